@@ -1,0 +1,256 @@
+"""The configuration of a SequenceEncoder: a few independent axes instead of a class for every architecture."""
+
+# No `from __future__ import annotations` here: `@strict` reads the types of the fields, and skips strings.
+import copy
+import difflib
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# Keyword arguments that are no fields and that transformers itself passes or stores.
+_ACCEPTED_KEYWORDS = {
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "quantization_config",
+    "tokenizer_class",
+    "torch_dtype",
+}
+
+# `dynamic` and `longrope` rescale with the longest text at hand, so that an output would depend on its batch.
+_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+
+@strict
+class SequenceEncoderConfig(PreTrainedConfig):
+    r"""
+    Chooses an encoder along independent axes. The defaults are the encoder of *Attention Is All You Need* (Vaswani
+    et al., 2017), as `torch.nn.TransformerEncoder` implements it: scaled embeddings plus sinusoidal positions,
+    post-norm layers with a ReLU feed-forward, no norm after the last layer.
+
+    Axes:
+        position_embedding (`"sinusoidal"`, `"learned"` or `"rotary"`, defaults to `"sinusoidal"`):
+            How a token knows its place. Only `learned` limits the length of a text, to `max_position_embeddings`.
+        norm_placement (`"post"` or `"pre"`, defaults to `"post"`):
+            Norms after each residual addition, or before each branch. `pre` adds a norm after the last layer, and
+            leaves out the first layer's attention norm where `embedding_norm` has just done its work.
+        norm (`"layer_norm"` or `"rms_norm"`, defaults to `"layer_norm"`), norm_eps, norm_bias:
+            The norm used everywhere, its epsilon, and whether layer norms have a bias.
+        feed_forward (`"mlp"` or `"glu"`, defaults to `"mlp"`):
+            act(xW₁)W₂, or the gated (act(xW₁) * xV)W₂ of Shazeer (2020). `hidden_act` is the activation.
+        layer_types (`list[str]`, *optional*):
+            `"full_attention"` or `"sliding_attention"` for each layer; a shorter list is repeated to the depth.
+        sliding_window (`int`, *optional*):
+            In sliding layers a token attends to the tokens at most this far away, on both sides.
+        rope_parameters (`dict`, *optional*):
+            As in transformers: `rope_theta`, `rope_type` (`default`, `linear`, `llama3`, `yarn`), for all layers or
+            nested by layer type.
+        scale_embeddings (`bool`, defaults to `True`): multiply token embeddings by √hidden_size.
+        embedding_norm (`bool`, defaults to `False`): a norm after the sum of the embeddings.
+        type_vocab_size (`int`, defaults to 0): number of segment types; 0 means no segment embedding.
+
+    Heads:
+        pooling (`"mean"` or `"cls"`, defaults to `"mean"`): how a sequence becomes one vector.
+        pooler_act (`"tanh"`, `"relu"` or `"gelu"`, *optional*): adds BERT's pooler, a dense layer with this activation.
+        prediction_head (`"linear"` or `"dense"`, defaults to `"linear"`):
+            What stands before the vocabulary projection: nothing, or dense, activation and norm.
+        classifier_head (`"linear"` or `"dense"`, defaults to `"linear"`): the same, before the task classifiers.
+        head_bias (`bool`, defaults to `True`): whether the dense layer of these heads has a bias.
+
+    Sizes, dropout and initialisation:
+        vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, max_position_embeddings:
+            As everywhere in transformers.
+        hidden_dropout (residual branches), attention_dropout (attention weights), mlp_dropout (inside the
+        feed-forward), embedding_dropout, classifier_dropout: probabilities in [0, 1).
+        attention_bias, mlp_bias (`bool`, default to `True`): biases of the linear layers.
+        initializer (`"xavier_uniform"` or `"normal"`): how matrices start; `normal` uses `initializer_range`.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: for a value of the wrong type, a choice that does not exist, or
+        fields that contradict each other. The message names the field, its value and what is allowed.
+
+    Example:
+
+    ```python
+    >>> from sequence_encoder import SequenceEncoderConfig
+    >>> SequenceEncoderConfig(hidden_size=256, num_attention_heads=4).position_embedding
+    'sinusoidal'
+    >>> SequenceEncoderConfig.from_preset("modernbert", num_hidden_layers=4).layer_types
+    ['full_attention', 'sliding_attention', 'sliding_attention', 'full_attention']
+
+    ```
+    """
+
+    model_type: ClassVar[str] = "sequence_encoder"
+    # `qkv_proj` is laid out head by head, so that a plain split of its columns gives each rank whole heads.
+    base_model_tp_plan: ClassVar[dict[str, Any] | None] = {
+        "layers.*.self_attn.qkv_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.gate_up_proj": "packed_colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+
+    vocab_size: int = 30522
+    hidden_size: int = 512
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    max_position_embeddings: int = 512
+
+    position_embedding: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
+    rope_parameters: dict[str, Any] | None = None
+    norm_placement: Literal["post", "pre"] = "post"
+    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
+    norm_eps: float = 1e-5
+    norm_bias: bool = True
+    feed_forward: Literal["mlp", "glu"] = "mlp"
+    hidden_act: Literal["relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"] = "relu"
+    layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None
+    sliding_window: int | None = None
+    attention_bias: bool = True
+    mlp_bias: bool = True
+
+    scale_embeddings: bool = True
+    embedding_norm: bool = False
+    type_vocab_size: int = 0
+
+    pooling: Literal["mean", "cls"] = "mean"
+    pooler_act: Literal["tanh", "relu", "gelu"] | None = None
+    prediction_head: Literal["linear", "dense"] = "linear"
+    classifier_head: Literal["linear", "dense"] = "linear"
+    head_bias: bool = True
+    tie_word_embeddings: bool = False
+
+    hidden_dropout: float | int = 0.1
+    attention_dropout: float | int = 0.1
+    mlp_dropout: float | int = 0.1
+    embedding_dropout: float | int = 0.1
+    classifier_dropout: float | int = 0.1
+
+    initializer: Literal["xavier_uniform", "normal"] = "xavier_uniform"
+    initializer_range: float = 0.02
+
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    cls_token_id: int | None = None
+    sep_token_id: int | None = None
+    mask_token_id: int | None = None
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "SequenceEncoderConfig":
+        """The configuration of a known family (`vanilla`, `bert`, `roberta`, `distilbert`, `modernbert`), base size.
+
+        Raises:
+            ValueError: if there is no preset of that name.
+        """
+        from .presets import PRESETS
+
+        if name not in PRESETS:
+            raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
+        return cls(**{**copy.deepcopy(PRESETS[name]), **overrides})
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self._warn_of_unknown(kwargs)
+        if self.layer_types is None:
+            self.layer_types = ["full_attention"]
+        if 0 < len(self.layer_types) < self.num_hidden_layers:
+            repeats = -(-self.num_hidden_layers // len(self.layer_types))
+            self.layer_types = (list(self.layer_types) * repeats)[: self.num_hidden_layers]
+        super().__post_init__(**kwargs)
+
+    def _warn_of_unknown(self, kwargs: dict[str, Any]) -> None:
+        """transformers keeps any keyword as an attribute; a misspelt axis must not pass in silence."""
+        fields = list(self.__dataclass_fields__)
+        for name in kwargs:
+            if name in _ACCEPTED_KEYWORDS or name.startswith("_"):
+                continue
+            close = difflib.get_close_matches(name, fields, n=1)
+            hint = f" Did you mean `{close[0]}`?" if close else ""
+            logger.warning(f"`{name}` is not a field of SequenceEncoderConfig and changes nothing in the model.{hint}")
+
+    def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Nests `rope_parameters` by layer type, the one form that the model reads. Called by transformers."""
+        if self.position_embedding != "rotary":
+            return kwargs
+        given = self.rope_parameters or {}
+        layer_types = sorted(set(self.layer_types or []))
+        nested = {name: value for name, value in given.items() if isinstance(value, dict)}
+        common = {name: value for name, value in given.items() if not isinstance(value, dict)}
+        if unused := sorted(set(nested) - {"full_attention", "sliding_attention"}):
+            raise ValueError(
+                f"rope_parameters is nested under {unused}; the layer types are full_attention and sliding_attention."
+            )
+        self.rope_parameters = {name: {**common, **nested.get(name, {})} for name in layer_types}
+        for parameters in self.rope_parameters.values():
+            parameters.setdefault("rope_theta", self.default_theta)
+        self.standardize_rope_params()
+        return kwargs
+
+    def validate_architecture(self) -> None:
+        """Checks the fields that depend on each other. Run by `@strict` after construction."""
+        for name in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("num_hidden_layers", "type_vocab_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        for name in (field for field in self.__dataclass_fields__ if field.endswith("_dropout")):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is a probability in [0, 1), got {getattr(self, name)}.")
+        if self.hidden_size % self.num_attention_heads:
+            divisors = [n for n in range(1, self.hidden_size + 1) if self.hidden_size % n == 0]
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not divisible by num_attention_heads={self.num_attention_heads}; "
+                f"the divisors are {divisors}."
+            )
+
+    def validate_positions(self) -> None:
+        """Checks the position axis against the sizes. Run by `@strict` after construction."""
+        if self.position_embedding == "sinusoidal" and self.hidden_size % 2:
+            raise ValueError(f"position_embedding='sinusoidal' needs an even hidden_size, got {self.hidden_size}.")
+        if self.position_embedding != "rotary":
+            if self.rope_parameters is not None:
+                raise ValueError(
+                    f"rope_parameters belong to position_embedding='rotary', got {self.position_embedding!r}."
+                )
+            return
+        if self.head_dim % 2:
+            raise ValueError(
+                "position_embedding='rotary' needs an even head size, got "
+                f"hidden_size / num_attention_heads = {self.head_dim}."
+            )
+        for layer_type, parameters in (self.rope_parameters or {}).items():
+            if parameters["rope_type"] not in _ROPE_TYPES:
+                raise ValueError(
+                    f"rope_parameters[{layer_type!r}]['rope_type']={parameters['rope_type']!r} is not supported; choose "
+                    f"one of {', '.join(_ROPE_TYPES)}."
+                )
+            if "partial_rotary_factor" in parameters:
+                raise ValueError(f"rope_parameters[{layer_type!r}]: partial_rotary_factor is not supported.")
+
+    def validate_windows(self) -> None:
+        """Checks the attention pattern of the layers. Run by `@strict` after construction."""
+        if len(self.layer_types or []) != self.num_hidden_layers:
+            raise ValueError(
+                f"layer_types has {len(self.layer_types or [])} entries for num_hidden_layers={self.num_hidden_layers}; "
+                "give one for each layer, or a shorter pattern to repeat."
+            )
+        if "sliding_attention" in (self.layer_types or []) and not (self.sliding_window or 0) > 0:
+            raise ValueError(
+                f"layer_types has 'sliding_attention' layers, which need sliding_window >= 1, got {self.sliding_window}."
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.hidden_size // self.num_attention_heads

@@ -1,0 +1,83 @@
+"""Presets: the settings of well-known encoder families at base size, as plain keyword dictionaries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_BERT: dict[str, Any] = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "position_embedding": "learned",
+    "norm_eps": 1e-12,
+    "hidden_act": "gelu",
+    "scale_embeddings": False,
+    "embedding_norm": True,
+    "type_vocab_size": 2,
+    "pooling": "cls",
+    "pooler_act": "tanh",
+    "prediction_head": "dense",
+    "mlp_dropout": 0.0,
+    "tie_word_embeddings": True,
+    "initializer": "normal",
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Vaswani et al., 2017: the defaults of the configuration.
+    "vanilla": {},
+    # Devlin et al., 2019.
+    "bert": _BERT,
+    # Liu et al., 2019. Its table has two unused rows before the first position; here positions start at row 0.
+    "roberta": {
+        **_BERT,
+        "vocab_size": 50265,
+        "type_vocab_size": 1,
+        "norm_eps": 1e-5,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+    },
+    # Sanh et al., 2019.
+    "distilbert": {**_BERT, "num_hidden_layers": 6, "type_vocab_size": 0, "pooler_act": "relu"},
+    # Warner et al., 2024: every third layer sees the whole text, the others 64 tokens to each side.
+    "modernbert": {
+        "vocab_size": 50368,
+        "hidden_size": 768,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 12,
+        "intermediate_size": 1152,
+        "max_position_embeddings": 8192,
+        "position_embedding": "rotary",
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 160_000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+        },
+        "norm_placement": "pre",
+        "norm_bias": False,
+        "feed_forward": "glu",
+        "hidden_act": "gelu",
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+        "sliding_window": 64,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "scale_embeddings": False,
+        "embedding_norm": True,
+        "pooling": "cls",
+        "prediction_head": "dense",
+        "classifier_head": "dense",
+        "head_bias": False,
+        "tie_word_embeddings": True,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "mlp_dropout": 0.0,
+        "embedding_dropout": 0.0,
+        "classifier_dropout": 0.0,
+        "initializer": "normal",
+        "pad_token_id": 50283,
+        "cls_token_id": 50281,
+        "sep_token_id": 50282,
+    },
+}

@@ -1,0 +1,99 @@
+"""Multi-head self-attention through transformers' attention interface, for packed and for padded batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from .packing import PackedBatch
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """softmax(QKᵀ · scaling + mask) V, with the weights as second output.
+
+    q, k, v are (B, H, S, head_dim), the mask is additive and broadcasts to (B, H, S, S); returns (B, S, H, head_dim)
+    and (B, H, S, S).
+    """
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotates the channel pairs (i, i + head_dim / 2) of x, (B, S, ..., head_dim), by the angles of its positions.
+
+    cos and sin are (B or 1, S, head_dim / 2). Su et al., 2021, in the half-split layout of transformers.
+    """
+    between = (1,) * (x.dim() - cos.dim())
+    cos, sin = (t.to(x.dtype).view(*t.shape[:2], *between, t.shape[-1]) for t in (cos, sin))
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class SelfAttention(nn.Module):
+    """Attention of one layer. `qkv_proj` gives, head by head, the query, the key and the value of that head."""
+
+    # Read by transformers' attention functions.
+    is_causal = False
+
+    def __init__(self, config: SequenceEncoderConfig, layer_type: str) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = config.head_dim
+        self.scaling = self.head_dim**-0.5
+        self.dropout = config.attention_dropout
+        self.window = config.sliding_window if layer_type == "sliding_attention" else None
+        self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.attention_bias)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: Any = None,
+        rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
+        packed: PackedBatch | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """hidden_states (B, S, D), or (1, T, D) where `packed` describes the T tokens; the output has its shape."""
+        qkv = self.qkv_proj(hidden_states).unflatten(-1, (-1, 3, self.head_dim))
+        if rotation is None:
+            query, key, value = qkv.unbind(-2)
+        else:
+            query, key = rotate(qkv[..., :2, :], *rotation).unbind(-2)
+            value = qkv[..., 2, :]
+
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        kwargs["dropout"] = self.dropout if self.training else 0.0
+        kwargs["scaling"] = self.scaling
+        weights = None
+        if packed is not None:
+            assert packed.attend is not None
+            output = packed.attend(self, attention, query, key, value, packed, self.window, **kwargs)
+        else:
+            output, weights = attention(
+                self,
+                query.transpose(1, 2),
+                key.transpose(1, 2),
+                value.transpose(1, 2),
+                attention_mask,
+                # The flash functions count the token itself; the others find the window in the mask.
+                sliding_window=None if self.window is None else self.window + 1,
+                **kwargs,
+            )
+        return self.o_proj(output.flatten(2)), weights

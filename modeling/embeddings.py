@@ -1,0 +1,116 @@
+"""Input embeddings: the position axis, segment types, and what is done to their sum."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from .norms import NORMS
+
+Rotations = dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+class SinusoidalPositions(nn.Module):
+    """Adds sin on even and cos on odd channels, at wavelengths from 2π to 10000·2π (Vaswani et al., 2017).
+
+    Computed from the positions at hand, so there is no table and no longest text.
+    """
+
+    def __init__(self, config: SequenceEncoderConfig) -> None:
+        super().__init__()
+
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """hidden_states (B, S, D), position_ids (B or 1, S)."""
+        even = torch.arange(0, hidden_states.shape[-1], 2, device=hidden_states.device, dtype=torch.float32)
+        angles = position_ids[..., None] * torch.exp(even * (-math.log(10000.0) / hidden_states.shape[-1]))
+        waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+        return hidden_states + waves.to(hidden_states.dtype)
+
+    def rotations(self, position_ids: torch.Tensor) -> Rotations:
+        """None: these positions are added, not rotated."""
+        return {}
+
+
+class LearnedPositions(nn.Module):
+    """Adds a trained vector for each of `max_position_embeddings` positions (Gehring et al., 2017)."""
+
+    def __init__(self, config: SequenceEncoderConfig) -> None:
+        super().__init__()
+        self.table = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """hidden_states (B, S, D), position_ids (B or 1, S)."""
+        return hidden_states + self.table(position_ids)
+
+    def rotations(self, position_ids: torch.Tensor) -> Rotations:
+        """None: these positions are added, not rotated."""
+        return {}
+
+
+class RotaryPositions(nn.Module):
+    """Adds nothing to the embeddings; turns queries and keys by angles that grow with the position (Su et al., 2021)."""
+
+    def __init__(self, config: SequenceEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Returns hidden_states, (B, S, D), as they are."""
+        return hidden_states
+
+    def rotations(self, position_ids: torch.Tensor) -> Rotations:
+        """For each layer type the cosines and sines of the angles, (B or 1, S, head_dim / 2) in float32.
+
+        The frequencies are computed here and not kept: a buffer would be lost where models start on the meta device.
+        """
+        rotations = {}
+        for layer_type, parameters in (self.config.rope_parameters or {}).items():
+            compute = ROPE_INIT_FUNCTIONS.get(parameters["rope_type"], default_rope_frequencies)
+            frequencies, attention_factor = compute(self.config, position_ids.device, layer_type=layer_type)
+            angles = position_ids[..., None].float() * frequencies
+            rotations[layer_type] = (angles.cos() * attention_factor, angles.sin() * attention_factor)
+        return rotations
+
+
+def default_rope_frequencies(
+    config: SequenceEncoderConfig, device: torch.device, layer_type: str, **kwargs: Any
+) -> tuple[torch.Tensor, float]:
+    """θ^(-2i / head_dim) for the channel pairs i, (head_dim / 2,), and the factor 1: `rope_type="default"`."""
+    assert config.rope_parameters is not None
+    pairs = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32)
+    return config.rope_parameters[layer_type]["rope_theta"] ** (-pairs / config.head_dim), 1.0
+
+
+POSITION_EMBEDDINGS: dict[str, type[nn.Module]] = {
+    "sinusoidal": SinusoidalPositions,
+    "learned": LearnedPositions,
+    "rotary": RotaryPositions,
+}
+
+
+class InputEmbeddings(nn.Module):
+    """What happens between the token vectors and the first layer: scale, segment types, positions, norm, dropout."""
+
+    def __init__(self, config: SequenceEncoderConfig) -> None:
+        super().__init__()
+        self.scale = math.sqrt(config.hidden_size) if config.scale_embeddings else 1.0
+        self.types = nn.Embedding(config.type_vocab_size, config.hidden_size) if config.type_vocab_size else None
+        self.positions = POSITION_EMBEDDINGS[config.position_embedding](config)
+        self.norm = NORMS[config.norm](config) if config.embedding_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.embedding_dropout)
+
+    def forward(
+        self, token_embeddings: torch.Tensor, token_type_ids: torch.Tensor | None, position_ids: torch.Tensor
+    ) -> torch.Tensor:
+        """token_embeddings (B, S, D), token_type_ids (B, S), position_ids (B or 1, S), to (B, S, D)."""
+        hidden_states = token_embeddings * self.scale if self.scale != 1.0 else token_embeddings
+        if self.types is not None:
+            if token_type_ids is None:
+                token_type_ids = torch.zeros_like(position_ids)
+            hidden_states = hidden_states + self.types(token_type_ids)
+        return self.dropout(self.norm(self.positions(hidden_states, position_ids)))

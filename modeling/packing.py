@@ -1,0 +1,143 @@
+"""Packing: from padded rows to one run of real tokens and back, and where one sequence ends and the next begins.
+
+Shapes: B batch, S padded length, T real tokens, N sequences, D channels. Sequences are packed shortest first, so that
+those of one length stand side by side and attention can take them together, without a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import torch
+
+
+def sequence_starts(
+    shape: tuple[int, int],
+    device: torch.device,
+    real: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+    cu_seq_lens: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Marks the first token of every sequence, (B, S) bool.
+
+    A sequence starts at the first real token of a row, at each offset of `cu_seq_lens` (N + 1, over the B * S tokens),
+    or else wherever `position_ids` (B, S) do not grow from one real token to the next: that is how batches of
+    `DataCollatorWithFlattening` tell their documents apart. `real` is the (B, S) bool mask of tokens that are no padding.
+    """
+    index = torch.arange(shape[1], device=device).expand(shape)
+    if cu_seq_lens is not None:
+        starts = index == 0
+        return starts.reshape(-1).index_fill(0, cu_seq_lens[:-1].to(device=device, dtype=torch.long), True).view(shape)
+    if real is None:
+        real = torch.ones(shape, dtype=torch.bool, device=device)
+    latest_real = torch.where(real, index, -1).cummax(dim=1).values
+    previous = torch.cat([latest_real.new_full((shape[0], 1), -1), latest_real[:, :-1]], dim=1)
+    starts = previous < 0
+    if position_ids is not None:
+        starts = starts | (position_ids <= position_ids.gather(1, previous.clamp(min=0)))
+    return starts & real
+
+
+def offsets_from_starts(starts: torch.Tensor) -> torch.Tensor:
+    """How far each token is from the start of its sequence, counted along its row: (B, S) bool to (B, S) long."""
+    index = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
+    return index - torch.where(starts, index, 0).cummax(dim=1).values
+
+
+@dataclass
+class PackedBatch:
+    """The real tokens of a batch in one row, and the way back.
+
+    Attributes:
+        shape: (B, S) of the padded batch.
+        indices: (T,) where each packed token stands in the flattened padded batch; None where nothing moves.
+        position_ids: (1, T).
+        cu_seqlens: (N + 1,) int32, where sequences start and end in the packed row.
+        lengths: the N lengths on the host, ascending.
+        attend: the attention chosen for this batch (see `varlen_attention`).
+    """
+
+    shape: tuple[int, int]
+    indices: torch.Tensor | None
+    position_ids: torch.Tensor
+    cu_seqlens: torch.Tensor
+    lengths: list[int]
+    attend: Callable[..., torch.Tensor] | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_padded(
+        cls,
+        shape: tuple[int, int],
+        device: torch.device,
+        real: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        cu_seq_lens: torch.Tensor | None = None,
+    ) -> PackedBatch:
+        """Plans the packing of a batch; the arguments are those of `sequence_starts`."""
+        batch, seq = shape
+        if real is not None and bool(real.all()):
+            real = None
+        one_per_row = position_ids is None and cu_seq_lens is None
+        if real is None and not one_per_row:
+            starts = sequence_starts(shape, device, None, position_ids, cu_seq_lens)
+            one_per_row = int(starts.sum()) == batch
+        if real is None and one_per_row:
+            offsets = torch.arange(seq, device=device).expand(shape) if position_ids is None else position_ids
+            cu_seqlens = torch.arange(0, batch * seq + 1, seq, dtype=torch.int32, device=device)
+            return cls(shape, None, offsets.reshape(1, -1), cu_seqlens, [seq] * batch)
+
+        starts = sequence_starts(shape, device, real, position_ids, cu_seq_lens)
+        tokens = torch.arange(batch * seq, device=device) if real is None else real.reshape(-1).nonzero().squeeze(1)
+        first = starts.reshape(-1)[tokens].nonzero().squeeze(1)
+        lengths = torch.diff(first, append=first.new_tensor([tokens.numel()]))
+        lengths, order = torch.sort(lengths, stable=True)
+        cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+        shift = torch.repeat_interleave(first[order] - cu_seqlens[:-1], lengths, output_size=tokens.numel())
+        indices = tokens[torch.arange(tokens.numel(), device=device) + shift]
+        offsets = offsets_from_starts(starts) if position_ids is None else position_ids
+        return cls(shape, indices, offsets.reshape(-1)[indices][None], cu_seqlens.int(), lengths.tolist())
+
+    @property
+    def max_length(self) -> int:
+        """Tokens in the longest sequence."""
+        return self.lengths[-1] if self.lengths else 0
+
+    def runs(self) -> list[tuple[int, int, int]]:
+        """(first token, number of sequences, their length) for each run of sequences of one length."""
+        runs, start = [], 0
+        for length, group in groupby(self.lengths):
+            count = len(list(group))
+            runs.append((start, count, length))
+            start += count * length
+        return runs
+
+    def has_gaps(self) -> bool:
+        """Whether the mask leaves out tokens inside a sequence, so that packed neighbours were no neighbours."""
+        if self.indices is None:
+            return False
+        inside = torch.ones_like(self.indices, dtype=torch.bool)
+        inside[self.cu_seqlens[:-1].long()] = False
+        return bool((inside[1:] & (self.indices.diff() != 1)).any())
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        """(B, S, ...) to (1, T, ...)."""
+        flat = padded.reshape(-1, *padded.shape[2:])
+        return (flat if self.indices is None else flat.index_select(0, self.indices))[None]
+
+    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
+        """(1, T, ...) to (B, S, ...), zero where there was padding."""
+        tail = packed.shape[2:]
+        if self.indices is None:
+            return packed.reshape(*self.shape, *tail)
+        flat = packed.new_zeros(self.shape[0] * self.shape[1], *tail).index_copy(0, self.indices, packed[0])
+        return flat.view(*self.shape, *tail)
+
+    def to_rows(self) -> PackedBatch:
+        """The same tokens as one row for each sequence, (N, max_length): what attention with a mask needs."""
+        lengths = self.cu_seqlens.diff().long()
+        shift = torch.arange(len(self.lengths), device=lengths.device) * self.max_length - self.cu_seqlens[:-1]
+        indices = torch.arange(sum(self.lengths), device=lengths.device) + torch.repeat_interleave(shift, lengths)
+        shape = (len(self.lengths), self.max_length)
+        return PackedBatch(shape, indices, self.position_ids, self.cu_seqlens, self.lengths)
