@@ -198,7 +198,13 @@ class SequenceEncoderConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Checks the fields that depend on each other. Run by `@strict` after construction."""
-        for name in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("num_hidden_layers", "type_vocab_size"):
@@ -232,8 +238,8 @@ class SequenceEncoderConfig(PreTrainedConfig):
         for layer_type, parameters in (self.rope_parameters or {}).items():
             if parameters["rope_type"] not in _ROPE_TYPES:
                 raise ValueError(
-                    f"rope_parameters[{layer_type!r}]['rope_type']={parameters['rope_type']!r} is not supported; choose "
-                    f"one of {', '.join(_ROPE_TYPES)}."
+                    f"rope_parameters[{layer_type!r}]['rope_type']={parameters['rope_type']!r} is not supported; "
+                    f"choose one of {', '.join(_ROPE_TYPES)}."
                 )
             if "partial_rotary_factor" in parameters:
                 raise ValueError(f"rope_parameters[{layer_type!r}]: partial_rotary_factor is not supported.")
@@ -242,12 +248,13 @@ class SequenceEncoderConfig(PreTrainedConfig):
         """Checks the attention pattern of the layers. Run by `@strict` after construction."""
         if len(self.layer_types or []) != self.num_hidden_layers:
             raise ValueError(
-                f"layer_types has {len(self.layer_types or [])} entries for num_hidden_layers={self.num_hidden_layers}; "
-                "give one for each layer, or a shorter pattern to repeat."
+                f"layer_types has {len(self.layer_types or [])} entries for "
+                f"num_hidden_layers={self.num_hidden_layers}; give one for each layer, or a shorter pattern to repeat."
             )
         if "sliding_attention" in (self.layer_types or []) and not (self.sliding_window or 0) > 0:
             raise ValueError(
-                f"layer_types has 'sliding_attention' layers, which need sliding_window >= 1, got {self.sliding_window}."
+                "layer_types has 'sliding_attention' layers, which need sliding_window >= 1, "
+                f"got {self.sliding_window}."
             )
 
     @property

@@ -84,7 +84,9 @@ class SelfAttention(nn.Module):
         weights = None
         if packed is not None:
             assert packed.attend is not None
-            output = packed.attend(self, attention, query, key, value, packed, self.window, **kwargs)
+            output = value  # of no token, where the whole batch is padding
+            if packed.lengths:
+                output = packed.attend(self, attention, query, key, value, packed, self.window, **kwargs)
         else:
             output, weights = attention(
                 self,

@@ -15,14 +15,26 @@ from .norms import NORMS
 Rotations = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
-class SinusoidalPositions(nn.Module):
+class Positions(nn.Module):
+    """What every choice of the position axis has: something to add to the embeddings, and rotations for attention."""
+
+    def __init__(self, config: SequenceEncoderConfig) -> None:
+        super().__init__()
+
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Returns hidden_states, (B, S, D), as they are; position_ids (B or 1, S)."""
+        return hidden_states
+
+    def rotations(self, position_ids: torch.Tensor) -> Rotations:
+        """None, unless positions are rotations."""
+        return {}
+
+
+class SinusoidalPositions(Positions):
     """Adds sin on even and cos on odd channels, at wavelengths from 2π to 10000·2π (Vaswani et al., 2017).
 
     Computed from the positions at hand, so there is no table and no longest text.
     """
-
-    def __init__(self, config: SequenceEncoderConfig) -> None:
-        super().__init__()
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """hidden_states (B, S, D), position_ids (B or 1, S)."""
@@ -31,37 +43,25 @@ class SinusoidalPositions(nn.Module):
         waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
         return hidden_states + waves.to(hidden_states.dtype)
 
-    def rotations(self, position_ids: torch.Tensor) -> Rotations:
-        """None: these positions are added, not rotated."""
-        return {}
 
-
-class LearnedPositions(nn.Module):
+class LearnedPositions(Positions):
     """Adds a trained vector for each of `max_position_embeddings` positions (Gehring et al., 2017)."""
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.table = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """hidden_states (B, S, D), position_ids (B or 1, S)."""
         return hidden_states + self.table(position_ids)
 
-    def rotations(self, position_ids: torch.Tensor) -> Rotations:
-        """None: these positions are added, not rotated."""
-        return {}
 
-
-class RotaryPositions(nn.Module):
-    """Adds nothing to the embeddings; turns queries and keys by angles that grow with the position (Su et al., 2021)."""
+class RotaryPositions(Positions):
+    """Turns queries and keys by angles that grow with the position (Su et al., 2021); adds nothing."""
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.config = config
-
-    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """Returns hidden_states, (B, S, D), as they are."""
-        return hidden_states
 
     def rotations(self, position_ids: torch.Tensor) -> Rotations:
         """For each layer type the cosines and sines of the angles, (B or 1, S, head_dim / 2) in float32.
@@ -86,7 +86,7 @@ def default_rope_frequencies(
     return config.rope_parameters[layer_type]["rope_theta"] ** (-pairs / config.head_dim), 1.0
 
 
-POSITION_EMBEDDINGS: dict[str, type[nn.Module]] = {
+POSITION_EMBEDDINGS: dict[str, type[Positions]] = {
     "sinusoidal": SinusoidalPositions,
     "learned": LearnedPositions,
     "rotary": RotaryPositions,

@@ -53,8 +53,7 @@ class EncoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: SequenceEncoderConfig, layer_idx: int) -> None:
         super().__init__()
-        self.layer_type = (config.layer_types or [])[layer_idx]
-        self.self_attn = SelfAttention(config, self.layer_type)
+        self.self_attn = SelfAttention(config, (config.layer_types or [])[layer_idx])
         self.attn_norm = NORMS[config.norm](config)
         self.mlp = FEED_FORWARDS[config.feed_forward](config)
         self.mlp_norm = NORMS[config.norm](config)

@@ -24,7 +24,7 @@ def sequence_starts(
 
     A sequence starts at the first real token of a row, at each offset of `cu_seq_lens` (N + 1, over the B * S tokens),
     or else wherever `position_ids` (B, S) do not grow from one real token to the next: that is how batches of
-    `DataCollatorWithFlattening` tell their documents apart. `real` is the (B, S) bool mask of tokens that are no padding.
+    `DataCollatorWithFlattening` tell their documents apart. `real`, (B, S) bool, marks the tokens that are no padding.
     """
     index = torch.arange(shape[1], device=device).expand(shape)
     if cu_seq_lens is not None:

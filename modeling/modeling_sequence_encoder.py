@@ -1,0 +1,234 @@
+"""The trunk: from token ids to one vector for every token, and one for every text.
+
+Shapes: B batch, S padded length, T real tokens, D hidden.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils.generic import is_flash_attention_requested, merge_with_config_defaults
+from transformers.utils.import_utils import is_tracing
+from transformers.utils.output_capturing import capture_outputs
+
+from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from .attention import SelfAttention
+from .checks import check_inputs, check_offsets, check_positions
+from .embeddings import InputEmbeddings
+from .head_layers import Pooler
+from .layers import LAYERS, EncoderLayer
+from .norms import NORMS
+from .packing import PackedBatch, offsets_from_starts, sequence_starts
+from .padded_masks import padded_masks, real_tokens
+from .varlen_attention import choose_varlen_attention
+
+# How a batch that comes packed describes itself (transformers.DataCollatorWithFlattening).
+_PACKING_KEYWORDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
+
+
+class SequenceEncoderPreTrainedModel(PreTrainedModel):
+    """What all SequenceEncoder models share: loading, saving, initialisation, what transformers may do with them."""
+
+    config_class = SequenceEncoderConfig
+    config: SequenceEncoderConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["PostNormLayer", "PreNormLayer"]  # noqa: RUF012
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": SelfAttention}  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Matrices by `config.initializer`, biases zero, norms one. Only what no checkpoint has filled."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            if self.config.initializer == "xavier_uniform":
+                init.xavier_uniform_(module.weight)
+            else:
+                init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            init.ones_(module.weight)
+        if (bias := getattr(module, "bias", None)) is not None:
+            init.zeros_(bias)
+
+
+class SequenceEncoderModel(SequenceEncoderPreTrainedModel):
+    """The encoder without a task head.
+
+    Padding is never computed: the real tokens of a batch are packed into one row, go through all layers, and are put
+    back at the end. Nothing in the results tells, whichever side the padding is on.
+
+    Args:
+        config: chooses the architecture.
+        add_pooling_layer: whether to compute `pooler_output`, one vector for each text (`config.pooling`, then the
+            dense layer of `config.pooler_act` if there is one).
+    """
+
+    def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool = True) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embeddings = InputEmbeddings(config)
+        self.layer_types: list[str] = list(config.layer_types or [])
+        layer = LAYERS[config.norm_placement]
+        self.layers = nn.ModuleList(layer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = NORMS[config.norm](config) if config.norm_placement == "pre" else nn.Identity()
+        self.pooler = Pooler(config) if add_pooling_layer else None
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Encodes a batch.
+
+        Args:
+            input_ids: (B, S) token ids.
+            attention_mask: (B, S), zero at padding; or a 4-D mask (B, 1 or heads, S, S), bool or added to the scores.
+            token_type_ids: (B, S) segments. Ignored where `type_vocab_size` is 0, so that any tokenizer can be used.
+            position_ids: (B, S). By default a token's distance from the first real token of its row. Where they stop
+                growing, another document starts, and documents do not see each other.
+            inputs_embeds: (B, S, D) token vectors instead of `input_ids`.
+            kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`), `return_dict`; and
+                `cu_seq_lens_q` (N + 1,) of a batch that comes packed in one row.
+
+        Returns:
+            `last_hidden_state` (B, S, D), zero at padding, and `pooler_output` (B, D): None without a pooling layer,
+            and where a row holds several documents, which have no one vector.
+
+        Raises:
+            ValueError: for arguments that contradict the configuration or each other.
+        """
+        shape = check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        cu_seq_lens = kwargs.get("cu_seq_lens_q")
+        check_offsets(cu_seq_lens, attention_mask, shape)
+        self._check_attentions(kwargs)
+        if input_ids is not None:
+            self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
+        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        assert tokens is not None
+        real = real_tokens(attention_mask)
+        real = None if real is None else real.expand(shape)
+        position_ids = None if position_ids is None else position_ids.expand(shape)
+
+        packed = None
+        if not self._needs_padding(tokens, attention_mask, kwargs):
+            packed = PackedBatch.from_padded(shape, tokens.device, real, position_ids, cu_seq_lens)
+            if "sliding_attention" in self.layer_types and packed.has_gaps():
+                # A window counts the tokens that the mask leaves out; packing would bring distant tokens into it.
+                packed = None
+
+        if packed is not None:
+            several_documents = len(packed.lengths) > shape[0]
+            last_hidden_state = self._encode_packed(packed, input_ids, token_type_ids, inputs_embeds, kwargs)
+        else:
+            starts = sequence_starts(shape, tokens.device, real, position_ids, cu_seq_lens)
+            may_restart = position_ids is not None or cu_seq_lens is not None
+            several_documents = may_restart and not is_tracing(tokens) and bool((starts.sum(dim=1) > 1).any())
+            if position_ids is None:
+                position_ids = offsets_from_starts(starts)
+            if real is not None:
+                position_ids = position_ids * real
+            documents = starts if several_documents or (may_restart and is_tracing(tokens)) else None
+            last_hidden_state = self._encode_padded(
+                input_ids, attention_mask, documents, token_type_ids, position_ids, inputs_embeds, kwargs
+            )
+            if real is not None:
+                last_hidden_state = last_hidden_state.masked_fill(~real[..., None], 0)
+        pooled = None if self.pooler is None or several_documents else self.pooler(last_hidden_state, real)
+        return BaseModelOutputWithPooling(last_hidden_state=last_hidden_state, pooler_output=pooled)
+
+    def _encode_packed(
+        self,
+        packed: PackedBatch,
+        input_ids: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        kwargs: dict[str, Any],
+    ) -> torch.Tensor:
+        """The real tokens as one row (1, T, D) through all layers, and back to (B, S, D)."""
+        kwargs = {name: value for name, value in kwargs.items() if name not in _PACKING_KEYWORDS}
+        input_ids, token_type_ids, inputs_embeds = (
+            None if padded is None else packed.pack(padded) for padded in (input_ids, token_type_ids, inputs_embeds)
+        )
+        packed.attend = choose_varlen_attention(self.config._attn_implementation, packed.position_ids.device)
+        hidden_states, rotations = self._embed(input_ids, token_type_ids, packed.position_ids, inputs_embeds)
+        for layer, layer_type in zip(self.layers, self.layer_types, strict=True):
+            hidden_states = layer(hidden_states, rotation=rotations.get(layer_type), packed=packed, **kwargs)
+        return packed.unpack(self.norm(hidden_states))
+
+    def _encode_padded(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        document_starts: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        position_ids: torch.Tensor,
+        inputs_embeds: torch.Tensor | None,
+        kwargs: dict[str, Any],
+    ) -> torch.Tensor:
+        """All (B, S) tokens through all layers, with masks that hide the padding."""
+        hidden_states, rotations = self._embed(input_ids, token_type_ids, position_ids, inputs_embeds)
+        masks = padded_masks(self.config, hidden_states, attention_mask, document_starts)
+        if document_starts is not None and is_flash_attention_requested(self.config):
+            # The flash functions of transformers find the documents of a row where its positions restart.
+            kwargs = {**kwargs, "position_ids": offsets_from_starts(document_starts)}
+        for layer, layer_type in zip(self.layers, self.layer_types, strict=True):
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=masks[layer_type],
+                rotation=rotations.get(layer_type),
+                **kwargs,
+            )
+        return self.norm(hidden_states)
+
+    def _embed(
+        self,
+        input_ids: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        position_ids: torch.Tensor,
+        inputs_embeds: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+        """The input of the first layer, and for each layer type the rotations of its queries and keys."""
+        check_positions(self.config, position_ids)
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        hidden_states = self.embeddings(inputs_embeds, token_type_ids, position_ids)
+        return hidden_states, self.embeddings.positions.rotations(position_ids)
+
+    def _requested(self, name: str, kwargs: dict[str, Any]) -> bool:
+        """Whether an optional output is asked for, by the call or else by the configuration."""
+        value = kwargs.get(name)
+        return bool(getattr(self.config, name, False) if value is None else value is not False)
+
+    def _check_attentions(self, kwargs: dict[str, Any]) -> None:
+        implementation = self.config._attn_implementation
+        if self._requested("output_attentions", kwargs) and implementation != "eager":
+            raise ValueError(
+                f"output_attentions needs attn_implementation='eager', which computes the weights; it is "
+                f"{implementation!r}. Load with attn_implementation='eager', or call "
+                "model.set_attn_implementation('eager')."
+            )
+
+    def _needs_padding(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None, kwargs: dict[str, Any]) -> bool:
+        """Whether something asks for the padded path: tracing, optional outputs, or a 4-D mask."""
+        return (
+            is_tracing(tokens)
+            or (attention_mask is not None and attention_mask.dim() == 4)
+            or self._requested("output_hidden_states", kwargs)
+            or self._requested("output_attentions", kwargs)
+        )

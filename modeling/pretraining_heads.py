@@ -1,0 +1,166 @@
+"""The heads of pretraining: masked language modelling, alone and together with sentence order.
+
+Shapes: B batch, S sequence, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import MaskedLMOutput
+from transformers.utils.generic import ModelOutput, can_return_tuple
+from transformers.utils.import_utils import is_tracing
+
+from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from .checks import batch_shape, check_class_labels
+from .head_layers import HEADS, text_vectors
+from .losses import IGNORED, masked_lm_loss, sentence_order_loss
+from .modeling_sequence_encoder import SequenceEncoderModel, SequenceEncoderPreTrainedModel
+
+
+class _VocabularyModel(SequenceEncoderPreTrainedModel):
+    """What the models that predict tokens share: the head, the projection to the vocabulary and its tie."""
+
+    _tied_weights_keys = {"decoder.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _tp_plan = {"decoder": "colwise_gather_output"}  # noqa: RUF012
+    _fsdp_plan = {"decoder": "keep_full_weight"}  # noqa: RUF012
+    _loss_function = staticmethod(masked_lm_loss)
+
+    def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool) -> None:
+        super().__init__(config)
+        self.model = SequenceEncoderModel(config, add_pooling_layer=add_pooling_layer)
+        self.head = HEADS[config.prediction_head](config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The projection to the vocabulary."""
+        return self.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replaces the projection to the vocabulary."""
+        self.decoder = new_embeddings
+
+    def _check_labels(self, labels: torch.Tensor | None, shape: tuple[int, int] | None) -> None:
+        if labels is not None and shape is not None:
+            check_class_labels("labels", labels, self.config.vocab_size, "vocab_size", shape)
+
+    def _predict(
+        self, hidden_states: torch.Tensor, labels: torch.Tensor | None, kwargs: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits and loss. In training only the labelled tokens are projected, and the logits are theirs: (n, V)."""
+        if labels is None:
+            return self.decoder(self.head(hidden_states)), None
+        labels = labels.to(hidden_states.device)
+        if self.training and not is_tracing(hidden_states):
+            labelled = labels.reshape(-1) != IGNORED
+            hidden_states = hidden_states.flatten(0, 1)[labelled]
+            labels = labels.reshape(-1)[labelled]
+        logits = self.decoder(self.head(hidden_states))
+        return logits, self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
+
+
+class SequenceEncoderForMaskedLM(_VocabularyModel):
+    """The encoder with a masked language modelling head (Devlin et al., 2019)."""
+
+    def __init__(self, config: SequenceEncoderConfig) -> None:
+        super().__init__(config, add_pooling_layer=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> MaskedLMOutput:
+        """Predicts tokens. The inputs are those of `SequenceEncoderModel`.
+
+        Args:
+            labels: (B, S) token ids, -100 where nothing is to be predicted.
+
+        Returns:
+            `loss`, and `logits` (B, S, V); in training with labels, (labelled tokens, V), row by row.
+
+        Raises:
+            ValueError: for bad inputs, and labels outside the vocabulary or of another shape.
+        """
+        self._check_labels(labels, batch_shape(input_ids, inputs_embeds))
+        outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        logits, loss = self._predict(outputs.last_hidden_state, labels, kwargs)
+        return MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+@dataclass
+class SequenceEncoderForPreTrainingOutput(ModelOutput):
+    """Loss, `prediction_logits` as of masked language modelling, and `sop_logits` (B, 2): in order, swapped."""
+
+    loss: torch.Tensor | None = None
+    prediction_logits: torch.Tensor | None = None
+    sop_logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class SequenceEncoderForPreTraining(_VocabularyModel):
+    """The encoder with both heads of pretraining: masked tokens, and the order of two segments (Lan et al., 2020)."""
+
+    def __init__(self, config: SequenceEncoderConfig) -> None:
+        super().__init__(config, add_pooling_layer=True)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.sop_classifier = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        sentence_order_label: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceEncoderForPreTrainingOutput:
+        """Predicts masked tokens and segment order. The inputs are those of `SequenceEncoderModel`.
+
+        Args:
+            labels: (B, S) token ids, -100 where nothing is to be predicted.
+            sentence_order_label: (B,) 0 where the segments are in order, 1 where they are swapped.
+
+        Returns:
+            The sum of the losses whose labels are given, and the logits of both heads.
+
+        Raises:
+            ValueError: for bad inputs or labels, and for rows of several documents.
+        """
+        shape = batch_shape(input_ids, inputs_embeds)
+        self._check_labels(labels, shape)
+        if sentence_order_label is not None and shape is not None:
+            check_class_labels("sentence_order_label", sentence_order_label, 2, "in order, swapped", shape[:1])
+        outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        sop_logits = self.sop_classifier(self.dropout(text_vectors(outputs, self)))
+        logits, loss = self._predict(outputs.last_hidden_state, labels, kwargs)
+        if sentence_order_label is not None:
+            weight: torch.Tensor | float = 1.0
+            if labels is not None and (items := kwargs.get("num_items_in_batch")) is not None:
+                # `items` counts the masked tokens of the whole step, so their share is this micro-batch's share.
+                weight = (labels != IGNORED).sum() / items
+            order_loss = sentence_order_loss(sop_logits, sentence_order_label, weight)
+            loss = order_loss if loss is None else loss + order_loss
+        return SequenceEncoderForPreTrainingOutput(
+            loss=loss,
+            prediction_logits=logits,
+            sop_logits=sop_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
