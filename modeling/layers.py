@@ -53,7 +53,8 @@ class EncoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: SequenceEncoderConfig, layer_idx: int) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(config, (config.layer_types or [])[layer_idx])
+        self.layer_type: str = (config.layer_types or [])[layer_idx]
+        self.self_attn = SelfAttention(config, self.layer_type)
         self.attn_norm = NORMS[config.norm](config)
         self.mlp = FEED_FORWARDS[config.feed_forward](config)
         self.mlp_norm = NORMS[config.norm](config)

@@ -5,7 +5,7 @@ Shapes: B batch, S padded length, T real tokens, D hidden.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -75,7 +75,6 @@ class SequenceEncoderModel(SequenceEncoderPreTrainedModel):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embeddings = InputEmbeddings(config)
-        self.layer_types: list[str] = list(config.layer_types or [])
         layer = LAYERS[config.norm_placement]
         self.layers = nn.ModuleList(layer(config, index) for index in range(config.num_hidden_layers))
         self.norm = NORMS[config.norm](config) if config.norm_placement == "pre" else nn.Identity()
@@ -128,7 +127,7 @@ class SequenceEncoderModel(SequenceEncoderPreTrainedModel):
         packed = None
         if not self._needs_padding(tokens, attention_mask, kwargs):
             packed = PackedBatch.from_padded(shape, tokens.device, real, position_ids, cu_seq_lens)
-            if "sliding_attention" in self.layer_types and packed.has_gaps():
+            if "sliding_attention" in (self.config.layer_types or []) and packed.has_gaps():
                 # A window counts the tokens that the mask leaves out; packing would bring distant tokens into it.
                 packed = None
 
@@ -167,8 +166,8 @@ class SequenceEncoderModel(SequenceEncoderPreTrainedModel):
         )
         packed.attend = choose_varlen_attention(self.config._attn_implementation, packed.position_ids.device)
         hidden_states, rotations = self._embed(input_ids, token_type_ids, packed.position_ids, inputs_embeds)
-        for layer, layer_type in zip(self.layers, self.layer_types, strict=True):
-            hidden_states = layer(hidden_states, rotation=rotations.get(layer_type), packed=packed, **kwargs)
+        for layer in cast("list[EncoderLayer]", self.layers):
+            hidden_states = layer(hidden_states, rotation=rotations.get(layer.layer_type), packed=packed, **kwargs)
         return packed.unpack(self.norm(hidden_states))
 
     def _encode_padded(
@@ -187,11 +186,11 @@ class SequenceEncoderModel(SequenceEncoderPreTrainedModel):
         if document_starts is not None and is_flash_attention_requested(self.config):
             # The flash functions of transformers find the documents of a row where its positions restart.
             kwargs = {**kwargs, "position_ids": offsets_from_starts(document_starts)}
-        for layer, layer_type in zip(self.layers, self.layer_types, strict=True):
+        for layer in cast("list[EncoderLayer]", self.layers):
             hidden_states = layer(
                 hidden_states,
-                attention_mask=masks[layer_type],
-                rotation=rotations.get(layer_type),
+                attention_mask=masks[layer.layer_type],
+                rotation=rotations.get(layer.layer_type),
                 **kwargs,
             )
         return self.norm(hidden_states)
