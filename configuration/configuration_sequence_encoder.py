@@ -23,6 +23,7 @@ _ACCEPTED_KEYWORDS = {
     "quantization_config",
     "tokenizer_class",
     "torch_dtype",
+    "use_cache",
 }
 
 # `dynamic` and `longrope` rescale with the longest text at hand, so that an output would depend on its batch.
@@ -157,7 +158,11 @@ class SequenceEncoderConfig(PreTrainedConfig):
 
         if name not in PRESETS:
             raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
-        return cls(**{**copy.deepcopy(PRESETS[name]), **overrides})
+        fields = copy.deepcopy(PRESETS[name])
+        if "layer_types" in fields and "num_hidden_layers" in overrides:
+            # Fewer layers than the pattern is long are its first ones.
+            fields["layer_types"] = fields["layer_types"][: overrides["num_hidden_layers"]]
+        return cls(**{**fields, **overrides})
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._warn_of_unknown(kwargs)

@@ -38,6 +38,8 @@ def check_inputs(
     if input_ids is not None:
         if input_ids.dim() != 2:
             raise ValueError(f"input_ids must have shape (batch, sequence), got {tuple(input_ids.shape)}.")
+        if input_ids.is_floating_point():
+            raise ValueError(f"input_ids must be whole numbers, got {input_ids.dtype}.")
         shape = (input_ids.shape[0], input_ids.shape[1])
     else:
         assert inputs_embeds is not None
@@ -130,8 +132,8 @@ def check_class_labels(name: str, labels: torch.Tensor, size: int, limit: str, s
     """
     if labels.dtype.is_floating_point:
         raise ValueError(f"{name} must be whole numbers, got {labels.dtype}.")
-    if labels.numel() != torch.Size(shape).numel():
-        raise ValueError(f"{name} must have shape {shape}, got {tuple(labels.shape)}.")
+    if tuple(labels.shape) not in (tuple(shape), (*shape, 1), (torch.Size(shape).numel(),)):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(labels.shape)}.")
     if is_tracing(labels) or labels.numel() == 0:
         return
     outside = (labels != -100) & ((labels < 0) | (labels >= size))
@@ -167,12 +169,16 @@ def check_targets(name: str, labels: torch.Tensor, num_labels: int, problem_type
             )
 
 
-def check_answer_positions(name: str, positions: torch.Tensor, shape: tuple[int, int]) -> None:
+def check_answer_positions(
+    name: str, positions: torch.Tensor, shape: tuple[int, int], real: torch.Tensor | None = None
+) -> None:
     """Checks the positions of an answer's start or end; those past the sequence are allowed, and ignored.
 
     Raises:
-        ValueError: for another shape or a negative position.
+        ValueError: for another shape or type, a negative position, or one in the padding (`real` is (B, S) bool).
     """
+    if positions.is_floating_point():
+        raise ValueError(f"{name} must be whole numbers, got {positions.dtype}.")
     if positions.numel() != shape[0]:
         raise ValueError(f"{name} must have shape ({shape[0]},), got {tuple(positions.shape)}.")
     if not is_tracing(positions) and positions.numel() and int(positions.min()) < 0:
@@ -180,6 +186,12 @@ def check_answer_positions(name: str, positions: torch.Tensor, shape: tuple[int,
             f"{name} contains {int(positions.min())}; allowed are 0 to {shape[1] - 1}, and more for an answer outside "
             "the text."
         )
+    if real is not None and not is_tracing(positions):
+        index = positions.reshape(-1).to(real.device)
+        inside = (index < shape[1]) & real.any(dim=1)
+        padding = inside & ~real.expand(shape).gather(1, index.clamp(max=shape[1] - 1)[:, None])[:, 0]
+        if bool(padding.any()):
+            raise ValueError(f"{name} contains {int(index[padding][0])}, which is padding in its row.")
 
 
 def check_num_labels(name: str, config: SequenceEncoderConfig) -> int:

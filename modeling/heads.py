@@ -83,12 +83,12 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
         """
         shape = batch_shape(input_ids, inputs_embeds)
         if labels is not None and shape is not None:
-            if self.config.problem_type is None:
-                self.config.problem_type = self._problem_type(labels)
-            if self.config.problem_type == "single_label_classification":
+            problem_type = self.config.problem_type or self._problem_type(labels)
+            if problem_type == "single_label_classification":
                 check_class_labels("labels", labels, self.num_labels, "num_labels", shape[:1])
             else:
-                check_targets("labels", labels, self.num_labels, self.config.problem_type, shape[0])
+                check_targets("labels", labels, self.num_labels, problem_type, shape[0])
+            self.config.problem_type = problem_type
         outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         logits = self._classify(text_vectors(outputs, self))
         loss = None
@@ -185,8 +185,9 @@ class SequenceEncoderForQuestionAnswering(_ClassifierModel):
             missing = "start_positions" if start_positions is None else "end_positions"
             raise ValueError(f"start_positions and end_positions go together; {missing} is missing.")
         if start_positions is not None and end_positions is not None and shape is not None:
-            check_answer_positions("start_positions", start_positions, shape)
-            check_answer_positions("end_positions", end_positions, shape)
+            real = None if attention_mask is None or tuple(attention_mask.shape) != shape else attention_mask != 0
+            check_answer_positions("start_positions", start_positions, shape, real)
+            check_answer_positions("end_positions", end_positions, shape, real)
         outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         logits = self._classify(outputs.last_hidden_state)
         if (real := real_tokens(attention_mask)) is not None:

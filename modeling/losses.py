@@ -33,7 +33,7 @@ def cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Count = None, ignore_index: int = IGNORED
 ) -> torch.Tensor:
     """-log softmax(logits)[label], logits (..., C) and labels (...); in float32."""
-    labels = labels.reshape(-1).to(logits.device)
+    labels = labels.reshape(-1).to(logits.device, torch.long)
     logits = logits.reshape(-1, logits.shape[-1]).float()
     total = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
     return _divide(total, (labels != ignore_index).sum(), num_items_in_batch)

@@ -129,6 +129,7 @@ class SequenceEncoderModel(SequenceEncoderPreTrainedModel):
             packed = PackedBatch.from_padded(shape, tokens.device, real, position_ids, cu_seq_lens)
             if "sliding_attention" in (self.config.layer_types or []) and packed.has_gaps():
                 # A window counts the tokens that the mask leaves out; packing would bring distant tokens into it.
+                self._check_windows_with_gaps()
                 packed = None
 
         if packed is not None:
@@ -221,6 +222,14 @@ class SequenceEncoderModel(SequenceEncoderPreTrainedModel):
                 f"output_attentions needs attn_implementation='eager', which computes the weights; it is "
                 f"{implementation!r}. Load with attn_implementation='eager', or call "
                 "model.set_attn_implementation('eager')."
+            )
+
+    def _check_windows_with_gaps(self) -> None:
+        if is_flash_attention_requested(self.config):
+            raise ValueError(
+                "attention_mask leaves out tokens between others, and in sliding_attention layers "
+                f"attn_implementation={self.config._attn_implementation!r} would count its window without them; "
+                "choose 'sdpa'."
             )
 
     def _needs_padding(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None, kwargs: dict[str, Any]) -> bool:

@@ -28,8 +28,10 @@ def sequence_starts(
     """
     index = torch.arange(shape[1], device=device).expand(shape)
     if cu_seq_lens is not None:
-        starts = index == 0
-        return starts.reshape(-1).index_fill(0, cu_seq_lens[:-1].to(device=device, dtype=torch.long), True).view(shape)
+        # One place more than there are tokens: what starts at the end is an empty sequence.
+        starts = torch.zeros(shape[0] * shape[1] + 1, dtype=torch.bool, device=device)
+        starts = starts.index_fill(0, cu_seq_lens.to(device=device, dtype=torch.long), True)
+        return starts[:-1].view(shape) | (index == 0)
     if real is None:
         real = torch.ones(shape, dtype=torch.bool, device=device)
     latest_real = torch.where(real, index, -1).cummax(dim=1).values
@@ -104,14 +106,9 @@ class PackedBatch:
         """Tokens in the longest sequence."""
         return self.lengths[-1] if self.lengths else 0
 
-    def runs(self) -> list[tuple[int, int, int]]:
-        """(first token, number of sequences, their length) for each run of sequences of one length."""
-        runs, start = [], 0
-        for length, group in groupby(self.lengths):
-            count = len(list(group))
-            runs.append((start, count, length))
-            start += count * length
-        return runs
+    def runs(self) -> list[tuple[int, int]]:
+        """(number of sequences, their length) for each run of sequences of one length, in packed order."""
+        return [(len(list(group)), length) for length, group in groupby(self.lengths)]
 
     def has_gaps(self) -> bool:
         """Whether the mask leaves out tokens inside a sequence, so that packed neighbours were no neighbours."""

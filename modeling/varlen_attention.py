@@ -44,9 +44,12 @@ def attend_by_length(
     **kwargs: Any,
 ) -> torch.Tensor:
     """Dense attention over each run of sequences of one length: no padding, and no mask but the window's."""
+    runs = packed.runs()
+    # One split, and not a slice for each run: the gradient of a slice is as large as the whole.
+    parts = [x[0].split([count * length for count, length in runs]) for x in (q, k, v)]
     outputs = []
-    for start, count, length in packed.runs():
-        rows = [x[0, start : start + count * length].unflatten(0, (count, length)) for x in (q, k, v)]
+    for (count, length), *qkv in zip(runs, *parts, strict=True):
+        rows = [x.unflatten(0, (count, length)) for x in qkv]
         # A window that reaches from end to end hides nothing.
         hidden = window is not None and window < length - 1
         mask = _mask(module, rows[0][:1].flatten(2), None, window) if hidden else None

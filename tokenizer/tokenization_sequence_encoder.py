@@ -17,9 +17,11 @@ SPECIAL_TOKENS = {
 }
 
 MODEL_INPUT_NAMES = ["input_ids", "token_type_ids", "attention_mask"]
+# A tokenizer without a vocabulary, what trains it, and the characters that it must know.
+Recipe = tuple[Tokenizer, Callable[..., trainers.Trainer], list[str]]
 
 
-def _wordpiece(lowercase: bool) -> tuple[Tokenizer, type[trainers.Trainer], list[str]]:
+def _wordpiece(lowercase: bool) -> Recipe:
     """Pieces of words (Schuster and Nakajima, 2012), split at spaces and punctuation as BERT does."""
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS["unk_token"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
@@ -28,7 +30,7 @@ def _wordpiece(lowercase: bool) -> tuple[Tokenizer, type[trainers.Trainer], list
     return tokenizer, trainers.WordPieceTrainer, []
 
 
-def _byte_level_bpe(lowercase: bool) -> tuple[Tokenizer, type[trainers.Trainer], list[str]]:
+def _byte_level_bpe(lowercase: bool) -> Recipe:
     """Merged pairs of bytes (Radford et al., 2019): nothing is unknown, and decoding gives the text back."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase() if lowercase else None
@@ -37,7 +39,7 @@ def _byte_level_bpe(lowercase: bool) -> tuple[Tokenizer, type[trainers.Trainer],
     return tokenizer, trainers.BpeTrainer, pre_tokenizers.ByteLevel.alphabet()
 
 
-ALGORITHMS: dict[str, Callable[[bool], tuple[Tokenizer, type[trainers.Trainer], list[str]]]] = {
+ALGORITHMS: dict[str, Callable[[bool], Recipe]] = {
     "wordpiece": _wordpiece,
     "byte_level_bpe": _byte_level_bpe,
 }

@@ -1,0 +1,29 @@
+# Each target makes `.venv` if there is none and installs what it needs. PYTHON chooses the interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install quickstart test bench style
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev]'
+	touch $@
+
+quickstart: install
+	$(BIN)/sequence-encoder quickstart --overwrite
+
+test: install
+	$(BIN)/python -m pytest
+
+bench: install
+	$(BIN)/python benchmarks/embedding.py
+	$(BIN)/python benchmarks/import_time.py
+
+# mypy finds the package, whose root is this folder, under its name through the link.
+style: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p .venv/types && ln -sfn ../.. .venv/types/sequence_encoder
+	MYPYPATH=.venv/types $(BIN)/mypy -p sequence_encoder

@@ -1,0 +1,44 @@
+"""The command line: `sequence-encoder COMMAND …` or `python -m sequence_encoder COMMAND …`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, cast
+
+from transformers import HfArgumentParser
+
+
+def quickstart(arguments: list[str]) -> None:
+    """Pretrain, adapt, save, reload and predict, on the documentation on this disk, in a few minutes."""
+    from .training.quickstart import QuickstartArguments, quickstart
+
+    parser = HfArgumentParser(
+        cast(Any, QuickstartArguments), prog="sequence-encoder quickstart", description=quickstart.__doc__
+    )
+    (parsed,) = parser.parse_args_into_dataclasses(arguments)
+    quickstart(parsed)
+
+
+COMMANDS = {"quickstart": quickstart}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command named first; each has its own `--help`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    summary = "\n".join(f"  {name:<12} {command.__doc__}" for name, command in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="sequence-encoder",
+        description=f"commands:\n{summary}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, help="what to do; add --help for its arguments")
+    command = parser.parse_args(arguments[:1]).command
+    try:
+        COMMANDS[command](arguments[1:])
+    except (ValueError, FileExistsError) as error:
+        sys.exit(f"sequence-encoder {command}: {error}")
+
+
+if __name__ == "__main__":
+    main()

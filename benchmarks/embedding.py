@@ -1,0 +1,78 @@
+"""How fast are ragged texts encoded, beside transformers' BERT of the same sizes?
+
+Real docstrings in batches of 32 in random order, both models in one process, interleaved. Tokens are counted without
+padding. The weights of both are random, which costs the same time as any others.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+
+import torch
+from transformers import BertConfig, BertModel, PreTrainedModel
+
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder.training.documentation import STANDARD_LIBRARY, docstrings_of, find_libraries
+from sequence_encoder.training.objectives import sentences
+
+SIZES = {
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "max_position_embeddings": 512,
+}
+TEXTS, BATCH, ROUNDS = 512, 32, 5
+
+
+def batches() -> list[dict[str, torch.Tensor]]:
+    """Tokenised sentences of the standard library's documentation, padded to the longest of each batch."""
+    docs = [doc for path in find_libraries()[STANDARD_LIBRARY] for doc in docstrings_of(path)]
+    texts = [sentence for doc in docs for sentence in sentences(doc)]
+    tokenizer = SequenceEncoderTokenizer.train_from_iterator(texts, vocab_size=8192, show_progress=False)
+    texts = random.Random(0).sample(texts, TEXTS)
+    return [
+        dict(tokenizer(texts[i : i + BATCH], padding=True, truncation=True, max_length=512, return_tensors="pt"))
+        for i in range(0, TEXTS, BATCH)
+    ]
+
+
+@torch.inference_mode()
+def seconds(model: PreTrainedModel, data: list[dict[str, torch.Tensor]]) -> float:
+    """The time of one pass over the data."""
+    started = time.perf_counter()
+    for batch in data:
+        model(**batch)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Prints the table."""
+    data = batches()
+    real = sum(int(batch["attention_mask"].sum()) for batch in data)
+    share = real / sum(batch["input_ids"].numel() for batch in data)
+    print(f"{TEXTS} texts, {real:,} tokens, {share:.0%} of the padded batches; {torch.get_num_threads()} threads")
+    for dtype in (torch.float32, torch.bfloat16):
+        models = {
+            "transformers' BERT": BertModel(BertConfig(vocab_size=8192, **SIZES)),
+            "SequenceEncoder": SequenceEncoderModel(
+                SequenceEncoderConfig.from_preset("bert", vocab_size=8192, **SIZES)
+            ),
+        }
+        times: dict[str, list[float]] = {name: [] for name in models}
+        for model in models.values():
+            model.to(dtype).eval()
+            seconds(model, data[:2])
+        for _ in range(ROUNDS):
+            for name, model in models.items():
+                times[name].append(seconds(model, data))
+        reference = statistics.median(times["transformers' BERT"])
+        for name, values in times.items():
+            median = statistics.median(values)
+            print(f"{dtype!s:<16} {name:<20} {real / median:>9,.0f} tokens/s  {reference / median:5.2f} x")
+
+
+if __name__ == "__main__":
+    main()

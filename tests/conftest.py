@@ -1,0 +1,75 @@
+"""Tiny real models and ragged batches for all tests. Sizes differ from each other, so that a swapped axis fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from sequence_encoder import SequenceEncoderConfig
+from sequence_encoder.configuration import PRESETS
+
+TINY: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    **{f"{name}_dropout": 0.0 for name in ("hidden", "attention", "mlp", "embedding", "classifier")},
+    **{f"{name}_token_id": None for name in ("bos", "eos", "cls", "sep", "mask")},
+}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., SequenceEncoderConfig]:
+    """`tiny_config(preset, **overrides)`: a preset at a few thousand parameters and without dropout."""
+
+    def build(preset: str = "vanilla", **overrides: Any) -> SequenceEncoderConfig:
+        window = {"sliding_window": 3} if "sliding_window" in PRESETS[preset] else {}
+        return SequenceEncoderConfig.from_preset(preset, **{**TINY, **window, **overrides})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def randomize() -> Callable[..., Any]:
+    """`randomize(model, seed=0)`: no weight and no bias is zero (or one) any more. Returns the model, in eval mode."""
+
+    def add_noise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.empty(parameter.shape).normal_(std=0.2, generator=generator))
+        return model.eval()
+
+    return add_noise
+
+
+@pytest.fixture(scope="session")
+def ragged() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """`ragged(lengths, side="right", to=None)`: input_ids and attention_mask of texts padded to the longest or to `to`.
+
+    The text of a row stays the same however it is padded. Padding is random tokens, so that it would be noticed.
+    """
+
+    def build(lengths: list[int], side: str = "right", to: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        seq = to or max(lengths)
+        ids = torch.randint(1, TINY["vocab_size"], (len(lengths), seq), generator=torch.Generator().manual_seed(seq))
+        mask = torch.zeros_like(ids)
+        for row, length in enumerate(lengths):
+            place = slice(0, length) if side == "right" else slice(seq - length, seq)
+            seeded = torch.Generator().manual_seed(1000 * row + length)
+            text = torch.randint(1, TINY["vocab_size"], (length,), generator=seeded)
+            ids[row, place], mask[row, place] = text, 1
+        return ids, mask
+
+    return build

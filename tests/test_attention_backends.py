@@ -1,0 +1,316 @@
+"""Promise 2, part by part: the ways in which packed attention can run, the choice among them, and the packing itself.
+
+A flash attention that runs on any device stands in for the kernels: plain loops with their interface and conventions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, DataCollatorWithFlattening
+from transformers.masking_utils import flash_attention_mask
+
+from sequence_encoder import SequenceEncoderModel
+from sequence_encoder.configuration import PRESETS
+from sequence_encoder.modeling.attention import SelfAttention, eager_attention_forward
+from sequence_encoder.modeling.packing import PackedBatch, offsets_from_starts, sequence_starts
+from sequence_encoder.modeling.varlen_attention import (
+    attend_by_length,
+    attend_in_rows,
+    attend_with_block_mask,
+    attend_with_offsets,
+    choose_varlen_attention,
+)
+
+CPU = torch.device("cpu")
+LENGTHS = [3, 7, 1, 3, 11]
+
+
+def reference_flash(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of each sequence to itself; q, k, v are (B, H, S, head_dim). A window counts the token itself.
+
+    As in transformers, sequences are told by cumulative lengths, by positions that restart at 0, or by a 2-D mask.
+    """
+    batch, _, seq, _ = query.shape
+    if cu_seq_lens_q is not None:
+        assert batch == 1
+        assert attention_mask is None
+        assert kwargs["max_length_q"] == kwargs["max_length_k"] == int(cu_seq_lens_q.diff().max())
+        assert torch.equal(cu_seq_lens_q, kwargs["cu_seq_lens_k"])
+        sequences = [(0, torch.arange(first, end)) for first, end in pairwise(cu_seq_lens_q.tolist())]
+    elif position_ids is not None and batch == 1:
+        firsts = (position_ids[0] == 0).nonzero().flatten().tolist()
+        sequences = [(0, torch.arange(first, end)) for first, end in pairwise([*firsts, seq])]
+    else:
+        real = torch.ones(batch, seq) if attention_mask is None else attention_mask
+        sequences = [(row, real[row].nonzero().flatten()) for row in range(batch)]
+    output = torch.zeros_like(query.transpose(1, 2))
+    for row, tokens in sequences:
+        q, k, v = (x[row][:, tokens] for x in (query, key, value))
+        scores = q @ k.transpose(1, 2) * scaling
+        if sliding_window is not None:
+            index = torch.arange(len(tokens))
+            scores = scores.masked_fill((index[:, None] - index).abs() > sliding_window - 1, float("-inf"))
+        output[row, tokens] = (scores.softmax(-1) @ v).transpose(0, 1)
+    return output, None
+
+
+AttentionInterface.register("reference_flash", reference_flash)
+AttentionMaskInterface.register("reference_flash", flash_attention_mask)
+
+WAYS = {
+    "by_length-eager": (attend_by_length, "eager"),
+    "by_length-sdpa": (attend_by_length, "sdpa"),
+    "in_rows-eager": (attend_in_rows, "eager"),
+    "in_rows-sdpa": (attend_in_rows, "sdpa"),
+    "block_mask-flex": (attend_with_block_mask, "flex_attention"),
+    "offsets-flash": (attend_with_offsets, "reference_flash"),
+}
+
+
+@contextmanager
+def running(implementation: str) -> Iterator[None]:
+    """On a CPU flex attention has no backward, and compiling it takes seconds a shape."""
+    flex = implementation == "flex_attention"
+    with torch.compiler.set_stance("force_eager" if flex else "default"), torch.set_grad_enabled(not flex):
+        yield
+
+
+def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))
+
+
+def packed_batch(lengths: list[int]) -> PackedBatch:
+    mask = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
+    return PackedBatch.from_padded(tuple(mask.shape), CPU, mask)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "device", "way"),
+    [
+        ("eager", "cpu", attend_by_length),
+        ("sdpa", "cpu", attend_by_length),
+        (None, "cpu", attend_by_length),
+        ("eager", "cuda", attend_in_rows),
+        ("a_function_of_the_user", "cuda", attend_in_rows),
+        ("flex_attention", "cpu", attend_with_block_mask),
+        ("flex_attention", "cuda", attend_with_block_mask),
+        ("flash_attention_2", "cuda", attend_with_offsets),
+        ("flash_attention_3", "cuda", attend_with_offsets),
+        ("kernels-community/flash-attn3", "cuda", attend_with_offsets),
+        ("kernels-community/flash-attn2", "cpu", attend_with_offsets),
+    ],
+)
+def test_the_way_suits_implementation_and_device(implementation: str | None, device: str, way: Callable) -> None:
+    assert choose_varlen_attention(implementation, torch.device(device)) is way
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("window", [None, 1, 3, 30])
+@pytest.mark.parametrize("lengths", [LENGTHS, [4, 4, 4], [5]], ids=["ragged", "equal", "one"])
+def test_every_way_attends_within_sequence_and_window(
+    tiny_config: Callable[..., Any], way: str, window: int | None, lengths: list[int]
+) -> None:
+    attend, implementation = WAYS[way]
+    sliding = window is not None
+    config = tiny_config("modernbert" if sliding else "vanilla", **({"sliding_window": window} if sliding else {}))
+    config._attn_implementation = implementation
+    module = SelfAttention(config, "sliding_attention" if sliding else "full_attention").eval()
+    attention = AttentionInterface().get_interface(implementation, eager_attention_forward)
+    packed = packed_batch(lengths)
+    q, k, v, weight = torch.randn(4, 1, sum(lengths), 3, 8).unbind()
+
+    expected = torch.zeros_like(v[0])
+    with torch.enable_grad():
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        for first, end in pairwise(packed.cu_seqlens.tolist()):
+            one_q, one_k, one_v = (x[0, first:end] for x in leaves)
+            scores = torch.einsum("qhd,khd->hqk", one_q, one_k) * 0.7
+            index = torch.arange(end - first)
+            far = (index[:, None] - index).abs() > (window if sliding else end)
+            expected[first:end] = torch.einsum("hqk,khd->qhd", scores.masked_fill(far, -1e30).softmax(-1), one_v)
+        expected_gradients = torch.autograd.grad((expected * weight[0]).sum(), leaves)
+
+    with running(implementation):
+        leaves = [x.clone().requires_grad_(torch.is_grad_enabled()) for x in (q, k, v)]
+        output = attend(module, attention, *leaves, packed, window, dropout=0.0, scaling=0.7)
+        assert_same(output[0].detach(), expected.detach())
+        if output.requires_grad:
+            found_gradients = torch.autograd.grad((output * weight).sum(), leaves)
+            for found, wanted in zip(found_gradients, expected_gradients, strict=True):
+                assert_same(found, wanted)
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("kwargs", [{}, {"output_hidden_states": True}], ids=["packed", "padded"])
+@pytest.mark.parametrize("batch", ["right", "left", "positions", "offsets"])
+def test_models_with_flash_attention_equal_those_with_sdpa(
+    tiny_config: Callable[..., Any],
+    randomize: Callable[..., Any],
+    ragged: Callable[..., Any],
+    preset: str,
+    kwargs: dict[str, Any],
+    batch: str,
+) -> None:
+    model = randomize(SequenceEncoderModel(tiny_config(preset)))
+    if batch in ("positions", "offsets"):
+        collate = DataCollatorWithFlattening(return_flash_attn_kwargs=batch == "offsets")
+        inputs = collate([{"input_ids": list(range(length, 2 * length))} for length in LENGTHS])
+        del inputs["labels"]
+    else:
+        inputs = dict(zip(("input_ids", "attention_mask"), ragged(LENGTHS, batch), strict=True))
+    results = []
+    for implementation in ("sdpa", "reference_flash"):
+        # `set_attn_implementation` would look for a package or a Hub kernel of that name.
+        model.config._attn_implementation = implementation
+        model.zero_grad()
+        output = model(**inputs, **kwargs).last_hidden_state
+        (output * torch.randn(output.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        results.append([output.detach(), *gradients])
+    for found, expected in zip(*results, strict=True):
+        assert_same(found, expected)
+
+
+def test_sequences_start_at_the_first_real_token() -> None:
+    real = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 1, 0]]) == 1
+    starts = sequence_starts((4, 5), CPU, real)
+    assert starts.int().tolist() == [[0, 0, 1, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]]
+
+
+def test_sequences_start_where_positions_stop_growing() -> None:
+    position_ids = torch.tensor([[0, 1, 2, 0, 1], [2, 3, 5, 2, 9], [7, 7, 7, 8, 0]])
+    starts = sequence_starts((3, 5), CPU, None, position_ids)
+    assert starts.int().tolist() == [[1, 0, 0, 1, 0], [1, 0, 0, 1, 0], [1, 1, 1, 0, 1]]
+
+
+def test_positions_of_padding_start_no_sequence() -> None:
+    position_ids = torch.tensor([[0, 1, 0, 2, 0]])
+    real = torch.tensor([[True, True, False, True, False]])
+    assert sequence_starts((1, 5), CPU, real, position_ids).int().tolist() == [[1, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("offsets", [[0, 2, 5], [0, 2, 2, 5], [0, 0, 2, 5], [0, 2, 5, 5]])
+def test_sequences_start_at_offsets_and_empty_ones_are_left_out(offsets: list[int]) -> None:
+    starts = sequence_starts((1, 5), CPU, cu_seq_lens=torch.tensor(offsets, dtype=torch.int32))
+    assert starts.int().tolist() == [[1, 0, 1, 0, 0]]
+
+
+def test_offsets_count_from_the_start_of_each_sequence() -> None:
+    starts = torch.tensor([[1, 0, 0, 1, 0], [0, 0, 1, 0, 0]]) == 1
+    found = offsets_from_starts(starts)
+    assert found[0].tolist() == [0, 1, 2, 0, 1]
+    assert found[1, 2:].tolist() == [0, 1, 2]
+
+
+def test_packing_puts_short_sequences_first() -> None:
+    real = torch.tensor([[1, 1, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0]]) == 1
+    packed = PackedBatch.from_padded((3, 4), CPU, real)
+    assert packed.lengths == [1, 2, 3]
+    assert packed.max_length == 3
+    assert packed.indices is not None
+    assert packed.indices.tolist() == [5, 8, 10, 0, 1, 2]
+    assert packed.position_ids.tolist() == [[0, 0, 2, 0, 1, 2]]
+    assert packed.cu_seqlens.dtype == torch.int32
+    assert packed.cu_seqlens.tolist() == [0, 1, 3, 6]
+    assert packed.has_gaps()
+
+    rows = packed.to_rows()
+    assert rows.shape == (3, 3)
+    assert rows.indices is not None
+    assert rows.indices.tolist() == [0, 3, 4, 6, 7, 8]
+    assert rows.unpack(torch.arange(1, 7)[None]).tolist() == [[1, 0, 0], [2, 3, 0], [4, 5, 6]]
+
+
+def test_a_batch_without_padding_stays_where_it_is() -> None:
+    for real in (None, torch.ones(3, 4, dtype=torch.bool)):
+        packed = PackedBatch.from_padded((3, 4), CPU, real)
+        assert packed.indices is None
+        assert packed.runs() == [(3, 4)]
+        assert packed.position_ids.tolist() == [[0, 1, 2, 3] * 3]
+        assert packed.cu_seqlens.tolist() == [0, 4, 8, 12]
+        assert not packed.has_gaps()
+
+
+def test_a_batch_of_padding_has_no_sequences() -> None:
+    packed = PackedBatch.from_padded((2, 3), CPU, torch.zeros(2, 3, dtype=torch.bool))
+    assert (packed.lengths, packed.max_length, packed.runs(), packed.has_gaps()) == ([], 0, [], False)
+    assert not packed.unpack(packed.pack(torch.ones(2, 3, 5))).any()
+
+
+def test_runs_join_sequences_of_one_length() -> None:
+    assert packed_batch([7, 3, 1, 3, 7, 3]).runs() == [(1, 1), (3, 3), (2, 7)]
+
+
+def test_sequences_next_to_each_other_are_no_gaps() -> None:
+    assert not packed_batch(LENGTHS).has_gaps()
+    documents = PackedBatch.from_padded((1, 9), CPU, position_ids=torch.tensor([[0, 1, 2, 3, 0, 1, 0, 1, 2]]))
+    assert documents.lengths == [2, 3, 4]
+    assert not documents.has_gaps()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_packing_loses_and_moves_nothing(seed: int) -> None:
+    """Any mask, and documents that start anywhere, against a count in plain Python."""
+    generator = torch.Generator().manual_seed(seed)
+    real = torch.rand(5, 11, generator=generator) < 0.6
+    position_ids = torch.randint(0, 4, (5, 11), generator=generator)
+    packed = PackedBatch.from_padded((5, 11), CPU, real, position_ids)
+
+    sequences: list[list[int]] = []
+    for row in range(5):
+        previous = None
+        for place in real[row].nonzero().flatten().tolist():
+            position = int(position_ids[row, place])
+            if previous is None or position <= previous:
+                sequences.append([])
+            sequences[-1].append(row * 11 + place)
+            previous = position
+    expected = sorted(sequences, key=len)
+    assert packed.indices is not None
+    assert packed.lengths == [len(sequence) for sequence in expected]
+    assert packed.indices.tolist() == [place for sequence in expected for place in sequence]
+    assert packed.position_ids[0].tolist() == position_ids.flatten()[packed.indices].tolist()
+
+    values = torch.randn(5, 11, 3, 2, generator=generator)
+    assert torch.equal(packed.unpack(packed.pack(values)), values * real[..., None, None])
+    rows = packed.to_rows()
+    assert torch.equal(rows.pack(rows.unpack(packed.pack(values))), packed.pack(values))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_and_padded_paths_agree_on_an_accelerator(
+    tiny_config: Callable[..., Any],
+    randomize: Callable[..., Any],
+    ragged: Callable[..., Any],
+    preset: str,
+    dtype: torch.dtype,
+) -> None:
+    model = randomize(SequenceEncoderModel(tiny_config(preset)))
+    ids, mask = ragged(LENGTHS, "left")
+    expected = model(ids, attention_mask=mask).last_hidden_state.detach()
+    model = model.to("cuda", dtype)
+    model.set_attn_implementation("sdpa")
+    tolerance = (1e-4 if dtype == torch.float32 else 0.05) * float(expected.abs().max())
+    for kwargs in ({}, {"output_hidden_states": True}):
+        found = model(ids.cuda(), attention_mask=mask.cuda(), **kwargs).last_hidden_state
+        torch.testing.assert_close(found.float().cpu(), expected, rtol=0, atol=tolerance)

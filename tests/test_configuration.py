@@ -1,0 +1,242 @@
+"""The configuration refuses what does not exist or contradicts itself, says what is allowed, and survives saving."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+
+from sequence_encoder import SequenceEncoderConfig
+from sequence_encoder.configuration import PRESETS
+
+Build = Callable[..., SequenceEncoderConfig]
+
+every_preset = pytest.mark.parametrize("preset", PRESETS)
+ROTARY = {"position_embedding": "rotary"}
+
+
+def choices() -> dict[str, tuple[str, ...]]:
+    """The fields that choose among names, and the names."""
+    found = {}
+    for field in SequenceEncoderConfig.__dataclass_fields__.values():
+        for part in (field.type, *get_args(field.type)):
+            part = get_args(part)[0] if get_origin(part) is list else part
+            if all(isinstance(name, str) for name in get_args(part)) and get_args(part):
+                found[field.name] = get_args(part)
+    return found
+
+
+AXES = {
+    "position_embedding",
+    "norm_placement",
+    "norm",
+    "feed_forward",
+    "hidden_act",
+    "layer_types",
+    "pooling",
+    "pooler_act",
+    "prediction_head",
+    "classifier_head",
+    "initializer",
+}
+
+
+def test_every_axis_is_a_choice_among_names() -> None:
+    assert AXES.issubset(choices())
+
+
+@pytest.mark.parametrize("field", sorted(AXES))
+def test_a_choice_that_does_not_exist_is_refused_and_the_choices_are_named(tiny_config: Build, field: str) -> None:
+    wrong = ["nonsense"] if field == "layer_types" else "nonsense"
+    with pytest.raises(StrictDataclassError) as error:
+        tiny_config(**{field: wrong})
+    for expected in (field, "nonsense", *choices()[field]):
+        assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field in sorted(AXES) for value in choices()[field]])
+def test_every_choice_is_accepted(tiny_config: Build, field: str, value: str) -> None:
+    given: Any = [value] if field == "layer_types" else value
+    config = tiny_config(**{"sliding_window": 3, field: given})
+    assert getattr(config, field) == ([value] * config.num_hidden_layers if field == "layer_types" else value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"vocab_size": 0}, ["vocab_size", "at least 1", "0"]),
+        ({"hidden_size": -24}, ["hidden_size", "at least 1", "-24"]),
+        ({"num_attention_heads": 0}, ["num_attention_heads", "at least 1", "0"]),
+        ({"intermediate_size": 0}, ["intermediate_size", "at least 1", "0"]),
+        ({"max_position_embeddings": 0}, ["max_position_embeddings", "at least 1", "0"]),
+        ({"num_hidden_layers": -1, "layer_types": []}, ["num_hidden_layers", "-1"]),
+        ({"type_vocab_size": -2}, ["type_vocab_size", "at least 0", "-2"]),
+        ({"hidden_dropout": 1.0}, ["hidden_dropout", "[0, 1)", "1.0"]),
+        ({"classifier_dropout": -0.5}, ["classifier_dropout", "[0, 1)", "-0.5"]),
+        ({"num_attention_heads": 5}, ["hidden_size=24", "num_attention_heads=5", "1, 2, 3, 4, 6, 8, 12, 24"]),
+        ({"hidden_size": 21}, ["sinusoidal", "even", "hidden_size", "21"]),
+        ({**ROTARY, "hidden_size": 27}, ["rotary", "even", "hidden_size", "9"]),
+        ({"rope_parameters": {"rope_theta": 1e4}}, ["rope_parameters", "rotary", "sinusoidal"]),
+        (
+            {**ROTARY, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+            ["rope_type", "dynamic", "default, linear, llama3, yarn"],
+        ),
+        ({**ROTARY, "rope_parameters": {"partial_rotary_factor": 0.5}}, ["rope_parameters", "partial_rotary_factor"]),
+        (
+            {**ROTARY, "rope_parameters": {"chunked_attention": {"rope_theta": 1e4}}},
+            ["rope_parameters", "chunked_attention", "full_attention", "sliding_attention"],
+        ),
+        ({"layer_types": ["full_attention"] * 4}, ["layer_types", "4", "num_hidden_layers", "3"]),
+        ({"layer_types": []}, ["layer_types", "0", "num_hidden_layers", "3"]),
+        ({"layer_types": ["sliding_attention"]}, ["sliding_attention", "sliding_window", ">= 1", "None"]),
+        ({"layer_types": ["sliding_attention"], "sliding_window": 0}, ["sliding_window", ">= 1", "0"]),
+    ],
+    ids=str,
+)
+def test_fields_out_of_range_or_in_contradiction_are_named_with_their_values(
+    tiny_config: Build, fields: dict[str, Any], expected: list[str]
+) -> None:
+    with pytest.raises((StrictDataclassError, ValueError)) as error:
+        tiny_config(**fields)
+    assert [part for part in expected if part not in str(error.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("hidden_size", "24"), ("norm_bias", "yes"), ("norm_eps", None), ("layer_types", "full")]
+)
+def test_a_value_of_the_wrong_type_is_refused_by_name(tiny_config: Build, field: str, value: Any) -> None:
+    with pytest.raises(StrictDataclassError, match=field):
+        tiny_config(**{field: value})
+
+
+def test_a_misspelt_field_warns_and_names_the_one_that_was_meant(
+    tiny_config: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_config(norm_placment="pre")
+    assert "`norm_placment` is not a field" in caplog.text
+    assert "Did you mean `norm_placement`?" in caplog.text
+
+
+def test_an_unknown_field_like_no_other_warns_without_a_guess(
+    tiny_config: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_config(xyzzy=1)
+    assert "`xyzzy` is not a field" in caplog.text
+    assert "Did you mean" not in caplog.text
+
+
+@every_preset
+def test_what_transformers_stores_itself_does_not_warn(
+    tiny_config: Build, preset: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config(preset, num_labels=3, id2label={0: "a", 1: "b", 2: "c"}, architectures=["X"], dtype="bfloat16")
+    config.save_pretrained(tmp_path)
+    SequenceEncoderConfig.from_pretrained(tmp_path, attn_implementation="eager", output_hidden_states=True)
+    assert caplog.text == ""
+
+
+@every_preset
+def test_saving_and_loading_a_preset_changes_nothing(preset: str, tmp_path: Path) -> None:
+    config = SequenceEncoderConfig.from_preset(preset)
+    config.save_pretrained(tmp_path)
+    assert SequenceEncoderConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+    assert SequenceEncoderConfig(**config.to_diff_dict()).to_dict() == config.to_dict()
+
+
+@every_preset
+def test_the_saved_file_holds_every_axis_in_plain_words(preset: str, tmp_path: Path) -> None:
+    config = SequenceEncoderConfig.from_preset(preset)
+    config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert saved["model_type"] == "sequence_encoder"
+    assert {name: saved.get(name, "missing") for name in AXES} == {name: getattr(config, name) for name in AXES}
+
+
+@every_preset
+def test_a_preset_sets_what_it_lists_and_overrides_win(preset: str) -> None:
+    config = SequenceEncoderConfig.from_preset(preset, num_hidden_layers=5)
+    assert config.num_hidden_layers == len(config.layer_types or []) == 5
+    for name, value in PRESETS[preset].items():
+        if name not in ("num_hidden_layers", "layer_types", "rope_parameters"):
+            assert getattr(config, name) == value, name
+
+
+@every_preset
+def test_a_configuration_does_not_share_its_parts_with_the_preset_or_another(preset: str) -> None:
+    before = json.dumps(PRESETS[preset])
+    # As deep as the longest pattern of layer types, which then needs no repeating.
+    config, other = (SequenceEncoderConfig.from_preset(preset, num_hidden_layers=3) for _ in range(2))
+    for name in ("layer_types", "rope_parameters"):
+        if (part := getattr(config, name)) is not None:
+            part.clear()
+    assert json.dumps(PRESETS[preset]) == before
+    assert len(other.layer_types or []) == other.num_hidden_layers
+
+
+def test_an_unknown_preset_is_refused_and_the_presets_are_named() -> None:
+    with pytest.raises(ValueError, match=r"'gpt2'.*" + ", ".join(PRESETS)):
+        SequenceEncoderConfig.from_preset("gpt2")
+
+
+def test_the_default_is_the_encoder_of_the_source() -> None:
+    config = SequenceEncoderConfig()
+    assert config.to_dict() == SequenceEncoderConfig.from_preset("vanilla").to_dict()
+    expected = {
+        "position_embedding": "sinusoidal",
+        "norm_placement": "post",
+        "norm": "layer_norm",
+        "feed_forward": "mlp",
+        "hidden_act": "relu",
+        "scale_embeddings": True,
+        "embedding_norm": False,
+        "type_vocab_size": 0,
+        "prediction_head": "linear",
+        "tie_word_embeddings": False,
+        "initializer": "xavier_uniform",
+        "layer_types": ["full_attention"] * config.num_hidden_layers,
+    }
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 7])
+def test_a_pattern_of_layer_types_is_repeated_to_the_depth(tiny_config: Build, layers: int) -> None:
+    pattern = ["full_attention", "sliding_attention", "sliding_attention"][:layers]
+    given = list(pattern)
+    config = tiny_config(layer_types=given, sliding_window=3, num_hidden_layers=layers)
+    assert config.layer_types == [pattern[index % len(pattern)] for index in range(layers)]
+    assert given == pattern
+
+
+@pytest.mark.parametrize(
+    "layer_types", [["full_attention"], ["sliding_attention"], ["full_attention", "sliding_attention"]]
+)
+@pytest.mark.parametrize(
+    "rope_parameters",
+    [
+        {"rope_theta": 500.0},
+        {"rope_theta": 500.0, "rope_type": "default"},
+        {name: {"rope_theta": 500.0} for name in ("full_attention", "sliding_attention")},
+        # What stands outside holds for the layer types that do not say otherwise.
+        {"rope_theta": 500.0, "sliding_attention": {"rope_type": "default"}},
+        {"rope_theta": 7.0, **{name: {"rope_theta": 500.0} for name in ("full_attention", "sliding_attention")}},
+    ],
+    ids=str,
+)
+def test_rope_parameters_are_nested_by_layer_type_whatever_their_form(
+    tiny_config: Build, layer_types: list[str], rope_parameters: dict[str, Any], tmp_path: Path
+) -> None:
+    config = tiny_config(**ROTARY, layer_types=layer_types, sliding_window=3, rope_parameters=rope_parameters)
+    expected = {name: {"rope_theta": 500.0, "rope_type": "default"} for name in layer_types}
+    assert config.rope_parameters == expected
+    config.save_pretrained(tmp_path)
+    assert SequenceEncoderConfig.from_pretrained(tmp_path).rope_parameters == expected
+
+
+@pytest.mark.parametrize("given", [None, {}, {"rope_type": "default"}])
+def test_rotary_positions_have_a_base_without_being_told(tiny_config: Build, given: dict[str, Any] | None) -> None:
+    parameters = tiny_config(**ROTARY, rope_parameters=given).rope_parameters["full_attention"]
+    assert parameters == {"rope_type": "default", "rope_theta": SequenceEncoderConfig.default_theta}

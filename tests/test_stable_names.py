@@ -1,0 +1,265 @@
+"""Promise 5: names stay. State-dict keys and public names are pinned, and what refers to modules by name finds them."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sequence_encoder
+from sequence_encoder import (
+    SequenceEncoderConfig,
+    SequenceEncoderForMaskedLM,
+    SequenceEncoderForMultipleChoice,
+    SequenceEncoderForPreTraining,
+    SequenceEncoderForQuestionAnswering,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderForTokenClassification,
+    SequenceEncoderModel,
+    SequenceEncoderPreTrainedModel,
+)
+from sequence_encoder.configuration import PRESETS
+from sequence_encoder.modeling.attention import SelfAttention
+
+TinyConfig = Callable[..., SequenceEncoderConfig]
+
+PUBLIC_NAMES = [
+    "SequenceEncoderConfig",
+    "SequenceEncoderForMaskedLM",
+    "SequenceEncoderForMultipleChoice",
+    "SequenceEncoderForPreTraining",
+    "SequenceEncoderForQuestionAnswering",
+    "SequenceEncoderForSequenceClassification",
+    "SequenceEncoderForTokenClassification",
+    "SequenceEncoderModel",
+    "SequenceEncoderPreTrainedModel",
+    "SequenceEncoderTokenizer",
+]
+
+PARTS = ["attn_norm", "mlp.down_proj", "mlp.up_proj", "mlp_norm", "self_attn.o_proj", "self_attn.qkv_proj"]
+LAYER = [f"{part}.{kind}" for part in PARTS for kind in ("bias", "weight")]
+MODERN_PARTS = ["mlp.down_proj", "mlp.gate_up_proj", "mlp_norm", "self_attn.o_proj", "self_attn.qkv_proj"]
+MODERN_LAYER_0 = [f"{part}.weight" for part in MODERN_PARTS]
+MODERN_LAYER = ["attn_norm.weight", *MODERN_LAYER_0]
+POOLER = ["pooler.dense.bias", "pooler.dense.weight"]
+NORM = ["embeddings.norm.bias", "embeddings.norm.weight"]
+POSITIONS = ["embeddings.positions.table.weight"]
+TYPES = ["embeddings.types.weight"]
+
+# What stands outside the layers, the layers, and the pooler.
+TRUNKS: dict[str, tuple[list[str], list[list[str]], list[str]]] = {
+    "vanilla": (["embed_tokens.weight"], [LAYER, LAYER], []),
+    "bert": (["embed_tokens.weight", *NORM, *POSITIONS, *TYPES], [LAYER, LAYER], POOLER),
+    "roberta": (["embed_tokens.weight", *NORM, *POSITIONS, *TYPES], [LAYER, LAYER], POOLER),
+    "distilbert": (["embed_tokens.weight", *NORM, *POSITIONS], [LAYER, LAYER], POOLER),
+    "modernbert": (
+        ["embed_tokens.weight", "embeddings.norm.weight", "norm.weight"],
+        [MODERN_LAYER_0, MODERN_LAYER],
+        [],
+    ),
+}
+assert TRUNKS.keys() == PRESETS.keys()
+
+DENSE_HEADS = {
+    "vanilla": [],
+    "bert": ["head.dense.bias", "head.dense.weight", "head.norm.bias", "head.norm.weight"],
+    "modernbert": ["head.dense.weight", "head.norm.weight"],
+}
+CLASSIFIER = ["classifier.bias", "classifier.weight"]
+DECODER = ["decoder.bias", "decoder.weight"]
+SOP = ["sop_classifier.bias", "sop_classifier.weight"]
+
+# The keys besides those of the trunk, whether the trunk has its pooler, and which head may be dense.
+HEADS: dict[type[SequenceEncoderPreTrainedModel], tuple[list[str], bool, str]] = {
+    SequenceEncoderForMaskedLM: (DECODER, False, "prediction_head"),
+    SequenceEncoderForPreTraining: ([*DECODER, *SOP], True, "prediction_head"),
+    SequenceEncoderForSequenceClassification: (CLASSIFIER, True, "classifier_head"),
+    SequenceEncoderForMultipleChoice: (CLASSIFIER, True, "classifier_head"),
+    SequenceEncoderForTokenClassification: (CLASSIFIER, False, "classifier_head"),
+    SequenceEncoderForQuestionAnswering: (CLASSIFIER, False, "classifier_head"),
+}
+every_preset = pytest.mark.parametrize("preset", sorted(PRESETS))
+every_head = pytest.mark.parametrize("head", HEADS)
+every_model = pytest.mark.parametrize("model_class", [SequenceEncoderModel, *HEADS])
+
+
+def two_layers(tiny_config: TinyConfig, preset: str, **overrides: Any) -> SequenceEncoderConfig:
+    pattern = {"layer_types": ["full_attention", "sliding_attention"]} if preset == "modernbert" else {}
+    return tiny_config(preset, num_hidden_layers=2, **{**pattern, **overrides})
+
+
+def trunk_keys(preset: str, pooler: bool) -> list[str]:
+    outside, layers, pooled = TRUNKS[preset]
+    inside = [f"layers.{index}.{key}" for index, layer in enumerate(layers) for key in layer]
+    return [*outside, *inside, *(pooled if pooler else [])]
+
+
+def layer_keys(config: SequenceEncoderConfig) -> list[str]:
+    return [key for key in SequenceEncoderModel(config).state_dict() if key.startswith("layers.")]
+
+
+def test_public_names_are_pinned() -> None:
+    assert sorted(sequence_encoder.__all__) == sorted(PUBLIC_NAMES)
+    assert all(hasattr(sequence_encoder, name) for name in PUBLIC_NAMES)
+
+
+@every_preset
+def test_keys_of_the_trunk_are_pinned(tiny_config: TinyConfig, preset: str) -> None:
+    config = two_layers(tiny_config, preset)
+    for pooler in (True, False):
+        model = SequenceEncoderModel(config, add_pooling_layer=pooler)
+        assert sorted(model.state_dict()) == sorted(trunk_keys(preset, pooler))
+        assert not dict(model.named_buffers())  # what is not in the state dict is computed, not kept
+
+
+@every_head
+@pytest.mark.parametrize("preset", sorted(DENSE_HEADS))
+def test_keys_of_the_heads_are_pinned(
+    tiny_config: TinyConfig, head: type[SequenceEncoderPreTrainedModel], preset: str
+) -> None:
+    own, pooler, dense_head = HEADS[head]
+    config = two_layers(tiny_config, preset)
+    dense = DENSE_HEADS[preset] if getattr(config, dense_head) == "dense" else []
+    expected = [*(f"model.{key}" for key in trunk_keys(preset, pooler)), *dense, *own]
+    assert sorted(head(config).state_dict()) == sorted(expected)
+
+
+def test_layers_have_the_same_keys_wherever_their_norms_stand(tiny_config: TinyConfig) -> None:
+    post, pre = (layer_keys(two_layers(tiny_config, "vanilla", norm_placement=place)) for place in ("post", "pre"))
+    assert pre == post
+    normed = layer_keys(two_layers(tiny_config, "vanilla", norm_placement="pre", embedding_norm=True))
+    assert set(post) - set(normed) == {"layers.0.attn_norm.weight", "layers.0.attn_norm.bias"}
+    assert set(normed) <= set(post)
+
+
+def test_root_mean_square_norms_differ_in_nothing_but_their_bias(tiny_config: TinyConfig) -> None:
+    layer_norm, rms_norm = (
+        layer_keys(two_layers(tiny_config, "vanilla", norm=norm)) for norm in ("layer_norm", "rms_norm")
+    )
+    assert [key for key in layer_norm if not key.endswith("norm.bias")] == rms_norm
+
+
+def matches(plan: dict[str, str], model: torch.nn.Module) -> dict[str, list[str]]:
+    """For each pattern of a parallel plan the modules that it names; `*` stands for a layer's number."""
+    names = [name for name, _ in model.named_modules()]
+    return {key: [name for name in names if re.sub(r"\.\d+(?=\.|$)", ".*", name) == key] for key in plan}
+
+
+@every_preset
+@every_model
+def test_tensor_parallel_plans_name_every_large_layer(
+    tiny_config: TinyConfig, model_class: type[SequenceEncoderPreTrainedModel], preset: str
+) -> None:
+    config = tiny_config(preset)
+    model = model_class(config)
+    found = matches(model.tp_plan, model)
+    inapplicable = "up_proj" if config.feed_forward == "glu" else "gate_up_proj"
+    missed = {key.rpartition(".")[2] for key, names in found.items() if not names}
+    assert missed == {inapplicable}
+    named = {name for names in found.values() for name in names}
+    inner = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and "layers" in name}
+    assert inner <= named
+    assert any(name.endswith("embed_tokens") for name in named)
+    assert ("decoder" in named) == hasattr(model, "decoder")
+
+
+@every_preset
+@every_model
+def test_fsdp_plans_name_modules_that_exist(
+    tiny_config: TinyConfig, model_class: type[SequenceEncoderPreTrainedModel], preset: str
+) -> None:
+    model = model_class(tiny_config(preset))
+    found = matches(model.fsdp_plan, model)
+    assert all(found.values()), found
+    prefix = "" if model_class is SequenceEncoderModel else "model."
+    layers = [f"{prefix}layers.{index}" for index in range(model.config.num_hidden_layers)]
+    assert found[f"{prefix}layers.*"] == layers
+    assert ("decoder" in found) == hasattr(model, "decoder")
+
+
+def test_layers_are_the_modules_that_are_not_split_across_devices(tiny_config: TinyConfig) -> None:
+    for placement in ("post", "pre"):
+        model = SequenceEncoderModel(tiny_config("vanilla", norm_placement=placement))
+        assert {type(layer).__name__ for layer in model.layers} <= set(model._no_split_modules)
+
+
+def test_a_plain_split_of_the_fused_projection_gives_whole_heads(
+    tiny_config: TinyConfig, randomize: Callable[..., Any]
+) -> None:
+    """What "colwise" of `qkv_proj` and "rowwise" of `o_proj` do on three ranks, of one head each."""
+    config = tiny_config("vanilla")
+    config._attn_implementation = "sdpa"
+    attention = randomize(SelfAttention(config, "full_attention"))
+    hidden_states = torch.randn(2, 7, config.hidden_size)
+    ranks = config.num_attention_heads
+    total = attention.o_proj.bias.expand(2, 7, -1)
+    for rank in range(ranks):
+        shard = copy.deepcopy(attention)
+        shard.o_proj.bias = None
+        for layer, name, dim in (("qkv_proj", "weight", 0), ("qkv_proj", "bias", 0), ("o_proj", "weight", 1)):
+            whole = getattr(getattr(attention, layer), name)
+            setattr(getattr(shard, layer), name, torch.nn.Parameter(whole.chunk(ranks, dim)[rank]))
+        total = total + shard(hidden_states)[0]
+    torch.testing.assert_close(total, attention(hidden_states)[0], rtol=0, atol=1e-5)
+
+
+def is_tied(model: Any) -> bool:
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("head", [SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining])
+@pytest.mark.parametrize("tied", [True, False])
+def test_ties_outlast_saving_and_resizing(
+    tiny_config: TinyConfig,
+    randomize: Callable[..., Any],
+    tmp_path: Path,
+    head: type[SequenceEncoderPreTrainedModel],
+    tied: bool,
+) -> None:
+    model = randomize(head(tiny_config("bert", tie_word_embeddings=tied)))
+    assert is_tied(model) is tied
+    model.save_pretrained(tmp_path)
+    loaded = head.from_pretrained(tmp_path)
+    assert is_tied(loaded) is tied
+
+    loaded.resize_token_embeddings(101)
+    assert is_tied(loaded) is tied
+    assert loaded.config.vocab_size == 101
+    assert loaded.decoder.weight.shape == (101, 24)
+    assert loaded.decoder.bias.shape == (101,)
+    assert torch.equal(loaded.decoder.weight[:97], model.decoder.weight)
+    assert torch.equal(loaded.decoder.bias[:97], model.decoder.bias)
+    assert torch.equal(loaded.model.embed_tokens.weight[:97], model.model.embed_tokens.weight)
+    ids = torch.tensor([[5, 100, 98]])
+    assert next(iter(loaded(ids).values())).shape == (1, 3, 101)
+
+
+@every_preset
+@every_model
+def test_saving_and_loading_changes_no_bit(
+    tiny_config: TinyConfig,
+    randomize: Callable[..., Any],
+    ragged: Callable[..., Any],
+    tmp_path: Path,
+    model_class: type[SequenceEncoderPreTrainedModel],
+    preset: str,
+) -> None:
+    model = randomize(model_class(tiny_config(preset, num_labels=5)))
+    model.save_pretrained(tmp_path)
+    # A copy, because products may be summed in another order where a file's weights stand unaligned in memory.
+    loaded = copy.deepcopy(model_class.from_pretrained(tmp_path))
+    before, after = ({**m.config.to_dict(), "_name_or_path": ""} for m in (model, loaded))
+    assert before == after
+    assert not loaded.training
+    ids, mask = ragged([5, 11, 3])
+    if model_class is SequenceEncoderForMultipleChoice:
+        ids, mask = ids[None], mask[None]
+    with torch.no_grad():
+        before, after = (m(input_ids=ids, attention_mask=mask) for m in (model, loaded))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -1,0 +1,215 @@
+"""The tokenizer is trained on the user's own texts, gives them back, and loads without the package once saved."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sequence_encoder import SequenceEncoderTokenizer
+
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog.",
+    "Der Bär läuft über die Straße, und der Fuchs läuft mit.",
+    "Packing leaves the padding out; packing is quick.",
+    "naïve café, déjà vu: 3.14 & 2.71!",
+] * 3
+ALGORITHMS = ["wordpiece", "byte_level_bpe"]
+SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
+
+
+def train(algorithm: str, **options: Any) -> SequenceEncoderTokenizer:
+    def texts() -> Iterator[str]:
+        yield from TEXTS
+
+    return SequenceEncoderTokenizer.train_from_iterator(
+        texts(), algorithm=algorithm, show_progress=False, **{"vocab_size": 400, **options}
+    )
+
+
+@pytest.fixture(scope="module", params=ALGORITHMS)
+def tokenizer(request: pytest.FixtureRequest) -> SequenceEncoderTokenizer:
+    return train(request.param)
+
+
+@pytest.fixture(scope="module")
+def byte_level() -> SequenceEncoderTokenizer:
+    return train("byte_level_bpe")
+
+
+def test_special_tokens_are_the_first_of_the_vocabulary(tokenizer: SequenceEncoderTokenizer) -> None:
+    for index, (name, token) in enumerate(SPECIAL.items()):
+        assert getattr(tokenizer, f"{name}_token") == token
+        assert getattr(tokenizer, f"{name}_token_id") == tokenizer.convert_tokens_to_ids(token) == index
+    assert sorted(tokenizer.all_special_tokens) == sorted(SPECIAL.values())
+
+
+@every_algorithm
+@pytest.mark.parametrize("vocab_size", [270, 300])
+def test_the_vocabulary_is_as_large_as_asked_and_no_larger(algorithm: str, vocab_size: int) -> None:
+    size = len(train(algorithm, vocab_size=vocab_size, min_frequency=1))
+    assert size == vocab_size if algorithm == "byte_level_bpe" else size <= vocab_size
+
+
+@every_algorithm
+def test_rare_pieces_become_no_tokens(algorithm: str) -> None:
+    often, always = (train(algorithm, min_frequency=frequency) for frequency in (len(TEXTS) + 1, 1))
+    assert len(often) < len(always)
+
+
+def test_a_text_stands_between_cls_and_sep(tokenizer: SequenceEncoderTokenizer) -> None:
+    encoding = tokenizer(TEXTS[0])
+    assert list(encoding) == ["input_ids", "token_type_ids", "attention_mask"]
+    tokens = tokenizer.convert_ids_to_tokens(encoding["input_ids"])
+    assert (tokens[0], tokens[-1]) == ("[CLS]", "[SEP]")
+    assert not set(SPECIAL.values()) & set(tokens[1:-1])
+    assert set(encoding["token_type_ids"]) == {0}
+    assert tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"] == encoding["input_ids"][1:-1]
+
+
+def test_the_second_text_of_a_pair_is_the_second_segment(tokenizer: SequenceEncoderTokenizer) -> None:
+    first, second = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS[:2])
+    encoding = tokenizer(TEXTS[0], TEXTS[1])
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    assert encoding["input_ids"] == [cls, *first, sep, *second, sep]
+    assert encoding["token_type_ids"] == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+    assert tokenizer.num_special_tokens_to_add(pair=True) == 3
+
+
+@pytest.mark.parametrize("pair", [None, TEXTS[1]])
+def test_truncation_keeps_the_special_tokens(tokenizer: SequenceEncoderTokenizer, pair: str | None) -> None:
+    encoding = tokenizer(TEXTS[0], pair, truncation=True, max_length=9)
+    assert len(encoding["input_ids"]) == 9
+    assert encoding["input_ids"][0] == tokenizer.cls_token_id
+    assert encoding["input_ids"].count(tokenizer.sep_token_id) == (1 if pair is None else 2)
+
+
+def test_truncation_stops_at_the_length_given_in_training(tmp_path: Path) -> None:
+    tokenizer = train("wordpiece", model_max_length=8)
+    tokenizer.save_pretrained(tmp_path)
+    for same in (tokenizer, SequenceEncoderTokenizer.from_pretrained(tmp_path)):
+        assert same.model_max_length == len(same(TEXTS[0], truncation=True)["input_ids"]) == 8
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_goes_to_the_side_asked_for_and_is_masked(tokenizer: SequenceEncoderTokenizer, side: str) -> None:
+    short, long = TEXTS[0][:9], TEXTS[1]
+    alone = tokenizer(short)["input_ids"]
+    batch = tokenizer([short, long], padding=True, padding_side=side)
+    padding = len(batch["input_ids"][1]) - len(alone)
+    assert padding > 0
+    fill = [tokenizer.pad_token_id] * padding
+    assert batch["input_ids"][0] == (fill + alone if side == "left" else alone + fill)
+    mask = [0] * padding, [1] * len(alone)
+    assert batch["attention_mask"][0] == (mask[0] + mask[1] if side == "left" else mask[1] + mask[0])
+    assert set(batch["attention_mask"][1]) == {1}
+
+
+def test_the_mask_takes_the_place_of_one_word_whole(tokenizer: SequenceEncoderTokenizer) -> None:
+    left, right = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("The quick", " fox"))
+    masked = tokenizer("The quick [MASK] fox", add_special_tokens=False)["input_ids"]
+    assert masked == [*left, tokenizer.mask_token_id, *right]
+
+
+def test_special_tokens_are_left_out_of_the_text_on_request(tokenizer: SequenceEncoderTokenizer) -> None:
+    ids = tokenizer("packing is quick", " the dog", padding="max_length", max_length=30)["input_ids"]
+    assert tokenizer.decode(ids).count("[SEP]") == 2
+    assert tokenizer.decode(ids, skip_special_tokens=True).split() == ["packing", "is", "quick", "the", "dog"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *TEXTS[:4],
+        "",
+        " ",
+        "  two  spaces\tand\n\nlines\r\n",
+        " ещё 漢字 ひらがな 한국어 العربية हिन्दी ",
+        "👩‍👩‍👧 🏳️‍🌈 \U0010ffff",
+        "\x00\x1b[0m\u200b\ufeff\u2028",
+        "cafe\u0301 is not café",
+        "don't , do . it ? you 're !",
+    ],
+)
+def test_byte_level_tokens_give_any_text_back(byte_level: SequenceEncoderTokenizer, text: str) -> None:
+    ids = byte_level(text)["input_ids"]
+    assert byte_level.unk_token_id not in ids
+    assert byte_level.decode(ids, skip_special_tokens=True) == text
+
+
+@every_algorithm
+def test_lowercase_forgets_case_and_nothing_else_does(algorithm: str) -> None:
+    lower, cased = train(algorithm, lowercase=True), train(algorithm)
+    assert lower("PACKING Is Quick")["input_ids"] == lower("packing is quick")["input_ids"]
+    assert cased("PACKING Is Quick")["input_ids"] != cased("packing is quick")["input_ids"]
+    assert lower("[MASK]")["input_ids"] == cased("[MASK]")["input_ids"]
+
+
+def test_wordpiece_drops_accents_only_with_case() -> None:
+    lower, cased = train("wordpiece", lowercase=True), train("wordpiece")
+    assert lower("café")["input_ids"] == lower("cafe")["input_ids"]
+    assert cased("café")["input_ids"] != cased("cafe")["input_ids"]
+
+
+WITHOUT_THE_PACKAGE = """
+import json, sys
+sys.modules["sequence_encoder"] = None  # any import of it now fails
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+texts = json.loads(sys.argv[2])
+print(json.dumps({
+    "encodings": dict(tokenizer(texts, texts[::-1], padding=True)),
+    "tokens": tokenizer.convert_ids_to_tokens(range(len(tokenizer))),
+    "special": tokenizer.special_tokens_map,
+    "length": tokenizer.model_max_length,
+}))
+"""
+
+
+@every_algorithm
+def test_a_saved_tokenizer_loads_without_the_package_and_encodes_the_same(algorithm: str, tmp_path: Path) -> None:
+    tokenizer = train(algorithm, model_max_length=128)
+    tokenizer.save_pretrained(tmp_path)
+    texts = [*TEXTS[:4], "a [MASK] of  two", "漢字 👩‍👩‍👧", ""]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(tmp_path), json.dumps(texts)],
+        capture_output=True,
+        text=True,
+        env={**environment, "HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    loaded = json.loads(result.stdout.splitlines()[-1])
+    assert loaded["encodings"] == dict(tokenizer(texts, texts[::-1], padding=True))
+    assert loaded["tokens"] == tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    assert loaded["special"] == tokenizer.special_tokens_map
+    assert loaded["length"] == 128
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"algorithm": "unigram"}, ["algorithm='unigram'", *ALGORITHMS]),
+        ({"vocab_size": 5}, ["vocab_size", "5", "6"]),
+        ({"vocab_size": 260, "algorithm": "byte_level_bpe"}, ["vocab_size", "260", "261", "byte_level_bpe"]),
+        ({"vocab_size": -1}, ["vocab_size", "-1"]),
+        ({"texts": "a single text"}, ["texts", "iterable", "single text"]),
+        ({"texts": []}, ["texts", "no text"]),
+        ({"texts": iter(["", " \n"])}, ["texts", "no text"]),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_named_with_their_values(options: dict[str, Any], expected: list[str]) -> None:
+    arguments = {"texts": TEXTS, "vocab_size": 300, "show_progress": False, **options}
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the message is looked at below)
+        SequenceEncoderTokenizer.train_from_iterator(**arguments)
+    assert [part for part in expected if part not in str(error.value)] == []

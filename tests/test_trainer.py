@@ -1,0 +1,201 @@
+"""Every head trains with an unmodified `transformers.Trainer`, and a step is the same however it is split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments, default_data_collator
+
+from sequence_encoder import (
+    SequenceEncoderForMaskedLM,
+    SequenceEncoderForMultipleChoice,
+    SequenceEncoderForPreTraining,
+    SequenceEncoderForQuestionAnswering,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderForTokenClassification,
+)
+
+Build = Callable[..., Any]
+Row = dict[str, Any]
+
+EXAMPLES, LENGTH = 4, 7
+# A step that is the gradient itself: Adam would magnify rounding where a gradient is all but zero.
+SGD: Row = {"optim": "sgd", "learning_rate": 0.1}
+
+# name: model class, fields of the configuration, labels of (row number, input_ids); rows differ in what is labelled
+HEADS: dict[str, tuple[type[Any], Row, Callable[[int, list[int]], Row]]] = {
+    "masked_lm": (SequenceEncoderForMaskedLM, {}, lambda row, ids: {"labels": [-100] * row + ids[row:]}),
+    "pretraining": (
+        SequenceEncoderForPreTraining,
+        {},
+        # As many tokens in each row: see the last test for what happens otherwise.
+        lambda row, ids: {"labels": [-100] * 4 + ids[4:], "sentence_order_label": row % 2},
+    ),
+    "single_label": (
+        SequenceEncoderForSequenceClassification,
+        {"num_labels": 3},
+        lambda row, ids: {"label": row - 1 if row else -100},
+    ),
+    "multi_label": (
+        SequenceEncoderForSequenceClassification,
+        {"num_labels": 2, "problem_type": "multi_label_classification"},
+        lambda row, ids: {"labels": [float(row % 2), float(row // 2)]},
+    ),
+    "regression": (
+        SequenceEncoderForSequenceClassification,
+        {"num_labels": 1},
+        lambda row, ids: {"label": row / 2.0},
+    ),
+    "token_classification": (
+        SequenceEncoderForTokenClassification,
+        {"num_labels": 5},
+        lambda row, ids: {"labels": [-100] * row + [token % 5 for token in ids[row:]]},
+    ),
+    "question_answering": (
+        SequenceEncoderForQuestionAnswering,
+        {},
+        lambda row, ids: {"start_positions": row, "end_positions": row + 2},
+    ),
+    "multiple_choice": (SequenceEncoderForMultipleChoice, {}, lambda row, ids: {"labels": row % 2 if row else -100}),
+}
+every_head = pytest.mark.parametrize("head", HEADS)
+
+
+def examples(head: str, length: int = LENGTH) -> list[Row]:
+    """Plain Python rows; the last token of every second row is padding."""
+    generator = torch.Generator().manual_seed(0)
+    dataset = []
+    for row in range(EXAMPLES):
+        ids = torch.randint(1, 97, (length,), generator=generator).tolist()
+        mask = [1] * (length - 1) + [row % 2]
+        example = {"input_ids": ids, "attention_mask": mask, **HEADS[head][2](row, ids)}
+        if head == "multiple_choice":
+            example |= {"input_ids": [ids, ids[::-1]], "attention_mask": [mask, mask]}
+        dataset.append(example)
+    return dataset
+
+
+@pytest.fixture
+def train(tiny_config: Build, tmp_path: Path) -> Callable[..., tuple[Any, Any, dict[str, torch.Tensor]]]:
+    """`train(head, dataset, **arguments)`: trainer, result, and the weights before. The weights start the same."""
+
+    def run(
+        head: str, dataset: list[Row], preset: str = "vanilla", collator: Any = default_data_collator, **arguments: Any
+    ) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+        model_class, fields, _ = HEADS[head]
+        torch.manual_seed(0)
+        model = model_class(tiny_config(preset, **fields))
+        before = {name: weight.clone() for name, weight in model.state_dict().items()}
+        settings = {
+            "output_dir": str(tmp_path),
+            "max_steps": 1,
+            "per_device_train_batch_size": EXAMPLES,
+            "learning_rate": 1e-2,
+            "lr_scheduler_type": "constant",
+            "max_grad_norm": 0.0,
+            "use_cpu": True,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(**{**settings, **arguments}),
+            train_dataset=dataset,
+            eval_dataset=dataset,
+            data_collator=collator,
+        )
+        return trainer, trainer.train(), before
+
+    return run
+
+
+def weights(trainer: Any) -> dict[str, torch.Tensor]:
+    return {name: weight.detach() for name, weight in trainer.model.named_parameters()}
+
+
+@every_head
+@pytest.mark.parametrize("preset", ["bert", "modernbert"])
+def test_a_step_of_trainer_moves_every_weight(train: Build, head: str, preset: str) -> None:
+    trainer, result, before = train(head, examples(head), preset)
+    assert result.global_step == 1
+    assert 0 < result.training_loss < float("inf")
+    after = weights(trainer)
+    if head in ("question_answering", "multiple_choice"):
+        # One number added to all scores changes no softmax over them.
+        del after["classifier.bias"]
+    assert [name for name, weight in after.items() if not weight.isfinite().all()] == []
+    assert [name for name, weight in after.items() if torch.equal(weight, before[name])] == []
+
+
+@every_head
+def test_trainer_evaluates_and_predicts_every_row(train: Build, head: str) -> None:
+    trainer, result, _ = train(head, examples(head), max_steps=10, per_device_eval_batch_size=3)
+    predictions = trainer.predict(examples(head)).predictions
+    predictions = predictions if isinstance(predictions, tuple) else (predictions,)
+    assert all(len(prediction) == EXAMPLES for prediction in predictions)
+    assert 0 < trainer.evaluate()["eval_loss"] < result.training_loss
+
+
+@every_head
+def test_accumulated_micro_batches_make_the_step_of_one_large_batch(train: Build, head: str) -> None:
+    split, _, before = train(
+        head, examples(head), **SGD, per_device_train_batch_size=EXAMPLES // 2, gradient_accumulation_steps=2
+    )
+    whole, _, _ = train(head, examples(head), **SGD)
+    torch.testing.assert_close(weights(split), weights(whole), atol=1e-6, rtol=1e-4)
+    assert any(not torch.equal(weight, before[name]) for name, weight in weights(whole).items())
+
+
+@pytest.mark.parametrize("head", ["masked_lm", "single_label"])
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_gradient_checkpointing_makes_the_same_step(train: Build, head: str, use_reentrant: bool) -> None:
+    plain, _, _ = train(head, examples(head), **SGD)
+    saving, _, _ = train(
+        head,
+        examples(head),
+        **SGD,
+        gradient_checkpointing=True,
+        gradient_checkpointing_kwargs={"use_reentrant": use_reentrant},
+    )
+    assert saving.model.is_gradient_checkpointing
+    torch.testing.assert_close(weights(saving), weights(plain), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["masked_lm", "token_classification"])
+@pytest.mark.parametrize("preset", ["vanilla", "modernbert"])
+def test_flattened_documents_make_the_step_of_the_padded_batch(train: Build, head: str, preset: str) -> None:
+    documents = [{name: x[: LENGTH - row] for name, x in example.items()} for row, example in enumerate(examples(head))]
+    for document in documents:
+        # The collator leaves the first token of a document without a label.
+        document["labels"][0] = -100
+        del document["attention_mask"]
+
+    def padded(rows: list[Row]) -> dict[str, torch.Tensor]:
+        fill = {"input_ids": 0, "labels": -100, "attention_mask": 0}
+        rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
+        return {
+            name: torch.tensor([row[name] + [fill[name]] * (LENGTH - len(row[name])) for row in rows]) for name in fill
+        }
+
+    flattening = DataCollatorWithFlattening(return_flash_attn_kwargs=True)
+    flat, flat_result, _ = train(head, documents, preset, flattening, **SGD)
+    rows, rows_result, _ = train(head, documents, preset, padded, **SGD)
+    assert flat_result.training_loss == pytest.approx(rows_result.training_loss, rel=1e-5)
+    torch.testing.assert_close(weights(flat), weights(rows), atol=1e-6, rtol=1e-4)
+
+
+def test_the_order_loss_counts_fully_where_micro_batches_have_different_numbers_of_masked_tokens(train: Build) -> None:
+    # One order label for every text: then the weighted mean of micro-batches is their mean however they are weighted.
+    dataset = examples("pretraining")
+    dataset = [{**dataset[0], "labels": [-100] * row + dataset[0]["input_ids"][row:]} for row in range(EXAMPLES)]
+    split, split_result, _ = train(
+        "pretraining", dataset, **SGD, per_device_train_batch_size=1, gradient_accumulation_steps=EXAMPLES
+    )
+    whole, whole_result, _ = train("pretraining", dataset, **SGD)
+    assert split_result.training_loss == pytest.approx(whole_result.training_loss, rel=1e-5)
+    torch.testing.assert_close(weights(split), weights(whole), atol=1e-6, rtol=1e-4)

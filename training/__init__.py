@@ -1,0 +1,1 @@
+"""How encoders are trained: corpora, objectives and recipes. Nothing here is needed to use one."""

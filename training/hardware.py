@@ -1,0 +1,50 @@
+"""What the machine at hand is and can do: its name, whether bfloat16 pays, and how much memory was used."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import torch
+
+
+def device_name() -> str:
+    """The accelerator, or else the number of CPU threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    if torch.backends.mps.is_available():
+        return "Apple GPU"
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def faster_in_bfloat16(size: int = 768, repeats: int = 5) -> bool:
+    """Whether matrix products in bfloat16 are well ahead of float32, found by trying: CPUs without it emulate it."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.backends.mps.is_available():
+        return False
+
+    def seconds(dtype: torch.dtype) -> float:
+        matrix = torch.ones(size, size, dtype=dtype)
+        best = float("inf")
+        for _ in range(repeats):
+            started = time.perf_counter()
+            matrix @ matrix
+            best = min(best, time.perf_counter() - started)
+        return best
+
+    return seconds(torch.float32) > 1.5 * seconds(torch.bfloat16)
+
+
+def peak_memory() -> int:
+    """The most bytes in use so far: on the accelerator if there is one, else by this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
