@@ -23,6 +23,9 @@ TINY: dict[str, Any] = {
     **{f"{name}_token_id": None for name in ("bos", "eos", "cls", "sep", "mask")},
 }
 
+# Tiny tensors gain nothing from a second thread, and lose much where others use the cores.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
