@@ -172,7 +172,7 @@ def pretrain(
     )
     before = evaluate_pretraining(model, batches)
     trainer = trainer_for(
-        "Pretraining", model, seconds, 1e-3, 32, windows, PretrainingCollator(tokenizer, seed=seed + 1), seed
+        "Pretraining", model, seconds, 2e-3, 32, windows, PretrainingCollator(tokenizer, seed=seed + 1), seed
     )
     trainer.train()
     after = evaluate_pretraining(model, batches)
