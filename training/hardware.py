@@ -8,6 +8,11 @@ import time
 import torch
 
 
+def has_accelerator() -> bool:
+    """Whether `Trainer` finds something faster than the CPU."""
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
 def device_name() -> str:
     """The accelerator, or else the number of CPU threads."""
     if torch.cuda.is_available():

@@ -38,7 +38,7 @@ from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..modeling.pretraining_heads import SequenceEncoderForPreTraining
 from ..tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
 from .documentation import Docstring, read_documentation, split_by_file
-from .hardware import device_name, faster_in_bfloat16, peak_memory
+from .hardware import device_name, faster_in_bfloat16, has_accelerator, peak_memory
 from .objectives import PretrainingCollator, segment_windows
 from .time_budget import TimeBudget
 
@@ -272,6 +272,8 @@ def trainer_for(
             per_device_eval_batch_size=64,
             # The budget ends the training.
             max_steps=10**7,
+            # `Trainer` takes bfloat16 on a CPU only where it is told that the CPU is meant.
+            use_cpu=not has_accelerator(),
             bf16=faster_in_bfloat16(),
             remove_unused_columns=False,
             include_num_input_tokens_seen="non_padding",
