@@ -172,7 +172,7 @@ def pretrain(
     )
     before = evaluate_pretraining(model, batches)
     trainer = trainer_for(
-        "Pretraining", model, seconds, 2e-3, 32, windows, PretrainingCollator(tokenizer, seed=seed + 1), seed
+        "Pretraining", model, seconds, 1e-3, 32, windows, PretrainingCollator(tokenizer, seed=seed + 1), seed
     )
     trainer.train()
     after = evaluate_pretraining(model, batches)
@@ -312,6 +312,7 @@ def write_card(folder: Path, model: PreTrainedModel, results: Results, libraries
     card = ModelCard.from_template(
         data,
         template_path=str(CARD_TEMPLATE),
+        task=data.pipeline_tag,
         model_name="Which library is this docstring from?",
         summary="Names the Python library that a docstring is from: " + ", ".join(libraries) + ".",
         parameters=f"{model.num_parameters():,}",
