@@ -164,7 +164,6 @@ def test_tensor_parallel_plans_name_every_large_layer(
     named = {name for names in found.values() for name in names}
     inner = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and "layers" in name}
     assert inner <= named
-    assert any(name.endswith("embed_tokens") for name in named)
     assert ("decoder" in named) == hasattr(model, "decoder")
 
 
