@@ -98,10 +98,19 @@ def multiple_choice_loss(
 
 
 def sentence_order_loss(
-    logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | float = 1.0, **kwargs: Any
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    token_labels: torch.Tensor | None = None,
+    num_items_in_batch: Count = None,
+    **kwargs: Any,
 ) -> torch.Tensor:
-    """Cross entropy of the order of two segments (Lan et al., 2020), times the share of this micro-batch in its step.
+    """Cross entropy of the order of two segments (Lan et al., 2020); logits (B, 2), labels (B,): 1 where swapped.
 
-    logits (B, 2), labels (B,): 0 in order, 1 swapped.
+    `num_items_in_batch` counts the masked tokens of a whole step: this micro-batch weighs as much as its share of them,
+    those that `token_labels` (B, S) labels.
     """
-    return cross_entropy(logits, labels) * weight
+    loss = cross_entropy(logits, labels)
+    if token_labels is None or num_items_in_batch is None:
+        return loss
+    at_hand = (token_labels != IGNORED).sum()
+    return loss * _divide(at_hand, at_hand, num_items_in_batch)

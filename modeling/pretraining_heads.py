@@ -151,11 +151,7 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
         sop_logits = self.sop_classifier(self.dropout(text_vectors(outputs, self)))
         logits, loss = self._predict(outputs.last_hidden_state, labels, kwargs)
         if sentence_order_label is not None:
-            weight: torch.Tensor | float = 1.0
-            if labels is not None and (items := kwargs.get("num_items_in_batch")) is not None:
-                # `items` counts the masked tokens of the whole step, so their share is this micro-batch's share.
-                weight = (labels != IGNORED).sum() / items
-            order_loss = sentence_order_loss(sop_logits, sentence_order_label, weight)
+            order_loss = sentence_order_loss(sop_logits, sentence_order_label, labels, **kwargs)
             loss = order_loss if loss is None else loss + order_loss
         return SequenceEncoderForPreTrainingOutput(
             loss=loss,

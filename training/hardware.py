@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 
@@ -22,6 +23,7 @@ def device_name() -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
+@functools.cache
 def faster_in_bfloat16(size: int = 768, repeats: int = 5) -> bool:
     """Whether matrix products in bfloat16 are well ahead of float32, found by trying: CPUs without it emulate it."""
     if torch.cuda.is_available():
