@@ -7,6 +7,7 @@ hidden, and of texts that repeat each other only one is kept.
 from __future__ import annotations
 
 import ast
+import gc
 import os
 import random
 import re
@@ -72,7 +73,7 @@ def _python_files(root: Path) -> Iterator[Path]:
 
 
 def docstrings_of(path: Path) -> list[str]:
-    """All docstrings of a file, in order; none of a file that cannot be parsed."""
+    """All docstrings of a file; none of a file that cannot be parsed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -89,9 +90,11 @@ class NameHider:
 
     def __init__(self, libraries: Iterable[str]) -> None:
         libraries = list(libraries)
-        others = {alias for name in libraries for alias in (*_ALIASES.get(name, ()), name.replace("_", "-"))}
+        others = {alias for name in libraries for alias in (*_ALIASES.get(name, ()), name.strip("_").replace("_", "-"))}
         phrases = sorted((alias for alias in others if not _WORD.fullmatch(alias)), key=len, reverse=True)
-        self._phrases = re.compile("|".join(map(re.escape, phrases)) or r"(?!)", re.IGNORECASE)
+        # The words of a phrase may stand on two lines, or be joined by any sign.
+        patterns = (r"[\W_]+".join(re.split(r"\W+", phrase)) for phrase in phrases)
+        self._phrases = re.compile("|".join(patterns) or r"(?!)", re.IGNORECASE)
         self._inside = [name.strip("_").lower() for name in libraries]
         self._known: dict[str, str] = dict.fromkeys(others, _HIDDEN)
 
@@ -107,19 +110,27 @@ class NameHider:
 
 
 def without_near_duplicates(docs: Iterable[Docstring], size: int = 5, overlap: float = 0.5) -> list[Docstring]:
-    """Keeps a text only if less than `overlap` of its runs of `size` words stand in a text kept before, longest first.
+    """Keeps texts so that of none `overlap` or more of its runs of `size` words stand in the others, longest first.
 
     (Broder, 1997, with exact shingles and containment in the union of what is kept, so that a text put together from
     several others goes too.)
     """
     seen: set[int] = set()
     kept = []
-    for doc in sorted(docs, key=lambda doc: (-len(doc.hidden), doc.path)):
+    for doc in sorted(docs, key=lambda doc: (-len(doc.hidden), doc.path, doc.hidden, doc.text)):
         shingles = shingles_of(doc.hidden, size)
         if len(shingles & seen) < overlap * len(shingles):
-            kept.append(doc)
+            kept.append((doc, shingles))
             seen |= shingles
-    return kept
+    # A long text may repeat parts of several shorter ones, which came after it: then it goes.
+    counts = Counter(shingle for _, shingles in kept for shingle in shingles)
+    unique = []
+    for doc, shingles in reversed(kept):
+        if sum(counts[shingle] > 1 for shingle in shingles) < overlap * len(shingles):
+            unique.append(doc)
+        else:
+            counts.subtract(shingles)
+    return unique[::-1]
 
 
 def shingles_of(text: str, size: int = 5) -> set[int]:
@@ -145,7 +156,8 @@ def read_documentation(
     files = [(library, path) for library, paths in find_libraries().items() for path in paths]
     found: list[tuple[str, str, str]] = []
     # A file takes milliseconds, so they travel in larger lots; the child processes read, the parent collects.
-    with ProcessPoolExecutor() as pool:
+    # Syntax trees have no cycles: searching for some takes as long as parsing does.
+    with ProcessPoolExecutor(initializer=gc.disable) as pool:
         texts = pool.map(docstrings_of, (path for _, path in files), chunksize=64)
         bar = tqdm(texts, total=len(files), desc="Reading documentation", unit="file", disable=not show_progress)
         for (library, path), docs in zip(files, bar, strict=True):

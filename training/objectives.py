@@ -45,7 +45,10 @@ def segment_windows(
         if not parts:
             continue
         window: list[list[int]] = []
-        encoded = tokenizer(parts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        # A text that speaks of "[MASK]" has none.
+        encoded = tokenizer(
+            parts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+        )["input_ids"]
         for ids in (part[i : i + room] for part in encoded for i in range(0, len(part), room)):
             if window and sum(map(len, window)) + len(ids) > room:
                 yield _halves(window)

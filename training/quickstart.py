@@ -98,7 +98,7 @@ def quickstart(arguments: QuickstartArguments) -> Results:
         FileExistsError: if the output folder exists and may not be replaced, before anything is done.
     """
     started = time.perf_counter()
-    if arguments.minutes < 1:
+    if not arguments.minutes >= 1:
         raise ValueError(f"--minutes must be at least 1, got {arguments.minutes}.")
     output = Path(arguments.output_dir)
     if output.exists() and not arguments.overwrite:

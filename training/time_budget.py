@@ -20,9 +20,14 @@ class TimeBudget(TrainerCallback):
     Args:
         seconds: how long to train, counted from the first step.
         description: what the progress bar says.
+
+    Raises:
+        ValueError: if `seconds` is not positive.
     """
 
     def __init__(self, seconds: float, description: str = "Training") -> None:
+        if not seconds > 0:
+            raise ValueError(f"seconds must be positive, got {seconds}.")
         self.seconds = seconds
         self.description = description
         self.started: float | None = None
