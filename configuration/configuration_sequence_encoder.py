@@ -3,11 +3,15 @@
 # No `from __future__ import annotations` here: `@strict` reads the types of the fields, and skips strings.
 import copy
 import difflib
+import math
+from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
+
+from .rope_parameters import check_rope_parameters, nest_by_layer_type
 
 logger = logging.get_logger(__name__)
 
@@ -25,9 +29,6 @@ _ACCEPTED_KEYWORDS = {
     "torch_dtype",
     "use_cache",
 }
-
-# `dynamic` and `longrope` rescale with the longest text at hand, so that an output would depend on its batch.
-_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
 @strict
@@ -52,8 +53,8 @@ class SequenceEncoderConfig(PreTrainedConfig):
         sliding_window (`int`, *optional*):
             In sliding layers a token attends to the tokens at most this far away, on both sides.
         rope_parameters (`dict`, *optional*):
-            As in transformers: `rope_theta`, `rope_type` (`default`, `linear`, `llama3`, `yarn`), for all layers or
-            nested by layer type.
+            As in transformers: `rope_theta` (10000 where it is not given), `rope_type` (`default`, `linear`, `llama3`,
+            `yarn`), for all layers or nested by layer type.
         scale_embeddings (`bool`, defaults to `True`): multiply token embeddings by √hidden_size.
         embedding_norm (`bool`, defaults to `False`): a norm after the sum of the embeddings.
         type_vocab_size (`int`, defaults to 0): number of segment types; 0 means no segment embedding.
@@ -140,6 +141,9 @@ class SequenceEncoderConfig(PreTrainedConfig):
     initializer: Literal["xavier_uniform", "normal"] = "xavier_uniform"
     initializer_range: float = 0.02
 
+    # Once more, since the types that transformers gives its own fields are strings, which `@strict` skips.
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
+
     pad_token_id: int | None = 0
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
@@ -158,16 +162,27 @@ class SequenceEncoderConfig(PreTrainedConfig):
 
         if name not in PRESETS:
             raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
-        fields = copy.deepcopy(PRESETS[name])
-        if "layer_types" in fields and "num_hidden_layers" in overrides:
-            # Fewer layers than the pattern is long are its first ones.
-            fields["layer_types"] = fields["layer_types"][: overrides["num_hidden_layers"]]
-        return cls(**{**fields, **overrides})
+        return cls(**_override(copy.deepcopy(PRESETS[name]), overrides))
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers, but fields among `kwargs` are completed and checked together with those of the dict.
+
+        Transformers sets them on the finished configuration, as it does here with what is no field.
+        """
+        # Transformers looks after `dtype`, whose "auto" is no value for a field; `rope_scaling` sets a field there.
+        names = {field.name for field in fields(cls)} - {"dtype"} | {"rope_scaling"}
+        overrides = {name: kwargs.pop(name) for name in names & kwargs.keys()}
+        config_dict = _override(config_dict, overrides)
+        labels = config_dict.get("id2label") or {}
+        if "id2label" not in overrides and kwargs.get("num_labels", len(labels)) != len(labels):
+            config_dict |= {"id2label": None, "label2id": None}
+        return super().from_dict(config_dict, **kwargs)
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._warn_of_unknown(kwargs)
         if self.layer_types is None:
-            self.layer_types = ["full_attention"]
+            self.layer_types = ["full_attention"] * self.num_hidden_layers
         if 0 < len(self.layer_types) < self.num_hidden_layers:
             repeats = -(-self.num_hidden_layers // len(self.layer_types))
             self.layer_types = (list(self.layer_types) * repeats)[: self.num_hidden_layers]
@@ -175,30 +190,23 @@ class SequenceEncoderConfig(PreTrainedConfig):
 
     def _warn_of_unknown(self, kwargs: dict[str, Any]) -> None:
         """transformers keeps any keyword as an attribute; a misspelt axis must not pass in silence."""
-        fields = list(self.__dataclass_fields__)
+        own = [field.name for field in fields(self) if field.name in SequenceEncoderConfig.__annotations__]
         for name in kwargs:
             if name in _ACCEPTED_KEYWORDS or name.startswith("_"):
                 continue
-            close = difflib.get_close_matches(name, fields, n=1)
+            close = ["rope_parameters"] if name.startswith("rope_") else difflib.get_close_matches(name, own, n=1)
             hint = f" Did you mean `{close[0]}`?" if close else ""
             logger.warning(f"`{name}` is not a field of SequenceEncoderConfig and changes nothing in the model.{hint}")
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Nests `rope_parameters` by layer type, the one form that the model reads. Called by transformers."""
-        if self.position_embedding != "rotary":
-            return kwargs
-        given = self.rope_parameters or {}
-        layer_types = sorted(set(self.layer_types or []))
-        nested = {name: value for name, value in given.items() if isinstance(value, dict)}
-        common = {name: value for name, value in given.items() if not isinstance(value, dict)}
-        if unused := sorted(set(nested) - {"full_attention", "sliding_attention"}):
-            raise ValueError(
-                f"rope_parameters is nested under {unused}; the layer types are full_attention and sliding_attention."
-            )
-        self.rope_parameters = {name: {**common, **nested.get(name, {})} for name in layer_types}
-        for parameters in self.rope_parameters.values():
-            parameters.setdefault("rope_theta", self.default_theta)
-        self.standardize_rope_params()
+        # The old name of `rope_parameters`, already warned of; transformers would set the field by it, not nested.
+        kwargs.pop("rope_scaling", None)
+        if self.position_embedding == "rotary":
+            given = self.rope_parameters or {}
+            self.rope_parameters = nest_by_layer_type(given, self.layer_types or [], self.default_theta)
+            if self.rope_parameters:
+                self.standardize_rope_params()
         return kwargs
 
     def validate_architecture(self) -> None:
@@ -215,6 +223,9 @@ class SequenceEncoderConfig(PreTrainedConfig):
         for name in ("num_hidden_layers", "type_vocab_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        for name in ("norm_eps", "initializer_range"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         for name in (field for field in self.__dataclass_fields__ if field.endswith("_dropout")):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is a probability in [0, 1), got {getattr(self, name)}.")
@@ -232,7 +243,8 @@ class SequenceEncoderConfig(PreTrainedConfig):
         if self.position_embedding != "rotary":
             if self.rope_parameters is not None:
                 raise ValueError(
-                    f"rope_parameters belong to position_embedding='rotary', got {self.position_embedding!r}."
+                    f"rope_parameters belong to position_embedding='rotary', got {self.position_embedding!r}; leave "
+                    "them out, or pass rope_parameters=None."
                 )
             return
         if self.head_dim % 2:
@@ -240,29 +252,34 @@ class SequenceEncoderConfig(PreTrainedConfig):
                 "position_embedding='rotary' needs an even head size, got "
                 f"hidden_size / num_attention_heads = {self.head_dim}."
             )
-        for layer_type, parameters in (self.rope_parameters or {}).items():
-            if parameters["rope_type"] not in _ROPE_TYPES:
-                raise ValueError(
-                    f"rope_parameters[{layer_type!r}]['rope_type']={parameters['rope_type']!r} is not supported; "
-                    f"choose one of {', '.join(_ROPE_TYPES)}."
-                )
-            if "partial_rotary_factor" in parameters:
-                raise ValueError(f"rope_parameters[{layer_type!r}]: partial_rotary_factor is not supported.")
+        check_rope_parameters(self.rope_parameters, self.layer_types or [])
 
-    def validate_windows(self) -> None:
-        """Checks the attention pattern of the layers. Run by `@strict` after construction."""
-        if len(self.layer_types or []) != self.num_hidden_layers:
+    def validate_layer_type(self) -> None:
+        """Checks the attention pattern of the layers, in place of transformers. Run by `@strict` after construction."""
+        layer_types = self.layer_types or []
+        if len(layer_types) != self.num_hidden_layers:
             raise ValueError(
-                f"layer_types has {len(self.layer_types or [])} entries for "
-                f"num_hidden_layers={self.num_hidden_layers}; give one for each layer, or a shorter pattern to repeat."
+                f"layer_types has {len(layer_types)} entries for num_hidden_layers={self.num_hidden_layers}; give one "
+                "for each layer, or a shorter pattern to repeat."
             )
-        if "sliding_attention" in (self.layer_types or []) and not (self.sliding_window or 0) > 0:
-            raise ValueError(
-                "layer_types has 'sliding_attention' layers, which need sliding_window >= 1, "
-                f"got {self.sliding_window}."
-            )
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise ValueError(f"sliding_window must be at least 1, or None, got {self.sliding_window}.")
+        if "sliding_attention" in layer_types and self.sliding_window is None:
+            raise ValueError("layer_types has 'sliding_attention' layers, which need sliding_window >= 1, got None.")
 
     @property
     def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+
+def _override(given: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """The given fields with some replaced; given layer types then follow a number of layers that stands alone.
+
+    Fewer layers are the first ones, and more of them go on with the pattern.
+    """
+    depth, layer_types = overrides.get("num_hidden_layers"), given.get("layer_types")
+    if layer_types and isinstance(depth, int):
+        period = next((n for n in range(1, len(layer_types)) if layer_types[n:] == layer_types[:-n]), len(layer_types))
+        given = {**given, "layer_types": layer_types[: min(period, depth)]}
+    return {**given, **overrides}

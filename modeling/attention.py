@@ -10,6 +10,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .packing import PackedBatch
+from .varlen_attention import flash_window
 
 
 def eager_attention_forward(
@@ -94,8 +95,8 @@ class SelfAttention(nn.Module):
                 key.transpose(1, 2),
                 value.transpose(1, 2),
                 attention_mask,
-                # The flash functions count the token itself; the others find the window in the mask.
-                sliding_window=None if self.window is None else self.window + 1,
+                # For the flash functions; the others find the window in the mask.
+                sliding_window=flash_window(self.window),
                 **kwargs,
             )
         return self.o_proj(output.flatten(2)), weights

@@ -1,22 +1,50 @@
 """Checks of what a caller hands in, before anything is computed; errors name the argument, its value and the limit.
 
-Shapes: B batch, S sequence. Values are not looked at while a graph is traced, where they do not exist yet.
+Shapes: B batch, S sequence. Values are not looked at while a graph is traced, where they do not exist yet; elsewhere
+each look makes the host wait for an accelerator, so that those of one kind are taken together.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from transformers.utils.import_utils import is_tracing
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from .losses import IGNORED
 
 
-def _check_range(name: str, values: torch.Tensor, size: int, limit: str) -> None:
-    if is_tracing(values) or values.numel() == 0:
+def check_tensor(name: str, value: Any) -> None:
+    """Checks that an argument is a tensor.
+
+    Raises:
+        ValueError: if it is a list or anything else.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"{name} must be a tensor, got {type(value).__name__}.")
+
+
+def _check_ids(name: str, ids: Any) -> None:
+    check_tensor(name, ids)
+    if ids.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"{name} must be int32 or int64, got {ids.dtype}.")
+
+
+def _check_whole_numbers(name: str, values: Any) -> None:
+    check_tensor(name, values)
+    if values.is_floating_point():
+        raise ValueError(f"{name} must be whole numbers, got {values.dtype}.")
+
+
+def _check_ranges(checked: list[tuple[str, torch.Tensor, int, str]]) -> None:
+    """Each with its name, how many values are allowed from 0 on, and what says so."""
+    if not checked or is_tracing(checked[0][1]):
         return
-    low, high = (int(value) for value in values.aminmax())
-    if low < 0 or high >= size:
-        raise ValueError(f"{name} contains {low if low < 0 else high}; allowed are 0 to {size - 1} ({limit}).")
+    extremes = torch.stack([torch.stack(ids.aminmax()).long() for _, ids, _, _ in checked]).tolist()
+    for (name, _, size, limit), (low, high) in zip(checked, extremes, strict=True):
+        if low < 0 or high >= size:
+            raise ValueError(f"{name} contains {low if low < 0 else high}; allowed are 0 to {size - 1} ({limit}).")
 
 
 def check_inputs(
@@ -30,56 +58,115 @@ def check_inputs(
     """Checks the arguments of the model's forward against the configuration and each other, and returns (B, S).
 
     Raises:
-        ValueError: for an argument that is missing, has another shape, or holds ids outside its range.
+        ValueError: for an argument that is missing, has another shape or type, or holds values outside its range.
+    """
+    batch, seq = check_shapes(config, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+    if attention_mask is not None and attention_mask.is_floating_point() and not is_tracing(attention_mask):
+        _check_floating_mask(attention_mask)
+    checked = []
+    if input_ids is not None:
+        checked.append(("input_ids", input_ids, config.vocab_size, "vocab_size"))
+    if token_type_ids is not None and config.type_vocab_size:
+        hint = "; with one segment type they can be left out" if config.type_vocab_size == 1 else ""
+        checked.append(("token_type_ids", token_type_ids, config.type_vocab_size, f"type_vocab_size{hint}"))
+    _check_ranges(checked)
+    return batch, seq
+
+
+def check_shapes(
+    config: SequenceEncoderConfig,
+    input_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    token_type_ids: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+    inputs_embeds: torch.Tensor | None,
+    dimensions: tuple[str, ...] = ("batch", "sequence"),
+) -> tuple[int, ...]:
+    """Checks the shapes and types of the arguments, and returns the sizes of `dimensions`.
+
+    Raises:
+        ValueError: for an argument that is missing, or has another shape or type.
     """
     if (input_ids is None) == (inputs_embeds is None):
         given = "both" if input_ids is not None else "neither"
         raise ValueError(f"Exactly one of input_ids and inputs_embeds is needed, got {given}.")
+    named = ", ".join(dimensions)
     if input_ids is not None:
-        if input_ids.dim() != 2:
-            raise ValueError(f"input_ids must have shape (batch, sequence), got {tuple(input_ids.shape)}.")
-        if input_ids.is_floating_point():
-            raise ValueError(f"input_ids must be whole numbers, got {input_ids.dtype}.")
-        shape = (input_ids.shape[0], input_ids.shape[1])
+        _check_ids("input_ids", input_ids)
+        if input_ids.dim() != len(dimensions):
+            raise ValueError(f"input_ids must have shape ({named}), got {tuple(input_ids.shape)}.")
+        tokens, shape = input_ids, tuple(input_ids.shape)
     else:
         assert inputs_embeds is not None
-        if inputs_embeds.dim() != 3 or inputs_embeds.shape[-1] != config.hidden_size:
+        check_tensor("inputs_embeds", inputs_embeds)
+        if inputs_embeds.dim() != len(dimensions) + 1 or inputs_embeds.shape[-1] != config.hidden_size:
             raise ValueError(
-                f"inputs_embeds must have shape (batch, sequence, hidden_size={config.hidden_size}), "
+                f"inputs_embeds must have shape ({named}, hidden_size={config.hidden_size}), "
                 f"got {tuple(inputs_embeds.shape)}."
             )
-        shape = (inputs_embeds.shape[0], inputs_embeds.shape[1])
-    if not is_tracing(input_ids if input_ids is not None else inputs_embeds) and 0 in shape:
-        raise ValueError(f"The batch is empty: (batch, sequence) is {shape}; both must be at least 1.")
+        tokens, shape = inputs_embeds, tuple(inputs_embeds.shape[:-1])
+    if not is_tracing(tokens) and 0 in shape:
+        raise ValueError(f"The batch is empty: ({named}) is {shape}; each must be at least 1.")
 
-    _check_mask_shape(attention_mask, shape)
-    if position_ids is not None and tuple(position_ids.shape) not in (shape, (1, shape[1])):
-        raise ValueError(f"position_ids must have shape {shape}, got {tuple(position_ids.shape)}.")
-    if token_type_ids is not None and tuple(token_type_ids.shape) != shape:
-        raise ValueError(f"token_type_ids must have shape {shape}, got {tuple(token_type_ids.shape)}.")
-
-    if input_ids is not None:
-        _check_range("input_ids", input_ids, config.vocab_size, "vocab_size")
-    if token_type_ids is not None and config.type_vocab_size:
-        _check_range("token_type_ids", token_type_ids, config.type_vocab_size, "type_vocab_size")
+    if attention_mask is not None:
+        _check_mask_shape(attention_mask, shape, config.num_attention_heads)
+    one_for_all = (*(1 for _ in shape[:-1]), shape[-1])
+    for name, ids, allowed in (
+        ("position_ids", position_ids, (shape, one_for_all)),
+        ("token_type_ids", token_type_ids, (shape,)),
+    ):
+        if ids is not None:
+            _check_ids(name, ids)
+            if tuple(ids.shape) not in allowed:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(ids.shape)}.")
     return shape
 
 
-def _check_mask_shape(attention_mask: torch.Tensor | None, shape: tuple[int, int]) -> None:
-    if attention_mask is None:
-        return
-    batch, seq = shape
-    if not isinstance(attention_mask, torch.Tensor):
+def _check_mask_shape(attention_mask: torch.Tensor, shape: tuple[int, ...], heads: int) -> None:
+    *texts, seq = shape
+    got: Any = type(attention_mask).__name__
+    if isinstance(attention_mask, torch.Tensor):
+        got = tuple(attention_mask.shape)
+        of_pairs = len(got) == len(shape) + 2 and got[-3] in (1, heads) and got[-2:] == (seq, seq)
+        if got == shape or (of_pairs and list(got[:-3]) in (texts, [1 for _ in texts])):
+            return
+    raise ValueError(
+        f"attention_mask must be a tensor of the shape of the input, {shape}, or a mask of pairs of tokens, of shape "
+        f"({', '.join(map(str, texts))}, 1 or {heads} heads, {seq}, {seq}); got {got}."
+    )
+
+
+def _check_floating_mask(mask: torch.Tensor) -> None:
+    """A floating mask may be meant as zeros and ones or to be added to the scores, which its shape decides."""
+    value = float(mask.min() if mask.dim() == 2 else mask.max())
+    if mask.dim() == 2 and not value >= 0:
         raise ValueError(
-            f"attention_mask must be a tensor of shape {shape} or ({batch}, 1, {seq}, {seq}), "
-            f"got {type(attention_mask).__name__}."
+            f"attention_mask of shape {tuple(mask.shape)} contains {value}; allowed are 0 at padding and 1 elsewhere. "
+            "Only a 4-D mask is added to the scores."
         )
-    given = tuple(attention_mask.shape)
-    four_dimensional = len(given) == 4 and given[0] in (1, batch) and given[2:] == (seq, seq)
-    if given != shape and not four_dimensional:
+    if mask.dim() == 4 and not value <= 0:
         raise ValueError(
-            f"attention_mask must have the shape of the input, {shape}, or be a 4-D mask of shape "
-            f"({batch}, 1 or heads, {seq}, {seq}); got {given}."
+            f"attention_mask is a floating 4-D mask, which is added to the scores, and contains {value}; allowed are 0 "
+            "and less. A mask of zeros and ones must be bool or integer."
+        )
+
+
+def check_embeddings_type(config: SequenceEncoderConfig, inputs_embeds: torch.Tensor, weights: torch.dtype) -> None:
+    """Checks that token vectors have the type of the weights, or become it before the first layer.
+
+    Raises:
+        ValueError: if the first layer could not take them.
+    """
+    given = inputs_embeds.dtype
+    # Autocast converts all but the widest type.
+    if given == weights or (given != torch.float64 and torch.is_autocast_enabled(inputs_embeds.device.type)):
+        return
+    # The sum with segments or learned positions has the wider type of the two, as in BERT.
+    widened = config.type_vocab_size > 0 or config.position_embedding == "learned"
+    if not (widened and torch.promote_types(given, weights) == weights):
+        raise ValueError(
+            f"inputs_embeds must be {weights}, the type of the model's weights, got {given}; convert them with "
+            f"inputs_embeds.to({weights})."
         )
 
 
@@ -91,7 +178,7 @@ def check_positions(config: SequenceEncoderConfig, position_ids: torch.Tensor) -
     """
     if config.position_embedding != "learned" or is_tracing(position_ids) or position_ids.numel() == 0:
         return
-    low, high = (int(value) for value in position_ids.aminmax())
+    low, high = torch.stack(position_ids.aminmax()).tolist()
     if low < 0 or high >= config.max_position_embeddings:
         raise ValueError(
             f"position_ids reach {low if low < 0 else high}, but position_embedding='learned' has rows for positions 0 "
@@ -102,22 +189,32 @@ def check_positions(config: SequenceEncoderConfig, position_ids: torch.Tensor) -
 
 
 def check_offsets(
-    cu_seq_lens: torch.Tensor | None, attention_mask: torch.Tensor | None, shape: tuple[int, int]
+    cu_seq_lens_q: torch.Tensor | None,
+    cu_seq_lens_k: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    shape: tuple[int, int],
 ) -> None:
     """Checks `cu_seq_lens_q` of a batch that comes packed: one row, no mask, growing from 0 to the row's length.
 
     Raises:
-        ValueError: if it describes another batch than the one at hand.
+        ValueError: if it describes another batch than the one at hand, or is missing beside `cu_seq_lens_k`.
     """
-    if cu_seq_lens is None:
+    if cu_seq_lens_q is None:
+        if cu_seq_lens_k is not None:
+            raise ValueError(
+                "cu_seq_lens_k is given without cu_seq_lens_q, which says where documents start; give cu_seq_lens_q."
+            )
         return
+    _check_ids("cu_seq_lens_q", cu_seq_lens_q)
     if attention_mask is not None:
         raise ValueError("cu_seq_lens_q describes a batch without padding and goes without attention_mask, got both.")
     if shape[0] != 1:
         raise ValueError(f"cu_seq_lens_q describes a batch of one packed row, got a batch of {shape[0]} rows.")
-    if is_tracing(cu_seq_lens):
+    if cu_seq_lens_q.dim() != 1:
+        raise ValueError(f"cu_seq_lens_q must have shape (documents + 1,), got {tuple(cu_seq_lens_q.shape)}.")
+    if is_tracing(cu_seq_lens_q):
         return
-    offsets = cu_seq_lens.tolist()
+    offsets = cu_seq_lens_q.tolist()
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != shape[1] or sorted(offsets) != offsets:
         raise ValueError(
             f"cu_seq_lens_q must grow from 0 to the number of tokens in the row, {shape[1]}, got {offsets}."
@@ -130,24 +227,26 @@ def check_class_labels(name: str, labels: torch.Tensor, size: int, limit: str, s
     Raises:
         ValueError: for another shape, a floating type or a label outside the range.
     """
-    if labels.dtype.is_floating_point:
-        raise ValueError(f"{name} must be whole numbers, got {labels.dtype}.")
+    _check_whole_numbers(name, labels)
     if tuple(labels.shape) not in (tuple(shape), (*shape, 1), (torch.Size(shape).numel(),)):
         raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(labels.shape)}.")
     if is_tracing(labels) or labels.numel() == 0:
         return
-    outside = (labels != -100) & ((labels < 0) | (labels >= size))
+    labels = labels.long()  # 156 as uint8 would equal -100
+    outside = (labels != IGNORED) & ((labels < 0) | (labels >= size))
     if bool(outside.any()):
         raise ValueError(
-            f"{name} contains {int(labels[outside].flatten()[0])}; allowed are 0 to {size - 1} ({limit}), and -100 for "
-            "what is to be ignored."
+            f"{name} contains {int(labels[outside].flatten()[0])}; allowed are 0 to {size - 1} ({limit}), and "
+            f"{IGNORED} for what is to be ignored."
         )
 
 
 def batch_shape(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> tuple[int, int] | None:
     """(B, S) of a batch; None if there is none, which `check_inputs` then says."""
     tokens = input_ids if input_ids is not None else inputs_embeds
-    return None if tokens is None or tokens.dim() < 2 else (tokens.shape[0], tokens.shape[1])
+    if not isinstance(tokens, torch.Tensor) or tokens.dim() < 2:
+        return None
+    return tokens.shape[0], tokens.shape[1]
 
 
 def check_targets(name: str, labels: torch.Tensor, num_labels: int, problem_type: str | None, batch: int) -> None:
@@ -156,6 +255,7 @@ def check_targets(name: str, labels: torch.Tensor, num_labels: int, problem_type
     Raises:
         ValueError: for another shape, or for several labels that are not between 0 and 1.
     """
+    check_tensor(name, labels)
     expected = (batch, num_labels)
     if tuple(labels.shape) != expected and not (num_labels == 1 and tuple(labels.shape) == (batch,)):
         raise ValueError(
@@ -170,28 +270,31 @@ def check_targets(name: str, labels: torch.Tensor, num_labels: int, problem_type
 
 
 def check_answer_positions(
-    name: str, positions: torch.Tensor, shape: tuple[int, int], real: torch.Tensor | None = None
+    name: str, positions: torch.Tensor, shape: tuple[int, int], attention_mask: torch.Tensor | None
 ) -> None:
     """Checks the positions of an answer's start or end; those past the sequence are allowed, and ignored.
 
     Raises:
-        ValueError: for another shape or type, a negative position, or one in the padding (`real` is (B, S) bool).
+        ValueError: for another shape or type, a negative position, or one in the padding that a 2-D mask marks.
     """
-    if positions.is_floating_point():
-        raise ValueError(f"{name} must be whole numbers, got {positions.dtype}.")
+    _check_whole_numbers(name, positions)
     if positions.numel() != shape[0]:
         raise ValueError(f"{name} must have shape ({shape[0]},), got {tuple(positions.shape)}.")
-    if not is_tracing(positions) and positions.numel() and int(positions.min()) < 0:
-        raise ValueError(
-            f"{name} contains {int(positions.min())}; allowed are 0 to {shape[1] - 1}, and more for an answer outside "
-            "the text."
-        )
-    if real is not None and not is_tracing(positions):
-        index = positions.reshape(-1).to(real.device)
+    if is_tracing(positions) or positions.numel() == 0:
+        return
+    index = positions.reshape(-1).long()
+    wrong = index < 0
+    if isinstance(attention_mask, torch.Tensor) and tuple(attention_mask.shape) == shape:
+        real = (attention_mask != 0).to(index.device)
         inside = (index < shape[1]) & real.any(dim=1)
-        padding = inside & ~real.expand(shape).gather(1, index.clamp(max=shape[1] - 1)[:, None])[:, 0]
-        if bool(padding.any()):
-            raise ValueError(f"{name} contains {int(index[padding][0])}, which is padding in its row.")
+        wrong = wrong | (inside & ~real.gather(1, index.clamp(0, shape[1] - 1)[:, None])[:, 0])
+    if bool(wrong.any()):
+        value = int(index[wrong][0])
+        if value >= 0:
+            raise ValueError(f"{name} contains {value}, which is padding in its row.")
+        raise ValueError(
+            f"{name} contains {value}; allowed are 0 to {shape[1] - 1}, and more for an answer outside the text."
+        )
 
 
 def check_num_labels(name: str, config: SequenceEncoderConfig) -> int:

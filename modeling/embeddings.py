@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +25,7 @@ class Positions(nn.Module):
         return hidden_states
 
     def rotations(self, position_ids: torch.Tensor) -> Rotations:
-        """None, unless positions are rotations."""
+        """For each layer type what to rotate queries and keys by; empty, unless positions are rotations."""
         return {}
 
 
@@ -78,7 +77,7 @@ class RotaryPositions(Positions):
 
 
 def default_rope_frequencies(
-    config: SequenceEncoderConfig, device: torch.device, layer_type: str, **kwargs: Any
+    config: SequenceEncoderConfig, device: torch.device, layer_type: str
 ) -> tuple[torch.Tensor, float]:
     """θ^(-2i / head_dim) for the channel pairs i, (head_dim / 2,), and the factor 1: `rope_type="default"`."""
     assert config.rope_parameters is not None

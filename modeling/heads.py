@@ -18,7 +18,15 @@ from transformers.modeling_outputs import (
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from .checks import batch_shape, check_answer_positions, check_class_labels, check_num_labels, check_targets
+from .checks import (
+    batch_shape,
+    check_answer_positions,
+    check_class_labels,
+    check_num_labels,
+    check_shapes,
+    check_targets,
+    check_tensor,
+)
 from .head_layers import HEADS, text_vectors
 from .losses import (
     multiple_choice_loss,
@@ -83,13 +91,16 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
         """
         shape = batch_shape(input_ids, inputs_embeds)
         if labels is not None and shape is not None:
+            check_tensor("labels", labels)
             problem_type = self.config.problem_type or self._problem_type(labels)
             if problem_type == "single_label_classification":
                 check_class_labels("labels", labels, self.num_labels, "num_labels", shape[:1])
             else:
                 check_targets("labels", labels, self.num_labels, problem_type, shape[0])
             self.config.problem_type = problem_type
-        outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        outputs = self.model(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
+        )
         logits = self._classify(text_vectors(outputs, self))
         loss = None
         if labels is not None:
@@ -101,7 +112,9 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
     def _problem_type(self, labels: torch.Tensor) -> ProblemType:
         if self.num_labels == 1:
             return "regression"
-        return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+        # As transformers decides: zeros and ones of type bool are several labels.
+        whole = labels.dtype in (torch.int32, torch.int64)
+        return "single_label_classification" if whole else "multi_label_classification"
 
 
 class SequenceEncoderForTokenClassification(_ClassifierModel):
@@ -139,7 +152,9 @@ class SequenceEncoderForTokenClassification(_ClassifierModel):
         shape = batch_shape(input_ids, inputs_embeds)
         if labels is not None and shape is not None:
             check_class_labels("labels", labels, self.num_labels, "num_labels", shape)
-        outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        outputs = self.model(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
+        )
         logits = self._classify(outputs.last_hidden_state)
         loss = None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)
         return TokenClassifierOutput(
@@ -185,13 +200,14 @@ class SequenceEncoderForQuestionAnswering(_ClassifierModel):
             missing = "start_positions" if start_positions is None else "end_positions"
             raise ValueError(f"start_positions and end_positions go together; {missing} is missing.")
         if start_positions is not None and end_positions is not None and shape is not None:
-            real = None if attention_mask is None or tuple(attention_mask.shape) != shape else attention_mask != 0
-            check_answer_positions("start_positions", start_positions, shape, real)
-            check_answer_positions("end_positions", end_positions, shape, real)
-        outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+            check_answer_positions("start_positions", start_positions, shape, attention_mask)
+            check_answer_positions("end_positions", end_positions, shape, attention_mask)
+        outputs = self.model(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
+        )
         logits = self._classify(outputs.last_hidden_state)
         if (real := real_tokens(attention_mask)) is not None:
-            logits = logits.masked_fill(~real[..., None], torch.finfo(logits.dtype).min)
+            logits = logits.masked_fill(~real[..., None].to(logits.device), torch.finfo(logits.dtype).min)
         start_logits, end_logits = logits.unbind(dim=-1)
         loss = None
         if start_positions is not None and end_positions is not None:
@@ -238,21 +254,14 @@ class SequenceEncoderForMultipleChoice(_ClassifierModel):
         Raises:
             ValueError: for bad inputs or labels.
         """
-        given = input_ids if input_ids is not None else inputs_embeds
-        if given is not None and given.dim() != (3 if input_ids is not None else 4):
-            name = "input_ids" if input_ids is not None else "inputs_embeds"
-            raise ValueError(f"{name} must have shape (batch, choices, sequence, ...), got {tuple(given.shape)}.")
-        if labels is not None and given is not None:
-            check_class_labels("labels", labels, given.shape[1], "number of choices", given.shape[:1])
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        batch, choices, _ = check_shapes(self.config, *inputs, dimensions=("batch", "choices", "sequence"))
+        if labels is not None:
+            check_class_labels("labels", labels, choices, "number of choices", (batch,))
         outputs = self.model(
-            *(
-                None if tensor is None else tensor.flatten(0, 1)
-                for tensor in (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-            ),
-            **kwargs,
+            *(None if tensor is None else tensor.flatten(0, 1) for tensor in inputs), return_dict=True, **kwargs
         )
-        assert given is not None
-        logits = self._classify(text_vectors(outputs, self)).view(given.shape[:2])
+        logits = self._classify(text_vectors(outputs, self)).view(batch, choices)
         loss = None if labels is None else self.loss_function(logits, labels, **kwargs)
         return MultipleChoiceModelOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions

@@ -1,8 +1,8 @@
 """The losses of the heads. Each can be replaced through `model.loss_function`, with the arguments it has here.
 
 All of them are sums over what is labelled, divided by `num_items_in_batch` where `Trainer` gives it (the number of
-labels in all micro-batches of a step, on all devices), else by the number of labels at hand: so a step is the same
-however it is split. A batch without any label gives zero, not NaN.
+labels in all micro-batches of a step, on all devices): so a step is the same however it is split. Without it they are
+means over the labels at hand. A batch without any label gives zero, not NaN.
 
 Shapes: B batch, S sequence, C classes, V vocabulary.
 """
@@ -106,11 +106,14 @@ def sentence_order_loss(
 ) -> torch.Tensor:
     """Cross entropy of the order of two segments (Lan et al., 2020); logits (B, 2), labels (B,): 1 where swapped.
 
-    `num_items_in_batch` counts the masked tokens of a whole step: this micro-batch weighs as much as its share of them,
-    those that `token_labels` (B, S) labels.
+    The mean over the labelled rows; but where `num_items_in_batch` counts the masked tokens of a whole step, each row
+    weighs as much as its share of them, those that `token_labels` (B, S) labels: of all that a micro-batch knows, only
+    this adds up to the same sum however the step is split. A row without masked tokens then has no weight.
     """
-    loss = cross_entropy(logits, labels)
     if token_labels is None or num_items_in_batch is None:
-        return loss
-    at_hand = (token_labels != IGNORED).sum()
-    return loss * _divide(at_hand, at_hand, num_items_in_batch)
+        return cross_entropy(logits, labels)
+    labels = labels.reshape(-1).to(logits.device, torch.long)
+    losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
+    masked = (token_labels.long() != IGNORED).reshape(len(labels), -1).sum(dim=1).to(logits.device)
+    total = (losses * masked).sum()
+    return _divide(total, masked.sum(), num_items_in_batch)

@@ -18,12 +18,12 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .attention import SelfAttention
-from .checks import check_inputs, check_offsets, check_positions
+from .checks import check_embeddings_type, check_inputs, check_offsets, check_positions
 from .embeddings import InputEmbeddings
 from .head_layers import Pooler
 from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
-from .packing import PackedBatch, offsets_from_starts, sequence_starts
+from .packing import PackedBatch, offsets_from_starts, rows_hold_several, sequence_starts
 from .padded_masks import padded_masks, real_tokens
 from .varlen_attention import choose_varlen_attention
 
@@ -44,6 +44,11 @@ class SequenceEncoderPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": SelfAttention}  # noqa: RUF012
+
+    def __init__(self, config: SequenceEncoderConfig) -> None:
+        super().__init__(config)
+        # Assigning to a field of a configuration checks that field alone.
+        config.validate()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -97,7 +102,8 @@ class SequenceEncoderModel(SequenceEncoderPreTrainedModel):
 
         Args:
             input_ids: (B, S) token ids.
-            attention_mask: (B, S), zero at padding; or a 4-D mask (B, 1 or heads, S, S), bool or added to the scores.
+            attention_mask: (B, S), zero at padding; or a 4-D mask (B, 1 or heads, S, S), of zeros and ones where it is
+                bool or integer, added to the scores where it is floating.
             token_type_ids: (B, S) segments. Ignored where `type_vocab_size` is 0, so that any tokenizer can be used.
             position_ids: (B, S). By default a token's distance from the first real token of its row. Where they stop
                 growing, another document starts, and documents do not see each other.
@@ -114,7 +120,9 @@ class SequenceEncoderModel(SequenceEncoderPreTrainedModel):
         """
         shape = check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         cu_seq_lens = kwargs.get("cu_seq_lens_q")
-        check_offsets(cu_seq_lens, attention_mask, shape)
+        check_offsets(cu_seq_lens, kwargs.get("cu_seq_lens_k"), attention_mask, shape)
+        if inputs_embeds is not None:
+            check_embeddings_type(self.config, inputs_embeds, self.dtype)
         self._check_attentions(kwargs)
         if input_ids is not None:
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
@@ -133,12 +141,12 @@ class SequenceEncoderModel(SequenceEncoderPreTrainedModel):
                 packed = None
 
         if packed is not None:
-            several_documents = len(packed.lengths) > shape[0]
+            several_documents = packed.several_per_row
             last_hidden_state = self._encode_packed(packed, input_ids, token_type_ids, inputs_embeds, kwargs)
         else:
             starts = sequence_starts(shape, tokens.device, real, position_ids, cu_seq_lens)
             may_restart = position_ids is not None or cu_seq_lens is not None
-            several_documents = may_restart and not is_tracing(tokens) and bool((starts.sum(dim=1) > 1).any())
+            several_documents = may_restart and not is_tracing(tokens) and rows_hold_several(starts)
             if position_ids is None:
                 position_ids = offsets_from_starts(starts)
             if real is not None:
@@ -147,7 +155,9 @@ class SequenceEncoderModel(SequenceEncoderPreTrainedModel):
             last_hidden_state = self._encode_padded(
                 input_ids, attention_mask, documents, token_type_ids, position_ids, inputs_embeds, kwargs
             )
-            if real is not None:
+        if real is not None:
+            real = real.to(last_hidden_state.device)
+            if packed is None:
                 last_hidden_state = last_hidden_state.masked_fill(~real[..., None], 0)
         pooled = None if self.pooler is None or several_documents else self.pooler(last_hidden_state, real)
         return BaseModelOutputWithPooling(last_hidden_state=last_hidden_state, pooler_output=pooled)

@@ -35,11 +35,17 @@ def sequence_starts(
     if real is None:
         real = torch.ones(shape, dtype=torch.bool, device=device)
     latest_real = torch.where(real, index, -1).cummax(dim=1).values
-    previous = torch.cat([latest_real.new_full((shape[0], 1), -1), latest_real[:, :-1]], dim=1)
+    # Rolled, and not cut and joined: where lengths are symbols, torch.export would ask whether a cut is empty.
+    previous = torch.where(index == 0, -1, latest_real.roll(1, dims=1))
     starts = previous < 0
     if position_ids is not None:
         starts = starts | (position_ids <= position_ids.gather(1, previous.clamp(min=0)))
     return starts & real
+
+
+def rows_hold_several(starts: torch.Tensor) -> bool:
+    """Whether any row of `starts`, (B, S) bool, holds more than one sequence."""
+    return bool((starts.sum(dim=1) > 1).any())
 
 
 def offsets_from_starts(starts: torch.Tensor) -> torch.Tensor:
@@ -58,6 +64,7 @@ class PackedBatch:
         position_ids: (1, T).
         cu_seqlens: (N + 1,) int32, where sequences start and end in the packed row.
         lengths: the N lengths on the host, ascending.
+        several_per_row: whether a row of the padded batch holds several sequences.
         attend: the attention chosen for this batch (see `varlen_attention`).
     """
 
@@ -66,6 +73,7 @@ class PackedBatch:
     position_ids: torch.Tensor
     cu_seqlens: torch.Tensor
     lengths: list[int]
+    several_per_row: bool = False
     attend: Callable[..., torch.Tensor] | None = field(default=None, repr=False)
 
     @classmethod
@@ -81,16 +89,17 @@ class PackedBatch:
         batch, seq = shape
         if real is not None and bool(real.all()):
             real = None
-        one_per_row = position_ids is None and cu_seq_lens is None
-        if real is None and not one_per_row:
-            starts = sequence_starts(shape, device, None, position_ids, cu_seq_lens)
-            one_per_row = int(starts.sum()) == batch
-        if real is None and one_per_row:
+        starts, several = None, False
+        if position_ids is not None or cu_seq_lens is not None:
+            starts = sequence_starts(shape, device, real, position_ids, cu_seq_lens)
+            several = rows_hold_several(starts)
+        if real is None and not several:
             offsets = torch.arange(seq, device=device).expand(shape) if position_ids is None else position_ids
             cu_seqlens = torch.arange(0, batch * seq + 1, seq, dtype=torch.int32, device=device)
             return cls(shape, None, offsets.reshape(1, -1), cu_seqlens, [seq] * batch)
 
-        starts = sequence_starts(shape, device, real, position_ids, cu_seq_lens)
+        if starts is None:
+            starts = sequence_starts(shape, device, real)
         tokens = torch.arange(batch * seq, device=device) if real is None else real.reshape(-1).nonzero().squeeze(1)
         first = starts.reshape(-1)[tokens].nonzero().squeeze(1)
         lengths = torch.diff(first, append=first.new_tensor([tokens.numel()]))
@@ -99,7 +108,7 @@ class PackedBatch:
         shift = torch.repeat_interleave(first[order] - cu_seqlens[:-1], lengths, output_size=tokens.numel())
         indices = tokens[torch.arange(tokens.numel(), device=device) + shift]
         offsets = offsets_from_starts(starts) if position_ids is None else position_ids
-        return cls(shape, indices, offsets.reshape(-1)[indices][None], cu_seqlens.int(), lengths.tolist())
+        return cls(shape, indices, offsets.reshape(-1)[indices][None], cu_seqlens.int(), lengths.tolist(), several)
 
     @property
     def max_length(self) -> int:
@@ -121,14 +130,16 @@ class PackedBatch:
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """(B, S, ...) to (1, T, ...)."""
         flat = padded.reshape(-1, *padded.shape[2:])
-        return (flat if self.indices is None else flat.index_select(0, self.indices))[None]
+        # Where a model is spread over devices, the plan stays on the first.
+        return (flat if self.indices is None else flat.index_select(0, self.indices.to(flat.device)))[None]
 
     def unpack(self, packed: torch.Tensor) -> torch.Tensor:
         """(1, T, ...) to (B, S, ...), zero where there was padding."""
         tail = packed.shape[2:]
         if self.indices is None:
             return packed.reshape(*self.shape, *tail)
-        flat = packed.new_zeros(self.shape[0] * self.shape[1], *tail).index_copy(0, self.indices, packed[0])
+        flat = packed.new_zeros(self.shape[0] * self.shape[1], *tail)
+        flat = flat.index_copy(0, self.indices.to(packed.device), packed[0])
         return flat.view(*self.shape, *tail)
 
     def to_rows(self) -> PackedBatch:

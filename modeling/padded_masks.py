@@ -46,8 +46,9 @@ def padded_masks(
         ValueError: if the attention implementation cannot take such a mask.
     """
     layer_types = set(config.layer_types or [])
+    documents = None if starts is None else starts.long().cumsum(dim=1)
     if attention_mask is not None and attention_mask.dim() == 4:
-        return {name: _custom_mask(config, hidden_states, attention_mask, name) for name in layer_types}
+        return {name: _custom_mask(config, hidden_states, attention_mask, documents, name) for name in layer_types}
 
     arguments: dict[str, Any] = {
         "config": config,
@@ -55,14 +56,13 @@ def padded_masks(
         "attention_mask": attention_mask,
     }
     flash = is_flash_attention_requested(config)
-    if starts is not None and flash and (hidden_states.shape[0] > 1 or attention_mask is not None):
+    if documents is not None and flash and (hidden_states.shape[0] > 1 or attention_mask is not None):
         raise ValueError(
             f"attn_implementation={config._attn_implementation!r} takes rows of several documents here only in a batch "
             "of one row without attention_mask; choose 'sdpa', or leave out what asks for the padded path "
             "(output_hidden_states, torch.compile)."
         )
-    if starts is not None and not flash:
-        documents = starts.long().cumsum(dim=1)
+    if documents is not None and not flash:
 
         def same_document(batch: Any, head: Any, query: Any, key: Any) -> Any:
             return documents[batch, query] == documents[batch, key]
@@ -76,22 +76,28 @@ def padded_masks(
 
 
 def _custom_mask(
-    config: SequenceEncoderConfig, hidden_states: torch.Tensor, mask: torch.Tensor, layer_type: str
+    config: SequenceEncoderConfig,
+    hidden_states: torch.Tensor,
+    mask: torch.Tensor,
+    documents: torch.Tensor | None,
+    layer_type: str,
 ) -> torch.Tensor:
-    """The caller's 4-D mask, narrowed to the window in sliding layers."""
+    """The caller's 4-D mask, narrowed to each token's document, (B, S) long, and to the window in sliding layers."""
     if config._attn_implementation not in ("eager", "sdpa"):
         raise ValueError(
             f"A 4-D attention_mask needs attn_implementation 'eager' or 'sdpa', got {config._attn_implementation!r}."
         )
-    lowest = torch.finfo(hidden_states.dtype).min
+    # Half of the lowest number, so that a score added to it stays finite: rows of nothing but -inf have no softmax.
+    lowest = torch.finfo(hidden_states.dtype).min / 2
+    index = torch.arange(mask.shape[-1], device=mask.device)
+    allowed = torch.ones_like(mask, dtype=torch.bool) if mask.is_floating_point() else mask != 0
     if layer_type == "sliding_attention":
         assert config.sliding_window is not None
-        index = torch.arange(mask.shape[-1], device=mask.device)
-        near = (index[:, None] - index[None, :]).abs() <= config.sliding_window
-        mask = mask.masked_fill(~near, lowest) if mask.is_floating_point() else (mask != 0) & near
+        allowed = allowed & ((index[:, None] - index[None, :]).abs() <= config.sliding_window)
+    if documents is not None:
+        allowed = allowed & (documents[:, None, :, None] == documents[:, None, None, :])
     if mask.is_floating_point():
-        return mask.to(hidden_states.dtype)
-    visible = _visible(mask)
+        return torch.where(allowed, mask.to(hidden_states.dtype).clamp(min=lowest), lowest)
     if config._attn_implementation == "sdpa":
-        return visible
-    return torch.zeros(visible.shape, dtype=hidden_states.dtype, device=mask.device).masked_fill(~visible, lowest)
+        return allowed
+    return torch.zeros_like(allowed, dtype=hidden_states.dtype).masked_fill(~allowed, lowest)

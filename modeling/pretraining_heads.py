@@ -53,7 +53,7 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         """Logits and loss. In training only the labelled tokens are projected, and the logits are theirs: (n, V)."""
         if labels is None:
             return self.decoder(self.head(hidden_states)), None
-        labels = labels.to(hidden_states.device)
+        labels = labels.to(hidden_states.device, torch.long)
         if self.training and not is_tracing(hidden_states):
             labelled = labels.reshape(-1) != IGNORED
             hidden_states = hidden_states.flatten(0, 1)[labelled]
@@ -92,7 +92,9 @@ class SequenceEncoderForMaskedLM(_VocabularyModel):
             ValueError: for bad inputs, and labels outside the vocabulary or of another shape.
         """
         self._check_labels(labels, batch_shape(input_ids, inputs_embeds))
-        outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        outputs = self.model(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
+        )
         logits, loss = self._predict(outputs.last_hidden_state, labels, kwargs)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -147,7 +149,9 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
         self._check_labels(labels, shape)
         if sentence_order_label is not None and shape is not None:
             check_class_labels("sentence_order_label", sentence_order_label, 2, "in order, swapped", shape[:1])
-        outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        outputs = self.model(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
+        )
         sop_logits = self.sop_classifier(self.dropout(text_vectors(outputs, self)))
         logits, loss = self._predict(outputs.last_hidden_state, labels, kwargs)
         if sentence_order_label is not None:

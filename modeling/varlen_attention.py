@@ -27,6 +27,11 @@ def choose_varlen_attention(implementation: str | None, device: torch.device) ->
     return attend_in_rows
 
 
+def flash_window(window: int | None) -> int | None:
+    """A window as the flash functions count it: with the token itself."""
+    return None if window is None else window + 1
+
+
 def _mask(module: torch.nn.Module, like: torch.Tensor, real: torch.Tensor | None, window: int | None) -> Any:
     """A mask in the form that the module's implementation takes; `like` lends (batch, length), dtype and device."""
     create = create_bidirectional_mask if window is None else create_bidirectional_sliding_window_mask
@@ -68,13 +73,13 @@ def attend_with_offsets(
     window: int | None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """transformers' flash interface, which reads the cumulative lengths; its window counts the token itself."""
+    """transformers' flash interface, which reads the cumulative lengths."""
     offsets = packed.cu_seqlens.to(q.device)
     output, _ = attention(
         module,
         *(x.transpose(1, 2) for x in (q, k, v)),
         None,
-        sliding_window=None if window is None else window + 1,
+        sliding_window=flash_window(window),
         cu_seq_lens_q=offsets,
         cu_seq_lens_k=offsets,
         max_length_q=packed.max_length,

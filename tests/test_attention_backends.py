@@ -188,6 +188,35 @@ def test_models_with_flash_attention_equal_those_with_sdpa(
         assert_same(found, expected)
 
 
+@pytest.mark.parametrize("preset", ["bert", "modernbert"])
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+@pytest.mark.parametrize("kind", ["bool", "long", "additive"])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_documents_of_one_row_do_not_see_each_other_under_a_4d_mask(
+    tiny_config: Callable[..., Any], randomize: Callable[..., Any], backend: str, preset: str, kind: str, heads: int
+) -> None:
+    """A mask of earlier tokens: of each document alone, it is the same mask."""
+    model = randomize(SequenceEncoderModel(tiny_config(preset)))
+    model.set_attn_implementation(backend)
+
+    def earlier(length: int) -> torch.Tensor:
+        square = torch.ones(length, length, dtype=torch.bool).tril().expand(1, heads, length, length)
+        if kind == "additive":
+            return torch.zeros(square.shape).masked_fill(~square, float("-inf"))
+        return square.long() if kind == "long" else square
+
+    documents = [torch.arange(1, 5), torch.arange(11, 14), torch.arange(21, 25)]
+    position_ids = torch.cat([torch.arange(len(document)) for document in documents])[None]
+    alone = [model(one[None], attention_mask=earlier(len(one))).last_hidden_state for one in documents]
+    # A second row of one document, which the documents of the first must not divide.
+    ids = torch.stack([torch.cat(documents), torch.arange(31, 42)])
+    positions = torch.cat([position_ids, torch.arange(11)[None]])
+    found = model(ids, attention_mask=earlier(11), position_ids=positions)
+    assert found.pooler_output is None
+    assert_same(found.last_hidden_state[:1], torch.cat(alone, dim=1))
+    assert_same(found.last_hidden_state[1:], model(ids[1:], attention_mask=earlier(11)).last_hidden_state)
+
+
 def test_sequences_start_at_the_first_real_token() -> None:
     real = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 1, 0]]) == 1
     starts = sequence_starts((4, 5), CPU, real)
@@ -252,6 +281,18 @@ def test_a_batch_of_padding_has_no_sequences() -> None:
     packed = PackedBatch.from_padded((2, 3), CPU, torch.zeros(2, 3, dtype=torch.bool))
     assert (packed.lengths, packed.max_length, packed.runs(), packed.has_gaps()) == ([], 0, [], False)
     assert not packed.unpack(packed.pack(torch.ones(2, 3, 5))).any()
+
+
+def test_a_batch_knows_whether_a_row_holds_several_sequences() -> None:
+    rising, restarting = [0, 1, 2, 3], [0, 1, 0, 1]
+    real = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]]) == 1
+    for mask in (None, real):
+        for positions in ([rising, rising], [restarting, rising]):
+            packed = PackedBatch.from_padded((2, 4), CPU, mask, torch.tensor(positions))
+            assert packed.several_per_row == (positions[0] is restarting)
+    assert not packed_batch(LENGTHS).several_per_row
+    assert PackedBatch.from_padded((1, 4), CPU, cu_seq_lens=torch.tensor([0, 3, 4])).several_per_row
+    assert not PackedBatch.from_padded((1, 4), CPU, cu_seq_lens=torch.tensor([0, 4, 4])).several_per_row
 
 
 def test_runs_join_sequences_of_one_length() -> None:

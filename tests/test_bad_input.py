@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from sequence_encoder import (
     SequenceEncoderForMaskedLM,
@@ -59,7 +60,18 @@ def assert_refused(model: torch.nn.Module, arguments: dict[str, Any], expected: 
         ({"input_ids": with_value(-3)}, ["input_ids", "-3", "0 to 96", "vocab_size"]),
         ({"input_ids": ids(LENGTH)}, ["input_ids", "(batch, sequence)", "(5,)"]),
         ({"input_ids": ids(1, 2, 5)}, ["input_ids", "(batch, sequence)", "(1, 2, 5)"]),
-        ({"input_ids": ids().float()}, ["input_ids", "float32"]),
+        ({"input_ids": ids().float()}, ["input_ids", "int32 or int64", "float32"]),
+        *(
+            ({"input_ids": ids(), **{name: ids().to(dtype)}}, [name, "int32 or int64", str(dtype)])
+            for name in ("input_ids", "token_type_ids", "position_ids")
+            for dtype in (torch.bool, torch.uint8, torch.int16, torch.float64)
+        ),
+        *(
+            ({"input_ids": ids(), **{name: ids().tolist()}}, [name, "tensor", "list"])
+            for name in ("input_ids", "token_type_ids", "position_ids")
+        ),
+        ({"inputs_embeds": torch.zeros(2, 5, 24).tolist()}, ["inputs_embeds", "tensor", "list"]),
+        ({"inputs_embeds": torch.zeros(2, 5, 24).double()}, ["inputs_embeds", "torch.float32", "torch.float64"]),
         ({"input_ids": ids(0, 5)}, ["empty", "(0, 5)", "at least 1"]),
         ({"input_ids": ids(2, 0)}, ["empty", "(2, 0)", "at least 1"]),
         ({}, ["input_ids", "inputs_embeds", "neither"]),
@@ -72,6 +84,10 @@ def assert_refused(model: torch.nn.Module, arguments: dict[str, Any], expected: 
         ({"input_ids": ids(), "attention_mask": torch.ones(2, 5, 5)}, ["attention_mask", "(2, 5)", "(2, 5, 5)"]),
         ({"input_ids": ids(), "attention_mask": torch.ones(2, 1, 1, 5)}, ["attention_mask", "5, 5)", "(2, 1, 1, 5)"]),
         ({"input_ids": ids(), "attention_mask": [[1] * 5] * 2}, ["attention_mask", "(2, 5)", "list"]),
+        ({"input_ids": ids(), "attention_mask": torch.ones(2, 2, 5, 5)}, ["attention_mask", "1 or 3", "(2, 2, 5, 5)"]),
+        ({"input_ids": ids(), "attention_mask": torch.ones(2, 1, 5, 5)}, ["attention_mask", "1.0", "bool or integer"]),
+        ({"input_ids": ids(), "attention_mask": with_value(-1e4)}, ["attention_mask", "-10000.0", "0", "1", "4-D"]),
+        ({"input_ids": ids(), "attention_mask": with_value(float("nan"))}, ["attention_mask", "nan", "0", "1"]),
         ({"input_ids": ids(), "token_type_ids": with_value(2)}, ["token_type_ids", "2", "0 to 1", "type_vocab_size"]),
         ({"input_ids": ids(), "token_type_ids": with_value(-1)}, ["token_type_ids", "-1", "0 to 1"]),
         ({"input_ids": ids(), "token_type_ids": with_value(0, 5, 2)}, ["token_type_ids", "(2, 5)", "(5, 2)"]),
@@ -95,6 +111,7 @@ def test_bad_inputs_are_refused(
     ("arguments", "expected"),
     [
         ({"input_ids": ids(1, 6), "cu_seq_lens_q": [0, 3, 5]}, ["from 0 to", "6", "[0, 3, 5]"]),
+        ({"input_ids": ids(1, 6), "cu_seq_lens_q": [[0, 3, 6]]}, ["(documents + 1,)", "(1, 3)"]),
         ({"input_ids": ids(1, 6), "cu_seq_lens_q": [1, 6]}, ["from 0 to", "6", "[1, 6]"]),
         ({"input_ids": ids(1, 6), "cu_seq_lens_q": [0, 4, 2, 6]}, ["grow", "[0, 4, 2, 6]"]),
         ({"input_ids": ids(1, 6), "cu_seq_lens_q": [6]}, ["from 0 to", "6", "[6]"]),
@@ -112,6 +129,57 @@ def test_offsets_of_another_batch_are_refused(
     offsets = torch.tensor(arguments["cu_seq_lens_q"], dtype=torch.int32)
     model = SequenceEncoderModel(tiny_config())
     assert_refused(model, {**arguments, "cu_seq_lens_q": offsets}, ["cu_seq_lens_q", *expected])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"cu_seq_lens_q": [0, 3, 6]}, ["cu_seq_lens_q", "tensor", "list"]),
+        ({"cu_seq_lens_q": torch.tensor([0.0, 3.0, 6.0])}, ["cu_seq_lens_q", "int32", "float32"]),
+        ({"cu_seq_lens_k": torch.tensor([0, 3, 6])}, ["cu_seq_lens_k", "without cu_seq_lens_q"]),
+    ],
+    ids=["list", "floating", "keys-alone"],
+)
+def test_offsets_of_another_kind_are_refused(
+    tiny_config: Build, arguments: dict[str, Any], expected: list[str]
+) -> None:
+    assert_refused(SequenceEncoderModel(tiny_config()), {"input_ids": ids(1, 6), **arguments}, expected)
+
+
+def test_with_one_segment_type_the_error_says_that_segments_can_be_left_out(tiny_config: Build) -> None:
+    model = SequenceEncoderModel(tiny_config(type_vocab_size=1))
+    expected = ["token_type_ids", "1", "0 to 0", "type_vocab_size", "left out"]
+    assert_refused(model, {"input_ids": ids(), "token_type_ids": with_value(1)}, expected)
+
+
+def test_token_vectors_of_another_type_are_taken_where_the_sum_has_the_type_of_the_weights(tiny_config: Build) -> None:
+    vectors = torch.randn(BATCH, LENGTH, HIDDEN).bfloat16()
+    plain, summed = (SequenceEncoderModel(tiny_config(preset)).eval() for preset in ("vanilla", "bert"))
+    assert_refused(plain, {"inputs_embeds": vectors}, ["inputs_embeds", "torch.float32", "torch.bfloat16"])
+    torch.testing.assert_close(
+        summed(inputs_embeds=vectors).last_hidden_state, summed(inputs_embeds=vectors.float()).last_hidden_state
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        assert plain(inputs_embeds=vectors).last_hidden_state.isfinite().all()
+    assert_refused(summed.bfloat16(), {"inputs_embeds": vectors.float()}, ["inputs_embeds", "torch.float32"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("hidden_size", 17, r"hidden_size=17 is not divisible by num_attention_heads=3"),
+        ("num_hidden_layers", 4, r"layer_types has 3 entries for num_hidden_layers=4"),
+        ("layer_types", ["sliding_attention"] * 3, r"need sliding_window >= 1, got None"),
+    ],
+)
+@pytest.mark.parametrize("model_class", [SequenceEncoderModel, SequenceEncoderForMaskedLM])
+def test_a_configuration_changed_by_assignment_is_checked_before_anything_is_built(
+    tiny_config: Build, model_class: type[Any], field: str, value: Any, expected: str
+) -> None:
+    config = tiny_config()
+    setattr(config, field, value)
+    with pytest.raises(StrictDataclassError, match=expected):
+        model_class(config)
 
 
 def test_a_text_longer_than_the_table_of_positions_is_refused_with_the_ways_out(tiny_config: Build) -> None:
@@ -163,6 +231,8 @@ CHOICE, ANSWER = SequenceEncoderForMultipleChoice, SequenceEncoderForQuestionAns
         (MASKED, {}, {"labels": ids(2, 4)}, ["labels", "(2, 5)", "(2, 4)"]),
         (MASKED, {}, {"labels": ids(5, 2)}, ["labels", "(2, 5)", "(5, 2)"]),
         (MASKED, {}, {"labels": with_value(0.5)}, ["labels", "whole numbers", "float32"]),
+        (MASKED, {}, {"labels": ids().tolist()}, ["labels", "tensor", "list"]),
+        (MASKED, {}, {"labels": with_value(156).to(torch.uint8)}, ["labels", "156", "0 to 96"]),
         (ORDER, {}, {"labels": with_value(97)}, ["labels", "97", "0 to 96", "vocab_size"]),
         (ORDER, {}, {"sentence_order_label": with_value(2, 2)}, ["sentence_order_label", "2", "0 to 1"]),
         (ORDER, {}, {"sentence_order_label": with_value(1, 3)}, ["sentence_order_label", "(2,)", "(3,)"]),
@@ -170,6 +240,8 @@ CHOICE, ANSWER = SequenceEncoderForMultipleChoice, SequenceEncoderForQuestionAns
         (TEXTS, FEW, {"labels": with_value(3, 2)}, ["labels", "3", "0 to 2", "num_labels"]),
         (TEXTS, ONE, {"labels": with_value(-7, 2)}, ["labels", "-7", "0 to 2", "num_labels"]),
         (TEXTS, ONE, {"labels": with_value(1, 3)}, ["labels", "(2,)", "(3,)"]),
+        (TEXTS, FEW, {"labels": [0, 1]}, ["labels", "tensor", "list"]),
+        (TEXTS, NUMBERS, {"labels": [0.0, 1.0]}, ["labels", "tensor", "list"]),
         (TEXTS, ONE, {"labels": with_value(1.0, 2)}, ["labels", "whole numbers", "float32"]),
         (TEXTS, SEVERAL, {"labels": with_value(1.0, 2)}, ["labels", "(2, 3)", "multi_label", "(2,)"]),
         (TEXTS, SEVERAL, {"labels": with_value(2.0, 2, 3)}, ["labels", "2.0", "0 to 1"]),
@@ -180,6 +252,12 @@ CHOICE, ANSWER = SequenceEncoderForMultipleChoice, SequenceEncoderForQuestionAns
         (TOKENS, FEW, {"labels": with_value(1.0)}, ["labels", "whole numbers", "float32"]),
         (ANSWER, {}, {"start_positions": with_value(1, 2)}, ["end_positions", "missing"]),
         (ANSWER, {}, {"end_positions": with_value(1, 2)}, ["start_positions", "missing"]),
+        (
+            ANSWER,
+            {},
+            {"start_positions": with_value(1, 2), "end_positions": [1, 2]},
+            ["end_positions", "tensor", "list"],
+        ),
         (
             ANSWER,
             {},
@@ -214,7 +292,13 @@ def test_labels_that_do_not_fit_are_refused_before_any_layer_runs(
         ({"inputs_embeds": torch.zeros(2, 5, 24)}, ["inputs_embeds", "(batch, choices, sequence", "(2, 5, 24)"]),
         ({"input_ids": ids(2, 3, 5), "labels": with_value(3, 2)}, ["labels", "3", "0 to 2", "number of choices"]),
         ({"input_ids": ids(2, 3, 5), "labels": with_value(1, 2, 3)}, ["labels", "(2,)", "(2, 3)"]),
-        ({"input_ids": ids(2, 3, 5), "attention_mask": torch.ones(2, 5)}, ["attention_mask"]),
+        ({"input_ids": ids(2, 3, 5), "attention_mask": torch.ones(2, 5)}, ["attention_mask", "(2, 3, 5)", "(2, 5)"]),
+        ({"input_ids": ids(2, 3, 5), "attention_mask": torch.ones(3, 2, 5)}, ["attention_mask", "(3, 2, 5)"]),
+        ({"input_ids": ids(2, 3, 5), "token_type_ids": ids(2, 5)}, ["token_type_ids", "(2, 3, 5)", "(2, 5)"]),
+        ({"input_ids": ids(2, 3, 5), "position_ids": ids(1, 5)}, ["position_ids", "(2, 3, 5)", "(1, 5)"]),
+        ({"inputs_embeds": torch.zeros(2, 3, 5, 23)}, ["inputs_embeds", "hidden_size=24", "(2, 3, 5, 23)"]),
+        ({"input_ids": ids(2, 3, 5).tolist()}, ["input_ids", "tensor", "list"]),
+        ({"input_ids": ids(2, 0, 5)}, ["empty", "(batch, choices, sequence)", "(2, 0, 5)"]),
         ({}, ["input_ids", "inputs_embeds", "neither"]),
     ],
     ids=case_name,
@@ -244,6 +328,13 @@ def test_the_label_that_means_ignored_is_accepted(
     one_ignored = model(input_ids=tokens, **{name: with_value(-100, *shape)}).loss
     assert one_ignored.isfinite()
     assert one_ignored > 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_labels_of_one_byte_are_not_taken_for_the_ignored_one(tiny_config: Build, training: bool) -> None:
+    model = SequenceEncoderForMaskedLM(tiny_config(vocab_size=157)).train(training)
+    labels = torch.full((BATCH, LENGTH), 156)
+    torch.testing.assert_close(model(ids(), labels=labels.to(torch.uint8)).loss, model(ids(), labels=labels).loss)
 
 
 @pytest.mark.parametrize("labels", [with_value(1.0, 2), with_value(1, 2, 3), with_value(9, 2)])

@@ -17,6 +17,7 @@ Build = Callable[..., SequenceEncoderConfig]
 
 every_preset = pytest.mark.parametrize("preset", PRESETS)
 ROTARY = {"position_embedding": "rotary"}
+LLAMA3 = {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
 def choices() -> dict[str, tuple[str, ...]]:
@@ -28,6 +29,12 @@ def choices() -> dict[str, tuple[str, ...]]:
             if all(isinstance(name, str) for name in get_args(part)) and get_args(part):
                 found[field.name] = get_args(part)
     return found
+
+
+def assert_refused(call: Callable[[], Any], expected: list[str]) -> None:
+    with pytest.raises((StrictDataclassError, ValueError)) as error:
+        call()
+    assert [part for part in expected if part not in str(error.value)] == []
 
 
 AXES = {
@@ -43,13 +50,14 @@ AXES = {
     "classifier_head",
     "initializer",
 }
+CHOICES = sorted([*AXES, "problem_type"])
 
 
 def test_every_axis_is_a_choice_among_names() -> None:
     assert AXES.issubset(choices())
 
 
-@pytest.mark.parametrize("field", sorted(AXES))
+@pytest.mark.parametrize("field", CHOICES)
 def test_a_choice_that_does_not_exist_is_refused_and_the_choices_are_named(tiny_config: Build, field: str) -> None:
     wrong = ["nonsense"] if field == "layer_types" else "nonsense"
     with pytest.raises(StrictDataclassError) as error:
@@ -58,7 +66,7 @@ def test_a_choice_that_does_not_exist_is_refused_and_the_choices_are_named(tiny_
         assert expected in str(error.value)
 
 
-@pytest.mark.parametrize(("field", "value"), [(field, value) for field in sorted(AXES) for value in choices()[field]])
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field in CHOICES for value in choices()[field]])
 def test_every_choice_is_accepted(tiny_config: Build, field: str, value: str) -> None:
     given: Any = [value] if field == "layer_types" else value
     config = tiny_config(**{"sliding_window": 3, field: given})
@@ -90,19 +98,41 @@ def test_every_choice_is_accepted(tiny_config: Build, field: str, value: str) ->
             {**ROTARY, "rope_parameters": {"chunked_attention": {"rope_theta": 1e4}}},
             ["rope_parameters", "chunked_attention", "full_attention", "sliding_attention"],
         ),
-        ({"layer_types": ["full_attention"] * 4}, ["layer_types", "4", "num_hidden_layers", "3"]),
-        ({"layer_types": []}, ["layer_types", "0", "num_hidden_layers", "3"]),
+        *(
+            ({**ROTARY, "rope_parameters": parameters}, ["rope_parameters['full_attention']", *expected])
+            for parameters, expected in (
+                ({"rope_theta": "10000"}, ["rope_theta", "positive number", "'10000'"]),
+                ({"rope_theta": -1.0}, ["rope_theta", "positive number", "-1.0"]),
+                ({"rope_theta": None}, ["rope_theta", "positive number", "None"]),
+                ({"full_attention": {"rope_theta": 0}}, ["rope_theta", "positive number", "0"]),
+                ({"full_attention": None}, ["dict", "None"]),
+                ({"rope_type": "linear"}, ["factor", "missing", "linear"]),
+                ({"rope_type": "yarn"}, ["factor", "missing", "yarn"]),
+                ({"rope_type": "llama3", "factor": 2.0}, ["low_freq_factor", "missing", "llama3"]),
+                ({"rope_type": "linear", "factor": "2"}, ["factor", "positive number", "'2'"]),
+                ({"rope_type": "linear", "factor": 0}, ["factor", "positive number", "0"]),
+                ({"rope_type": "linear", "factor": True}, ["factor", "positive number", "True"]),
+                ({"rope_type": "yarn", "factor": float("inf")}, ["factor", "positive number", "inf"]),
+                ({"rope_type": "yarn", "factor": 2.0, "beta_fast": "32"}, ["beta_fast", "positive number", "'32'"]),
+                ({**LLAMA3, "original_max_position_embeddings": "8"}, ["original_max_position_embeddings", "'8'"]),
+            )
+        ),
+        ({"norm_eps": 0.0}, ["norm_eps", "positive", "0.0"]),
+        ({"norm_eps": float("nan")}, ["norm_eps", "positive", "nan"]),
+        ({"initializer_range": -0.02}, ["initializer_range", "positive", "-0.02"]),
+        ({"layer_types": ["full_attention"] * 4}, ["layer_types", "4", "num_hidden_layers=3", "shorter pattern"]),
+        ({"layer_types": []}, ["layer_types", "0", "num_hidden_layers=3", "shorter pattern"]),
+        ({"layer_types": ["full_attention"], "num_hidden_layers": 0}, ["layer_types", "1", "num_hidden_layers=0"]),
+        ({"sliding_window": 0}, ["sliding_window", "at least 1", "0"]),
         ({"layer_types": ["sliding_attention"]}, ["sliding_attention", "sliding_window", ">= 1", "None"]),
-        ({"layer_types": ["sliding_attention"], "sliding_window": 0}, ["sliding_window", ">= 1", "0"]),
+        ({"layer_types": ["sliding_attention"], "sliding_window": -1}, ["sliding_window", "at least 1", "-1"]),
     ],
     ids=str,
 )
 def test_fields_out_of_range_or_in_contradiction_are_named_with_their_values(
     tiny_config: Build, fields: dict[str, Any], expected: list[str]
 ) -> None:
-    with pytest.raises((StrictDataclassError, ValueError)) as error:
-        tiny_config(**fields)
-    assert [part for part in expected if part not in str(error.value)] == []
+    assert_refused(lambda: tiny_config(**fields), expected)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +157,21 @@ def test_an_unknown_field_like_no_other_warns_without_a_guess(
     tiny_config(xyzzy=1)
     assert "`xyzzy` is not a field" in caplog.text
     assert "Did you mean" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("is_decoder", None), ("rope_theta", "rope_parameters"), ("rope_scaling", "rope_parameters")]
+)
+def test_the_hint_for_a_name_of_transformers_is_a_field_of_this_package_or_none(
+    tiny_config: Build, name: str, meant: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config(**ROTARY, **{name: {"factor": 2.0}})
+    assert f"`{name}` is not a field of SequenceEncoderConfig and changes nothing" in caplog.text
+    assert caplog.text.count("Did you mean") == (meant is not None)
+    assert meant is None or f"Did you mean `{meant}`?" in caplog.text
+    assert config.rope_parameters == tiny_config(**ROTARY).rope_parameters
+    loaded = SequenceEncoderConfig.from_dict(tiny_config(**ROTARY).to_dict(), **{name: {"factor": 2.0}})
+    assert loaded.rope_parameters == config.rope_parameters
 
 
 @every_preset
@@ -200,6 +245,11 @@ def test_the_default_is_the_encoder_of_the_source() -> None:
         "layer_types": ["full_attention"] * config.num_hidden_layers,
     }
     assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_a_depth_of_the_wrong_type_is_refused_by_name_in_a_preset_too() -> None:
+    with pytest.raises(StrictDataclassError, match=r"num_hidden_layers.*expected int, got str"):
+        SequenceEncoderConfig.from_preset("modernbert", num_hidden_layers="4")
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 7])

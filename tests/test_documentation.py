@@ -26,7 +26,6 @@ from sequence_encoder.training.documentation import (
 
 STANDARD_LIBRARY_FOLDER = Path(sysconfig.get_path("stdlib"))
 PACKAGES = ("asyncio", "email", "http", "json", "logging", "urllib", "xml")
-LIBRARIES = ["huggingface_hub", "numpy", "python", "sklearn", "torch", "_private"]
 
 Disk = Callable[[dict[str, dict[str, str]]], None]
 
@@ -187,63 +186,6 @@ def test_warnings_about_the_code_of_others_are_silent(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert docstrings_of(file) == [r"Any digit: \d."]
-
-
-NAMES = ["numpy", "torch", "python", "sklearn", "private", "huggingface_hub", "huggingface-hub"]
-INSIDE = ["numpy_array", "torchvision", "PyTorch", "_torch_", "python3", "Pythonic", "cpython", "is_torch_tensor"]
-ALIASES = ["np", "hf", "hub", "pep", "aten", "scikit-learn", "scikit", "Hugging Face", "huggingface"]
-ALIASES += ["Hugging\n    Face", "scikit_learn", "scikit learn"]
-
-
-FRAMES = ["{}", "{}.", "See `{}`, or <{}>; ({}.Array)", " \tA\n\n  {}-like «Ünïcode»: {}… 'x'_\r\n"]
-
-
-@pytest.mark.parametrize("name", NAMES + INSIDE + ALIASES)
-def test_names_are_replaced_by_one_word_and_all_else_stays(name: str) -> None:
-    hide = NameHider(LIBRARIES)
-    neutral = hide("numpy")
-    assert re.fullmatch(r"[a-z]+", neutral)
-    assert not [name for name in NAMES + ALIASES if name.lower() in neutral]
-    for spelling in (name, name.upper(), name.title()):
-        for frame in FRAMES:
-            assert hide(frame.replace("{}", spelling)) == frame.replace("{}", neutral)
-
-
-def test_a_hidden_text_has_nothing_more_to_hide() -> None:
-    hide = NameHider(LIBRARIES)
-    hidden = hide(" ".join(NAMES + INSIDE + ALIASES))
-    assert hide(hidden) == hidden
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "Hubris, github and the npm of pep8: shfs latent, stepping.",
-        "A face is hugging; learn to Learn, a num and a py, to_rch",
-        "Array array ARRAY aRRay",
-        " \t\n  ¡Ünïcode — «漢字»! 👩‍👩‍👧\r\n",
-    ],
-)
-def test_words_that_merely_hold_another_name_and_all_other_text_stay(text: str) -> None:
-    assert NameHider(LIBRARIES)(text) == text
-
-
-def test_only_the_names_of_the_libraries_at_hand_are_hidden() -> None:
-    text = "torch and pd, Hugging Face, scikit-learn, library"
-    assert NameHider(["numpy"])(text) == text
-    assert NameHider([])(text) == text
-    assert NameHider(["pandas"])("pd np") != NameHider(["numpy"])("pd np")
-
-
-def test_no_name_is_left_in_real_documentation_and_no_other_word_is_lost(real: list[Docstring]) -> None:
-    named = 0
-    for doc in real:
-        assert not any(name in doc.hidden.lower() for name in PACKAGES)
-        pieces = re.split(r"\w*(?:" + "|".join(PACKAGES) + r")\w*", doc.text, flags=re.IGNORECASE)
-        named += len(pieces) > 1
-        assert doc.hidden == NameHider(PACKAGES)(PACKAGES[0]).join(pieces)
-    assert named > len(PACKAGES)
 
 
 @pytest.mark.parametrize("first", [0, 1], ids=["short_last", "short_first"])

@@ -6,6 +6,7 @@ Shapes: B batch, S sequence, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -145,11 +146,15 @@ def test_training_projects_only_labelled_tokens_to_the_same_loss_and_gradients(
 
 
 @every_head
-def test_tuples_hold_the_same_as_named_outputs(make: Build, head: str) -> None:
+@pytest.mark.parametrize("asked_by", ["call", "configuration"])
+def test_tuples_hold_the_same_as_named_outputs(make: Build, head: str, asked_by: str) -> None:
     model, inputs, labels = make(head)
     named = model(**inputs, **labels)
-    plain = model(**inputs, **labels, return_dict=False)
+    model.config.return_dict = asked_by != "configuration"
+    asked = {"return_dict": False} if asked_by == "call" else {}
+    plain = model(**inputs, **labels, **asked)
     assert isinstance(plain, tuple)
+    assert isinstance(model.model(inputs["input_ids"].flatten(0, -2), **asked), tuple)
     assert next(iter(named)) == "loss"
     torch.testing.assert_close(plain, named.to_tuple(), rtol=0, atol=0)
 
@@ -199,19 +204,33 @@ def test_nothing_labelled_gives_a_loss_of_zero_and_no_nan(make: Build, head: str
 def test_losses_of_micro_batches_add_up_to_the_loss_of_their_batch(make: Build, head: str) -> None:
     model, inputs, labels = make(head)
     model.train()
-    # The order loss of pretraining has no count of its own: its share of a step is tested with `Trainer`.
-    labels.pop("sentence_order_label", None)
     if head == "question_answering":
         labels["end_positions"][-1] = labels["start_positions"][-1] = inputs["input_ids"].shape[1]
         items = len(LENGTHS) - 1
     else:
         items = (labels["labels"] != -100).sum()
-    whole = model(**inputs, **labels).loss
+    whole = model(**inputs, **labels, num_items_in_batch=items).loss
+    if head != "pretraining":  # whose order labels have no count of their own
+        torch.testing.assert_close(whole, model(**inputs, **labels).loss)
     parts = [
         model(**{name: x[part] for name, x in {**inputs, **labels}.items()}, num_items_in_batch=items).loss
         for part in (slice(0, 1), slice(1, None))
     ]
     torch.testing.assert_close(sum(parts), whole)
+
+
+def test_a_row_weighs_as_much_in_the_order_loss_as_in_the_loss_of_masked_tokens(make: Build) -> None:
+    model, inputs, labels = make("pretraining")
+    order = labels.pop("sentence_order_label")
+    order[0] = -100
+    masked = (labels["labels"] != -100).sum(dim=1)
+    outputs = model(**inputs, sentence_order_label=order)
+    log_probabilities = outputs.sop_logits.log_softmax(dim=-1)
+    losses = -log_probabilities.gather(1, order.clamp(min=0)[:, None])[:, 0] * (order >= 0)
+    torch.testing.assert_close(outputs.loss, losses.sum() / 3)
+    labels["num_items_in_batch"] = masked.sum()
+    together, alone = model(**inputs, **labels, sentence_order_label=order).loss, model(**inputs, **labels).loss
+    torch.testing.assert_close(together - alone, (losses * masked).sum() / masked.sum())
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -253,6 +272,18 @@ def test_heads_with_one_answer_a_row_refuse_rows_of_several_documents(
         model(input_ids=inputs["input_ids"], position_ids=positions, **optional)
 
 
+@pytest.mark.parametrize("optional", [{}, {"output_hidden_states": True}])
+def test_a_row_of_padding_does_not_hide_a_row_of_several_documents(make: Build, optional: dict[str, bool]) -> None:
+    model, inputs, _ = make("single_label")
+    positions = torch.arange(max(LENGTHS)).repeat(len(LENGTHS), 1)
+    positions[0] = torch.tensor([0, 1, 2, 0, 1, 2, 3])
+    inputs["attention_mask"][1] = 0
+    with pytest.raises(ValueError, match="several documents"):
+        model(**inputs, position_ids=positions, **optional)
+    positions[0] = positions[2]
+    assert model(**inputs, position_ids=positions, **optional).logits.isfinite().all()
+
+
 @pytest.mark.parametrize("head", [head for head in HEADS if head not in POOLED])
 def test_heads_of_tokens_take_rows_of_several_documents(make: Build, head: str) -> None:
     model, inputs, _ = make(head)
@@ -265,17 +296,17 @@ def test_heads_of_tokens_take_rows_of_several_documents(make: Build, head: str) 
 
 
 @pytest.mark.parametrize("num_labels", [1, 3])
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool, torch.float32])
 def test_the_problem_type_is_inferred_as_in_transformers(
     tiny_config: Build, ragged: Build, num_labels: int, dtype: torch.dtype
 ) -> None:
     config = tiny_config(num_labels=num_labels)
     model = SequenceEncoderForSequenceClassification(config)
-    single = num_labels > 1 and not dtype.is_floating_point
+    single = num_labels > 1 and dtype in (torch.int64, torch.int32)
     labels = torch.ones((2,) if single else (2, num_labels), dtype=dtype)
     theirs = tiny_config(num_labels=num_labels)
-    same_kind = labels.long() if single else labels.float()
-    LOSS_MAPPING["ForSequenceClassification"](same_kind, torch.zeros(2, num_labels), theirs)
+    with suppress(RuntimeError):  # It infers the kind of labels of any type, and then cannot take all of them.
+        LOSS_MAPPING["ForSequenceClassification"](labels, torch.zeros(2, num_labels), theirs)
     ids, mask = ragged([5, 4])
     assert model(ids, mask, labels=labels).loss.isfinite()
     assert config.problem_type == theirs.problem_type

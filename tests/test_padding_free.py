@@ -317,6 +317,45 @@ def test_4d_masks_equal_2d_masks(
     assert_same(found.pooler_output, expected.pooler_output)
 
 
+@distinct_presets
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("hidden", [float("-inf"), torch.finfo(torch.float32).min, -1e9])
+def test_tokens_that_see_nothing_under_an_added_mask_spoil_no_other(
+    tiny_model: MakeModel, ragged: MakeBatch, backend: str, preset: str, dtype: torch.dtype, hidden: float
+) -> None:
+    model = tiny_model(preset, backend).to(dtype)
+    ids, mask = ragged(LENGTHS)
+    real = mask == 1
+    pairs = (real[:, :, None] & real[:, None, :])[:, None]
+    added = torch.zeros(pairs.shape).masked_fill(~pairs, hidden)
+    found, expected = model(ids, attention_mask=added), model(ids, attention_mask=mask)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    assert_same(found.last_hidden_state[real], expected.last_hidden_state[real], tolerance)
+    found_gradients = gradients(model, [found.last_hidden_state[real]], [torch.ones(())])
+    assert all(gradient.isfinite().all() for gradient in found_gradients.values())
+
+
+@pytest.mark.parametrize("preset", ["vanilla", "bert", "modernbert"])
+def test_exported_models_run_at_every_size(tiny_model: MakeModel, ragged: MakeBatch, preset: str) -> None:
+    model = tiny_model(preset)
+    sizes = {0: torch.export.Dim("batch", min=2, max=64), 1: torch.export.Dim("sequence", min=2, max=64)}
+    ids, mask = ragged([7, 4, 3], "left")
+    exported = torch.export.export(
+        model,
+        (),
+        {"input_ids": ids, "attention_mask": mask},
+        dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
+        strict=False,
+    ).module()
+    for lengths in ([2, 1], [11, 5, 7, 1], [2, 2, 1]):
+        for side in ("left", "right"):
+            ids, mask = ragged(lengths, side)
+            found, expected = (run(input_ids=ids, attention_mask=mask) for run in (exported, model))
+            assert_same(found.last_hidden_state, expected.last_hidden_state)
+            assert_same(found.pooler_output, expected.pooler_output)
+
+
 @pytest.mark.parametrize("preset", ["vanilla", "modernbert"])
 def test_compiled_models_equal_uncompiled_ones(tiny_model: MakeModel, ragged: MakeBatch, preset: str) -> None:
     ids, mask = ragged(LENGTHS, "left")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from sequence_encoder import SequenceEncoderTokenizer
+from sequence_encoder.tokenizer import tokenization_sequence_encoder as module
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
@@ -20,6 +22,13 @@ TEXTS = [
     "Packing leaves the padding out; packing is quick.",
     "naïve café, déjà vu: 3.14 & 2.71!",
 ] * 3
+# The first article of the Universal Declaration of Human Rights. Words of kana and of Hangul have no spaces within.
+MANY_CHARACTERS = [
+    "人人生而自由，在尊严和权利上一律平等。他们赋有理性和良心，并应以兄弟关系的精神相对待。",  # noqa: RUF001 (the Chinese comma is meant)
+    "すべての人間は、生れながらにして自由であり、かつ、尊厳と権利とについて平等である。",
+    "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.",
+    "All human beings are born free and equal in dignity and rights.",
+]
 ALGORITHMS = ["wordpiece", "byte_level_bpe"]
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -56,6 +65,51 @@ def test_special_tokens_are_the_first_of_the_vocabulary(tokenizer: SequenceEncod
 def test_the_vocabulary_is_as_large_as_asked_and_no_larger(algorithm: str, vocab_size: int) -> None:
     size = len(train(algorithm, vocab_size=vocab_size, min_frequency=1))
     assert size == vocab_size if algorithm == "byte_level_bpe" else size <= vocab_size
+
+
+@pytest.mark.parametrize("texts", [TEXTS, MANY_CHARACTERS], ids=["latin", "cjk"])
+@pytest.mark.parametrize("vocab_size", [7, 8, 20, 41, 100])
+def test_wordpiece_leaves_the_rarest_characters_out_to_stay_within_the_size(texts: list[str], vocab_size: int) -> None:
+    tokenizer = SequenceEncoderTokenizer.train_from_iterator(texts, vocab_size=vocab_size, show_progress=False)
+    assert len(tokenizer) <= vocab_size
+    counts = Counter(character for text in texts for character in text if not character.isspace())
+    known = {token for token in tokenizer.get_vocab() if token in counts}
+    assert len(known) >= min(len(counts), (vocab_size - len(SPECIAL)) // 2)
+    assert min(counts[character] for character in known) >= max(
+        (count for character, count in counts.items() if character not in known), default=0
+    )
+    unknown = {character for character in counts if tokenizer.tokenize(character) == ["[UNK]"]}
+    assert unknown == set(counts) - known
+
+
+@pytest.mark.parametrize("vocab_size", [261, 300])
+def test_byte_level_tokens_give_any_text_back_from_the_smallest_vocabulary_on(vocab_size: int) -> None:
+    tokenizer = train("byte_level_bpe", vocab_size=vocab_size)
+    assert len(tokenizer) == vocab_size
+    for text in MANY_CHARACTERS:
+        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_a_vocabulary_beyond_its_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, trainer, *rest = module.ALGORITHMS["wordpiece"](False)
+
+    def without_a_limit(limit_alphabet: int, **options: Any) -> Any:
+        return trainer(**options)
+
+    monkeypatch.setitem(module.ALGORITHMS, "wordpiece", lambda lowercase: (tokenizer, without_a_limit, *rest))
+    with pytest.raises(ValueError, match=r"vocabulary has \d\d tokens.*vocab_size=20"):
+        train("wordpiece", vocab_size=20)
+
+
+@every_algorithm
+def test_batches_of_texts_are_read_like_their_texts(algorithm: str) -> None:
+    batches = [TEXTS[:3], tuple(TEXTS[3:8]), TEXTS[8], iter(TEXTS[9:]), []]
+    tokenizer = SequenceEncoderTokenizer.train_from_iterator(
+        iter(batches), algorithm=algorithm, vocab_size=5000, min_frequency=0, show_progress=False
+    )
+    words = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
+    # With room for all, every word that was read is a token; which others there are, differs from run to run.
+    assert [len(tokenizer.tokenize(text)) for text in TEXTS] == [len(words(text)) for text in TEXTS]
 
 
 @every_algorithm
@@ -199,12 +253,25 @@ def test_a_saved_tokenizer_loads_without_the_package_and_encodes_the_same(algori
     ("options", "expected"),
     [
         ({"algorithm": "unigram"}, ["algorithm='unigram'", *ALGORITHMS]),
-        ({"vocab_size": 5}, ["vocab_size", "5", "6"]),
+        ({"vocab_size": 6}, ["vocab_size", "6", "7", "wordpiece"]),
         ({"vocab_size": 260, "algorithm": "byte_level_bpe"}, ["vocab_size", "260", "261", "byte_level_bpe"]),
         ({"vocab_size": -1}, ["vocab_size", "-1"]),
+        ({"vocab_size": 300.0}, ["vocab_size", "whole number", "300.0"]),
+        ({"vocab_size": "300"}, ["vocab_size", "whole number", "'300'"]),
+        ({"vocab_size": True}, ["vocab_size", "whole number", "True"]),
+        ({"min_frequency": -1}, ["min_frequency", "at least 0", "-1"]),
+        ({"min_frequency": None}, ["min_frequency", "whole number", "None"]),
+        ({"model_max_length": 2}, ["model_max_length", "at least 3", "special tokens", "2"]),
+        ({"model_max_length": "512"}, ["model_max_length", "whole number", "'512'"]),
         ({"texts": "a single text"}, ["texts", "iterable", "single text"]),
         ({"texts": []}, ["texts", "no text"]),
         ({"texts": iter(["", " \n"])}, ["texts", "no text"]),
+        ({"texts": [[], [""]]}, ["texts", "no text"]),
+        ({"texts": None}, ["texts", "iterable", "NoneType"]),
+        ({"texts": ["a text", None]}, ["texts", "batches of texts", "NoneType"]),
+        ({"texts": [["a text", 3.5]]}, ["texts", "batches of texts", "float"]),
+        ({"texts": [b"a text"]}, ["texts", "batches of texts", "bytes"]),
+        ({"texts": [{"text": "a text"}]}, ["texts", "batches of texts", "dict"]),
     ],
     ids=str,
 )
@@ -213,3 +280,18 @@ def test_bad_arguments_are_named_with_their_values(options: dict[str, Any], expe
     with pytest.raises(ValueError) as error:  # noqa: PT011 (the message is looked at below)
         SequenceEncoderTokenizer.train_from_iterator(**arguments)
     assert [part for part in expected if part not in str(error.value)] == []
+
+
+@pytest.mark.parametrize(
+    "options", [{"vocab_size": 6}, {"min_frequency": -1}, {"model_max_length": 0}, {"algorithm": "unigram"}], ids=str
+)
+def test_bad_arguments_are_refused_before_a_text_is_read(options: dict[str, Any]) -> None:
+    texts = iter(TEXTS)
+    with pytest.raises(ValueError, match=next(iter(options))):
+        SequenceEncoderTokenizer.train_from_iterator(texts, **{"show_progress": False, **options})
+    assert list(texts) == TEXTS
+
+
+@pytest.mark.parametrize("pair", [None, TEXTS[1]])
+def test_the_shortest_length_is_kept(pair: str | None) -> None:
+    assert len(train("wordpiece", model_max_length=3)(TEXTS[0], pair, truncation=True)["input_ids"]) == 3

@@ -32,8 +32,10 @@ HEADS: dict[str, tuple[type[Any], Row, Callable[[int, list[int]], Row]]] = {
     "pretraining": (
         SequenceEncoderForPreTraining,
         {},
-        # As many tokens in each row: see the last test for what happens otherwise.
-        lambda row, ids: {"labels": [-100] * 4 + ids[4:], "sentence_order_label": row % 2},
+        lambda row, ids: {
+            "labels": [-100] * (row % 5) + ids[row % 5 :],
+            "sentence_order_label": -100 if row == 1 else row % 2,
+        },
     ),
     "single_label": (
         SequenceEncoderForSequenceClassification,
@@ -65,13 +67,13 @@ HEADS: dict[str, tuple[type[Any], Row, Callable[[int, list[int]], Row]]] = {
 every_head = pytest.mark.parametrize("head", HEADS)
 
 
-def examples(head: str, length: int = LENGTH) -> list[Row]:
+def examples(head: str, count: int = EXAMPLES) -> list[Row]:
     """Plain Python rows; the last token of every second row is padding."""
     generator = torch.Generator().manual_seed(0)
     dataset = []
-    for row in range(EXAMPLES):
-        ids = torch.randint(1, 97, (length,), generator=generator).tolist()
-        mask = [1] * (length - 1) + [row % 2]
+    for row in range(count):
+        ids = torch.randint(1, 97, (LENGTH,), generator=generator).tolist()
+        mask = [1] * (LENGTH - 1) + [row % 2]
         example = {"input_ids": ids, "attention_mask": mask, **HEADS[head][2](row, ids)}
         if head == "multiple_choice":
             example |= {"input_ids": [ids, ids[::-1]], "attention_mask": [mask, mask]}
@@ -189,13 +191,13 @@ def test_flattened_documents_make_the_step_of_the_padded_batch(train: Build, hea
     torch.testing.assert_close(weights(flat), weights(rows), atol=1e-6, rtol=1e-4)
 
 
-def test_the_order_loss_counts_fully_where_micro_batches_have_different_numbers_of_masked_tokens(train: Build) -> None:
-    # One order label for every text: then the weighted mean of micro-batches is their mean however they are weighted.
-    dataset = examples("pretraining")
-    dataset = [{**dataset[0], "labels": [-100] * row + dataset[0]["input_ids"][row:]} for row in range(EXAMPLES)]
+@pytest.mark.parametrize(("batch", "accumulation"), [(2, 4), (1, 8)])
+def test_the_order_loss_makes_the_same_step_however_it_is_split(train: Build, batch: int, accumulation: int) -> None:
+    """Rows differ in their order labels and in the number of their masked tokens."""
+    dataset = examples("pretraining", count=batch * accumulation)
     split, split_result, _ = train(
-        "pretraining", dataset, **SGD, per_device_train_batch_size=1, gradient_accumulation_steps=EXAMPLES
+        "pretraining", dataset, **SGD, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation
     )
-    whole, whole_result, _ = train("pretraining", dataset, **SGD)
+    whole, whole_result, _ = train("pretraining", dataset, **SGD, per_device_train_batch_size=len(dataset))
     assert split_result.training_loss == pytest.approx(whole_result.training_loss, rel=1e-5)
     torch.testing.assert_close(weights(split), weights(whole), atol=1e-6, rtol=1e-4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -17,8 +17,9 @@ SPECIAL_TOKENS = {
 }
 
 MODEL_INPUT_NAMES = ["input_ids", "token_type_ids", "attention_mask"]
-# A tokenizer without a vocabulary, what trains it, and the characters that it must know.
-Recipe = tuple[Tokenizer, Callable[..., trainers.Trainer], list[str]]
+# A tokenizer without a vocabulary, what trains it, the characters that it must know, and the tokens that it makes of
+# one character.
+Recipe = tuple[Tokenizer, Callable[..., trainers.Trainer], list[str], int]
 
 
 def _wordpiece(lowercase: bool) -> Recipe:
@@ -27,7 +28,8 @@ def _wordpiece(lowercase: bool) -> Recipe:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    return tokenizer, trainers.WordPieceTrainer, []
+    # `a` at the start of a word, and `##a` in the rest.
+    return tokenizer, trainers.WordPieceTrainer, [], 2
 
 
 def _byte_level_bpe(lowercase: bool) -> Recipe:
@@ -36,7 +38,7 @@ def _byte_level_bpe(lowercase: bool) -> Recipe:
     tokenizer.normalizer = normalizers.Lowercase() if lowercase else None
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer, trainers.BpeTrainer, pre_tokenizers.ByteLevel.alphabet()
+    return tokenizer, trainers.BpeTrainer, pre_tokenizers.ByteLevel.alphabet(), 1
 
 
 ALGORITHMS: dict[str, Callable[[bool], Recipe]] = {
@@ -55,7 +57,7 @@ class SequenceEncoderTokenizer(TokenizersBackend):
     @classmethod
     def train_from_iterator(
         cls,
-        texts: Iterable[str],
+        texts: Iterable[str | Iterable[str]],
         vocab_size: int = 30522,
         algorithm: str = "wordpiece",
         lowercase: bool = False,
@@ -66,8 +68,10 @@ class SequenceEncoderTokenizer(TokenizersBackend):
         """Trains a tokenizer.
 
         Args:
-            texts: the texts, read once.
-            vocab_size: the number of tokens at most, special ones included.
+            texts: the texts, or batches of them, read once.
+            vocab_size: the number of tokens at most, special ones included. WordPiece keeps a character twice, for the
+                start of a word and for the rest, and therefore only the (vocab_size - 5) / 2 most frequent characters;
+                words with others become `[UNK]`. Byte-level tokens leave nothing unknown.
             algorithm: `"wordpiece"` or `"byte_level_bpe"`.
             lowercase: whether case is dropped (and accents, in WordPiece).
             min_frequency: how often a piece must occur to become a token.
@@ -75,14 +79,18 @@ class SequenceEncoderTokenizer(TokenizersBackend):
             show_progress: whether to show a progress bar.
 
         Raises:
-            ValueError: for an unknown algorithm, a vocabulary too small for the characters it must hold, or no text.
+            ValueError: before any text is read, for an unknown algorithm, a number out of its range, or a `vocab_size`
+                that has no room for the special tokens and one character (WordPiece) or all bytes (byte-level BPE);
+                while reading, for what is no text; at the end, if there was none.
         """
         if algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm={algorithm!r} does not exist; choose one of {', '.join(ALGORITHMS)}.")
-        tokenizer, trainer_class, alphabet = ALGORITHMS[algorithm](lowercase)
-        smallest = len(SPECIAL_TOKENS) + max(len(alphabet), 1)
-        if vocab_size < smallest:
-            raise ValueError(f"vocab_size must be at least {smallest} for algorithm={algorithm!r}, got {vocab_size}.")
+        tokenizer, trainer_class, alphabet, tokens_per_character = ALGORITHMS[algorithm](lowercase)
+        smallest = len(SPECIAL_TOKENS) + tokens_per_character * max(len(alphabet), 1)
+        _check_number("vocab_size", vocab_size, smallest, f" for algorithm={algorithm!r}")
+        _check_number("min_frequency", min_frequency, 0)
+        if model_max_length is not None:
+            _check_number("model_max_length", model_max_length, 3, ", the special tokens of a pair of texts")
         # Byte-level tokens hold the space before a word: there, a mask stands for the word with its space.
         mask = AddedToken(SPECIAL_TOKENS["mask_token"], lstrip=algorithm == "byte_level_bpe", special=True)
         trainer = trainer_class(
@@ -90,9 +98,13 @@ class SequenceEncoderTokenizer(TokenizersBackend):
             min_frequency=min_frequency,
             special_tokens=[mask if name == "mask_token" else token for name, token in SPECIAL_TOKENS.items()],
             initial_alphabet=alphabet,
+            # Without it the trainer keeps all characters, beyond vocab_size.
+            limit_alphabet=(vocab_size - len(SPECIAL_TOKENS)) // tokens_per_character,
             show_progress=show_progress,
         )
-        tokenizer.train_from_iterator(_never_empty(texts), trainer)
+        tokenizer.train_from_iterator(_read(texts), trainer)
+        if (size := tokenizer.get_vocab_size()) > vocab_size:
+            raise ValueError(f"The trained vocabulary has {size} tokens, more than vocab_size={vocab_size}.")
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS]:0 $A:0 [SEP]:0",
             pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
@@ -104,13 +116,29 @@ class SequenceEncoderTokenizer(TokenizersBackend):
         return cls(tokenizer_object=tokenizer, **options)
 
 
-def _never_empty(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, and an error at the end if none of them had any characters."""
+def _check_number(name: str, value: Any, smallest: int, reason: str = "") -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
+        raise ValueError(f"{name} must be a whole number of at least {smallest}{reason}, got {value!r}.")
+
+
+def _read(texts: Iterable[str | Iterable[str]]) -> Iterator[str]:
+    """The texts one by one, and an error at the end if none of them had any characters."""
     if isinstance(texts, str):
         raise ValueError("texts must be an iterable of texts, got a single text.")
     empty = True
-    for text in texts:
+    for text in _flatten(texts):
         empty = empty and not text.strip()
         yield text
     if empty:
         raise ValueError("texts holds no text to train a tokenizer on.")
+
+
+def _flatten(item: Any) -> Iterator[str]:
+    # Of a mapping the keys would be taken for texts.
+    if isinstance(item, bytes | Mapping) or not isinstance(item, Iterable):
+        raise ValueError(f"texts must be an iterable of texts or of batches of texts, got {type(item).__name__} in it.")
+    for part in item:
+        if isinstance(part, str):
+            yield part
+        else:
+            yield from _flatten(part)

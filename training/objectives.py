@@ -7,6 +7,7 @@ model is to tell (sentence order, Lan et al., 2020); some of its tokens are mask
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Iterable, Iterator
@@ -40,22 +41,34 @@ def segment_windows(
         raise ValueError(
             f"max_length must be at least 5, room for two tokens and three special ones, got {max_length}."
         )
-    for text in texts:
-        parts = sentences(text)
-        if not parts:
-            continue
-        window: list[list[int]] = []
-        # A text that speaks of "[MASK]" has none.
-        encoded = tokenizer(
-            parts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
-        )["input_ids"]
-        for ids in (part[i : i + room] for part in encoded for i in range(0, len(part), room)):
-            if window and sum(map(len, window)) + len(ids) > room:
-                yield _halves(window)
-                window = []
-            window.append(ids)
-        if window:
+    remaining = iter(texts)
+    while lot := [sentences(text) for text in itertools.islice(remaining, 1000)]:
+        # Tokenizers work on several cores, but only inside one call. A text that speaks of "[MASK]" has none.
+        encoded = iter(
+            tokenizer(
+                [part for parts in lot for part in parts],
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_attention_mask=False,
+                verbose=False,
+            )["input_ids"]
+            if any(lot)
+            else []
+        )
+        for parts in lot:
+            yield from _windows(list(itertools.islice(encoded, len(parts))), room)
+
+
+def _windows(sentence_ids: list[list[int]], room: int) -> Iterator[dict[str, list[list[int]]]]:
+    """The sentences of one text, in runs of at most `room` tokens."""
+    window: list[list[int]] = []
+    for ids in (part[i : i + room] for part in sentence_ids for i in range(0, len(part), room)):
+        if window and sum(map(len, window)) + len(ids) > room:
             yield _halves(window)
+            window = []
+        window.append(ids)
+    if window:
+        yield _halves(window)
 
 
 def _halves(window: list[list[int]]) -> dict[str, list[list[int]]]:

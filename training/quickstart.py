@@ -156,7 +156,7 @@ def pretrain(
             "modernbert",
             vocab_size=len(tokenizer),
             hidden_size=256,
-            num_hidden_layers=3,
+            num_hidden_layers=2,
             num_attention_heads=4,
             intermediate_size=512,
             layer_types=["full_attention"],
@@ -263,7 +263,9 @@ def trainer_for(
 ) -> Trainer:
     """A plain `Trainer` that trains for `seconds`."""
     budget = TimeBudget(seconds, description)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     trainer = Trainer(
         model,
         TrainingArguments(

@@ -1,0 +1,70 @@
+"""The parameters of rotary positions: the one form that the model reads, and what is checked in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+_LAYER_TYPES = ("full_attention", "sliding_attention")
+# With the numbers that each needs. `dynamic` and `longrope` rescale with the longest text at hand, so that an output
+# would depend on its batch.
+_ROPE_TYPES: dict[str, tuple[str, ...]] = {
+    "default": ("rope_theta",),
+    "linear": ("rope_theta", "factor"),
+    "llama3": ("rope_theta", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("rope_theta", "factor", "original_max_position_embeddings"),
+}
+_NOT_NUMBERS = ("rope_type", "type", "truncate")
+
+
+def nest_by_layer_type(given: dict[str, Any], layer_types: Sequence[str], default_theta: float) -> dict[str, Any]:
+    """The parameters of each of the layer types, from those for all, nested ones or both. The others are left out.
+
+    Raises:
+        ValueError: for a layer type that does not exist, or whose parameters are no dict.
+    """
+    nested = {name: value for name, value in given.items() if isinstance(value, dict) or name in _LAYER_TYPES}
+    common = {name: value for name, value in given.items() if name not in nested}
+    if unused := sorted(set(nested) - set(_LAYER_TYPES)):
+        raise ValueError(f"rope_parameters is nested under {unused}; the layer types are {' and '.join(_LAYER_TYPES)}.")
+    for name, value in nested.items():
+        if not isinstance(value, dict):
+            raise ValueError(f"rope_parameters[{name!r}] must be a dict, got {value!r}.")
+    return {name: {"rope_theta": default_theta, **common, **nested.get(name, {})} for name in sorted(set(layer_types))}
+
+
+def check_rope_parameters(rope_parameters: dict[str, Any] | None, layer_types: Sequence[str]) -> None:
+    """Checks that each layer type has its parameters, of a known type and with the numbers that it needs.
+
+    Raises:
+        ValueError: if a layer type or a number is missing or wrong.
+    """
+    given = rope_parameters or {}
+    if missing := sorted(set(layer_types) - set(given)):
+        raise ValueError(
+            "position_embedding='rotary' needs rope_parameters for every layer type of the model; there are none for "
+            f"{', '.join(missing)} in rope_parameters={rope_parameters}."
+        )
+    for layer_type, parameters in given.items():
+        where = f"rope_parameters[{layer_type!r}]"
+        if not isinstance(parameters, dict):
+            raise ValueError(f"{where} must be a dict, got {parameters!r}.")
+        rope_type = parameters.get("rope_type")
+        if rope_type not in list(_ROPE_TYPES):
+            raise ValueError(
+                f"{where}['rope_type']={rope_type!r} is not supported; choose one of {', '.join(_ROPE_TYPES)}."
+            )
+        if "partial_rotary_factor" in parameters:
+            raise ValueError(f"{where}: partial_rotary_factor is not supported.")
+        for name in _ROPE_TYPES[rope_type]:
+            if name not in parameters:
+                raise ValueError(f"{where}[{name!r}] is missing; rope_type={rope_type!r} needs it, a positive number.")
+        for name, value in parameters.items():
+            optional = name not in _ROPE_TYPES[rope_type]
+            if name not in _NOT_NUMBERS and not (_is_positive(value) or (optional and value is None)):
+                raise ValueError(f"{where}[{name!r}] must be a positive number, got {value!r}.")
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf

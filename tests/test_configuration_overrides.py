@@ -1,0 +1,208 @@
+"""A configuration changed after it was made, while loading or by assignment, is as whole as a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoModel
+from transformers.configuration_utils import PreTrainedConfig
+
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel
+from sequence_encoder.configuration import PRESETS
+
+Build = Callable[..., SequenceEncoderConfig]
+
+every_preset = pytest.mark.parametrize("preset", PRESETS)
+ROTARY = {"position_embedding": "rotary"}
+SLIDING = {"layer_types": ["sliding_attention"], "sliding_window": 2}
+
+
+def assert_refused(call: Callable[[], Any], expected: list[str]) -> None:
+    with pytest.raises((StrictDataclassError, ValueError)) as error:
+        call()
+    assert [part for part in expected if part not in str(error.value)] == []
+
+
+LOADERS: dict[str, Build] = {
+    "SequenceEncoderConfig": SequenceEncoderConfig.from_pretrained,
+    "AutoConfig": AutoConfig.from_pretrained,
+    "SequenceEncoderModel": lambda *args, **given: SequenceEncoderModel.from_pretrained(*args, **given).config,
+    "AutoModel": lambda *args, **given: AutoModel.from_pretrained(*args, **given).config,
+}
+every_loader = pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
+
+
+@pytest.fixture
+def saved(tiny_config: Build, randomize: Callable[..., Any], tmp_path: Path) -> Path:
+    randomize(SequenceEncoderModel(tiny_config())).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def architecture(config: SequenceEncoderConfig) -> dict[str, Any]:
+    stored = {"architectures", "dtype", "transformers_version", "_name_or_path"}
+    return {name: value for name, value in config.to_dict().items() if name not in stored}
+
+
+@every_loader
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ROTARY,
+        {**ROTARY, "rope_parameters": {"rope_theta": 500.0}},
+        SLIDING,
+        {**ROTARY, **SLIDING},
+        {"num_hidden_layers": 0},
+        {"num_hidden_layers": 2},
+        {"num_hidden_layers": 5},
+        {"num_hidden_layers": 4, "layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3},
+        {"problem_type": "regression", "num_labels": 1},
+        {"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"a": 0, "b": 1, "c": 2}},
+    ],
+    ids=str,
+)
+def test_fields_given_while_loading_are_completed_as_in_the_constructor(
+    tiny_config: Build, saved: Path, load: Build, overrides: dict[str, Any], tmp_path: Path
+) -> None:
+    config = load(saved, **overrides)
+    assert architecture(config) == architecture(tiny_config(**overrides))
+    config.save_pretrained(tmp_path / "again")
+    assert architecture(SequenceEncoderConfig.from_pretrained(tmp_path / "again")) == architecture(config)
+
+
+@every_loader
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"layer_types": ["sliding_attention"] * 3}, ["sliding_attention", "sliding_window >= 1"]),
+        ({"layer_types": ["full_attention"] * 4}, ["layer_types has 4", "num_hidden_layers=3"]),
+        ({"num_attention_heads": 5}, ["hidden_size=24", "num_attention_heads=5"]),
+        ({"num_hidden_layers": "2"}, ["num_hidden_layers", "int", "'2'"]),
+        ({"rope_parameters": {"rope_theta": 500.0}}, ["rope_parameters", "rotary", "sinusoidal"]),
+    ],
+    ids=str,
+)
+def test_fields_given_while_loading_that_contradict_the_saved_ones_are_refused(
+    saved: Path, load: Build, overrides: dict[str, Any], expected: list[str]
+) -> None:
+    assert_refused(lambda: load(saved, **overrides), expected)
+
+
+@pytest.mark.parametrize("overrides", [ROTARY, SLIDING, {**ROTARY, **SLIDING}], ids=str)
+def test_a_model_computes_with_the_fields_given_while_loading(
+    tiny_config: Build, saved: Path, ragged: Build, overrides: dict[str, Any]
+) -> None:
+    ids, mask = ragged([5, 11, 8])
+    before, loaded = (AutoModel.from_pretrained(saved, **given).eval() for given in ({}, overrides))
+    constructed = SequenceEncoderModel(tiny_config(**overrides)).eval()
+    constructed.load_state_dict(before.state_dict())
+    outputs = [model(ids, mask).last_hidden_state for model in (before, loaded, constructed)]
+    assert (outputs[1] - outputs[0]).abs().max() > 0.01
+    torch.testing.assert_close(outputs[1], outputs[2], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("layers", range(9))
+@pytest.mark.parametrize("saved_layers", [3, 4, 5])
+def test_another_depth_follows_the_pattern_of_the_saved_layers(
+    tiny_config: Build, saved_layers: int, layers: int, tmp_path: Path
+) -> None:
+    tiny_config("modernbert", num_hidden_layers=saved_layers).save_pretrained(tmp_path)
+    config = SequenceEncoderConfig.from_pretrained(tmp_path, num_hidden_layers=layers)
+    assert config.layer_types == [f"{'sliding' if index % 3 else 'full'}_attention" for index in range(layers)]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"dtype": "bfloat16"},
+        {"dtype": "auto"},
+        {"torch_dtype": "bfloat16"},
+        {"num_labels": 3},
+        {"num_labels": 5},
+        {"id2label": {0: "x", 1: "y"}, "label2id": {"x": 0, "y": 1}},
+        {"id2label": {0: "x", 1: "y"}},
+        {"attn_implementation": "eager", "output_attentions": True, "output_hidden_states": True},
+        {"name_or_path": "somewhere", "_from_auto": True, "_commit_hash": None, "revision": "main"},
+        {"unknown": 1, "norm_placment": "pre"},
+    ],
+    ids=str,
+)
+def test_what_transformers_does_with_other_arguments_stays_as_it_is(tiny_config: Build, given: dict[str, Any]) -> None:
+    saved = tiny_config("bert", num_labels=3, dtype="float32").to_dict()
+    theirs = PreTrainedConfig.from_dict.__func__(SequenceEncoderConfig, dict(saved), **given, return_unused_kwargs=True)
+    config, unused = SequenceEncoderConfig.from_dict(dict(saved), **given, return_unused_kwargs=True)
+    assert config.to_dict() == theirs[0].to_dict()
+    assert (config.dtype, config._attn_implementation) == (theirs[0].dtype, theirs[0]._attn_implementation)
+    assert unused == theirs[1]
+    assert SequenceEncoderConfig.from_dict(dict(saved), **given).to_dict() == config.to_dict()
+
+
+def test_another_number_of_labels_goes_with_another_problem(
+    tiny_config: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_config(num_labels=1, problem_type="regression").save_pretrained(tmp_path)
+    config = SequenceEncoderConfig.from_pretrained(tmp_path, num_labels=3, problem_type="single_label_classification")
+    assert config.id2label == {index: f"LABEL_{index}" for index in range(3)}
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"single_label_classification.*num_labels > 1"):
+        SequenceEncoderConfig.from_pretrained(tmp_path, num_labels=1)
+    assert caplog.text == ""
+
+
+@every_preset
+def test_what_was_constructed_is_valid_when_looked_at_again(tiny_config: Build, preset: str) -> None:
+    config = tiny_config(preset)
+    before = config.to_dict()
+    config.validate()
+    assert config.to_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (ROTARY, ["rope_parameters=None", "full_attention"]),
+        ({**ROTARY, "rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}, ["full_attention", "500.0"]),
+        (
+            {**ROTARY, "rope_parameters": {"sliding_attention": {"rope_theta": 5.0, "rope_type": "default"}}},
+            ["full_attention", "'sliding_attention'"],
+        ),
+        ({**ROTARY, "rope_parameters": {"full_attention": 5.0}}, ["rope_parameters['full_attention']", "dict", "5.0"]),
+        (
+            {**ROTARY, "rope_parameters": {"full_attention": {"rope_theta": 5.0}}},
+            ["rope_parameters['full_attention']['rope_type']=None", "default, linear"],
+        ),
+        ({"num_hidden_layers": 2}, ["layer_types has 3", "num_hidden_layers=2"]),
+        ({"layer_types": ["sliding_attention"] * 3}, ["sliding_window >= 1"]),
+    ],
+    ids=str,
+)
+def test_what_was_changed_into_a_contradiction_is_refused_when_looked_at_again(
+    tiny_config: Build, changes: dict[str, Any], expected: list[str]
+) -> None:
+    config = tiny_config()
+    for name, value in changes.items():
+        setattr(config, name, value)
+    assert_refused(config.validate, expected)
+
+
+@every_preset
+def test_a_model_without_layers_gives_its_embeddings(
+    tiny_config: Build, ragged: Build, preset: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = SequenceEncoderModel(tiny_config(preset, num_hidden_layers=0)).eval()
+    assert model.config.layer_types == []
+    ids, mask = ragged([5, 11, 8])
+    padded = model(ids, mask, output_hidden_states=True).last_hidden_state
+    torch.testing.assert_close(model(ids, mask).last_hidden_state, padded)
+    places = (mask.cumsum(1) - 1) * mask
+    embedded = model.norm(model.embeddings(model.embed_tokens(ids), None, places))
+    torch.testing.assert_close(padded, embedded * mask[..., None])
+    model.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(again(ids, mask).last_hidden_state, padded, rtol=0, atol=0)
+    assert caplog.text == ""
