@@ -369,6 +369,16 @@ def test_reading_the_same_disk_gives_the_same_documentation(disk: Disk) -> None:
     assert read() == read()
 
 
+@pytest.mark.parametrize(("max_bytes", "expected"), [(10**6, 20), (3000, 7), (1, 1)])
+def test_of_large_libraries_only_some_files_are_read(disk: Disk, max_bytes: int, expected: int) -> None:
+    # Each file has 400 bytes, 7 of them around the text.
+    text = {f"{i:02}.py": f"{words(f'{i:02}x', 20)} ".ljust(393, "-") for i in range(20)}
+    disk({"alpha": text, "beta": {name: part.replace("x", "y") for name, part in text.items()}})
+    docs = read(max_bytes=max_bytes)
+    assert Counter(doc.library for doc in docs) == {"alpha": expected, "beta": expected}
+    assert docs == read(max_bytes=max_bytes)
+
+
 @pytest.mark.parametrize(
     "libraries",
     [{}, {"alpha": {"a.py": words("a", 20)}}, {"alpha": {"a.py": words("a", 20)}, "beta": {"b.py": words("b", 3)}}],

@@ -69,7 +69,8 @@ def find_libraries() -> dict[str, list[Path]]:
 def _python_files(root: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS]
-        yield from (Path(folder, name) for name in files if name.endswith(".py"))
+        paths = (Path(folder, name) for name in files if name.endswith(".py"))
+        yield from (path for path in paths if path.is_file())
 
 
 def docstrings_of(path: Path) -> list[str]:
@@ -140,7 +141,11 @@ def shingles_of(text: str, size: int = 5) -> set[int]:
 
 
 def read_documentation(
-    max_libraries: int = 10, min_words: int = 15, max_characters: int = 8000, show_progress: bool = True
+    max_libraries: int = 10,
+    min_words: int = 15,
+    max_characters: int = 8000,
+    max_bytes: int = 15_000_000,
+    show_progress: bool = True,
 ) -> list[Docstring]:
     """The docstrings of the libraries that have most of them, without near-duplicates.
 
@@ -148,12 +153,13 @@ def read_documentation(
         max_libraries: how many libraries.
         min_words: shorter docstrings are left out.
         max_characters: longer ones are cut.
+        max_bytes: of a library with more source code than this, only some files are read, the same ones each time.
         show_progress: whether to show a progress bar.
 
     Raises:
         RuntimeError: if there are not two libraries with documentation on this disk.
     """
-    files = [(library, path) for library, paths in find_libraries().items() for path in paths]
+    files = [(library, path) for library, paths in find_libraries().items() for path in _some_of(paths, max_bytes)]
     found: list[tuple[str, str, str]] = []
     # A file takes milliseconds, so they travel in larger lots; the child processes read, the parent collects.
     # Syntax trees have no cycles: searching for some takes as long as parsing does.
@@ -170,6 +176,16 @@ def read_documentation(
     hide = NameHider(libraries)
     docs = [Docstring(path, library, text, hide(text)) for path, library, text in found if library in libraries]
     return without_near_duplicates(docs)
+
+
+def _some_of(paths: list[Path], max_bytes: int) -> Iterator[Path]:
+    """Files in random order, as many as have less than `max_bytes` together, but at least one."""
+    total = 0
+    for path in random.Random(0).sample(paths, len(paths)):
+        if total and total + path.stat().st_size > max_bytes:
+            return
+        total += path.stat().st_size
+        yield path
 
 
 def split_by_file(

@@ -1,0 +1,100 @@
+"""The quickstart, on little and for seconds: what it prints, what it saves, and that the saved folder does the task."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from sequence_encoder.training import documentation
+from sequence_encoder.training.quickstart import QuickstartArguments, Results, quickstart
+
+LIBRARIES = ("asyncio", "email", "importlib", "logging", "unittest")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path, str]:
+    """What came out, the saved folder, and what was printed."""
+    output = tmp_path_factory.mktemp("quickstart") / "my-model"
+    output.mkdir()
+    (output / "old.txt").write_text("of before")
+    arguments = QuickstartArguments(output_dir=str(output), overwrite=True)
+    # Less than the command line admits.
+    arguments.minutes = 0.3
+    root = Path(sysconfig.get_path("stdlib"))
+    printed: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            documentation, "find_libraries", lambda: {name: sorted((root / name).rglob("*.py")) for name in LIBRARIES}
+        )
+        patch.setattr("builtins.print", lambda *values, **_: printed.append(" ".join(map(str, values))))
+        results = quickstart(arguments)
+    return results, output, "\n".join(printed)
+
+
+def test_pretraining_lowers_the_held_out_loss(finished: tuple[Results, Path, str]) -> None:
+    results, _, _ = finished
+    before, after = results.mlm_loss
+    assert after < before
+    assert all(0 <= share <= 1 for share in results.order_accuracy)
+    assert results.tokens_per_second > 0
+
+
+def test_the_saved_classifier_is_the_one_that_was_evaluated(finished: tuple[Results, Path, str]) -> None:
+    results, output, _ = finished
+    # Trained and evaluated in bfloat16 where that is faster; the saved one answers in float32.
+    assert results.reloaded_accuracy == pytest.approx(results.accuracy, abs=0.05)
+    assert 1 / len(LIBRARIES) <= results.majority_accuracy < 1
+    model = AutoModelForSequenceClassification.from_pretrained(output)
+    assert sorted(model.config.label2id) == list(LIBRARIES)
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    with torch.inference_mode():
+        answer = int(model(**tokenizer("Return the root logger.", return_tensors="pt")).logits.argmax())
+    assert model.config.id2label[answer] in LIBRARIES
+
+
+def test_the_folder_of_before_is_replaced_as_a_whole(finished: tuple[Results, Path, str]) -> None:
+    _, output, _ = finished
+    names = {path.name for path in output.iterdir()}
+    assert "old.txt" not in names
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
+
+
+def test_the_table_shows_what_was_measured(finished: tuple[Results, Path, str]) -> None:
+    results, output, printed = finished
+    for shown in (
+        "{:.2f} → {:.2f}".format(*results.mlm_loss),
+        "{:.2f} → {:.2f}".format(*results.order_accuracy),
+        *(f"{x:.3f}" for x in (results.accuracy, results.random_accuracy, results.majority_accuracy)),
+        f"{results.reloaded_accuracy:.3f}",
+        f"{results.tokens_per_second:,.0f}",
+        str(output.resolve()),
+        *LIBRARIES,
+    ):
+        assert shown in printed
+
+
+def test_the_lines_to_paste_run_as_they_are(finished: tuple[Results, Path, str]) -> None:
+    _, _, printed = finished
+    lines = printed.split("To use it:")[1].strip()
+    setup, _, call = lines.rpartition("\n")
+    program = f"{setup}\nprint({call}[0]['label'])"
+    finished_process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    answer = finished_process.stdout.split()[-1]
+    assert answer in LIBRARIES
+
+
+def test_the_card_holds_the_metadata_and_the_results(finished: tuple[Results, Path, str]) -> None:
+    results, output, _ = finished
+    card = ModelCard.load(output / "README.md")
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "text-classification"
+    assert f"{results.accuracy:.3f}" in card.text
+    assert f"{results.majority_accuracy:.3f}" in card.text
+    assert "{{" not in card.content
