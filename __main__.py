@@ -8,16 +8,22 @@ from typing import Any, cast
 
 from transformers import HfArgumentParser
 
+from .training import UsageError
+
 
 def quickstart(arguments: list[str]) -> None:
     """Pretrain, adapt, save, reload and predict, on the documentation on this disk, in a few minutes."""
-    from .training.quickstart import QuickstartArguments, quickstart
+    from .training.quickstart import QuickstartArguments
+    from .training.quickstart import quickstart as run
 
     parser = HfArgumentParser(
         cast(Any, QuickstartArguments), prog="sequence-encoder quickstart", description=quickstart.__doc__
     )
-    (parsed,) = parser.parse_args_into_dataclasses(arguments)
-    quickstart(parsed)
+    try:
+        (parsed,) = parser.parse_args_into_dataclasses(arguments)
+    except ValueError as error:
+        raise UsageError(error) from error
+    run(parsed)
 
 
 COMMANDS = {"quickstart": quickstart}
@@ -36,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     command = parser.parse_args(arguments[:1]).command
     try:
         COMMANDS[command](arguments[1:])
-    except (ValueError, FileExistsError) as error:
+    except (UsageError, OSError) as error:
         sys.exit(f"sequence-encoder {command}: {error}")
 
 

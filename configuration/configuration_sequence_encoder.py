@@ -170,14 +170,14 @@ class SequenceEncoderConfig(PreTrainedConfig):
 
         Transformers sets them on the finished configuration, as it does here with what is no field.
         """
-        # Transformers looks after `dtype`, whose "auto" is no value for a field; `rope_scaling` sets a field there.
-        names = {field.name for field in fields(cls)} - {"dtype"} | {"rope_scaling"}
+        # Transformers looks after `dtype`, whose "auto" is no value for a field, and after `label2id`, which a number
+        # of labels would replace; `rope_scaling` sets a field there.
+        names = {field.name for field in fields(cls)} - {"dtype", "label2id"} | {"rope_scaling"}
         overrides = {name: kwargs.pop(name) for name in names & kwargs.keys()}
-        config_dict = _override(config_dict, overrides)
         labels = config_dict.get("id2label") or {}
         if "id2label" not in overrides and kwargs.get("num_labels", len(labels)) != len(labels):
-            config_dict |= {"id2label": None, "label2id": None}
-        return super().from_dict(config_dict, **kwargs)
+            config_dict = {**config_dict, "id2label": None, "label2id": None}
+        return super().from_dict(_override(config_dict, overrides), **kwargs)
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._warn_of_unknown(kwargs)
@@ -279,7 +279,9 @@ def _override(given: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any
     Fewer layers are the first ones, and more of them go on with the pattern.
     """
     depth, layer_types = overrides.get("num_hidden_layers"), given.get("layer_types")
-    if layer_types and isinstance(depth, int):
+    if layer_types == []:
+        given = {**given, "layer_types": None}
+    elif layer_types and isinstance(depth, int):
         period = next((n for n in range(1, len(layer_types)) if layer_types[n:] == layer_types[:-n]), len(layer_types))
         given = {**given, "layer_types": layer_types[: min(period, depth)]}
     return {**given, **overrides}

@@ -47,8 +47,11 @@ class SequenceEncoderPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config)
-        # Assigning to a field of a configuration checks that field alone.
-        config.validate()
+        # Assigning to a field of a configuration checks that field alone. Not all of `validate`: transformers' own part
+        # refuses attentions from "sdpa", which can still be changed.
+        config.validate_architecture()
+        config.validate_positions()
+        config.validate_layer_type()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -70,7 +70,7 @@ def test_help_of_a_command_lists_its_arguments(folder: Path, capsys: pytest.Capt
     assert contents(folder) == {}
 
 
-@pytest.mark.parametrize("minutes", ["0.5", "0", "-3", "nan"])
+@pytest.mark.parametrize("minutes", ["1.5", "0", "-3", "nan", "inf"])
 def test_too_few_minutes_are_refused_with_their_number(folder: Path, minutes: str) -> None:
     message = exit_of("quickstart", "--minutes", minutes)
     assert isinstance(message, str)

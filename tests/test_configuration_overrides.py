@@ -154,6 +154,26 @@ def test_another_number_of_labels_goes_with_another_problem(
     assert caplog.text == ""
 
 
+def test_labels_given_while_loading_are_kept_beside_their_number(tiny_config: Build, tmp_path: Path) -> None:
+    tiny_config(num_labels=3).save_pretrained(tmp_path)
+    given = {"a": 0, "b": 1}
+    assert SequenceEncoderConfig.from_pretrained(tmp_path, num_labels=2, label2id=given).label2id == given
+
+
+def test_layers_can_be_added_to_a_model_without_any(tiny_config: Build, tmp_path: Path) -> None:
+    tiny_config(num_hidden_layers=0).save_pretrained(tmp_path)
+    assert SequenceEncoderConfig.from_pretrained(tmp_path, num_hidden_layers=2).layer_types == ["full_attention"] * 2
+
+
+def test_a_model_that_gives_attentions_by_default_is_made_and_loaded(tiny_config: Build, tmp_path: Path) -> None:
+    model = SequenceEncoderModel(tiny_config(output_attentions=True))
+    model.set_attn_implementation("eager")
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    loaded.set_attn_implementation("eager")
+    assert len(loaded(torch.ones(1, 4, dtype=torch.long)).attentions) == loaded.config.num_hidden_layers
+
+
 @every_preset
 def test_what_was_constructed_is_valid_when_looked_at_again(tiny_config: Build, preset: str) -> None:
     config = tiny_config(preset)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sequence_encoder.training import documentation
+from sequence_encoder.training import UsageError, documentation
 from sequence_encoder.training.documentation import (
     STANDARD_LIBRARY,
     Docstring,
@@ -386,5 +386,5 @@ def test_of_large_libraries_only_some_files_are_read(disk: Disk, max_bytes: int,
 )
 def test_fewer_than_two_libraries_are_an_error(disk: Disk, libraries: dict[str, dict[str, str]]) -> None:
     disk(libraries)
-    with pytest.raises(RuntimeError, match="two libraries"):
+    with pytest.raises(UsageError, match="two libraries"):
         read()

@@ -11,8 +11,8 @@ import pytest
 from sequence_encoder.training.documentation import Docstring, NameHider, docstrings_of
 
 STANDARD_LIBRARY_FOLDER = Path(sysconfig.get_path("stdlib"))
-PACKAGES = ("asyncio", "email", "http", "json", "logging", "urllib", "xml")
-LIBRARIES = ["huggingface_hub", "numpy", "python", "sklearn", "torch", "_private"]
+PACKAGES = ("asyncio", "email", "http", "json", "logging", "urllib")
+LIBRARIES = ["huggingface_hub", "numpy", "PIL", "python", "sklearn", "torch", "_private"]
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,16 @@ NAMES = ["numpy", "torch", "python", "sklearn", "private", "huggingface_hub", "h
 INSIDE = ["numpy_array", "torchvision", "PyTorch", "_torch_", "python3", "Pythonic", "cpython", "is_torch_tensor"]
 ALIASES = ["np", "hf", "hub", "pep", "aten", "scikit-learn", "scikit", "Hugging Face", "huggingface"]
 ALIASES += ["Hugging\n    Face", "scikit_learn", "scikit learn"]
+PARTS = ["np_array", "is_hf_model", "HfApi", "HfHubHTTPError", "to_pil_image", "PILImage"]
 
 
 FRAMES = ["{}", "{}.", "See `{}`, or <{}>; ({}.Array)", " \tA\n\n  {}-like «Ünïcode»: {}… 'x'_\r\n"]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_words_with_a_short_name_as_a_part_are_replaced(name: str) -> None:
+    hide = NameHider(LIBRARIES)
+    assert hide(f"See `{name}`, as is.") == f"See `{hide('numpy')}`, as is."
 
 
 @pytest.mark.parametrize("name", NAMES + INSIDE + ALIASES)
@@ -54,7 +61,7 @@ def test_a_hidden_text_has_nothing_more_to_hide() -> None:
     [
         "",
         "Hubris, github and the npm of pep8: shfs latent, stepping.",
-        "A face is hugging; learn to Learn, a num and a py, to_rch",
+        "A face is hugging; learn to Learn, a num and a py, to_rch; compiles, pile of pillows",
         "Array array ARRAY aRRay",
         " \t\n  ¡Ünïcode — «漢字»! 👩‍👩‍👧\r\n",
     ],

@@ -310,6 +310,11 @@ def test_a_batch_with_nothing_to_predict_moves_nothing(
     assert not any(weight.grad.any() for weight in model.parameters() if weight.grad is not None)
 
 
+def test_windows_without_segments_are_refused_with_the_cause(tokenizer: SequenceEncoderTokenizer) -> None:
+    with pytest.raises(ValueError, match="remove_unused_columns=False"):
+        PretrainingCollator(tokenizer)([{}])
+
+
 def test_an_unmodified_trainer_learns_from_windows(
     model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, windows: list[Window], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import sysconfig
@@ -13,7 +14,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sequence_encoder.training import documentation
-from sequence_encoder.training.quickstart import QuickstartArguments, Results, quickstart
+from sequence_encoder.training.quickstart import QuickstartArguments, Results, check_output, quickstart
 
 LIBRARIES = ("asyncio", "email", "importlib", "logging", "unittest")
 
@@ -23,6 +24,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path, s
     """What came out, the saved folder, and what was printed."""
     output = tmp_path_factory.mktemp("quickstart") / "my-model"
     output.mkdir()
+    (output / "config.json").write_text('{"model_type": "sequence_encoder"}')
     (output / "old.txt").write_text("of before")
     arguments = QuickstartArguments(output_dir=str(output), overwrite=True)
     # Less than the command line admits.
@@ -64,13 +66,32 @@ def test_the_folder_of_before_is_replaced_as_a_whole(finished: tuple[Results, Pa
     names = {path.name for path in output.iterdir()}
     assert "old.txt" not in names
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
+def test_nothing_but_a_saved_model_or_an_empty_folder_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "sequence_encoder"}')
+    for name in ("empty", "precious", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "precious" / "notes.txt").write_text("of long work")
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    check_output(tmp_path, overwrite=True)
+    check_output(tmp_path / "empty", overwrite=True)
+    check_output(tmp_path / "new", overwrite=False)
+    monkeypatch.chdir(tmp_path / "empty")
+    for path in ("precious", "other", "precious/notes.txt", "link", "empty", "."):
+        with pytest.raises(FileExistsError, match=f"--output_dir.*{path}.*--overwrite"):
+            check_output(tmp_path / path, overwrite=True)
 
 
 def test_the_table_shows_what_was_measured(finished: tuple[Results, Path, str]) -> None:
     results, output, printed = finished
     rows = {
-        "held-out loss of masked tokens": "{:.2f} → {:.2f}".format(*results.mlm_loss),
-        "held-out accuracy of sentence order": "{:.2f} → {:.2f}".format(*results.order_accuracy),
+        "held-out loss of masked tokens": "{:.2f} -> {:.2f}".format(*results.mlm_loss),
+        "held-out accuracy of sentence order": "{:.2f} -> {:.2f}".format(*results.order_accuracy),
         "accuracy of naming the library": f"{results.accuracy:.3f}",
         "adapted from random weights": f"{results.random_accuracy:.3f}",
         "always the most frequent one": f"{results.majority_accuracy:.3f}",
@@ -88,11 +109,9 @@ def test_the_table_shows_what_was_measured(finished: tuple[Results, Path, str]) 
 def test_the_lines_to_paste_run_as_they_are(finished: tuple[Results, Path, str]) -> None:
     _, _, printed = finished
     lines = printed.split("To use it:")[1].strip()
-    setup, _, call = lines.rpartition("\n")
-    program = f"{setup}\nprint({call}[0]['label'])"
-    finished_process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    answer = finished_process.stdout.split()[-1]
-    assert answer in LIBRARIES
+    finished_process = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
+    (answer,) = ast.literal_eval(finished_process.stdout.splitlines()[-1])
+    assert answer["label"] in LIBRARIES
 
 
 def test_the_card_holds_the_metadata_and_the_results(finished: tuple[Results, Path, str]) -> None:
@@ -102,4 +121,6 @@ def test_the_card_holds_the_metadata_and_the_results(finished: tuple[Results, Pa
     assert card.data.pipeline_tag == "text-classification"
     assert f"{results.accuracy:.3f}" in card.text
     assert f"{results.majority_accuracy:.3f}" in card.text
+    assert f"{results.random_accuracy:.3f}" in card.text
+    assert f"on {results.tested:,} docstrings" in card.text
     assert "{{" not in card.content

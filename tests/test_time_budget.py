@@ -218,13 +218,9 @@ def test_the_bar_shows_the_time_the_step_and_the_loss(
     assert f"step 7, loss {float(losses[-1]):.3f}" in last
 
 
-@pytest.mark.parametrize("is_main", [True, False])
-def test_only_the_main_process_shows_a_bar(
-    arguments: TrainingArguments, capsys: pytest.CaptureFixture[str], is_main: bool
+def test_several_processes_whose_clocks_differ_are_refused(
+    arguments: TrainingArguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    budget, state, control = TimeBudget(1), TrainerState(is_world_process_zero=is_main), TrainerControl()
-    budget.on_train_begin(arguments, state, control)
-    budget.on_step_end(arguments, state, control)
-    budget.on_log(arguments, state, control, logs={"loss": 1.0})
-    budget.on_train_end(arguments, state, control)
-    assert bool(capsys.readouterr().err) == is_main
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda _: 2))
+    with pytest.raises(ValueError, match="one process, got 2"):
+        TimeBudget(1).on_train_begin(arguments, TrainerState(), TrainerControl())

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sequence_encoder import SequenceEncoderTokenizer
@@ -110,6 +111,25 @@ def test_batches_of_texts_are_read_like_their_texts(algorithm: str) -> None:
     words = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
     # With room for all, every word that was read is a token; which others there are, differs from run to run.
     assert [len(tokenizer.tokenize(text)) for text in TEXTS] == [len(words(text)) for text in TEXTS]
+
+
+class Texts:
+    """What a map-style dataset of torch is: no `__iter__`."""
+
+    def __len__(self) -> int:
+        return len(TEXTS)
+
+    def __getitem__(self, index: int) -> str:
+        return TEXTS[index]
+
+
+@every_algorithm
+def test_datasets_that_are_only_indexed_are_read(algorithm: str) -> None:
+    tokenizer = SequenceEncoderTokenizer.train_from_iterator(
+        Texts(), algorithm=algorithm, vocab_size=np.int64(300), show_progress=False
+    )
+    assert 261 <= len(tokenizer) <= 300 or algorithm == "wordpiece"
+    assert tokenizer.unk_token_id not in tokenizer(TEXTS[0])["input_ids"]
 
 
 @every_algorithm

@@ -117,7 +117,7 @@ class SequenceEncoderTokenizer(TokenizersBackend):
 
 
 def _check_number(name: str, value: Any, smallest: int, reason: str = "") -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
+    if not hasattr(value, "__index__") or isinstance(value, bool) or value < smallest:
         raise ValueError(f"{name} must be a whole number of at least {smallest}{reason}, got {value!r}.")
 
 
@@ -134,8 +134,8 @@ def _read(texts: Iterable[str | Iterable[str]]) -> Iterator[str]:
 
 
 def _flatten(item: Any) -> Iterator[str]:
-    # Of a mapping the keys would be taken for texts.
-    if isinstance(item, bytes | Mapping) or not isinstance(item, Iterable):
+    # Of a mapping the keys would be taken for texts. Datasets of torch have no `__iter__`, and can be iterated.
+    if isinstance(item, bytes | Mapping) or not (hasattr(item, "__iter__") or hasattr(item, "__getitem__")):
         raise ValueError(f"texts must be an iterable of texts or of batches of texts, got {type(item).__name__} in it.")
     for part in item:
         if isinstance(part, str):

@@ -22,6 +22,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from . import UsageError
+
 STANDARD_LIBRARY = "python"
 # Other names under which a library appears in texts: how it is written, and how it is customarily imported.
 _ALIASES = {
@@ -41,6 +43,8 @@ _ALIASES = {
 _SKIPPED_FOLDERS = {"test", "tests", "testing", "idlelib", "site-packages", "dist-packages", "_vendor", "vendor"}
 _HIDDEN = "library"
 _WORD = re.compile(r"\w+")
+# The parts of `snake_case` and `CamelCase`.
+_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def docstrings_of(path: Path) -> list[str]:
 
 
 class NameHider:
-    """Replaces every word that has the name of a library in it, or is one of its other names, by a neutral word."""
+    """Replaces words by a neutral one: those with the name of a library in them, or another name of it as a part."""
 
     def __init__(self, libraries: Iterable[str]) -> None:
         libraries = list(libraries)
@@ -96,18 +100,23 @@ class NameHider:
         # The words of a phrase may stand on two lines, or be joined by any sign.
         patterns = (r"[\W_]+".join(re.split(r"\W+", phrase)) for phrase in phrases)
         self._phrases = re.compile("|".join(patterns) or r"(?!)", re.IGNORECASE)
-        self._inside = [name.strip("_").lower() for name in libraries]
-        self._known: dict[str, str] = dict.fromkeys(others, _HIDDEN)
+        names = {name.strip("_").lower() for name in libraries}
+        # Three letters stand in many other words.
+        self._inside = [name for name in names if len(name) > 3]
+        self._parts = names | others
+        self._known: dict[str, bool] = {}
 
     def __call__(self, text: str) -> str:
         """The text without the names."""
         return _WORD.sub(self._word, self._phrases.sub(_HIDDEN, text))
 
     def _word(self, match: re.Match[str]) -> str:
-        word = match.group().lower()
+        word = match.group()
         if word not in self._known:
-            self._known[word] = _HIDDEN if any(name in word for name in self._inside) else ""
-        return self._known[word] or match.group()
+            parts = {part.lower() for part in (word, *_PART.findall(word))}
+            inside = any(name in word.lower() for name in self._inside)
+            self._known[word] = inside or not parts.isdisjoint(self._parts)
+        return _HIDDEN if self._known[word] else word
 
 
 def without_near_duplicates(docs: Iterable[Docstring], size: int = 5, overlap: float = 0.5) -> list[Docstring]:
@@ -157,13 +166,14 @@ def read_documentation(
         show_progress: whether to show a progress bar.
 
     Raises:
-        RuntimeError: if there are not two libraries with documentation on this disk.
+        UsageError: if there are not two libraries with documentation on this disk.
     """
     files = [(library, path) for library, paths in find_libraries().items() for path in _some_of(paths, max_bytes)]
     found: list[tuple[str, str, str]] = []
     # A file takes milliseconds, so they travel in larger lots; the child processes read, the parent collects.
     # Syntax trees have no cycles: searching for some takes as long as parsing does.
-    with ProcessPoolExecutor(initializer=gc.disable) as pool:
+    workers = min(os.cpu_count() or 1, 8, len(files) // 64 + 1)
+    with ProcessPoolExecutor(workers, initializer=gc.disable) as pool:
         texts = pool.map(docstrings_of, (path for _, path in files), chunksize=64)
         bar = tqdm(texts, total=len(files), desc="Reading documentation", unit="file", disable=not show_progress)
         for (library, path), docs in zip(files, bar, strict=True):
@@ -172,7 +182,7 @@ def read_documentation(
     sizes = Counter(library for _, library, _ in found)
     libraries = [library for library, _ in sizes.most_common(max_libraries)]
     if len(libraries) < 2:
-        raise RuntimeError("The quickstart needs the documentation of two libraries on this disk, and found less.")
+        raise UsageError("The quickstart needs the documentation of two libraries on this disk, and found less.")
     hide = NameHider(libraries)
     docs = [Docstring(path, library, text, hide(text)) for path, library, text in found if library in libraries]
     return without_near_duplicates(docs)

@@ -16,6 +16,9 @@ from typing import Any
 import torch
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
+# `{"segments": [first, second]}`, token ids without special tokens; `second` is empty for a single sentence.
+Window = dict[str, list[list[int]]]
+
 # A sentence ends at a full stop, question or exclamation mark before a space, at an empty line, or before a list item.
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])|\n\s*\n|\n(?=\s*(?:[-*>]|\w+\s*:|\w+ \())")
 
@@ -25,9 +28,7 @@ def sentences(text: str) -> list[str]:
     return [part for part in (piece.strip() for piece in _SENTENCE_END.split(text)) if part]
 
 
-def segment_windows(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> Iterator[dict[str, list[list[int]]]]:
+def segment_windows(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[Window]:
     """Cuts texts into windows of whole sentences, at most `max_length` tokens with [CLS] and two [SEP].
 
     Yields:
@@ -59,7 +60,7 @@ def segment_windows(
             yield from _windows(list(itertools.islice(encoded, len(parts))), room)
 
 
-def _windows(sentence_ids: list[list[int]], room: int) -> Iterator[dict[str, list[list[int]]]]:
+def _windows(sentence_ids: list[list[int]], room: int) -> Iterator[Window]:
     """The sentences of one text, in runs of at most `room` tokens."""
     window: list[list[int]] = []
     for ids in (part[i : i + room] for part in sentence_ids for i in range(0, len(part), room)):
@@ -71,7 +72,7 @@ def _windows(sentence_ids: list[list[int]], room: int) -> Iterator[dict[str, lis
         yield _halves(window)
 
 
-def _halves(window: list[list[int]]) -> dict[str, list[list[int]]]:
+def _halves(window: list[list[int]]) -> Window:
     """The two segments of most equal length, cut at a sentence boundary."""
     total = sum(map(len, window))
     cuts = range(1, len(window))
@@ -86,6 +87,8 @@ class PretrainingCollator:
         tokenizer: needs [CLS], [SEP], [PAD] and [MASK].
         mlm_probability: the share of tokens to predict; of these, 80 % are masked, 10 % replaced, 10 % kept.
         seed: of swaps and masks.
+
+    `Trainer` drops what it does not know: tell it `remove_unused_columns=False`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, mlm_probability: float = 0.3, seed: int = 0) -> None:
@@ -97,7 +100,15 @@ class PretrainingCollator:
         """`input_ids`, `token_type_ids`, `attention_mask`, `labels` (B, S), `sentence_order_label` (B,): 1 if swapped.
 
         A window of a single segment has no order to tell: its label is -100.
+
+        Raises:
+            ValueError: for windows without segments.
         """
+        if windows and "segments" not in windows[0]:
+            raise ValueError(
+                f"A window has {sorted(windows[0])} and no 'segments'; set remove_unused_columns=False in "
+                "TrainingArguments."
+            )
         examples, orders = [], []
         for window in windows:
             first, second = window["segments"]

@@ -8,8 +8,9 @@ result in a fresh process and predicts there. No network is used.
 from __future__ import annotations
 
 import json
+import math
+import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import ModelCard, ModelCardData
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
@@ -37,9 +37,11 @@ from transformers.trainer_callback import PrinterCallback
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..modeling.pretraining_heads import SequenceEncoderForPreTraining
 from ..tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
+from . import UsageError
 from .documentation import Docstring, read_documentation, split_by_file
-from .hardware import device_name, faster_in_bfloat16, has_accelerator, peak_memory
-from .objectives import PretrainingCollator, segment_windows
+from .hardware import faster_in_bfloat16, has_accelerator
+from .objectives import PretrainingCollator, Window, segment_windows
+from .quickstart_report import RELOAD, Results, print_results, write_card
 from .time_budget import TimeBudget
 
 MAX_LENGTH = 128
@@ -52,16 +54,6 @@ PRETRAINING_SHARE, ADAPTATION_SHARE = 0.74, 0.07
 # Much, since a short pretraining learns more from a harder task (Wettig et al., 2023, find 0.4 and more to pay).
 MLM_PROBABILITY = 0.5
 
-CARD_TEMPLATE = Path(__file__).parent.parent / "hub_card.md"
-
-RELOAD = """\
-import sequence_encoder
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-
-model = AutoModelForSequenceClassification.from_pretrained({folder!r})
-tokenizer = AutoTokenizer.from_pretrained({folder!r})
-classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
-"""
 PREDICT = """
 import json, sys
 answers = classify(json.load(sys.stdin), batch_size=32, truncation=True)
@@ -79,21 +71,10 @@ class QuickstartArguments:
     seed: int = field(default=0, metadata={"help": "Seed of the split, the weights, the masks and the order."})
 
     def __post_init__(self) -> None:
-        if not self.minutes >= 1:
-            raise ValueError(f"--minutes must be at least 1, got {self.minutes}.")
-
-
-@dataclass
-class Results:
-    """What the quickstart measured. Losses in nats, accuracies as shares."""
-
-    mlm_loss: tuple[float, float]
-    order_accuracy: tuple[float, float]
-    tokens_per_second: float
-    accuracy: float = 0.0
-    random_accuracy: float = 0.0
-    majority_accuracy: float = 0.0
-    reloaded_accuracy: float = 0.0
+        if not 2 <= self.minutes < math.inf:
+            raise UsageError(f"--minutes must be at least 2, got {self.minutes}.")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"--seed must be from 0 to {2**32 - 1}, got {self.seed}.")
 
 
 def quickstart(arguments: QuickstartArguments) -> Results:
@@ -101,58 +82,92 @@ def quickstart(arguments: QuickstartArguments) -> Results:
 
     Raises:
         FileExistsError: if the output folder exists and may not be replaced, before anything is done.
-        ValueError: if reading took all the time.
+        OSError: if it cannot be written, likewise.
+        UsageError: if there is too little to read, or reading took all the time.
     """
     started = time.perf_counter()
     output = Path(arguments.output_dir)
-    if output.exists() and not arguments.overwrite:
-        raise FileExistsError(f"--output_dir {output} exists; choose another, or replace it with --overwrite.")
-
-    train, test = split_by_file(read_documentation(), seed=arguments.seed)
-    libraries = sorted({doc.library for doc in train})
-    print(f"{len(train):,} docstrings to learn from and {len(test):,} held out, of {', '.join(libraries)}.")
-    tokenizer = SequenceEncoderTokenizer.train_from_iterator(
-        (doc.text for doc in train), vocab_size=VOCAB_SIZE, lowercase=True, model_max_length=MAX_LENGTH
-    )
-    read = time.perf_counter() - started
-    left = 60 * arguments.minutes - read
-    if left <= 0:
-        raise ValueError(f"--minutes {arguments.minutes} leaves no time to train: reading alone took {read:.0f} s.")
-    with tempfile.TemporaryDirectory() as scratch:
-        pretrained, finished = Path(scratch, "pretrained"), Path(scratch, "finished")
-        results = pretrain(train, test, tokenizer, pretrained, PRETRAINING_SHARE * left, arguments.seed)
-        tested = test[:TEST_TEXTS]
-        task = Task(few_of_each(train, libraries, arguments.seed), tested, libraries, tokenizer)
-        seconds = ADAPTATION_SHARE * left
-        results.random_accuracy, _ = adapt(task, pretrained, seconds, arguments.seed, from_random=True)
-        results.accuracy, model = adapt(task, pretrained, seconds, arguments.seed)
-        results.majority_accuracy = Counter(doc.library for doc in tested).most_common(1)[0][1] / len(tested)
-        model.save_pretrained(finished)
-        tokenizer.save_pretrained(finished)
-        predicted = predict_in_fresh_process(finished, [doc.hidden for doc in tested])
-        right = [answer == doc.library for answer, doc in zip(predicted, tested, strict=True)]
-        results.reloaded_accuracy = sum(right) / len(right)
-        write_card(finished, model, results, libraries)
+    check_output(output, arguments.overwrite)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the output, so that the finished folder only has to be renamed.
+    with tempfile.TemporaryDirectory(prefix=".quickstart-", dir=output.parent) as scratch:
+        results = _run(arguments, started, Path(scratch))
         # Only what is whole takes the place of what was there.
         if output.exists():
-            shutil.rmtree(output)
-        shutil.copytree(finished, output)
+            output.rename(Path(scratch, "replaced"))
+        Path(scratch, "finished").rename(output)
     print_results(results, output, time.perf_counter() - started)
     return results
 
 
+def _run(arguments: QuickstartArguments, started: float, scratch: Path) -> Results:
+    """Leaves the classifier in `scratch / "finished"`."""
+    train, test = split_by_file(read_documentation(), seed=arguments.seed)
+    libraries = sorted({doc.library for doc in train})
+    test = [doc for doc in test if doc.library in libraries]
+    print(f"{len(train):,} docstrings to learn from and {len(test):,} held out, of {', '.join(libraries)}.")
+    tokenizer = SequenceEncoderTokenizer.train_from_iterator(
+        (doc.text for doc in train),
+        vocab_size=VOCAB_SIZE,
+        lowercase=True,
+        model_max_length=MAX_LENGTH,
+        show_progress=False,
+    )
+    windows, held_out = (
+        list(segment_windows((doc.text for doc in docs), tokenizer, MAX_LENGTH)) for docs in (train, test)
+    )
+    read = time.perf_counter() - started
+    left = 60 * arguments.minutes - read
+    if left <= 0:
+        raise UsageError(f"--minutes {arguments.minutes} leaves no time to train: reading alone took {read:.0f} s.")
+
+    pretrained, finished = scratch / "pretrained", scratch / "finished"
+    results = pretrain(windows, held_out, tokenizer, pretrained, PRETRAINING_SHARE * left, arguments.seed)
+    task = Task(few_of_each(train, libraries, arguments.seed), test[:TEST_TEXTS], libraries, tokenizer)
+    results.labelled, results.tested = len(task.train), len(task.test)
+    seconds = ADAPTATION_SHARE * left
+    results.random_accuracy, _ = adapt(task, pretrained, seconds, arguments.seed, from_random=True)
+    results.accuracy, model = adapt(task, pretrained, seconds, arguments.seed)
+    results.majority_accuracy = Counter(doc.library for doc in task.test).most_common(1)[0][1] / len(task.test)
+    model.save_pretrained(finished)
+    tokenizer.save_pretrained(finished)
+    predicted = predict_in_fresh_process(finished, [doc.hidden for doc in task.test])
+    right = [answer == doc.library for answer, doc in zip(predicted, task.test, strict=True)]
+    results.reloaded_accuracy = sum(right) / len(right)
+    write_card(finished, model, results, libraries, MAX_LENGTH)
+    return results
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Checks that nothing but an earlier model would be replaced.
+
+    Raises:
+        FileExistsError: if the folder exists and may not be replaced.
+    """
+    if not (output.exists() or output.is_symlink()):
+        return
+    if not overwrite:
+        raise FileExistsError(f"--output_dir {output} exists; choose another, or replace it with --overwrite.")
+    saved = output / "config.json"
+    is_model = saved.is_file() and SequenceEncoderConfig.model_type in saved.read_text(encoding="utf-8")
+    empty = output.is_dir() and not any(output.iterdir())
+    fixed = os.path.ismount(output) or output.resolve() in (Path.cwd(), *Path.cwd().parents)
+    if output.is_symlink() or fixed or not (is_model or empty):
+        raise FileExistsError(
+            f"--output_dir {output} exists and is no folder of a saved model; --overwrite replaces nothing else."
+        )
+
+
 def pretrain(
-    train: list[Docstring],
-    held_out: list[Docstring],
+    windows: list[Window],
+    held_out: list[Window],
     tokenizer: SequenceEncoderTokenizer,
     folder: Path,
     seconds: float,
     seed: int,
 ) -> Results:
     """Trains an encoder on masked tokens and sentence order, and saves it in `folder`."""
-    windows = list(segment_windows((doc.text for doc in train), tokenizer, MAX_LENGTH))
-    others = list(segment_windows((doc.text for doc in held_out), tokenizer, MAX_LENGTH))
-    others = random.Random(seed).sample(others, min(HELD_OUT_WINDOWS, len(others)))
+    others = random.Random(seed).sample(held_out, min(HELD_OUT_WINDOWS, len(held_out)))
     collate = PretrainingCollator(tokenizer, MLM_PROBABILITY, seed)
     batches = [collate(others[i : i + 32]) for i in range(0, len(others), 32)]
 
@@ -180,10 +195,11 @@ def pretrain(
     before = evaluate_pretraining(model, batches)
     collate = PretrainingCollator(tokenizer, MLM_PROBABILITY, seed + 1)
     trainer = trainer_for("Pretraining", model, seconds, 1e-3, 16, windows, collate, seed)
+    started = time.perf_counter()
     trainer.train()
+    speed = trainer.state.num_input_tokens_seen / (time.perf_counter() - started)
     after = evaluate_pretraining(model, batches)
     model.save_pretrained(folder)
-    speed = trainer.state.num_input_tokens_seen / seconds
     return Results((before[0], after[0]), (before[1], after[1]), speed)
 
 
@@ -200,7 +216,7 @@ def evaluate_pretraining(model: PreTrainedModel, batches: list[dict[str, torch.T
         loss, masked = loss + count * float(outputs.loss), masked + count
         right += int((outputs.sop_logits.argmax(-1) == order).sum())
         ordered += int((order >= 0).sum())
-    return loss / masked, right / ordered
+    return loss / max(masked, 1), right / max(ordered, 1)
 
 
 @dataclass
@@ -310,45 +326,3 @@ def predict_in_fresh_process(folder: Path, texts: list[str]) -> list[str]:
     if finished.returncode:
         raise RuntimeError(f"The saved model could not be used in a fresh process:\n{finished.stderr}")
     return json.loads(finished.stdout.splitlines()[-1])
-
-
-def write_card(folder: Path, model: PreTrainedModel, results: Results, libraries: list[str]) -> None:
-    """The model card of the finished classifier, `README.md`."""
-    data = ModelCardData(
-        library_name="transformers", pipeline_tag="text-classification", language="en", tags=["sequence-encoder"]
-    )
-    card = ModelCard.from_template(
-        data,
-        template_path=str(CARD_TEMPLATE),
-        task=data.pipeline_tag,
-        model_name="Which library is this docstring from?",
-        summary="Names the Python library that a docstring is from: " + ", ".join(libraries) + ".",
-        parameters=f"{model.num_parameters():,}",
-        training_data="The docstrings of the libraries themselves, as installed, without near-duplicates.",
-        results=f"Accuracy {results.accuracy:.3f} on {TEST_TEXTS:,} docstrings from files that were held out; always "
-        f"naming the most frequent library gives {results.majority_accuracy:.3f}.",
-        limits="Trained for minutes as a demonstration of the library sequence-encoder.",
-    )
-    card.save(folder / "README.md")
-
-
-def print_results(results: Results, output: Path, seconds: float) -> None:
-    """The table at the end, and the lines to paste."""
-    rows = [
-        ("held-out loss of masked tokens", "{:.2f} → {:.2f}".format(*results.mlm_loss), "before → after pretraining"),
-        ("held-out accuracy of sentence order", "{:.2f} → {:.2f}".format(*results.order_accuracy), "chance is 0.50"),
-        ("accuracy of naming the library", f"{results.accuracy:.3f}", f"{LABELLED_PER_LIBRARY} labels each"),
-        ("  adapted from random weights", f"{results.random_accuracy:.3f}", "same data, same time"),
-        ("  always the most frequent one", f"{results.majority_accuracy:.3f}", ""),
-        ("  reloaded in a fresh process", f"{results.reloaded_accuracy:.3f}", "through pipeline"),
-        ("real tokens a second", f"{results.tokens_per_second:,.0f}", f"pretraining; {device_name()}"),
-        ("peak memory", f"{peak_memory() / 2**30:.2f} GiB", ""),
-        ("time", f"{seconds / 60:.1f} min", ""),
-        ("saved in", str(output.resolve()), ""),
-    ]
-    width = max(len(name) for name, _, _ in rows)
-    middle = max(len(value) for _, value, _ in rows[:-1])
-    print()
-    for name, value, remark in rows:
-        print(f"{name:<{width}}  {value:<{middle}}  {remark}".rstrip())
-    print(f'\nTo use it:\n\n{RELOAD.format(folder=str(output))}classify("Return the eigenvalues of a matrix.")')

@@ -22,7 +22,7 @@ class TimeBudget(TrainerCallback):
         description: what the progress bar says.
 
     Raises:
-        ValueError: if `seconds` is not positive.
+        ValueError: if `seconds` is not positive, and when training starts in several processes, whose clocks differ.
     """
 
     def __init__(self, seconds: float, description: str = "Training") -> None:
@@ -54,11 +54,11 @@ class TimeBudget(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Starts the clock."""
+        if args.world_size > 1:
+            raise ValueError(f"TimeBudget trains in one process, got {args.world_size}; use max_steps instead.")
         self.started = time.perf_counter()
         form = "{l_bar}{bar}| {n:.0f}/{total:.0f} s{postfix}"
-        self.bar = tqdm(
-            total=self.seconds, desc=self.description, bar_format=form, disable=not state.is_world_process_zero
-        )
+        self.bar = tqdm(total=self.seconds, desc=self.description, bar_format=form)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Moves the bar, and stops training when the time is over."""
