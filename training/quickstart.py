@@ -50,7 +50,7 @@ LABELLED_PER_LIBRARY = 50
 TEST_TEXTS = 1500
 HELD_OUT_WINDOWS = 512
 # Of the time that is left after reading and tokenising; what remains is for evaluating and reloading.
-PRETRAINING_SHARE, ADAPTATION_SHARE = 0.74, 0.07
+PRETRAINING_SHARE, ADAPTATION_SHARE = 0.8, 0.06
 # Much, since a short pretraining learns more from a harder task (Wettig et al., 2023, find 0.4 and more to pay).
 MLM_PROBABILITY = 0.5
 
