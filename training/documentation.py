@@ -192,9 +192,10 @@ def _some_of(paths: list[Path], max_bytes: int) -> Iterator[Path]:
     """Files in random order, as many as have less than `max_bytes` together, but at least one."""
     total = 0
     for path in random.Random(0).sample(paths, len(paths)):
-        if total and total + path.stat().st_size > max_bytes:
+        size = path.stat().st_size
+        if total and total + size > max_bytes:
             return
-        total += path.stat().st_size
+        total += size
         yield path
 
 
