@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
 from sequence_encoder import SequenceEncoderForPreTraining
-from sequence_encoder.training.optimizer import MuonWithAdamW
+from sequence_encoder.training.optimizer import MuonWithAdamW, orthogonalize
 
 RATE = 1e-2
 
@@ -55,9 +55,23 @@ def test_muon_has_the_matrices_between_hidden_states_and_adamw_the_rest(
     }
 
 
+@pytest.mark.parametrize("shape", [(24, 72), (72, 24), (24, 24)])
+def test_an_orthogonalised_matrix_keeps_its_directions_and_loses_their_sizes(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape) * torch.logspace(0, 1, shape[1])
+    left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)
+    assert sizes.max() > 4 * sizes.min()
+    gains = torch.diag(left.T @ orthogonalize(matrix, torch.float32) @ right.T)
+    assert ((gains > 0.3) & (gains < 1.3)).all()
+    rounded = orthogonalize(matrix, torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, orthogonalize(matrix, torch.float32), rtol=0, atol=0.1)
+
+
 def test_weights_move_as_with_torch_s_own_optimizers(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
     other = copy.deepcopy(model)
     ours = MuonWithAdamW(model, RATE, betas=(0.8, 0.9), weight_decay=5)
+    # What torch computes in, whatever is faster here.
+    ours.parts[0].dtype = torch.bfloat16
     matrices = {name for name, weight in other.named_parameters() if "layers" in name and weight.ndim == 2}
     matrices.add("head.dense.weight")
 
