@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from .configuration import SequenceEncoderConfig
+from .conversion import convert
 from .modeling import (
     SequenceEncoderForMaskedLM,
     SequenceEncoderForMultipleChoice,
@@ -39,6 +40,7 @@ __all__ = [
     "SequenceEncoderModel",
     "SequenceEncoderPreTrainedModel",
     "SequenceEncoderTokenizer",
+    "convert",
 ]
 
 AutoConfig.register(SequenceEncoderConfig.model_type, SequenceEncoderConfig)

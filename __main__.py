@@ -26,7 +26,24 @@ def quickstart(arguments: list[str]) -> None:
     run(parsed)
 
 
-COMMANDS = {"quickstart": quickstart}
+def convert(arguments: list[str]) -> None:
+    """Carry a checkpoint of another family over to a SequenceEncoder, or give one back with --to."""
+    from .conversion.command import convert_checkpoint
+    from .conversion.source_models import FAMILIES
+
+    parser = argparse.ArgumentParser(prog="sequence-encoder convert", description=convert.__doc__)
+    parser.add_argument("source", help="the checkpoint: a folder or a Hub id")
+    parser.add_argument("target", help="the folder to write")
+    parser.add_argument("--to", choices=FAMILIES, help="the family to give a SequenceEncoder back to")
+    parser.add_argument("--force", action="store_true", help="replace the target if it is a saved model")
+    parsed = parser.parse_args(arguments)
+    try:
+        convert_checkpoint(parsed.source, parsed.target, parsed.to, parsed.force)
+    except ValueError as error:
+        raise UsageError(error) from error
+
+
+COMMANDS = {"quickstart": quickstart, "convert": convert}
 
 
 def main(arguments: list[str] | None = None) -> None:

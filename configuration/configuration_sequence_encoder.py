@@ -41,6 +41,9 @@ class SequenceEncoderConfig(PreTrainedConfig):
     Axes:
         position_embedding (`"sinusoidal"`, `"learned"` or `"rotary"`, defaults to `"sinusoidal"`):
             How a token knows its place. Only `learned` limits the length of a text, to `max_position_embeddings`.
+        position_offset (`int`, defaults to 0):
+            Rows that a `learned` table has before its first position; RoBERTa's has `pad_token_id + 1`, which it never
+            uses.
         norm_placement (`"post"` or `"pre"`, defaults to `"post"`):
             Norms after each residual addition, or before each branch. `pre` adds a norm after the last layer, and
             leaves out the first layer's attention norm where `embedding_norm` has just done its work.
@@ -109,6 +112,7 @@ class SequenceEncoderConfig(PreTrainedConfig):
     max_position_embeddings: int = 512
 
     position_embedding: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
+    position_offset: int = 0
     rope_parameters: dict[str, Any] | None = None
     norm_placement: Literal["post", "pre"] = "post"
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
@@ -220,7 +224,7 @@ class SequenceEncoderConfig(PreTrainedConfig):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("num_hidden_layers", "type_vocab_size"):
+        for name in ("num_hidden_layers", "type_vocab_size", "position_offset"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
         for name in ("norm_eps", "initializer_range"):
@@ -240,6 +244,11 @@ class SequenceEncoderConfig(PreTrainedConfig):
         """Checks the position axis against the sizes. Run by `@strict` after construction."""
         if self.position_embedding == "sinusoidal" and self.hidden_size % 2:
             raise ValueError(f"position_embedding='sinusoidal' needs an even hidden_size, got {self.hidden_size}.")
+        if self.position_offset and self.position_embedding != "learned":
+            raise ValueError(
+                f"position_offset={self.position_offset} belongs to position_embedding='learned', got "
+                f"{self.position_embedding!r}; leave it out, or pass position_offset=0."
+            )
         if self.position_embedding != "rotary":
             if self.rope_parameters is not None:
                 raise ValueError(

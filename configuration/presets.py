@@ -30,11 +30,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "vanilla": {},
     # Devlin et al., 2019.
     "bert": _BERT,
-    # Liu et al., 2019. Its table has two unused rows before the first position; here positions start at row 0.
+    # Liu et al., 2019.
     "roberta": {
         **_BERT,
         "vocab_size": 50265,
         "type_vocab_size": 1,
+        "position_offset": 2,
         "norm_eps": 1e-5,
         "bos_token_id": 0,
         "pad_token_id": 1,

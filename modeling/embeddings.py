@@ -44,15 +44,19 @@ class SinusoidalPositions(Positions):
 
 
 class LearnedPositions(Positions):
-    """Adds a trained vector for each of `max_position_embeddings` positions (Gehring et al., 2017)."""
+    """Adds a trained vector for each of `max_position_embeddings` positions (Gehring et al., 2017).
+
+    `position_offset` rows of the table come before the first position and are not used.
+    """
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config)
-        self.table = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.offset = config.position_offset
+        self.table = nn.Embedding(self.offset + config.max_position_embeddings, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """hidden_states (B, S, D), position_ids (B or 1, S)."""
-        return hidden_states + self.table(position_ids)
+        return hidden_states + self.table(position_ids + self.offset)
 
 
 class RotaryPositions(Positions):

@@ -39,6 +39,7 @@ PUBLIC_NAMES = [
     "SequenceEncoderModel",
     "SequenceEncoderPreTrainedModel",
     "SequenceEncoderTokenizer",
+    "convert",
 ]
 
 PARTS = ["attn_norm", "mlp.down_proj", "mlp.up_proj", "mlp_norm", "self_attn.o_proj", "self_attn.qkv_proj"]

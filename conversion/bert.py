@@ -1,0 +1,106 @@
+"""BERT (Devlin et al., 2019), and all that shares its architecture: MiniLM, BGE, E5, GTE and others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ..configuration import PRESETS
+from .family import Family, Head
+from .key_mapping import SEPARATE_QKV, Rule, module
+
+FIELDS = {
+    name: name
+    for name in (
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "max_position_embeddings",
+        "type_vocab_size",
+        "hidden_act",
+        "initializer_range",
+        "classifier_dropout",
+    )
+} | {
+    "embedding_dropout": "hidden_dropout_prob",
+    "hidden_dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "norm_eps": "layer_norm_eps",
+}
+# Positions relative to each other are gone from transformers, and stand in older configurations.
+REQUIRED = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
+# Of the preset, all that is no size: what the family always has.
+SETTINGS = {
+    name: value
+    for name, value in PRESETS["bert"].items()
+    if name not in FIELDS and name not in ("tie_word_embeddings", "pooler_act")
+}
+TRUNK = [
+    Rule("embed_tokens.weight", ("embeddings.word_embeddings.weight",)),
+    Rule("embeddings.positions.table.weight", ("embeddings.position_embeddings.weight",)),
+    Rule("embeddings.types.weight", ("embeddings.token_type_embeddings.weight",)),
+    *module("embeddings.norm", "embeddings.LayerNorm"),
+]
+POOLER = module("pooler.dense", "pooler.dense")
+_ATTENTION = "encoder.layer.{}.attention.self"
+LAYER = [
+    *module(
+        "layers.{}.self_attn.qkv_proj",
+        *(f"{_ATTENTION}.{part}" for part in ("query", "key", "value")),
+        layout=SEPARATE_QKV,
+    ),
+    *module("layers.{}.self_attn.o_proj", "encoder.layer.{}.attention.output.dense"),
+    *module("layers.{}.attn_norm", "encoder.layer.{}.attention.output.LayerNorm"),
+    *module("layers.{}.mlp.up_proj", "encoder.layer.{}.intermediate.dense"),
+    *module("layers.{}.mlp.down_proj", "encoder.layer.{}.output.dense"),
+    *module("layers.{}.mlp_norm", "encoder.layer.{}.output.LayerNorm"),
+]
+CLASSIFIER = module("classifier", "classifier")
+ANSWERS = module("classifier", "qa_outputs")
+_PREDICTIONS = [
+    *module("head.dense", "cls.predictions.transform.dense"),
+    *module("head.norm", "cls.predictions.transform.LayerNorm"),
+    Rule("decoder.weight", ("cls.predictions.decoder.weight",)),
+    # Two names for one tensor.
+    Rule("decoder.bias", ("cls.predictions.decoder.bias", "cls.predictions.bias")),
+]
+TANH = {"pooler_act": "tanh"}
+
+
+def classifier_dropout(config: PreTrainedConfig) -> dict[str, float]:
+    """The dropout before classifiers, where the configuration leaves it to that of the layers."""
+    given = config.classifier_dropout
+    return {"classifier_dropout": config.hidden_dropout_prob if given is None else given}
+
+
+def segment_types(config: PreTrainedConfig) -> dict[str, Any]:
+    """Nothing more of their configuration; the families that add a vector for the segment need one at least."""
+    if not config.type_vocab_size:
+        raise ValueError("type_vocab_size=0 stands in the way: this family adds a vector for the segment.")
+    return {}
+
+
+BERT = Family(
+    name="bert",
+    config_classes=("BertConfig",),
+    model_prefixes=("Bert",),
+    fields=FIELDS,
+    settings=SETTINGS,
+    required=REQUIRED,
+    trunk=[*TRUNK, *POOLER],
+    layer=LAYER,
+    heads={
+        "Model": Head(settings=TANH),
+        "ForPreTraining": Head([*_PREDICTIONS, *module("sop_classifier", "cls.seq_relationship")], TANH),
+        "ForMaskedLM": Head(_PREDICTIONS, TANH),
+        "ForSequenceClassification": Head(CLASSIFIER, TANH),
+        "ForMultipleChoice": Head(CLASSIFIER, TANH),
+        "ForTokenClassification": Head(CLASSIFIER, TANH),
+        "ForQuestionAnswering": Head(ANSWERS, TANH),
+    },
+    read=classifier_dropout,
+    write=segment_types,
+)

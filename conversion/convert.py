@@ -1,0 +1,148 @@
+"""From a model of another family to ours and back: the same function, with other names and layouts of its weights."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from typing import Any, cast
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from .. import modeling
+from ..configuration import SequenceEncoderConfig
+from ..modeling import SequenceEncoderPreTrainedModel
+from .family import Family
+from .key_mapping import to_ours, to_theirs
+from .source_models import FAMILIES, find_family, load_checkpoint
+
+_OURS = "SequenceEncoder"
+# Fields of every configuration, which keep their name.
+_COMMON = (
+    "tie_word_embeddings",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "id2label",
+    "label2id",
+    "problem_type",
+)
+# Fields that say nothing of a model without these heads. How matrices started says nothing of any that has its weights.
+_WITH_POOLER = ("Model", "ForPreTraining", "ForSequenceClassification", "ForMultipleChoice")
+_ONLY_FOR = {
+    "initializer": (),
+    "pooling": _WITH_POOLER,
+    "pooler_act": _WITH_POOLER,
+    "prediction_head": ("ForMaskedLM", "ForPreTraining"),
+    "classifier_head": (
+        "ForSequenceClassification",
+        "ForMultipleChoice",
+        "ForTokenClassification",
+        "ForQuestionAnswering",
+    ),
+}
+
+
+def convert(source: str | os.PathLike[str] | PreTrainedModel, to: str | None = None) -> PreTrainedModel:
+    """Carries a model of another family over to a SequenceEncoder with the same outputs, or gives one back.
+
+    Dropout alone can differ in training: some families have it in places where others have none.
+
+    Args:
+        source: a folder or a Hub id, or a model, whose weights are copied. Without `to`, of BERT and what has its
+            architecture, RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA or ModernBERT; with `to`, a SequenceEncoder.
+        to: the family to give a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra` or `modernbert`.
+
+    Returns:
+        The model with the head that the source has, in its dtype and in evaluation mode.
+
+    Raises:
+        ValueError: for a family, a head or a configuration that cannot be represented on the other side, and for
+            weights that are missing or left over; the message names what stands in the way.
+    """
+    if to is not None and to not in FAMILIES:
+        raise ValueError(f"to must be one of {', '.join(FAMILIES)}, got {to!r}.")
+    model = source if isinstance(source, PreTrainedModel) else load_checkpoint(source)
+    return _carry_over(model) if to is None else _give_back(model, FAMILIES[to])
+
+
+def _carry_over(model: PreTrainedModel) -> PreTrainedModel:
+    family, head = find_family(type(model).__name__)
+    config = read_config(family, head, model.config)
+    if head == "Model" and getattr(model, "pooler", None) is None:
+        config.pooler_act = None
+    with no_init_weights():
+        ours = getattr(modeling, _OURS + head)(config)
+    rules = family.rules(head, config.num_hidden_layers, model.base_model_prefix)
+    return _filled(ours, to_ours(rules, model.state_dict(), ours.state_dict(), config.num_attention_heads))
+
+
+def _give_back(model: PreTrainedModel, family: Family) -> PreTrainedModel:
+    if not isinstance(model, SequenceEncoderPreTrainedModel):
+        raise ValueError(f"Only a SequenceEncoder can be given back to {family.name}, got a {type(model).__name__}.")
+    head = type(model).__name__.removeprefix(_OURS)
+    if head not in family.heads:
+        raise ValueError(f"{family.name} has no head like {type(model).__name__}; it has {', '.join(family.heads)}.")
+    config = write_config(family, head, model.config)
+    without_pooler = head == "Model" and family.has_pooler and model.config.pooler_act is None
+    with no_init_weights():
+        model_class = getattr(transformers, family.model_prefixes[0] + head)
+        theirs = model_class(config, **({"add_pooling_layer": False} if without_pooler else {}))
+    rules = family.rules(head, model.config.num_hidden_layers, theirs.base_model_prefix)
+    return _filled(theirs, to_theirs(rules, model.state_dict(), model.config.num_attention_heads))
+
+
+def _filled(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> PreTrainedModel:
+    model.load_state_dict(tensors, assign=True)
+    model.tie_weights()
+    return model.eval()
+
+
+def read_config(family: Family, head: str, config: PreTrainedConfig) -> SequenceEncoderConfig:
+    """Our configuration of their model.
+
+    Raises:
+        ValueError: if it has a value that cannot be represented.
+    """
+    for name, only in family.required.items():
+        value = getattr(config, name, only)
+        if value != only:
+            raise ValueError(f"{name}={value!r} cannot be represented; a SequenceEncoder can only be {name}={only!r}.")
+    ours: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
+    ours |= {name: getattr(config, theirs) for name, theirs in family.fields.items()}
+    ours |= {**family.settings, **family.read(config)}
+    for name, only in family.heads[head].settings.items():
+        if ours.get(name, only) != only:
+            raise ValueError(
+                f"{name}={ours[name]!r} cannot be represented: {head} of {family.name} is always {only!r}."
+            )
+        ours[name] = only
+    try:
+        return SequenceEncoderConfig(**ours, dtype=config.dtype)
+    except StrictDataclassError as error:
+        raise ValueError(f"The configuration of {type(config).__name__} cannot be represented. {error}") from error
+
+
+def write_config(family: Family, head: str, config: SequenceEncoderConfig) -> PreTrainedConfig:
+    """Their configuration of our model.
+
+    Raises:
+        ValueError: if there is none. It is read again, and what is then another value stands in the way.
+    """
+    theirs: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
+    theirs |= {name: getattr(config, ours) for ours, name in family.fields.items()}
+    theirs |= {**family.write(config), "dtype": config.dtype}
+    written = cast(PreTrainedConfig, getattr(transformers, family.config_classes[0])(**theirs))
+    again = read_config(family, head, written)
+    no_pooler = head == "Model" and config.pooler_act is None and family.has_pooler
+    for name in (field.name for field in fields(config) if field.name in SequenceEncoderConfig.__annotations__):
+        irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (name == "pooler_act" and no_pooler)
+        irrelevant |= name == "sliding_window" and "sliding_attention" not in (config.layer_types or [])
+        if not irrelevant and getattr(config, name) != getattr(again, name):
+            raise ValueError(
+                f"{name}={getattr(config, name)!r} stands in the way: {family.name} has {getattr(again, name)!r}."
+            )
+    return written

@@ -1,0 +1,60 @@
+"""What a family of encoders is to the conversion: tables of configuration fields, of weights and of heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from .key_mapping import Rule, for_layers, with_prefixes
+
+
+@dataclass(frozen=True)
+class Head:
+    """A model of a family: what it has besides the trunk, and what of our configuration it settles."""
+
+    rules: Sequence[Rule] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Encoders that share an architecture and the names of its parts.
+
+    Args:
+        name: as the presets have it.
+        config_classes: of transformers; the first is made on the way back.
+        model_prefixes: what the names of its model classes start with, in the same order.
+        fields: ours to theirs, the same value under another name.
+        settings: our fields that all of the family have in common.
+        required: their fields that can only have this value; a field that is not there is taken to have it.
+        trunk: rules of embeddings and norms.
+        layer: rules of one layer, `{}` for its number.
+        heads: by the end of the class name, such as `ForMaskedLM`, which is the same for us and for them.
+        read: more of our fields, from their configuration and the head.
+        write: more of their fields, from ours.
+    """
+
+    name: str
+    config_classes: Sequence[str]
+    model_prefixes: Sequence[str]
+    fields: Mapping[str, str]
+    settings: Mapping[str, Any]
+    required: Mapping[str, Any]
+    trunk: Sequence[Rule]
+    layer: Sequence[Rule]
+    heads: Mapping[str, Head]
+    read: Callable[[PreTrainedConfig], dict[str, Any]] = lambda config: {}
+    write: Callable[[PreTrainedConfig], dict[str, Any]] = lambda config: {}
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether the model without a head can have a pooler."""
+        return any(rule.ours.startswith("pooler.") for rule in self.trunk)
+
+    def rules(self, head: str, depth: int, base_model_prefix: str) -> list[Rule]:
+        """All rules of a model with `depth` layers, whose trunk is their `base_model_prefix`."""
+        ours, theirs = ("", "") if head == "Model" else ("model.", f"{base_model_prefix}.")
+        return [*with_prefixes([*self.trunk, *for_layers(self.layer, depth)], ours, theirs), *self.heads[head].rules]

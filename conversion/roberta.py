@@ -1,0 +1,72 @@
+"""RoBERTa (Liu et al., 2019), XLM-R (Conneau et al., 2020) and CamemBERT (Martin et al., 2020)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from .bert import (
+    ANSWERS,
+    CLASSIFIER,
+    FIELDS,
+    LAYER,
+    POOLER,
+    REQUIRED,
+    SETTINGS,
+    TANH,
+    TRUNK,
+    classifier_dropout,
+    segment_types,
+)
+from .family import Family, Head
+from .key_mapping import Rule, module
+
+
+def _read(config: PreTrainedConfig) -> dict[str, Any]:
+    if config.pad_token_id is None:
+        raise ValueError("pad_token_id=None cannot be represented: positions of this family start after it.")
+    unused = config.pad_token_id + 1
+    return {
+        **classifier_dropout(config),
+        "position_offset": unused,
+        "max_position_embeddings": config.max_position_embeddings - unused,
+    }
+
+
+def _write(config: PreTrainedConfig) -> dict[str, Any]:
+    unused = 0 if config.pad_token_id is None else config.pad_token_id + 1
+    return {**segment_types(config), "max_position_embeddings": config.max_position_embeddings + unused}
+
+
+ROBERTA = Family(
+    name="roberta",
+    config_classes=("RobertaConfig", "XLMRobertaConfig", "CamembertConfig"),
+    model_prefixes=("Roberta", "XLMRoberta", "Camembert"),
+    fields=FIELDS,
+    settings=SETTINGS,
+    required=REQUIRED,
+    trunk=[*TRUNK, *POOLER],
+    layer=LAYER,
+    heads={
+        "Model": Head(settings=TANH),
+        "ForMaskedLM": Head(
+            [
+                *module("head.dense", "lm_head.dense"),
+                *module("head.norm", "lm_head.layer_norm"),
+                Rule("decoder.weight", ("lm_head.decoder.weight",)),
+                Rule("decoder.bias", ("lm_head.decoder.bias", "lm_head.bias")),
+            ],
+            {**TANH, "hidden_act": "gelu"},
+        ),
+        # The dense layer of its classifier does what the pooler does elsewhere.
+        "ForSequenceClassification": Head(
+            [*module("model.pooler.dense", "classifier.dense"), *module("classifier", "classifier.out_proj")], TANH
+        ),
+        "ForMultipleChoice": Head(CLASSIFIER, TANH),
+        "ForTokenClassification": Head(CLASSIFIER, TANH),
+        "ForQuestionAnswering": Head(ANSWERS, TANH),
+    },
+    read=_read,
+    write=_write,
+)

@@ -1,0 +1,86 @@
+"""Finds out what a model of another family is, and loads checkpoints with nothing missing and nothing left over."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, PreTrainedModel
+
+from .. import modeling
+from ..configuration import SequenceEncoderConfig
+from .bert import BERT
+from .distilbert import DISTILBERT
+from .electra import ELECTRA
+from .family import Family
+from .modernbert import MODERNBERT
+from .roberta import ROBERTA
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, MODERNBERT)}
+
+
+def find_family(class_name: str) -> tuple[Family, str]:
+    """The family of a model class of transformers, and which of its heads the class is.
+
+    Raises:
+        ValueError: if the family is none of ours, or the head.
+    """
+    for family in FAMILIES.values():
+        for prefix in family.model_prefixes:
+            head = class_name.removeprefix(prefix)
+            if head == class_name:
+                continue
+            if head not in family.heads:
+                names = ", ".join(prefix + name for name in family.heads)
+                raise ValueError(
+                    f"{class_name} is no model that can be carried over; of this family those are {names}."
+                )
+            return family, head
+    raise ValueError(f"{class_name} is of none of the families {', '.join(FAMILIES)}.")
+
+
+def load_checkpoint(checkpoint: str | os.PathLike[str]) -> PreTrainedModel:
+    """Loads a folder or a Hub id with the class that it names, in its own dtype.
+
+    Raises:
+        ValueError: if that class is none that can be converted, needs weights that are not there, or leaves some over.
+    """
+    config = AutoConfig.from_pretrained(checkpoint)
+    name = (config.architectures or [None])[0]
+    if isinstance(config, SequenceEncoderConfig):
+        return _load_all(checkpoint, getattr(modeling, name or "SequenceEncoderModel"))
+    if name is None:
+        name = type(config).__name__.removesuffix("Config") + "Model"
+    find_family(name)
+    try:
+        return _load_all(checkpoint, getattr(transformers, name))
+    except ValueError:
+        # What BERT's pretraining left has both of its heads, and often calls itself a masked language model.
+        if name != "BertForMaskedLM":
+            raise
+        return _load_all(checkpoint, transformers.BertForPreTraining)
+
+
+def _load_all(
+    checkpoint: str | os.PathLike[str], model_class: type[PreTrainedModel], **options: Any
+) -> PreTrainedModel:
+    # Other shapes are not ignored but told of below, by name.
+    loaded: Any = model_class.from_pretrained(
+        checkpoint, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    model, info = loaded
+    missing = info["missing_keys"]
+    if missing and not options and all(key.startswith("pooler.") for key in missing):
+        # Saved without its pooler, as models for embeddings often are.
+        return _load_all(checkpoint, model_class, add_pooling_layer=False)
+    faults = {
+        "has no": missing,
+        "has too many weights": info["unexpected_keys"],
+        "has other shapes of": info["mismatched_keys"],
+    }
+    for fault, keys in faults.items():
+        if keys:
+            names = ", ".join(sorted(key if isinstance(key, str) else key[0] for key in keys))
+            raise ValueError(f"{checkpoint}, as a {model_class.__name__}, {fault}: {names}.")
+    return model

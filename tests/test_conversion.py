@@ -1,0 +1,175 @@
+"""Promise 3, for other families: carried over they give the same outputs and gradients, and come back bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from sequence_encoder import convert
+from sequence_encoder.modeling import SequenceEncoderPreTrainedModel
+
+_BERT = {
+    "vocab_size": 97,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 50,
+    "num_labels": 5,
+}
+_ROBERTA = {**_BERT, "type_vocab_size": 2, "pad_token_id": 1}
+_DISTILBERT = {
+    "vocab_size": 97,
+    "dim": 24,
+    "n_layers": 3,
+    "n_heads": 3,
+    "hidden_dim": 40,
+    "max_position_embeddings": 50,
+    "num_labels": 5,
+}
+_MODERN = {
+    **_BERT,
+    "local_attention": 6,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
+}
+_ALL_BIASES = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
+
+CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("Bert", _BERT),
+    "bert-one-type": ("Bert", {**_BERT, "type_vocab_size": 1, "hidden_act": "relu", "layer_norm_eps": 1e-3}),
+    "bert-untied": ("Bert", {**_BERT, "tie_word_embeddings": False}),
+    "roberta": ("Roberta", _ROBERTA),
+    "xlm-roberta": ("XLMRoberta", {**_ROBERTA, "pad_token_id": 3}),
+    "camembert": ("Camembert", _ROBERTA),
+    "distilbert": ("DistilBert", _DISTILBERT),
+    "distilbert-sinusoidal": ("DistilBert", {**_DISTILBERT, "sinusoidal_pos_embds": True}),
+    "electra": ("Electra", {**_BERT, "embedding_size": 24}),
+    "modernbert": ("ModernBert", _MODERN),
+    "modernbert-biases-mean": ("ModernBert", {**_MODERN, **_ALL_BIASES, "classifier_pooling": "mean"}),
+    "modernbert-local-only": ("ModernBert", {**_MODERN, "layer_types": ["sliding_attention"] * 3}),
+}
+HEADS = (
+    "Model",
+    "ForPreTraining",
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+)
+CASES = [
+    (name, head) for name in CONFIGURATIONS for head in HEADS if head != "ForPreTraining" or name.startswith("bert")
+]
+every_case = pytest.mark.parametrize(("name", "head"), CASES)
+BACK = {"xlm-roberta": "roberta", "camembert": "roberta"}
+
+
+@pytest.fixture(scope="module")
+def make(randomize: Callable[..., Any]) -> Callable[..., PreTrainedModel]:
+    """`make(name, head)`: a tiny model of a family in which no weight and no bias is zero."""
+
+    def build(name: str, head: str, **overrides: Any) -> PreTrainedModel:
+        family, options = CONFIGURATIONS[name]
+        labels = {"num_labels": 2} if head == "ForQuestionAnswering" else {}
+        config = getattr(transformers, f"{family}Config")(**{**options, **labels, **overrides})
+        config._attn_implementation = "eager"
+        model = randomize(getattr(transformers, family + head)(config))
+        if name == "bert-untied" and head in ("ForPreTraining", "ForMaskedLM"):
+            # The second one is not used where it is not tied to the first.
+            predictions = model.cls.predictions
+            predictions.bias.data.copy_(predictions.decoder.bias.data)
+        return model
+
+    return build
+
+
+def ragged_batches(config: PreTrainedConfig, head: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The same texts of several lengths, padded on the right and on the left."""
+    lengths = [13, 7, 2, 11]
+    width = max(lengths)
+    mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+    right = {"input_ids": torch.randint(5, 97, (4, width)), "attention_mask": mask}
+    if getattr(config, "type_vocab_size", 0) > 1:
+        right["token_type_ids"] = torch.randint(0, 2, (4, width))
+    right["input_ids"] = right["input_ids"] * mask + config.pad_token_id * (1 - mask)
+    left = {
+        key: torch.stack([row.roll(width - n) for row, n in zip(tensor, lengths, strict=True)])
+        for key, tensor in right.items()
+    }
+    if head == "ForMultipleChoice":
+        right, left = ({key: tensor.view(2, 2, width) for key, tensor in side.items()} for side in (right, left))
+    return right, left
+
+
+def outputs_at_text(output: ModelOutput, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """All outputs, those of tokens in the order of the texts and without padding."""
+    real = batch["attention_mask"].bool()
+    return [
+        tensor[real] if tensor.shape[:2] == real.shape and real.dim() == 2 else tensor for tensor in output.to_tuple()
+    ]
+
+
+@every_case
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_outputs_and_gradients_are_the_same(make: Callable[..., Any], name: str, head: str, side: str) -> None:
+    theirs = make(name, head)
+    ours = convert(theirs)
+    assert type(ours).__name__ == f"SequenceEncoder{head}"
+    # Under padding on the left theirs count it as text, and pool its first token.
+    right, left = ragged_batches(theirs.config, head)
+    batch = left if side == "left" else right
+    expected, found = outputs_at_text(theirs(**right), right), outputs_at_text(ours(**batch), batch)
+    assert len(found) >= len(expected) > 0  # Ours pools also where theirs has no pooler.
+    pairs = list(zip(found, expected, strict=False))
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+    weights = [torch.randn_like(other) for _, other in pairs]
+    for outputs in zip(*pairs, strict=True):
+        sum((output * weight).sum() for output, weight in zip(outputs, weights, strict=True)).backward()
+    for parameter in (*ours.parameters(), *theirs.parameters()):
+        parameter.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    gradients = convert_back(ours, name).state_dict()
+    for key, gradient in theirs.state_dict().items():
+        if not (name == "bert-untied" and key == "cls.predictions.bias"):  # It is not used.
+            torch.testing.assert_close(gradients[key], gradient, rtol=1e-4, atol=1e-4, msg=key)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "electra"])
+def test_padding_on_the_left_equals_theirs_with_the_positions_told(make: Callable[..., Any], name: str) -> None:
+    theirs = make(name, "Model")
+    _, left = ragged_batches(theirs.config, "Model")
+    mask = left["attention_mask"]
+    first = theirs.config.pad_token_id + 1 if name == "roberta" else 0
+    expected = theirs(**left, position_ids=(mask.cumsum(-1) - 1).clamp(min=0) + first).last_hidden_state
+    found = convert(theirs)(**left).last_hidden_state
+    torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], rtol=1e-5, atol=1e-5)
+
+
+def convert_back(ours: PreTrainedModel, name: str) -> PreTrainedModel:
+    return convert(ours, to=BACK.get(name, name.partition("-")[0]))
+
+
+@every_case
+def test_the_way_there_and_back_keeps_every_bit(make: Callable[..., Any], name: str, head: str) -> None:
+    theirs = make(name, head)
+    back = convert_back(convert(theirs), name)
+    assert back.state_dict().keys() == theirs.state_dict().keys()
+    for key, tensor in theirs.state_dict().items():
+        assert torch.equal(back.state_dict()[key], tensor), key
+    again = convert(back)
+    ours = convert(theirs)
+    assert isinstance(ours, SequenceEncoderPreTrainedModel)
+    assert again.config.to_diff_dict() == ours.config.to_diff_dict()
+    for key, tensor in ours.state_dict().items():
+        assert torch.equal(again.state_dict()[key], tensor), key

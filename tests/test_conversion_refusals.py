@@ -1,0 +1,192 @@
+"""What cannot be converted is refused by name, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel, convert
+
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 50,
+}
+
+
+def bert(model: str = "BertModel", **options: Any) -> Any:
+    return getattr(transformers, model)(transformers.BertConfig(**{**SIZES, **options}))
+
+
+def electra(model: str = "ElectraModel", **options: Any) -> Any:
+    return getattr(transformers, model)(transformers.ElectraConfig(**{**SIZES, "embedding_size": 24, **options}))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: bert(is_decoder=True), "is_decoder=True"),
+        (lambda: bert(is_decoder=True, add_cross_attention=True), "is_decoder=True|add_cross_attention=True"),
+        (lambda: bert(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
+        (lambda: bert(hidden_act="mish"), "hidden_act.*mish"),
+        (lambda: bert("BertForNextSentencePrediction"), "BertForNextSentencePrediction.*BertForPreTraining"),
+        (lambda: electra("ElectraForPreTraining"), "ElectraForPreTraining.*ElectraForMaskedLM"),
+        (lambda: electra(embedding_size=12), "embedding_size=12.*hidden_size=24"),
+        (lambda: electra("ElectraForMaskedLM", hidden_act="relu"), "hidden_act='relu'.*'gelu'"),
+        (
+            lambda: electra("ElectraForMultipleChoice", summary_activation="relu"),
+            "summary_activation='relu'.*summary_activation='gelu'",
+        ),
+        (
+            lambda: transformers.ModernBertForSequenceClassification(
+                transformers.ModernBertConfig(**SIZES, pad_token_id=0, classifier_activation="relu")
+            ),
+            "classifier_activation='relu'.*hidden_activation='gelu'",
+        ),
+        (
+            lambda: transformers.GPT2Model(
+                transformers.GPT2Config(vocab_size=97, n_embd=24, n_layer=1, n_head=3, n_positions=8)
+            ),
+            "GPT2Model.*bert, roberta",
+        ),
+    ],
+)
+def test_a_source_that_cannot_be_represented_is_refused_by_name(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        convert(make())
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "to", "message"),
+    [
+        ("vanilla", {"type_vocab_size": 2}, "bert", "'sinusoidal' stands in the way: bert has 'learned'"),
+        ("bert", {"norm_placement": "pre"}, "bert", "norm_placement='pre'.*'post'"),
+        ("bert", {"scale_embeddings": True}, "bert", "scale_embeddings=True.*False"),
+        ("roberta", {"feed_forward": "glu", "pad_token_id": 1}, "roberta", "feed_forward='glu'"),
+        ("bert", {"norm": "rms_norm"}, "bert", "norm='rms_norm'"),
+        ("bert", {"layer_types": ["sliding_attention"], "sliding_window": 4}, "bert", "layer_types"),
+        ("bert", {"mlp_dropout": 0.1}, "bert", "mlp_dropout=0.1"),
+        ("bert", {"embedding_dropout": 0.3}, "bert", "embedding_dropout=0.3"),
+        ("bert", {"type_vocab_size": 0}, "bert", "type_vocab_size=0"),
+        ("bert", {}, "distilbert", "type_vocab_size=2.*distilbert has 0"),
+        ("bert", {}, "roberta", "position_offset=0.*roberta has 1"),
+        ("bert", {"pooling": "mean"}, "bert", "pooling='mean'.*'cls'"),
+        ("modernbert", {"type_vocab_size": 2}, "modernbert", "type_vocab_size=2"),
+        ("modernbert", {"embedding_norm": False}, "modernbert", "embedding_norm=False"),
+        ("roberta", {}, "bert", "position_offset=2.*bert has 0"),
+    ],
+)
+def test_the_way_back_says_which_axis_stands_in_the_way(
+    tiny_config: Callable[..., SequenceEncoderConfig], preset: str, overrides: dict[str, Any], to: str, message: str
+) -> None:
+    dropout = {"hidden_dropout": 0.1, "embedding_dropout": 0.1}
+    config = tiny_config(preset, **{**(dropout if preset != "modernbert" else {}), **overrides})
+    with pytest.raises(ValueError, match=message):
+        convert(SequenceEncoderModel(config), to=to)
+
+
+@pytest.mark.parametrize("preset", ["bert", "roberta", "distilbert", "modernbert"])
+def test_a_preset_can_be_given_to_its_family(tiny_config: Callable[..., SequenceEncoderConfig], preset: str) -> None:
+    extra = {"pad_token_id": 1} if preset == "roberta" else {}
+    theirs = convert(SequenceEncoderForMaskedLM(tiny_config(preset, **extra)), to=preset)
+    assert theirs.config.model_type == preset
+
+
+def test_what_a_model_has_no_head_for_does_not_stand_in_the_way(
+    tiny_config: Callable[..., SequenceEncoderConfig],
+) -> None:
+    config = tiny_config("bert", pooling="mean", classifier_head="dense", initializer="xavier_uniform")
+    assert convert(SequenceEncoderForMaskedLM(config), to="bert").config.model_type == "bert"
+
+
+def test_wrong_arguments_name_the_families(tiny_config: Callable[..., SequenceEncoderConfig]) -> None:
+    with pytest.raises(ValueError, match="got 'gpt2'"):
+        convert(SequenceEncoderModel(tiny_config()), to="gpt2")
+    with pytest.raises(ValueError, match="SequenceEncoderModel is of none of the families bert"):
+        convert(SequenceEncoderModel(tiny_config()))
+    with pytest.raises(ValueError, match="BertModel"):
+        convert(bert(), to="bert")
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def test_missing_and_left_over_weights_are_errors(tmp_path: Path) -> None:
+    bert("BertForSequenceClassification").save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda tensors: tensors.update({"adapter.weight": torch.ones(3)}))
+    with pytest.raises(ValueError, match=r"too many weights: adapter\.weight"):
+        convert(tmp_path)
+    bert("BertForSequenceClassification").save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda tensors: tensors.__delitem__("classifier.bias"))
+    with pytest.raises(ValueError, match=r"has no: classifier\.bias"):
+        convert(tmp_path)
+    bert("BertForSequenceClassification").save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda tensors: tensors.update({"classifier.bias": torch.ones(7)}))
+    with pytest.raises(ValueError, match=r"other shapes.*classifier\.bias"):
+        convert(tmp_path)
+
+
+def without_pooler(tensors: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in tensors if name.startswith("pooler.")]:
+        del tensors[name]
+
+
+def test_a_model_without_pooler_stays_without_one(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+    model = randomize(bert())
+    model.save_pretrained(tmp_path)
+    rewrite(tmp_path, without_pooler)
+    ours = convert(tmp_path)
+    ids = torch.randint(5, 97, (2, 9))
+    expected = model(ids).last_hidden_state
+    torch.testing.assert_close(ours(ids).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
+    ours.save_pretrained(tmp_path / "ours")
+    reloaded = SequenceEncoderModel.from_pretrained(tmp_path / "ours")
+    assert torch.equal(reloaded(ids).pooler_output, expected_first(reloaded, ids))
+    assert "pooler.dense.weight" not in convert(ours, to="bert").state_dict()
+
+
+def expected_first(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    return model(ids).last_hidden_state[:, 0]
+
+
+def test_a_masked_language_model_with_both_heads_of_pretraining_keeps_them(tmp_path: Path) -> None:
+    model = bert("BertForPreTraining")
+    model.config.architectures = ["BertForMaskedLM"]
+    model.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace("BertForPreTraining", "BertForMaskedLM"))
+    assert type(convert(tmp_path)).__name__ == "SequenceEncoderForPreTraining"
+
+
+def test_the_source_is_left_alone_and_shares_nothing(randomize: Callable[..., Any]) -> None:
+    model = randomize(bert("BertForMaskedLM"))
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    ours = convert(model)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.zero_()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_halved_and_sharded_checkpoints_keep_their_type(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+    model = randomize(bert("BertForMaskedLM")).to(torch.bfloat16)
+    model.save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    ours = convert(tmp_path)
+    assert ours.dtype == torch.bfloat16
+    back = convert(ours, to="bert")
+    assert back.dtype == torch.bfloat16
+    assert all(torch.equal(tensor, back.state_dict()[key]) for key, tensor in model.state_dict().items())
