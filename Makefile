@@ -11,14 +11,20 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev]'
 	touch $@
 
+# Not in install, since the quickstart's corpus is what is installed.
+.venv/installed-bench: pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev,bench]'
+	touch $@
+
 quickstart: install
 	$(BIN)/sequence-encoder quickstart --overwrite
 
 test: install
 	$(BIN)/python -m pytest
 
-bench: install
+bench: install .venv/installed-bench
 	$(BIN)/python benchmarks/embedding.py
+	$(BIN)/python benchmarks/carried_over.py
 	$(BIN)/python benchmarks/import_time.py
 
 # mypy finds the package, whose root is this folder, under its name through the link.

@@ -1,7 +1,7 @@
-"""How fast are ragged texts encoded, beside transformers' BERT of the same sizes?
+"""How fast are ragged texts encoded, beside transformers' BERT with the same weights?
 
 Real docstrings in batches of 32 in random order, both models in one process, interleaved. Tokens are counted without
-padding. The weights of both are random, which costs the same time as any others.
+padding. The weights are those of all-MiniLM-L6-v2, once as a BertModel and once carried over.
 """
 
 from __future__ import annotations
@@ -11,28 +11,21 @@ import statistics
 import time
 
 import torch
-from transformers import BertConfig, BertModel, PreTrainedModel
+from minilm import MINILM
+from transformers import AutoTokenizer, BertModel, PreTrainedModel
 
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder import convert
 from sequence_encoder.training.documentation import STANDARD_LIBRARY, docstrings_of, find_libraries
 from sequence_encoder.training.objectives import sentences
 
-SIZES = {
-    "hidden_size": 384,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-    "intermediate_size": 1536,
-    "max_position_embeddings": 512,
-}
 TEXTS, BATCH, ROUNDS = 512, 32, 5
 
 
 def batches() -> list[dict[str, torch.Tensor]]:
     """Tokenised sentences of the standard library's documentation, padded to the longest of each batch."""
     docs = [doc for path in find_libraries()[STANDARD_LIBRARY] for doc in docstrings_of(path)]
-    texts = [sentence for doc in docs for sentence in sentences(doc)]
-    tokenizer = SequenceEncoderTokenizer.train_from_iterator(texts, vocab_size=8192, show_progress=False)
-    texts = random.Random(0).sample(texts, TEXTS)
+    texts = random.Random(0).sample([sentence for doc in docs for sentence in sentences(doc)], TEXTS)
+    tokenizer = AutoTokenizer.from_pretrained(MINILM)
     return [
         dict(tokenizer(texts[i : i + BATCH], padding=True, truncation=True, max_length=512, return_tensors="pt"))
         for i in range(0, TEXTS, BATCH)
@@ -55,16 +48,11 @@ def main() -> None:
     share = real / sum(batch["input_ids"].numel() for batch in data)
     print(f"{TEXTS} texts, {real:,} tokens, {share:.0%} of the padded batches; {torch.get_num_threads()} threads")
     for dtype in (torch.float32, torch.bfloat16):
-        models = {
-            "transformers' BERT": BertModel(BertConfig(vocab_size=8192, **SIZES)),
-            "SequenceEncoder": SequenceEncoderModel(
-                SequenceEncoderConfig.from_preset("bert", vocab_size=8192, **SIZES)
-            ),
-        }
+        bert = BertModel.from_pretrained(MINILM, dtype=dtype)
+        models = {"transformers' BERT": bert, "SequenceEncoder": convert(bert)}
         times: dict[str, list[float]] = {name: [] for name in models}
         for model in models.values():
-            model.to(dtype).eval()
-            seconds(model, data[:2])
+            seconds(model.eval(), data[:2])
         for _ in range(ROUNDS):
             for name, model in models.items():
                 times[name].append(seconds(model, data))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import BertConfig, BertForMaskedLM
 
-from sequence_encoder import SequenceEncoderConfig
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
 from sequence_encoder.configuration import PRESETS
 
 TINY: dict[str, Any] = {
@@ -76,3 +78,26 @@ def ragged() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
         return ids, mask
 
     return build
+
+
+@pytest.fixture
+def bert_folder(tmp_path: Path, randomize: Callable[..., Any]) -> Path:
+    """A tiny BERT with its tokenizer, in a folder such as sentence-transformers keeps."""
+    folder = tmp_path / "bert"
+    texts = ["a model of a text", "the text is short", "return the weights of a model"] * 3
+    tokenizer = SequenceEncoderTokenizer.train_from_iterator(texts, vocab_size=90, show_progress=False)
+    tokenizer.save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=40,
+        max_position_embeddings=128,
+    )
+    randomize(BertForMaskedLM(config)).save_pretrained(folder)
+    (folder / "modules.json").write_text("[]")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    (folder / "pytorch_model.bin").write_text("weights of another format")
+    return folder

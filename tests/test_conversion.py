@@ -156,6 +156,21 @@ def test_padding_on_the_left_equals_theirs_with_the_positions_told(make: Callabl
     torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["Bert", "ModernBert"])
+def test_logits_of_twelve_layers_at_full_width_are_the_same(family: str) -> None:
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    options = {"vocab_size": 997, "num_hidden_layers": 12, **(special if family == "ModernBert" else {})}
+    theirs = getattr(transformers, f"{family}ForMaskedLM")(getattr(transformers, f"{family}Config")(**options)).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+        batch, _ = ragged_batches(theirs.config, "ForMaskedLM")
+        real = batch["attention_mask"].bool()
+        torch.testing.assert_close(
+            convert(theirs)(**batch).logits[real], theirs(**batch).logits[real], rtol=0, atol=1e-4
+        )
+
+
 def convert_back(ours: PreTrainedModel, name: str) -> PreTrainedModel:
     return convert(ours, to=BACK.get(name, name.partition("-")[0]))
 

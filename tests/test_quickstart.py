@@ -13,10 +13,23 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from sequence_encoder.training import documentation
+from sequence_encoder.training import UsageError, documentation
 from sequence_encoder.training.quickstart import QuickstartArguments, Results, check_output, quickstart
 
 LIBRARIES = ("asyncio", "email", "importlib", "logging", "unittest")
+
+
+def run(arguments: QuickstartArguments, libraries: tuple[str, ...]) -> tuple[Results, str]:
+    """The results of the quickstart on some packages of the standard library, and what was printed."""
+    root = Path(sysconfig.get_path("stdlib"))
+    printed: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            documentation, "find_libraries", lambda: {name: sorted((root / name).rglob("*.py")) for name in libraries}
+        )
+        patch.setattr("builtins.print", lambda *values, **_: printed.append(" ".join(map(str, values))))
+        results = quickstart(arguments)
+    return results, "\n".join(printed)
 
 
 @pytest.fixture(scope="module")
@@ -29,23 +42,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path, s
     arguments = QuickstartArguments(output_dir=str(output), overwrite=True)
     # Less than the command line admits.
     arguments.minutes = 0.3
-    root = Path(sysconfig.get_path("stdlib"))
-    printed: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            documentation, "find_libraries", lambda: {name: sorted((root / name).rglob("*.py")) for name in LIBRARIES}
-        )
-        patch.setattr("builtins.print", lambda *values, **_: printed.append(" ".join(map(str, values))))
-        results = quickstart(arguments)
-    return results, output, "\n".join(printed)
+    results, printed = run(arguments, LIBRARIES)
+    return results, output, printed
 
 
 def test_pretraining_lowers_the_held_out_loss(finished: tuple[Results, Path, str]) -> None:
     results, _, _ = finished
-    before, after = results.mlm_loss
+    assert results.pretraining is not None
+    before, after = results.pretraining.mlm_loss
     assert after < before
-    assert all(0 <= share <= 1 for share in results.order_accuracy)
-    assert results.tokens_per_second > 0
+    assert all(0 <= share <= 1 for share in results.pretraining.order_accuracy)
+    assert results.pretraining.tokens_per_second > 0
 
 
 def test_the_saved_classifier_is_the_one_that_was_evaluated(finished: tuple[Results, Path, str]) -> None:
@@ -89,14 +96,15 @@ def test_nothing_but_a_saved_model_or_an_empty_folder_is_replaced(
 
 def test_the_table_shows_what_was_measured(finished: tuple[Results, Path, str]) -> None:
     results, output, printed = finished
+    assert results.pretraining is not None
     rows = {
-        "held-out loss of masked tokens": "{:.2f} -> {:.2f}".format(*results.mlm_loss),
-        "held-out accuracy of sentence order": "{:.2f} -> {:.2f}".format(*results.order_accuracy),
+        "held-out loss of masked tokens": "{:.2f} -> {:.2f}".format(*results.pretraining.mlm_loss),
+        "held-out accuracy of sentence order": "{:.2f} -> {:.2f}".format(*results.pretraining.order_accuracy),
         "accuracy of naming the library": f"{results.accuracy:.3f}",
         "adapted from random weights": f"{results.random_accuracy:.3f}",
         "always the most frequent one": f"{results.majority_accuracy:.3f}",
         "reloaded in a fresh process": f"{results.reloaded_accuracy:.3f}",
-        "real tokens a second": f"{results.tokens_per_second:,.0f}",
+        "real tokens a second": f"{results.pretraining.tokens_per_second:,.0f}",
         "peak memory": "GiB",
         "saved in": str(output.resolve()),
     }
@@ -124,3 +132,29 @@ def test_the_card_holds_the_metadata_and_the_results(finished: tuple[Results, Pa
     assert f"{results.random_accuracy:.3f}" in card.text
     assert f"on {results.tested:,} docstrings" in card.text
     assert "{{" not in card.content
+
+
+def test_a_checkpoint_of_another_family_is_adapted_instead(bert_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "adapted"
+    arguments = QuickstartArguments(output_dir=str(output), from_checkpoint=str(bert_folder))
+    arguments.minutes = 0.12
+    results, printed = run(arguments, LIBRARIES[1:3])
+    assert results.pretraining is None
+    assert "masked tokens" not in printed
+    assert results.accuracy > 0
+    model = AutoModelForSequenceClassification.from_pretrained(output)
+    assert (model.config.hidden_size, model.config.model_type) == (24, "sequence_encoder")
+    assert sorted(model.config.label2id) == list(LIBRARIES[1:3])
+    assert AutoTokenizer.from_pretrained(output).get_vocab() == AutoTokenizer.from_pretrained(bert_folder).get_vocab()
+    card = ModelCard.load(output / "README.md")
+    assert "The encoder is that of bert." in card.text
+    assert "Pretrained on" not in card.text
+
+
+def test_a_checkpoint_that_cannot_be_carried_over_ends_it(bert_folder: Path, tmp_path: Path) -> None:
+    config = bert_folder / "config.json"
+    config.write_text(config.read_text().replace('"is_decoder": false', '"is_decoder": true'))
+    arguments = QuickstartArguments(output_dir=str(tmp_path / "adapted"), from_checkpoint=str(bert_folder))
+    with pytest.raises(UsageError, match=r"--from .*bert: is_decoder=True"):
+        run(arguments, ())  # Before anything is read.
+    assert [path.name for path in tmp_path.iterdir()] == ["bert"]

@@ -25,9 +25,11 @@ import numpy as np
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -35,6 +37,9 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..conversion import convert
+from ..conversion.source_models import load_checkpoint
+from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.pretraining_heads import SequenceEncoderForPreTraining
 from ..tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
 from . import UsageError
@@ -42,7 +47,7 @@ from .documentation import Docstring, read_documentation, split_by_file
 from .hardware import faster_in_bfloat16, has_accelerator
 from .objectives import PretrainingCollator, Window, segment_windows
 from .optimizer import MuonWithAdamW
-from .quickstart_report import RELOAD, Results, print_results, write_card
+from .quickstart_report import RELOAD, Pretraining, Results, print_results, write_card
 from .time_budget import TimeBudget
 
 MAX_LENGTH = 128
@@ -52,6 +57,8 @@ TEST_TEXTS = 1500
 HELD_OUT_WINDOWS = 512
 # Of the time that is left after reading and tokenising; what remains is for evaluating and reloading.
 PRETRAINING_SHARE, ADAPTATION_SHARE = 0.8, 0.06
+# Of a checkpoint that needs no pretraining, for each of the two adaptations.
+CARRIED_OVER_SHARE = 0.4
 
 PREDICT = """
 import json, sys
@@ -65,6 +72,13 @@ class QuickstartArguments:
     """Arguments of `sequence-encoder quickstart`."""
 
     minutes: float = field(default=5.6, metadata={"help": "How long it takes in all; more is for training."})
+    from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "aliases": ["--from"],
+            "help": "A folder or a Hub id: adapt this encoder, of any family that can be carried over; pretrain none.",
+        },
+    )
     output_dir: str = field(default="quickstart-model", metadata={"help": "The folder for the finished classifier."})
     overwrite: bool = field(default=False, metadata={"help": "Replace the output folder if it exists."})
     seed: int = field(default=0, metadata={"help": "Seed of the split, the weights, the masks and the order."})
@@ -101,32 +115,30 @@ def quickstart(arguments: QuickstartArguments) -> Results:
 
 def _run(arguments: QuickstartArguments, started: float, scratch: Path) -> Results:
     """Leaves the classifier in `scratch / "finished"`."""
+    ends, seed, checkpoint = started + 60 * arguments.minutes, arguments.seed, arguments.from_checkpoint
+    pretrained, finished = scratch / "pretrained", scratch / "finished"
+    # First, so that a checkpoint that cannot be used ends it at once.
+    carried_over = None if checkpoint is None else carry_over(checkpoint, pretrained)
     train, test = split_by_file(read_documentation(), seed=arguments.seed)
     libraries = sorted({doc.library for doc in train})
     test = [doc for doc in test if doc.library in libraries]
     print(f"{len(train):,} docstrings to learn from and {len(test):,} held out, of {', '.join(libraries)}.")
-    tokenizer = SequenceEncoderTokenizer.train_from_iterator(
-        (doc.text for doc in train),
-        vocab_size=VOCAB_SIZE,
-        lowercase=True,
-        model_max_length=MAX_LENGTH,
-        show_progress=False,
-    )
-    windows, held_out = (
-        list(segment_windows((doc.text for doc in docs), tokenizer, MAX_LENGTH)) for docs in (train, test)
-    )
-    read = time.perf_counter() - started
-    left = 60 * arguments.minutes - read
-    if left <= 0:
-        raise UsageError(f"--minutes {arguments.minutes} leaves no time to train: reading alone took {read:.0f} s.")
-
-    pretrained, finished = scratch / "pretrained", scratch / "finished"
-    results = pretrain(windows, held_out, tokenizer, pretrained, PRETRAINING_SHARE * left, arguments.seed)
-    task = Task(few_of_each(train, libraries, arguments.seed), test[:TEST_TEXTS], libraries, tokenizer)
+    if carried_over is None:
+        tokenizer: PreTrainedTokenizerBase = train_tokenizer(train)
+        windows, held_out = (
+            list(segment_windows((doc.text for doc in docs), tokenizer, MAX_LENGTH)) for docs in (train, test)
+        )
+        left = time_left(ends, arguments.minutes)
+        results = Results(pretrain(windows, held_out, tokenizer, pretrained, PRETRAINING_SHARE * left, seed))
+        seconds, learning_rate = ADAPTATION_SHARE * left, 3e-4
+    else:
+        tokenizer, results = carried_over, Results(None, checkpoint)
+        # What has been pretrained for long is moved little.
+        seconds, learning_rate = CARRIED_OVER_SHARE * time_left(ends, arguments.minutes), 1e-4
+    task = Task(few_of_each(train, libraries, seed), test[:TEST_TEXTS], libraries, tokenizer)
     results.labelled, results.tested = len(task.train), len(task.test)
-    seconds = ADAPTATION_SHARE * left
-    results.random_accuracy, _ = adapt(task, pretrained, seconds, arguments.seed, from_random=True)
-    results.accuracy, model = adapt(task, pretrained, seconds, arguments.seed)
+    results.random_accuracy, _ = adapt(task, pretrained, seconds, learning_rate, seed, from_random=True)
+    results.accuracy, model = adapt(task, pretrained, seconds, learning_rate, seed)
     results.majority_accuracy = Counter(doc.library for doc in task.test).most_common(1)[0][1] / len(task.test)
     model.save_pretrained(finished)
     tokenizer.save_pretrained(finished)
@@ -157,14 +169,54 @@ def check_output(output: Path, overwrite: bool) -> None:
         )
 
 
+def time_left(ends: float, minutes: float) -> float:
+    """The seconds until `ends`.
+
+    Raises:
+        UsageError: if there are none.
+    """
+    left = ends - time.perf_counter()
+    if left <= 0:
+        raise UsageError(
+            f"--minutes {minutes} leaves no time to train: reading alone took {60 * minutes - left:.0f} s."
+        )
+    return left
+
+
+def train_tokenizer(docs: list[Docstring]) -> SequenceEncoderTokenizer:
+    """A tokenizer of the texts to pretrain on."""
+    return SequenceEncoderTokenizer.train_from_iterator(
+        (doc.text for doc in docs),
+        vocab_size=VOCAB_SIZE,
+        lowercase=True,
+        model_max_length=MAX_LENGTH,
+        show_progress=False,
+    )
+
+
+def carry_over(checkpoint: str, folder: Path) -> PreTrainedTokenizerBase:
+    """Saves the encoder of a checkpoint in `folder`, and returns its tokenizer.
+
+    Raises:
+        UsageError: if it is none that can be carried over.
+    """
+    try:
+        model = load_checkpoint(checkpoint)
+        ours = model if isinstance(model, SequenceEncoderPreTrainedModel) else convert(model)
+    except ValueError as error:
+        raise UsageError(f"--from {checkpoint}: {error}") from error
+    ours.float().base_model.save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(checkpoint, model_max_length=MAX_LENGTH)
+
+
 def pretrain(
     windows: list[Window],
     held_out: list[Window],
-    tokenizer: SequenceEncoderTokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     seconds: float,
     seed: int,
-) -> Results:
+) -> Pretraining:
     """Trains an encoder on masked tokens and sentence order, and saves it in `folder`."""
     others = random.Random(seed).sample(held_out, min(HELD_OUT_WINDOWS, len(held_out)))
     collate = PretrainingCollator(tokenizer, seed=seed)
@@ -200,7 +252,7 @@ def pretrain(
     speed = trainer.state.num_input_tokens_seen / (time.perf_counter() - started)
     after = evaluate_pretraining(model, batches)
     model.save_pretrained(folder)
-    return Results((before[0], after[0]), (before[1], after[1]), speed)
+    return Pretraining((before[0], after[0]), (before[1], after[1]), speed)
 
 
 @torch.inference_mode()
@@ -226,7 +278,7 @@ class Task:
     train: list[Docstring]
     test: list[Docstring]
     libraries: list[str]
-    tokenizer: SequenceEncoderTokenizer
+    tokenizer: PreTrainedTokenizerBase
 
     def encode(self, docs: list[Docstring]) -> Any:
         """The docstrings as `Trainer` takes them."""
@@ -248,13 +300,18 @@ def few_of_each(docs: list[Docstring], libraries: list[str], seed: int) -> list[
 
 
 def adapt(
-    task: Task, pretrained: Path, seconds: float, seed: int, from_random: bool = False
+    task: Task, pretrained: Path, seconds: float, learning_rate: float, seed: int, from_random: bool = False
 ) -> tuple[float, PreTrainedModel]:
     """Trains the encoder in `pretrained` on the task, or the same one with random weights: (test accuracy, model)."""
     set_seed(seed)
     labels = dict(enumerate(task.libraries))
     config = SequenceEncoderConfig.from_pretrained(
-        pretrained, pooling="mean", id2label=labels, label2id={name: index for index, name in labels.items()}
+        pretrained,
+        pooling="mean",
+        pooler_act=None,
+        classifier_dropout=0.1,
+        id2label=labels,
+        label2id={name: index for index, name in labels.items()},
     )
     if from_random:
         model = AutoModelForSequenceClassification.from_config(config)
@@ -262,7 +319,7 @@ def adapt(
         model = AutoModelForSequenceClassification.from_pretrained(pretrained, config=config)
     description = "Adapting random weights" if from_random else "Adapting the pretrained encoder"
     collate = DataCollatorWithPadding(task.tokenizer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
     trainer = trainer_for(description, model, seconds, optimizer, 16, task.encode(task.train), collate, seed)
     trainer.train()
     metrics = trainer.evaluate(task.encode(task.test))

@@ -23,12 +23,20 @@ classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
 
 
 @dataclass
-class Results:
-    """What the quickstart measured. Losses in nats, accuracies as shares, pairs before and after pretraining."""
+class Pretraining:
+    """What pretraining did. The loss in nats, the accuracy as a share; pairs before and after."""
 
     mlm_loss: tuple[float, float]
     order_accuracy: tuple[float, float]
     tokens_per_second: float
+
+
+@dataclass
+class Results:
+    """What the quickstart measured; accuracies as shares. The encoder was pretrained, or else is of a checkpoint."""
+
+    pretraining: Pretraining | None
+    checkpoint: str | None = None
     labelled: int = 0
     tested: int = 0
     accuracy: float = 0.0
@@ -39,8 +47,18 @@ class Results:
 
 def write_card(folder: Path, model: PreTrainedModel, results: Results, libraries: list[str], max_length: int) -> None:
     """The model card of the finished classifier, `README.md`."""
+    checkpoint = results.checkpoint
     data = ModelCardData(
-        library_name="transformers", pipeline_tag="text-classification", language="en", tags=["sequence-encoder"]
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        language="en",
+        tags=["sequence-encoder"],
+        base_model=checkpoint if checkpoint and not Path(checkpoint).exists() else None,
+    )
+    encoder = (
+        f"The encoder is that of {Path(checkpoint).name if Path(checkpoint).exists() else checkpoint}."
+        if checkpoint
+        else "Pretrained on the docstrings of these libraries, as installed, without near-duplicates."
     )
     card = ModelCard.from_template(
         data,
@@ -49,8 +67,8 @@ def write_card(folder: Path, model: PreTrainedModel, results: Results, libraries
         model_name="Which library is this docstring from?",
         summary="Names the Python library that a docstring is from: " + ", ".join(libraries) + ".",
         parameters=f"{model.num_parameters():,}",
-        training_data="Pretrained on the docstrings of these libraries, as installed, without near-duplicates. Adapted "
-        f"on {results.labelled:,} of them, in which the word library replaces names of libraries.",
+        training_data=f"{encoder} Adapted on {results.labelled:,} docstrings, in which the word library replaces names "
+        "of libraries.",
         results=f"Accuracy {results.accuracy:.3f} on {results.tested:,} docstrings from files that were held out. The "
         f"same encoder adapted from random weights has {results.random_accuracy:.3f}, and always naming the most "
         f"frequent library {results.majority_accuracy:.3f}.",
@@ -62,14 +80,21 @@ def write_card(folder: Path, model: PreTrainedModel, results: Results, libraries
 
 def print_results(results: Results, output: Path, seconds: float) -> None:
     """The table at the end, and the lines to paste."""
+    pretraining, before, speed = results.pretraining, [], []
+    if pretraining is not None:
+        loss, order = ("{:.2f} -> {:.2f}".format(*pair) for pair in (pretraining.mlm_loss, pretraining.order_accuracy))
+        before = [
+            ("held-out loss of masked tokens", loss, "before -> after pretraining"),
+            ("held-out accuracy of sentence order", order, "chance is 0.50"),
+        ]
+        speed = [("real tokens a second", f"{pretraining.tokens_per_second:,.0f}", f"pretraining; {device_name()}")]
     rows = [
-        ("held-out loss of masked tokens", "{:.2f} -> {:.2f}".format(*results.mlm_loss), "before -> after pretraining"),
-        ("held-out accuracy of sentence order", "{:.2f} -> {:.2f}".format(*results.order_accuracy), "chance is 0.50"),
+        *before,
         ("accuracy of naming the library", f"{results.accuracy:.3f}", f"{results.labelled:,} labels"),
         ("  adapted from random weights", f"{results.random_accuracy:.3f}", "same data, same time"),
         ("  always the most frequent one", f"{results.majority_accuracy:.3f}", ""),
         ("  reloaded in a fresh process", f"{results.reloaded_accuracy:.3f}", "through pipeline, float32"),
-        ("real tokens a second", f"{results.tokens_per_second:,.0f}", f"pretraining; {device_name()}"),
+        *speed,
         ("peak memory", f"{peak_memory() / 2**30:.2f} GiB", ""),
         ("time", f"{seconds / 60:.1f} min", ""),
         ("saved in", str(output.resolve()), ""),
