@@ -30,10 +30,13 @@ _COMMON = (
     "label2id",
     "problem_type",
 )
-# Fields that say nothing of a model without these heads. How matrices started says nothing of any that has its weights.
+# Fields that say nothing of a model without these heads; how matrices started and special tokens, of none.
 _WITH_POOLER = ("Model", "ForPreTraining", "ForSequenceClassification", "ForMultipleChoice")
 _ONLY_FOR = {
     "initializer": (),
+    "cls_token_id": (),
+    "sep_token_id": (),
+    "mask_token_id": (),
     "pooling": _WITH_POOLER,
     "pooler_act": _WITH_POOLER,
     "prediction_head": ("ForMaskedLM", "ForPreTraining"),
@@ -74,10 +77,12 @@ def _carry_over(model: PreTrainedModel) -> PreTrainedModel:
     config = read_config(family, head, model.config)
     if head == "Model" and getattr(model, "pooler", None) is None:
         config.pooler_act = None
+    config.tie_word_embeddings &= _may_be_tied(model)
     with no_init_weights():
         ours = getattr(modeling, _OURS + head)(config)
     rules = family.rules(head, config.num_hidden_layers, model.base_model_prefix)
-    return _filled(ours, to_ours(rules, model.state_dict(), ours.state_dict(), config.num_attention_heads))
+    tensors = to_ours(rules, model.state_dict(), ours.state_dict(), config.num_attention_heads)
+    return _filled(ours, tensors, model.device)
 
 
 def _give_back(model: PreTrainedModel, family: Family) -> PreTrainedModel:
@@ -87,18 +92,27 @@ def _give_back(model: PreTrainedModel, family: Family) -> PreTrainedModel:
     if head not in family.heads:
         raise ValueError(f"{family.name} has no head like {type(model).__name__}; it has {', '.join(family.heads)}.")
     config = write_config(family, head, model.config)
-    without_pooler = head == "Model" and family.has_pooler and model.config.pooler_act is None
+    config.tie_word_embeddings &= _may_be_tied(model)
+    has_pooler = any("pooler." in name for name in model.state_dict())
+    without_pooler = head == "Model" and family.has_pooler and not has_pooler
     with no_init_weights():
         model_class = getattr(transformers, family.model_prefixes[0] + head)
         theirs = model_class(config, **({"add_pooling_layer": False} if without_pooler else {}))
     rules = family.rules(head, model.config.num_hidden_layers, theirs.base_model_prefix)
-    return _filled(theirs, to_theirs(rules, model.state_dict(), model.config.num_attention_heads))
+    return _filled(theirs, to_theirs(rules, model.state_dict(), model.config.num_attention_heads), model.device)
 
 
-def _filled(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> PreTrainedModel:
+def _may_be_tied(model: PreTrainedModel) -> bool:
+    """Whether output and input embeddings are equal; a checkpoint can have two of them, whatever its configuration."""
+    output, given = cast(Any, model.get_output_embeddings()), cast(Any, model.get_input_embeddings())
+    return output is None or torch.equal(output.weight, given.weight)
+
+
+def _filled(model: PreTrainedModel, tensors: dict[str, torch.Tensor], device: torch.device) -> PreTrainedModel:
     model.load_state_dict(tensors, assign=True)
     model.tie_weights()
-    return model.eval()
+    # Buffers are no tensors of the table, and were made on the CPU.
+    return cast(Any, model).to(device).eval()
 
 
 def read_config(family: Family, head: str, config: PreTrainedConfig) -> SequenceEncoderConfig:

@@ -22,24 +22,22 @@ class Layout:
     split: Callable[[torch.Tensor, int, int], list[torch.Tensor]]
 
 
-def _first_of_equals(tensors: list[torch.Tensor], heads: int) -> torch.Tensor:
-    first, *others = tensors
-    if not all(torch.equal(first, other) for other in others):
-        raise ValueError("they are one tensor in our model, and differ")
-    return first.clone()
-
-
 def _heads_of_three(tensors: list[torch.Tensor], heads: int) -> torch.Tensor:
     """Query, key and value, each (H·C, …), to (H·3·C, …): head by head, as `qkv_proj` has them."""
     return torch.stack([tensor.unflatten(0, (heads, -1)) for tensor in tensors], dim=1).flatten(0, 2)
 
 
 def _three_of_heads(tensor: torch.Tensor, heads: int, count: int) -> list[torch.Tensor]:
-    return [part.flatten(0, 1).contiguous() for part in tensor.unflatten(0, (heads, 3, -1)).unbind(1)]
+    return [
+        part.flatten(0, 1).clone(memory_format=torch.contiguous_format)
+        for part in tensor.unflatten(0, (heads, 3, -1)).unbind(1)
+    ]
 
 
-# The same tensor, under one name or under several.
-SAME = Layout(_first_of_equals, lambda tensor, heads, count: [tensor.clone() for _ in range(count)])
+# The same tensor. Of several names for one tensor the first is the one in use: untied, the others are dead weight.
+SAME = Layout(
+    lambda tensors, heads: tensors[0].clone(), lambda tensor, heads, count: [tensor.clone() for _ in range(count)]
+)
 # Three tensors: query, key, value.
 SEPARATE_QKV = Layout(_heads_of_three, _three_of_heads)
 # One tensor, the queries of all heads before the keys and the values.
@@ -81,7 +79,7 @@ def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads
     """The tensors that our model needs, made of all of theirs. Of two rules for a tensor, the later one holds.
 
     Raises:
-        ValueError: if a tensor is missing, left over, or cannot be what our model has; the message names it.
+        ValueError: if a tensor is missing or left over; the message names it.
     """
     by_name = {rule.ours: rule for rule in rules}
     ours: dict[str, torch.Tensor] = {}
@@ -90,10 +88,7 @@ def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads
         rule = by_name[name]
         if absent := [key for key in rule.theirs if key not in theirs]:
             raise ValueError(f"The checkpoint has no {', '.join(absent)}.")
-        try:
-            ours[name] = rule.layout.join([theirs[name] for name in rule.theirs], heads)
-        except ValueError as error:
-            raise ValueError(f"{' and '.join(rule.theirs)} cannot be carried over: {error}.") from error
+        ours[name] = rule.layout.join([theirs[key] for key in rule.theirs], heads)
         used.update(rule.theirs)
     if left_over := sorted(theirs.keys() - used):
         raise ValueError(f"The checkpoint has tensors that no part of our model takes: {', '.join(left_over)}.")

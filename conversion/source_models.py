@@ -7,6 +7,7 @@ from typing import Any
 
 import transformers
 from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import logging
 
 from .. import modeling
 from ..configuration import SequenceEncoderConfig
@@ -16,6 +17,8 @@ from .electra import ELECTRA
 from .family import Family
 from .modernbert import MODERNBERT
 from .roberta import ROBERTA
+
+logger = logging.get_logger(__name__)
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, MODERNBERT)}
 
@@ -47,19 +50,28 @@ def load_checkpoint(checkpoint: str | os.PathLike[str]) -> PreTrainedModel:
         ValueError: if that class is none that can be converted, needs weights that are not there, or leaves some over.
     """
     config = AutoConfig.from_pretrained(checkpoint)
-    name = (config.architectures or [None])[0]
+    named = (config.architectures or [None])[0]
     if isinstance(config, SequenceEncoderConfig):
-        return _load_all(checkpoint, getattr(modeling, name or "SequenceEncoderModel"))
-    if name is None:
-        name = type(config).__name__.removesuffix("Config") + "Model"
-    find_family(name)
-    try:
-        return _load_all(checkpoint, getattr(transformers, name))
-    except ValueError:
+        model_class = getattr(modeling, named or "SequenceEncoderModel", None)
+        if model_class is None:
+            raise ValueError(f"{checkpoint} names the architecture {named!r}, which is no model of this package.")
+        return _load_all(checkpoint, model_class)
+    if named is not None:
+        find_family(named)
         # What BERT's pretraining left has both of its heads, and often calls itself a masked language model.
-        if name != "BertForMaskedLM":
-            raise
-        return _load_all(checkpoint, transformers.BertForPreTraining)
+        names = [named, *(["BertForPreTraining"] if named == "BertForMaskedLM" else [])]
+    else:
+        # Old checkpoints do not say what they are, and were left by pretraining.
+        prefix = type(config).__name__.removesuffix("Config")
+        family, _ = find_family(f"{prefix}Model")
+        names = [prefix + head for head in ("Model", "ForPreTraining", "ForMaskedLM") if head in family.heads]
+    errors = []
+    for name in names:
+        try:
+            return _load_all(checkpoint, getattr(transformers, name))
+        except ValueError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _load_all(
@@ -74,9 +86,15 @@ def _load_all(
     if missing and not options and all(key.startswith("pooler.") for key in missing):
         # Saved without its pooler, as models for embeddings often are.
         return _load_all(checkpoint, model_class, add_pooling_layer=False)
+    left_over = {key for key in info["unexpected_keys"] if not key.endswith("position_ids")}
+    poolers = {key for key in left_over if key.startswith(f"{model_class.base_model_prefix}.pooler.")}
+    if poolers and poolers == left_over and not model_class.__name__.endswith("Model"):
+        # As roberta-base has one, which its model of masked tokens does not compute.
+        logger.warning(f"{checkpoint} has a pooler that a {model_class.__name__} does not use; it is left out.")
+        left_over = set()
     faults = {
         "has no": missing,
-        "has too many weights": info["unexpected_keys"],
+        "has too many weights": left_over,
         "has other shapes of": info["mismatched_keys"],
     }
     for fault, keys in faults.items():

@@ -156,6 +156,9 @@ def test_a_model_without_pooler_stays_without_one(tmp_path: Path, randomize: Cal
     reloaded = SequenceEncoderModel.from_pretrained(tmp_path / "ours")
     assert torch.equal(reloaded(ids).pooler_output, expected_first(reloaded, ids))
     assert "pooler.dense.weight" not in convert(ours, to="bert").state_dict()
+    assert (
+        "pooler.dense.weight" not in convert(SequenceEncoderModel(convert(bert()).config, False), "bert").state_dict()
+    )
 
 
 def expected_first(model: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -190,3 +193,57 @@ def test_halved_and_sharded_checkpoints_keep_their_type(tmp_path: Path, randomiz
     back = convert(ours, to="bert")
     assert back.dtype == torch.bfloat16
     assert all(torch.equal(tensor, back.state_dict()[key]) for key, tensor in model.state_dict().items())
+
+
+def test_two_different_vocabulary_matrices_stay_two_whatever_the_configuration_says(
+    tmp_path: Path, randomize: Callable[..., Any]
+) -> None:
+    randomize(bert("BertForMaskedLM")).save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda tensors: tensors.update({"cls.predictions.decoder.weight": torch.randn(97, 24)}))
+    theirs = transformers.BertForMaskedLM.from_pretrained(tmp_path)
+    assert theirs.config.tie_word_embeddings
+    ids = torch.randint(5, 97, (2, 9))
+    ours = convert(tmp_path)
+    torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(convert(ours, to="bert")(ids).logits, theirs(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_an_untied_model_that_was_trained_is_carried_over(randomize: Callable[..., Any]) -> None:
+    model = randomize(bert("BertForMaskedLM", tie_word_embeddings=False))
+    predictions = model.cls.predictions
+    assert not torch.equal(predictions.bias, predictions.decoder.bias)  # Only the second one is used.
+    ids = torch.randint(5, 97, (2, 9))
+    torch.testing.assert_close(convert(model)(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_a_pooler_that_the_head_does_not_use_is_left_out(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+    config = transformers.RobertaConfig(**SIZES)
+    model = randomize(transformers.RobertaForMaskedLM(config))
+    model.save_pretrained(tmp_path)
+    pooler = {"roberta.pooler.dense.weight": torch.ones(24, 24), "roberta.pooler.dense.bias": torch.ones(24)}
+    rewrite(tmp_path, lambda tensors: tensors.update(pooler))
+    ids = torch.randint(5, 97, (2, 9))
+    torch.testing.assert_close(convert(tmp_path)(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_a_checkpoint_that_does_not_say_what_it_is_keeps_its_heads(tmp_path: Path) -> None:
+    bert("BertForPreTraining").save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace("architectures", "_architectures"))
+    assert type(convert(tmp_path)).__name__ == "SequenceEncoderForPreTraining"
+
+
+def test_special_tokens_do_not_stand_in_the_way(tiny_config: Callable[..., SequenceEncoderConfig]) -> None:
+    for preset in ("bert", "modernbert"):
+        config = tiny_config(preset, cls_token_id=2, sep_token_id=3, mask_token_id=4)
+        assert convert(SequenceEncoderForMaskedLM(config), to=preset).config.model_type == preset
+
+
+def test_what_is_given_back_shares_nothing(randomize: Callable[..., Any]) -> None:
+    for heads in (1, 3):
+        ours = convert(randomize(bert("BertForMaskedLM", num_attention_heads=heads)))
+        before = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
+        with torch.no_grad():
+            for parameter in convert(ours, to="bert").parameters():
+                parameter.zero_()
+        assert all(torch.equal(tensor, before[key]) for key, tensor in ours.state_dict().items())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM, RobertaConfig, RobertaModel
 
 from sequence_encoder import SequenceEncoderForMaskedLM
 from sequence_encoder.__main__ import main
@@ -55,6 +57,48 @@ def test_nothing_is_overwritten_without_force_and_nothing_but_a_model_with_it(be
     main(["convert", str(bert_folder), str(target), "--force"])
     assert not (target / "notes.txt").exists()
     assert (target / "model.safetensors").is_file()
+
+
+def test_force_never_replaces_what_holds_the_source(bert_folder: Path) -> None:
+    inside = bert_folder / "checkpoint-500"
+    inside.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (inside / name).write_bytes((bert_folder / name).read_bytes())
+    before = sorted(path.name for path in bert_folder.iterdir())
+    for source in (inside, bert_folder):
+        with pytest.raises(SystemExit, match="holds the source"):
+            main(["convert", str(source), str(bert_folder), "--force"])
+    assert sorted(path.name for path in bert_folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("kept", [["vocab.txt"], ["tokenizer.json"]])
+def test_the_tokenizer_of_an_old_checkpoint_loads_beside_the_new_model(bert_folder: Path, kept: list[str]) -> None:
+    """Old ones do not name their class: it follows from the model that they were made for."""
+    words = AutoTokenizer.from_pretrained(bert_folder).get_vocab()
+    (bert_folder / "vocab.txt").write_text("\n".join(sorted(words, key=words.__getitem__)))
+    for name in {"vocab.txt", "tokenizer.json", "tokenizer_config.json"} - set(kept):
+        (bert_folder / name).unlink()
+    target = bert_folder.parent / "ours"
+    main(["convert", str(bert_folder), str(target)])
+    old, new = (AutoTokenizer.from_pretrained(folder) for folder in (bert_folder, target))
+    pair = ("the text is short", "a model of a text")
+    assert dict(new(*pair)) == dict(old(*pair))
+    assert (new.pad_token, new.mask_token) == (old.pad_token, old.mask_token) == ("[PAD]", "[MASK]")
+
+
+def test_samples_fit_models_of_short_texts_and_avoid_padding(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+    config = RobertaConfig(
+        vocab_size=8,
+        hidden_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=3,
+        intermediate_size=40,
+        max_position_embeddings=8,
+        return_dict=False,
+    )
+    randomize(RobertaModel(config)).save_pretrained(tmp_path / "short")
+    main(["convert", str(tmp_path / "short"), str(tmp_path / "ours")])
+    assert (tmp_path / "ours" / "model.safetensors").is_file()
 
 
 def test_what_cannot_be_converted_ends_with_a_message_and_writes_nothing(bert_folder: Path) -> None:

@@ -58,7 +58,7 @@ HELD_OUT_WINDOWS = 512
 # Of the time that is left after reading and tokenising; what remains is for evaluating and reloading.
 PRETRAINING_SHARE, ADAPTATION_SHARE = 0.8, 0.06
 # Of a checkpoint that needs no pretraining, for each of the two adaptations.
-CARRIED_OVER_SHARE = 0.4
+CARRIED_OVER_SHARE = 0.37
 
 PREDICT = """
 import json, sys
