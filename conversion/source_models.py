@@ -86,7 +86,7 @@ def _load_all(
     if missing and not options and all(key.startswith("pooler.") for key in missing):
         # Saved without its pooler, as models for embeddings often are.
         return _load_all(checkpoint, model_class, add_pooling_layer=False)
-    left_over = {key for key in info["unexpected_keys"] if not key.endswith("position_ids")}
+    left_over = set(info["unexpected_keys"])
     poolers = {key for key in left_over if key.startswith(f"{model_class.base_model_prefix}.pooler.")}
     if poolers and poolers == left_over and not model_class.__name__.endswith("Model"):
         # As roberta-base has one, which its model of masked tokens does not compute.

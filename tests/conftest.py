@@ -93,7 +93,7 @@ def bert_folder(tmp_path: Path, randomize: Callable[..., Any]) -> Path:
         num_hidden_layers=2,
         num_attention_heads=3,
         intermediate_size=40,
-        max_position_embeddings=128,
+        max_position_embeddings=16,
     )
     randomize(BertForMaskedLM(config)).save_pretrained(folder)
     (folder / "modules.json").write_text("[]")

@@ -104,7 +104,9 @@ def test_a_preset_can_be_given_to_its_family(tiny_config: Callable[..., Sequence
 def test_what_a_model_has_no_head_for_does_not_stand_in_the_way(
     tiny_config: Callable[..., SequenceEncoderConfig],
 ) -> None:
-    config = tiny_config("bert", pooling="mean", classifier_head="dense", initializer="xavier_uniform")
+    config = tiny_config(
+        "bert", pooling="mean", classifier_head="dense", initializer="xavier_uniform", sliding_window=4
+    )
     assert convert(SequenceEncoderForMaskedLM(config), to="bert").config.model_type == "bert"
 
 
@@ -206,6 +208,28 @@ def test_two_different_vocabulary_matrices_stay_two_whatever_the_configuration_s
     ours = convert(tmp_path)
     torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(convert(ours, to="bert")(ids).logits, theirs(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_ours_with_two_vocabulary_matrices_is_given_back_with_two(
+    tiny_config: Callable[..., SequenceEncoderConfig],
+) -> None:
+    ours = SequenceEncoderForMaskedLM(tiny_config("bert", tie_word_embeddings=True)).eval()
+    ours.decoder.weight = torch.nn.Parameter(torch.randn(97, 24))
+    ids = torch.randint(5, 97, (2, 9))
+    torch.testing.assert_close(convert(ours, to="bert")(ids).logits, ours(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_a_part_that_no_table_knows_is_an_error() -> None:
+    model = bert("BertForSequenceClassification")
+    model.adapter = torch.nn.Linear(3, 2)
+    with pytest.raises(ValueError, match=r"no part of our model takes: adapter\.bias, adapter\.weight"):
+        convert(model)
+
+
+def test_the_dropout_before_a_classifier_is_that_of_the_layers_unless_given() -> None:
+    for given, expected in ((None, 0.2), (0.3, 0.3)):
+        model = bert("BertForSequenceClassification", hidden_dropout_prob=0.2, classifier_dropout=given)
+        assert convert(model).config.classifier_dropout == expected
 
 
 def test_an_untied_model_that_was_trained_is_carried_over(randomize: Callable[..., Any]) -> None:

@@ -206,7 +206,9 @@ def carry_over(checkpoint: str, folder: Path) -> PreTrainedTokenizerBase:
     except ValueError as error:
         raise UsageError(f"--from {checkpoint}: {error}") from error
     ours.float().base_model.save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(checkpoint, model_max_length=MAX_LENGTH)
+    return AutoTokenizer.from_pretrained(
+        checkpoint, model_max_length=min(MAX_LENGTH, ours.config.max_position_embeddings)
+    )
 
 
 def pretrain(
