@@ -7,18 +7,13 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..configuration import PRESETS
-from .family import Family, Head
+from .family import SIZES, Family, Head
 from .key_mapping import SEPARATE_QKV, Rule, module
 
 FIELDS = {
     name: name
     for name in (
-        "vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-        "max_position_embeddings",
+        *SIZES,
         "type_vocab_size",
         "hidden_act",
         "initializer_range",
@@ -85,7 +80,6 @@ def segment_types(config: PreTrainedConfig) -> dict[str, Any]:
 
 BERT = Family(
     name="bert",
-    config_classes=("BertConfig",),
     model_prefixes=("Bert",),
     fields=FIELDS,
     settings=SETTINGS,

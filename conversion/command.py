@@ -88,7 +88,7 @@ def check_target(output: Path, source: Path, force: bool) -> None:
         raise FileExistsError(f"{output} exists; use --force to replace it.")
     if output.is_symlink() or not (output / "config.json").is_file():
         raise FileExistsError(f"{output} exists; it is no folder of a saved model, and --force replaces nothing else.")
-    if source.exists() and output.resolve() in (source.resolve(), *source.resolve().parents, *Path.cwd().parents):
+    if any(output.resolve() in (kept, *kept.parents) for kept in (source.resolve(), Path.cwd())):
         raise FileExistsError(f"{output} holds the source {source}, or is where you are; choose another target.")
 
 

@@ -149,7 +149,7 @@ def write_config(family: Family, head: str, config: SequenceEncoderConfig) -> Pr
     theirs: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
     theirs |= {name: getattr(config, ours) for ours, name in family.fields.items()}
     theirs |= {**family.write(config), "dtype": config.dtype}
-    written = cast(PreTrainedConfig, getattr(transformers, family.config_classes[0])(**theirs))
+    written = cast(PreTrainedConfig, getattr(transformers, f"{family.model_prefixes[0]}Config")(**theirs))
     again = read_config(family, head, written)
     no_pooler = head == "Model" and config.pooler_act is None and family.has_pooler
     for name in (field.name for field in fields(config) if field.name in SequenceEncoderConfig.__annotations__):

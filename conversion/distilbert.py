@@ -25,7 +25,6 @@ def _write(config: PreTrainedConfig) -> dict[str, Any]:
 
 DISTILBERT = Family(
     name="distilbert",
-    config_classes=("DistilBertConfig",),
     model_prefixes=("DistilBert",),
     fields={
         "vocab_size": "vocab_size",

@@ -25,7 +25,6 @@ def _read(config: PreTrainedConfig) -> dict[str, Any]:
 
 ELECTRA = Family(
     name="electra",
-    config_classes=("ElectraConfig",),
     model_prefixes=("Electra",),
     fields=FIELDS,
     settings=SETTINGS,

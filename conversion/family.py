@@ -10,6 +10,16 @@ from transformers import PreTrainedConfig
 
 from .key_mapping import Rule, for_layers, with_prefixes
 
+# Fields that most families call as we do.
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+)
+
 
 @dataclass(frozen=True)
 class Head:
@@ -25,20 +35,18 @@ class Family:
 
     Args:
         name: as the presets have it.
-        config_classes: of transformers; the first is made on the way back.
-        model_prefixes: what the names of its model classes start with, in the same order.
+        model_prefixes: what the names of its classes start with; the first ones are made on the way back.
         fields: ours to theirs, the same value under another name.
         settings: our fields that all of the family have in common.
         required: their fields that can only have this value; a field that is not there is taken to have it.
         trunk: rules of embeddings and norms.
         layer: rules of one layer, `{}` for its number.
         heads: by the end of the class name, such as `ForMaskedLM`, which is the same for us and for them.
-        read: more of our fields, from their configuration and the head.
+        read: more of our fields, from their configuration.
         write: more of their fields, from ours.
     """
 
     name: str
-    config_classes: Sequence[str]
     model_prefixes: Sequence[str]
     fields: Mapping[str, str]
     settings: Mapping[str, Any]

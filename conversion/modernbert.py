@@ -8,18 +8,13 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..configuration import PRESETS
-from .family import Family, Head
+from .family import SIZES, Family, Head
 from .key_mapping import STACKED_QKV, Rule, module
 
 _FIELDS = {
     name: name
     for name in (
-        "vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-        "max_position_embeddings",
+        *SIZES,
         "layer_types",
         "norm_eps",
         "norm_bias",
@@ -62,7 +57,6 @@ def _write(config: PreTrainedConfig) -> dict[str, Any]:
 
 MODERNBERT = Family(
     name="modernbert",
-    config_classes=("ModernBertConfig",),
     model_prefixes=("ModernBert",),
     fields=_FIELDS,
     settings={

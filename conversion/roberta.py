@@ -41,7 +41,6 @@ def _write(config: PreTrainedConfig) -> dict[str, Any]:
 
 ROBERTA = Family(
     name="roberta",
-    config_classes=("RobertaConfig", "XLMRobertaConfig", "CamembertConfig"),
     model_prefixes=("Roberta", "XLMRoberta", "Camembert"),
     fields=FIELDS,
     settings=SETTINGS,

@@ -59,6 +59,15 @@ def test_nothing_is_overwritten_without_force_and_nothing_but_a_model_with_it(be
     assert (target / "model.safetensors").is_file()
 
 
+def test_force_never_replaces_where_one_is(bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(SystemExit, match="is where you are"):
+        main(["convert", str(bert_folder), ".", "--force"])
+    assert [path.name for path in Path.cwd().iterdir()] == ["config.json"]
+
+
 def test_force_never_replaces_what_holds_the_source(bert_folder: Path) -> None:
     inside = bert_folder / "checkpoint-500"
     inside.mkdir()
