@@ -35,10 +35,13 @@ def convert(arguments: list[str]) -> None:
     parser.add_argument("source", help="the checkpoint: a folder or a Hub id")
     parser.add_argument("target", help="the folder to write")
     parser.add_argument("--to", choices=FAMILIES, help="the family to give a SequenceEncoder back to")
+    parser.add_argument(
+        "--base-model", action="store_true", help="carry the encoder over alone, without the head that the source has"
+    )
     parser.add_argument("--force", action="store_true", help="replace the target if it is a saved model")
     parsed = parser.parse_args(arguments)
     try:
-        convert_checkpoint(parsed.source, parsed.target, parsed.to, parsed.force)
+        convert_checkpoint(parsed.source, parsed.target, parsed.to, parsed.base_model, parsed.force)
     except ValueError as error:
         raise UsageError(error) from error
 

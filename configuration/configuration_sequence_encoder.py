@@ -15,7 +15,7 @@ from .rope_parameters import check_rope_parameters, nest_by_layer_type
 
 logger = logging.get_logger(__name__)
 
-# Keyword arguments that are no fields and that transformers itself passes or stores.
+# Keywords that are no fields: what transformers passes or stores, and sentence-transformers in a cross-encoder.
 _ACCEPTED_KEYWORDS = {
     "attn_implementation",
     "auto_map",
@@ -25,6 +25,8 @@ _ACCEPTED_KEYWORDS = {
     "num_labels",
     "output_attentions",
     "quantization_config",
+    "sbert_ce_default_activation_function",
+    "sentence_transformers",
     "tokenizer_class",
     "torch_dtype",
     "use_cache",
@@ -58,7 +60,10 @@ class SequenceEncoderConfig(PreTrainedConfig):
         rope_parameters (`dict`, *optional*):
             As in transformers: `rope_theta` (10000 where it is not given), `rope_type` (`default`, `linear`, `llama3`,
             `yarn`), for all layers or nested by layer type.
-        scale_embeddings (`bool`, defaults to `True`): multiply token embeddings by √hidden_size.
+        embedding_size (`int`, *optional*):
+            Channels of the embeddings where they are not the `hidden_size` of the layers; they are then projected to
+            it, and a `dense` prediction head goes back to them, as ELECTRA's do.
+        scale_embeddings (`bool`, defaults to `True`): multiply token embeddings by the root of their channels.
         embedding_norm (`bool`, defaults to `False`): a norm after the sum of the embeddings.
         type_vocab_size (`int`, defaults to 0): number of segment types; 0 means no segment embedding.
 
@@ -125,6 +130,7 @@ class SequenceEncoderConfig(PreTrainedConfig):
     attention_bias: bool = True
     mlp_bias: bool = True
 
+    embedding_size: int | None = None
     scale_embeddings: bool = True
     embedding_norm: bool = False
     type_vocab_size: int = 0
@@ -185,6 +191,8 @@ class SequenceEncoderConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._warn_of_unknown(kwargs)
+        if self.embedding_size == self.hidden_size:
+            self.embedding_size = None
         if self.layer_types is None:
             self.layer_types = ["full_attention"] * self.num_hidden_layers
         if 0 < len(self.layer_types) < self.num_hidden_layers:
@@ -224,6 +232,13 @@ class SequenceEncoderConfig(PreTrainedConfig):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.embedding_size is not None and self.embedding_size < 1:
+            raise ValueError(f"embedding_size must be at least 1, or None, got {self.embedding_size}.")
+        if self.tie_word_embeddings and self.prediction_dim != self.embedding_dim:
+            raise ValueError(
+                f"tie_word_embeddings=True needs prediction_head='dense' where embedding_size={self.embedding_size} is "
+                f"not hidden_size={self.hidden_size}, got prediction_head={self.prediction_head!r}."
+            )
         for name in ("num_hidden_layers", "type_vocab_size", "position_offset"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
@@ -242,8 +257,9 @@ class SequenceEncoderConfig(PreTrainedConfig):
 
     def validate_positions(self) -> None:
         """Checks the position axis against the sizes. Run by `@strict` after construction."""
-        if self.position_embedding == "sinusoidal" and self.hidden_size % 2:
-            raise ValueError(f"position_embedding='sinusoidal' needs an even hidden_size, got {self.hidden_size}.")
+        if self.position_embedding == "sinusoidal" and self.embedding_dim % 2:
+            name = "hidden_size" if self.embedding_size is None else "embedding_size"
+            raise ValueError(f"position_embedding='sinusoidal' needs an even {name}, got {self.embedding_dim}.")
         if self.position_offset and self.position_embedding != "learned":
             raise ValueError(
                 f"position_offset={self.position_offset} belongs to position_embedding='learned', got "
@@ -280,6 +296,16 @@ class SequenceEncoderConfig(PreTrainedConfig):
     def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def embedding_dim(self) -> int:
+        """Channels of the embeddings."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
+
+    @property
+    def prediction_dim(self) -> int:
+        """Channels that the vocabulary projection takes."""
+        return self.embedding_dim if self.prediction_head == "dense" else self.hidden_size
 
 
 def _override(given: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

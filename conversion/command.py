@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
 
-from ..modeling import SequenceEncoderPreTrainedModel
-from .convert import convert
+from ..configuration import SequenceEncoderConfig
+from ..hub.whole_folders import check_replaceable, written_whole
+from .convert import convert_and_release, our_config
 from .source_models import load_checkpoint
 
 # What makes a model one of sentence-transformers; the folders are those of its modules.
@@ -30,32 +30,41 @@ SAMPLES = (
 TOLERANCE = 1e-3
 
 
-def convert_checkpoint(source: str, target: str, to: str | None = None, force: bool = False) -> float:
+def convert_checkpoint(
+    source: str, target: str, to: str | None = None, base_model: bool = False, force: bool = False
+) -> float:
     """Converts `source`, a folder or a Hub id, into the folder `target`, and returns the largest difference seen.
 
-    Holds both models in memory, and copies of them in float32 if they are in another dtype.
+    Holds the weights once, in float32, and one tensor more: what has been converted is released at once.
+
+    Args:
+        source: as of `convert`.
+        target: the folder to write.
+        to: as of `convert`.
+        base_model: as of `convert`.
+        force: whether to replace `target` if it is the folder of a saved model.
 
     Raises:
         FileExistsError: if `target` exists and may not be replaced, before anything is loaded.
         ValueError: if the checkpoint cannot be converted, or the models do not agree; nothing is written then.
     """
     output = Path(target)
-    check_target(output, Path(source), force)
-    model = load_checkpoint(source)
-    converted = convert(model, to=to)
+    check_replaceable(output, force, "--force", kept=Path(source))
+    model = load_checkpoint(source, base_model)
     patterns = [*TRAVELLING, *TOKENIZER_FILES, "config.json"]
     beside = Path(source) if os.path.isdir(source) else Path(snapshot_download(source, allow_patterns=patterns))
     tokenizer = None
     if any(found for pattern in TOKENIZER_FILES for found in beside.glob(pattern)):
         tokenizer = AutoTokenizer.from_pretrained(beside)
-    difference = largest_difference(model, converted, sample_ids(model, converted, tokenizer))
-    names = f"{type(model).__name__} to {type(converted).__name__}"
+    texts = sample_ids(our_config(model), tokenizer)
+    before, original = outputs_of(model, texts), type(model).__name__
+    converted = convert_and_release(model, to)
+    difference = largest_difference(before, outputs_of(converted, texts))
+    names = f"{original} to {type(converted).__name__}"
     print(f"{names}: on sample texts their outputs differ by at most {difference:.1e}.")
     if not difference <= TOLERANCE:
         raise ValueError(f"The outputs differ by {difference:.1e}, more than rounding explains; nothing was written.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".convert-", dir=output.parent) as scratch:
-        written, replaced = Path(scratch, "converted"), Path(scratch, "replaced")
+    with written_whole(output) as written:
         converted.save_pretrained(written)
         if tokenizer is not None:
             save_tokenizer(tokenizer, written)
@@ -63,33 +72,8 @@ def convert_checkpoint(source: str, target: str, to: str | None = None, force: b
             place = written / path.relative_to(beside)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
-        # Only what is whole takes the place of what was there.
-        if output.exists():
-            output.rename(replaced)
-        try:
-            written.rename(output)
-        except BaseException:
-            if replaced.exists():
-                replaced.rename(output)
-            raise
     print(f"Saved in {output}.")
     return difference
-
-
-def check_target(output: Path, source: Path, force: bool) -> None:
-    """Checks that nothing but a saved model would be replaced, and not the source.
-
-    Raises:
-        FileExistsError: if the folder exists and may not be replaced.
-    """
-    if not (output.exists() or output.is_symlink()):
-        return
-    if not force:
-        raise FileExistsError(f"{output} exists; use --force to replace it.")
-    if output.is_symlink() or not (output / "config.json").is_file():
-        raise FileExistsError(f"{output} exists; it is no folder of a saved model, and --force replaces nothing else.")
-    if any(output.resolve() in (kept, *kept.parents) for kept in (source.resolve(), Path.cwd())):
-        raise FileExistsError(f"{output} holds the source {source}, or is where you are; choose another target.")
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -108,35 +92,43 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         raise ValueError(f"The tokenizer, a {type(tokenizer).__name__}, loads as another one beside the new model.")
 
 
-def sample_ids(
-    model: PreTrainedModel, converted: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
-) -> list[torch.Tensor]:
+def sample_ids(config: SequenceEncoderConfig, tokenizer: PreTrainedTokenizerBase | None) -> list[torch.Tensor]:
     """Token ids, (1, S) each, of sample texts; of chance where there is no tokenizer."""
-    ours = model.config if isinstance(model, SequenceEncoderPreTrainedModel) else converted.config
-    longest = ours.max_position_embeddings
+    longest = config.max_position_embeddings
     if tokenizer is not None:
         return [tokenizer(text, return_tensors="pt")["input_ids"][:, :longest] for text in SAMPLES]
     # Without padding, which RoBERTa counts out of its positions.
-    words = torch.tensor([id_ for id_ in range(ours.vocab_size) if id_ != ours.pad_token_id])
+    words = torch.tensor([id_ for id_ in range(config.vocab_size) if id_ != config.pad_token_id])
     generator = torch.Generator().manual_seed(0)
     choices = (torch.randint(len(words), (1, min(4 * n, longest)), generator=generator) for n in range(1, 5))
     return [words[choice] for choice in choices]
 
 
-@torch.inference_mode()
-def largest_difference(one: PreTrainedModel, other: PreTrainedModel, texts: list[torch.Tensor]) -> float:
-    """The largest difference between outputs that both have, in float32."""
-    models = [copy.deepcopy(m).float() if m.dtype != torch.float32 else m for m in (one, other)]
-    choices = "MultipleChoice" in type(one).__name__
-    differences = []
-    for ids in texts:
-        ids = ids[None].expand(1, 2, -1) if choices else ids
-        first, second = (model.eval()(input_ids=ids, return_dict=True) for model in models)
-        for a, b in zip(_tensors(first), _tensors(second), strict=False):
-            differences.append((a - b).abs().max())
+@contextmanager
+def in_float32(model: PreTrainedModel) -> Iterator[None]:
+    """The model with 16-bit tensors as float32, which holds them exactly, and afterwards as they were."""
+    halved = [t for t in (*model.parameters(), *model.buffers()) if t.dtype in (torch.float16, torch.bfloat16)]
+    dtypes = [tensor.dtype for tensor in halved]
+    for tensor in halved:
+        tensor.data = tensor.data.float()
+    try:
+        yield
+    finally:
+        for tensor, dtype in zip(halved, dtypes, strict=True):
+            tensor.data = tensor.data.to(dtype)
+
+
+@torch.no_grad()
+def outputs_of(model: PreTrainedModel, texts: list[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
+    """All outputs for each text, computed in float32."""
+    choices = "MultipleChoice" in type(model).__name__
+    with in_float32(model.eval()):
+        outputs = [model(input_ids=ids[None].expand(1, 2, -1) if choices else ids, return_dict=True) for ids in texts]
+    return [tuple(value for value in output.to_tuple() if isinstance(value, torch.Tensor)) for output in outputs]
+
+
+def largest_difference(one: list[tuple[torch.Tensor, ...]], other: list[tuple[torch.Tensor, ...]]) -> float:
+    """The largest difference between the outputs that both have; NaN if there is one."""
+    pairs = [pair for first, second in zip(one, other, strict=True) for pair in zip(first, second, strict=False)]
     # torch's maximum is NaN where one of them is, and Python's is not.
-    return float(torch.stack(differences).max())
-
-
-def _tensors(output: ModelOutput) -> list[torch.Tensor]:
-    return [value for value in output.to_tuple() if isinstance(value, torch.Tensor)]
+    return float(torch.stack([(a - b).abs().max() for a, b in pairs]).max())

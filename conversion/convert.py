@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import fields
 from typing import Any, cast
@@ -30,6 +31,8 @@ _COMMON = (
     "label2id",
     "problem_type",
 )
+# What a cross-encoder of sentence-transformers keeps in the configuration of any model.
+_TRAVELLING = ("sentence_transformers", "sbert_ce_default_activation_function")
 # Fields that say nothing of a model without these heads; how matrices started and special tokens, of none.
 _WITH_POOLER = ("Model", "ForPreTraining", "ForSequenceClassification", "ForMultipleChoice")
 _ONLY_FOR = {
@@ -49,7 +52,9 @@ _ONLY_FOR = {
 }
 
 
-def convert(source: str | os.PathLike[str] | PreTrainedModel, to: str | None = None) -> PreTrainedModel:
+def convert(
+    source: str | os.PathLike[str] | PreTrainedModel, to: str | None = None, base_model: bool = False
+) -> PreTrainedModel:
     """Carries a model of another family over to a SequenceEncoder with the same outputs, or gives one back.
 
     Dropout alone can differ in training: some families have it in places where others have none.
@@ -58,9 +63,10 @@ def convert(source: str | os.PathLike[str] | PreTrainedModel, to: str | None = N
         source: a folder or a Hub id, or a model, whose weights are copied. Without `to`, of BERT and what has its
             architecture, RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA or ModernBERT; with `to`, a SequenceEncoder.
         to: the family to give a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra` or `modernbert`.
+        base_model: carry the encoder over alone, and leave out the head that the source has.
 
     Returns:
-        The model with the head that the source has, in its dtype and in evaluation mode.
+        The model, with the head that the source has, in its dtype and in evaluation mode.
 
     Raises:
         ValueError: for a family, a head or a configuration that cannot be represented on the other side, and for
@@ -68,24 +74,48 @@ def convert(source: str | os.PathLike[str] | PreTrainedModel, to: str | None = N
     """
     if to is not None and to not in FAMILIES:
         raise ValueError(f"to must be one of {', '.join(FAMILIES)}, got {to!r}.")
-    model = source if isinstance(source, PreTrainedModel) else load_checkpoint(source)
-    return _carry_over(model) if to is None else _give_back(model, FAMILIES[to])
+    if not isinstance(source, PreTrainedModel):
+        return convert_and_release(load_checkpoint(source, base_model), to)
+    return _convert(cast(PreTrainedModel, source.base_model) if base_model else source, to, release=False)
 
 
-def _carry_over(model: PreTrainedModel) -> PreTrainedModel:
+def convert_and_release(model: PreTrainedModel, to: str | None = None) -> PreTrainedModel:
+    """As `convert`, but each weight of `model` is given up as soon as it is converted, so that none is held twice."""
+    return _convert(model, to, release=True)
+
+
+def our_config(model: PreTrainedModel) -> SequenceEncoderConfig:
+    """The configuration of a SequenceEncoder, or the one that a model of another family has when it is one.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if isinstance(model, SequenceEncoderPreTrainedModel):
+        return model.config
     family, head = find_family(type(model).__name__)
     config = read_config(family, head, model.config)
     if head == "Model" and getattr(model, "pooler", None) is None:
         config.pooler_act = None
     config.tie_word_embeddings &= _may_be_tied(model)
+    return config
+
+
+def _convert(model: PreTrainedModel, to: str | None, release: bool) -> PreTrainedModel:
+    return _carry_over(model, release) if to is None else _give_back(model, FAMILIES[to], release)
+
+
+def _carry_over(model: PreTrainedModel, release: bool) -> PreTrainedModel:
+    family, head = find_family(type(model).__name__)
+    config = our_config(model)
     with no_init_weights():
         ours = getattr(modeling, _OURS + head)(config)
     rules = family.rules(head, config.num_hidden_layers, model.base_model_prefix)
-    tensors = to_ours(rules, model.state_dict(), ours.state_dict(), config.num_attention_heads)
-    return _filled(ours, tensors, model.device)
+    device = model.device
+    tensors = to_ours(rules, _tensors(model, release), ours.state_dict(), config.num_attention_heads)
+    return _filled(ours, tensors, device)
 
 
-def _give_back(model: PreTrainedModel, family: Family) -> PreTrainedModel:
+def _give_back(model: PreTrainedModel, family: Family, release: bool) -> PreTrainedModel:
     if not isinstance(model, SequenceEncoderPreTrainedModel):
         raise ValueError(f"Only a SequenceEncoder can be given back to {family.name}, got a {type(model).__name__}.")
     head = type(model).__name__.removeprefix(_OURS)
@@ -99,7 +129,17 @@ def _give_back(model: PreTrainedModel, family: Family) -> PreTrainedModel:
         model_class = getattr(transformers, family.model_prefixes[0] + head)
         theirs = model_class(config, **({"add_pooling_layer": False} if without_pooler else {}))
     rules = family.rules(head, model.config.num_hidden_layers, theirs.base_model_prefix)
-    return _filled(theirs, to_theirs(rules, model.state_dict(), model.config.num_attention_heads), model.device)
+    device = model.device
+    tensors = to_theirs(rules, _tensors(model, release), model.config.num_attention_heads)
+    return _filled(theirs, tensors, device)
+
+
+def _tensors(model: PreTrainedModel, release: bool) -> dict[str, torch.Tensor]:
+    """The tensors of a model by name; with `release` they are then in no other place."""
+    tensors = dict(model.state_dict())
+    if release:
+        cast(Any, model).to("meta")
+    return tensors
 
 
 def _may_be_tied(model: PreTrainedModel) -> bool:
@@ -126,7 +166,7 @@ def read_config(family: Family, head: str, config: PreTrainedConfig) -> Sequence
         if value != only:
             raise ValueError(f"{name}={value!r} cannot be represented; a SequenceEncoder can only be {name}={only!r}.")
     ours: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
-    ours |= {name: getattr(config, theirs) for name, theirs in family.fields.items()}
+    ours |= {name: getattr(config, theirs) for name, theirs in family.all_fields(head).items()}
     ours |= {**family.settings, **family.read(config)}
     for name, only in family.heads[head].settings.items():
         if ours.get(name, only) != only:
@@ -135,7 +175,7 @@ def read_config(family: Family, head: str, config: PreTrainedConfig) -> Sequence
             )
         ours[name] = only
     try:
-        return SequenceEncoderConfig(**ours, dtype=config.dtype)
+        return SequenceEncoderConfig(**ours, **_travelling(config), dtype=config.dtype)
     except StrictDataclassError as error:
         raise ValueError(f"The configuration of {type(config).__name__} cannot be represented. {error}") from error
 
@@ -147,8 +187,8 @@ def write_config(family: Family, head: str, config: SequenceEncoderConfig) -> Pr
         ValueError: if there is none. It is read again, and what is then another value stands in the way.
     """
     theirs: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
-    theirs |= {name: getattr(config, ours) for ours, name in family.fields.items()}
-    theirs |= {**family.write(config), "dtype": config.dtype}
+    theirs |= {name: getattr(config, ours) for ours, name in family.all_fields(head).items()}
+    theirs |= {**family.write(config), **_travelling(config), "dtype": config.dtype}
     written = cast(PreTrainedConfig, getattr(transformers, f"{family.model_prefixes[0]}Config")(**theirs))
     again = read_config(family, head, written)
     no_pooler = head == "Model" and config.pooler_act is None and family.has_pooler
@@ -160,3 +200,7 @@ def write_config(family: Family, head: str, config: SequenceEncoderConfig) -> Pr
                 f"{name}={getattr(config, name)!r} stands in the way: {family.name} has {getattr(again, name)!r}."
             )
     return written
+
+
+def _travelling(config: PreTrainedConfig) -> dict[str, Any]:
+    return {name: copy.deepcopy(getattr(config, name)) for name in _TRAVELLING if hasattr(config, name)}

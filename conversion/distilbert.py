@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from transformers import PreTrainedConfig
-
 from .bert import ANSWERS, CLASSIFIER, SETTINGS
 from .family import Family, Head
 from .key_mapping import SEPARATE_QKV, Rule, module
@@ -13,14 +9,6 @@ from .key_mapping import SEPARATE_QKV, Rule, module
 _NO_POOLER = {"pooler_act": None}
 _BEFORE_CLASSIFIER = Head([*module("model.pooler.dense", "pre_classifier"), *CLASSIFIER], {"pooler_act": "relu"})
 _ATTENTION = "transformer.layer.{}.attention"
-
-
-def _read(config: PreTrainedConfig) -> dict[str, Any]:
-    return {"classifier_dropout": config.seq_classif_dropout}
-
-
-def _write(config: PreTrainedConfig) -> dict[str, Any]:
-    return {"seq_classif_dropout": config.classifier_dropout, "qa_dropout": config.classifier_dropout}
 
 
 DISTILBERT = Family(
@@ -38,6 +26,7 @@ DISTILBERT = Family(
         "hidden_dropout": "dropout",
         "attention_dropout": "attention_dropout",
         "initializer_range": "initializer_range",
+        "classifier_dropout": "seq_classif_dropout",
     },
     settings={**SETTINGS, "type_vocab_size": 0, "norm_eps": 1e-12},
     required={},
@@ -70,9 +59,7 @@ DISTILBERT = Family(
         ),
         "ForSequenceClassification": _BEFORE_CLASSIFIER,
         "ForMultipleChoice": _BEFORE_CLASSIFIER,
-        "ForTokenClassification": Head(CLASSIFIER, _NO_POOLER),
-        "ForQuestionAnswering": Head(ANSWERS, _NO_POOLER),
+        "ForTokenClassification": Head(CLASSIFIER, _NO_POOLER, {"classifier_dropout": "dropout"}),
+        "ForQuestionAnswering": Head(ANSWERS, _NO_POOLER, {"classifier_dropout": "qa_dropout"}),
     },
-    read=_read,
-    write=_write,
 )

@@ -1,4 +1,4 @@
-"""ELECTRA (Clark et al., 2020), where its embeddings are as wide as its layers."""
+"""ELECTRA (Clark et al., 2020): its generators, and its discriminators without their own head."""
 
 from __future__ import annotations
 
@@ -14,19 +14,14 @@ _NO_POOLER = {"pooler_act": None}
 _GELU = {"pooler_act": "gelu"}
 
 
-def _read(config: PreTrainedConfig) -> dict[str, Any]:
-    if config.embedding_size != config.hidden_size:
-        raise ValueError(
-            f"embedding_size={config.embedding_size} cannot be represented: it must be hidden_size="
-            f"{config.hidden_size}, since there is no projection between them."
-        )
-    return classifier_dropout(config)
+def _write(config: PreTrainedConfig) -> dict[str, Any]:
+    return {**segment_types(config), "embedding_size": config.embedding_dim}
 
 
 ELECTRA = Family(
     name="electra",
     model_prefixes=("Electra",),
-    fields=FIELDS,
+    fields=FIELDS | {"embedding_size": "embedding_size"},
     settings=SETTINGS,
     required={
         **REQUIRED,
@@ -35,7 +30,7 @@ ELECTRA = Family(
         "summary_activation": "gelu",
         "summary_proj_to_labels": False,
     },
-    trunk=TRUNK,
+    trunk=[*TRUNK, *module("embeddings.projection", "embeddings_project")],
     layer=LAYER,
     heads={
         "Model": Head(settings=_NO_POOLER),
@@ -54,6 +49,6 @@ ELECTRA = Family(
         "ForTokenClassification": Head(CLASSIFIER, _NO_POOLER),
         "ForQuestionAnswering": Head(ANSWERS, _NO_POOLER),
     },
-    read=_read,
-    write=lambda config: {**segment_types(config), "embedding_size": config.hidden_size},
+    read=classifier_dropout,
+    write=_write,
 )

@@ -23,10 +23,17 @@ SIZES = (
 
 @dataclass(frozen=True)
 class Head:
-    """A model of a family: what it has besides the trunk, and what of our configuration it settles."""
+    """A model of a family: what it has besides the trunk, and what of our configuration it settles.
+
+    Args:
+        rules: of its weights.
+        settings: our fields that it always has so.
+        fields: ours to theirs, where it calls them otherwise than the family.
+    """
 
     rules: Sequence[Rule] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,10 @@ class Family:
     def has_pooler(self) -> bool:
         """Whether the model without a head can have a pooler."""
         return any(rule.ours.startswith("pooler.") for rule in self.trunk)
+
+    def all_fields(self, head: str) -> dict[str, str]:
+        """Our fields and theirs of the same value, for a model with this head."""
+        return {**self.fields, **self.heads[head].fields}
 
     def rules(self, head: str, depth: int, base_model_prefix: str) -> list[Rule]:
         """All rules of a model with `depth` layers, whose trunk is their `base_model_prefix`."""

@@ -6,12 +6,12 @@ so that one table serves both directions. Shapes: D hidden, H heads, C channels 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
 
-Tensors = Mapping[str, torch.Tensor]
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -75,28 +75,28 @@ def for_layers(rules: Iterable[Rule], count: int) -> list[Rule]:
     return [rule.named(*[lambda name, i=i: name.format(i)] * 2) for i in range(count) for rule in rules]
 
 
-def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads: int) -> dict[str, torch.Tensor]:
-    """The tensors that our model needs, made of all of theirs. Of two rules for a tensor, the later one holds.
+def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads: int) -> Tensors:
+    """The tensors that our model needs, made of all of theirs, which are taken out of `theirs` one after the other.
+
+    Of two rules for a tensor, the later one holds.
 
     Raises:
         ValueError: if a tensor is missing or left over; the message names it.
     """
     by_name = {rule.ours: rule for rule in rules}
-    ours: dict[str, torch.Tensor] = {}
-    used: set[str] = set()
+    ours: Tensors = {}
     for name in needed:
         rule = by_name[name]
         if absent := [key for key in rule.theirs if key not in theirs]:
             raise ValueError(f"The checkpoint has no {', '.join(absent)}.")
-        ours[name] = rule.layout.join([theirs[key] for key in rule.theirs], heads)
-        used.update(rule.theirs)
-    if left_over := sorted(theirs.keys() - used):
-        raise ValueError(f"The checkpoint has tensors that no part of our model takes: {', '.join(left_over)}.")
+        ours[name] = rule.layout.join([theirs.pop(key) for key in rule.theirs], heads)
+    if theirs:
+        raise ValueError(f"The checkpoint has tensors that no part of our model takes: {', '.join(sorted(theirs))}.")
     return ours
 
 
-def to_theirs(rules: Iterable[Rule], ours: Tensors, heads: int) -> dict[str, torch.Tensor]:
-    """Their tensors, made of all of ours; `to_ours` undone.
+def to_theirs(rules: Iterable[Rule], ours: Tensors, heads: int) -> Tensors:
+    """Their tensors, made of all of ours, which are taken out of `ours`; `to_ours` undone.
 
     Raises:
         ValueError: if a tensor of ours has no place there; the message names it.
@@ -104,8 +104,8 @@ def to_theirs(rules: Iterable[Rule], ours: Tensors, heads: int) -> dict[str, tor
     by_name = {rule.ours: rule for rule in rules}
     if homeless := sorted(ours.keys() - by_name.keys()):
         raise ValueError(f"The other family has no place for the tensors {', '.join(homeless)}.")
-    theirs: dict[str, torch.Tensor] = {}
-    for name, tensor in ours.items():
+    theirs: Tensors = {}
+    for name in list(ours):
         rule = by_name[name]
-        theirs.update(zip(rule.theirs, rule.layout.split(tensor, heads, len(rule.theirs)), strict=True))
+        theirs.update(zip(rule.theirs, rule.layout.split(ours.pop(name), heads, len(rule.theirs)), strict=True))
     return theirs

@@ -37,14 +37,15 @@ def find_family(class_name: str) -> tuple[Family, str]:
             if head not in family.heads:
                 names = ", ".join(prefix + name for name in family.heads)
                 raise ValueError(
-                    f"{class_name} is no model that can be carried over; of this family those are {names}."
+                    f"{class_name} is no model that can be carried over; of this family those are {names}. "
+                    "With base_model=True, or --base-model, its encoder is carried over alone."
                 )
             return family, head
     raise ValueError(f"{class_name} is of none of the families {', '.join(FAMILIES)}.")
 
 
-def load_checkpoint(checkpoint: str | os.PathLike[str]) -> PreTrainedModel:
-    """Loads a folder or a Hub id with the class that it names, in its own dtype.
+def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False) -> PreTrainedModel:
+    """Loads a folder or a Hub id with the class that it names, or the one without a head, in its own dtype.
 
     Raises:
         ValueError: if that class is none that can be converted, needs weights that are not there, or leaves some over.
@@ -52,30 +53,35 @@ def load_checkpoint(checkpoint: str | os.PathLike[str]) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(checkpoint)
     named = (config.architectures or [None])[0]
     if isinstance(config, SequenceEncoderConfig):
-        model_class = getattr(modeling, named or "SequenceEncoderModel", None)
+        if named is None or base_model:
+            named = "SequenceEncoderModel"
+        model_class = getattr(modeling, named, None)
         if model_class is None:
             raise ValueError(f"{checkpoint} names the architecture {named!r}, which is no model of this package.")
-        return _load_all(checkpoint, model_class)
-    if named is not None:
+        return _load_all(checkpoint, model_class, base_model)
+    prefix = type(config).__name__.removesuffix("Config")
+    if base_model:
+        find_family(f"{prefix}Model")
+        names = [f"{prefix}Model"]
+    elif named is not None:
         find_family(named)
         # What BERT's pretraining left has both of its heads, and often calls itself a masked language model.
         names = [named, *(["BertForPreTraining"] if named == "BertForMaskedLM" else [])]
     else:
         # Old checkpoints do not say what they are, and were left by pretraining.
-        prefix = type(config).__name__.removesuffix("Config")
         family, _ = find_family(f"{prefix}Model")
         names = [prefix + head for head in ("Model", "ForPreTraining", "ForMaskedLM") if head in family.heads]
     errors = []
     for name in names:
         try:
-            return _load_all(checkpoint, getattr(transformers, name))
+            return _load_all(checkpoint, getattr(transformers, name), base_model)
         except ValueError as error:
             errors.append(error)
     raise errors[0]
 
 
 def _load_all(
-    checkpoint: str | os.PathLike[str], model_class: type[PreTrainedModel], **options: Any
+    checkpoint: str | os.PathLike[str], model_class: type[PreTrainedModel], base_model: bool, **options: Any
 ) -> PreTrainedModel:
     # Other shapes are not ignored but told of below, by name.
     loaded: Any = model_class.from_pretrained(
@@ -85,8 +91,11 @@ def _load_all(
     missing = info["missing_keys"]
     if missing and not options and all(key.startswith("pooler.") for key in missing):
         # Saved without its pooler, as models for embeddings often are.
-        return _load_all(checkpoint, model_class, add_pooling_layer=False)
+        return _load_all(checkpoint, model_class, base_model, add_pooling_layer=False)
     left_over = set(info["unexpected_keys"])
+    if base_model:
+        parts = {name.partition(".")[0] for name in model.state_dict()}
+        left_over = {key for key in left_over if key.partition(".")[0] in parts | {model_class.base_model_prefix}}
     poolers = {key for key in left_over if key.startswith(f"{model_class.base_model_prefix}.pooler.")}
     if poolers and poolers == left_over and not model_class.__name__.endswith("Model"):
         # As roberta-base has one, which its model of masked tokens does not compute.
@@ -94,7 +103,7 @@ def _load_all(
         left_over = set()
     faults = {
         "has no": missing,
-        "has too many weights": left_over,
+        "has weights that this model has no place for (base_model=True, or --base-model, leaves heads out)": left_over,
         "has other shapes of": info["mismatched_keys"],
     }
     for fault, keys in faults.items():

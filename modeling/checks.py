@@ -99,9 +99,10 @@ def check_shapes(
     else:
         assert inputs_embeds is not None
         check_tensor("inputs_embeds", inputs_embeds)
-        if inputs_embeds.dim() != len(dimensions) + 1 or inputs_embeds.shape[-1] != config.hidden_size:
+        width = "hidden_size" if config.embedding_size is None else "embedding_size"
+        if inputs_embeds.dim() != len(dimensions) + 1 or inputs_embeds.shape[-1] != config.embedding_dim:
             raise ValueError(
-                f"inputs_embeds must have shape ({named}, hidden_size={config.hidden_size}), "
+                f"inputs_embeds must have shape ({named}, {width}={config.embedding_dim}), "
                 f"got {tuple(inputs_embeds.shape)}."
             )
         tokens, shape = inputs_embeds, tuple(inputs_embeds.shape[:-1])

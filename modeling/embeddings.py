@@ -21,7 +21,7 @@ class Positions(nn.Module):
         super().__init__()
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """Returns hidden_states, (B, S, D), as they are; position_ids (B or 1, S)."""
+        """Returns hidden_states, (B, S, E), as they are; position_ids (B or 1, S)."""
         return hidden_states
 
     def rotations(self, position_ids: torch.Tensor) -> Rotations:
@@ -36,7 +36,7 @@ class SinusoidalPositions(Positions):
     """
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """hidden_states (B, S, D), position_ids (B or 1, S)."""
+        """hidden_states (B, S, E), position_ids (B or 1, S)."""
         even = torch.arange(0, hidden_states.shape[-1], 2, device=hidden_states.device, dtype=torch.float32)
         angles = position_ids[..., None] * torch.exp(even * (-math.log(10000.0) / hidden_states.shape[-1]))
         waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
@@ -52,10 +52,10 @@ class LearnedPositions(Positions):
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config)
         self.offset = config.position_offset
-        self.table = nn.Embedding(self.offset + config.max_position_embeddings, config.hidden_size)
+        self.table = nn.Embedding(self.offset + config.max_position_embeddings, config.embedding_dim)
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """hidden_states (B, S, D), position_ids (B or 1, S)."""
+        """hidden_states (B, S, E), position_ids (B or 1, S)."""
         return hidden_states + self.table(position_ids + self.offset)
 
 
@@ -97,23 +97,28 @@ POSITION_EMBEDDINGS: dict[str, type[Positions]] = {
 
 
 class InputEmbeddings(nn.Module):
-    """What happens between the token vectors and the first layer: scale, segment types, positions, norm, dropout."""
+    """What happens between the token vectors and the first layer: scale, segment types, positions, norm, dropout.
+
+    With a projection at last, where the E channels of the embeddings are not the D of the layers (Lan et al., 2020).
+    """
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__()
-        self.scale = math.sqrt(config.hidden_size) if config.scale_embeddings else 1.0
-        self.types = nn.Embedding(config.type_vocab_size, config.hidden_size) if config.type_vocab_size else None
+        self.scale = math.sqrt(config.embedding_dim) if config.scale_embeddings else 1.0
+        self.types = nn.Embedding(config.type_vocab_size, config.embedding_dim) if config.type_vocab_size else None
         self.positions = POSITION_EMBEDDINGS[config.position_embedding](config)
-        self.norm = NORMS[config.norm](config) if config.embedding_norm else nn.Identity()
+        self.norm = NORMS[config.norm](config, config.embedding_dim) if config.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.embedding_dropout)
+        narrow = config.embedding_dim != config.hidden_size
+        self.projection = nn.Linear(config.embedding_dim, config.hidden_size) if narrow else nn.Identity()
 
     def forward(
         self, token_embeddings: torch.Tensor, token_type_ids: torch.Tensor | None, position_ids: torch.Tensor
     ) -> torch.Tensor:
-        """token_embeddings (B, S, D), token_type_ids (B, S), position_ids (B or 1, S), to (B, S, D)."""
+        """token_embeddings (B, S, E), token_type_ids (B, S), position_ids (B or 1, S), to (B, S, D)."""
         hidden_states = token_embeddings * self.scale if self.scale != 1.0 else token_embeddings
         if self.types is not None:
             if token_type_ids is None:
                 token_type_ids = torch.zeros_like(position_ids)
             hidden_states = hidden_states + self.types(token_type_ids)
-        return self.dropout(self.norm(self.positions(hidden_states, position_ids)))
+        return self.projection(self.dropout(self.norm(self.positions(hidden_states, position_ids))))

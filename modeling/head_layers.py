@@ -58,19 +58,20 @@ class Pooler(nn.Module):
 class DenseHead(nn.Module):
     """Dense layer, activation and norm, as BERT has before its vocabulary projection."""
 
-    def __init__(self, config: SequenceEncoderConfig) -> None:
+    def __init__(self, config: SequenceEncoderConfig, size: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.head_bias)
+        self.dense = nn.Linear(config.hidden_size, size, bias=config.head_bias)
         self.act = ACT2FN[config.hidden_act]
-        self.norm = NORMS[config.norm](config)
+        self.norm = NORMS[config.norm](config, size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(..., D) to (..., D)."""
+        """(..., D) to (..., size)."""
         return self.norm(self.act(self.dense(hidden_states)))
 
 
-HEADS: dict[str, Callable[[SequenceEncoderConfig], nn.Module]] = {
-    "linear": lambda config: nn.Identity(),
+# Each for a configuration and the channels that what comes after takes.
+HEADS: dict[str, Callable[[SequenceEncoderConfig, int], nn.Module]] = {
+    "linear": lambda config, size: nn.Identity(),
     "dense": DenseHead,
 }
 

@@ -47,7 +47,7 @@ class _ClassifierModel(SequenceEncoderPreTrainedModel):
         super().__init__(config)
         self.num_labels = num_outputs
         self.model = SequenceEncoderModel(config, add_pooling_layer=add_pooling_layer)
-        self.head = HEADS[config.classifier_head](config)
+        self.head = HEADS[config.classifier_head](config, config.hidden_size)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, num_outputs)
 

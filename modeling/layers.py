@@ -76,7 +76,7 @@ class PreNormLayer(EncoderLayer):
 
     def __init__(self, config: SequenceEncoderConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
-        if layer_idx == 0 and config.embedding_norm:
+        if layer_idx == 0 and config.embedding_norm and config.embedding_dim == config.hidden_size:
             # What comes in has just been normalised.
             self.attn_norm = nn.Identity()
 

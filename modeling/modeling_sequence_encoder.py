@@ -1,6 +1,6 @@
 """The trunk: from token ids to one vector for every token, and one for every text.
 
-Shapes: B batch, S padded length, T real tokens, D hidden.
+Shapes: B batch, S padded length, T real tokens, D hidden, E channels of the embeddings (as a rule D).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class SequenceEncoderModel(SequenceEncoderPreTrainedModel):
 
     def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_dim)
         self.embeddings = InputEmbeddings(config)
         layer = LAYERS[config.norm_placement]
         self.layers = nn.ModuleList(layer(config, index) for index in range(config.num_hidden_layers))
@@ -110,7 +110,7 @@ class SequenceEncoderModel(SequenceEncoderPreTrainedModel):
             token_type_ids: (B, S) segments. Ignored where `type_vocab_size` is 0, so that any tokenizer can be used.
             position_ids: (B, S). By default a token's distance from the first real token of its row. Where they stop
                 growing, another document starts, and documents do not see each other.
-            inputs_embeds: (B, S, D) token vectors instead of `input_ids`.
+            inputs_embeds: (B, S, E) token vectors instead of `input_ids`.
             kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`), `return_dict`; and
                 `cu_seq_lens_q` (N + 1,) of a batch that comes packed in one row.
 

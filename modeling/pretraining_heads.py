@@ -32,8 +32,8 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
     def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool) -> None:
         super().__init__(config)
         self.model = SequenceEncoderModel(config, add_pooling_layer=add_pooling_layer)
-        self.head = HEADS[config.prediction_head](config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.head = HEADS[config.prediction_head](config, config.prediction_dim)
+        self.decoder = nn.Linear(config.prediction_dim, config.vocab_size)
 
     def get_output_embeddings(self) -> nn.Linear:
         """The projection to the vocabulary."""

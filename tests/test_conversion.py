@@ -54,6 +54,8 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "distilbert": ("DistilBert", _DISTILBERT),
     "distilbert-sinusoidal": ("DistilBert", {**_DISTILBERT, "sinusoidal_pos_embds": True}),
     "electra": ("Electra", {**_BERT, "embedding_size": 24}),
+    "electra-narrow": ("Electra", {**_BERT, "embedding_size": 15}),
+    "electra-wide-untied": ("Electra", {**_BERT, "embedding_size": 35, "tie_word_embeddings": False}),
     "modernbert": ("ModernBert", _MODERN),
     "modernbert-biases-mean": ("ModernBert", {**_MODERN, **_ALL_BIASES, "classifier_pooling": "mean"}),
     "modernbert-local-only": ("ModernBert", {**_MODERN, "layer_types": ["sliding_attention"] * 3}),

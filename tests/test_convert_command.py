@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+import shutil
+import subprocess
+import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +17,10 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM, RobertaConfig, RobertaModel
 
-from sequence_encoder import SequenceEncoderForMaskedLM
+from sequence_encoder import SequenceEncoderForMaskedLM, convert
 from sequence_encoder.__main__ import main
-from sequence_encoder.conversion.command import TOLERANCE, largest_difference
+from sequence_encoder.conversion.command import TOLERANCE, largest_difference, outputs_of
+from sequence_encoder.conversion.convert import convert_and_release
 
 POOLING = "1_Pooling/config.json"
 
@@ -48,36 +55,17 @@ def test_nothing_is_overwritten_without_force_and_nothing_but_a_model_with_it(be
     target = bert_folder.parent / "ours"
     target.mkdir()
     (target / "notes.txt").write_text("of long work")
-    with pytest.raises(SystemExit, match="ours exists; use --force"):
+    with pytest.raises(SystemExit, match=r"ours exists; .*--force"):
         main(["convert", str(bert_folder), str(target)])
     with pytest.raises(SystemExit, match="no folder of a saved model"):
         main(["convert", str(bert_folder), str(target), "--force"])
     assert [path.name for path in target.iterdir()] == ["notes.txt"]
-    (target / "config.json").write_text("{}")
+    (target / "config.json").write_text('{"model_type": "bert"}')
     main(["convert", str(bert_folder), str(target), "--force"])
     assert not (target / "notes.txt").exists()
     assert (target / "model.safetensors").is_file()
-
-
-def test_force_never_replaces_where_one_is(bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "config.json").write_text("{}")
-    monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(SystemExit, match="is where you are"):
-        main(["convert", str(bert_folder), ".", "--force"])
-    assert [path.name for path in Path.cwd().iterdir()] == ["config.json"]
-
-
-def test_force_never_replaces_what_holds_the_source(bert_folder: Path) -> None:
-    inside = bert_folder / "checkpoint-500"
-    inside.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (inside / name).write_bytes((bert_folder / name).read_bytes())
-    before = sorted(path.name for path in bert_folder.iterdir())
-    for source in (inside, bert_folder):
-        with pytest.raises(SystemExit, match="holds the source"):
-            main(["convert", str(source), str(bert_folder), "--force"])
-    assert sorted(path.name for path in bert_folder.iterdir()) == before
+    with pytest.raises(SystemExit, match=r"holds .*bert, which is to be read"):
+        main(["convert", str(bert_folder), str(bert_folder), "--force"])
 
 
 @pytest.mark.parametrize("kept", [["vocab.txt"], ["tokenizer.json"]])
@@ -122,12 +110,53 @@ def test_what_cannot_be_converted_ends_with_a_message_and_writes_nothing(bert_fo
 
 
 def test_another_function_is_seen_as_a_difference(bert_folder: Path) -> None:
-    one, other = (BertForMaskedLM.from_pretrained(bert_folder) for _ in range(2))
+    model = BertForMaskedLM.from_pretrained(bert_folder)
     texts = [torch.randint(5, 20, (1, 7))]
-    assert largest_difference(one, other, texts) == 0
-    with torch.no_grad():
-        other.bert.encoder.layer[1].output.dense.weight[3, 5] += 0.5
-    assert largest_difference(one, other, texts) > TOLERANCE
-    with torch.no_grad():
-        other.bert.encoder.layer[1].output.dense.weight[3, 5] = float("nan")
-    assert not largest_difference(one, other, texts) <= TOLERANCE
+    right = outputs_of(model, texts)
+    assert largest_difference(right, outputs_of(model, texts)) == 0
+    weight = model.bert.encoder.layer[1].output.dense.weight
+    for change in (0.5, float("nan")):
+        with torch.no_grad():
+            weight[3, 5] += change
+        assert not largest_difference(right, outputs_of(model, texts)) <= TOLERANCE
+
+
+def test_a_halved_model_is_compared_in_float32_and_left_as_it_was(bert_folder: Path) -> None:
+    model = BertForMaskedLM.from_pretrained(bert_folder, dtype=torch.bfloat16)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    texts = [torch.randint(5, 20, (1, 7))]
+    (halved,) = outputs_of(model, texts)
+    (whole,) = outputs_of(copy.deepcopy(model).float(), texts)
+    assert torch.equal(halved[0], whole[0])
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == torch.bfloat16
+        assert torch.equal(tensor, before[name])
+
+
+def test_weights_are_released_as_they_are_converted(bert_folder: Path) -> None:
+    model = BertForMaskedLM.from_pretrained(bert_folder)
+    embeddings = weakref.ref(model.bert.embeddings.word_embeddings.weight)
+    converted = convert_and_release(model)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert {parameter.device.type for parameter in converted.parameters()} == {"cpu"}
+    assert embeddings() is None or embeddings().device.type == "meta"
+
+
+def test_a_checkpoint_is_named_by_its_id_on_the_hub(bert_folder: Path, tmp_path: Path) -> None:
+    """From the cache of downloads, as where there is no network."""
+    snapshot = tmp_path / "cache" / "models--someone--tiny" / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(bert_folder, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
+    target = tmp_path / "ours"
+    subprocess.run(
+        [sys.executable, "-m", "sequence_encoder", "convert", "someone/tiny", str(target)],
+        env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
+        check=True,
+        capture_output=True,
+    )
+    assert (target / POOLING).is_file()
+    assert AutoTokenizer.from_pretrained(target).get_vocab() == AutoTokenizer.from_pretrained(bert_folder).get_vocab()
+    expected = convert(bert_folder).state_dict()
+    for name, tensor in AutoModelForMaskedLM.from_pretrained(target).state_dict().items():
+        assert torch.equal(tensor, expected[name])

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sequence_encoder.training import UsageError, documentation
-from sequence_encoder.training.quickstart import QuickstartArguments, Results, check_output, quickstart
+from sequence_encoder.training.quickstart import QuickstartArguments, Results, quickstart
 
 LIBRARIES = ("asyncio", "email", "importlib", "logging", "unittest")
 
@@ -76,22 +76,10 @@ def test_the_folder_of_before_is_replaced_as_a_whole(finished: tuple[Results, Pa
     assert [path.name for path in output.parent.iterdir()] == [output.name]
 
 
-def test_nothing_but_a_saved_model_or_an_empty_folder_is_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "sequence_encoder"}')
-    for name in ("empty", "precious", "other"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "precious" / "notes.txt").write_text("of long work")
-    (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
-    (tmp_path / "link").symlink_to(tmp_path / "empty")
-    check_output(tmp_path, overwrite=True)
-    check_output(tmp_path / "empty", overwrite=True)
-    check_output(tmp_path / "new", overwrite=False)
-    monkeypatch.chdir(tmp_path / "empty")
-    for path in ("precious", "other", "precious/notes.txt", "link", "empty", "."):
-        with pytest.raises(FileExistsError, match=f"--output_dir.*{path}.*--overwrite"):
-            check_output(tmp_path / path, overwrite=True)
+def test_a_folder_that_exists_is_not_replaced_unless_told(tmp_path: Path) -> None:
+    arguments = QuickstartArguments(output_dir=str(tmp_path))
+    with pytest.raises(FileExistsError, match=r"exists; .*--overwrite"):
+        run(arguments, ())  # Before anything is read.
 
 
 def test_the_table_shows_what_was_measured(finished: tuple[Results, Path, str]) -> None:

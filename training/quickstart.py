@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import subprocess
 import sys
@@ -39,6 +38,7 @@ from transformers.trainer_callback import PrinterCallback
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..conversion import convert
 from ..conversion.source_models import load_checkpoint
+from ..hub.whole_folders import check_replaceable, written_whole
 from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.pretraining_heads import SequenceEncoderForPreTraining
 from ..tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
@@ -100,23 +100,16 @@ def quickstart(arguments: QuickstartArguments) -> Results:
     """
     started = time.perf_counter()
     output = Path(arguments.output_dir)
-    check_output(output, arguments.overwrite)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the output, so that the finished folder only has to be renamed.
-    with tempfile.TemporaryDirectory(prefix=".quickstart-", dir=output.parent) as scratch:
-        results = _run(arguments, started, Path(scratch))
-        # Only what is whole takes the place of what was there.
-        if output.exists():
-            output.rename(Path(scratch, "replaced"))
-        Path(scratch, "finished").rename(output)
+    check_replaceable(output, arguments.overwrite, "--overwrite")
+    with written_whole(output) as finished, tempfile.TemporaryDirectory() as scratch:
+        results = _run(arguments, started, Path(scratch), finished)
     print_results(results, output, time.perf_counter() - started)
     return results
 
 
-def _run(arguments: QuickstartArguments, started: float, scratch: Path) -> Results:
-    """Leaves the classifier in `scratch / "finished"`."""
+def _run(arguments: QuickstartArguments, started: float, pretrained: Path, finished: Path) -> Results:
+    """Leaves the encoder in the folder `pretrained` and the classifier in `finished`."""
     ends, seed, checkpoint = started + 60 * arguments.minutes, arguments.seed, arguments.from_checkpoint
-    pretrained, finished = scratch / "pretrained", scratch / "finished"
     # First, so that a checkpoint that cannot be used ends it at once.
     carried_over = None if checkpoint is None else carry_over(checkpoint, pretrained)
     train, test = split_by_file(read_documentation(), seed=arguments.seed)
@@ -147,26 +140,6 @@ def _run(arguments: QuickstartArguments, started: float, scratch: Path) -> Resul
     results.reloaded_accuracy = sum(right) / len(right)
     write_card(finished, model, results, libraries, MAX_LENGTH)
     return results
-
-
-def check_output(output: Path, overwrite: bool) -> None:
-    """Checks that nothing but an earlier model would be replaced.
-
-    Raises:
-        FileExistsError: if the folder exists and may not be replaced.
-    """
-    if not (output.exists() or output.is_symlink()):
-        return
-    if not overwrite:
-        raise FileExistsError(f"--output_dir {output} exists; choose another, or replace it with --overwrite.")
-    saved = output / "config.json"
-    is_model = saved.is_file() and SequenceEncoderConfig.model_type in saved.read_text(encoding="utf-8")
-    empty = output.is_dir() and not any(output.iterdir())
-    fixed = os.path.ismount(output) or output.resolve() in (Path.cwd(), *Path.cwd().parents)
-    if output.is_symlink() or fixed or not (is_model or empty):
-        raise FileExistsError(
-            f"--output_dir {output} exists and is no folder of a saved model; --overwrite replaces nothing else."
-        )
 
 
 def time_left(ends: float, minutes: float) -> float:

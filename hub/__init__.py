@@ -1,0 +1,1 @@
+"""How models are saved so that others can rely on them."""

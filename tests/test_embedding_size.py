@@ -1,0 +1,90 @@
+"""Embeddings of other channels than the layers have: they are projected, for every preset and head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from sequence_encoder import (
+    SequenceEncoderConfig,
+    SequenceEncoderForMaskedLM,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderModel,
+)
+from sequence_encoder.configuration import PRESETS
+
+TinyConfig = Callable[..., SequenceEncoderConfig]
+MakeBatch = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+both_sizes = pytest.mark.parametrize("size", [14, 34])
+
+
+@both_sizes
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_packed_and_padded_paths_agree_and_a_saved_model_comes_back(
+    tiny_config: TinyConfig, randomize: Callable[..., Any], ragged: MakeBatch, tmp_path: Path, preset: str, size: int
+) -> None:
+    model = randomize(SequenceEncoderModel(tiny_config(preset, embedding_size=size)))
+    ids, mask = ragged([5, 11, 2], "left")
+    expected = model(ids, attention_mask=mask).last_hidden_state
+    padded = model(ids, attention_mask=mask, output_hidden_states=True)
+    torch.testing.assert_close(padded.last_hidden_state, expected, rtol=0, atol=1e-5)
+    assert padded.hidden_states[0].shape[-1] == 24
+    assert model.get_input_embeddings().weight.shape == (97, size)
+    vectors = model.get_input_embeddings()(ids)
+    found = model(inputs_embeds=vectors, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    model.save_pretrained(tmp_path)
+    again = SequenceEncoderModel.from_pretrained(tmp_path)
+    assert torch.equal(again(ids, attention_mask=mask).last_hidden_state, expected)
+
+
+@both_sizes
+def test_tied_embeddings_stay_tied_when_the_vocabulary_grows(
+    tiny_config: TinyConfig, ragged: MakeBatch, size: int
+) -> None:
+    config = tiny_config("bert", embedding_size=size, tie_word_embeddings=True)
+    model = SequenceEncoderForMaskedLM(config)
+    model.resize_token_embeddings(101)
+    assert model.decoder.weight is model.get_input_embeddings().weight
+    ids, mask = ragged([5, 11, 2])
+    assert model.eval()(ids, attention_mask=mask).logits.shape == (3, 11, 101)
+
+
+def test_a_classifier_reads_the_channels_of_the_layers(tiny_config: TinyConfig, ragged: MakeBatch) -> None:
+    for preset in ("bert", "modernbert"):
+        model = SequenceEncoderForSequenceClassification(tiny_config(preset, embedding_size=14, num_labels=3))
+        ids, mask = ragged([5, 11, 2])
+        model(ids, attention_mask=mask, labels=torch.tensor([0, 2, 1])).loss.backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_the_same_size_is_none(tiny_config: TinyConfig) -> None:
+    assert tiny_config(embedding_size=24).embedding_size is None
+    assert tiny_config(embedding_size=24).to_diff_dict() == tiny_config().to_diff_dict()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"embedding_size": 0}, "embedding_size must be at least 1, or None, got 0"),
+        ({"embedding_size": 13}, "needs an even embedding_size, got 13"),
+        (
+            {"embedding_size": 14, "tie_word_embeddings": True},
+            "tie_word_embeddings=True needs prediction_head='dense'.*embedding_size=14.*hidden_size=24.*'linear'",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(tiny_config: TinyConfig, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(StrictDataclassError, match=message):
+        tiny_config(**overrides)
+
+
+def test_vectors_of_the_wrong_size_are_refused(tiny_config: TinyConfig) -> None:
+    model = SequenceEncoderModel(tiny_config(embedding_size=14))
+    with pytest.raises(ValueError, match=r"embedding_size=14.*got \(1, 3, 24\)"):
+        model(inputs_embeds=torch.zeros(1, 3, 24))
