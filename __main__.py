@@ -38,7 +38,7 @@ def convert(arguments: list[str]) -> None:
     parser.add_argument(
         "--base-model", action="store_true", help="carry the encoder over alone, without the head that the source has"
     )
-    parser.add_argument("--force", action="store_true", help="replace the target if it is a saved model")
+    parser.add_argument("--force", action="store_true", help="replace the whole target folder if it is a saved model")
     parsed = parser.parse_args(arguments)
     try:
         convert_checkpoint(parsed.source, parsed.target, parsed.to, parsed.base_model, parsed.force)

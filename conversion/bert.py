@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import PreTrainedConfig
 
 from ..configuration import PRESETS
@@ -71,13 +69,6 @@ def classifier_dropout(config: PreTrainedConfig) -> dict[str, float]:
     return {"classifier_dropout": config.hidden_dropout_prob if given is None else given}
 
 
-def segment_types(config: PreTrainedConfig) -> dict[str, Any]:
-    """Nothing more of their configuration; the families that add a vector for the segment need one at least."""
-    if not config.type_vocab_size:
-        raise ValueError("type_vocab_size=0 stands in the way: this family adds a vector for the segment.")
-    return {}
-
-
 BERT = Family(
     name="bert",
     model_prefixes=("Bert",),
@@ -96,5 +87,4 @@ BERT = Family(
         "ForQuestionAnswering": Head(ANSWERS, TANH),
     },
     read=classifier_dropout,
-    write=segment_types,
 )

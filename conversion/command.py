@@ -7,19 +7,25 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration import SequenceEncoderConfig
 from ..hub.whole_folders import check_replaceable, written_whole
 from .convert import convert_and_release, our_config
-from .source_models import load_checkpoint
+from .source_models import load_checkpoint, transformer_folder
 
+# Whose model it is, and under which conditions.
+CARDS = ("README.md", "LICENSE*")
 # What makes a model one of sentence-transformers; the folders are those of its modules.
-TRAVELLING = ("modules.json", "sentence_*_config.json", "config_sentence_transformers.json", "[0-9]*_*/**/*")
+TRAVELLING = ("modules.json", "sentence_*_config.json", "config_sentence_transformers.json", "[0-9]*_*/**/*", *CARDS)
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.codes", "*_tokens*.json")
+# On the Hub a star stands for slashes too.
+HUB_PATTERNS = [pattern.replace("**/", "") for pattern in (*TRAVELLING, *TOKENIZER_FILES, "config.json")]
 SAMPLES = (
     "A short text.",
     "Encoders read a text as a whole, and give a vector for each of its tokens.",
@@ -50,12 +56,10 @@ def convert_checkpoint(
     """
     output = Path(target)
     check_replaceable(output, force, "--force", kept=Path(source))
-    model = load_checkpoint(source, base_model)
-    patterns = [*TRAVELLING, *TOKENIZER_FILES, "config.json"]
-    beside = Path(source) if os.path.isdir(source) else Path(snapshot_download(source, allow_patterns=patterns))
-    tokenizer = None
-    if any(found for pattern in TOKENIZER_FILES for found in beside.glob(pattern)):
-        tokenizer = AutoTokenizer.from_pretrained(beside)
+    beside = folder_of(source)
+    encoder = Path(transformer_folder(beside))
+    model = load_checkpoint(source if encoder == beside else encoder, base_model)
+    tokenizer = load_tokenizer(encoder, model)
     texts = sample_ids(our_config(model), tokenizer)
     before, original = outputs_of(model, texts), type(model).__name__
     converted = convert_and_release(model, to)
@@ -65,15 +69,53 @@ def convert_checkpoint(
     if not difference <= TOLERANCE:
         raise ValueError(f"The outputs differ by {difference:.1e}, more than rounding explains; nothing was written.")
     with written_whole(output) as written:
-        converted.save_pretrained(written)
+        converted.save_pretrained(written / encoder.relative_to(beside))
         if tokenizer is not None:
-            save_tokenizer(tokenizer, written)
+            save_tokenizer(tokenizer, written / encoder.relative_to(beside))
         for path in (path for pattern in TRAVELLING for path in beside.glob(pattern) if path.is_file()):
+            if path.parent == encoder != beside and not path.match("sentence_*_config.json"):
+                continue
             place = written / path.relative_to(beside)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
     print(f"Saved in {output}.")
     return difference
+
+
+def folder_of(source: str) -> Path:
+    """The folder itself, or one with what a Hub id has besides weights.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+    """
+    if os.path.exists(transformer_folder(source)):
+        return Path(source)
+    try:
+        return Path(snapshot_download(source, allow_patterns=HUB_PATTERNS))
+    except (OSError, HFValidationError) as error:
+        raise FileNotFoundError(f"There is no folder {source} here, and as a Hub id: {error}") from error
+
+
+def load_tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
+    """The tokenizer in a folder, if there is one.
+
+    Raises:
+        ValueError: if it cannot be read, or has ids for which the model has no vectors.
+    """
+    if not any(found for pattern in TOKENIZER_FILES for found in folder.glob(pattern)):
+        print(f"There is no tokenizer in {folder}; none will be saved, and the sample texts are random ids.")
+        return None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # Whatever the parsers of a dozen kinds of files raise.
+        raise ValueError(f"The tokenizer in {folder} cannot be read: {error}") from error
+    largest, rows = (
+        max(tokenizer.get_vocab().values(), default=0),
+        cast(Any, model.get_input_embeddings()).num_embeddings,
+    )
+    if largest >= rows:
+        raise ValueError(f"The tokenizer in {folder} has ids up to {largest}, but the model has {rows} vectors.")
+    return tokenizer
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -74,6 +74,11 @@ def convert(
     """
     if to is not None and to not in FAMILIES:
         raise ValueError(f"to must be one of {', '.join(FAMILIES)}, got {to!r}.")
+    if not isinstance(source, str | os.PathLike | PreTrainedModel):
+        raise ValueError(
+            f"source must be a folder, a Hub id or a model of transformers, got a {type(source).__name__}. That "
+            "of a SentenceTransformer is its [0].auto_model."
+        )
     if not isinstance(source, PreTrainedModel):
         return convert_and_release(load_checkpoint(source, base_model), to)
     return _convert(cast(PreTrainedModel, source.base_model) if base_model else source, to, release=False)
@@ -119,8 +124,10 @@ def _give_back(model: PreTrainedModel, family: Family, release: bool) -> PreTrai
     if not isinstance(model, SequenceEncoderPreTrainedModel):
         raise ValueError(f"Only a SequenceEncoder can be given back to {family.name}, got a {type(model).__name__}.")
     head = type(model).__name__.removeprefix(_OURS)
-    if head not in family.heads:
-        raise ValueError(f"{family.name} has no head like {type(model).__name__}; it has {', '.join(family.heads)}.")
+    if obstacles := obstacles_to(family, head, model.config):
+        fitting = [other.name for other in FAMILIES.values() if not obstacles_to(other, head, model.config)]
+        way_out = f" It can be given back to {' or '.join(fitting)}." if fitting else ""
+        raise ValueError(f"The model cannot be given back to {family.name}: {'; '.join(obstacles)}.{way_out}")
     config = write_config(family, head, model.config)
     config.tie_word_embeddings &= _may_be_tied(model)
     has_pooler = any("pooler." in name for name in model.state_dict())
@@ -181,25 +188,36 @@ def read_config(family: Family, head: str, config: PreTrainedConfig) -> Sequence
 
 
 def write_config(family: Family, head: str, config: SequenceEncoderConfig) -> PreTrainedConfig:
-    """Their configuration of our model.
-
-    Raises:
-        ValueError: if there is none. It is read again, and what is then another value stands in the way.
-    """
+    """Their configuration of our model; whether it says all of ours is for `obstacles_to` to tell."""
     theirs: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
     theirs |= {name: getattr(config, ours) for ours, name in family.all_fields(head).items()}
     theirs |= {**family.write(config), **_travelling(config), "dtype": config.dtype}
-    written = cast(PreTrainedConfig, getattr(transformers, f"{family.model_prefixes[0]}Config")(**theirs))
-    again = read_config(family, head, written)
+    return cast(PreTrainedConfig, getattr(transformers, f"{family.model_prefixes[0]}Config")(**theirs))
+
+
+def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig) -> list[str]:
+    """What stands in the way of giving our model back to a family, each with its field.
+
+    The configuration that it would get there is read again, and what is then another value cannot be said in it.
+    """
+    if head not in family.heads:
+        return [f"{family.name} has no head like {_OURS}{head}; it has {', '.join(family.heads)}"]
+    if "type_vocab_size" in family.fields and not config.type_vocab_size:
+        return [f"type_vocab_size=0 stands in the way: {family.name} has 1 at least"]
+    try:
+        again = read_config(family, head, write_config(family, head, config))
+    except (ValueError, StrictDataclassError) as error:
+        return [str(error)]
+    obstacles = []
     no_pooler = head == "Model" and config.pooler_act is None and family.has_pooler
     for name in (field.name for field in fields(config) if field.name in SequenceEncoderConfig.__annotations__):
         irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (name == "pooler_act" and no_pooler)
         irrelevant |= name == "sliding_window" and "sliding_attention" not in (config.layer_types or [])
         if not irrelevant and getattr(config, name) != getattr(again, name):
-            raise ValueError(
-                f"{name}={getattr(config, name)!r} stands in the way: {family.name} has {getattr(again, name)!r}."
+            obstacles.append(
+                f"{name}={getattr(config, name)!r} stands in the way: {family.name} has {getattr(again, name)!r}"
             )
-    return written
+    return obstacles
 
 
 def _travelling(config: PreTrainedConfig) -> dict[str, Any]:

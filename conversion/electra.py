@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, REQUIRED, SETTINGS, TRUNK, classifier_dropout, segment_types
+from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, REQUIRED, SETTINGS, TRUNK, classifier_dropout
 from .family import Family, Head
 from .key_mapping import module
 
@@ -15,7 +15,7 @@ _GELU = {"pooler_act": "gelu"}
 
 
 def _write(config: PreTrainedConfig) -> dict[str, Any]:
-    return {**segment_types(config), "embedding_size": config.embedding_dim}
+    return {"embedding_size": config.embedding_dim}
 
 
 ELECTRA = Family(

@@ -17,7 +17,6 @@ from .bert import (
     TANH,
     TRUNK,
     classifier_dropout,
-    segment_types,
 )
 from .family import Family, Head
 from .key_mapping import Rule, module
@@ -36,7 +35,7 @@ def _read(config: PreTrainedConfig) -> dict[str, Any]:
 
 def _write(config: PreTrainedConfig) -> dict[str, Any]:
     unused = 0 if config.pad_token_id is None else config.pad_token_id + 1
-    return {**segment_types(config), "max_position_embeddings": config.max_position_embeddings + unused}
+    return {"max_position_embeddings": config.max_position_embeddings + unused}
 
 
 ROBERTA = Family(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -41,6 +43,8 @@ def find_family(class_name: str) -> tuple[Family, str]:
                     "With base_model=True, or --base-model, its encoder is carried over alone."
                 )
             return family, head
+    if class_name.startswith("SequenceEncoder"):
+        raise ValueError(f"{class_name} is ours already; with `to` it is given back to {', '.join(FAMILIES)}.")
     raise ValueError(f"{class_name} is of none of the families {', '.join(FAMILIES)}.")
 
 
@@ -50,6 +54,7 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
     Raises:
         ValueError: if that class is none that can be converted, needs weights that are not there, or leaves some over.
     """
+    checkpoint = transformer_folder(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint)
     named = (config.architectures or [None])[0]
     if isinstance(config, SequenceEncoderConfig):
@@ -80,13 +85,37 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
     raise errors[0]
 
 
+def transformer_folder(checkpoint: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The folder of the encoder in one of sentence-transformers, which in older ones is a folder of its own.
+
+    Raises:
+        ValueError: if the checkpoint is a file.
+        FileNotFoundError: if it can be no Hub id, and there is no such folder.
+    """
+    name = os.fspath(checkpoint)
+    if os.path.isfile(name):
+        raise ValueError(f"A checkpoint is a folder or a Hub id, but {name} is a file.")
+    if not os.path.isdir(name):
+        if os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1:
+            raise FileNotFoundError(f"There is no folder {name}.")
+        return checkpoint
+    modules = os.path.join(name, "modules.json")
+    if os.path.isfile(os.path.join(name, "config.json")) or not os.path.isfile(modules):
+        return checkpoint
+    with open(modules, encoding="utf-8") as file:
+        return os.path.join(name, json.load(file)[0]["path"])
+
+
 def _load_all(
     checkpoint: str | os.PathLike[str], model_class: type[PreTrainedModel], base_model: bool, **options: Any
 ) -> PreTrainedModel:
     # Other shapes are not ignored but told of below, by name.
-    loaded: Any = model_class.from_pretrained(
-        checkpoint, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
-    )
+    try:
+        loaded: Any = model_class.from_pretrained(
+            checkpoint, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except SafetensorError as error:
+        raise ValueError(f"The weights of {checkpoint} cannot be read, is their file whole? {error}") from error
     model, info = loaded
     missing = info["missing_keys"]
     if missing and not options and all(key.startswith("pooler.") for key in missing):

@@ -7,11 +7,19 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
+
+# What saving a model, training it and sharing it leave in its folder.
+PARTS_OF_A_MODEL = (
+    *("*config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "training_args.bin"),
+    *("tokenizer*", "vocab*", "merges.txt", "*_tokens*.json", "*.model", "*.codes", "chat_template.jinja"),
+    *("README.md", "LICENSE*", ".gitattributes", "*.py", "__pycache__", "modules.json", "[0-9]*_*"),
+)
 
 
 def check_replaceable(output: Path, replace: bool, option: str, kept: Path | None = None) -> None:
-    """Checks that nothing but an older model would be replaced, and not where one is, nor what is still needed.
+    """Checks that a folder can be written, and that nothing but an older model would go with the one there.
 
     Args:
         output: the folder to be written.
@@ -21,18 +29,33 @@ def check_replaceable(output: Path, replace: bool, option: str, kept: Path | Non
 
     Raises:
         FileExistsError: if the folder exists and may not be replaced.
+        PermissionError: if nothing may be written where it is to be.
     """
+    resolved = output.resolve()
+    there = next(parent for parent in resolved.parents if parent.exists())
+    if not os.access(there, os.W_OK):
+        raise PermissionError(f"{output} cannot be written: {there} is read-only.")
     if not (output.exists() or output.is_symlink()):
         return
-    if not replace:
-        raise FileExistsError(f"{output} exists; choose another folder, or replace it with {option}.")
-    if output.is_symlink() or os.path.ismount(output) or not (_is_model(output) or _is_empty(output)):
-        raise FileExistsError(f"{output} exists and is no folder of a saved model; {option} replaces nothing else.")
-    resolved = output.resolve()
     if kept is not None and resolved in (kept.resolve(), *kept.resolve().parents):
         raise FileExistsError(f"{output} holds {kept}, which is to be read; choose another folder.")
     if resolved in (Path.cwd(), *Path.cwd().parents):
         raise FileExistsError(f"{output} is where you are; choose another folder.")
+    if output.is_symlink() or os.path.ismount(output) or not output.is_dir():
+        raise FileExistsError(f"{output} exists, and is no folder that can be replaced; choose another.")
+    found = sorted(path.name for path in output.iterdir())
+    if not found:
+        return
+    if not _is_model(output):
+        raise FileExistsError(f"{output} exists, and is no folder of a saved model; choose another.")
+    others = [name for name in found if not any(fnmatchcase(name, part) for part in PARTS_OF_A_MODEL)]
+    if others:
+        raise FileExistsError(
+            f"{output} exists, and has more in it than a saved model, such as {', '.join(others[:3])}; choose another "
+            "folder, or move that away."
+        )
+    if not replace:
+        raise FileExistsError(f"{output} exists; choose another folder, or replace all that is in it with {option}.")
 
 
 def _is_model(folder: Path) -> bool:
@@ -40,10 +63,6 @@ def _is_model(folder: Path) -> bool:
         return "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
 
 
 @contextmanager

@@ -99,5 +99,6 @@ def bert_folder(tmp_path: Path, randomize: Callable[..., Any]) -> Path:
     (folder / "modules.json").write_text("[]")
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    (folder / "README.md").write_text("by someone")
     (folder / "pytorch_model.bin").write_text("weights of another format")
     return folder

@@ -83,6 +83,7 @@ def test_a_source_that_cannot_be_represented_is_refused_by_name(make: Callable[[
         ("modernbert", {"type_vocab_size": 2}, "modernbert", "type_vocab_size=2"),
         ("modernbert", {"embedding_norm": False}, "modernbert", "embedding_norm=False"),
         ("roberta", {}, "bert", "position_offset=2.*bert has 0"),
+        ("bert", {"norm": "rms_norm", "mlp_dropout": 0.1}, "bert", "norm='rms_norm'.*; mlp_dropout=0.1"),
     ],
 )
 def test_the_way_back_says_which_axis_stands_in_the_way(
@@ -92,6 +93,12 @@ def test_the_way_back_says_which_axis_stands_in_the_way(
     config = tiny_config(preset, **{**(dropout if preset != "modernbert" else {}), **overrides})
     with pytest.raises(ValueError, match=message):
         convert(SequenceEncoderModel(config), to=to)
+
+
+def test_the_families_that_fit_are_named() -> None:
+    ours = convert(bert())
+    with pytest.raises(ValueError, match=r"to distilbert: .*type_vocab_size=2.* It can be given back to bert\."):
+        convert(ours, to="distilbert")
 
 
 @pytest.mark.parametrize("preset", ["bert", "roberta", "distilbert", "modernbert"])
@@ -113,10 +120,12 @@ def test_what_a_model_has_no_head_for_does_not_stand_in_the_way(
 def test_wrong_arguments_name_the_families(tiny_config: Callable[..., SequenceEncoderConfig]) -> None:
     with pytest.raises(ValueError, match="got 'gpt2'"):
         convert(SequenceEncoderModel(tiny_config()), to="gpt2")
-    with pytest.raises(ValueError, match="SequenceEncoderModel is of none of the families bert"):
+    with pytest.raises(ValueError, match=r"SequenceEncoderModel is ours already; .*bert"):
         convert(SequenceEncoderModel(tiny_config()))
     with pytest.raises(ValueError, match="BertModel"):
         convert(bert(), to="bert")
+    with pytest.raises(ValueError, match=r"source must be a folder.*NoneType"):
+        convert(None)
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM, RobertaConfig, RobertaModel
 
 from sequence_encoder import SequenceEncoderForMaskedLM, convert
 from sequence_encoder.__main__ import main
-from sequence_encoder.conversion.command import TOLERANCE, largest_difference, outputs_of
+from sequence_encoder.conversion.command import HUB_PATTERNS, TOLERANCE, largest_difference, outputs_of
 from sequence_encoder.conversion.convert import convert_and_release
 
 POOLING = "1_Pooling/config.json"
@@ -40,6 +41,7 @@ def test_a_folder_is_carried_over_with_all_that_belongs_to_it(
     torch.testing.assert_close(model(ids).logits, expected, rtol=1e-5, atol=1e-5)
     assert (target / "modules.json").read_text() == "[]"
     assert (target / POOLING).read_text() == (bert_folder / POOLING).read_text()
+    assert (target / "README.md").read_text() == "by someone"
     assert not (target / "pytorch_model.bin").exists()
     assert [path.name for path in target.parent.iterdir()] == ["ours"]
 
@@ -55,14 +57,15 @@ def test_nothing_is_overwritten_without_force_and_nothing_but_a_model_with_it(be
     target = bert_folder.parent / "ours"
     target.mkdir()
     (target / "notes.txt").write_text("of long work")
-    with pytest.raises(SystemExit, match=r"ours exists; .*--force"):
-        main(["convert", str(bert_folder), str(target)])
     with pytest.raises(SystemExit, match="no folder of a saved model"):
         main(["convert", str(bert_folder), str(target), "--force"])
     assert [path.name for path in target.iterdir()] == ["notes.txt"]
+    (target / "notes.txt").rename(target / "training_args.bin")
     (target / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(SystemExit, match=r"ours exists; .*--force"):
+        main(["convert", str(bert_folder), str(target)])
     main(["convert", str(bert_folder), str(target), "--force"])
-    assert not (target / "notes.txt").exists()
+    assert not (target / "training_args.bin").exists()
     assert (target / "model.safetensors").is_file()
     with pytest.raises(SystemExit, match=r"holds .*bert, which is to be read"):
         main(["convert", str(bert_folder), str(bert_folder), "--force"])
@@ -102,11 +105,63 @@ def test_what_cannot_be_converted_ends_with_a_message_and_writes_nothing(bert_fo
     before = sorted(path.name for path in bert_folder.parent.iterdir())
     for source, arguments, message in (
         (bert_folder, ["--to", "modernbert"], "Only a SequenceEncoder can be given back"),
-        (bert_folder.parent / "nowhere", [], "nowhere"),
+        (bert_folder.parent / "nowhere", [], "There is no folder .*nowhere"),
+        (bert_folder / "model.safetensors", [], "a folder or a Hub id, but .*model.safetensors is a file"),
     ):
         with pytest.raises(SystemExit, match=message):
             main(["convert", str(source), str(bert_folder.parent / "ours"), *arguments])
     assert sorted(path.name for path in bert_folder.parent.iterdir()) == before
+
+
+def test_an_encoder_in_a_folder_of_its_own_stays_there(bert_folder: Path) -> None:
+    """As older models of sentence-transformers have it."""
+    encoder = bert_folder / "0_Transformer"
+    encoder.mkdir()
+    for path in [path for path in bert_folder.iterdir() if path.is_file()]:
+        path.rename(encoder / path.name)
+    modules = bert_folder / "modules.json"
+    modules.write_text(json.dumps([{"path": "0_Transformer"}, {"path": "1_Pooling"}]))
+    (encoder / "sentence_bert_config.json").write_text('{"max_seq_length": 12}')
+    target = bert_folder.parent / "ours"
+    main(["convert", str(bert_folder), str(target)])
+    assert sorted(path.name for path in target.iterdir()) == ["0_Transformer", "1_Pooling", "modules.json"]
+    assert isinstance(AutoModelForMaskedLM.from_pretrained(target / "0_Transformer"), SequenceEncoderForMaskedLM)
+    assert (target / "0_Transformer" / "sentence_bert_config.json").is_file()
+    assert not (target / "0_Transformer" / "pytorch_model.bin").exists()
+    assert (target / "modules.json").read_text() == modules.read_text()
+    assert AutoTokenizer.from_pretrained(target / "0_Transformer").mask_token == "[MASK]"
+
+
+def test_a_checkpoint_without_tokenizer_says_so(bert_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in bert_folder.glob("tokenizer*"):
+        path.unlink()
+    main(["convert", str(bert_folder), str(bert_folder.parent / "ours")])
+    assert "There is no tokenizer in" in capsys.readouterr().out
+
+
+def test_broken_files_are_named_and_nothing_is_written(bert_folder: Path) -> None:
+    target = bert_folder.parent / "ours"
+    tokenizer, weights = (bert_folder / name for name in ("tokenizer.json", "model.safetensors"))
+    whole = tokenizer.read_text()
+    tokenizer.write_text("{")
+    with pytest.raises(SystemExit, match=r"The tokenizer in .*bert cannot be read"):
+        main(["convert", str(bert_folder), str(target)])
+    larger = json.loads(whole)
+    larger["model"]["vocab"]["more"] = len(larger["model"]["vocab"]) + 7
+    tokenizer.write_text(json.dumps(larger))
+    with pytest.raises(SystemExit, match=r"has ids up to \d+, but the model has \d+ vectors"):
+        main(["convert", str(bert_folder), str(target)])
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(SystemExit, match=r"weights of .*bert cannot be read"):
+        main(["convert", str(bert_folder), str(target)])
+    assert not target.exists()
+
+
+def test_what_travels_is_asked_of_the_hub() -> None:
+    """There a star stands for slashes too, and in a folder it does not."""
+    files = ["1_Pooling/config.json", "2_Dense/model.safetensors", "modules.json", "README.md", "tokenizer.json"]
+    assert list(filter_repo_objects(files, allow_patterns=HUB_PATTERNS)) == files
+    assert list(filter_repo_objects(["model.safetensors", "onnx/model.onnx"], allow_patterns=HUB_PATTERNS)) == []
 
 
 def test_another_function_is_seen_as_a_difference(bert_folder: Path) -> None:

@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path, s
     output = tmp_path_factory.mktemp("quickstart") / "my-model"
     output.mkdir()
     (output / "config.json").write_text('{"model_type": "sequence_encoder"}')
-    (output / "old.txt").write_text("of before")
+    (output / "training_args.bin").write_text("of before")
     arguments = QuickstartArguments(output_dir=str(output), overwrite=True)
     # Less than the command line admits.
     arguments.minutes = 0.3
@@ -71,12 +71,13 @@ def test_the_saved_classifier_is_the_one_that_was_evaluated(finished: tuple[Resu
 def test_the_folder_of_before_is_replaced_as_a_whole(finished: tuple[Results, Path, str]) -> None:
     _, output, _ = finished
     names = {path.name for path in output.iterdir()}
-    assert "old.txt" not in names
+    assert "training_args.bin" not in names
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
     assert [path.name for path in output.parent.iterdir()] == [output.name]
 
 
 def test_a_folder_that_exists_is_not_replaced_unless_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "sequence_encoder"}')
     arguments = QuickstartArguments(output_dir=str(tmp_path))
     with pytest.raises(FileExistsError, match=r"exists; .*--overwrite"):
         run(arguments, ())  # Before anything is read.

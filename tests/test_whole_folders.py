@@ -12,7 +12,7 @@ from sequence_encoder.hub.whole_folders import check_replaceable, written_whole
 def model_folder(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"model_type": "sequence_encoder"}')
-    (folder / "weights").write_text("old")
+    (folder / "model.safetensors").write_text("old")
     return folder
 
 
@@ -23,7 +23,7 @@ def names(folder: Path) -> list[str]:
 def test_what_is_new_or_empty_or_a_saved_model_may_be_written(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     check_replaceable(tmp_path / "new", False, "--force")
-    check_replaceable(tmp_path / "empty", True, "--force")
+    check_replaceable(tmp_path / "empty", False, "--force")
     check_replaceable(model_folder(tmp_path / "model"), True, "--force")
     with pytest.raises(FileExistsError, match=r"model exists; .*--force"):
         check_replaceable(tmp_path / "model", False, "--force")
@@ -38,8 +38,15 @@ def test_nothing_else_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(model_folder(tmp_path / "model"))
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for path in ("precious", "precious/notes.txt", "list", "other", "broken", "link", "dangling"):
-        with pytest.raises(FileExistsError, match=f"{path} exists and is no folder of a saved model; --force"):
+        with pytest.raises(FileExistsError, match=f"{path} exists, and is no folder"):
             check_replaceable(tmp_path / path, True, "--force")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "checkpoint-500", "data.csv"])
+def test_what_is_no_part_of_a_model_is_not_lost_with_it(tmp_path: Path, name: str) -> None:
+    (model_folder(tmp_path / "model") / name).mkdir()
+    with pytest.raises(FileExistsError, match=f"more in it than a saved model, such as {name}"):
+        check_replaceable(tmp_path / "model", True, "--force")
 
 
 def test_where_one_is_and_what_is_read_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +66,7 @@ def test_a_finished_folder_takes_the_place_of_the_older_one(tmp_path: Path) -> N
     folder = model_folder(tmp_path / "deep" / "model")
     with written_whole(folder) as written:
         (written / "new").write_text("new")
-        assert names(folder) == ["config.json", "weights"]
+        assert names(folder) == ["config.json", "model.safetensors"]
     assert names(folder) == ["new"]
     assert names(folder.parent) == ["model"]
 
@@ -74,7 +81,7 @@ def test_an_error_leaves_everything_as_it_was(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    assert (folder / "weights").read_text() == "old"
+    assert (folder / "model.safetensors").read_text() == "old"
     assert names(tmp_path) == ["model"]
 
 
@@ -87,5 +94,5 @@ def test_the_older_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_pa
 
     with pytest.raises(FileNotFoundError):
         lose()
-    assert (folder / "weights").read_text() == "old"
+    assert (folder / "model.safetensors").read_text() == "old"
     assert names(tmp_path) == ["model"]
