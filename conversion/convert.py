@@ -35,6 +35,8 @@ _COMMON = (
 _TRAVELLING = ("sentence_transformers", "sbert_ce_default_activation_function")
 # Fields that say nothing of a model without these heads; how matrices started and special tokens, of none.
 _WITH_POOLER = ("Model", "ForPreTraining", "ForSequenceClassification", "ForMultipleChoice")
+_PREDICTING = ("ForMaskedLM", "ForPreTraining")
+_CLASSIFYING = ("ForSequenceClassification", "ForMultipleChoice", "ForTokenClassification", "ForQuestionAnswering")
 _ONLY_FOR = {
     "initializer": (),
     "cls_token_id": (),
@@ -42,13 +44,9 @@ _ONLY_FOR = {
     "mask_token_id": (),
     "pooling": _WITH_POOLER,
     "pooler_act": _WITH_POOLER,
-    "prediction_head": ("ForMaskedLM", "ForPreTraining"),
-    "classifier_head": (
-        "ForSequenceClassification",
-        "ForMultipleChoice",
-        "ForTokenClassification",
-        "ForQuestionAnswering",
-    ),
+    "prediction_head": _PREDICTING,
+    "classifier_head": _CLASSIFYING,
+    "head_bias": (*_PREDICTING, *_CLASSIFYING),
 }
 
 
@@ -80,13 +78,19 @@ def convert(
             "of a SentenceTransformer is its [0].auto_model."
         )
     if not isinstance(source, PreTrainedModel):
-        return convert_and_release(load_checkpoint(source, base_model), to)
-    return _convert(cast(PreTrainedModel, source.base_model) if base_model else source, to, release=False)
+        return convert_and_release(load_checkpoint(source, base_model), to, base_model)
+    model = cast(PreTrainedModel, source.base_model) if base_model else source
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(f"The weights of this {type(model).__name__} are not in memory, but on the meta device.")
+    return _convert(model, to, base_model, release=False)
 
 
-def convert_and_release(model: PreTrainedModel, to: str | None = None) -> PreTrainedModel:
-    """As `convert`, but each weight of `model` is given up as soon as it is converted, so that none is held twice."""
-    return _convert(model, to, release=True)
+def convert_and_release(model: PreTrainedModel, to: str | None = None, base_model: bool = False) -> PreTrainedModel:
+    """As `convert`, but each weight of `model` is given up as soon as it is converted, so that none is held twice.
+
+    Where there is a `base_model`, it is given as `model`.
+    """
+    return _convert(model, to, base_model, release=True)
 
 
 def our_config(model: PreTrainedModel) -> SequenceEncoderConfig:
@@ -105,8 +109,10 @@ def our_config(model: PreTrainedModel) -> SequenceEncoderConfig:
     return config
 
 
-def _convert(model: PreTrainedModel, to: str | None, release: bool) -> PreTrainedModel:
-    return _carry_over(model, release) if to is None else _give_back(model, FAMILIES[to], release)
+def _convert(model: PreTrainedModel, to: str | None, base_model: bool, release: bool) -> PreTrainedModel:
+    if to is None:
+        return _carry_over(model, release)
+    return _give_back(model, FAMILIES[to], base_model, release)
 
 
 def _carry_over(model: PreTrainedModel, release: bool) -> PreTrainedModel:
@@ -120,32 +126,38 @@ def _carry_over(model: PreTrainedModel, release: bool) -> PreTrainedModel:
     return _filled(ours, tensors, device)
 
 
-def _give_back(model: PreTrainedModel, family: Family, release: bool) -> PreTrainedModel:
+def _give_back(model: PreTrainedModel, family: Family, base_model: bool, release: bool) -> PreTrainedModel:
     if not isinstance(model, SequenceEncoderPreTrainedModel):
         raise ValueError(f"Only a SequenceEncoder can be given back to {family.name}, got a {type(model).__name__}.")
     head = type(model).__name__.removeprefix(_OURS)
-    if obstacles := obstacles_to(family, head, model.config):
-        fitting = [other.name for other in FAMILIES.values() if not obstacles_to(other, head, model.config)]
+    has_pooler = any("pooler." in name for name in model.state_dict())
+    if base_model and obstacles_to(family, head, model.config, has_pooler):
+        # What a family has no pooler for is the dense layer of a head there.
+        has_pooler = False
+    if obstacles := obstacles_to(family, head, model.config, has_pooler):
+        fitting = [name for name, other in FAMILIES.items() if not obstacles_to(other, head, model.config, has_pooler)]
         way_out = f" It can be given back to {' or '.join(fitting)}." if fitting else ""
         raise ValueError(f"The model cannot be given back to {family.name}: {'; '.join(obstacles)}.{way_out}")
     config = write_config(family, head, model.config)
     config.tie_word_embeddings &= _may_be_tied(model)
-    has_pooler = any("pooler." in name for name in model.state_dict())
     without_pooler = head == "Model" and family.has_pooler and not has_pooler
     with no_init_weights():
         model_class = getattr(transformers, family.model_prefixes[0] + head)
         theirs = model_class(config, **({"add_pooling_layer": False} if without_pooler else {}))
     rules = family.rules(head, model.config.num_hidden_layers, theirs.base_model_prefix)
-    device = model.device
-    tensors = to_theirs(rules, _tensors(model, release), model.config.num_attention_heads)
-    return _filled(theirs, tensors, device)
+    device, heads = model.device, model.config.num_attention_heads
+    tensors = _tensors(model, release)
+    if head == "Model" and not has_pooler:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
+    return _filled(theirs, to_theirs(rules, tensors, heads), device)
 
 
 def _tensors(model: PreTrainedModel, release: bool) -> dict[str, torch.Tensor]:
-    """The tensors of a model by name; with `release` they are then in no other place."""
+    """Copies of the tensors of a model by name; with `release` the tensors, which are then in no other place."""
     tensors = dict(model.state_dict())
-    if release:
-        cast(Any, model).to("meta")
+    if not release:
+        return {name: tensor.clone() for name, tensor in tensors.items()}
+    cast(Any, model).to("meta")
     return tensors
 
 
@@ -156,7 +168,10 @@ def _may_be_tied(model: PreTrainedModel) -> bool:
 
 
 def _filled(model: PreTrainedModel, tensors: dict[str, torch.Tensor], device: torch.device) -> PreTrainedModel:
-    model.load_state_dict(tensors, assign=True)
+    try:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"The weights do not fit the configuration: {error}") from error
     model.tie_weights()
     # Buffers are no tensors of the table, and were made on the CPU.
     return cast(Any, model).to(device).eval()
@@ -168,7 +183,11 @@ def read_config(family: Family, head: str, config: PreTrainedConfig) -> Sequence
     Raises:
         ValueError: if it has a value that cannot be represented.
     """
-    for name, only in family.required.items():
+    for name, other in family.heads[head].same.items():
+        value, needed = getattr(config, name), getattr(config, other)
+        if value != needed:
+            raise ValueError(f"{name}={value!r} cannot be represented: it must be {other}={needed!r}.")
+    for name, only in {**family.required, **family.heads[head].required}.items():
         value = getattr(config, name, only)
         if value != only:
             raise ValueError(f"{name}={value!r} cannot be represented; a SequenceEncoder can only be {name}={only!r}.")
@@ -192,11 +211,14 @@ def write_config(family: Family, head: str, config: SequenceEncoderConfig) -> Pr
     theirs: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
     theirs |= {name: getattr(config, ours) for ours, name in family.all_fields(head).items()}
     theirs |= {**family.write(config), **_travelling(config), "dtype": config.dtype}
+    if head == "ForQuestionAnswering":
+        # A start and an end; labels say nothing there.
+        theirs |= {"id2label": None, "label2id": None, "num_labels": 2}
     return cast(PreTrainedConfig, getattr(transformers, f"{family.model_prefixes[0]}Config")(**theirs))
 
 
-def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig) -> list[str]:
-    """What stands in the way of giving our model back to a family, each with its field.
+def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_pooler: bool) -> list[str]:
+    """What stands in the way of giving our model, with a dense pooler or not, back to a family, each with its field.
 
     The configuration that it would get there is read again, and what is then another value cannot be said in it.
     """
@@ -207,11 +229,11 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig) -> li
     try:
         again = read_config(family, head, write_config(family, head, config))
     except (ValueError, StrictDataclassError) as error:
-        return [str(error)]
+        return [str(error).rstrip(".")]
     obstacles = []
-    no_pooler = head == "Model" and config.pooler_act is None and family.has_pooler
+    no_pooler = head == "Model" and not has_pooler
     for name in (field.name for field in fields(config) if field.name in SequenceEncoderConfig.__annotations__):
-        irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (name == "pooler_act" and no_pooler)
+        irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (name in ("pooling", "pooler_act") and no_pooler)
         irrelevant |= name == "sliding_window" and "sliding_attention" not in (config.layer_types or [])
         if not irrelevant and getattr(config, name) != getattr(again, name):
             obstacles.append(

@@ -12,6 +12,12 @@ from .key_mapping import module
 
 _NO_POOLER = {"pooler_act": None}
 _GELU = {"pooler_act": "gelu"}
+_SUMMARY = {
+    "summary_type": "first",
+    "summary_use_proj": True,
+    "summary_activation": "gelu",
+    "summary_proj_to_labels": False,
+}
 
 
 def _write(config: PreTrainedConfig) -> dict[str, Any]:
@@ -23,13 +29,7 @@ ELECTRA = Family(
     model_prefixes=("Electra",),
     fields=FIELDS | {"embedding_size": "embedding_size"},
     settings=SETTINGS,
-    required={
-        **REQUIRED,
-        "summary_type": "first",
-        "summary_use_proj": True,
-        "summary_activation": "gelu",
-        "summary_proj_to_labels": False,
-    },
+    required=REQUIRED,
     trunk=[*TRUNK, *module("embeddings.projection", "embeddings_project")],
     layer=LAYER,
     heads={
@@ -45,7 +45,9 @@ ELECTRA = Family(
         "ForSequenceClassification": Head(
             [*module("model.pooler.dense", "classifier.dense"), *module("classifier", "classifier.out_proj")], _GELU
         ),
-        "ForMultipleChoice": Head([*module("model.pooler.dense", "sequence_summary.summary"), *CLASSIFIER], _GELU),
+        "ForMultipleChoice": Head(
+            [*module("model.pooler.dense", "sequence_summary.summary"), *CLASSIFIER], _GELU, required=_SUMMARY
+        ),
         "ForTokenClassification": Head(CLASSIFIER, _NO_POOLER),
         "ForQuestionAnswering": Head(ANSWERS, _NO_POOLER),
     },

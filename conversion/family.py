@@ -29,11 +29,15 @@ class Head:
         rules: of its weights.
         settings: our fields that it always has so.
         fields: ours to theirs, where it calls them otherwise than the family.
+        required: their fields that can only have this value, besides those of the family.
+        same: their fields that must have the value of another of theirs.
     """
 
     rules: Sequence[Rule] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
+    required: Mapping[str, Any] = field(default_factory=dict)
+    same: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def _three_of_heads(tensor: torch.Tensor, heads: int, count: int) -> list[torch.
 
 # The same tensor. Of several names for one tensor the first is the one in use: untied, the others are dead weight.
 SAME = Layout(
-    lambda tensors, heads: tensors[0].clone(), lambda tensor, heads, count: [tensor.clone() for _ in range(count)]
+    lambda tensors, heads: tensors[0],
+    lambda tensor, heads, count: [tensor, *(tensor.clone() for _ in range(count - 1))],
 )
 # Three tensors: query, key, value.
 SEPARATE_QKV = Layout(_heads_of_three, _three_of_heads)

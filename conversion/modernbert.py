@@ -30,18 +30,15 @@ _FIELDS = {
     )
 } | {"hidden_act": "hidden_activation", "pooling": "classifier_pooling", "head_bias": "classifier_bias"}
 _DENSE = [*module("head.dense", "head.dense"), *module("head.norm", "head.norm")]
-_CLASSIFIER = Head([*_DENSE, *module("classifier", "classifier")])
+# Of the layers, and of the dense part of heads.
+_SAME = {"classifier_activation": "hidden_activation"}
+_CLASSIFIER = Head([*_DENSE, *module("classifier", "classifier")], same=_SAME)
 
 
 def _read(config: PreTrainedConfig) -> dict[str, Any]:
-    if config.classifier_activation != config.hidden_activation:
-        raise ValueError(
-            f"classifier_activation={config.classifier_activation!r} cannot be represented: it must be that of the "
-            f"layers, hidden_activation={config.hidden_activation!r}."
-        )
     present = set(config.layer_types)
     return {
-        "sliding_window": config.local_attention // 2,
+        "sliding_window": config.local_attention // 2 if "sliding_attention" in present else None,
         "rope_parameters": {name: dict(rope) for name, rope in config.rope_parameters.items() if name in present},
     }
 
@@ -66,7 +63,7 @@ MODERNBERT = Family(
         and name not in ("rope_parameters", "sliding_window", "tie_word_embeddings", "pad_token_id")
     }
     | {"norm": "layer_norm", "type_vocab_size": 0, "pooler_act": None},
-    required={"decoder_bias": True},
+    required={},
     trunk=[
         Rule("embed_tokens.weight", ("embeddings.tok_embeddings.weight",)),
         *module("embeddings.norm", "embeddings.norm"),
@@ -82,7 +79,7 @@ MODERNBERT = Family(
     ],
     heads={
         "Model": Head(),
-        "ForMaskedLM": Head([*_DENSE, *module("decoder", "decoder")]),
+        "ForMaskedLM": Head([*_DENSE, *module("decoder", "decoder")], same=_SAME, required={"decoder_bias": True}),
         "ForSequenceClassification": _CLASSIFIER,
         "ForMultipleChoice": _CLASSIFIER,
         "ForTokenClassification": _CLASSIFIER,

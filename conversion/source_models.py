@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
@@ -34,7 +36,8 @@ def find_family(class_name: str) -> tuple[Family, str]:
     for family in FAMILIES.values():
         for prefix in family.model_prefixes:
             head = class_name.removeprefix(prefix)
-            if head == class_name:
+            # Others only begin with the same word, such as RobertaPreLayerNorm.
+            if head == class_name or not head.startswith(("Model", "For", "LMHead")):
                 continue
             if head not in family.heads:
                 names = ", ".join(prefix + name for name in family.heads)
@@ -55,8 +58,12 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
         ValueError: if that class is none that can be converted, needs weights that are not there, or leaves some over.
     """
     checkpoint = transformer_folder(checkpoint)
-    config = AutoConfig.from_pretrained(checkpoint)
-    named = (config.architectures or [None])[0]
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except StrictDataclassError as error:
+        raise ValueError(f"The configuration of {checkpoint} is not valid: {error}") from error
+    architectures = config.architectures or [None]
+    named = architectures if isinstance(architectures, str) else architectures[0]
     if isinstance(config, SequenceEncoderConfig):
         if named is None or base_model:
             named = "SequenceEncoderModel"
@@ -114,7 +121,7 @@ def _load_all(
         loaded: Any = model_class.from_pretrained(
             checkpoint, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-    except SafetensorError as error:
+    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
         raise ValueError(f"The weights of {checkpoint} cannot be read, is their file whole? {error}") from error
     model, info = loaded
     missing = info["missing_keys"]

@@ -14,7 +14,7 @@ from pathlib import Path
 PARTS_OF_A_MODEL = (
     *("*config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "training_args.bin"),
     *("tokenizer*", "vocab*", "merges.txt", "*_tokens*.json", "*.model", "*.codes", "chat_template.jinja"),
-    *("README.md", "LICENSE*", ".gitattributes", "*.py", "__pycache__", "modules.json", "[0-9]*_*"),
+    *("README.md", "LICENSE*", ".gitattributes", "*.py", "__pycache__", "modules.json"),
 )
 
 
@@ -31,6 +31,7 @@ def check_replaceable(output: Path, replace: bool, option: str, kept: Path | Non
         FileExistsError: if the folder exists and may not be replaced.
         PermissionError: if nothing may be written where it is to be.
     """
+    output = _normalized(output)
     resolved = output.resolve()
     there = next(parent for parent in resolved.parents if parent.exists())
     if not os.access(there, os.W_OK):
@@ -48,7 +49,8 @@ def check_replaceable(output: Path, replace: bool, option: str, kept: Path | Non
         return
     if not _is_model(output):
         raise FileExistsError(f"{output} exists, and is no folder of a saved model; choose another.")
-    others = [name for name in found if not any(fnmatchcase(name, part) for part in PARTS_OF_A_MODEL)]
+    parts = (*PARTS_OF_A_MODEL, *_module_folders(output))
+    others = [name for name in found if not any(fnmatchcase(name, part) for part in parts)]
     if others:
         raise FileExistsError(
             f"{output} exists, and has more in it than a saved model, such as {', '.join(others[:3])}; choose another "
@@ -65,21 +67,38 @@ def _is_model(folder: Path) -> bool:
         return False
 
 
+def _module_folders(folder: Path) -> list[str]:
+    """The folders of sentence-transformers' modules."""
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        return [Path(module["path"]).parts[0] for module in modules if module["path"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def _normalized(path: Path) -> Path:
+    """Without `..`, whose meaning changes when folders before it are made."""
+    return Path(os.path.abspath(path))
+
+
 @contextmanager
-def written_whole(output: Path) -> Iterator[Path]:
+def written_whole(output: Path, replace: bool, option: str) -> Iterator[Path]:
     """Gives a new folder to write into. It takes the place of `output` at the end, if nothing went wrong until then.
 
-    Whether that may be replaced is for `check_replaceable` to say, before the work.
+    What `check_replaceable` says before the work is checked again after it: something may have come to be there.
 
     Raises:
+        FileExistsError: if the folder exists and may not be replaced.
         OSError: if nothing can be written beside `output`.
     """
+    output = _normalized(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     # Beside the output, so that the finished folder only has to be renamed.
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
         written, replaced = Path(scratch, "written"), Path(scratch, "replaced")
         written.mkdir()
         yield written
+        check_replaceable(output, replace, option)
         if output.exists():
             output.rename(replaced)
         try:

@@ -96,7 +96,7 @@ def bert_folder(tmp_path: Path, randomize: Callable[..., Any]) -> Path:
         max_position_embeddings=16,
     )
     randomize(BertForMaskedLM(config)).save_pretrained(folder)
-    (folder / "modules.json").write_text("[]")
+    (folder / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}]')
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
     (folder / "README.md").write_text("by someone")

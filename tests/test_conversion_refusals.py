@@ -333,3 +333,76 @@ def test_what_is_given_back_shares_nothing(randomize: Callable[..., Any]) -> Non
             for parameter in convert(ours, to="bert").parameters():
                 parameter.zero_()
         assert all(torch.equal(tensor, before[key]) for key, tensor in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("to", ["bert", "electra", "distilbert"])
+def test_question_answering_has_a_start_and_an_end_however_many_labels_there_are(to: str) -> None:
+    families = {"bert": bert, "electra": electra}
+    config = transformers.DistilBertConfig(vocab_size=97, dim=24, n_layers=1, n_heads=3, hidden_dim=40)
+    source = (
+        families[to](f"{to.title()}ForQuestionAnswering")
+        if to in families
+        else (transformers.DistilBertForQuestionAnswering(config))
+    )
+    ours = convert(source)
+    ours.config.num_labels = 5
+    assert convert(ours, to=to).config.num_labels == 2
+
+
+def test_fields_that_a_model_does_not_read_do_not_stand_in_the_way(
+    tiny_config: Callable[..., SequenceEncoderConfig],
+) -> None:
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    modern = transformers.ModernBertConfig(
+        **SIZES, **special, hidden_activation="silu", decoder_bias=False, layer_types=["full_attention"] * 2,
+        local_attention=-1,
+    )  # fmt: skip
+    assert convert(transformers.ModernBertModel(modern)).config.hidden_act == "silu"
+    assert type(convert(electra(summary_activation="relu"))) is SequenceEncoderModel
+    for to in ("bert", "distilbert"):
+        preset = tiny_config(to, pooling="mean", head_bias=False, hidden_dropout=0.1, embedding_dropout=0.1)
+        assert convert(SequenceEncoderModel(preset, add_pooling_layer=False), to=to).config.model_type == to
+        preset.pooler_act = None
+        assert convert(SequenceEncoderModel(preset), to=to).config.model_type == to
+
+
+@pytest.mark.parametrize("to", ["electra", "distilbert"])
+def test_the_dense_layer_of_a_classifier_is_left_out_with_it(tmp_path: Path, to: str) -> None:
+    config = transformers.DistilBertConfig(vocab_size=97, dim=24, n_layers=1, n_heads=3, hidden_dim=40)
+    source = (
+        electra("ElectraForSequenceClassification")
+        if to == "electra"
+        else transformers.DistilBertForSequenceClassification(config)
+    )
+    ours = convert(source)
+    ours.save_pretrained(tmp_path)
+    for model in (ours, tmp_path):
+        assert type(convert(model, to=to, base_model=True)) is type(source.base_model)
+
+
+def test_what_only_begins_with_the_name_of_a_family_is_of_none() -> None:
+    config = transformers.RobertaPreLayerNormConfig(**SIZES)
+    with pytest.raises(ValueError, match="RobertaPreLayerNormModel is of none of the families"):
+        convert(transformers.RobertaPreLayerNormModel(config))
+
+
+def test_weights_that_are_not_in_memory_are_refused() -> None:
+    with torch.device("meta"):
+        model = bert()
+    with pytest.raises(ValueError, match="BertModel are not in memory"):
+        convert(model)
+
+
+def test_weights_that_the_configuration_does_not_know_of_are_refused() -> None:
+    model = bert("BertForSequenceClassification")
+    model.classifier = torch.nn.Linear(24, 7)
+    with pytest.raises(ValueError, match=r"(?s)do not fit the configuration.*classifier\.weight"):
+        convert(model)
+
+
+def test_a_configuration_of_wrong_types_is_refused(tmp_path: Path) -> None:
+    bert().save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"hidden_act": "gelu"', '"hidden_act": null'))
+    with pytest.raises(ValueError, match=r"(?s)configuration of .* is not valid.*hidden_act"):
+        convert(tmp_path)

@@ -15,12 +15,17 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub.utils import filter_repo_objects
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM, RobertaConfig, RobertaModel
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertForMaskedLM,
+    RobertaConfig,
+    RobertaModel,
+)
 
 from sequence_encoder import SequenceEncoderForMaskedLM, convert
 from sequence_encoder.__main__ import main
-from sequence_encoder.conversion.command import HUB_PATTERNS, TOLERANCE, largest_difference, outputs_of
+from sequence_encoder.conversion.command import check_same, outputs_of
 from sequence_encoder.conversion.convert import convert_and_release
 
 POOLING = "1_Pooling/config.json"
@@ -39,7 +44,7 @@ def test_a_folder_is_carried_over_with_all_that_belongs_to_it(
     ids = AutoTokenizer.from_pretrained(target)("the model", return_tensors="pt")["input_ids"]
     expected = AutoModelForMaskedLM.from_pretrained(bert_folder)(ids).logits
     torch.testing.assert_close(model(ids).logits, expected, rtol=1e-5, atol=1e-5)
-    assert (target / "modules.json").read_text() == "[]"
+    assert (target / "modules.json").read_text() == (bert_folder / "modules.json").read_text()
     assert (target / POOLING).read_text() == (bert_folder / POOLING).read_text()
     assert (target / "README.md").read_text() == "by someone"
     assert not (target / "pytorch_model.bin").exists()
@@ -157,23 +162,66 @@ def test_broken_files_are_named_and_nothing_is_written(bert_folder: Path) -> Non
     assert not target.exists()
 
 
-def test_what_travels_is_asked_of_the_hub() -> None:
-    """There a star stands for slashes too, and in a folder it does not."""
-    files = ["1_Pooling/config.json", "2_Dense/model.safetensors", "modules.json", "README.md", "tokenizer.json"]
-    assert list(filter_repo_objects(files, allow_patterns=HUB_PATTERNS)) == files
-    assert list(filter_repo_objects(["model.safetensors", "onnx/model.onnx"], allow_patterns=HUB_PATTERNS)) == []
+def test_modules_are_found_by_their_list_and_not_by_their_names(bert_folder: Path) -> None:
+    (bert_folder / "1_Pooling").rename(bert_folder / "pooling")
+    (bert_folder / "2024_runs").mkdir()
+    (bert_folder / "2024_runs" / "optimizer.pt").write_text("of another program")
+    modules = bert_folder / "modules.json"
+    modules.write_text(json.dumps([{"path": ""}, {"path": "pooling"}]))
+    target = bert_folder.parent / "ours"
+    main(["convert", str(bert_folder), str(target)])
+    assert (target / "pooling" / "config.json").is_file()
+    assert not (target / "2024_runs").exists()
+    for path, message in (("dense", "names dense, but there is no such folder"), ("../secret", "is not inside")):
+        modules.write_text(json.dumps([{"path": ""}, {"path": path}]))
+        with pytest.raises(SystemExit, match=message):
+            main(["convert", str(bert_folder), str(bert_folder.parent / "other")])
+    assert not (bert_folder.parent / "other").exists()
+
+
+def test_files_that_only_look_like_a_tokenizer_are_none(bert_folder: Path) -> None:
+    for path in bert_folder.glob("tokenizer*"):
+        path.unlink()
+    for name in ("tokenizer_notes.md", "xgb.model", "vocabulary.txt"):
+        (bert_folder / name).write_text("of another program")
+    target = bert_folder.parent / "ours"
+    main(["convert", str(bert_folder), str(target)])
+    assert list(target.glob("tokenizer*")) == []
+
+
+def test_positions_that_skip_another_id_than_the_tokenizer_pads_with_are_refused(
+    bert_folder: Path, tiny_config: Callable[..., Any]
+) -> None:
+    """RoBERTa counts no position for the id of padding, wherever it stands."""
+    tokenizer = AutoTokenizer.from_pretrained(bert_folder)
+    for pad, folder in ((tokenizer.pad_token_id + 1, "wrong"), (tokenizer.pad_token_id, "right")):
+        config = tiny_config("roberta", pad_token_id=pad, position_offset=pad + 1)
+        config.hidden_dropout = config.embedding_dropout = 0.1
+        SequenceEncoderForMaskedLM(config).save_pretrained(bert_folder.parent / folder)
+        tokenizer.save_pretrained(bert_folder.parent / folder)
+    with pytest.raises(SystemExit, match=r"pad_token_id=\d+ stands in the way"):
+        main(["convert", str(bert_folder.parent / "wrong"), str(bert_folder.parent / "back"), "--to", "roberta"])
+    main(["convert", str(bert_folder.parent / "right"), str(bert_folder.parent / "back"), "--to", "roberta"])
 
 
 def test_another_function_is_seen_as_a_difference(bert_folder: Path) -> None:
     model = BertForMaskedLM.from_pretrained(bert_folder)
     texts = [torch.randint(5, 20, (1, 7))]
     right = outputs_of(model, texts)
-    assert largest_difference(right, outputs_of(model, texts)) == 0
+    assert check_same(right, outputs_of(model, texts)) == 0
     weight = model.bert.encoder.layer[1].output.dense.weight
     for change in (0.5, float("nan")):
         with torch.no_grad():
             weight[3, 5] += change
-        assert not largest_difference(right, outputs_of(model, texts)) <= TOLERANCE
+        with pytest.raises(ValueError, match="more than rounding explains"):
+            check_same(right, outputs_of(model, texts))
+
+
+def test_the_difference_is_judged_by_the_size_of_the_outputs() -> None:
+    large, near, far = ([(torch.tensor([1e6 + distance, 1.0]),)] for distance in (0, 10, 10_000))
+    assert check_same(large, near) == 10
+    with pytest.raises(ValueError, match=r"differ by 1\.0e\+04"):
+        check_same(large, far)
 
 
 def test_a_halved_model_is_compared_in_float32_and_left_as_it_was(bert_folder: Path) -> None:

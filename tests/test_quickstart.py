@@ -147,3 +147,11 @@ def test_a_checkpoint_that_cannot_be_carried_over_ends_it(bert_folder: Path, tmp
     with pytest.raises(UsageError, match=r"--from .*bert: is_decoder=True"):
         run(arguments, ())  # Before anything is read.
     assert [path.name for path in tmp_path.iterdir()] == ["bert"]
+
+
+def test_a_checkpoint_without_tokenizer_ends_it(bert_folder: Path, tmp_path: Path) -> None:
+    for path in bert_folder.glob("tokenizer*"):
+        path.unlink()
+    arguments = QuickstartArguments(output_dir=str(tmp_path / "adapted"), from_checkpoint=str(bert_folder))
+    with pytest.raises(UsageError, match=r"--from .*bert: there is no tokenizer"):
+        run(arguments, ())

@@ -64,7 +64,7 @@ def test_where_one_is_and_what_is_read_are_never_replaced(tmp_path: Path, monkey
 
 def test_a_finished_folder_takes_the_place_of_the_older_one(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "deep" / "model")
-    with written_whole(folder) as written:
+    with written_whole(folder, True, "--force") as written:
         (written / "new").write_text("new")
         assert names(folder) == ["config.json", "model.safetensors"]
     assert names(folder) == ["new"]
@@ -75,7 +75,7 @@ def test_an_error_leaves_everything_as_it_was(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
 
     def fail() -> None:
-        with written_whole(folder) as written:
+        with written_whole(folder, True, "--force") as written:
             (written / "half").write_text("half")
             raise KeyboardInterrupt
 
@@ -89,10 +89,55 @@ def test_the_older_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_pa
     folder = model_folder(tmp_path / "model")
 
     def lose() -> None:
-        with written_whole(folder) as written:
+        with written_whole(folder, True, "--force") as written:
             written.rmdir()
 
     with pytest.raises(FileNotFoundError):
         lose()
     assert (folder / "model.safetensors").read_text() == "old"
     assert names(tmp_path) == ["model"]
+
+
+def test_a_folder_reached_through_one_that_is_not_there_yet_is_not_replaced(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "notes.txt").write_text("of long work")
+    with pytest.raises(FileExistsError, match="no folder of a saved model"):
+        check_replaceable(tmp_path / "new" / ".." / "precious", True, "--force")
+
+    def write() -> None:
+        with written_whole(tmp_path / "new" / ".." / "precious", False, "--force"):
+            pass
+
+    with pytest.raises(FileExistsError, match="no folder of a saved model"):
+        write()
+    assert names(precious) == ["notes.txt"]
+    assert names(tmp_path) == ["precious"]
+
+
+def test_what_came_to_be_there_during_the_work_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+
+    def write(replace: bool) -> None:
+        with written_whole(folder, replace, "--force") as written:
+            (written / "config.json").write_text("{}")
+            folder.mkdir()
+            (folder / "notes.txt").write_text("of another")
+
+    for replace in (False, True):
+        with pytest.raises(FileExistsError, match="model exists"):
+            write(replace)
+        assert names(folder) == ["notes.txt"]
+        (folder / "notes.txt").unlink()
+        folder.rmdir()
+
+
+def test_the_modules_of_sentence_transformers_are_parts_of_a_model(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    for name in ("1_Pooling", "2024_runs"):
+        (folder / name).mkdir()
+    (folder / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}]')
+    with pytest.raises(FileExistsError, match="such as 2024_runs"):
+        check_replaceable(folder, True, "--force")
+    (folder / "2024_runs").rmdir()
+    check_replaceable(folder, True, "--force")

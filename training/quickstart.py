@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedModel,
@@ -37,7 +36,8 @@ from transformers.trainer_callback import PrinterCallback
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..conversion import convert
-from ..conversion.source_models import load_checkpoint
+from ..conversion.companions import folder_of, load_tokenizer
+from ..conversion.source_models import load_checkpoint, transformer_folder
 from ..hub.whole_folders import check_replaceable, written_whole
 from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.pretraining_heads import SequenceEncoderForPreTraining
@@ -100,8 +100,9 @@ def quickstart(arguments: QuickstartArguments) -> Results:
     """
     started = time.perf_counter()
     output = Path(arguments.output_dir)
-    check_replaceable(output, arguments.overwrite, "--overwrite")
-    with written_whole(output) as finished, tempfile.TemporaryDirectory() as scratch:
+    may_replace = (arguments.overwrite, "--overwrite")
+    check_replaceable(output, *may_replace)
+    with written_whole(output, *may_replace) as finished, tempfile.TemporaryDirectory() as scratch:
         results = _run(arguments, started, Path(scratch), finished)
     print_results(results, output, time.perf_counter() - started)
     return results
@@ -123,15 +124,14 @@ def _run(arguments: QuickstartArguments, started: float, pretrained: Path, finis
         )
         left = time_left(ends, arguments.minutes)
         results = Results(pretrain(windows, held_out, tokenizer, pretrained, PRETRAINING_SHARE * left, seed))
-        seconds, learning_rate = ADAPTATION_SHARE * left, 3e-4
+        seconds, optimizer = ADAPTATION_SHARE * left, adamw
     else:
         tokenizer, results = carried_over, Results(None, checkpoint)
-        # What has been pretrained for long is moved little.
-        seconds, learning_rate = CARRIED_OVER_SHARE * time_left(ends, arguments.minutes), 1e-4
+        seconds, optimizer = CARRIED_OVER_SHARE * time_left(ends, arguments.minutes), muon
     task = Task(few_of_each(train, libraries, seed), test[:TEST_TEXTS], libraries, tokenizer)
     results.labelled, results.tested = len(task.train), len(task.test)
-    results.random_accuracy, _ = adapt(task, pretrained, seconds, learning_rate, seed, from_random=True)
-    results.accuracy, model = adapt(task, pretrained, seconds, learning_rate, seed)
+    results.random_accuracy, _ = adapt(task, pretrained, seconds, optimizer, seed, from_random=True)
+    results.accuracy, model = adapt(task, pretrained, seconds, optimizer, seed)
     results.majority_accuracy = Counter(doc.library for doc in task.test).most_common(1)[0][1] / len(task.test)
     model.save_pretrained(finished)
     tokenizer.save_pretrained(finished)
@@ -174,14 +174,18 @@ def carry_over(checkpoint: str, folder: Path) -> PreTrainedTokenizerBase:
         UsageError: if it is none that can be carried over.
     """
     try:
-        model = load_checkpoint(checkpoint)
+        beside = folder_of(checkpoint)
+        encoder = transformer_folder(beside)
+        model = load_checkpoint(checkpoint if encoder == beside else encoder, base_model=True)
+        tokenizer = load_tokenizer(encoder, model)
+        if tokenizer is None:
+            raise ValueError("there is no tokenizer with it.")
         ours = model if isinstance(model, SequenceEncoderPreTrainedModel) else convert(model)
     except ValueError as error:
         raise UsageError(f"--from {checkpoint}: {error}") from error
-    ours.float().base_model.save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(
-        checkpoint, model_max_length=min(MAX_LENGTH, ours.config.max_position_embeddings)
-    )
+    ours.float().save_pretrained(folder)
+    tokenizer.model_max_length = min(MAX_LENGTH, ours.config.max_position_embeddings)
+    return tokenizer
 
 
 def pretrain(
@@ -274,8 +278,23 @@ def few_of_each(docs: list[Docstring], libraries: list[str], seed: int) -> list[
     return chosen
 
 
+def adamw(model: PreTrainedModel) -> torch.optim.Optimizer:
+    """For the small encoder that was pretrained here."""
+    return torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01, fused=True)
+
+
+def muon(model: PreTrainedModel) -> torch.optim.Optimizer:
+    """For larger ones: in as many steps it brings all-MiniLM-L6-v2 further than AdamW at any rate."""
+    return MuonWithAdamW(model, 5e-4)
+
+
 def adapt(
-    task: Task, pretrained: Path, seconds: float, learning_rate: float, seed: int, from_random: bool = False
+    task: Task,
+    pretrained: Path,
+    seconds: float,
+    make_optimizer: Callable[[PreTrainedModel], torch.optim.Optimizer],
+    seed: int,
+    from_random: bool = False,
 ) -> tuple[float, PreTrainedModel]:
     """Trains the encoder in `pretrained` on the task, or the same one with random weights: (test accuracy, model)."""
     set_seed(seed)
@@ -294,7 +313,7 @@ def adapt(
         model = AutoModelForSequenceClassification.from_pretrained(pretrained, config=config)
     description = "Adapting random weights" if from_random else "Adapting the pretrained encoder"
     collate = DataCollatorWithPadding(task.tokenizer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
+    optimizer = make_optimizer(model)
     trainer = trainer_for(description, model, seconds, optimizer, 16, task.encode(task.train), collate, seed)
     trainer.train()
     metrics = trainer.evaluate(task.encode(task.test))

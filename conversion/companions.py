@@ -1,0 +1,112 @@
+"""What travels with a checkpoint: its tokenizer, the modules of sentence-transformers around it, its card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from .source_models import transformer_folder
+
+# What makes a model one of sentence-transformers, and whose it is, under which conditions. Modules have folders beside.
+TRAVELLING = ("modules.json", "sentence_*_config.json", "config_sentence_transformers.json", "README.md", "LICENSE*")
+# Files that a tokenizer can be made of.
+VOCABULARIES = (
+    *("tokenizer.json", "vocab.txt", "vocab.json", "bpe.codes"),
+    *("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "spm.model"),
+)
+_TOKENIZER_FILES = (*VOCABULARIES, "tokenizer_config.json", "merges.txt", "*_tokens*.json", "chat_template.jinja")
+
+
+def folder_of(source: str) -> Path:
+    """The folder itself, or one with what a Hub id has besides the weights of its encoder.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+    """
+    if os.path.exists(transformer_folder(source)):
+        return Path(source)
+    try:
+        folder = Path(snapshot_download(source, allow_patterns=[*TRAVELLING, *_TOKENIZER_FILES, "config.json"]))
+        if modules := module_folders(folder):
+            snapshot_download(source, allow_patterns=[f"{module}/*" for module in modules])
+    except (OSError, HFValidationError) as error:
+        raise FileNotFoundError(f"There is no folder {source} here, and as a Hub id: {error}") from error
+    return folder
+
+
+def module_folders(folder: Path) -> list[str]:
+    """The folders of sentence-transformers' modules, from `modules.json`; none where there is no such file.
+
+    Raises:
+        ValueError: if that file is not what it should be, or one of the folders is not inside `folder`.
+    """
+    listed = folder / "modules.json"
+    if not listed.is_file():
+        return []
+    try:
+        paths = [module["path"] for module in json.loads(listed.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{listed} is no list of modules, each with its path.") from error
+    for path in paths:
+        if not (folder / path).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{listed} names {path}, which is not inside.")
+    return [path for path in paths if path]
+
+
+def copy_companions(folder: Path, encoder: Path, target: Path) -> None:
+    """Copies to `target` all that travels, but what is in the folder of the encoder itself.
+
+    Raises:
+        ValueError: if a module has no folder.
+    """
+    files = [path for pattern in TRAVELLING for path in folder.glob(pattern)]
+    for module in module_folders(folder):
+        if not (folder / module).is_dir():
+            raise ValueError(f"{folder / 'modules.json'} names {module}, but there is no such folder.")
+        inside = (folder / module).rglob("*") if folder / module != encoder else encoder.glob("sentence_*_config.json")
+        files += [path for path in inside if path.is_file()]
+    for path in files:
+        place = target / path.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+
+
+def load_tokenizer(folder: str | os.PathLike[str], model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
+    """The tokenizer in a folder, None if there is none.
+
+    Raises:
+        ValueError: if it cannot be read, or has ids for which the model has no vectors.
+    """
+    if not any((Path(folder) / name).is_file() for name in VOCABULARIES):
+        return None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # Whatever the parsers of a dozen kinds of files raise.
+        raise ValueError(f"The tokenizer in {folder} cannot be read: {error}") from error
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    rows = cast(Any, model.get_input_embeddings()).weight.shape[0]
+    if largest >= rows:
+        raise ValueError(f"The tokenizer in {folder} has ids up to {largest}, but the model has {rows} vectors.")
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, texts: list[str]) -> None:
+    """Saves a tokenizer, with its class, and checks on texts that it loads to the same beside its new model.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    tokenizer.save_pretrained(folder)
+    again = AutoTokenizer.from_pretrained(folder)
+    if (
+        again(texts, texts)["input_ids"] != tokenizer(texts, texts)["input_ids"]
+        or again.pad_token != tokenizer.pad_token
+    ):
+        raise ValueError(f"The tokenizer, a {type(tokenizer).__name__}, loads as another one beside the new model.")
