@@ -63,13 +63,10 @@ def module_folders(folder: Path) -> list[str]:
 def copy_companions(folder: Path, encoder: Path, target: Path) -> None:
     """Copies to `target` all that travels, but what is in the folder of the encoder itself.
 
-    Raises:
-        ValueError: if a module has no folder.
+    A module without files, such as one that scales vectors to length 1, need not have a folder.
     """
     files = [path for pattern in TRAVELLING for path in folder.glob(pattern)]
     for module in module_folders(folder):
-        if not (folder / module).is_dir():
-            raise ValueError(f"{folder / 'modules.json'} names {module}, but there is no such folder.")
         inside = (folder / module).rglob("*") if folder / module != encoder else encoder.glob("sentence_*_config.json")
         files += [path for path in inside if path.is_file()]
     for path in files:
