@@ -24,6 +24,7 @@ test: install
 
 bench: install .venv/installed-bench
 	$(BIN)/python benchmarks/embedding.py
+	$(BIN)/python benchmarks/bulk_embedding.py
 	$(BIN)/python benchmarks/carried_over.py
 	$(BIN)/python benchmarks/import_time.py
 

@@ -9,6 +9,7 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from .fused_linear import fused_linear
 from .packing import PackedBatch
 from .varlen_attention import flash_window
 
@@ -72,7 +73,7 @@ class SelfAttention(nn.Module):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """hidden_states (B, S, D), or (1, T, D) where `packed` describes the T tokens; the output has its shape."""
-        qkv = self.qkv_proj(hidden_states).unflatten(-1, (-1, 3, self.head_dim))
+        qkv = fused_linear(self.qkv_proj, hidden_states).unflatten(-1, (-1, 3, self.head_dim))
         if rotation is None:
             query, key, value = qkv.unbind(-2)
         else:
@@ -87,7 +88,7 @@ class SelfAttention(nn.Module):
             assert packed.attend is not None
             output = value  # of no token, where the whole batch is padding
             if packed.lengths:
-                output = packed.attend(self, attention, query, key, value, packed, self.window, **kwargs)
+                output = packed.attend(self, attention, query, key, value, self.window, **kwargs)
         else:
             output, weights = attention(
                 self,
@@ -99,4 +100,4 @@ class SelfAttention(nn.Module):
                 sliding_window=flash_window(self.window),
                 **kwargs,
             )
-        return self.o_proj(output.flatten(2)), weights
+        return fused_linear(self.o_proj, output.flatten(2)), weights

@@ -11,6 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .attention import SelfAttention
+from .fused_linear import fused_linear, fused_linear_activation
 from .norms import NORMS
 
 
@@ -21,12 +22,14 @@ class MLP(nn.Module):
         super().__init__()
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.act = ACT2FN[config.hidden_act]
+        self.hidden_act = config.hidden_act
         self.dropout = nn.Dropout(config.mlp_dropout)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(..., D) to (..., D)."""
-        return self.down_proj(self.dropout(self.act(self.up_proj(hidden_states))))
+        hidden_states = fused_linear_activation(self.up_proj, self.act, self.hidden_act, hidden_states)
+        return fused_linear(self.down_proj, self.dropout(hidden_states))
 
 
 class GatedMLP(nn.Module):
@@ -41,8 +44,8 @@ class GatedMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(..., D) to (..., D)."""
-        gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
-        return self.down_proj(self.dropout(self.act(gate) * up))
+        gate, up = fused_linear(self.gate_up_proj, hidden_states).chunk(2, dim=-1)
+        return fused_linear(self.down_proj, self.dropout(self.act(gate) * up))
 
 
 FEED_FORWARDS: dict[str, type[nn.Module]] = {"mlp": MLP, "glu": GatedMLP}

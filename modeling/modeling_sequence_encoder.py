@@ -23,8 +23,10 @@ from .embeddings import InputEmbeddings
 from .head_layers import Pooler
 from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
+from .packed_attention import PackedAttention
 from .packing import PackedBatch, offsets_from_starts, rows_hold_several, sequence_starts
 from .padded_masks import padded_masks, real_tokens
+from .text_encoding import TextEncoding
 from .varlen_attention import choose_varlen_attention
 
 # How a batch that comes packed describes itself (transformers.DataCollatorWithFlattening).
@@ -67,7 +69,7 @@ class SequenceEncoderPreTrainedModel(PreTrainedModel):
             init.zeros_(bias)
 
 
-class SequenceEncoderModel(SequenceEncoderPreTrainedModel):
+class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):
     """The encoder without a task head.
 
     Padding is never computed: the real tokens of a batch are packed into one row, go through all layers, and are put
@@ -178,11 +180,18 @@ class SequenceEncoderModel(SequenceEncoderPreTrainedModel):
         input_ids, token_type_ids, inputs_embeds = (
             None if padded is None else packed.pack(padded) for padded in (input_ids, token_type_ids, inputs_embeds)
         )
-        packed.attend = choose_varlen_attention(self.config._attn_implementation, packed.position_ids.device)
         hidden_states, rotations = self._embed(input_ids, token_type_ids, packed.position_ids, inputs_embeds)
+        packed.attend = self._choose_attention(hidden_states)(packed)
         for layer in cast("list[EncoderLayer]", self.layers):
             hidden_states = layer(hidden_states, rotation=rotations.get(layer.layer_type), packed=packed, **kwargs)
         return packed.unpack(self.norm(hidden_states))
+
+    def _choose_attention(self, hidden_states: torch.Tensor) -> type[PackedAttention]:
+        device, dtype = hidden_states.device, hidden_states.dtype
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        return choose_varlen_attention(self.config._attn_implementation, device, dtype, dropout)
 
     def _encode_padded(
         self,

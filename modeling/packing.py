@@ -65,7 +65,7 @@ class PackedBatch:
         cu_seqlens: (N + 1,) int32, where sequences start and end in the packed row.
         lengths: the N lengths on the host, ascending.
         several_per_row: whether a row of the padded batch holds several sequences.
-        attend: the attention chosen for this batch (see `varlen_attention`).
+        attend: the attention made for this batch (see `packed_attention`).
     """
 
     shape: tuple[int, int]

@@ -1,30 +1,62 @@
-"""Attention over packed sequences: the one place that chooses how it runs, and the ways it can run.
+"""Attention over packed sequences: the one place that chooses how it runs, and the ways of an accelerator.
 
-Every way takes q, k, v of shape (1, T, H, head_dim) and the `PackedBatch` that says where sequences end, and returns
-(1, T, H, head_dim). `window` is how far a token sees to each side, None for all of its sequence.
+A way is made once for a batch, from the `PackedBatch` that says where sequences end, and called in every layer with
+q, k, v of shape (1, T, H, head_dim); it returns (1, T, H, head_dim). What depends on the batch alone, such as a mask,
+is made once. `window` is how far a token sees to each side, None for all of its sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import inspect
+from functools import cache
+from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 from transformers.utils.generic import is_flash_attention_requested
 
+from .attention_by_length import ByLength
+from .packed_attention import AttentionFunction, PackedAttention
 from .packing import PackedBatch
 
 
-def choose_varlen_attention(implementation: str | None, device: torch.device) -> Callable[..., torch.Tensor]:
-    """The way that suits an attention implementation (`config._attn_implementation`) on a device."""
+def choose_varlen_attention(
+    implementation: str | None, device: torch.device, dtype: torch.dtype, dropout: float
+) -> type[PackedAttention]:
+    """The way that suits an attention implementation (`config._attn_implementation`) and what it is to compute with.
+
+    dtype and dropout are those of the attention itself: under autocast its dtype, and none in evaluation.
+    """
     if is_flash_attention_requested(requested_attention_implementation=implementation):
-        return attend_with_offsets
+        return WithOffsets
     if implementation == "flex_attention":
-        return attend_with_block_mask
+        return WithBlockMask
     if device.type == "cpu":
-        return attend_by_length
-    return attend_in_rows
+        return ByLength
+    if implementation == "sdpa" and not dropout and has_varlen_kernel(device, dtype):
+        return WithVarlenKernel
+    return InRows
+
+
+def has_varlen_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch's own attention over cumulative lengths, with windows, runs here (torch.nn.attention.varlen)."""
+    half = dtype in (torch.float16, torch.bfloat16)
+    return half and device.type == "cuda" and _varlen_kernel_takes_windows() and _is_ampere_or_newer(device.index)
+
+
+@cache
+def _varlen_kernel_takes_windows() -> bool:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return {"scale", "window_size"} <= inspect.signature(varlen_attn).parameters.keys()
+
+
+@cache
+def _is_ampere_or_newer(index: int | None) -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability(index) >= (8, 0)
 
 
 def flash_window(window: int | None) -> int | None:
@@ -32,103 +64,123 @@ def flash_window(window: int | None) -> int | None:
     return None if window is None else window + 1
 
 
-def _mask(module: torch.nn.Module, like: torch.Tensor, real: torch.Tensor | None, window: int | None) -> Any:
-    """A mask in the form that the module's implementation takes; `like` lends (batch, length), dtype and device."""
-    create = create_bidirectional_mask if window is None else create_bidirectional_sliding_window_mask
-    return create(config=module.config, inputs_embeds=like, attention_mask=real)
-
-
-def attend_by_length(
-    module: torch.nn.Module,
-    attention: Callable[..., tuple[torch.Tensor, Any]],
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    packed: PackedBatch,
-    window: int | None,
-    **kwargs: Any,
-) -> torch.Tensor:
-    """Dense attention over each run of sequences of one length: no padding, and no mask but the window's."""
-    runs = packed.runs()
-    # One split, and not a slice for each run: the gradient of a slice is as large as the whole.
-    parts = [x[0].split([count * length for count, length in runs]) for x in (q, k, v)]
-    outputs = []
-    for (count, length), *qkv in zip(runs, *parts, strict=True):
-        rows = [x.unflatten(0, (count, length)) for x in qkv]
-        # A window that reaches from end to end hides nothing.
-        hidden = window is not None and window < length - 1
-        mask = _mask(module, rows[0][:1].flatten(2), None, window) if hidden else None
-        output, _ = attention(module, *(x.transpose(1, 2) for x in rows), mask, **kwargs)
-        outputs.append(output.reshape(count * length, *q.shape[2:]))
-    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None]
-
-
-def attend_with_offsets(
-    module: torch.nn.Module,
-    attention: Callable[..., tuple[torch.Tensor, Any]],
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    packed: PackedBatch,
-    window: int | None,
-    **kwargs: Any,
-) -> torch.Tensor:
+class WithOffsets(PackedAttention):
     """transformers' flash interface, which reads the cumulative lengths."""
-    offsets = packed.cu_seqlens.to(q.device)
-    output, _ = attention(
-        module,
-        *(x.transpose(1, 2) for x in (q, k, v)),
-        None,
-        sliding_window=flash_window(window),
-        cu_seq_lens_q=offsets,
-        cu_seq_lens_k=offsets,
-        max_length_q=packed.max_length,
-        max_length_k=packed.max_length,
-        **kwargs,
-    )
-    return output
+
+    def __call__(
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        window: int | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """As of `PackedAttention`."""
+        offsets, longest = self.packed.cu_seqlens.to(q.device), self.packed.max_length
+        output, _ = attention(
+            module,
+            *(x.transpose(1, 2) for x in (q, k, v)),
+            None,
+            sliding_window=flash_window(window),
+            cu_seq_lens_q=offsets,
+            cu_seq_lens_k=offsets,
+            max_length_q=longest,
+            max_length_k=longest,
+            **kwargs,
+        )
+        return output
 
 
-def attend_with_block_mask(
-    module: torch.nn.Module,
-    attention: Callable[..., tuple[torch.Tensor, Any]],
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    packed: PackedBatch,
-    window: int | None,
-    **kwargs: Any,
-) -> torch.Tensor:
+class WithVarlenKernel(PackedAttention):
+    """torch's flash attention over cumulative lengths. It has no dropout."""
+
+    def __call__(
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        window: int | None,
+        scaling: float | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """As of `PackedAttention`; `attention` is not used."""
+        from torch.nn.attention.varlen import varlen_attn
+
+        offsets, longest = self.packed.cu_seqlens.to(q.device), self.packed.max_length
+        reach = -1 if window is None else window
+        output = varlen_attn(
+            q[0], k[0], v[0], offsets, offsets, longest, longest, scale=scaling, window_size=(reach, reach)
+        )
+        return cast(torch.Tensor, output)[None]
+
+
+class WithBlockMask(PackedAttention):
     """flex attention with a block mask by sequence."""
-    from torch.nn.attention.flex_attention import create_block_mask
 
-    tokens = q.shape[1]
-    lengths = packed.cu_seqlens.diff().long()
-    sequence = torch.repeat_interleave(torch.arange(len(lengths), device=q.device), lengths.to(q.device))
+    def __init__(self, packed: PackedBatch) -> None:
+        super().__init__(packed)
+        self.masks: dict[tuple[int | None, torch.device], Any] = {}
 
-    def mask_mod(_b: torch.Tensor, _h: torch.Tensor, q_idx: torch.Tensor, kv_idx: torch.Tensor) -> torch.Tensor:
-        same = sequence[q_idx] == sequence[kv_idx]
-        return same if window is None else same & ((q_idx - kv_idx).abs() <= window)
+    def _mask(self, window: int | None, device: torch.device) -> Any:
+        from torch.nn.attention.flex_attention import create_block_mask
 
-    mask = create_block_mask(mask_mod, None, None, tokens, tokens, device=q.device)
-    output, _ = attention(module, *(x.transpose(1, 2) for x in (q, k, v)), mask, **kwargs)
-    return output
+        lengths = self.packed.cu_seqlens.diff().long()
+        sequence = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths).to(device)
+
+        def mask_mod(_b: torch.Tensor, _h: torch.Tensor, q_idx: torch.Tensor, kv_idx: torch.Tensor) -> torch.Tensor:
+            same = sequence[q_idx] == sequence[kv_idx]
+            return same if window is None else same & ((q_idx - kv_idx).abs() <= window)
+
+        return create_block_mask(mask_mod, None, None, len(sequence), len(sequence), device=device)
+
+    def __call__(
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        window: int | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """As of `PackedAttention`."""
+        if (window, q.device) not in self.masks:
+            self.masks[window, q.device] = self._mask(window, q.device)
+        output, _ = attention(module, *(x.transpose(1, 2) for x in (q, k, v)), self.masks[window, q.device], **kwargs)
+        return output
 
 
-def attend_in_rows(
-    module: torch.nn.Module,
-    attention: Callable[..., tuple[torch.Tensor, Any]],
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    packed: PackedBatch,
-    window: int | None,
-    **kwargs: Any,
-) -> torch.Tensor:
+class InRows(PackedAttention):
     """Any other implementation: padded rows and a mask for the attention alone, packed again at once."""
-    rows = packed.to_rows()
-    padded = [rows.unpack(x) for x in (q, k, v)]
-    real = rows.unpack(q.new_ones(1, q.shape[1], dtype=torch.bool))
-    mask = _mask(module, padded[0].flatten(2), real, window)
-    output, _ = attention(module, *(x.transpose(1, 2) for x in padded), mask, **kwargs)
-    return rows.pack(output)
+
+    def __init__(self, packed: PackedBatch) -> None:
+        super().__init__(packed)
+        self.rows = packed.to_rows()
+        self.masks: dict[tuple[int | None, torch.device], Any] = {}
+
+    def _mask(self, module: nn.Module, padded: torch.Tensor, window: int | None) -> Any:
+        tokens = self.rows.position_ids.new_ones(self.rows.position_ids.shape, dtype=torch.bool)
+        create = create_bidirectional_mask if window is None else create_bidirectional_sliding_window_mask
+        real = self.rows.unpack(tokens).to(padded.device)
+        return create(config=module.config, inputs_embeds=padded.flatten(2), attention_mask=real)
+
+    def __call__(
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        window: int | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """As of `PackedAttention`."""
+        padded = [self.rows.unpack(x) for x in (q, k, v)]
+        if (window, q.device) not in self.masks:
+            self.masks[window, q.device] = self._mask(module, padded[0], window)
+        output, _ = attention(module, *(x.transpose(1, 2) for x in padded), self.masks[window, q.device], **kwargs)
+        return self.rows.pack(output)

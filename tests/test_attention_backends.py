@@ -18,12 +18,14 @@ from transformers.masking_utils import flash_attention_mask
 from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.modeling.attention import SelfAttention, eager_attention_forward
+from sequence_encoder.modeling.attention_by_length import ByLength
+from sequence_encoder.modeling.packed_attention import PackedAttention
 from sequence_encoder.modeling.packing import PackedBatch, offsets_from_starts, sequence_starts
 from sequence_encoder.modeling.varlen_attention import (
-    attend_by_length,
-    attend_in_rows,
-    attend_with_block_mask,
-    attend_with_offsets,
+    InRows,
+    WithBlockMask,
+    WithOffsets,
+    WithVarlenKernel,
     choose_varlen_attention,
 )
 
@@ -75,12 +77,12 @@ AttentionInterface.register("reference_flash", reference_flash)
 AttentionMaskInterface.register("reference_flash", flash_attention_mask)
 
 WAYS = {
-    "by_length-eager": (attend_by_length, "eager"),
-    "by_length-sdpa": (attend_by_length, "sdpa"),
-    "in_rows-eager": (attend_in_rows, "eager"),
-    "in_rows-sdpa": (attend_in_rows, "sdpa"),
-    "block_mask-flex": (attend_with_block_mask, "flex_attention"),
-    "offsets-flash": (attend_with_offsets, "reference_flash"),
+    "by_length-eager": (ByLength, "eager"),
+    "by_length-sdpa": (ByLength, "sdpa"),
+    "in_rows-eager": (InRows, "eager"),
+    "in_rows-sdpa": (InRows, "sdpa"),
+    "block_mask-flex": (WithBlockMask, "flex_attention"),
+    "offsets-flash": (WithOffsets, "reference_flash"),
 }
 
 
@@ -104,30 +106,40 @@ def packed_batch(lengths: list[int]) -> PackedBatch:
 @pytest.mark.parametrize(
     ("implementation", "device", "way"),
     [
-        ("eager", "cpu", attend_by_length),
-        ("sdpa", "cpu", attend_by_length),
-        (None, "cpu", attend_by_length),
-        ("eager", "cuda", attend_in_rows),
-        ("a_function_of_the_user", "cuda", attend_in_rows),
-        ("flex_attention", "cpu", attend_with_block_mask),
-        ("flex_attention", "cuda", attend_with_block_mask),
-        ("flash_attention_2", "cuda", attend_with_offsets),
-        ("flash_attention_3", "cuda", attend_with_offsets),
-        ("kernels-community/flash-attn3", "cuda", attend_with_offsets),
-        ("kernels-community/flash-attn2", "cpu", attend_with_offsets),
+        ("eager", "cpu", ByLength),
+        ("sdpa", "cpu", ByLength),
+        (None, "cpu", ByLength),
+        ("eager", "cuda", InRows),
+        ("sdpa", "cuda", InRows),  # in float32
+        ("a_function_of_the_user", "cuda", InRows),
+        ("flex_attention", "cpu", WithBlockMask),
+        ("flex_attention", "cuda", WithBlockMask),
+        ("flash_attention_2", "cuda", WithOffsets),
+        ("flash_attention_3", "cuda", WithOffsets),
+        ("kernels-community/flash-attn3", "cuda", WithOffsets),
+        ("kernels-community/flash-attn2", "cpu", WithOffsets),
     ],
 )
-def test_the_way_suits_implementation_and_device(implementation: str | None, device: str, way: Callable) -> None:
-    assert choose_varlen_attention(implementation, torch.device(device)) is way
+def test_the_way_suits_implementation_and_device(implementation: str | None, device: str, way: type) -> None:
+    assert choose_varlen_attention(implementation, torch.device(device), torch.float32, 0.0) is way
+
+
+@pytest.mark.parametrize(("dtype", "dropout"), [(torch.float32, 0.0), (torch.bfloat16, 0.1)])
+def test_the_kernel_for_any_lengths_is_left_to_half_precision_without_dropout(
+    dtype: torch.dtype, dropout: float
+) -> None:
+    assert choose_varlen_attention("sdpa", torch.device("cuda"), dtype, dropout) is InRows
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("window", [None, 1, 3, 30])
-@pytest.mark.parametrize("lengths", [LENGTHS, [4, 4, 4], [5]], ids=["ragged", "equal", "one"])
+@pytest.mark.parametrize(
+    "lengths", [LENGTHS, [4, 4, 4], [5], [140, 5, 270, 200, 270]], ids=["ragged", "equal", "one", "long"]
+)
 def test_every_way_attends_within_sequence_and_window(
     tiny_config: Callable[..., Any], way: str, window: int | None, lengths: list[int]
 ) -> None:
-    attend, implementation = WAYS[way]
+    kind, implementation = WAYS[way]
     sliding = window is not None
     config = tiny_config("modernbert" if sliding else "vanilla", **({"sliding_window": window} if sliding else {}))
     config._attn_implementation = implementation
@@ -149,8 +161,10 @@ def test_every_way_attends_within_sequence_and_window(
 
     with running(implementation):
         leaves = [x.clone().requires_grad_(torch.is_grad_enabled()) for x in (q, k, v)]
-        output = attend(module, attention, *leaves, packed, window, dropout=0.0, scaling=0.7)
-        assert_same(output[0].detach(), expected.detach())
+        attend: PackedAttention = kind(packed)
+        for _ in range(2):  # The second time with what the first has kept.
+            output = attend(module, attention, *leaves, window, dropout=0.0, scaling=0.7)
+            assert_same(output[0].detach(), expected.detach())
         if output.requires_grad:
             found_gradients = torch.autograd.grad((output * weight).sum(), leaves)
             for found, wanted in zip(found_gradients, expected_gradients, strict=True):
@@ -355,3 +369,25 @@ def test_packed_and_padded_paths_agree_on_an_accelerator(
     for kwargs in ({}, {"output_hidden_states": True}):
         found = model(ids.cuda(), attention_mask=mask.cuda(), **kwargs).last_hidden_state
         torch.testing.assert_close(found.float().cpu(), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("window", [None, 1, 30])
+def test_the_kernel_for_any_lengths_attends_as_the_cpu_does(
+    tiny_config: Callable[..., Any], window: int | None
+) -> None:
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("torch's kernel needs Ampere or newer")
+    cuda, lengths = torch.device("cuda"), [140, 5, 270, 200, 270]
+    assert choose_varlen_attention("sdpa", cuda, torch.bfloat16, 0.0) is WithVarlenKernel
+    config = tiny_config("modernbert")
+    config._attn_implementation = "sdpa"
+    module = SelfAttention(config, "full_attention").eval()
+    attention = AttentionInterface().get_interface("sdpa", eager_attention_forward)
+    q, k, v = torch.randn(3, 1, sum(lengths), 3, 16).bfloat16().unbind()
+    mask = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
+    on_cpu = ByLength(packed_batch(lengths))(module, attention, q.float(), k.float(), v.float(), window, scaling=0.7)
+    packed = PackedBatch.from_padded(tuple(mask.shape), cuda, mask.cuda())
+    found = WithVarlenKernel(packed)(module, attention, q.cuda(), k.cuda(), v.cuda(), window, scaling=0.7)
+    torch.testing.assert_close(found.float().cpu(), on_cpu, rtol=0, atol=0.03)

@@ -88,3 +88,18 @@ def test_vectors_of_the_wrong_size_are_refused(tiny_config: TinyConfig) -> None:
     model = SequenceEncoderModel(tiny_config(embedding_size=14))
     with pytest.raises(ValueError, match=r"embedding_size=14.*got \(1, 3, 24\)"):
         model(inputs_embeds=torch.zeros(1, 3, 24))
+
+
+def test_embeddings_are_scaled_by_the_root_of_their_own_channels(tiny_config: TinyConfig) -> None:
+    embeddings = SequenceEncoderModel(tiny_config(embedding_size=14)).eval().embeddings
+    vectors = torch.randn(1, 5, 14)
+    waves = torch.tensor([0.0, 1.0] * 7)  # Sines and cosines of the first position.
+    expected = embeddings.projection(vectors * 14**0.5 + waves)
+    torch.testing.assert_close(embeddings(vectors, None, torch.zeros(1, 5, dtype=torch.long)), expected)
+
+
+def test_what_a_projection_gives_is_normalised_before_the_first_layer(tiny_config: TinyConfig) -> None:
+    """Where nothing is projected, the norm of the embeddings has just done so."""
+    for size, normalised in ((None, False), (14, True)):
+        config = tiny_config("modernbert", embedding_size=size)
+        assert ("layers.0.attn_norm.weight" in SequenceEncoderModel(config).state_dict()) == normalised

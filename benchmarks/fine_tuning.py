@@ -1,0 +1,84 @@
+"""How fast is a step of fine-tuning, beside transformers' BERT and ModernBERT of the same size?
+
+Classification of ragged texts in batches of 32; forward, backward, AdamW. float32, and autocast to bfloat16.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+
+import torch
+from minilm import MINILM
+from peers import DTYPES, interleaved, print_machine, print_table, short_texts
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    PreTrainedModel,
+)
+
+from sequence_encoder import convert
+
+BATCHES, BATCH = 8, 32
+
+
+def make_models() -> dict[str, PreTrainedModel]:
+    """All in training mode, with the dropout of their configurations."""
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    size = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "num_labels": 3}
+    bert = BertForSequenceClassification(BertConfig(intermediate_size=1536, **size))
+    modern = ModernBertForSequenceClassification(
+        ModernBertConfig(vocab_size=30522, intermediate_size=1024, **size, **special)
+    )
+    return {
+        "transformers' BERT": bert.train(),
+        "transformers' ModernBERT": modern.train(),
+        "SequenceEncoder, as BERT": convert(bert).train(),
+        "SequenceEncoder, as ModernBERT": convert(modern).train(),
+    }
+
+
+def train(model: PreTrainedModel, data: list[dict[str, torch.Tensor]], halved: bool) -> None:
+    """One pass over the data."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    for batch in data:
+        with torch.autocast("cpu", torch.bfloat16, enabled=halved):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def main() -> None:
+    """Prints the tables."""
+    print_machine()
+    tokenizer, texts = AutoTokenizer.from_pretrained(MINILM), short_texts(BATCHES * BATCH * 4)
+    # Of similar lengths, and as they come.
+    for kind, chosen in (
+        ("half padding", sorted(texts, key=len)[BATCHES * BATCH : 3 * BATCHES * BATCH]),
+        ("as they come", texts),
+    ):
+        chosen = random.Random(0).sample(chosen, BATCHES * BATCH)
+        data = [
+            {
+                **tokenizer(chosen[i : i + BATCH], padding=True, truncation=True, max_length=128, return_tensors="pt"),
+                "labels": torch.randint(0, 3, (BATCH,)),
+            }
+            for i in range(0, len(chosen), BATCH)
+        ]
+        for batch in data:
+            batch.pop("token_type_ids")
+        real = sum(int(batch["attention_mask"].sum()) for batch in data)
+        share = real / sum(batch["input_ids"].numel() for batch in data)
+        for dtype in DTYPES:
+            models, halved = make_models(), dtype == torch.bfloat16
+            seconds = interleaved({n: partial(train, m, data, halved) for n, m in models.items()}, rounds=3)
+            title = f"fine-tuning, texts {kind}: {share:.0%} real tokens, {'autocast to ' if halved else ''}{dtype}"
+            print_table(title, seconds, real, "transformers' BERT")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""How fast are long documents encoded, beside transformers' ModernBERT with the same weights?
+
+Full and sliding layers as ModernBERT has them, and sliding layers alone; time and, of each model in a process of its
+own, peak memory.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from peers import DTYPES, interleaved, print_machine, print_table
+from transformers import ModernBertConfig, ModernBertModel
+
+from sequence_encoder import convert
+
+LENGTHS = (512, 2048, 4096, 8192)
+
+
+def make(layer_types: list[str] | None = None) -> ModernBertModel:
+    """ModernBERT of 6 layers x 384."""
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    torch.manual_seed(0)
+    config = ModernBertConfig(
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        intermediate_size=576,
+        vocab_size=8000,
+        layer_types=layer_types,
+        **special,
+    )
+    return ModernBertModel(config).eval()
+
+
+@torch.inference_mode()
+def encode(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """One document."""
+    return model(ids).last_hidden_state
+
+
+def peak_memory(name: str, length: int, dtype: torch.dtype) -> int:
+    """MiB of a fresh process that encodes one document."""
+    program = (
+        "import sys, torch; sys.path.insert(0, 'benchmarks'); import long_documents as d;"
+        f"m = d.make().to({dtype}); m = d.convert(m) if {name!r} == 'SequenceEncoder' else m;"
+        f"ids = torch.randint(5, 8000, (1, {length})); d.peak(); before = d.peak();"
+        "d.encode(m, ids); print(d.peak() - before)"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return int(finished.stdout.splitlines()[-1])
+
+
+def peak() -> int:
+    """MiB, the most since the last call (Linux)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+
+def main() -> None:
+    """Prints the tables."""
+    print_machine()
+    for kind, layer_types in (("full and sliding layers", None), ("sliding layers", ["sliding_attention"] * 6)):
+        for dtype in DTYPES:
+            theirs = make(layer_types).to(dtype)
+            models = {"transformers' ModernBERT": theirs, "SequenceEncoder": convert(theirs)}
+            for length in LENGTHS:
+                ids = torch.randint(5, 8000, (1, length))
+                seconds = interleaved({n: partial(encode, m, ids) for n, m in models.items()}, rounds=3)
+                print_table(f"one document of {length:,} tokens, {kind}, {dtype}", seconds, length, next(iter(models)))
+                if layer_types is None and length == max(LENGTHS):
+                    for name in models:
+                        print(f"  {name}: {peak_memory(name, length, dtype):,} MiB more at its peak than before")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""What the benchmarks share: texts, how peers are timed beside each other, the limit of the machine, and the table."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from datetime import date
+
+import torch
+
+from sequence_encoder.training.documentation import STANDARD_LIBRARY, docstrings_of, find_libraries
+from sequence_encoder.training.objectives import sentences
+
+ROUNDS = int(os.environ.get("ROUNDS", "5"))
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def short_texts(count: int) -> list[str]:
+    """Sentences of the standard library's documentation, in random order."""
+    docs = [doc for path in find_libraries()[STANDARD_LIBRARY] for doc in docstrings_of(path)]
+    return random.Random(0).sample([sentence for doc in docs for sentence in sentences(doc)], count)
+
+
+def interleaved(peers: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Median seconds of each, one after the other in every round, after a round that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in peers}
+    for round_ in range(rounds + 1):
+        for name, run in peers.items():
+            started = time.perf_counter()
+            run()
+            if round_:
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def product_limit(dtype: torch.dtype, rows: int = 2048, inner: int = 384, columns: int = 1536) -> float:
+    """Operations a second of plain matrix products, the best of several."""
+    a, b = torch.randn(rows, inner, dtype=dtype), torch.randn(inner, columns, dtype=dtype)
+    best = float("inf")
+    for _ in range(7):
+        started = time.perf_counter()
+        for _ in range(10):
+            a @ b
+        best = min(best, time.perf_counter() - started)
+    return 10 * 2 * rows * inner * columns / best
+
+
+def matrix_operations(model: torch.nn.Module) -> int:
+    """Operations of the layers' matrix products for one token."""
+    return sum(2 * p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "layer" in name)
+
+
+def print_table(
+    title: str,
+    seconds: Mapping[str, float],
+    tokens: int,
+    reference: str,
+    operations: int | None = None,
+    limit: float | None = None,
+) -> None:
+    """Real tokens a second, how many times those of the reference, and the share of what the products alone allow."""
+    print(f"\n{title}")
+    for name, value in seconds.items():
+        share = (
+            "" if operations is None or limit is None else f"  {tokens / value * operations / limit:6.1%} of products"
+        )
+        print(f"  {name:<34} {tokens / value:>10,.0f} tokens/s  {seconds[reference] / value:5.2f} x{share}")
+
+
+def print_machine() -> None:
+    """Where and when this was measured."""
+    print(f"{date.today()}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, ", end="")
+    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}")

@@ -1,0 +1,121 @@
+"""Attention over packed sequences on a CPU: dense among sequences of one length, in a band where a window is narrow.
+
+Shapes: T packed tokens, H heads, C channels of a head, N blocks, W window.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .packed_attention import AttentionFunction, PackedAttention
+from .packing import PackedBatch
+
+# Queries of a band that are taken together; they meet BLOCK + 2 W keys.
+BLOCK = 64
+
+
+class ByLength(PackedAttention):
+    """Dense attention over each run of sequences of one length: no padding, and no mask but a window's.
+
+    Sequences with more tokens than a block of queries reaches through the window are taken together as a band.
+    """
+
+    def __init__(self, packed: PackedBatch) -> None:
+        super().__init__(packed)
+        self.runs = packed.runs()
+        self.window_masks: dict[tuple[int, int], torch.Tensor] = {}
+        self.bands: dict[int, Band] = {}
+
+    def __call__(
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        window: int | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """As of `PackedAttention`."""
+        # Sequences come shortest first.
+        dense = [run for run in self.runs if window is None or run[1] <= BLOCK + 2 * window]
+        sizes = [count * length for count, length in dense]
+        if in_band := q.shape[1] - sum(sizes):
+            sizes.append(in_band)
+        # One split, and not a slice for each run: the gradient of a slice is as large as the whole.
+        parts = list(zip(*(x[0].split(sizes) for x in (q, k, v)), strict=True))
+        outputs = []
+        for (count, length), part in zip(dense, parts, strict=False):
+            # A window that reaches from end to end hides nothing.
+            mask = self._window_mask(length, window, q) if window is not None and window < length - 1 else None
+            rows = (x.unflatten(0, (count, length)).transpose(1, 2) for x in part)
+            output, _ = attention(module, *rows, mask, **kwargs)
+            outputs.append(output.reshape(count * length, *q.shape[2:]))
+        if in_band:
+            assert window is not None
+            if window not in self.bands:
+                lengths = [length for length in self.packed.lengths if length > BLOCK + 2 * window]
+                self.bands[window] = Band(lengths, window, q)
+            outputs.append(self.bands[window](module, attention, *parts[-1], **kwargs))
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None]
+
+    def _window_mask(self, length: int, window: int, like: torch.Tensor) -> torch.Tensor:
+        """(1, 1, length, length), to be added to the scores."""
+        if (length, window) not in self.window_masks:
+            index = torch.arange(length, device=like.device)
+            self.window_masks[length, window] = _added_mask((index[:, None] - index).abs() <= window, like)[None, None]
+        return self.window_masks[length, window]
+
+
+class Band:
+    """Attention through a window, for sequences that are much longer: blocks of queries, each with the keys around it.
+
+    The computation grows with T · (BLOCK + 2 W), and not with the square of the lengths (Beltagy et al., 2020). The
+    blocks run over the sequences as they are packed, whatever their borders; one mask keeps both borders and window.
+    """
+
+    def __init__(self, lengths: list[int], window: int, like: torch.Tensor) -> None:
+        self.tokens, self.window = sum(lengths), window
+        self.blocks = -(-self.tokens // BLOCK)
+        device = like.device
+        missing = self.blocks * BLOCK - self.tokens
+        # What fills the last block is of no sequence; neither are the keys around the ends, and those are never seen.
+        sequence = torch.repeat_interleave(
+            torch.arange(len(lengths), device=device), torch.tensor(lengths, device=device)
+        )
+        queries = nn.functional.pad(sequence, (0, missing), value=-1).view(self.blocks, BLOCK, 1)
+        keys = nn.functional.pad(sequence, (window, window + missing), value=-2)
+        keys = keys.unfold(0, BLOCK + 2 * window, BLOCK)[:, None]
+        ahead = torch.arange(BLOCK + 2 * window, device=device) - torch.arange(BLOCK, device=device)[:, None]
+        near = (ahead >= 0) & (ahead <= 2 * window)
+        self.mask = _added_mask((queries == keys) & near, like)[:, None]
+
+    def __call__(
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """q, k, v (T, H, C) to (T, H, C)."""
+        missing, window = self.blocks * BLOCK - self.tokens, self.window
+        queries = nn.functional.pad(q, (0, 0, 0, 0, 0, missing)) if missing else q
+        queries = queries.unflatten(0, (self.blocks, BLOCK)).transpose(1, 2)
+        # Overlapping views, (N, H, C, BLOCK + 2 W): no key is copied for a second block.
+        around = (
+            nn.functional.pad(x, (0, 0, 0, 0, window, window + missing)).unfold(0, BLOCK + 2 * window, BLOCK)
+            for x in (k, v)
+        )
+        output, _ = attention(module, queries, *(x.transpose(2, 3) for x in around), self.mask, **kwargs)
+        return output.reshape(self.blocks * BLOCK, *q.shape[1:])[: self.tokens]
+
+
+def _added_mask(allowed: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """What to add to scores so that only what is allowed counts; finite, since some queries may see nothing."""
+    lowest = torch.finfo(like.dtype).min
+    return torch.zeros(allowed.shape, dtype=like.dtype, device=like.device).masked_fill_(~allowed, lowest)

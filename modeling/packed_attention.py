@@ -1,0 +1,51 @@
+"""What all ways of attention over packed sequences have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .packing import PackedBatch
+
+# Of transformers' attention interface: (module, q, k, v, mask, **kwargs) to the output and the weights.
+AttentionFunction = Callable[..., tuple[torch.Tensor, Any]]
+
+
+class PackedAttention(ABC):
+    """Attention of every sequence of a batch to itself. Made once for a batch, and called in each layer.
+
+    What depends on the batch alone, such as a mask, is made once.
+    """
+
+    def __init__(self, packed: PackedBatch) -> None:
+        self.packed = packed
+
+    @abstractmethod
+    def __call__(
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        window: int | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Attends.
+
+        Args:
+            module: the layer's, for `attention`.
+            attention: the function of the layer's attention implementation.
+            q: (1, T, H, head_dim), as k and v.
+            k: see q.
+            v: see q.
+            window: how far a token sees to each side, None for all of its sequence.
+            kwargs: `dropout` and `scaling`, and what the caller of the model gave.
+
+        Returns:
+            (1, T, H, head_dim).
+        """

@@ -1,0 +1,53 @@
+"""Linear layer and activation at once: the same as one after the other, and only where nothing is lost by it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from sequence_encoder import SequenceEncoderModel
+from sequence_encoder.modeling.fused_linear import fused_linear, fused_linear_activation
+
+
+@pytest.mark.parametrize("act", ["relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_at_once_equals_one_after_the_other(act: str, bias: bool, dtype: torch.dtype, tolerance: float) -> None:
+    linear = nn.Linear(24, 40, bias=bias).to(dtype)
+    for shape in ((24,), (7, 24), (1, 7, 24), (2, 7, 24)):
+        x = torch.randn(shape, dtype=dtype)
+        expected = ACT2FN[act](linear(x))
+        with torch.no_grad():
+            found = fused_linear_activation(linear, ACT2FN[act], act, x)
+            torch.testing.assert_close(fused_linear(linear, x), linear(x), rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_hooks_adapters_and_gradients_are_kept(tiny_config: Callable[..., Any], randomize: Callable[..., Any]) -> None:
+    model = randomize(SequenceEncoderModel(tiny_config("bert")))
+    ids = torch.randint(5, 97, (2, 9))
+    seen = []
+    handle = model.layers[1].mlp.up_proj.register_forward_hook(
+        lambda module, args, output: seen.append(output) or 2 * output
+    )
+    with torch.no_grad():
+        doubled = model(ids).last_hidden_state
+    assert len(seen) == 1
+    handle.remove()
+
+    class Doubled(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    other = copy.deepcopy(model)
+    other.layers[1].mlp.up_proj.__class__ = Doubled
+    with torch.no_grad():
+        torch.testing.assert_close(other(ids).last_hidden_state, doubled)
+    model(ids).last_hidden_state.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.layers.parameters())

@@ -1,0 +1,149 @@
+"""Bulk encoding: the vectors of single texts, in the order of the texts, whatever the batches are."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sequence_encoder import SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder.modeling import text_encoding
+from sequence_encoder.modeling.text_encoding import token_batches
+
+TEXTS = [
+    "The weights of a model are returned.",
+    "Short.",
+    "",
+    "A text that is rather longer than the others, and then some more of it, until it has to be cut somewhere.",
+    "Return the weights.",
+    "Short.",
+] * 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> SequenceEncoderTokenizer:
+    return SequenceEncoderTokenizer.train_from_iterator(TEXTS, vocab_size=90, model_max_length=24, show_progress=False)
+
+
+@pytest.fixture
+def model(tiny_config: Callable[..., Any], randomize: Callable[..., Any]) -> SequenceEncoderModel:
+    return randomize(SequenceEncoderModel(tiny_config("bert")))
+
+
+def one_by_one(model: SequenceEncoderModel, tokenizer: Any, pooling: str) -> torch.Tensor:
+    vectors = []
+    for text in TEXTS:
+        states = model(**tokenizer(text, truncation=True, return_tensors="pt")).last_hidden_state[0].detach()
+        vectors.append(states.mean(0) if pooling == "mean" else states[0])
+    return torch.stack(vectors)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("max_tokens", [1, 30, 10_000])
+@pytest.mark.parametrize("chunk", [4, 1000])
+def test_vectors_are_those_of_single_texts_in_their_order(
+    model: SequenceEncoderModel,
+    tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    pooling: str,
+    max_tokens: int,
+    chunk: int,
+) -> None:
+    monkeypatch.setattr(text_encoding, "CHUNK", chunk)
+    found = model.encode(TEXTS, tokenizer, pooling=pooling, max_tokens=max_tokens)
+    assert isinstance(found, np.ndarray)
+    assert found.dtype == np.float32
+    torch.testing.assert_close(torch.tensor(found), one_by_one(model, tokenizer, pooling), rtol=0, atol=1e-5)
+
+
+def test_vectors_can_have_length_one_and_another_type(model: SequenceEncoderModel, tokenizer: Any) -> None:
+    plain = model.encode(TEXTS, tokenizer, convert_to_tensor=True)
+    assert isinstance(plain, torch.Tensor)
+    scaled = model.encode(TEXTS, tokenizer, normalize_embeddings=True, convert_to_tensor=True)
+    torch.testing.assert_close(scaled, plain / plain.norm(dim=1, keepdim=True))
+    assert model.encode(TEXTS, tokenizer, dtype=torch.float16).dtype == np.float16
+    assert model.encode(TEXTS, tokenizer, dtype=torch.bfloat16, convert_to_tensor=True).dtype == torch.bfloat16
+
+
+def test_one_text_is_one_vector_and_none_are_none(model: SequenceEncoderModel, tokenizer: Any) -> None:
+    assert model.encode("Short.", tokenizer).shape == (24,)
+    np.testing.assert_allclose(model.encode("Short.", tokenizer), model.encode(["Short."], tokenizer)[0])
+    assert model.encode([], tokenizer).shape == (0, 24)
+
+
+def test_texts_are_cut_where_the_tokenizer_the_model_or_the_caller_say(
+    tiny_config: Callable[..., Any], randomize: Callable[..., Any], tokenizer: Any
+) -> None:
+    model = randomize(SequenceEncoderModel(tiny_config("bert", max_position_embeddings=10)))
+    by_model = model.encode(TEXTS[3], tokenizer)
+    by_caller = model.encode(TEXTS[3], tokenizer, max_length=10)
+    np.testing.assert_array_equal(by_model, by_caller)
+    assert not np.array_equal(by_caller, model.encode(TEXTS[3], tokenizer, max_length=9))
+    with pytest.raises(ValueError, match="max_length must be at least 1 and at most 10, got 11"):
+        model.encode(TEXTS, tokenizer, max_length=11)
+
+
+def test_an_endless_stream_is_encoded_as_it_is_read(
+    model: SequenceEncoderModel, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_encoding, "CHUNK", 6)
+    read = []
+
+    def endless() -> Iterator[str]:
+        for text in itertools.cycle(TEXTS):
+            read.append(text)
+            yield text
+
+    parts = list(itertools.islice(model.iter_encode(endless(), tokenizer), 3))
+    assert [part.shape for part in parts] == [(6, 24)] * 3
+    assert len(read) == 18
+    np.testing.assert_allclose(np.concatenate(parts), model.encode(TEXTS, tokenizer), atol=1e-6)
+
+
+def test_the_model_stays_in_its_mode_and_gets_no_gradients(model: SequenceEncoderModel, tokenizer: Any) -> None:
+    model.config.hidden_dropout = 0.5
+    trained = SequenceEncoderModel(model.config).train()
+    first, second = (trained.encode(TEXTS, tokenizer, convert_to_tensor=True) for _ in range(2))
+    assert trained.training
+    assert torch.equal(first, second)
+    assert not first.requires_grad
+    torch.nn.Linear(24, 1)(first).sum().backward()  # They can be learned from.
+
+
+def test_texts_without_tokens_are_zero(model: SequenceEncoderModel, tokenizer: Any) -> None:
+    bare = SequenceEncoderTokenizer.train_from_iterator(TEXTS, vocab_size=90, show_progress=False)
+    bare.backend_tokenizer.post_processor = None
+    found = model.encode(["Short.", "", "Return."], bare)
+    assert not found[1].any()
+    np.testing.assert_allclose(found[[0, 2]], model.encode(["Short.", "Return."], bare), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pooling": "max"}, "pooling must be 'mean' or 'cls', got 'max'"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
+        ({"max_length": 0}, "max_length must be at least 1"),
+        ({"dtype": torch.bfloat16}, "convert_to_tensor=True"),
+    ],
+)
+def test_what_is_not_allowed_is_said(
+    model: SequenceEncoderModel, tokenizer: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.encode(TEXTS, tokenizer, **options)
+    with pytest.raises(ValueError, match=message):
+        model.iter_encode(TEXTS, tokenizer, **options)  # At once, not at the first text.
+    with pytest.raises(ValueError, match="put it in a list"):
+        model.iter_encode("Short.", tokenizer)
+
+
+def test_batches_are_full_and_sorted_and_hold_every_text_once() -> None:
+    lengths = [5, 0, 3, 9, 3, 12, 1, 7]
+    batches = token_batches(lengths, 10)
+    assert [[lengths[i] for i in batch] for batch in batches] == [[1, 3, 3], [5], [7], [9], [12]]
+    assert sorted(itertools.chain.from_iterable(batches)) == [0, 2, 3, 4, 5, 6, 7]

@@ -1,0 +1,144 @@
+"""Batches by tokens: full, seeded, divided among processes, and resumed where they were left."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
+
+from sequence_encoder import SequenceEncoderForTokenClassification
+from sequence_encoder.training.token_batches import TokenBudgetBatchSampler, TokenBudgetCollator, TokenBudgetDataset
+
+LENGTHS = random.Random(0).choices(range(1, 40), k=699)
+BUDGET = 100
+
+
+def flat(batches: Any) -> list[int]:
+    return list(itertools.chain.from_iterable(batches))
+
+
+def test_batches_hold_every_example_once_and_keep_to_the_budget() -> None:
+    sampler = TokenBudgetBatchSampler(LENGTHS, BUDGET)
+    assert len(sampler) == len(list(sampler))
+    for _ in range(2):
+        batches = list(sampler)
+        assert sorted(flat(batches)) == list(range(len(LENGTHS)))
+        tokens = [sum(LENGTHS[i] for i in batch) for batch in batches]
+        assert max(tokens) <= BUDGET
+        assert sum(tokens) / len(tokens) > 0.75 * BUDGET
+    assert flat(TokenBudgetBatchSampler([3, 500, 4], BUDGET, shuffle=False)) == [0, 2, 1]
+
+
+def test_lengths_of_a_batch_are_similar() -> None:
+    spread = [max(ls) - min(ls) for ls in ([LENGTHS[i] for i in b] for b in TokenBudgetBatchSampler(LENGTHS, BUDGET))]
+    assert sum(spread) / len(spread) < 5
+
+
+def test_the_order_follows_seed_and_epoch() -> None:
+    one, same, other = (list(TokenBudgetBatchSampler(LENGTHS, BUDGET, seed=seed)) for seed in (0, 0, 1))
+    assert one == same != other
+    sampler = TokenBudgetBatchSampler(LENGTHS, BUDGET)
+    first, second = list(sampler), list(sampler)
+    assert first == one != second
+    sampler.set_epoch(1)
+    assert list(sampler) == second
+    lengths = [sum(LENGTHS[i] for i in batch) / len(batch) for batch in one]
+    assert lengths != sorted(lengths)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_processes_share_the_batches_of_an_epoch(drop_last: bool) -> None:
+    whole = list(TokenBudgetBatchSampler(LENGTHS, BUDGET))
+    parts = [
+        list(TokenBudgetBatchSampler(LENGTHS, BUDGET, num_replicas=7, rank=rank, drop_last=drop_last))
+        for rank in range(7)
+    ]
+    assert len({len(part) for part in parts}) == 1
+    assert len(whole) % 7 != 0
+    together = [batch for step in zip(*parts, strict=True) for batch in step]
+    expected = whole[: len(together)] if drop_last else whole + whole[: len(together) - len(whole)]
+    assert together == expected
+
+
+def test_it_goes_on_where_it_was_left() -> None:
+    sampler = TokenBudgetBatchSampler(LENGTHS, BUDGET)
+    expected = list(sampler) + list(sampler)
+    first = TokenBudgetBatchSampler(LENGTHS, BUDGET)
+    taken = list(itertools.islice(iter(first), 10))
+    second = TokenBudgetBatchSampler(LENGTHS, BUDGET)
+    second.load_state_dict(first.state_dict())
+    assert taken + list(second) + list(second) == expected
+
+
+def test_a_data_loader_takes_it() -> None:
+    examples = [{"input_ids": [7] * length} for length in LENGTHS]
+    loader = DataLoader(
+        examples,
+        batch_sampler=TokenBudgetBatchSampler(LENGTHS, BUDGET),
+        collate_fn=DataCollatorWithFlattening(return_flash_attn_kwargs=True),
+    )
+    sizes = [batch["input_ids"].numel() for batch in loader]
+    assert sum(sizes) == sum(LENGTHS)
+    assert max(sizes) <= BUDGET
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
+        ({"max_tokens": 9, "num_replicas": 2, "rank": 2}, "rank=2, num_replicas=2"),
+        ({"max_tokens": 9, "lengths": [3, 0]}, "lengths must be at least 1, got 0"),
+    ],
+)
+def test_what_is_not_allowed_is_said(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TokenBudgetBatchSampler(**{"lengths": LENGTHS, **options})
+
+
+@pytest.fixture
+def train(tiny_config: Callable[..., Any], tmp_path: Path) -> Callable[..., Trainer]:
+    """Trains a tiny model on batches by tokens with a `Trainer` as it is."""
+    generator = torch.Generator().manual_seed(0)
+    ids = [torch.randint(5, 97, (length,), generator=generator).tolist() for length in LENGTHS[:120]]
+    examples = [{"input_ids": one, "labels": [i % 3 for i in one], "text": "to be removed"} for one in ids]
+
+    def run(name: str, steps: int, resume: str | None = None) -> Trainer:
+        torch.manual_seed(0)
+        trainer = Trainer(
+            SequenceEncoderForTokenClassification(tiny_config(num_labels=3)),
+            TrainingArguments(
+                str(tmp_path / name),
+                per_device_train_batch_size=1,
+                max_steps=steps,
+                lr_scheduler_type="constant",
+                save_steps=4,
+                logging_steps=1,
+                report_to=[],
+                disable_tqdm=True,
+                use_cpu=True,
+                remove_unused_columns=False,
+            ),
+            train_dataset=TokenBudgetDataset(examples, BUDGET),
+            data_collator=TokenBudgetCollator(
+                DataCollatorWithFlattening(return_flash_attn_kwargs=True), columns=["input_ids", "labels"]
+            ),
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    return run
+
+
+def test_a_trainer_trains_on_them_and_resumes_to_the_same_losses(train: Callable[..., Trainer], tmp_path: Path) -> None:
+    whole = [entry["loss"] for entry in train("whole", 8).state.log_history if "loss" in entry]
+    train("cut", 4)
+    resumed = train("cut", 8, str(tmp_path / "cut" / "checkpoint-4")).state.log_history
+    assert [entry["loss"] for entry in resumed if "loss" in entry] == whole
+    assert len(set(whole)) == 8
