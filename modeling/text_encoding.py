@@ -96,13 +96,30 @@ class TextEncoding:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
         if not convert_to_tensor:
             _check_numpy_has(dtype)
-        max_length = _max_length(cast(PreTrainedModel, self).config, tokenizer, max_length)
+        max_length = self.longest_text(tokenizer, max_length)
         if show_progress_bar is None:
             show_progress_bar = logging.get_verbosity() <= logging.INFO
         return self._iter_encode(
             sentences, tokenizer, pooling, normalize_embeddings, max_length, max_tokens, dtype, convert_to_tensor,
             show_progress_bar,
         )  # fmt: skip
+
+    def longest_text(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> int | None:
+        """The tokens that a text is cut to: `max_length`, or else what tokenizer and model allow; None for no limit.
+
+        Raises:
+            ValueError: if `max_length` is more than the model has positions.
+        """
+        config = cast(PreTrainedModel, self).config
+        positions = config.max_position_embeddings if config.position_embedding == "learned" else None
+        if max_length is None:
+            # Tokenizers without a limit have an enormous one.
+            limits = [n for n in (positions, tokenizer.model_max_length) if n is not None and n < 10**9]
+            return min(limits, default=None)
+        if max_length < 1 or (positions is not None and max_length > positions):
+            most = "" if positions is None else f" and at most {positions}"
+            raise ValueError(f"max_length must be at least 1{most}, got {max_length}.")
+        return max_length
 
     def _iter_encode(
         self,
@@ -154,22 +171,6 @@ class TextEncoding:
 def _check_numpy_has(dtype: torch.dtype | None) -> None:
     if dtype == torch.bfloat16:
         raise ValueError("dtype=torch.bfloat16 is none of numpy's; with it, pass convert_to_tensor=True.")
-
-
-def _max_length(config: Any, tokenizer: PreTrainedTokenizerBase, given: int | None) -> int | None:
-    """Tokens of the longest text, None for no limit.
-
-    Raises:
-        ValueError: if more are asked for than the model has positions.
-    """
-    positions = config.max_position_embeddings if config.position_embedding == "learned" else None
-    if given is not None:
-        if given < 1 or (positions is not None and given > positions):
-            raise ValueError(f"max_length must be at least 1 and at most {positions or 'any number'}, got {given}.")
-        return given
-    # Tokenizers without a limit have an enormous one.
-    limits = [limit for limit in (positions, tokenizer.model_max_length) if limit is not None and limit < 10**9]
-    return min(limits, default=None)
 
 
 def token_batches(lengths: list[int], max_tokens: int) -> list[list[int]]:

@@ -1,0 +1,92 @@
+"""How fast is a step of masked language modelling, beside BERT and ModernBERT with sparse prediction?
+
+4 layers x 256, vocabulary 16,000, full batches of 32 x 128, 15 % of the tokens predicted; forward, backward, AdamW. The
+peak memory of each is that of a process of its own.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from functools import partial
+
+import torch
+from peers import DTYPES, interleaved, print_machine, print_table
+from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM, PreTrainedModel
+
+from sequence_encoder import convert
+
+STEPS, BATCH, LENGTH, VOCABULARY = 4, 32, 128, 16_000
+BERT, MODERNBERT = "transformers' BERT", "transformers' ModernBERT, sparse"
+NAMES = (BERT, MODERNBERT, "SequenceEncoder, as BERT", "SequenceEncoder, as ModernBERT")
+
+
+def make_model(name: str) -> PreTrainedModel:
+    """In training mode, with the dropout of its configuration."""
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    size = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": VOCABULARY}
+    if name.endswith("BERT") and "Modern" not in name:
+        model: PreTrainedModel = BertForMaskedLM(BertConfig(intermediate_size=1024, **size))
+    else:
+        model = ModernBertForMaskedLM(
+            ModernBertConfig(intermediate_size=683, sparse_prediction=True, **size, **special)
+        )
+    return (convert(model) if name.startswith("SequenceEncoder") else model).train()
+
+
+def make_batches() -> list[dict[str, torch.Tensor]]:
+    """Random tokens, some of them masked."""
+    batches = []
+    for _ in range(STEPS):
+        ids = torch.randint(5, VOCABULARY, (BATCH, LENGTH))
+        masked = torch.rand(ids.shape) < 0.15
+        labels = ids.masked_fill(~masked, -100)
+        batches.append(
+            {"input_ids": ids.masked_fill(masked, 4), "attention_mask": torch.ones_like(ids), "labels": labels}
+        )
+    return batches
+
+
+def train(model: PreTrainedModel, batches: list[dict[str, torch.Tensor]], halved: bool) -> None:
+    """One pass over the batches."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    for batch in batches:
+        with torch.autocast("cpu", torch.bfloat16, enabled=halved):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def peak_memory(name: str, halved: bool) -> int:
+    """MiB that training takes beyond what the process had before."""
+    program = (
+        "import sys; sys.path.insert(0, 'benchmarks'); import masked_language_modelling as m;"
+        f"before = m.peak(); m.train(m.make_model({name!r}), m.make_batches(), {halved}); print(m.peak() - before)"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return int(finished.stdout.splitlines()[-1])
+
+
+def peak() -> int:
+    """MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def main() -> None:
+    """Prints the tables."""
+    print_machine()
+    batches = make_batches()
+    for dtype in DTYPES:
+        halved = dtype == torch.bfloat16
+        models = {name: make_model(name) for name in NAMES}
+        seconds = interleaved({n: partial(train, m, batches, halved) for n, m in models.items()}, rounds=3)
+        title = f"masked language modelling, {BATCH} x {LENGTH}, {'autocast to ' if halved else ''}{dtype}"
+        print_table(title, seconds, STEPS * BATCH * LENGTH, MODERNBERT)
+        for name in NAMES:
+            print(f"  {name:<34} {peak_memory(name, halved):>10,} MiB")
+
+
+if __name__ == "__main__":
+    main()
