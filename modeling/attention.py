@@ -88,7 +88,7 @@ class SelfAttention(nn.Module):
             assert packed.attend is not None
             output = value  # of no token, where the whole batch is padding
             if packed.lengths:
-                output = packed.attend(self, attention, query, key, value, self.window, **kwargs)
+                output = packed.attend(self, attention, (query, key, value), self.window, **kwargs)
         else:
             output, weights = attention(
                 self,

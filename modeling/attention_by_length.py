@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .packed_attention import AttentionFunction, PackedAttention
+from .packed_attention import QKV, AttentionFunction, PackedAttention
 from .packing import PackedBatch
 
 # Queries of a band that are taken together; they meet BLOCK + 2 W keys.
@@ -30,23 +30,17 @@ class ByLength(PackedAttention):
         self.bands: dict[int, Band] = {}
 
     def __call__(
-        self,
-        module: nn.Module,
-        attention: AttentionFunction,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        window: int | None,
-        **kwargs: Any,
+        self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
         """As of `PackedAttention`."""
+        q = qkv[0]
         # Sequences come shortest first.
         dense = [run for run in self.runs if window is None or run[1] <= BLOCK + 2 * window]
         sizes = [count * length for count, length in dense]
         if in_band := q.shape[1] - sum(sizes):
             sizes.append(in_band)
         # One split, and not a slice for each run: the gradient of a slice is as large as the whole.
-        parts = list(zip(*(x[0].split(sizes) for x in (q, k, v)), strict=True))
+        parts = list(zip(*(x[0].split(sizes) for x in qkv), strict=True))
         outputs = []
         for (count, length), part in zip(dense, parts, strict=False):
             # A window that reaches from end to end hides nothing.
@@ -59,7 +53,7 @@ class ByLength(PackedAttention):
             if window not in self.bands:
                 lengths = [length for length in self.packed.lengths if length > BLOCK + 2 * window]
                 self.bands[window] = Band(lengths, window, q)
-            outputs.append(self.bands[window](module, attention, *parts[-1], **kwargs))
+            outputs.append(self.bands[window](module, attention, parts[-1], **kwargs))
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None]
 
     def _window_mask(self, length: int, window: int, like: torch.Tensor) -> torch.Tensor:
@@ -93,16 +87,9 @@ class Band:
         near = (ahead >= 0) & (ahead <= 2 * window)
         self.mask = _added_mask((queries == keys) & near, like)[:, None]
 
-    def __call__(
-        self,
-        module: nn.Module,
-        attention: AttentionFunction,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        """q, k, v (T, H, C) to (T, H, C)."""
+    def __call__(self, module: nn.Module, attention: AttentionFunction, qkv: QKV, **kwargs: Any) -> torch.Tensor:
+        """Of (T, H, C) each, to (T, H, C)."""
+        q, k, v = qkv
         missing, window = self.blocks * BLOCK - self.tokens, self.window
         queries = nn.functional.pad(q, (0, 0, 0, 0, 0, missing)) if missing else q
         queries = queries.unflatten(0, (self.blocks, BLOCK)).transpose(1, 2)

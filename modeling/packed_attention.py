@@ -13,6 +13,7 @@ from .packing import PackedBatch
 
 # Of transformers' attention interface: (module, q, k, v, mask, **kwargs) to the output and the weights.
 AttentionFunction = Callable[..., tuple[torch.Tensor, Any]]
+QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class PackedAttention(ABC):
@@ -26,23 +27,14 @@ class PackedAttention(ABC):
 
     @abstractmethod
     def __call__(
-        self,
-        module: nn.Module,
-        attention: AttentionFunction,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        window: int | None,
-        **kwargs: Any,
+        self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
         """Attends.
 
         Args:
             module: the layer's, for `attention`.
             attention: the function of the layer's attention implementation.
-            q: (1, T, H, head_dim), as k and v.
-            k: see q.
-            v: see q.
+            qkv: query, key and value, (1, T, H, head_dim) each.
             window: how far a token sees to each side, None for all of its sequence.
             kwargs: `dropout` and `scaling`, and what the caller of the model gave.
 

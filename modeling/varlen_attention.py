@@ -17,7 +17,7 @@ from transformers.masking_utils import create_bidirectional_mask, create_bidirec
 from transformers.utils.generic import is_flash_attention_requested
 
 from .attention_by_length import ByLength
-from .packed_attention import AttentionFunction, PackedAttention
+from .packed_attention import QKV, AttentionFunction, PackedAttention
 from .packing import PackedBatch
 
 
@@ -68,20 +68,13 @@ class WithOffsets(PackedAttention):
     """transformers' flash interface, which reads the cumulative lengths."""
 
     def __call__(
-        self,
-        module: nn.Module,
-        attention: AttentionFunction,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        window: int | None,
-        **kwargs: Any,
+        self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
         """As of `PackedAttention`."""
-        offsets, longest = self.packed.cu_seqlens.to(q.device), self.packed.max_length
+        offsets, longest = self.packed.cu_seqlens.to(qkv[0].device), self.packed.max_length
         output, _ = attention(
             module,
-            *(x.transpose(1, 2) for x in (q, k, v)),
+            *(x.transpose(1, 2) for x in qkv),
             None,
             sliding_window=flash_window(window),
             cu_seq_lens_q=offsets,
@@ -97,24 +90,16 @@ class WithVarlenKernel(PackedAttention):
     """torch's flash attention over cumulative lengths. It has no dropout."""
 
     def __call__(
-        self,
-        module: nn.Module,
-        attention: AttentionFunction,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        window: int | None,
-        scaling: float | None = None,
-        **kwargs: Any,
+        self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
         """As of `PackedAttention`; `attention` is not used."""
         from torch.nn.attention.varlen import varlen_attn
 
-        offsets, longest = self.packed.cu_seqlens.to(q.device), self.packed.max_length
+        offsets, longest = self.packed.cu_seqlens.to(qkv[0].device), self.packed.max_length
+        q, k, v = (x[0] for x in qkv)
         reach = -1 if window is None else window
-        output = varlen_attn(
-            q[0], k[0], v[0], offsets, offsets, longest, longest, scale=scaling, window_size=(reach, reach)
-        )
+        lengths = (offsets, offsets, longest, longest)
+        output = varlen_attn(q, k, v, *lengths, scale=kwargs["scaling"], window_size=(reach, reach))
         return cast(torch.Tensor, output)[None]
 
 
@@ -138,19 +123,13 @@ class WithBlockMask(PackedAttention):
         return create_block_mask(mask_mod, None, None, len(sequence), len(sequence), device=device)
 
     def __call__(
-        self,
-        module: nn.Module,
-        attention: AttentionFunction,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        window: int | None,
-        **kwargs: Any,
+        self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
         """As of `PackedAttention`."""
-        if (window, q.device) not in self.masks:
-            self.masks[window, q.device] = self._mask(window, q.device)
-        output, _ = attention(module, *(x.transpose(1, 2) for x in (q, k, v)), self.masks[window, q.device], **kwargs)
+        where = (window, qkv[0].device)
+        if where not in self.masks:
+            self.masks[where] = self._mask(*where)
+        output, _ = attention(module, *(x.transpose(1, 2) for x in qkv), self.masks[where], **kwargs)
         return output
 
 
@@ -169,18 +148,12 @@ class InRows(PackedAttention):
         return create(config=module.config, inputs_embeds=padded.flatten(2), attention_mask=real)
 
     def __call__(
-        self,
-        module: nn.Module,
-        attention: AttentionFunction,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        window: int | None,
-        **kwargs: Any,
+        self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
         """As of `PackedAttention`."""
-        padded = [self.rows.unpack(x) for x in (q, k, v)]
-        if (window, q.device) not in self.masks:
-            self.masks[window, q.device] = self._mask(module, padded[0], window)
-        output, _ = attention(module, *(x.transpose(1, 2) for x in padded), self.masks[window, q.device], **kwargs)
+        padded = [self.rows.unpack(x) for x in qkv]
+        where = (window, padded[0].device)
+        if where not in self.masks:
+            self.masks[where] = self._mask(module, padded[0], window)
+        output, _ = attention(module, *(x.transpose(1, 2) for x in padded), self.masks[where], **kwargs)
         return self.rows.pack(output)

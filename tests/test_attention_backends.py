@@ -163,7 +163,7 @@ def test_every_way_attends_within_sequence_and_window(
         leaves = [x.clone().requires_grad_(torch.is_grad_enabled()) for x in (q, k, v)]
         attend: PackedAttention = kind(packed)
         for _ in range(2):  # The second time with what the first has kept.
-            output = attend(module, attention, *leaves, window, dropout=0.0, scaling=0.7)
+            output = attend(module, attention, tuple(leaves), window, dropout=0.0, scaling=0.7)
             assert_same(output[0].detach(), expected.detach())
         if output.requires_grad:
             found_gradients = torch.autograd.grad((output * weight).sum(), leaves)
@@ -387,7 +387,7 @@ def test_the_kernel_for_any_lengths_attends_as_the_cpu_does(
     attention = AttentionInterface().get_interface("sdpa", eager_attention_forward)
     q, k, v = torch.randn(3, 1, sum(lengths), 3, 16).bfloat16().unbind()
     mask = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
-    on_cpu = ByLength(packed_batch(lengths))(module, attention, q.float(), k.float(), v.float(), window, scaling=0.7)
+    on_cpu = ByLength(packed_batch(lengths))(module, attention, (q.float(), k.float(), v.float()), window, scaling=0.7)
     packed = PackedBatch.from_padded(tuple(mask.shape), cuda, mask.cuda())
-    found = WithVarlenKernel(packed)(module, attention, q.cuda(), k.cuda(), v.cuda(), window, scaling=0.7)
+    found = WithVarlenKernel(packed)(module, attention, (q.cuda(), k.cuda(), v.cuda()), window, scaling=0.7)
     torch.testing.assert_close(found.float().cpu(), on_cpu, rtol=0, atol=0.03)
