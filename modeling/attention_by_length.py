@@ -51,7 +51,7 @@ class ByLength(PackedAttention):
         if in_band:
             assert window is not None
             if window not in self.bands:
-                lengths = [length for length in self.packed.lengths if length > BLOCK + 2 * window]
+                lengths = [length for length in self.lengths if length > BLOCK + 2 * window]
                 self.bands[window] = Band(lengths, window, q)
             outputs.append(self.bands[window](module, attention, parts[-1], **kwargs))
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None]

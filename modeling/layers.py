@@ -22,13 +22,12 @@ class MLP(nn.Module):
         super().__init__()
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.act = ACT2FN[config.hidden_act]
-        self.hidden_act = config.hidden_act
         self.dropout = nn.Dropout(config.mlp_dropout)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(..., D) to (..., D)."""
-        hidden_states = fused_linear_activation(self.up_proj, self.act, self.hidden_act, hidden_states)
+        hidden_states = fused_linear_activation(self.up_proj, self.act, hidden_states)
         return fused_linear(self.down_proj, self.dropout(hidden_states))
 
 

@@ -23,7 +23,8 @@ class PackedAttention(ABC):
     """
 
     def __init__(self, packed: PackedBatch) -> None:
-        self.packed = packed
+        # Not the batch itself, which holds this: the two would live until the garbage is collected.
+        self.cu_seqlens, self.lengths, self.max_length = packed.cu_seqlens, packed.lengths, packed.max_length
 
     @abstractmethod
     def __call__(

@@ -52,7 +52,8 @@ class TextEncoding:
         texts = [sentences] if isinstance(sentences, str) else sentences
         parts = cast("list[torch.Tensor]", list(self.iter_encode(texts, tokenizer, convert_to_tensor=True, **options)))
         model = cast(PreTrainedModel, self)
-        vectors = torch.cat(parts) if parts else torch.empty(0, model.config.hidden_size)
+        nothing = torch.empty(0, model.config.hidden_size, dtype=options.get("dtype", torch.float32))
+        vectors = torch.cat(parts) if parts else nothing
         vectors = vectors[0] if isinstance(sentences, str) else vectors
         return vectors.to(model.device) if convert_to_tensor else vectors.cpu().numpy()
 
@@ -116,9 +117,10 @@ class TextEncoding:
             # Tokenizers without a limit have an enormous one.
             limits = [n for n in (positions, tokenizer.model_max_length) if n is not None and n < 10**9]
             return min(limits, default=None)
-        if max_length < 1 or (positions is not None and max_length > positions):
+        least = tokenizer.num_special_tokens_to_add() + 1
+        if max_length < least or (positions is not None and max_length > positions):
             most = "" if positions is None else f" and at most {positions}"
-            raise ValueError(f"max_length must be at least 1{most}, got {max_length}.")
+            raise ValueError(f"max_length must be at least {least}{most}, got {max_length}.")
         return max_length
 
     def _iter_encode(
@@ -137,6 +139,8 @@ class TextEncoding:
         iterator = iter(sentences)
         with tqdm(total=total, desc="Encoding", unit="text", disable=not show_progress_bar) as progress:
             while chunk := list(itertools.islice(iterator, CHUNK)):
+                if other := next((text for text in chunk if not isinstance(text, str)), None):
+                    raise ValueError(f"sentences must be texts, got a {type(other).__name__} among them: {other!r}.")
                 encoded = tokenizer(
                     chunk, truncation=max_length is not None, max_length=max_length, return_attention_mask=False
                 )
@@ -148,23 +152,28 @@ class TextEncoding:
 
     @torch.no_grad()
     def _encode_ids(self, ids: list[list[int]], pooling: str, max_tokens: int, progress: tqdm) -> torch.Tensor:
-        """(N, D) in float32; zero for a text without tokens."""
+        """(N, D) in float32, or in float64 if the model is; zero for a text without tokens."""
         model = cast(PreTrainedModel, self)
-        vectors = torch.zeros(len(ids), model.config.hidden_size, device=model.device)
-        was_training = model.training
-        model.eval()
+        # Where weights are on the disk, they are on no device until they are needed.
+        device = torch.device("cpu") if model.device.type == "meta" else model.device
+        dtype = torch.promote_types(model.dtype, torch.float32)
+        vectors = torch.zeros(len(ids), model.config.hidden_size, device=device, dtype=dtype)
+        modes = [(module, module.training) for module in model.modules() if module.training]
+        if modes:
+            model.eval()
         try:
             # The longest first: if there is too little memory, it is seen at once.
             for batch in reversed(token_batches([len(text) for text in ids], max_tokens)):
                 lengths = [len(ids[i]) for i in batch]
-                row = torch.tensor(list(itertools.chain.from_iterable(ids[i] for i in batch)))
-                offsets = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
-                row, offsets = row.to(model.device)[None], offsets.to(model.device)
-                hidden_states = model(input_ids=row, cu_seq_lens_q=offsets, cu_seq_lens_k=offsets).last_hidden_state[0]
-                vectors[batch] = POOLINGS_OF_RUNS[pooling](hidden_states, lengths).float()
+                row = torch.tensor(list(itertools.chain.from_iterable(ids[i] for i in batch)))[None].to(device)
+                offsets = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32).to(device)
+                outputs = model(input_ids=row, cu_seq_lens_q=offsets, cu_seq_lens_k=offsets, return_dict=True)
+                pooled = POOLINGS_OF_RUNS[pooling](outputs.last_hidden_state[0], lengths)
+                vectors[batch] = pooled.to(device, dtype)
                 progress.update(len(batch))
         finally:
-            model.train(was_training)
+            for module, training in modes:
+                module.training = training
         return vectors
 
 

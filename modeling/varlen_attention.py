@@ -71,7 +71,7 @@ class WithOffsets(PackedAttention):
         self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
         """As of `PackedAttention`."""
-        offsets, longest = self.packed.cu_seqlens.to(qkv[0].device), self.packed.max_length
+        offsets, longest = self.cu_seqlens.to(qkv[0].device), self.max_length
         output, _ = attention(
             module,
             *(x.transpose(1, 2) for x in qkv),
@@ -95,7 +95,7 @@ class WithVarlenKernel(PackedAttention):
         """As of `PackedAttention`; `attention` is not used."""
         from torch.nn.attention.varlen import varlen_attn
 
-        offsets, longest = self.packed.cu_seqlens.to(qkv[0].device), self.packed.max_length
+        offsets, longest = self.cu_seqlens.to(qkv[0].device), self.max_length
         q, k, v = (x[0] for x in qkv)
         reach = -1 if window is None else window
         lengths = (offsets, offsets, longest, longest)
@@ -113,7 +113,7 @@ class WithBlockMask(PackedAttention):
     def _mask(self, window: int | None, device: torch.device) -> Any:
         from torch.nn.attention.flex_attention import create_block_mask
 
-        lengths = self.packed.cu_seqlens.diff().long()
+        lengths = self.cu_seqlens.diff().long()
         sequence = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths).to(device)
 
         def mask_mod(_b: torch.Tensor, _h: torch.Tensor, q_idx: torch.Tensor, kv_idx: torch.Tensor) -> torch.Tensor:

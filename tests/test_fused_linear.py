@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import disk_offload
 from torch import nn
 from transformers.activations import ACT2FN
 
@@ -24,7 +25,7 @@ def test_at_once_equals_one_after_the_other(act: str, bias: bool, dtype: torch.d
         x = torch.randn(shape, dtype=dtype)
         expected = ACT2FN[act](linear(x))
         with torch.no_grad():
-            found = fused_linear_activation(linear, ACT2FN[act], act, x)
+            found = fused_linear_activation(linear.eval(), ACT2FN[act], x)
             torch.testing.assert_close(fused_linear(linear, x), linear(x), rtol=tolerance, atol=tolerance)
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
@@ -51,3 +52,44 @@ def test_hooks_adapters_and_gradients_are_kept(tiny_config: Callable[..., Any], 
         torch.testing.assert_close(other(ids).last_hidden_state, doubled)
     model(ids).last_hidden_state.sum().backward()
     assert all(parameter.grad is not None for parameter in model.layers.parameters())
+
+
+def test_weights_that_are_elsewhere_until_needed_are_waited_for(
+    tiny_config: Callable[..., Any], randomize: Callable[..., Any], tmp_path: Any
+) -> None:
+    model = randomize(SequenceEncoderModel(tiny_config("bert")))
+    ids = torch.randint(5, 97, (2, 9))
+    expected = model(ids).last_hidden_state
+    offloaded = disk_offload(copy.deepcopy(model), tmp_path, execution_device=torch.device("cpu"))
+    with torch.no_grad():
+        torch.testing.assert_close(offloaded(ids).last_hidden_state, expected)
+
+
+def test_an_activation_can_be_replaced_or_watched(
+    tiny_config: Callable[..., Any], randomize: Callable[..., Any]
+) -> None:
+    model = randomize(SequenceEncoderModel(tiny_config("bert")))
+    ids = torch.randint(5, 97, (2, 9))
+    seen: list[torch.Tensor] = []
+    model.layers[0].mlp.act.register_forward_hook(lambda module, args, output: seen.append(output))
+    model.layers[1].mlp.act = nn.Identity()
+    expected = model(ids).last_hidden_state
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).last_hidden_state, expected)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("preset", ["vanilla", "bert"])
+def test_a_model_that_diverged_shows_it(tiny_config: Callable[..., Any], preset: str) -> None:
+    model = SequenceEncoderModel(tiny_config(preset)).eval()
+    with torch.no_grad():
+        model.layers[-1].mlp.up_proj.weight[0] = float("nan")
+        assert model(torch.randint(5, 97, (2, 9))).last_hidden_state.isnan().any()
+
+
+def test_traced_models_run(tiny_config: Callable[..., Any], randomize: Callable[..., Any]) -> None:
+    model = randomize(SequenceEncoderModel(tiny_config("bert", return_dict=False)))
+    ids = torch.randint(5, 97, (2, 9))
+    with torch.no_grad():
+        traced = torch.jit.trace(model, (ids,))
+        torch.testing.assert_close(traced(ids)[0], model(ids)[0])

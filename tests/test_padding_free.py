@@ -5,6 +5,8 @@ Two paths run the layers: the packed one, and the padded one, which `output_hidd
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -391,3 +393,19 @@ def test_padding_needs_no_learned_positions(
     expected = model(ragged([61])[0]).last_hidden_state[0]
     ids, mask = ragged([61], side, to=2 * model.config.max_position_embeddings)
     assert_same(model(ids, attention_mask=mask, **path).last_hidden_state[mask == 1], expected)
+
+
+def test_what_was_planned_for_a_batch_goes_with_it(tiny_model: MakeModel, ragged: MakeBatch) -> None:
+    """At once, and not when garbage is collected: masks of long texts are large."""
+    model, plans = tiny_model("modernbert"), []
+    model.layers[0].self_attn.register_forward_hook(
+        lambda module, args, kwargs, output: plans.append(weakref.ref(kwargs["packed"])), with_kwargs=True
+    )
+    gc.disable()
+    try:
+        ids, mask = ragged(LENGTHS)
+        with torch.no_grad():
+            model(ids, attention_mask=mask)
+        assert [plan() for plan in plans] == [None]
+    finally:
+        gc.enable()

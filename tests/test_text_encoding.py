@@ -73,6 +73,7 @@ def test_one_text_is_one_vector_and_none_are_none(model: SequenceEncoderModel, t
     assert model.encode("Short.", tokenizer).shape == (24,)
     np.testing.assert_allclose(model.encode("Short.", tokenizer), model.encode(["Short."], tokenizer)[0])
     assert model.encode([], tokenizer).shape == (0, 24)
+    assert model.encode([], tokenizer, dtype=torch.float16).dtype == np.float16
 
 
 def test_texts_are_cut_where_the_tokenizer_the_model_or_the_caller_say(
@@ -83,7 +84,7 @@ def test_texts_are_cut_where_the_tokenizer_the_model_or_the_caller_say(
     by_caller = model.encode(TEXTS[3], tokenizer, max_length=10)
     np.testing.assert_array_equal(by_model, by_caller)
     assert not np.array_equal(by_caller, model.encode(TEXTS[3], tokenizer, max_length=9))
-    with pytest.raises(ValueError, match="max_length must be at least 1 and at most 10, got 11"):
+    with pytest.raises(ValueError, match="max_length must be at least 3 and at most 10, got 11"):
         model.encode(TEXTS, tokenizer, max_length=11)
 
 
@@ -109,6 +110,9 @@ def test_the_model_stays_in_its_mode_and_gets_no_gradients(model: SequenceEncode
     trained = SequenceEncoderModel(model.config).train()
     first, second = (trained.encode(TEXTS, tokenizer, convert_to_tensor=True) for _ in range(2))
     assert trained.training
+    trained.layers[0].eval()
+    trained.encode(TEXTS, tokenizer)
+    assert (trained.layers[0].mlp.training, trained.layers[1].mlp.training) == (False, True)
     assert torch.equal(first, second)
     assert not first.requires_grad
     torch.nn.Linear(24, 1)(first).sum().backward()  # They can be learned from.
@@ -127,7 +131,7 @@ def test_texts_without_tokens_are_zero(model: SequenceEncoderModel, tokenizer: A
     [
         ({"pooling": "max"}, "pooling must be 'mean' or 'cls', got 'max'"),
         ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
-        ({"max_length": 0}, "max_length must be at least 1"),
+        ({"max_length": 2}, "max_length must be at least 3"),
         ({"dtype": torch.bfloat16}, "convert_to_tensor=True"),
     ],
 )
@@ -140,6 +144,18 @@ def test_what_is_not_allowed_is_said(
         model.iter_encode(TEXTS, tokenizer, **options)  # At once, not at the first text.
     with pytest.raises(ValueError, match="put it in a list"):
         model.iter_encode("Short.", tokenizer)
+
+
+def test_what_is_no_text_is_named(model: SequenceEncoderModel, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match=r"sentences must be texts, got a tuple among them: \('a', 'pair'\)"):
+        model.encode(["Short.", ("a", "pair")], tokenizer)
+
+
+def test_configurations_and_precisions_of_any_kind(tiny_config: Callable[..., Any], tokenizer: Any) -> None:
+    model = SequenceEncoderModel(tiny_config("bert", return_dict=False)).double()
+    exact = model.encode(TEXTS, tokenizer, dtype=torch.float64)
+    expected = model(**tokenizer(TEXTS[0], return_tensors="pt"), return_dict=True).last_hidden_state.mean(1)
+    torch.testing.assert_close(torch.tensor(exact[:1]), expected.detach(), rtol=0, atol=1e-12)
 
 
 def test_batches_are_full_and_sorted_and_hold_every_text_once() -> None:

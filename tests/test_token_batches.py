@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator, skip_first_batches
+from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
@@ -67,14 +69,51 @@ def test_processes_share_the_batches_of_an_epoch(drop_last: bool) -> None:
     assert together == expected
 
 
-def test_it_goes_on_where_it_was_left() -> None:
+def test_it_goes_on_where_it_is_told_to() -> None:
     sampler = TokenBudgetBatchSampler(LENGTHS, BUDGET)
-    expected = list(sampler) + list(sampler)
-    first = TokenBudgetBatchSampler(LENGTHS, BUDGET)
-    taken = list(itertools.islice(iter(first), 10))
-    second = TokenBudgetBatchSampler(LENGTHS, BUDGET)
-    second.load_state_dict(first.state_dict())
-    assert taken + list(second) + list(second) == expected
+    expected = [list(sampler) for _ in range(3)]
+    fresh = TokenBudgetBatchSampler(LENGTHS, BUDGET)
+    fresh.start_at(1, 10)
+    fresh.set_epoch(1)
+    assert [list(fresh), list(fresh)] == [expected[1][10:], expected[2]]
+
+
+def test_an_iteration_that_is_left_early_is_begun_anew() -> None:
+    sampler = TokenBudgetBatchSampler(LENGTHS, BUDGET)
+    first = next(iter(sampler))
+    batches = list(sampler)
+    assert batches[0] == first
+    assert sorted(flat(batches)) == list(range(len(LENGTHS)))
+
+
+def test_accelerate_chooses_the_epoch_and_skips_what_was_trained_on() -> None:
+    examples = [{"input_ids": torch.full((length,), i)} for i, length in enumerate(LENGTHS)]
+    sampler = TokenBudgetBatchSampler(LENGTHS, BUDGET)
+    expected = [list(sampler) for _ in range(2)][1]
+
+    def collate(batch: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        return torch.stack([example["input_ids"][0] for example in batch])
+
+    loader = DataLoader(examples, batch_sampler=TokenBudgetBatchSampler(LENGTHS, BUDGET), collate_fn=collate)
+    prepared = Accelerator(cpu=True).prepare(loader)
+    prepared.set_epoch(1)
+    assert [batch.tolist() for batch in skip_first_batches(prepared, 5)] == expected[5:]
+    # What stands between the loader and the sampler where there are several processes.
+    shard = BatchSamplerShard(TokenBudgetBatchSampler(LENGTHS, BUDGET), num_processes=2, process_index=0)
+    shard.batch_sampler.sampler.set_epoch(1)
+    assert next(iter(shard)) == expected[0]
+
+
+def test_lengths_may_be_a_tensor_which_stays_as_it_is() -> None:
+    lengths = torch.tensor(LENGTHS)
+    assert list(TokenBudgetBatchSampler(lengths, BUDGET)) == list(TokenBudgetBatchSampler(LENGTHS, BUDGET))
+    assert lengths.tolist() == LENGTHS
+
+
+def test_the_collator_takes_examples_as_well_for_evaluation() -> None:
+    examples = [{"input_ids": [5, 6]}, {"input_ids": [7]}]
+    collate = TokenBudgetCollator(list)
+    assert collate(examples) == collate([examples]) == collate([examples[:1], examples[1:]]) == examples
 
 
 def test_a_data_loader_takes_it() -> None:

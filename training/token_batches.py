@@ -22,8 +22,10 @@ POOL = 64
 class TokenBudgetBatchSampler(Sampler[list[int]]):
     """Indices in batches of at most `max_tokens` tokens, for the `batch_sampler` of a `DataLoader`.
 
-    Every epoch draws other batches, as many for each process. With Accelerate, which divides batches among processes
-    itself, leave `num_replicas` and `rank` alone.
+    Every epoch draws other batches, as many for each process; each iteration to the end is an epoch. With Accelerate,
+    which divides batches among processes itself, leave `num_replicas` and `rank` alone, and go on after an interruption
+    as with any other loader: `loader.set_epoch(epoch)` and `accelerate.skip_first_batches(loader, batches)`. Without it,
+    `start_at` goes on where you were.
 
     Args:
         lengths: tokens of each example.
@@ -53,35 +55,38 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
         if num_replicas < 1 or not 0 <= rank < num_replicas:
             raise ValueError(f"rank must be from 0 to num_replicas - 1, got rank={rank}, num_replicas={num_replicas}.")
-        if any(length < 1 for length in lengths):
-            raise ValueError(f"lengths must be at least 1, got {min(lengths)}.")
-        self.lengths, self.max_tokens = list(lengths), max_tokens
+        self.lengths, self.max_tokens = [int(length) for length in lengths], max_tokens
+        if min(self.lengths, default=1) < 1:
+            raise ValueError(f"lengths must be at least 1, got {min(self.lengths)}.")
         self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
         self.num_replicas, self.rank = num_replicas, rank
-        self.epoch, self.taken = 0, 0
+        self.epoch, self.first = 0, 0
+
+    @property
+    def sampler(self) -> TokenBudgetBatchSampler:
+        """Itself: where Accelerate looks for what has `set_epoch`."""
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order of the next iteration; called by Accelerate, or by you."""
         if epoch != self.epoch:
-            self.epoch, self.taken = epoch, 0
+            self.epoch, self.first = epoch, 0
 
-    def state_dict(self) -> dict[str, int]:
-        """Where it is: the epoch, and the batches of it that were taken."""
-        return {"epoch": self.epoch, "taken": self.taken}
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Lets the next iteration begin with a batch of an epoch: after as many as were trained on.
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on from where another one was."""
-        self.epoch, self.taken = state["epoch"], state["taken"]
+        How many were handed out does not tell, since loaders fetch some in advance.
+        """
+        self.epoch, self.first = epoch, batch
 
     def __len__(self) -> int:
         return len(self._batches())
 
     def __iter__(self) -> Iterator[list[int]]:
-        batches = self._batches()
-        for batch in batches[self.taken :]:
-            self.taken += 1
-            yield batch
-        self.epoch, self.taken = self.epoch + 1, 0
+        batches, epoch = self._batches()[self.first :], self.epoch
+        self.first = 0
+        yield from batches
+        self.epoch = epoch + 1
 
     def _batches(self) -> list[list[int]]:
         """The batches of this process in this epoch."""
@@ -117,7 +122,8 @@ class TokenBudgetDataset(Dataset[list[Any]]):
     """A dataset whose items are whole batches of another one, for a `Trainer` as it is.
 
     The `Trainer` shuffles the batches, divides them among processes and goes on with them after an interruption, as it
-    does with examples. Give it `per_device_train_batch_size=1` and `data_collator=TokenBudgetCollator(…)`.
+    does with examples. Give it `per_device_train_batch_size=1` and `data_collator=TokenBudgetCollator(…)`. Evaluate on
+    the examples themselves: the collator takes them too, and the `Trainer` counts predictions by the items of a dataset.
 
     Args:
         dataset: of examples with `input_ids`.
@@ -151,9 +157,9 @@ class TokenBudgetCollator:
     def __init__(self, collate: Callable[[list[Any]], Any], columns: Sequence[str] | None = None) -> None:
         self.collate, self.columns = collate, columns
 
-    def __call__(self, batches: list[list[Any]]) -> Any:
-        """Collates all examples of the batches, one of them as a rule, into one."""
-        examples = list(itertools.chain.from_iterable(batches))
+    def __call__(self, batches: list[Any]) -> Any:
+        """Collates all examples of the batches, one of them as a rule, into one; single examples too."""
+        examples = list(itertools.chain.from_iterable(item if isinstance(item, list) else [item] for item in batches))
         if self.columns is not None:
             examples = [{name: example[name] for name in self.columns if name in example} for example in examples]
         return self.collate(examples)
