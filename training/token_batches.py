@@ -24,7 +24,7 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
 
     Every epoch draws other batches, as many for each process; each iteration to the end is an epoch. With Accelerate,
     which divides batches among processes itself, leave `num_replicas` and `rank` alone, and go on after an interruption
-    as with any other loader: `loader.set_epoch(epoch)` and `accelerate.skip_first_batches(loader, batches)`. Without it,
+    as with any other loader: `loader.set_epoch(epoch)` and `accelerate.skip_first_batches(loader, batches)`. Otherwise
     `start_at` goes on where you were.
 
     Args:
@@ -123,7 +123,7 @@ class TokenBudgetDataset(Dataset[list[Any]]):
 
     The `Trainer` shuffles the batches, divides them among processes and goes on with them after an interruption, as it
     does with examples. Give it `per_device_train_batch_size=1` and `data_collator=TokenBudgetCollator(…)`. Evaluate on
-    the examples themselves: the collator takes them too, and the `Trainer` counts predictions by the items of a dataset.
+    the examples themselves: the collator takes them too, and a `Trainer` counts predictions by the items of a dataset.
 
     Args:
         dataset: of examples with `input_ids`.
