@@ -9,7 +9,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 from peers import DTYPES, interleaved, print_machine, print_table
@@ -45,20 +44,13 @@ def encode(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
 def peak_memory(name: str, length: int, dtype: torch.dtype) -> int:
     """MiB of a fresh process that encodes one document."""
     program = (
-        "import sys, torch; sys.path.insert(0, 'benchmarks'); import long_documents as d;"
+        "import sys, torch; sys.path.insert(0, 'benchmarks'); import long_documents as d, peers as p;"
         f"m = d.make().to({dtype}); m = d.convert(m) if {name!r} == 'SequenceEncoder' else m;"
-        f"ids = torch.randint(5, 8000, (1, {length})); d.peak(); before = d.peak();"
-        "d.encode(m, ids); print(d.peak() - before)"
+        f"ids = torch.randint(5, 8000, (1, {length})); p.peak_since_last(); before = p.peak_since_last();"
+        "d.encode(m, ids); print(p.peak_since_last() - before)"
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return int(finished.stdout.splitlines()[-1])
-
-
-def peak() -> int:
-    """MiB, the most since the last call (Linux)."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ peak memory of each is that of a process of its own.
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from functools import partial
@@ -62,16 +61,12 @@ def train(model: PreTrainedModel, batches: list[dict[str, torch.Tensor]], halved
 def peak_memory(name: str, halved: bool) -> int:
     """MiB that training takes beyond what the process had before."""
     program = (
-        "import sys; sys.path.insert(0, 'benchmarks'); import masked_language_modelling as m;"
-        f"before = m.peak(); m.train(m.make_model({name!r}), m.make_batches(), {halved}); print(m.peak() - before)"
+        "import sys; sys.path.insert(0, 'benchmarks'); import masked_language_modelling as m, peers as p;"
+        "p.peak_since_last(); before = p.peak_since_last();"
+        f"m.train(m.make_model({name!r}), m.make_batches(), {halved}); print(p.peak_since_last() - before)"
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return int(finished.stdout.splitlines()[-1])
-
-
-def peak() -> int:
-    """MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from datetime import date
+from pathlib import Path
 
 import torch
 
@@ -47,6 +48,13 @@ def product_limit(dtype: torch.dtype, rows: int = 2048, inner: int = 384, column
             a @ b
         best = min(best, time.perf_counter() - started)
     return 10 * 2 * rows * inner * columns / best
+
+
+def peak_since_last() -> int:
+    """MiB of this process at the most since the last call (Linux)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
 def matrix_operations(model: torch.nn.Module) -> int:
