@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 from minilm import MINILM
-from peers import DTYPES, interleaved, print_machine, print_table, short_texts
+from peers import DTYPES, interleaved, print_machine, print_table, short_texts, train
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -39,17 +39,6 @@ def make_models() -> dict[str, PreTrainedModel]:
         "SequenceEncoder, as BERT": convert(bert).train(),
         "SequenceEncoder, as ModernBERT": convert(modern).train(),
     }
-
-
-def train(model: PreTrainedModel, data: list[dict[str, torch.Tensor]], halved: bool) -> None:
-    """One pass over the data."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    for batch in data:
-        with torch.autocast("cpu", torch.bfloat16, enabled=halved):
-            loss = model(**batch).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
 
 
 def main() -> None:

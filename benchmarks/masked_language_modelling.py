@@ -11,7 +11,7 @@ import sys
 from functools import partial
 
 import torch
-from peers import DTYPES, interleaved, print_machine, print_table
+from peers import DTYPES, interleaved, print_machine, print_table, train
 from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM, PreTrainedModel
 
 from sequence_encoder import convert
@@ -47,23 +47,12 @@ def make_batches() -> list[dict[str, torch.Tensor]]:
     return batches
 
 
-def train(model: PreTrainedModel, batches: list[dict[str, torch.Tensor]], halved: bool) -> None:
-    """One pass over the batches."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    for batch in batches:
-        with torch.autocast("cpu", torch.bfloat16, enabled=halved):
-            loss = model(**batch).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
 def peak_memory(name: str, halved: bool) -> int:
     """MiB that training takes beyond what the process had before."""
     program = (
         "import sys; sys.path.insert(0, 'benchmarks'); import masked_language_modelling as m, peers as p;"
         "p.peak_since_last(); before = p.peak_since_last();"
-        f"m.train(m.make_model({name!r}), m.make_batches(), {halved}); print(p.peak_since_last() - before)"
+        f"p.train(m.make_model({name!r}), m.make_batches(), {halved}); print(p.peak_since_last() - before)"
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return int(finished.stdout.splitlines()[-1])

@@ -38,6 +38,17 @@ def interleaved(peers: Mapping[str, Callable[[], object]], rounds: int = ROUNDS)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def train(model: torch.nn.Module, data: list[dict[str, torch.Tensor]], halved: bool) -> None:
+    """One pass over the data: forward, backward, AdamW; `halved` under autocast to bfloat16."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    for batch in data:
+        with torch.autocast("cpu", torch.bfloat16, enabled=halved):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 def product_limit(dtype: torch.dtype, rows: int = 2048, inner: int = 384, columns: int = 1536) -> float:
     """Operations a second of plain matrix products, the best of several."""
     a, b = torch.randn(rows, inner, dtype=dtype), torch.randn(inner, columns, dtype=dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -12,10 +11,11 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..hub.module_list import MODULE_LIST, module_paths
 from .source_models import transformer_folder
 
 # What makes a model one of sentence-transformers, and whose it is, under which conditions. Modules have folders beside.
-TRAVELLING = ("modules.json", "sentence_*_config.json", "config_sentence_transformers.json", "README.md", "LICENSE*")
+TRAVELLING = (MODULE_LIST, "sentence_*_config.json", "config_sentence_transformers.json", "README.md", "LICENSE*")
 # Files that a tokenizer can be made of.
 VOCABULARIES = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "bpe.codes"),
@@ -42,21 +42,15 @@ def folder_of(source: str) -> Path:
 
 
 def module_folders(folder: Path) -> list[str]:
-    """The folders of sentence-transformers' modules, from `modules.json`; none where there is no such file.
+    """The folders of sentence-transformers' modules; none where there is no list of them.
 
     Raises:
-        ValueError: if that file is not what it should be, or one of the folders is not inside `folder`.
+        ValueError: if the list is not what it should be, or one of the folders is not inside `folder`.
     """
-    listed = folder / "modules.json"
-    if not listed.is_file():
-        return []
-    try:
-        paths = [module["path"] for module in json.loads(listed.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{listed} is no list of modules, each with its path.") from error
+    paths = module_paths(folder)
     for path in paths:
         if not (folder / path).resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{listed} names {path}, which is not inside.")
+            raise ValueError(f"{folder / MODULE_LIST} names {path}, which is not inside.")
     return [path for path in paths if path]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from .. import modeling
 from ..configuration import SequenceEncoderConfig
+from ..hub.module_list import module_paths
 from .bert import BERT
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
@@ -96,7 +97,7 @@ def transformer_folder(checkpoint: str | os.PathLike[str]) -> str | os.PathLike[
     """The folder of the encoder in one of sentence-transformers, which in older ones is a folder of its own.
 
     Raises:
-        ValueError: if the checkpoint is a file.
+        ValueError: if the checkpoint is a file, or its list of modules is not what it should be.
         FileNotFoundError: if it can be no Hub id, and there is no such folder.
     """
     name = os.fspath(checkpoint)
@@ -106,11 +107,10 @@ def transformer_folder(checkpoint: str | os.PathLike[str]) -> str | os.PathLike[
         if os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1:
             raise FileNotFoundError(f"There is no folder {name}.")
         return checkpoint
-    modules = os.path.join(name, "modules.json")
-    if os.path.isfile(os.path.join(name, "config.json")) or not os.path.isfile(modules):
+    if os.path.isfile(os.path.join(name, "config.json")):
         return checkpoint
-    with open(modules, encoding="utf-8") as file:
-        return os.path.join(name, json.load(file)[0]["path"])
+    modules = module_paths(Path(name))
+    return os.path.join(name, modules[0]) if modules else checkpoint
 
 
 def _load_all(

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from .module_list import MODULE_LIST, module_paths
+
 # What saving a model, training it and sharing it leave in its folder.
 PARTS_OF_A_MODEL = (
     *("*config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "training_args.bin"),
     *("tokenizer*", "vocab*", "merges.txt", "*_tokens*.json", "*.model", "*.codes", "chat_template.jinja"),
-    *("README.md", "LICENSE*", ".gitattributes", "*.py", "__pycache__", "modules.json"),
+    *("README.md", "LICENSE*", ".gitattributes", "*.py", "__pycache__", MODULE_LIST),
 )
 
 
@@ -68,11 +70,9 @@ def _is_model(folder: Path) -> bool:
 
 
 def _module_folders(folder: Path) -> list[str]:
-    """The folders of sentence-transformers' modules."""
     try:
-        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        return [Path(module["path"]).parts[0] for module in modules if module["path"]]
-    except (OSError, ValueError, TypeError, KeyError):
+        return [Path(path).parts[0] for path in module_paths(folder) if path]
+    except (OSError, ValueError, TypeError):
         return []
 
 

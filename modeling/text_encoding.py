@@ -51,11 +51,13 @@ class TextEncoding:
             _check_numpy_has(options.get("dtype"))
         texts = [sentences] if isinstance(sentences, str) else sentences
         parts = cast("list[torch.Tensor]", list(self.iter_encode(texts, tokenizer, convert_to_tensor=True, **options)))
-        model = cast(PreTrainedModel, self)
-        nothing = torch.empty(0, model.config.hidden_size, dtype=options.get("dtype", torch.float32))
-        vectors = torch.cat(parts) if parts else nothing
+        if parts:
+            vectors = torch.cat(parts)
+        else:
+            channels = cast(PreTrainedModel, self).config.hidden_size
+            vectors = torch.empty(0, channels, dtype=options.get("dtype", torch.float32), device=self._result_device())
         vectors = vectors[0] if isinstance(sentences, str) else vectors
-        return vectors.to(model.device) if convert_to_tensor else vectors.cpu().numpy()
+        return vectors if convert_to_tensor else vectors.cpu().numpy()
 
     def iter_encode(
         self,
@@ -139,8 +141,9 @@ class TextEncoding:
         iterator = iter(sentences)
         with tqdm(total=total, desc="Encoding", unit="text", disable=not show_progress_bar) as progress:
             while chunk := list(itertools.islice(iterator, CHUNK)):
-                if other := next((text for text in chunk if not isinstance(text, str)), None):
-                    raise ValueError(f"sentences must be texts, got a {type(other).__name__} among them: {other!r}.")
+                for text in chunk:
+                    if not isinstance(text, str):
+                        raise ValueError(f"sentences must be texts, got a {type(text).__name__} among them: {text!r}.")
                 encoded = tokenizer(
                     chunk, truncation=max_length is not None, max_length=max_length, return_attention_mask=False
                 )
@@ -150,12 +153,16 @@ class TextEncoding:
                 vectors = vectors.to(dtype)
                 yield vectors if convert_to_tensor else vectors.cpu().numpy()
 
+    def _result_device(self) -> torch.device:
+        """That of the model; where weights are on the disk, they are on none until they are needed."""
+        device = cast(PreTrainedModel, self).device
+        return torch.device("cpu") if device.type == "meta" else device
+
     @torch.no_grad()
     def _encode_ids(self, ids: list[list[int]], pooling: str, max_tokens: int, progress: tqdm) -> torch.Tensor:
         """(N, D) in float32, or in float64 if the model is; zero for a text without tokens."""
         model = cast(PreTrainedModel, self)
-        # Where weights are on the disk, they are on no device until they are needed.
-        device = torch.device("cpu") if model.device.type == "meta" else model.device
+        device = self._result_device()
         dtype = torch.promote_types(model.dtype, torch.float32)
         vectors = torch.zeros(len(ids), model.config.hidden_size, device=device, dtype=dtype)
         modes = [(module, module.training) for module in model.modules() if module.training]

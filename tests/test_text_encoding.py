@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import disk_offload
 
 from sequence_encoder import SequenceEncoderModel, SequenceEncoderTokenizer
 from sequence_encoder.modeling import text_encoding
@@ -149,6 +151,8 @@ def test_what_is_not_allowed_is_said(
 def test_what_is_no_text_is_named(model: SequenceEncoderModel, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match=r"sentences must be texts, got a tuple among them: \('a', 'pair'\)"):
         model.encode(["Short.", ("a", "pair")], tokenizer)
+    with pytest.raises(ValueError, match="got a NoneType among them"):
+        model.encode(["Short.", None], tokenizer)
 
 
 def test_configurations_and_precisions_of_any_kind(tiny_config: Callable[..., Any], tokenizer: Any) -> None:
@@ -156,6 +160,14 @@ def test_configurations_and_precisions_of_any_kind(tiny_config: Callable[..., An
     exact = model.encode(TEXTS, tokenizer, dtype=torch.float64)
     expected = model(**tokenizer(TEXTS[0], return_tensors="pt"), return_dict=True).last_hidden_state.mean(1)
     torch.testing.assert_close(torch.tensor(exact[:1]), expected.detach(), rtol=0, atol=1e-12)
+
+
+def test_weights_on_the_disk_give_vectors_in_memory(
+    model: SequenceEncoderModel, tokenizer: Any, tmp_path: Path
+) -> None:
+    expected = model.encode(TEXTS, tokenizer, convert_to_tensor=True)
+    offloaded = disk_offload(model, tmp_path, execution_device=torch.device("cpu"))
+    torch.testing.assert_close(offloaded.encode(TEXTS, tokenizer, convert_to_tensor=True), expected)
 
 
 def test_batches_are_full_and_sorted_and_hold_every_text_once() -> None:

@@ -61,6 +61,7 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
         self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
         self.num_replicas, self.rank = num_replicas, rank
         self.epoch, self.first = 0, 0
+        self._drawn: tuple[int, list[list[int]]] | None = None
 
     @property
     def sampler(self) -> TokenBudgetBatchSampler:
@@ -89,7 +90,12 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
         self.epoch = epoch + 1
 
     def _batches(self) -> list[list[int]]:
-        """The batches of this process in this epoch."""
+        """The batches of this process in this epoch, drawn once: loaders ask for their number again and again."""
+        if self._drawn is None or self._drawn[0] != self.epoch:
+            self._drawn = self.epoch, self._draw()
+        return self._drawn[1]
+
+    def _draw(self) -> list[list[int]]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         count = len(self.lengths)
         order = torch.randperm(count, generator=generator).tolist() if self.shuffle else list(range(count))
