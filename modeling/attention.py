@@ -10,7 +10,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .fused_linear import fused_linear
-from .packing import PackedBatch
+from .packing import PackedBatch, take
+from .rotation import split_and_rotate
 from .varlen_attention import flash_window
 
 
@@ -37,17 +38,6 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotates the channel pairs (i, i + head_dim / 2) of x, (B, S, ..., head_dim), by the angles of its positions.
-
-    cos and sin are (B or 1, S, head_dim / 2). Su et al., 2021, in the half-split layout of transformers.
-    """
-    between = (1,) * (x.dim() - cos.dim())
-    cos, sin = (t.to(x.dtype).view(*t.shape[:2], *between, t.shape[-1]) for t in (cos, sin))
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
 class SelfAttention(nn.Module):
     """Attention of one layer. `qkv_proj` gives, head by head, the query, the key and the value of that head."""
 
@@ -70,15 +60,15 @@ class SelfAttention(nn.Module):
         attention_mask: Any = None,
         rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
         packed: PackedBatch | None = None,
+        wanted: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """hidden_states (B, S, D), or (1, T, D) where `packed` describes the T tokens; the output has its shape."""
+        """hidden_states (B, S, D), or (1, T, D) where `packed` describes the T tokens; the output has its shape.
+
+        Where there is `wanted`, the output is that of these packed tokens: each attends to all of its sequence.
+        """
         qkv = fused_linear(self.qkv_proj, hidden_states).unflatten(-1, (-1, 3, self.head_dim))
-        if rotation is None:
-            query, key, value = qkv.unbind(-2)
-        else:
-            query, key = rotate(qkv[..., :2, :], *rotation).unbind(-2)
-            value = qkv[..., 2, :]
+        query, key, value = qkv.unbind(-2) if rotation is None else split_and_rotate(qkv, *rotation)
 
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         kwargs["dropout"] = self.dropout if self.training else 0.0
@@ -100,4 +90,4 @@ class SelfAttention(nn.Module):
                 sliding_window=flash_window(self.window),
                 **kwargs,
             )
-        return fused_linear(self.o_proj, output.flatten(2)), weights
+        return fused_linear(self.o_proj, take(output.flatten(2), wanted)), weights

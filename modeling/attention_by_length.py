@@ -33,34 +33,47 @@ class ByLength(PackedAttention):
         self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
         """As of `PackedAttention`."""
-        q = qkv[0]
+        q, k, v = (x[0] for x in qkv)
         # Sequences come shortest first.
-        dense = [run for run in self.runs if window is None or run[1] <= BLOCK + 2 * window]
-        sizes = [count * length for count, length in dense]
-        if in_band := q.shape[1] - sum(sizes):
-            sizes.append(in_band)
-        # One split, and not a slice for each run: the gradient of a slice is as large as the whole.
-        parts = list(zip(*(x[0].split(sizes) for x in qkv), strict=True))
+        near = [run for run in self.runs if window is None or run[1] <= BLOCK + 2 * window]
+        tokens = sum(count * length for count, length in near)
+        if tokens == len(q):
+            return self.dense(module, attention, (q, k, v), near, window, **kwargs)[None]
+        assert window is not None
+        if window not in self.bands:
+            self.bands[window] = Band([length for length in self.lengths if length > BLOCK + 2 * window], window, q)
+        if not tokens:
+            return self.bands[window](module, attention, (q, k, v), **kwargs)[None]
+        # Split, and not sliced: the gradient of a slice is as large as the whole.
+        first, rest = zip(*(x.split([tokens, len(x) - tokens]) for x in (q, k, v)), strict=True)
+        dense = self.dense(module, attention, first, near, window, **kwargs)
+        return torch.cat([dense, self.bands[window](module, attention, rest, **kwargs)])[None]
+
+    def dense(
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        qkv: QKV,
+        runs: list[tuple[int, int]],
+        window: int | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Attention among all tokens of each sequence, (T, H, C) each to (T, H, C)."""
         outputs = []
-        for (count, length), part in zip(dense, parts, strict=False):
+        parts = zip(*(x.split([count * length for count, length in runs]) for x in qkv), strict=True)
+        for (count, length), part in zip(runs, parts, strict=True):
             # A window that reaches from end to end hides nothing.
-            mask = self._window_mask(length, window, q) if window is not None and window < length - 1 else None
+            mask = self._window_mask(length, window, qkv[0]) if window is not None and window < length - 1 else None
             rows = (x.unflatten(0, (count, length)).transpose(1, 2) for x in part)
             output, _ = attention(module, *rows, mask, **kwargs)
-            outputs.append(output.reshape(count * length, *q.shape[2:]))
-        if in_band:
-            assert window is not None
-            if window not in self.bands:
-                lengths = [length for length in self.lengths if length > BLOCK + 2 * window]
-                self.bands[window] = Band(lengths, window, q)
-            outputs.append(self.bands[window](module, attention, parts[-1], **kwargs))
-        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None]
+            outputs.append(output.reshape(count * length, *qkv[0].shape[1:]))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _window_mask(self, length: int, window: int, like: torch.Tensor) -> torch.Tensor:
         """(1, 1, length, length), to be added to the scores."""
         if (length, window) not in self.window_masks:
             index = torch.arange(length, device=like.device)
-            self.window_masks[length, window] = _added_mask((index[:, None] - index).abs() <= window, like)[None, None]
+            self.window_masks[length, window] = added_mask((index[:, None] - index).abs() <= window, like)[None, None]
         return self.window_masks[length, window]
 
 
@@ -85,7 +98,7 @@ class Band:
         keys = keys.unfold(0, BLOCK + 2 * window, BLOCK)[:, None]
         ahead = torch.arange(BLOCK + 2 * window, device=device) - torch.arange(BLOCK, device=device)[:, None]
         near = (ahead >= 0) & (ahead <= 2 * window)
-        self.mask = _added_mask((queries == keys) & near, like)[:, None]
+        self.mask = added_mask((queries == keys) & near, like)[:, None]
 
     def __call__(self, module: nn.Module, attention: AttentionFunction, qkv: QKV, **kwargs: Any) -> torch.Tensor:
         """Of (T, H, C) each, to (T, H, C)."""
@@ -102,7 +115,7 @@ class Band:
         return output.reshape(self.blocks * BLOCK, *q.shape[1:])[: self.tokens]
 
 
-def _added_mask(allowed: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def added_mask(allowed: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """What to add to scores so that only what is allowed counts; finite, since some queries may see nothing."""
     lowest = torch.finfo(like.dtype).min
     return torch.zeros(allowed.shape, dtype=like.dtype, device=like.device).masked_fill_(~allowed, lowest)

@@ -242,6 +242,22 @@ def check_class_labels(name: str, labels: torch.Tensor, size: int, limit: str, s
         )
 
 
+def check_needed(needed: torch.Tensor | bool, shape: tuple[int, int]) -> None:
+    """Checks that what is needed of a batch of a shape (B, S) is all, nothing, or one truth for each token.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(needed, bool):
+        return
+    check_tensor("needed", needed)
+    if needed.dtype != torch.bool or tuple(needed.shape) != shape:
+        raise ValueError(
+            f"needed must be True, False or a tensor of bool of shape {shape}, got {needed.dtype} of shape "
+            f"{tuple(needed.shape)}."
+        )
+
+
 def batch_shape(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> tuple[int, int] | None:
     """(B, S) of a batch; None if there is none, which `check_inputs` then says."""
     tokens = input_ids if input_ids is not None else inputs_embeds

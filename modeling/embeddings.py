@@ -9,6 +9,7 @@ from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from .dropout import Dropout
 from .norms import NORMS
 
 Rotations = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -67,7 +68,9 @@ class RotaryPositions(Positions):
         self.config = config
 
     def rotations(self, position_ids: torch.Tensor) -> Rotations:
-        """For each layer type the cosines and sines of the angles, (B or 1, S, head_dim / 2) in float32.
+        """For each layer type cosines and sines of the angles of all channels, (B or 1, S, head_dim) in float32.
+
+        The sines of the first half are negated: a channel gets the cosine times itself and the sine times its partner.
 
         The frequencies are computed here and not kept: a buffer would be lost where models start on the meta device.
         """
@@ -76,7 +79,8 @@ class RotaryPositions(Positions):
             compute = ROPE_INIT_FUNCTIONS.get(parameters["rope_type"], default_rope_frequencies)
             frequencies, attention_factor = compute(self.config, position_ids.device, layer_type=layer_type)
             angles = position_ids[..., None].float() * frequencies
-            rotations[layer_type] = (angles.cos() * attention_factor, angles.sin() * attention_factor)
+            cos, sin = angles.cos() * attention_factor, angles.sin() * attention_factor
+            rotations[layer_type] = (torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
         return rotations
 
 
@@ -108,7 +112,7 @@ class InputEmbeddings(nn.Module):
         self.types = nn.Embedding(config.type_vocab_size, config.embedding_dim) if config.type_vocab_size else None
         self.positions = POSITION_EMBEDDINGS[config.position_embedding](config)
         self.norm = NORMS[config.norm](config, config.embedding_dim) if config.embedding_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.dropout = Dropout(config.embedding_dropout)
         narrow = config.embedding_dim != config.hidden_size
         self.projection = nn.Linear(config.embedding_dim, config.hidden_size) if narrow else nn.Identity()
 

@@ -1,18 +1,20 @@
-"""Linear layers for inference on a CPU: bias and activation in the same pass as the product.
+"""Linear layers on a CPU: bias and activation in the same pass as the product, which oneDNN computes.
 
-oneDNN applies both while a tile of the product is still in the cache; torch's own product first writes the bias to all
-rows, and the activation reads and writes them again. The operator is what torch's compiler uses. It knows nothing of
-gradients, hooks and what else can stand in the place of a layer; where there is any, the layers are called as they are.
+torch's own product first writes the bias to all rows, and the activation reads and writes them again; oneDNN applies
+both while a tile of the product is still in the cache. In float32 its product itself is faster too, which counts in
+training. The operator is what torch's compiler uses.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
-from torch.autograd import forward_ad
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn import functional as F
 from transformers.activations import ACT2FN
-from transformers.utils.import_utils import is_tracing
+
+from .eager_cpu import is_eager_on_cpu, is_untouched
 
 # By the class of the activation: the names that oneDNN has for it, and for the way to compute it. Not ReLU, which makes
 # zero of NaN there, and would hide a model that diverged.
@@ -26,44 +28,69 @@ _ACTIVATIONS = {
 
 def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor:
     """linear(x); (..., in) to (..., out)."""
-    if not _can_fuse(linear, hidden_states):
+    if not can_fuse(linear, hidden_states):
         return linear(hidden_states)
-    return torch.ops.mkldnn._linear_pointwise(hidden_states, linear.weight, linear.bias, "none", [], "")
+    if torch.is_grad_enabled():
+        return _Linear.apply(hidden_states, linear.weight, linear.bias)
+    return product(hidden_states, linear.weight, linear.bias)
 
 
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """act(linear(x)); (..., in) to (..., out)."""
-    if type(act) not in _ACTIVATIONS or not _is_untouched(act) or not _can_fuse(linear, hidden_states):
+    fused = type(act) in _ACTIVATIONS and is_untouched(act) and not torch.is_grad_enabled() and not linear.training
+    if not fused or not can_fuse(linear, hidden_states):
         return act(fused_linear(linear, hidden_states))
     name, algorithm = _ACTIVATIONS[type(act)]
     return torch.ops.mkldnn._linear_pointwise(hidden_states, linear.weight, linear.bias, name, [], algorithm)
 
 
-def _can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
+def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """xWᵀ + b without gradients, all of one dtype; x (..., in), weight (out, in), bias (out,), to (..., out)."""
+    if not _has_onednn(x.dtype):
+        return F.linear(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
+    """Whether a layer can be computed here without its being called."""
     weight = linear.weight
     return bool(
-        not torch.is_grad_enabled()
-        # The first pass of a checkpointed layer has no gradients either, and the second must give the same.
-        and not linear.training
+        is_eager_on_cpu(hidden_states, weight)
         and type(linear) is nn.Linear
-        and type(weight) is nn.Parameter
-        and weight.device.type == hidden_states.device.type == "cpu"
         and weight.dtype == hidden_states.dtype
         and weight.shape[1] == hidden_states.shape[-1]
-        and (weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and _HAS_BFLOAT16))
-        and _is_untouched(linear)
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
+        and _has_onednn(weight.dtype)
+        and is_untouched(linear)
         and not torch.is_autocast_enabled("cpu")
-        and not is_tracing(hidden_states)
-        and forward_ad._current_level < 0
     )
 
 
-def _is_untouched(module: nn.Module) -> bool:
-    """Whether nothing hangs on a module, and its `forward` is that of its class (Accelerate puts another there)."""
-    hooked = module._forward_hooks or module._forward_pre_hooks or _has_any_global_hook()
-    return not hooked and "forward" not in module.__dict__
+def _has_onednn(dtype: torch.dtype) -> bool:
+    known = dtype == torch.float32 or (dtype == torch.bfloat16 and _HAS_BFLOAT16)
+    return bool(known and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+
+
+class _Linear(torch.autograd.Function):
+    """xWᵀ + b with gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # For gradients of gradients.
+            inputs = [tensor for tensor, needed in zip((x, weight, bias), ctx.needs_input_grad, strict=True) if needed]
+            found = iter(torch.autograd.grad(F.linear(x, weight, bias), inputs, gradient, create_graph=True))
+            return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
+        of_x = product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        rows = gradient.flatten(0, -2)
+        of_weight = rows.t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        of_bias = rows.sum(0) if ctx.needs_input_grad[2] else None
+        return of_x, of_weight, of_bias
 
 
 _HAS_BFLOAT16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

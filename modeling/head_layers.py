@@ -24,6 +24,12 @@ def first_token(hidden_states: torch.Tensor, real: torch.Tensor | None) -> torch
     return hidden_states[rows, real.int().argmax(dim=1)]
 
 
+def is_first_token(shape: tuple[int, int], real: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """Which tokens `first_token` takes, (B, S) bool."""
+    first = 0 if real is None else real.int().argmax(dim=1, keepdim=True)
+    return (torch.arange(shape[1], device=device) == first).expand(shape)
+
+
 def mean_of_tokens(hidden_states: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
     """The mean over the real tokens of each row, (B, S, D) to (B, D); zero for a row that is all padding."""
     if real is None:

@@ -27,6 +27,7 @@ from .checks import (
     check_targets,
     check_tensor,
 )
+from .dropout import Dropout
 from .head_layers import HEADS, text_vectors
 from .losses import (
     multiple_choice_loss,
@@ -48,7 +49,7 @@ class _ClassifierModel(SequenceEncoderPreTrainedModel):
         self.num_labels = num_outputs
         self.model = SequenceEncoderModel(config, add_pooling_layer=add_pooling_layer)
         self.head = HEADS[config.classifier_head](config, config.hidden_size)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, num_outputs)
 
     def _classify(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -98,9 +99,8 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
             else:
                 check_targets("labels", labels, self.num_labels, problem_type, shape[0])
             self.config.problem_type = problem_type
-        outputs = self.model(
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
-        )
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        outputs = self.model(*inputs, needed=False, return_dict=True, **kwargs)
         logits = self._classify(text_vectors(outputs, self))
         loss = None
         if labels is not None:
@@ -259,7 +259,10 @@ class SequenceEncoderForMultipleChoice(_ClassifierModel):
         if labels is not None:
             check_class_labels("labels", labels, choices, "number of choices", (batch,))
         outputs = self.model(
-            *(None if tensor is None else tensor.flatten(0, 1) for tensor in inputs), return_dict=True, **kwargs
+            *(None if tensor is None else tensor.flatten(0, 1) for tensor in inputs),
+            needed=False,
+            return_dict=True,
+            **kwargs,
         )
         logits = self._classify(text_vectors(outputs, self)).view(batch, choices)
         loss = None if labels is None else self.loss_function(logits, labels, **kwargs)

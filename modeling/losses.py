@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from .chunked_cross_entropy import chunked_cross_entropy
 
 # The label of what is not to be predicted, as everywhere in torch and transformers.
 IGNORED = -100
@@ -43,7 +44,9 @@ def masked_lm_loss(
     logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, num_items_in_batch: Count = None, **kwargs: Any
 ) -> torch.Tensor:
     """Cross entropy of the tokens behind the masks (Devlin et al., 2019); logits (..., V), labels (...)."""
-    return cross_entropy(logits.reshape(-1, vocab_size), labels, num_items_in_batch)
+    labels = labels.reshape(-1).to(logits.device, torch.long)
+    total = chunked_cross_entropy(logits.reshape(-1, vocab_size), labels, IGNORED)
+    return _divide(total, (labels != IGNORED).sum(), num_items_in_batch)
 
 
 def token_classification_loss(

@@ -18,9 +18,9 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .attention import SelfAttention
-from .checks import check_embeddings_type, check_inputs, check_offsets, check_positions
+from .checks import check_embeddings_type, check_inputs, check_needed, check_offsets, check_positions
 from .embeddings import InputEmbeddings
-from .head_layers import Pooler
+from .head_layers import Pooler, is_first_token
 from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
 from .packed_attention import PackedAttention
@@ -101,6 +101,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        needed: torch.Tensor | bool = True,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Encodes a batch.
@@ -113,6 +114,8 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):
             position_ids: (B, S). By default a token's distance from the first real token of its row. Where they stop
                 growing, another document starts, and documents do not see each other.
             inputs_embeds: (B, S, E) token vectors instead of `input_ids`.
+            needed: whose vectors in `last_hidden_state` will be used: of all tokens, or (B, S) bool, or none, where it
+                is `pooler_output` alone. The last layer computes no others, and they may be zero.
             kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`), `return_dict`; and
                 `cu_seq_lens_q` (N + 1,) of a batch that comes packed in one row.
 
@@ -129,6 +132,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):
         if inputs_embeds is not None:
             check_embeddings_type(self.config, inputs_embeds, self.dtype)
         self._check_attentions(kwargs)
+        check_needed(needed, shape)
         if input_ids is not None:
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
         tokens = input_ids if inputs_embeds is None else inputs_embeds
@@ -147,7 +151,8 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):
 
         if packed is not None:
             several_documents = packed.several_per_row
-            last_hidden_state = self._encode_packed(packed, input_ids, token_type_ids, inputs_embeds, kwargs)
+            wanted = self._wanted(packed, needed, real)
+            last_hidden_state = self._encode_packed(packed, input_ids, token_type_ids, inputs_embeds, wanted, kwargs)
         else:
             starts = sequence_starts(shape, tokens.device, real, position_ids, cu_seq_lens)
             may_restart = position_ids is not None or cu_seq_lens is not None
@@ -173,25 +178,41 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):
         input_ids: torch.Tensor | None,
         token_type_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
+        wanted: torch.Tensor | None,
         kwargs: dict[str, Any],
     ) -> torch.Tensor:
-        """The real tokens as one row (1, T, D) through all layers, and back to (B, S, D)."""
+        """The real tokens as one row (1, T, D) through all layers, and the wanted ones back to (B, S, D)."""
         kwargs = {name: value for name, value in kwargs.items() if name not in _PACKING_KEYWORDS}
         input_ids, token_type_ids, inputs_embeds = (
             None if padded is None else packed.pack(padded) for padded in (input_ids, token_type_ids, inputs_embeds)
         )
         hidden_states, rotations = self._embed(input_ids, token_type_ids, packed.position_ids, inputs_embeds)
         packed.attend = self._choose_attention(hidden_states)(packed)
-        for layer in cast("list[EncoderLayer]", self.layers):
+        for index, layer in enumerate(cast("list[EncoderLayer]", self.layers), start=1):
+            if wanted is not None and index == len(self.layers):
+                kwargs["wanted"] = wanted
             hidden_states = layer(hidden_states, rotation=rotations.get(layer.layer_type), packed=packed, **kwargs)
-        return packed.unpack(self.norm(hidden_states))
+        return packed.unpack(self.norm(hidden_states), wanted)
+
+    def _wanted(
+        self, packed: PackedBatch, needed: torch.Tensor | bool, real: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Which packed tokens the last layer has to compute, None for all."""
+        if needed is True:
+            return None
+        tokens = torch.as_tensor(needed, device=packed.position_ids.device).expand(packed.shape)
+        if self.pooler is not None and not packed.several_per_row:
+            if self.config.pooling != "cls":
+                return None
+            tokens = tokens | is_first_token(packed.shape, real, tokens.device)
+        return packed.places_of(tokens)
 
     def _choose_attention(self, hidden_states: torch.Tensor) -> type[PackedAttention]:
         device, dtype = hidden_states.device, hidden_states.dtype
         if torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
         dropout = self.config.attention_dropout if self.training else 0.0
-        return choose_varlen_attention(self.config._attn_implementation, device, dtype, dropout)
+        return choose_varlen_attention(self.config._attn_implementation, device, dtype, dropout, self.training)
 
     def _encode_padded(
         self,

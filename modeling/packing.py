@@ -48,6 +48,11 @@ def rows_hold_several(starts: torch.Tensor) -> bool:
     return bool((starts.sum(dim=1) > 1).any())
 
 
+def take(packed: torch.Tensor, wanted: torch.Tensor | None) -> torch.Tensor:
+    """The wanted tokens of (1, T, ...), or all where that is None."""
+    return packed if wanted is None else packed.index_select(1, wanted.to(packed.device))
+
+
 def offsets_from_starts(starts: torch.Tensor) -> torch.Tensor:
     """How far each token is from the start of its sequence, counted along its row: (B, S) bool to (B, S) long."""
     index = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
@@ -133,14 +138,22 @@ class PackedBatch:
         # Where a model is spread over devices, the plan stays on the first.
         return (flat if self.indices is None else flat.index_select(0, self.indices.to(flat.device)))[None]
 
-    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
-        """(1, T, ...) to (B, S, ...), zero where there was padding."""
-        tail = packed.shape[2:]
-        if self.indices is None:
+    def unpack(self, packed: torch.Tensor, wanted: torch.Tensor | None = None) -> torch.Tensor:
+        """(1, T, ...) to (B, S, ...), zero where there was padding; of the `wanted` tokens alone, zero elsewhere."""
+        tail, indices = packed.shape[2:], self.indices
+        if wanted is not None:
+            indices = wanted if indices is None else indices[wanted]
+        if indices is None:
             return packed.reshape(*self.shape, *tail)
         flat = packed.new_zeros(self.shape[0] * self.shape[1], *tail)
-        flat = flat.index_copy(0, self.indices.to(packed.device), packed[0])
+        flat = flat.index_copy(0, indices.to(packed.device), packed[0])
         return flat.view(*self.shape, *tail)
+
+    def places_of(self, needed: torch.Tensor) -> torch.Tensor | None:
+        """Where those of (B, S) bool stand in the packed row, ascending; None if these are all its tokens."""
+        chosen = self.pack(needed[..., None])[0, :, 0]
+        places = chosen.nonzero().squeeze(1)
+        return None if len(places) == len(chosen) else places
 
     def to_rows(self) -> PackedBatch:
         """The same tokens as one row for each sequence, (N, max_length): what attention with a mask needs."""

@@ -16,6 +16,7 @@ from transformers.utils.import_utils import is_tracing
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .checks import batch_shape, check_class_labels
+from .dropout import Dropout
 from .head_layers import HEADS, text_vectors
 from .losses import IGNORED, masked_lm_loss, sentence_order_loss
 from .modeling_sequence_encoder import SequenceEncoderModel, SequenceEncoderPreTrainedModel
@@ -46,6 +47,12 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
     def _check_labels(self, labels: torch.Tensor | None, shape: tuple[int, int] | None) -> None:
         if labels is not None and shape is not None:
             check_class_labels("labels", labels, self.config.vocab_size, "vocab_size", shape)
+
+    def _needed(self, labels: torch.Tensor | None) -> torch.Tensor | bool:
+        """The tokens that are projected, as `SequenceEncoderModel` wants to know them."""
+        if labels is None or not self.training or is_tracing(labels):
+            return True
+        return labels.to(self.model.embed_tokens.weight.device).long() != IGNORED
 
     def _predict(
         self, hidden_states: torch.Tensor, labels: torch.Tensor | None, kwargs: dict[str, Any]
@@ -92,9 +99,8 @@ class SequenceEncoderForMaskedLM(_VocabularyModel):
             ValueError: for bad inputs, and labels outside the vocabulary or of another shape.
         """
         self._check_labels(labels, batch_shape(input_ids, inputs_embeds))
-        outputs = self.model(
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
-        )
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, self._needed(labels))
+        outputs = self.model(*inputs, return_dict=True, **kwargs)
         logits, loss = self._predict(outputs.last_hidden_state, labels, kwargs)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -117,7 +123,7 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config, add_pooling_layer=True)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.sop_classifier = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
@@ -149,9 +155,8 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
         self._check_labels(labels, shape)
         if sentence_order_label is not None and shape is not None:
             check_class_labels("sentence_order_label", sentence_order_label, 2, "in order, swapped", shape[:1])
-        outputs = self.model(
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
-        )
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, self._needed(labels))
+        outputs = self.model(*inputs, return_dict=True, **kwargs)
         sop_logits = self.sop_classifier(self.dropout(text_vectors(outputs, self)))
         logits, loss = self._predict(outputs.last_hidden_state, labels, kwargs)
         if sentence_order_label is not None:

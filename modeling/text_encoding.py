@@ -6,7 +6,7 @@ Shapes: N texts, T tokens of a batch, D hidden.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, cast
 
 import numpy as np
@@ -174,8 +174,10 @@ class TextEncoding:
                 lengths = [len(ids[i]) for i in batch]
                 row = torch.tensor(list(itertools.chain.from_iterable(ids[i] for i in batch)))[None].to(device)
                 offsets = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32).to(device)
-                outputs = model(input_ids=row, cu_seq_lens_q=offsets, cu_seq_lens_k=offsets, return_dict=True)
-                pooled = POOLINGS_OF_RUNS[pooling](outputs.last_hidden_state[0], lengths)
+                pool, needed_of = POOLINGS_OF_RUNS[pooling]
+                packing = {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets}
+                outputs = model(input_ids=row, needed=needed_of(offsets), return_dict=True, **packing)
+                pooled = pool(outputs.last_hidden_state[0], lengths)
                 vectors[batch] = pooled.to(device, dtype)
                 progress.update(len(batch))
         finally:
@@ -215,4 +217,14 @@ def _firsts(hidden_states: torch.Tensor, lengths: list[int]) -> torch.Tensor:
     return hidden_states[[0, *itertools.accumulate(lengths[:-1])]]
 
 
-POOLINGS_OF_RUNS = {"mean": _means, "cls": _firsts}
+def _starts(offsets: torch.Tensor) -> torch.Tensor:
+    """Which tokens are the first of a text, (1, T) bool; offsets (N + 1,), none of an empty text."""
+    tokens = torch.zeros(int(offsets[-1]), dtype=torch.bool, device=offsets.device)
+    return tokens.index_fill(0, offsets[:-1].long(), True)[None]
+
+
+# How the vectors of texts one after the other become one each, and which are needed for it.
+POOLINGS_OF_RUNS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor | bool]]] = {
+    "mean": (_means, lambda offsets: True),
+    "cls": (_firsts, _starts),
+}

@@ -17,12 +17,13 @@ from transformers.masking_utils import create_bidirectional_mask, create_bidirec
 from transformers.utils.generic import is_flash_attention_requested
 
 from .attention_by_length import ByLength
+from .attention_in_groups import InGroups
 from .packed_attention import QKV, AttentionFunction, PackedAttention
 from .packing import PackedBatch
 
 
 def choose_varlen_attention(
-    implementation: str | None, device: torch.device, dtype: torch.dtype, dropout: float
+    implementation: str | None, device: torch.device, dtype: torch.dtype, dropout: float, training: bool
 ) -> type[PackedAttention]:
     """The way that suits an attention implementation (`config._attn_implementation`) and what it is to compute with.
 
@@ -33,7 +34,8 @@ def choose_varlen_attention(
     if implementation == "flex_attention":
         return WithBlockMask
     if device.type == "cpu":
-        return ByLength
+        grouped = dropout or (training and dtype == torch.bfloat16)
+        return InGroups if grouped and implementation == "sdpa" else ByLength
     if implementation == "sdpa" and not dropout and has_varlen_kernel(device, dtype):
         return WithVarlenKernel
     return InRows

@@ -19,6 +19,7 @@ from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.modeling.attention import SelfAttention, eager_attention_forward
 from sequence_encoder.modeling.attention_by_length import ByLength
+from sequence_encoder.modeling.attention_in_groups import InGroups
 from sequence_encoder.modeling.packed_attention import PackedAttention
 from sequence_encoder.modeling.packing import PackedBatch, offsets_from_starts, sequence_starts
 from sequence_encoder.modeling.varlen_attention import (
@@ -79,6 +80,7 @@ AttentionMaskInterface.register("reference_flash", flash_attention_mask)
 WAYS = {
     "by_length-eager": (ByLength, "eager"),
     "by_length-sdpa": (ByLength, "sdpa"),
+    "in_groups-sdpa": (InGroups, "sdpa"),
     "in_rows-eager": (InRows, "eager"),
     "in_rows-sdpa": (InRows, "sdpa"),
     "block_mask-flex": (WithBlockMask, "flex_attention"),
@@ -121,14 +123,30 @@ def packed_batch(lengths: list[int]) -> PackedBatch:
     ],
 )
 def test_the_way_suits_implementation_and_device(implementation: str | None, device: str, way: type) -> None:
-    assert choose_varlen_attention(implementation, torch.device(device), torch.float32, 0.0) is way
+    assert choose_varlen_attention(implementation, torch.device(device), torch.float32, 0.0, training=True) is way
 
 
 @pytest.mark.parametrize(("dtype", "dropout"), [(torch.float32, 0.0), (torch.bfloat16, 0.1)])
 def test_the_kernel_for_any_lengths_is_left_to_half_precision_without_dropout(
     dtype: torch.dtype, dropout: float
 ) -> None:
-    assert choose_varlen_attention("sdpa", torch.device("cuda"), dtype, dropout) is InRows
+    assert choose_varlen_attention("sdpa", torch.device("cuda"), dtype, dropout, training=True) is InRows
+
+
+@pytest.mark.parametrize(
+    ("implementation", "dtype", "dropout", "training", "way"),
+    [
+        ("sdpa", torch.float32, 0.1, True, InGroups),
+        ("sdpa", torch.bfloat16, 0.0, True, InGroups),
+        ("sdpa", torch.bfloat16, 0.0, False, ByLength),
+        ("eager", torch.float32, 0.1, True, ByLength),
+        ("a_function_of_the_user", torch.bfloat16, 0.1, True, ByLength),
+    ],
+)
+def test_training_on_a_cpu_is_in_groups_where_the_fused_kernel_is_slow(
+    implementation: str, dtype: torch.dtype, dropout: float, training: bool, way: type
+) -> None:
+    assert choose_varlen_attention(implementation, CPU, dtype, dropout, training) is way
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -380,7 +398,7 @@ def test_the_kernel_for_any_lengths_attends_as_the_cpu_does(
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("torch's kernel needs Ampere or newer")
     cuda, lengths = torch.device("cuda"), [140, 5, 270, 200, 270]
-    assert choose_varlen_attention("sdpa", cuda, torch.bfloat16, 0.0) is WithVarlenKernel
+    assert choose_varlen_attention("sdpa", cuda, torch.bfloat16, 0.0, training=False) is WithVarlenKernel
     config = tiny_config("modernbert")
     config._attn_implementation = "sdpa"
     module = SelfAttention(config, "full_attention").eval()

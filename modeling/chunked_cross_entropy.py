@@ -1,0 +1,55 @@
+"""Cross entropy over a vocabulary, in chunks that stay in the cache, for a CPU.
+
+torch's writes the log-probabilities of all tokens, keeps them for the gradients, and writes two more of that size then:
+with tens of thousands of tokens to choose from they are the largest tensors of a model. Here probabilities exist for a
+few tokens at a time, and are computed again for the gradients, which are all that is written.
+
+Shapes: n tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from .eager_cpu import is_eager_on_cpu
+
+# Logits of a chunk.
+_CHUNK = 1 << 19
+
+
+def chunked_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """The sum of -log softmax(logits)[label] in float32, over the labels (n,) that are not ignored; logits (n, V)."""
+    if not is_eager_on_cpu(logits, labels):
+        return F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="sum")
+    return _CrossEntropy.apply(logits, labels, ignore_index)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+        ctx.save_for_backward(logits, labels)
+        ctx.ignore_index, ctx.rows = ignore_index, max(1, _CHUNK // logits.shape[1])
+        losses = [
+            F.cross_entropy(chunk.float(), targets, ignore_index=ignore_index, reduction="sum")
+            for chunk, targets in zip(logits.split(ctx.rows), labels.split(ctx.rows), strict=True)
+        ]
+        return torch.stack(losses).sum()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        logits, labels = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # For gradients of gradients.
+            loss = F.cross_entropy(logits.float(), labels, ignore_index=ctx.ignore_index, reduction="sum")
+            return torch.autograd.grad(loss, logits, gradient, create_graph=True)[0], None, None
+        of_logits = torch.empty_like(logits)
+        counted = labels != ctx.ignore_index
+        parts = (x.split(ctx.rows) for x in (logits, labels.masked_fill(~counted, 0), counted[:, None], of_logits))
+        for chunk, targets, counts, into in zip(*parts, strict=True):
+            probabilities = torch.softmax(chunk, -1, dtype=torch.float32)
+            probabilities[torch.arange(len(targets)), targets] -= 1
+            into.copy_(probabilities.mul_(gradient * counts))
+        return of_logits, None, None

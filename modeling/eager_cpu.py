@@ -1,0 +1,30 @@
+"""When code written for a CPU and for eager mode may stand in the place of torch's own.
+
+It computes the same, but knows nothing of hooks, adapters, compilers, function transforms and what else can take hold
+of a layer: where there is any, torch's own is called as it is.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
+from transformers.utils.import_utils import is_tracing
+
+
+def is_eager_on_cpu(*tensors: torch.Tensor) -> bool:
+    """Whether tensors are plain ones on a CPU, and nothing but autograd looks at what is done with them."""
+    return (
+        not is_tracing(tensors[0])
+        and all(type(tensor) in (torch.Tensor, nn.Parameter) and tensor.device.type == "cpu" for tensor in tensors)
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    )
+
+
+def is_untouched(module: nn.Module) -> bool:
+    """Whether nothing hangs on a module, and its `forward` is that of its class (Accelerate puts another there)."""
+    hooked = module._forward_hooks or module._forward_pre_hooks or _has_any_global_hook()
+    hooked = hooked or module._backward_hooks or module._backward_pre_hooks
+    return not hooked and "forward" not in module.__dict__
