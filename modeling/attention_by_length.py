@@ -26,8 +26,8 @@ class ByLength(PackedAttention):
     def __init__(self, packed: PackedBatch) -> None:
         super().__init__(packed)
         self.runs = packed.runs()
-        self.window_masks: dict[tuple[int, int], torch.Tensor] = {}
-        self.bands: dict[int, Band] = {}
+        self.window_masks: dict[tuple[int, int, torch.dtype], torch.Tensor] = {}
+        self.bands: dict[tuple[int, torch.dtype], Band] = {}
 
     def __call__(
         self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
@@ -40,14 +40,16 @@ class ByLength(PackedAttention):
         if tokens == len(q):
             return self.dense(module, attention, (q, k, v), near, window, **kwargs)[None]
         assert window is not None
-        if window not in self.bands:
-            self.bands[window] = Band([length for length in self.lengths if length > BLOCK + 2 * window], window, q)
+        if (window, q.dtype) not in self.bands:
+            far = [length for length in self.lengths if length > BLOCK + 2 * window]
+            self.bands[window, q.dtype] = Band(far, window, q)
+        band = self.bands[window, q.dtype]
         if not tokens:
-            return self.bands[window](module, attention, (q, k, v), **kwargs)[None]
+            return band(module, attention, (q, k, v), **kwargs)[None]
         # Split, and not sliced: the gradient of a slice is as large as the whole.
         first, rest = zip(*(x.split([tokens, len(x) - tokens]) for x in (q, k, v)), strict=True)
         dense = self.dense(module, attention, first, near, window, **kwargs)
-        return torch.cat([dense, self.bands[window](module, attention, rest, **kwargs)])[None]
+        return torch.cat([dense, band(module, attention, rest, **kwargs)])[None]
 
     def dense(
         self,
@@ -71,10 +73,11 @@ class ByLength(PackedAttention):
 
     def _window_mask(self, length: int, window: int, like: torch.Tensor) -> torch.Tensor:
         """(1, 1, length, length), to be added to the scores."""
-        if (length, window) not in self.window_masks:
+        key = (length, window, like.dtype)
+        if key not in self.window_masks:
             index = torch.arange(length, device=like.device)
-            self.window_masks[length, window] = added_mask((index[:, None] - index).abs() <= window, like)[None, None]
-        return self.window_masks[length, window]
+            self.window_masks[key] = added_mask((index[:, None] - index).abs() <= window, like)[None, None]
+        return self.window_masks[key]
 
 
 class Band:
@@ -116,6 +119,6 @@ class Band:
 
 
 def added_mask(allowed: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """What to add to scores so that only what is allowed counts; finite, since some queries may see nothing."""
-    lowest = torch.finfo(like.dtype).min
+    """What to add to scores so that only what is allowed counts; some queries may see nothing, and are finite too."""
+    lowest = torch.finfo(like.dtype).min / 2
     return torch.zeros(allowed.shape, dtype=like.dtype, device=like.device).masked_fill_(~allowed, lowest)

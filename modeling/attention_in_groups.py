@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from .attention_by_length import ByLength, added_mask
 from .dropout import draw_dropped
+from .eager_cpu import is_eager_on_cpu
 from .packed_attention import QKV, AttentionFunction
 from .packing import PackedBatch
 
@@ -49,7 +51,9 @@ class InGroups(ByLength):
         """As of `ByLength`."""
         scaling, dropout = kwargs["scaling"], kwargs["dropout"]
         short = [run for run in runs if dropout or run[1] <= LONGEST]
-        if not short:
+        # Another function may stand under the name, and another device may hold this layer.
+        plain = attention is sdpa_attention_forward and not kwargs.get("is_causal") and is_eager_on_cpu(*qkv)
+        if not short or not plain:
             return super().dense(module, attention, qkv, runs, window, **kwargs)
         tokens = sum(count * length for count, length in short)
         if tokens not in self.plans:
@@ -88,13 +92,12 @@ class GroupPlan:
     """
 
     def __init__(self, runs: list[Run], like: torch.Tensor) -> None:
-        self.like = like.new_empty(())
         groups = group_runs(runs, like.shape[1])
         self.lengths = [
             torch.cat([torch.full((count,), length, device=like.device) for count, length in group]) for group in groups
         ]
         self.shapes = [(len(lengths), int(lengths[-1])) for lengths in self.lengths]
-        self.masks: dict[int | None, list[torch.Tensor | None]] = {}
+        self.masks: dict[tuple[int | None, torch.dtype], list[torch.Tensor | None]] = {}
         real = [self._real(*group) for group in zip(self.lengths, self.shapes, strict=True)]
         self.tokens = self.places = None
         if not all(bool(part.all()) for part in real):
@@ -106,13 +109,17 @@ class GroupPlan:
     def _real(lengths: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
         return torch.arange(shape[1], device=lengths.device) < lengths[:, None]
 
-    def masks_of(self, window: int | None) -> list[torch.Tensor | None]:
+    def masks_of(self, window: int | None, like: torch.Tensor) -> list[torch.Tensor | None]:
         """For each group what to add to the scores, (N or 1, 1, 1 or L, L), None where nothing is hidden."""
-        if window not in self.masks:
-            self.masks[window] = [self._mask(*group, window) for group in zip(self.lengths, self.shapes, strict=True)]
-        return self.masks[window]
+        key = (window, like.dtype)
+        if key not in self.masks:
+            groups = zip(self.lengths, self.shapes, strict=True)
+            self.masks[key] = [self._mask(*group, window, like) for group in groups]
+        return self.masks[key]
 
-    def _mask(self, lengths: torch.Tensor, shape: tuple[int, int], window: int | None) -> torch.Tensor | None:
+    def _mask(
+        self, lengths: torch.Tensor, shape: tuple[int, int], window: int | None, like: torch.Tensor
+    ) -> torch.Tensor | None:
         allowed = []
         if bool(lengths[0] < lengths[-1]):
             allowed.append(self._real(lengths, shape)[:, None, None])
@@ -121,7 +128,7 @@ class GroupPlan:
             allowed.append(((index[:, None] - index).abs() <= window)[None, None])
         if not allowed:
             return None
-        return added_mask(allowed[0] if len(allowed) == 1 else allowed[0] & allowed[1], self.like)
+        return added_mask(allowed[0] if len(allowed) == 1 else allowed[0] & allowed[1], like)
 
     def spread(self, packed: torch.Tensor) -> list[torch.Tensor]:
         """(T, H, C) to (N * H, L, C) of each group."""
@@ -165,7 +172,7 @@ class _AttentionInGroups(torch.autograd.Function):
         ctx.plan, ctx.scaling, ctx.heads = plan, scaling, q.shape[1]
         saved: list[torch.Tensor | None] = []
         outputs = []
-        parts = zip(*(plan.spread(x) for x in (q, k, v)), plan.masks_of(window), plan.shapes, strict=True)
+        parts = zip(*(plan.spread(x) for x in (q, k, v)), plan.masks_of(window, q), plan.shapes, strict=True)
         for query, key, value, mask, shape in parts:
             weights = torch.baddbmm(query.new_empty(()), query, key.transpose(1, 2), beta=0, alpha=scaling)
             if mask is not None:

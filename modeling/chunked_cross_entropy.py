@@ -41,15 +41,16 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         logits, labels = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            # For gradients of gradients.
-            loss = F.cross_entropy(logits.float(), labels, ignore_index=ctx.ignore_index, reduction="sum")
+        if torch.is_grad_enabled() or not is_eager_on_cpu(gradient):
+            # For gradients of gradients, and for many at once.
+            with torch.enable_grad():
+                loss = F.cross_entropy(logits.float(), labels, ignore_index=ctx.ignore_index, reduction="sum")
             return torch.autograd.grad(loss, logits, gradient, create_graph=True)[0], None, None
         of_logits = torch.empty_like(logits)
         counted = labels != ctx.ignore_index
         parts = (x.split(ctx.rows) for x in (logits, labels.masked_fill(~counted, 0), counted[:, None], of_logits))
         for chunk, targets, counts, into in zip(*parts, strict=True):
             probabilities = torch.softmax(chunk, -1, dtype=torch.float32)
-            probabilities[torch.arange(len(targets)), targets] -= 1
+            probabilities[torch.arange(len(targets), device=targets.device), targets] -= 1
             into.copy_(probabilities.mul_(gradient * counts))
         return of_logits, None, None

@@ -19,9 +19,9 @@ def draw_dropped(shape: torch.Size, p: float) -> tuple[torch.Tensor, float]:
     The numbers are those of torch's generator, so `torch.manual_seed` and activation checkpointing hold. `p` is rounded
     to a multiple of 2^-16, and the factor is that of the rounded probability.
     """
-    threshold = round(p * _RANDOM_VALUES)
+    threshold = min(round(p * _RANDOM_VALUES), _RANDOM_VALUES - 1)
     count = shape.numel()
-    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None)
+    bits = torch.empty(-(-count // 4), dtype=torch.int64, device="cpu").random_(-(1 << 63), None)
     dropped = bits.view(torch.int16)[:count].view(shape) < threshold - _RANDOM_VALUES // 2
     return dropped, _RANDOM_VALUES / (_RANDOM_VALUES - threshold)
 
@@ -44,6 +44,6 @@ class Dropout(nn.Dropout):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Of any shape, to the same shape."""
-        if self.training and 0.0 < self.p < 1.0 and is_eager_on_cpu(hidden_states):
+        if self.training and 0.0 < self.p < 1.0 and not self.inplace and is_eager_on_cpu(hidden_states):
             return _DropoutOnCPU.apply(hidden_states, self.p)
         return super().forward(hidden_states)

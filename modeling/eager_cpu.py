@@ -19,6 +19,8 @@ def is_eager_on_cpu(*tensors: torch.Tensor) -> bool:
         not is_tracing(tensors[0])
         and all(type(tensor) in (torch.Tensor, nn.Parameter) and tensor.device.type == "cpu" for tensor in tensors)
         and not torch._C._are_functorch_transforms_active()
+        # Many gradients at once (is_grads_batched) come as such.
+        and not any(torch._C._functorch.is_legacy_batchedtensor(tensor) for tensor in tensors)
         and forward_ad._current_level < 0
     )
 

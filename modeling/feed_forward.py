@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
@@ -16,6 +15,11 @@ from .fused_linear import fused_linear, fused_linear_activation, product
 
 # Tokens that are gated together in training on a CPU: what is written on the way stays in the cache.
 _TOKENS = 512
+
+# Activations without weights, states or random numbers, which are the same when computed again.
+_RECOMPUTABLE = {
+    type(ACT2FN[name]) for name in ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu", "relu2")
+}
 
 
 class MLP(nn.Module):
@@ -46,60 +50,61 @@ class GatedMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(..., D) to (..., D)."""
-        states = fused_linear(self.gate_up_proj, hidden_states)
+        states, down = fused_linear(self.gate_up_proj, hidden_states), self.down_proj
         if self._recomputes(states):
-            return _GatedProjection.apply(states, *self._parameters_in(states.dtype), self.act)
+            weight, bias = (None if p is None else p.to(states.dtype) for p in (down.weight, down.bias))
+            rows = _GatedProjection.apply(states.reshape(-1, states.shape[-1]), weight, bias, self.act)
+            return rows.view(hidden_states.shape)
         gate, up = states.chunk(2, dim=-1)
-        return fused_linear(self.down_proj, self.dropout(self.act(gate) * up))
+        return fused_linear(down, self.dropout(self.act(gate) * up))
 
     def _recomputes(self, states: torch.Tensor) -> bool:
         """Whether what is gated is computed again for the gradients, and not kept."""
+        down, dropout = self.down_proj, self.dropout
         return (
-            is_eager_on_cpu(states, self.down_proj.weight)
+            is_eager_on_cpu(states, down.weight)
             and torch.is_grad_enabled()
-            and not (self.training and self.dropout.p)
-            and type(self.down_proj) is nn.Linear
-            and states.dtype == self._compute_dtype()
-            and all(is_untouched(module) for module in (self.act, self.dropout, self.down_proj))
+            and type(down) is nn.Linear
+            and type(self.act) in _RECOMPUTABLE
+            and type(dropout) is Dropout
+            and not (dropout.training and dropout.p)
+            and all(is_untouched(module) for module in (self.act, dropout, down))
+            # Of the product, were the layer called.
+            and states.dtype
+            == (torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else down.weight.dtype)
+            and (down.bias is None or down.bias.dtype == down.weight.dtype)
         )
-
-    def _compute_dtype(self) -> torch.dtype:
-        """Of the product, were the layer called."""
-        return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.down_proj.weight.dtype
-
-    def _parameters_in(self, dtype: torch.dtype) -> list[torch.Tensor | None]:
-        return [None if p is None else p.to(dtype) for p in (self.down_proj.weight, self.down_proj.bias)]
 
 
 class _GatedProjection(torch.autograd.Function):
-    """(act(gate) * up)Wᵀ + b, of which only gate and up are kept; x (..., 2 F), weight (D, F)."""
+    """(act(gate) * up)Wᵀ + b, of which only gate and up are kept; x (rows, 2 F), weight (D, F)."""
 
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module
     ) -> torch.Tensor:
-        ctx.save_for_backward(x, weight, bias)
+        ctx.save_for_backward(x, weight)
         ctx.act = act
-        gated = x.new_empty(*x.shape[:-1], weight.shape[1])
-        for part, into in zip(*(t.flatten(0, -2).split(_TOKENS) for t in (x, gated)), strict=True):
+        gated = x.new_empty(len(x), weight.shape[1])
+        for part, into in zip(x.split(_TOKENS), gated.split(_TOKENS), strict=True):
             gate, up = part.chunk(2, dim=-1)
             torch.mul(act(gate), up, out=into)
-        return product(gated, weight, bias)
+        return product(gated, weight, None if bias is None else bias.contiguous())
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            # For gradients of gradients.
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        of_bias = gradient.sum(0) if needs_bias else None
+        if torch.is_grad_enabled() or not is_eager_on_cpu(gradient):
+            # For gradients of gradients, and for many at once.
             gate, up = x.chunk(2, dim=-1)
-            outputs = F.linear(ctx.act(gate) * up, weight, bias)
-            needed = ctx.needs_input_grad[:3]
-            inputs = [tensor for tensor, need in zip((x, weight, bias), needed, strict=True) if need]
-            found = iter(torch.autograd.grad(outputs, inputs, gradient, create_graph=True))
-            return *(next(found) if need else None for need in needed), None
+            gated, of_gated = ctx.act(gate) * up, gradient @ weight
+            of_x = torch.autograd.grad(gated, x, of_gated, create_graph=True)[0] if needs_x else None
+            return of_x, gradient.t() @ gated if needs_weight else None, of_bias, None
         of_gated = product(gradient, weight.t())
         gated, of_x = torch.empty_like(of_gated), torch.empty_like(x)
-        parts = (t.flatten(0, -2).split(_TOKENS) for t in (x, gated, of_gated, of_x))
+        parts = (t.split(_TOKENS) for t in (x, gated, of_gated, of_x))
         for part, into, of_into, of_part in zip(*parts, strict=True):
             gate, up = part.chunk(2, dim=-1)
             of_gate, of_up = of_part.chunk(2, dim=-1)
@@ -109,9 +114,7 @@ class _GatedProjection(torch.autograd.Function):
             torch.mul(activated.detach(), up, out=into)
             torch.mul(activated.detach(), of_into, out=of_up)
             of_gate.copy_(torch.autograd.grad(activated, gate, of_into * up)[0])
-        rows = gradient.flatten(0, -2)
-        of_weight = rows.t() @ gated.flatten(0, -2) if ctx.needs_input_grad[1] else None
-        return of_x, of_weight, rows.sum(0) if ctx.needs_input_grad[2] else None, None
+        return of_x, gradient.t() @ gated if needs_weight else None, of_bias, None
 
 
 FEED_FORWARDS: dict[str, type[nn.Module]] = {"mlp": MLP, "glu": GatedMLP}

@@ -30,9 +30,10 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
     """linear(x); (..., in) to (..., out)."""
     if not can_fuse(linear, hidden_states):
         return linear(hidden_states)
-    if torch.is_grad_enabled():
-        return _Linear.apply(hidden_states, linear.weight, linear.bias)
-    return product(hidden_states, linear.weight, linear.bias)
+    if not torch.is_grad_enabled():
+        return product(hidden_states, linear.weight, linear.bias)
+    rows = _Linear.apply(hidden_states.reshape(-1, hidden_states.shape[-1]), linear.weight, linear.bias)
+    return rows.view(*hidden_states.shape[:-1], len(linear.weight))
 
 
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -53,15 +54,19 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
 
 def can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
     """Whether a layer can be computed here without its being called."""
-    weight = linear.weight
+    weight, bias = linear.weight, linear.bias
+    parameters = (weight,) if bias is None else (weight, bias)
     return bool(
-        is_eager_on_cpu(hidden_states, weight)
+        is_eager_on_cpu(hidden_states, *parameters)
         and type(linear) is nn.Linear
-        and weight.dtype == hidden_states.dtype
-        and weight.shape[1] == hidden_states.shape[-1]
-        and _has_onednn(weight.dtype)
         and is_untouched(linear)
+        and all(parameter.dtype == hidden_states.dtype for parameter in parameters)
+        and _has_onednn(weight.dtype)
         and not torch.is_autocast_enabled("cpu")
+        and weight.dim() == 2
+        and weight.shape[1] == hidden_states.shape[-1]
+        # oneDNN does not look at the strides of a bias.
+        and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))
     )
 
 
@@ -71,26 +76,25 @@ def _has_onednn(dtype: torch.dtype) -> bool:
 
 
 class _Linear(torch.autograd.Function):
-    """xWᵀ + b with gradients."""
+    """xWᵀ + b with gradients; x (rows, in)."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        ctx.save_for_backward(x, weight, bias)
+        # Each is kept for the gradient of the other: frozen weights need no x.
+        of_x, of_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
         return product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            # For gradients of gradients.
-            inputs = [tensor for tensor, needed in zip((x, weight, bias), ctx.needs_input_grad, strict=True) if needed]
-            found = iter(torch.autograd.grad(F.linear(x, weight, bias), inputs, gradient, create_graph=True))
-            return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
-        of_x = product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
-        rows = gradient.flatten(0, -2)
-        of_weight = rows.t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
-        of_bias = rows.sum(0) if ctx.needs_input_grad[2] else None
-        return of_x, of_weight, of_bias
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        of_x = None
+        if needs_x:
+            # oneDNN's knows nothing of gradients of gradients, or of many at once.
+            fused = not torch.is_grad_enabled() and is_eager_on_cpu(gradient)
+            of_x = product(gradient, weight.t()) if fused else gradient @ weight
+        return of_x, gradient.t() @ x if needs_weight else None, gradient.sum(0) if needs_bias else None
 
 
 _HAS_BFLOAT16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

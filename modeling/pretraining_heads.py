@@ -48,11 +48,11 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         if labels is not None and shape is not None:
             check_class_labels("labels", labels, self.config.vocab_size, "vocab_size", shape)
 
-    def _needed(self, labels: torch.Tensor | None) -> torch.Tensor | bool:
+    def _needed(self, labels: torch.Tensor | None, shape: tuple[int, int] | None) -> torch.Tensor | bool:
         """The tokens that are projected, as `SequenceEncoderModel` wants to know them."""
-        if labels is None or not self.training or is_tracing(labels):
+        if labels is None or shape is None or not self.training or is_tracing(labels):
             return True
-        return labels.to(self.model.embed_tokens.weight.device).long() != IGNORED
+        return (labels.long() != IGNORED).view(shape)
 
     def _predict(
         self, hidden_states: torch.Tensor, labels: torch.Tensor | None, kwargs: dict[str, Any]
@@ -98,9 +98,10 @@ class SequenceEncoderForMaskedLM(_VocabularyModel):
         Raises:
             ValueError: for bad inputs, and labels outside the vocabulary or of another shape.
         """
-        self._check_labels(labels, batch_shape(input_ids, inputs_embeds))
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, self._needed(labels))
-        outputs = self.model(*inputs, return_dict=True, **kwargs)
+        shape = batch_shape(input_ids, inputs_embeds)
+        self._check_labels(labels, shape)
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        outputs = self.model(*inputs, needed=self._needed(labels, shape), return_dict=True, **kwargs)
         logits, loss = self._predict(outputs.last_hidden_state, labels, kwargs)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -155,8 +156,8 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
         self._check_labels(labels, shape)
         if sentence_order_label is not None and shape is not None:
             check_class_labels("sentence_order_label", sentence_order_label, 2, "in order, swapped", shape[:1])
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, self._needed(labels))
-        outputs = self.model(*inputs, return_dict=True, **kwargs)
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        outputs = self.model(*inputs, needed=self._needed(labels, shape), return_dict=True, **kwargs)
         sop_logits = self.sop_classifier(self.dropout(text_vectors(outputs, self)))
         logits, loss = self._predict(outputs.last_hidden_state, labels, kwargs)
         if sentence_order_label is not None:

@@ -62,8 +62,8 @@ class _SplitAndRotate(torch.autograd.Function):
         ctx: Any, of_query: torch.Tensor, of_key: torch.Tensor, of_value: torch.Tensor
     ) -> tuple[torch.Tensor, None, None]:
         cos, sin = (t[:, None] for t in ctx.saved_tensors)
-        if torch.is_grad_enabled():
-            # For gradients of gradients: out of place.
+        if torch.is_grad_enabled() or not is_eager_on_cpu(of_query, of_key, of_value):
+            # For gradients of gradients, and for many at once: out of place.
             turned = (torch.addcmul(g * cos, g.roll(g.shape[-1] // 2, -1), sin, value=-1) for g in (of_query, of_key))
             return torch.stack([*turned, of_value], dim=2), None, None
         of_qkv = of_query.new_empty(*of_query.shape[:2], 3, of_query.shape[2])

@@ -1,0 +1,361 @@
+"""What is computed otherwise for training on a CPU gives the losses and gradients of torch's own, and keeps less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel
+from sequence_encoder.modeling import attention_in_groups, chunked_cross_entropy, rotation
+from sequence_encoder.modeling.attention_in_groups import GroupPlan, InGroups, group_runs
+from sequence_encoder.modeling.dropout import Dropout
+from sequence_encoder.modeling.eager_cpu import is_eager_on_cpu
+from sequence_encoder.modeling.feed_forward import GatedMLP
+from sequence_encoder.modeling.fused_linear import fused_linear
+from sequence_encoder.modeling.packing import PackedBatch
+from sequence_encoder.modeling.rotation import rotate, split_and_rotate
+
+TOLERANCES = [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)]
+Build = Callable[..., Any]
+
+
+def gradients(outputs: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    weight = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(1)).to(outputs.dtype)
+    return list(torch.autograd.grad((outputs * weight).sum(), inputs))
+
+
+def assert_close(found: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        largest = float(other.abs().max()) if other.numel() else 0.0
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance * max(1.0, largest))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.73])
+def test_dropout_leaves_out_its_share_and_scales_the_rest(dtype: torch.dtype, p: float) -> None:
+    x = torch.full((301, 211), 3.0, dtype=dtype, requires_grad=True)
+    kept = Dropout(p)(x)
+    assert abs(float((kept == 0).double().mean()) - p) < 0.01
+    torch.testing.assert_close(kept[kept != 0].mean(), torch.tensor(3 / (1 - p), dtype=dtype), rtol=1e-2, atol=0)
+    (gradient,) = torch.autograd.grad(kept.sum(), x)
+    torch.testing.assert_close(gradient * 3, kept, rtol=1e-2, atol=0)
+    # Neither rows nor columns share their places.
+    assert len({tuple(row) for row in (kept == 0).tolist()}) == 301
+    assert len({tuple(row) for row in (kept == 0).T.tolist()}) == 211
+
+
+def test_dropout_follows_the_seed_and_the_mode() -> None:
+    x, dropout = torch.randn(7, 11), Dropout(0.3)
+    torch.manual_seed(5)
+    first = dropout(x)
+    assert not torch.equal(dropout(x), first)
+    torch.manual_seed(5)
+    assert torch.equal(dropout(x), first)
+    assert torch.equal(dropout.eval()(x), x)
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert not Dropout(1.0)(x).any()
+    assert Dropout(1 - 1e-7)(x).isfinite().all()
+    assert Dropout(0.3)(x[:0]).shape == (0, 11)
+
+
+@pytest.mark.parametrize("recompute", ["reentrant", "non-reentrant"])
+def test_checkpointed_layers_drop_the_same_places_again(tiny_config: Build, ragged: Build, recompute: str) -> None:
+    rates = {f"{name}_dropout": 0.2 for name in ("hidden", "attention", "mlp", "embedding")}
+    ids, mask = ragged([9, 4, 6])
+    found = []
+    for checkpointed in (False, True):
+        torch.manual_seed(3)
+        model = SequenceEncoderModel(tiny_config("bert", **rates)).train()
+        if checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": recompute == "reentrant"})
+        torch.manual_seed(4)
+        hidden = model(ids, mask).last_hidden_state
+        hidden.square().sum().backward()
+        found.append([hidden.detach(), *(parameter.grad for parameter in model.layers.parameters())])
+    assert_close(found[1], found[0], 1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers_have_their_gradients(dtype: torch.dtype, tolerance: float, bias: bool) -> None:
+    linear = nn.Linear(24, 40, bias=bias).to(dtype)
+    for shape in ((24,), (7, 24), (2, 7, 24), (0, 24)):
+        x = torch.randn(shape, dtype=dtype, requires_grad=True)
+        inputs = [x, *linear.parameters()]
+        assert_close(gradients(fused_linear(linear, x), inputs), gradients(linear(x), inputs), tolerance)
+    for frozen in combinations(inputs, 1):
+        rest = [tensor for tensor in inputs if tensor is not frozen[0]]
+        frozen[0].requires_grad_(False)
+        assert_close(gradients(fused_linear(linear, x), rest), gradients(linear(x), rest), tolerance)
+        frozen[0].requires_grad_()
+
+
+def test_outputs_may_be_changed_in_place_and_a_bias_may_have_strides(tiny_config: Build) -> None:
+    linear, x = nn.Linear(24, 40), torch.randn(1, 7, 24, requires_grad=True)
+    linear.bias = nn.Parameter(torch.randn(80)[::2])
+    torch.testing.assert_close(fused_linear(linear, x), linear(x))
+    fused_linear(linear, x).mul_(2).sum().backward()
+    mlp, x = make_gated(torch.float32, tiny_config)
+    mlp(x).mul_(2).sum().backward()
+
+
+@pytest.mark.parametrize("preset", ["bert", "modernbert"])
+def test_many_gradients_at_once(tiny_config: Build, ragged: Build, preset: str) -> None:
+    config = tiny_config(preset)
+    config._attn_implementation = "eager"
+    model = SequenceEncoderModel(config).train()
+    hidden = model(*ragged([5, 3])).last_hidden_state
+    weight = model.layers[0].mlp.down_proj.weight
+    directions = torch.randn(3, *hidden.shape)
+    (at_once,) = torch.autograd.grad(hidden, weight, directions, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(hidden, weight, one, retain_graph=True)[0] for one in directions]
+    torch.testing.assert_close(at_once, torch.stack(one_by_one), rtol=1e-4, atol=1e-4)
+
+
+def make_gated(dtype: torch.dtype, tiny_config: Build, **overrides: Any) -> tuple[GatedMLP, torch.Tensor]:
+    mlp = GatedMLP(tiny_config("modernbert", mlp_bias=True, **overrides)).to(dtype)
+    return mlp, torch.randn(1, 601, 24, dtype=dtype, requires_grad=True)
+
+
+def plain_gated(mlp: GatedMLP, x: torch.Tensor) -> torch.Tensor:
+    gate, up = mlp.gate_up_proj(x).chunk(2, dim=-1)
+    return mlp.down_proj(mlp.act(gate) * up)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize("act", ["gelu", "silu", "relu", "gelu_new"])
+def test_gated_layers_have_their_gradients(tiny_config: Build, dtype: torch.dtype, tolerance: float, act: str) -> None:
+    mlp, x = make_gated(dtype, tiny_config, hidden_act=act)
+    inputs = [x, *mlp.parameters()]
+    torch.testing.assert_close(mlp(x), plain_gated(mlp, x), rtol=tolerance, atol=tolerance)
+    assert_close(gradients(mlp(x), inputs), gradients(plain_gated(mlp, x), inputs), tolerance)
+    torch.testing.assert_close(mlp(x[0, 0]), plain_gated(mlp, x[0, 0]), rtol=tolerance, atol=tolerance)
+    mlp.down_proj.requires_grad_(False)
+    assert_close(gradients(mlp(x), [x]), gradients(plain_gated(mlp, x), [x]), tolerance)
+
+
+def test_gated_layers_keep_gate_and_up_alone(tiny_config: Build) -> None:
+    mlp, x = make_gated(torch.float32, tiny_config)
+
+    def kept(run: Callable[[], torch.Tensor]) -> int:
+        sizes: dict[int, int] = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: sizes.update({tensor.data_ptr(): tensor.untyped_storage().nbytes()}) or tensor, lambda t: t
+        ):
+            result = run()
+        assert result.requires_grad
+        own = {parameter.data_ptr() for parameter in mlp.parameters()} | {x.data_ptr()}
+        return sum(size for pointer, size in sizes.items() if pointer not in own)
+
+    gate_and_up = 601 * 2 * 40 * 4
+    assert kept(lambda: mlp(x)) == gate_and_up
+    assert kept(lambda: plain_gated(mlp, x)) >= 2 * gate_and_up
+
+
+def test_weights_and_random_numbers_of_an_activation_or_dropout_are_not_lost(tiny_config: Build) -> None:
+    mlp, x = make_gated(torch.float32, tiny_config)
+    mlp.act = nn.PReLU()
+    mlp(x).sum().backward()
+    assert mlp.act.weight.grad is not None
+    mlp, x = make_gated(torch.float32, tiny_config, mlp_dropout=0.5)
+    mlp.eval().dropout.train()  # Dropout for estimates of uncertainty (Gal and Ghahramani, 2016).
+    assert not torch.equal(mlp(x), mlp(x))
+    mlp.dropout = nn.Identity()
+    torch.testing.assert_close(mlp(x), plain_gated(mlp, x))
+
+
+def test_hooks_and_adapters_of_a_gated_layer_are_called(tiny_config: Build) -> None:
+    mlp, x = make_gated(torch.float32, tiny_config)
+    expected = mlp(x)
+    seen: list[torch.Tensor] = []
+    handles = [
+        module.register_forward_hook(lambda module, args, output: seen.append(output))
+        for module in (mlp.act, mlp.dropout, mlp.down_proj)
+    ]
+    torch.testing.assert_close(mlp(x), expected)
+    assert len(seen) == 3
+    for handle in handles:
+        handle.remove()
+
+    class Doubled(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    mlp.down_proj.__class__ = Doubled
+    torch.testing.assert_close(mlp(x), 2 * expected)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize("chunk", [60, 1 << 19])
+def test_cross_entropy_in_chunks_is_that_of_torch(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, chunk: int
+) -> None:
+    monkeypatch.setattr(chunked_cross_entropy, "_CHUNK", chunk)
+    logits = (3 * torch.randn(17, 29)).to(dtype).requires_grad_()
+    labels = torch.randint(0, 29, (17,))
+    labels[[2, 16]] = -100
+    found = chunked_cross_entropy.chunked_cross_entropy(logits, labels, -100)
+    expected = F.cross_entropy(logits.float(), labels, reduction="sum")
+    torch.testing.assert_close(found, expected)
+    assert_close(gradients(found, [logits]), gradients(expected, [logits]), tolerance)
+    nothing = chunked_cross_entropy.chunked_cross_entropy(logits, torch.full_like(labels, -100), -100)
+    assert float(nothing) == 0
+    assert not torch.autograd.grad(nothing, logits)[0].any()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize("tokens", [5, 512])
+def test_rotations_of_one_row_equal_those_of_many(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, tokens: int
+) -> None:
+    monkeypatch.setattr(rotation, "_TOKENS", tokens)
+    qkv = torch.randn(1, 23, 3, 3, 8, dtype=dtype, requires_grad=True)
+    angles = torch.randn(1, 23, 4)
+    cos, sin = torch.cat([angles.cos()] * 2, dim=-1), torch.cat([-angles.sin(), angles.sin()], dim=-1)
+    query, key, value = split_and_rotate(qkv, cos, sin)
+    expected = [rotate(qkv[..., 0, :], cos, sin), rotate(qkv[..., 1, :], cos, sin), qkv[..., 2, :]]
+    assert_close([query, key, value], expected, tolerance)
+    assert_close(gradients(torch.stack([query, key, value]), [qkv]), gradients(torch.stack(expected), [qkv]), tolerance)
+
+
+@pytest.mark.parametrize("cost", [0, 200, 10**9], ids=["alone", "some", "together"])
+@pytest.mark.parametrize("window", [None, 2])
+def test_dropout_of_attention_has_the_gradients_of_its_outputs(
+    monkeypatch: pytest.MonkeyPatch, cost: int, window: int | None
+) -> None:
+    monkeypatch.setattr(attention_in_groups, "GROUP_COST", cost)
+    lengths = [3, 7, 1, 3, 6]
+    mask = torch.arange(7)[None, :] < torch.tensor(lengths)[:, None]
+    attend = InGroups(PackedBatch.from_padded((5, 7), torch.device("cpu"), mask))
+
+    def attention(*qkv: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(7)
+        return attend(nn.Module(), sdpa_attention_forward, qkv, window, dropout=0.4, scaling=0.5)
+
+    inputs = [x.requires_grad_() for x in torch.randn(3, 1, 20, 2, 4, dtype=torch.float64).unbind()]
+    assert torch.autograd.gradcheck(attention, inputs)
+    torch.manual_seed(7)
+    torch.testing.assert_close(attention(*inputs), attention(*inputs))
+    # On average, what there is without dropout.
+    exact = attend(nn.Module(), sdpa_attention_forward, tuple(inputs), window, dropout=0.0, scaling=0.5)
+    draws = [
+        attend(nn.Module(), sdpa_attention_forward, tuple(inputs), window, dropout=0.4, scaling=0.5)
+        for _ in range(2000)
+    ]
+    torch.testing.assert_close(torch.stack(draws).mean(0), exact, rtol=0, atol=0.15)
+
+
+def test_padding_in_a_group_that_sees_nothing_leaves_gradients_finite() -> None:
+    mask = torch.arange(24)[None, :] < torch.tensor([10, 24])[:, None]
+    attend = InGroups(PackedBatch.from_padded((2, 24), torch.device("cpu"), mask))
+    qkv = [torch.full((1, 34, 2, 4), value, dtype=torch.float16, requires_grad=True) for value in (9.0, -9.0, 1.0)]
+    attend(nn.Module(), sdpa_attention_forward, tuple(qkv), 3, dropout=0.1, scaling=0.5).sum().backward()
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in qkv)
+
+
+def test_groups_are_the_cheapest_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_in_groups, "GROUP_COST", 500)
+    runs = [(2, 3), (1, 5), (4, 6), (1, 11), (3, 12), (1, 20)]
+
+    def cost(groups: list[list[tuple[int, int]]]) -> int:
+        return sum(500 + 2 * sum(count for count, _ in group) * group[-1][1] ** 2 for group in groups)
+
+    found = group_runs(runs, heads=2)
+    assert [run for group in found for run in group] == runs
+    cuts = [cut for size in range(len(runs)) for cut in combinations(range(1, len(runs)), size)]
+    assert cost(found) == min(
+        cost([runs[a:b] for a, b in zip((0, *cut), (*cut, len(runs)), strict=True)]) for cut in cuts
+    )
+    assert 1 < len(found) < len(runs)
+
+
+def test_tokens_go_to_groups_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_in_groups, "GROUP_COST", 40)
+    x = torch.randn(2 * 3 + 5 + 3 * 6, 2, 4)
+    plan = GroupPlan([(2, 3), (1, 5), (3, 6)], x)
+    assert [rows.shape[1] for rows in plan.spread(x)] == [length for _, length in plan.shapes]
+    assert torch.equal(plan.gather(plan.spread(x), heads=2), x)
+
+
+def test_what_is_long_or_not_of_this_way_is_left_to_the_attention_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = torch.arange(7)[None, :] < torch.tensor([3, 7, 4, 5])[:, None]
+    packed = PackedBatch.from_padded((4, 7), torch.device("cpu"), mask)
+    qkv = torch.randn(3, 1, 19, 2, 4).unbind()
+    seen: list[int] = []
+
+    def function(module: nn.Module, q: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen.append(q.shape[2])
+        return sdpa_attention_forward(module, q, *args, **kwargs)
+
+    def run(attention: Any, **kwargs: Any) -> torch.Tensor:
+        module = nn.Module()
+        module.is_causal = False
+        return InGroups(packed)(module, attention, qkv, None, dropout=0.0, scaling=0.5, **kwargs)
+
+    expected = run(function)
+    assert seen == [3, 4, 5, 7]
+    monkeypatch.setattr(attention_in_groups, "sdpa_attention_forward", function)
+    torch.testing.assert_close(run(function), expected)
+    assert seen == [3, 4, 5, 7]
+    monkeypatch.setattr(attention_in_groups, "LONGEST", 4)
+    torch.testing.assert_close(run(function), expected)
+    assert seen == [3, 4, 5, 7, 5, 7]
+    assert not torch.allclose(run(function, is_causal=True), expected)
+
+
+@pytest.mark.parametrize("preset", ["vanilla", "bert", "modernbert"])
+@pytest.mark.parametrize("halved", [False, True])
+def test_a_step_is_that_of_the_plain_layers(
+    monkeypatch: pytest.MonkeyPatch, tiny_config: Build, ragged: Build, preset: str, halved: bool
+) -> None:
+    model = SequenceEncoderForMaskedLM(tiny_config(preset)).train()
+    ids, mask = ragged([9, 4, 6, 9])
+    labels = ids.masked_fill(torch.rand(ids.shape) < 0.6, -100).masked_fill(mask == 0, -100)
+
+    def step() -> list[torch.Tensor]:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=halved):
+            loss = model(ids, mask, labels=labels).loss
+        loss.backward()
+        return [loss.detach(), *(parameter.grad for parameter in model.parameters())]
+
+    found = step()
+    for module in ("dropout", "fused_linear", "feed_forward", "chunked_cross_entropy", "rotation"):
+        monkeypatch.setattr(f"sequence_encoder.modeling.{module}.is_eager_on_cpu", lambda *tensors: False)
+    monkeypatch.setattr(attention_in_groups, "LONGEST", 0)
+    assert_close(found, step(), 6e-2 if halved else 1e-5)
+
+
+@pytest.mark.parametrize("preset", ["vanilla", "bert", "modernbert"])
+def test_gradients_of_gradients(tiny_config: Build, ragged: Build, preset: str) -> None:
+    config = tiny_config(preset)
+    config._attn_implementation = "eager"
+    ids, mask = ragged([9, 4, 6])
+    labels = ids.masked_fill(mask == 0, -100)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        model = SequenceEncoderForMaskedLM(config).train().to(dtype)
+        first = torch.autograd.grad(model(ids, mask, labels=labels).loss, list(model.parameters()), create_graph=True)
+        sum((gradient**2).sum() for gradient in first).backward()
+        found.append([parameter.grad.float() for parameter in model.parameters() if parameter.grad is not None])
+    assert_close(found[0], found[1], 1e-4)
+
+
+def test_what_looks_at_the_computation_gets_the_plain_layers() -> None:
+    x = torch.randn(3)
+    assert is_eager_on_cpu(x, nn.Parameter(x))
+    assert not is_eager_on_cpu(x.to("meta"))
+    seen = []
+    torch.func.vmap(lambda row: seen.append(is_eager_on_cpu(row)) or row)(torch.randn(2, 3))
+    torch.func.jvp(lambda row: seen.append(is_eager_on_cpu(row)) or row, (x,), (x,))
+    torch.jit.trace(lambda row: seen.append(is_eager_on_cpu(row)) or row, (x,), check_trace=False)
+    assert seen == [False, False, False]
