@@ -43,9 +43,11 @@ class _CrossEntropy(torch.autograd.Function):
         logits, labels = ctx.saved_tensors
         if torch.is_grad_enabled() or not is_eager_on_cpu(gradient):
             # For gradients of gradients, and for many at once.
+            again = torch.is_grad_enabled()
             with torch.enable_grad():
+                logits = logits if again else logits.detach().requires_grad_()
                 loss = F.cross_entropy(logits.float(), labels, ignore_index=ctx.ignore_index, reduction="sum")
-            return torch.autograd.grad(loss, logits, gradient, create_graph=True)[0], None, None
+            return torch.autograd.grad(loss, logits, gradient, create_graph=again)[0], None, None
         of_logits = torch.empty_like(logits)
         counted = labels != ctx.ignore_index
         parts = (x.split(ctx.rows) for x in (logits, labels.masked_fill(~counted, 0), counted[:, None], of_logits))

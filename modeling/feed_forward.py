@@ -96,11 +96,15 @@ class _GatedProjection(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         of_bias = gradient.sum(0) if needs_bias else None
-        if torch.is_grad_enabled() or not is_eager_on_cpu(gradient):
+        if (again := torch.is_grad_enabled()) or not is_eager_on_cpu(gradient):
             # For gradients of gradients, and for many at once.
-            gate, up = x.chunk(2, dim=-1)
-            gated, of_gated = ctx.act(gate) * up, gradient @ weight
-            of_x = torch.autograd.grad(gated, x, of_gated, create_graph=True)[0] if needs_x else None
+            of_x, of_gated = None, gradient @ weight
+            with torch.enable_grad():
+                x = x if again else x.detach().requires_grad_(needs_x)
+                gate, up = x.chunk(2, dim=-1)
+                gated = ctx.act(gate) * up
+            if needs_x:
+                (of_x,) = torch.autograd.grad(gated, x, of_gated, create_graph=again)
             return of_x, gradient.t() @ gated if needs_weight else None, of_bias, None
         of_gated = product(gradient, weight.t())
         gated, of_x = torch.empty_like(of_gated), torch.empty_like(x)
