@@ -1,6 +1,7 @@
-"""How fast are ragged texts encoded as they arrive, beside transformers' BERT with the same weights?
+"""How fast are ragged texts encoded as they arrive, beside transformers' BERT and torch's encoder, of the same weights?
 
-Batches of 32 texts in random order. Tokens are counted without padding.
+Batches of 32 texts in random order. Tokens are counted without padding. torch's encoder gets BERT's embeddings and
+turns them into nested tensors, which leave the padding out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,33 @@ from transformers import AutoTokenizer, BertModel
 from sequence_encoder import convert
 
 TEXTS, BATCH = 512, 32
+
+
+class NestedTensorEncoder(torch.nn.Module):
+    """BERT's embeddings, and its layers as torch.nn.TransformerEncoder."""
+
+    def __init__(self, bert: BertModel) -> None:
+        super().__init__()
+        config = bert.config
+        layer = torch.nn.TransformerEncoderLayer(
+            config.hidden_size, config.num_attention_heads, config.intermediate_size, activation="gelu",
+            layer_norm_eps=config.layer_norm_eps, batch_first=True, dtype=bert.dtype,
+        )  # fmt: skip
+        self.embeddings = bert.embeddings
+        self.encoder = torch.nn.TransformerEncoder(layer, config.num_hidden_layers, enable_nested_tensor=True)
+        for mine, theirs in zip(self.encoder.layers, bert.encoder.layer, strict=True):
+            attention = theirs.attention
+            projections = [getattr(attention.self, name) for name in ("query", "key", "value")]
+            mine.self_attn.in_proj_weight.data = torch.cat([projection.weight.data for projection in projections])
+            mine.self_attn.in_proj_bias.data = torch.cat([projection.bias.data for projection in projections])
+            mine.self_attn.out_proj, mine.norm1 = attention.output.dense, attention.output.LayerNorm
+            mine.linear1, mine.linear2 = theirs.intermediate.dense, theirs.output.dense
+            mine.norm2 = theirs.output.LayerNorm
+        self.eval()
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: torch.Tensor) -> torch.Tensor:
+        """(B, S) to (B, S, D)."""
+        return self.encoder(self.embeddings(input_ids), src_key_padding_mask=attention_mask == 0)
 
 
 @torch.inference_mode()
@@ -36,7 +64,11 @@ def main() -> None:
     share = real / sum(batch["input_ids"].numel() for batch in data)
     for dtype in DTYPES:
         bert = BertModel.from_pretrained(MINILM, dtype=dtype).eval()
-        models = {"transformers' BERT": bert, "SequenceEncoder": convert(bert)}
+        models = {
+            "transformers' BERT": bert,
+            "torch's encoder, nested tensors": NestedTensorEncoder(bert),
+            "SequenceEncoder": convert(bert),
+        }
         seconds = interleaved({name: partial(encode, model, data) for name, model in models.items()})
         title = f"{TEXTS} texts in batches of {BATCH}, {real:,} tokens, {share:.0%} of the padded batches, {dtype}"
         operations = matrix_operations(models["SequenceEncoder"])
