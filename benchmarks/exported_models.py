@@ -53,8 +53,8 @@ def export(bert: BertModel, path: Path) -> None:
     mask[1, 5:] = 0
     sizes = {0: torch.export.Dim("batch", min=1, max=4096), 1: torch.export.Dim("length", min=2, max=512)}
     torch.onnx.export(
-        Trunk().eval(), (ids.clone(), mask, 0 * types), path, dynamo=True, dynamic_shapes=(sizes, sizes, sizes), verbose=False,
-        input_names=INPUTS, output_names=["last_hidden_state"],
+        Trunk().eval(), (ids.clone(), mask, 0 * types), path, dynamo=True, dynamic_shapes=(sizes, sizes, sizes),
+        verbose=False, input_names=INPUTS, output_names=["last_hidden_state"],
     )  # fmt: skip
 
 

@@ -192,7 +192,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):
             if wanted is not None and index == len(self.layers):
                 kwargs["wanted"] = wanted
             hidden_states = layer(hidden_states, rotation=rotations.get(layer.layer_type), packed=packed, **kwargs)
-        # A hook may have put all tokens back.
+        # There may be no layer, or a hook that puts all tokens back.
         left_out = wanted is not None and hidden_states.shape[1] == len(wanted)
         return packed.unpack(self.norm(hidden_states), wanted if left_out else None)
 
@@ -200,7 +200,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):
         self, packed: PackedBatch, needed: torch.Tensor | bool, real: torch.Tensor | None
     ) -> torch.Tensor | None:
         """Which packed tokens the last layer has to compute, None for all: whoever watches this model sees all."""
-        if needed is True or not self.layers or self._forward_hooks:
+        if needed is True or self._forward_hooks:
             return None
         tokens = torch.as_tensor(needed, device=packed.position_ids.device).expand(packed.shape)
         if self.pooler is not None and not packed.several_per_row:
