@@ -12,7 +12,7 @@ import torch
 from embedding import BATCH, encode
 from masked_language_modelling import NAMES, STEPS, make_batches, make_model
 from minilm import MINILM
-from peers import DTYPES, interleaved, print_machine, print_table, short_texts, train
+from peers import DTYPES, interleaved, padded_batches, print_machine, print_table, short_texts, train
 from transformers import AutoTokenizer, BertModel
 
 from sequence_encoder import convert
@@ -24,12 +24,8 @@ def main() -> None:
     """Prints the tables."""
     print_machine()
     tokenizer, texts = AutoTokenizer.from_pretrained(MINILM), short_texts(TEXTS)
-    ragged = [
-        dict(tokenizer(texts[i : i + BATCH], padding=True, truncation=True, max_length=512, return_tensors="pt"))
-        for i in range(0, TEXTS, BATCH)
-    ]
     workloads = {
-        "texts as they arrive": ragged,
+        "texts as they arrive": padded_batches(tokenizer, texts, BATCH),
         "32 x 64, no padding": [{"input_ids": torch.randint(1000, 30000, (32, 64))} for _ in range(4)],
         "1 x 32": [{"input_ids": torch.randint(1000, 30000, (1, 32))} for _ in range(64)],
     }

@@ -10,7 +10,16 @@ from functools import partial
 
 import torch
 from minilm import MINILM
-from peers import DTYPES, interleaved, matrix_operations, print_machine, print_table, product_limit, short_texts
+from peers import (
+    DTYPES,
+    interleaved,
+    matrix_operations,
+    padded_batches,
+    print_machine,
+    print_table,
+    product_limit,
+    short_texts,
+)
 from transformers import AutoTokenizer, BertModel
 
 from sequence_encoder import convert
@@ -56,10 +65,7 @@ def main() -> None:
     """Prints the tables."""
     print_machine()
     tokenizer, texts = AutoTokenizer.from_pretrained(MINILM), short_texts(TEXTS)
-    data = [
-        dict(tokenizer(texts[i : i + BATCH], padding=True, truncation=True, max_length=512, return_tensors="pt"))
-        for i in range(0, TEXTS, BATCH)
-    ]
+    data = padded_batches(tokenizer, texts, BATCH)
     real = sum(int(batch["attention_mask"].sum()) for batch in data)
     share = real / sum(batch["input_ids"].numel() for batch in data)
     for dtype in DTYPES:

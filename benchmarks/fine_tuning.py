@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 from minilm import MINILM
-from peers import DTYPES, interleaved, print_machine, print_table, short_texts, train
+from peers import DTYPES, interleaved, padded_batches, print_machine, print_table, short_texts, train
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -51,15 +51,10 @@ def main() -> None:
         ("as they come", texts),
     ):
         chosen = random.Random(0).sample(chosen, BATCHES * BATCH)
-        data = [
-            {
-                **tokenizer(chosen[i : i + BATCH], padding=True, truncation=True, max_length=128, return_tensors="pt"),
-                "labels": torch.randint(0, 3, (BATCH,)),
-            }
-            for i in range(0, len(chosen), BATCH)
-        ]
+        data = padded_batches(tokenizer, chosen, BATCH, max_length=128)
         for batch in data:
             batch.pop("token_type_ids")
+            batch["labels"] = torch.randint(0, 3, (BATCH,))
         real = sum(int(batch["attention_mask"].sum()) for batch in data)
         share = real / sum(batch["input_ids"].numel() for batch in data)
         for dtype in DTYPES:

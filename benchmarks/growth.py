@@ -6,12 +6,10 @@ peak beyond what the process had, each in a process of its own.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
 
 import torch
-from peers import interleaved, print_machine
+from peers import extra_memory, interleaved, print_machine
 from transformers import BertConfig, BertModel
 
 from sequence_encoder import convert
@@ -39,13 +37,11 @@ def encode(model: torch.nn.Module, ids: torch.Tensor, times: int) -> None:
 
 def peak_memory(name: str, batch: int, length: int) -> int:
     """MiB of a fresh process that encodes one batch."""
-    program = (
-        "import sys, torch; sys.path.insert(0, 'benchmarks'); import growth as g, peers as p;"
-        f"m = g.make({name!r}); g.encode(m, torch.ones(1, 8).long(), 1); ids = torch.ones({batch}, {length}).long();"
-        "p.peak_since_last(); before = p.peak_since_last(); g.encode(m, ids, 1); print(p.peak_since_last() - before)"
+    return extra_memory(
+        f"import growth as g; m = g.make({name!r}); g.encode(m, torch.ones(1, 8).long(), 1);"
+        f"ids = torch.ones({batch}, {length}).long()",
+        "g.encode(m, ids, 1)",
     )
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return int(finished.stdout.splitlines()[-1])
 
 
 def main() -> None:

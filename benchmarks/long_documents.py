@@ -6,12 +6,10 @@ own, peak memory.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
 
 import torch
-from peers import DTYPES, interleaved, print_machine, print_table
+from peers import DTYPES, extra_memory, interleaved, print_machine, print_table
 from transformers import ModernBertConfig, ModernBertModel
 
 from sequence_encoder import convert
@@ -43,14 +41,12 @@ def encode(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
 
 def peak_memory(name: str, length: int, dtype: torch.dtype) -> int:
     """MiB of a fresh process that encodes one document."""
-    program = (
-        "import sys, torch; sys.path.insert(0, 'benchmarks'); import long_documents as d, peers as p;"
-        f"m = d.make().to({dtype}); m = d.convert(m) if {name!r} == 'SequenceEncoder' else m;"
-        f"ids = torch.randint(5, 8000, (1, {length})); p.peak_since_last(); before = p.peak_since_last();"
-        "d.encode(m, ids); print(p.peak_since_last() - before)"
+    return extra_memory(
+        f"import long_documents as d; m = d.make().to({dtype});"
+        f"m = d.convert(m) if {name!r} == 'SequenceEncoder' else m;"
+        f"ids = torch.randint(5, 8000, (1, {length}))",
+        "d.encode(m, ids)",
     )
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return int(finished.stdout.splitlines()[-1])
 
 
 def main() -> None:

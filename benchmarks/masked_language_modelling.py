@@ -6,12 +6,10 @@ peak memory of each is that of a process of its own.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
 
 import torch
-from peers import DTYPES, interleaved, print_machine, print_table, train
+from peers import DTYPES, extra_memory, interleaved, print_machine, print_table, train
 from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM, PreTrainedModel
 
 from sequence_encoder import convert
@@ -49,13 +47,9 @@ def make_batches() -> list[dict[str, torch.Tensor]]:
 
 def peak_memory(name: str, halved: bool) -> int:
     """MiB that training takes beyond what the process had before."""
-    program = (
-        "import sys; sys.path.insert(0, 'benchmarks'); import masked_language_modelling as m, peers as p;"
-        "p.peak_since_last(); before = p.peak_since_last();"
-        f"p.train(m.make_model({name!r}), m.make_batches(), {halved}); print(p.peak_since_last() - before)"
+    return extra_memory(
+        "import masked_language_modelling as m", f"peers.train(m.make_model({name!r}), m.make_batches(), {halved})"
     )
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return int(finished.stdout.splitlines()[-1])
 
 
 def main() -> None:

@@ -6,12 +6,15 @@ import os
 import platform
 import random
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from sequence_encoder.training.documentation import STANDARD_LIBRARY, docstrings_of, find_libraries
 from sequence_encoder.training.objectives import sentences
@@ -59,6 +62,27 @@ def product_limit(dtype: torch.dtype, rows: int = 2048, inner: int = 384, column
             a @ b
         best = min(best, time.perf_counter() - started)
     return 10 * 2 * rows * inner * columns / best
+
+
+def padded_batches(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], size: int, max_length: int = 512
+) -> list[dict[str, torch.Tensor]]:
+    """Batches of so many texts, in their order, padded to the longest of each."""
+    return [
+        dict(tokenizer(texts[i : i + size], padding=True, truncation=True, max_length=max_length, return_tensors="pt"))
+        for i in range(0, len(texts), size)
+    ]
+
+
+def extra_memory(prepare: str, run: str) -> int:
+    """MiB that Python statements take at their peak beyond what others took before, in a process of its own."""
+    program = (
+        "import sys, torch; sys.path.insert(0, 'benchmarks'); import peers\n"
+        f"{prepare}\npeers.peak_since_last(); before = peers.peak_since_last()\n{run}\n"
+        "print(peers.peak_since_last() - before)"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return int(finished.stdout.splitlines()[-1])
 
 
 def peak_since_last() -> int:

@@ -10,6 +10,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..modeling import SequenceEncoderModel
+from ..modeling.text_encoding import check_pooling
+from .module_list import MODULE_LIST
 from .whole_folders import check_replaceable, written_whole
 
 _MODULE = "sentence_transformers.models."
@@ -44,13 +46,12 @@ def save_sentence_transformer(
     """
     if not isinstance(model, SequenceEncoderModel):
         raise ValueError(f"model must be a SequenceEncoderModel, got a {type(model).__name__}; pass its base_model.")
-    if pooling not in ("mean", "cls"):
-        raise ValueError(f"pooling must be 'mean' or 'cls', got {pooling!r}.")
+    check_pooling(pooling)
     may_replace = (replace, "replace=True")
     check_replaceable(Path(folder), *may_replace)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] * normalize_embeddings)]
     files: dict[str, Any] = {
-        "modules.json": [
+        MODULE_LIST: [
             {"idx": index, "name": str(index), "path": path, "type": _MODULE + kind}
             for index, (path, kind) in enumerate(modules)
         ],

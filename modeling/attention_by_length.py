@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .packed_attention import QKV, AttentionFunction, PackedAttention
+from .packed_attention import QKV, AttentionFunction, PackedAttention, split
 from .packing import PackedBatch
 
 # Queries of a band that are taken together; they meet BLOCK + 2 W keys.
@@ -46,8 +46,7 @@ class ByLength(PackedAttention):
         band = self.bands[window, q.dtype]
         if not tokens:
             return band(module, attention, (q, k, v), **kwargs)[None]
-        # Split, and not sliced: the gradient of a slice is as large as the whole.
-        first, rest = zip(*(x.split([tokens, len(x) - tokens]) for x in (q, k, v)), strict=True)
+        first, rest = split((q, k, v), [tokens, len(q) - tokens])
         dense = self.dense(module, attention, first, near, window, **kwargs)
         return torch.cat([dense, band(module, attention, rest, **kwargs)])[None]
 
@@ -62,7 +61,7 @@ class ByLength(PackedAttention):
     ) -> torch.Tensor:
         """Attention among all tokens of each sequence, (T, H, C) each to (T, H, C)."""
         outputs = []
-        parts = zip(*(x.split([count * length for count, length in runs]) for x in qkv), strict=True)
+        parts = split(qkv, [count * length for count, length in runs])
         for (count, length), part in zip(runs, parts, strict=True):
             # A window that reaches from end to end hides nothing.
             mask = self._window_mask(length, window, qkv[0]) if window is not None and window < length - 1 else None
@@ -75,8 +74,7 @@ class ByLength(PackedAttention):
         """(1, 1, length, length), to be added to the scores."""
         key = (length, window, like.dtype)
         if key not in self.window_masks:
-            index = torch.arange(length, device=like.device)
-            self.window_masks[key] = added_mask((index[:, None] - index).abs() <= window, like)[None, None]
+            self.window_masks[key] = added_mask(within_window(length, window, like.device), like)
         return self.window_masks[key]
 
 
@@ -116,6 +114,12 @@ class Band:
         )
         output, _ = attention(module, queries, *(x.transpose(2, 3) for x in around), self.mask, **kwargs)
         return output.reshape(self.blocks * BLOCK, *q.shape[1:])[: self.tokens]
+
+
+def within_window(length: int, window: int, device: torch.device) -> torch.Tensor:
+    """Which tokens of a sequence see which through a window, (1, 1, length, length) bool."""
+    index = torch.arange(length, device=device)
+    return ((index[:, None] - index).abs() <= window)[None, None]
 
 
 def added_mask(allowed: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

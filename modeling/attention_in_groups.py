@@ -17,10 +17,10 @@ import torch
 from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from .attention_by_length import ByLength, added_mask
+from .attention_by_length import ByLength, added_mask, within_window
 from .dropout import draw_dropped
 from .eager_cpu import is_eager_on_cpu
-from .packed_attention import QKV, AttentionFunction
+from .packed_attention import QKV, AttentionFunction, split
 from .packing import PackedBatch
 
 # The longest sequence that is taken this way without dropout. The weights of its attention are kept for the gradients,
@@ -60,7 +60,7 @@ class InGroups(ByLength):
             self.plans[tokens] = GroupPlan(short, qkv[0])
         if tokens == len(qkv[0]):
             return _AttentionInGroups.apply(*qkv, self.plans[tokens], window, scaling, dropout)
-        first, rest = zip(*(x.split([tokens, len(x) - tokens]) for x in qkv), strict=True)
+        first, rest = split(qkv, [tokens, len(qkv[0]) - tokens])
         grouped = _AttentionInGroups.apply(*first, self.plans[tokens], window, scaling, dropout)
         return torch.cat([grouped, super().dense(module, attention, rest, runs[len(short) :], window, **kwargs)])
 
@@ -124,8 +124,7 @@ class GroupPlan:
         if bool(lengths[0] < lengths[-1]):
             allowed.append(self._real(lengths, shape)[:, None, None])
         if window is not None and window < shape[1] - 1:
-            index = torch.arange(shape[1], device=lengths.device)
-            allowed.append(((index[:, None] - index).abs() <= window)[None, None])
+            allowed.append(within_window(shape[1], window, lengths.device))
         if not allowed:
             return None
         return added_mask(allowed[0] if len(allowed) == 1 else allowed[0] & allowed[1], like)

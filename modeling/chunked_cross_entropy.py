@@ -23,8 +23,12 @@ _CHUNK = 1 << 19
 def chunked_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
     """The sum of -log softmax(logits)[label] in float32, over the labels (n,) that are not ignored; logits (n, V)."""
     if not is_eager_on_cpu(logits, labels):
-        return F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="sum")
+        return _plain(logits, labels, ignore_index)
     return _CrossEntropy.apply(logits, labels, ignore_index)
+
+
+def _plain(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    return F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="sum")
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -33,7 +37,7 @@ class _CrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(logits, labels)
         ctx.ignore_index, ctx.rows = ignore_index, max(1, _CHUNK // logits.shape[1])
         losses = [
-            F.cross_entropy(chunk.float(), targets, ignore_index=ignore_index, reduction="sum")
+            _plain(chunk, targets, ignore_index)
             for chunk, targets in zip(logits.split(ctx.rows), labels.split(ctx.rows), strict=True)
         ]
         return torch.stack(losses).sum()
@@ -41,12 +45,11 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         logits, labels = ctx.saved_tensors
-        if torch.is_grad_enabled() or not is_eager_on_cpu(gradient):
+        if (again := torch.is_grad_enabled()) or not is_eager_on_cpu(gradient):
             # For gradients of gradients, and for many at once.
-            again = torch.is_grad_enabled()
             with torch.enable_grad():
                 logits = logits if again else logits.detach().requires_grad_()
-                loss = F.cross_entropy(logits.float(), labels, ignore_index=ctx.ignore_index, reduction="sum")
+                loss = _plain(logits, labels, ctx.ignore_index)
             return torch.autograd.grad(loss, logits, gradient, create_graph=again)[0], None, None
         of_logits = torch.empty_like(logits)
         counted = labels != ctx.ignore_index

@@ -38,6 +38,7 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
 
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """act(linear(x)); (..., in) to (..., out)."""
+    # Not in training: the first pass of a checkpointed layer has no gradients either, and the second must be the same.
     fused = type(act) in _ACTIVATIONS and is_untouched(act) and not torch.is_grad_enabled() and not linear.training
     if not fused or not can_fuse(linear, hidden_states):
         return act(fused_linear(linear, hidden_states))

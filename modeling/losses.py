@@ -35,8 +35,7 @@ def cross_entropy(
 ) -> torch.Tensor:
     """-log softmax(logits)[label], logits (..., C) and labels (...); in float32."""
     labels = labels.reshape(-1).to(logits.device, torch.long)
-    logits = logits.reshape(-1, logits.shape[-1]).float()
-    total = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
+    total = chunked_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, ignore_index)
     return _divide(total, (labels != ignore_index).sum(), num_items_in_batch)
 
 
@@ -44,9 +43,7 @@ def masked_lm_loss(
     logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, num_items_in_batch: Count = None, **kwargs: Any
 ) -> torch.Tensor:
     """Cross entropy of the tokens behind the masks (Devlin et al., 2019); logits (..., V), labels (...)."""
-    labels = labels.reshape(-1).to(logits.device, torch.long)
-    total = chunked_cross_entropy(logits.reshape(-1, vocab_size), labels, IGNORED)
-    return _divide(total, (labels != IGNORED).sum(), num_items_in_batch)
+    return cross_entropy(logits.reshape(-1, vocab_size), labels, num_items_in_batch)
 
 
 def token_classification_loss(

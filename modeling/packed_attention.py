@@ -16,6 +16,11 @@ AttentionFunction = Callable[..., tuple[torch.Tensor, Any]]
 QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
+def split(qkv: QKV, sizes: list[int]) -> list[QKV]:
+    """Query, key and value of as many tokens each. Not sliced: the gradient of a slice is as large as the whole."""
+    return list(zip(*(x.split(sizes) for x in qkv), strict=True))
+
+
 class PackedAttention(ABC):
     """Attention of every sequence of a batch to itself. Made once for a batch, and called in each layer.
 

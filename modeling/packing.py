@@ -151,7 +151,7 @@ class PackedBatch:
 
     def places_of(self, needed: torch.Tensor) -> torch.Tensor | None:
         """Where those of (B, S) bool stand in the packed row, ascending; None if these are all its tokens."""
-        chosen = self.pack(needed[..., None])[0, :, 0]
+        chosen = self.pack(needed)[0]
         places = chosen.nonzero().squeeze(1)
         return None if len(places) == len(chosen) else places
 

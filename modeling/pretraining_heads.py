@@ -55,16 +55,19 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         return (labels.long() != IGNORED).view(shape)
 
     def _predict(
-        self, hidden_states: torch.Tensor, labels: torch.Tensor | None, kwargs: dict[str, Any]
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor | None,
+        needed: torch.Tensor | bool,
+        kwargs: dict[str, Any],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits and loss. In training only the labelled tokens are projected, and the logits are theirs: (n, V)."""
         if labels is None:
             return self.decoder(self.head(hidden_states)), None
         labels = labels.to(hidden_states.device, torch.long)
-        if self.training and not is_tracing(hidden_states):
-            labelled = labels.reshape(-1) != IGNORED
-            hidden_states = hidden_states.flatten(0, 1)[labelled]
-            labels = labels.reshape(-1)[labelled]
+        if isinstance(needed, torch.Tensor):
+            needed = needed.to(hidden_states.device)
+            hidden_states, labels = hidden_states[needed], labels.view_as(needed)[needed]
         logits = self.decoder(self.head(hidden_states))
         return logits, self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
 
@@ -101,8 +104,9 @@ class SequenceEncoderForMaskedLM(_VocabularyModel):
         shape = batch_shape(input_ids, inputs_embeds)
         self._check_labels(labels, shape)
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs = self.model(*inputs, needed=self._needed(labels, shape), return_dict=True, **kwargs)
-        logits, loss = self._predict(outputs.last_hidden_state, labels, kwargs)
+        needed = self._needed(labels, shape)
+        outputs = self.model(*inputs, needed=needed, return_dict=True, **kwargs)
+        logits, loss = self._predict(outputs.last_hidden_state, labels, needed, kwargs)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
@@ -157,9 +161,10 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
         if sentence_order_label is not None and shape is not None:
             check_class_labels("sentence_order_label", sentence_order_label, 2, "in order, swapped", shape[:1])
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs = self.model(*inputs, needed=self._needed(labels, shape), return_dict=True, **kwargs)
+        needed = self._needed(labels, shape)
+        outputs = self.model(*inputs, needed=needed, return_dict=True, **kwargs)
         sop_logits = self.sop_classifier(self.dropout(text_vectors(outputs, self)))
-        logits, loss = self._predict(outputs.last_hidden_state, labels, kwargs)
+        logits, loss = self._predict(outputs.last_hidden_state, labels, needed, kwargs)
         if sentence_order_label is not None:
             order_loss = sentence_order_loss(sop_logits, sentence_order_label, labels, **kwargs)
             loss = order_loss if loss is None else loss + order_loss

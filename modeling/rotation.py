@@ -22,7 +22,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     """
     between = (1,) * (x.dim() - cos.dim())
     cos, sin = (t.to(x.dtype).view(*t.shape[:2], *between, t.shape[-1]) for t in (cos, sin))
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+    return _turn(x, cos, sin)
 
 
 def split_and_rotate(
@@ -36,8 +36,10 @@ def split_and_rotate(
     return query, key, qkv[..., 2, :]
 
 
-def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, direction: int, out: torch.Tensor) -> None:
-    torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin, value=direction, out=out)
+def _turn(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, direction: int = 1, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin, value=direction, out=out)
 
 
 class _SplitAndRotate(torch.autograd.Function):
@@ -52,8 +54,8 @@ class _SplitAndRotate(torch.autograd.Function):
         query, key, value = (qkv.new_empty(tokens, heads, channels) for _ in range(3))
         tensors = (qkv, cos[:, None], sin[:, None], query, key, value)
         for x, c, s, q, k, v in zip(*(tensor.split(_TOKENS) for tensor in tensors), strict=True):
-            _turn(x[:, :, 0], c, s, 1, out=q)
-            _turn(x[:, :, 1], c, s, 1, out=k)
+            _turn(x[:, :, 0], c, s, out=q)
+            _turn(x[:, :, 1], c, s, out=k)
             v.copy_(x[:, :, 2])
         return query, key, value
 
@@ -64,7 +66,7 @@ class _SplitAndRotate(torch.autograd.Function):
         cos, sin = (t[:, None] for t in ctx.saved_tensors)
         if torch.is_grad_enabled() or not is_eager_on_cpu(of_query, of_key, of_value):
             # For gradients of gradients, and for many at once: out of place.
-            turned = (torch.addcmul(g * cos, g.roll(g.shape[-1] // 2, -1), sin, value=-1) for g in (of_query, of_key))
+            turned = (_turn(gradient, cos, sin, -1) for gradient in (of_query, of_key))
             return torch.stack([*turned, of_value], dim=2), None, None
         of_qkv = of_query.new_empty(*of_query.shape[:2], 3, of_query.shape[2])
         tensors = (of_qkv, cos, sin, of_query, of_key, of_value)

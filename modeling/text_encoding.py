@@ -93,8 +93,7 @@ class TextEncoding:
         """
         if isinstance(sentences, str):
             raise ValueError("sentences must be texts, got a single str; put it in a list.")
-        if pooling not in ("mean", "cls"):
-            raise ValueError(f"pooling must be 'mean' or 'cls', got {pooling!r}.")
+        check_pooling(pooling)
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
         if not convert_to_tensor:
@@ -228,3 +227,13 @@ POOLINGS_OF_RUNS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., tor
     "mean": (_means, lambda offsets: True),
     "cls": (_firsts, _starts),
 }
+
+
+def check_pooling(pooling: str) -> None:
+    """Checks the name of a pooling.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if pooling not in POOLINGS_OF_RUNS:
+        raise ValueError(f"pooling must be {' or '.join(map(repr, POOLINGS_OF_RUNS))}, got {pooling!r}.")
