@@ -3,20 +3,13 @@
 Importing this package makes `AutoConfig`, `AutoModel`, `AutoModelFor…` and `AutoTokenizer` of transformers know it.
 """
 
+from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import AutoConfig
-from transformers.models.auto.modeling_auto import (
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from .configuration import SequenceEncoderConfig
 from .conversion import convert
+from .hub.auto_classes import AUTO_MODELS
 from .modeling import (
     SequenceEncoderForMaskedLM,
     SequenceEncoderForMultipleChoice,
@@ -45,13 +38,5 @@ __all__ = [
 
 AutoConfig.register(SequenceEncoderConfig.model_type, SequenceEncoderConfig)
 AutoTokenizer.register(SequenceEncoderConfig, SequenceEncoderTokenizer)
-for _auto_class, _model_class in (
-    (AutoModel, SequenceEncoderModel),
-    (AutoModelForPreTraining, SequenceEncoderForPreTraining),
-    (AutoModelForMaskedLM, SequenceEncoderForMaskedLM),
-    (AutoModelForSequenceClassification, SequenceEncoderForSequenceClassification),
-    (AutoModelForTokenClassification, SequenceEncoderForTokenClassification),
-    (AutoModelForQuestionAnswering, SequenceEncoderForQuestionAnswering),
-    (AutoModelForMultipleChoice, SequenceEncoderForMultipleChoice),
-):
-    _auto_class.register(SequenceEncoderConfig, _model_class)
+for _name, _model_class in AUTO_MODELS.items():
+    getattr(modeling_auto, _name).register(SequenceEncoderConfig, _model_class)

@@ -5,12 +5,15 @@ import copy
 import difflib
 import math
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
+from ..hub.code_bundle import auto_map
+from ..hub.saving import SavedWithCode
 from .rope_parameters import check_rope_parameters, nest_by_layer_type
 
 logger = logging.get_logger(__name__)
@@ -34,7 +37,7 @@ _ACCEPTED_KEYWORDS = {
 
 
 @strict
-class SequenceEncoderConfig(PreTrainedConfig):
+class SequenceEncoderConfig(SavedWithCode, PreTrainedConfig):
     r"""
     Chooses an encoder along independent axes. The defaults are the encoder of *Attention Is All You Need* (Vaswani
     et al., 2017), as `torch.nn.TransformerEncoder` implements it: scaled embeddings plus sinusoidal positions,
@@ -179,7 +182,16 @@ class SequenceEncoderConfig(PreTrainedConfig):
         """As in transformers, but fields among `kwargs` are completed and checked together with those of the dict.
 
         Transformers sets them on the finished configuration, as it does here with what is no field.
+
+        Raises:
+            ValueError: for the configuration of another `model_type`.
         """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"model_type is {model_type!r}, and must be {cls.model_type!r}. Transformers' Auto classes load a "
+                "model as what it is; `convert` of sequence_encoder carries one over."
+            )
         # Transformers looks after `dtype`, whose "auto" is no value for a field, and after `label2id`, which a number
         # of labels would replace; `rope_scaling` sets a field there.
         names = {field.name for field in fields(cls)} - {"dtype", "label2id"} | {"rope_scaling"}
@@ -188,6 +200,14 @@ class SequenceEncoderConfig(PreTrainedConfig):
         if "id2label" not in overrides and kwargs.get("num_labels", len(labels)) != len(labels):
             config_dict = {**config_dict, "id2label": None, "label2id": None}
         return super().from_dict(_override(config_dict, overrides), **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str | type = "AutoConfig") -> None:
+        """Does nothing: `auto_map` names all Auto classes anyway, where transformers would name one."""
+
+    def _write(self, folder: Path, *args: Any, **kwargs: Any) -> None:
+        self.auto_map = auto_map()
+        super()._write(folder, *args, **kwargs)
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._warn_of_unknown(kwargs)

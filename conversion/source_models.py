@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +118,14 @@ def _load_all(
     # Other shapes are not ignored but told of below, by name.
     try:
         loaded: Any = model_class.from_pretrained(
-            checkpoint, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
+            checkpoint,
+            dtype="auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,  # Others are pickled, and can hold programs.
+            **options,
         )
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"The weights of {checkpoint} cannot be read, is their file whole? {error}") from error
     model, info = loaded
     missing = info["missing_keys"]

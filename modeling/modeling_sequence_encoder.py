@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -17,6 +18,7 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..hub.saving import SavedWithCard
 from .attention import SelfAttention
 from .checks import check_embeddings_type, check_inputs, check_needed, check_offsets, check_positions
 from .embeddings import InputEmbeddings
@@ -33,7 +35,7 @@ from .varlen_attention import choose_varlen_attention
 _PACKING_KEYWORDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 
 
-class SequenceEncoderPreTrainedModel(PreTrainedModel):
+class SequenceEncoderPreTrainedModel(SavedWithCard, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
     """What all SequenceEncoder models share: loading, saving, initialisation, what transformers may do with them."""
 
     config_class = SequenceEncoderConfig
@@ -55,6 +57,28 @@ class SequenceEncoderPreTrainedModel(PreTrainedModel):
         config.validate_positions()
         config.validate_layer_type()
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str | type = "AutoModel") -> None:
+        """Does nothing, as of the configuration."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """As in transformers, from weights in safetensors and from no others: pickled ones can hold programs.
+
+        Raises:
+            ValueError: for `use_safetensors=False`.
+            OSError: if there are no such weights, or they are damaged.
+        """
+        if kwargs.setdefault("use_safetensors", True) is False:
+            raise ValueError("use_safetensors must be True, got False: pickled weights are not read.")
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights of {pretrained_model_name_or_path} are damaged or incomplete ({error}); copy or download "
+                "them again."
+            ) from error
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Matrices by `config.initializer`, biases zero, norms one. Only what no checkpoint has filled."""
@@ -69,7 +93,7 @@ class SequenceEncoderPreTrainedModel(PreTrainedModel):
             init.zeros_(bias)
 
 
-class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):
+class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # type: ignore[misc] # as above
     """The encoder without a task head.
 
     Padding is never computed: the real tokens of a batch are packed into one row, go through all layers, and are put

@@ -9,9 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, cast
 
-import numpy as np
 import torch
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -29,7 +27,7 @@ class TextEncoding:
         *,
         convert_to_tensor: bool = False,
         **options: Any,
-    ) -> np.ndarray | torch.Tensor:
+    ) -> torch.Tensor | Any:
         """One vector for each text, for search, clustering and comparison.
 
         Names are those of `SentenceTransformer.encode`; but a batch has a number of tokens, not of texts, and no
@@ -71,7 +69,7 @@ class TextEncoding:
         dtype: torch.dtype = torch.float32,
         convert_to_tensor: bool = False,
         show_progress_bar: bool | None = None,
-    ) -> Iterator[np.ndarray | torch.Tensor]:
+    ) -> Iterator[torch.Tensor | Any]:
         """As `encode`, for more texts than memory holds: reads and yields some thousands at a time.
 
         Args:
@@ -110,9 +108,14 @@ class TextEncoding:
         """The tokens that a text is cut to: `max_length`, or else what tokenizer and model allow; None for no limit.
 
         Raises:
-            ValueError: if `max_length` is more than the model has positions.
+            ValueError: if `max_length` is more than the model has positions, or the tokenizer has more tokens than it.
         """
         config = cast(PreTrainedModel, self).config
+        if len(tokenizer) > config.vocab_size:
+            raise ValueError(
+                f"tokenizer has {len(tokenizer)} tokens, and the model vectors for vocab_size={config.vocab_size}. Is "
+                f"it that of the model? If so, resize_token_embeddings({len(tokenizer)}) makes room."
+            )
         positions = config.max_position_embeddings if config.position_embedding == "learned" else None
         if max_length is None:
             # Tokenizers without a limit have an enormous one.
@@ -135,10 +138,10 @@ class TextEncoding:
         dtype: torch.dtype,
         convert_to_tensor: bool,
         show_progress_bar: bool,
-    ) -> Iterator[np.ndarray | torch.Tensor]:
+    ) -> Iterator[torch.Tensor | Any]:
         total = len(sentences) if isinstance(sentences, Sized) else None
         iterator = iter(sentences)
-        with tqdm(total=total, desc="Encoding", unit="text", disable=not show_progress_bar) as progress:
+        with logging.tqdm(total=total, desc="Encoding", unit="text", disable=not show_progress_bar) as progress:
             while chunk := list(itertools.islice(iterator, CHUNK)):
                 for text in chunk:
                     if not isinstance(text, str):
@@ -158,7 +161,7 @@ class TextEncoding:
         return torch.device("cpu") if device.type == "meta" else device
 
     @torch.no_grad()
-    def _encode_ids(self, ids: list[list[int]], pooling: str, max_tokens: int, progress: tqdm) -> torch.Tensor:
+    def _encode_ids(self, ids: list[list[int]], pooling: str, max_tokens: int, progress: Any) -> torch.Tensor:
         """(N, D) in float32, or in float64 if the model is; zero for a text without tokens."""
         model = cast(PreTrainedModel, self)
         device = self._result_device()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
 from sequence_encoder.configuration import PRESETS
+from sequence_encoder.tests.hub_server import Hub
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,
@@ -27,6 +32,31 @@ TINY: dict[str, Any] = {
 
 # Tiny tensors gain nothing from a second thread, and lose much where others use the cores.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def without_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """`without_package(code, *arguments)`: runs code in a fresh process that cannot import the package, nor ask a Hub.
+
+    Returns what it prints last, as JSON.
+    """
+    modules = tmp_path_factory.mktemp("modules")
+    environment = {**os.environ, "HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"}
+    start = "import sys; sys.modules['sequence_encoder'] = None; import torch; torch.set_num_threads(1)\n"
+
+    def run(code: str, *arguments: Any) -> Any:
+        result = subprocess.run(
+            [sys.executable, "-c", start + code, *map(str, arguments)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout.splitlines()[-1])
+
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -102,3 +132,10 @@ def bert_folder(tmp_path: Path, randomize: Callable[..., Any]) -> Path:
     (folder / "README.md").write_text("by someone")
     (folder / "pytorch_model.bin").write_text("weights of another format")
     return folder
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    """A Hub of its own for the tests of a file. The token `hf_of_the_user` is that of `user`."""
+    with Hub({"hf_of_the_user": "user"}).serve() as hub:
+        yield hub

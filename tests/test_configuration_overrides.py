@@ -44,7 +44,7 @@ def saved(tiny_config: Build, randomize: Callable[..., Any], tmp_path: Path) -> 
 
 
 def architecture(config: SequenceEncoderConfig) -> dict[str, Any]:
-    stored = {"architectures", "dtype", "transformers_version", "_name_or_path"}
+    stored = {"architectures", "auto_map", "dtype", "transformers_version", "_name_or_path"}
     return {name: value for name, value in config.to_dict().items() if name not in stored}
 
 

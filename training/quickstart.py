@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ from ..tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
 from . import UsageError
 from .documentation import Docstring, read_documentation, split_by_file
 from .hardware import faster_in_bfloat16, has_accelerator
+from .hub_trainer import training_of
 from .objectives import PretrainingCollator, Window, segment_windows
 from .optimizer import MuonWithAdamW
 from .quickstart_report import RELOAD, Pretraining, Results, print_results, write_card
@@ -131,14 +132,16 @@ def _run(arguments: QuickstartArguments, started: float, pretrained: Path, finis
     task = Task(few_of_each(train, libraries, seed), test[:TEST_TEXTS], libraries, tokenizer)
     results.labelled, results.tested = len(task.train), len(task.test)
     results.random_accuracy, _ = adapt(task, pretrained, seconds, optimizer, seed, from_random=True)
-    results.accuracy, model = adapt(task, pretrained, seconds, optimizer, seed)
+    results.accuracy, trainer = adapt(task, pretrained, seconds, optimizer, seed)
     results.majority_accuracy = Counter(doc.library for doc in task.test).most_common(1)[0][1] / len(task.test)
+    model = cast(PreTrainedModel, trainer.model)
     model.save_pretrained(finished)
     tokenizer.save_pretrained(finished)
     predicted = predict_in_fresh_process(finished, [doc.hidden for doc in task.test])
     right = [answer == doc.library for answer, doc in zip(predicted, task.test, strict=True)]
     results.reloaded_accuracy = sum(right) / len(right)
-    write_card(finished, model, results, libraries, MAX_LENGTH)
+    training = training_of(trainer, "docstrings of installed libraries")
+    write_card(finished, model, training, results, libraries, MAX_LENGTH)
     return results
 
 
@@ -228,10 +231,11 @@ def pretrain(
     trainer = trainer_for("Pretraining", model, seconds, MuonWithAdamW(model, 5e-3), 32, windows, collate, seed)
     started = time.perf_counter()
     trainer.train()
-    speed = trainer.state.num_input_tokens_seen / (time.perf_counter() - started)
+    took = time.perf_counter() - started
+    speed = trainer.state.num_input_tokens_seen / took
     after = evaluate_pretraining(model, batches)
     model.save_pretrained(folder)
-    return Pretraining((before[0], after[0]), (before[1], after[1]), speed)
+    return Pretraining((before[0], after[0]), (before[1], after[1]), speed, took)
 
 
 @torch.inference_mode()
@@ -295,8 +299,8 @@ def adapt(
     make_optimizer: Callable[[PreTrainedModel], torch.optim.Optimizer],
     seed: int,
     from_random: bool = False,
-) -> tuple[float, PreTrainedModel]:
-    """Trains the encoder in `pretrained` on the task, or the same one with random weights: (test accuracy, model)."""
+) -> tuple[float, Trainer]:
+    """Trains the encoder in `pretrained` on the task, or the same one with random weights: (test accuracy, trainer)."""
     set_seed(seed)
     labels = dict(enumerate(task.libraries))
     config = SequenceEncoderConfig.from_pretrained(
@@ -317,7 +321,7 @@ def adapt(
     trainer = trainer_for(description, model, seconds, optimizer, 16, task.encode(task.train), collate, seed)
     trainer.train()
     metrics = trainer.evaluate(task.encode(task.test))
-    return metrics["eval_accuracy"], model
+    return metrics["eval_accuracy"], trainer
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:

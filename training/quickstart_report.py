@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from ..hub.model_card import Training, model_card
 from .hardware import device_name, peak_memory
-
-CARD_TEMPLATE = Path(__file__).parent.parent / "hub_card.md"
 
 RELOAD = """\
 import sequence_encoder
@@ -29,6 +27,7 @@ class Pretraining:
     mlm_loss: tuple[float, float]
     order_accuracy: tuple[float, float]
     tokens_per_second: float
+    seconds: float
 
 
 @dataclass
@@ -45,35 +44,39 @@ class Results:
     reloaded_accuracy: float = 0.0
 
 
-def write_card(folder: Path, model: PreTrainedModel, results: Results, libraries: list[str], max_length: int) -> None:
-    """The model card of the finished classifier, `README.md`."""
+def write_card(
+    folder: Path, model: PreTrainedModel, training: Training, results: Results, libraries: list[str], max_length: int
+) -> None:
+    """The model card of the finished classifier, `README.md`; `training` is its adaptation, and is completed."""
     checkpoint = results.checkpoint
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="text-classification",
-        language="en",
-        tags=["sequence-encoder"],
-        base_model=checkpoint if checkpoint and not Path(checkpoint).exists() else None,
-    )
+    local = checkpoint is not None and Path(checkpoint).exists()
     encoder = (
-        f"The encoder is that of {Path(checkpoint).name if Path(checkpoint).exists() else checkpoint}."
+        f"The encoder is that of {Path(checkpoint).name if local else checkpoint}."
         if checkpoint
         else "Pretrained on the docstrings of these libraries, as installed, without near-duplicates."
     )
-    card = ModelCard.from_template(
-        data,
-        template_path=str(CARD_TEMPLATE),
-        task=data.pipeline_tag,
-        model_name="Which library is this docstring from?",
+    training.data = (
+        f"{encoder} Adapted on {results.labelled:,} docstrings, in which the word library replaces names of libraries."
+    )
+    training.remarks = (
+        f"Accuracy {results.accuracy:.3f} on {results.tested:,} docstrings from files that were held out. The same "
+        f"encoder adapted from random weights has {results.random_accuracy:.3f}, and always naming the most frequent "
+        f"library {results.majority_accuracy:.3f}."
+    )
+    if results.pretraining is not None and training.seconds is not None:
+        training.seconds += results.pretraining.seconds
+    card = model_card(
+        model,
+        "path/to/this/folder",
+        training,
+        name="Which library is this docstring from?",
         summary="Names the Python library that a docstring is from: " + ", ".join(libraries) + ".",
-        parameters=f"{model.num_parameters():,}",
-        training_data=f"{encoder} Adapted on {results.labelled:,} docstrings, in which the word library replaces names "
-        "of libraries.",
-        results=f"Accuracy {results.accuracy:.3f} on {results.tested:,} docstrings from files that were held out. The "
-        f"same encoder adapted from random weights has {results.random_accuracy:.3f}, and always naming the most "
-        f"frequent library {results.majority_accuracy:.3f}.",
-        limits=f"Texts are cut at {max_length} tokens. Trained for minutes, as a demonstration of the library "
-        "sequence-encoder.",
+        language="en",
+        base_model=None if local else checkpoint,
+        limits=[
+            f"Texts are cut at {max_length} tokens.",
+            "Trained for minutes, as a demonstration of the library sequence-encoder.",
+        ],
     )
     card.save(folder / "README.md")
 

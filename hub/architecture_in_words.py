@@ -1,0 +1,71 @@
+"""What an encoder is, in words, for people who read its card and not its configuration."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from transformers import PreTrainedModel
+
+from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+
+_NORMS = {"layer_norm": "layer norm", "rms_norm": "RMS norm"}
+_PLACES = {"post": "after each residual addition", "pre": "before each branch, and after the last layer"}
+_FEED_FORWARDS = {"mlp": "two linear layers with {act} between them", "glu": "gated by {act} (GLU)"}
+_POOLINGS = {"mean": "the mean of its tokens", "cls": "its first token"}
+
+
+def architecture_in_words(model: PreTrainedModel) -> list[tuple[str, str]]:
+    """Names of parts, and what they are: the axes of the configuration, the sizes, the labels."""
+    config = model.config
+    assert isinstance(config, SequenceEncoderConfig)
+    feed_forward = _FEED_FORWARDS[config.feed_forward].format(act=config.hidden_act)
+    pooler = f", and a dense layer with {config.pooler_act}" if config.pooler_act else ""
+    rows = [
+        ("parameters", f"{model.num_parameters():,}, {str(model.dtype).removeprefix('torch.')}"),
+        (
+            "layers",
+            f"{config.num_hidden_layers} of {config.hidden_size:,} channels, with {config.num_attention_heads} heads",
+        ),
+        ("attention", _attention(config)),
+        ("positions", _positions(config)),
+        ("norms", f"{_NORMS[config.norm]}, {_PLACES[config.norm_placement]}"),
+        ("feed-forward", f"{feed_forward}, {config.intermediate_size:,} channels"),
+        ("embeddings", _embeddings(config)),
+        ("a text as a whole", _POOLINGS[config.pooling] + pooler),
+    ]
+    if type(model).__name__.endswith("Classification"):
+        names = [str(label) for _, label in sorted((config.id2label or {}).items())]
+        shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+        rows.append(("labels", shown))
+    return rows
+
+
+def _attention(config: SequenceEncoderConfig) -> str:
+    counts = Counter(config.layer_types)
+    sliding = counts["sliding_attention"]
+    if not sliding:
+        return "each token to all of its text"
+    window = f"to those at most {config.sliding_window} tokens away in {sliding} of the layers"
+    return window if sliding == config.num_hidden_layers else f"{window}, to all of its text in the others"
+
+
+def _positions(config: SequenceEncoderConfig) -> str:
+    if config.position_embedding == "learned":
+        return f"learned, {config.max_position_embeddings:,} of them"
+    if config.position_embedding == "sinusoidal":
+        return "sinusoidal"
+    bases = {parameters["rope_theta"] for parameters in (config.rope_parameters or {}).values()}
+    return f"rotary, with the base {' or '.join(f'{base:,.0f}' for base in sorted(bases))}"
+
+
+def _embeddings(config: SequenceEncoderConfig) -> str:
+    said = [f"{config.vocab_size:,} tokens"]
+    if config.embedding_size is not None:
+        said.append(f"{config.embedding_size:,} channels")
+    if config.type_vocab_size:
+        said.append(f"{config.type_vocab_size} segment types")
+    if config.scale_embeddings:
+        said.append("scaled by the root of their channels")
+    if config.embedding_norm:
+        said.append("a norm after them")
+    return ", ".join(said)

@@ -1,0 +1,38 @@
+"""Which class each Auto class of transformers gives.
+
+The package registers them by this table. A saved folder names them in its `auto_map`, all in a copy of this file, so
+that its classes are of one set of modules.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from transformers import PreTrainedModel
+
+from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..modeling.heads import (
+    SequenceEncoderForMultipleChoice,
+    SequenceEncoderForQuestionAnswering,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderForTokenClassification,
+)
+from ..modeling.modeling_sequence_encoder import SequenceEncoderModel
+from ..modeling.pretraining_heads import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining
+
+AUTO_MODELS: dict[str, type[PreTrainedModel]] = {
+    "AutoModel": SequenceEncoderModel,
+    "AutoModelForPreTraining": SequenceEncoderForPreTraining,
+    "AutoModelForMaskedLM": SequenceEncoderForMaskedLM,
+    "AutoModelForSequenceClassification": SequenceEncoderForSequenceClassification,
+    "AutoModelForTokenClassification": SequenceEncoderForTokenClassification,
+    "AutoModelForQuestionAnswering": SequenceEncoderForQuestionAnswering,
+    "AutoModelForMultipleChoice": SequenceEncoderForMultipleChoice,
+}
+AUTO_CLASSES: dict[str, type] = {"AutoConfig": SequenceEncoderConfig, **AUTO_MODELS}
+
+
+def __getattr__(name: str) -> NoReturn:
+    """A class that the `auto_map` of a folder names, and that is not here."""
+    names = ", ".join(auto_class.__name__ for auto_class in AUTO_CLASSES.values())
+    raise AttributeError(f"{name} is no class of a SequenceEncoder; the auto_map in config.json can name {names}.")

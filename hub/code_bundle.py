@@ -1,0 +1,64 @@
+"""The code that a saved folder needs to be loaded without this package: flat files, as transformers' Auto classes want.
+
+They follow the relative imports from one file to the next, by a regular expression, and look for all of them in one
+folder. The bundle is therefore all files that `auto_classes.py` reaches, with imports between folders turned into
+imports from beside. Run from such a bundle, it finds the same files, and nothing to turn.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+# Beside this file in the package and in a bundle.
+ENTRY = Path(__file__).with_name("auto_classes.py")
+
+
+def auto_map() -> dict[str, str]:
+    """What `config.json` tells the Auto classes: for each of them a class, and the file that it is in."""
+    from .auto_classes import AUTO_CLASSES
+
+    return {name: f"{ENTRY.stem}.{auto_class.__name__}" for name, auto_class in AUTO_CLASSES.items()}
+
+
+def write_code(folder: Path) -> None:
+    """Writes the bundle into a folder."""
+    for name, text in code_bundle().items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+@cache
+def code_bundle() -> dict[str, str]:
+    """The files by their names, with their text; read once, so that one process saves one state of the code.
+
+    Raises:
+        ValueError: if two files that are needed have one name.
+        FileNotFoundError: if an import is not of a file, but of a folder.
+    """
+    files: dict[str, str] = {}
+    paths: dict[str, Path] = {}
+    waiting = [ENTRY.resolve()]
+    while waiting:
+        path = waiting.pop()
+        if paths.setdefault(path.name, path) != path:
+            raise ValueError(f"{path} and {paths[path.name]} have one name, and cannot be in one folder.")
+        if path.name not in files:
+            files[path.name], needed = _flatten(path)
+            waiting += needed
+    return dict(sorted(files.items()))
+
+
+def _flatten(path: Path) -> tuple[str, list[Path]]:
+    """The text of a file with its relative imports from beside it, and the files that these are of."""
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    needed = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            parts = (node.module or "").split(".")
+            needed.append(path.parents[node.level - 1].joinpath(*parts).with_suffix(".py"))
+            statement = re.compile(rf"\bfrom {re.escape('.' * node.level + (node.module or ''))} import\b")
+            lines[node.lineno - 1] = statement.sub(f"from .{parts[-1]} import", lines[node.lineno - 1], count=1)
+    return "".join(lines), needed

@@ -1,0 +1,193 @@
+"""The model card: `hub_card.md` at the root of the package, filled with what a model is and how it came to be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedModel
+
+from .architecture_in_words import architecture_in_words
+from .auto_classes import AUTO_MODELS
+
+# Not part of a repository's code: who loads a model from there, and pushes it again, has no template.
+TEMPLATE = Path(__file__).parent.parent / "hub_card.md"
+MARKER = "Rendered by sequence-encoder, which renders it again when the model is pushed; without this line it does not."
+
+# The Hub's name for what a model does, and whether transformers has a pipeline for it.
+TASKS = {
+    "AutoModel": ("feature-extraction", True),
+    "AutoModelForPreTraining": ("fill-mask", False),
+    "AutoModelForMaskedLM": ("fill-mask", True),
+    "AutoModelForSequenceClassification": ("text-classification", True),
+    "AutoModelForTokenClassification": ("token-classification", True),
+    "AutoModelForQuestionAnswering": ("question-answering", False),
+    "AutoModelForMultipleChoice": ("multiple-choice", False),
+}
+
+
+@dataclass
+class Training:
+    """How a model came to be, as far as it is known.
+
+    Args:
+        data: sentences about the texts.
+        hyperparameters: by their names.
+        progress: a table in Markdown, of losses and metrics as they changed.
+        results: metrics on texts that were held out.
+        remarks: sentences about the results.
+        hardware: what it ran on.
+        seconds: how long it took.
+        energy: in kWh.
+        emissions: of CO₂ equivalents, in kg.
+    """
+
+    data: str | None = None
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    progress: str | None = None
+    results: list[EvalResult] = field(default_factory=list)
+    remarks: str | None = None
+    hardware: str | None = None
+    seconds: float | None = None
+    energy: float | None = None
+    emissions: float | None = None
+
+    def paragraphs(self) -> list[str]:
+        """What there is to say, in words."""
+        said = [self.data or "The training data is not on record."]
+        if self.seconds is not None or self.hardware is not None:
+            time = "" if self.seconds is None else f" for {_duration(self.seconds)}"
+            said.append(f"Trained{time} on {self.hardware or 'hardware that is not on record'}.")
+        if self.energy is not None:
+            carbon = "" if self.emissions is None else f", {self.emissions * 1000:.3g} g of CO₂ equivalents"
+            said.append(f"It took {self.energy:.3g} kWh{carbon}, by the estimate of codecarbon.")
+        return said
+
+
+def model_card(
+    model: PreTrainedModel,
+    model_id: str,
+    training: Training | None = None,
+    *,
+    name: str | None = None,
+    summary: str | None = None,
+    license: str | None = None,
+    language: str | list[str] | None = None,
+    base_model: str | None = None,
+    datasets: str | list[str] | None = None,
+    tags: Iterable[str] = (),
+    limits: Iterable[str] = (),
+) -> ModelCard:
+    """The card of one of the package's models.
+
+    Args:
+        model: whose class, configuration and parameters it tells of.
+        model_id: what `from_pretrained` is to be given: a repository `user/name`, or a folder.
+        training: what is known of the training.
+        name: the title; by default the last part of `model_id`.
+        summary: the first sentences, what the model is for.
+        license: the Hub's identifier of it, such as `apache-2.0`.
+        language: of the texts, such as `en`.
+        base_model: the repository of the model that this one was trained from; by default the one that it was loaded
+            from, if that was no folder.
+        datasets: ids of the Hub.
+        tags: more of them, for the search of the Hub.
+        limits: sentences about what not to use it for.
+
+    Raises:
+        ValueError: if the model is none of the package's.
+    """
+    auto_class = next((auto for auto, kind in AUTO_MODELS.items() if kind.__name__ == type(model).__name__), None)
+    if auto_class is None:
+        raise ValueError(f"model must be one of the package's, got a {type(model).__name__}.")
+    training = training or Training()
+    name = name or Path(model_id).name
+    task, has_pipeline = TASKS[auto_class]
+    loaded_from = model.config._name_or_path
+    if base_model is None and loaded_from and loaded_from != model_id and not os.path.isdir(loaded_from):
+        base_model = loaded_from
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=task,
+        language=language,
+        license=license,
+        base_model=base_model,
+        datasets=datasets,
+        tags=list(dict.fromkeys(["sequence-encoder", *tags])),
+        model_name=name if training.results else None,
+        eval_results=training.results or None,
+        **_emissions(training),
+    )
+    origin = f" It was trained from {base_model}." if base_model else ""
+    return ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        model_name=name,
+        model_id=model_id,
+        summary=(summary or f"A {type(model).__name__} with {model.num_parameters():,} parameters.") + origin,
+        task=task if has_pipeline else None,
+        auto_class=auto_class,
+        architecture=architecture_in_words(model),
+        training=training.paragraphs(),
+        hyperparameters=dict(training.hyperparameters),
+        progress=training.progress,
+        results=_results(training),
+        metrics=training.results,
+        limits=[*limits, *_limits(model, training)],
+        licence=license or "None is given. Ask who published this model before you use it.",
+        marker=MARKER,
+    )
+
+
+def card_to_push(
+    model: PreTrainedModel, repo_id: str, tags: Iterable[str] | None, token: str | bool | None
+) -> ModelCard | None:
+    """The card that goes to a repository with a model: the one that is there, if someone wrote it, or else a new one.
+
+    None where nothing is to be changed: there is a card and no new tag, or there is no template.
+    """
+    from huggingface_hub.errors import EntryNotFoundError
+
+    tags = list(tags or ())
+    try:
+        card = ModelCard.load(repo_id, token=token if isinstance(token, str) else None)
+    except EntryNotFoundError:
+        card = None
+    if card is None or MARKER in card.text:
+        return model_card(model, repo_id, tags=tags) if TEMPLATE.is_file() else None
+    return card
+
+
+def _emissions(training: Training) -> dict[str, Any]:
+    """As the Hub wants them: in grams, and with where the number is from."""
+    if training.emissions is None:
+        return {}
+    told = {"emissions": training.emissions * 1000, "source": "codecarbon", "hardware_used": training.hardware}
+    return {"co2_eq_emissions": {name: value for name, value in told.items() if value is not None}}
+
+
+def _results(training: Training) -> list[str]:
+    said = [training.remarks] if training.remarks else []
+    return said or ([] if training.results else ["None is on record."])
+
+
+def _limits(model: PreTrainedModel, training: Training) -> list[str]:
+    config = model.config
+    said = []
+    if config.position_embedding == "learned":
+        said.append(f"A text has at most {config.max_position_embeddings:,} tokens; longer ones are to be cut.")
+    if not training.results and not training.remarks:
+        said.append("How good it is has not been measured, or is not on record.")
+    said.append("It knows what its training texts say, errors and prejudices included, and of nothing else.")
+    return said
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    if minutes < 1:
+        return f"{seconds:.0f} seconds"
+    return f"{minutes:.0f} minutes" if hours < 2 else f"{hours:.1f} hours"

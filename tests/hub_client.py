@@ -1,0 +1,159 @@
+"""A process that pushes to a Hub and loads from it, with the client's own settings: `HubClient` starts one.
+
+The client reads the address of the Hub when it is imported, so that it has to be in the environment by then. Run as a
+script, this file is that process: it takes calls, one JSON object a line, and answers each with a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class ClientError(Exception):
+    """What went wrong in the process: name and message of its exception."""
+
+
+class HubClient:
+    """A process in which the functions of this file are called by their names: `client.call("load", "AutoModel", …)`.
+
+    Args:
+        url: the address of the Hub.
+        home: the folder of the client's cache.
+        token: whose user it is; without one, nobody's.
+        offline: whether the Hub is not to be asked.
+        package: whether the process can import `sequence_encoder`; one that cannot runs the code of the repositories.
+    """
+
+    def __init__(
+        self, url: str, home: Path, *, token: str | None = None, offline: bool = False, package: bool = True
+    ) -> None:
+        foreign = ("HF_", "HUGGING", "TRANSFORMERS_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        environment |= {
+            "HF_ENDPOINT": url,
+            "HF_HOME": str(home),
+            # Where hf_xet is installed, it would upload by a protocol of its own.
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "NO_PROXY": "127.0.0.1",
+            "OMP_NUM_THREADS": "1",
+            **({"HF_TOKEN": token} if token else {}),
+            **({"HF_HUB_OFFLINE": "1"} if offline else {}),
+        }
+        home.mkdir(parents=True, exist_ok=True)
+        self._log = home / "log.txt"
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, *([] if package else ["--without-package"])],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def call(self, function: str, *arguments: Any, **options: Any) -> Any:
+        """What the function returns.
+
+        Raises:
+            ClientError: if the function raises.
+        """
+        self._process.stdin.write(json.dumps([function, arguments, options]) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"The process has ended:\n{self._log.read_text()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise ClientError(answer["error"])
+        return answer["result"]
+
+    def close(self) -> None:
+        """Ends the process, which has nothing left to do."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def outputs(model: Any) -> list[list[Any]]:
+    """All that a model says to a fixed batch, the second text of which is shorter."""
+    ids = torch.arange(1, 15).reshape(2, 7)
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    if "MultipleChoice" in type(model).__name__:
+        ids, mask = ids[None], mask[None]
+    with torch.no_grad():
+        return [tensor.tolist() for tensor in model.eval()(input_ids=ids, attention_mask=mask).to_tuple()]
+
+
+def _serve() -> None:
+    # Progress and logs must not come between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    trusting = {}
+    if "--without-package" in sys.argv:
+        sys.modules["sequence_encoder"] = None  # type: ignore[assignment]
+        trusting = {"trust_remote_code": True}
+    else:
+        import sequence_encoder  # noqa: F401
+    import huggingface_hub
+    import transformers
+
+    def saved(auto_class: str, name: str, **options: Any) -> Any:
+        return getattr(transformers, auto_class).from_pretrained(name, **trusting, **options)
+
+    def push(auto_class: str, folder: str, name: str, **options: Any) -> str:
+        """The hash of the commit."""
+        return saved(auto_class, folder).push_to_hub(name, **options).oid
+
+    def load(auto_class: str, name: str, **options: Any) -> list[list[Any]]:
+        return outputs(saved(auto_class, name, **options))
+
+    def tokenize(name: str, text: str) -> list[int]:
+        return saved("AutoTokenizer", name)(text)["input_ids"]
+
+    def train(auto_class: str, folder: str, name: str, output: str) -> list[list[Any]]:
+        """Two steps, each of which is saved and pushed. What a model says that is loaded from the folder."""
+        rows = [{"input_ids": [2, 3, 5, 7], "labels": row % 2} for row in range(2)]
+        trainer = transformers.Trainer(
+            saved(auto_class, folder),
+            transformers.TrainingArguments(
+                output,
+                push_to_hub=True,
+                hub_model_id=name,
+                max_steps=2,
+                save_steps=1,
+                per_device_train_batch_size=1,
+                use_cpu=True,
+                report_to=[],
+            ),
+            train_dataset=rows,
+            processing_class=saved("AutoTokenizer", folder),
+        )
+        trainer.train()
+        trainer.push_to_hub()
+        return outputs(saved(auto_class, output))
+
+    def push_card(name: str, content: str) -> None:
+        """The Hub takes a card only if its metadata are valid."""
+        huggingface_hub.upload_file(path_or_fileobj=content.encode(), path_in_repo="README.md", repo_id=name)
+
+    functions = {function.__name__: function for function in (push, load, tokenize, train, push_card)}
+    for line in sys.stdin:
+        name, arguments, options = json.loads(line)
+        try:
+            answer = {"result": functions[name](*arguments, **options)}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,254 @@
+"""A saved folder loads where this package is not installed, with `trust_remote_code=True`, to the same model."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import Trainer, TrainingArguments
+
+import sequence_encoder
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
+from sequence_encoder.configuration import PRESETS
+from sequence_encoder.hub.auto_classes import AUTO_CLASSES, AUTO_MODELS
+
+Build = Callable[..., Any]
+
+HEADS = {auto: model.__name__ for auto, model in AUTO_MODELS.items()}
+# Every head, and every preset with the head of masked tokens besides.
+SAVED = {auto: (auto, list(PRESETS)[index % len(PRESETS)]) for index, auto in enumerate(HEADS)}
+SAVED |= {preset: ("AutoModelForMaskedLM", preset) for preset in PRESETS}
+TEXTS = ["the quick brown fox jumps over the lazy dog", "packing leaves the padding out"]
+
+PREDICT = """
+import json, pathlib, transformers
+saved, results, options, names = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), *map(json.loads, sys.argv[3:])
+texts = ["the quick brown fox jumps over the lazy dog", "packing leaves the padding out"]
+results.mkdir()
+found = {}
+for name, auto in names.items():
+    tokenizer = transformers.AutoTokenizer.from_pretrained(saved / name, **options)
+    config = transformers.AutoConfig.from_pretrained(saved / name, **options)
+    model = getattr(transformers, auto).from_pretrained(saved / name, **options)
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    if auto == "AutoModelForMultipleChoice":
+        batch = {key: value[None] for key, value in batch.items()}
+    with torch.no_grad():
+        outputs = [tensor for tensor in model(**batch).to_tuple() if tensor is not None]
+    torch.save(outputs, results / f"{name}.pt")
+    model.save_pretrained(results / name)
+    tokenizer.save_pretrained(results / name)
+    found[name] = [type(config).__module__, type(model).__module__, type(model).__name__, model.training]
+    assert type(config) is type(model.config)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each of `SAVED`, with model and tokenizer."""
+    folder = tmp_path_factory.mktemp("saved")
+    tokenizer = SequenceEncoderTokenizer.train_from_iterator(TEXTS * 2, vocab_size=97, show_progress=False)
+    for name, (auto, preset) in SAVED.items():
+        randomize(AUTO_MODELS[auto](tiny_config(preset, num_labels=3))).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outputs(saved: Path, without_package: Build, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """`outputs(kind)`: what models predict, loaded with the package or without it, or saved again without it."""
+    folder = tmp_path_factory.mktemp("outputs")
+    names = json.dumps({name: auto for name, (auto, _) in SAVED.items()})
+    trusting = json.dumps({"trust_remote_code": True})
+    found = {
+        "without": without_package(PREDICT, saved, folder / "without", trusting, names),
+        "again": without_package(PREDICT, folder / "without", folder / "again", trusting, names),
+    }
+    program = "sys.modules.pop('sequence_encoder'); import sequence_encoder\n"
+    found["with"] = without_package(program + PREDICT, saved, folder / "with", "{}", names)
+
+    def read(kind: str, name: str) -> tuple[list[torch.Tensor], Any]:
+        return torch.load(folder / kind / f"{name}.pt"), found[kind][name]
+
+    return read
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_logits_are_bitwise_the_same_without_the_package(outputs: Build, name: str) -> None:
+    expected, (_, module, model, _) = outputs("with", name)
+    assert module.startswith("sequence_encoder.")
+    for kind in ("without", "again"):
+        actual, (config_module, model_module, model_name, training) = outputs(kind, name)
+        assert config_module.startswith("transformers_modules.")
+        assert model_module.startswith("transformers_modules.")
+        assert (model_name, training) == (model, False)
+        assert len(actual) == len(expected) > 0
+        for one, other in zip(actual, expected, strict=True):
+            assert torch.equal(one, other)
+
+
+LOAD_ALL = """
+import json, transformers
+from pathlib import Path
+found = {}
+for source in sorted(Path(sys.argv[1]).iterdir()):
+    for auto in json.loads(sys.argv[2]):
+        model = getattr(transformers, auto).from_pretrained(
+            source, trust_remote_code=True, num_labels=3, ignore_mismatched_sizes=True
+        )
+        found[f"{source.name} {auto}"] = type(model).__name__
+print(json.dumps(found))
+"""
+
+
+def test_every_auto_class_loads_whatever_the_model_was_saved_from(saved: Path, without_package: Build) -> None:
+    found = without_package(LOAD_ALL, saved, json.dumps(list(HEADS)))
+    assert found == {f"{source} {auto}": model for source in SAVED for auto, model in HEADS.items()}
+
+
+def test_saving_without_the_package_gives_the_same_code_and_configuration(outputs: Build, saved: Path) -> None:
+    outputs("again", "AutoModel")
+    for name in SAVED:
+        first, again = (
+            {**code_of(folder), "config.json": (folder / "config.json").read_text()}
+            for folder in (saved / name, next(saved.parent.glob("outputs*")) / "again" / name)
+        )
+        assert again == first
+
+
+def test_a_configuration_alone_is_saved_with_all_code(tiny_config: Build, saved: Path, tmp_path: Path) -> None:
+    tiny_config("bert").save_pretrained(tmp_path)
+    assert code_of(tmp_path) == code_of(saved / "AutoModel")
+
+
+def test_a_tokenizer_alone_is_saved_with_all_code_and_loads_without_it(
+    saved: Path, without_package: Build, tmp_path: Path
+) -> None:
+    SequenceEncoderTokenizer.from_pretrained(saved / "AutoModel").save_pretrained(tmp_path)
+    assert code_of(tmp_path) == code_of(saved / "AutoModel")
+    for path in tmp_path.glob("*.py"):
+        path.unlink()
+    code = "import json, transformers\n" + (
+        "print(json.dumps(transformers.AutoTokenizer.from_pretrained(sys.argv[1])(sys.argv[2])['input_ids']))"
+    )
+    expected = SequenceEncoderTokenizer.from_pretrained(saved / "AutoModel")(TEXTS[0])["input_ids"]
+    assert without_package(code, tmp_path, TEXTS[0]) == expected
+
+
+def code_of(folder: Path) -> dict[str, str]:
+    files = {path.name: path.read_text() for path in folder.glob("*.py")}
+    assert files
+    return files
+
+
+def test_a_checkpoint_of_trainer_loads_without_the_package(
+    tiny_config: Build, saved: Path, without_package: Build, tmp_path: Path
+) -> None:
+    tokenizer = SequenceEncoderTokenizer.from_pretrained(saved / "AutoModel")
+    model = sequence_encoder.SequenceEncoderForSequenceClassification(tiny_config("bert", num_labels=2))
+    arguments = TrainingArguments(
+        str(tmp_path / "run"), max_steps=2, save_steps=1, use_cpu=True, report_to=[], disable_tqdm=True
+    )
+    data = [{**tokenizer(text), "labels": label} for label, text in enumerate(TEXTS)]
+    Trainer(model, arguments, train_dataset=data, processing_class=tokenizer).train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    assert code_of(checkpoint) == code_of(saved / "AutoModel")
+    code = """
+import json, transformers
+classify = transformers.pipeline("text-classification", model=sys.argv[1], trust_remote_code=True)
+print(json.dumps(classify(sys.argv[2], top_k=None)))
+"""
+    actual = {row["label"]: row["score"] for row in without_package(code, checkpoint, TEXTS[0])}
+    with torch.no_grad():
+        logits = model.eval()(**tokenizer(TEXTS[0], return_tensors="pt")).logits[0]
+    expected = dict(zip(model.config.id2label.values(), logits.softmax(-1).tolist(), strict=True))
+    assert actual == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_code_imports_torch_transformers_and_what_these_bring(saved: Path) -> None:
+    imported = set()
+    for text in code_of(saved / "AutoModel").values():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.partition(".")[0] for name in node.names}
+            if isinstance(node, ast.ImportFrom):
+                assert node.level <= 1
+                assert node.level == 0 or "." not in (node.module or ".")
+                imported |= {(node.module or "").partition(".")[0]} if node.level == 0 else set()
+    required = importlib.metadata.requires("transformers") or []
+    names = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in required if "extra ==" not in line}
+    others = imported - set(sys.stdlib_module_names) - {"torch", "transformers"}
+    assert others <= names
+    assert others <= {"huggingface_hub", "safetensors"}
+
+
+def test_every_auto_class_is_named_by_the_configuration(saved: Path) -> None:
+    for name in SAVED:
+        named = json.loads((saved / name / "config.json").read_text())["auto_map"]
+        assert named == {auto: f"auto_classes.{kind.__name__}" for auto, kind in AUTO_CLASSES.items()}
+        assert {"AutoConfig", *HEADS} == set(named)
+
+
+def test_with_the_package_the_code_of_a_folder_is_not_run(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved / "AutoModel", tmp_path / "copy")
+    for path in (tmp_path / "copy").glob("*.py"):
+        path.write_text("raise RuntimeError('this was run')")
+    for options in ({}, {"trust_remote_code": True}):
+        model = transformers.AutoModel.from_pretrained(tmp_path / "copy", **options)
+        assert type(model) is sequence_encoder.SequenceEncoderModel
+
+
+def test_without_trust_the_code_is_not_run(saved: Path, without_package: Build) -> None:
+    code = """
+import json, transformers
+try:
+    transformers.AutoModel.from_pretrained(sys.argv[1])
+except ValueError as error:
+    loaded = [name for name in sys.modules if name.startswith("transformers_modules.")]
+    print()  # After the question that transformers asks.
+    print(json.dumps([str(error), loaded]))
+"""
+    message, loaded = without_package(code, saved / "AutoModel")
+    assert "trust_remote_code=True" in message
+    assert loaded == []
+
+
+def test_a_class_that_does_not_exist_is_an_error_that_names_those_that_do(
+    saved: Path, without_package: Build, tmp_path: Path
+) -> None:
+    shutil.copytree(saved / "AutoModel", tmp_path / "copy")
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    config["auto_map"]["AutoModel"] = "auto_classes.SequenceEncoderFoo"
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
+    code = """
+import json, transformers
+try:
+    transformers.AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+except AttributeError as error:
+    print(json.dumps(str(error)))
+"""
+    message = without_package(code, tmp_path / "copy")
+    assert "SequenceEncoderFoo" in message
+    assert all(name in message for name in HEADS.values())
+
+
+def test_loaded_from_a_repository_and_saved_the_configuration_names_the_files_beside_it(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    config = SequenceEncoderConfig.from_dict(
+        {**tiny_config().to_dict(), "auto_map": {"AutoModel": "user/name--auto_classes.SequenceEncoderModel"}}
+    )
+    config.save_pretrained(tmp_path)
+    named = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+    assert [value for value in named.values() if "--" in value] == []

@@ -1,0 +1,206 @@
+"""What is pushed to a Hub is there as a whole or not at all, and loads from it by its name with the same outputs."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from sequence_encoder import SequenceEncoderTokenizer
+from sequence_encoder.tests.hub_client import ClientError, HubClient, outputs
+from sequence_encoder.tests.hub_repositories import LARGE_SIZE
+from sequence_encoder.tests.hub_server import Hub
+
+Build = Callable[..., Any]
+Outputs = list[list[Any]]
+
+TASKS = (
+    *("PreTraining", "MaskedLM", "SequenceClassification", "TokenClassification"),
+    *("QuestionAnswering", "MultipleChoice"),
+)
+AUTO_CLASSES = ("AutoModel", *(f"AutoModelFor{task}" for task in TASKS))
+TEXT = "packing leaves the padding out"
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """`saved(auto_class, seed=0, size="1GB", **fields)`: a folder of a model and its tokenizer, and outputs to expect.
+
+    `size` is that of the largest file of weights. The outputs are those of the model loaded again: weights then lie
+    elsewhere in memory, which can change the last bit of a sum.
+    """
+    tokenizer = SequenceEncoderTokenizer.train_from_iterator([TEXT] * 3, vocab_size=97, show_progress=False)
+
+    def save(auto_class: str, seed: int = 0, size: str = "1GB", **fields: Any) -> tuple[str, Outputs]:
+        config = tiny_config("bert", num_labels=2, **fields)
+        model_class = getattr(transformers, auto_class)
+        folder = tmp_path_factory.mktemp("model")
+        randomize(model_class.from_config(config), seed).save_pretrained(folder, max_shard_size=size)
+        tokenizer.save_pretrained(folder)
+        return str(folder), outputs(model_class.from_pretrained(folder))
+
+    return save
+
+
+@pytest.fixture(scope="module")
+def names() -> Iterator[str]:
+    """Names of repositories that are not there yet."""
+    return (f"user/model-{number}" for number in itertools.count())
+
+
+@pytest.fixture
+def name(names: Iterator[str]) -> str:
+    return next(names)
+
+
+@pytest.fixture(scope="module")
+def user(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubClient]:
+    """Who pushes."""
+    client = HubClient(hub.url, tmp_path_factory.mktemp("user"), token="hf_of_the_user")
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what the reader has loaded."""
+    return tmp_path_factory.mktemp("reader")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["with the package", "without it"])
+def settings(request: pytest.FixtureRequest) -> dict[str, bool]:
+    """How the reader loads."""
+    return {"package": request.param}
+
+
+@pytest.fixture(scope="module")
+def reader(hub: Hub, home: Path, settings: dict[str, bool]) -> Iterator[HubClient]:
+    """Who loads, and has no token."""
+    client = HubClient(hub.url, home, **settings)
+    yield client
+    client.close()
+
+
+@pytest.mark.parametrize("auto_class", AUTO_CLASSES)
+def test_a_pushed_model_loads_by_its_name_with_the_same_outputs(
+    auto_class: str, hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build
+) -> None:
+    folder, expected = saved(auto_class)
+    user.call("push", auto_class, folder, name)
+    assert reader.call("load", auto_class, name) == expected
+    files = hub.files(name)
+    assert files["model.safetensors"].large
+    assert not files["config.json"].large
+
+
+def test_a_model_and_its_tokenizer_share_a_repository(
+    hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build
+) -> None:
+    folder, expected = saved("AutoModelForMaskedLM")
+    user.call("push", "AutoModelForMaskedLM", folder, name)
+    user.call("push", "AutoTokenizer", folder, name)
+    assert reader.call("load", "AutoModelForMaskedLM", name) == expected
+    assert reader.call("tokenize", name, TEXT) == SequenceEncoderTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
+
+
+def test_the_card_of_a_pushed_model_is_valid(hub: Hub, user: HubClient, name: str, saved: Build) -> None:
+    user.call("push", "AutoModel", saved("AutoModel")[0], name)
+    card = hub.files(name)["README.md"].content.decode()
+    user.call("push_card", name, card)
+    with pytest.raises(ClientError, match=r"model-index\[0\].results\[0\].task.type"):
+        user.call("push_card", name, card.replace("---\n", "---\nmodel-index: [{name: x, results: [{}]}]\n", 1))
+    assert hub.files(name)["README.md"].content.decode() == card
+
+
+def test_weights_may_be_in_several_files(hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build) -> None:
+    folder, expected = saved("AutoModel", size="20KB")
+    user.call("push", "AutoModel", folder, name, max_shard_size="20KB")
+    assert len([path for path in hub.files(name) if path.endswith(".safetensors")]) > 1
+    assert reader.call("load", "AutoModel", name) == expected
+
+
+def test_every_revision_has_the_weights_that_were_pushed_to_it(
+    user: HubClient, reader: HubClient, name: str, saved: Build
+) -> None:
+    versions = [saved("AutoModel", seed) for seed in range(3)]
+    older, newer = (user.call("push", "AutoModel", folder, name) for folder, _ in versions[:2])
+    user.call("push", "AutoModel", versions[2][0], name, revision="trial")
+    for revision, version in ((None, 1), (older, 0), (newer, 1), ("trial", 2), ("main", 1)):
+        assert reader.call("load", "AutoModel", name, revision=revision) == versions[version][1], revision
+    with pytest.raises(ClientError, match=f"(?s)nowhere is not a valid git identifier.*{name}"):
+        reader.call("load", "AutoModel", name, revision="nowhere")
+
+
+def test_a_private_repository_says_its_name_and_what_is_missing(
+    user: HubClient, reader: HubClient, name: str, saved: Build
+) -> None:
+    folder, expected = saved("AutoModel")
+    user.call("push", "AutoModel", folder, name, private=True)
+    for auto_class in ("AutoModel", "AutoTokenizer"):
+        with pytest.raises(ClientError, match=f"(?s){name} is not a local folder.*pass a token"):
+            reader.call("load", auto_class, name)
+    assert reader.call("load", "AutoModel", name, token="hf_of_the_user") == expected
+
+
+@pytest.mark.parametrize("cut", ["upload", "commit"])
+def test_a_push_that_is_cut_changes_nothing_and_can_be_repeated(
+    cut: str, hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build
+) -> None:
+    # More than the connection holds by itself, so that it is cut while the client sends.
+    large = {"vocab_size": LARGE_SIZE // 4 // 24 + 1}
+    # Weights that no other test has uploaded: the Hub keeps a file once.
+    seeds = (f"{name}-{version}" for version in ("before", "after"))
+    (before, outputs_before), (after, outputs_after) = (
+        saved("AutoModel", zlib.crc32(seed.encode()), **large) for seed in seeds
+    )
+    user.call("push", "AutoModel", before, name)
+    branches, commits = dict(hub.repositories[name].branches), dict(hub.repositories[name].commits)
+
+    hub.cut = cut
+    with pytest.raises(ClientError):
+        user.call("push", "AutoModel", after, name)
+    assert hub.cut is None
+    assert (hub.repositories[name].branches, hub.repositories[name].commits) == (branches, commits)
+    assert reader.call("load", "AutoModel", name) == outputs_before
+
+    user.call("push", "AutoModel", after, name)
+    assert reader.call("load", "AutoModel", name) == outputs_after
+
+
+def test_an_unmodified_trainer_pushes_what_it_trains(
+    hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build, tmp_path: Path
+) -> None:
+    folder, untrained = saved("AutoModelForSequenceClassification")
+    trained = user.call("train", "AutoModelForSequenceClassification", folder, name, str(tmp_path))
+    assert trained != untrained
+    messages = [commit.message for commit in hub.repositories[name].commits.values()]
+    assert "Training in progress, step 1" in messages
+    assert reader.call("load", "AutoModelForSequenceClassification", name) == trained
+    assert reader.call("tokenize", name, TEXT) == SequenceEncoderTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
+
+
+def test_what_was_loaded_once_loads_offline(
+    hub: Hub,
+    user: HubClient,
+    reader: HubClient,
+    home: Path,
+    settings: dict[str, bool],
+    name: str,
+    saved: Build,
+) -> None:
+    folder, expected = saved("AutoModelForTokenClassification")
+    for auto_class in ("AutoModelForTokenClassification", "AutoTokenizer"):
+        user.call("push", auto_class, folder, name)
+    reader.call("load", "AutoModelForTokenClassification", name)
+    tokens = reader.call("tokenize", name, TEXT)
+    offline = HubClient(hub.url, home, offline=True, **settings)
+    asked = len(hub.requests)
+    assert offline.call("load", "AutoModelForTokenClassification", name) == expected
+    assert offline.call("tokenize", name, TEXT) == tokens
+    assert len(hub.requests) == asked
+    offline.close()

@@ -1,0 +1,193 @@
+"""Nothing in a downloaded folder is run that the user did not allow, and what is damaged is told, by name."""
+
+from __future__ import annotations
+
+import ast
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
+
+import sequence_encoder
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, SequenceEncoderTokenizer, convert
+from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
+
+Build = Callable[..., Any]
+PACKAGE = Path(sequence_encoder.__file__).parent
+
+
+@pytest.fixture
+def model(tiny_config: Build, randomize: Build) -> SequenceEncoderModel:
+    return randomize(SequenceEncoderModel(tiny_config("bert")))
+
+
+@pytest.fixture
+def saved(model: SequenceEncoderModel, tmp_path: Path) -> Path:
+    model.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+@pytest.fixture
+def split(model: SequenceEncoderModel, tmp_path: Path) -> Path:
+    model.save_pretrained(tmp_path / "split", max_shard_size="20KB")
+    return tmp_path / "split"
+
+
+def error_without_package(folder: Path, without_package: Build) -> str:
+    """The error of the code that is saved with the model."""
+    return without_package(
+        """
+import json, transformers
+try:
+    transformers.AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+except OSError as error:
+    print(json.dumps(str(error)))
+""",
+        folder,
+    )
+
+
+@pytest.mark.parametrize("load", [SequenceEncoderModel.from_pretrained, AutoModel.from_pretrained], ids=["own", "auto"])
+@pytest.mark.parametrize("kept", [0, 5, 99, 20_000])
+def test_truncated_weights_are_told_by_the_folder(saved: Path, load: Build, kept: int) -> None:
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    with pytest.raises(OSError, match=rf"The weights of .*{saved.name} are damaged or incomplete"):
+        load(saved)
+
+
+def test_a_damaged_header_is_told(saved: Path) -> None:
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:8] + b"{" * 200 + weights.read_bytes()[208:])
+    with pytest.raises(OSError, match="damaged or incomplete"):
+        SequenceEncoderModel.from_pretrained(saved)
+
+
+def test_one_truncated_part_of_split_weights_is_told(split: Path) -> None:
+    part = sorted(split.glob("*.safetensors"))[1]
+    part.write_bytes(part.read_bytes()[:-10])
+    with pytest.raises(OSError, match="damaged or incomplete"):
+        SequenceEncoderModel.from_pretrained(split)
+
+
+def test_a_missing_part_of_split_weights_is_told_by_its_name(split: Path) -> None:
+    part = sorted(split.glob("*.safetensors"))[1]
+    part.unlink()
+    with pytest.raises(OSError, match=part.name):
+        SequenceEncoderModel.from_pretrained(split)
+
+
+def test_the_code_of_a_folder_tells_of_damaged_weights_as_well(saved: Path, without_package: Build) -> None:
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:99])
+    assert "are damaged or incomplete" in error_without_package(saved, without_package)
+
+
+class Bomb:
+    """Runs a program when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("harmless", [True, False])
+def test_pickled_weights_are_not_read(saved: Path, tmp_path: Path, harmless: bool, model: SequenceEncoderModel) -> None:
+    trace = tmp_path / "trace"
+    (saved / "model.safetensors").unlink()
+    if harmless:
+        torch.save(model.state_dict(), saved / "pytorch_model.bin")
+    else:
+        (saved / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(trace)))
+    for load in (SequenceEncoderModel.from_pretrained, AutoModel.from_pretrained):
+        with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+            load(saved)
+    assert not trace.exists()
+
+
+def test_pickled_weights_cannot_be_asked_for(saved: Path) -> None:
+    with pytest.raises(ValueError, match="use_safetensors must be True, got False"):
+        SequenceEncoderModel.from_pretrained(saved, use_safetensors=False)
+
+
+def test_pickled_weights_are_not_converted(tmp_path: Path) -> None:
+    model = BertModel(BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3, intermediate_size=40))
+    model.save_pretrained(tmp_path / "bert")
+    (tmp_path / "bert" / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "bert" / "pytorch_model.bin")
+    with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+        convert(tmp_path / "bert")
+    assert type(convert(BertModel.from_pretrained(tmp_path / "bert"))) is SequenceEncoderModel
+
+
+@pytest.mark.parametrize("load", [SequenceEncoderModel.from_pretrained, SequenceEncoderConfig.from_pretrained])
+def test_the_configuration_of_another_model_is_told_by_its_type(tmp_path: Path, load: Build) -> None:
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="model_type is 'bert', and must be 'sequence_encoder'"):
+        load(tmp_path)
+
+
+def test_a_tokenizer_larger_than_the_model_is_told_before_anything_is_computed(
+    model: SequenceEncoderModel, tmp_path: Path
+) -> None:
+    words = " ".join(f"word{number}" for number in range(200))
+    tokenizer = SequenceEncoderTokenizer.train_from_iterator([words] * 2, vocab_size=150, show_progress=False)
+    size = len(tokenizer)
+    assert size > model.config.vocab_size
+    expected = (
+        rf"tokenizer has {size} tokens, .*vocab_size={model.config.vocab_size}.*resize_token_embeddings\({size}\)"
+    )
+    with pytest.raises(ValueError, match=expected):
+        model.encode(["word1"], tokenizer)
+    with pytest.raises(ValueError, match=expected):
+        next(iter(model.iter_encode(["word1"], tokenizer)))
+    with pytest.raises(ValueError, match=expected):
+        save_sentence_transformer(tmp_path / "model", model, tokenizer)
+    assert not (tmp_path / "model").exists()
+    ids = torch.tensor([[size - 1]])
+    with pytest.raises(ValueError, match=rf"input_ids .*{size - 1}.*vocab_size"):
+        model(ids)
+    model.resize_token_embeddings(size)
+    assert model.encode(["word1"], tokenizer).shape == (1, model.config.hidden_size)
+
+
+def test_code_of_a_folder_is_not_run_by_converting_it(tmp_path: Path) -> None:
+    folder, trace = tmp_path / "custom", tmp_path / "trace"
+    folder.mkdir()
+    (folder / "code.py").write_text(f"import pathlib\npathlib.Path({str(trace)!r}).touch()")
+    custom = {"model_type": "custom", "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}}
+    (folder / "config.json").write_text(json.dumps(custom))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        convert(folder)
+    shutil.rmtree(folder)
+    BertModel(BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3)).save_pretrained(folder)
+    (folder / "code.py").write_text(f"import pathlib\npathlib.Path({str(trace)!r}).touch()")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": custom["auto_map"]}))
+    assert type(convert(folder)) is SequenceEncoderModel
+    assert not trace.exists()
+
+
+def test_our_code_never_trusts_for_the_user() -> None:
+    sources = [path for room in PACKAGE.iterdir() if (room / "__init__.py").exists() for path in room.glob("*.py")]
+    sources += PACKAGE.glob("*.py")
+    assert len(sources) > 30
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.keyword) and node.arg == "trust_remote_code"), path
+            assert not (isinstance(node, ast.Name | ast.Attribute) and "pickle" in ast.unparse(node)), path
+
+
+def test_a_tokenizer_of_a_saved_folder_loads_without_its_code(saved: Path) -> None:
+    SequenceEncoderTokenizer.train_from_iterator(["a text"], vocab_size=60, show_progress=False).save_pretrained(saved)
+    for path in saved.glob("*.py"):
+        path.unlink()
+    assert AutoTokenizer.from_pretrained(saved)("a text")["input_ids"]

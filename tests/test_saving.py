@@ -1,0 +1,160 @@
+"""Saving over an older model: all of it or nothing, nothing left over, and nothing else touched."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder.hub.staged_files import staged
+
+Build = Callable[..., Any]
+
+
+@pytest.fixture
+def old(tiny_config: Build, randomize: Build) -> SequenceEncoderModel:
+    return randomize(SequenceEncoderModel(tiny_config("bert")), seed=1)
+
+
+@pytest.fixture
+def new(tiny_config: Build, randomize: Build) -> SequenceEncoderModel:
+    return randomize(SequenceEncoderModel(tiny_config("bert")), seed=2)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_same_weights(folder: Path, model: SequenceEncoderModel, **options: Any) -> None:
+    loaded, report = SequenceEncoderModel.from_pretrained(folder, output_loading_info=True, **options)
+    assert {kind: list(keys) for kind, keys in report.items() if keys} == {}
+    torch.testing.assert_close(dict(loaded.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("before", ["50GB", "20KB"])
+@pytest.mark.parametrize("after", ["50GB", "20KB", "30KB"])
+def test_whole_and_split_weights_take_the_place_of_each_other(
+    old: SequenceEncoderModel, new: SequenceEncoderModel, tmp_path: Path, before: str, after: str
+) -> None:
+    old.save_pretrained(tmp_path / "model", max_shard_size=before)
+    new.save_pretrained(tmp_path / "model", max_shard_size=after)
+    assert_same_weights(tmp_path / "model", new)
+    new.save_pretrained(tmp_path / "fresh", max_shard_size=after)
+    assert contents(tmp_path / "model").keys() == contents(tmp_path / "fresh").keys()
+
+
+def test_variants_stand_side_by_side(old: SequenceEncoderModel, new: SequenceEncoderModel, tmp_path: Path) -> None:
+    old.save_pretrained(tmp_path)
+    for size in ("20KB", "50GB"):
+        new.save_pretrained(tmp_path, variant="other", max_shard_size=size)
+        assert_same_weights(tmp_path, old)
+        assert_same_weights(tmp_path, new, variant="other")
+
+
+def test_other_files_of_the_folder_stay(new: SequenceEncoderModel, tmp_path: Path) -> None:
+    others = {"notes.txt": b"mine", "checkpoint-1/model.safetensors": b"kept", "adapter_model.safetensors": b"kept"}
+    for name, content in others.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    new.save_pretrained(tmp_path)
+    assert others.items() <= contents(tmp_path).items()
+    assert_same_weights(tmp_path, new)
+
+
+FAIL = """
+import resource, signal, sys
+import sequence_encoder
+from transformers import AutoTokenizer
+if sys.argv[3] == "killed":
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+model = sequence_encoder.SequenceEncoderModel.from_pretrained(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+model.save_pretrained(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("end", ["error", "killed"])
+def test_a_save_that_cannot_finish_changes_nothing(
+    old: SequenceEncoderModel, new: SequenceEncoderModel, tmp_path: Path, end: str
+) -> None:
+    """No file may grow beyond the size of the code; the weights are larger, so that writing them fails half-way."""
+    old.save_pretrained(tmp_path / "old")
+    new.save_pretrained(tmp_path / "new")
+    before = contents(tmp_path / "old")
+    assert len(before["model.safetensors"]) > 40_000 > max(map(len, (before[name] for name in before if "py" in name)))
+    finished = subprocess.run(
+        [sys.executable, "-c", FAIL, str(tmp_path / "new"), str(tmp_path / "old"), end],
+        capture_output=True,
+        check=False,
+    )
+    assert finished.returncode == (-signal.SIGXFSZ if end == "killed" else 1), finished.stderr
+    after = contents(tmp_path / "old")
+    if end == "killed":
+        after = {name: content for name, content in after.items() if not name.startswith(".saving-")}
+    assert after == before
+
+
+def test_a_failure_while_files_are_moved_is_undone(tmp_path: Path) -> None:
+    for name in ("a.txt", "left.txt", "sub"):
+        (tmp_path / name).write_text("old")
+    before = contents(tmp_path)
+
+    def save() -> None:
+        with staged(tmp_path, lambda name, _: name == "left.txt") as written:
+            (written / "a.txt").write_text("new")
+            (written / "sub").mkdir()
+            (written / "sub" / "b.txt").write_text("new")
+
+    with pytest.raises(OSError, match="sub"):
+        save()
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_moved(
+    new: SequenceEncoderModel, tmp_path: Path
+) -> None:
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(FileExistsError, match=r"model\.safetensors is a folder"):
+        new.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["model", "configuration", "tokenizer"])
+def test_a_file_in_the_place_of_the_folder_is_an_error(
+    new: SequenceEncoderModel, tokenizer: SequenceEncoderTokenizer, tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "taken").write_text("mine")
+    saved = {"model": new, "configuration": new.config, "tokenizer": tokenizer}[kind]
+    with pytest.raises(FileExistsError, match="taken is a file; save_pretrained needs a folder"):
+        saved.save_pretrained(tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.fixture
+def tokenizer() -> SequenceEncoderTokenizer:
+    return SequenceEncoderTokenizer.train_from_iterator(["a text", "another text"], vocab_size=60, show_progress=False)
+
+
+def test_the_paths_that_a_tokenizer_returns_are_those_of_its_files(
+    tokenizer: SequenceEncoderTokenizer, tmp_path: Path
+) -> None:
+    paths = tokenizer.save_pretrained(tmp_path / "folder")
+    assert {Path(path).name for path in paths} == {"tokenizer.json", "tokenizer_config.json"}
+    assert all(Path(path).parent == tmp_path / "folder" and Path(path).is_file() for path in paths)
+
+
+def test_the_configuration_is_whole_and_no_trace_of_saving_is_left(
+    new: SequenceEncoderModel, tokenizer: SequenceEncoderTokenizer, tmp_path: Path
+) -> None:
+    for saved in (new, new.config, tokenizer):
+        saved.save_pretrained(tmp_path)
+    assert [name for name in contents(tmp_path) if name.startswith(".")] == []
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == SequenceEncoderConfig.model_type

@@ -1,0 +1,178 @@
+"""What a `Trainer` knows of a training, for the model card; and a `Trainer` that writes that card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, optimization
+from transformers.modelcard import TrainingSummary, make_markdown_table
+
+from ..hub.code_bundle import write_code
+from ..hub.model_card import MARKER, Training, model_card
+from .hardware import device_name
+
+# What evaluations log beside metrics.
+_NO_METRICS = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation")
+
+
+def training_of(trainer: Trainer, dataset: str | None = None, task: str | None = None) -> Training:
+    """What is known of a training that a `Trainer` did: what ran, for how long, and the metrics of its last evaluation.
+
+    Energy and emissions are known where codecarbon measured them (`report_to="codecarbon"`).
+
+    Args:
+        trainer: after `train()`.
+        dataset: the name of the texts that it was evaluated on.
+        task: the Hub's name of what the model does; by default "text-classification".
+    """
+    history = trainer.state.log_history
+    summary = TrainingSummary.from_trainer(trainer, dataset=dataset)
+    evaluation: dict[str, Any] = next((entry for entry in reversed(history) if "eval_loss" in entry), {})
+    name = dataset or next(iter(summary.dataset or ()), "held-out texts")
+    results = [
+        EvalResult(
+            task_type=task or "text-classification",
+            dataset_type=name.lower().replace(" ", "-"),
+            dataset_name=name,
+            metric_type=key.removeprefix("eval_"),
+            metric_value=round(value, 4),
+        )
+        for key, value in evaluation.items()
+        if key.startswith("eval_") and key.removeprefix("eval_") not in _NO_METRICS and isinstance(value, float)
+    ]
+    energy, emissions = _tracked(trainer)
+    return Training(
+        hyperparameters=_hyperparameters(trainer),
+        progress=make_markdown_table(summary.eval_lines) or None,
+        results=results,
+        hardware=_hardware(trainer.args),
+        seconds=next((entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry), None),
+        energy=energy,
+        emissions=emissions,
+    )
+
+
+class HubTrainer(Trainer):
+    """A `Trainer` whose model cards are the package's, and whose pushes always hold the code that loads the model.
+
+    All else is as in `Trainer`, whose own card knows nothing of the model, and whose pushes while it still trains hold
+    the weights and the configuration alone.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback(_CodeForPushes())
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Writes `README.md` into the output folder, unless there is one that someone wrote.
+
+        Args:
+            language: of the texts.
+            license: the Hub's identifier.
+            tags: for the search of the Hub.
+            model_name: the title.
+            finetuned_from: the model that this one was trained from.
+            tasks: what it does.
+            dataset_tags: ids of the Hub.
+            dataset: names of the texts it was evaluated on.
+            dataset_args: not used.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = self.args.output_dir or ""
+        path = Path(folder, "README.md")
+        if path.exists() and not _is_generated(ModelCard.load(path)):
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        assert isinstance(model, PreTrainedModel)
+        card = model_card(
+            model,
+            self.hub_model_id or folder,
+            training_of(self, _first(dataset), _first(tasks)),
+            name=model_name,
+            license=license,
+            language=language,
+            base_model=finetuned_from,
+            datasets=dataset_tags,
+            tags=[*([tags] if isinstance(tags, str) else tags or []), "generated_from_trainer"],
+        )
+        card.save(path)
+
+
+class _CodeForPushes(TrainerCallback):
+    """Before a push, puts the code into the folder that is pushed; `Trainer` copies parts of a checkpoint there."""
+
+    def on_push_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            write_code(Path(args.output_dir or ""))
+
+
+def _is_generated(card: ModelCard) -> bool:
+    return MARKER in card.text or "generated_from_trainer" in (card.data.to_dict().get("tags") or [])
+
+
+def _first(names: str | list[str] | None) -> str | None:
+    return names if isinstance(names, str) else next(iter(names or ()), None)
+
+
+def _hyperparameters(trainer: Trainer) -> dict[str, Any]:
+    args, state = trainer.args, trainer.state
+    optimizer: Any = trainer.optimizer
+    optimizer = getattr(optimizer, "optimizer", optimizer)
+    told: dict[str, Any] = {
+        "steps": state.global_step,
+        "epochs": None if state.epoch is None else round(state.epoch, 2),
+        "examples a step": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
+    }
+    if optimizer is not None:
+        groups = optimizer.param_groups
+        told["optimizer"] = type(optimizer).__name__
+        told["learning rate"] = _several(group.get("initial_lr", group["lr"]) for group in groups)
+        told["weight decay"] = _several(group.get("weight_decay", 0) for group in groups)
+    told |= {
+        "schedule": _schedule(trainer),
+        "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
+        "label smoothing": args.label_smoothing_factor or None,
+        "processes": args.world_size if args.world_size > 1 else None,
+        "seed": args.seed,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _schedule(trainer: Trainer) -> str | None:
+    """The name of the schedule; None if it is not one that `TrainingArguments` names."""
+    scheduler: Any = trainer.lr_scheduler
+    functions = getattr(getattr(scheduler, "scheduler", scheduler), "lr_lambdas", ())
+    made_by = {getattr(function, "func", function).__module__ for function in functions}
+    named = trainer.args.lr_scheduler_type
+    return str(getattr(named, "value", named)) if made_by == {optimization.__name__} else None
+
+
+def _several(values: Any) -> str:
+    return ", ".join(dict.fromkeys(f"{float(value):g}" for value in values))
+
+
+def _hardware(args: TrainingArguments) -> str:
+    return device_name() if args.world_size == 1 else f"{args.world_size} processes, {device_name()} each"
+
+
+def _tracked(trainer: Trainer) -> tuple[float | None, float | None]:
+    """Energy in kWh and CO₂ equivalents in kg, as codecarbon measured them; None each if it did not."""
+    for callback in trainer.callback_handler.callbacks:
+        data = getattr(getattr(callback, "tracker", None), "final_emissions_data", None)
+        if data is not None:
+            return data.energy_consumed, data.emissions
+    return None, None
