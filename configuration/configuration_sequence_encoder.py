@@ -12,7 +12,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
-from ..hub.code_bundle import auto_map
+from ..hub.code_bundle import auto_map, custom_pipelines
 from ..hub.saving import SavedWithCode
 from .rope_parameters import check_rope_parameters, nest_by_layer_type
 
@@ -22,6 +22,7 @@ logger = logging.get_logger(__name__)
 _ACCEPTED_KEYWORDS = {
     "attn_implementation",
     "auto_map",
+    "custom_pipelines",
     "experts_implementation",
     "model_type",
     "name_or_path",
@@ -207,6 +208,11 @@ class SequenceEncoderConfig(SavedWithCode, PreTrainedConfig):
 
     def _write(self, folder: Path, *args: Any, **kwargs: Any) -> None:
         self.auto_map = auto_map()
+        self.custom_pipelines = custom_pipelines(
+            next(iter(self.architectures or ()), None), getattr(self, "custom_pipelines", {})
+        )
+        if not self.custom_pipelines:
+            del self.custom_pipelines
         super()._write(folder, *args, **kwargs)
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -1,8 +1,9 @@
 """The code that a saved folder needs to be loaded without this package: flat files, as transformers' Auto classes want.
 
 They follow the relative imports from one file to the next, by a regular expression, and look for all of them in one
-folder. The bundle is therefore all files that `auto_classes.py` reaches, with imports between folders turned into
-imports from beside. Run from such a bundle, it finds the same files, and nothing to turn.
+folder. The bundle is therefore all files that `auto_classes.py` reaches, through imports inside functions as well, with
+imports between folders turned into imports from beside. Run from such a bundle, it finds the same files, and nothing to
+turn.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ast
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 # Beside this file in the package and in a bundle.
 ENTRY = Path(__file__).with_name("auto_classes.py")
@@ -21,6 +23,21 @@ def auto_map() -> dict[str, str]:
     from .auto_classes import AUTO_CLASSES
 
     return {name: f"{ENTRY.stem}.{auto_class.__name__}" for name, auto_class in AUTO_CLASSES.items()}
+
+
+def custom_pipelines(model_class: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """What `config.json` tells `pipeline`: tasks for which transformers has none, and the class and the file to take.
+
+    Args:
+        model_class: the model that is saved.
+        given: what the configuration says so far; other tasks stay in it.
+    """
+    from ..pipelines.question_answering import QuestionAnsweringPipeline
+
+    implementation = f"question_answering.{QuestionAnsweringPipeline.__name__}"
+    ours = {"question-answering": {"impl": implementation, "pt": ["AutoModelForQuestionAnswering"], "type": "text"}}
+    others = {task: pipeline for task, pipeline in given.items() if task not in ours}
+    return {**others, **(ours if model_class == "SequenceEncoderForQuestionAnswering" else {})}
 
 
 def write_code(folder: Path) -> None:

@@ -1,0 +1,202 @@
+"""The pipelines on saved folders, where the package is not installed; and the answers to questions, in detail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import pipeline
+
+import sequence_encoder
+from sequence_encoder import SequenceEncoderForQuestionAnswering, SequenceEncoderTokenizer
+from sequence_encoder.pipelines import QuestionAnsweringPipeline
+
+Build = Callable[..., Any]
+
+TEXTS = ["the quick brown fox jumps over the lazy dog", "packing leaves the padding out"]
+MASKED = "the quick [MASK] fox"
+QUESTION = {"question": "who jumps over the dog", "context": TEXTS[0]}
+HEADS = {
+    "feature-extraction": "SequenceEncoderModel",
+    "fill-mask": "SequenceEncoderForMaskedLM",
+    "text-classification": "SequenceEncoderForSequenceClassification",
+    "zero-shot-classification": "SequenceEncoderForSequenceClassification",
+    "token-classification": "SequenceEncoderForTokenClassification",
+    "question-answering": "SequenceEncoderForQuestionAnswering",
+}
+CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "feature-extraction": (TEXTS[0], {}),
+    "fill-mask": (MASKED, {"top_k": 3}),
+    "text-classification": (TEXTS, {"top_k": None, "batch_size": 2}),
+    "zero-shot-classification": (TEXTS[0], {"candidate_labels": ["animals", "software"]}),
+    "token-classification": (TEXTS[0], {"ignore_labels": []}),
+    "question-answering": (QUESTION, {"top_k": 3}),
+}
+
+RUN = """
+import json, pathlib, transformers
+saved, calls = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+results = {}
+for task, (inputs, options) in calls.items():
+    pipe = transformers.pipeline(task, model=str(saved / task), trust_remote_code=True)
+    assert type(pipe.model).__module__.startswith("transformers_modules."), task
+    results[task] = pipe(inputs, **options)
+model = transformers.AutoModel.from_pretrained(saved / "feature-extraction", trust_remote_code=True)
+tokenizer = transformers.AutoTokenizer.from_pretrained(saved / "feature-extraction", trust_remote_code=True)
+results["encode"] = model.encode(json.loads(sys.argv[3]), tokenizer, normalize_embeddings=True).tolist()
+print(json.dumps(results, default=float))
+"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> SequenceEncoderTokenizer:
+    return SequenceEncoderTokenizer.train_from_iterator(TEXTS * 2, vocab_size=97, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_config: Build, randomize: Build, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipelines")
+    labels = {0: "contradiction", 1: "neutral", 2: "entailment"}
+    for task, name in HEADS.items():
+        config = tiny_config("bert", id2label=labels, label2id={label: id_ for id_, label in labels.items()})
+        randomize(getattr(sequence_encoder, name)(config)).save_pretrained(folder / task)
+        tokenizer.save_pretrained(folder / task)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(saved: Path, without_package: Build) -> dict[str, Any]:
+    return without_package(RUN, saved, json.dumps(CALLS), json.dumps(TEXTS))
+
+
+@pytest.mark.parametrize("task", sorted(HEADS.keys() - {"question-answering"}))
+def test_a_pipeline_gives_the_same_without_the_package(results: Any, saved: Path, task: str) -> None:
+    inputs, options = CALLS[task]
+    expected = json.loads(json.dumps(pipeline(task, model=str(saved / task))(inputs, **options), default=float))
+    assert results[task] == expected
+
+
+def test_answers_to_questions_are_the_same_without_the_package(results: Any, saved: Path, tokenizer: Any) -> None:
+    model = SequenceEncoderForQuestionAnswering.from_pretrained(saved / "question-answering")
+    inputs, options = CALLS["question-answering"]
+    assert results["question-answering"] == QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)(
+        inputs, **options
+    )
+
+
+def test_texts_are_compared_without_the_package_as_with_it(results: Any, saved: Path, tokenizer: Any) -> None:
+    model = sequence_encoder.SequenceEncoderModel.from_pretrained(saved / "feature-extraction")
+    assert results["encode"] == model.encode(TEXTS, tokenizer, normalize_embeddings=True).tolist()
+
+
+def test_only_a_model_that_answers_names_its_pipeline(saved: Path, tmp_path: Path) -> None:
+    for task in HEADS:
+        config = json.loads((saved / task / "config.json").read_text())
+        assert list(config.get("custom_pipelines", ())) == ["question-answering"] * (task == "question-answering")
+    model = sequence_encoder.SequenceEncoderForMaskedLM.from_pretrained(saved / "question-answering")
+    model.config.custom_pipelines["mine"] = {"impl": "mine.Mine"}
+    model.save_pretrained(tmp_path)
+    assert list(json.loads((tmp_path / "config.json").read_text())["custom_pipelines"]) == ["mine"]
+
+
+# Answers, on a model whose scores are those of the tokens themselves.
+
+
+@pytest.fixture
+def answering(tiny_config: Build, randomize: Build, tokenizer: Any, saved: Path) -> QuestionAnsweringPipeline:
+    """Without layers and positions, a token says by itself how much it is a start and an end."""
+    model = randomize(
+        SequenceEncoderForQuestionAnswering(tiny_config("bert", num_hidden_layers=0, max_position_embeddings=24))
+    )
+    model.model.embeddings.positions.table.weight.data.zero_()
+    return QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
+
+
+def expected_answers(answering: QuestionAnsweringPipeline, longest: int = 15) -> list[tuple[float, int, int]]:
+    """Of a context in one window, from the logits of a plain call."""
+    batch = answering.tokenizer(
+        QUESTION["question"], QUESTION["context"], return_tensors="pt", return_offsets_mapping=True
+    )
+    offsets, parts = batch.pop("offset_mapping")[0].tolist(), batch.sequence_ids(0)
+    with torch.no_grad():
+        outputs = answering.model(**batch)
+    inside = [index for index, part in enumerate(parts) if part == 1]
+    start, end = (logits[0, inside].softmax(-1).tolist() for logits in (outputs.start_logits, outputs.end_logits))
+    spans = [
+        (start[i] * end[j], offsets[inside[i]][0], offsets[inside[j]][1])
+        for i in range(len(inside))
+        for j in range(i, min(i + longest, len(inside)))
+    ]
+    return sorted(spans, reverse=True)
+
+
+@pytest.mark.parametrize("longest", [1, 2, 15])
+def test_the_best_spans_of_the_context_are_given(answering: QuestionAnsweringPipeline, longest: int) -> None:
+    answers = answering(**QUESTION, top_k=4, max_answer_len=longest)
+    expected = expected_answers(answering, longest)[:4]
+    assert [(answer["start"], answer["end"]) for answer in answers] == [span[1:] for span in expected]
+    assert [answer["score"] for answer in answers] == pytest.approx([score for score, *_ in expected], rel=1e-4)
+    for answer in answers:
+        assert answer["answer"] == TEXTS[0][answer["start"] : answer["end"]]
+    assert answering(**QUESTION, max_answer_len=longest) == answers[0]
+
+
+def favour(answering: QuestionAnsweringPipeline, token: int) -> None:
+    """Makes a token the likeliest start and the likeliest end."""
+    direction = answering.model.classifier.weight.data.sum(0)
+    answering.model.model.embed_tokens.weight.data[token] = 50 * direction
+
+
+@pytest.mark.parametrize("place", [0, 1, 9, 10, 11, 12, 30, 58, 59])
+def test_an_answer_is_found_wherever_it_stands_in_a_long_context(answering: Any, place: int) -> None:
+    favour(answering, answering.tokenizer.convert_tokens_to_ids("fox"))
+    words = ["the"] * 60
+    words[place] = "fox"
+    answer = answering(question="who jumps", context=" ".join(words), max_seq_len=16, doc_stride=4)
+    assert (answer["answer"], answer["start"]) == ("fox", 4 * place)
+    assert answer["score"] > 0.5
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_answers_do_not_depend_on_batches(answering: QuestionAnsweringPipeline, side: str) -> None:
+    answering.tokenizer.padding_side = side
+    questions = [{"question": "who jumps", "context": text} for text in (*TEXTS, " ".join(TEXTS * 6), TEXTS[1])]
+    single = answering(questions, top_k=3, max_seq_len=20)
+    batched = answering(questions, top_k=3, max_seq_len=20, batch_size=3)
+    answering.tokenizer.padding_side = "right"
+    for one, other in zip(single, batched, strict=True):
+        assert [answer["answer"] for answer in one] == [answer["answer"] for answer in other]
+        assert [answer["score"] for answer in one] == pytest.approx([answer["score"] for answer in other], abs=1e-5)
+
+
+def test_there_may_be_no_answer(answering: QuestionAnsweringPipeline) -> None:
+    favour(answering, answering.tokenizer.cls_token_id)
+    assert answering(**QUESTION)["answer"] != ""
+    answer = answering(**QUESTION, handle_impossible_answer=True)
+    assert (answer["answer"], answer["start"], answer["end"]) == ("", 0, 0)
+    assert 0.5 < answer["score"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"question": "", "context": "a"}, "question must be a text, got ''"),
+        ({"question": "a", "context": None}, "context must be a text, got None"),
+        ({**QUESTION, "top_k": 0}, "top_k must be a whole number of at least 1, got 0"),
+        ({**QUESTION, "max_seq_len": 8}, "max_seq_len=8 leaves no room"),
+    ],
+)
+def test_what_cannot_be_answered_is_told(answering: Any, call: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        answering(**call)
+
+
+def test_another_head_and_a_slow_tokenizer_are_told(saved: Path, tokenizer: Any, answering: Any) -> None:
+    with pytest.raises(ValueError, match="must have a head for question answering, got a SequenceEncoderModel"):
+        QuestionAnsweringPipeline(model=answering.model.model, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="tokenizer must be a fast one"):
+        QuestionAnsweringPipeline(model=answering.model, tokenizer=object())
