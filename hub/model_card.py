@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import EntryNotFoundError
 from transformers import PreTrainedModel
 
 from .architecture_in_words import architecture_in_words
 from .auto_classes import AUTO_MODELS
 
-# Not part of a repository's code: who loads a model from there, and pushes it again, has no template.
 TEMPLATE = Path(__file__).parent.parent / "hub_card.md"
 MARKER = "Rendered by sequence-encoder, which renders it again when the model is pushed; without this line it does not."
 
-# The Hub's name for what a model does, and whether transformers has a pipeline for it.
+# The Hub's name for what a model does, and whether there is a pipeline for it.
 TASKS = {
     "AutoModel": ("feature-extraction", True),
     "AutoModelForPreTraining": ("fill-mask", False),
     "AutoModelForMaskedLM": ("fill-mask", True),
     "AutoModelForSequenceClassification": ("text-classification", True),
     "AutoModelForTokenClassification": ("token-classification", True),
-    "AutoModelForQuestionAnswering": ("question-answering", False),
+    "AutoModelForQuestionAnswering": ("question-answering", True),
     "AutoModelForMultipleChoice": ("multiple-choice", False),
 }
 
@@ -145,20 +145,16 @@ def model_card(
 
 def card_to_push(
     model: PreTrainedModel, repo_id: str, tags: Iterable[str] | None, token: str | bool | None
-) -> ModelCard | None:
-    """The card that goes to a repository with a model: the one that is there, if someone wrote it, or else a new one.
-
-    None where nothing is to be changed: there is a card and no new tag, or there is no template.
-    """
-    from huggingface_hub.errors import EntryNotFoundError
-
+) -> ModelCard:
+    """The card that goes to a repository with a model: a new one, unless someone wrote the one that is there."""
     tags = list(tags or ())
     try:
         card = ModelCard.load(repo_id, token=token if isinstance(token, str) else None)
     except EntryNotFoundError:
-        card = None
-    if card is None or MARKER in card.text:
-        return model_card(model, repo_id, tags=tags) if TEMPLATE.is_file() else None
+        return model_card(model, repo_id, tags=tags)
+    if MARKER in card.text:
+        return model_card(model, repo_id, tags=tags)
+    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
     return card
 
 

@@ -119,10 +119,13 @@ def _serve() -> None:
     def tokenize(name: str, text: str) -> list[int]:
         return saved("AutoTokenizer", name)(text)["input_ids"]
 
-    def train(auto_class: str, folder: str, name: str, output: str) -> list[list[Any]]:
+    def train(auto_class: str, folder: str, name: str, output: str, trainer: str = "Trainer") -> list[list[Any]]:
         """Two steps, each of which is saved and pushed. What a model says that is loaded from the folder."""
         rows = [{"input_ids": [2, 3, 5, 7], "labels": row % 2} for row in range(2)]
-        trainer = transformers.Trainer(
+        trainer_class = transformers.Trainer
+        if trainer == "HubTrainer":
+            from sequence_encoder.training.hub_trainer import HubTrainer as trainer_class
+        running = trainer_class(
             saved(auto_class, folder),
             transformers.TrainingArguments(
                 output,
@@ -137,8 +140,8 @@ def _serve() -> None:
             train_dataset=rows,
             processing_class=saved("AutoTokenizer", folder),
         )
-        trainer.train()
-        trainer.push_to_hub()
+        running.train()
+        running.push_to_hub()
         return outputs(saved(auto_class, output))
 
     def push_card(name: str, content: str) -> None:

@@ -1,0 +1,304 @@
+"""The model card: valid, true to the model, with lines that run; what someone wrote is never replaced."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import EvalResult, ModelCard
+from transformers import BertConfig, BertModel, Trainer, TrainingArguments
+
+from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder.configuration import PRESETS
+from sequence_encoder.hub.auto_classes import AUTO_MODELS
+from sequence_encoder.hub.model_card import MARKER, TASKS, Training, model_card
+from sequence_encoder.tests.card_rules import check_card
+from sequence_encoder.tests.hub_client import HubClient
+from sequence_encoder.tests.hub_server import Hub
+from sequence_encoder.training.hub_trainer import HubTrainer, training_of
+
+Build = Callable[..., Any]
+TEXTS = ["the quick brown fox jumps over the lazy dog", "packing leaves the padding out"]
+TRAINING = Training(
+    data="Read from a shelf.",
+    hyperparameters={"steps": 17, "optimizer": "AdamW"},
+    progress="| Epoch | Loss |\n|---|---|\n| 1 | 0.5 |\n",
+    results=[
+        EvalResult(
+            task_type="text-classification",
+            dataset_type="user/shelf",
+            dataset_name="The shelf",
+            metric_type="accuracy",
+            metric_value=0.875,
+        )
+    ],
+    hardware="CPU, 2 threads",
+    seconds=600,
+    energy=0.0123,
+    emissions=0.0045,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> SequenceEncoderTokenizer:
+    return SequenceEncoderTokenizer.train_from_iterator(TEXTS * 2, vocab_size=97, show_progress=False)
+
+
+def valid(card: ModelCard) -> ModelCard:
+    assert check_card(card.content) == ([], [])
+    assert not {"{{", "{%", "None", "\n\n\n"} & set(re.findall(r"\{\{|\{%|None\b(?! is)|\n\n\n", card.content))
+    return card
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("auto_class", AUTO_MODELS)
+def test_the_card_of_every_head_and_preset_is_valid_and_names_its_task(
+    tiny_config: Build, auto_class: str, preset: str
+) -> None:
+    model = AUTO_MODELS[auto_class](tiny_config(preset))
+    card = valid(model_card(model, "user/name"))
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", TASKS[auto_class][0])
+    assert f'{auto_class}.from_pretrained("user/name", trust_remote_code=True)' in card.text
+    assert f"{sum(parameter.numel() for parameter in model.parameters()):,}" in card.text
+    assert card.data.base_model is None
+
+
+RUN_CARDS = """
+import json, pathlib
+for name in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    for block in (name / "blocks.txt").read_text().split("=====\\n"):
+        names = {}
+        exec(block, names)
+        assert "pipe" in names or {"model", "tokenizer"} <= set(names)
+print(json.dumps(True))
+"""
+
+
+def test_the_lines_of_every_card_run_without_the_package(
+    tiny_config: Build, tokenizer: Any, without_package: Build, tmp_path: Path
+) -> None:
+    for auto_class, model_class in AUTO_MODELS.items():
+        folder = tmp_path / auto_class
+        model = model_class(tiny_config("bert"))
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        blocks = re.findall(r"```python\n(.*?)```", model_card(model, str(folder)).text, re.DOTALL)
+        assert len(blocks) == 1 + TASKS[auto_class][1]
+        (folder / "blocks.txt").write_text("=====\n".join(blocks))
+    assert without_package(RUN_CARDS, tmp_path)
+
+
+def test_what_is_known_of_the_training_is_told(tiny_config: Build) -> None:
+    model = SequenceEncoderForSequenceClassification(tiny_config("bert"))
+    card = valid(
+        model_card(
+            model,
+            "user/name",
+            TRAINING,
+            name="Shelves",
+            summary="Sorts books.",
+            license="apache-2.0",
+            language="en",
+            base_model="someone/base",
+            datasets=["user/shelf"],
+            tags=["books"],
+            limits=["Not for films."],
+        )
+    )
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.875, "The shelf")
+    metadata = card.data.to_dict()
+    assert metadata["co2_eq_emissions"] == {
+        "emissions": 4.5,
+        "source": "codecarbon",
+        "hardware_used": "CPU, 2 threads",
+    }
+    assert {"sequence-encoder", "books"} <= set(metadata["tags"])
+    assert (metadata["license"], metadata["language"], metadata["base_model"]) == ("apache-2.0", "en", "someone/base")
+    for told in (
+        *("# Shelves\n", "Sorts books. It was trained from someone/base.", "Read from a shelf.", "| steps | 17 |"),
+        *("| 1 | 0.5 |", "| accuracy | 0.875 | The shelf |", "Trained for 10 minutes on CPU, 2 threads."),
+        *("0.0123 kWh, 4.5 g of CO₂", "- Not for films.", "## Licence\n\napache-2.0\n"),
+    ):
+        assert told in card.text, told
+
+
+@pytest.mark.parametrize(
+    ("preset", "told"),
+    [
+        ("vanilla", ["sinusoidal", "layer norm, after each residual addition", "scaled by the root", "with relu"]),
+        ("bert", ["learned, 64 of them", "2 segment types", "at most 64 tokens", "its first token, and a dense layer"]),
+        ("modernbert", ["rotary, with the base 10,000 or 160,000", "gated by gelu", "at most 3 tokens away in 2 of"]),
+    ],
+)
+def test_the_axes_are_told_in_words(tiny_config: Build, preset: str, told: list[str]) -> None:
+    text = model_card(SequenceEncoderModel(tiny_config(preset)), "user/name").text
+    assert [words for words in told if words not in text] == []
+
+
+def test_the_model_that_it_was_loaded_from_is_the_base_if_it_was_no_folder(tiny_config: Build, tmp_path: Path) -> None:
+    model = SequenceEncoderModel(tiny_config())
+    for loaded_from, base in (("someone/base", "someone/base"), (str(tmp_path), None), ("user/name", None)):
+        model.config._name_or_path = loaded_from
+        assert model_card(model, "user/name").data.base_model == base
+
+
+def test_a_card_of_another_model_is_refused() -> None:
+    theirs = BertModel(BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3, intermediate_size=40))
+    with pytest.raises(ValueError, match="must be one of the package's, got a BertModel"):
+        model_card(theirs, "user/name")
+
+
+# With `Trainer`
+
+
+def accuracy(prediction: Any) -> dict[str, float]:
+    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+
+def trained(trainer_class: type[Trainer], config: Any, tokenizer: Any, folder: Path, **options: Any) -> Trainer:
+    rows = [{**tokenizer(text), "labels": label} for label, text in enumerate(TEXTS)]
+    trainer = trainer_class(
+        SequenceEncoderForSequenceClassification(config),
+        TrainingArguments(
+            str(folder),
+            max_steps=4,
+            eval_strategy="steps",
+            eval_steps=2,
+            logging_steps=1,
+            learning_rate=3e-4,
+            per_device_train_batch_size=2,
+            use_cpu=True,
+            disable_tqdm=True,
+            **options,
+        ),
+        train_dataset=rows,
+        eval_dataset=rows,
+        processing_class=tokenizer,
+        compute_metrics=accuracy,
+    )
+    trainer.train()
+    return trainer
+
+
+def test_the_card_of_a_training_tells_what_ran(tiny_config: Build, tokenizer: Any, tmp_path: Path) -> None:
+    trainer = trained(HubTrainer, tiny_config("bert"), tokenizer, tmp_path, report_to="codecarbon")
+    trainer.create_model_card(model_name="Foxes", license="mit", tasks="text-classification", dataset="Two texts")
+    card = valid(ModelCard.load(tmp_path / "README.md"))
+    measured = trainer.state.log_history[-2]["eval_accuracy"]
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", measured, "Two texts")
+    assert {"sequence-encoder", "generated_from_trainer"} <= set(card.data.tags)
+    energy = next(callback for callback in trainer.callback_handler.callbacks if hasattr(callback, "tracker"))
+    grams = energy.tracker.final_emissions_data.emissions * 1000
+    assert card.data.to_dict()["co2_eq_emissions"]["emissions"] == pytest.approx(grams)
+    for told in (
+        *(
+            "# Foxes\n",
+            "| steps | 4 |",
+            "| examples a step | 2 |",
+            "| optimizer | AdamW |",
+            "| learning rate | 0.0003 |",
+        ),
+        *("| schedule | linear |", "| precision | float32 |", "kWh", " on CPU, 1 threads.", "\n\nmit\n"),
+    ):
+        assert told in card.text, told
+    assert re.search(r"Trained for \d+ seconds on", card.text)
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert len(losses) == 2
+    assert all(f"{loss:.4f}" in card.text for loss in losses)
+
+
+def test_a_plain_trainer_is_read_as_well(tiny_config: Build, tokenizer: Any, tmp_path: Path) -> None:
+    trainer = trained(Trainer, tiny_config("bert"), tokenizer, tmp_path, report_to=[])
+    training = training_of(trainer, "Two texts")
+    assert training.hyperparameters["steps"] == 4
+    assert (training.energy, training.emissions) == (None, None)
+    valid(model_card(trainer.model, "user/name", training))
+
+
+def test_a_schedule_of_ones_own_is_not_called_by_the_name_of_another(tiny_config: Build) -> None:
+    model = SequenceEncoderForSequenceClassification(tiny_config("bert"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.125)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
+    told = training_of(Trainer(model, optimizers=(optimizer, schedule))).hyperparameters
+    assert "schedule" not in told
+    assert (told["optimizer"], told["learning rate"]) == ("SGD", "0.125")
+
+
+def test_a_card_that_someone_wrote_is_not_replaced_by_training(
+    tiny_config: Build, tokenizer: Any, tmp_path: Path
+) -> None:
+    trainer = trained(HubTrainer, tiny_config("bert"), tokenizer, tmp_path, report_to=[])
+    trainer.create_model_card(model_name="first")
+    trainer.create_model_card(model_name="second")
+    assert "# second\n" in (tmp_path / "README.md").read_text()
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nMine.")
+    trainer.create_model_card(model_name="third")
+    assert (tmp_path / "README.md").read_text() == "---\nlicense: mit\n---\nMine."
+
+
+# On the Hub
+
+
+@pytest.fixture(scope="module")
+def user(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    client = HubClient(hub.url, tmp_path_factory.mktemp("user"), token="hf_of_the_user")
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def saved(tiny_config: Build, tokenizer: Any, tmp_path: Path) -> str:
+    SequenceEncoderForSequenceClassification(tiny_config("bert")).save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    return str(tmp_path / "saved")
+
+
+def readme(hub: Hub, name: str) -> str:
+    return hub.files(name)["README.md"].content.decode()
+
+
+def test_a_pushed_model_has_a_card_even_after_its_tokenizer(hub: Hub, user: HubClient, saved: str) -> None:
+    user.call("push", "AutoTokenizer", saved, "user/card")
+    assert "README.md" not in hub.files("user/card")
+    user.call("push", "AutoModelForSequenceClassification", saved, "user/card", tags=["books"])
+    card = valid(ModelCard(readme(hub, "user/card")))
+    assert card.data.pipeline_tag == "text-classification"
+    assert "books" in card.data.tags
+    assert 'model="user/card"' in card.text
+
+
+def test_a_card_on_the_hub_is_rendered_again_unless_someone_wrote_it(hub: Hub, user: HubClient, saved: str) -> None:
+    head = "AutoModelForSequenceClassification"
+    user.call("push", head, saved, "user/again")
+    first = readme(hub, "user/again")
+    user.call("push_card", "user/again", first.replace("learned, 64", "learned, 65"))
+    user.call("push", head, saved, "user/again")
+    assert readme(hub, "user/again") == first
+    mine = first.replace("learned, 64", "learned, 65").replace(MARKER, "Mine.")
+    user.call("push_card", "user/again", mine)
+    user.call("push", head, saved, "user/again", tags=["books"])
+    assert ModelCard(readme(hub, "user/again")).text == ModelCard(mine).text
+    assert ModelCard(readme(hub, "user/again")).data.tags == ["sequence-encoder", "books"]
+
+
+@pytest.mark.parametrize("trainer", ["Trainer", "HubTrainer"])
+def test_every_push_of_a_training_has_the_code_with_the_configuration(
+    hub: Hub, user: HubClient, saved: str, tmp_path: Path, trainer: str
+) -> None:
+    name = f"user/{trainer.lower()}"
+    if trainer == "HubTrainer":
+        # The class of the tokenizer is one of transformers', which knows nothing of the code.
+        config = Path(saved, "tokenizer_config.json")
+        config.write_text(json.dumps({**json.loads(config.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}))
+    user.call("train", "AutoModelForSequenceClassification", saved, name, str(tmp_path / "run"), trainer=trainer)
+    commits = [commit.files for commit in hub.repositories[name].commits.values() if "config.json" in commit.files]
+    assert len(commits) >= 2
+    assert all("auto_classes.py" in files for files in commits)
+    assert (MARKER in readme(hub, name)) == (trainer == "HubTrainer")
