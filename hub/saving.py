@@ -17,6 +17,8 @@ from transformers.utils import PushToHubMixin
 from .code_bundle import write_code
 from .staged_files import staged
 
+# Those of a repository that are not uploaded again are of an earlier model.
+_WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"]
 _PUSH_OPTIONS = set(inspect.signature(PushToHubMixin.push_to_hub).parameters) - {"self", "max_shard_size"}
 
 
@@ -104,6 +106,7 @@ class SavedWhole(PushToHubMixin):
                 commit_description=commit_description,
                 revision=revision,
                 create_pr=create_pr,
+                delete_patterns=_WEIGHTS if any(Path(folder).glob("*.safetensors")) else None,
             )
 
     def _card(self, repo_id: str, tags: list[str] | None, token: str | bool | None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,6 +123,21 @@ def test_weights_may_be_in_several_files(hub: Hub, user: HubClient, reader: HubC
     user.call("push", "AutoModel", folder, name, max_shard_size="20KB")
     assert len([path for path in hub.files(name) if path.endswith(".safetensors")]) > 1
     assert reader.call("load", "AutoModel", name) == expected
+
+
+@pytest.mark.parametrize("sizes", [("1GB", "20KB"), ("20KB", "1GB"), ("20KB", "30KB")])
+def test_weights_of_an_earlier_push_are_not_left_over(
+    hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build, sizes: tuple[str, str]
+) -> None:
+    for seed, size in enumerate(sizes):
+        folder, expected = saved("AutoModel", seed, size=size)
+        user.call("push", "AutoModel", folder, name, max_shard_size=size)
+    assert reader.call("load", "AutoModel", name) == expected
+    files = hub.files(name)
+    index = files.get("model.safetensors.index.json")
+    named = set(json.loads(index.content)["weight_map"].values()) if index else {"model.safetensors"}
+    assert {path for path in files if path.endswith(".safetensors")} == named
+    assert (index is None) == (sizes[1] == "1GB")
 
 
 def test_every_revision_has_the_weights_that_were_pushed_to_it(
