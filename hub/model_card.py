@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,12 @@ from transformers import PreTrainedModel
 
 from .architecture_in_words import architecture_in_words
 from .auto_classes import AUTO_MODELS
+from .card_rules import check_card
 
 TEMPLATE = Path(__file__).parent.parent / "hub_card.md"
 MARKER = "Rendered by sequence-encoder, which renders it again when the model is pushed; without this line it does not."
 
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 # The Hub's name for what a model does, and whether there is a pipeline for it.
 TASKS = {
     "AutoModel": ("feature-extraction", True),
@@ -99,7 +102,7 @@ def model_card(
         limits: sentences about what not to use it for.
 
     Raises:
-        ValueError: if the model is none of the package's.
+        ValueError: if the model is none of the package's, or the Hub would not take the card.
     """
     auto_class = next((auto for auto, kind in AUTO_MODELS.items() if kind.__name__ == type(model).__name__), None)
     if auto_class is None:
@@ -108,7 +111,12 @@ def model_card(
     name = name or Path(model_id).name
     task, has_pipeline = TASKS[auto_class]
     loaded_from = model.config._name_or_path
-    if base_model is None and loaded_from and loaded_from != model_id and not os.path.isdir(loaded_from):
+    if (
+        base_model is None
+        and loaded_from != model_id
+        and _REPOSITORY.fullmatch(loaded_from or "")
+        and not (os.path.isdir(loaded_from))
+    ):
         base_model = loaded_from
     data = ModelCardData(
         library_name="transformers",
@@ -123,7 +131,7 @@ def model_card(
         **_emissions(training),
     )
     origin = f" It was trained from {base_model}." if base_model else ""
-    return ModelCard.from_template(
+    card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
         model_name=name,
@@ -141,6 +149,10 @@ def model_card(
         licence=license or "None is given. Ask who published this model before you use it.",
         marker=MARKER,
     )
+    errors, _ = check_card(card.content)
+    if errors:
+        raise ValueError(f"The Hub would not take this model card: {'; '.join(errors)}.")
+    return card
 
 
 def card_to_push(

@@ -29,7 +29,7 @@ def save_sentence_transformer(
 ) -> None:
     """Saves an encoder so that `SentenceTransformer(folder)` gives the vectors of `model.encode`.
 
-    That leaves the padding out as well. Who loads it needs `import sequence_encoder` first, or `trust_remote_code=True`.
+    That leaves the padding out as well. To load it, `import sequence_encoder` first, or pass `trust_remote_code=True`.
 
     Args:
         folder: to be written, as a whole or not at all.

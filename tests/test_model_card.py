@@ -16,8 +16,8 @@ from transformers import BertConfig, BertModel, Trainer, TrainingArguments
 from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderModel, SequenceEncoderTokenizer
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.hub.auto_classes import AUTO_MODELS
+from sequence_encoder.hub.card_rules import check_card
 from sequence_encoder.hub.model_card import MARKER, TASKS, Training, model_card
-from sequence_encoder.tests.card_rules import check_card
 from sequence_encoder.tests.hub_client import HubClient
 from sequence_encoder.tests.hub_server import Hub
 from sequence_encoder.training.hub_trainer import HubTrainer, training_of
@@ -143,7 +143,12 @@ def test_the_axes_are_told_in_words(tiny_config: Build, preset: str, told: list[
 
 def test_the_model_that_it_was_loaded_from_is_the_base_if_it_was_no_folder(tiny_config: Build, tmp_path: Path) -> None:
     model = SequenceEncoderModel(tiny_config())
-    for loaded_from, base in (("someone/base", "someone/base"), (str(tmp_path), None), ("user/name", None)):
+    for loaded_from, base in (
+        ("someone/base", "someone/base"),
+        (str(tmp_path), None),
+        ("user/name", None),
+        ("/gone", None),
+    ):
         model.config._name_or_path = loaded_from
         assert model_card(model, "user/name").data.base_model == base
 
@@ -152,6 +157,20 @@ def test_a_card_of_another_model_is_refused() -> None:
     theirs = BertModel(BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3, intermediate_size=40))
     with pytest.raises(ValueError, match="must be one of the package's, got a BertModel"):
         model_card(theirs, "user/name")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"license": ["mit"]}, '"license" must be a string'),
+        ({"base_model": "my base"}, r'"base_model\[0\]" with value "my base" is not valid'),
+        ({"datasets": ["/data/mine.csv"]}, r'"datasets\[0\]" with value "/data/mine.csv"'),
+        ({"tags": [1]}, r'"tags\[1\]" must be a string'),
+    ],
+)
+def test_what_the_hub_would_not_take_is_told(tiny_config: Build, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"would not take this model card: {message}"):
+        model_card(SequenceEncoderModel(tiny_config()), "user/name", **options)
 
 
 # With `Trainer`

@@ -1,4 +1,4 @@
-"""What the Hub asks of the metadata at the head of a model card."""
+"""What the Hub asks of the metadata at the head of a model card, so that an error is told before anything is pushed."""
 
 from __future__ import annotations
 
