@@ -204,10 +204,12 @@ class SequenceEncoderConfig(SavedWithCode, PreTrainedConfig):
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str | type = "AutoConfig") -> None:
-        """Does nothing: `auto_map` names all Auto classes anyway, where transformers would name one."""
+        """For classes that extend this one. Of it, `auto_map` names all Auto classes anyway."""
+        if cls is not SequenceEncoderConfig:
+            super().register_for_auto_class(auto_class)
 
     def _write(self, folder: Path, *args: Any, **kwargs: Any) -> None:
-        self.auto_map = auto_map()
+        self.auto_map = auto_map(getattr(self, "auto_map", {}))
         self.custom_pipelines = custom_pipelines(
             next(iter(self.architectures or ()), None), getattr(self, "custom_pipelines", {})
         )

@@ -18,11 +18,18 @@ from typing import Any
 ENTRY = Path(__file__).with_name("auto_classes.py")
 
 
-def auto_map() -> dict[str, str]:
-    """What `config.json` tells the Auto classes: for each of them a class, and the file that it is in."""
+def auto_map(given: dict[str, Any]) -> dict[str, Any]:
+    """What `config.json` tells the Auto classes: for each of them a class, and the file that it is in.
+
+    Args:
+        given: what the configuration says so far. Classes of others, such as a user's model that extends one of ours,
+            stay in it; ours are in files beside the configuration, wherever it was loaded from.
+    """
     from .auto_classes import AUTO_CLASSES
 
-    return {name: f"{ENTRY.stem}.{auto_class.__name__}" for name, auto_class in AUTO_CLASSES.items()}
+    ours = {name: f"{ENTRY.stem}.{auto_class.__name__}" for name, auto_class in AUTO_CLASSES.items()}
+    names = {auto_class.__name__ for auto_class in AUTO_CLASSES.values()}
+    return ours | {name: path for name, path in given.items() if str(path).rpartition(".")[2] not in names}
 
 
 def custom_pipelines(model_class: str | None, given: dict[str, Any]) -> dict[str, Any]:

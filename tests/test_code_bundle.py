@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.metadata
 import json
 import re
@@ -241,6 +242,35 @@ except AttributeError as error:
     message = without_package(code, tmp_path / "copy")
     assert "SequenceEncoderFoo" in message
     assert all(name in message for name in HEADS.values())
+
+
+EXTENSION = """
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel
+
+
+class MineConfig(SequenceEncoderConfig):
+    model_type = "mine"
+
+
+class MineModel(SequenceEncoderModel):
+    config_class = MineConfig
+"""
+
+
+def test_a_class_of_a_user_is_saved_with_its_own_code(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine_of_a_user.py").write_text(EXTENSION)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("mine_of_a_user")
+    module.MineConfig.register_for_auto_class()
+    module.MineModel.register_for_auto_class("AutoModel")
+    fields = {name: value for name, value in tiny_config().to_diff_dict().items() if name != "model_type"}
+    module.MineModel(module.MineConfig(**fields)).save_pretrained(tmp_path / "saved")
+    named = json.loads((tmp_path / "saved" / "config.json").read_text())["auto_map"]
+    assert (named["AutoConfig"], named["AutoModel"]) == ("mine_of_a_user.MineConfig", "mine_of_a_user.MineModel")
+    model = transformers.AutoModel.from_pretrained(tmp_path / "saved", trust_remote_code=True)
+    assert type(model).__name__ == "MineModel"
 
 
 def test_loaded_from_a_repository_and_saved_the_configuration_names_the_files_beside_it(
