@@ -27,11 +27,13 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """softmax(QKᵀ · scaling + mask) V, with the weights as second output.
 
-    q, k, v are (B, H, S, head_dim), the mask is additive and broadcasts to (B, H, S, S); returns (B, S, H, head_dim)
-    and (B, H, S, S).
+    q, k, v are (B, H, S, head_dim), the mask is additive, or bool where it says what is seen, and broadcasts to
+    (B, H, S, S); returns (B, S, H, head_dim) and (B, H, S, S).
     """
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
         scores = scores + attention_mask
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
@@ -70,7 +72,10 @@ class SelfAttention(nn.Module):
         qkv = fused_linear(self.qkv_proj, hidden_states).unflatten(-1, (-1, 3, self.head_dim))
         query, key, value = qkv.unbind(-2) if rotation is None else split_and_rotate(qkv, *rotation)
 
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        implementation = self.config._attn_implementation
+        if implementation == "sdpa" and kwargs.get("output_attentions"):
+            implementation = "eager"  # which has the weights, and takes the same masks
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         kwargs["dropout"] = self.dropout if self.training else 0.0
         kwargs["scaling"] = self.scaling
         weights = None

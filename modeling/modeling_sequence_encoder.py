@@ -144,8 +144,8 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             inputs_embeds: (B, S, E) token vectors instead of `input_ids`.
             needed: whose vectors in `last_hidden_state` will be used: of all tokens, or (B, S) bool, or none, where it
                 is `pooler_output` alone. The last layer computes no others, and they may be zero.
-            kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`), `return_dict`; and
-                `cu_seq_lens_q` (N + 1,) of a batch that comes packed in one row.
+            kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation` "sdpa" or "eager"),
+                `return_dict`; and `cu_seq_lens_q` (N + 1,) of a batch that comes packed in one row.
 
         Returns:
             `last_hidden_state` (B, S, D), zero at padding, and `pooler_output` (B, D): None without a pooling layer,
@@ -159,7 +159,9 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         check_offsets(cu_seq_lens, kwargs.get("cu_seq_lens_k"), attention_mask, shape)
         if inputs_embeds is not None:
             check_embeddings_type(self.config, inputs_embeds, self.dtype)
-        self._check_attentions(kwargs)
+        kwargs["output_attentions"] = self._requested("output_attentions", kwargs)
+        if kwargs["output_attentions"]:
+            self._check_attentions()
         check_needed(needed, shape)
         if input_ids is not None:
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
@@ -288,13 +290,12 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         value = kwargs.get(name)
         return bool(getattr(self.config, name, False) if value is None else value is not False)
 
-    def _check_attentions(self, kwargs: dict[str, Any]) -> None:
+    def _check_attentions(self) -> None:
         implementation = self.config._attn_implementation
-        if self._requested("output_attentions", kwargs) and implementation != "eager":
+        if implementation not in ("eager", "sdpa"):
             raise ValueError(
-                f"output_attentions needs attn_implementation='eager', which computes the weights; it is "
-                f"{implementation!r}. Load with attn_implementation='eager', or call "
-                "model.set_attn_implementation('eager')."
+                f"output_attentions needs attn_implementation 'sdpa' or 'eager', got {implementation!r}, which has no "
+                "weights. Load with attn_implementation='sdpa', or call model.set_attn_implementation('sdpa')."
             )
 
     def _check_windows_with_gaps(self) -> None:
@@ -311,5 +312,5 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             is_tracing(tokens)
             or (attention_mask is not None and attention_mask.dim() == 4)
             or self._requested("output_hidden_states", kwargs)
-            or self._requested("output_attentions", kwargs)
+            or kwargs["output_attentions"]
         )

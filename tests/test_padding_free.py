@@ -283,6 +283,24 @@ def test_captured_hidden_states_are_those_of_each_text_alone(
             assert_same(found[row][real], expected[0])
 
 
+@every_preset
+@both_sides
+@pytest.mark.parametrize("documents", [1, 2])
+def test_attentions_do_not_depend_on_the_implementation(
+    tiny_model: MakeModel, ragged: MakeBatch, preset: str, side: str, documents: int
+) -> None:
+    model = tiny_model(preset, "sdpa")
+    ids, mask = ragged(LENGTHS, side)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if documents > 1:
+        inputs = {"input_ids": ids[:1], "position_ids": torch.cat([torch.arange(4), torch.arange(7)])[None]}
+    outputs = model(**inputs, output_attentions=True)
+    assert_same(outputs.last_hidden_state, model(**inputs).last_hidden_state)
+    model.set_attn_implementation("eager")
+    for found, expected in zip(outputs.attentions, model(**inputs, output_attentions=True).attentions, strict=True):
+        assert_same(found, expected)
+
+
 @both_sides
 def test_attentions_are_shares_of_the_visible_tokens(tiny_model: MakeModel, ragged: MakeBatch, side: str) -> None:
     model = tiny_model("modernbert", "eager")
