@@ -104,14 +104,6 @@ class SequenceEncoderConfig(SavedWithCode, PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "sequence_encoder"
-    # `qkv_proj` is laid out head by head, so that a plain split of its columns gives each rank whole heads.
-    base_model_tp_plan: ClassVar[dict[str, Any] | None] = {
-        "layers.*.self_attn.qkv_proj": "colwise",
-        "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.gate_up_proj": "packed_colwise",
-        "layers.*.mlp.down_proj": "rowwise",
-    }
 
     vocab_size: int = 30522
     hidden_size: int = 512
@@ -319,6 +311,19 @@ class SequenceEncoderConfig(SavedWithCode, PreTrainedConfig):
             raise ValueError(f"sliding_window must be at least 1, or None, got {self.sliding_window}.")
         if "sliding_attention" in layer_types and self.sliding_window is None:
             raise ValueError("layer_types has 'sliding_attention' layers, which need sliding_window >= 1, got None.")
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
+        """How the layers that there are split into tensor-parallel ranks. Read by transformers."""
+        up_proj = {"mlp": ("up_proj", "colwise"), "glu": ("gate_up_proj", "packed_colwise")}
+        name, style = up_proj[self.feed_forward]
+        return {
+            # It is laid out head by head, so that a plain split of its columns gives each rank whole heads.
+            "layers.*.self_attn.qkv_proj": "colwise",
+            "layers.*.self_attn.o_proj": "rowwise",
+            f"layers.*.mlp.{name}": style,
+            "layers.*.mlp.down_proj": "rowwise",
+        }
 
     @property
     def head_dim(self) -> int:

@@ -153,15 +153,12 @@ def matches(plan: dict[str, str], model: torch.nn.Module) -> dict[str, list[str]
 
 @every_preset
 @every_model
-def test_tensor_parallel_plans_name_every_large_layer(
+def test_tensor_parallel_plans_name_every_large_layer_and_nothing_else(
     tiny_config: TinyConfig, model_class: type[SequenceEncoderPreTrainedModel], preset: str
 ) -> None:
-    config = tiny_config(preset)
-    model = model_class(config)
+    model = model_class(tiny_config(preset))
     found = matches(model.tp_plan, model)
-    inapplicable = "up_proj" if config.feed_forward == "glu" else "gate_up_proj"
-    missed = {key.rpartition(".")[2] for key, names in found.items() if not names}
-    assert missed == {inapplicable}
+    assert all(found.values()), found
     named = {name for names in found.values() for name in names}
     inner = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and "layers" in name}
     assert inner <= named
