@@ -3,9 +3,7 @@
 Shapes: B batch, S sequence, D hidden, C classes.
 """
 
-from __future__ import annotations
-
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -15,6 +13,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from transformers.processing_utils import Unpack
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
@@ -28,6 +27,7 @@ from .checks import (
     check_tensor,
 )
 from .dropout import Dropout
+from .forward_options import ForwardOptions
 from .head_layers import HEADS, text_vectors
 from .losses import (
     multiple_choice_loss,
@@ -75,7 +75,7 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ForwardOptions],
     ) -> SequenceClassifierOutput:
         """Classifies texts. The inputs are those of `SequenceEncoderModel`.
 
@@ -136,7 +136,7 @@ class SequenceEncoderForTokenClassification(_ClassifierModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ForwardOptions],
     ) -> TokenClassifierOutput:
         """Classifies tokens. The inputs are those of `SequenceEncoderModel`.
 
@@ -181,7 +181,7 @@ class SequenceEncoderForQuestionAnswering(_ClassifierModel):
         inputs_embeds: torch.Tensor | None = None,
         start_positions: torch.Tensor | None = None,
         end_positions: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ForwardOptions],
     ) -> QuestionAnsweringModelOutput:
         """Finds answers. The inputs are those of `SequenceEncoderModel`.
 
@@ -241,7 +241,7 @@ class SequenceEncoderForMultipleChoice(_ClassifierModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ForwardOptions],
     ) -> MultipleChoiceModelOutput:
         """Scores choices. The inputs are those of `SequenceEncoderModel`, with a dimension of choices after the batch.
 

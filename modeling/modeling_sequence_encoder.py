@@ -3,8 +3,7 @@
 Shapes: B batch, S padded length, T real tokens, D hidden, E channels of the embeddings (as a rule D).
 """
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
+from transformers.processing_utils import Unpack
 from transformers.utils.generic import is_flash_attention_requested, merge_with_config_defaults
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
@@ -22,6 +22,7 @@ from ..hub.saving import SavedWithCard
 from .attention import SelfAttention
 from .checks import check_embeddings_type, check_inputs, check_needed, check_offsets, check_positions
 from .embeddings import InputEmbeddings
+from .forward_options import ForwardOptions
 from .head_layers import Pooler, is_first_token
 from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
@@ -130,7 +131,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         needed: torch.Tensor | bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[ForwardOptions],
     ) -> BaseModelOutputWithPooling:
         """Encodes a batch.
 
@@ -209,7 +210,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         token_type_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
         wanted: torch.Tensor | None,
-        kwargs: dict[str, Any],
+        kwargs: Mapping[str, Any],
     ) -> torch.Tensor:
         """The real tokens as one row (1, T, D) through all layers, and the wanted ones back to (B, S, D)."""
         kwargs = {name: value for name, value in kwargs.items() if name not in _PACKING_KEYWORDS}
@@ -254,7 +255,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         token_type_ids: torch.Tensor | None,
         position_ids: torch.Tensor,
         inputs_embeds: torch.Tensor | None,
-        kwargs: dict[str, Any],
+        kwargs: Mapping[str, Any],
     ) -> torch.Tensor:
         """All (B, S) tokens through all layers, with masks that hide the padding."""
         hidden_states, rotations = self._embed(input_ids, token_type_ids, position_ids, inputs_embeds)
@@ -285,7 +286,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         hidden_states = self.embeddings(inputs_embeds, token_type_ids, position_ids)
         return hidden_states, self.embeddings.positions.rotations(position_ids)
 
-    def _requested(self, name: str, kwargs: dict[str, Any]) -> bool:
+    def _requested(self, name: str, kwargs: Mapping[str, Any]) -> bool:
         """Whether an optional output is asked for, by the call or else by the configuration."""
         value = kwargs.get(name)
         return bool(getattr(self.config, name, False) if value is None else value is not False)
@@ -306,7 +307,9 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
                 "choose 'sdpa'."
             )
 
-    def _needs_padding(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None, kwargs: dict[str, Any]) -> bool:
+    def _needs_padding(
+        self, tokens: torch.Tensor, attention_mask: torch.Tensor | None, kwargs: Mapping[str, Any]
+    ) -> bool:
         """Whether something asks for the padded path: tracing, optional outputs, or a 4-D mask."""
         return (
             is_tracing(tokens)

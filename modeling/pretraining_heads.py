@@ -3,20 +3,21 @@
 Shapes: B batch, S sequence, D hidden, V vocabulary.
 """
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.modeling_outputs import MaskedLMOutput
+from transformers.processing_utils import Unpack
 from transformers.utils.generic import ModelOutput, can_return_tuple
 from transformers.utils.import_utils import is_tracing
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .checks import batch_shape, check_class_labels
 from .dropout import Dropout
+from .forward_options import ForwardOptions
 from .head_layers import HEADS, text_vectors
 from .losses import IGNORED, masked_lm_loss, sentence_order_loss
 from .modeling_sequence_encoder import SequenceEncoderModel, SequenceEncoderPreTrainedModel
@@ -59,7 +60,7 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         hidden_states: torch.Tensor,
         labels: torch.Tensor | None,
         needed: torch.Tensor | bool,
-        kwargs: dict[str, Any],
+        kwargs: Mapping[str, Any],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits and loss. In training only the labelled tokens are projected, and the logits are theirs: (n, V)."""
         if labels is None:
@@ -88,7 +89,7 @@ class SequenceEncoderForMaskedLM(_VocabularyModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ForwardOptions],
     ) -> MaskedLMOutput:
         """Predicts tokens. The inputs are those of `SequenceEncoderModel`.
 
@@ -142,7 +143,7 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         sentence_order_label: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ForwardOptions],
     ) -> SequenceEncoderForPreTrainingOutput:
         """Predicts masked tokens and segment order. The inputs are those of `SequenceEncoderModel`.
 

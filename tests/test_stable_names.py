@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -260,3 +261,11 @@ def test_saving_and_loading_changes_no_bit(
         before, after = (m(input_ids=ids, attention_mask=mask) for m in (model, loaded))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@every_model
+def test_what_a_model_may_be_asked_for_can_be_read_from_its_signature(
+    model_class: type[SequenceEncoderPreTrainedModel],
+) -> None:
+    (options,) = inspect.signature(model_class.forward).parameters["kwargs"].annotation.__args__
+    assert {"output_attentions", "output_hidden_states", "cu_seq_lens_q"} <= options.__annotations__.keys()
