@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test bench style
+.PHONY: install quickstart test conformance bench style
 
 install: .venv/installed
 
@@ -21,6 +21,11 @@ quickstart: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# Transformers' own tests are in its source distribution alone, which is fetched once for each version.
+conformance: install
+	$(BIN)/python conformance/transformers_tests.py
+	$(BIN)/python -m pytest --config-file conformance/pytest.ini conformance
 
 bench: install .venv/installed-bench
 	$(BIN)/python benchmarks/embedding.py

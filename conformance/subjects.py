@@ -1,0 +1,97 @@
+"""Whose conformance is looked at: every preset with every head, beside BERT and ModernBERT of transformers."""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
+
+import sequence_encoder
+from sequence_encoder.configuration import PRESETS
+
+# The vocabulary does not divide by a number of ranks, as real ones do not.
+TINY: dict[str, Any] = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "cls_token_id": None,
+    "sep_token_id": None,
+}
+# The heads that there are, by the tables from which the mixins know what a class is for.
+HEADS = {
+    "MODEL_MAPPING_NAMES": "Model",
+    "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "ForMaskedLM",
+    "MODEL_FOR_PRETRAINING_MAPPING_NAMES": "ForPreTraining",
+    "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": "ForSequenceClassification",
+    "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES": "ForTokenClassification",
+    "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES": "ForQuestionAnswering",
+    "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES": "ForMultipleChoice",
+}
+# They hold what ships with transformers; registering a class with an Auto class does not add to them.
+for _table, _head in HEADS.items():
+    getattr(modeling_auto, _table)[sequence_encoder.SequenceEncoderConfig.model_type] = f"SequenceEncoder{_head}"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A family of models in one configuration.
+
+    Args:
+        name: what it is called in the report, and what its classes of tests are.
+        beside: the family of transformers that it is compared with; None for these themselves.
+        make_config: tiny, with other values for some fields.
+        classes: by the name of the head; the encoder without a head is "Model".
+    """
+
+    name: str
+    beside: str | None
+    make_config: Callable[..., PreTrainedConfig]
+    classes: dict[str, type[PreTrainedModel]]
+
+
+def _classes(module: Any, family: str) -> dict[str, type[PreTrainedModel]]:
+    return {head: getattr(module, family + head) for head in HEADS.values() if hasattr(module, family + head)}
+
+
+def _preset(name: str) -> Subject:
+    def make_config(**overrides: Any) -> PreTrainedConfig:
+        return sequence_encoder.SequenceEncoderConfig.from_preset(name, **{**TINY, **overrides})
+
+    beside = "ModernBertModel" if name == "modernbert" else "BertModel"
+    return Subject(name, beside, make_config, _classes(sequence_encoder, "SequenceEncoder"))
+
+
+def _family(name: str, config_class: Callable[..., PreTrainedConfig]) -> Subject:
+    def make_config(**overrides: Any) -> PreTrainedConfig:
+        return config_class(**{**TINY, **overrides})
+
+    return Subject(f"{name}Model", None, make_config, _classes(transformers, name))
+
+
+SUBJECTS = [
+    *(_preset(name) for name in PRESETS),
+    _family("Bert", transformers.BertConfig),
+    _family("ModernBert", transformers.ModernBertConfig),
+]
+# What each of ours is compared with; the tokenizers are called by their algorithms.
+BESIDE = {subject.name: subject.beside for subject in SUBJECTS if subject.beside}
+BESIDE |= {"wordpiece": "BertModel", "byte_level_bpe": "ModernBertModel"}
+
+
+def cases(suite: type, module: str) -> dict[str, type]:
+    """For every subject a class of that suite of tests, by its name."""
+    return {
+        subject.name: type(subject.name, (suite, unittest.TestCase), {"subject": subject, "__module__": module})
+        for subject in SUBJECTS
+    }

@@ -1,0 +1,58 @@
+"""Transformers' common tests of models and of configurations, for every subject and all of its heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accepted_skips import ACCEPTED_SKIPS
+from model_tester import EncoderTester
+from subjects import SUBJECTS, Subject, cases
+from tests.test_configuration_common import ConfigTester
+from tests.test_modeling_common import ModelTesterMixin
+from transformers import PreTrainedModel
+
+import sequence_encoder
+from sequence_encoder.configuration import PRESETS
+
+
+class ModelTests(ModelTesterMixin):
+    """The tests, of a `subject`."""
+
+    subject: Subject
+
+    def setUp(self) -> None:
+        """Makes the tester."""
+        self.model_tester = EncoderTester(self.subject)
+        self.all_model_classes = tuple(self.subject.classes.values())
+        # They look for a year in the file of the configuration, and take models without one for too old.
+        self.test_can_init_all_missing_weights_before_2023 = self.subject.beside is not None
+        positions = getattr(self.model_tester.get_config(), "rope_parameters", None)
+        if "_rope_" in self._testMethodName and not positions:
+            # They look for the field, which a configuration of many architectures has without using it.
+            self.skipTest("Positions are not rotary.")
+        if self.subject.beside and self._testMethodName in ACCEPTED_SKIPS:
+            self.skipTest(ACCEPTED_SKIPS[self._testMethodName])
+
+    def _prepare_for_class(self, inputs_dict: dict[str, Any], model_class: Any, return_labels: bool = False) -> Any:
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+        if return_labels and model_class is self.subject.classes.get("ForPreTraining"):
+            inputs.update(self.model_tester.pretraining_labels())
+        return inputs
+
+    def test_config(self) -> None:
+        """All that `ConfigTester` looks at."""
+        config = self.model_tester.get_config()
+        fields = {k: v for k, v in config.to_diff_dict().items() if k not in ("model_type", "transformers_version")}
+        ConfigTester(self, config_class=type(config), **fields).run_common_tests()
+
+
+globals().update(cases(ModelTests, __name__))
+
+
+def test_every_public_model_with_every_preset_is_among_the_subjects() -> None:
+    """So that what is added later is tested as well."""
+    public = {getattr(sequence_encoder, name) for name in sequence_encoder.__all__}
+    models = {item for item in public if isinstance(item, type) and issubclass(item, PreTrainedModel)}
+    models -= {sequence_encoder.SequenceEncoderPreTrainedModel}
+    ours = {subject.name: set(subject.classes.values()) for subject in SUBJECTS if subject.beside}
+    assert ours == dict.fromkeys(PRESETS, models)

@@ -1,0 +1,63 @@
+"""Transformers' own common tests: taken from the source distribution of the installed version, made importable.
+
+They are in no wheel. Run as a script, this downloads the archive once, unpacks its tests beside the environment that
+runs it, and adds what the archive leaves out (`stand_ins/`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import transformers
+
+CACHE = Path(sys.prefix) / "conformance"
+ROOT = CACHE / f"transformers-{transformers.__version__}"
+STAND_INS = Path(__file__).parent / "stand_ins"
+
+
+def download() -> Path:
+    """The source distribution, from the package index if it is not there yet."""
+    archive = CACHE / f"transformers-{transformers.__version__}.tar.gz"
+    if not archive.exists():
+        requirement = f"transformers=={transformers.__version__}"
+        options = ["--no-binary", ":all:", "--no-deps", "--no-build-isolation", "--dest", str(CACHE)]
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", *options, requirement], check=True
+        )
+    return archive
+
+
+def unpack(archive: Path) -> None:
+    """Writes the tests afresh, with the stand-ins for what is missing, over the sources that are installed."""
+    shutil.rmtree(ROOT, ignore_errors=True)
+    with tarfile.open(archive) as files:
+        tests = [member for member in files if "tests" in Path(member.name).parts[1:2]]
+        files.extractall(CACHE, tests, filter="data")
+    for stand_in in STAND_INS.rglob("*.*"):
+        target = ROOT / "tests" / stand_in.relative_to(STAND_INS)
+        if "__pycache__" not in target.parts and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(stand_in, target)
+    # They read the sources from where they lie in the repository.
+    (ROOT / "src").mkdir()
+    (ROOT / "src" / "transformers").symlink_to(Path(transformers.__file__).parent, target_is_directory=True)
+
+
+def make_importable() -> None:
+    """Puts them on the path as the package `tests`, in this process and those that it starts.
+
+    Raises:
+        FileNotFoundError: if they have not been unpacked.
+    """
+    if not ROOT.exists():
+        raise FileNotFoundError(f"There are no tests of transformers in {ROOT}; run `make conformance`.")
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+
+
+if __name__ == "__main__":
+    unpack(download())
