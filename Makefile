@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test conformance bench style
+# Which environments `make compatibility` runs the suite in: oldest, newest, or a release of transformers such as 5.12.
+ENVIRONMENTS ?= oldest newest
+
+.PHONY: install quickstart test conformance compatibility bench style
 
 install: .venv/installed
 
@@ -26,6 +29,9 @@ test: install
 conformance: install
 	$(BIN)/python conformance/transformers_tests.py
 	$(BIN)/python -m pytest --config-file conformance/pytest.ini conformance
+
+compatibility: install
+	$(BIN)/python tests/compatibility.py $(ENVIRONMENTS)
 
 bench: install .venv/installed-bench
 	$(BIN)/python benchmarks/embedding.py

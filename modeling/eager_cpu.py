@@ -9,8 +9,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.autograd import forward_ad
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules.module import (
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
 from transformers.utils.import_utils import is_tracing
+
+# Those of all modules, as dicts that torch fills. Its function that looks at all of them is missing in older releases.
+_GLOBAL_HOOKS = (_global_forward_hooks, _global_forward_pre_hooks, _global_backward_hooks, _global_backward_pre_hooks)
 
 
 def is_eager_on_cpu(*tensors: torch.Tensor) -> bool:
@@ -27,6 +35,6 @@ def is_eager_on_cpu(*tensors: torch.Tensor) -> bool:
 
 def is_untouched(module: nn.Module) -> bool:
     """Whether nothing hangs on a module, and its `forward` is that of its class (Accelerate puts another there)."""
-    hooked = module._forward_hooks or module._forward_pre_hooks or _has_any_global_hook()
-    hooked = hooked or module._backward_hooks or module._backward_pre_hooks
-    return not hooked and "forward" not in module.__dict__
+    own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    hooks = (*own, *_GLOBAL_HOOKS)
+    return not any(hooks) and "forward" not in module.__dict__

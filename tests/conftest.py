@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from transformers import BertConfig, BertForMaskedLM
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
@@ -32,6 +34,14 @@ TINY: dict[str, Any] = {
 
 # Tiny tensors gain nothing from a second thread, and lose much where others use the cores.
 torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what is marked `since(library, version, what)` where the library itself cannot do it yet."""
+    for mark in item.iter_markers("since"):
+        library, first, what = mark.args
+        if Version(version(library)) < Version(first):
+            pytest.skip(f"{library} {what} since {first}")
 
 
 @pytest.fixture(scope="session")

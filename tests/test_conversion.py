@@ -69,8 +69,21 @@ HEADS = (
     "ForQuestionAnswering",
     "ForMultipleChoice",
 )
+# What transformers' own classes could not do at first.
+_SINCE = {
+    "modernbert-local-only": ("transformers", "5.17", "takes layers of one type in ModernBERT"),
+    "xlm-roberta-ForMultipleChoice": ("transformers", "5.14", "makes the pooler that this head reads"),
+    "camembert-ForMultipleChoice": ("transformers", "5.14", "makes the pooler that this head reads"),
+}
 CASES = [
-    (name, head) for name in CONFIGURATIONS for head in HEADS if head != "ForPreTraining" or name.startswith("bert")
+    pytest.param(
+        name,
+        head,
+        marks=[pytest.mark.since(*_SINCE[key]) for key in (name, f"{name}-{head}") if key in _SINCE],
+    )
+    for name in CONFIGURATIONS
+    for head in HEADS
+    if head != "ForPreTraining" or name.startswith("bert")
 ]
 every_case = pytest.mark.parametrize(("name", "head"), CASES)
 BACK = {"xlm-roberta": "roberta", "camembert": "roberta"}

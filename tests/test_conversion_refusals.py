@@ -349,15 +349,19 @@ def test_question_answering_has_a_start_and_an_end_however_many_labels_there_are
     assert convert(ours, to=to).config.num_labels == 2
 
 
-def test_fields_that_a_model_does_not_read_do_not_stand_in_the_way(
-    tiny_config: Callable[..., SequenceEncoderConfig],
-) -> None:
+@pytest.mark.since("transformers", "5.17", "takes layers of one type in ModernBERT")
+def test_a_window_that_no_layer_has_does_not_stand_in_the_way() -> None:
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
     modern = transformers.ModernBertConfig(
         **SIZES, **special, hidden_activation="silu", decoder_bias=False, layer_types=["full_attention"] * 2,
         local_attention=-1,
     )  # fmt: skip
     assert convert(transformers.ModernBertModel(modern)).config.hidden_act == "silu"
+
+
+def test_fields_that_a_model_does_not_read_do_not_stand_in_the_way(
+    tiny_config: Callable[..., SequenceEncoderConfig],
+) -> None:
     assert type(convert(electra(summary_activation="relu"))) is SequenceEncoderModel
     for to in ("bert", "distilbert"):
         preset = tiny_config(to, pooling="mean", head_bias=False, hidden_dropout=0.1, embedding_dropout=0.1)

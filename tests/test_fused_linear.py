@@ -79,6 +79,20 @@ def test_an_activation_can_be_replaced_or_watched(
     assert len(seen) == 2
 
 
+def test_hooks_of_all_modules_see_every_activation(
+    tiny_config: Callable[..., Any], randomize: Callable[..., Any]
+) -> None:
+    model = randomize(SequenceEncoderModel(tiny_config("bert")))
+    seen: list[nn.Module] = []
+    hook = nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append(module))
+    try:
+        with torch.no_grad():
+            model(torch.randint(5, 97, (2, 9)))
+    finally:
+        hook.remove()
+    assert all(layer.mlp.act in seen for layer in model.layers)
+
+
 @pytest.mark.parametrize("preset", ["vanilla", "bert"])
 def test_a_model_that_diverged_shows_it(tiny_config: Callable[..., Any], preset: str) -> None:
     model = SequenceEncoderModel(tiny_config(preset)).eval()
@@ -87,6 +101,7 @@ def test_a_model_that_diverged_shows_it(tiny_config: Callable[..., Any], preset:
         assert model(torch.randint(5, 97, (2, 9))).last_hidden_state.isnan().any()
 
 
+@pytest.mark.since("transformers", "5.9", "builds masks that can be traced")
 def test_traced_models_run(tiny_config: Callable[..., Any], randomize: Callable[..., Any]) -> None:
     model = randomize(SequenceEncoderModel(tiny_config("bert", return_dict=False)))
     ids = torch.randint(5, 97, (2, 9))

@@ -17,7 +17,7 @@ from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceE
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.hub.auto_classes import AUTO_MODELS
 from sequence_encoder.hub.card_rules import check_card
-from sequence_encoder.hub.model_card import MARKER, TASKS, Training, model_card
+from sequence_encoder.hub.model_card import MARKER, TASKS, TEMPLATE, Training, model_card
 from sequence_encoder.tests.hub_client import HubClient
 from sequence_encoder.tests.hub_server import Hub
 from sequence_encoder.training.hub_trainer import HubTrainer, training_of
@@ -53,6 +53,15 @@ def valid(card: ModelCard) -> ModelCard:
     assert check_card(card.content) == ([], [])
     assert not {"{{", "{%", "None", "\n\n\n"} & set(re.findall(r"\{\{|\{%|None\b(?! is)|\n\n\n", card.content))
     return card
+
+
+def test_the_card_names_the_oldest_versions_that_the_package_admits() -> None:
+    template = TEMPLATE.read_text()
+    project = (TEMPLATE.parent / "pyproject.toml").read_text()
+    for library in ("torch", "transformers"):
+        oldest = re.search(rf'"{library}>=([\d.]+)', project)
+        assert oldest is not None
+        assert f"{library} {oldest[1]} " in template
 
 
 @pytest.mark.parametrize("preset", PRESETS)

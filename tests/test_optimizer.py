@@ -67,6 +67,7 @@ def test_an_orthogonalised_matrix_keeps_its_directions_and_loses_their_sizes(sha
     torch.testing.assert_close(rounded, orthogonalize(matrix, torch.float32), rtol=0, atol=0.1)
 
 
+@pytest.mark.since("torch", "2.9", "has a Muon")
 def test_weights_move_as_with_torch_s_own_optimizers(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
     other = copy.deepcopy(model)
     ours = MuonWithAdamW(model, RATE, betas=(0.8, 0.9), weight_decay=5)

@@ -376,6 +376,7 @@ def test_exported_models_run_at_every_size(tiny_model: MakeModel, ragged: MakeBa
             assert_same(found.pooler_output, expected.pooler_output)
 
 
+@pytest.mark.since("torch", "2.7", "compiles what wraps the models of transformers")
 @pytest.mark.parametrize("preset", ["vanilla", "modernbert"])
 def test_compiled_models_equal_uncompiled_ones(tiny_model: MakeModel, ragged: MakeBatch, preset: str) -> None:
     ids, mask = ragged(LENGTHS, "left")

@@ -163,9 +163,18 @@ def test_tensor_parallel_plans_name_every_large_layer_and_nothing_else(
     named = {name for names in found.values() for name in names}
     inner = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and "layers" in name}
     assert inner <= named
-    assert ("decoder" in named) == hasattr(model, "decoder")
 
 
+@pytest.mark.since("transformers", "5.14", "keeps the plan of a head beside that of its trunk")
+@every_model
+def test_tensor_parallel_plans_name_the_vocabulary_projection(
+    tiny_config: TinyConfig, model_class: type[SequenceEncoderPreTrainedModel]
+) -> None:
+    model = model_class(tiny_config())
+    assert ("decoder" in model.tp_plan) == hasattr(model, "decoder")
+
+
+@pytest.mark.since("transformers", "5.15", "has a plan for FSDP that models inherit")
 @every_preset
 @every_model
 def test_fsdp_plans_name_modules_that_exist(

@@ -86,6 +86,7 @@ def test_an_iteration_that_is_left_early_is_begun_anew() -> None:
     assert sorted(flat(batches)) == list(range(len(LENGTHS)))
 
 
+@pytest.mark.since("accelerate", "1.15", "tells batch samplers the epoch, and shares out batches of several sizes")
 def test_accelerate_chooses_the_epoch_and_skips_what_was_trained_on() -> None:
     examples = [{"input_ids": torch.full((length,), i)} for i, length in enumerate(LENGTHS)]
     sampler = TokenBudgetBatchSampler(LENGTHS, BUDGET)

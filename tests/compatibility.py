@@ -1,0 +1,101 @@
+"""Runs the suite with other versions of what the package depends on, in environments under `.venv/compatibility`.
+
+    python tests/compatibility.py oldest newest 5.12
+
+`oldest` has the lowest versions that pyproject.toml admits, `newest` the highest that there are, and `5.12` that minor
+of transformers with the highest of all else. OLDEST_PYTHON is the interpreter of the first, if not this one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import requires
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+EXTRAS = ("train", "dev")
+SHOWN = ("torch", "transformers", "tokenizers", "huggingface_hub", "accelerate", "safetensors", "datasets", "numpy")
+
+
+def lowest_versions() -> list[str]:
+    """A pin for each lower limit in pyproject.toml, as the installed package has them."""
+    needed = [Requirement(line) for line in requires("sequence-encoder") or []]
+    return [
+        f"{requirement.name}=={limit.version}"
+        for requirement in needed
+        if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in EXTRAS)
+        for limit in requirement.specifier
+        if limit.operator == ">="
+    ]
+
+
+def make_environment(name: str) -> Path:
+    """Installs the package and its suite; returns the interpreter. What is there already is made up to date."""
+    folder = ROOT / ".venv" / "compatibility" / name
+    python = folder / "bin" / "python"
+    base = os.environ.get("OLDEST_PYTHON") or sys.executable if name == "oldest" else sys.executable
+    pins = {"oldest": lowest_versions(), "newest": []}.get(name, [f"transformers=={name}.*"])
+    # The bench extra brings sentence-transformers, which a test of the suite needs.
+    extras = (*EXTRAS, "bench") if name == "newest" else EXTRAS
+    if not python.exists():
+        subprocess.run([base, "-m", "venv", folder], check=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
+        constraints.write("\n".join(pins))
+        constraints.flush()
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
+        package = f"{ROOT}[{','.join(extras)}]"
+        subprocess.run([*install, "--constraint", constraints.name, "--editable", package], check=True)
+    return python
+
+
+def versions(python: Path) -> str:
+    """What the environment holds, in one line."""
+    code = f"""
+import platform
+from importlib.metadata import version
+print("Python " + platform.python_version(), *(f"{{name}} {{version(name)}}" for name in {SHOWN}), sep=", ")
+"""
+    return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def run_suite(python: Path) -> tuple[bool, str]:
+    """Runs it with its output on the screen; returns whether it passed, and its last line."""
+    line = ""
+    command = [python, "-m", "pytest", "-p", "no:cacheprovider"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as suite:
+        assert suite.stdout is not None
+        for line in suite.stdout:
+            print(line, end="", flush=True)
+    return suite.returncode == 0, line.strip()
+
+
+def main(names: list[str]) -> int:
+    """Runs the suite in each environment, then says how each went; returns how many failed."""
+    rows, failed = [], 0
+    for number, name in enumerate(names, start=1):
+        start = time.monotonic()
+        print(f"[{number}/{len(names)}] {name}: installing", flush=True)
+        try:
+            python = make_environment(name)
+            held = versions(python)
+            print(f"[{number}/{len(names)}] {name}: {held}", flush=True)
+            passed, line = run_suite(python)
+        except subprocess.CalledProcessError as error:
+            passed, held, line = False, "", f"not installed: {error}"
+        failed += not passed
+        minutes = (time.monotonic() - start) / 60
+        rows.append(f"{name}: {line} ({minutes:.0f} min)\n    {held}")
+    print("", *rows, sep="\n")
+    return failed
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        sys.exit(__doc__)
+    sys.exit(main(sys.argv[1:]))
