@@ -13,7 +13,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from ..hub.code_bundle import auto_map, custom_pipelines
-from ..hub.saving import SavedWithCode
+from ..hub.saving import SavedWhole, SavedWithCode
 from .rope_parameters import check_rope_parameters, nest_by_layer_type
 
 logger = logging.get_logger(__name__)
@@ -201,12 +201,17 @@ class SequenceEncoderConfig(SavedWithCode, PreTrainedConfig):
             super().register_for_auto_class(auto_class)
 
     def _write(self, folder: Path, *args: Any, **kwargs: Any) -> None:
-        self.auto_map = auto_map(getattr(self, "auto_map", {}))
-        self.custom_pipelines = custom_pipelines(
-            next(iter(self.architectures or ()), None), getattr(self, "custom_pipelines", {})
+        if self.model_type != SequenceEncoderConfig.model_type:
+            # Of a user, who extends this class by another type of models; what to save of them transformers knows.
+            SavedWhole._write(self, folder, *args, **kwargs)
+            return
+        self.auto_map = auto_map(getattr(self, "auto_map", None) or {})
+        named = custom_pipelines(
+            next(iter(self.architectures or ()), None), getattr(self, "custom_pipelines", None) or {}
         )
-        if not self.custom_pipelines:
-            del self.custom_pipelines
+        self.__dict__.pop("custom_pipelines", None)
+        if named:
+            self.custom_pipelines = named
         super()._write(folder, *args, **kwargs)
 
     def __post_init__(self, **kwargs: Any) -> None:

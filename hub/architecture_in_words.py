@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import cast
 
 from transformers import PreTrainedModel
 
@@ -16,8 +17,7 @@ _POOLINGS = {"mean": "the mean of its tokens", "cls": "its first token"}
 
 def architecture_in_words(model: PreTrainedModel) -> list[tuple[str, str]]:
     """Names of parts, and what they are: the axes of the configuration, the sizes, the labels."""
-    config = model.config
-    assert isinstance(config, SequenceEncoderConfig)
+    config = cast(SequenceEncoderConfig, model.config)
     feed_forward = _FEED_FORWARDS[config.feed_forward].format(act=config.hidden_act)
     pooler = f", and a dense layer with {config.pooler_act}" if config.pooler_act else ""
     rows = [
@@ -33,7 +33,7 @@ def architecture_in_words(model: PreTrainedModel) -> list[tuple[str, str]]:
         ("embeddings", _embeddings(config)),
         ("a text as a whole", _POOLINGS[config.pooling] + pooler),
     ]
-    if type(model).__name__.endswith("Classification"):
+    if any(kind.__name__.endswith("Classification") for kind in type(model).__mro__):
         names = [str(label) for _, label in sorted((config.id2label or {}).items())]
         shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
         rows.append(("labels", shown))

@@ -2,8 +2,9 @@
 
 They follow the relative imports from one file to the next, by a regular expression, and look for all of them in one
 folder. The bundle is therefore all files that `auto_classes.py` reaches, through imports inside functions as well, with
-imports between folders turned into imports from beside. Run from such a bundle, it finds the same files, and nothing to
-turn.
+imports between folders turned into imports from beside. All names get that of the package in front, since among them
+are `losses` and `layers`, which a user's own files may be called. Run from such a bundle, it finds the same files, and
+nothing to turn.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# Beside this file in the package and in a bundle.
-ENTRY = Path(__file__).with_name("auto_classes.py")
+_PREFIX = "sequence_encoder"
+# Beside this file, in the package and in a bundle.
+ENTRY = Path(__file__).with_name(Path(__file__).name.replace("code_bundle", "auto_classes"))
 
 
 def auto_map(given: dict[str, Any]) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def auto_map(given: dict[str, Any]) -> dict[str, Any]:
     """
     from .auto_classes import AUTO_CLASSES
 
-    ours = {name: f"{ENTRY.stem}.{auto_class.__name__}" for name, auto_class in AUTO_CLASSES.items()}
+    ours = {name: f"{_flat_name(ENTRY.stem)}.{auto_class.__name__}" for name, auto_class in AUTO_CLASSES.items()}
     names = {auto_class.__name__ for auto_class in AUTO_CLASSES.values()}
     return ours | {name: path for name, path in given.items() if str(path).rpartition(".")[2] not in names}
 
@@ -41,7 +43,7 @@ def custom_pipelines(model_class: str | None, given: dict[str, Any]) -> dict[str
     """
     from ..pipelines.question_answering import QuestionAnsweringPipeline
 
-    implementation = f"question_answering.{QuestionAnsweringPipeline.__name__}"
+    implementation = f"{_flat_name('question_answering')}.{QuestionAnsweringPipeline.__name__}"
     ours = {"question-answering": {"impl": implementation, "pt": ["AutoModelForQuestionAnswering"], "type": "text"}}
     others = {task: pipeline for task, pipeline in given.items() if task not in ours}
     return {**others, **(ours if model_class == "SequenceEncoderForQuestionAnswering" else {})}
@@ -66,12 +68,17 @@ def code_bundle() -> dict[str, str]:
     waiting = [ENTRY.resolve()]
     while waiting:
         path = waiting.pop()
-        if paths.setdefault(path.name, path) != path:
-            raise ValueError(f"{path} and {paths[path.name]} have one name, and cannot be in one folder.")
-        if path.name not in files:
-            files[path.name], needed = _flatten(path)
+        name = f"{_flat_name(path.stem)}.py"
+        if paths.setdefault(name, path) != path:
+            raise ValueError(f"{path} and {paths[name]} have one name, and cannot be in one folder.")
+        if name not in files:
+            files[name], needed = _flatten(path)
             waiting += needed
     return dict(sorted(files.items()))
+
+
+def _flat_name(stem: str) -> str:
+    return stem if _PREFIX in stem else f"{_PREFIX}_{stem}"
 
 
 def _flatten(path: Path) -> tuple[str, list[Path]]:
@@ -84,5 +91,6 @@ def _flatten(path: Path) -> tuple[str, list[Path]]:
             parts = (node.module or "").split(".")
             needed.append(path.parents[node.level - 1].joinpath(*parts).with_suffix(".py"))
             statement = re.compile(rf"\bfrom {re.escape('.' * node.level + (node.module or ''))} import\b")
-            lines[node.lineno - 1] = statement.sub(f"from .{parts[-1]} import", lines[node.lineno - 1], count=1)
+            flat = f"from .{_flat_name(parts[-1])} import"
+            lines[node.lineno - 1] = statement.sub(flat, lines[node.lineno - 1], count=1)
     return "".join(lines), needed

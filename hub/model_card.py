@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 from .architecture_in_words import architecture_in_words
@@ -18,9 +19,9 @@ from .auto_classes import AUTO_MODELS
 from .card_rules import check_card
 
 TEMPLATE = Path(__file__).parent.parent / "hub_card.md"
+# In cards that say nothing but what the model does.
 MARKER = "Rendered by sequence-encoder, which renders it again when the model is pushed; without this line it does not."
 
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 # The Hub's name for what a model does, and whether there is a pipeline for it.
 TASKS = {
     "AutoModel": ("feature-extraction", True),
@@ -104,19 +105,13 @@ def model_card(
     Raises:
         ValueError: if the model is none of the package's, or the Hub would not take the card.
     """
-    auto_class = next((auto for auto, kind in AUTO_MODELS.items() if kind.__name__ == type(model).__name__), None)
-    if auto_class is None:
-        raise ValueError(f"model must be one of the package's, got a {type(model).__name__}.")
+    auto_class = auto_class_of(model)
+    bare = not (training or name or summary or license or language or base_model or datasets or limits)
     training = training or Training()
-    name = name or Path(model_id).name
+    name = name or Path(model_id).name or type(model).__name__
     task, has_pipeline = TASKS[auto_class]
     loaded_from = model.config._name_or_path
-    if (
-        base_model is None
-        and loaded_from != model_id
-        and _REPOSITORY.fullmatch(loaded_from or "")
-        and not (os.path.isdir(loaded_from))
-    ):
+    if base_model is None and loaded_from != model_id and _is_of_the_hub(loaded_from):
         base_model = loaded_from
     data = ModelCardData(
         library_name="transformers",
@@ -135,19 +130,19 @@ def model_card(
         data,
         template_path=str(TEMPLATE),
         model_name=name,
-        model_id=model_id,
+        quoted_id=json.dumps(model_id, ensure_ascii=False),
         summary=(summary or f"A {type(model).__name__} with {model.num_parameters():,} parameters.") + origin,
         task=task if has_pipeline else None,
         auto_class=auto_class,
-        architecture=architecture_in_words(model),
+        architecture=[(name, _cell(value)) for name, value in architecture_in_words(model)],
         training=training.paragraphs(),
-        hyperparameters=dict(training.hyperparameters),
+        hyperparameters={_cell(name): _cell(value) for name, value in training.hyperparameters.items()},
         progress=training.progress,
         results=_results(training),
-        metrics=training.results,
+        metrics=[tuple(map(_cell, _shown(result))) for result in training.results],
         limits=[*limits, *_limits(model, training)],
         licence=license or "None is given. Ask who published this model before you use it.",
-        marker=MARKER,
+        marker=MARKER if bare else None,
     )
     errors, _ = check_card(card.content)
     if errors:
@@ -156,18 +151,57 @@ def model_card(
 
 
 def card_to_push(
-    model: PreTrainedModel, repo_id: str, tags: Iterable[str] | None, token: str | bool | None
+    model: PreTrainedModel, api: HfApi, repo_id: str, revision: str | None, tags: Iterable[str] | None
 ) -> ModelCard:
-    """The card that goes to a repository with a model: a new one, unless someone wrote the one that is there."""
-    tags = list(tags or ())
+    """The card that goes to a repository with a model: a new one, unless the one there says more than the model does.
+
+    Raises:
+        OSError: if it cannot be known, since the Hub does not answer.
+    """
     try:
-        card = ModelCard.load(repo_id, token=token if isinstance(token, str) else None)
+        # Not from the cache: someone may have written another one since.
+        path = api.hf_hub_download(repo_id, "README.md", revision=revision, force_download=True)
+    except LocalEntryNotFoundError:
+        raise
     except EntryNotFoundError:
-        return model_card(model, repo_id, tags=tags)
+        return model_card(model, repo_id, tags=tags or ())
+    card = ModelCard.load(path)
+    tags = [*(card.data.to_dict().get("tags") or []), *(tags or ())]
     if MARKER in card.text:
         return model_card(model, repo_id, tags=tags)
-    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
+    card.data.tags = list(dict.fromkeys(tags))
     return card
+
+
+def auto_class_of(model: PreTrainedModel) -> str:
+    """The Auto class of a model, be it one that extends ours.
+
+    Raises:
+        ValueError: if it is none of the package's.
+    """
+    names = {kind.__name__ for kind in type(model).__mro__}
+    for auto_class, kind in AUTO_MODELS.items():
+        if kind.__name__ in names:
+            return auto_class
+    raise ValueError(f"model must be one of the package's, got a {type(model).__name__}.")
+
+
+def _is_of_the_hub(name: str) -> bool:
+    """Whether that is a repository of which there are files here, and no folder, whose name may look like one."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return bool(name) and not os.path.isdir(name) and isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+def _cell(value: Any) -> str:
+    """As a cell of a table."""
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def _shown(result: EvalResult) -> tuple[Any, ...]:
+    return result.metric_name or result.metric_type, result.metric_value, result.dataset_name
 
 
 def _emissions(training: Training) -> dict[str, Any]:

@@ -11,14 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.utils import validate_repo_id
 from transformers.utils import PushToHubMixin
 
 from .code_bundle import write_code
-from .staged_files import staged
+from .staged_files import files_in, staged
 
-# Those of a repository that are not uploaded again are of an earlier model.
-_WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"]
 _PUSH_OPTIONS = set(inspect.signature(PushToHubMixin.push_to_hub).parameters) - {"self", "max_shard_size"}
 
 
@@ -35,24 +34,30 @@ class SavedWhole(PushToHubMixin):
         Args:
             save_directory: the folder, made if it is not there.
             args: as of transformers.
-            push_to_hub: whether to push as well, to `repo_id` (by default the name of the folder).
+            push_to_hub: whether to push what is saved as well, to `repo_id` (by default the name of the folder).
             kwargs: of transformers' `save_pretrained`, and of `push_to_hub`.
 
         Raises:
             FileExistsError: if the folder is a file, or a folder is in the place of a file that is to be saved.
+            huggingface_hub.errors.HFValidationError: for a `repo_id` that can be none, before anything is saved.
         """
-        push_options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS & kwargs.keys()}
         folder = Path(save_directory)
+        push_options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS & kwargs.keys()}
+        repo_id = push_options.pop("repo_id", folder.resolve().name)
+        if push_to_hub:
+            validate_repo_id(repo_id)
         if kwargs.get("distributed_checkpoint"):
-            # All processes write into one folder, each its part.
-            saved = self._write(folder, *args, **kwargs)
-        else:
-            with staged(folder, _left_over(kwargs.get("variant"))) as new:
-                saved = self._write(new, *args, **kwargs)
-            if isinstance(saved, tuple):
-                saved = tuple(str(folder / Path(path).relative_to(new)) for path in saved)
-        if push_to_hub and kwargs.get("is_main_process", True):
-            self.push_to_hub(push_options.pop("repo_id", folder.resolve().name), **push_options)
+            # All processes write into one folder, each its part, and transformers pushes what comes of it.
+            shared = {"push_to_hub": True, "repo_id": repo_id, **push_options} if push_to_hub else {}
+            return self._write(folder, *args, **shared, **kwargs)
+        left_over = _left_over(kwargs.get("variant"))
+        with staged(folder, left_over) as new:
+            saved = self._write(new, *args, **kwargs)
+            names = files_in(new)
+        if isinstance(saved, tuple):
+            saved = tuple(str(folder / Path(path).relative_to(new)) for path in saved)
+        if push_to_hub and names:
+            self._upload(folder, names, left_over, repo_id, **push_options)
         return saved
 
     def _write(self, folder: Path, *args: Any, **kwargs: Any) -> Any:
@@ -90,26 +95,48 @@ class SavedWhole(PushToHubMixin):
         Raises:
             huggingface_hub.errors.HfHubHTTPError: if the Hub refuses it.
         """
+        options = {name: value for name, value in locals().items() if name in _PUSH_OPTIONS - {"repo_id"}}
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            return self._upload(folder, files_in(folder), _left_over(None), repo_id, **options)
+
+    def _upload(
+        self,
+        folder: Path,
+        names: set[str],
+        left_over: Callable[[str, set[str]], bool],
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        tags: list[str] | None = None,
+    ) -> Any:
+        """Commits the named files of a folder, a model card, and the end of weights that would be left over."""
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, max_shard_size=max_shard_size)
-            card = self._card(repo_id, tags, token)
-            if card is not None:
-                card.save(Path(folder, "README.md"))
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message or f"Upload {type(self).__name__}",
-                commit_description=commit_description,
-                revision=revision,
-                create_pr=create_pr,
-                delete_patterns=_WEIGHTS if any(Path(folder).glob("*.safetensors")) else None,
-            )
+        changes: list[Any] = [CommitOperationAdd(name, folder / name) for name in sorted(names)]
+        there = api.list_repo_files(repo_id, revision=revision)
+        changes += [CommitOperationDelete(name) for name in there if name not in names and left_over(name, names)]
+        card = self._card(api, repo_id, revision, tags)
+        if card is not None:
+            changes.append(CommitOperationAdd("README.md", str(card).encode()))
+        return api.create_commit(
+            repo_id,
+            changes,
+            commit_message=commit_message or f"Upload {type(self).__name__}",
+            commit_description=commit_description,
+            revision=revision,
+            create_pr=create_pr,
+        )
 
-    def _card(self, repo_id: str, tags: list[str] | None, token: str | bool | None) -> Any:
+    def _card(self, api: HfApi, repo_id: str, revision: str | None, tags: list[str] | None) -> Any:
         """The model card to upload, None for none."""
         return None
 
@@ -126,13 +153,13 @@ class SavedWithCode(SavedWhole):
 class SavedWithCard(SavedWhole):
     """As `SavedWhole`, with the package's model card where the repository has none that someone wrote."""
 
-    def _card(self, repo_id: str, tags: list[str] | None, token: str | bool | None) -> Any:
+    def _card(self, api: HfApi, repo_id: str, revision: str | None, tags: list[str] | None) -> Any:
         try:
             # Not a statement, which would make cards a part of the code that is saved with every model.
             model_card = importlib.import_module(".model_card", __package__)
         except ModuleNotFoundError:
             return None
-        return model_card.card_to_push(self, repo_id, tags, token)
+        return model_card.card_to_push(self, api, repo_id, revision, tags)
 
 
 def _left_over(variant: str | None) -> Callable[[str, set[str]], bool]:

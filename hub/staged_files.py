@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,10 @@ from pathlib import Path
 
 @contextmanager
 def staged(folder: str | os.PathLike[str], outdated: Callable[[str, set[str]], bool]) -> Iterator[Path]:
-    """Gives a hidden folder to write into. At the end its files go into `folder`, in place of those of the same names.
+    """Gives a folder to write into. At the end its files go into `folder`, in place of those of the same names.
 
-    What can fail and take long, writing, is over by then: what is left is to rename. If that fails, it is undone.
+    What can fail and takes long, writing, is over by then; what is left is to rename, one file after the other. If that
+    fails, it is undone. Two processes may do so at once: each file is then that of one of them.
 
     Args:
         folder: made if it is not there.
@@ -27,32 +29,60 @@ def staged(folder: str | os.PathLike[str], outdated: Callable[[str, set[str]], b
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; save_pretrained needs a folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    # Inside the folder: surely on its disk, so that files only have to be renamed.
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch:
+    # Inside the folder: surely on its disk, so that files only have to be renamed. `Trainer` pushes nothing that begins
+    # with an underscore, should a process be killed and leave this behind.
+    with tempfile.TemporaryDirectory(prefix="_saving-", dir=folder) as scratch:
         new, old = Path(scratch, "new"), Path(scratch, "old")
         new.mkdir()
-        old.mkdir()
         yield new
-        names = {path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file()}
+        names = files_in(new)
         goes = {path.name for path in folder.iterdir() if path.is_file() and outdated(path.name, names)}
-        _replace(folder, new, old, names, goes)
+        _replace(folder, new, old, names, goes - names)
+
+
+def files_in(folder: Path) -> set[str]:
+    """The files of a folder and those below, by their paths in it."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def _replace(folder: Path, new: Path, old: Path, names: set[str], goes: set[str]) -> None:
     for name in sorted(names):
         if (folder / name).is_dir():
             raise FileExistsError(f"{folder / name} is a folder, in the place of a file that is to be saved.")
-    # All of the old ones first: should the process be killed here, files are missing, which is seen when they are
-    # loaded; old weights beside new ones would not be.
-    moves = [(folder / name, old / name) for name in sorted(names | goes) if (folder / name).exists()]
-    moves += [(new / name, folder / name) for name in sorted(names)]
-    done = []
+    # What names the parts of split weights is the first to go and the last to come: should the process be killed in
+    # between, that there are no weights is seen when they are loaded; that parts do not belong together would not be.
+    indices = {name for name in names if name.endswith(".index.json")}
+    first, last = sorted(goes | indices), [*sorted(names - indices), *sorted(indices)]
+    kept, placed = [], []
     try:
-        for source, target in moves:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source.rename(target)
-            done.append((source, target))
+        for name in dict.fromkeys([*first, *last]):
+            if _keep(folder / name, old / name):
+                kept.append(name)
+            if name in first:
+                (folder / name).unlink(missing_ok=True)
+        for name in last:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if name in kept:
+                shutil.copymode(old / name, new / name)
+            (new / name).replace(folder / name)
+            placed.append(name)
     except BaseException:
-        for source, target in reversed(done):
-            target.rename(source)
+        for name in placed:
+            (folder / name).unlink(missing_ok=True)
+        for name in kept:
+            (old / name).replace(folder / name)
         raise
+
+
+def _keep(path: Path, place: Path) -> bool:
+    """Makes an old file appear in another place as well, if there is one; some file systems can only move it there."""
+    if not path.is_file():
+        return False
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, place)
+    except FileNotFoundError:
+        return False  # Another process was faster.
+    except OSError:
+        path.rename(place)
+    return True

@@ -6,6 +6,8 @@ each look makes the host wait for an accelerator, so that those of one kind are 
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -323,3 +325,19 @@ def check_num_labels(name: str, config: SequenceEncoderConfig) -> int:
     if config.num_labels is None or config.num_labels < 1:
         raise ValueError(f"{name} needs num_labels >= 1 in its configuration, got {config.num_labels}.")
     return config.num_labels
+
+
+def check_weight_maps(folder: Path) -> None:
+    """Checks the indices of split weights in a local folder: that they name files in it, of safetensors.
+
+    Raises:
+        OSError: if one does not, or cannot be read.
+    """
+    for index in folder.glob("model.safetensors.index*.json"):
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OSError(f"{index} is damaged, it has no weight_map ({error}); copy or download it again.") from error
+        for name in named:
+            if not str(name).endswith(".safetensors") or Path(str(name)).name != name:
+                raise OSError(f"{index} names {name!r}, and must name .safetensors files of its own folder.")

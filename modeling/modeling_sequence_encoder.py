@@ -4,6 +4,7 @@ Shapes: B batch, S padded length, T real tokens, D hidden, E channels of the emb
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -20,7 +21,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..hub.saving import SavedWithCard
 from .attention import SelfAttention
-from .checks import check_embeddings_type, check_inputs, check_needed, check_offsets, check_positions
+from .checks import check_embeddings_type, check_inputs, check_needed, check_offsets, check_positions, check_weight_maps
 from .embeddings import InputEmbeddings
 from .forward_options import ForwardOptions
 from .head_layers import Pooler, is_first_token
@@ -72,10 +73,14 @@ class SequenceEncoderPreTrainedModel(SavedWithCard, PreTrainedModel):  # type: i
 
         Raises:
             ValueError: for `use_safetensors=False`.
-            OSError: if there are no such weights, or they are damaged.
+            OSError: if there are no such weights, or they are damaged, or their index names files that are none.
         """
-        if kwargs.setdefault("use_safetensors", True) is False:
-            raise ValueError("use_safetensors must be True, got False: pickled weights are not read.")
+        if not kwargs.setdefault("use_safetensors", True):
+            raise ValueError(
+                f"use_safetensors must be True, got {kwargs['use_safetensors']}: pickled weights are not read."
+            )
+        if pretrained_model_name_or_path is not None:
+            check_weight_maps(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         except SafetensorError as error:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.nn import functional
 from transformers.pipelines.base import ChunkPipeline
 
 # Its annotations leave no room for the arguments that its subclasses are made to have.
@@ -15,7 +17,7 @@ _Pipeline: Any = ChunkPipeline
 class QuestionAnsweringPipeline(_Pipeline):
     """Finds the answer to a question in a text of any length, which is read in windows that overlap.
 
-    Arguments and results are those of the pipeline that transformers had. A saved model names it, so that
+    Arguments and results are named as in the pipeline that transformers had. A saved model names it, so that
     `pipeline("question-answering", model=..., trust_remote_code=True)` makes one. With the package it is made directly:
 
     ```python
@@ -48,15 +50,13 @@ class QuestionAnsweringPipeline(_Pipeline):
             raise ValueError(f"tokenizer must be a fast one, got a {type(tokenizer).__name__}.")
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)
 
-    def __call__(
-        self, inputs: Any = None, *, question: str | None = None, context: str | None = None, **kwargs: Any
-    ) -> Any:
+    def __call__(self, inputs: Any = None, *, question: Any = None, context: Any = None, **kwargs: Any) -> Any:
         """Answers a question, or several.
 
         Args:
             inputs: instead of `question` and `context`: a dictionary of both, or a list of such.
-            question: what is asked.
-            context: the text to find the answer in.
+            question: what is asked; or a list of questions, with as many contexts, or one for all.
+            context: the text to find the answer in; or a list of them, with as many questions, or one for all.
             kwargs: `top_k`, how many answers to give (1); `max_answer_len`, their most tokens (15);
                 `handle_impossible_answer`, whether there may be none, told by an empty one (False); `max_seq_len`, of a
                 window, question included (384); `doc_stride`, the tokens that two windows share (128);
@@ -64,17 +64,22 @@ class QuestionAnsweringPipeline(_Pipeline):
 
         Returns:
             For each question a dictionary, or a list of them where `top_k` is not 1: `score` (the probability of start
-            times that of end, within a window), `start` and `end` (characters of the context) and `answer`.
+            times that of end, within a window), `start` and `end` (characters of the context) and `answer`, which is
+            empty where the context has no tokens.
 
         Raises:
             ValueError: if a question or a context is no text, or empty; if no room is left for the context.
         """
-        return super().__call__({"question": question, "context": context} if inputs is None else inputs, **kwargs)
+        if inputs is None:
+            inputs = _pairs(question, context)
+        return [] if inputs == [] else super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        for name in given.keys() - {"doc_stride", "handle_impossible_answer"} - {"padding"}:
-            if not isinstance(given[name], int) or given[name] < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {given[name]!r}.")
+        for name, value in given.items():
+            least = {"doc_stride": 0, "handle_impossible_answer": None}.get(name, 1)
+            kind, allowed = (bool, "True or False") if least is None else (int, f"a whole number of at least {least}")
+            if type(value) is not kind or (least is not None and value < least):
+                raise ValueError(f"{name} must be {allowed}, got {value!r}.")
         after = {"top_k", "max_answer_len", "handle_impossible_answer"}
         return (
             {name: value for name, value in given.items() if name not in after},
@@ -90,7 +95,8 @@ class QuestionAnsweringPipeline(_Pipeline):
         tokenizer, config = self.tokenizer, self.model.config
         asked = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         question = question[: asked[:max_question_len][-1][1]] if asked else question
-        positions = config.max_position_embeddings if getattr(config, "position_embedding", "") == "learned" else None
+        learned = getattr(config, "position_embedding", "learned") == "learned"
+        positions = getattr(config, "max_position_embeddings", None) if learned else None
         length = min(n for n in (max_seq_len, tokenizer.model_max_length, positions) if n is not None)
         room = length - min(len(asked), max_question_len) - tokenizer.num_special_tokens_to_add(pair=True)
         if room < 1:
@@ -139,30 +145,49 @@ class QuestionAnsweringPipeline(_Pipeline):
             allowed = torch.tensor([place is not None for place in offsets])
             # The first token stands for there being no answer.
             allowed[0] = handle_impossible_answer
-            start, end = (self._probabilities(window[name], allowed) for name in ("start", "end"))
-            spans = (start[:, None] * end[None, :]).triu().tril(max_answer_len - 1)
-            none = float(spans[0, 0])
-            spans[0] = 0
-            scores, places = spans.flatten().topk(min(top_k, spans.numel()))
-            for score, place in zip(scores.tolist(), places.tolist(), strict=True):
-                if score > 0:
-                    first, last = divmod(place, len(offsets))
-                    span = (offsets[first][0], offsets[last][1])
-                    found[span] = max(score, found.get(span, 0.0))
+            start, end = (self._log_probabilities(window[name], allowed) for name in ("start", "end"))
+            # Logarithms, since products of small probabilities would be zero. (S, max_answer_len): for each start the
+            # ends from there on.
+            following = functional.pad(end, (0, max_answer_len - 1), value=-torch.inf).unfold(0, max_answer_len, 1)
+            spans = start[:, None] + following
             if handle_impossible_answer:
                 # There is no answer where no window has one.
-                found[0, 0] = min(none, found.get((0, 0), 1.0))
+                found[0, 0] = min(float(spans[0, 0]), found.get((0, 0), 0.0))
+                spans[0] = -torch.inf
+            scores, places = spans.flatten().topk(min(top_k, spans.numel()))
+            for score, place in zip(scores.tolist(), places.tolist(), strict=True):
+                first, length = divmod(place, max_answer_len)
+                if score > -math.inf:
+                    span = (offsets[first][0], offsets[first + length][1])
+                    found[span] = max(score, found.get(span, -math.inf))
         best = sorted(found.items(), key=lambda item: -item[1])[:top_k]
         answers = [
-            {"score": score, "start": start, "end": end, "answer": context[start:end]} for (start, end), score in best
+            {"score": math.exp(score), "start": start, "end": end, "answer": context[start:end]}
+            for (start, end), score in best
         ]
-        return answers[0] if top_k == 1 and answers else answers
+        return answers if top_k > 1 else next(iter(answers), {"score": 0.0, "start": 0, "end": 0, "answer": ""})
 
-    def _probabilities(self, logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-        """(S,) of the tokens of a window, zero where not allowed; without what a batch padded."""
+    def _log_probabilities(self, logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        """(S,) of the tokens of a window, -inf where not allowed; without what a batch padded."""
         logits = logits.flatten().float().cpu()
         logits = logits[-len(allowed) :] if self.tokenizer.padding_side == "left" else logits[: len(allowed)]
-        return logits.masked_fill(~allowed, -torch.inf).softmax(-1)
+        return logits.masked_fill(~allowed, -torch.inf).log_softmax(-1)
+
+
+def _pairs(questions: Any, contexts: Any) -> Any:
+    """One dictionary, or a list of them where there are lists.
+
+    Raises:
+        ValueError: if there are lists of different lengths.
+    """
+    if not isinstance(questions, list) and not isinstance(contexts, list):
+        return {"question": questions, "context": contexts}
+    count = len(questions if isinstance(questions, list) else contexts)
+    questions = questions if isinstance(questions, list) else [questions] * count
+    contexts = contexts if isinstance(contexts, list) else [contexts] * count
+    if len(questions) != len(contexts):
+        raise ValueError(f"question has {len(questions)} texts and context {len(contexts)}; give as many, or one.")
+    return [{"question": question, "context": context} for question, context in zip(questions, contexts, strict=True)]
 
 
 def _texts(inputs: Any) -> tuple[str, str]:

@@ -144,9 +144,11 @@ def _serve() -> None:
         running.push_to_hub()
         return outputs(saved(auto_class, output))
 
-    def push_card(name: str, content: str) -> None:
+    def push_card(name: str, content: str, revision: str | None = None) -> None:
         """The Hub takes a card only if its metadata are valid."""
-        huggingface_hub.upload_file(path_or_fileobj=content.encode(), path_in_repo="README.md", repo_id=name)
+        huggingface_hub.upload_file(
+            path_or_fileobj=content.encode(), path_in_repo="README.md", repo_id=name, revision=revision
+        )
 
     functions = {function.__name__: function for function in (push, load, tokenize, train, push_card)}
     for line in sys.stdin:

@@ -121,8 +121,8 @@ class Hub:
         url: what `HF_ENDPOINT` has to be.
         repositories: by their names, `user/name`.
         requests: method and path of each request so far.
-        cut: the connection to be cut next, at the half of what the client sends: `upload` of a large file, or
-            `commit`; None once that has happened.
+        cut: the connection to be cut next, at the half of what the client sends: `upload` of a large file, `commit`,
+            or the path of a file that is asked for; None once that has happened.
     """
 
     def __init__(self, tokens: Mapping[str, str]) -> None:
@@ -241,6 +241,7 @@ class Hub:
     def _resolve(self, request: Request, name: str, revision: str, path: str) -> Answer:
         commit = self._commit(self._repository(request, name), revision)
         headers = {"X-Repo-Commit": commit.sha}
+        self._cut_if_wanted(path, request)
         file = commit.files.get(path)
         if file is None:
             raise Refusal(404, f"{path} does not exist on {revision}", "EntryNotFound", **headers)

@@ -150,6 +150,8 @@ def test_a_tokenizer_alone_is_saved_with_all_code_and_loads_without_it(
 def code_of(folder: Path) -> dict[str, str]:
     files = {path.name: path.read_text() for path in folder.glob("*.py")}
     assert files
+    # A user may have files of simple names there.
+    assert all("sequence_encoder" in name for name in files)
     return files
 
 
@@ -197,7 +199,7 @@ def test_the_code_imports_torch_transformers_and_what_these_bring(saved: Path) -
 def test_every_auto_class_is_named_by_the_configuration(saved: Path) -> None:
     for name in SAVED:
         named = json.loads((saved / name / "config.json").read_text())["auto_map"]
-        assert named == {auto: f"auto_classes.{kind.__name__}" for auto, kind in AUTO_CLASSES.items()}
+        assert named == {auto: f"sequence_encoder_auto_classes.{kind.__name__}" for auto, kind in AUTO_CLASSES.items()}
         assert {"AutoConfig", *HEADS} == set(named)
 
 
@@ -230,7 +232,7 @@ def test_a_class_that_does_not_exist_is_an_error_that_names_those_that_do(
 ) -> None:
     shutil.copytree(saved / "AutoModel", tmp_path / "copy")
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
-    config["auto_map"]["AutoModel"] = "auto_classes.SequenceEncoderFoo"
+    config["auto_map"]["AutoModel"] = "sequence_encoder_auto_classes.SequenceEncoderFoo"
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
     code = """
 import json, transformers

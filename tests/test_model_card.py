@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from sequence_encoder.configuration import PRESETS
 from sequence_encoder.hub.auto_classes import AUTO_MODELS
 from sequence_encoder.hub.card_rules import check_card
 from sequence_encoder.hub.model_card import MARKER, TASKS, TEMPLATE, Training, model_card
-from sequence_encoder.tests.hub_client import HubClient
+from sequence_encoder.tests.hub_client import ClientError, HubClient
 from sequence_encoder.tests.hub_server import Hub
 from sequence_encoder.training.hub_trainer import HubTrainer, training_of
 
@@ -150,16 +151,33 @@ def test_the_axes_are_told_in_words(tiny_config: Build, preset: str, told: list[
     assert [words for words in told if words not in text] == []
 
 
-def test_the_model_that_it_was_loaded_from_is_the_base_if_it_was_no_folder(tiny_config: Build, tmp_path: Path) -> None:
-    model = SequenceEncoderModel(tiny_config())
-    for loaded_from, base in (
-        ("someone/base", "someone/base"),
-        (str(tmp_path), None),
-        ("user/name", None),
-        ("/gone", None),
-    ):
-        model.config._name_or_path = loaded_from
-        assert model_card(model, "user/name").data.base_model == base
+def test_a_folder_that_it_was_loaded_from_is_not_called_its_base(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SequenceEncoderModel(tiny_config()).save_pretrained(tmp_path / "some" / "folder")
+    monkeypatch.chdir(tmp_path)
+    model = SequenceEncoderModel.from_pretrained("some/folder")
+    monkeypatch.chdir(tmp_path / "some")
+    assert valid(model_card(model, "user/name")).data.base_model is None
+
+
+def test_signs_that_tables_are_made_of_do_not_break_them(tiny_config: Build) -> None:
+    labels = {0: "a|b", 1: "c\nd", 2: "é"}
+    config = tiny_config("bert", id2label=labels, label2id={label: id_ for id_, label in labels.items()})
+    training = Training(hyperparameters={"a|b": "c\nd|e"})
+    text = valid(model_card(SequenceEncoderForSequenceClassification(config), 'a "quoted"\\name', training)).text
+    assert "| labels | a\\|b, c d, é |\n" in text
+    assert "| a\\|b | c d\\|e |\n" in text
+    assert r'"a \"quoted\"\\name"' in text
+
+
+def test_a_class_that_extends_ours_has_the_card_of_its_kind(tiny_config: Build) -> None:
+    class Mine(SequenceEncoderForSequenceClassification):
+        pass
+
+    card = valid(model_card(Mine(tiny_config("bert", id2label={0: "x", 1: "y"})), "user/name"))
+    assert card.data.pipeline_tag == "text-classification"
+    assert "| labels | x, y |" in card.text
 
 
 def test_a_card_of_another_model_is_refused() -> None:
@@ -189,7 +207,15 @@ def accuracy(prediction: Any) -> dict[str, float]:
     return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
 
-def trained(trainer_class: type[Trainer], config: Any, tokenizer: Any, folder: Path, **options: Any) -> Trainer:
+def trained(
+    trainer_class: type[Trainer],
+    config: Any,
+    tokenizer: Any,
+    folder: Path,
+    metrics: Any = accuracy,
+    evaluated: Any = None,
+    **options: Any,
+) -> Trainer:
     rows = [{**tokenizer(text), "labels": label} for label, text in enumerate(TEXTS)]
     trainer = trainer_class(
         SequenceEncoderForSequenceClassification(config),
@@ -206,9 +232,9 @@ def trained(trainer_class: type[Trainer], config: Any, tokenizer: Any, folder: P
             **options,
         ),
         train_dataset=rows,
-        eval_dataset=rows,
+        eval_dataset=evaluated or rows,
         processing_class=tokenizer,
-        compute_metrics=accuracy,
+        compute_metrics=metrics,
     )
     trainer.train()
     return trainer
@@ -250,6 +276,39 @@ def test_a_plain_trainer_is_read_as_well(tiny_config: Build, tokenizer: Any, tmp
     valid(model_card(trainer.model, "user/name", training))
 
 
+def test_the_metrics_are_those_of_the_model_that_was_brought_back(
+    tiny_config: Build, tokenizer: Any, tmp_path: Path
+) -> None:
+    scores = iter([0.25, 0.125])
+    trainer = trained(
+        Trainer,
+        tiny_config("bert"),
+        tokenizer,
+        tmp_path,
+        metrics=lambda prediction: {"score": next(scores), "count": 7, "nothing": math.nan},
+        load_best_model_at_end=True,
+        metric_for_best_model="score",
+        save_strategy="steps",
+        save_steps=2,
+        report_to=[],
+    )
+    results = {result.metric_type: result.metric_value for result in training_of(trainer).results}
+    assert results == {"score": 0.25, "count": 7}
+
+
+def test_without_metrics_the_loss_is_told_and_of_several_datasets_each(
+    tiny_config: Build, tokenizer: Any, tmp_path: Path
+) -> None:
+    rows = [{**tokenizer(text), "labels": label} for label, text in enumerate(TEXTS)]
+    sets = {"first": rows[:1], "second": rows[1:]}
+    trainer = trained(Trainer, tiny_config("bert"), tokenizer, tmp_path, metrics=None, evaluated=sets, report_to=[])
+    results = training_of(trainer).results
+    assert [(result.dataset_name, result.metric_type) for result in results] == [("first", "loss"), ("second", "loss")]
+    losses = {key: value for entry in trainer.state.log_history for key, value in entry.items()}
+    assert results[1].metric_value == pytest.approx(losses["eval_second_loss"], abs=1e-4)
+    valid(model_card(trainer.model, "user/name", training_of(trainer)))
+
+
 def test_a_schedule_of_ones_own_is_not_called_by_the_name_of_another(tiny_config: Build) -> None:
     model = SequenceEncoderForSequenceClassification(tiny_config("bert"))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.125)
@@ -266,9 +325,10 @@ def test_a_card_that_someone_wrote_is_not_replaced_by_training(
     trainer.create_model_card(model_name="first")
     trainer.create_model_card(model_name="second")
     assert "# second\n" in (tmp_path / "README.md").read_text()
-    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nMine.")
-    trainer.create_model_card(model_name="third")
-    assert (tmp_path / "README.md").read_text() == "---\nlicense: mit\n---\nMine."
+    for mine in ("---\nlicense: mit\ntags: [generated_from_trainer]\n---\nMine.", "---\n: [\n---\nNot valid."):
+        (tmp_path / "README.md").write_text(mine)
+        trainer.create_model_card(model_name="third")
+        assert (tmp_path / "README.md").read_text() == mine
 
 
 # On the Hub
@@ -309,11 +369,50 @@ def test_a_card_on_the_hub_is_rendered_again_unless_someone_wrote_it(hub: Hub, u
     user.call("push_card", "user/again", first.replace("learned, 64", "learned, 65"))
     user.call("push", head, saved, "user/again")
     assert readme(hub, "user/again") == first
+    assert MARKER in first
     mine = first.replace("learned, 64", "learned, 65").replace(MARKER, "Mine.")
     user.call("push_card", "user/again", mine)
     user.call("push", head, saved, "user/again", tags=["books"])
     assert ModelCard(readme(hub, "user/again")).text == ModelCard(mine).text
     assert ModelCard(readme(hub, "user/again")).data.tags == ["sequence-encoder", "books"]
+
+
+def test_the_repository_that_a_model_was_loaded_from_is_its_base(hub: Hub, user: HubClient, saved: str) -> None:
+    head = "AutoModelForSequenceClassification"
+    user.call("push", head, saved, "user/base")
+    user.call("push", head, "user/base", "user/derived")
+    assert ModelCard(readme(hub, "user/derived")).data.base_model == "user/base"
+    user.call("push", head, "user/base", "user/base")
+    assert ModelCard(readme(hub, "user/base")).data.base_model is None
+
+
+def test_a_card_of_a_branch_is_kept_and_none_is_made_while_the_hub_does_not_answer(
+    hub: Hub, user: HubClient, saved: str
+) -> None:
+    head, mine = "AutoModelForSequenceClassification", "---\nlicense: mit\n---\nMine."
+    user.call("push", head, saved, "user/branch", revision="dev")
+    user.call("push_card", "user/branch", mine, revision="dev")
+    user.call("push", head, saved, "user/branch", revision="dev")
+    dev = hub.files("user/branch", "dev")["README.md"].content.decode()
+    assert ModelCard(dev).text == ModelCard(mine).text
+    before = hub.files("user/branch")
+    hub.cut = "README.md"
+    with pytest.raises(ClientError):
+        user.call("push", head, saved, "user/branch", revision="dev")
+    assert hub.files("user/branch", "dev")["README.md"].content.decode() == dev
+    assert hub.files("user/branch") == before
+
+
+def test_a_card_with_facts_of_a_training_is_kept_by_a_push_without_them(
+    hub: Hub, user: HubClient, saved: str, tiny_config: Build
+) -> None:
+    told = model_card(
+        SequenceEncoderForSequenceClassification(tiny_config("bert")), "user/facts", TRAINING, license="mit"
+    )
+    user.call("push", "AutoModelForSequenceClassification", saved, "user/facts")
+    user.call("push_card", "user/facts", told.content)
+    user.call("push", "AutoModelForSequenceClassification", saved, "user/facts")
+    assert ModelCard(readme(hub, "user/facts")).text == told.text
 
 
 @pytest.mark.parametrize("trainer", ["Trainer", "HubTrainer"])
@@ -328,5 +427,5 @@ def test_every_push_of_a_training_has_the_code_with_the_configuration(
     user.call("train", "AutoModelForSequenceClassification", saved, name, str(tmp_path / "run"), trainer=trainer)
     commits = [commit.files for commit in hub.repositories[name].commits.values() if "config.json" in commit.files]
     assert len(commits) >= 2
-    assert all("auto_classes.py" in files for files in commits)
-    assert (MARKER in readme(hub, name)) == (trainer == "HubTrainer")
+    assert all("sequence_encoder_auto_classes.py" in files for files in commits)
+    assert ("## Architecture" in readme(hub, name)) == (trainer == "HubTrainer")

@@ -2,51 +2,44 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import EvalResult
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, optimization
 from transformers.modelcard import TrainingSummary, make_markdown_table
 
 from ..hub.code_bundle import write_code
-from ..hub.model_card import MARKER, Training, model_card
+from ..hub.model_card import MARKER, TASKS, Training, auto_class_of, model_card
 from .hardware import device_name
 
 # What evaluations log beside metrics.
-_NO_METRICS = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation")
+_NO_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time")
+# Lines of cards that nobody has made theirs: of `HubTrainer`, and of transformers' `Trainer`.
+_GENERATED = "Rendered by HubTrainer, which renders it again after the next training; without this line it does not."
+_GENERATED_BY = (MARKER, _GENERATED, "generated automatically according to the information the Trainer had access to")
 
 
 def training_of(trainer: Trainer, dataset: str | None = None, task: str | None = None) -> Training:
     """What is known of a training that a `Trainer` did: what ran, for how long, and the metrics of its last evaluation.
 
-    Energy and emissions are known where codecarbon measured them (`report_to="codecarbon"`).
+    Or of the best one, where `load_best_model_at_end` has brought that model back; and the loss where there are no
+    metrics. Energy and emissions are known where codecarbon measured them (`report_to="codecarbon"`).
 
     Args:
         trainer: after `train()`.
         dataset: the name of the texts that it was evaluated on.
-        task: the Hub's name of what the model does; by default "text-classification".
+        task: the Hub's name of what the model does; by default that of its head.
     """
     history = trainer.state.log_history
     summary = TrainingSummary.from_trainer(trainer, dataset=dataset)
-    evaluation: dict[str, Any] = next((entry for entry in reversed(history) if "eval_loss" in entry), {})
-    name = dataset or next(iter(summary.dataset or ()), "held-out texts")
-    results = [
-        EvalResult(
-            task_type=task or "text-classification",
-            dataset_type=name.lower().replace(" ", "-"),
-            dataset_name=name,
-            metric_type=key.removeprefix("eval_"),
-            metric_value=round(value, 4),
-        )
-        for key, value in evaluation.items()
-        if key.startswith("eval_") and key.removeprefix("eval_") not in _NO_METRICS and isinstance(value, float)
-    ]
     energy, emissions = _tracked(trainer)
     return Training(
         hyperparameters=_hyperparameters(trainer),
         progress=make_markdown_table(summary.eval_lines) or None,
-        results=results,
+        results=_results(trainer, dataset or next(iter(summary.dataset or ()), "held-out texts"), task),
         hardware=_hardware(trainer.args),
         seconds=next((entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry), None),
         energy=energy,
@@ -94,7 +87,7 @@ class HubTrainer(Trainer):
             return
         folder = self.args.output_dir or ""
         path = Path(folder, "README.md")
-        if path.exists() and not _is_generated(ModelCard.load(path)):
+        if path.exists() and not _is_generated(path):
             return
         model = self.accelerator.unwrap_model(self.model)
         assert isinstance(model, PreTrainedModel)
@@ -109,6 +102,7 @@ class HubTrainer(Trainer):
             datasets=dataset_tags,
             tags=[*([tags] if isinstance(tags, str) else tags or []), "generated_from_trainer"],
         )
+        card.text += f"\n<!-- {_GENERATED} -->\n"
         card.save(path)
 
 
@@ -120,18 +114,52 @@ class _CodeForPushes(TrainerCallback):
             write_code(Path(args.output_dir or ""))
 
 
-def _is_generated(card: ModelCard) -> bool:
-    return MARKER in card.text or "generated_from_trainer" in (card.data.to_dict().get("tags") or [])
+def _is_generated(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return any(line in text for line in _GENERATED_BY)
 
 
 def _first(names: str | list[str] | None) -> str | None:
     return names if isinstance(names, str) else next(iter(names or ()), None)
 
 
+def _results(trainer: Trainer, dataset: str, task: str | None) -> list[EvalResult]:
+    """The metrics, for each of the datasets if there are several."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    state, evaluated = trainer.state, trainer.eval_dataset
+    prefixes = {f"eval_{name}_": name for name in evaluated} if isinstance(evaluated, dict) else {"eval_": dataset}
+    results = []
+    for prefix, name in prefixes.items():
+        entries = [entry for entry in state.log_history if f"{prefix}loss" in entry or f"{prefix}runtime" in entry]
+        if trainer.args.load_best_model_at_end and state.best_global_step is not None:
+            entries = [entry for entry in entries if entry["step"] == state.best_global_step]
+        numbers = {
+            key.removeprefix(prefix): value
+            for key, value in (entries[-1].items() if entries else ())
+            if key.startswith(prefix) and key.removeprefix(prefix) not in _NO_METRICS
+        }
+        if len(numbers) > 1:
+            numbers.pop("loss", None)
+        results += [
+            EvalResult(
+                task_type=task or TASKS[auto_class_of(model)][0],
+                dataset_type=re.sub(r"[^\w.-]+", "-", name.lower()),
+                dataset_name=name,
+                metric_type=metric,
+                metric_value=round(value, 4),
+            )
+            for metric, value in numbers.items()
+            if isinstance(value, int | float) and math.isfinite(value)
+        ]
+    return results
+
+
 def _hyperparameters(trainer: Trainer) -> dict[str, Any]:
     args, state = trainer.args, trainer.state
     optimizer: Any = trainer.optimizer
     optimizer = getattr(optimizer, "optimizer", optimizer)
+    dtype = str(next(iter(trainer.accelerator.unwrap_model(trainer.model).parameters())).dtype).removeprefix("torch.")
+    mixed = "bfloat16" if args.bf16 else "float16" if args.fp16 else None
     told: dict[str, Any] = {
         "steps": state.global_step,
         "epochs": None if state.epoch is None else round(state.epoch, 2),
@@ -144,7 +172,7 @@ def _hyperparameters(trainer: Trainer) -> dict[str, Any]:
         told["weight decay"] = _several(group.get("weight_decay", 0) for group in groups)
     told |= {
         "schedule": _schedule(trainer),
-        "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
+        "precision": f"{dtype}, mixed with {mixed}" if mixed else dtype,
         "label smoothing": args.label_smoothing_factor or None,
         "processes": args.world_size if args.world_size > 1 else None,
         "seed": args.seed,
