@@ -206,11 +206,9 @@ class SequenceEncoderConfig(SavedWithCode, PreTrainedConfig):
             SavedWhole._write(self, folder, *args, **kwargs)
             return
         self.auto_map = auto_map(getattr(self, "auto_map", None) or {})
-        named = custom_pipelines(
-            next(iter(self.architectures or ()), None), getattr(self, "custom_pipelines", None) or {}
-        )
-        self.__dict__.pop("custom_pipelines", None)
-        if named:
+        given = self.__dict__.pop("custom_pipelines", None)
+        given = given if isinstance(given, dict) else {}
+        if named := custom_pipelines(next(iter(self.architectures or ()), None), given):
             self.custom_pipelines = named
         super()._write(folder, *args, **kwargs)
 

@@ -113,6 +113,14 @@ def _serve() -> None:
         """The hash of the commit."""
         return saved(auto_class, folder).push_to_hub(name, **options).oid
 
+    def save_and_push(auto_class: str, folder: str, other: str, output: str, name: str, **options: Any) -> list[str]:
+        """Saves a model with the weights of another one, pushes what is saved, and names the files of the folder."""
+        state_dict = saved(auto_class, other).state_dict()
+        saved(auto_class, folder).save_pretrained(
+            output, state_dict=state_dict, push_to_hub=True, repo_id=name, **options
+        )
+        return sorted(os.listdir(output))
+
     def load(auto_class: str, name: str, **options: Any) -> list[list[Any]]:
         return outputs(saved(auto_class, name, **options))
 
@@ -150,7 +158,7 @@ def _serve() -> None:
             path_or_fileobj=content.encode(), path_in_repo="README.md", repo_id=name, revision=revision
         )
 
-    functions = {function.__name__: function for function in (push, load, tokenize, train, push_card)}
+    functions = {function.__name__: function for function in (push, save_and_push, load, tokenize, train, push_card)}
     for line in sys.stdin:
         name, arguments, options = json.loads(line)
         try:

@@ -140,6 +140,28 @@ def test_weights_of_an_earlier_push_are_not_left_over(
     assert (index is None) == (sizes[1] == "1GB")
 
 
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": "20KB"}, {"variant": "other"}], ids=str)
+def test_what_is_pushed_while_saving_is_what_is_saved(
+    hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    (folder, _), (other, expected) = saved("AutoModel", 1), saved("AutoModel", 2)
+    (tmp_path / "notes.txt").write_text("mine")
+    message = {"commit_message": "Mine", "private": False}
+    files = user.call("save_and_push", "AutoModel", folder, other, str(tmp_path), name, **options, **message)
+    assert {*files, "README.md", ".gitattributes"} - {"notes.txt"} == set(hub.files(name))
+    assert hub.repositories[name].branches["main"].message == "Mine"
+    assert reader.call("load", "AutoModel", name, **{k: v for k, v in options.items() if k == "variant"}) == expected
+
+
+def test_a_name_that_no_repository_can_have_is_told_before_anything_is_saved(
+    user: HubClient, saved: Build, tmp_path: Path
+) -> None:
+    folder, _ = saved("AutoModel")
+    with pytest.raises(ClientError, match="Repo id must"):
+        user.call("save_and_push", "AutoModel", folder, folder, str(tmp_path / "model"), "not a/repo id")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_revision_has_the_weights_that_were_pushed_to_it(
     user: HubClient, reader: HubClient, name: str, saved: Build
 ) -> None:

@@ -173,6 +173,51 @@ def test_answers_do_not_depend_on_batches(answering: QuestionAnsweringPipeline, 
         assert [answer["score"] for answer in one] == pytest.approx([answer["score"] for answer in other], abs=1e-5)
 
 
+def test_sharp_scores_and_contexts_without_tokens_have_an_answer(answering: QuestionAnsweringPipeline) -> None:
+    for scale in (1.0, 3e3):
+        answering.model.classifier.weight.data *= scale
+        answer = answering(**QUESTION)
+        assert answer["answer"] == QUESTION["context"][answer["start"] : answer["end"]] != ""
+        assert 0 <= answer["score"] <= 1
+    nothing = {"score": 0.0, "start": 0, "end": 0, "answer": ""}
+    assert answering(question="who", context="\x00") == nothing
+    assert answering(question="who", context="\x00", top_k=2) == []
+    assert answering([]) == []
+
+
+def test_lists_of_questions_and_of_contexts_are_answered_one_by_one(answering: QuestionAnsweringPipeline) -> None:
+    questions = ["who jumps", "what is lazy"]
+    pairs = [answering(question=question, context=TEXTS[0]) for question in questions]
+    assert answering(question=questions, context=TEXTS[0]) == pairs
+    assert answering(question=questions, context=[TEXTS[0]] * 2) == pairs
+    with pytest.raises(ValueError, match="question has 2 texts and context 1"):
+        answering(question=questions, context=TEXTS[:1])
+
+
+def test_a_window_is_as_long_as_tokenizer_and_positions_allow(answering: Any) -> None:
+    seen: list[int] = []
+    answering.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    long = {"question": "who " * 50, "context": TEXTS[0] * 9}
+    answering(**long, max_question_len=7)
+    assert max(seen) == answering.model.config.max_position_embeddings == 24
+    seen.clear()
+    answering.tokenizer.model_max_length = 18
+    answering(**long, max_question_len=7)
+    answering.tokenizer.model_max_length = 10**30
+    assert max(seen) == 18
+
+
+def test_half_precision_gives_the_answer_of_float32(answering: QuestionAnsweringPipeline) -> None:
+    favour(answering, answering.tokenizer.convert_tokens_to_ids("fox"))
+    expected = answering(**QUESTION)
+    answering.model.bfloat16()
+    answer = answering(**QUESTION)
+    assert answer["answer"] == expected["answer"] == "fox"
+    assert answer["score"] == pytest.approx(expected["score"], abs=0.05)
+
+
 def test_there_may_be_no_answer(answering: QuestionAnsweringPipeline) -> None:
     favour(answering, answering.tokenizer.cls_token_id)
     assert answering(**QUESTION)["answer"] != ""
@@ -188,6 +233,10 @@ def test_there_may_be_no_answer(answering: QuestionAnsweringPipeline) -> None:
         ({"question": "a", "context": None}, "context must be a text, got None"),
         ({**QUESTION, "top_k": 0}, "top_k must be a whole number of at least 1, got 0"),
         ({**QUESTION, "max_seq_len": 8}, "max_seq_len=8 leaves no room"),
+        ({**QUESTION, "top_k": True}, "top_k must be a whole number of at least 1, got True"),
+        ({**QUESTION, "doc_stride": -5}, "doc_stride must be a whole number of at least 0, got -5"),
+        ({**QUESTION, "doc_stride": 1.5}, r"doc_stride must be a whole number of at least 0, got 1\.5"),
+        ({**QUESTION, "handle_impossible_answer": "no"}, "handle_impossible_answer must be True or False, got 'no'"),
     ],
 )
 def test_what_cannot_be_answered_is_told(answering: Any, call: dict[str, Any], message: str) -> None:

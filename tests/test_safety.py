@@ -113,9 +113,27 @@ def test_pickled_weights_are_not_read(saved: Path, tmp_path: Path, harmless: boo
     assert not trace.exists()
 
 
-def test_pickled_weights_cannot_be_asked_for(saved: Path) -> None:
-    with pytest.raises(ValueError, match="use_safetensors must be True, got False"):
-        SequenceEncoderModel.from_pretrained(saved, use_safetensors=False)
+@pytest.mark.parametrize("value", [False, None, 0])
+def test_pickled_weights_cannot_be_asked_for(saved: Path, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"use_safetensors must be True, got {value}"):
+        SequenceEncoderModel.from_pretrained(saved, use_safetensors=value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda index: index.replace("model-00001-of", "../model-00001-of"), r"names '\.\./model-00001"),
+        (lambda index: index.replace(".safetensors", ".bin"), r"\.bin', and must name \.safetensors files"),
+        (lambda index: "{", "is damaged, it has no weight_map"),
+        (lambda index: "{}", "is damaged, it has no weight_map"),
+        (lambda index: '{"weight_map": []}', "is damaged, it has no weight_map"),
+    ],
+)
+def test_an_index_that_names_what_is_no_file_of_the_folder_is_told(split: Path, change: Any, message: str) -> None:
+    index = split / "model.safetensors.index.json"
+    index.write_text(change(index.read_text()))
+    with pytest.raises(OSError, match=message):
+        SequenceEncoderModel.from_pretrained(split)
 
 
 def test_pickled_weights_are_not_converted(tmp_path: Path) -> None:
@@ -174,6 +192,14 @@ def test_code_of_a_folder_is_not_run_by_converting_it(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "auto_map": custom["auto_map"]}))
     assert type(convert(folder)) is SequenceEncoderModel
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("value", [None, [], "text"])
+def test_odd_pipelines_in_a_configuration_do_not_stand_in_the_way_of_saving(saved: Path, value: Any) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**config, "custom_pipelines": value}))
+    SequenceEncoderModel.from_pretrained(saved).save_pretrained(saved)
+    assert "custom_pipelines" not in json.loads((saved / "config.json").read_text())
 
 
 def test_our_code_never_trusts_for_the_user() -> None:

@@ -6,7 +6,9 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +61,38 @@ def test_variants_stand_side_by_side(old: SequenceEncoderModel, new: SequenceEnc
         assert_same_weights(tmp_path, new, variant="other")
 
 
+def test_the_modes_of_files_stay(old: SequenceEncoderModel, new: SequenceEncoderModel, tmp_path: Path) -> None:
+    old.save_pretrained(tmp_path)
+    (tmp_path / "config.json").chmod(0o660)
+    new.save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").stat().st_mode & 0o777 == 0o660
+
+
+def test_saves_of_several_threads_into_one_folder_all_end(tmp_path: Path) -> None:
+    ends = time.monotonic() + 2
+
+    def save(version: str) -> int:
+        count = 0
+        while time.monotonic() < ends:
+            with staged(tmp_path, lambda name, new: name not in new) as written:
+                for name in "abcdef":
+                    (written / name).write_text(version)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(3) as pool:
+        assert min(pool.map(save, "123")) > 0
+    assert set(contents(tmp_path)) == set("abcdef")
+
+
 def test_other_files_of_the_folder_stay(new: SequenceEncoderModel, tmp_path: Path) -> None:
-    others = {"notes.txt": b"mine", "checkpoint-1/model.safetensors": b"kept", "adapter_model.safetensors": b"kept"}
+    others = {
+        "losses.py": b"mine",
+        "layers.py": b"mine",
+        "notes.txt": b"mine",
+        "checkpoint-1/model.safetensors": b"kept",
+        "adapter_model.safetensors": b"kept",
+    }
     for name, content in others.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
