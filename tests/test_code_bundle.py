@@ -275,6 +275,23 @@ def test_a_class_of_a_user_is_saved_with_its_own_code(
     assert type(model).__name__ == "MineModel"
 
 
+def test_a_model_of_a_user_with_our_configuration_keeps_its_place_in_the_auto_map(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "head_of_a_user.py").write_text(
+        "from sequence_encoder import SequenceEncoderForTokenClassification\n"
+        "class Mine(SequenceEncoderForTokenClassification): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = importlib.import_module("head_of_a_user").Mine
+    mine.register_for_auto_class("AutoModelForTokenClassification")
+    mine(tiny_config("bert")).save_pretrained(tmp_path / "saved")
+    named = json.loads((tmp_path / "saved" / "config.json").read_text())["auto_map"]
+    assert named["AutoModelForTokenClassification"] == "head_of_a_user.Mine"
+    assert named["AutoModel"] == "sequence_encoder_auto_classes.SequenceEncoderModel"
+    assert (tmp_path / "saved" / "head_of_a_user.py").is_file()
+
+
 def test_loaded_from_a_repository_and_saved_the_configuration_names_the_files_beside_it(
     tiny_config: Build, tmp_path: Path
 ) -> None:
