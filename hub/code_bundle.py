@@ -74,7 +74,20 @@ def code_bundle() -> dict[str, str]:
         if name not in files:
             files[name], needed = _flatten(path)
             waiting += needed
+    entry = f"{_flat_name(ENTRY.stem)}.py"
+    files[entry] += _for_older_readers(files[entry], sorted(files.keys() - {entry}))
     return dict(sorted(files.items()))
+
+
+def _for_older_readers(entry: str, names: list[str]) -> str:
+    """The rest of a first file that names all others. Older releases of transformers copy what it names, no more."""
+    missing = [name[:-3] for name in names if name[:-3] not in re.findall(r"from \.(\w+) import", entry)]
+    lines = [f"    from .{name} import *  # noqa: F403\n" for name in missing]
+    return (
+        "".join(["\n\nif False:\n    # Older releases of transformers copy files that are named here.\n", *lines])
+        if lines
+        else ""
+    )
 
 
 def _flat_name(stem: str) -> str:

@@ -301,3 +301,12 @@ def test_loaded_from_a_repository_and_saved_the_configuration_names_the_files_be
     config.save_pretrained(tmp_path)
     named = json.loads((tmp_path / "config.json").read_text())["auto_map"]
     assert [value for value in named.values() if "--" in value] == []
+
+
+def test_the_first_file_names_all_others(saved: Path) -> None:
+    """Older releases of transformers copy from a folder what the file of a class names, and look no further."""
+    files = code_of(saved / "AutoModel")
+    for entry in ("sequence_encoder_auto_classes.py", "sequence_encoder_question_answering.py"):
+        named = set(re.findall(r"^\s*from\s+\.(\S+)\s+import", files[entry], flags=re.MULTILINE))
+        reached = {name[:-3] for name in files} - {entry[:-3]} if "auto" in entry else set()
+        assert reached == named
