@@ -161,8 +161,8 @@ def card_to_push(
     try:
         # Not from the cache: someone may have written another one since.
         path = api.hf_hub_download(repo_id, "README.md", revision=revision, force_download=True)
-    except LocalEntryNotFoundError:
-        raise
+    except (LocalEntryNotFoundError, ValueError) as error:
+        raise OSError(f"Whether {repo_id} has a model card that someone wrote cannot be known: {error}") from error
     except EntryNotFoundError:
         return model_card(model, repo_id, tags=tags or ())
     card = ModelCard.load(path)

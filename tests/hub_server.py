@@ -121,8 +121,9 @@ class Hub:
         url: what `HF_ENDPOINT` has to be.
         repositories: by their names, `user/name`.
         requests: method and path of each request so far.
-        cut: the connection to be cut next, at the half of what the client sends: `upload` of a large file, `commit`,
-            or the path of a file that is asked for; None once that has happened.
+        cut: the connection to be cut next, at the half of what the client sends: `upload` of a large file, or
+            `commit`; None once that has happened.
+        unavailable: the path of a file that no client gets.
     """
 
     def __init__(self, tokens: Mapping[str, str]) -> None:
@@ -131,6 +132,7 @@ class Hub:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[tuple[str, str]] = []
         self.cut: str | None = None
+        self.unavailable: str | None = None
         self._large: dict[str, bytes] = {}
         self._signatures: set[str] = set()
 
@@ -241,7 +243,8 @@ class Hub:
     def _resolve(self, request: Request, name: str, revision: str, path: str) -> Answer:
         commit = self._commit(self._repository(request, name), revision)
         headers = {"X-Repo-Commit": commit.sha}
-        self._cut_if_wanted(path, request)
+        if path == self.unavailable:
+            raise Refusal(503, "Service unavailable")
         file = commit.files.get(path)
         if file is None:
             raise Refusal(404, f"{path} does not exist on {revision}", "EntryNotFound", **headers)

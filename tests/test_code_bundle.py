@@ -275,6 +275,15 @@ def test_a_class_of_a_user_is_saved_with_its_own_code(
     assert type(model).__name__ == "MineModel"
 
 
+def test_a_type_of_models_that_a_user_did_not_register_names_none_of_ours(tiny_config: Build, tmp_path: Path) -> None:
+    class Mine(SequenceEncoderConfig):
+        model_type = "mine"
+
+    fields = {name: value for name, value in tiny_config().to_diff_dict().items() if name != "model_type"}
+    Mine(**fields).save_pretrained(tmp_path)
+    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+
+
 def test_a_model_of_a_user_with_our_configuration_keeps_its_place_in_the_auto_map(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

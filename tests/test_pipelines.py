@@ -145,20 +145,42 @@ def test_the_best_spans_of_the_context_are_given(answering: QuestionAnsweringPip
     assert answering(**QUESTION, max_answer_len=longest) == answers[0]
 
 
-def favour(answering: QuestionAnsweringPipeline, token: int) -> None:
-    """Makes a token the likeliest start and the likeliest end."""
-    direction = answering.model.classifier.weight.data.sum(0)
-    answering.model.model.embed_tokens.weight.data[token] = 50 * direction
+def favour(answering: Any, word: str, start: float = 1, end: float = 1, other: float = 0) -> None:
+    """Makes a token a likely start and a likely end, the more the less it has of another direction."""
+    directions = torch.nn.functional.normalize(answering.model.classifier.weight.data)
+    aside = torch.randn(directions.shape[1], generator=torch.Generator().manual_seed(3))
+    token = answering.tokenizer.convert_tokens_to_ids(word)
+    vector = start * directions[0] + end * directions[1] + other * torch.nn.functional.normalize(aside, dim=0)
+    answering.model.model.embed_tokens.weight.data[token] = 500 * vector
 
 
 @pytest.mark.parametrize("place", [0, 1, 9, 10, 11, 12, 30, 58, 59])
 def test_an_answer_is_found_wherever_it_stands_in_a_long_context(answering: Any, place: int) -> None:
-    favour(answering, answering.tokenizer.convert_tokens_to_ids("fox"))
+    favour(answering, "fox")
     words = ["the"] * 60
     words[place] = "fox"
     answer = answering(question="who jumps", context=" ".join(words), max_seq_len=16, doc_stride=4)
     assert (answer["answer"], answer["start"]) == ("fox", 4 * place)
     assert answer["score"] > 0.5
+
+
+def test_an_answer_is_found_across_the_end_of_a_window(answering: QuestionAnsweringPipeline) -> None:
+    favour(answering, "brown", end=-1)
+    favour(answering, "fox", start=-1)
+    for place in range(30):
+        words = ["the"] * 32
+        words[place : place + 2] = ["brown", "fox"]
+        answer = answering(question="who jumps", context=" ".join(words), max_seq_len=14, doc_stride=3)
+        assert answer["answer"] == "brown fox", place
+
+
+def test_there_is_an_answer_where_one_window_has_it(answering: QuestionAnsweringPipeline) -> None:
+    favour(answering, "fox")
+    favour(answering, answering.tokenizer.cls_token, other=1)
+    ask = {"question": "who jumps", "handle_impossible_answer": True, "max_seq_len": 14, "doc_stride": 3}
+    assert answering(context=" ".join(["the"] * 40), **ask)["answer"] == ""
+    for words in (["fox", *["the"] * 40], [*["the"] * 40, "fox"]):
+        assert answering(context=" ".join(words), **ask)["answer"] == "fox"
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -210,7 +232,7 @@ def test_a_window_is_as_long_as_tokenizer_and_positions_allow(answering: Any) ->
 
 
 def test_half_precision_gives_the_answer_of_float32(answering: QuestionAnsweringPipeline) -> None:
-    favour(answering, answering.tokenizer.convert_tokens_to_ids("fox"))
+    favour(answering, "fox")
     expected = answering(**QUESTION)
     answering.model.bfloat16()
     answer = answering(**QUESTION)
@@ -219,7 +241,7 @@ def test_half_precision_gives_the_answer_of_float32(answering: QuestionAnswering
 
 
 def test_there_may_be_no_answer(answering: QuestionAnsweringPipeline) -> None:
-    favour(answering, answering.tokenizer.cls_token_id)
+    favour(answering, answering.tokenizer.cls_token)
     assert answering(**QUESTION)["answer"] != ""
     answer = answering(**QUESTION, handle_impossible_answer=True)
     assert (answer["answer"], answer["start"], answer["end"]) == ("", 0, 0)
