@@ -230,6 +230,6 @@ def _limits(model: PreTrainedModel, training: Training) -> list[str]:
 
 def _duration(seconds: float) -> str:
     minutes, hours = seconds / 60, seconds / 3600
-    if minutes < 1:
-        return f"{seconds:.0f} seconds"
+    if minutes < 2:
+        return f"{seconds:.0f} s"
     return f"{minutes:.0f} minutes" if hours < 2 else f"{hours:.1f} hours"

@@ -14,7 +14,8 @@ from .module_list import MODULE_LIST, module_paths
 
 # What saving a model, training it and sharing it leave in its folder.
 PARTS_OF_A_MODEL = (
-    *("*config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "training_args.bin"),
+    *("*config.json", "config_sentence_transformers.json", "training_args.bin"),
+    *("*.safetensors", "*.safetensors.index.json", "pytorch_model*"),
     *("tokenizer*", "vocab*", "merges.txt", "*_tokens*.json", "*.model", "*.codes", "chat_template.jinja"),
     *("README.md", "LICENSE*", ".gitattributes", "*.py", "__pycache__", MODULE_LIST),
 )

@@ -69,9 +69,11 @@ def test_nothing_is_overwritten_without_force_and_nothing_but_a_model_with_it(be
     (target / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(SystemExit, match=r"ours exists; .*--force"):
         main(["convert", str(bert_folder), str(target)])
-    main(["convert", str(bert_folder), str(target), "--force"])
+    (bert_folder / "config_sentence_transformers.json").write_text("{}")
+    for _ in range(2):
+        main(["convert", str(bert_folder), str(target), "--force"])
     assert not (target / "training_args.bin").exists()
-    assert (target / "model.safetensors").is_file()
+    assert {"model.safetensors", "config_sentence_transformers.json"} <= {path.name for path in target.iterdir()}
     with pytest.raises(SystemExit, match=r"holds .*bert, which is to be read"):
         main(["convert", str(bert_folder), str(bert_folder), "--force"])
 

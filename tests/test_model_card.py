@@ -259,10 +259,10 @@ def test_the_card_of_a_training_tells_what_ran(tiny_config: Build, tokenizer: An
             "| optimizer | AdamW |",
             "| learning rate | 0.0003 |",
         ),
-        *("| schedule | linear |", "| precision | float32 |", "kWh", " on CPU, 1 threads.", "\n\nmit\n"),
+        *("| schedule | linear |", "| precision | float32 |", "kWh", " on CPU, 1 thread.", "\n\nmit\n"),
     ):
         assert told in card.text, told
-    assert re.search(r"Trained for \d+ seconds on", card.text)
+    assert re.search(r"Trained for \d+ s on", card.text)
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     assert len(losses) == 2
     assert all(f"{loss:.4f}" in card.text for loss in losses)

@@ -20,7 +20,8 @@ def device_name() -> str:
         return torch.cuda.get_device_name()
     if torch.backends.mps.is_available():
         return "Apple GPU"
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' * (threads > 1)}"
 
 
 @functools.cache

@@ -56,7 +56,8 @@ def write_card(
         else "Pretrained on the docstrings of these libraries, as installed, without near-duplicates."
     )
     training.data = (
-        f"{encoder} Adapted on {results.labelled:,} docstrings, in which the word library replaces names of libraries."
+        f'{encoder} Adapted on {results.labelled:,} docstrings, in which "library" stands for names of libraries. The '
+        "hyper-parameters are those of the adaptation, the time is that of both."
     )
     training.remarks = (
         f"Accuracy {results.accuracy:.3f} on {results.tested:,} docstrings from files that were held out. The same "
@@ -74,7 +75,7 @@ def write_card(
         language="en",
         base_model=None if local else checkpoint,
         limits=[
-            f"Texts are cut at {max_length} tokens.",
+            f"It has seen texts of at most {max_length} tokens; pass truncation=True.",
             "Trained for minutes, as a demonstration of the library sequence-encoder.",
         ],
     )
