@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable
@@ -18,9 +17,7 @@ from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceE
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.hub.auto_classes import AUTO_MODELS
 from sequence_encoder.hub.card_rules import check_card
-from sequence_encoder.hub.model_card import MARKER, TASKS, TEMPLATE, Training, model_card
-from sequence_encoder.tests.hub_client import ClientError, HubClient
-from sequence_encoder.tests.hub_server import Hub
+from sequence_encoder.hub.model_card import TASKS, TEMPLATE, Training, model_card
 from sequence_encoder.training.hub_trainer import HubTrainer, training_of
 
 Build = Callable[..., Any]
@@ -329,104 +326,3 @@ def test_a_card_that_someone_wrote_is_not_replaced_by_training(
         (tmp_path / "README.md").write_text(mine)
         trainer.create_model_card(model_name="third")
         assert (tmp_path / "README.md").read_text() == mine
-
-
-# On the Hub
-
-
-@pytest.fixture(scope="module")
-def user(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    client = HubClient(hub.url, tmp_path_factory.mktemp("user"), token="hf_of_the_user")
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def saved(tiny_config: Build, tokenizer: Any, tmp_path: Path) -> str:
-    SequenceEncoderForSequenceClassification(tiny_config("bert")).save_pretrained(tmp_path / "saved")
-    tokenizer.save_pretrained(tmp_path / "saved")
-    return str(tmp_path / "saved")
-
-
-def readme(hub: Hub, name: str) -> str:
-    return hub.files(name)["README.md"].content.decode()
-
-
-def test_a_pushed_model_has_a_card_even_after_its_tokenizer(hub: Hub, user: HubClient, saved: str) -> None:
-    user.call("push", "AutoTokenizer", saved, "user/card")
-    assert "README.md" not in hub.files("user/card")
-    user.call("push", "AutoModelForSequenceClassification", saved, "user/card", tags=["books"])
-    card = valid(ModelCard(readme(hub, "user/card")))
-    assert card.data.pipeline_tag == "text-classification"
-    assert "books" in card.data.tags
-    assert 'model="user/card"' in card.text
-
-
-def test_a_card_on_the_hub_is_rendered_again_unless_someone_wrote_it(hub: Hub, user: HubClient, saved: str) -> None:
-    head = "AutoModelForSequenceClassification"
-    user.call("push", head, saved, "user/again")
-    first = readme(hub, "user/again")
-    user.call("push_card", "user/again", first.replace("learned, 64", "learned, 65"))
-    user.call("push", head, saved, "user/again")
-    assert readme(hub, "user/again") == first
-    assert MARKER in first
-    mine = first.replace("learned, 64", "learned, 65").replace(MARKER, "Mine.")
-    user.call("push_card", "user/again", mine)
-    user.call("push", head, saved, "user/again", tags=["books"])
-    assert ModelCard(readme(hub, "user/again")).text == ModelCard(mine).text
-    assert ModelCard(readme(hub, "user/again")).data.tags == ["sequence-encoder", "books"]
-
-
-def test_the_repository_that_a_model_was_loaded_from_is_its_base(hub: Hub, user: HubClient, saved: str) -> None:
-    head = "AutoModelForSequenceClassification"
-    user.call("push", head, saved, "user/base")
-    user.call("push", head, "user/base", "user/derived")
-    assert ModelCard(readme(hub, "user/derived")).data.base_model == "user/base"
-    user.call("push", head, "user/base", "user/base")
-    assert ModelCard(readme(hub, "user/base")).data.base_model is None
-
-
-def test_a_card_of_a_branch_is_kept_and_none_is_made_while_the_hub_does_not_answer(
-    hub: Hub, user: HubClient, saved: str
-) -> None:
-    head, mine = "AutoModelForSequenceClassification", "---\nlicense: mit\n---\nMine."
-    user.call("push", head, saved, "user/branch", revision="dev")
-    user.call("push_card", "user/branch", mine, revision="dev")
-    user.call("push", head, saved, "user/branch", revision="dev")
-    dev = hub.files("user/branch", "dev")["README.md"].content.decode()
-    assert ModelCard(dev).text == ModelCard(mine).text
-    before = hub.files("user/branch")
-    hub.unavailable = "README.md"
-    with pytest.raises(ClientError, match="Whether user/branch has a model card that someone wrote cannot be known"):
-        user.call("push", head, saved, "user/branch", revision="dev")
-    hub.unavailable = None
-    assert hub.files("user/branch", "dev")["README.md"].content.decode() == dev
-    assert hub.files("user/branch") == before
-
-
-def test_a_card_with_facts_of_a_training_is_kept_by_a_push_without_them(
-    hub: Hub, user: HubClient, saved: str, tiny_config: Build
-) -> None:
-    told = model_card(
-        SequenceEncoderForSequenceClassification(tiny_config("bert")), "user/facts", TRAINING, license="mit"
-    )
-    user.call("push", "AutoModelForSequenceClassification", saved, "user/facts")
-    user.call("push_card", "user/facts", told.content)
-    user.call("push", "AutoModelForSequenceClassification", saved, "user/facts")
-    assert ModelCard(readme(hub, "user/facts")).text == told.text
-
-
-@pytest.mark.parametrize("trainer", ["Trainer", "HubTrainer"])
-def test_every_push_of_a_training_has_the_code_with_the_configuration(
-    hub: Hub, user: HubClient, saved: str, tmp_path: Path, trainer: str
-) -> None:
-    name = f"user/{trainer.lower()}"
-    if trainer == "HubTrainer":
-        # The class of the tokenizer is one of transformers', which knows nothing of the code.
-        config = Path(saved, "tokenizer_config.json")
-        config.write_text(json.dumps({**json.loads(config.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}))
-    user.call("train", "AutoModelForSequenceClassification", saved, name, str(tmp_path / "run"), trainer=trainer)
-    commits = [commit.files for commit in hub.repositories[name].commits.values() if "config.json" in commit.files]
-    assert len(commits) >= 2
-    assert all("sequence_encoder_auto_classes.py" in files for files in commits)
-    assert ("## Architecture" in readme(hub, name)) == (trainer == "HubTrainer")

@@ -34,7 +34,8 @@ def training_of(trainer: Trainer, dataset: str | None = None, task: str | None =
         task: the Hub's name of what the model does; by default that of its head.
     """
     history = trainer.state.log_history
-    summary = TrainingSummary.from_trainer(trainer, dataset=dataset)
+    # Without a licence it would ask the Hub for that of the model that this one was trained from.
+    summary = TrainingSummary.from_trainer(trainer, dataset=dataset, license="not asked for")
     energy, emissions = _tracked(trainer)
     return Training(
         hyperparameters=_hyperparameters(trainer),

@@ -1,0 +1,126 @@
+"""Model cards on a Hub: rendered with a push, and never in place of one that says more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderTokenizer
+from sequence_encoder.hub.card_rules import check_card
+from sequence_encoder.hub.model_card import MARKER, Training, model_card
+from sequence_encoder.tests.hub_client import ClientError, HubClient
+from sequence_encoder.tests.hub_server import Hub
+
+Build = Callable[..., Any]
+TEXTS = ["the quick brown fox jumps over the lazy dog", "packing leaves the padding out"]
+HEAD = "AutoModelForSequenceClassification"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> SequenceEncoderTokenizer:
+    return SequenceEncoderTokenizer.train_from_iterator(TEXTS * 2, vocab_size=97, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def user(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    client = HubClient(hub.url, tmp_path_factory.mktemp("user"), token="hf_of_the_user")
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def saved(tiny_config: Build, tokenizer: Any, tmp_path: Path) -> str:
+    SequenceEncoderForSequenceClassification(tiny_config("bert")).save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    return str(tmp_path / "saved")
+
+
+def readme(hub: Hub, name: str) -> str:
+    return hub.files(name)["README.md"].content.decode()
+
+
+def test_a_pushed_model_has_a_card_even_after_its_tokenizer(hub: Hub, user: HubClient, saved: str) -> None:
+    user.call("push", "AutoTokenizer", saved, "user/card")
+    assert "README.md" not in hub.files("user/card")
+    user.call("push", HEAD, saved, "user/card", tags=["books"])
+    card = ModelCard(readme(hub, "user/card"))
+    assert check_card(card.content) == ([], [])
+    assert card.data.pipeline_tag == "text-classification"
+    assert "books" in card.data.tags
+    assert 'model="user/card"' in card.text
+
+
+def test_a_card_on_the_hub_is_rendered_again_unless_someone_wrote_it(hub: Hub, user: HubClient, saved: str) -> None:
+    user.call("push", HEAD, saved, "user/again")
+    first = readme(hub, "user/again")
+    user.call("push_card", "user/again", first.replace("learned, 64", "learned, 65"))
+    user.call("push", HEAD, saved, "user/again")
+    assert readme(hub, "user/again") == first
+    assert MARKER in first
+    mine = first.replace("learned, 64", "learned, 65").replace(MARKER, "Mine.")
+    user.call("push_card", "user/again", mine)
+    user.call("push", HEAD, saved, "user/again", tags=["books"])
+    assert ModelCard(readme(hub, "user/again")).text == ModelCard(mine).text
+    assert ModelCard(readme(hub, "user/again")).data.tags == ["sequence-encoder", "books"]
+
+
+def test_the_repository_that_a_model_was_loaded_from_is_its_base(hub: Hub, user: HubClient, saved: str) -> None:
+    user.call("push", HEAD, saved, "user/base")
+    user.call("push", HEAD, "user/base", "user/derived")
+    assert ModelCard(readme(hub, "user/derived")).data.base_model == "user/base"
+    user.call("push", HEAD, "user/base", "user/base")
+    assert ModelCard(readme(hub, "user/base")).data.base_model is None
+
+
+def test_a_card_of_a_branch_is_kept_and_none_is_made_while_the_hub_does_not_answer(
+    hub: Hub, user: HubClient, saved: str
+) -> None:
+    mine = "---\nlicense: mit\n---\nMine."
+    user.call("push", HEAD, saved, "user/branch", revision="dev")
+    user.call("push_card", "user/branch", mine, revision="dev")
+    user.call("push", HEAD, saved, "user/branch", revision="dev")
+    dev = hub.files("user/branch", "dev")["README.md"].content.decode()
+    assert ModelCard(dev).text == ModelCard(mine).text
+    before = hub.files("user/branch")
+    hub.unavailable = "README.md"
+    with pytest.raises(ClientError, match="Whether user/branch has a model card that someone wrote cannot be known"):
+        user.call("push", HEAD, saved, "user/branch", revision="dev")
+    hub.unavailable = None
+    assert hub.files("user/branch", "dev")["README.md"].content.decode() == dev
+    assert hub.files("user/branch") == before
+
+
+def test_a_card_with_facts_of_a_training_is_kept_by_a_push_without_them(
+    hub: Hub, user: HubClient, saved: str, tiny_config: Build
+) -> None:
+    told = model_card(
+        SequenceEncoderForSequenceClassification(tiny_config("bert")),
+        "user/facts",
+        Training(data="Read from a shelf."),
+        license="mit",
+    )
+    user.call("push", HEAD, saved, "user/facts")
+    user.call("push_card", "user/facts", told.content)
+    user.call("push", HEAD, saved, "user/facts")
+    assert ModelCard(readme(hub, "user/facts")).text == told.text
+
+
+@pytest.mark.parametrize("trainer", ["Trainer", "HubTrainer"])
+def test_every_push_of_a_training_has_the_code_with_the_configuration(
+    hub: Hub, user: HubClient, saved: str, tmp_path: Path, trainer: str
+) -> None:
+    name = f"user/{trainer.lower()}"
+    if trainer == "HubTrainer":
+        # The class of the tokenizer is one of transformers', which knows nothing of the code.
+        config = Path(saved, "tokenizer_config.json")
+        config.write_text(json.dumps({**json.loads(config.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}))
+    user.call("train", HEAD, saved, name, str(tmp_path / "run"), trainer=trainer)
+    commits = [commit.files for commit in hub.repositories[name].commits.values() if "config.json" in commit.files]
+    assert len(commits) >= 2
+    assert all("sequence_encoder_auto_classes.py" in files for files in commits)
+    assert ("## Architecture" in readme(hub, name)) == (trainer == "HubTrainer")
