@@ -194,12 +194,6 @@ class SequenceEncoderConfig(SavedWithCode, PreTrainedConfig):
             config_dict = {**config_dict, "id2label": None, "label2id": None}
         return super().from_dict(_override(config_dict, overrides), **kwargs)
 
-    @classmethod
-    def register_for_auto_class(cls, auto_class: str | type = "AutoConfig") -> None:
-        """For classes that extend this one. Of it, `auto_map` names all Auto classes anyway."""
-        if cls is not SequenceEncoderConfig:
-            super().register_for_auto_class(auto_class)
-
     def _write(self, folder: Path, *args: Any, **kwargs: Any) -> None:
         if self.model_type != SequenceEncoderConfig.model_type:
             # Of a user, who extends this class by another type of models; what to save of them transformers knows.

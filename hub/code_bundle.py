@@ -81,13 +81,10 @@ def code_bundle() -> dict[str, str]:
 
 def _for_older_readers(entry: str, names: list[str]) -> str:
     """The rest of a first file that names all others. Older releases of transformers copy what it names, no more."""
-    missing = [name[:-3] for name in names if name[:-3] not in re.findall(r"from \.(\w+) import", entry)]
-    lines = [f"    from .{name} import *  # noqa: F403\n" for name in missing]
-    return (
-        "".join(["\n\nif False:\n    # Older releases of transformers copy files that are named here.\n", *lines])
-        if lines
-        else ""
-    )
+    named = re.findall(r"from \.(\w+) import", entry)
+    lines = [f"    from .{name[:-3]} import *  # noqa: F403\n" for name in names if name[:-3] not in named]
+    start = "\n\nif False:\n    # Older releases of transformers copy files that are named here.\n"
+    return "".join([start, *lines]) if lines else ""
 
 
 def _flat_name(stem: str) -> str:

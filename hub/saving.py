@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import validate_repo_id
@@ -23,6 +23,14 @@ _PUSH_OPTIONS = set(inspect.signature(PushToHubMixin.push_to_hub).parameters) - 
 
 class SavedWhole(PushToHubMixin):
     """`save_pretrained` and `push_to_hub` that leave nothing half-done. To stand before a class of transformers."""
+
+    @classmethod
+    def register_for_auto_class(cls, *args: Any, **kwargs: Any) -> None:
+        """For classes that extend those of the package, which `auto_map` names anyway."""
+        from .auto_classes import AUTO_CLASSES
+
+        if cls not in AUTO_CLASSES.values():
+            cast(Any, super()).register_for_auto_class(*args, **kwargs)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, push_to_hub: bool = False, **kwargs: Any
@@ -95,11 +103,12 @@ class SavedWhole(PushToHubMixin):
         Raises:
             huggingface_hub.errors.HfHubHTTPError: if the Hub refuses it.
         """
-        options = {name: value for name, value in locals().items() if name in _PUSH_OPTIONS - {"repo_id"}}
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             self.save_pretrained(folder, max_shard_size=max_shard_size)
-            return self._upload(folder, files_in(folder), _left_over(None), repo_id, **options)
+            place: dict[str, Any] = {"revision": revision, "create_pr": create_pr, "private": private, "token": token}
+            said: dict[str, Any] = {"commit_message": commit_message, "commit_description": commit_description}
+            return self._upload(folder, files_in(folder), _left_over(None), repo_id, tags=tags, **place, **said)
 
     def _upload(
         self,
@@ -108,15 +117,18 @@ class SavedWhole(PushToHubMixin):
         left_over: Callable[[str, set[str]], bool],
         repo_id: str,
         *,
-        commit_message: str | None = None,
-        commit_description: str | None = None,
         private: bool | None = None,
         token: str | bool | None = None,
+        tags: list[str] | None = None,
         revision: str | None = None,
         create_pr: bool = False,
-        tags: list[str] | None = None,
+        commit_message: str | None = None,
+        **commit: Any,
     ) -> Any:
-        """Commits the named files of a folder, a model card, and the end of weights that would be left over."""
+        """Commits the named files of a folder, a model card, and the end of weights that would be left over.
+
+        The options are those of `push_to_hub`.
+        """
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not create_pr:
@@ -131,9 +143,9 @@ class SavedWhole(PushToHubMixin):
             repo_id,
             changes,
             commit_message=commit_message or f"Upload {type(self).__name__}",
-            commit_description=commit_description,
             revision=revision,
             create_pr=create_pr,
+            **commit,
         )
 
     def _card(self, api: HfApi, repo_id: str, revision: str | None, tags: list[str] | None) -> Any:

@@ -60,14 +60,6 @@ class SequenceEncoderPreTrainedModel(SavedWithCard, PreTrainedModel):  # type: i
         config.validate_layer_type()
 
     @classmethod
-    def register_for_auto_class(cls, auto_class: str | type = "AutoModel") -> None:
-        """For classes that extend those of the package, which `auto_map` names anyway."""
-        from ..hub.auto_classes import AUTO_MODELS
-
-        if cls not in AUTO_MODELS.values():
-            super().register_for_auto_class(auto_class)
-
-    @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """As in transformers, from weights in safetensors and from no others: pickled ones can hold programs.
 
