@@ -26,6 +26,14 @@ def quickstart(arguments: list[str]) -> None:
     run(parsed)
 
 
+def pretrain(arguments: list[str]) -> None:
+    """Pretrain an encoder on masked tokens and sentence order, on any corpus, in one process or many."""
+    from .training.pretraining import pretrain as run
+    from .training.pretraining_arguments import parse
+
+    run(*parse(arguments))
+
+
 def convert(arguments: list[str]) -> None:
     """Carry a checkpoint of another family over to a SequenceEncoder, or give one back with --to."""
     from .conversion.command import convert_checkpoint
@@ -46,7 +54,7 @@ def convert(arguments: list[str]) -> None:
         raise UsageError(error) from error
 
 
-COMMANDS = {"quickstart": quickstart, "convert": convert}
+COMMANDS = {"quickstart": quickstart, "pretrain": pretrain, "convert": convert}
 
 
 def main(arguments: list[str] | None = None) -> None:

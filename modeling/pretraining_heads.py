@@ -115,13 +115,18 @@ class SequenceEncoderForMaskedLM(_VocabularyModel):
 
 @dataclass
 class SequenceEncoderForPreTrainingOutput(ModelOutput):
-    """Loss, `prediction_logits` as of masked language modelling, and `sop_logits` (B, 2): in order, swapped."""
+    """The weighted sum of the losses, the logits of both heads, and each loss before its weight.
+
+    `prediction_logits` are as of masked language modelling, `sop_logits` (B, 2): in order, swapped.
+    """
 
     loss: torch.Tensor | None = None
     prediction_logits: torch.Tensor | None = None
     sop_logits: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    mlm_loss: torch.Tensor | None = None
+    sop_loss: torch.Tensor | None = None
 
 
 class SequenceEncoderForPreTraining(_VocabularyModel):
@@ -143,16 +148,22 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         sentence_order_label: torch.Tensor | None = None,
+        mlm_weight: float = 1.0,
+        sop_weight: float = 1.0,
         **kwargs: Unpack[ForwardOptions],
     ) -> SequenceEncoderForPreTrainingOutput:
         """Predicts masked tokens and segment order. The inputs are those of `SequenceEncoderModel`.
 
         Args:
             labels: (B, S) token ids, -100 where nothing is to be predicted.
-            sentence_order_label: (B,) 0 where the segments are in order, 1 where they are swapped.
+            sentence_order_label: (B,) 0 where the segments are in order, 1 where they are swapped, -100 where there is
+                one segment.
+            mlm_weight: of the loss of masked tokens in the sum. Where it is 0, none are predicted, and `labels` only
+                tell how much each text weighs.
+            sop_weight: of the loss of sentence order.
 
         Returns:
-            The sum of the losses whose labels are given, and the logits of both heads.
+            The weighted sum of the losses whose labels are given, these losses, and the logits of both heads.
 
         Raises:
             ValueError: for bad inputs or labels, and for rows of several documents.
@@ -162,17 +173,23 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
         if sentence_order_label is not None and shape is not None:
             check_class_labels("sentence_order_label", sentence_order_label, 2, "in order, swapped", shape[:1])
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        needed = self._needed(labels, shape)
+        needed = self._needed(labels, shape) if mlm_weight or labels is None else False
         outputs = self.model(*inputs, needed=needed, return_dict=True, **kwargs)
         sop_logits = self.sop_classifier(self.dropout(text_vectors(outputs, self)))
-        logits, loss = self._predict(outputs.last_hidden_state, labels, needed, kwargs)
+        logits, mlm_loss, sop_loss = None, None, None
+        if needed is not False:
+            logits, mlm_loss = self._predict(outputs.last_hidden_state, labels, needed, kwargs)
         if sentence_order_label is not None:
-            order_loss = sentence_order_loss(sop_logits, sentence_order_label, labels, **kwargs)
-            loss = order_loss if loss is None else loss + order_loss
+            sop_loss = sentence_order_loss(sop_logits, sentence_order_label, labels, **kwargs)
+        losses = [
+            weight * loss for weight, loss in ((mlm_weight, mlm_loss), (sop_weight, sop_loss)) if loss is not None
+        ]
         return SequenceEncoderForPreTrainingOutput(
-            loss=loss,
+            loss=torch.stack(losses).sum() if losses else None,
             prediction_logits=logits,
             sop_logits=sop_logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            mlm_loss=mlm_loss,
+            sop_loss=sop_loss,
         )

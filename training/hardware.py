@@ -44,6 +44,21 @@ def faster_in_bfloat16(size: int = 768, repeats: int = 5) -> bool:
     return seconds(torch.float32) > 1.5 * seconds(torch.bfloat16)
 
 
+@functools.cache
+def product_speed(dtype: torch.dtype) -> float:
+    """Operations a second of plain matrix products on one device, the best of several: what nothing else can exceed."""
+    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    size = 1536 if device == "cpu" else 8192
+    matrix = torch.ones(size, size, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        # Reading a number waits for the device.
+        float((matrix @ matrix)[0, 0])
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
 def peak_memory() -> int:
     """The most bytes in use so far: on the accelerator if there is one, else by this process."""
     if torch.cuda.is_available():

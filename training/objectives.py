@@ -1,129 +1,201 @@
-"""The objectives of pretraining: texts cut into windows of two segments, and the collator that masks and swaps them.
+"""The objectives of pretraining: the collator that swaps segments and masks tokens, and what may be chosen about it.
 
-A window is a run of consecutive sentences that fits the model. Half of the time its two halves are swapped, and the
-model is to tell (sentence order, Lan et al., 2020); some of its tokens are masked, and the model is to restore them
-(Devlin et al., 2019).
+Some tokens are hidden, and the model is to restore them (masked language modelling, Devlin et al., 2019); half of the
+time the two segments of a window are swapped, and the model is to tell (sentence order, Lan et al., 2020).
 """
 
 from __future__ import annotations
 
-import itertools
-import random
-import re
-from collections.abc import Iterable, Iterator
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-# `{"segments": [first, second]}`, token ids without special tokens; `second` is empty for a single sentence.
-Window = dict[str, list[list[int]]]
-
-# A sentence ends at a full stop, question or exclamation mark before a space, at an empty line, or before a list item.
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])|\n\s*\n|\n(?=\s*(?:[-*>]|\w+\s*:|\w+ \())")
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences, paragraphs and list items of a text."""
-    return [part for part in (piece.strip() for piece in _SENTENCE_END.split(text)) if part]
+IGNORED = -100
+# How the share of predicted tokens goes from the first to the last, by the progress of the training.
+MASK_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 0.0,
+    "linear": lambda progress: progress,
+    "cosine": lambda progress: (1 - math.cos(math.pi * progress)) / 2,
+}
 
 
-def segment_windows(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[Window]:
-    """Cuts texts into windows of whole sentences, at most `max_length` tokens with [CLS] and two [SEP].
+@dataclass(frozen=True)
+class Objectives:
+    """What a model learns from.
 
-    Yields:
-        `{"segments": [first, second]}` token ids without special tokens; `second` is empty for a single sentence.
+    Args:
+        mlm_weight: of the loss of masked tokens in the sum; 0 masks nothing.
+        sop_weight: of the loss of sentence order; 0 leaves it out.
+        mlm_probability: the share of tokens to predict; of these 80 % are masked, 10 % replaced and 10 % kept.
+        final_mlm_probability: that share at the end of the training, where the schedule is not "constant".
+        mlm_schedule: how it goes there, "constant", "linear" or "cosine" (fewer masks late: Yang et al., 2023).
+        whole_word_mask: whether all tokens of a word are predicted, or none.
 
     Raises:
-        ValueError: if `max_length` leaves no room for text.
+        ValueError: for numbers and names that are not allowed.
     """
-    room = max_length - 3
-    if room < 2:
-        raise ValueError(
-            f"max_length must be at least 5, room for two tokens and three special ones, got {max_length}."
-        )
-    remaining = iter(texts)
-    while lot := [sentences(text) for text in itertools.islice(remaining, 1000)]:
-        # Tokenizers work on several cores, but only inside one call. A text that speaks of "[MASK]" has none.
-        encoded = iter(
-            tokenizer(
-                [part for parts in lot for part in parts],
-                add_special_tokens=False,
-                split_special_tokens=True,
-                return_attention_mask=False,
-                verbose=False,
-            )["input_ids"]
-            if any(lot)
-            else []
-        )
-        for parts in lot:
-            yield from _windows(list(itertools.islice(encoded, len(parts))), room)
 
+    mlm_weight: float = field(default=1.0, metadata={"help": "Of the loss of masked tokens; 0 masks nothing."})
+    sop_weight: float = field(default=1.0, metadata={"help": "Of the loss of sentence order; 0 leaves it out."})
+    mlm_probability: float = field(default=0.3, metadata={"help": "The share of tokens to predict."})
+    final_mlm_probability: float = field(
+        default=0.15, metadata={"help": "That share at the end, where --mlm_schedule is not 'constant'."}
+    )
+    mlm_schedule: str = field(
+        default="constant", metadata={"help": "How it goes there.", "choices": list(MASK_SCHEDULES)}
+    )
+    whole_word_mask: bool = field(default=False, metadata={"help": "Predict all tokens of a word, or none."})
 
-def _windows(sentence_ids: list[list[int]], room: int) -> Iterator[Window]:
-    """The sentences of one text, in runs of at most `room` tokens."""
-    window: list[list[int]] = []
-    for ids in (part[i : i + room] for part in sentence_ids for i in range(0, len(part), room)):
-        if window and sum(map(len, window)) + len(ids) > room:
-            yield _halves(window)
-            window = []
-        window.append(ids)
-    if window:
-        yield _halves(window)
+    def __post_init__(self) -> None:
+        for name in ("mlm_weight", "sop_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        if not self.mlm_weight and not self.sop_weight:
+            raise ValueError("mlm_weight and sop_weight are both 0: there is nothing to learn.")
+        for name in ("mlm_probability", "final_mlm_probability"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")
+        if self.mlm_schedule not in MASK_SCHEDULES:
+            raise ValueError(
+                f"mlm_schedule={self.mlm_schedule!r} does not exist; choose one of {', '.join(MASK_SCHEDULES)}."
+            )
 
-
-def _halves(window: list[list[int]]) -> Window:
-    """The two segments of most equal length, cut at a sentence boundary."""
-    total = sum(map(len, window))
-    cuts = range(1, len(window))
-    cut = min(cuts, key=lambda i: abs(2 * sum(map(len, window[:i])) - total), default=1)
-    return {"segments": [[id_ for part in parts for id_ in part] for parts in (window[:cut], window[cut:])]}
+    def probability(self, progress: float) -> float:
+        """The share of tokens to predict when a share of the training is over."""
+        moved = MASK_SCHEDULES[self.mlm_schedule](progress)
+        return self.mlm_probability + moved * (self.final_mlm_probability - self.mlm_probability)
 
 
 class PretrainingCollator:
-    """Makes batches for `SequenceEncoderForPreTraining` of `segment_windows`: swapped half of the time, masked, padded.
+    """Makes batches of `PackedWindows`: swapped half of the time, masked, and padded around what the model computes.
+
+    A batch is for `SequenceEncoderForPreTraining`; without `sop_weight` also for `SequenceEncoderForMaskedLM`. What is
+    drawn for a pack follows from its seed. `Trainer` drops what it does not know: tell it
+    `remove_unused_columns=False`.
 
     Args:
         tokenizer: needs [CLS], [SEP], [PAD] and [MASK].
-        mlm_probability: the share of tokens to predict; of these, 80 % are masked, 10 % replaced, 10 % kept.
-        seed: of swaps and masks.
+        objectives: what is to be predicted.
 
-    `Trainer` drops what it does not know: tell it `remove_unused_columns=False`.
+    Raises:
+        ValueError: if the tokenizer lacks one of these, or does not tell where words start although they are needed.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, mlm_probability: float = 0.3, seed: int = 0) -> None:
-        self.tokenizer = tokenizer
-        self.mask = DataCollatorForLanguageModeling(tokenizer, mlm_probability=mlm_probability, seed=seed)
-        self.rng = random.Random(seed)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, objectives: Objectives | None = None) -> None:
+        self.objectives = objectives or Objectives()
+        ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad", "mask")}
+        if missing := [name for name, token in ids.items() if token is None]:
+            raise ValueError(f"tokenizer must have cls, sep, pad and mask tokens, and has no {', '.join(missing)}.")
+        self.cls, self.sep, self.pad, self.mask = ids.values()
+        self.vocab_size = len(tokenizer)
+        self.continues = continuing_tokens(tokenizer) if self.objectives.whole_word_mask else None
 
-    def __call__(self, windows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """`input_ids`, `token_type_ids`, `attention_mask`, `labels` (B, S), `sentence_order_label` (B,): 1 if swapped.
-
-        A window of a single segment has no order to tell: its label is -100.
+    def __call__(self, packs: Sequence[Any]) -> dict[str, Any]:
+        """`input_ids`, `attention_mask`, `labels` (B, S); for sentence order also `token_type_ids` (B, S),
+        `sentence_order_label` (B,): 1 where the segments are swapped, -100 where there is one; and the weights.
 
         Raises:
-            ValueError: for windows without segments.
+            ValueError: for items without windows.
         """
-        if windows and "segments" not in windows[0]:
+        if packs and "windows" not in packs[0]:
             raise ValueError(
-                f"A window has {sorted(windows[0])} and no 'segments'; set remove_unused_columns=False in "
-                "TrainingArguments."
+                f"An item has {sorted(packs[0])} and no 'windows'; set remove_unused_columns=False in TrainingArguments "
+                "and train on PackedWindows."
             )
-        examples, orders = [], []
-        for window in windows:
-            first, second = window["segments"]
-            order = self.rng.randrange(2) if second else -100
-            if order == 1:
-                first, second = second, first
-            examples.append(self._join(first, second))
-            orders.append(order)
-        batch = self.mask(examples)
-        return {**batch, "sentence_order_label": torch.tensor(orders)}
-
-    def _join(self, first: list[int], second: list[int]) -> dict[str, list[int]]:
-        cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        pair = [*second, sep] if second else []
-        return {
-            "input_ids": [cls, *first, sep, *pair],
-            "token_type_ids": [0] * (len(first) + 2) + [1] * len(pair),
+        rows: list[np.ndarray] = []
+        labels: list[np.ndarray] = []
+        seconds, orders = [], []
+        for pack in packs:
+            rng = np.random.default_rng(pack["seed"])
+            swapped = rng.random(len(pack["windows"])) < 0.5
+            joined = [self._join(window, swap) for window, swap in zip(pack["windows"], swapped, strict=True)]
+            for row, second in joined:
+                rows.append(row)
+                seconds.append(second)
+            orders += [int(swap) if w["cut"] else IGNORED for w, swap in zip(pack["windows"], swapped, strict=True)]
+            labels += self._hide(rows[-len(joined) :], rng, self.objectives.probability(pack["progress"]))
+        batch: dict[str, Any] = {
+            "input_ids": _padded(rows, self.pad),
+            "attention_mask": _padded([np.ones_like(row) for row in rows], 0),
+            "labels": _padded(labels, IGNORED),
         }
+        if self.objectives.sop_weight:
+            types = [
+                (np.arange(len(row)) >= second).astype(row.dtype) for row, second in zip(rows, seconds, strict=True)
+            ]
+            batch |= {
+                "token_type_ids": _padded(types, 0),
+                "sentence_order_label": torch.tensor(orders),
+                "mlm_weight": float(self.objectives.mlm_weight),
+                "sop_weight": float(self.objectives.sop_weight),
+            }
+        return batch
+
+    def _join(self, window: Any, swap: bool) -> tuple[np.ndarray, int]:
+        """The tokens of a row with the special ones, and where the second segment starts."""
+        ids = np.asarray(window["input_ids"], dtype=np.int64)
+        cut = window["cut"] if self.objectives.sop_weight else 0
+        if not cut:
+            return np.concatenate([[self.cls], ids, [self.sep]]), len(ids) + 2
+        first, second = (ids[cut:], ids[:cut]) if swap else (ids[:cut], ids[cut:])
+        return np.concatenate([[self.cls], first, [self.sep], second, [self.sep]]), len(first) + 2
+
+    def _hide(self, rows: list[np.ndarray], rng: np.random.Generator, probability: float) -> list[np.ndarray]:
+        """Masks tokens of the rows in place, and returns their labels."""
+        ids = np.concatenate(rows)
+        labels = np.full_like(ids, IGNORED)
+        ends = np.cumsum([len(row) for row in rows])
+        if not self.objectives.mlm_weight:
+            # `Trainer` counts labels to weigh the parts of a step: one a text, whose order is to be told.
+            starts = ends - [len(row) for row in rows]
+            labels[starts] = self.cls
+            return np.split(labels, ends[:-1])
+        special = (ids == self.cls) | (ids == self.sep)
+        chosen = rng.random(len(ids)) < probability
+        if self.continues is not None:
+            # The first token of a word decides. Special tokens are words of their own.
+            words = np.cumsum(~self.continues[ids] | special | np.roll(special, 1))
+            chosen = chosen[np.searchsorted(words, words)]
+        chosen &= ~special
+        labels[chosen] = ids[chosen]
+        fate = rng.random(len(ids))
+        replaced = rng.integers(self.vocab_size, size=len(ids))
+        ids = np.where(chosen & (fate < 0.8), self.mask, ids)
+        ids = np.where(chosen & (fate >= 0.9), replaced, ids)
+        for row, hidden in zip(rows, np.split(ids, ends[:-1]), strict=True):
+            row[:] = hidden
+        return np.split(labels, ends[:-1])
+
+
+def _padded(rows: Sequence[np.ndarray], value: int) -> torch.Tensor:
+    """(B, S), each row filled up with `value`."""
+    lengths = np.array([len(row) for row in rows])
+    filled = np.full((len(rows), lengths.max()), value, dtype=np.int64)
+    filled[np.arange(filled.shape[1]) < lengths[:, None]] = np.concatenate(rows)
+    return torch.from_numpy(filled)
+
+
+def continuing_tokens(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Which tokens of the vocabulary go on with a word that another one began, (V,) bool.
+
+    Raises:
+        ValueError: if the tokenizer marks neither the start of words nor what follows.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    form = json.loads(backend.to_str()) if backend is not None else {}
+    if form.get("model", {}).get("type") == "WordPiece":
+        prefix = form["model"]["continuing_subword_prefix"]
+        return np.array([token.startswith(prefix) for token in tokens])
+    written = json.dumps([form.get("pre_tokenizer"), form.get("decoder")])
+    for kind, space in (("ByteLevel", "Ġ"), ("Metaspace", "▁")):
+        if kind in written:
+            # Punctuation stands without a space, and is no part of the word before.
+            return np.array([not token.startswith(space) and token[:1].isalnum() for token in tokens])
+    raise ValueError("whole_word_mask needs a tokenizer of WordPiece, byte-level or SentencePiece tokens.")

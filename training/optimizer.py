@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor, Replicate
 from transformers import PreTrainedModel
 
 from .hardware import faster_in_bfloat16
@@ -28,94 +29,93 @@ def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return (x.T if tall else x).to(matrix.dtype)
 
 
-class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum: an update moves all directions as much, the rare ones too (Jordan et al., 2024).
-
-    Updates are as large as AdamW's (Liu et al., 2025). It is `torch.optim.Muon` but for the type that it computes in:
-    that is always bfloat16 there, which on a CPU that emulates it takes longer than the rest of a training step.
-
-    Args:
-        matrices: 2-D parameters, each on one device.
-        lr: learning rate.
-        weight_decay: decoupled.
-        momentum: share of the past; the newest gradient is looked ahead to (Nesterov).
-        dtype: what to orthogonalise in; by default the faster one of bfloat16 and float32.
-    """
-
-    def __init__(
-        self,
-        matrices: Iterable[nn.Parameter],
-        lr: float,
-        weight_decay: float = 0.01,
-        momentum: float = 0.95,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self.dtype = dtype or (torch.bfloat16 if faster_in_bfloat16() else torch.float32)
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Moves the matrices that have a gradient."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                past = state.setdefault("momentum_buffer", torch.zeros_like(weight))
-                past.lerp_(weight.grad, 1 - group["momentum"])
-                update = orthogonalize(weight.grad.lerp(past, group["momentum"]), self.dtype)
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(update, alpha=-0.2 * group["lr"] * math.sqrt(max(weight.shape)))
-
-
-class MuonWithAdamW(torch.optim.Optimizer):
+class MuonWithAdamW(torch.optim.AdamW):
     """Trains matrices that map hidden states with Muon, and embeddings, norms, biases and outputs with AdamW.
+
+    Muon orthogonalises its momentum: an update moves all directions as much, the rare ones too (Jordan et al., 2024),
+    and is as large as AdamW's (Liu et al., 2025). It is `torch.optim.Muon` but for the type that it computes in: that
+    is always bfloat16 there, which on a CPU that emulates it takes longer than the rest of a training step. Where
+    weights are sharded (FSDP2, tensor parallelism), each process orthogonalises whole matrices.
 
     Args:
         model: an encoder with or without a head.
-        learning_rate: of both.
+        lr: learning rate, of both.
         betas: AdamW's.
-        weight_decay: of both, decoupled.
+        eps: AdamW's.
+        weight_decay: of both, decoupled; norms and biases have none.
+        momentum: Muon's share of the past; the newest gradient is looked ahead to (Nesterov).
+        dtype: what to orthogonalise in; by default the faster one of bfloat16 and float32.
+
+    Raises:
+        ValueError: for numbers out of their range.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        learning_rate: float,
+        lr: float,
         betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-8,
         weight_decay: float = 0.01,
+        momentum: float = 0.95,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}.")
         tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
         vocabulary = {id(table.weight) for table in (*tables, model.get_output_embeddings()) if table is not None}
-        matrices: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
+        groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
         for weight in model.parameters():
-            # An output has a side that is no hidden state, such as the number of classes.
-            hidden = weight.ndim == 2 and min(weight.shape) >= model.config.hidden_size
-            (matrices if hidden and id(weight) not in vocabulary else others).append(weight)
-        muon = Muon(matrices, lr=learning_rate, weight_decay=weight_decay)
-        adamw = torch.optim.AdamW(others, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
-        self.parts: tuple[torch.optim.Optimizer, ...] = (muon, adamw)
-        super().__init__([group for part in self.parts for group in part.param_groups], {})
+            if weight.requires_grad:
+                # An output has a side that is no hidden state, such as the number of classes.
+                hidden = weight.ndim == 2 and min(weight.shape) >= model.config.hidden_size
+                muon = hidden and id(weight) not in vocabulary
+                # One kernel moves all weights of a group, which are therefore of one kind.
+                groups.setdefault((muon, weight.ndim > 1, isinstance(weight, DTensor)), []).append(weight)
+        super().__init__(
+            [
+                {"params": weights, "muon": muon, "momentum": momentum, "weight_decay": weight_decay if decays else 0.0}
+                for (muon, decays, _), weights in groups.items()
+            ],
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            fused=True,
+        )
+        self.dtype = dtype or (torch.bfloat16 if faster_in_bfloat16() else torch.float32)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Moves all weights; returns the loss of `closure`, if there is one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for part in self.parts:
-            part.step()
+        """Moves all weights that have a gradient; returns the loss of `closure`, if there is one."""
+        groups = self.param_groups
+        # What AdamW goes through.
+        self.param_groups = [group for group in groups if not group["muon"]]
+        try:
+            loss = super().step(closure)
+        finally:
+            self.param_groups = groups
+        for group in groups:
+            if group["muon"]:
+                for weight in group["params"]:
+                    if weight.grad is not None:
+                        self._step_matrix(weight, group)
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state of Muon and of AdamW."""
-        return {"parts": [part.state_dict() for part in self.parts]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
-        for part, state in zip(self.parts, state_dict["parts"], strict=True):
-            part.load_state_dict(state)
-        # Loading replaces the groups, and a scheduler is to move those that are used.
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+    def _step_matrix(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
+        gradient = weight.grad
+        assert gradient is not None
+        state = self.state[weight]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        past = state["momentum_buffer"]
+        past.lerp_(gradient, 1 - group["momentum"])
+        ahead = gradient.lerp(past, group["momentum"])
+        if isinstance(ahead, DTensor):
+            whole = ahead.redistribute(placements=[Replicate()] * ahead.device_mesh.ndim)
+            update = orthogonalize(whole.to_local(), self.dtype)
+            update = DTensor.from_local(update, whole.device_mesh, whole.placements, run_check=False)
+            update = update.redistribute(placements=ahead.placements)
+        else:
+            update = orthogonalize(ahead, self.dtype)
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        weight.add_(update, alpha=-0.2 * group["lr"] * math.sqrt(max(weight.shape)))

@@ -35,23 +35,25 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..conversion import convert
-from ..conversion.companions import folder_of, load_tokenizer
-from ..conversion.source_models import load_checkpoint, transformer_folder
 from ..hub.whole_folders import check_replaceable, written_whole
-from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.pretraining_heads import SequenceEncoderForPreTraining
 from ..tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
 from . import UsageError
 from .documentation import Docstring, read_documentation, split_by_file
 from .hardware import faster_in_bfloat16, has_accelerator
 from .hub_trainer import training_of
-from .objectives import PretrainingCollator, Window, segment_windows
+from .objective_metrics import means, sums_of
+from .objectives import PretrainingCollator
 from .optimizer import MuonWithAdamW
+from .packs import PackedWindows
 from .quickstart_report import RELOAD, Pretraining, Results, print_results, write_card
+from .starting_points import carry_over
 from .time_budget import TimeBudget
+from .windows import Window, segment_windows
 
 MAX_LENGTH = 128
+# Of a step of pretraining.
+MAX_TOKENS = 32 * MAX_LENGTH
 VOCAB_SIZE = 4096
 LABELLED_PER_LIBRARY = 50
 TEST_TEXTS = 1500
@@ -113,7 +115,10 @@ def _run(arguments: QuickstartArguments, started: float, pretrained: Path, finis
     """Leaves the encoder in the folder `pretrained` and the classifier in `finished`."""
     ends, seed, checkpoint = started + 60 * arguments.minutes, arguments.seed, arguments.from_checkpoint
     # First, so that a checkpoint that cannot be used ends it at once.
-    carried_over = None if checkpoint is None else carry_over(checkpoint, pretrained)
+    carried_over = None if checkpoint is None else carry_over(checkpoint, pretrained, base_model=True)
+    if carried_over is not None:
+        limit = SequenceEncoderConfig.from_pretrained(pretrained).max_position_embeddings
+        carried_over.model_max_length = min(MAX_LENGTH, limit)
     train, test = split_by_file(read_documentation(), seed=arguments.seed)
     libraries = sorted({doc.library for doc in train})
     test = [doc for doc in test if doc.library in libraries]
@@ -170,27 +175,6 @@ def train_tokenizer(docs: list[Docstring]) -> SequenceEncoderTokenizer:
     )
 
 
-def carry_over(checkpoint: str, folder: Path) -> PreTrainedTokenizerBase:
-    """Saves the encoder of a checkpoint in `folder`, and returns its tokenizer.
-
-    Raises:
-        UsageError: if it is none that can be carried over.
-    """
-    try:
-        beside = folder_of(checkpoint)
-        encoder = transformer_folder(beside)
-        model = load_checkpoint(checkpoint if encoder == beside else encoder, base_model=True)
-        tokenizer = load_tokenizer(encoder, model)
-        if tokenizer is None:
-            raise ValueError("there is no tokenizer with it.")
-        ours = model if isinstance(model, SequenceEncoderPreTrainedModel) else convert(model)
-    except ValueError as error:
-        raise UsageError(f"--from {checkpoint}: {error}") from error
-    ours.float().save_pretrained(folder)
-    tokenizer.model_max_length = min(MAX_LENGTH, ours.config.max_position_embeddings)
-    return tokenizer
-
-
 def pretrain(
     windows: list[Window],
     held_out: list[Window],
@@ -201,8 +185,9 @@ def pretrain(
 ) -> Pretraining:
     """Trains an encoder on masked tokens and sentence order, and saves it in `folder`."""
     others = random.Random(seed).sample(held_out, min(HELD_OUT_WINDOWS, len(held_out)))
-    collate = PretrainingCollator(tokenizer, seed=seed)
-    batches = [collate(others[i : i + 32]) for i in range(0, len(others), 32)]
+    collate = PretrainingCollator(tokenizer)
+    packs = PackedWindows(others, MAX_TOKENS, seed, shuffle=False)
+    batches = [collate([packs[i]]) for i in range(len(packs))]
 
     set_seed(seed)
     model = SequenceEncoderForPreTraining(
@@ -227,8 +212,8 @@ def pretrain(
         )
     )
     before = evaluate_pretraining(model, batches)
-    collate = PretrainingCollator(tokenizer, seed=seed + 1)
-    trainer = trainer_for("Pretraining", model, seconds, MuonWithAdamW(model, 5e-3), 32, windows, collate, seed)
+    packs = PackedWindows(windows, MAX_TOKENS, seed)
+    trainer = trainer_for("Pretraining", model, seconds, MuonWithAdamW(model, 5e-3), 1, packs, collate, seed)
     started = time.perf_counter()
     trainer.train()
     took = time.perf_counter() - started
@@ -239,19 +224,15 @@ def pretrain(
 
 
 @torch.inference_mode()
-def evaluate_pretraining(model: PreTrainedModel, batches: list[dict[str, torch.Tensor]]) -> tuple[float, float]:
+def evaluate_pretraining(model: PreTrainedModel, batches: list[dict[str, Any]]) -> tuple[float, float]:
     """The mean loss of the masked tokens, and the accuracy of sentence order."""
     model.eval()
-    loss, masked, right, ordered = 0.0, 0, 0, 0
+    sums = torch.zeros(())
     for batch in batches:
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        order = batch.pop("sentence_order_label")
-        outputs = model(**batch)
-        count = int((batch["labels"] != -100).sum())
-        loss, masked = loss + count * float(outputs.loss), masked + count
-        right += int((outputs.sop_logits.argmax(-1) == order).sum())
-        ordered += int((order >= 0).sum())
-    return loss / max(masked, 1), right / max(ordered, 1)
+        batch = {name: x.to(model.device) if isinstance(x, torch.Tensor) else x for name, x in batch.items()}
+        sums = sums + sums_of(batch, model(**batch)).cpu()
+    found = means(sums)
+    return found["mlm_loss"], found.get("sop_accuracy", 0.0)
 
 
 @dataclass

@@ -1,0 +1,69 @@
+"""Checkpoints that are whole: which one to go on from, and what an interruption left behind.
+
+`Trainer` writes the files of a checkpoint one by one, in several processes. One is whole when all of them are there,
+and only then gets a marker; older ones are removed after that and not before.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+MARKER = "complete"
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """All checkpoints in a folder, whole or not, the latest last."""
+    prefix = f"{PREFIX_CHECKPOINT_DIR}-"
+    found = [path for path in folder.glob(f"{prefix}*") if path.is_dir() and path.name[len(prefix) :].isdigit()]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The latest checkpoint in a folder that was finished."""
+    return next((path for path in reversed(checkpoints_in(folder)) if (path / MARKER).exists()), None)
+
+
+def remove_unfinished(folder: Path) -> list[Path]:
+    """Removes the checkpoints in a folder that were not finished, and returns which."""
+    unfinished = [path for path in checkpoints_in(folder) if not (path / MARKER).exists()]
+    for path in unfinished:
+        shutil.rmtree(path)
+    return unfinished
+
+
+class WholeCheckpoints(TrainerCallback):
+    """Marks checkpoints when they are whole, and only then removes older ones.
+
+    It takes `save_total_limit` away from the `Trainer`, which removes older checkpoints before all processes have
+    written theirs. Add it after what else writes into checkpoints.
+
+    Args:
+        arguments: those of the `Trainer`.
+    """
+
+    def __init__(self, arguments: TrainingArguments) -> None:
+        self.limit = arguments.save_total_limit
+        arguments.save_total_limit = None
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Waits for all processes, and marks the checkpoint."""
+        if args.world_size > 1:
+            torch.distributed.barrier()
+        if not args.should_save:
+            return
+        folder = Path(args.output_dir or "")
+        with open(folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / MARKER, "wb") as marker:
+            os.fsync(marker.fileno())
+        rotate_checkpoints(str(folder), self.limit, state.best_model_checkpoint)

@@ -1,0 +1,205 @@
+"""Where texts come from: files, folders, a dataset of the Hub, or the documentation on this disk; streamed or not."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import UsageError
+from .documentation import read_documentation, split_by_file
+
+DOCUMENTATION = "documentation"
+# The reader of `datasets` for each ending.
+READERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
+_COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
+
+
+@dataclass
+class CorpusArguments:
+    """Which texts to train on.
+
+    Raises:
+        UsageError: for values that are not allowed.
+    """
+
+    corpus: str = field(
+        default=DOCUMENTATION,
+        metadata={
+            "help": "A file, a folder, a pattern such as 'texts/*.jsonl.gz' (text, JSON, Parquet, CSV, Arrow), a dataset "
+            "of the Hub, or 'documentation': the docstrings of the libraries on this disk."
+        },
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Of a dataset of the Hub with several."})
+    split: str = field(default="train", metadata={"help": "Of a dataset of the Hub."})
+    text_column: str = field(default="text", metadata={"help": "The column that holds the texts."})
+    sample_by: str = field(
+        default="line",
+        metadata={"help": "What a document of a text file is.", "choices": ["line", "paragraph", "document"]},
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "Read and tokenise while training, for what no disk holds; needs --max_steps."}
+    )
+    shuffle_buffer: int = field(
+        default=10_000, metadata={"help": "Documents that are shuffled among each other while streaming."}
+    )
+    eval_documents: int = field(
+        default=0,
+        metadata={"help": "Documents that are held out, to evaluate on: random ones, or the first of a stream."},
+    )
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise; by default one a core."})
+
+    def __post_init__(self) -> None:
+        for name, least in (("shuffle_buffer", 1), ("eval_documents", 0), ("num_proc", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"--{name} must be at least {least}, got {value}.")
+        if self.streaming and self.corpus == DOCUMENTATION:
+            raise UsageError("--streaming is for files and datasets of the Hub; the documentation fits any disk.")
+
+
+def load_corpus(arguments: CorpusArguments, scratch: Path, seed: int) -> tuple[Any, Any]:
+    """(train, held out): datasets, or streams, with a column "text"; held out is None where nothing is.
+
+    Args:
+        arguments: which texts.
+        scratch: a folder to keep the documentation in, so that it is the same when training goes on.
+        seed: of what is held out.
+
+    Raises:
+        UsageError: if there are no such texts, or some of them cannot be read; it names the file.
+    """
+    if arguments.corpus == DOCUMENTATION:
+        files = write_documentation(scratch, arguments.eval_documents, seed)
+        train, *others = (_load("json", [file], arguments) for file in files)
+        return train, next(iter(others), None)
+    source = find_files(arguments.corpus)
+    texts = _load_hub(arguments) if source is None else _load(*source, arguments)
+    texts = _text_alone(texts, arguments)
+    count = arguments.eval_documents
+    if not count:
+        return texts, None
+    if arguments.streaming:
+        return texts.skip(count), texts.take(count)
+    if count >= len(texts):
+        raise UsageError(f"--eval_documents {count} leaves nothing of the {len(texts)} documents to train on.")
+    parts = texts.train_test_split(test_size=count, seed=seed)
+    return parts["train"], parts["test"]
+
+
+def find_files(corpus: str) -> tuple[str, list[Path]] | None:
+    """The reader and the files of a file, a folder or a pattern; None for the name of a dataset of the Hub.
+
+    Raises:
+        UsageError: if there are none, or of several kinds.
+    """
+    path = Path(corpus)
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.is_file() and _reader(file))
+    elif path.exists():
+        found = [path]
+    elif glob.has_magic(corpus):
+        found = sorted(Path(name) for name in glob.glob(corpus, recursive=True))
+    elif _reader(path) or path.is_absolute() or corpus.startswith(".") or corpus.count("/") > 1:
+        raise UsageError(f"--corpus {corpus}: there is no such file, folder or dataset.")
+    else:
+        return None
+    if not found:
+        raise UsageError(f"--corpus {corpus}: there is no file that ends in {', '.join(READERS)} (or compressed).")
+    kinds = {_reader(file) for file in found}
+    if len(kinds) > 1 or None in kinds:
+        endings = sorted({"".join(file.suffixes) or file.name for file in found})
+        raise UsageError(
+            f"--corpus {corpus}: files must be of one kind of {', '.join(READERS)}, got {', '.join(endings)}."
+        )
+    return str(kinds.pop()), found
+
+
+def _reader(file: Path) -> str | None:
+    suffixes = [suffix for suffix in file.suffixes if suffix not in _COMPRESSED]
+    return READERS.get(suffixes[-1]) if suffixes else None
+
+
+def _load(reader: str, files: list[Path], arguments: CorpusArguments) -> Any:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    options: dict[str, Any] = {"sample_by": arguments.sample_by} if reader == "text" else {}
+
+    def load(files: list[Path], streaming: bool) -> Any:
+        names = [str(file) for file in files]
+        return load_dataset(reader, data_files=names, split="train", streaming=streaming, **options)
+
+    try:
+        return load(files, arguments.streaming)
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and error.errno:
+            raise
+        for file in files:
+            try:
+                for _ in load([file], True):
+                    pass
+            except Exception as cause:
+                raise UsageError(f"{file} cannot be read as {reader}: {cause}") from error
+        raise UsageError(f"--corpus {arguments.corpus} cannot be read: {error.__cause__ or error}") from error
+
+
+def _load_hub(arguments: CorpusArguments) -> Any:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        return load_dataset(
+            arguments.corpus, arguments.dataset_config, split=arguments.split, streaming=arguments.streaming
+        )
+    except (DatasetNotFoundError, ValueError, ConnectionError) as error:
+        raise UsageError(f"--corpus {arguments.corpus}: {error}") from error
+
+
+def _text_alone(texts: Any, arguments: CorpusArguments) -> Any:
+    """The texts without other columns."""
+    columns = texts.column_names or list(next(iter(texts), {}))
+    if not columns:
+        raise UsageError(f"--corpus {arguments.corpus} is empty.")
+    if arguments.text_column not in columns:
+        raise UsageError(f"--text_column {arguments.text_column} is not there; choose one of {', '.join(columns)}.")
+    texts = texts.select_columns([arguments.text_column])
+    return texts if arguments.text_column == "text" else texts.rename_column(arguments.text_column, "text")
+
+
+def texts_of(batch: Any) -> list[str]:
+    """The texts of a batch of examples; those that are missing are empty.
+
+    Raises:
+        UsageError: for what is no text.
+    """
+    for text in batch["text"]:
+        if text is not None and not isinstance(text, str):
+            raise UsageError(f"--text_column must hold texts, and has {text!r} of type {type(text).__name__}.")
+    return [text or "" for text in batch["text"]]
+
+
+def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
+    """Writes the docstrings on this disk as JSON Lines: those to train on, and some of other files if any are held out.
+
+    What is there already stays. Returns the files.
+
+    Raises:
+        UsageError: if too many are to be held out.
+    """
+    files = [folder / "documentation.jsonl", folder / "documentation-held-out.jsonl"][: 1 + bool(held_out)]
+    if all(file.exists() for file in files):
+        return files
+    docs = read_documentation()
+    if held_out > len(docs) // 2:
+        raise UsageError(f"--eval_documents {held_out} is more than half of the {len(docs)} docstrings.")
+    train, others = split_by_file(docs, 1.2 * held_out / len(docs), seed) if held_out else (docs, [])
+    for file, part in zip(files, (train, others[:held_out]), strict=False):
+        aside = file.with_suffix(".part")
+        with aside.open("w", encoding="utf-8") as lines:
+            lines.writelines(json.dumps({"text": doc.text}) + "\n" for doc in part)
+        os.replace(aside, file)
+    return files

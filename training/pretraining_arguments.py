@@ -1,0 +1,235 @@
+"""The arguments of `sequence-encoder pretrain`: what is trained, on what, how; and their defaults for each preset."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import HfArgumentParser, TrainingArguments
+
+from ..configuration.presets import PRESETS
+from . import UsageError
+from .corpus import CorpusArguments
+from .hardware import faster_in_bfloat16, has_accelerator
+from .objectives import Objectives
+
+# Layers and channels of the sizes of Turc et al. (2019). A head has 64 channels, a feed-forward network four times as
+# many as the layer, and a gated one two thirds of that, which makes as many parameters.
+SIZES = {
+    "tiny": (2, 128),
+    "mini": (4, 256),
+    "small": (4, 512),
+    "medium": (8, 512),
+    "base": (12, 768),
+    "large": (24, 1024),
+}
+
+# What the presets are trained with where nothing else is said. Post-norm layers need small steps and a long warmup.
+_POST_NORM: dict[str, Any] = {"learning_rate": 5e-4, "warmup_steps": 0.1, "muon": False}
+TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
+    "vanilla": _POST_NORM,
+    "bert": _POST_NORM,
+    "modernbert": {"learning_rate": 5e-3, "warmup_steps": 0.02, "muon": True},
+}
+
+
+@dataclass
+class ModelArguments:
+    """Which encoder is trained.
+
+    Raises:
+        UsageError: for values that are not allowed.
+    """
+
+    preset: str = field(
+        default="modernbert", metadata={"help": "The architecture.", "choices": list(TRAINING_DEFAULTS)}
+    )
+    size: str = field(default="mini", metadata={"help": "How large it is.", "choices": list(SIZES)})
+    config_overrides: str | None = field(
+        default=None, metadata={"help": "Fields of the configuration, such as 'num_hidden_layers=6,norm=rms_norm'."}
+    )
+    from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "aliases": ["--from"],
+            "help": "A folder or a Hub id: go on with this encoder, of any family that can be carried over, and its tokenizer.",
+        },
+    )
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "A folder or a Hub id; by default one is trained on the corpus."}
+    )
+    vocab_size: int = field(default=30522, metadata={"help": "Of a tokenizer that is trained here."})
+    algorithm: str = field(
+        default="wordpiece",
+        metadata={"help": "Of a tokenizer that is trained here.", "choices": ["wordpiece", "byte_level_bpe"]},
+    )
+    lowercase: bool = field(default=False, metadata={"help": "Whether a tokenizer that is trained here drops case."})
+    max_length: int = field(default=512, metadata={"help": "Tokens of the longest window."})
+    max_tokens: int = field(
+        default=8192, metadata={"help": "Tokens of a pack; a device has --per_device_train_batch_size packs at a time."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.max_length < 5:
+            raise UsageError(f"--max_length must be at least 5, got {self.max_length}.")
+        if self.max_tokens < self.max_length:
+            raise UsageError(f"--max_tokens must be at least --max_length {self.max_length}, got {self.max_tokens}.")
+        if self.from_checkpoint is not None and self.tokenizer is not None:
+            raise UsageError("--from brings its own tokenizer; leave out --tokenizer.")
+        self.overrides()
+
+    def overrides(self) -> dict[str, Any]:
+        """The fields of `--config_overrides`."""
+        found: dict[str, Any] = {}
+        for part in filter(None, (self.config_overrides or "").split(",")):
+            name, equals, value = part.partition("=")
+            if not equals:
+                raise UsageError(f"--config_overrides must be like 'name=value,name=value', got {part!r}.")
+            try:
+                found[name.strip()] = json.loads(value)
+            except ValueError:
+                found[name.strip()] = {"True": True, "False": False, "None": None}.get(value, value)
+        return found
+
+    def config_fields(self) -> dict[str, Any]:
+        """The fields of the configuration that size and overrides give."""
+        layers, hidden = SIZES[self.size]
+        overrides = self.overrides()
+        gated = overrides.get("feed_forward", PRESETS[self.preset].get("feed_forward", "mlp")) == "glu"
+        sizes = {
+            "num_hidden_layers": layers,
+            "hidden_size": hidden,
+            "num_attention_heads": hidden // 64,
+            "intermediate_size": 64 * round(8 / 3 * hidden / 64) if gated else 4 * hidden,
+            # Sentence order has few labels a batch; through the mean their noise would reach every masked token.
+            "pooling": "cls",
+        }
+        return {**sizes, **overrides}
+
+
+@dataclass
+class PretrainingArguments(TrainingArguments):
+    """How it is trained: all arguments of `Trainer`, with defaults for pretraining, and a few more.
+
+    Raises:
+        UsageError: for values that are not allowed.
+    """
+
+    output_dir: str | None = field(default="pretrained", metadata={"help": "The folder for the model and checkpoints."})
+    resume: bool = field(
+        default=False, metadata={"help": "Go on from the last whole checkpoint in the output folder, if there is any."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Start anew, and remove what an earlier run left there."})
+    muon: bool = field(
+        default=True, metadata={"help": "Train matrices with Muon and the rest with AdamW, not by --optim."}
+    )
+    lr_decay_share: float = field(
+        default=0.3, metadata={"help": "The last share of the training, in which 'warmup_stable_decay' decays."}
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={"help": "Share of the past in an average of the weights, which is what is saved at the end."},
+    )
+    per_device_train_batch_size: int = field(default=1, metadata={"help": "Packs on a device at a time."})
+    per_device_eval_batch_size: int = field(default=1, metadata={"help": "Packs on a device at a time, to evaluate."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "How often the corpus is seen."})
+    learning_rate: float = field(default=5e-3, metadata={"help": "The highest learning rate."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Of all weights but norms and biases."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "Of AdamW."})
+    lr_scheduler_type: str = field(
+        default="warmup_stable_decay",
+        metadata={"help": "Trapezoidal ('warmup_stable_decay'), 'cosine', or any other of transformers."},
+    )
+    warmup_steps: float = field(
+        default=0.02, metadata={"help": "Steps, or the share of them, in which the rate rises."}
+    )
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Autocast to bfloat16; by default where this machine is faster with it."}
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Steps, or the share of them, between two logs."})
+    eval_steps: float | None = field(
+        default=0.1, metadata={"help": "Steps, or the share of them, between evaluations."}
+    )
+    save_steps: float = field(default=0.1, metadata={"help": "Steps, or the share of them, between checkpoints."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False."})
+    train_sampling_strategy: str = field(
+        default="sequential", metadata={"help": "Must be 'sequential': packs are shuffled before."}
+    )
+    report_to: str | list[str] | None = field(
+        default="tensorboard",
+        metadata={"help": "Where to log, such as tensorboard, trackio, codecarbon (energy) or none."},
+    )
+    seed: int = field(default=0, metadata={"help": "Of the weights, the order and the masks."})
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("remove_unused_columns", False), ("train_sampling_strategy", "sequential")):
+            if getattr(self, name) != allowed:
+                raise UsageError(f"--{name} must be {allowed}, got {getattr(self, name)}.")
+        if not 0 < self.lr_decay_share <= 1:
+            raise UsageError(f"--lr_decay_share must be above 0 and at most 1, got {self.lr_decay_share}.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise UsageError(f"--ema_decay must be between 0 and 1, got {self.ema_decay}.")
+        if self.resume and self.overwrite:
+            raise UsageError("--resume goes on and --overwrite starts anew: give one of them.")
+        # `Trainer` takes bfloat16 on a CPU only where it is told that the CPU is meant.
+        self.use_cpu = self.use_cpu or not has_accelerator()
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and faster_in_bfloat16()
+        super().__post_init__()
+
+
+Parsed = tuple[ModelArguments, CorpusArguments, Objectives, PretrainingArguments]
+
+
+def parse(arguments: list[str]) -> Parsed:
+    """Reads the command line: first, if at all, a file of YAML or JSON, whose values the arguments after it replace.
+
+    Raises:
+        UsageError: for names and values that are not allowed.
+    """
+    settings: dict[str, Any] = {}
+    if arguments and not arguments[0].startswith("-"):
+        settings, arguments = read_settings(Path(arguments[0])), arguments[1:]
+    parser = HfArgumentParser(
+        cast(Any, (ModelArguments, CorpusArguments, Objectives, PretrainingArguments)),
+        prog="sequence-encoder pretrain",
+        usage="sequence-encoder pretrain [settings.yaml or .json] [--name value ...]",
+        description="Pretrain an encoder on masked tokens and sentence order.",
+        allow_abbrev=False,
+    )
+    known = {action.dest for action in parser._actions}
+    if unknown := sorted(settings.keys() - known):
+        raise UsageError(f"there are no arguments {', '.join(unknown)}; see --help for those that there are.")
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--preset", default=settings.get("preset", ModelArguments.preset))
+    preset = early.parse_known_args(arguments)[0].preset
+    parser.set_defaults(**{**TRAINING_DEFAULTS.get(preset, {}), **settings})
+    try:
+        return cast(Parsed, parser.parse_args_into_dataclasses(arguments))
+    except (ValueError, TypeError) as error:
+        raise UsageError(error) from error
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """A mapping from a file of YAML or JSON.
+
+    Raises:
+        UsageError: if there is none in it.
+        OSError: if it cannot be read.
+    """
+    import yaml
+
+    if file.suffix not in (".json", ".yaml", ".yml"):
+        raise UsageError(f"settings must be a file of .yaml, .yml or .json, got {file}.")
+    try:
+        # JSON is YAML too.
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"{file} must hold names and values, got {type(settings).__name__}.")
+    return settings

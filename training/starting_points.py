@@ -1,0 +1,112 @@
+"""What a training starts from: a checkpoint that is carried over, or a new tokenizer and a new encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..conversion import convert
+from ..conversion.companions import folder_of, load_tokenizer
+from ..conversion.source_models import load_checkpoint, transformer_folder
+from ..modeling import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining, SequenceEncoderPreTrainedModel
+from ..tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
+from . import UsageError
+from .objectives import Objectives
+from .pretraining_arguments import ModelArguments
+
+# Documents to train a tokenizer on; more change little.
+_TOKENIZER_TEXTS = 200_000
+
+
+def carry_over(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTokenizerBase:
+    """Saves a checkpoint as one of ours in `folder`, in float32, and returns its tokenizer.
+
+    Args:
+        checkpoint: a folder or a Hub id.
+        folder: where it is saved.
+        base_model: whether its head is left out.
+
+    Raises:
+        UsageError: if it is none that can be carried over.
+    """
+    try:
+        beside = folder_of(checkpoint)
+        encoder = transformer_folder(beside)
+        model = load_checkpoint(checkpoint if encoder == beside else encoder, base_model=base_model)
+        tokenizer = load_tokenizer(encoder, model)
+        if tokenizer is None:
+            raise ValueError("there is no tokenizer with it.")
+        ours = model if isinstance(model, SequenceEncoderPreTrainedModel) else convert(model)
+    except ValueError as error:
+        raise UsageError(f"--from {checkpoint}: {error}") from error
+    ours.float().save_pretrained(folder)
+    return tokenizer
+
+
+def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer that is asked for, or one that is trained on the first of the texts.
+
+    Raises:
+        UsageError: if it cannot be loaded or trained, or has no [CLS], [SEP], [PAD] or [MASK].
+    """
+    try:
+        if arguments.tokenizer is None:
+            return SequenceEncoderTokenizer.train_from_iterator(
+                (text for text, _ in zip(texts, range(_TOKENIZER_TEXTS), strict=False)),
+                vocab_size=arguments.vocab_size,
+                algorithm=arguments.algorithm,
+                lowercase=arguments.lowercase,
+                model_max_length=arguments.max_length,
+            )
+        tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    except (ValueError, OSError) as error:
+        name = "--vocab_size, --corpus" if arguments.tokenizer is None else f"--tokenizer {arguments.tokenizer}"
+        raise UsageError(f"{name}: {error}") from error
+    tokenizer.model_max_length = arguments.max_length
+    return tokenizer
+
+
+def new_model(
+    arguments: ModelArguments, objectives: Objectives, tokenizer: PreTrainedTokenizerBase
+) -> SequenceEncoderPreTrainedModel:
+    """An encoder with random weights and the heads that the objectives need.
+
+    Raises:
+        UsageError: for a configuration that is not valid.
+    """
+    fields: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "type_vocab_size": 2 if objectives.sop_weight else 0,
+        "max_position_embeddings": arguments.max_length,
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")},
+        **arguments.config_fields(),
+    }
+    try:
+        return model_class(objectives)(SequenceEncoderConfig.from_preset(arguments.preset, **fields))
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise UsageError(f"the configuration is not valid: {error}") from error
+
+
+def carried_over_model(folder: Path, arguments: ModelArguments, objectives: Objectives) -> PreTrainedModel:
+    """The model that `carry_over` saved, with the heads that the objectives need.
+
+    Raises:
+        UsageError: if it takes no texts as long as asked for.
+    """
+    model = model_class(objectives).from_pretrained(folder)
+    limit = model.config.max_position_embeddings
+    if model.config.position_embedding == "learned" and arguments.max_length > limit:
+        raise UsageError(
+            f"--max_length must be at most {limit}, what --from has positions for, got {arguments.max_length}."
+        )
+    return model
+
+
+def model_class(objectives: Objectives) -> type[SequenceEncoderPreTrainedModel]:
+    """The class with the heads that the objectives need."""
+    return SequenceEncoderForPreTraining if objectives.sop_weight else SequenceEncoderForMaskedLM
