@@ -29,8 +29,8 @@ class CorpusArguments:
     corpus: str = field(
         default=DOCUMENTATION,
         metadata={
-            "help": "A file, a folder, a pattern such as 'texts/*.jsonl.gz' (text, JSON, Parquet, CSV, Arrow), a dataset "
-            "of the Hub, or 'documentation': the docstrings of the libraries on this disk."
+            "help": "A file, a folder, a pattern such as 'texts/*.jsonl.gz' (text, JSON, Parquet, CSV, Arrow), a "
+            "dataset of the Hub, or 'documentation': the docstrings of the libraries on this disk."
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Of a dataset of the Hub with several."})

@@ -96,8 +96,8 @@ class ObjectiveMetrics(TrainerCallback):
                 sums += 0 * local.detach().sum()
         if not self._of_all_processes(sums).isfinite().all():
             raise UsageError(
-                f"The loss is no longer a number, at step {state.global_step} or little before; nothing was saved since."
-                " Lower --learning_rate or --max_grad_norm, or warm up longer, and go on with --resume."
+                f"The loss is no longer a number, at step {state.global_step} or little before. Nothing was saved "
+                "since. Lower --learning_rate or --max_grad_norm, or warm up longer, and go on with --resume."
             )
 
     def on_log(

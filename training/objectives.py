@@ -105,8 +105,8 @@ class PretrainingCollator:
         """
         if packs and "windows" not in packs[0]:
             raise ValueError(
-                f"An item has {sorted(packs[0])} and no 'windows'; set remove_unused_columns=False in TrainingArguments "
-                "and train on PackedWindows."
+                f"An item has {sorted(packs[0])} and no 'windows'; set remove_unused_columns=False in "
+                "TrainingArguments and train on PackedWindows."
             )
         rows: list[np.ndarray] = []
         labels: list[np.ndarray] = []

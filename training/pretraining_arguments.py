@@ -55,7 +55,8 @@ class ModelArguments:
         default=None,
         metadata={
             "aliases": ["--from"],
-            "help": "A folder or a Hub id: go on with this encoder, of any family that can be carried over, and its tokenizer.",
+            "help": "A folder or a Hub id: go on with this encoder and its tokenizer; any family that can be carried "
+            "over.",
         },
     )
     tokenizer: str | None = field(
