@@ -160,7 +160,8 @@ class PretrainingArguments(TrainingArguments):
     train_sampling_strategy: str = field(
         default="sequential", metadata={"help": "Must be 'sequential': packs are shuffled before."}
     )
-    report_to: str | list[str] | None = field(
+    # In this order, or else the parser takes it for something else.
+    report_to: None | str | list[str] = field(  # noqa: RUF036
         default="tensorboard",
         metadata={"help": "Where to log, such as tensorboard, trackio, codecarbon (energy) or none."},
     )
