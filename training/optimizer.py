@@ -106,7 +106,10 @@ class MuonWithAdamW(torch.optim.AdamW):
         assert gradient is not None
         state = self.state[weight]
         if not state:
+            # AdamW looks for it in every state that it loads.
+            state["step"] = torch.zeros(())
             state["momentum_buffer"] = torch.zeros_like(weight)
+        state["step"] += 1
         past = state["momentum_buffer"]
         past.lerp_(gradient, 1 - group["momentum"])
         ahead = gradient.lerp(past, group["momentum"])
