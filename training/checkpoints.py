@@ -67,3 +67,17 @@ class WholeCheckpoints(TrainerCallback):
         with open(folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / MARKER, "wb") as marker:
             os.fsync(marker.fileno())
         rotate_checkpoints(str(folder), self.limit, state.best_model_checkpoint)
+
+
+class LearningRateOfNow(TrainerCallback):
+    """Lets a training that goes on have the learning rate that it is given now, and not that of its checkpoint."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Scales the rates that the checkpoint brought."""
+        for group in kwargs["optimizer"].param_groups:
+            if group["initial_lr"] != args.learning_rate:
+                group["lr"] *= args.learning_rate / group["initial_lr"]
+                group["initial_lr"] = args.learning_rate
+        kwargs["lr_scheduler"].base_lrs = [group["initial_lr"] for group in kwargs["optimizer"].param_groups]

@@ -57,7 +57,9 @@ class CorpusArguments:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{name} must be at least {least}, got {value}.")
-        if self.streaming and self.corpus == DOCUMENTATION:
+        if self.corpus != DOCUMENTATION:
+            find_files(self.corpus)
+        elif self.streaming:
             raise UsageError("--streaming is for files and datasets of the Hub; the documentation fits any disk.")
 
 

@@ -20,7 +20,14 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import SchedulerType
 
 from . import UsageError
-from .checkpoints import WholeCheckpoints, checkpoints_in, last_whole_checkpoint, remove_unfinished, step_of
+from .checkpoints import (
+    LearningRateOfNow,
+    WholeCheckpoints,
+    checkpoints_in,
+    last_whole_checkpoint,
+    remove_unfinished,
+    step_of,
+)
 from .corpus import CorpusArguments, load_corpus, texts_of
 from .ema import ExponentialMovingAverage
 from .hardware import product_speed
@@ -78,8 +85,8 @@ def pretrain(
     run = Pretraining(model, corpus, objectives, args)
     if corpus.streaming and args.max_steps <= 0:
         raise UsageError("--streaming needs --max_steps: nobody knows where a stream ends.")
-    # The first process of a machine does the work, and the others find it done.
-    with args.main_process_first(desc="preparing"):
+    # The first process does the work, and the others find it done.
+    with args.main_process_first(local=args.save_on_each_node, desc="preparing"):
         prepare_folder(run)
         set_seed(args.seed)
         train_texts, eval_texts = load_corpus(corpus, run.scratch, args.seed)
@@ -103,13 +110,9 @@ def prepare_folder(run: Pretraining) -> None:
     args, output = run.args, run.output
     settings = settings_of(run)
     file = run.scratch / "settings.json"
-    if args.process_index > 0:
+    if not args.should_save:
         return
-    occupied = bool(checkpoints_in(output)) or (output / "config.json").exists()
-    if args.overwrite:
-        for path in [*checkpoints_in(output), run.scratch]:
-            shutil.rmtree(path, ignore_errors=True)
-    elif args.resume and file.exists():
+    if args.resume and file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
         changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
@@ -117,10 +120,15 @@ def prepare_folder(run: Pretraining) -> None:
             raise UsageError(f"--resume goes on with the same texts, model and objectives, and these differ: {told}.")
         for path in remove_unfinished(output):
             print(f"Removed {path}, which was not finished.")
-    elif occupied:
-        raise FileExistsError(
-            f"{output} holds a model or checkpoints; go on with --resume, or start anew with --overwrite."
-        )
+    else:
+        found = [*checkpoints_in(output), *output.glob("config.json")]
+        if found and not args.overwrite:
+            raise FileExistsError(
+                f"{output} holds a model or checkpoints; go on with --resume, or start anew with --overwrite."
+            )
+        for folder in [*checkpoints_in(output), run.scratch]:
+            if folder.exists():
+                shutil.rmtree(folder)
     run.scratch.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(settings, indent=1))
 
@@ -172,7 +180,7 @@ def prepare_packs(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBa
             corpus.shuffle_buffer,
             args.seed,
             run.scratch / "stream.jsonl",
-            args.local_process_index == 0,
+            args.should_save,
         )
     windows = windows_of(texts, tokenizer, model.max_length, pairs, corpus.num_proc)
     return PackedWindows(windows, model.max_tokens, args.seed, multiple_of=packs_per_step(args))
@@ -235,7 +243,7 @@ def make_trainer(
         operations_per_token(model, run),
         args.world_size * product_speed(torch.bfloat16 if args.bf16 else torch.float32),
     )
-    callbacks: list[Any] = [WholeCheckpoints(args)]
+    callbacks: list[Any] = [LearningRateOfNow(), WholeCheckpoints(args)]
     if args.ema_decay is not None:
         callbacks.insert(0, ExponentialMovingAverage(args.ema_decay, checkpoint))
     muon = {
