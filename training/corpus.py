@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import glob
 import json
 import os
@@ -85,7 +86,8 @@ def load_corpus(arguments: CorpusArguments, scratch: Path, seed: int) -> tuple[A
     if not count:
         return texts, None
     if arguments.streaming:
-        return texts.skip(count), texts.take(count)
+        # Reading moves the place that a stream keeps, also that of what shares its source.
+        return texts.skip(count), copy.deepcopy(texts).take(count)
     if count >= len(texts):
         raise UsageError(f"--eval_documents {count} leaves nothing of the {len(texts)} documents to train on.")
     parts = texts.train_test_split(test_size=count, seed=seed)
@@ -163,7 +165,7 @@ def _load_hub(arguments: CorpusArguments) -> Any:
 
 def _text_alone(texts: Any, arguments: CorpusArguments) -> Any:
     """The texts without other columns."""
-    columns = texts.column_names or list(next(iter(texts), {}))
+    columns = texts.column_names or list(next(iter(copy.deepcopy(texts)), {}))
     if not columns:
         raise UsageError(f"--corpus {arguments.corpus} is empty.")
     if arguments.text_column not in columns:

@@ -99,7 +99,6 @@ class PackedWindows(Dataset[Pack]):
         windows: those of `segment_windows`, in a list or a `datasets.Dataset`.
         max_tokens: of a pack, special tokens included.
         seed: of packs, order, and what the collator draws.
-        shuffle: whether order and draws differ from epoch to epoch; for evaluation not.
         multiple_of: packs of a step on all devices. The last packs of an epoch that make no whole step are left out,
             other ones each time, so that steps are the same in any number of processes; packs are repeated where there
             are not enough for one step.
@@ -114,15 +113,14 @@ class PackedWindows(Dataset[Pack]):
         windows: Any,
         max_tokens: int,
         seed: int = 0,
-        shuffle: bool = True,
         multiple_of: int = 1,
         show_progress: bool = True,
     ) -> None:
         lengths = lengths_of(windows)
         if not len(lengths):
             raise ValueError("windows is empty: there is nothing to pack.")
-        self.windows, self.max_tokens, self.seed, self.shuffle = windows, max_tokens, seed, shuffle
-        order = np.random.default_rng(seed).permutation(len(lengths)) if shuffle else np.arange(len(lengths))
+        self.windows, self.max_tokens, self.seed = windows, max_tokens, seed
+        order = np.random.default_rng(seed).permutation(len(lengths))
         bar = tqdm(order, desc="Packing", unit="window", delay=2, disable=not show_progress)
         # One after the other in one array, since lists would take ten times the memory.
         self._members, ends = array("q"), array("q", [0])
@@ -132,7 +130,7 @@ class PackedWindows(Dataset[Pack]):
         self._ends = np.array(ends)
         self.tokens = int(lengths.sum())
         self.count = len(ends) - 1
-        self.length = max(self.count - self.count % multiple_of, multiple_of) if shuffle else self.count
+        self.length = max(self.count - self.count % multiple_of, multiple_of)
         self.epoch, self.total = 0, self.length
 
     @property
@@ -142,7 +140,7 @@ class PackedWindows(Dataset[Pack]):
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order, and what is drawn; called by Accelerate."""
-        self.epoch = epoch if self.shuffle else 0
+        self.epoch = epoch
 
     def plan(self, total: int) -> None:
         """Tells how many packs the whole training will have, for schedules by progress; by default one epoch."""
@@ -154,7 +152,7 @@ class PackedWindows(Dataset[Pack]):
     def __getitem__(self, index: int) -> Pack:
         if not 0 <= index < self.length:
             raise IndexError(f"index must be from 0 to {self.length - 1}, got {index}.")
-        place = int(self._order()[index % self.count])
+        place = int(_permutation(self.count, self.seed, self.epoch)[index % self.count])
         members = list(self._members[self._ends[place] : self._ends[place + 1]])
         number = self.epoch * self.length + index
         return {
@@ -163,10 +161,23 @@ class PackedWindows(Dataset[Pack]):
             "progress": min(1.0, number / self.total),
         }
 
-    def _order(self) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(self.count)
-        return _permutation(self.count, self.seed, self.epoch)
+
+class EvaluationWindows(Dataset[Pack]):
+    """Windows to evaluate on, one an item, with the same masks each time: a `Trainer` counts predictions by items.
+
+    Args:
+        windows: those of `segment_windows`, in a list or a `datasets.Dataset`.
+        seed: of what the collator draws.
+    """
+
+    def __init__(self, windows: Any, seed: int = 0) -> None:
+        self.windows, self.seed = windows, seed
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> Pack:
+        return {"windows": [self.windows[index]], "seed": [self.seed, index], "progress": 0.0}
 
 
 @functools.lru_cache(maxsize=4)

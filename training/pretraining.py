@@ -6,6 +6,7 @@ what is needed to go on after an interruption. (The underscore keeps `Trainer` f
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -36,7 +37,7 @@ from .loss_plot import plot_losses
 from .objective_metrics import ObjectiveMetrics, compact_logits, objective_means
 from .objectives import Objectives, PretrainingCollator
 from .optimizer import MuonWithAdamW
-from .packs import PackedWindows
+from .packs import EvaluationWindows, PackedWindows
 from .pretraining_arguments import ModelArguments, PretrainingArguments
 from .starting_points import carried_over_model, carry_over, make_tokenizer, new_model
 from .streams import PackedStream
@@ -83,6 +84,15 @@ def pretrain(
             that is no longer a number, and a disk that is full.
     """
     run = Pretraining(model, corpus, objectives, args)
+    trainer = prepare(run)
+    train_whole(run, trainer)
+    finish(run, trainer)
+    return trainer
+
+
+def prepare(run: Pretraining) -> HubTrainer:
+    """Reads and tokenises the texts, and makes the trainer."""
+    model, corpus, args = run.model, run.corpus, run.args
     if corpus.streaming and args.max_steps <= 0:
         raise UsageError("--streaming needs --max_steps: nobody knows where a stream ends.")
     # The first process does the work, and the others find it done.
@@ -92,17 +102,14 @@ def pretrain(
         train_texts, eval_texts = load_corpus(corpus, run.scratch, args.seed)
         tokenizer = prepare_tokenizer(run, train_texts)
         encoder = (
-            new_model(model, objectives, tokenizer)
+            new_model(model, run.objectives, tokenizer)
             if model.from_checkpoint is None
-            else carried_over_model(run.scratch / "encoder", model, objectives)
+            else carried_over_model(run.scratch / "encoder", model, run.objectives)
         )
-        collator = PretrainingCollator(tokenizer, objectives)
+        collator = PretrainingCollator(tokenizer, run.objectives)
         held_out = None if eval_texts is None else evaluation_set(run, eval_texts, tokenizer)
         train = prepare_packs(run, train_texts, tokenizer)
-    trainer = make_trainer(run, encoder, tokenizer, collator, train, held_out)
-    train_whole(run, trainer)
-    finish(run, trainer, tokenizer)
-    return trainer
+    return make_trainer(run, encoder, tokenizer, collator, train, held_out)
 
 
 def prepare_folder(run: Pretraining) -> None:
@@ -155,6 +162,8 @@ def prepare_tokenizer(run: Pretraining, texts: Any) -> PreTrainedTokenizerBase:
     if not folder.exists():
         checkpoint = run.model.from_checkpoint
         if checkpoint is None:
+            # Reading moves the place that a stream keeps.
+            texts = copy.deepcopy(texts) if run.corpus.streaming else texts
             tokenizer = make_tokenizer(
                 run.model, (text for item in texts for text in texts_of({"text": [item["text"]]}))
             )
@@ -186,14 +195,14 @@ def prepare_packs(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBa
     return PackedWindows(windows, model.max_tokens, args.seed, multiple_of=packs_per_step(args))
 
 
-def evaluation_set(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBase) -> PackedWindows:
-    """The packs to evaluate on, always the same and with the same masks."""
+def evaluation_set(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBase) -> EvaluationWindows:
+    """The windows to evaluate on, always the same and with the same masks."""
     if run.corpus.streaming:
         from datasets import Dataset
 
         texts = Dataset.from_list(list(texts))
     windows = windows_of(texts, tokenizer, run.model.max_length, bool(run.objectives.sop_weight), run.corpus.num_proc)
-    return PackedWindows(windows, run.model.max_tokens, run.args.seed, shuffle=False)
+    return EvaluationWindows(windows, run.args.seed)
 
 
 def packs_per_step(args: PretrainingArguments) -> int:
@@ -208,7 +217,7 @@ def make_trainer(
     tokenizer: PreTrainedTokenizerBase,
     collator: PretrainingCollator,
     train: PackedWindows | PackedStream,
-    held_out: PackedWindows | None,
+    held_out: EvaluationWindows | None,
 ) -> HubTrainer:
     """The `Trainer` of the run, with what it needs to log and to go on."""
     args = run.args
@@ -300,7 +309,7 @@ def train_whole(run: Pretraining, trainer: HubTrainer) -> None:
         ) from error
 
 
-def finish(run: Pretraining, trainer: HubTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
+def finish(run: Pretraining, trainer: HubTrainer) -> None:
     """Evaluates, and saves the model, the tokenizer, the curves and the card."""
     if trainer.eval_dataset is not None:
         trainer.evaluate()
@@ -308,7 +317,6 @@ def finish(run: Pretraining, trainer: HubTrainer, tokenizer: PreTrainedTokenizer
     trainer.save_state()
     if not trainer.is_world_process_zero():
         return
-    tokenizer.save_pretrained(run.output)
     plot_losses(trainer.state.log_history, run.output / "loss.png")
     trainer.create_model_card(language="en" if run.corpus.corpus == "documentation" else None)
     print_once(run.args, f"Saved in {run.output.resolve()}.")

@@ -135,7 +135,9 @@ class PretrainingArguments(TrainingArguments):
         metadata={"help": "Share of the past in an average of the weights, which is what is saved at the end."},
     )
     per_device_train_batch_size: int = field(default=1, metadata={"help": "Packs on a device at a time."})
-    per_device_eval_batch_size: int = field(default=1, metadata={"help": "Packs on a device at a time, to evaluate."})
+    per_device_eval_batch_size: int = field(
+        default=32, metadata={"help": "Windows on a device at a time, to evaluate."}
+    )
     num_train_epochs: float = field(default=10.0, metadata={"help": "How often the corpus is seen."})
     learning_rate: float = field(default=5e-3, metadata={"help": "The highest learning rate."})
     weight_decay: float = field(default=0.01, metadata={"help": "Of all weights but norms and biases."})
@@ -160,10 +162,9 @@ class PretrainingArguments(TrainingArguments):
     train_sampling_strategy: str = field(
         default="sequential", metadata={"help": "Must be 'sequential': packs are shuffled before."}
     )
-    # In this order, or else the parser takes it for something else.
-    report_to: None | str | list[str] = field(  # noqa: RUF036
-        default="tensorboard",
-        metadata={"help": "Where to log, such as tensorboard, trackio, codecarbon (energy) or none."},
+    report_to: list[str] = field(  # `HfArgumentParser` would read one name otherwise
+        default_factory=lambda: ["tensorboard"],
+        metadata={"help": "Where to log: any of tensorboard, trackio, codecarbon (energy), ..., or none."},
     )
     seed: int = field(default=0, metadata={"help": "Of the weights, the order and the masks."})
 

@@ -45,7 +45,7 @@ from .hub_trainer import training_of
 from .objective_metrics import means, sums_of
 from .objectives import PretrainingCollator
 from .optimizer import MuonWithAdamW
-from .packs import PackedWindows
+from .packs import EvaluationWindows, PackedWindows
 from .quickstart_report import RELOAD, Pretraining, Results, print_results, write_card
 from .starting_points import carry_over
 from .time_budget import TimeBudget
@@ -186,8 +186,8 @@ def pretrain(
     """Trains an encoder on masked tokens and sentence order, and saves it in `folder`."""
     others = random.Random(seed).sample(held_out, min(HELD_OUT_WINDOWS, len(held_out)))
     collate = PretrainingCollator(tokenizer)
-    packs = PackedWindows(others, MAX_TOKENS, seed, shuffle=False)
-    batches = [collate([packs[i]]) for i in range(len(packs))]
+    evaluated = EvaluationWindows(others, seed)
+    batches = [collate([evaluated[k] for k in range(i, min(i + 32, len(others)))]) for i in range(0, len(others), 32)]
 
     set_seed(seed)
     model = SequenceEncoderForPreTraining(
