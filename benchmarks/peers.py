@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from sequence_encoder.training.documentation import STANDARD_LIBRARY, docstrings_of, find_libraries
-from sequence_encoder.training.objectives import sentences
+from sequence_encoder.training.windows import sentences
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 DTYPES = (torch.float32, torch.bfloat16)

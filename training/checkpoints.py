@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 MARKER = "complete"
@@ -76,8 +76,33 @@ class LearningRateOfNow(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Scales the rates that the checkpoint brought."""
-        for group in kwargs["optimizer"].param_groups:
+        groups, scheduler = kwargs["optimizer"].param_groups, kwargs["lr_scheduler"]
+        for group in groups:
             if group["initial_lr"] != args.learning_rate:
                 group["lr"] *= args.learning_rate / group["initial_lr"]
                 group["initial_lr"] = args.learning_rate
-        kwargs["lr_scheduler"].base_lrs = [group["initial_lr"] for group in kwargs["optimizer"].param_groups]
+        scheduler.base_lrs = [group["initial_lr"] for group in groups]
+        scheduler._last_lr = [group["lr"] for group in groups]
+
+
+class RandomStateOfCheckpoint(TrainerCallback):
+    """Brings the random state of a checkpoint back when its first step begins.
+
+    Of a stream, `Trainer` does so before it makes an iterator, and making one draws a number.
+
+    Args:
+        checkpoint: that training goes on from.
+        trainer: of the training.
+    """
+
+    def __init__(self, checkpoint: Path, trainer: Trainer) -> None:
+        self.checkpoint: Path | None = checkpoint
+        self.trainer = trainer
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Does so once."""
+        if self.checkpoint is not None:
+            self.trainer._load_rng_state(str(self.checkpoint))
+            self.checkpoint = None

@@ -275,6 +275,8 @@ def make_trainer(
         optimizer_cls_and_kwargs=(MuonWithAdamW, muon) if args.muon else None,
     )
     metrics.watch(trainer)
+    if checkpoint is not None and isinstance(train, PackedStream):
+        trainer.add_callback(RandomStateOfCheckpoint(checkpoint, trainer))
     args.resume_from_checkpoint = str(checkpoint) if checkpoint else None
     return trainer
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..configuration.presets import PRESETS
 from . import UsageError
 from .corpus import CorpusArguments
@@ -78,9 +79,11 @@ class ModelArguments:
             raise UsageError(f"--max_length must be at least 5, got {self.max_length}.")
         if self.max_tokens < self.max_length:
             raise UsageError(f"--max_tokens must be at least --max_length {self.max_length}, got {self.max_tokens}.")
-        if self.from_checkpoint is not None and self.tokenizer is not None:
-            raise UsageError("--from brings its own tokenizer; leave out --tokenizer.")
-        self.overrides()
+        if self.from_checkpoint is not None and (self.tokenizer or self.config_overrides):
+            raise UsageError("--from brings its own tokenizer and configuration; leave out those that you gave.")
+        names = {field.name for field in fields(SequenceEncoderConfig)}
+        if unknown := sorted(self.overrides().keys() - names):
+            raise UsageError(f"--config_overrides has {', '.join(unknown)}, which are no fields of the configuration.")
 
     def overrides(self) -> dict[str, Any]:
         """The fields of `--config_overrides`."""

@@ -1,0 +1,221 @@
+"""How fast does pretraining learn, beside BERT as transformers' example trains it; and which parts of it help?
+
+On the documentation on this disk, with the same tokenizer, parameters and wall-clock, evaluated on the same masked
+tokens of documents that were held out. `race` runs BERT, and ours for that time and for a third of it; `ablation` one
+encoder for each axis. Time is that of training alone; the number of steps that fit is measured before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from peers import print_machine
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DataCollatorForLanguageModeling,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from sequence_encoder import SequenceEncoderTokenizer
+from sequence_encoder.training.corpus import write_documentation
+from sequence_encoder.training.hardware import faster_in_bfloat16
+from sequence_encoder.training.objectives import Objectives, PretrainingCollator
+from sequence_encoder.training.packs import EvaluationWindows
+from sequence_encoder.training.pretraining import Pretraining, prepare
+from sequence_encoder.training.pretraining_arguments import parse
+from sequence_encoder.training.windows import segment_windows
+
+LENGTH, ROWS, VOCABULARY, HELD_OUT, EVALUATIONS, CALIBRATION = 128, 32, 8192, 500, 20, 25
+OURS = ["--size", "mini", "--max_length", str(LENGTH), "--max_tokens", str(ROWS * LENGTH)]
+
+# What differs from ours, which are rotary positions, norms before, gated networks and both objectives.
+ABLATION = {
+    "ours": [],
+    "sinusoidal positions": ["--config_overrides", "position_embedding=sinusoidal,rope_parameters=null"],
+    "learned positions": ["--config_overrides", "position_embedding=learned,rope_parameters=null"],
+    "norms after": ["--config_overrides", "norm_placement=post"],
+    "plain networks": ["--config_overrides", "feed_forward=mlp"],
+    "no sentence order": ["--sop_weight", "0"],
+    "AdamW": ["--muon", "False", "--learning_rate", "1e-3"],
+    "preset bert": ["--preset", "bert"],
+    "preset vanilla": ["--preset", "vanilla"],
+}
+
+
+class Clock(TrainerCallback):
+    """The held-out loss over the seconds of training; stops while it evaluates."""
+
+    def __init__(self, steps: int, evaluate: Callable[[PreTrainedModel], float] | None) -> None:
+        self.steps, self.evaluate = steps, evaluate
+        self.curve: list[tuple[float, float]] = []
+        self.passed = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Starts."""
+        self.last = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluates where it is time to."""
+        self.passed += time.perf_counter() - self.last
+        if state.global_step == 5:
+            self.warm = self.passed
+        if self.evaluate is not None and state.global_step * EVALUATIONS % self.steps < EVALUATIONS:
+            self.curve.append((self.passed, self.evaluate(kwargs["model"])))
+            print(f"  {self.passed:6.0f} s  step {state.global_step:5}  loss {self.curve[-1][1]:.3f}", flush=True)
+        self.last = time.perf_counter()
+
+
+class Held:
+    """The documents, a tokenizer for all, and masked tokens of documents that nobody trains on."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        files = write_documentation(scratch, HELD_OUT, seed=0)
+        self.train, held_out = ([json.loads(line)["text"] for line in file.open(encoding="utf-8")] for file in files)
+        self.tokenizer: PreTrainedTokenizerBase = SequenceEncoderTokenizer.train_from_iterator(
+            self.train, VOCABULARY, lowercase=True, model_max_length=LENGTH, show_progress=False
+        )
+        self.tokenizer.save_pretrained(scratch / "tokenizer")
+        windows = EvaluationWindows(list(segment_windows(held_out, self.tokenizer, LENGTH, pairs=False)))
+        collate = PretrainingCollator(self.tokenizer, Objectives(sop_weight=0, mlm_probability=0.15))
+        items = [windows[i] for i in range(len(windows))]
+        self.batches = [collate(items[i : i + ROWS]) for i in range(0, len(items), ROWS)]
+
+    @torch.no_grad()
+    def loss(self, model: PreTrainedModel) -> float:
+        """Nats for each masked token."""
+        model.eval()
+        total, count = 0.0, 0
+        for batch in self.batches:
+            with torch.autocast("cpu", torch.bfloat16, enabled=faster_in_bfloat16()):
+                loss = model(**batch)[0]
+            masked = int((batch["labels"] != -100).sum())
+            total, count = total + float(loss) * masked, count + masked
+        model.train()
+        return total / count
+
+
+def bert_trainer(held: Held, rate: float, concatenated: bool, steps: int) -> Trainer:
+    """BERT of the size "mini", with the data of transformers' `run_mlm.py`."""
+    set_seed(0)
+    config = BertConfig(
+        vocab_size=len(held.tokenizer),
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=1024,
+        max_position_embeddings=LENGTH,
+    )
+    ids = held.tokenizer(held.train, return_special_tokens_mask=True, truncation=not concatenated, max_length=LENGTH)
+    rows: list[dict[str, list[int]]]
+    if concatenated:
+        joined = {name: [x for row in ids[name] for x in row] for name in ("input_ids", "special_tokens_mask")}
+        total = len(joined["input_ids"]) // LENGTH * LENGTH
+        rows = [{name: x[i : i + LENGTH] for name, x in joined.items()} for i in range(0, total, LENGTH)]
+    else:
+        rows = [{name: ids[name][i] for name in ("input_ids", "special_tokens_mask")} for i in range(len(held.train))]
+    arguments = TrainingArguments(
+        output_dir=str(held.scratch / "bert"),
+        max_steps=steps,
+        per_device_train_batch_size=ROWS,
+        learning_rate=rate,
+        warmup_steps=0.1,
+        weight_decay=0.01,
+        use_cpu=True,
+        bf16=faster_in_bfloat16(),
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    collate = DataCollatorForLanguageModeling(held.tokenizer, mlm_probability=0.15, seed=0)
+    return Trainer(BertForMaskedLM(config), arguments, train_dataset=rows, data_collator=collate)
+
+
+def our_trainer(held: Held, options: list[str], steps: int) -> Trainer:
+    """Ours, as `sequence-encoder pretrain` makes it."""
+    fixed = ["--output_dir", str(held.scratch / "ours"), "--overwrite", "--max_steps", str(steps)]
+    fixed += ["--corpus", str(held.scratch / "documentation.jsonl"), "--tokenizer", str(held.scratch / "tokenizer")]
+    fixed += ["--save_strategy", "no", "--report_to", "none", "--disable_tqdm", "True"]
+    return prepare(Pretraining(*parse([*OURS, *fixed, *options])))
+
+
+def timed(name: str, make: Callable[[int], Trainer], minutes: float, held: Held) -> Clock:
+    """Trains as many steps as fit into the time."""
+    trainer, clock = make(CALIBRATION), Clock(CALIBRATION, None)
+    trainer.add_callback(clock)
+    trainer.train()
+    steps = max(EVALUATIONS, round(60 * minutes / (clock.passed - clock.warm) * (CALIBRATION - 5)))
+    trainer, clock = make(steps), Clock(steps, held.loss)
+    size = sum(weight.numel() for weight in trainer.model.parameters())
+    print(f"{name}: {size:,} parameters, {steps:,} steps", flush=True)
+    trainer.add_callback(clock)
+    trainer.train()
+    return clock
+
+
+def race(held: Held, minutes: float, rates: list[float]) -> None:
+    """BERT, ours for a third of the time, and ours for all of it; the curves as JSON."""
+    curves = {}
+    for rate in rates:
+        for concatenated in (True, False) if len(rates) > 1 else (True,):
+            name = f"BERT, {'concatenated' if concatenated else 'padded'}, {rate:g}"
+            make = partial(bert_trainer, held, rate, concatenated)
+            curves[name] = timed(name, make, minutes, held).curve
+    for share in (1 / 3, 1):
+        name = f"ours, {share * minutes:.1f} min"
+        curves[name] = timed(name, partial(our_trainer, held, []), share * minutes, held).curve
+    goal = min(curve[-1][1] for name, curve in curves.items() if name.startswith("BERT"))
+    for name, curve in curves.items():
+        reached = next((seconds for seconds, loss in curve if loss <= goal), None)
+        print(f"{name:<36} loss {curve[-1][1]:.3f} in {curve[-1][0]:.0f} s; BERT's {goal:.3f} after {reached}")
+    print(json.dumps(curves))
+
+
+def ablation(held: Held, minutes: float, only: list[str]) -> None:
+    """One encoder for each line of `ABLATION`, for the same time."""
+    names = only or list(ABLATION)
+    random.shuffle(names)
+    found = {name: timed(name, partial(our_trainer, held, ABLATION[name]), minutes, held) for name in names}
+    for name in sorted(names, key=lambda name: found[name].curve[-1][1]):
+        seconds, loss = found[name].curve[-1]
+        print(f"{name:<24} {loss:.3f}  {found[name].steps / seconds:.2f} steps/s")
+
+
+def main() -> None:
+    """Reads what to run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["race", "ablation"])
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3], help="learning rates of BERT")
+    parser.add_argument("--only", nargs="+", default=[], help="lines of the ablation")
+    parser.add_argument("--scratch", type=Path, help="a folder to keep texts and tokenizer in")
+    options = parser.parse_args()
+    print_machine()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = options.scratch or Path(folder)
+        scratch.mkdir(exist_ok=True)
+        held = Held(scratch)
+        if options.what == "race":
+            race(held, options.minutes, options.rates)
+        else:
+            ablation(held, options.minutes, options.only)
+
+
+if __name__ == "__main__":
+    main()

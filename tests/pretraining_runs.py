@@ -1,0 +1,82 @@
+"""Small runs of `sequence-encoder pretrain`: in this process, in one that can be killed, and in several."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from sequence_encoder.tests.texts import TEXTS
+from sequence_encoder.training.pretraining import pretrain
+from sequence_encoder.training.pretraining_arguments import parse
+
+TINY = {
+    "size": "tiny",
+    "config_overrides": "hidden_size=32,num_attention_heads=2,intermediate_size=48",
+    "vocab_size": 300,
+    "max_length": 48,
+    "max_tokens": 192,
+    "max_steps": 8,
+    "logging_steps": 1,
+    "save_steps": 4,
+    "learning_rate": 0.01,
+    "bf16": False,
+    "num_proc": 1,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
+def write_corpus(folder: Path) -> Path:
+    """Documented texts as JSON Lines."""
+    file = folder / "corpus.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
+    return file
+
+
+def command(corpus: Path, output: Path, **options: Any) -> list[str]:
+    """The arguments of a small run; those given replace or complete `TINY`, None leaves one out."""
+    given = {"corpus": corpus, "output_dir": output, **TINY, **options}
+    settings = {name: value for name, value in given.items() if value is not None}
+    return [part for name, value in settings.items() for part in (f"--{name}", *str(value).split(" "))]
+
+
+def run_here(corpus: Path, output: Path, **options: Any) -> Trainer:
+    """Runs in this process."""
+    return pretrain(*parse(command(corpus, output, **options)))
+
+
+def start(arguments: list[str], processes: int = 1, limit: str = "") -> subprocess.Popen[str]:
+    """Starts a run in processes of its own, with one thread each; `limit` is a line of shell before it."""
+    launcher = [sys.executable]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        launcher += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+    line = " ".join(f"'{part}'" for part in [*launcher, "-m", "sequence_encoder", "pretrain", *arguments])
+    return subprocess.Popen(
+        ["bash", "-c", f"{limit}\nexec {line}"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Waits for it: (exit status, what it said)."""
+    said = process.communicate(timeout=300)[0]
+    return process.returncode, said
+
+
+def losses(output: Path) -> list[dict[str, float]]:
+    """What was logged at each step of training."""
+    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    return [entry for entry in history if "loss" in entry]

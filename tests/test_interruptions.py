@@ -1,0 +1,198 @@
+"""Whatever interrupts pretraining, it goes on from the last whole checkpoint, to the weights it would have had."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sequence_encoder.tests.pretraining_runs import command, finish, run_here, start, write_corpus
+from sequence_encoder.training import UsageError
+from sequence_encoder.training.checkpoints import MARKER, checkpoints_in, last_whole_checkpoint, remove_unfinished
+
+STEPS, SAVED_EVERY = 24, 4
+# What has a state of its own: dropout, an average of the weights, masks that change, several batches a step.
+OPTIONS = {
+    "preset": "bert",
+    "ema_decay": 0.9,
+    "mlm_schedule": "linear",
+    "gradient_accumulation_steps": 2,
+    "max_steps": STEPS,
+    "save_steps": SAVED_EVERY,
+    "muon": True,
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def arguments(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """`arguments(output, **options)` of a run with a tokenizer that is always the same."""
+    tokenizer = tmp_path_factory.mktemp("tokenizer")
+    run_here(corpus, tokenizer, max_steps=1)
+    return lambda output, **options: command(corpus, output, **{**OPTIONS, "tokenizer": tokenizer, **options})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same(folder: Path, other: Path, atol: float = 0.0) -> None:
+    one, two = weights(folder), weights(other)
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(
+            one[name], two[name], rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.001)
+
+
+def newest_step(folder: Path) -> int:
+    return max((int(path.name.split("-")[1]) for path in checkpoints_in(folder)), default=0)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(arguments: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("uninterrupted")
+    status, said = finish(start(arguments(output)))
+    assert status == 0, said
+    return output
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.3])
+def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(
+    arguments: Callable[..., list[str]], uninterrupted: Path, tmp_path: Path, delay: float
+) -> None:
+    """Killed twice: while a checkpoint is written (its folder has just appeared), or some steps later."""
+    for step in (SAVED_EVERY, 3 * SAVED_EVERY):
+        process = start(arguments(tmp_path, resume=True))
+        wait_for(lambda step=step, process=process: newest_step(tmp_path) >= step or process.poll() is not None)
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+    assert not (tmp_path / "config.json").exists()
+    status, said = finish(start(arguments(tmp_path, resume=True)))
+    assert status == 0, said
+    assert_same(tmp_path, uninterrupted)
+
+
+def test_a_stream_goes_on_in_its_middle(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+    options = {"streaming": True, "shuffle_buffer": 3, "eval_documents": 2, "save_steps": 5}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    status, said = finish(start(arguments(whole, **options)))
+    assert status == 0, said
+    process = start(arguments(killed, **options, resume=True))
+    wait_for(lambda: newest_step(killed) >= 10)
+    process.kill()
+    process.communicate()
+    status, said = finish(start(arguments(killed, **options, resume=True)))
+    assert status == 0, said
+    assert_same(killed, whole)
+
+
+def test_a_run_in_two_processes_survives_the_death_of_one(
+    arguments: Callable[..., list[str]], uninterrupted: Path, tmp_path: Path
+) -> None:
+    options = {"gradient_accumulation_steps": 1, "resume": True}
+    process = start(arguments(tmp_path, **options), processes=2)
+    wait_for(lambda: newest_step(tmp_path) >= 2 * SAVED_EVERY)
+    os.kill(workers_of(process.pid)[1], signal.SIGKILL)
+    status, said = finish(process)
+    # The launcher ends the other one.
+    assert status != 0, said
+    assert last_whole_checkpoint(tmp_path) is not None
+    status, said = finish(start(arguments(tmp_path, **options), processes=2))
+    assert status == 0, said
+    # Dropout is drawn in each process, so that only what was seen is the same as in one.
+    for name, weight in weights(tmp_path).items():
+        assert weight.isfinite().all(), name
+    assert steps_of(tmp_path) == steps_of(uninterrupted)
+
+
+def workers_of(launcher: int) -> list[int]:
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return sorted(map(int, children))
+
+
+def steps_of(folder: Path) -> list[int]:
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [entry["step"] for entry in history if "loss" in entry]
+
+
+def test_a_full_disk_leaves_the_last_whole_checkpoint_and_says_what_to_do(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """A limit to the size of files stands for the disk: the system refuses to write on, in the same way."""
+    status, said = finish(start(arguments(tmp_path, max_steps=SAVED_EVERY)))
+    assert status == 0, said
+    (tmp_path / "config.json").unlink()
+    # In blocks of 1,024 bytes: room for the small files, and not for the state of the optimizer.
+    largest = (tmp_path / f"checkpoint-{SAVED_EVERY}" / "optimizer.pt").stat().st_size
+    limit = f"ulimit -f {largest // 1024 - 10}"
+    status, said = finish(start(arguments(tmp_path, resume=True), limit=limit))
+    assert status == 1
+    assert "a checkpoint could not be written" in said
+    assert f"The last whole one is {tmp_path / f'checkpoint-{SAVED_EVERY}'}" in said
+    assert "--resume" in said
+    assert "Traceback" not in said
+    assert [path.name for path in checkpoints_in(tmp_path)] == [f"checkpoint-{SAVED_EVERY}"]
+    status, said = finish(start(arguments(tmp_path, resume=True)))
+    assert status == 0, said
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no longer a number.*--learning_rate"):
+        run_here(corpus, tmp_path, learning_rate=1e30, warmup_steps=0, save_steps=1)
+    for path in checkpoints_in(tmp_path):
+        assert all(weight.isfinite().all() for weight in weights(path).values())
+
+
+def test_a_lower_rate_takes_the_place_of_that_of_the_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    run_here(corpus, tmp_path, lr_scheduler_type="constant", max_steps=8, save_steps=4)
+    shutil.rmtree(tmp_path / "checkpoint-8")
+    run_here(corpus, tmp_path, lr_scheduler_type="constant", max_steps=8, save_steps=4, learning_rate=1e-4, resume=True)
+    history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
+    rates = {entry["step"]: entry["learning_rate"] for entry in history if "loss" in entry}
+    assert [rates[step] for step in range(1, 9)] == [0.01] * 4 + [1e-4] * 4
+
+
+def test_only_checkpoints_that_were_finished_count(tmp_path: Path) -> None:
+    for step in (5, 10, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    for other in ("checkpoint-x", "runs", "checkpoint-"):
+        (tmp_path / other).mkdir()
+    assert last_whole_checkpoint(tmp_path) is None
+    for step in (5, 10):
+        (tmp_path / f"checkpoint-{step}" / MARKER).touch()
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert remove_unfinished(tmp_path) == [tmp_path / "checkpoint-100"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoint-5",
+        "checkpoint-10",
+        "checkpoint-x",
+        "runs",
+        "checkpoint-",
+    }
+
+
+def test_as_many_checkpoints_stay_as_asked_for_and_all_of_them_are_whole(corpus: Path, tmp_path: Path) -> None:
+    run_here(corpus, tmp_path, save_steps=2, max_steps=8, save_total_limit=2)
+    assert [path.name for path in checkpoints_in(tmp_path)] == ["checkpoint-6", "checkpoint-8"]
+    assert all((path / MARKER).exists() for path in checkpoints_in(tmp_path))

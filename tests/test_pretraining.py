@@ -1,0 +1,223 @@
+"""`sequence-encoder pretrain` goes from texts to a model that loads and has learned, in every way that it offers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining
+from sequence_encoder.__main__ import main
+from sequence_encoder.tests.pretraining_runs import command, losses, run_here, write_corpus
+from sequence_encoder.training import UsageError
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run through the command line."""
+    output = tmp_path_factory.mktemp("finished")
+    main(["pretrain", *command(corpus, output, max_steps=40, eval_documents=4, report_to="tensorboard")])
+    return output
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_the_output_folder_is_a_model_with_its_tokenizer(finished: Path) -> None:
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(finished), AutoTokenizer.from_pretrained(finished)
+    logits = model(**tokenizer(["One [MASK] of text."], return_tensors="pt")).logits
+    assert logits.shape[-1] == len(tokenizer) == model.config.vocab_size
+    assert logits.isfinite().all()
+    assert tokenizer.model_max_length == 48
+
+
+def test_it_has_learned(finished: Path) -> None:
+    logged = losses(finished)
+    assert logged[-1]["mlm_loss"] < logged[0]["mlm_loss"] - 0.2
+    history = json.loads((finished / "trainer_state.json").read_text())["log_history"]
+    evaluated = [entry["eval_mlm_loss"] for entry in history if "eval_mlm_loss" in entry]
+    assert len(evaluated) > 2
+    assert evaluated[-1] < evaluated[0] < logged[0]["mlm_loss"]
+
+
+def test_each_objective_and_the_speed_are_in_every_log(finished: Path) -> None:
+    for entry in losses(finished):
+        assert 0 < entry["mlm_loss"] < 10
+        assert 0 <= entry["mlm_accuracy"] <= 1
+        assert entry["tokens_per_second"] > 0
+        assert 0 < entry["share_of_peak"] < 1
+    # A pack of texts of one sentence each has no order to tell.
+    with_pairs = [entry for entry in losses(finished) if "sop_loss" in entry]
+    assert len(with_pairs) > 10
+    for entry in with_pairs:
+        assert 0 < entry["sop_loss"] < 3
+        assert 0 <= entry["sop_accuracy"] <= 1
+
+
+def test_curves_card_and_events_are_left_behind(finished: Path) -> None:
+    assert (finished / "loss.png").read_bytes().startswith(b"\x89PNG")
+    card = (finished / "README.md").read_text()
+    for said in ("MuonWithAdamW", "warmup_stable_decay", "mlm_loss"):
+        assert said in card
+    assert list((finished / "runs").rglob("events*"))
+
+
+def test_the_rate_rises_stays_and_falls(finished: Path) -> None:
+    rates = [entry["learning_rate"] for entry in losses(finished)]
+    highest = max(rates)
+    assert highest == 0.01
+    assert rates[0] < highest
+    assert sum(rate == highest for rate in rates) > 20
+    assert rates[-1] < highest / 5
+
+
+@pytest.mark.parametrize("preset", ["vanilla", "bert", "modernbert"])
+def test_every_preset_trains(corpus: Path, tmp_path: Path, preset: str) -> None:
+    trainer = run_here(corpus, tmp_path, preset=preset, max_steps=2)
+    expected = {"vanilla": "sinusoidal", "bert": "learned", "modernbert": "rotary"}[preset]
+    assert trainer.model.config.position_embedding == expected
+    assert all(math.isfinite(entry["loss"]) for entry in losses(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "there", "missing"),
+    [
+        ({"sop_weight": 0}, SequenceEncoderForMaskedLM, "mlm_loss", "sop_loss"),
+        ({"mlm_weight": 0}, SequenceEncoderForPreTraining, "sop_loss", "mlm_loss"),
+        ({"mlm_weight": 2, "sop_weight": 0.5}, SequenceEncoderForPreTraining, "mlm_loss", None),
+    ],
+)
+def test_objectives_alone_or_weighted(
+    corpus: Path, tmp_path: Path, options: dict[str, Any], kind: type, there: str, missing: str | None
+) -> None:
+    trainer = run_here(corpus, tmp_path, max_steps=3, max_tokens=512, **options)
+    assert type(trainer.model) is kind
+    for entry in losses(tmp_path):
+        assert there in entry
+        assert missing not in entry
+        if missing is None:
+            # That of sentence order is weighed by masked tokens in the sum, and is the mean over pairs in the log.
+            assert entry["loss"] == pytest.approx(2 * entry["mlm_loss"] + 0.5 * entry["sop_loss"], rel=0.05)
+
+
+def test_a_file_of_settings_says_the_same_as_arguments_and_arguments_say_more(corpus: Path, tmp_path: Path) -> None:
+    arguments = command(corpus, tmp_path / "arguments", whole_word_mask=True, mlm_schedule="linear", seed=3)
+    settings = {name.removeprefix("--"): value for name, value in zip(arguments[::2], arguments[1::2], strict=True)}
+    main(["pretrain", *arguments])
+    settings |= {"output_dir": str(tmp_path / "settings"), "seed": "4"}
+    (tmp_path / "settings.yaml").write_text("\n".join(f"{name}: {value}" for name, value in settings.items()))
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    tokenizer = str(tmp_path / "arguments")
+    # Tokenizers are not trained twice to the same vocabulary.
+    main(["pretrain", *arguments, "--tokenizer", tokenizer, "--overwrite"])
+    for kind in ("yaml", "json"):
+        main(["pretrain", str(tmp_path / f"settings.{kind}"), "--seed", "3", "--tokenizer", tokenizer, "--overwrite"])
+        one, other = weights(tmp_path / "arguments"), weights(tmp_path / "settings")
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_stream_trains_as_far_as_it_is_told(corpus: Path, tmp_path: Path) -> None:
+    run_here(corpus, tmp_path, streaming=True, shuffle_buffer=3, eval_documents=2, max_steps=30)
+    assert len(losses(tmp_path)) == 30
+    assert losses(tmp_path)[-1]["mlm_loss"] < losses(tmp_path)[0]["mlm_loss"]
+
+
+def test_a_checkpoint_of_another_family_goes_on_with_its_tokenizer(
+    corpus: Path, tmp_path: Path, bert_folder: Path
+) -> None:
+    trainer = run_here(
+        corpus, tmp_path / "out", config_overrides=None, **{"from": bert_folder, "max_length": 16, "max_steps": 2}
+    )
+    before, after = AutoTokenizer.from_pretrained(bert_folder), AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert after.get_vocab() == before.get_vocab()
+    # One small step from where it was, and not from random weights.
+    theirs = AutoModelForMaskedLM.from_pretrained(bert_folder).get_input_embeddings().weight
+    ours = trainer.model.get_input_embeddings().weight
+    assert torch.nn.functional.cosine_similarity(theirs, ours).min() > 0.9
+
+
+def test_the_average_of_the_weights_is_what_is_saved(corpus: Path, tmp_path: Path) -> None:
+    run_here(corpus, tmp_path, ema_decay=0.5, save_steps=1, save_total_limit=0, max_steps=5)
+    name = "model.embed_tokens.weight"
+    after = [weights(tmp_path / f"checkpoint-{step}")[name] for step in range(1, 6)]
+    # The rate rises from zero, so that the first step moves nothing.
+    average = after[0]
+    for step, weight in enumerate(after, start=1):
+        average = torch.lerp(average, weight, 1 - min(0.5, (1 + step) / (10 + step)))
+    torch.testing.assert_close(weights(tmp_path)[name], average, rtol=0, atol=1e-7)
+    assert not torch.allclose(average, after[-1], atol=1e-4)
+
+
+def test_activation_checkpointing_makes_the_same_model(corpus: Path, tmp_path: Path) -> None:
+    run_here(corpus, tmp_path / "plain")
+    tokenizer = tmp_path / "plain"
+    for name, more in (("again", {}), ("saving", {"gradient_checkpointing": True})):
+        run_here(corpus, tmp_path / name, tokenizer=tokenizer, **more)
+    for entry, other in zip(losses(tmp_path / "again"), losses(tmp_path / "saving"), strict=True):
+        assert other["loss"] == pytest.approx(entry["loss"], abs=1e-5)
+
+
+def test_a_compiled_model_learns_the_same(corpus: Path, tmp_path: Path) -> None:
+    run_here(corpus, tmp_path / "first", max_steps=1)
+    # The backend that compiles nothing goes through all the rest, in a second and not in minutes.
+    for name, more in (("plain", {}), ("compiled", {"torch_compile_backend": "eager"})):
+        run_here(corpus, tmp_path / name, tokenizer=tmp_path / "first", max_steps=3, **more)
+    for entry, other in zip(losses(tmp_path / "plain"), losses(tmp_path / "compiled"), strict=True):
+        assert other["mlm_loss"] == pytest.approx(entry["mlm_loss"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"corpus": "nowhere/at/all.jsonl"}, "no such file"),
+        ({"max_tokens": 16}, "--max_tokens must be at least --max_length 48, got 16"),
+        ({"max_length": 3}, "--max_length must be at least 5"),
+        ({"preset": "berd"}, "berd"),
+        ({"mlm_probability": 1.5}, "mlm_probability must be between 0 and 1, got 1.5"),
+        ({"mlm_weight": 0, "sop_weight": 0}, "nothing to learn"),
+        ({"config_overrides": "hidden_size"}, "name=value"),
+        ({"config_overrides": "hidden_size=33,num_attention_heads=2"}, "not divisible"),
+        ({"config_overrides": "hiden_size=32"}, "hiden_size"),
+        ({"tokenizer": "no/tokenizer/here"}, "--tokenizer"),
+        ({"eval_documents": 1000}, "--eval_documents 1000"),
+        ({"vocab_size": 3}, "vocab_size"),
+        ({"streaming": True, "max_steps": -1}, "--max_steps"),
+        ({"train_sampling_strategy": "random"}, "sequential"),
+        ({"ema_decay": 1}, "--ema_decay"),
+        ({"text_column": "body"}, "text"),
+        ({"resume": True, "overwrite": True}, "one of them"),
+    ],
+)
+def test_bad_arguments_say_what_is_allowed_before_anything_is_trained(
+    corpus: Path, tmp_path: Path, options: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(SystemExit) as exit_:
+        main(["pretrain", *command(**{"corpus": corpus, "output": output, **options})])
+    assert said in f"{exit_.value}{capsys.readouterr().err}"
+    assert not list(output.glob("checkpoint-*"))
+
+
+def test_a_finished_model_is_not_replaced_unasked(finished: Path, corpus: Path) -> None:
+    before = weights(finished)
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        run_here(corpus, finished)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(finished).items())
+
+
+def test_a_run_that_goes_on_must_be_the_same(finished: Path, corpus: Path) -> None:
+    with pytest.raises(UsageError, match=r"mlm_probability \(was 0.3, is 0.4\)"):
+        run_here(corpus, finished, eval_documents=4, resume=True, mlm_probability=0.4)
