@@ -23,6 +23,7 @@ from transformers.trainer_utils import SchedulerType
 from . import UsageError
 from .checkpoints import (
     LearningRateOfNow,
+    RandomStateOfCheckpoint,
     WholeCheckpoints,
     checkpoints_in,
     last_whole_checkpoint,
