@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining
 from sequence_encoder.__main__ import main
-from sequence_encoder.tests.pretraining_runs import command, losses, run_here, write_corpus
+from sequence_encoder.tests.pretraining_runs import command, finish, losses, run_here, start, write_corpus
 from sequence_encoder.training import UsageError
 
 
@@ -221,3 +221,13 @@ def test_a_finished_model_is_not_replaced_unasked(finished: Path, corpus: Path) 
 def test_a_run_that_goes_on_must_be_the_same(finished: Path, corpus: Path) -> None:
     with pytest.raises(UsageError, match=r"mlm_probability \(was 0.3, is 0.4\)"):
         run_here(corpus, finished, eval_documents=4, resume=True, mlm_probability=0.4)
+
+
+def test_trackio_gets_what_is_logged(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trackio", reason="not installed with the oldest versions of all else")
+    # Read when trackio is imported, which needs a process of its own.
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    status, said = finish(start(command(corpus, tmp_path / "out", report_to="trackio", project="tests", max_steps=3)))
+    assert status == 0, said
+    (database,) = (tmp_path / "trackio").glob("tests.db*")
+    assert b"train/mlm_loss" in database.read_bytes()
