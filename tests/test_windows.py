@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset
+from transformers import AutoTokenizer
 
 from sequence_encoder import SequenceEncoderTokenizer
 from sequence_encoder.tests.texts import LONG, TEXTS, tokenizer_of
@@ -55,7 +56,7 @@ def segments(windows: Iterable[Any]) -> list[tuple[list[int], list[int]]]:
         ("It ends.  \n  (So does this.)", ["It ends.", "(So does this.)"]),
         ("Pi is 3.14, e.g. in numpy.pi of v2.0", ["Pi is 3.14, e.g. in numpy.pi of v2.0"]),
         ("A line\ngoes on\n    and on", ["A line\ngoes on\n    and on"]),
-        ("a paragraph\n\nanother\n \t\n\nand one more", ["a paragraph", "another", "and one more"]),
+        ("a paragraph\n\nanother\n \t\nand one more", ["a paragraph", "another", "and one more"]),
         ("list:\n- one\n* two\n  - three\n> four", ["list:", "- one", "* two", "- three", "> four"]),
         ("arguments\n  x: a number\n  name (str): a\n  name", ["arguments", "x: a number", "name (str): a\n  name"]),
         ("", []),
@@ -192,13 +193,20 @@ def test_a_dataset_has_the_windows_of_its_texts_in_any_number_of_processes(
 
 
 def test_what_was_tokenised_before_is_read_from_the_disk(tokenizer: SequenceEncoderTokenizer, tmp_path: Path) -> None:
-    Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path)
+    """Also by a tokenizer that was just loaded."""
+    Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "texts")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
     files = []
     for length in (LONGEST, LONGEST, 32):
-        windows_of(Dataset.load_from_disk(str(tmp_path)), tokenizer, length)
-        files.append({path: path.stat().st_mtime_ns for path in tmp_path.glob("cache*")})
+        loaded = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+        windows_of(Dataset.load_from_disk(str(tmp_path / "texts")), loaded, length)
+        files.append({path: path.stat().st_mtime_ns for path in tmp_path.glob("texts/cache*")})
+    loaded("is used")
+    windows_of(Dataset.load_from_disk(str(tmp_path / "texts")), loaded, 32)
+    files.append({path: path.stat().st_mtime_ns for path in tmp_path.glob("texts/cache*")})
     assert files[0] == files[1]
     assert len(files[2]) == 2 * len(files[0]) > 0
+    assert files[3] == files[2]
 
 
 def test_documents_without_a_token_are_nothing_to_train_on(tokenizer: SequenceEncoderTokenizer) -> None:
