@@ -206,16 +206,21 @@ def test_a_folder_without_texts_is_refused(folder: Path) -> None:
 @streamed_or_not
 @pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv", ".parquet"])
 def test_an_empty_corpus_is_refused(folder: Path, ending: str, streaming: bool) -> None:
-    if ending == ".parquet":
-        write_parquet(folder / "a.parquet", [])
-    else:
-        (folder / f"a{ending}").touch()
+    (folder / f"a{ending}").touch()
     with pytest.raises(UsageError, match=r"--corpus .* is empty\."):
         load(folder, streaming=streaming)
 
 
 @streamed_or_not
-@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".parquet", ".csv"])
+@pytest.mark.parametrize("ending", [".parquet", ".jsonl.gz", ".csv"])
+def test_a_corpus_without_documents_is_refused(folder: Path, ending: str, streaming: bool) -> None:
+    KINDS[ending](folder / f"a{ending}", [])
+    with pytest.raises(UsageError, match=r"--corpus .*(is empty|cannot be read)|a\..* cannot be read as .*: .+"):
+        load(folder, streaming=streaming)
+
+
+@streamed_or_not
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv"])
 def test_an_empty_file_among_others_is_nothing(folder: Path, ending: str, streaming: bool) -> None:
     KINDS[ending](folder / f"a{ending}", TEXTS[:5])
     KINDS[ending](folder / f"b{ending}", [])
