@@ -209,7 +209,11 @@ def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
     docs = read_documentation()
     if held_out > len(docs) // 2:
         raise UsageError(f"--eval_documents {held_out} is more than half of the {len(docs)} docstrings.")
-    train, others = split_by_file(docs, 1.2 * held_out / len(docs), seed) if held_out else (docs, [])
+    train, others, share = docs, docs[:0], held_out / len(docs)
+    # Files hold one docstring or hundreds.
+    while len(others) < held_out:
+        train, others = split_by_file(docs, share, seed)
+        share = min(1.0, 1.2 * share)
     for file, part in zip(files, (train, others[:held_out]), strict=False):
         aside = file.with_suffix(".part")
         with aside.open("w", encoding="utf-8") as lines:
