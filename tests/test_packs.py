@@ -19,7 +19,7 @@ from transformers import Trainer, TrainingArguments
 from sequence_encoder import SequenceEncoderForPreTraining, SequenceEncoderTokenizer
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
 from sequence_encoder.training.objectives import PretrainingCollator
-from sequence_encoder.training.packs import Pack, PackedWindows, pack
+from sequence_encoder.training.packs import EvaluationWindows, Pack, PackedWindows, pack
 from sequence_encoder.training.windows import Window, segment_windows
 
 BUDGET = 100
@@ -105,9 +105,8 @@ def test_nothing_gives_no_group() -> None:
     assert list(pack([], BUDGET)) == []
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_an_epoch_holds_every_window_once(shuffle: bool) -> None:
-    packs = packed(shuffle=shuffle)
+def test_an_epoch_holds_every_window_once() -> None:
+    packs = packed()
     for number in (0, 1, 7):
         found = epoch(packs, number)
         assert len(found) == len(packs)
@@ -142,10 +141,6 @@ def test_packs_are_repeated_where_there_are_not_enough_for_a_step() -> None:
     assert len({tuple(pack["seed"]) for pack in found}) == 8
 
 
-def test_evaluation_leaves_nothing_out() -> None:
-    assert len(packed(shuffle=False, multiple_of=7)) == len(packed(shuffle=False))
-
-
 def test_epochs_differ_in_order_and_seeds_and_not_in_what_meets() -> None:
     packs = packed()
     first, second = epoch(packs, 0), epoch(packs, 1)
@@ -162,19 +157,24 @@ def test_a_seed_decides_everything() -> None:
     assert {tuple(p["seed"]) for p in epoch(one, 0)}.isdisjoint(tuple(p["seed"]) for p in epoch(other, 0))
 
 
-def test_without_shuffling_all_epochs_are_the_same_and_about_in_order() -> None:
-    packs = packed(shuffle=False)
-    first = epoch(packs, 0)
-    assert told(epoch(packs, 5)) == told(first)
-    assert told(epoch(packed(shuffle=False), 1)) == told(first)
-    assert numbers(first[0])[0] == 0
-    assert np.corrcoef(np.concatenate(list(map(numbers, first))), np.arange(300))[0, 1] > 0.9
-
-
 def test_a_list_and_a_dataset_give_the_same_packs() -> None:
     windows = list(segment_windows(TEXTS, tokenizer_of(), 32))
     dataset = Dataset.from_list([dict(window) for window in windows])
     assert told(epoch(packed(dataset), 1)) == told(epoch(packed(windows), 1))
+    assert told(list(EvaluationWindows(dataset))) == told(list(EvaluationWindows(windows)))
+
+
+def test_evaluation_is_on_each_window_in_its_order_and_always_the_same() -> None:
+    windows = windows_of_lengths(lengths(300, 40))
+    evaluated = EvaluationWindows(windows, seed=1)
+    found = list(evaluated)
+    assert [numbers(pack) for pack in found] == [[number] for number in range(300)]
+    assert len(evaluated) == 300
+    assert len({tuple(pack["seed"]) for pack in found}) == 300
+    # As at the start of the training, whatever the schedule.
+    assert {pack["progress"] for pack in found} == {0.0}
+    assert told(list(EvaluationWindows(windows, seed=1))) == told(found)
+    assert told(list(EvaluationWindows(windows, seed=2))) != told(found)
 
 
 def test_progress_goes_from_the_first_pack_to_the_last_of_the_training() -> None:

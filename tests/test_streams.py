@@ -71,7 +71,9 @@ def tokenizer() -> SequenceEncoderTokenizer:
 def stream_of(corpus: Path, journal: Path | None = None, held_out: int = 0, **options: Any) -> PackedStream:
     """What a fresh process makes of a corpus and of the journal of another one."""
     arguments = CorpusArguments(corpus=str(corpus), streaming=True, eval_documents=held_out)
-    texts, _ = load_corpus(arguments, corpus, 0)
+    texts, others = load_corpus(arguments, corpus, 0)
+    # Whether they are read before or not.
+    assert len(list(others or [])) == held_out
     settings: dict[str, Any] = {"buffer": BLOCK, "seed": 3, **options}
     stream = PackedStream(texts, tokenizer_of(), LONGEST, BUDGET, journal=journal, **settings)
     stream.plan(MANY)
