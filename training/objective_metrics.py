@@ -184,12 +184,15 @@ def means(sums: torch.Tensor | np.ndarray) -> dict[str, float]:
 
 def compact_logits(logits: Any, labels: Any) -> torch.Tensor:
     """Sums for each row, (B, 6), instead of logits (B, S, V): the `preprocess_logits_for_metrics` of a `Trainer`."""
-    predictions, scores = logits if isinstance(logits, tuple | list) else (logits, None)
     tokens, order = labels if isinstance(labels, tuple | list) else (labels, None)
-    masked = tokens != IGNORED
-    rows = masked.nonzero()[:, 0]
-    per_token = _loss_right_count(predictions[masked], tokens[masked])
-    sums = per_token.new_zeros(len(tokens), 3).index_add(0, rows, per_token)
+    # Those of one head come alone.
+    alone = (logits, None) if order is None else (None, logits)
+    predictions, scores = logits if isinstance(logits, tuple | list) else alone
+    sums = torch.zeros(len(tokens), 3, device=tokens.device)
+    if predictions is not None:
+        masked = tokens != IGNORED
+        per_token = _loss_right_count(predictions[masked], tokens[masked])
+        sums = sums.index_add(0, masked.nonzero()[:, 0], per_token)
     told = torch.zeros_like(sums) if scores is None or order is None else _loss_right_count(scores, order)
     return torch.cat([sums, told], dim=1)
 
