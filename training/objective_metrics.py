@@ -124,7 +124,9 @@ class ObjectiveMetrics(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The time of an evaluation is none of training."""
-        self._forget()
+        now = time.perf_counter()
+        self.since += now - self.ended
+        self.ended = now
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The time of saving is none of waiting."""
