@@ -86,10 +86,11 @@ class ObjectiveMetrics(TrainerCallback):
         self._check(state, control)
 
     def _check(self, state: TrainerState, control: TrainerControl) -> None:
-        if not (control.should_log or control.should_save) or self.sums is None:
+        if not (control.should_log or control.should_save):
             return
         assert self.trainer is not None
-        sums = self.sums.clone()
+        # None where a log took them just before.
+        sums = torch.zeros((), device=self.trainer.args.device) if self.sums is None else self.sums.clone()
         if control.should_save:
             for weight in self.trainer.model_wrapped.parameters():
                 local = weight.to_local() if isinstance(weight, DTensor) else weight
