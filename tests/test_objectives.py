@@ -125,7 +125,7 @@ def test_the_share_follows_its_schedule_from_the_first_to_the_last(
 def test_of_the_tokens_to_predict_most_are_masked_some_replaced_and_some_kept(
     tokenizer: SequenceEncoderTokenizer, windows: list[Window]
 ) -> None:
-    batch = PretrainingCollator(tokenizer, Objectives(mlm_probability=0.6))([pack_of(5 * windows)])
+    batch = PretrainingCollator(tokenizer, Objectives(mlm_probability=0.6))([pack_of(20 * windows)])
     labelled = batch["labels"] != -100
     shown, right = batch["input_ids"][labelled], batch["labels"][labelled]
     masked, kept = shown == tokenizer.mask_token_id, shown == right
@@ -136,7 +136,8 @@ def test_of_the_tokens_to_predict_most_are_masked_some_replaced_and_some_kept(
     # Any token may stand there, and each about as often.
     counts = torch.bincount(replaced, minlength=len(tokenizer))
     assert len(counts) == len(tokenizer)
-    assert counts.max() < 6 * counts.float().mean()
+    assert (counts > 0).float().mean() > 0.95
+    assert counts.max() < 5 * counts.float().mean()
     assert not (batch["input_ids"][~labelled] == tokenizer.mask_token_id).any()
 
 

@@ -106,6 +106,16 @@ def test_words_between_spaces_are_masked_each_for_itself(tokenizer: PreTrainedTo
         assert (word != after).any()
 
 
+def test_a_sign_is_no_part_of_the_word_that_it_follows(tokenizer: PreTrainedTokenizerBase) -> None:
+    text = "one; two! three? four; five) six]"
+    encoded = encode(tokenizer, text)
+    predicted = predictions(tokenizer, encoded["input_ids"], seeds=60)
+    signs = [place for place, (start, end) in enumerate(encoded["offset_mapping"]) if text[start:end] in list(";!?)]")]
+    assert len(signs) == 6
+    for place in signs:
+        assert (predicted[:, place] != predicted[:, place - 1]).any()
+
+
 def test_the_share_that_was_asked_for_is_predicted(tokenizer: PreTrainedTokenizerBase) -> None:
     windows = list(segment_windows([*TEXTS, *MANY_ALPHABETS], tokenizer, 64))
     packs = [{"windows": windows, "seed": [seed], "progress": 0.0} for seed in range(4)]

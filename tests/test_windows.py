@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from itertools import accumulate, cycle, islice, pairwise
 from pathlib import Path
@@ -193,8 +194,10 @@ def test_a_dataset_has_the_windows_of_its_texts_in_any_number_of_processes(
 
 
 def test_what_was_tokenised_before_is_read_from_the_disk(tokenizer: SequenceEncoderTokenizer, tmp_path: Path) -> None:
-    """Also by a tokenizer that was just loaded."""
+    """Also by a tokenizer that was just loaded, and one that cuts texts off until it is told not to."""
     Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "texts")
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.enable_truncation(8)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     files = []
     for length in (LONGEST, LONGEST, 32):
