@@ -77,6 +77,16 @@ def test_frozen_weights_are_left_alone(model: PreTrainedModel, batch: dict[str, 
     }
 
 
+def test_weights_without_a_gradient_are_left_alone(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
+    """Also by the momentum and the decay of steps in which they had one."""
+    optimizer = MuonWithAdamW(model, RATE, weight_decay=1.0)
+    step(model, optimizer, batch)
+    head = {name: weight.clone() for name, weight in model.named_parameters() if name.startswith("head.")}
+    assert head.keys() & MATRICES
+    step(model, optimizer, {**batch, "mlm_weight": 0.0})
+    assert all(torch.equal(model.get_parameter(name), weight) for name, weight in head.items())
+
+
 @pytest.mark.parametrize("trained", ["norm", "o_proj"])
 def test_one_kind_of_weights_is_enough(model: PreTrainedModel, batch: dict[str, torch.Tensor], trained: str) -> None:
     for name, weight in model.named_parameters():

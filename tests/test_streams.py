@@ -6,7 +6,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from sequence_encoder import SequenceEncoderTokenizer
 from sequence_encoder.tests.texts import tokenizer_of
-from sequence_encoder.training import UsageError
+from sequence_encoder.training import UsageError, streams
 from sequence_encoder.training.corpus import CorpusArguments, load_corpus
 from sequence_encoder.training.packs import Pack
 from sequence_encoder.training.streams import PackedStream
@@ -203,6 +203,23 @@ def test_documents_before_the_last_block_are_not_read_again(
     read.clear()
     assert told(islice(resumed, 5)) == whole[20:]
     assert min(read) > 2
+
+
+def test_a_block_of_long_documents_is_of_fewer(
+    tokenizer: SequenceEncoderTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that memory is bounded by characters too."""
+    monkeypatch.setattr(streams, "BLOCK_CHARACTERS", 1000)
+    read: list[str] = []
+
+    def endless() -> Iterator[dict[str, str]]:
+        for text in cycle(documents()):
+            read.append(text)
+            yield {"text": text}
+
+    stream = PackedStream(IterableDataset.from_generator(endless), tokenizer, LONGEST, BUDGET)
+    next(iter(stream))
+    assert 1000 <= sum(map(len, read)) < 2000
 
 
 @pytest.mark.parametrize("pairs", [True, False])
