@@ -244,9 +244,9 @@ def make_trainer(
         # Decay by the root of the time: Hägele et al., 2024.
         defaults = {"num_decay_steps": decay, "decay_type": "1-sqrt"}
         args.lr_scheduler_kwargs = {**defaults, **cast("dict[str, Any]", args.lr_scheduler_kwargs or {})}
-    if not run.objectives.mlm_weight:
-        # The head of masked tokens has nothing to do.
-        args.ddp_find_unused_parameters = True
+    if args.ddp_find_unused_parameters is None:
+        # Looking for weights without a gradient takes time; only without masked tokens are there any, in their head.
+        args.ddp_find_unused_parameters = not run.objectives.mlm_weight
     if held_out is not None and args.eval_strategy == "no":
         args.eval_strategy = cast(Any, "steps")
     metrics = ObjectiveMetrics(
@@ -316,13 +316,16 @@ def finish(run: Pretraining, trainer: HubTrainer) -> None:
     """Evaluates, and saves the model, the tokenizer, the curves and the card."""
     if trainer.eval_dataset is not None:
         trainer.evaluate()
+    if trainer.is_fsdp_enabled:
+        # Checkpoints may be in shards, which are no model that can be loaded.
+        cast(Any, trainer.accelerator.state.fsdp_plugin).set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model()
     trainer.save_state()
-    if not trainer.is_world_process_zero():
-        return
-    plot_losses(trainer.state.log_history, run.output / "loss.png")
-    trainer.create_model_card(language="en" if run.corpus.corpus == "documentation" else None)
-    print_once(run.args, f"Saved in {run.output.resolve()}.")
+    if trainer.is_world_process_zero():
+        plot_losses(trainer.state.log_history, run.output / "loss.png")
+        trainer.create_model_card(language="en" if run.corpus.corpus == "documentation" else None)
+        print(f"Saved in {run.output.resolve()}.")
+    trainer.accelerator.wait_for_everyone()
 
 
 def print_once(args: PretrainingArguments, text: str) -> None:
