@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import SchedulerType
 
@@ -275,6 +276,11 @@ def make_trainer(
         callbacks=callbacks,
         optimizer_cls_and_kwargs=(MuonWithAdamW, muon) if args.muon else None,
     )
+    if trainer.is_fsdp_enabled and args.bf16:
+        # Accelerate would also round the number of labels that a loss is divided by, and sums of gradients.
+        cast(Any, trainer.accelerator.state.fsdp_plugin).mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
     metrics.watch(trainer)
     if checkpoint is not None and isinstance(train, PackedStream):
         trainer.add_callback(RandomStateOfCheckpoint(checkpoint, trainer))
