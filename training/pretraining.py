@@ -43,6 +43,7 @@ from .packs import EvaluationWindows, PackedWindows
 from .pretraining_arguments import ModelArguments, PretrainingArguments
 from .starting_points import carried_over_model, carry_over, make_tokenizer, new_model
 from .streams import PackedStream
+from .tensor_parallel import TensorParallelCheckpoints, divided, tensor_parallel_size
 from .tokenized import windows_of
 
 SCRATCH = "_pretraining"
@@ -111,6 +112,8 @@ def prepare(run: Pretraining) -> HubTrainer:
         collator = PretrainingCollator(tokenizer, run.objectives)
         held_out = None if eval_texts is None else evaluation_set(run, eval_texts, tokenizer)
         train = prepare_packs(run, train_texts, tokenizer)
+    if tensor_parallel_size() > 1:
+        encoder = divided(encoder, tensor_parallel_size(), run.scratch / "undivided")
     return make_trainer(run, encoder, tokenizer, collator, train, held_out)
 
 
@@ -209,8 +212,8 @@ def evaluation_set(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerB
 
 def packs_per_step(args: PretrainingArguments) -> int:
     """Packs that all processes together train on in a step."""
-    copies = args.parallelism_config.tp_size if args.parallelism_config is not None else 1
-    return args.per_device_train_batch_size * args.gradient_accumulation_steps * (args.world_size // copies)
+    apart = args.world_size // tensor_parallel_size()
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * apart
 
 
 def make_trainer(
@@ -255,6 +258,9 @@ def make_trainer(
         args.world_size * product_speed(torch.bfloat16 if args.bf16 else torch.float32),
     )
     callbacks: list[Any] = [LearningRateOfNow(), WholeCheckpoints(args)]
+    if tensor_parallel_size() > 1:
+        args.save_only_model = True
+        callbacks.insert(0, TensorParallelCheckpoints())
     if args.ema_decay is not None:
         callbacks.insert(0, ExponentialMovingAverage(args.ema_decay, checkpoint))
     muon = {
@@ -276,7 +282,7 @@ def make_trainer(
         callbacks=callbacks,
         optimizer_cls_and_kwargs=(MuonWithAdamW, muon) if args.muon else None,
     )
-    if trainer.is_fsdp_enabled and args.bf16:
+    if trainer.is_fsdp_enabled and trainer.accelerator.mixed_precision == "bf16":
         # Accelerate would also round the number of labels that a loss is divided by, and sums of gradients.
         cast(Any, trainer.accelerator.state.fsdp_plugin).mixed_precision_policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
