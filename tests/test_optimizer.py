@@ -1,9 +1,9 @@
-"""One optimizer of two: each weight is moved by the right one, as each alone would, also after saving and loading."""
+"""One optimizer of two: the right one moves each weight as it would alone, also after saving and loading."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,11 @@ from sequence_encoder import SequenceEncoderForPreTraining
 from sequence_encoder.training.optimizer import MuonWithAdamW, orthogonalize
 
 RATE = 1e-2
+MATRICES = {"head.dense.weight"} | {
+    f"model.layers.{layer}.{matrix}.weight"
+    for layer in range(3)
+    for matrix in ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+}
 
 
 @pytest.fixture
@@ -37,22 +42,63 @@ def step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: dict[s
     return float(loss.detach())
 
 
+def names_of(model: PreTrainedModel, groups: list[dict[str, Any]]) -> list[str]:
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    return [names[id(weight)] for group in groups for weight in group["params"]]
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_muon_has_the_matrices_between_hidden_states_and_adamw_the_rest(
     tiny_config: Callable[..., Any], tied: bool
 ) -> None:
     model = SequenceEncoderForPreTraining(tiny_config("modernbert", tie_word_embeddings=tied))
-    muon, adamw = MuonWithAdamW(model, RATE).parts
-    names = {id(weight): name for name, weight in model.named_parameters()}
-    by_muon = {names[id(weight)] for group in muon.param_groups for weight in group["params"]}
-    by_adamw = {names[id(weight)] for group in adamw.param_groups for weight in group["params"]}
-    assert by_muon | by_adamw == set(names.values())
-    assert by_muon & by_adamw == set()
-    assert by_muon == {"head.dense.weight"} | {
-        f"model.layers.{layer}.{matrix}.weight"
-        for layer in range(3)
-        for matrix in ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+    groups = MuonWithAdamW(model, RATE).param_groups
+    assert sorted(names_of(model, groups)) == sorted(name for name, _ in model.named_parameters())
+    assert set(names_of(model, [group for group in groups if group["muon"]])) == MATRICES
+
+
+def test_norms_and_biases_have_no_weight_decay_and_all_matrices_have_it(model: PreTrainedModel) -> None:
+    groups = MuonWithAdamW(model, RATE, weight_decay=0.3).param_groups
+    matrices = {name for name, weight in model.named_parameters() if weight.ndim == 2}
+    assert set(names_of(model, [group for group in groups if group["weight_decay"] == 0.3])) == matrices
+    assert {group["weight_decay"] for group in groups} == {0.3, 0.0}
+
+
+def test_frozen_weights_are_left_alone(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
+    frozen = [weight for name, weight in model.named_parameters() if "layers.0" in name or "embed" in name]
+    for weight in frozen:
+        weight.requires_grad_(False)
+    before = [weight.clone() for weight in frozen]
+    optimizer = MuonWithAdamW(model, RATE, weight_decay=1.0)
+    step(model, optimizer, batch)
+    assert all(map(torch.equal, frozen, before))
+    assert {id(weight) for group in optimizer.param_groups for weight in group["params"]} == {
+        id(weight) for weight in model.parameters() if weight.requires_grad
     }
+
+
+def test_weights_without_a_gradient_are_left_alone(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
+    """Also by the momentum and the decay of steps in which they had one."""
+    optimizer = MuonWithAdamW(model, RATE, weight_decay=1.0)
+    step(model, optimizer, batch)
+    head = {name: weight.clone() for name, weight in model.named_parameters() if name.startswith("head.")}
+    assert head.keys() & MATRICES
+    step(model, optimizer, {**batch, "mlm_weight": 0.0})
+    assert all(torch.equal(model.get_parameter(name), weight) for name, weight in head.items())
+
+
+@pytest.mark.parametrize("trained", ["norm", "o_proj"])
+def test_one_kind_of_weights_is_enough(model: PreTrainedModel, batch: dict[str, torch.Tensor], trained: str) -> None:
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(trained in name)
+    before = copy.deepcopy(model)
+    step(model, MuonWithAdamW(model, RATE), batch)
+    moved = {
+        name
+        for (name, weight), old in zip(model.named_parameters(), before.parameters(), strict=True)
+        if not torch.equal(weight, old)
+    }
+    assert moved == {name for name, _ in model.named_parameters() if trained in name}
 
 
 @pytest.mark.parametrize("shape", [(24, 72), (72, 24), (24, 24)])
@@ -70,18 +116,19 @@ def test_an_orthogonalised_matrix_keeps_its_directions_and_loses_their_sizes(sha
 @pytest.mark.since("torch", "2.9", "has a Muon")
 def test_weights_move_as_with_torch_s_own_optimizers(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
     other = copy.deepcopy(model)
-    ours = MuonWithAdamW(model, RATE, betas=(0.8, 0.9), weight_decay=5)
     # What torch computes in, whatever is faster here.
-    ours.parts[0].dtype = torch.bfloat16
-    matrices = {name for name, weight in other.named_parameters() if "layers" in name and weight.ndim == 2}
-    matrices.add("head.dense.weight")
+    ours = MuonWithAdamW(model, RATE, betas=(0.8, 0.9), weight_decay=5, dtype=torch.bfloat16)
 
-    def weights(of_muon: bool) -> Iterator[torch.nn.Parameter]:
-        return (weight for name, weight in other.named_parameters() if (name in matrices) == of_muon)
+    def weights(of_muon: bool, ndims: tuple[int, ...]) -> list[torch.nn.Parameter]:
+        named = other.named_parameters()
+        return [weight for name, weight in named if (name in MATRICES) == of_muon and weight.ndim in ndims]
 
+    undecayed = {"params": weights(False, (1,)), "weight_decay": 0}
     theirs = (
-        torch.optim.Muon(weights(True), lr=RATE, weight_decay=5, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(weights(False), lr=RATE, betas=(0.8, 0.9), weight_decay=5, fused=True),
+        torch.optim.Muon(weights(True, (2,)), lr=RATE, weight_decay=5, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(
+            [{"params": weights(False, (2,))}, undecayed], lr=RATE, betas=(0.8, 0.9), weight_decay=5, fused=True
+        ),
     )
     for _ in range(3):
         step(model, ours, batch)
@@ -93,11 +140,65 @@ def test_weights_move_as_with_torch_s_own_optimizers(model: PreTrainedModel, bat
         torch.testing.assert_close(weight, expected, msg=name)
 
 
-def test_a_schedule_moves_both_learning_rates_also_after_loading(model: PreTrainedModel) -> None:
+def test_a_schedule_moves_all_learning_rates_also_after_loading(model: PreTrainedModel) -> None:
     optimizer = MuonWithAdamW(model, RATE)
     optimizer.load_state_dict(optimizer.state_dict())
     LambdaLR(optimizer, lambda step: 0.5)
-    assert [group["lr"] for part in optimizer.parts for group in part.param_groups] == [RATE / 2, RATE / 2]
+    assert {group["lr"] for group in optimizer.param_groups} == {RATE / 2}
+
+
+def test_its_state_is_saved_and_loaded_as_that_of_any_optimizer(
+    model: PreTrainedModel, batch: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    optimizer = MuonWithAdamW(model, RATE)
+    for _ in range(2):
+        step(model, optimizer, batch)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    other = copy.deepcopy(model)
+    resumed = MuonWithAdamW(other, 10 * RATE)
+    resumed.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
+    state = resumed.state_dict()
+    assert state.keys() == {"state", "param_groups"}
+    assert set(state["state"]) == set(range(len(list(model.parameters()))))
+    for _ in range(2):
+        step(model, optimizer, batch)
+        step(other, resumed, batch)
+    for (name, weight), expected in zip(other.named_parameters(), model.parameters(), strict=True):
+        assert torch.equal(weight, expected), name
+
+
+@pytest.mark.parametrize("unscaled", [True, False])
+def test_a_step_whose_scaled_gradients_overflow_moves_nothing(
+    model: PreTrainedModel, batch: dict[str, torch.Tensor], unscaled: bool
+) -> None:
+    """And other steps are those without a scale: what float16 needs."""
+    plain = copy.deepcopy(model)
+    optimizer, expected = MuonWithAdamW(model, RATE), MuonWithAdamW(plain, RATE)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for overflows in (False, True, False):
+        before = [weight.clone() for weight in model.parameters()]
+        scaler.scale(model(**batch).loss * (float("inf") if overflows else 1)).backward()
+        if unscaled:
+            # As `Trainer` does before it cuts gradients.
+            scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        if overflows:
+            assert all(map(torch.equal, model.parameters(), before))
+        else:
+            step(plain, expected, batch)
+    for (name, weight), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(weight, other, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"lr": -1.0}, "learning rate"), ({"lr": RATE, "momentum": 1.0}, r"momentum must be in \[0, 1\), got 1\.0")],
+)
+def test_numbers_out_of_their_range_are_refused(model: PreTrainedModel, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MuonWithAdamW(model, **options)
 
 
 def test_a_closure_gives_the_loss(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
@@ -114,15 +215,15 @@ def test_a_closure_gives_the_loss(model: PreTrainedModel, batch: dict[str, torch
     assert closure() < first
 
 
+@pytest.mark.parametrize("made_by_trainer", [True, False])
 def test_trainer_resumes_with_it_as_if_it_had_not_stopped(
-    tiny_config: Callable[..., Any], tmp_path: Path, batch: dict[str, torch.Tensor]
+    tiny_config: Callable[..., Any], tmp_path: Path, batch: dict[str, torch.Tensor], made_by_trainer: bool
 ) -> None:
     rows = [{name: tensor[i % 4] for name, tensor in batch.items()} for i in range(16)]
 
     def train(resume: str | None) -> PreTrainedModel:
         set_seed(0)
         model = SequenceEncoderForPreTraining(tiny_config("modernbert", type_vocab_size=2))
-        optimizer = MuonWithAdamW(model, RATE)
         arguments = TrainingArguments(
             output_dir=str(tmp_path),
             max_steps=6,
@@ -133,9 +234,15 @@ def test_trainer_resumes_with_it_as_if_it_had_not_stopped(
             disable_tqdm=True,
             label_names=["labels", "sentence_order_label"],
         )
-        schedule = LambdaLR(optimizer, lambda step: 1 - step / 6)
-        trainer = Trainer(model, arguments, train_dataset=rows, optimizers=(optimizer, schedule))
+        options: dict[str, Any] = {}
+        if made_by_trainer:
+            options["optimizer_cls_and_kwargs"] = (MuonWithAdamW, {"model": model, "lr": RATE})
+        else:
+            optimizer = MuonWithAdamW(model, RATE)
+            options["optimizers"] = (optimizer, LambdaLR(optimizer, lambda step: 1 - step / 6))
+        trainer = Trainer(model, arguments, train_dataset=rows, **options)
         trainer.train(resume_from_checkpoint=resume)
+        assert isinstance(getattr(trainer.optimizer, "optimizer", None), MuonWithAdamW)
         return model
 
     whole, resumed = train(None), train(str(tmp_path / "checkpoint-3"))

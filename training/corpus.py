@@ -98,7 +98,7 @@ def find_files(corpus: str) -> tuple[str, list[Path]] | None:
     """The reader and the files of a file, a folder or a pattern; None for the name of a dataset of the Hub.
 
     Raises:
-        UsageError: if there are none, or of several kinds.
+        UsageError: if there are none, or of several kinds, or nothing is in them.
     """
     path = Path(corpus)
     if path.is_dir():
@@ -119,7 +119,10 @@ def find_files(corpus: str) -> tuple[str, list[Path]] | None:
         raise UsageError(
             f"--corpus {corpus}: files must be of one kind of {', '.join(READERS)}, got {', '.join(endings)}."
         )
-    return str(kinds.pop()), found
+    filled = [file for file in found if file.stat().st_size]
+    if not filled:
+        raise UsageError(f"--corpus {corpus} is empty.")
+    return str(kinds.pop()), filled
 
 
 def _reader(file: Path) -> str | None:
@@ -129,17 +132,21 @@ def _reader(file: Path) -> str | None:
 
 def _load(reader: str, files: list[Path], arguments: CorpusArguments) -> Any:
     from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
 
     options: dict[str, Any] = {"sample_by": arguments.sample_by} if reader == "text" else {}
 
     def load(files: list[Path], streaming: bool) -> Any:
-        names = [str(file) for file in files]
+        # Names are taken for patterns.
+        names = [glob.escape(str(file)) for file in files]
         return load_dataset(reader, data_files=names, split="train", streaming=streaming, **options)
 
     try:
-        return load(files, arguments.streaming)
-    except (DatasetGenerationError, ValueError, OSError) as error:
+        texts = load(files, arguments.streaming)
+        if arguments.streaming:
+            next(iter(copy.deepcopy(texts)), None)
+        return texts
+    # Each reader has errors of its own.
+    except Exception as error:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and error.errno:
             raise
         for file in files:
@@ -147,7 +154,7 @@ def _load(reader: str, files: list[Path], arguments: CorpusArguments) -> Any:
                 for _ in load([file], True):
                     pass
             except Exception as cause:
-                raise UsageError(f"{file} cannot be read as {reader}: {cause}") from error
+                raise UsageError(f"{file} cannot be read as {reader}: {str(cause) or type(cause).__name__}") from error
         raise UsageError(f"--corpus {arguments.corpus} cannot be read: {error.__cause__ or error}") from error
 
 
@@ -165,9 +172,11 @@ def _load_hub(arguments: CorpusArguments) -> Any:
 
 def _text_alone(texts: Any, arguments: CorpusArguments) -> Any:
     """The texts without other columns."""
-    columns = texts.column_names or list(next(iter(copy.deepcopy(texts)), {}))
-    if not columns:
+    # Reading moves the place that a stream keeps.
+    first = next(iter(copy.deepcopy(texts) if arguments.streaming else texts), None)
+    if first is None:
         raise UsageError(f"--corpus {arguments.corpus} is empty.")
+    columns = texts.column_names or list(first)
     if arguments.text_column not in columns:
         raise UsageError(f"--text_column {arguments.text_column} is not there; choose one of {', '.join(columns)}.")
     texts = texts.select_columns([arguments.text_column])
@@ -200,7 +209,11 @@ def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
     docs = read_documentation()
     if held_out > len(docs) // 2:
         raise UsageError(f"--eval_documents {held_out} is more than half of the {len(docs)} docstrings.")
-    train, others = split_by_file(docs, 1.2 * held_out / len(docs), seed) if held_out else (docs, [])
+    train, others, share = docs, docs[:0], held_out / len(docs)
+    # Files hold one docstring or hundreds.
+    while len(others) < held_out:
+        train, others = split_by_file(docs, share, seed)
+        share = min(1.0, 1.2 * share)
     for file, part in zip(files, (train, others[:held_out]), strict=False):
         aside = file.with_suffix(".part")
         with aside.open("w", encoding="utf-8") as lines:

@@ -86,10 +86,11 @@ class ObjectiveMetrics(TrainerCallback):
         self._check(state, control)
 
     def _check(self, state: TrainerState, control: TrainerControl) -> None:
-        if not (control.should_log or control.should_save) or self.sums is None:
+        if not (control.should_log or control.should_save):
             return
         assert self.trainer is not None
-        sums = self.sums.clone()
+        # None where a log took them just before.
+        sums = torch.zeros((), device=self.trainer.args.device) if self.sums is None else self.sums.clone()
         if control.should_save:
             for weight in self.trainer.model_wrapped.parameters():
                 local = weight.to_local() if isinstance(weight, DTensor) else weight
@@ -124,7 +125,9 @@ class ObjectiveMetrics(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The time of an evaluation is none of training."""
-        self._forget()
+        now = time.perf_counter()
+        self.since += now - self.ended
+        self.ended = now
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The time of saving is none of waiting."""
@@ -184,12 +187,15 @@ def means(sums: torch.Tensor | np.ndarray) -> dict[str, float]:
 
 def compact_logits(logits: Any, labels: Any) -> torch.Tensor:
     """Sums for each row, (B, 6), instead of logits (B, S, V): the `preprocess_logits_for_metrics` of a `Trainer`."""
-    predictions, scores = logits if isinstance(logits, tuple | list) else (logits, None)
     tokens, order = labels if isinstance(labels, tuple | list) else (labels, None)
-    masked = tokens != IGNORED
-    rows = masked.nonzero()[:, 0]
-    per_token = _loss_right_count(predictions[masked], tokens[masked])
-    sums = per_token.new_zeros(len(tokens), 3).index_add(0, rows, per_token)
+    # Those of one head come alone.
+    alone = (logits, None) if order is None else (None, logits)
+    predictions, scores = logits if isinstance(logits, tuple | list) else alone
+    sums = torch.zeros(len(tokens), 3, device=tokens.device)
+    if predictions is not None:
+        masked = tokens != IGNORED
+        per_token = _loss_right_count(predictions[masked], tokens[masked])
+        sums = sums.index_add(0, masked.nonzero()[:, 0], per_token)
     told = torch.zeros_like(sums) if scores is None or order is None else _loss_right_count(scores, order)
     return torch.cat([sums, told], dim=1)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -194,8 +195,18 @@ def continuing_tokens(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
         prefix = form["model"]["continuing_subword_prefix"]
         return np.array([token.startswith(prefix) for token in tokens])
     written = json.dumps([form.get("pre_tokenizer"), form.get("decoder")])
-    for kind, space in (("ByteLevel", "Ġ"), ("Metaspace", "▁")):
-        if kind in written:
-            # Punctuation stands without a space, and is no part of the word before.
-            return np.array([not token.startswith(space) and token[:1].isalnum() for token in tokens])
+    # Punctuation stands without a space, and is no part of the word before.
+    if "ByteLevel" in written:
+        return np.array([_goes_on_in_bytes(token[:1]) for token in tokens])
+    if "Metaspace" in written:
+        # Letters, digits, and the marks that many alphabets write vowels with; the space itself is a symbol.
+        return np.array([unicodedata.category(token[0])[0] in "LNM" if token else False for token in tokens])
     raise ValueError("whole_word_mask needs a tokenizer of WordPiece, byte-level or SentencePiece tokens.")
+
+
+def _goes_on_in_bytes(sign: str) -> bool:
+    """Whether a byte is a letter, a digit, or one of the several of a character that is not ASCII.
+
+    It is told by its sign in a byte-level vocabulary, where those from "Ā" to "ġ" are spaces and controls.
+    """
+    return sign.isalnum() if sign.isascii() else not "Ā" <= sign <= "ġ"

@@ -84,6 +84,8 @@ class MuonWithAdamW(torch.optim.AdamW):
             fused=together,
             foreach=None if together else False,
         )
+        # AdamW's kernel would undo the scale of float16 itself, and skip what overflows; Muon's matrices need it too.
+        self._step_supports_amp_scaling = False
         self.dtype = dtype or (torch.bfloat16 if faster_in_bfloat16() else torch.float32)
 
     @torch.no_grad()

@@ -1,0 +1,353 @@
+"""Texts are read from files of all kinds, held out ones apart; what cannot be read is named, and no guess is made."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import json
+import lzma
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sequence_encoder.training import UsageError, documentation
+from sequence_encoder.training.corpus import CorpusArguments, find_files, load_corpus, texts_of
+
+TEXTS = [f"Text {number}, with a comma and a ü." for number in range(12)]
+Write = Callable[[Path, list[Any]], None]
+
+streamed_or_not = pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+
+
+def write_lines(path: Path, texts: list[Any], column: str = "text") -> None:
+    path.write_text("".join(json.dumps({"number": 1, column: text}) + "\n" for text in texts), encoding="utf-8")
+
+
+def write_csv(path: Path, texts: list[Any]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("number", "text"), *((1, text) for text in texts)])
+
+
+def write_parquet(path: Path, texts: list[Any]) -> None:
+    pq.write_table(pa.table({"number": [1] * len(texts), "text": pa.array(texts, pa.string())}), path)
+
+
+def write_text(path: Path, texts: list[Any]) -> None:
+    path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+
+
+def compressed(write: Write, compress: Callable[[bytes], bytes]) -> Write:
+    def write_compressed(path: Path, texts: list[Any]) -> None:
+        write(path, texts)
+        path.write_bytes(compress(path.read_bytes()))
+
+    return write_compressed
+
+
+KINDS: dict[str, Write] = {
+    ".txt": write_text,
+    ".jsonl": write_lines,
+    ".json": lambda path, texts: path.write_text(json.dumps([{"text": text} for text in texts])) and None,
+    ".parquet": write_parquet,
+    ".csv": write_csv,
+    ".jsonl.gz": compressed(write_lines, gzip.compress),
+    ".txt.xz": compressed(write_text, lzma.compress),
+    ".csv.bz2": compressed(write_csv, bz2.compress),
+}
+every_kind = pytest.mark.parametrize("ending", KINDS)
+
+
+@pytest.fixture(autouse=True)
+def _caches_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", cache / "downloads")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    return folder
+
+
+def load(path: Path | str, scratch: Path | None = None, **options: Any) -> tuple[list[Any], list[Any] | None]:
+    """The texts to train on and those that are held out, as they come."""
+    arguments = CorpusArguments(corpus=str(path), **options)
+    parts = load_corpus(arguments, scratch or Path(path), seed=0)
+    train, held_out = (None if part is None else [item["text"] for item in part] for part in parts)
+    assert train is not None
+    return train, held_out
+
+
+@streamed_or_not
+@every_kind
+def test_a_file_of_any_kind_gives_its_texts_in_their_order(folder: Path, ending: str, streaming: bool) -> None:
+    KINDS[ending](folder / f"texts{ending}", TEXTS)
+    assert load(folder / f"texts{ending}", streaming=streaming) == (TEXTS, None)
+
+
+@streamed_or_not
+@every_kind
+def test_a_folder_gives_the_texts_of_all_its_files_and_looks_past_others(
+    folder: Path, ending: str, streaming: bool
+) -> None:
+    (folder / "deeper").mkdir()
+    KINDS[ending](folder / f"a{ending}", TEXTS[:5])
+    KINDS[ending](folder / "deeper" / f"b{ending}", TEXTS[5:])
+    (folder / "README.md").write_text("about the texts")
+    (folder / "_SUCCESS").touch()
+    train, _ = load(folder, streaming=streaming)
+    assert sorted(train) == sorted(TEXTS)
+
+
+@streamed_or_not
+def test_a_pattern_gives_the_texts_of_the_files_that_it_names(folder: Path, streaming: bool) -> None:
+    (folder / "deeper").mkdir()
+    write_lines(folder / "part-1.jsonl", TEXTS[:4])
+    write_lines(folder / "deeper" / "part-2.jsonl", TEXTS[4:8])
+    write_lines(folder / "other.jsonl", TEXTS[8:])
+    assert load(folder / "part-*.jsonl", folder, streaming=streaming)[0] == TEXTS[:4]
+    assert sorted(load(folder / "**" / "part-*.jsonl", folder, streaming=streaming)[0]) == sorted(TEXTS[:8])
+
+
+@streamed_or_not
+@pytest.mark.parametrize("name", ["texts [v2]", "*", "a?b", "with space"])
+def test_names_may_have_signs_of_patterns_in_them(folder: Path, name: str, streaming: bool) -> None:
+    (folder / name).mkdir()
+    write_lines(folder / name / f"{name}.jsonl", TEXTS)
+    write_lines(folder / "axb.jsonl", ["of another file"])
+    for path in (folder / name, folder / name / f"{name}.jsonl"):
+        assert load(path, streaming=streaming) == (TEXTS, None)
+
+
+@streamed_or_not
+@pytest.mark.parametrize(
+    ("sample_by", "expected"),
+    [("line", ["a", "b", "", "c", "d"]), ("paragraph", ["a\nb", "c\nd\n"]), ("document", ["a\nb\n\nc\nd\n"])],
+)
+def test_a_document_of_a_text_file_is_what_was_said(
+    folder: Path, sample_by: str, expected: list[str], streaming: bool
+) -> None:
+    (folder / "a.txt").write_text("a\nb\n\nc\nd\n")
+    assert load(folder, sample_by=sample_by, streaming=streaming)[0] == expected
+
+
+@streamed_or_not
+def test_another_column_may_hold_the_texts(folder: Path, streaming: bool) -> None:
+    write_lines(folder / "a.jsonl", TEXTS, column="body")
+    arguments = CorpusArguments(corpus=str(folder), text_column="body", streaming=streaming)
+    train, _ = load_corpus(arguments, folder, 0)
+    assert list(train) == [{"text": text} for text in TEXTS]
+
+
+@streamed_or_not
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(folder: Path, streaming: bool) -> None:
+    write_lines(folder / "a.jsonl", TEXTS, column="body")
+    with pytest.raises(UsageError, match="--text_column text is not there; choose one of number, body"):
+        load(folder, streaming=streaming)
+
+
+@streamed_or_not
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_texts_that_are_missing_are_empty(folder: Path, ending: str, streaming: bool) -> None:
+    KINDS[ending](folder / f"a{ending}", [None, "a", None])
+    train, _ = load(folder, streaming=streaming)
+    assert texts_of({"text": train}) == ["", "a", ""]
+
+
+@pytest.mark.parametrize(("value", "kind"), [(3, "int"), (0, "int"), (["a"], "list"), (1.5, "float")])
+def test_what_is_no_text_is_refused(value: Any, kind: str) -> None:
+    with pytest.raises(UsageError, match=rf"--text_column must hold texts, and has .* of type {kind}\."):
+        texts_of({"text": ["a", None, value]})
+
+
+@pytest.mark.parametrize(
+    "corpus", ["missing.txt", "missing.jsonl.gz", "./missing", "/missing/folder", "a/b/c", "missing/*.jsonl"]
+)
+def test_files_that_are_not_there_are_refused_before_any_hub_is_asked(corpus: str) -> None:
+    with pytest.raises(UsageError, match=r"--corpus .*missing.*there is no|--corpus a/b/c: there is no"):
+        find_files(corpus)
+
+
+def test_a_name_as_of_a_dataset_of_the_hub_is_left_to_it() -> None:
+    assert find_files("someone/some-dataset") is None
+    assert find_files("wikipedia") is None
+
+
+@pytest.mark.parametrize(
+    ("names", "endings"),
+    [
+        (["a.txt", "b.jsonl"], r"\.jsonl, \.txt"),
+        (["a.csv", "b.parquet.gz"], r"\.csv, \.parquet\.gz"),
+        (["a.dat"], r"\.dat"),
+    ],
+)
+def test_files_of_several_kinds_or_of_none_are_refused(folder: Path, names: list[str], endings: str) -> None:
+    for name in names:
+        (folder / name).write_text("text\n")
+    with pytest.raises(UsageError, match=rf"must be of one kind of \.txt, .*, got {endings}\."):
+        load(folder / "*", folder)
+
+
+def test_a_folder_without_texts_is_refused(folder: Path) -> None:
+    (folder / "README.md").write_text("text")
+    with pytest.raises(UsageError, match=r"there is no file that ends in \.txt, \.json"):
+        load(folder)
+
+
+@streamed_or_not
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv", ".parquet"])
+def test_an_empty_corpus_is_refused(folder: Path, ending: str, streaming: bool) -> None:
+    (folder / f"a{ending}").touch()
+    with pytest.raises(UsageError, match=r"--corpus .* is empty\."):
+        load(folder, streaming=streaming)
+
+
+@streamed_or_not
+@pytest.mark.parametrize("ending", [".parquet", ".jsonl.gz", ".csv"])
+def test_a_corpus_without_documents_is_refused(folder: Path, ending: str, streaming: bool) -> None:
+    KINDS[ending](folder / f"a{ending}", [])
+    with pytest.raises(UsageError, match=r"--corpus .*(is empty|cannot be read)|a\..* cannot be read as .*: .+"):
+        load(folder, streaming=streaming)
+
+
+@streamed_or_not
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv"])
+def test_an_empty_file_among_others_is_nothing(folder: Path, ending: str, streaming: bool) -> None:
+    KINDS[ending](folder / f"a{ending}", TEXTS[:5])
+    KINDS[ending](folder / f"b{ending}", [])
+    if ending == ".csv":
+        # Without the line of its columns.
+        (folder / "d.csv").touch()
+    KINDS[ending](folder / f"c{ending}", TEXTS[5:])
+    assert sorted(load(folder, streaming=streaming)[0]) == sorted(TEXTS)
+
+
+def half(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def not_of_its_kind(path: Path) -> None:
+    path.write_bytes(b'"\xff\xfe{"text": 1')
+
+
+@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize("damage", [half, not_of_its_kind])
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".csv", ".txt", ".jsonl.gz"])
+def test_the_very_file_that_cannot_be_read_is_named(
+    folder: Path, ending: str, damage: Callable[[Path], None], place: int
+) -> None:
+    if damage is half and ending in (".csv", ".txt"):
+        # Half of such a file is one as well.
+        damage = not_of_its_kind
+    for number in range(3):
+        KINDS[ending](folder / f"{number}{ending}", TEXTS)
+    damage(folder / f"{place}{ending}")
+    with pytest.raises(UsageError, match=rf"texts/{place}{ending} cannot be read as .*: .+"):
+        load(folder)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".csv", ".txt", ".jsonl.gz"])
+def test_a_stream_that_begins_with_what_cannot_be_read_is_refused_at_once(folder: Path, ending: str) -> None:
+    KINDS[ending](folder / f"0{ending}", TEXTS)
+    KINDS[ending](folder / f"1{ending}", TEXTS)
+    not_of_its_kind(folder / f"0{ending}")
+    with pytest.raises(UsageError, match=rf"texts/0{ending} cannot be read as .*: .+"):
+        load(folder, streaming=True)
+
+
+def test_files_with_other_columns_than_the_first_are_refused(folder: Path) -> None:
+    write_lines(folder / "a.jsonl", TEXTS)
+    write_lines(folder / "b.jsonl", TEXTS, column="body")
+    with pytest.raises(UsageError, match=r"(?s)--corpus .* cannot be read: .*column names"):
+        load(folder)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_held_out_documents_are_random_and_never_trained_on(folder: Path, seed: int) -> None:
+    write_lines(folder / "a.jsonl", TEXTS)
+    arguments = CorpusArguments(corpus=str(folder), eval_documents=4)
+    train, held_out = ([item["text"] for item in part] for part in load_corpus(arguments, folder, seed))
+    assert len(held_out) == 4
+    assert sorted(train + held_out) == sorted(TEXTS)
+    assert sorted(held_out) not in (TEXTS[:4], TEXTS[-4:])
+    again = [[item["text"] for item in part] for part in load_corpus(arguments, folder, seed)]
+    assert again == [train, held_out]
+
+
+def test_of_a_stream_the_first_documents_are_held_out(folder: Path) -> None:
+    write_lines(folder / "a.jsonl", TEXTS[:3])
+    write_lines(folder / "b.jsonl", TEXTS[3:])
+    assert load(folder, streaming=True, eval_documents=4) == (TEXTS[4:], TEXTS[:4])
+
+
+@pytest.mark.parametrize("count", [12, 13])
+def test_holding_all_documents_out_is_refused(folder: Path, count: int) -> None:
+    write_lines(folder / "a.jsonl", TEXTS)
+    with pytest.raises(UsageError, match=rf"--eval_documents {count} leaves nothing of the 12 documents"):
+        load(folder, eval_documents=count)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shuffle_buffer": 0}, "--shuffle_buffer must be at least 1, got 0"),
+        ({"eval_documents": -1}, "--eval_documents must be at least 0, got -1"),
+        ({"num_proc": 0}, "--num_proc must be at least 1, got 0"),
+        ({"streaming": True}, "--streaming is for files and datasets of the Hub"),
+    ],
+)
+def test_arguments_out_of_their_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        CorpusArguments(**options)
+
+
+@pytest.fixture
+def small_documentation(monkeypatch: pytest.MonkeyPatch) -> list[documentation.Docstring]:
+    """Two packages of the standard library in place of all that is installed."""
+    root = Path(sysconfig.get_path("stdlib"))
+    libraries = {name: sorted((root / name).rglob("*.py")) for name in ("logging", "unittest")}
+    monkeypatch.setattr(documentation, "find_libraries", lambda: libraries)
+    return documentation.read_documentation(show_progress=False)
+
+
+@pytest.mark.parametrize("held_out", [0, 9])
+def test_the_documentation_is_written_once_and_read_again(
+    small_documentation: list[documentation.Docstring],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    held_out: int,
+) -> None:
+    train, others = load("documentation", tmp_path, eval_documents=held_out)
+    texts = [doc.text for doc in small_documentation]
+    assert set(train) | set(others or []) <= set(texts)
+    if held_out:
+        assert others is not None
+        assert len(others) == held_out
+        paths = {doc.text: doc.path for doc in small_documentation}
+        assert {paths[text] for text in train}.isdisjoint(paths[text] for text in others)
+        assert len(train) > 0.6 * len(texts)
+    else:
+        assert others is None
+        assert sorted(train) == sorted(texts)
+    # What is installed may change before a training goes on.
+    monkeypatch.setattr(documentation, "find_libraries", dict)
+    assert load("documentation", tmp_path, eval_documents=held_out) == (train, others)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_more_documentation_than_half_is_not_held_out(
+    small_documentation: list[documentation.Docstring], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=rf"--eval_documents 1000 .* {len(small_documentation)} docstrings"):
+        load("documentation", tmp_path, eval_documents=1000)
+    assert not list(tmp_path.iterdir())

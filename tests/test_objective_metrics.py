@@ -1,0 +1,298 @@
+"""What is logged of each objective is the mean over all its tokens or pairs, and a loss that is no number is an end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+
+from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining, SequenceEncoderTokenizer
+from sequence_encoder.tests.texts import LONG, TEXTS, tokenizer_of
+from sequence_encoder.training import UsageError
+from sequence_encoder.training.objective_metrics import (
+    ObjectiveMetrics,
+    compact_logits,
+    means,
+    objective_means,
+    sums_of,
+)
+from sequence_encoder.training.objectives import Objectives, PretrainingCollator
+from sequence_encoder.training.packs import EvaluationWindows, Pack, PackedWindows
+from sequence_encoder.training.windows import Window, segment_windows
+
+Build = Callable[..., Any]
+Batch = dict[str, Any]
+
+OBJECTIVES = {
+    "both": Objectives(mlm_weight=0.5, sop_weight=2.0),
+    "mlm": Objectives(sop_weight=0.0),
+    "sop": Objectives(mlm_weight=0.0, sop_weight=2.0),
+}
+every_objective = pytest.mark.parametrize("name", OBJECTIVES)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> SequenceEncoderTokenizer:
+    return tokenizer_of()
+
+
+@pytest.fixture
+def model_for(
+    tiny_config: Build, tokenizer: SequenceEncoderTokenizer, randomize: Build
+) -> Callable[[str], PreTrainedModel]:
+    """`model_for(name)`: a model with the heads that the objectives need; its answers are far from even."""
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
+
+    def build(name: str) -> PreTrainedModel:
+        kind = SequenceEncoderForPreTraining if OBJECTIVES[name].sop_weight else SequenceEncoderForMaskedLM
+        torch.manual_seed(0)
+        return randomize(kind(tiny_config("bert", vocab_size=len(tokenizer), type_vocab_size=2, **special)))
+
+    return build
+
+
+def windows_for(name: str, tokenizer: SequenceEncoderTokenizer) -> list[Window]:
+    """Also some of one segment, of which no order is asked."""
+    return list(segment_windows([*TEXTS[:6], LONG], tokenizer, 64, pairs=bool(OBJECTIVES[name].sop_weight)))
+
+
+def packs_for(name: str, tokenizer: SequenceEncoderTokenizer) -> PackedWindows:
+    return PackedWindows(windows_for(name, tokenizer), max_tokens=200, show_progress=False)
+
+
+def batches_for(name: str, tokenizer: SequenceEncoderTokenizer, packs: Sequence[Pack]) -> list[Batch]:
+    """Of different sizes: 1, 2, 3 and so on packs."""
+    collate = PretrainingCollator(tokenizer, OBJECTIVES[name])
+    batches, start = [], 0
+    while start < len(packs):
+        size = len(batches) + 1
+        batches.append(collate(packs[start : start + size]))
+        start += size
+    assert len(batches) > 2
+    return batches
+
+
+@torch.no_grad()
+def by_hand(model: PreTrainedModel, batches: list[Batch], name: str) -> dict[str, float]:
+    """Loss and accuracy over all masked tokens, and over all pairs, of a model that is told no labels."""
+    tokens: list[tuple[torch.Tensor, torch.Tensor]] = []
+    orders: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for batch in batches:
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids") if key in batch}
+        outputs = model.eval()(**inputs)
+        masked = batch["labels"] != -100
+        tokens.append((outputs.get("prediction_logits", outputs.get("logits"))[masked], batch["labels"][masked]))
+        if "sentence_order_label" in batch:
+            pairs = batch["sentence_order_label"] != -100
+            orders.append((outputs.sop_logits[pairs], batch["sentence_order_label"][pairs]))
+    expected = {}
+    for objective, answers in (("mlm", tokens), ("sop", orders)):
+        if answers and getattr(OBJECTIVES[name], f"{objective}_weight"):
+            logits, labels = map(torch.cat, zip(*answers, strict=True))
+            expected[f"{objective}_loss"] = float(F.cross_entropy(logits, labels))
+            expected[f"{objective}_accuracy"] = float((logits.argmax(-1) == labels).float().mean())
+    return expected
+
+
+def rows_of(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """What a `Trainer` keeps of a batch when it evaluates."""
+    with torch.no_grad():
+        outputs = model.eval()(**batch)
+    ignored = {"loss", *model.config.keys_to_ignore_at_inference}
+    logits = tuple(value for key, value in outputs.items() if key not in ignored)
+    labels = tuple(batch[key] for key in ("labels", "sentence_order_label") if key in batch)
+    return compact_logits(*(values if len(values) > 1 else values[0] for values in (logits, labels)))
+
+
+@every_objective
+@pytest.mark.parametrize("split", [False, True])
+def test_training_tells_the_means_over_all_tokens_and_pairs(
+    model_for: Build, tokenizer: SequenceEncoderTokenizer, name: str, split: bool
+) -> None:
+    """Also where a `Trainer` accumulates gradients, and losses are divided by the labels of the whole step."""
+    model, batches = model_for(name), batches_for(name, tokenizer, list(packs_for(name, tokenizer)))
+    items = {"num_items_in_batch": sum((batch["labels"] != -100).sum() for batch in batches)} if split else {}
+    # Without dropout, so that answers are those of evaluation.
+    model.train()
+    with torch.no_grad():
+        sums = sum(sums_of({**batch, **items}, model(**batch, **items)) for batch in batches)
+    found = means(sums)
+    expected = by_hand(model, batches, name)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert set(found) == {
+        f"{part}_{what}" for part in ("mlm", "sop") if part == name or name == "both" for what in ("loss", "accuracy")
+    }
+
+
+@every_objective
+def test_evaluation_tells_the_same_means(model_for: Build, tokenizer: SequenceEncoderTokenizer, name: str) -> None:
+    model = model_for(name)
+    batches = batches_for(name, tokenizer, list(EvaluationWindows(windows_for(name, tokenizer))))
+    rows = torch.cat([rows_of(model, batch) for batch in batches])
+    assert len(rows) == sum(len(batch["input_ids"]) for batch in batches)
+    found = objective_means(EvalPrediction(predictions=rows.numpy(), label_ids=None))
+    assert found == pytest.approx(by_hand(model, batches, name), rel=1e-5)
+
+
+def arguments_for(folder: Path, **options: Any) -> TrainingArguments:
+    defaults = {
+        "output_dir": str(folder),
+        "max_steps": 4,
+        "per_device_train_batch_size": 1,
+        "per_device_eval_batch_size": 4,
+        "gradient_accumulation_steps": 3,
+        "logging_steps": 2,
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    return TrainingArguments(**{**defaults, **options})
+
+
+class Watched:
+    """A trainer that is watched, and the batches that its model learned from, as it was then."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        name: str,
+        folder: Path,
+        callbacks: list[TrainerCallback] | None = None,
+        **options: Any,
+    ) -> None:
+        tokenizer = tokenizer_of()
+        self.metrics = ObjectiveMetrics(operations_per_token=10.0, peak=1e6)
+        self.trainer = Trainer(
+            model,
+            arguments_for(folder, **options),
+            train_dataset=packs_for(name, tokenizer),
+            eval_dataset=EvaluationWindows(windows_for(name, tokenizer)),
+            data_collator=PretrainingCollator(tokenizer, OBJECTIVES[name]),
+            compute_metrics=objective_means,
+            preprocess_logits_for_metrics=compact_logits,
+            callbacks=callbacks,
+        )
+        self.metrics.watch(self.trainer)
+
+    def logs(self, key: str = "loss") -> list[dict[str, float]]:
+        return [log for log in self.trainer.state.log_history if key in log]
+
+
+@every_objective
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_a_log_of_trainer_has_the_means_over_all_steps_since_the_last(
+    model_for: Build, tokenizer: SequenceEncoderTokenizer, tmp_path: Path, name: str, evaluates: bool
+) -> None:
+    model = model_for(name)
+    collate = PretrainingCollator(tokenizer, OBJECTIVES[name])
+    batches = [collate([pack]) for pack in packs_for(name, tokenizer)][:6]
+    # Labels of one step are more than those of the other.
+    sizes = [int((batch["labels"] != -100).sum()) for batch in batches]
+    assert sum(sizes[:3]) != sum(sizes[3:])
+    expected = by_hand(model, batches, name)
+    # An evaluation between two logs changes nothing.
+    options = {"eval_strategy": "steps", "eval_steps": 1} if evaluates else {}
+    # The model stays as it is.
+    watched = Watched(model, name, tmp_path, max_steps=2, learning_rate=0.0, **options)
+    watched.trainer.train()
+    (log,) = watched.logs()
+    assert {key: log[key] for key in expected} == pytest.approx(expected, rel=1e-4)
+    assert [key for key in log if key.startswith(("mlm_", "sop_")) and key not in expected] == []
+    if name == "mlm":
+        assert log["loss"] == pytest.approx(expected["mlm_loss"], rel=0.05)
+        assert log["loss"] != pytest.approx(expected["mlm_loss"], rel=1e-4)
+
+
+@every_objective
+def test_an_evaluation_of_trainer_has_the_means_over_all_rows(
+    model_for: Build, tokenizer: SequenceEncoderTokenizer, tmp_path: Path, name: str
+) -> None:
+    model = model_for(name)
+    found = Watched(model, name, tmp_path).trainer.evaluate()
+    collate = PretrainingCollator(tokenizer, OBJECTIVES[name])
+    expected = by_hand(model, [collate(list(EvaluationWindows(windows_for(name, tokenizer))))], name)
+    assert {key: found[f"eval_{key}"] for key in expected} == pytest.approx(expected, rel=1e-4)
+    assert [key for key in found if key.startswith(("eval_mlm", "eval_sop")) and key[5:] not in expected] == []
+
+
+def test_logs_tell_the_speed_and_reach_those_who_report(model_for: Build, tmp_path: Path) -> None:
+    told: list[dict[str, float]] = []
+
+    class Report(TrainerCallback):
+        def on_log(self, *args: Any, logs: dict[str, float], **kwargs: Any) -> None:
+            told.append(dict(logs))
+
+    watched = Watched(model_for("both"), "both", tmp_path, [Report()])
+    watched.trainer.train()
+    logs = watched.logs()
+    assert len(logs) == 2
+    for log, report in zip(logs, told, strict=False):
+        assert report.items() <= log.items()
+        assert log["tokens_per_second"] > 0
+        assert log["share_of_peak"] == pytest.approx(log["tokens_per_second"] * 10 / 1e6)
+        assert 0 < log["loader_share"] < 1
+        assert "mlm_loss" in report
+
+
+@pytest.mark.parametrize(
+    "saving",
+    [
+        {"save_strategy": "steps", "save_steps": 2, "logging_steps": 100},
+        {"save_strategy": "steps", "save_steps": 3, "logging_steps": 2},
+        {"save_strategy": "epoch", "logging_strategy": "no"},
+        {"save_strategy": "epoch", "logging_steps": 1},
+    ],
+)
+@pytest.mark.parametrize("cause", ["loss", "last step"])
+def test_a_training_that_lost_its_numbers_ends_before_anything_is_saved(
+    model_for: Build, tmp_path: Path, saving: dict[str, Any], cause: str
+) -> None:
+    class Break(TrainerCallback):
+        """Lets the weights be no numbers, before a step or by it."""
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+            if cause == "loss" and state.global_step == 1:
+                model.decoder.bias.data.fill_(math.nan)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+            ends = args.save_steps if args.save_strategy == "steps" else state.max_steps
+            if cause == "last step" and state.global_step == ends:
+                model.decoder.bias.data.fill_(math.inf)
+
+    watched = Watched(
+        model_for("both"),
+        "both",
+        tmp_path,
+        gradient_accumulation_steps=4,
+        num_train_epochs=1,
+        **{"max_steps": -1, **saving},
+    )
+    # Before it is watched: as if the optimizer had done it.
+    watched.trainer.callback_handler.callbacks.insert(1, Break())
+    with pytest.raises(UsageError, match=r"loss is no longer a number, at step .*--resume"):
+        watched.trainer.train()
+    assert list(tmp_path.glob("checkpoint-*")) == []
+
+
+def test_a_training_that_keeps_its_numbers_is_saved(model_for: Build, tmp_path: Path) -> None:
+    Watched(model_for("both"), "both", tmp_path, save_strategy="steps", save_steps=2).trainer.train()
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 2
+
+
+def test_a_model_is_watched_no_longer_than_it_trains(model_for: Build, tmp_path: Path) -> None:
+    model = model_for("both")
+    watched = Watched(model, "both", tmp_path)
+    watched.trainer.train()
+    assert not model._forward_hooks
+    watched.trainer.train()
+    assert len(watched.logs()) == 2
+    assert all("mlm_loss" in log for log in watched.logs())

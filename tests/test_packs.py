@@ -1,0 +1,273 @@
+"""Packs fill their budgets, an epoch holds every window once, and a seed decides what meets when, wherever it runs."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from accelerate.data_loader import BatchSamplerShard
+from datasets import Dataset
+from torch.utils.data import BatchSampler, SequentialSampler
+from transformers import Trainer, TrainingArguments
+
+from sequence_encoder import SequenceEncoderForPreTraining, SequenceEncoderTokenizer
+from sequence_encoder.tests.texts import TEXTS, tokenizer_of
+from sequence_encoder.training.objectives import PretrainingCollator
+from sequence_encoder.training.packs import EvaluationWindows, Pack, PackedWindows, pack
+from sequence_encoder.training.windows import Window, segment_windows
+
+BUDGET = 100
+
+
+def lengths(number: int, longest: int, seed: int = 0) -> list[int]:
+    """As those of documents cut into windows: most are short, and many are just as long as they can be."""
+    rng = random.Random(seed)
+    return [min(longest, 3 + int(rng.lognormvariate(4, 1))) for _ in range(number)]
+
+
+def windows_of_lengths(found: list[int]) -> list[Window]:
+    """Windows whose tokens are their number."""
+    return [
+        {"input_ids": np.full(length - 2, number, np.int32), "cut": 0, "length": length}
+        for number, length in enumerate(found)
+    ]
+
+
+def numbers(pack: Pack) -> list[int]:
+    """Which windows are in a pack."""
+    return [int(window["input_ids"][0]) for window in pack["windows"]]
+
+
+def packed(windows: Any = None, max_tokens: int = BUDGET, **options: Any) -> PackedWindows:
+    windows = windows_of_lengths(lengths(300, 40)) if windows is None else windows
+    return PackedWindows(windows, max_tokens, show_progress=False, **options)
+
+
+def epoch(packs: PackedWindows, number: int) -> list[Pack]:
+    packs.set_epoch(number)
+    return list(packs)
+
+
+def told(packs: list[Pack]) -> list[tuple[Any, ...]]:
+    """All that is in packs, to be compared."""
+    plain = [[(np.asarray(w["input_ids"]).tolist(), w["cut"], w["length"]) for w in pack["windows"]] for pack in packs]
+    return [(windows, pack["seed"], pack["progress"]) for windows, pack in zip(plain, packs, strict=True)]
+
+
+@pytest.mark.parametrize(("longest", "budget"), [(128, 2048), (512, 8192), (512, 1024), (512, 512), (8192, 16384)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_budgets_are_never_exceeded_and_nearly_filled(longest: int, budget: int, seed: int) -> None:
+    found = lengths(20_000, longest, seed)
+    groups = list(pack(enumerate(found), budget))
+    assert sorted(number for group in groups for number in group) == list(range(len(found)))
+    tokens = [sum(found[number] for number in group) for group in groups]
+    assert max(tokens) <= budget
+    assert sum(tokens) >= 0.99 * len(tokens) * budget
+
+
+@pytest.mark.parametrize("length", [1, 7, 50, 51, 100])
+def test_items_of_one_length_stay_in_their_order(length: int) -> None:
+    groups = list(pack(((number, length) for number in range(1000)), BUDGET))
+    assert [number for group in groups for number in group] == list(range(1000))
+    assert {len(group) for group in groups[:-1]} == {BUDGET // length}
+
+
+def test_items_without_end_are_read_little_ahead_and_none_waits_for_long() -> None:
+    read: list[int] = []
+
+    def endless() -> Iterator[tuple[int, int]]:
+        rng = random.Random(0)
+        for number in count():
+            read.append(rng.randint(1, BUDGET))
+            yield number, read[-1]
+
+    seen: set[int] = set()
+    for number, group in enumerate(islice(pack(endless(), BUDGET), 2000)):
+        seen |= set(group)
+        assert sum(read) <= (number + 20) * BUDGET
+    # Those that came long ago are all gone.
+    assert set(range(len(read) - 100)) <= seen
+
+
+@pytest.mark.parametrize("length", [0, BUDGET + 1])
+def test_an_item_that_fits_no_budget_is_refused(length: int) -> None:
+    with pytest.raises(ValueError, match=rf"max_tokens={BUDGET} .* {length} tokens"):
+        list(pack([("fits", BUDGET), ("does not", length)], BUDGET))
+
+
+def test_nothing_gives_no_group() -> None:
+    assert list(pack([], BUDGET)) == []
+
+
+def test_an_epoch_holds_every_window_once() -> None:
+    packs = packed()
+    for number in (0, 1, 7):
+        found = epoch(packs, number)
+        assert len(found) == len(packs)
+        assert sorted(number for pack in found for number in numbers(pack)) == list(range(300))
+        assert all(sum(window["length"] for window in pack["windows"]) <= BUDGET for pack in found)
+    assert packs.tokens == sum(lengths(300, 40))
+    assert packs.fullness == packs.tokens / (BUDGET * len(found))
+
+
+def test_packs_that_make_no_whole_step_are_other_ones_each_time() -> None:
+    everything = Counter(range(300))
+    left_out = []
+    whole = packed()
+    packs = packed(multiple_of=7)
+    assert len(whole) - 7 < len(packs) < len(whole)
+    assert len(packs) % 7 == 0
+    for number in range(3):
+        found = Counter(number for pack in epoch(packs, number) for number in numbers(pack))
+        assert found <= everything
+        left_out.append(frozenset(everything - found))
+    assert len(set(left_out)) == 3
+
+
+def test_packs_are_repeated_where_there_are_not_enough_for_a_step() -> None:
+    packs = packed(windows_of_lengths([40, 50, 60]), multiple_of=8)
+    found = epoch(packs, 0)
+    assert len(found) == 8
+    counts = Counter(number for pack in found for number in numbers(pack))
+    assert set(counts) == {0, 1, 2}
+    assert max(counts.values()) - min(counts.values()) <= 1
+    # What is masked differs from time to time.
+    assert len({tuple(pack["seed"]) for pack in found}) == 8
+
+
+def test_epochs_differ_in_order_and_seeds_and_not_in_what_meets() -> None:
+    packs = packed()
+    first, second = epoch(packs, 0), epoch(packs, 1)
+    assert list(map(numbers, first)) != list(map(numbers, second))
+    assert sorted(map(numbers, first)) == sorted(map(numbers, second))
+    seeds = {tuple(pack["seed"]) for pack in first + second}
+    assert len(seeds) == len(first) + len(second)
+
+
+def test_a_seed_decides_everything() -> None:
+    one, same, other = packed(seed=1), packed(seed=1), packed(seed=2)
+    assert told(epoch(one, 3)) == told(epoch(same, 3))
+    assert sorted(map(numbers, epoch(one, 0))) != sorted(map(numbers, epoch(other, 0)))
+    assert {tuple(p["seed"]) for p in epoch(one, 0)}.isdisjoint(tuple(p["seed"]) for p in epoch(other, 0))
+
+
+def test_a_list_and_a_dataset_give_the_same_packs() -> None:
+    windows = list(segment_windows(TEXTS, tokenizer_of(), 32))
+    dataset = Dataset.from_list([dict(window) for window in windows])
+    assert told(epoch(packed(dataset), 1)) == told(epoch(packed(windows), 1))
+    assert told(list(EvaluationWindows(dataset))) == told(list(EvaluationWindows(windows)))
+
+
+def test_evaluation_is_on_each_window_in_its_order_and_always_the_same() -> None:
+    windows = windows_of_lengths(lengths(300, 40))
+    evaluated = EvaluationWindows(windows, seed=1)
+    found = list(evaluated)
+    assert [numbers(pack) for pack in found] == [[number] for number in range(300)]
+    assert len(evaluated) == 300
+    assert len({tuple(pack["seed"]) for pack in found}) == 300
+    # As at the start of the training, whatever the schedule.
+    assert {pack["progress"] for pack in found} == {0.0}
+    assert told(list(EvaluationWindows(windows, seed=1))) == told(found)
+    assert told(list(EvaluationWindows(windows, seed=2))) != told(found)
+
+
+def test_progress_goes_from_the_first_pack_to_the_last_of_the_training() -> None:
+    packs = packed()
+    assert [pack["progress"] for pack in epoch(packs, 0)] == [n / len(packs) for n in range(len(packs))]
+    packs.plan(2 * len(packs))
+    progress = [pack["progress"] for number in range(3) for pack in epoch(packs, number)]
+    assert progress[: 2 * len(packs)] == [n / (2 * len(packs)) for n in range(2 * len(packs))]
+    # Who trains for longer than planned stays at the end.
+    assert set(progress[2 * len(packs) :]) == {1.0}
+
+
+@pytest.mark.parametrize("index", [-1, 10**6])
+def test_a_place_outside_the_epoch_is_refused(index: int) -> None:
+    with pytest.raises(IndexError, match=rf"index must be from 0 to .* got {index}\."):
+        packed()[index]
+
+
+@pytest.mark.parametrize("windows", [[], Dataset.from_dict({"input_ids": [], "cut": [], "length": []})])
+def test_no_windows_are_refused(windows: Any) -> None:
+    with pytest.raises(ValueError, match="windows is empty"):
+        packed(windows)
+
+
+def test_a_budget_without_room_for_the_longest_window_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"max_tokens=39 .* 40 tokens"):
+        packed(max_tokens=39)
+
+
+@pytest.mark.parametrize(("processes", "batch", "accumulation"), [(1, 1, 8), (2, 1, 4), (4, 2, 1), (8, 1, 1)])
+def test_a_step_has_the_same_packs_in_any_number_of_processes(processes: int, batch: int, accumulation: int) -> None:
+    packs = packed(multiple_of=8)
+    packs.set_epoch(1)
+    batches = BatchSampler(SequentialSampler(packs), batch, drop_last=False)
+    # How Accelerate deals batches to processes.
+    shards = [list(BatchSamplerShard(batches, processes, place)) for place in range(processes)]
+    assert {len(shard) for shard in shards} == {len(packs) // (processes * batch)}
+    for step in range(len(packs) // 8):
+        mine = slice(step * accumulation, (step + 1) * accumulation)
+        dealt = sorted(place for shard in shards for taken in shard[mine] for place in taken)
+        assert dealt == list(range(8 * step, 8 * step + 8))
+
+
+@pytest.fixture
+def train(tiny_config: Callable[..., Any], tmp_path: Path) -> Callable[..., list[tuple[tuple[int, ...], float]]]:
+    """`train(resume, workers)`: seeds and progress of the packs that a `Trainer` asked for in two epochs."""
+    tokenizer: SequenceEncoderTokenizer = tokenizer_of()
+
+    def run(resume: str | None = None, workers: int = 0) -> list[tuple[tuple[int, ...], float]]:
+        packs = packed(list(segment_windows(TEXTS[:4], tokenizer, 32)), 256, multiple_of=2)
+        packs.plan(2 * len(packs))
+        collate = PretrainingCollator(tokenizer)
+
+        def telling(items: list[Pack]) -> dict[str, Any]:
+            return {**collate(items), "seed": [tuple(item["seed"]) for item in items], "progress": items[0]["progress"]}
+
+        asked = []
+
+        class Model(SequenceEncoderForPreTraining):
+            def forward(self, seed: Any = None, progress: float = 0.0, **inputs: Any) -> Any:
+                asked.extend((one, progress) for one in seed)
+                return super().forward(**inputs)
+
+        special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
+        model = Model(tiny_config("bert", vocab_size=len(tokenizer), type_vocab_size=2, **special))
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            num_train_epochs=2,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=2,
+            train_sampling_strategy="sequential",
+            dataloader_num_workers=workers,
+            save_steps=3,
+            remove_unused_columns=False,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+        )
+        Trainer(model, arguments, train_dataset=packs, data_collator=telling).train(resume_from_checkpoint=resume)
+        assert asked
+        return asked
+
+    return run
+
+
+def test_trainer_takes_each_epoch_in_its_own_order_and_goes_on_where_it_stopped(train: Any, tmp_path: Path) -> None:
+    asked = train()
+    packs = packed(list(segment_windows(TEXTS[:4], tokenizer_of(), 32)), 256, multiple_of=2)
+    packs.plan(2 * len(packs))
+    expected = [(tuple(pack["seed"]), pack["progress"]) for number in (0, 1) for pack in epoch(packs, number)]
+    assert asked == expected
+    assert train(workers=1) == expected
+    # Within the first epoch, and within the second.
+    assert 3 < len(packs) / 2 < 12
+    for step in (3, 12):
+        assert train(resume=str(tmp_path / f"checkpoint-{step}")) == expected[2 * step :]

@@ -1,0 +1,295 @@
+"""A stream gives the same packs wherever a training goes on in it, and reads little of what came before."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import IterableDataset
+from torch.utils.data import DataLoader
+
+from sequence_encoder import SequenceEncoderTokenizer
+from sequence_encoder.tests.texts import tokenizer_of
+from sequence_encoder.training import UsageError, streams
+from sequence_encoder.training.corpus import CorpusArguments, load_corpus
+from sequence_encoder.training.packs import Pack
+from sequence_encoder.training.streams import PackedStream
+from sequence_encoder.training.windows import segment_windows
+
+# Tokens of a window and of a pack; documents of a block; and packs that are looked at: several times all documents.
+LONGEST, BUDGET, BLOCK, MANY = 32, 64, 7, 100
+
+
+def documents(count: int = 57) -> list[str]:
+    rng = random.Random(0)
+    words = ["json", "string", "returns", "object.", "The", "and", "sequence."]
+    return [" ".join(rng.choices(words, k=rng.randint(1, 40))) for _ in range(count)]
+
+
+def write_parquet(path: Path, texts: list[str]) -> None:
+    pq.write_table(pa.table({"number": range(len(texts)), "text": texts}), path, row_group_size=5)
+
+
+def write_lines(path: Path, texts: list[str]) -> None:
+    path.write_text("".join(json.dumps({"text": text, "number": 1}) + "\n" for text in texts))
+
+
+def write_text(path: Path, texts: list[str]) -> None:
+    path.write_text("\n".join(texts))
+
+
+KINDS: dict[str, Callable[[Path, list[str]], None]] = {
+    "parquet": write_parquet,
+    "jsonl": write_lines,
+    "txt": write_text,
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def corpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with several files, of which each holds several blocks."""
+    folder = tmp_path_factory.mktemp(request.param)
+    for part in range(3):
+        KINDS[request.param](folder / f"{part}.{request.param}", documents()[19 * part : 19 * (part + 1)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> SequenceEncoderTokenizer:
+    return tokenizer_of()
+
+
+def stream_of(corpus: Path, journal: Path | None = None, held_out: int = 0, **options: Any) -> PackedStream:
+    """What a fresh process makes of a corpus and of the journal of another one."""
+    arguments = CorpusArguments(corpus=str(corpus), streaming=True, eval_documents=held_out)
+    texts, others = load_corpus(arguments, corpus, 0)
+    # Whether they are read before or not.
+    assert len(list(others or [])) == held_out
+    settings: dict[str, Any] = {"buffer": BLOCK, "seed": 3, **options}
+    stream = PackedStream(texts, tokenizer_of(), LONGEST, BUDGET, journal=journal, **settings)
+    stream.plan(MANY)
+    return stream
+
+
+def told(packs: Iterator[Pack]) -> list[tuple[Any, ...]]:
+    """All that is in packs, to be compared."""
+    return [
+        (pack["seed"], pack["progress"], [(w["input_ids"].tolist(), w["cut"], w["length"]) for w in pack["windows"]])
+        for pack in packs
+    ]
+
+
+def as_it_is(pack: Pack) -> Pack:
+    return pack
+
+
+def windows_in(packs: list[tuple[Any, ...]]) -> Counter[tuple[int, ...]]:
+    return Counter(tuple(ids) for _, _, windows in packs for ids, _, _ in windows)
+
+
+def first_epoch(journal: Path) -> int:
+    """How many packs the documents make once."""
+    return max(start["pack"] for start in map(json.loads, journal.read_text().splitlines()) if start["epoch"] == 0)
+
+
+@pytest.mark.parametrize("held_out", [0, 4])
+def test_the_same_packs_come_wherever_it_goes_on(corpus: Path, tmp_path: Path, held_out: int) -> None:
+    journal = tmp_path / "journal.jsonl"
+    whole = told(islice(stream_of(corpus, journal, held_out), MANY))
+    written = journal.read_text()
+    # More than twice all documents.
+    assert json.loads(written.splitlines()[-1])["epoch"] >= 2
+    for start in [*range(0, 12), *range(12, MANY, 9), first_epoch(journal) - 1, first_epoch(journal)]:
+        journal.write_text(written)
+        stream = stream_of(corpus, journal, held_out)
+        stream.start_at(start)
+        assert told(islice(stream, 6)) == whole[start : start + 6], start
+
+
+@pytest.mark.parametrize("lost", [1, 2, 30, 200, 10**6])
+def test_a_journal_that_was_cut_off_is_enough(corpus: Path, tmp_path: Path, lost: int) -> None:
+    journal = tmp_path / "journal.jsonl"
+    whole = told(islice(stream_of(corpus, journal), MANY))
+    written = journal.read_bytes()
+    for start in (0, MANY // 2, MANY - 5):
+        journal.write_bytes(written[: max(0, len(written) - lost)])
+        stream = stream_of(corpus, journal)
+        stream.start_at(start)
+        assert told(islice(stream, 5)) == whole[start : start + 5]
+        # What was lost is written again, line by line.
+        assert all(json.loads(line)["pack"] for line in journal.read_text().splitlines())
+
+
+def test_without_a_journal_it_reads_from_the_start_to_the_same_packs(corpus: Path, tmp_path: Path) -> None:
+    whole = told(islice(stream_of(corpus), 40))
+    stream = stream_of(corpus, tmp_path / "journal.jsonl")
+    stream.start_at(35)
+    assert told(islice(stream, 5)) == whole[35:]
+
+
+def test_the_journal_forgets_what_is_trained_on_again(corpus: Path, tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    told(islice(stream_of(corpus, journal), MANY))
+    written = journal.read_text().splitlines()
+    starts = [json.loads(line)["pack"] for line in written]
+    assert starts == sorted(starts)
+    before = starts[len(starts) // 2]
+    stream = stream_of(corpus, journal)
+    stream.start_at(before)
+    packs = iter(stream)
+    next(packs)
+    assert journal.read_text().splitlines() == [
+        line for line, start in zip(written, starts, strict=True) if start <= before
+    ]
+    told(islice(packs, MANY - before - 1))
+    assert [json.loads(line)["pack"] for line in journal.read_text().splitlines()] == starts
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
+
+
+def test_the_same_packs_come_however_often_it_stops(corpus: Path, tmp_path: Path) -> None:
+    """Each process reads ahead of what is trained on, and dies."""
+    whole = told(islice(stream_of(corpus), MANY))
+    rng = random.Random(0)
+    done = 0
+    while done < MANY:
+        stream = stream_of(corpus, tmp_path / "journal.jsonl")
+        stream.start_at(done)
+        ahead = min(rng.randint(1, 20), MANY - done)
+        assert told(islice(stream, ahead)) == whole[done : done + ahead]
+        done += rng.randint(1, ahead)
+
+
+def test_only_one_process_writes_the_journal_and_all_read_it(corpus: Path, tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    told(islice(stream_of(corpus, journal, writes=False), MANY))
+    assert not journal.exists()
+    whole = told(islice(stream_of(corpus, journal), MANY))
+    written = journal.read_text()
+    other = stream_of(corpus, journal, writes=False)
+    other.start_at(50)
+    assert told(islice(other, 5)) == whole[50:55]
+    assert journal.read_text() == written
+
+
+def test_documents_before_the_last_block_are_not_read_again(
+    tokenizer: SequenceEncoderTokenizer, tmp_path: Path
+) -> None:
+    read: list[int] = []
+
+    def shards(parts: list[int]) -> Iterator[dict[str, Any]]:
+        for part in parts:
+            read.append(part)
+            for text in documents()[BLOCK * part : BLOCK * (part + 1)]:
+                yield {"text": text}
+
+    def stream() -> PackedStream:
+        texts = IterableDataset.from_generator(shards, gen_kwargs={"parts": list(range(8))})
+        journal = tmp_path / "journal.jsonl"
+        return PackedStream(texts, tokenizer, LONGEST, BUDGET, buffer=BLOCK, journal=journal)
+
+    whole = told(islice(stream(), 25))
+    assert read[0] == 0
+    resumed = stream()
+    resumed.start_at(20)
+    read.clear()
+    assert told(islice(resumed, 5)) == whole[20:]
+    assert min(read) > 2
+
+
+def test_a_block_of_long_documents_is_of_fewer(
+    tokenizer: SequenceEncoderTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that memory is bounded by characters too."""
+    monkeypatch.setattr(streams, "BLOCK_CHARACTERS", 1000)
+    read: list[str] = []
+
+    def endless() -> Iterator[dict[str, str]]:
+        for text in cycle(documents()):
+            read.append(text)
+            yield {"text": text}
+
+    stream = PackedStream(IterableDataset.from_generator(endless), tokenizer, LONGEST, BUDGET)
+    next(iter(stream))
+    assert 1000 <= sum(map(len, read)) < 2000
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_every_window_comes_once_before_any_comes_again(
+    corpus: Path, tokenizer: SequenceEncoderTokenizer, tmp_path: Path, pairs: bool
+) -> None:
+    journal = tmp_path / "journal.jsonl"
+    packs = told(islice(stream_of(corpus, journal, pairs=pairs), MANY))
+    once = first_epoch(journal)
+    expected = segment_windows(documents(), tokenizer, LONGEST, pairs)
+    assert windows_in(packs[:once]) == Counter(tuple(window["input_ids"].tolist()) for window in expected)
+    # In another order the next time.
+    again = packs[once : 2 * once]
+    assert len(windows_in(again) - windows_in(packs[:once])) < 10
+    assert [windows for _, _, windows in again] != [windows for _, _, windows in packs[:once]]
+    assert any(cut for _, _, windows in packs for _, cut, _ in windows) == pairs
+
+
+def test_held_out_documents_never_come(corpus: Path, tokenizer: SequenceEncoderTokenizer) -> None:
+    packs = told(islice(stream_of(corpus, held_out=4), MANY))
+    expected = segment_windows(documents()[4:], tokenizer, LONGEST)
+    assert set(windows_in(packs)) == {tuple(window["input_ids"].tolist()) for window in expected}
+
+
+def test_packs_are_nearly_full_and_never_more_than_that(tokenizer: SequenceEncoderTokenizer) -> None:
+    texts = IterableDataset.from_generator(lambda: ({"text": text} for text in documents(4000)))
+    packs = list(islice(PackedStream(texts, tokenizer, LONGEST, 1024), 100))
+    tokens = np.array([sum(window["length"] for window in pack["windows"]) for pack in packs])
+    assert tokens.max() <= 1024
+    assert tokens.mean() >= 0.99 * 1024
+
+
+def test_packs_have_seeds_of_their_own_and_tell_how_much_is_over(corpus: Path) -> None:
+    packs = told(islice(stream_of(corpus), MANY + 5))
+    assert len({tuple(seed) for seed, _, _ in packs}) == len(packs)
+    assert [progress for _, progress, _ in packs] == [min(1.0, number / MANY) for number in range(MANY + 5)]
+    other = told(islice(stream_of(corpus, seed=4), MANY))
+    assert {tuple(seed) for seed, _, _ in packs}.isdisjoint(tuple(seed) for seed, _, _ in other)
+    assert windows_in(packs[:3]) != windows_in(other[:3])
+
+
+def test_documents_without_text_are_passed_over(tokenizer: SequenceEncoderTokenizer) -> None:
+    texts = [None] * 20 + ["json returns object."] + [""] * 20
+    stream = PackedStream(
+        IterableDataset.from_generator(lambda: ({"text": text} for text in texts)), tokenizer, LONGEST, BUDGET, buffer=4
+    )
+    ((ids, _, _),) = told(islice(stream, 1))[0][2]
+    assert tokenizer.decode(ids) == "json returns object."
+    assert len(list(islice(stream, 3))) == 3
+
+
+@pytest.mark.parametrize("texts", [[], ["", None, " "]])
+def test_a_stream_without_text_ends_with_an_error(tokenizer: SequenceEncoderTokenizer, texts: list[Any]) -> None:
+    stream = IterableDataset.from_generator(lambda: ({"text": text} for text in texts))
+    with pytest.raises(UsageError, match="no text in the stream"):
+        next(iter(PackedStream(stream, tokenizer, LONGEST, BUDGET)))
+
+
+def test_a_stream_of_numbers_is_refused(tokenizer: SequenceEncoderTokenizer) -> None:
+    stream = IterableDataset.from_generator(lambda: iter([{"text": 3}]))
+    with pytest.raises(UsageError, match=r"--text_column .* 3 of type int"):
+        next(iter(PackedStream(stream, tokenizer, LONGEST, BUDGET)))
+
+
+def test_several_workers_are_refused_and_one_gives_the_same_packs(tokenizer: SequenceEncoderTokenizer) -> None:
+    def load(workers: int) -> Iterator[Pack]:
+        texts = IterableDataset.from_generator(lambda: ({"text": text} for text in documents()))
+        stream = PackedStream(texts, tokenizer, LONGEST, BUDGET, buffer=BLOCK)
+        return iter(DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=as_it_is))
+
+    with pytest.raises(UsageError, match="dataloader_num_workers must be 0 or 1 for a stream, got 2"):
+        next(load(2))
+    assert told(islice(load(1), 10)) == told(islice(load(0), 10))

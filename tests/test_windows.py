@@ -1,0 +1,223 @@
+"""Windows hold all of the texts: whole sentences in their order, as many as fit, cut in two near the middle."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from itertools import accumulate, cycle, islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from transformers import AutoTokenizer
+
+from sequence_encoder import SequenceEncoderTokenizer
+from sequence_encoder.tests.texts import LONG, TEXTS, tokenizer_of
+from sequence_encoder.training import UsageError
+from sequence_encoder.training.tokenized import windows_of
+from sequence_encoder.training.windows import segment_windows, sentences
+
+LONGEST = 64
+LENGTHS = [5, 8, 17, LONGEST]
+
+every_text = pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+with_and_without_pairs = pytest.mark.parametrize("pairs", [True, False])
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> SequenceEncoderTokenizer:
+    return tokenizer_of()
+
+
+def ids_of(text: str, tokenizer: SequenceEncoderTokenizer) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def ends_of(text: str, tokenizer: SequenceEncoderTokenizer) -> list[int]:
+    """How many tokens of the text there are up to the end of each sentence."""
+    return list(accumulate(len(ids_of(sentence, tokenizer)) for sentence in sentences(text)))
+
+
+def segments(windows: Iterable[Any]) -> list[tuple[list[int], list[int]]]:
+    """The two segments of each window; the second is empty where there is one only."""
+    found = []
+    for window in windows:
+        ids = np.asarray(window["input_ids"]).tolist()
+        cut = window["cut"] or len(ids)
+        found.append((ids[:cut], ids[cut:]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One. Two? Three! Four", ["One.", "Two?", "Three!", "Four"]),
+        ("It ends.  \n  (So does this.)", ["It ends.", "(So does this.)"]),
+        ("Pi is 3.14, e.g. in numpy.pi of v2.0", ["Pi is 3.14, e.g. in numpy.pi of v2.0"]),
+        ("A line\ngoes on\n    and on", ["A line\ngoes on\n    and on"]),
+        ("a paragraph\n\nanother\n \t\nand one more", ["a paragraph", "another", "and one more"]),
+        ("list:\n- one\n* two\n  - three\n> four", ["list:", "- one", "* two", "- three", "> four"]),
+        ("arguments\n  x: a number\n  name (str): a\n  name", ["arguments", "x: a number", "name (str): a\n  name"]),
+        ("", []),
+        (" \n\n \t ", []),
+    ],
+)
+def test_a_text_falls_into_sentences_paragraphs_and_items(text: str, expected: list[str]) -> None:
+    assert sentences(text) == expected
+
+
+@every_text
+def test_sentences_lose_nothing_but_space(text: str) -> None:
+    parts = sentences(text)
+    assert parts
+    assert all(part and part == part.strip() for part in parts)
+    assert "".join("".join(parts).split()) == "".join(text.split())
+
+
+@with_and_without_pairs
+@pytest.mark.parametrize("max_length", LENGTHS)
+def test_no_window_is_longer_than_the_model_takes_with_its_special_tokens(
+    tokenizer: SequenceEncoderTokenizer, max_length: int, pairs: bool
+) -> None:
+    windows = list(segment_windows([*TEXTS, LONG], tokenizer, max_length, pairs))
+    for window, (first, second) in zip(windows, segments(windows), strict=True):
+        assert first
+        assert window["length"] == len(first) + len(second) + (3 if second else 2)
+        assert window["length"] <= max_length
+    if max_length == LONGEST:
+        assert any(second for _, second in segments(windows)) == pairs
+
+
+@with_and_without_pairs
+@pytest.mark.parametrize("max_length", LENGTHS)
+def test_windows_hold_all_tokens_in_their_order(
+    tokenizer: SequenceEncoderTokenizer, max_length: int, pairs: bool
+) -> None:
+    for text in [*TEXTS, LONG]:
+        found = segments(segment_windows([text], tokenizer, max_length, pairs))
+        assert [token for first, second in found for token in first + second] == ids_of(text, tokenizer)
+
+
+def test_a_token_of_a_window_takes_four_bytes(tokenizer: SequenceEncoderTokenizer) -> None:
+    for window in segment_windows(TEXTS, tokenizer, LONGEST):
+        assert window["input_ids"].nbytes == 4 * window["input_ids"].size
+
+
+def test_no_window_spans_two_texts(tokenizer: SequenceEncoderTokenizer) -> None:
+    apart = [window for text in TEXTS for window in segment_windows([text], tokenizer, LONGEST)]
+    assert segments(segment_windows(iter(TEXTS), tokenizer, LONGEST)) == segments(apart)
+    assert len(apart) > len(TEXTS)
+
+
+def test_texts_without_end_are_read_as_windows_are_taken(tokenizer: SequenceEncoderTokenizer) -> None:
+    # More than are tokenised in one call.
+    expected = 100 * segments(segment_windows(TEXTS, tokenizer, 512))
+    windows = islice(segment_windows(cycle(TEXTS), tokenizer, 512), len(expected))
+    assert segments(windows) == expected
+
+
+@every_text
+def test_windows_hold_as_many_whole_sentences_as_fit_in_halves_as_equal_as_can_be(
+    tokenizer: SequenceEncoderTokenizer, text: str
+) -> None:
+    ends = ends_of(text, tokenizer)
+    longest = max(end - start for start, end in pairwise([0, *ends]))
+    # The first sentences fill some of these windows to the last token.
+    for room in (max(2 * longest, 30), *(end for end in ends if end >= longest)):
+        start = 0
+        for first, second in segments(segment_windows([text], tokenizer, room + 3)):
+            length = len(first) + len(second)
+            assert start + length == max(end for end in ends if end <= start + room)
+            cuts = [end - start for end in ends if start < end < start + length]
+            assert len(first) in cuts or (not cuts and not second)
+            assert all(abs(len(first) - len(second)) <= abs(2 * cut - length) for cut in cuts)
+            start += length
+        assert start == ends[-1]
+
+
+@every_text
+def test_a_window_without_pairs_has_room_for_one_more_token(tokenizer: SequenceEncoderTokenizer, text: str) -> None:
+    pairs = segments(segment_windows([text], tokenizer, 31))
+    single = segments(segment_windows([text], tokenizer, 30, pairs=False))
+    assert [first for first, _ in single] == [first + second for first, second in pairs]
+
+
+def test_a_sentence_longer_than_a_window_is_cut(tokenizer: SequenceEncoderTokenizer) -> None:
+    ids = ids_of(LONG, tokenizer)
+    room = 13
+    found = segments(segment_windows([LONG], tokenizer, room + 3))
+    assert found == [(ids[i : i + room], []) for i in range(0, len(ids), room)]
+    assert len(found) > 2
+
+
+def test_the_rest_of_a_long_sentence_shares_a_window_with_the_next(tokenizer: SequenceEncoderTokenizer) -> None:
+    long, short = ids_of(LONG, tokenizer), ids_of("As is.", tokenizer)
+    room = len(long) - 5
+    *_, last = segments(segment_windows([f"{LONG}\n\nAs is."], tokenizer, room + 3))
+    assert last == (long[room:], short)
+
+
+def test_texts_without_tokens_give_no_windows(tokenizer: SequenceEncoderTokenizer) -> None:
+    nothing = ["", " ", "\n\n\t", "\x00"]
+    assert list(segment_windows(nothing, tokenizer, 16)) == []
+    assert list(segment_windows([], tokenizer, 16)) == []
+    between = segments(segment_windows(["", "As is.", *nothing, "As is."], tokenizer, 16))
+    assert between == 2 * segments(segment_windows(["As is."], tokenizer, 16))
+
+
+def test_a_text_that_speaks_of_special_tokens_has_none_of_them(tokenizer: SequenceEncoderTokenizer) -> None:
+    ((first, second),) = segments(segment_windows(["Put [MASK] and [SEP] as is."], tokenizer, LONGEST))
+    assert not set(tokenizer.all_special_ids) - {tokenizer.unk_token_id} & {*first, *second}
+
+
+@pytest.mark.parametrize("max_length", [4, 3, 0, -1])
+def test_a_length_without_room_for_two_tokens_is_refused(tokenizer: SequenceEncoderTokenizer, max_length: int) -> None:
+    with pytest.raises(ValueError, match=rf"max_length.* 5\b.*got {max_length}\."):
+        list(segment_windows(TEXTS, tokenizer, max_length))
+    with pytest.raises(ValueError, match=rf"max_length.* 4\b.*got {max_length - 1}\."):
+        list(segment_windows(TEXTS, tokenizer, max_length - 1, pairs=False))
+
+
+@with_and_without_pairs
+def test_a_dataset_has_the_windows_of_its_texts_in_any_number_of_processes(
+    tokenizer: SequenceEncoderTokenizer, pairs: bool
+) -> None:
+    texts = [*TEXTS, None, *TEXTS]
+    expected = list(segment_windows([*TEXTS, *TEXTS], tokenizer, LONGEST, pairs))
+    dataset = Dataset.from_dict({"text": texts, "number": range(len(texts))})
+    for processes in (1, 2):
+        found = windows_of(dataset, tokenizer, LONGEST, pairs, processes)
+        assert segments(found) == segments(expected)
+        assert found["length"][:] == [window["length"] for window in expected]
+
+
+def test_what_was_tokenised_before_is_read_from_the_disk(tokenizer: SequenceEncoderTokenizer, tmp_path: Path) -> None:
+    """Also by a tokenizer that was just loaded, and one that cuts texts off until it is told not to."""
+    Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "texts")
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.enable_truncation(8)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    files = []
+    for length in (LONGEST, LONGEST, 32):
+        loaded = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+        windows_of(Dataset.load_from_disk(str(tmp_path / "texts")), loaded, length)
+        files.append({path: path.stat().st_mtime_ns for path in tmp_path.glob("texts/cache*")})
+    loaded("is used")
+    windows_of(Dataset.load_from_disk(str(tmp_path / "texts")), loaded, 32)
+    files.append({path: path.stat().st_mtime_ns for path in tmp_path.glob("texts/cache*")})
+    assert files[0] == files[1]
+    assert len(files[2]) == 2 * len(files[0]) > 0
+    assert files[3] == files[2]
+
+
+def test_documents_without_a_token_are_nothing_to_train_on(tokenizer: SequenceEncoderTokenizer) -> None:
+    dataset = Dataset.from_dict({"text": ["", " ", None]})
+    with pytest.raises(UsageError, match="None of the 3 documents"):
+        windows_of(dataset, tokenizer, LONGEST)
+
+
+def test_a_column_of_numbers_is_refused(tokenizer: SequenceEncoderTokenizer) -> None:
+    with pytest.raises(UsageError, match=r"--text_column .* 3 of type int"):
+        windows_of(Dataset.from_dict({"text": [3]}), tokenizer, LONGEST)
