@@ -32,7 +32,7 @@ def pretrain(arguments: list[str]) -> None:
     from .training.pretraining_arguments import parse
 
     # Processes that do not take leave of each other can end with an error.
-    run(*parse(arguments)).accelerator.end_training()
+    run(parse(arguments)).accelerator.end_training()
 
 
 def convert(arguments: list[str]) -> None:

@@ -14,7 +14,7 @@ def main() -> None:
     """As `sequence-encoder pretrain` does."""
     parsed = parse(sys.argv[1:])
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    pretrain(*parsed).accelerator.end_training()
+    pretrain(parsed).accelerator.end_training()
 
 
 if __name__ == "__main__":
