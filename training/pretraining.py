@@ -104,7 +104,9 @@ def settings_of(run: Pretraining) -> dict[str, Any]:
     for part in (run.model, run.corpus, run.objectives):
         settings |= dataclasses.asdict(part)
     settings.pop("num_proc")
-    return settings | {"seed": run.args.seed, "muon": run.args.muon, "ema_decay": run.args.ema_decay}
+    args = run.args
+    settings |= {name: getattr(args, name) for name in ("seed", "muon", "ema_decay")}
+    return settings | {"packs a step": packs_per_step(args)}
 
 
 def write_whole(file: Path, text: str) -> None:
