@@ -31,7 +31,8 @@ def pretrain(arguments: list[str]) -> None:
     from .training.pretraining import pretrain as run
     from .training.pretraining_arguments import parse
 
-    run(*parse(arguments))
+    # Processes that do not take leave of each other can end with an error.
+    run(parse(arguments)).accelerator.end_training()
 
 
 def convert(arguments: list[str]) -> None:

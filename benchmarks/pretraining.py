@@ -36,7 +36,7 @@ from sequence_encoder.training.corpus import write_documentation
 from sequence_encoder.training.hardware import faster_in_bfloat16
 from sequence_encoder.training.objectives import Objectives, PretrainingCollator
 from sequence_encoder.training.packs import EvaluationWindows
-from sequence_encoder.training.pretraining import Pretraining, prepare
+from sequence_encoder.training.pretraining import prepare
 from sequence_encoder.training.pretraining_arguments import parse
 from sequence_encoder.training.windows import segment_windows
 
@@ -152,7 +152,7 @@ def our_trainer(held: Held, options: list[str], steps: int) -> Trainer:
     fixed = ["--output_dir", str(held.scratch / "ours"), "--overwrite", "--max_steps", str(steps)]
     fixed += ["--corpus", str(held.scratch / "documentation.jsonl"), "--tokenizer", str(held.scratch / "tokenizer")]
     fixed += ["--save_strategy", "no", "--report_to", "none", "--disable_tqdm", "True"]
-    return prepare(Pretraining(*parse([*OURS, *fixed, *options])))
+    return prepare(parse([*OURS, *fixed, *options]))
 
 
 def timed(name: str, make: Callable[[int], Trainer], minutes: float, held: Held) -> Clock:

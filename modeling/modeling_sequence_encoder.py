@@ -44,7 +44,6 @@ class SequenceEncoderPreTrainedModel(SavedWithCard, PreTrainedModel):  # type: i
     config: SequenceEncoderConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["PostNormLayer", "PreNormLayer"]  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -53,6 +52,8 @@ class SequenceEncoderPreTrainedModel(SavedWithCard, PreTrainedModel):  # type: i
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config)
+        # The one class that there is: Accelerate, which shards layer by layer, refuses names of others.
+        self._no_split_modules = [LAYERS[config.norm_placement].__name__]
         # Assigning to a field of a configuration checks that field alone. Not all of `validate`: transformers' own part
         # refuses attentions from "sdpa", which can still be changed.
         config.validate_architecture()

@@ -3,6 +3,7 @@
 Shapes: B batch, S sequence, D hidden, V vocabulary.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -181,11 +182,8 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
             logits, mlm_loss = self._predict(outputs.last_hidden_state, labels, needed, kwargs)
         if sentence_order_label is not None:
             sop_loss = sentence_order_loss(sop_logits, sentence_order_label, labels, **kwargs)
-        losses = [
-            weight * loss for weight, loss in ((mlm_weight, mlm_loss), (sop_weight, sop_loss)) if loss is not None
-        ]
         return SequenceEncoderForPreTrainingOutput(
-            loss=torch.stack(losses).sum() if losses else None,
+            loss=_weighted_sum((mlm_weight, mlm_loss), (sop_weight, sop_loss)),
             prediction_logits=logits,
             sop_logits=sop_logits,
             hidden_states=outputs.hidden_states,
@@ -193,3 +191,9 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
             mlm_loss=mlm_loss,
             sop_loss=sop_loss,
         )
+
+
+def _weighted_sum(*terms: tuple[float, torch.Tensor | None]) -> torch.Tensor | None:
+    """Of the losses that there are; None if there is none."""
+    weighted = [loss if weight == 1 else weight * loss for weight, loss in terms if loss is not None]
+    return functools.reduce(torch.add, weighted) if weighted else None

@@ -49,7 +49,7 @@ def command(corpus: Path, output: Path, **options: Any) -> list[str]:
 
 def run_here(corpus: Path, output: Path, **options: Any) -> Trainer:
     """Runs in this process."""
-    return pretrain(*parse(command(corpus, output, **options)))
+    return pretrain(parse(command(corpus, output, **options)))
 
 
 def start(arguments: list[str], processes: int = 1, limit: str = "") -> subprocess.Popen[str]:

@@ -221,6 +221,8 @@ def test_a_finished_model_is_not_replaced_unasked(finished: Path, corpus: Path) 
 def test_a_run_that_goes_on_must_be_the_same(finished: Path, corpus: Path) -> None:
     with pytest.raises(UsageError, match=r"mlm_probability \(was 0.3, is 0.4\)"):
         run_here(corpus, finished, eval_documents=4, resume=True, mlm_probability=0.4)
+    with pytest.raises(UsageError, match=r"packs a step \(was 1, is 2\)"):
+        run_here(corpus, finished, eval_documents=4, resume=True, gradient_accumulation_steps=2)
 
 
 def test_trackio_gets_what_is_logged(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

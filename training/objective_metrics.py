@@ -125,13 +125,16 @@ class ObjectiveMetrics(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The time of an evaluation is none of training."""
+        self._leave_out()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Nor is that of saving."""
+        self._leave_out()
+
+    def _leave_out(self) -> None:
         now = time.perf_counter()
         self.since += now - self.ended
         self.ended = now
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """The time of saving is none of waiting."""
-        self.ended = time.perf_counter()
 
     @torch.no_grad()
     def _see(self, model: torch.nn.Module, args: Any, inputs: Mapping[str, Any], outputs: Any) -> None:

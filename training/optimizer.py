@@ -64,23 +64,25 @@ class MuonWithAdamW(torch.optim.AdamW):
             raise ValueError(f"momentum must be in [0, 1), got {momentum}.")
         tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
         vocabulary = {id(table.weight) for table in (*tables, model.get_output_embeddings()) if table is not None}
-        groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for weight in model.parameters():
             if weight.requires_grad:
                 # An output has a side that is no hidden state, such as the number of classes.
                 hidden = weight.ndim == 2 and min(weight.shape) >= model.config.hidden_size
                 muon = hidden and id(weight) not in vocabulary
-                # One kernel moves all weights of a group, which are therefore of one kind.
-                groups.setdefault((muon, weight.ndim > 1, isinstance(weight, DTensor)), []).append(weight)
+                groups.setdefault((muon, weight.ndim > 1), []).append(weight)
+        # Where some weights are divided by tensor parallelism and others not, no kernel takes them together.
+        together = not any(isinstance(weight, DTensor) for weight in model.parameters())
         super().__init__(
             [
                 {"params": weights, "muon": muon, "momentum": momentum, "weight_decay": weight_decay if decays else 0.0}
-                for (muon, decays, _), weights in groups.items()
+                for (muon, decays), weights in groups.items()
             ],
             lr=lr,
             betas=betas,
             eps=eps,
-            fused=True,
+            fused=together,
+            foreach=None if together else False,
         )
         # AdamW's kernel would undo the scale of float16 itself, and skip what overflows; Muon's matrices need it too.
         self._step_supports_amp_scaling = False
@@ -102,6 +104,13 @@ class MuonWithAdamW(torch.optim.AdamW):
                     if weight.grad is not None:
                         self._step_matrix(weight, group)
         return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in torch, but for the kernels: which of them move the weights depends on how these are divided here."""
+        kernels = [{name: group[name] for name in ("fused", "foreach")} for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, kernel in zip(self.param_groups, kernels, strict=True):
+            group.update(kernel)
 
     def _step_matrix(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
         gradient = weight.grad

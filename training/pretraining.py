@@ -9,74 +9,30 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import math
 import os
 import shutil
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.trainer_utils import SchedulerType
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from . import UsageError
-from .checkpoints import (
-    LearningRateOfNow,
-    RandomStateOfCheckpoint,
-    WholeCheckpoints,
-    checkpoints_in,
-    last_whole_checkpoint,
-    remove_unfinished,
-    step_of,
-)
-from .corpus import CorpusArguments, load_corpus, texts_of
-from .ema import ExponentialMovingAverage
-from .hardware import product_speed
+from .checkpoints import checkpoints_in, last_whole_checkpoint, remove_unfinished
+from .corpus import load_corpus, texts_of
 from .hub_trainer import HubTrainer
-from .loss_plot import plot_losses
-from .objective_metrics import ObjectiveMetrics, compact_logits, objective_means
-from .objectives import Objectives, PretrainingCollator
-from .optimizer import MuonWithAdamW
+from .objectives import PretrainingCollator
 from .packs import EvaluationWindows, PackedWindows
-from .pretraining_arguments import ModelArguments, PretrainingArguments
+from .pretraining_arguments import Pretraining
+from .pretraining_report import plot_losses, write_card
+from .pretraining_trainer import make_trainer, packs_per_step
 from .starting_points import carried_over_model, carry_over, make_tokenizer, new_model
 from .streams import PackedStream
+from .tensor_parallel import divided, tensor_parallel_size
 from .tokenized import windows_of
 
-SCRATCH = "_pretraining"
 
-
-@dataclasses.dataclass
-class Pretraining:
-    """One run: what it was asked for.
-
-    Attributes:
-        model: which encoder.
-        corpus: on which texts.
-        objectives: to learn what.
-        args: how.
-    """
-
-    model: ModelArguments
-    corpus: CorpusArguments
-    objectives: Objectives
-    args: PretrainingArguments
-
-    @property
-    def output(self) -> Path:
-        """The output folder."""
-        return Path(self.args.output_dir or "")
-
-    @property
-    def scratch(self) -> Path:
-        """What is needed to go on after an interruption."""
-        return self.output / SCRATCH
-
-
-def pretrain(
-    model: ModelArguments, corpus: CorpusArguments, objectives: Objectives, args: PretrainingArguments
-) -> HubTrainer:
+def pretrain(run: Pretraining) -> HubTrainer:
     """Runs it all, and returns the trainer.
 
     Raises:
@@ -84,7 +40,6 @@ def pretrain(
         UsageError: for arguments that contradict each other or an interrupted run, texts that cannot be read, a loss
             that is no longer a number, and a disk that is full.
     """
-    run = Pretraining(model, corpus, objectives, args)
     trainer = prepare(run)
     train_whole(run, trainer)
     finish(run, trainer)
@@ -110,6 +65,8 @@ def prepare(run: Pretraining) -> HubTrainer:
         collator = PretrainingCollator(tokenizer, run.objectives)
         held_out = None if eval_texts is None else evaluation_set(run, eval_texts, tokenizer)
         train = prepare_packs(run, train_texts, tokenizer)
+    if tensor_parallel_size() > 1:
+        encoder = divided(encoder, tensor_parallel_size(), run.scratch / "undivided")
     return make_trainer(run, encoder, tokenizer, collator, train, held_out)
 
 
@@ -147,7 +104,9 @@ def settings_of(run: Pretraining) -> dict[str, Any]:
     for part in (run.model, run.corpus, run.objectives):
         settings |= dataclasses.asdict(part)
     settings.pop("num_proc")
-    return settings | {"seed": run.args.seed, "muon": run.args.muon, "ema_decay": run.args.ema_decay}
+    args = run.args
+    settings |= {name: getattr(args, name) for name in ("seed", "muon", "ema_decay")}
+    return settings | {"packs a step": packs_per_step(args)}
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -206,96 +165,6 @@ def evaluation_set(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerB
     return EvaluationWindows(windows, run.args.seed)
 
 
-def packs_per_step(args: PretrainingArguments) -> int:
-    """Packs that all processes together train on in a step."""
-    copies = args.parallelism_config.tp_size if args.parallelism_config is not None else 1
-    return args.per_device_train_batch_size * args.gradient_accumulation_steps * (args.world_size // copies)
-
-
-def make_trainer(
-    run: Pretraining,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    collator: PretrainingCollator,
-    train: PackedWindows | PackedStream,
-    held_out: EvaluationWindows | None,
-) -> HubTrainer:
-    """The `Trainer` of the run, with what it needs to log and to go on."""
-    args = run.args
-    a_step = packs_per_step(args)
-    steps = args.max_steps
-    if isinstance(train, PackedWindows):
-        if steps <= 0:
-            steps = math.ceil(args.num_train_epochs * len(train) / a_step)
-        print_once(
-            args,
-            f"{len(train.windows):,} windows, {train.tokens:,} tokens, in {train.count:,} packs that are "
-            f"{train.fullness:.1%} full; {steps:,} steps of {a_step} packs.",
-        )
-    train.plan(steps * a_step)
-    checkpoint = last_whole_checkpoint(run.output) if args.resume else None
-    if isinstance(train, PackedStream):
-        # The stream goes to its place by itself, and in all processes alike.
-        args.ignore_data_skip = True
-        cast(Any, args.accelerator_config).dispatch_batches = False
-        train.start_at(a_step * step_of(checkpoint) if checkpoint else 0)
-    if args.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
-        decay = min(math.ceil(args.lr_decay_share * steps), steps - args.get_warmup_steps(steps))
-        # Decay by the root of the time: Hägele et al., 2024.
-        defaults = {"num_decay_steps": decay, "decay_type": "1-sqrt"}
-        args.lr_scheduler_kwargs = {**defaults, **cast("dict[str, Any]", args.lr_scheduler_kwargs or {})}
-    if not run.objectives.mlm_weight:
-        # The head of masked tokens has nothing to do.
-        args.ddp_find_unused_parameters = True
-    if held_out is not None and args.eval_strategy == "no":
-        args.eval_strategy = cast(Any, "steps")
-    metrics = ObjectiveMetrics(
-        operations_per_token(model, run),
-        args.world_size * product_speed(torch.bfloat16 if args.bf16 else torch.float32),
-    )
-    callbacks: list[Any] = [LearningRateOfNow(), WholeCheckpoints(args)]
-    if args.ema_decay is not None:
-        callbacks.insert(0, ExponentialMovingAverage(args.ema_decay, checkpoint))
-    muon = {
-        "model": model,
-        "lr": args.learning_rate,
-        "betas": (args.adam_beta1, args.adam_beta2),
-        "eps": args.adam_epsilon,
-        "weight_decay": args.weight_decay,
-    }
-    trainer = HubTrainer(
-        model,
-        args,
-        train_dataset=train,
-        eval_dataset=held_out,
-        data_collator=collator,
-        processing_class=tokenizer,
-        compute_metrics=objective_means,
-        preprocess_logits_for_metrics=compact_logits,
-        callbacks=callbacks,
-        optimizer_cls_and_kwargs=(MuonWithAdamW, muon) if args.muon else None,
-    )
-    metrics.watch(trainer)
-    if checkpoint is not None and isinstance(train, PackedStream):
-        trainer.add_callback(RandomStateOfCheckpoint(checkpoint, trainer))
-    args.resume_from_checkpoint = str(checkpoint) if checkpoint else None
-    return trainer
-
-
-def operations_per_token(model: PreTrainedModel, run: Pretraining) -> float:
-    """Operations of training for one token: of matrix products, forward and twice as many backward.
-
-    Attention is that to half of a window; the vocabulary is for masked tokens alone.
-    """
-    config: Any = model.config
-    inside = sum(weight.numel() for name, weight in model.named_parameters() if ".layers." in name and weight.ndim == 2)
-    attention = config.num_hidden_layers * config.hidden_size * run.model.max_length
-    vocabulary = (
-        config.vocab_size * config.prediction_dim * run.objectives.mlm_probability * bool(run.objectives.mlm_weight)
-    )
-    return 6 * (inside + attention + vocabulary)
-
-
 def train_whole(run: Pretraining, trainer: HubTrainer) -> None:
     """Trains, and leaves whole checkpoints behind whatever happens."""
     try:
@@ -316,16 +185,13 @@ def finish(run: Pretraining, trainer: HubTrainer) -> None:
     """Evaluates, and saves the model, the tokenizer, the curves and the card."""
     if trainer.eval_dataset is not None:
         trainer.evaluate()
+    if trainer.is_fsdp_enabled:
+        # Checkpoints may be in shards, which are no model that can be loaded.
+        cast(Any, trainer.accelerator.state.fsdp_plugin).set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model()
     trainer.save_state()
-    if not trainer.is_world_process_zero():
-        return
-    plot_losses(trainer.state.log_history, run.output / "loss.png")
-    trainer.create_model_card(language="en" if run.corpus.corpus == "documentation" else None)
-    print_once(run.args, f"Saved in {run.output.resolve()}.")
-
-
-def print_once(args: PretrainingArguments, text: str) -> None:
-    """Prints in one process."""
-    if args.process_index == 0:
-        print(text, flush=True)
+    if trainer.is_world_process_zero():
+        plot_losses(trainer.state.log_history, run.output / "loss.png")
+        write_card(run, trainer)
+        print(f"Saved in {run.output.resolve()}.")
+    trainer.accelerator.wait_for_everyone()

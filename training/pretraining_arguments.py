@@ -17,6 +17,9 @@ from .corpus import CorpusArguments
 from .hardware import faster_in_bfloat16, has_accelerator
 from .objectives import Objectives
 
+# In the output folder.
+SCRATCH = "_pretraining"
+
 # Layers and channels of the sizes of Turc et al. (2019). A head has 64 channels, a feed-forward network four times as
 # many as the layer, and a gated one two thirds of that, which makes as many parameters.
 SIZES = {
@@ -188,10 +191,34 @@ class PretrainingArguments(TrainingArguments):
         super().__post_init__()
 
 
-Parsed = tuple[ModelArguments, CorpusArguments, Objectives, PretrainingArguments]
+@dataclass
+class Pretraining:
+    """One run: what it was asked for.
+
+    Attributes:
+        model: which encoder.
+        corpus: on which texts.
+        objectives: to learn what.
+        args: how.
+    """
+
+    model: ModelArguments
+    corpus: CorpusArguments
+    objectives: Objectives
+    args: PretrainingArguments
+
+    @property
+    def output(self) -> Path:
+        """The output folder."""
+        return Path(self.args.output_dir or "")
+
+    @property
+    def scratch(self) -> Path:
+        """What is needed to go on after an interruption."""
+        return self.output / SCRATCH
 
 
-def parse(arguments: list[str]) -> Parsed:
+def parse(arguments: list[str]) -> Pretraining:
     """Reads the command line: first, if at all, a file of YAML or JSON, whose values the arguments after it replace.
 
     Raises:
@@ -215,7 +242,7 @@ def parse(arguments: list[str]) -> Parsed:
     preset = early.parse_known_args(arguments)[0].preset
     parser.set_defaults(**{**TRAINING_DEFAULTS.get(preset, {}), **settings})
     try:
-        return cast(Parsed, parser.parse_args_into_dataclasses(arguments))
+        return Pretraining(*cast(Any, parser.parse_args_into_dataclasses(arguments)))
     except (ValueError, TypeError) as error:
         raise UsageError(error) from error
 

@@ -1,0 +1,21 @@
+"""Runs the command line with FSDP2 on CPUs, which Accelerate gives to accelerators alone; started by a launcher."""
+
+from __future__ import annotations
+
+import sys
+
+from accelerate import DistributedType, PartialState
+
+from sequence_encoder.training.pretraining import pretrain
+from sequence_encoder.training.pretraining_arguments import parse
+
+
+def main() -> None:
+    """As `sequence-encoder pretrain` does."""
+    parsed = parse(sys.argv[1:])
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    pretrain(parsed).accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
