@@ -153,7 +153,7 @@ def arguments_for(folder: Path, **options: Any) -> TrainingArguments:
         "output_dir": str(folder),
         "max_steps": 4,
         "per_device_train_batch_size": 1,
-        "per_device_eval_batch_size": 4,
+        "per_device_eval_batch_size": 16,
         "gradient_accumulation_steps": 2,
         "logging_steps": 2,
         "train_sampling_strategy": "sequential",
@@ -231,7 +231,7 @@ def test_an_evaluation_of_trainer_has_the_means_over_all_rows(
     assert [key for key in found if key.startswith(("eval_mlm", "eval_sop")) and key[5:] not in expected] == []
 
 
-def test_logs_tell_the_speed_without_evaluations_and_reach_those_who_report(
+def test_logs_tell_the_speed_of_training_alone_and_reach_those_who_report(
     model_for: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[dict[str, float]] = []
@@ -251,8 +251,17 @@ def test_logs_tell_the_speed_without_evaluations_and_reach_those_who_report(
         def on_log(self, *args: Any, logs: dict[str, float], **kwargs: Any) -> None:
             told.append(dict(logs))
 
+    class Saving(TrainerCallback):
+        """It takes as long, before anyone is told."""
+
+        def on_save(self, *args: Any, **kwargs: Any) -> None:
+            nonlocal now
+            now += 100
+
     monkeypatch.setattr(time, "perf_counter", lambda: now)
-    watched = Watched(model_for("both"), "both", tmp_path, [Seconds()], eval_strategy="steps", eval_steps=1)
+    often = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    watched = Watched(model_for("both"), "both", tmp_path, [Seconds()], **often)
+    watched.trainer.callback_handler.callbacks.insert(0, Saving())
     collate = watched.trainer.data_collator
 
     def slowly(packs: Any) -> Any:

@@ -246,7 +246,7 @@ def test_an_unmodified_trainer_learns_from_packs(
         before = model.eval()(**held_out)
     arguments = TrainingArguments(
         output_dir=str(tmp_path),
-        max_steps=40,
+        max_steps=20,
         per_device_train_batch_size=1,
         learning_rate=1e-2,
         remove_unused_columns=False,
