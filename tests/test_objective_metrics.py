@@ -259,8 +259,10 @@ def test_logs_tell_the_speed_of_training_alone_and_reach_those_who_report(
             now += 100
 
     monkeypatch.setattr(time, "perf_counter", lambda: now)
-    often = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
-    watched = Watched(model_for("both"), "both", tmp_path, [Seconds()], **often)
+    # An evaluation after the fifth step, a checkpoint after the sixth, and logs after the fourth and the eighth.
+    steps = {"gradient_accumulation_steps": 1, "max_steps": 8, "logging_steps": 4, "eval_steps": 5, "save_steps": 6}
+    strategies = {"eval_strategy": "steps", "save_strategy": "steps"}
+    watched = Watched(model_for("both"), "both", tmp_path, [Seconds()], **steps, **strategies)
     watched.trainer.callback_handler.callbacks.insert(0, Saving())
     collate = watched.trainer.data_collator
 
@@ -274,9 +276,9 @@ def test_logs_tell_the_speed_of_training_alone_and_reach_those_who_report(
     packs = list(packs_for("both", tokenizer_of()))[4:8]
     tokens = sum(window["length"] for pack in packs for window in pack["windows"])
     log = watched.logs()[-1]
-    # Four packs were waited for, and there were two steps.
-    assert log["loader_share"] == pytest.approx(1 / 3)
-    assert log["tokens_per_second"] == pytest.approx(tokens / 3)
+    # Four packs were waited for, a quarter of a second each.
+    assert log["loader_share"] == pytest.approx(1 / 5)
+    assert log["tokens_per_second"] == pytest.approx(tokens / 5)
     assert log["share_of_peak"] == pytest.approx(log["tokens_per_second"] * 10 / 1e6)
     reported = [report for report in told if "loss" in report]
     assert all(report.items() <= log.items() for report, log in zip(reported, watched.logs(), strict=True))
