@@ -91,9 +91,16 @@ def prepare_folder(run: Pretraining) -> None:
             raise FileExistsError(
                 f"{output} holds a model or checkpoints; go on with --resume, or start anew with --overwrite."
             )
-        for folder in [*checkpoints_in(output), run.scratch]:
-            if folder.exists():
-                shutil.rmtree(folder)
+        removed = [folder for folder in (*checkpoints_in(output), run.scratch) if folder.exists()]
+        for name, source in (
+            ("from", run.model.from_checkpoint),
+            ("tokenizer", run.model.tokenizer),
+            ("corpus", run.corpus.corpus),
+        ):
+            if source and any(Path(source).resolve().is_relative_to(folder.resolve()) for folder in removed):
+                raise UsageError(f"--{name} {source} would be removed; choose another --output_dir.")
+        for folder in removed:
+            shutil.rmtree(folder)
     run.scratch.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(settings, indent=1))
 
