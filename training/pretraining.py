@@ -178,7 +178,7 @@ def train_whole(run: Pretraining, trainer: HubTrainer) -> None:
         trainer.train(resume_from_checkpoint=run.args.resume_from_checkpoint)
     except (OSError, SafetensorError, RuntimeError) as error:
         unfinished = remove_unfinished(run.output) if run.args.should_save else []
-        if isinstance(error, RuntimeError) and not unfinished:
+        if not unfinished:
             raise
         last = last_whole_checkpoint(run.output)
         raise UsageError(
