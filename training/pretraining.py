@@ -78,7 +78,10 @@ def prepare_folder(run: Pretraining) -> None:
     if not args.should_save:
         return
     if args.resume and file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UsageError(f"{file} is damaged ({error}); start anew with --overwrite.") from error
         changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
             told = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
@@ -88,6 +91,8 @@ def prepare_folder(run: Pretraining) -> None:
     else:
         found = [*checkpoints_in(output), *output.glob("config.json")]
         if found and not args.overwrite:
+            if args.resume:
+                raise UsageError(f"--resume needs {file}, which is not there; start anew with --overwrite.")
             raise FileExistsError(
                 f"{output} holds a model or checkpoints; go on with --resume, or start anew with --overwrite."
             )
