@@ -175,7 +175,12 @@ class PretrainingArguments(TrainingArguments):
     seed: int = field(default=0, metadata={"help": "Of the weights, the order and the masks."})
 
     def __post_init__(self) -> None:
-        for name, allowed in (("remove_unused_columns", False), ("train_sampling_strategy", "sequential")):
+        for name, allowed in (
+            ("remove_unused_columns", False),
+            ("train_sampling_strategy", "sequential"),
+            ("label_smoothing_factor", 0.0),
+            ("resume_from_checkpoint", None),
+        ):
             if getattr(self, name) != allowed:
                 raise UsageError(f"--{name} must be {allowed}, got {getattr(self, name)}.")
         if not 0 < self.lr_decay_share <= 1:
