@@ -242,6 +242,11 @@ def parse(arguments: list[str]) -> Pretraining:
     known = {action.dest for action in parser._actions}
     if unknown := sorted(settings.keys() - known):
         raise UsageError(f"there are no arguments {', '.join(unknown)}; see --help for those that there are.")
+    for action in parser._actions:
+        value = settings.get(action.dest)
+        # Defaults are not held against the choices.
+        if action.choices and value is not None and value not in action.choices:
+            raise UsageError(f"{action.dest} must be one of {', '.join(map(str, action.choices))}, got {value}.")
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--preset", default=settings.get("preset", ModelArguments.preset))
     preset = early.parse_known_args(arguments)[0].preset
