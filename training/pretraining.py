@@ -62,7 +62,10 @@ def prepare(run: Pretraining) -> HubTrainer:
             if model.from_checkpoint is None
             else carried_over_model(run.scratch / "encoder", model, run.objectives)
         )
-        collator = PretrainingCollator(tokenizer, run.objectives)
+        try:
+            collator = PretrainingCollator(tokenizer, run.objectives)
+        except ValueError as error:
+            raise UsageError(error) from error
         held_out = None if eval_texts is None else evaluation_set(run, eval_texts, tokenizer)
         train = prepare_packs(run, train_texts, tokenizer)
     if tensor_parallel_size() > 1:
