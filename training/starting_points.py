@@ -67,6 +67,8 @@ def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTraine
                 model_max_length=arguments.max_length,
             )
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    except UsageError:
+        raise
     except (ValueError, OSError) as error:
         name = "--vocab_size, --corpus" if arguments.tokenizer is None else f"--tokenizer {arguments.tokenizer}"
         raise UsageError(f"{name}: {error}") from error
