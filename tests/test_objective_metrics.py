@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def model_for(
 
 def windows_for(name: str, tokenizer: SequenceEncoderTokenizer) -> list[Window]:
     """Also some of one segment, of which no order is asked."""
-    return list(segment_windows([*TEXTS[:6], LONG], tokenizer, 64, pairs=bool(OBJECTIVES[name].sop_weight)))
+    return list(segment_windows([*TEXTS[:8], LONG], tokenizer, 64, pairs=bool(OBJECTIVES[name].sop_weight)))
 
 
 def packs_for(name: str, tokenizer: SequenceEncoderTokenizer) -> PackedWindows:
@@ -95,6 +96,8 @@ def by_hand(model: PreTrainedModel, batches: list[Batch], name: str) -> dict[str
     for objective, answers in (("mlm", tokens), ("sop", orders)):
         if answers and getattr(OBJECTIVES[name], f"{objective}_weight"):
             logits, labels = map(torch.cat, zip(*answers, strict=True))
+            if not len(labels):
+                continue
             expected[f"{objective}_loss"] = float(F.cross_entropy(logits, labels))
             expected[f"{objective}_accuracy"] = float((logits.argmax(-1) == labels).float().mean())
     return expected
@@ -111,23 +114,22 @@ def rows_of(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
 
 @every_objective
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("split", [False, True])
-def test_training_tells_the_means_over_all_tokens_and_pairs(
-    model_for: Build, tokenizer: SequenceEncoderTokenizer, name: str, split: bool
+def test_sums_over_batches_give_the_means_over_all_tokens_and_pairs(
+    model_for: Build, tokenizer: SequenceEncoderTokenizer, name: str, training: bool, split: bool
 ) -> None:
     """Also where a `Trainer` accumulates gradients, and losses are divided by the labels of the whole step."""
     model, batches = model_for(name), batches_for(name, tokenizer, list(packs_for(name, tokenizer)))
     items = {"num_items_in_batch": sum((batch["labels"] != -100).sum() for batch in batches)} if split else {}
-    # Without dropout, so that answers are those of evaluation.
-    model.train()
+    # Without dropout, so that all answers are the same.
+    model.train(training)
     with torch.no_grad():
         sums = sum(sums_of({**batch, **items}, model(**batch, **items)) for batch in batches)
     found = means(sums)
-    expected = by_hand(model, batches, name)
-    assert found == pytest.approx(expected, rel=1e-5)
-    assert set(found) == {
-        f"{part}_{what}" for part in ("mlm", "sop") if part == name or name == "both" for what in ("loss", "accuracy")
-    }
+    assert found == pytest.approx(by_hand(model, batches, name), rel=1e-5)
+    trained = {"both": ("mlm", "sop"), "mlm": ("mlm",), "sop": ("sop",)}[name]
+    assert set(found) == {f"{objective}_{what}" for objective in trained for what in ("loss", "accuracy")}
 
 
 @every_objective
@@ -138,6 +140,12 @@ def test_evaluation_tells_the_same_means(model_for: Build, tokenizer: SequenceEn
     assert len(rows) == sum(len(batch["input_ids"]) for batch in batches)
     found = objective_means(EvalPrediction(predictions=rows.numpy(), label_ids=None))
     assert found == pytest.approx(by_hand(model, batches, name), rel=1e-5)
+    # Each row is that of one text: in several processes, some are counted twice and then left out.
+    last = batches[-1]
+    for place, row in enumerate(rows_of(model, last)):
+        text = {key: value[place : place + 1] for key, value in last.items() if isinstance(value, torch.Tensor)}
+        found = objective_means(EvalPrediction(predictions=row[None].numpy(), label_ids=None))
+        assert found == pytest.approx(by_hand(model, [text], name), rel=1e-4)
 
 
 def arguments_for(folder: Path, **options: Any) -> TrainingArguments:
@@ -145,8 +153,8 @@ def arguments_for(folder: Path, **options: Any) -> TrainingArguments:
         "output_dir": str(folder),
         "max_steps": 4,
         "per_device_train_batch_size": 1,
-        "per_device_eval_batch_size": 4,
-        "gradient_accumulation_steps": 3,
+        "per_device_eval_batch_size": 16,
+        "gradient_accumulation_steps": 2,
         "logging_steps": 2,
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
@@ -194,22 +202,21 @@ def test_a_log_of_trainer_has_the_means_over_all_steps_since_the_last(
 ) -> None:
     model = model_for(name)
     collate = PretrainingCollator(tokenizer, OBJECTIVES[name])
-    batches = [collate([pack]) for pack in packs_for(name, tokenizer)][:6]
-    # Labels of one step are more than those of the other.
-    sizes = [int((batch["labels"] != -100).sum()) for batch in batches]
-    assert name == "sop" or sum(sizes[:3]) != sum(sizes[3:])
-    expected = by_hand(model, batches, name)
+    batches = [collate([pack]) for pack in packs_for(name, tokenizer)][:8]
     # An evaluation between two logs changes nothing.
     options = {"eval_strategy": "steps", "eval_steps": 1} if evaluates else {}
     # The model stays as it is.
-    watched = Watched(model, name, tmp_path, max_steps=2, learning_rate=0.0, **options)
+    watched = Watched(model, name, tmp_path, learning_rate=0.0, **options)
     watched.trainer.train()
-    (log,) = watched.logs()
-    assert {key: log[key] for key in expected} == pytest.approx(expected, rel=1e-4)
-    assert [key for key in log if key.startswith(("mlm_", "sop_")) and key not in expected] == []
-    if name == "mlm":
-        assert log["loss"] == pytest.approx(expected["mlm_loss"], rel=0.05)
-        assert log["loss"] != pytest.approx(expected["mlm_loss"], rel=1e-4)
+    logs = watched.logs()
+    assert len(logs) == 2
+    for log, seen in zip(logs, (batches[:4], batches[4:]), strict=True):
+        expected = by_hand(model, seen, name)
+        assert {key: log[key] for key in expected} == pytest.approx(expected, rel=1e-4)
+        assert [key for key in log if key.startswith(("mlm_", "sop_")) and key not in expected] == []
+    # Labels of one step are more than those of another.
+    sizes = [int((batch["labels"] != -100).sum()) for batch in batches]
+    assert name == "sop" or sum(sizes[:2]) != sum(sizes[2:4])
 
 
 @every_objective
@@ -224,23 +231,56 @@ def test_an_evaluation_of_trainer_has_the_means_over_all_rows(
     assert [key for key in found if key.startswith(("eval_mlm", "eval_sop")) and key[5:] not in expected] == []
 
 
-def test_logs_tell_the_speed_and_reach_those_who_report(model_for: Build, tmp_path: Path) -> None:
+def test_logs_tell_the_speed_of_training_alone_and_reach_those_who_report(
+    model_for: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[dict[str, float]] = []
+    now = 0.0
 
-    class Report(TrainerCallback):
+    class Seconds(TrainerCallback):
+        """A step takes a second, and a batch of an evaluation a hundred."""
+
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            nonlocal now
+            now += 1
+
+        def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
+            nonlocal now
+            now += 100
+
         def on_log(self, *args: Any, logs: dict[str, float], **kwargs: Any) -> None:
             told.append(dict(logs))
 
-    watched = Watched(model_for("both"), "both", tmp_path, [Report()])
+    class Saving(TrainerCallback):
+        """It takes as long, before anyone is told."""
+
+        def on_save(self, *args: Any, **kwargs: Any) -> None:
+            nonlocal now
+            now += 100
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    often = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    watched = Watched(model_for("both"), "both", tmp_path, [Seconds()], **often)
+    watched.trainer.callback_handler.callbacks.insert(0, Saving())
+    collate = watched.trainer.data_collator
+
+    def slowly(packs: Any) -> Any:
+        nonlocal now
+        now += 0.25
+        return collate(packs)
+
+    watched.trainer.data_collator = slowly
     watched.trainer.train()
-    logs = watched.logs()
-    assert len(logs) == 2
-    for log, report in zip(logs, told, strict=False):
-        assert report.items() <= log.items()
-        assert log["tokens_per_second"] > 0
-        assert log["share_of_peak"] == pytest.approx(log["tokens_per_second"] * 10 / 1e6)
-        assert 0 < log["loader_share"] < 1
-        assert "mlm_loss" in report
+    packs = list(packs_for("both", tokenizer_of()))[4:8]
+    tokens = sum(window["length"] for pack in packs for window in pack["windows"])
+    log = watched.logs()[-1]
+    # Four packs were waited for, and there were two steps.
+    assert log["loader_share"] == pytest.approx(1 / 3)
+    assert log["tokens_per_second"] == pytest.approx(tokens / 3)
+    assert log["share_of_peak"] == pytest.approx(log["tokens_per_second"] * 10 / 1e6)
+    reported = [report for report in told if "loss" in report]
+    assert all(report.items() <= log.items() for report, log in zip(reported, watched.logs(), strict=True))
+    assert all("mlm_loss" in report for report in reported)
 
 
 @pytest.mark.parametrize(
@@ -283,16 +323,33 @@ def test_a_training_that_lost_its_numbers_ends_before_anything_is_saved(
     assert list(tmp_path.glob("checkpoint-*")) == []
 
 
+@pytest.mark.parametrize("broken", [math.nan, -math.inf])
+def test_a_loss_that_is_no_number_ends_a_training_that_is_only_logged(
+    model_for: Build, tmp_path: Path, broken: float
+) -> None:
+    model = model_for("both")
+    # Half of the tokens have no probability, which makes an infinite loss.
+    model.decoder.bias.data[::2] = broken
+    watched = Watched(model, "both", tmp_path, logging_steps=1)
+    with pytest.raises(UsageError, match="loss is no longer a number, at step 1"):
+        watched.trainer.train()
+    assert watched.logs() == []
+
+
 def test_a_training_that_keeps_its_numbers_is_saved(model_for: Build, tmp_path: Path) -> None:
     Watched(model_for("both"), "both", tmp_path, save_strategy="steps", save_steps=2).trainer.train()
     assert len(list(tmp_path.glob("checkpoint-*"))) == 2
 
 
-def test_a_model_is_watched_no_longer_than_it_trains(model_for: Build, tmp_path: Path) -> None:
+def test_each_training_is_measured_for_itself(model_for: Build, tmp_path: Path) -> None:
     model = model_for("both")
-    watched = Watched(model, "both", tmp_path)
-    watched.trainer.train()
-    assert not model._forward_hooks
-    watched.trainer.train()
-    assert len(watched.logs()) == 2
-    assert all("mlm_loss" in log for log in watched.logs())
+    # What comes after the last log is in none.
+    watched = Watched(model, "both", tmp_path, max_steps=3, learning_rate=0.0)
+    logs = []
+    for _ in range(2):
+        watched.trainer.train()
+        (log,) = watched.logs()
+        logs.append({key: value for key, value in log.items() if key.startswith(("mlm_", "sop_"))})
+        assert not model._forward_hooks
+    assert logs[0]
+    assert logs[1] == pytest.approx(logs[0])

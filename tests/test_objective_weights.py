@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,20 @@ def test_of_sentence_order_alone_every_pair_weighs_the_same_however_the_step_is_
     torch.testing.assert_close(torch.cat([score.grad for score in scores]), together.grad)
 
 
+def test_beside_masked_tokens_the_order_weighs_as_much_in_a_split_step_as_in_a_whole_one(
+    model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, windows: list[Window]
+) -> None:
+    # One that knows nothing has the same loss for every pair.
+    torch.nn.init.zeros_(model.sop_classifier.weight)
+    torch.nn.init.zeros_(model.sop_classifier.bias)
+    pairs = [window for window in windows if window["cut"]]
+    batches = [batch_of(tokenizer, pairs[:5]), batch_of(tokenizer, pairs[5:8], seed=1)]
+    count = sum(int((batch["labels"] != -100).sum()) for batch in batches)
+    split = sum(model(**batch, num_items_in_batch=count).sop_loss for batch in batches)
+    assert float(split) == pytest.approx(math.log(2), rel=1e-5)
+    assert float(model(**batches[0]).sop_loss) == pytest.approx(math.log(2), rel=1e-5)
+
+
 @pytest.mark.parametrize("objectives", [SOP_ALONE, Objectives(0.5, 2.0), Objectives(sop_weight=0.0)])
 def test_a_step_of_trainer_is_the_same_in_many_packs_or_in_few(
     tiny_config: Build,
@@ -231,7 +246,7 @@ def test_an_unmodified_trainer_learns_from_packs(
         before = model.eval()(**held_out)
     arguments = TrainingArguments(
         output_dir=str(tmp_path),
-        max_steps=40,
+        max_steps=20,
         per_device_train_batch_size=1,
         learning_rate=1e-2,
         remove_unused_columns=False,

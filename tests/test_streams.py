@@ -238,6 +238,25 @@ def test_every_window_comes_once_before_any_comes_again(
     assert any(cut for _, _, windows in packs for _, cut, _ in windows) == pairs
 
 
+def test_reading_what_is_held_out_moves_nothing(
+    corpus: Path, tokenizer: SequenceEncoderTokenizer, tmp_path: Path
+) -> None:
+    whole = told(islice(stream_of(corpus, held_out=4), MANY))
+    journal = tmp_path / "journal.jsonl"
+    texts, held_out = load_corpus(CorpusArguments(corpus=str(corpus), streaming=True, eval_documents=4), corpus, 0)
+    stream = PackedStream(texts, tokenizer, LONGEST, BUDGET, buffer=BLOCK, seed=3, journal=journal)
+    stream.plan(MANY)
+    packs = iter(stream)
+    found = []
+    for _ in range(MANY):
+        found += told(islice(packs, 1))
+        assert [item["text"] for item in held_out] == documents()[:4]
+    assert found == whole
+    resumed = stream_of(corpus, journal, held_out=4)
+    resumed.start_at(MANY - 5)
+    assert told(islice(resumed, 5)) == whole[-5:]
+
+
 def test_held_out_documents_never_come(corpus: Path, tokenizer: SequenceEncoderTokenizer) -> None:
     packs = told(islice(stream_of(corpus, held_out=4), MANY))
     expected = segment_windows(documents()[4:], tokenizer, LONGEST)
