@@ -196,3 +196,34 @@ def test_as_many_checkpoints_stay_as_asked_for_and_all_of_them_are_whole(corpus:
     run_here(corpus, tmp_path, save_steps=2, max_steps=8, save_total_limit=2)
     assert [path.name for path in checkpoints_in(tmp_path)] == ["checkpoint-6", "checkpoint-8"]
     assert all((path / MARKER).exists() for path in checkpoints_in(tmp_path))
+
+
+def test_a_damaged_checkpoint_is_named(corpus: Path, tmp_path: Path) -> None:
+    run_here(corpus, tmp_path, max_steps=8)
+    damaged = tmp_path / "checkpoint-8"
+    for file in ("model.safetensors", "optimizer.pt"):
+        whole = (damaged / file).read_bytes()
+        (damaged / file).write_bytes(whole[:1000])
+        with pytest.raises(UsageError, match=f"{damaged} is damaged"):
+            run_here(corpus, tmp_path, max_steps=12, resume=True)
+        (damaged / file).write_bytes(whole)
+    run_here(corpus, tmp_path, max_steps=12, resume=True)
+
+
+def test_a_stream_that_breaks_off_ends_with_what_its_reader_says(corpus: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    shutil.copy(corpus, shards / "0.jsonl")
+    (shards / "1.jsonl").write_text('{"text": "whole"}\n{"text": "brok')
+    run_here(corpus, tmp_path / "first", max_steps=1)
+    with pytest.raises(UsageError, match="the stream cannot be read on"):
+        run_here(
+            shards,
+            tmp_path / "out",
+            tokenizer=tmp_path / "first",
+            streaming=True,
+            shuffle_buffer=3,
+            max_steps=100,
+            save_steps=4,
+        )
+    assert last_whole_checkpoint(tmp_path / "out") is not None

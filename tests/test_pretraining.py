@@ -199,6 +199,13 @@ def test_a_compiled_model_learns_the_same(corpus: Path, tmp_path: Path) -> None:
         ({"ema_decay": 1}, "--ema_decay"),
         ({"text_column": "body"}, "text"),
         ({"resume": True, "overwrite": True}, "one of them"),
+        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor must be 0"),
+        ({"resume_from_checkpoint": "checkpoint-3"}, "--resume_from_checkpoint must be None"),
+        ({"save_only_model": True}, "--save_only_model must be False"),
+        ({"num_train_epochs": 0, "max_steps": None}, "--num_train_epochs 0 makes no step"),
+        ({"eval_strategy": "steps"}, "--eval_documents"),
+        ({"ema_decay": 0.5, "load_best_model_at_end": True, "eval_documents": 3}, "--load_best_model_at_end"),
+        ({"streaming": True, "dataloader_num_workers": 2}, "dataloader_num_workers must be 0 or 1"),
     ],
 )
 def test_bad_arguments_say_what_is_allowed_before_anything_is_trained(
@@ -209,6 +216,48 @@ def test_bad_arguments_say_what_is_allowed_before_anything_is_trained(
         main(["pretrain", *command(**{"corpus": corpus, "output": output, **options})])
     assert said in f"{exit_.value}{capsys.readouterr().err}"
     assert not list(output.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("prest: bert", "prest"),
+        ("preset: gpt", "preset must be one of vanilla, bert, modernbert, got gpt"),
+        ("- corpus", "names and values"),
+        ("corpus: [", "cannot be read"),
+    ],
+)
+def test_a_file_of_settings_is_held_to_the_same(tmp_path: Path, settings: str, said: str) -> None:
+    (tmp_path / "settings.yaml").write_text(settings)
+    with pytest.raises(SystemExit, match=said):
+        main(["pretrain", str(tmp_path / "settings.yaml")])
+
+
+def test_a_new_start_does_not_remove_what_it_starts_from(corpus: Path, tmp_path: Path) -> None:
+    run_here(corpus, tmp_path, max_steps=4)
+    options = {"config_overrides": None, "from": tmp_path / "checkpoint-4"}
+    with pytest.raises(UsageError, match="would be removed"):
+        run_here(corpus, tmp_path, overwrite=True, **options)
+    assert (tmp_path / "checkpoint-4" / "model.safetensors").exists()
+
+
+def test_workers_that_stay_see_every_epoch(corpus: Path, tmp_path: Path) -> None:
+    """They keep copies of the data, and would show the first epoch again and again."""
+    run_here(corpus, tmp_path / "first", max_steps=1)
+    options = {"tokenizer": tmp_path / "first", "max_steps": None, "num_train_epochs": 2}
+    run_here(corpus, tmp_path / "plain", **options)
+    run_here(corpus, tmp_path / "staying", **options, dataloader_num_workers=2, dataloader_persistent_workers=True)
+    one, other = weights(tmp_path / "plain"), weights(tmp_path / "staying")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_word_of_a_million_characters_and_a_text_of_as_many_tokens_are_trained_on(tmp_path: Path) -> None:
+    file = tmp_path / "long.jsonl"
+    texts = ["a" * 1_000_000, "one two three. " * 250_000, "short enough. And more."]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    trainer = run_here(file, tmp_path / "out", max_steps=2)
+    assert trainer.train_dataset.tokens > 1_000_000
+    assert trainer.train_dataset.fullness > 0.97
 
 
 def test_a_finished_model_is_not_replaced_unasked(finished: Path, corpus: Path) -> None:

@@ -77,6 +77,9 @@ class LearningRateOfNow(TrainerCallback):
     ) -> None:
         """Scales the rates that the checkpoint brought."""
         groups, scheduler = kwargs["optimizer"].param_groups, kwargs["lr_scheduler"]
+        # A schedule that follows a metric keeps no rate to start from.
+        if not hasattr(scheduler, "base_lrs"):
+            return
         for group in groups:
             if group["initial_lr"] != args.learning_rate:
                 group["lr"] *= args.learning_rate / group["initial_lr"]

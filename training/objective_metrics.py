@@ -86,12 +86,14 @@ class ObjectiveMetrics(TrainerCallback):
         self._check(state, control)
 
     def _check(self, state: TrainerState, control: TrainerControl) -> None:
-        if not (control.should_log or control.should_save):
+        # What training ends with is saved, whether or not it is a checkpoint.
+        saves = control.should_save or control.should_training_stop
+        if not (control.should_log or saves):
             return
         assert self.trainer is not None
         # None where a log took them just before.
         sums = torch.zeros((), device=self.trainer.args.device) if self.sums is None else self.sums.clone()
-        if control.should_save:
+        if saves:
             for weight in self.trainer.model_wrapped.parameters():
                 local = weight.to_local() if isinstance(weight, DTensor) else weight
                 sums += 0 * local.detach().sum()

@@ -120,7 +120,8 @@ class PretrainingCollator:
                 rows.append(row)
                 seconds.append(second)
             orders += [int(swap) if w["cut"] else IGNORED for w, swap in zip(pack["windows"], swapped, strict=True)]
-            labels += self._hide(rows[-len(joined) :], rng, self.objectives.probability(pack["progress"]))
+            paired = np.array([window["cut"] > 0 for window in pack["windows"]])
+            labels += self._hide(rows[-len(joined) :], paired, rng, self.objectives.probability(pack["progress"]))
         batch: dict[str, Any] = {
             "input_ids": _padded(rows, self.pad),
             "attention_mask": _padded([np.ones_like(row) for row in rows], 0),
@@ -147,15 +148,17 @@ class PretrainingCollator:
         first, second = (ids[cut:], ids[:cut]) if swap else (ids[:cut], ids[cut:])
         return np.concatenate([[self.cls], first, [self.sep], second, [self.sep]]), len(first) + 2
 
-    def _hide(self, rows: list[np.ndarray], rng: np.random.Generator, probability: float) -> list[np.ndarray]:
+    def _hide(
+        self, rows: list[np.ndarray], paired: np.ndarray, rng: np.random.Generator, probability: float
+    ) -> list[np.ndarray]:
         """Masks tokens of the rows in place, and returns their labels."""
         ids = np.concatenate(rows)
         labels = np.full_like(ids, IGNORED)
         ends = np.cumsum([len(row) for row in rows])
         if not self.objectives.mlm_weight:
-            # `Trainer` counts labels to weigh the parts of a step: one a text, whose order is to be told.
+            # `Trainer` counts labels to weigh the parts of a step: one a text whose order is to be told.
             starts = ends - [len(row) for row in rows]
-            labels[starts] = self.cls
+            labels[starts[paired]] = self.cls
             return np.split(labels, ends[:-1])
         special = (ids == self.cls) | (ids == self.sep)
         chosen = rng.random(len(ids)) < probability

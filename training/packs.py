@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypedDict, TypeVar
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
@@ -131,7 +132,14 @@ class PackedWindows(Dataset[Pack]):
         self.tokens = int(lengths.sum())
         self.count = len(ends) - 1
         self.length = max(self.count - self.count % multiple_of, multiple_of)
-        self.epoch, self.total = 0, self.length
+        self.total = self.length
+        # Shared, as workers that outlive an epoch would not see another one otherwise.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """Which order it is in."""
+        return int(self._epoch)
 
     @property
     def fullness(self) -> float:
@@ -140,7 +148,7 @@ class PackedWindows(Dataset[Pack]):
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order, and what is drawn; called by Accelerate."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def plan(self, total: int) -> None:
         """Tells how many packs the whole training will have, for schedules by progress; by default one epoch."""
@@ -152,12 +160,13 @@ class PackedWindows(Dataset[Pack]):
     def __getitem__(self, index: int) -> Pack:
         if not 0 <= index < self.length:
             raise IndexError(f"index must be from 0 to {self.length - 1}, got {index}.")
-        place = int(_permutation(self.count, self.seed, self.epoch)[index % self.count])
+        epoch = self.epoch
+        place = int(_permutation(self.count, self.seed, epoch)[index % self.count])
         members = list(self._members[self._ends[place] : self._ends[place + 1]])
-        number = self.epoch * self.length + index
+        number = epoch * self.length + index
         return {
             "windows": windows_at(self.windows, members),
-            "seed": [self.seed, self.epoch, index],
+            "seed": [self.seed, epoch, index],
             "progress": min(1.0, number / self.total),
         }
 

@@ -51,6 +51,8 @@ def prepare(run: Pretraining) -> HubTrainer:
     model, corpus, args = run.model, run.corpus, run.args
     if corpus.streaming and args.max_steps <= 0:
         raise UsageError("--streaming needs --max_steps: nobody knows where a stream ends.")
+    if args.eval_strategy != "no" and not corpus.eval_documents:
+        raise UsageError(f"--eval_strategy {args.eval_strategy} needs --eval_documents, to evaluate on.")
     # The first process does the work, and the others find it done.
     with args.main_process_first(local=args.save_on_each_node, desc="preparing"):
         prepare_folder(run)
@@ -62,12 +64,19 @@ def prepare(run: Pretraining) -> HubTrainer:
             if model.from_checkpoint is None
             else carried_over_model(run.scratch / "encoder", model, run.objectives)
         )
-        collator = PretrainingCollator(tokenizer, run.objectives)
+        try:
+            collator = PretrainingCollator(tokenizer, run.objectives)
+        except ValueError as error:
+            raise UsageError(error) from error
         held_out = None if eval_texts is None else evaluation_set(run, eval_texts, tokenizer)
         train = prepare_packs(run, train_texts, tokenizer)
     if tensor_parallel_size() > 1:
         encoder = divided(encoder, tensor_parallel_size(), run.scratch / "undivided")
-    return make_trainer(run, encoder, tokenizer, collator, train, held_out)
+    try:
+        return make_trainer(run, encoder, tokenizer, collator, train, held_out)
+    # What `Trainer` and Accelerate say of arguments that they cannot follow.
+    except (ValueError, ImportError) as error:
+        raise UsageError(error) from error
 
 
 def prepare_folder(run: Pretraining) -> None:
@@ -78,7 +87,10 @@ def prepare_folder(run: Pretraining) -> None:
     if not args.should_save:
         return
     if args.resume and file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UsageError(f"{file} is damaged ({error}); start anew with --overwrite.") from error
         changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
             told = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
@@ -88,12 +100,21 @@ def prepare_folder(run: Pretraining) -> None:
     else:
         found = [*checkpoints_in(output), *output.glob("config.json")]
         if found and not args.overwrite:
+            if args.resume:
+                raise UsageError(f"--resume needs {file}, which is not there; start anew with --overwrite.")
             raise FileExistsError(
                 f"{output} holds a model or checkpoints; go on with --resume, or start anew with --overwrite."
             )
-        for folder in [*checkpoints_in(output), run.scratch]:
-            if folder.exists():
-                shutil.rmtree(folder)
+        removed = [folder for folder in (*checkpoints_in(output), run.scratch) if folder.exists()]
+        for name, source in (
+            ("from", run.model.from_checkpoint),
+            ("tokenizer", run.model.tokenizer),
+            ("corpus", run.corpus.corpus),
+        ):
+            if source and any(Path(source).resolve().is_relative_to(folder.resolve()) for folder in removed):
+                raise UsageError(f"--{name} {source} would be removed; choose another --output_dir.")
+        for folder in removed:
+            shutil.rmtree(folder)
     run.scratch.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(settings, indent=1))
 
@@ -166,19 +187,28 @@ def evaluation_set(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerB
 
 
 def train_whole(run: Pretraining, trainer: HubTrainer) -> None:
-    """Trains, and leaves whole checkpoints behind whatever happens."""
+    """Trains, and leaves whole checkpoints behind whatever happens.
+
+    Raises:
+        UsageError: if a checkpoint could not be written, or the one to go on from not be read.
+    """
+    checkpoint = run.args.resume_from_checkpoint
     try:
-        trainer.train(resume_from_checkpoint=run.args.resume_from_checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint)
     except (OSError, SafetensorError, RuntimeError) as error:
         unfinished = remove_unfinished(run.output) if run.args.should_save else []
-        if isinstance(error, RuntimeError) and not unfinished:
-            raise
-        last = last_whole_checkpoint(run.output)
-        raise UsageError(
-            f"a checkpoint could not be written ({error}); what there was of it is removed. "
-            + (f"The last whole one is {last}. " if last else "There is none yet. ")
-            + "Make room on the disk, and go on with --resume."
-        ) from error
+        if unfinished:
+            last = last_whole_checkpoint(run.output)
+            raise UsageError(
+                f"a checkpoint could not be written ({error}); what there was of it is removed. "
+                + (f"The last whole one is {last}. " if last else "There is none yet. ")
+                + "Make room on the disk, and go on with --resume."
+            ) from error
+        if checkpoint and (isinstance(error, SafetensorError) or "PytorchStreamReader" in str(error)):
+            raise UsageError(
+                f"{checkpoint} is damaged ({error}); remove it, and go on from the one before with --resume."
+            ) from error
+        raise
 
 
 def finish(run: Pretraining, trainer: HubTrainer) -> None:
@@ -188,10 +218,12 @@ def finish(run: Pretraining, trainer: HubTrainer) -> None:
     if trainer.is_fsdp_enabled:
         # Checkpoints may be in shards, which are no model that can be loaded.
         cast(Any, trainer.accelerator.state.fsdp_plugin).set_state_dict_type("FULL_STATE_DICT")
-    trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
         plot_losses(trainer.state.log_history, run.output / "loss.png")
         write_card(run, trainer)
+    # The last, since it may push all of it.
+    trainer.save_model()
+    if trainer.is_world_process_zero():
         print(f"Saved in {run.output.resolve()}.")
     trainer.accelerator.wait_for_everyone()

@@ -38,6 +38,8 @@ TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
     "bert": _POST_NORM,
     "modernbert": {"learning_rate": 5e-3, "warmup_steps": 0.02, "muon": True},
 }
+# What a checkpoint goes on with: small steps, which leave it what it has learned.
+CONTINUED_DEFAULTS: dict[str, Any] = {"learning_rate": 5e-4, "warmup_steps": 0.1, "muon": True}
 
 
 @dataclass
@@ -59,8 +61,8 @@ class ModelArguments:
         default=None,
         metadata={
             "aliases": ["--from"],
-            "help": "A folder or a Hub id: go on with this encoder and its tokenizer; any family that can be carried "
-            "over.",
+            "help": "A folder or a Hub id: go on with this encoder and its tokenizer, of any family that can be "
+            "carried over; --preset, --size and --vocab_size say nothing then.",
         },
     )
     tokenizer: str | None = field(
@@ -175,13 +177,21 @@ class PretrainingArguments(TrainingArguments):
     seed: int = field(default=0, metadata={"help": "Of the weights, the order and the masks."})
 
     def __post_init__(self) -> None:
-        for name, allowed in (("remove_unused_columns", False), ("train_sampling_strategy", "sequential")):
+        for name, allowed in (
+            ("remove_unused_columns", False),
+            ("train_sampling_strategy", "sequential"),
+            ("label_smoothing_factor", 0.0),
+            ("resume_from_checkpoint", None),
+            ("save_only_model", False),
+        ):
             if getattr(self, name) != allowed:
                 raise UsageError(f"--{name} must be {allowed}, got {getattr(self, name)}.")
         if not 0 < self.lr_decay_share <= 1:
             raise UsageError(f"--lr_decay_share must be above 0 and at most 1, got {self.lr_decay_share}.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UsageError(f"--ema_decay must be between 0 and 1, got {self.ema_decay}.")
+        if self.ema_decay is not None and self.load_best_model_at_end:
+            raise UsageError("--ema_decay ends with the average of the weights, --load_best_model_at_end with others.")
         if self.resume and self.overwrite:
             raise UsageError("--resume goes on and --overwrite starts anew: give one of them.")
         # `Trainer` takes bfloat16 on a CPU only where it is told that the CPU is meant.
@@ -234,13 +244,24 @@ def parse(arguments: list[str]) -> Pretraining:
         description="Pretrain an encoder on masked tokens and sentence order.",
         allow_abbrev=False,
     )
-    known = {action.dest for action in parser._actions}
+    names = {name.lstrip("-"): action.dest for action in parser._actions for name in action.option_strings}
+    settings = {names.get(name, name): value for name, value in settings.items() if value is not None}
+    known = set(names.values()) - {"help"}
     if unknown := sorted(settings.keys() - known):
         raise UsageError(f"there are no arguments {', '.join(unknown)}; see --help for those that there are.")
+    for action in parser._actions:
+        value = settings.get(action.dest)
+        # Defaults are not held against the choices.
+        if action.choices and value is not None and value not in action.choices:
+            raise UsageError(f"{action.dest} must be one of {', '.join(map(str, action.choices))}, got {value}.")
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--preset", default=settings.get("preset", ModelArguments.preset))
-    preset = early.parse_known_args(arguments)[0].preset
-    parser.set_defaults(**{**TRAINING_DEFAULTS.get(preset, {}), **settings})
+    early.add_argument("--from", "--from_checkpoint", dest="origin", default=settings.get("from_checkpoint"))
+    early.add_argument("--eval_documents", default=settings.get("eval_documents", 0))
+    given = early.parse_known_args(arguments)[0]
+    defaults = TRAINING_DEFAULTS.get(given.preset, {}) if given.origin is None else CONTINUED_DEFAULTS
+    evaluates = {} if str(given.eval_documents) == "0" else {"eval_strategy": "steps"}
+    parser.set_defaults(**{**defaults, **evaluates, **settings})
     try:
         return Pretraining(*cast(Any, parser.parse_args_into_dataclasses(arguments)))
     except (ValueError, TypeError) as error:

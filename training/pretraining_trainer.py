@@ -11,6 +11,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import SchedulerType
 
+from . import UsageError
 from .checkpoints import LearningRateOfNow, RandomStateOfCheckpoint, WholeCheckpoints, last_whole_checkpoint, step_of
 from .ema import ExponentialMovingAverage
 from .hardware import product_speed
@@ -50,6 +51,8 @@ def make_trainer(
                 f"{len(train.windows):,} windows, {train.tokens:,} tokens, in {train.count:,} packs that are "
                 f"{train.fullness:.1%} full; {steps:,} steps of {a_step} packs."
             )
+    if steps <= 0:
+        raise UsageError(f"--num_train_epochs {args.num_train_epochs:g} makes no step.")
     train.plan(steps * a_step)
     checkpoint = last_whole_checkpoint(run.output) if args.resume else None
     if isinstance(train, PackedStream):
@@ -61,8 +64,6 @@ def make_trainer(
     if args.ddp_find_unused_parameters is None:
         # Looking for weights without a gradient takes time; only without masked tokens are there any, in their head.
         args.ddp_find_unused_parameters = not run.objectives.mlm_weight
-    if held_out is not None and args.eval_strategy == "no":
-        args.eval_strategy = cast(Any, "steps")
     metrics = ObjectiveMetrics(
         operations_per_token(model, run),
         args.world_size * product_speed(torch.bfloat16 if args.bf16 else torch.float32),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from .pretraining_arguments import ModelArguments
 
 # Documents to train a tokenizer on; more change little.
 _TOKENIZER_TEXTS = 200_000
+# Training takes the square of the length of a word: of a megabyte in base64, more than an hour.
+_LONG_WORD = re.compile(r"\S{1000,}")
 
 
 def carry_over(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTokenizerBase:
@@ -57,13 +60,15 @@ def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTraine
     try:
         if arguments.tokenizer is None:
             return SequenceEncoderTokenizer.train_from_iterator(
-                (text for text, _ in zip(texts, range(_TOKENIZER_TEXTS), strict=False)),
+                (_LONG_WORD.sub(" ", text) for text, _ in zip(texts, range(_TOKENIZER_TEXTS), strict=False)),
                 vocab_size=arguments.vocab_size,
                 algorithm=arguments.algorithm,
                 lowercase=arguments.lowercase,
                 model_max_length=arguments.max_length,
             )
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    except UsageError:
+        raise
     except (ValueError, OSError) as error:
         name = "--vocab_size, --corpus" if arguments.tokenizer is None else f"--tokenizer {arguments.tokenizer}"
         raise UsageError(f"{name}: {error}") from error

@@ -126,12 +126,17 @@ class PackedStream(IterableDataset[Pack]):
         yield from pack(((windows[i], windows[i]["length"]) for i in order), self.max_tokens)
 
     def _read(self, documents: Iterator[Any]) -> list[str]:
+        """The texts of the next block; none at the end."""
         block: list[str] = []
         characters = 0
-        for document in documents:
-            (text,) = texts_of({"text": [document["text"]]})
-            block.append(text)
-            characters += len(text)
-            if len(block) >= self.buffer or characters >= BLOCK_CHARACTERS:
+        while len(block) < self.buffer and characters < BLOCK_CHARACTERS:
+            try:
+                document = next(documents, None)
+            # Each reader has errors of its own for what it cannot read.
+            except Exception as error:
+                raise UsageError(f"the stream cannot be read on: {str(error) or type(error).__name__}") from error
+            if document is None:
                 break
+            block += texts_of({"text": [document["text"]]})
+            characters += len(block[-1])
         return block
