@@ -214,9 +214,8 @@ def test_a_log_of_trainer_has_the_means_over_all_steps_since_the_last(
         expected = by_hand(model, seen, name)
         assert {key: log[key] for key in expected} == pytest.approx(expected, rel=1e-4)
         assert [key for key in log if key.startswith(("mlm_", "sop_")) and key not in expected] == []
-    # Labels of one step are more than those of another.
-    sizes = [int((batch["labels"] != -100).sum()) for batch in batches]
-    assert name == "sop" or sum(sizes[:2]) != sum(sizes[2:4])
+    # A mean over batches would be another one.
+    assert len({int((batch["labels"] != -100).sum()) for batch in batches}) > 1
 
 
 @every_objective
@@ -292,6 +291,7 @@ def test_logs_tell_the_speed_of_training_alone_and_reach_those_who_report(
         {"save_strategy": "steps", "save_steps": 3, "logging_steps": 2},
         {"save_strategy": "epoch", "logging_strategy": "no"},
         {"save_strategy": "epoch", "logging_steps": 1},
+        {"save_strategy": "no", "logging_strategy": "no"},
     ],
 )
 @pytest.mark.parametrize("cause", ["loss", "last step"])

@@ -164,10 +164,11 @@ def test_a_batch_with_nothing_to_predict_moves_nothing(
 def test_of_sentence_order_alone_every_pair_weighs_the_same_however_the_step_is_split(
     model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, windows: list[Window], sizes: list[int]
 ) -> None:
-    pairs = [window for window in windows if window["cut"]][: sum(sizes)]
+    # Some are of one segment.
+    some = [*windows[: sum(sizes) - 4], *segment_windows([LONG], tokenizer, 40)][: sum(sizes)]
     batches, start = [], 0
     for seed, size in enumerate(sizes):
-        batches.append(batch_of(tokenizer, pairs[start : start + size], SOP_ALONE, seed))
+        batches.append(batch_of(tokenizer, some[start : start + size], SOP_ALONE, seed))
         start += size
     # What `Trainer` counts.
     count = sum(int((batch["labels"] != -100).sum()) for batch in batches)
@@ -179,6 +180,7 @@ def test_of_sentence_order_alone_every_pair_weighs_the_same_however_the_step_is_
         scores.append(outputs.sop_logits)
         losses.append(outputs.loss)
     orders = torch.cat([batch["sentence_order_label"] for batch in batches])
+    assert 0 < (orders == -100).sum() < len(orders)
     together = torch.cat(scores).detach().requires_grad_()
     expected = 2 * F.cross_entropy(together, orders)
     expected.backward()

@@ -220,11 +220,13 @@ def test_a_step_has_the_same_packs_in_any_number_of_processes(processes: int, ba
 
 @pytest.fixture
 def train(tiny_config: Callable[..., Any], tmp_path: Path) -> Callable[..., list[tuple[tuple[int, ...], float]]]:
-    """`train(resume, workers)`: seeds and progress of the packs that a `Trainer` asked for in two epochs."""
+    """`train(resume, workers, persistent)`: seeds and progress of the packs of two epochs of a `Trainer`."""
     tokenizer: SequenceEncoderTokenizer = tokenizer_of()
 
-    def run(resume: str | None = None, workers: int = 0) -> list[tuple[tuple[int, ...], float]]:
-        packs = packed(list(segment_windows(TEXTS[:4], tokenizer, 32)), 256, multiple_of=2)
+    def run(
+        resume: str | None = None, workers: int = 0, persistent: bool = False
+    ) -> list[tuple[tuple[int, ...], float]]:
+        packs = packed(list(segment_windows(TEXTS[:3], tokenizer, 32)), 256, multiple_of=2)
         packs.plan(2 * len(packs))
         collate = PretrainingCollator(tokenizer)
 
@@ -247,6 +249,7 @@ def train(tiny_config: Callable[..., Any], tmp_path: Path) -> Callable[..., list
             gradient_accumulation_steps=2,
             train_sampling_strategy="sequential",
             dataloader_num_workers=workers,
+            dataloader_persistent_workers=persistent,
             save_steps=3,
             remove_unused_columns=False,
             use_cpu=True,
@@ -262,12 +265,14 @@ def train(tiny_config: Callable[..., Any], tmp_path: Path) -> Callable[..., list
 
 def test_trainer_takes_each_epoch_in_its_own_order_and_goes_on_where_it_stopped(train: Any, tmp_path: Path) -> None:
     asked = train()
-    packs = packed(list(segment_windows(TEXTS[:4], tokenizer_of(), 32)), 256, multiple_of=2)
+    packs = packed(list(segment_windows(TEXTS[:3], tokenizer_of(), 32)), 256, multiple_of=2)
     packs.plan(2 * len(packs))
     expected = [(tuple(pack["seed"]), pack["progress"]) for number in (0, 1) for pack in epoch(packs, number)]
     assert asked == expected
     assert train(workers=1) == expected
+    # Workers that live on from the first epoch.
+    assert train(workers=1, persistent=True) == expected
     # Within the first epoch, and within the second.
-    assert 3 < len(packs) / 2 < 12
-    for step in (3, 12):
+    assert 3 < len(packs) / 2 < 9
+    for step in (3, 9):
         assert train(resume=str(tmp_path / f"checkpoint-{step}")) == expected[2 * step :]

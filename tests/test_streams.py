@@ -297,6 +297,17 @@ def test_a_stream_without_text_ends_with_an_error(tokenizer: SequenceEncoderToke
         next(iter(PackedStream(stream, tokenizer, LONGEST, BUDGET)))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_that_breaks_off_says_so(tmp_path: Path, kind: str) -> None:
+    for part in range(2):
+        KINDS[kind](tmp_path / f"{part}.{kind}", documents()[:19])
+    (tmp_path / f"2.{kind}").write_bytes(b'"\xff\xfe{"text": 1')
+    packs = iter(stream_of(tmp_path))
+    told(islice(packs, 10))
+    with pytest.raises(UsageError, match=r"the stream cannot be read on: .+"):
+        told(packs)
+
+
 def test_a_stream_of_numbers_is_refused(tokenizer: SequenceEncoderTokenizer) -> None:
     stream = IterableDataset.from_generator(lambda: iter([{"text": 3}]))
     with pytest.raises(UsageError, match=r"--text_column .* 3 of type int"):
