@@ -108,14 +108,14 @@ def test_the_same_packs_come_wherever_it_goes_on(corpus: Path, tmp_path: Path, h
     written = journal.read_text()
     # More than twice all documents.
     assert json.loads(written.splitlines()[-1])["epoch"] >= 2
-    for start in [*range(0, 12), *range(12, MANY, 9), first_epoch(journal) - 1, first_epoch(journal)]:
+    for start in [*range(8), *range(8, MANY - 6, 13), first_epoch(journal) - 1, first_epoch(journal)]:
         journal.write_text(written)
         stream = stream_of(corpus, journal, held_out)
         stream.start_at(start)
         assert told(islice(stream, 6)) == whole[start : start + 6], start
 
 
-@pytest.mark.parametrize("lost", [1, 2, 30, 200, 10**6])
+@pytest.mark.parametrize("lost", [1, 30, 200, 10**6])
 def test_a_journal_that_was_cut_off_is_enough(corpus: Path, tmp_path: Path, lost: int) -> None:
     journal = tmp_path / "journal.jsonl"
     whole = told(islice(stream_of(corpus, journal), MANY))
