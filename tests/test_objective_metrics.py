@@ -305,8 +305,8 @@ def test_a_training_that_lost_its_numbers_ends_before_anything_is_saved(
                 model.decoder.bias.data.fill_(math.nan)
 
         def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
-            ends = args.save_steps if args.save_strategy == "steps" else state.max_steps
-            if cause == "last step" and state.global_step == ends:
+            ends = {"steps": args.save_steps, "epoch": state.max_steps // 2, "no": state.max_steps}
+            if cause == "last step" and state.global_step == ends[args.save_strategy]:
                 model.decoder.bias.data.fill_(math.inf)
 
     watched = Watched(
@@ -314,7 +314,7 @@ def test_a_training_that_lost_its_numbers_ends_before_anything_is_saved(
         "both",
         tmp_path,
         gradient_accumulation_steps=4,
-        num_train_epochs=1,
+        num_train_epochs=2,
         **{"max_steps": -1, **saving},
     )
     # Before it is watched: as if the optimizer had done it.
