@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from transformers import pipeline
 
 TEXT = "The first text is short."
@@ -133,7 +134,7 @@ def assert_close(one: Any, other: Any) -> None:
             assert_close(item, counterpart)
     elif isinstance(one, dict):
         assert_close(list(one.values()), list(other.values()))
-    elif isinstance(one, float):
+    elif isinstance(one, float | np.floating):
         assert math.isclose(one, other, rel_tol=1e-2, abs_tol=5e-3), (one, other)
     else:
         assert one == other
