@@ -1,11 +1,11 @@
-"""Folders that are there as a whole or not at all, and never in place of anything but an older model."""
+"""Folders and files that are there as a whole or not at all; folders never in place of anything but an older model."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -108,3 +108,11 @@ def written_whole(output: Path, replace: bool, option: str) -> Iterator[Path]:
             if replaced.exists():
                 replaced.rename(output)
             raise
+
+
+def write_whole(file: Path, parts: Iterable[str]) -> None:
+    """Writes a text file aside, and renames it when all of it is there."""
+    aside = file.with_name(f"{file.name}.part")
+    with aside.open("w", encoding="utf-8") as writer:
+        writer.writelines(parts)
+    os.replace(aside, file)

@@ -25,6 +25,11 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
+def checkpoint_at(args: TrainingArguments, state: TrainerState) -> Path:
+    """Where `Trainer` writes the checkpoint of the step that it is at."""
+    return Path(args.output_dir or "") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+
+
 def step_of(checkpoint: Path) -> int:
     """The step after which a checkpoint was written."""
     return int(checkpoint.name.rpartition("-")[2])
@@ -63,10 +68,10 @@ class WholeCheckpoints(TrainerCallback):
             torch.distributed.barrier()
         if not args.should_save:
             return
-        folder = Path(args.output_dir or "")
-        with open(folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / MARKER, "wb") as marker:
+        checkpoint = checkpoint_at(args, state)
+        with open(checkpoint / MARKER, "wb") as marker:
             os.fsync(marker.fileno())
-        rotate_checkpoints(str(folder), self.limit, state.best_model_checkpoint)
+        rotate_checkpoints(str(checkpoint.parent), self.limit, state.best_model_checkpoint)
 
 
 class LearningRateOfNow(TrainerCallback):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import glob
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..hub.whole_folders import write_whole
 from . import UsageError
 from .documentation import read_documentation, split_by_file
 
@@ -184,15 +184,19 @@ def _text_alone(texts: Any, arguments: CorpusArguments) -> Any:
 
 
 def texts_of(batch: Any) -> list[str]:
-    """The texts of a batch of examples; those that are missing are empty.
+    """The texts of a batch of examples, as `text_of` reads them."""
+    return [text_of(text) for text in batch["text"]]
+
+
+def text_of(text: Any) -> str:
+    """A text as it is in the column of texts; one that is missing is empty.
 
     Raises:
         UsageError: for what is no text.
     """
-    for text in batch["text"]:
-        if text is not None and not isinstance(text, str):
-            raise UsageError(f"--text_column must hold texts, and has {text!r} of type {type(text).__name__}.")
-    return [text or "" for text in batch["text"]]
+    if text is not None and not isinstance(text, str):
+        raise UsageError(f"--text_column must hold texts, and has {text!r} of type {type(text).__name__}.")
+    return text or ""
 
 
 def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
@@ -215,8 +219,5 @@ def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
         train, others = split_by_file(docs, share, seed)
         share = min(1.0, 1.2 * share)
     for file, part in zip(files, (train, others[:held_out]), strict=False):
-        aside = file.with_suffix(".part")
-        with aside.open("w", encoding="utf-8") as lines:
-            lines.writelines(json.dumps({"text": doc.text}) + "\n" for doc in part)
-        os.replace(aside, file)
+        write_whole(file, (json.dumps({"text": doc.text}) + "\n" for doc in part))
     return files

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.distributed import checkpoint
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .checkpoints import checkpoint_at
 
 _FOLDER = "ema"
 
@@ -53,7 +54,7 @@ class ExponentialMovingAverage(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Saves the average with the checkpoint."""
-        folder = Path(args.output_dir or "") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / _FOLDER
+        folder = checkpoint_at(args, state) / _FOLDER
         checkpoint.save(self.average, checkpoint_id=folder, no_dist=args.world_size == 1)
 
     @torch.no_grad()

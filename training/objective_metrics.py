@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..modeling.losses import IGNORED
 from . import UsageError
-from .objectives import IGNORED
 
 # What is summed over the rows of batches.
 _SUMS = ("mlm_loss", "mlm_right", "mlm_count", "sop_loss", "sop_right", "sop_count", "tokens")
@@ -173,10 +173,8 @@ def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
         values["mlm_count"] = count
     order = inputs.get("sentence_order_label")
     if both and order is not None:
-        scores = outputs["sop_logits"].detach().float()
-        values["sop_loss"] = F.cross_entropy(scores, order, ignore_index=IGNORED, reduction="sum")
-        values["sop_right"] = (scores.argmax(-1) == order).sum()
-        values["sop_count"] = (order != IGNORED).sum()
+        told = _loss_right_count(outputs["sop_logits"].detach(), order).sum(dim=0)
+        values["sop_loss"], values["sop_right"], values["sop_count"] = told
     return torch.stack([values[name].to(exact) for name in _SUMS])
 
 

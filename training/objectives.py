@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100
+from ..modeling.losses import IGNORED
+
 # How the share of predicted tokens goes from the first to the last, by the progress of the training.
 MASK_SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 0.0,

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from .hardware import faster_in_bfloat16
+from .tensor_parallel import like
 
 # Of the quintic that Newton-Schulz iterates, tuned to be steep at zero (Jordan et al., 2024).
 _COEFFICIENTS, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
@@ -124,12 +125,7 @@ class MuonWithAdamW(torch.optim.AdamW):
         past = state["momentum_buffer"]
         past.lerp_(gradient, 1 - group["momentum"])
         ahead = gradient.lerp(past, group["momentum"])
-        if isinstance(ahead, DTensor):
-            whole = ahead.redistribute(placements=[Replicate()] * ahead.device_mesh.ndim)
-            update = orthogonalize(whole.to_local(), self.dtype)
-            update = DTensor.from_local(update, whole.device_mesh, whole.placements, run_check=False)
-            update = update.redistribute(placements=ahead.placements)
-        else:
-            update = orthogonalize(ahead, self.dtype)
+        whole = ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
+        update = like(orthogonalize(whole, self.dtype), ahead)
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(update, alpha=-0.2 * group["lr"] * math.sqrt(max(weight.shape)))

@@ -17,9 +17,10 @@ from typing import Any, cast
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
+from ..hub.whole_folders import write_whole
 from . import UsageError
 from .checkpoints import checkpoints_in, last_whole_checkpoint, remove_unfinished
-from .corpus import load_corpus, texts_of
+from .corpus import load_corpus, text_of
 from .hub_trainer import HubTrainer
 from .objectives import PretrainingCollator
 from .packs import EvaluationWindows, PackedWindows
@@ -116,7 +117,7 @@ def prepare_folder(run: Pretraining) -> None:
         for folder in removed:
             shutil.rmtree(folder)
     run.scratch.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(settings, indent=1))
+    write_whole(file, [json.dumps(settings, indent=1)])
 
 
 def settings_of(run: Pretraining) -> dict[str, Any]:
@@ -130,13 +131,6 @@ def settings_of(run: Pretraining) -> dict[str, Any]:
     return settings | {"packs a step": packs_per_step(args)}
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Writes a file aside, and renames it when all is there."""
-    aside = file.with_name(f"{file.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, file)
-
-
 def prepare_tokenizer(run: Pretraining, texts: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of the run, made by its first process once and for all."""
     folder = run.scratch / "tokenizer"
@@ -145,9 +139,7 @@ def prepare_tokenizer(run: Pretraining, texts: Any) -> PreTrainedTokenizerBase:
         if checkpoint is None:
             # Reading moves the place that a stream keeps.
             texts = copy.deepcopy(texts) if run.corpus.streaming else texts
-            tokenizer = make_tokenizer(
-                run.model, (text for item in texts for text in texts_of({"text": [item["text"]]}))
-            )
+            tokenizer = make_tokenizer(run.model, (text_of(item["text"]) for item in texts))
         else:
             tokenizer = carry_over(checkpoint, run.scratch / "encoder", base_model=False)
         aside = run.scratch / "tokenizer.part"

@@ -7,7 +7,6 @@ training goes on in the middle of a stream without reading what came before, and
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
+from ..hub.whole_folders import write_whole
 from . import UsageError
-from .corpus import texts_of
+from .corpus import text_of
 from .packs import Pack, pack
 from .windows import Window, segment_windows
 
@@ -110,9 +110,7 @@ class PackedStream(IterableDataset[Pack]):
             place = start
             kept.append(line + "\n")
         if self.writes:
-            aside = self.journal.with_suffix(".part")
-            aside.write_text("".join(kept), encoding="utf-8")
-            os.replace(aside, self.journal)
+            write_whole(self.journal, kept)
         return place
 
     def _note(self, start: dict[str, Any]) -> None:
@@ -137,6 +135,6 @@ class PackedStream(IterableDataset[Pack]):
                 raise UsageError(f"the stream cannot be read on: {str(error) or type(error).__name__}") from error
             if document is None:
                 break
-            block += texts_of({"text": [document["text"]]})
+            block.append(text_of(document["text"]))
             characters += len(block[-1])
         return block

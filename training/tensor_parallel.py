@@ -14,9 +14,9 @@ import torch
 from torch.distributed.tensor import DTensor, Replicate
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import UsageError
+from .checkpoints import checkpoint_at
 
 
 def tensor_parallel_size() -> int:
@@ -87,7 +87,7 @@ class TensorParallelCheckpoints(TrainerCallback):
             for place, of in optimizer["state"].items()
         }
         if args.should_save:
-            folder = Path(args.output_dir or "") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            folder = checkpoint_at(args, state)
             torch.save(optimizer, folder / OPTIMIZER_NAME)
             torch.save(kwargs["lr_scheduler"].state_dict(), folder / SCHEDULER_NAME)
 
