@@ -40,7 +40,7 @@ from sequence_encoder.training.pretraining import prepare
 from sequence_encoder.training.pretraining_arguments import parse
 from sequence_encoder.training.windows import segment_windows
 
-LENGTH, ROWS, VOCABULARY, HELD_OUT, EVALUATIONS, CALIBRATION = 128, 32, 8192, 500, 20, 25
+LENGTH, ROWS, VOCABULARY, HELD_OUT, EVALUATIONS, CALIBRATION = 128, 32, 8192, 200, 20, 25
 OURS = ["--size", "mini", "--max_length", str(LENGTH), "--max_tokens", str(ROWS * LENGTH)]
 
 # What differs from ours, which are rotary positions, norms before, gated networks and both objectives.
@@ -60,8 +60,8 @@ ABLATION = {
 class Clock(TrainerCallback):
     """The held-out loss over the seconds of training; stops while it evaluates."""
 
-    def __init__(self, steps: int, evaluate: Callable[[PreTrainedModel], float] | None) -> None:
-        self.steps, self.evaluate = steps, evaluate
+    def __init__(self, steps: int, evaluate: Callable[[PreTrainedModel], float], evaluations: int) -> None:
+        self.steps, self.evaluate, self.evaluations = steps, evaluate, evaluations
         self.curve: list[tuple[float, float]] = []
         self.passed = 0.0
 
@@ -74,7 +74,7 @@ class Clock(TrainerCallback):
         self.passed += time.perf_counter() - self.last
         if state.global_step == 5:
             self.warm = self.passed
-        if self.evaluate is not None and state.global_step * EVALUATIONS % self.steps < EVALUATIONS:
+        if state.global_step * self.evaluations % self.steps < self.evaluations:
             self.curve.append((self.passed, self.evaluate(kwargs["model"])))
             print(f"  {self.passed:6.0f} s  step {state.global_step:5}  loss {self.curve[-1][1]:.3f}", flush=True)
         self.last = time.perf_counter()
@@ -155,13 +155,15 @@ def our_trainer(held: Held, options: list[str], steps: int) -> Trainer:
     return prepare(parse([*OURS, *fixed, *options]))
 
 
-def timed(name: str, make: Callable[[int], Trainer], minutes: float, held: Held) -> Clock:
+def timed(
+    name: str, make: Callable[[int], Trainer], minutes: float, held: Held, evaluations: int = EVALUATIONS
+) -> Clock:
     """Trains as many steps as fit into the time."""
-    trainer, clock = make(CALIBRATION), Clock(CALIBRATION, None)
+    trainer, clock = make(CALIBRATION), Clock(CALIBRATION, held.loss, 0)
     trainer.add_callback(clock)
     trainer.train()
     steps = max(EVALUATIONS, round(60 * minutes / (clock.passed - clock.warm) * (CALIBRATION - 5)))
-    trainer, clock = make(steps), Clock(steps, held.loss)
+    trainer, clock = make(steps), Clock(steps, held.loss, evaluations)
     size = sum(weight.numel() for weight in trainer.model.parameters())
     print(f"{name}: {size:,} parameters, {steps:,} steps", flush=True)
     trainer.add_callback(clock)
@@ -170,28 +172,46 @@ def timed(name: str, make: Callable[[int], Trainer], minutes: float, held: Held)
 
 
 def race(held: Held, minutes: float, rates: list[float]) -> None:
-    """BERT, ours for a third of the time, and ours for all of it; the curves as JSON."""
-    curves = {}
-    for rate in rates:
-        for concatenated in (True, False) if len(rates) > 1 else (True,):
-            name = f"BERT, {'concatenated' if concatenated else 'padded'}, {rate:g}"
-            make = partial(bert_trainer, held, rate, concatenated)
-            curves[name] = timed(name, make, minutes, held).curve
+    """BERT, ours for a third of the time, and ours for all of it; a plot, and the curves as JSON to go on from."""
+    file = held.scratch / "curves.json"
+    curves: dict[str, list[tuple[float, float]]] = json.loads(file.read_text()) if file.exists() else {}
+
+    def run(name: str, make: Callable[[int], Trainer], share: float = 1.0) -> float:
+        if name not in curves:
+            curves[name] = timed(name, make, share * minutes, held).curve
+            file.write_text(json.dumps(curves))
+        return curves[name][-1][1]
+
+    best = min(rates, key=lambda rate: run(f"BERT, concatenated, {rate:g}", partial(bert_trainer, held, rate, True)))
+    run(f"BERT, padded, {best:g}", partial(bert_trainer, held, best, False))
     for share in (1 / 3, 1):
-        name = f"ours, {share * minutes:.1f} min"
-        curves[name] = timed(name, partial(our_trainer, held, []), share * minutes, held).curve
+        run(f"ours, {share * minutes:.1f} min", partial(our_trainer, held, []), share)
     goal = min(curve[-1][1] for name, curve in curves.items() if name.startswith("BERT"))
     for name, curve in curves.items():
-        reached = next((seconds for seconds, loss in curve if loss <= goal), None)
-        print(f"{name:<36} loss {curve[-1][1]:.3f} in {curve[-1][0]:.0f} s; BERT's {goal:.3f} after {reached}")
-    print(json.dumps(curves))
+        reached = next((f"{seconds:.0f} s" for seconds, loss in curve if loss <= goal), "never")
+        print(f"{name:<36} loss {curve[-1][1]:.3f} in {curve[-1][0]:.0f} s; BERT's {goal:.3f}: {reached}")
+    plot(curves, held.scratch / "race.png")
+
+
+def plot(curves: dict[str, list[tuple[float, float]]], file: Path) -> None:
+    """Held-out losses over minutes of training."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        seconds, losses = zip(*curve, strict=True)
+        axes.plot([second / 60 for second in seconds], losses, label=name, marker=".")
+    axes.set(xlabel="minutes of training", ylabel="nats for each masked token, held out")
+    axes.legend()
+    figure.savefig(file, dpi=120)
 
 
 def ablation(held: Held, minutes: float, only: list[str]) -> None:
     """One encoder for each line of `ABLATION`, for the same time."""
     names = only or list(ABLATION)
     random.shuffle(names)
-    found = {name: timed(name, partial(our_trainer, held, ABLATION[name]), minutes, held) for name in names}
+    found = {name: timed(name, partial(our_trainer, held, ABLATION[name]), minutes, held, 1) for name in names}
     for name in sorted(names, key=lambda name: found[name].curve[-1][1]):
         seconds, loss = found[name].curve[-1]
         print(f"{name:<24} {loss:.3f}  {found[name].steps / seconds:.2f} steps/s")

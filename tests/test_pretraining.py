@@ -16,6 +16,7 @@ from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderForPreTr
 from sequence_encoder.__main__ import main
 from sequence_encoder.tests.pretraining_runs import command, finish, losses, run_here, start, write_corpus
 from sequence_encoder.training import UsageError
+from sequence_encoder.training.pretraining_arguments import parse
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +232,20 @@ def test_a_file_of_settings_is_held_to_the_same(tmp_path: Path, settings: str, s
     (tmp_path / "settings.yaml").write_text(settings)
     with pytest.raises(SystemExit, match=said):
         main(["pretrain", str(tmp_path / "settings.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("given", "rate"),
+    [
+        ([], 5e-3),
+        (["--muon", "False"], 1e-3),
+        (["--muon", "False", "--learning_rate", "3e-3"], 3e-3),
+        (["--preset", "bert"], 5e-4),
+        (["--from", "some/model"], 5e-4),
+    ],
+)
+def test_rates_fit_preset_and_optimizer_unless_they_are_given(given: list[str], rate: float) -> None:
+    assert parse(given).args.learning_rate == rate
 
 
 def test_a_new_start_does_not_remove_what_it_starts_from(corpus: Path, tmp_path: Path) -> None:

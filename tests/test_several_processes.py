@@ -86,11 +86,16 @@ def two(way: str, train: Callable[..., Path]) -> Path:
     return train(2, way)
 
 
-def assert_same_losses(folder: Path, other: Path, atol: float = 1e-4) -> None:
+LOSSES, ACCURACIES = ("loss", "mlm_loss", "sop_loss"), ("mlm_accuracy", "sop_accuracy")
+
+
+def assert_same_losses(
+    folder: Path, other: Path, atol: float = 1e-4, names: tuple[str, ...] = LOSSES + ACCURACIES
+) -> None:
     ours, theirs = losses(folder), losses(other)
     assert len(ours) == len(theirs) == STEPS
     for entry, expected in zip(ours, theirs, strict=True):
-        for name in ("loss", "mlm_loss", "mlm_accuracy", "sop_loss", "sop_accuracy"):
+        for name in names:
             assert entry.get(name) == pytest.approx(expected.get(name), abs=atol), (entry["step"], name)
 
 
@@ -139,4 +144,5 @@ def test_shards_of_an_average_and_less_memory_change_no_loss(train: Callable[...
 def test_bfloat16_divides_losses_by_exact_counts(train: Callable[..., Path]) -> None:
     plain, sharded = train(1, "ddp", bf16=True), train(2, "fsdp2", bf16=True)
     # A count of a thousand labels, rounded to bfloat16, would move the loss by as much as this.
-    assert_same_losses(sharded, plain, atol=0.02)
+    # Accuracies of the few pairs of a step are not held to that: one near 1/2 falls either way.
+    assert_same_losses(sharded, plain, atol=0.02, names=LOSSES)

@@ -24,24 +24,17 @@ def device_name() -> str:
     return f"CPU, {threads} thread{'s' * (threads > 1)}"
 
 
-@functools.cache
-def faster_in_bfloat16(size: int = 768, repeats: int = 5) -> bool:
-    """Whether matrix products in bfloat16 are well ahead of float32, found by trying: CPUs without it emulate it."""
+def faster_in_bfloat16() -> bool:
+    """Whether this machine has instructions for bfloat16; CPUs without them emulate it, slower than float32.
+
+    Not found by trying: it must be the same in all processes of a run, and when that goes on after an interruption.
+    Of CPUs other than x86, torch does not tell; there it is False.
+    """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if torch.backends.mps.is_available():
         return False
-
-    def seconds(dtype: torch.dtype) -> float:
-        matrix = torch.ones(size, size, dtype=dtype)
-        best = float("inf")
-        for _ in range(repeats):
-            started = time.perf_counter()
-            matrix @ matrix
-            best = min(best, time.perf_counter() - started)
-        return best
-
-    return seconds(torch.float32) > 1.5 * seconds(torch.bfloat16)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 @functools.cache

@@ -38,6 +38,8 @@ TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
     "bert": _POST_NORM,
     "modernbert": {"learning_rate": 5e-3, "warmup_steps": 0.02, "muon": True},
 }
+# AdamW alone is trained with smaller steps than Muon.
+_ADAMW_RATE = 1e-3
 # What a checkpoint goes on with: small steps, which leave it what it has learned.
 CONTINUED_DEFAULTS: dict[str, Any] = {"learning_rate": 5e-4, "warmup_steps": 0.1, "muon": True}
 
@@ -258,8 +260,11 @@ def parse(arguments: list[str]) -> Pretraining:
     early.add_argument("--preset", default=settings.get("preset", ModelArguments.preset))
     early.add_argument("--from", "--from_checkpoint", dest="origin", default=settings.get("from_checkpoint"))
     early.add_argument("--eval_documents", default=settings.get("eval_documents", 0))
+    early.add_argument("--muon", default=settings.get("muon"))
     given = early.parse_known_args(arguments)[0]
     defaults = TRAINING_DEFAULTS.get(given.preset, {}) if given.origin is None else CONTINUED_DEFAULTS
+    if str(given.muon).lower() in ("false", "f", "no", "n", "0") and defaults.get("muon"):
+        defaults = {**defaults, "learning_rate": min(defaults["learning_rate"], _ADAMW_RATE)}
     evaluates = {} if str(given.eval_documents) == "0" else {"eval_strategy": "steps"}
     parser.set_defaults(**{**defaults, **evaluates, **settings})
     try:
