@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from sequence_encoder import SequenceEncoderTokenizer
+from sequence_encoder.hub.whole_folders import write_whole
 from sequence_encoder.training.corpus import write_documentation
 from sequence_encoder.training.hardware import faster_in_bfloat16
 from sequence_encoder.training.objectives import Objectives, PretrainingCollator
@@ -179,7 +180,7 @@ def race(held: Held, minutes: float, rates: list[float]) -> None:
     def run(name: str, make: Callable[[int], Trainer], share: float = 1.0) -> float:
         if name not in curves:
             curves[name] = timed(name, make, share * minutes, held).curve
-            file.write_text(json.dumps(curves))
+            write_whole(file, [json.dumps(curves)])
         return curves[name][-1][1]
 
     best = min(rates, key=lambda rate: run(f"BERT, concatenated, {rate:g}", partial(bert_trainer, held, rate, True)))

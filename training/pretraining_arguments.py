@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..configuration.presets import PRESETS
@@ -260,10 +261,12 @@ def parse(arguments: list[str]) -> Pretraining:
     early.add_argument("--preset", default=settings.get("preset", ModelArguments.preset))
     early.add_argument("--from", "--from_checkpoint", dest="origin", default=settings.get("from_checkpoint"))
     early.add_argument("--eval_documents", default=settings.get("eval_documents", 0))
-    early.add_argument("--muon", default=settings.get("muon"))
+    # As `HfArgumentParser` reads it.
+    early.add_argument("--muon", type=string_to_bool, nargs="?", const=True, default=settings.get("muon", True))
+    early.add_argument("--no_muon", dest="muon", action="store_false")
     given = early.parse_known_args(arguments)[0]
     defaults = TRAINING_DEFAULTS.get(given.preset, {}) if given.origin is None else CONTINUED_DEFAULTS
-    if str(given.muon).lower() in ("false", "f", "no", "n", "0") and defaults.get("muon"):
+    if defaults.get("muon") and not given.muon:
         defaults = {**defaults, "learning_rate": min(defaults["learning_rate"], _ADAMW_RATE)}
     evaluates = {} if str(given.eval_documents) == "0" else {"eval_strategy": "steps"}
     parser.set_defaults(**{**defaults, **evaluates, **settings})
