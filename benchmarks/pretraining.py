@@ -2,7 +2,8 @@
 
 On the documentation on this disk, with the same tokenizer, parameters and wall-clock, evaluated on the same masked
 tokens of documents that were held out. `race` runs BERT, and ours for that time and for a third of it; `ablation` one
-encoder for each axis. Time is that of training alone; the number of steps that fit is measured before.
+encoder for each axis. Time is that of training alone; the number of steps that fit is measured before: in the ablation
+by turns, so that what else the machine does slows all of them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -41,7 +43,9 @@ from sequence_encoder.training.pretraining import prepare
 from sequence_encoder.training.pretraining_arguments import parse
 from sequence_encoder.training.windows import segment_windows
 
-LENGTH, ROWS, VOCABULARY, HELD_OUT, EVALUATIONS, CALIBRATION = 128, 32, 8192, 200, 20, 25
+LENGTH, ROWS, VOCABULARY, HELD_OUT, EVALUATIONS = 128, 32, 8192, 200, 20
+# Steps whose time is measured, and how often.
+CALIBRATION, ROUNDS = 12, 3
 OURS = ["--size", "mini", "--max_length", str(LENGTH), "--max_tokens", str(ROWS * LENGTH)]
 
 # What differs from ours, which are rotary positions, norms before, gated networks and both objectives.
@@ -64,7 +68,12 @@ class Clock(TrainerCallback):
     def __init__(self, steps: int, evaluate: Callable[[PreTrainedModel], float], evaluations: int) -> None:
         self.steps, self.evaluate, self.evaluations = steps, evaluate, evaluations
         self.curve: list[tuple[float, float]] = []
-        self.passed = 0.0
+        self.times: list[float] = []
+
+    @property
+    def passed(self) -> float:
+        """Seconds of training so far."""
+        return sum(self.times)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Starts."""
@@ -72,9 +81,7 @@ class Clock(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluates where it is time to."""
-        self.passed += time.perf_counter() - self.last
-        if state.global_step == 5:
-            self.warm = self.passed
+        self.times.append(time.perf_counter() - self.last)
         if state.global_step * self.evaluations % self.steps < self.evaluations:
             self.curve.append((self.passed, self.evaluate(kwargs["model"])))
             print(f"  {self.passed:6.0f} s  step {state.global_step:5}  loss {self.curve[-1][1]:.3f}", flush=True)
@@ -156,14 +163,20 @@ def our_trainer(held: Held, options: list[str], steps: int) -> Trainer:
     return prepare(parse([*OURS, *fixed, *options]))
 
 
-def timed(
-    name: str, make: Callable[[int], Trainer], minutes: float, held: Held, evaluations: int = EVALUATIONS
-) -> Clock:
-    """Trains as many steps as fit into the time."""
-    trainer, clock = make(CALIBRATION), Clock(CALIBRATION, held.loss, 0)
+def step_times(make: Callable[[int], Trainer], held: Held) -> list[float]:
+    """Seconds of single steps, without the first ones, which are slower."""
+    clock = Clock(CALIBRATION, held.loss, 0)
+    trainer = make(CALIBRATION)
     trainer.add_callback(clock)
     trainer.train()
-    steps = max(EVALUATIONS, round(60 * minutes / (clock.passed - clock.warm) * (CALIBRATION - 5)))
+    return clock.times[2:]
+
+
+def timed(
+    name: str, make: Callable[[int], Trainer], minutes: float, seconds: float, held: Held, evaluations: int
+) -> Clock:
+    """Trains as many steps of so many seconds as fit into the time."""
+    steps = max(EVALUATIONS, round(60 * minutes / seconds))
     trainer, clock = make(steps), Clock(steps, held.loss, evaluations)
     size = sum(weight.numel() for weight in trainer.model.parameters())
     print(f"{name}: {size:,} parameters, {steps:,} steps", flush=True)
@@ -179,7 +192,8 @@ def race(held: Held, minutes: float, rates: list[float]) -> None:
 
     def run(name: str, make: Callable[[int], Trainer], share: float = 1.0) -> float:
         if name not in curves:
-            curves[name] = timed(name, make, share * minutes, held).curve
+            seconds = statistics.median([time for _ in range(2) for time in step_times(make, held)])
+            curves[name] = timed(name, make, share * minutes, seconds, held, EVALUATIONS).curve
             write_whole(file, [json.dumps(curves)])
         return curves[name][-1][1]
 
@@ -210,12 +224,15 @@ def plot(curves: dict[str, list[tuple[float, float]]], file: Path) -> None:
 
 def ablation(held: Held, minutes: float, only: list[str]) -> None:
     """One encoder for each line of `ABLATION`, for the same time."""
-    names = only or list(ABLATION)
-    random.shuffle(names)
-    found = {name: timed(name, partial(our_trainer, held, ABLATION[name]), minutes, held, 1) for name in names}
-    for name in sorted(names, key=lambda name: found[name].curve[-1][1]):
-        seconds, loss = found[name].curve[-1]
-        print(f"{name:<24} {loss:.3f}  {found[name].steps / seconds:.2f} steps/s")
+    makers = {name: partial(our_trainer, held, ABLATION[name]) for name in only or ABLATION}
+    times: dict[str, list[float]] = {name: [] for name in makers}
+    for _ in range(ROUNDS):
+        for name in random.sample(list(makers), len(makers)):
+            times[name] += step_times(makers[name], held)
+    seconds = {name: statistics.median(found) for name, found in times.items()}
+    clocks = {name: timed(name, make, minutes, seconds[name], held, 1) for name, make in makers.items()}
+    for name, clock in sorted(clocks.items(), key=lambda item: item[1].curve[-1][1]):
+        print(f"{name:<24} {clock.curve[-1][1]:.3f}  {1 / seconds[name]:.2f} steps/s, {clock.steps} steps")
 
 
 def main() -> None:
