@@ -7,9 +7,9 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 
-from .configuration import SequenceEncoderConfig
+from .configuration import SequenceEncoderConfig, TaskAdapterConfig
 from .conversion import convert
-from .hub.auto_classes import AUTO_MODELS
+from .hub.auto_classes import AUTO_CLASSES
 from .modeling import (
     SequenceEncoderForMaskedLM,
     SequenceEncoderForMultipleChoice,
@@ -19,8 +19,10 @@ from .modeling import (
     SequenceEncoderForTokenClassification,
     SequenceEncoderModel,
     SequenceEncoderPreTrainedModel,
+    TaskAdapter,
 )
 from .tokenizer import SequenceEncoderTokenizer
+from .training.task_adapter_training import train_adapted_model
 
 __all__ = [
     "SequenceEncoderConfig",
@@ -33,10 +35,15 @@ __all__ = [
     "SequenceEncoderModel",
     "SequenceEncoderPreTrainedModel",
     "SequenceEncoderTokenizer",
+    "TaskAdapter",
+    "TaskAdapterConfig",
     "convert",
+    "train_adapted_model",
 ]
 
-AutoConfig.register(SequenceEncoderConfig.model_type, SequenceEncoderConfig)
+for _config_class in (SequenceEncoderConfig, TaskAdapterConfig):
+    AutoConfig.register(_config_class.model_type, _config_class)
+    for _name, _model_class in AUTO_CLASSES[_config_class.model_type].items():
+        if _name != "AutoConfig":
+            getattr(modeling_auto, _name).register(_config_class, _model_class)
 AutoTokenizer.register(SequenceEncoderConfig, SequenceEncoderTokenizer)
-for _name, _model_class in AUTO_MODELS.items():
-    getattr(modeling_auto, _name).register(SequenceEncoderConfig, _model_class)

@@ -1,6 +1,7 @@
 """What an encoder is: its configuration and the presets of well-known families."""
 
 from .configuration_sequence_encoder import SequenceEncoderConfig
+from .configuration_task_adapter import TaskAdapterConfig
 from .presets import PRESETS
 
-__all__ = ["PRESETS", "SequenceEncoderConfig"]
+__all__ = ["PRESETS", "SequenceEncoderConfig", "TaskAdapterConfig"]

@@ -5,15 +5,14 @@ import copy
 import difflib
 import math
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
-from ..hub.code_bundle import auto_map, custom_pipelines
-from ..hub.saving import SavedWhole, SavedWithCode
+from ..hub.saving import SavedWithAutoMap
+from .peft_targets import register_with_peft
 from .rope_parameters import check_rope_parameters, nest_by_layer_type
 
 logger = logging.get_logger(__name__)
@@ -38,7 +37,7 @@ _ACCEPTED_KEYWORDS = {
 
 
 @strict
-class SequenceEncoderConfig(SavedWithCode, PreTrainedConfig):
+class SequenceEncoderConfig(SavedWithAutoMap, PreTrainedConfig):
     r"""
     Chooses an encoder along independent axes. The defaults are the encoder of *Attention Is All You Need* (Vaswani
     et al., 2017), as `torch.nn.TransformerEncoder` implements it: scaled embeddings plus sinusoidal positions,
@@ -195,17 +194,11 @@ class SequenceEncoderConfig(SavedWithCode, PreTrainedConfig):
             config_dict = {**config_dict, "id2label": None, "label2id": None}
         return super().from_dict(_override(config_dict, overrides), **kwargs)
 
-    def _write(self, folder: Path, *args: Any, **kwargs: Any) -> None:
-        if self.model_type != SequenceEncoderConfig.model_type:
-            # Of a user, who extends this class by another type of models; what to save of them transformers knows.
-            SavedWhole._write(self, folder, *args, **kwargs)
-            return
-        self.auto_map = auto_map(getattr(self, "auto_map", None) or {})
-        given = self.__dict__.pop("custom_pipelines", None)
-        given = given if isinstance(given, dict) else {}
-        if named := custom_pipelines(next(iter(self.architectures or ()), None), given):
-            self.custom_pipelines = named
-        super()._write(folder, *args, **kwargs)
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers."""
+        # Where peft asks for the type of a model, whose matrices it then looks for.
+        register_with_peft(SequenceEncoderConfig.model_type)
+        return super().to_dict()
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._warn_of_unknown(kwargs)

@@ -52,7 +52,7 @@ LAYER = [
     *module("layers.{}.mlp_norm", "encoder.layer.{}.output.LayerNorm"),
 ]
 CLASSIFIER = module("classifier", "classifier")
-ANSWERS = module("classifier", "qa_outputs")
+ANSWERS = module("qa_outputs", "qa_outputs")
 _PREDICTIONS = [
     *module("head.dense", "cls.predictions.transform.dense"),
     *module("head.norm", "cls.predictions.transform.LayerNorm"),

@@ -33,6 +33,7 @@ _DENSE = [*module("head.dense", "head.dense"), *module("head.norm", "head.norm")
 # Of the layers, and of the dense part of heads.
 _SAME = {"classifier_activation": "hidden_activation"}
 _CLASSIFIER = Head([*_DENSE, *module("classifier", "classifier")], same=_SAME)
+_ANSWERS = Head([*_DENSE, *module("qa_outputs", "classifier")], same=_SAME)
 
 
 def _read(config: PreTrainedConfig) -> dict[str, Any]:
@@ -83,7 +84,7 @@ MODERNBERT = Family(
         "ForSequenceClassification": _CLASSIFIER,
         "ForMultipleChoice": _CLASSIFIER,
         "ForTokenClassification": _CLASSIFIER,
-        "ForQuestionAnswering": _CLASSIFIER,
+        "ForQuestionAnswering": _ANSWERS,
     },
     read=_read,
     write=_write,

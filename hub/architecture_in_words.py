@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import cast
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..configuration.configuration_task_adapter import TaskAdapterConfig
 
 _NORMS = {"layer_norm": "layer norm", "rms_norm": "RMS norm"}
 _PLACES = {"post": "after each residual addition", "pre": "before each branch, and after the last layer"}
@@ -17,11 +18,28 @@ _POOLINGS = {"mean": "the mean of its tokens", "cls": "its first token"}
 
 def architecture_in_words(model: PreTrainedModel) -> list[tuple[str, str]]:
     """Names of parts, and what they are: the axes of the configuration, the sizes, the labels."""
-    config = cast(SequenceEncoderConfig, model.config)
+    config: Any = model.config
+    rows = [("parameters", f"{model.num_parameters():,}, {str(model.dtype).removeprefix('torch.')}")]
+    if isinstance(config, TaskAdapterConfig):
+        rows.append(("trained", f"a linear classifier of {config.num_labels} outputs; the encoder is frozen"))
+        rows.append(("a text as a whole", _POOLINGS[config.pooling]))
+        rows.append(("encoder", type(getattr(model, "encoder", None)).__name__))
+        config = config.encoder_config
+    else:
+        pooler = f", and a dense layer with {config.pooler_act}" if config.pooler_act else ""
+        rows.append(("a text as a whole", _POOLINGS[config.pooling] + pooler))
+    if isinstance(config, SequenceEncoderConfig):
+        rows += _axes(config)
+    if any(kind.__name__.endswith(("Classification", "TaskAdapter")) for kind in type(model).__mro__):
+        names = [str(label) for _, label in sorted((model.config.id2label or {}).items())]
+        shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+        rows.append(("labels", shown))
+    return rows
+
+
+def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:
     feed_forward = _FEED_FORWARDS[config.feed_forward].format(act=config.hidden_act)
-    pooler = f", and a dense layer with {config.pooler_act}" if config.pooler_act else ""
-    rows = [
-        ("parameters", f"{model.num_parameters():,}, {str(model.dtype).removeprefix('torch.')}"),
+    return [
         (
             "layers",
             f"{config.num_hidden_layers} of {config.hidden_size:,} channels, with {config.num_attention_heads} heads",
@@ -31,13 +49,7 @@ def architecture_in_words(model: PreTrainedModel) -> list[tuple[str, str]]:
         ("norms", f"{_NORMS[config.norm]}, {_PLACES[config.norm_placement]}"),
         ("feed-forward", f"{feed_forward}, {config.intermediate_size:,} channels"),
         ("embeddings", _embeddings(config)),
-        ("a text as a whole", _POOLINGS[config.pooling] + pooler),
     ]
-    if any(kind.__name__.endswith("Classification") for kind in type(model).__mro__):
-        names = [str(label) for _, label in sorted((config.id2label or {}).items())]
-        shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-        rows.append(("labels", shown))
-    return rows
 
 
 def _attention(config: SequenceEncoderConfig) -> str:

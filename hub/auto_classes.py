@@ -11,6 +11,7 @@ from typing import NoReturn
 from transformers import PreTrainedModel
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..configuration.configuration_task_adapter import TaskAdapterConfig
 from ..modeling.heads import (
     SequenceEncoderForMultipleChoice,
     SequenceEncoderForQuestionAnswering,
@@ -19,6 +20,7 @@ from ..modeling.heads import (
 )
 from ..modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ..modeling.pretraining_heads import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining
+from ..modeling.task_adapter import TaskAdapter
 
 AUTO_MODELS: dict[str, type[PreTrainedModel]] = {
     "AutoModel": SequenceEncoderModel,
@@ -29,10 +31,15 @@ AUTO_MODELS: dict[str, type[PreTrainedModel]] = {
     "AutoModelForQuestionAnswering": SequenceEncoderForQuestionAnswering,
     "AutoModelForMultipleChoice": SequenceEncoderForMultipleChoice,
 }
-AUTO_CLASSES: dict[str, type] = {"AutoConfig": SequenceEncoderConfig, **AUTO_MODELS}
+ADAPTER_MODELS: dict[str, type[PreTrainedModel]] = {"AutoModelForSequenceClassification": TaskAdapter}
+# For each type of models.
+AUTO_CLASSES: dict[str, dict[str, type]] = {
+    SequenceEncoderConfig.model_type: {"AutoConfig": SequenceEncoderConfig, **AUTO_MODELS},
+    TaskAdapterConfig.model_type: {"AutoConfig": TaskAdapterConfig, **ADAPTER_MODELS},
+}
 
 
 def __getattr__(name: str) -> NoReturn:
     """A class that the `auto_map` of a folder names, and that is not here."""
-    names = ", ".join(auto_class.__name__ for auto_class in AUTO_CLASSES.values())
+    names = ", ".join(each.__name__ for classes in AUTO_CLASSES.values() for each in classes.values())
     raise AttributeError(f"{name} is no class of a SequenceEncoder; the auto_map in config.json can name {names}.")

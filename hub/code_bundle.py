@@ -20,17 +20,19 @@ _PREFIX = "sequence_encoder"
 ENTRY = Path(__file__).with_name(Path(__file__).name.replace("code_bundle", "auto_classes"))
 
 
-def auto_map(given: dict[str, Any]) -> dict[str, Any]:
+def auto_map(model_type: str, given: dict[str, Any]) -> dict[str, Any]:
     """What `config.json` tells the Auto classes: for each of them a class, and the file that it is in.
 
     Args:
-        given: what the configuration says so far. Classes of others, such as a user's model that extends one of ours,
+        model_type: of the configuration.
+        given: what it says so far. Classes of others, such as a user's model that extends one of ours,
             stay in it; ours are in files beside the configuration, wherever it was loaded from.
     """
     from .auto_classes import AUTO_CLASSES
 
-    ours = {name: f"{_flat_name(ENTRY.stem)}.{auto_class.__name__}" for name, auto_class in AUTO_CLASSES.items()}
-    names = {auto_class.__name__ for auto_class in AUTO_CLASSES.values()}
+    classes = AUTO_CLASSES[model_type]
+    ours = {name: f"{_flat_name(ENTRY.stem)}.{auto_class.__name__}" for name, auto_class in classes.items()}
+    names = {auto_class.__name__ for auto_class in classes.values()}
     return ours | {name: path for name, path in given.items() if str(path).rpartition(".")[2] not in names}
 
 

@@ -14,8 +14,9 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalE
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
+from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .architecture_in_words import architecture_in_words
-from .auto_classes import AUTO_MODELS
+from .auto_classes import ADAPTER_MODELS, AUTO_MODELS
 from .card_rules import check_card
 
 TEMPLATE = Path(__file__).parent.parent / "hub_card.md"
@@ -110,6 +111,7 @@ def model_card(
     training = training or Training()
     name = name or Path(model_id).name or type(model).__name__
     task, has_pipeline = TASKS[auto_class]
+    config = getattr(model.config, "encoder_config", model.config)
     loaded_from = model.config._name_or_path
     if base_model is None and loaded_from != model_id and _is_of_the_hub(loaded_from):
         base_model = loaded_from
@@ -134,6 +136,7 @@ def model_card(
         summary=(summary or f"A {type(model).__name__} with {model.num_parameters():,} parameters.") + origin,
         task=task if has_pipeline else None,
         auto_class=auto_class,
+        packs=isinstance(config, SequenceEncoderConfig),
         architecture=[(name, _cell(value)) for name, value in architecture_in_words(model)],
         training=training.paragraphs(),
         hyperparameters={_cell(name): _cell(value) for name, value in training.hyperparameters.items()},
@@ -180,7 +183,7 @@ def auto_class_of(model: PreTrainedModel) -> str:
         ValueError: if it is none of the package's.
     """
     names = {kind.__name__ for kind in type(model).__mro__}
-    for auto_class, kind in AUTO_MODELS.items():
+    for auto_class, kind in (*AUTO_MODELS.items(), *ADAPTER_MODELS.items()):
         if kind.__name__ in names:
             return auto_class
     raise ValueError(f"model must be one of the package's, got a {type(model).__name__}.")
@@ -218,9 +221,9 @@ def _results(training: Training) -> list[str]:
 
 
 def _limits(model: PreTrainedModel, training: Training) -> list[str]:
-    config = model.config
+    config = getattr(model.config, "encoder_config", model.config)
     said = []
-    if config.position_embedding == "learned":
+    if getattr(config, "position_embedding", None) == "learned":
         said.append(f"A text has at most {config.max_position_embeddings:,} tokens; longer ones are to be cut.")
     if not training.results and not training.remarks:
         said.append("How good it is has not been measured, or is not on record.")

@@ -15,7 +15,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import PushToHubMixin
 
-from .code_bundle import write_code
+from .code_bundle import auto_map, custom_pipelines, write_code
 from .staged_files import files_in, staged
 
 _PUSH_OPTIONS = set(inspect.signature(PushToHubMixin.push_to_hub).parameters) - {"self", "max_shard_size"}
@@ -29,7 +29,7 @@ class SavedWhole(PushToHubMixin):
         """For classes that extend those of the package, which `auto_map` names anyway."""
         from .auto_classes import AUTO_CLASSES
 
-        if cls not in AUTO_CLASSES.values():
+        if not any(cls in classes.values() for classes in AUTO_CLASSES.values()):
             cast(Any, super()).register_for_auto_class(*args, **kwargs)
 
     def save_pretrained(
@@ -160,6 +160,24 @@ class SavedWithCode(SavedWhole):
         saved = super()._write(folder, *args, **kwargs)
         write_code(folder)
         return saved
+
+
+class SavedWithAutoMap(SavedWithCode):
+    """As `SavedWithCode`, for configurations, which name the classes in the code for each Auto class and pipeline."""
+
+    def _write(self, folder: Path, *args: Any, **kwargs: Any) -> Any:
+        from .auto_classes import AUTO_CLASSES
+
+        config = cast(Any, self)
+        if config.model_type not in AUTO_CLASSES:
+            # Of a user, who extends one of ours by another type of models; what to save of them transformers knows.
+            return SavedWhole._write(self, folder, *args, **kwargs)
+        config.auto_map = auto_map(config.model_type, getattr(self, "auto_map", None) or {})
+        given = self.__dict__.pop("custom_pipelines", None)
+        given = given if isinstance(given, dict) else {}
+        if named := custom_pipelines(next(iter(config.architectures or ()), None), given):
+            config.custom_pipelines = named
+        return super()._write(folder, *args, **kwargs)
 
 
 class SavedWithCard(SavedWhole):

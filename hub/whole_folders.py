@@ -18,6 +18,7 @@ PARTS_OF_A_MODEL = (
     *("*.safetensors", "*.safetensors.index.json", "pytorch_model*"),
     *("tokenizer*", "vocab*", "merges.txt", "*_tokens*.json", "*.model", "*.codes", "chat_template.jinja"),
     *("README.md", "LICENSE*", ".gitattributes", "*.py", "__pycache__", MODULE_LIST),
+    *("adapter", "adapter_*", "base", "results.json", "runs"),
 )
 
 
@@ -64,10 +65,14 @@ def check_replaceable(output: Path, replace: bool, option: str, kept: Path | Non
 
 
 def _is_model(folder: Path) -> bool:
-    try:
-        return "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    # An adapter of peft stands alone.
+    for name, field in (("config.json", "model_type"), ("adapter_config.json", "peft_type")):
+        try:
+            if field in json.loads((folder / name).read_text(encoding="utf-8")):
+                return True
+        except (OSError, ValueError):
+            continue
+    return False
 
 
 def _module_folders(folder: Path) -> list[str]:

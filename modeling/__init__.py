@@ -8,6 +8,7 @@ from .heads import (
 )
 from .modeling_sequence_encoder import SequenceEncoderModel, SequenceEncoderPreTrainedModel
 from .pretraining_heads import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining
+from .task_adapter import TaskAdapter
 
 __all__ = [
     "SequenceEncoderForMaskedLM",
@@ -18,4 +19,5 @@ __all__ = [
     "SequenceEncoderForTokenClassification",
     "SequenceEncoderModel",
     "SequenceEncoderPreTrainedModel",
+    "TaskAdapter",
 ]

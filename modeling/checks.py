@@ -6,15 +6,22 @@ each look makes the host wait for an accelerator, so that those of one kind are 
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
+from transformers import PreTrainedConfig
 from transformers.utils.import_utils import is_tracing
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .losses import IGNORED
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+
+class HasProblemType(Protocol):
+    """A configuration that says what the labels of its texts are."""
+
+    problem_type: ProblemType | None
 
 
 def check_tensor(name: str, value: Any) -> None:
@@ -288,6 +295,26 @@ def check_targets(name: str, labels: torch.Tensor, num_labels: int, problem_type
             )
 
 
+def check_classification_labels(labels: torch.Tensor, config: HasProblemType, num_labels: int, batch: int) -> None:
+    """Checks the labels of whole texts, and keeps in the configuration what kind they are if it does not say so yet.
+
+    Raises:
+        ValueError: for labels of another shape or type, or outside the range.
+    """
+    check_tensor("labels", labels)
+    problem_type = config.problem_type
+    if problem_type is None:
+        # As transformers decides: zeros and ones of type bool are several labels.
+        whole = labels.dtype in (torch.int32, torch.int64)
+        problem_type = "single_label_classification" if whole else "multi_label_classification"
+        problem_type = "regression" if num_labels == 1 else problem_type
+    if problem_type == "single_label_classification":
+        check_class_labels("labels", labels, num_labels, "num_labels", (batch,))
+    else:
+        check_targets("labels", labels, num_labels, problem_type, batch)
+    config.problem_type = problem_type
+
+
 def check_answer_positions(
     name: str, positions: torch.Tensor, shape: tuple[int, int], attention_mask: torch.Tensor | None
 ) -> None:
@@ -316,7 +343,7 @@ def check_answer_positions(
         )
 
 
-def check_num_labels(name: str, config: SequenceEncoderConfig) -> int:
+def check_num_labels(name: str, config: PreTrainedConfig) -> int:
     """Checks that a configuration has the labels that a classifying head needs, and returns how many.
 
     Raises:
@@ -325,19 +352,3 @@ def check_num_labels(name: str, config: SequenceEncoderConfig) -> int:
     if config.num_labels is None or config.num_labels < 1:
         raise ValueError(f"{name} needs num_labels >= 1 in its configuration, got {config.num_labels}.")
     return config.num_labels
-
-
-def check_weight_maps(folder: Path) -> None:
-    """Checks the indices of split weights in a local folder: that they name files in it, of safetensors.
-
-    Raises:
-        OSError: if one does not, or cannot be read.
-    """
-    for index in folder.glob("model.safetensors.index*.json"):
-        try:
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise OSError(f"{index} is damaged, it has no weight_map ({error}); copy or download it again.") from error
-        for name in named:
-            if not str(name).endswith(".safetensors") or Path(str(name)).name != name:
-                raise OSError(f"{index} names {name!r}, and must name .safetensors files of its own folder.")

@@ -3,8 +3,6 @@
 Shapes: B batch, S sequence, D hidden, C classes.
 """
 
-from typing import Literal
-
 import torch
 from torch import nn
 from transformers.modeling_outputs import (
@@ -21,10 +19,9 @@ from .checks import (
     batch_shape,
     check_answer_positions,
     check_class_labels,
+    check_classification_labels,
     check_num_labels,
     check_shapes,
-    check_targets,
-    check_tensor,
 )
 from .dropout import Dropout
 from .forward_options import ForwardOptions
@@ -38,22 +35,18 @@ from .losses import (
 from .modeling_sequence_encoder import SequenceEncoderModel, SequenceEncoderPreTrainedModel
 from .padded_masks import real_tokens
 
-ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
-
 
 class _ClassifierModel(SequenceEncoderPreTrainedModel):
-    """What the classifying models share: the trunk, an optional dense head, dropout and the classifier."""
+    """What the classifying models share: the trunk, an optional dense head and dropout before their last layer."""
 
-    def __init__(self, config: SequenceEncoderConfig, num_outputs: int, add_pooling_layer: bool) -> None:
+    def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool) -> None:
         super().__init__(config)
-        self.num_labels = num_outputs
         self.model = SequenceEncoderModel(config, add_pooling_layer=add_pooling_layer)
         self.head = HEADS[config.classifier_head](config, config.hidden_size)
         self.dropout = Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, num_outputs)
 
-    def _classify(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.dropout(self.head(hidden_states)))
+    def _before_last(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.head(hidden_states))
 
 
 class SequenceEncoderForSequenceClassification(_ClassifierModel):
@@ -63,7 +56,9 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         num_labels = check_num_labels(type(self).__name__, config)
-        super().__init__(config, num_labels, add_pooling_layer=True)
+        super().__init__(config, add_pooling_layer=True)
+        self.num_labels = num_labels
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.post_init()
 
     @can_return_tuple
@@ -92,29 +87,16 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
         """
         shape = batch_shape(input_ids, inputs_embeds)
         if labels is not None and shape is not None:
-            check_tensor("labels", labels)
-            problem_type = self.config.problem_type or self._problem_type(labels)
-            if problem_type == "single_label_classification":
-                check_class_labels("labels", labels, self.num_labels, "num_labels", shape[:1])
-            else:
-                check_targets("labels", labels, self.num_labels, problem_type, shape[0])
-            self.config.problem_type = problem_type
+            check_classification_labels(labels, self.config, self.num_labels, shape[0])
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.model(*inputs, needed=False, return_dict=True, **kwargs)
-        logits = self._classify(text_vectors(outputs, self))
+        logits = self.classifier(self._before_last(text_vectors(outputs, self)))
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
-
-    def _problem_type(self, labels: torch.Tensor) -> ProblemType:
-        if self.num_labels == 1:
-            return "regression"
-        # As transformers decides: zeros and ones of type bool are several labels.
-        whole = labels.dtype in (torch.int32, torch.int64)
-        return "single_label_classification" if whole else "multi_label_classification"
 
 
 class SequenceEncoderForTokenClassification(_ClassifierModel):
@@ -124,7 +106,9 @@ class SequenceEncoderForTokenClassification(_ClassifierModel):
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         num_labels = check_num_labels(type(self).__name__, config)
-        super().__init__(config, num_labels, add_pooling_layer=False)
+        super().__init__(config, add_pooling_layer=False)
+        self.num_labels = num_labels
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.post_init()
 
     @can_return_tuple
@@ -155,7 +139,7 @@ class SequenceEncoderForTokenClassification(_ClassifierModel):
         outputs = self.model(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
         )
-        logits = self._classify(outputs.last_hidden_state)
+        logits = self.classifier(self._before_last(outputs.last_hidden_state))
         loss = None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)
         return TokenClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -168,7 +152,9 @@ class SequenceEncoderForQuestionAnswering(_ClassifierModel):
     _loss_function = staticmethod(question_answering_loss)
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
-        super().__init__(config, 2, add_pooling_layer=False)
+        super().__init__(config, add_pooling_layer=False)
+        # Its name in transformers, by which peft knows that it is to be trained.
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
     @can_return_tuple
@@ -205,7 +191,7 @@ class SequenceEncoderForQuestionAnswering(_ClassifierModel):
         outputs = self.model(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
         )
-        logits = self._classify(outputs.last_hidden_state)
+        logits = self.qa_outputs(self._before_last(outputs.last_hidden_state))
         if (real := real_tokens(attention_mask)) is not None:
             logits = logits.masked_fill(~real[..., None].to(logits.device), torch.finfo(logits.dtype).min)
         start_logits, end_logits = logits.unbind(dim=-1)
@@ -229,7 +215,8 @@ class SequenceEncoderForMultipleChoice(_ClassifierModel):
     _loss_function = staticmethod(multiple_choice_loss)
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
-        super().__init__(config, 1, add_pooling_layer=True)
+        super().__init__(config, add_pooling_layer=True)
+        self.classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
     @can_return_tuple
@@ -264,7 +251,7 @@ class SequenceEncoderForMultipleChoice(_ClassifierModel):
             return_dict=True,
             **kwargs,
         )
-        logits = self._classify(text_vectors(outputs, self)).view(batch, choices)
+        logits = self.classifier(self._before_last(text_vectors(outputs, self))).view(batch, choices)
         loss = None if labels is None else self.loss_function(logits, labels, **kwargs)
         return MultipleChoiceModelOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions

@@ -4,11 +4,9 @@ Shapes: B batch, S padded length, T real tokens, D hidden, E channels of the emb
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -19,9 +17,10 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..hub.loading import LoadedSafely
 from ..hub.saving import SavedWithCard
 from .attention import SelfAttention
-from .checks import check_embeddings_type, check_inputs, check_needed, check_offsets, check_positions, check_weight_maps
+from .checks import check_embeddings_type, check_inputs, check_needed, check_offsets, check_positions
 from .embeddings import InputEmbeddings
 from .forward_options import ForwardOptions
 from .head_layers import Pooler, is_first_token
@@ -37,7 +36,7 @@ from .varlen_attention import choose_varlen_attention
 _PACKING_KEYWORDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 
 
-class SequenceEncoderPreTrainedModel(SavedWithCard, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
+class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
     """What all SequenceEncoder models share: loading, saving, initialisation, what transformers may do with them."""
 
     config_class = SequenceEncoderConfig
@@ -59,28 +58,6 @@ class SequenceEncoderPreTrainedModel(SavedWithCard, PreTrainedModel):  # type: i
         config.validate_architecture()
         config.validate_positions()
         config.validate_layer_type()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """As in transformers, from weights in safetensors and from no others: pickled ones can hold programs.
-
-        Raises:
-            ValueError: for `use_safetensors=False`.
-            OSError: if there are no such weights, or they are damaged, or their index names files that are none.
-        """
-        if not kwargs.setdefault("use_safetensors", True):
-            raise ValueError(
-                f"use_safetensors must be True, got {kwargs['use_safetensors']}: pickled weights are not read."
-            )
-        if pretrained_model_name_or_path is not None:
-            check_weight_maps(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        except SafetensorError as error:
-            raise OSError(
-                f"The weights of {pretrained_model_name_or_path} are damaged or incomplete ({error}); copy or download "
-                "them again."
-            ) from error
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

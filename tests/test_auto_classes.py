@@ -110,7 +110,7 @@ def test_every_auto_class_gives_the_model_of_its_task(
 
 def test_every_model_is_found_by_an_auto_class_and_named_in_the_public_index() -> None:
     models = {name for name in sequence_encoder.__all__ if hasattr(getattr(sequence_encoder, name), "forward")}
-    assert models == {*AUTO_CLASSES.values(), "SequenceEncoderPreTrainedModel"}
+    assert models == {*AUTO_CLASSES.values(), "SequenceEncoderPreTrainedModel", "TaskAdapter"}
     assert SequenceEncoderConfig.model_type == "sequence_encoder"
 
 

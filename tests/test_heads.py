@@ -240,8 +240,8 @@ def test_an_answer_is_never_found_in_padding(make: Build, preset: str, side: str
     padding = inputs["attention_mask"] == 0
     with torch.no_grad():
         # All tokens score the same and low: what padding gets must be lower still.
-        model.classifier.weight.zero_()
-        model.classifier.bias.fill_(-1e4)
+        model.qa_outputs.weight.zero_()
+        model.qa_outputs.bias.fill_(-1e4)
         outputs = model(**inputs)
     for logits in (outputs.start_logits, outputs.end_logits):
         assert logits.isfinite().all()

@@ -147,7 +147,7 @@ def test_the_best_spans_of_the_context_are_given(answering: QuestionAnsweringPip
 
 def favour(answering: Any, word: str, start: float = 1, end: float = 1, other: float = 0) -> None:
     """Makes a token a likely start and a likely end, the more the less it has of another direction."""
-    directions = torch.nn.functional.normalize(answering.model.classifier.weight.data)
+    directions = torch.nn.functional.normalize(answering.model.qa_outputs.weight.data)
     aside = torch.randn(directions.shape[1], generator=torch.Generator().manual_seed(3))
     token = answering.tokenizer.convert_tokens_to_ids(word)
     vector = start * directions[0] + end * directions[1] + other * torch.nn.functional.normalize(aside, dim=0)
@@ -197,7 +197,7 @@ def test_answers_do_not_depend_on_batches(answering: QuestionAnsweringPipeline, 
 
 def test_sharp_scores_and_contexts_without_tokens_have_an_answer(answering: QuestionAnsweringPipeline) -> None:
     for scale in (1.0, 3e3):
-        answering.model.classifier.weight.data *= scale
+        answering.model.qa_outputs.weight.data *= scale
         answer = answering(**QUESTION)
         assert answer["answer"] == QUESTION["context"][answer["start"] : answer["end"]] != ""
         assert 0 <= answer["score"] <= 1

@@ -40,7 +40,10 @@ PUBLIC_NAMES = [
     "SequenceEncoderModel",
     "SequenceEncoderPreTrainedModel",
     "SequenceEncoderTokenizer",
+    "TaskAdapter",
+    "TaskAdapterConfig",
     "convert",
+    "train_adapted_model",
 ]
 
 PARTS = ["attn_norm", "mlp.down_proj", "mlp.up_proj", "mlp_norm", "self_attn.o_proj", "self_attn.qkv_proj"]
@@ -74,6 +77,7 @@ DENSE_HEADS = {
 }
 CLASSIFIER = ["classifier.bias", "classifier.weight"]
 DECODER = ["decoder.bias", "decoder.weight"]
+ANSWERS = ["qa_outputs.bias", "qa_outputs.weight"]
 SOP = ["sop_classifier.bias", "sop_classifier.weight"]
 
 # The keys besides those of the trunk, whether the trunk has its pooler, and which head may be dense.
@@ -83,7 +87,7 @@ HEADS: dict[type[SequenceEncoderPreTrainedModel], tuple[list[str], bool, str]] =
     SequenceEncoderForSequenceClassification: (CLASSIFIER, True, "classifier_head"),
     SequenceEncoderForMultipleChoice: (CLASSIFIER, True, "classifier_head"),
     SequenceEncoderForTokenClassification: (CLASSIFIER, False, "classifier_head"),
-    SequenceEncoderForQuestionAnswering: (CLASSIFIER, False, "classifier_head"),
+    SequenceEncoderForQuestionAnswering: (ANSWERS, False, "classifier_head"),
 }
 every_preset = pytest.mark.parametrize("preset", sorted(PRESETS))
 every_head = pytest.mark.parametrize("head", HEADS)

@@ -1,0 +1,51 @@
+"""Loading of weights from safetensors alone, with errors that say what is wrong with a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors import SafetensorError
+
+
+class LoadedSafely:
+    """`from_pretrained` that reads no pickled weights. To stand before a model class of transformers."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """As in transformers, from weights in safetensors and from no others: pickled ones can hold programs.
+
+        Raises:
+            ValueError: for `use_safetensors=False`.
+            OSError: if there are no such weights, or they are damaged, or their index names files that are none.
+        """
+        if not kwargs.setdefault("use_safetensors", True):
+            raise ValueError(
+                f"use_safetensors must be True, got {kwargs['use_safetensors']}: pickled weights are not read."
+            )
+        if pretrained_model_name_or_path is not None:
+            check_weight_maps(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
+        try:
+            return cast(Any, super()).from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights of {pretrained_model_name_or_path} are damaged or incomplete ({error}); copy or download "
+                "them again."
+            ) from error
+
+
+def check_weight_maps(folder: Path) -> None:
+    """Checks the indices of split weights in a local folder: that they name files in it, of safetensors.
+
+    Raises:
+        OSError: if one does not, or cannot be read.
+    """
+    for index in folder.glob("model.safetensors.index*.json"):
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OSError(f"{index} is damaged, it has no weight_map ({error}); copy or download it again.") from error
+        for name in named:
+            if not str(name).endswith(".safetensors") or Path(str(name)).name != name:
+                raise OSError(f"{index} names {name!r}, and must name .safetensors files of its own folder.")

@@ -1,0 +1,206 @@
+"""peft: right target modules for every head without naming any, merged and saved, on the padding-free path."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForSequenceClassification
+
+import sequence_encoder
+from sequence_encoder.modeling.modeling_sequence_encoder import SequenceEncoderModel
+
+Build = Callable[..., Any]
+MakeBatch = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+# peft's task, the class, and the part of the head that is trained with an adapter.
+HEADS = {
+    "SequenceEncoderForSequenceClassification": ("SEQ_CLS", "classifier"),
+    "SequenceEncoderForTokenClassification": ("TOKEN_CLS", "classifier"),
+    "SequenceEncoderForQuestionAnswering": ("QUESTION_ANS", "qa_outputs"),
+    "SequenceEncoderForMultipleChoice": (None, "classifier"),
+    "SequenceEncoderForMaskedLM": (None, None),
+    "SequenceEncoderModel": ("FEATURE_EXTRACTION", None),
+}
+METHODS: dict[str, Callable[..., Any]] = {
+    "lora": lambda **options: peft.LoraConfig(r=3, init_lora_weights=False, **options),
+    "dora": lambda **options: peft.LoraConfig(r=3, init_lora_weights=False, use_dora=True, **options),
+    "ia3": lambda **options: peft.IA3Config(init_ia3_weights=False, **options),
+}
+MATRICES = {"qkv_proj", "o_proj", "down_proj"}
+
+
+def build(head: str, tiny_config: Build, randomize: Build, preset: str = "modernbert") -> Any:
+    return randomize(getattr(sequence_encoder, head)(tiny_config(preset, num_labels=4)))
+
+
+def batch_for(head: str, ragged: MakeBatch) -> dict[str, torch.Tensor]:
+    ids, mask = ragged([7, 3, 11, 5])
+    if head.endswith("MultipleChoice"):
+        ids, mask = ids.view(2, 2, -1), mask.view(2, 2, -1)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def first_output(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return model(**batch, return_dict=False)[0]
+
+
+@pytest.mark.parametrize("preset", ["vanilla", "bert", "modernbert"])
+@pytest.mark.parametrize("head", HEADS)
+def test_all_matrices_of_the_layers_are_adapted_without_being_named(
+    head: str, preset: str, tiny_config: Build, randomize: Build
+) -> None:
+    model = peft.get_peft_model(build(head, tiny_config, randomize, preset), peft.LoraConfig(task_type=HEADS[head][0]))
+    adapted = {name for name, module in model.named_modules() if isinstance(module, peft.tuners.lora.Linear)}
+    up = "up_proj" if preset != "modernbert" else "gate_up_proj"
+    assert {name.rpartition(".")[2] for name in adapted} == {*MATRICES, up}
+    assert len(adapted) == 3 * 4
+    assert all(".layers." in name for name in adapted)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("head", HEADS)
+def test_the_head_is_trained_and_saved_with_an_adapter(
+    head: str, method: str, tiny_config: Build, randomize: Build, ragged: MakeBatch, tmp_path: Path
+) -> None:
+    task, part = HEADS[head]
+    model = build(head, tiny_config, randomize)
+    batch, before = batch_for(head, ragged), first_output(model, batch_for(head, ragged))
+    options = {"modules_to_save": [part]} if part and task is None else {}
+    adapted = peft.get_peft_model(copy.deepcopy(model), METHODS[method](task_type=task, **options)).eval()
+    trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
+    assert part is None or any(f".{part}." in name for name in trained)
+    changed = first_output(adapted, batch)
+    assert not torch.allclose(changed, before, atol=1e-3)
+    adapted.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path)).eval()
+    torch.testing.assert_close(first_output(again, batch), changed, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_merged_and_unloaded_models_compute_the_same(
+    method: str, tiny_config: Build, randomize: Build, ragged: MakeBatch
+) -> None:
+    head = "SequenceEncoderForTokenClassification"
+    model, batch = build(head, tiny_config, randomize), batch_for(head, ragged)
+    before = first_output(model, batch)
+    names = set(model.state_dict())
+    adapted = peft.get_peft_model(copy.deepcopy(model), METHODS[method]()).eval()
+    changed = first_output(adapted, batch)
+    unloaded = adapted.unload()
+    assert torch.equal(first_output(unloaded, batch), before)
+    adapted = peft.get_peft_model(copy.deepcopy(model), METHODS[method]()).eval()
+    adapted.load_state_dict(adapted.state_dict())
+    changed = first_output(adapted, batch)
+    merged = adapted.merge_and_unload()
+    assert set(merged.state_dict()) == names
+    torch.testing.assert_close(first_output(merged, batch), changed, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_padding_does_not_change_what_adapted_models_say_of_real_tokens(
+    method: str, tiny_config: Build, randomize: Build, ragged: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = peft.get_peft_model(
+        build("SequenceEncoderForTokenClassification", tiny_config, randomize), METHODS[method]()
+    ).eval()
+    lengths = [7, 3, 11]
+    ids, mask = ragged(lengths)
+    # All go the packed way, adapters or not.
+    monkeypatch.setattr(SequenceEncoderModel, "_encode_padded", lambda *args: pytest.fail("padding was computed"))
+    together = model(input_ids=ids, attention_mask=mask).logits
+    for row, length in enumerate(lengths):
+        alone = model(input_ids=ids[row : row + 1, :length]).logits
+        torch.testing.assert_close(together[row, :length], alone[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradient_checkpointing_gives_the_same_gradients(
+    method: str, tiny_config: Build, randomize: Build, ragged: MakeBatch
+) -> None:
+    head = "SequenceEncoderForSequenceClassification"
+    model = peft.get_peft_model(build(head, tiny_config, randomize), METHODS[method](task_type="SEQ_CLS")).train()
+    batch, labels, found = batch_for(head, ragged), torch.tensor([0, 3, 1, 2]), []
+    for checkpointed in (False, True):
+        if checkpointed:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            # So that layers come to have gradients whose inputs have none.
+            model.enable_input_require_grads()
+        model.zero_grad()
+        torch.manual_seed(0)
+        model(**batch, labels=labels).loss.backward()
+        found.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert any("layers.0." in name for name in found[0])
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["SequenceEncoderForSequenceClassification", "SequenceEncoderForQuestionAnswering"])
+def test_prompts_are_trained_through_the_encoder(
+    head: str, tiny_config: Build, randomize: Build, ragged: MakeBatch
+) -> None:
+    prompts = peft.PromptTuningConfig(num_virtual_tokens=5, task_type=HEADS[head][0])
+    model = peft.get_peft_model(build(head, tiny_config, randomize), prompts)
+    batch = batch_for(head, ragged)
+    if head.endswith("QuestionAnswering"):
+        labels = {"start_positions": torch.tensor([0, 1, 4, 2]), "end_positions": torch.tensor([1, 2, 5, 2])}
+    else:
+        labels = {"labels": torch.tensor([0, 3, 1, 2])}
+    before = first_output(model.eval(), batch)
+    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.5)
+    model(**batch, **labels).loss.backward()
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    assert any("prompt" in name and gradient.abs().sum() > 0 for name, gradient in gradients.items())
+    assert not any(".layers." in name for name in gradients)
+    optimizer.step()
+    assert not torch.allclose(first_output(model, batch), before)
+
+
+def test_an_adapter_is_loaded_from_beside_the_code_of_its_encoder(
+    tiny_config: Build, randomize: Build, ragged: MakeBatch, tmp_path: Path, without_package: Build
+) -> None:
+    base = build("SequenceEncoderForSequenceClassification", tiny_config, randomize)
+    base.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    adapted = peft.get_peft_model(loaded, METHODS["lora"](task_type="SEQ_CLS")).eval()
+    adapted.save_pretrained(tmp_path)
+    assert {"config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+    ids, mask = ragged([7, 3])
+    expected = adapted(input_ids=ids, attention_mask=mask).logits
+    for model in (
+        transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path),
+        peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path),
+    ):
+        torch.testing.assert_close(model.eval()(input_ids=ids, attention_mask=mask).logits, expected, atol=0, rtol=0)
+    code = """
+import json
+from peft import AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
+from transformers import AutoModelForSequenceClassification
+ids, mask = json.loads(sys.argv[2])
+model = AutoPeftModelForSequenceClassification.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+fresh = AutoModelForSequenceClassification.from_pretrained(sys.argv[1] + "-base", trust_remote_code=True)
+trained = get_peft_model(fresh, LoraConfig(task_type="SEQ_CLS")).num_parameters(only_trainable=True)
+print(json.dumps([model(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask)).logits.tolist(), trained]))
+"""
+    base.save_pretrained(f"{tmp_path}-base")
+    logits, trained = without_package(code, tmp_path, str([ids.tolist(), mask.tolist()]))
+    torch.testing.assert_close(torch.tensor(logits), expected, atol=1e-6, rtol=1e-5)
+    assert trained > 0
+
+
+def test_a_choice_of_the_user_in_the_tables_of_peft_stays(
+    monkeypatch: pytest.MonkeyPatch, tiny_config: Build, randomize: Build
+) -> None:
+    table = peft.utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    monkeypatch.setitem(table, "sequence_encoder", ["o_proj"])
+    model = build("SequenceEncoderModel", tiny_config, randomize)
+    adapted = peft.get_peft_model(model, peft.LoraConfig())
+    assert adapted.peft_config["default"].target_modules == {"o_proj"}

@@ -1,0 +1,189 @@
+"""`train_adapted_model`: the source's signature and report, each text encoded once, and the same result as if not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithPadding
+
+from sequence_encoder import SequenceEncoderModel, TaskAdapter, train_adapted_model
+from sequence_encoder.tests.texts import TEXTS, tokenizer_of
+from sequence_encoder.training.feature_cache import FeatureCache
+
+Build = Callable[..., Any]
+
+# Each of another first word, and of other lengths.
+EXAMPLES = [
+    (" ".join(text.split()[start : start + 9]), index % 3) for index, text in enumerate(TEXTS) for start in (0, 9)
+]
+EXAMPLES = [(text, label) for text, label in EXAMPLES if text]
+
+
+def loader_of(examples: list[tuple[str, int]], shuffle: bool = False, batch_size: int = 5) -> DataLoader[Any]:
+    items: Any = [{**tokenizer_of()(text), "labels": label} for text, label in examples]
+    generator = torch.Generator().manual_seed(3)
+    collate = DataCollatorWithPadding(tokenizer_of())
+    return DataLoader(items, batch_size=batch_size, shuffle=shuffle, generator=generator, collate_fn=collate)
+
+
+@pytest.fixture
+def adapter(tiny_config: Build, randomize: Build) -> TaskAdapter:
+    torch.manual_seed(0)
+    return TaskAdapter(randomize(SequenceEncoderModel(tiny_config("bert", vocab_size=500))), num_classes=3)
+
+
+@pytest.fixture
+def counted(adapter: TaskAdapter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of texts of each batch that is encoded."""
+    seen: list[int] = []
+    adapter.encoder.register_forward_hook(lambda module, args, output: seen.append(len(output.last_hidden_state)))
+    return seen
+
+
+def trained(adapter: TaskAdapter, shuffle: bool, **options: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses and weights of three epochs from the same start."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        adapter.classifier.weight.normal_(std=0.1)
+        adapter.classifier.bias.zero_()
+    losses = train_adapted_model(adapter, loader_of(EXAMPLES, shuffle), 3, 0.01, **options)
+    return losses, {name: weight.clone() for name, weight in adapter.classifier.state_dict().items()}
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_texts_are_encoded_once_with_the_result_of_encoding_them_each_time(
+    adapter: TaskAdapter, counted: list[int], shuffle: bool
+) -> None:
+    distinct = len({text for text, _ in EXAMPLES})
+    kept = trained(adapter, shuffle)
+    assert sum(counted) == distinct
+    counted.clear()
+    again = trained(adapter, shuffle, memory_bytes=0, disk_bytes=0)
+    assert sum(counted) == 3 * len(EXAMPLES)
+    torch.testing.assert_close(kept, again, atol=1e-5, rtol=1e-5)
+
+
+def test_vectors_that_memory_has_no_room_for_are_kept_on_the_disk(adapter: TaskAdapter, counted: list[int]) -> None:
+    in_memory = trained(adapter, True)
+    counted.clear()
+    on_disk = trained(adapter, True, memory_bytes=0)
+    assert sum(counted) == len({text for text, _ in EXAMPLES})
+    torch.testing.assert_close(in_memory, on_disk, atol=0, rtol=0)
+
+
+def test_each_epoch_reports_the_mean_loss_of_its_texts(
+    adapter: TaskAdapter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts, labels = EXAMPLES[:7], torch.tensor([label for _, label in EXAMPLES[:7]])
+    batch = next(iter(loader_of(texts, batch_size=7)))
+    batch.pop("labels")
+    with torch.no_grad():
+        first = float(adapter(**batch, labels=labels).loss)
+    # One batch of five and one of two: the mean is over texts, not over batches.
+    losses = train_adapted_model(adapter, loader_of(texts), epochs=2, learning_rate=1e-9)
+    assert losses == pytest.approx([first, first], abs=1e-5)
+    told = re.findall(r"epoch (\d) of 2: mean loss ([\d.]+)", capsys.readouterr().out)
+    assert told == [("1", f"{losses[0]:.4f}"), ("2", f"{losses[1]:.4f}")]
+
+
+def test_the_loss_falls(adapter: TaskAdapter) -> None:
+    losses = train_adapted_model(adapter, loader_of(EXAMPLES, True), 40, 0.3)
+    assert losses[-1] < 0.5 * losses[0]
+    assert len(losses) == 40
+
+
+def test_pairs_of_inputs_and_labels_are_taken_as_well(adapter: TaskAdapter) -> None:
+    items: Any = [({"input_ids": torch.tensor([5, 6, 7])}, 1), ({"input_ids": torch.tensor([8, 9, 5])}, 0)]
+    assert len(train_adapted_model(adapter, DataLoader(items, batch_size=2), 2, 0.01)) == 2
+
+
+def test_a_text_is_known_again_in_another_batch_with_other_padding() -> None:
+    encoded: list[torch.Tensor] = []
+
+    def encode(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        encoded.append(inputs["input_ids"])
+        return inputs["input_ids"].sum(1, keepdim=True).float().expand(-1, 3)
+
+    cache = FeatureCache(encode, 2**20, 0)
+    first = cache(
+        {"input_ids": torch.tensor([[4, 5, 0], [7, 8, 9]]), "attention_mask": torch.tensor([[1, 1, 0], [1] * 3])}
+    )
+    second = cache(
+        {
+            "input_ids": torch.tensor([[0, 0, 7, 8, 9], [1, 2, 3, 4, 5], [4, 5, 0, 0, 0]]),
+            "attention_mask": torch.tensor([[0, 0, 1, 1, 1], [1] * 5, [1, 1, 0, 0, 0]]),
+        }
+    )
+    assert [len(batch) for batch in encoded] == [2, 1]
+    assert encoded[1].tolist() == [[1, 2, 3, 4, 5]]
+    assert torch.equal(second[[2, 0]], first)
+    # The same tokens in other segments are another text.
+    segments = {"input_ids": torch.tensor([[4, 5]]), "token_type_ids": torch.tensor([[0, 1]])}
+    cache(segments)
+    assert len(encoded) == 3
+
+
+TWO_PROCESSES = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+from transformers import AutoTokenizer, DataCollatorWithPadding
+from sequence_encoder import TaskAdapter, train_adapted_model
+model, tokenizer = TaskAdapter.from_pretrained(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
+items = [{**tokenizer(text), "labels": label} for text, label in json.load(open(sys.argv[4]))]
+collate = DataCollatorWithPadding(tokenizer)
+loader = torch.utils.data.DataLoader(items, batch_size=int(sys.argv[2]), collate_fn=collate)
+losses = train_adapted_model(model, loader, 3, 0.01)
+import torch.distributed as dist
+if not dist.is_initialized() or dist.get_rank() == 0:
+    json.dump([losses, model.classifier.weight.tolist()], open(sys.argv[3], "w"))
+if dist.is_initialized():
+    dist.destroy_process_group()
+"""
+
+
+def test_two_processes_train_as_one(adapter: TaskAdapter, tmp_path: Path) -> None:
+    adapter.save_pretrained(tmp_path / "adapter")
+    # Trained tokenizers differ from process to process.
+    tokenizer_of().save_pretrained(tmp_path / "adapter")
+    (tmp_path / "examples.json").write_text(json.dumps(EXAMPLES[:16]))
+    (tmp_path / "train.py").write_text(TWO_PROCESSES)
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    several = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for command, batch_size, name in (([sys.executable], 8, "one"), (several, 4, "two")):
+        arguments = [str(tmp_path / "train.py"), str(tmp_path / "adapter"), str(batch_size), str(tmp_path / name)]
+        arguments.append(str(tmp_path / "examples.json"))
+        finished = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
+        assert finished.returncode == 0, finished.stderr
+    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
+    torch.testing.assert_close(torch.tensor(one[0]), torch.tensor(two[0]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.tensor(one[1]), torch.tensor(two[1]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: train_adapted_model(model.encoder, loader_of(EXAMPLES), 1, 0.1), "model must be a TaskAdapter"),
+        (lambda model: train_adapted_model(model, loader_of(EXAMPLES), 0, 0.1), "epochs must be at least 1, got 0"),
+        (lambda model: train_adapted_model(model, loader_of(EXAMPLES), 1, 0), "learning_rate must be above 0, got 0"),
+        (
+            lambda model: train_adapted_model(model, DataLoader([{"input_ids": torch.tensor([5])}]), 1, 0.1),
+            "must give labels, got input_ids",
+        ),
+        (lambda model: train_adapted_model(model, DataLoader([torch.tensor([5])]), 1, 0.1), "must give dictionaries"),
+        (lambda model: train_adapted_model(model, loader_of([("a", 3)]), 1, 0.1), "labels contains 3"),
+    ],
+)
+def test_bad_arguments_are_told(adapter: TaskAdapter, call: Build, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(adapter)
