@@ -35,6 +35,14 @@ def pretrain(arguments: list[str]) -> None:
     run(parse(arguments)).accelerator.end_training()
 
 
+def adapt(arguments: list[str]) -> None:
+    """Train an encoder for a task: classification, entities, answers, embeddings, ranking and others."""
+    from .training.adaptation import adapt as run
+    from .training.adaptation_arguments import parse
+
+    run(parse(arguments))
+
+
 def convert(arguments: list[str]) -> None:
     """Carry a checkpoint of another family over to a SequenceEncoder, or give one back with --to."""
     from .conversion.command import convert_checkpoint
@@ -55,7 +63,7 @@ def convert(arguments: list[str]) -> None:
         raise UsageError(error) from error
 
 
-COMMANDS = {"quickstart": quickstart, "pretrain": pretrain, "convert": convert}
+COMMANDS = {"quickstart": quickstart, "pretrain": pretrain, "adapt": adapt, "convert": convert}
 
 
 def main(arguments: list[str] | None = None) -> None:

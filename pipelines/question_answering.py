@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -93,35 +93,16 @@ class QuestionAnsweringPipeline(_Pipeline):
         """The windows of one context: tensors (1, S), and for each token its characters if it is of the context."""
         question, context = _texts(inputs)
         tokenizer, config = self.tokenizer, self.model.config
-        asked = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        question = question[: asked[:max_question_len][-1][1]] if asked else question
         learned = getattr(config, "position_embedding", "learned") == "learned"
         positions = getattr(config, "max_position_embeddings", None) if learned else None
         length = min(n for n in (max_seq_len, tokenizer.model_max_length, positions) if n is not None)
-        room = length - min(len(asked), max_question_len) - tokenizer.num_special_tokens_to_add(pair=True)
-        if room < 1:
-            raise ValueError(
-                f"max_seq_len={length} leaves no room for a context beside a question of {length - room} tokens."
-            )
-        encoded = tokenizer(
-            question,
-            context,
-            truncation="only_second",
-            max_length=length,
-            # Windows that shared half of their tokens or more would hardly move on.
-            stride=min(doc_stride, room // 2),
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
+        encoded, offsets = windows_of(tokenizer, question, context, length, doc_stride, max_question_len)
         names = [name for name in tokenizer.model_input_names if name in encoded]
-        count = len(encoded["input_ids"])
-        for index in range(count):
-            offsets = encoded["offset_mapping"][index]
-            parts = encoded.sequence_ids(index)
+        for index, places in enumerate(offsets):
             yield {
-                "is_last": index == count - 1,
+                "is_last": index == len(offsets) - 1,
                 "context": context,
-                "offsets": [place if part == 1 else None for place, part in zip(offsets, parts, strict=True)],
+                "offsets": places,
                 **{name: torch.tensor([encoded[name][index]]) for name in names},
             }
 
@@ -139,39 +120,112 @@ class QuestionAnsweringPipeline(_Pipeline):
         handle_impossible_answer: bool = False,
     ) -> Any:
         """The best answers of all windows of a context."""
-        found: dict[tuple[int, int], float] = {}
-        for window in windows:
-            offsets, context = window["offsets"], window["context"]
-            allowed = torch.tensor([place is not None for place in offsets])
-            # The first token stands for there being no answer.
-            allowed[0] = handle_impossible_answer
-            start, end = (self._log_probabilities(window[name], allowed) for name in ("start", "end"))
-            # Logarithms, since products of small probabilities would be zero. (S, max_answer_len): for each start the
-            # ends from there on.
-            following = functional.pad(end, (0, max_answer_len - 1), value=-torch.inf).unfold(0, max_answer_len, 1)
-            spans = start[:, None] + following
-            if handle_impossible_answer:
-                # There is no answer where no window has one.
-                found[0, 0] = min(float(spans[0, 0]), found.get((0, 0), 0.0))
-                spans[0] = -torch.inf
-            scores, places = spans.flatten().topk(min(top_k, spans.numel()))
-            for score, place in zip(scores.tolist(), places.tolist(), strict=True):
-                first, length = divmod(place, max_answer_len)
-                if score > -math.inf:
-                    span = (offsets[first][0], offsets[first + length][1])
-                    found[span] = max(score, found.get(span, -math.inf))
-        best = sorted(found.items(), key=lambda item: -item[1])[:top_k]
-        answers = [
-            {"score": math.exp(score), "start": start, "end": end, "answer": context[start:end]}
-            for (start, end), score in best
+        scored = [
+            (self._of_window(window["start"], window), self._of_window(window["end"], window), window["offsets"])
+            for window in windows
         ]
+        answers = best_answers(scored, windows[0]["context"], top_k, max_answer_len, handle_impossible_answer)
         return answers if top_k > 1 else next(iter(answers), {"score": 0.0, "start": 0, "end": 0, "answer": ""})
 
-    def _log_probabilities(self, logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-        """(S,) of the tokens of a window, -inf where not allowed; without what a batch padded."""
-        logits = logits.flatten().float().cpu()
-        logits = logits[-len(allowed) :] if self.tokenizer.padding_side == "left" else logits[: len(allowed)]
-        return logits.masked_fill(~allowed, -torch.inf).log_softmax(-1)
+    def _of_window(self, logits: torch.Tensor, window: dict[str, Any]) -> torch.Tensor:
+        """(S,) of the tokens of a window, without what a batch padded."""
+        logits, tokens = logits.flatten().float().cpu(), len(window["offsets"])
+        return logits[-tokens:] if self.tokenizer.padding_side == "left" else logits[:tokens]
+
+
+# For each token of a window its characters in the context, None if it is not of it.
+Offsets = list[tuple[int, int] | None]
+
+
+def windows_of(
+    tokenizer: Any, question: str, context: str, length: int, doc_stride: int, max_question_len: int
+) -> tuple[Any, list[Offsets]]:
+    """A question with a context, in windows that overlap.
+
+    Args:
+        tokenizer: a fast one.
+        question: is cut to `max_question_len` tokens.
+        context: of any length.
+        length: tokens of a window, question included.
+        doc_stride: tokens that two windows share; at most half of what there is room for.
+        max_question_len: in tokens.
+
+    Returns:
+        What the tokenizer gives, an item for each window; and the characters of the tokens of each.
+
+    Raises:
+        ValueError: if no room is left for the context.
+    """
+    asked = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    question = question[: asked[:max_question_len][-1][1]] if asked else question
+    room = length - min(len(asked), max_question_len) - tokenizer.num_special_tokens_to_add(pair=True)
+    if room < 1:
+        raise ValueError(
+            f"max_seq_len={length} leaves no room for a context beside a question of {length - room} tokens."
+        )
+    encoded = tokenizer(
+        question,
+        context,
+        truncation="only_second",
+        max_length=length,
+        # Windows that shared half of their tokens or more would hardly move on.
+        stride=min(doc_stride, room // 2),
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    offsets = [
+        [place if part == 1 else None for place, part in zip(places, encoded.sequence_ids(index), strict=True)]
+        for index, places in enumerate(encoded["offset_mapping"])
+    ]
+    return encoded, offsets
+
+
+def best_answers(
+    windows: Iterable[tuple[torch.Tensor, torch.Tensor, Offsets]],
+    context: str,
+    top_k: int = 1,
+    max_answer_len: int = 15,
+    handle_impossible_answer: bool = False,
+) -> list[dict[str, Any]]:
+    """The best answers of all windows of a context.
+
+    Args:
+        windows: the logits (S,) of where an answer starts and ends, and the characters of the tokens.
+        context: the text.
+        top_k: how many.
+        max_answer_len: their most tokens.
+        handle_impossible_answer: whether there may be none, which the first token of a window stands for.
+
+    Returns:
+        The best first: `score`, `start`, `end` and `answer`.
+    """
+    found: dict[tuple[int, int], float] = {}
+    for start_logits, end_logits, offsets in windows:
+        allowed = torch.tensor([place is not None for place in offsets])
+        allowed[0] = handle_impossible_answer
+        start, end = (
+            logits.float().masked_fill(~allowed, -torch.inf).log_softmax(-1) for logits in (start_logits, end_logits)
+        )
+        # Logarithms, since products of small probabilities would be zero. (S, max_answer_len): for each start the ends
+        # from there on.
+        following = functional.pad(end, (0, max_answer_len - 1), value=-torch.inf).unfold(0, max_answer_len, 1)
+        spans = start[:, None] + following
+        if handle_impossible_answer:
+            # There is no answer where no window has one.
+            found[0, 0] = min(float(spans[0, 0]), found.get((0, 0), 0.0))
+            spans[0] = -torch.inf
+        scores, places = spans.flatten().topk(min(top_k, spans.numel()))
+        for score, place in zip(scores.tolist(), places.tolist(), strict=True):
+            first, length = divmod(place, max_answer_len)
+            opening, closing = (offsets[first], offsets[first + length]) if score > -math.inf else (None, None)
+            if opening is not None and closing is not None:
+                span = (opening[0], closing[1])
+                found[span] = max(score, found.get(span, -math.inf))
+    best = sorted(found.items(), key=lambda item: -item[1])[:top_k]
+    return [
+        {"score": math.exp(score), "start": start, "end": end, "answer": context[start:end]}
+        for (start, end), score in best
+    ]
 
 
 def _pairs(questions: Any, contexts: Any) -> Any:

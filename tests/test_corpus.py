@@ -175,12 +175,12 @@ def test_what_is_no_text_is_refused(value: Any, kind: str) -> None:
 )
 def test_files_that_are_not_there_are_refused_before_any_hub_is_asked(corpus: str) -> None:
     with pytest.raises(UsageError, match=r"--corpus .*missing.*there is no|--corpus a/b/c: there is no"):
-        find_files(corpus)
+        find_files(corpus, "corpus")
 
 
 def test_a_name_as_of_a_dataset_of_the_hub_is_left_to_it() -> None:
-    assert find_files("someone/some-dataset") is None
-    assert find_files("wikipedia") is None
+    assert find_files("someone/some-dataset", "corpus") is None
+    assert find_files("wikipedia", "corpus") is None
 
 
 @pytest.mark.parametrize(

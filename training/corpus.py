@@ -59,7 +59,7 @@ class CorpusArguments:
             if value is not None and value < least:
                 raise UsageError(f"--{name} must be at least {least}, got {value}.")
         if self.corpus != DOCUMENTATION:
-            find_files(self.corpus)
+            find_files(self.corpus, "corpus")
         elif self.streaming:
             raise UsageError("--streaming is for files and datasets of the Hub; the documentation fits any disk.")
 
@@ -79,8 +79,12 @@ def load_corpus(arguments: CorpusArguments, scratch: Path, seed: int) -> tuple[A
         files = write_documentation(scratch, arguments.eval_documents, seed)
         train, *others = (_load("json", [file], arguments) for file in files)
         return train, next(iter(others), None)
-    source = find_files(arguments.corpus)
-    texts = _load_hub(arguments) if source is None else _load(*source, arguments)
+    source = find_files(arguments.corpus, "corpus")
+    if source is None:
+        options = {"split": arguments.split, "streaming": arguments.streaming}
+        texts = load_from_hub(arguments.corpus, "corpus", arguments.dataset_config, **options)
+    else:
+        texts = _load(*source, arguments)
     texts = _text_alone(texts, arguments)
     count = arguments.eval_documents
     if not count:
@@ -94,34 +98,36 @@ def load_corpus(arguments: CorpusArguments, scratch: Path, seed: int) -> tuple[A
     return parts["train"], parts["test"]
 
 
-def find_files(corpus: str) -> tuple[str, list[Path]] | None:
+def find_files(source: str, argument: str) -> tuple[str, list[Path]] | None:
     """The reader and the files of a file, a folder or a pattern; None for the name of a dataset of the Hub.
+
+    Args:
+        source: what the user gave.
+        argument: by which, for errors.
 
     Raises:
         UsageError: if there are none, or of several kinds, or nothing is in them.
     """
-    path = Path(corpus)
+    path, named = Path(source), f"--{argument} {source}"
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.is_file() and _reader(file))
     elif path.exists():
         found = [path]
-    elif glob.has_magic(corpus):
-        found = sorted(Path(name) for name in glob.glob(corpus, recursive=True))
-    elif _reader(path) or path.is_absolute() or corpus.startswith(".") or corpus.count("/") > 1:
-        raise UsageError(f"--corpus {corpus}: there is no such file, folder or dataset.")
+    elif glob.has_magic(source):
+        found = sorted(Path(name) for name in glob.glob(source, recursive=True))
+    elif _reader(path) or path.is_absolute() or source.startswith(".") or source.count("/") > 1:
+        raise UsageError(f"{named}: there is no such file, folder or dataset.")
     else:
         return None
     if not found:
-        raise UsageError(f"--corpus {corpus}: there is no file that ends in {', '.join(READERS)} (or compressed).")
+        raise UsageError(f"{named}: there is no file that ends in {', '.join(READERS)} (or compressed).")
     kinds = {_reader(file) for file in found}
     if len(kinds) > 1 or None in kinds:
         endings = sorted({"".join(file.suffixes) or file.name for file in found})
-        raise UsageError(
-            f"--corpus {corpus}: files must be of one kind of {', '.join(READERS)}, got {', '.join(endings)}."
-        )
+        raise UsageError(f"{named}: files must be of one kind of {', '.join(READERS)}, got {', '.join(endings)}.")
     filled = [file for file in found if file.stat().st_size]
     if not filled:
-        raise UsageError(f"--corpus {corpus} is empty.")
+        raise UsageError(f"{named} is empty.")
     return str(kinds.pop()), filled
 
 
@@ -131,9 +137,24 @@ def _reader(file: Path) -> str | None:
 
 
 def _load(reader: str, files: list[Path], arguments: CorpusArguments) -> Any:
-    from datasets import load_dataset
+    options = {"sample_by": arguments.sample_by} if reader == "text" else {}
+    return read_files(reader, files, f"--corpus {arguments.corpus}", arguments.streaming, **options)
 
-    options: dict[str, Any] = {"sample_by": arguments.sample_by} if reader == "text" else {}
+
+def read_files(reader: str, files: list[Path], named: str, streaming: bool = False, **options: Any) -> Any:
+    """The rows of files, or a stream of them.
+
+    Args:
+        reader: of `datasets`.
+        files: of one kind.
+        named: what the user asked for, for errors.
+        streaming: whether they are read while they are used.
+        options: of the reader.
+
+    Raises:
+        UsageError: if one cannot be read; it names the file.
+    """
+    from datasets import load_dataset
 
     def load(files: list[Path], streaming: bool) -> Any:
         # Names are taken for patterns.
@@ -141,10 +162,10 @@ def _load(reader: str, files: list[Path], arguments: CorpusArguments) -> Any:
         return load_dataset(reader, data_files=names, split="train", streaming=streaming, **options)
 
     try:
-        texts = load(files, arguments.streaming)
-        if arguments.streaming:
-            next(iter(copy.deepcopy(texts)), None)
-        return texts
+        rows = load(files, streaming)
+        if streaming:
+            next(iter(copy.deepcopy(rows)), None)
+        return rows
     # Each reader has errors of its own.
     except Exception as error:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and error.errno:
@@ -155,19 +176,22 @@ def _load(reader: str, files: list[Path], arguments: CorpusArguments) -> Any:
                     pass
             except Exception as cause:
                 raise UsageError(f"{file} cannot be read as {reader}: {str(cause) or type(cause).__name__}") from error
-        raise UsageError(f"--corpus {arguments.corpus} cannot be read: {error.__cause__ or error}") from error
+        raise UsageError(f"{named} cannot be read: {error.__cause__ or error}") from error
 
 
-def _load_hub(arguments: CorpusArguments) -> Any:
+def load_from_hub(name: str, argument: str, config: str | None, **options: Any) -> Any:
+    """A dataset of the Hub.
+
+    Raises:
+        UsageError: if there is none of that name, or none of it can be had.
+    """
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
     try:
-        return load_dataset(
-            arguments.corpus, arguments.dataset_config, split=arguments.split, streaming=arguments.streaming
-        )
+        return load_dataset(name, config, **options)
     except (DatasetNotFoundError, ValueError, ConnectionError) as error:
-        raise UsageError(f"--corpus {arguments.corpus}: {error}") from error
+        raise UsageError(f"--{argument} {name}: {error}") from error
 
 
 def _text_alone(texts: Any, arguments: CorpusArguments) -> Any:

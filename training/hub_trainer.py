@@ -40,7 +40,7 @@ def training_of(trainer: Trainer, dataset: str | None = None, task: str | None =
     return Training(
         hyperparameters=_hyperparameters(trainer),
         progress=make_markdown_table(summary.eval_lines) or None,
-        results=_results(trainer, dataset or next(iter(summary.dataset or ()), "evaluation texts"), task),
+        results=_results(trainer, dataset or next(filter(None, summary.dataset or ()), "evaluation texts"), task),
         hardware=_hardware(trainer.args),
         seconds=next((entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry), None),
         energy=energy,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from transformers import HfArgumentParser, TrainingArguments
-from transformers.hf_argparser import string_to_bool
+from transformers import TrainingArguments
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..configuration.presets import PRESETS
 from . import UsageError
+from .arguments import parse_arguments
 from .corpus import CorpusArguments
 from .hardware import faster_in_bfloat16, has_accelerator
 from .objectives import Objectives
@@ -232,66 +232,23 @@ class Pretraining:
 
 
 def parse(arguments: list[str]) -> Pretraining:
-    """Reads the command line: first, if at all, a file of YAML or JSON, whose values the arguments after it replace.
+    """Reads the command line, as `parse_arguments` does.
 
     Raises:
         UsageError: for names and values that are not allowed.
     """
-    settings: dict[str, Any] = {}
-    if arguments and not arguments[0].startswith("-"):
-        settings, arguments = read_settings(Path(arguments[0])), arguments[1:]
-    parser = HfArgumentParser(
-        cast(Any, (ModelArguments, CorpusArguments, Objectives, PretrainingArguments)),
-        prog="sequence-encoder pretrain",
-        usage="sequence-encoder pretrain [settings.yaml or .json] [--name value ...]",
-        description="Pretrain an encoder on masked tokens and sentence order.",
-        allow_abbrev=False,
-    )
-    names = {name.lstrip("-"): action.dest for action in parser._actions for name in action.option_strings}
-    settings = {names.get(name, name): value for name, value in settings.items() if value is not None}
-    known = set(names.values()) - {"help"}
-    if unknown := sorted(settings.keys() - known):
-        raise UsageError(f"there are no arguments {', '.join(unknown)}; see --help for those that there are.")
-    for action in parser._actions:
-        value = settings.get(action.dest)
-        # Defaults are not held against the choices.
-        if action.choices and value is not None and value not in action.choices:
-            raise UsageError(f"{action.dest} must be one of {', '.join(map(str, action.choices))}, got {value}.")
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--preset", default=settings.get("preset", ModelArguments.preset))
-    early.add_argument("--from", "--from_checkpoint", dest="origin", default=settings.get("from_checkpoint"))
-    early.add_argument("--eval_documents", default=settings.get("eval_documents", 0))
-    # As `HfArgumentParser` reads it.
-    early.add_argument("--muon", type=string_to_bool, nargs="?", const=True, default=settings.get("muon", True))
-    early.add_argument("--no_muon", dest="muon", action="store_false")
-    given = early.parse_known_args(arguments)[0]
-    defaults = TRAINING_DEFAULTS.get(given.preset, {}) if given.origin is None else CONTINUED_DEFAULTS
-    if defaults.get("muon") and not given.muon:
-        defaults = {**defaults, "learning_rate": min(defaults["learning_rate"], _ADAMW_RATE)}
-    evaluates = {} if str(given.eval_documents) == "0" else {"eval_strategy": "steps"}
-    parser.set_defaults(**{**defaults, **evaluates, **settings})
-    try:
-        return Pretraining(*cast(Any, parser.parse_args_into_dataclasses(arguments)))
-    except (ValueError, TypeError) as error:
-        raise UsageError(error) from error
+    kinds = (ModelArguments, CorpusArguments, Objectives, PretrainingArguments)
+    described = "Pretrain an encoder on masked tokens and sentence order."
+    return Pretraining(*parse_arguments("pretrain", described, kinds, arguments, _defaults))
 
 
-def read_settings(file: Path) -> dict[str, Any]:
-    """A mapping from a file of YAML or JSON.
-
-    Raises:
-        UsageError: if there is none in it.
-        OSError: if it cannot be read.
-    """
-    import yaml
-
-    if file.suffix not in (".json", ".yaml", ".yml"):
-        raise UsageError(f"settings must be a file of .yaml, .yml or .json, got {file}.")
-    try:
-        # JSON is YAML too.
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} cannot be read: {error}") from error
-    if not isinstance(settings, dict):
-        raise UsageError(f"{file} must hold names and values, got {type(settings).__name__}.")
-    return settings
+def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the preset, or of going on with a checkpoint."""
+    preset = given.get("preset", ModelArguments.preset)
+    continued = given.get("from_checkpoint") is not None
+    defaults = dict(CONTINUED_DEFAULTS if continued else TRAINING_DEFAULTS.get(preset, {}))
+    if defaults.get("muon") and not given.get("muon", True):
+        defaults["learning_rate"] = min(defaults["learning_rate"], _ADAMW_RATE)
+    if given.get("eval_documents"):
+        defaults["eval_strategy"] = "steps"
+    return defaults

@@ -65,7 +65,7 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
         "average of weights": run.args.ema_decay or "none",
     }
     origin = run.model.from_checkpoint
-    of_the_hub = not documented and find_files(run.corpus.corpus) is None
+    of_the_hub = not documented and find_files(run.corpus.corpus, "corpus") is None
     card = model_card(
         model,
         trainer.hub_model_id or run.args.output_dir or "",

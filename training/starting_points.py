@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..conversion import convert
@@ -49,6 +49,36 @@ def carry_over(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTok
         raise UsageError(f"--from {checkpoint}: {error}") from error
     ours.float().save_pretrained(folder)
     return tokenizer
+
+
+def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool) -> tuple[str, PreTrainedTokenizerBase]:
+    """A checkpoint with the encoder, and its tokenizer: the one that was asked for if it is ours, else carried over.
+
+    Args:
+        checkpoint: a folder or a Hub id.
+        folder: where an encoder is saved that is carried over.
+        any_family: whether one that cannot be carried over may stay as it is.
+        may_write: whether this process carries it over, or finds it done.
+
+    Raises:
+        UsageError: if there is no such encoder, or no tokenizer with it.
+    """
+    try:
+        beside = folder_of(checkpoint)
+        encoder = transformer_folder(beside)
+        named = str(checkpoint if encoder == beside else encoder)
+        config = AutoConfig.from_pretrained(named)
+        if config.model_type != SequenceEncoderConfig.model_type:
+            try:
+                if may_write:
+                    carry_over(checkpoint, folder, base_model=True).save_pretrained(folder)
+                named = str(folder)
+            except UsageError:
+                if not any_family:
+                    raise
+        return named, AutoTokenizer.from_pretrained(named)
+    except (OSError, ValueError) as error:
+        raise error if isinstance(error, UsageError) else UsageError(f"--from {checkpoint}: {error}") from error
 
 
 def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:

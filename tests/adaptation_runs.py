@@ -1,0 +1,105 @@
+"""A tiny encoder and small examples of every task, which it can learn, for the tests of `sequence-encoder adapt`."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder.training.adaptation import adapt
+from sequence_encoder.training.adaptation_arguments import parse
+from sequence_encoder.training.adaptation_report import Results
+
+COLOURS, ANIMALS = ["red", "green", "blue"], ["cat", "dog", "owl"]
+FILLERS = ["a", "the", "is", "here", "of", "and", "we", "saw", "it", "by"]
+WORDS = [*COLOURS, *ANIMALS, *FILLERS, "where", "which", "?"]
+
+
+def save_encoder(folder: Path, **overrides: Any) -> Path:
+    """A tiny encoder with random weights and its tokenizer."""
+    tokenizer = SequenceEncoderTokenizer.train_from_iterator([" ".join(WORDS)] * 5, vocab_size=90, show_progress=False)
+    fields = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "pad_token_id": tokenizer.pad_token_id,
+        "type_vocab_size": 2,
+        "classifier_head": "linear",
+        "pooling": "mean",
+        **overrides,
+    }
+    torch.manual_seed(0)
+    SequenceEncoderModel(SequenceEncoderConfig.from_preset("modernbert", **fields)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def examples_of(task: str, count: int, seed: int) -> list[dict[str, Any]]:
+    """Rows with the columns that a task has by default."""
+    rng = random.Random(seed)
+    return [_example(task, rng) for _ in range(count)]
+
+
+def _example(task: str, rng: random.Random) -> dict[str, Any]:
+    colour, animal = rng.choice(COLOURS), rng.choice(ANIMALS)
+    words = rng.sample(FILLERS, 4)
+    place = rng.randrange(4)
+    text = " ".join([*words[:place], colour, *words[place:], animal])
+    if task == "classification":
+        return {"text": text, "label": colour}
+    if task == "multi-label":
+        return {"text": text, "labels": [colour, animal]}
+    if task == "regression":
+        return {"text": text, "label": float(COLOURS.index(colour))}
+    if task == "ner":
+        tokens = text.split()
+        tags = ["B-colour" if word in COLOURS else "B-animal" if word in ANIMALS else "O" for word in tokens]
+        return {"tokens": tokens, "ner_tags": tags}
+    if task == "qa":
+        start = text.index(animal)
+        return {"question": "which ?", "context": text, "answers": {"text": [animal], "answer_start": [start]}}
+    if task == "multiple-choice":
+        label = rng.randrange(2)
+        choices = [rng.choice(FILLERS), rng.choice(FILLERS)]
+        choices[label] = animal
+        return {"text": text, "choices": choices, "label": label}
+    # The same words in another order.
+    other = " ".join(rng.sample(text.split(), len(text.split())))
+    if task == "embedding":
+        return {"text": text, "text_pair": other}
+    label = rng.randrange(2)
+    return {"text": text, "text_pair": f"{rng.choice(FILLERS)} {animal if label else colour}", "label": label}
+
+
+def write_examples(folder: Path, task: str, counts: dict[str, int]) -> dict[str, str]:
+    """JSON Lines for each split; the arguments that name them."""
+    arguments = {}
+    for number, (split, count) in enumerate(counts.items()):
+        file = folder / f"{task}-{split}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in examples_of(task, count, number)))
+        arguments[f"{split}_file"] = str(file)
+    return arguments
+
+
+def run(task: str, encoder: Path, output: Path, **options: Any) -> Results:
+    """`sequence-encoder adapt` in this process."""
+    given = {
+        "task": task,
+        "from": encoder,
+        "output_dir": output,
+        "bf16": False,
+        "disable_tqdm": True,
+        "logging_strategy": "no",
+        **options,
+    }
+    arguments = []
+    for name, value in given.items():
+        values = value if isinstance(value, list) else [value]
+        arguments += [f"--{name}", *map(str, values)]
+    return adapt(parse(arguments))

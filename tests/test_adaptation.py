@@ -1,0 +1,356 @@
+"""`sequence-encoder adapt`: every task and every way of tuning, from a file of examples to a model that is used."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from sequence_encoder import TaskAdapter
+from sequence_encoder.pipelines import QuestionAnsweringPipeline
+from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encoder, write_examples
+from sequence_encoder.training import UsageError
+
+Build = Callable[..., Any]
+
+COUNTS = {"train": 240, "validation": 40, "test": 40}
+# What each task is judged by, what is reached at least, and the head.
+GOALS: dict[str, tuple[str, float, str]] = {
+    "classification": ("accuracy", 0.9, "SequenceEncoderForSequenceClassification"),
+    "multi-label": ("f1", 0.9, "SequenceEncoderForSequenceClassification"),
+    "regression": ("spearman", 0.8, "SequenceEncoderForSequenceClassification"),
+    "ner": ("f1", 0.95, "SequenceEncoderForTokenClassification"),
+    "qa": ("f1", 90.0, "SequenceEncoderForQuestionAnswering"),
+    "multiple-choice": ("accuracy", 0.8, "SequenceEncoderForMultipleChoice"),
+    "embedding": ("cosine_ndcg@10", 0.9, "SequenceEncoderModel"),
+    "ranking": ("average_precision", 0.8, "SequenceEncoderForSequenceClassification"),
+}
+FAST: dict[str, Any] = {"learning_rate": 3e-3, "num_train_epochs": 8, "per_device_train_batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def adapted(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
+    """`adapted(task)`: the folder of a model that was trained for a task, and its results."""
+    folder, done = tmp_path_factory.mktemp("adapted"), {}
+
+    def train(task: str) -> tuple[Path, Any]:
+        if task not in done:
+            files = write_examples(folder, task, COUNTS)
+            done[task] = (folder / task, run(task, encoder, folder / task, **files, **FAST))
+        return done[task]
+
+    return train
+
+
+@pytest.mark.parametrize("task", GOALS)
+def test_every_task_is_learned_reported_and_saved(adapted: Build, task: str) -> None:
+    folder, results = adapted(task)
+    metric, goal, architecture = GOALS[task]
+    assert results.best.metrics["test"][metric] >= goal
+    told = json.loads((folder / "results.json").read_text())
+    assert told["metrics"]["test"][metric]["mean"] == results.best.metrics["test"][metric]
+    assert told["parameters"] == told["trained_parameters"]
+    config = transformers.AutoConfig.from_pretrained(folder)
+    assert config.architectures == [architecture]
+    assert not list(folder.parent.glob(f".{folder.name}*"))
+    assert "auto_map" in json.loads((folder / "config.json").read_text())
+    card = (folder / "README.md").read_text()
+    assert f"{results.best.metrics['test'][metric]:.4f}".rstrip("0") in card or task in ("embedding", "ranking")
+
+
+def test_a_classifier_knows_the_names_of_its_labels(adapted: Build) -> None:
+    pipe = pipeline("text-classification", model=str(adapted("classification")[0]))
+    assert [found["label"] for found in pipe(["we saw red here", "it is a blue owl"])] == ["red", "blue"]
+
+
+def test_several_labels_are_found_in_one_text(adapted: Build) -> None:
+    pipe = pipeline("text-classification", model=str(adapted("multi-label")[0]), top_k=None)
+    found = {each["label"] for each in pipe("we saw the green here cat")[0] if each["score"] > 0.5}
+    assert found == {"green", "cat"}
+
+
+def test_entities_are_found_in_plain_text(adapted: Build) -> None:
+    pipe = pipeline("token-classification", model=str(adapted("ner")[0]), aggregation_strategy="first")
+    found = [(each["entity_group"], each["word"]) for each in pipe("we saw red and the dog")]
+    assert found == [("colour", "red"), ("animal", "dog")]
+
+
+def test_an_answer_is_found_in_its_context(adapted: Build) -> None:
+    folder = adapted("qa")[0]
+    pipe = QuestionAnsweringPipeline(
+        model=transformers.AutoModelForQuestionAnswering.from_pretrained(folder),
+        tokenizer=transformers.AutoTokenizer.from_pretrained(folder),
+    )
+    assert pipe(question="which ?", context="it is of the blue owl")["answer"] == "owl"
+
+
+def test_embeddings_and_scores_are_models_of_sentence_transformers(adapted: Build) -> None:
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    model = SentenceTransformer(str(adapted("embedding")[0]))
+    near, far = model.similarity(model.encode(["we saw red here cat"]), model.encode(["a red by", "a blue by"]))[0]
+    assert near > far
+    ranker = CrossEncoder(str(adapted("ranking")[0]))
+    right, wrong = ranker.predict([("we saw red here cat", "by cat"), ("we saw red here cat", "by red")])
+    assert right > wrong
+
+
+@pytest.mark.parametrize("tuning", ["head", "adapter", "lora", "dora", "ia3", "prompt"])
+def test_every_way_of_tuning_trains_few_weights_and_leaves_the_encoder(
+    encoder: Path, tmp_path: Path, tuning: str
+) -> None:
+    files = write_examples(tmp_path, "classification", COUNTS)
+    options = {**FAST, "learning_rate": 0.02, "num_train_epochs": 12}
+    results = run("classification", encoder, tmp_path / "out", tuning=tuning, **files, **options)
+    assert results.trained < 0.35 * results.parameters
+    assert results.best.metrics["test"]["accuracy"] > (0.6 if tuning == "prompt" else 0.75)
+    if tuning == "prompt":
+        import peft
+
+        model = peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "out", num_labels=3)
+    else:
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    rows = [json.loads(line) for line in Path(files["test_file"]).read_text().splitlines()]
+    batch = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        predicted = model.eval()(**batch).logits.argmax(-1).tolist()
+    names = sorted({row["label"] for row in rows})
+    right = sum(names[index] == row["label"] for index, row in zip(predicted, rows, strict=True)) / len(rows)
+    assert right == pytest.approx(results.best.metrics["test"]["accuracy"], abs=0.03)
+    before, after = load_file(encoder / "model.safetensors"), dict(model.state_dict())
+    if tuning in ("head", "adapter"):
+        prefix = "encoder." if tuning == "adapter" else "model."
+        kept = [name for name in before if not name.startswith("pooler.")]
+        assert all(torch.equal(before[name], after[prefix + name]) for name in kept)
+
+
+def test_an_adapter_alone_is_saved_and_gone_on_from_with_the_same_encoder(encoder: Path, tmp_path: Path) -> None:
+    files = write_examples(tmp_path, "classification", COUNTS)
+    run("classification", encoder, tmp_path / "first", tuning="lora", **files, **FAST)
+    options = {**files, **FAST, "tuning": "lora", "from_adapter": tmp_path / "first" / "adapter"}
+    again = run(
+        "classification", encoder, tmp_path / "second", **{**options, "num_train_epochs": 1, "learning_rate": 1e-6}
+    )
+    first = json.loads((tmp_path / "first" / "results.json").read_text())
+    assert again.best.metrics["test"]["accuracy"] == first["metrics"]["test"]["accuracy"]["mean"]
+    other = save_encoder(tmp_path / "other", num_hidden_layers=1)
+    with pytest.raises(UsageError, match=r"is an adapter of .*, and --from is .*other"):
+        run("classification", other, tmp_path / "third", **options)
+    assert not (tmp_path / "third").exists()
+
+
+def test_encoders_of_other_families_are_carried_over(bert_folder: Path, tmp_path: Path) -> None:
+    for task, tuning in (("classification", "full"), ("ner", "lora"), ("regression", "adapter")):
+        files = write_examples(tmp_path, task, {"train": 24})
+        run(task, bert_folder, tmp_path / task, tuning=tuning, max_length=16, **files, num_train_epochs=1)
+        config = json.loads((tmp_path / task / "config.json").read_text())
+        assert config["model_type"].startswith("sequence_encoder")
+    peft_config = json.loads((tmp_path / "ner" / "adapter" / "adapter_config.json").read_text())
+    assert Path(peft_config["base_model_name_or_path"]) == (tmp_path / "ner" / "base").resolve()
+
+
+def test_several_seeds_are_reported_and_the_best_is_kept(encoder: Path, tmp_path: Path) -> None:
+    files = write_examples(tmp_path, "classification", {"train": 60, "validation": 30, "test": 30})
+    run("classification", encoder, tmp_path / "out", seeds=3, **files, **{**FAST, "num_train_epochs": 2})
+    told = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert told["seeds"] == [0, 1, 2]
+    values = told["metrics"]["validation"]["accuracy"]["values"]
+    assert told["kept_seed"] == values.index(max(values))
+    assert told["metrics"]["validation"]["accuracy"]["mean"] == pytest.approx(sum(values) / 3)
+    assert "±" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_weights_of_the_best_evaluation_are_kept(encoder: Path, tmp_path: Path) -> None:
+    files = write_examples(tmp_path, "classification", {"train": 120, "validation": 60})
+    # A rate that destroys what was learned.
+    options = {"learning_rate": 0.5, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.9}
+    found = {
+        keep: run(
+            "classification",
+            encoder,
+            tmp_path / str(keep),
+            **{**files, **options, "keep_best": keep, "num_train_epochs": 8, "per_device_train_batch_size": 16},
+        ).best.metrics["validation"]["accuracy"]
+        for keep in (True, False)
+    }
+    assert found[True] > found[False]
+
+
+def test_training_ends_early_where_nothing_gets_better(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_examples(tmp_path, "classification", {"train": 40, "validation": 20})
+    from sequence_encoder.training.head_recipe import HubTrainer
+
+    epochs: list[float] = []
+    train = HubTrainer.train
+
+    def watched(self: Any, *args: Any, **options: Any) -> Any:
+        result = train(self, *args, **options)
+        epochs.append(self.state.epoch)
+        return result
+
+    monkeypatch.setattr(HubTrainer, "train", watched)
+    options = {"learning_rate": 1e-9, "num_train_epochs": 30, "early_stopping_patience": 2}
+    run("classification", encoder, tmp_path / "out", **files, **options)
+    assert epochs == [3.0]
+
+
+def test_rare_classes_weigh_more(encoder: Path, tmp_path: Path) -> None:
+    rows = [{"text": "we saw it", "label": "common"}] * 38 + [{"text": "we saw it", "label": "rare"}] * 2
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scores = {}
+    for weights in ("none", "balanced"):
+        options = {
+            "class_weights": weights,
+            "validation_file": tmp_path / "train.jsonl",
+            **FAST,
+            "num_train_epochs": 30,
+        }
+        # The first weights have the best accuracy already.
+        options["keep_best"] = False
+        run("classification", encoder, tmp_path / weights, train_file=tmp_path / "train.jsonl", **options)
+        pipe = pipeline("text-classification", model=str(tmp_path / weights), top_k=None)
+        scores[weights] = {each["label"]: each["score"] for each in pipe("we saw it")[0]}["rare"]
+    assert scores["none"] < 0.2
+    assert scores["balanced"] == pytest.approx(0.5, abs=0.15)
+
+
+def test_a_search_finds_hyperparameters_that_are_then_used(encoder: Path, tmp_path: Path) -> None:
+    files = write_examples(tmp_path, "classification", {"train": 40, "validation": 20})
+    run("classification", encoder, tmp_path / "out", search_trials=2, **files, num_train_epochs=1)
+    told = json.loads((tmp_path / "out" / "results.json").read_text())["hyperparameters_found"]
+    assert set(told) == {"learning_rate", "num_train_epochs", "per_device_train_batch_size"}
+    assert f"{told['learning_rate']:g}"[:5] in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_embeddings_can_be_cut_where_they_were_trained_to_be(encoder: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    files = write_examples(tmp_path, "embedding", COUNTS)
+    run("embedding", encoder, tmp_path / "out", matryoshka_dims=[32, 4], **files, **FAST)
+    model = SentenceTransformer(str(tmp_path / "out"), truncate_dim=4)
+    near, far = model.similarity(model.encode(["we saw red here cat"]), model.encode(["a red by", "a blue by"]))[0]
+    assert near > far
+
+
+def test_embeddings_learn_scores(encoder: Path, tmp_path: Path) -> None:
+    pairs = [{"text": f"the {a}", "text_pair": f"a {b}", "score": float(a == b)} for a in _WORDS for b in _WORDS] * 6
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    results = run("embedding", encoder, tmp_path / "out", train_file=tmp_path / "train.jsonl", **FAST)
+    assert results.best.metrics["validation"]["spearman_cosine"] > 0.5
+
+
+_WORDS = ["red", "green", "blue", "cat", "dog"]
+
+
+def test_csv_and_parquet_are_read_as_well(encoder: Path, tmp_path: Path) -> None:
+    import pandas
+
+    rows = pandas.DataFrame([{"sentence": f"it is {c}", "kind": f"{c},cat"} for c in ("red", "green", "blue")] * 12)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    for ending in ("csv", "parquet"):
+        columns = {"text_column": "sentence", "label_column": "kind", "num_train_epochs": 1}
+        run("multi-label", encoder, tmp_path / ending, train_file=tmp_path / f"rows.{ending}", **columns)
+        config = transformers.AutoConfig.from_pretrained(tmp_path / ending)
+        assert list(config.id2label.values()) == ["blue", "cat", "green", "red"]
+
+
+def test_names_that_a_dataset_has_for_numbers_are_kept(encoder: Path, tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, Features, Sequence, Value
+
+    tags = Sequence(ClassLabel(names=["O", "B-colour"]))
+    rows = {"tokens": [["it", "is", "red"], ["we", "saw"]] * 10, "ner_tags": [[0, 0, 1], [0, 0]] * 10}
+    features = Features({"tokens": Sequence(Value("string")), "ner_tags": tags})
+    Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "rows.parquet"))
+    run("ner", encoder, tmp_path / "out", train_file=tmp_path / "rows.parquet", num_train_epochs=1)
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert config.id2label == {0: "B-colour", 1: "O"}
+
+
+def test_entities_are_learned_from_spans_of_characters(encoder: Path, tmp_path: Path) -> None:
+    rows = []
+    for row in examples_of("ner", 240, 0):
+        text, spans = " ".join(row["tokens"]), []
+        for word, tag in zip(row["tokens"], row["ner_tags"], strict=True):
+            if tag != "O":
+                start = f" {text} ".index(f" {word} ")
+                spans.append({"start": start, "end": start + len(word), "label": tag[2:]})
+        rows.append({"text": text, "entities": spans})
+    (tmp_path / "spans.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = run(
+        "ner", encoder, tmp_path / "out", train_file=tmp_path / "spans.jsonl", label_column="entities", **FAST
+    )
+    assert results.best.metrics["validation"]["f1"] > 0.9
+    pipe = pipeline("token-classification", model=str(tmp_path / "out"), aggregation_strategy="first")
+    assert [each["entity_group"] for each in pipe("we saw red and the dog")] == ["colour", "animal"]
+
+
+def test_long_contexts_are_read_in_windows(encoder: Path, tmp_path: Path) -> None:
+    rows = examples_of("qa", 200, 0)
+    for row in rows:
+        before = "it is here by the " * 8
+        row["context"] = before + row["context"]
+        row["answers"]["answer_start"] = [row["answers"]["answer_start"][0] + len(before)]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"max_length": 24, "doc_stride": 8, **FAST}
+    results = run("qa", encoder, tmp_path / "out", train_file=tmp_path / "long.jsonl", **options)
+    assert results.best.metrics["validation"]["exact_match"] > 80
+
+
+def test_two_processes_adapt_as_one(encoder: Path, tmp_path: Path) -> None:
+    files = write_examples(tmp_path, "classification", {"train": 64, "validation": 32})
+    options = {
+        "from": encoder,
+        "bf16": False,
+        "num_train_epochs": 2,
+        "use_cpu": True,
+        "logging_strategy": "no",
+        **files,
+    }
+    given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    command = ["adapt", "--task", "classification", "--learning_rate", "3e-3", "--disable_tqdm", "True", *given]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    for name, start, batch in (("one", [], 16), ("two", launch, 8)):
+        where = ["--output_dir", str(tmp_path / name), "--per_device_train_batch_size", str(batch)]
+        program = [sys.executable, *start, "-m", "sequence_encoder", *command, *where]
+        finished = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+        assert finished.returncode == 0, finished.stderr
+        told = json.loads((tmp_path / name / "results.json").read_text())
+        assert told["metrics"]["validation"]["accuracy"]["mean"] > 0
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+
+
+def test_a_frozen_encoder_keeps_its_family_where_it_cannot_be_carried_over(tmp_path: Path, bert_folder: Path) -> None:
+    config = transformers.MPNetConfig(
+        vocab_size=90, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40
+    )
+    transformers.MPNetModel(config).save_pretrained(tmp_path / "mpnet")
+    transformers.AutoTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path / "mpnet")
+    files = write_examples(tmp_path, "classification", {"train": 40})
+    run("classification", tmp_path / "mpnet", tmp_path / "out", tuning="adapter", **files, num_train_epochs=2)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert isinstance(model, TaskAdapter)
+    assert type(model.encoder) is transformers.MPNetModel
+    with pytest.raises(UsageError, match="--from"):
+        run("classification", tmp_path / "mpnet", tmp_path / "full", **files, num_train_epochs=2)

@@ -1,0 +1,218 @@
+"""What `sequence-encoder adapt` refuses, before anything is computed: examples and arguments that cannot be meant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sequence_encoder.__main__ import main
+from sequence_encoder.tests.adaptation_runs import examples_of, run
+from sequence_encoder.training import UsageError
+from sequence_encoder.training import starting_points as starting_points
+from sequence_encoder.training.adaptation_arguments import parse
+
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """`refused(task, train, **options)`: the message, after which no encoder was read and nothing was written."""
+
+    def give(task: str, train: Rows, validation: Rows | None = None, **options: Any) -> str:
+        for split, rows in (("train", train), ("validation", validation)):
+            if rows is not None:
+                file = tmp_path / f"{split}.jsonl"
+                file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+                options.setdefault(f"{split}_file", file)
+        # There is no such encoder, so that reading it would be another error.
+        with pytest.raises(UsageError) as caught:
+            run(task, tmp_path / "no-encoder", tmp_path / "out", **options)
+        assert "no-encoder" not in str(caught.value)
+        assert not (tmp_path / "out").exists()
+        assert not list(tmp_path.glob(".out*"))
+        return str(caught.value)
+
+    return give
+
+
+def changed(task: str, row: int, **values: Any) -> Rows:
+    """Examples of a task of which one row has other values."""
+    rows = examples_of(task, 12, 0)
+    rows[row] = {**rows[row], **values}
+    return rows
+
+
+def without(task: str, column: str) -> Rows:
+    return [{name: value for name, value in row.items() if name != column} for row in examples_of(task, 12, 0)]
+
+
+COLUMNS = [
+    ("classification", "text", "text_column"),
+    ("classification", "label", "label_column"),
+    ("multi-label", "labels", "label_column"),
+    ("regression", "label", "label_column"),
+    ("ner", "ner_tags", "label_column"),
+    ("qa", "context", "text_pair_column"),
+    ("qa", "answers", "label_column"),
+    ("multiple-choice", "choices", "choice_columns"),
+    ("embedding", "text_pair", "text_pair_column"),
+    ("ranking", "label", "label_column"),
+]
+
+
+@pytest.mark.parametrize(("task", "column", "argument"), COLUMNS)
+def test_a_missing_column_is_named_with_those_that_there_are(
+    refused: Callable[..., str], task: str, column: str, argument: str
+) -> None:
+    message = refused(task, without(task, column))
+    assert f"--{argument} {column} is not in the train examples; choose one of " in message
+    assert all(name in message for name in without(task, column)[0])
+
+
+@pytest.mark.parametrize(
+    ("task", "column"),
+    [
+        ("classification", "text"),
+        ("qa", "question"),
+        ("embedding", "text_pair"),
+        ("ranking", "text"),
+        ("ner", "tokens"),
+    ],
+)
+def test_a_text_that_is_missing_is_told_with_its_row(refused: Callable[..., str], task: str, column: str) -> None:
+    message = refused(task, changed(task, 7, **{column: None}))
+    assert f" {column} must hold a " in message
+    assert "row 7 has None" in message
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "ranking", "multiple-choice"])
+def test_a_label_that_is_missing_is_told_with_its_row(refused: Callable[..., str], task: str) -> None:
+    message = refused(task, changed(task, 3, label=None))
+    assert "--label_column label must hold" in message
+    assert "row 3 has None" in message
+
+
+def test_many_wrong_rows_are_counted(refused: Callable[..., str]) -> None:
+    rows = [{"text": None, "label": "a"} for _ in range(9)] + examples_of("classification", 9, 0)
+    assert "and 6 more rows are like that" in refused("classification", rows)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "ranking", "multiple-choice"])
+def test_one_label_alone_is_nothing_to_learn(refused: Callable[..., str], task: str) -> None:
+    label: Any = {"classification": "red", "regression": 1.0}.get(task, 1)
+    message = refused(task, [{**row, "label": label} for row in examples_of(task, 12, 0)])
+    assert "two labels or more" in message or "the same in all training examples" in message
+
+
+@pytest.mark.parametrize(
+    ("task", "values"),
+    [("classification", {"label": "pink"}), ("multi-label", {"labels": ["red", "pink"]}), ("ner", {"ner_tags": None})],
+)
+def test_labels_that_are_not_trained_on_are_named(
+    refused: Callable[..., str], task: str, values: dict[str, Any]
+) -> None:
+    if task == "ner":
+        tags = examples_of("ner", 12, 1)[2]["ner_tags"]
+        values = {"ner_tags": ["B-pink", *tags[1:]]}
+    validation = examples_of(task, 12, 1)
+    validation[2] = {**validation[2], **values}
+    message = refused(task, examples_of(task, 12, 0), validation)
+    assert "the validation examples have the labels" in message
+    assert "pink" in message
+
+
+@pytest.mark.parametrize(("start", "end"), [(-1, 3), (5, 5), (0, 12), (30, 40)])
+def test_spans_outside_their_text_are_told(refused: Callable[..., str], start: int, end: int) -> None:
+    rows = [{"text": "we saw it", "entities": [{"start": 0, "end": 2, "label": "who"}]} for _ in range(5)]
+    rows[3] = {"text": "we saw it", "entities": [{"start": start, "end": end, "label": "who"}]}
+    message = refused("ner", rows, label_column="entities")
+    assert f"row 3 of the train examples has a span from {start} to {end}" in message
+
+
+@pytest.mark.parametrize("start", [-1, 2, 900])
+def test_answers_that_are_not_where_they_should_be_are_told(refused: Callable[..., str], start: int) -> None:
+    message = refused(
+        "qa", changed("qa", 4, context="it is an owl", answers={"text": ["owl"], "answer_start": [start]})
+    )
+    assert f"row 4 of the train examples has the answer 'owl' at {start}" in message
+
+
+def test_words_and_tags_must_be_as_many(refused: Callable[..., str]) -> None:
+    message = refused("ner", changed("ner", 2, tokens=["we", "saw"]))
+    assert "row 2 of the train examples has 2 words and 6 tags" in message
+
+
+@pytest.mark.parametrize("label", [2, -1])
+def test_a_choice_that_there_is_none_of_is_told(refused: Callable[..., str], label: int) -> None:
+    assert f"row 5 has {label}" in refused("multiple-choice", changed("multiple-choice", 5, label=label))
+
+
+def test_choices_must_be_as_many_in_every_row(refused: Callable[..., str]) -> None:
+    message = refused("multiple-choice", changed("multiple-choice", 5, choices=["a", "b", "c"]))
+    assert "must hold as many texts in every row, got [2, 3]" in message
+
+
+def test_ranks_are_from_0_to_1(refused: Callable[..., str]) -> None:
+    assert "numbers from 0 to 1" in refused("ranking", changed("ranking", 5, label=3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tuning": "adapter", "task": "ner"}, "--tuning adapter is not for --task ner; choose one of full, head"),
+        ({"tuning": "prompt", "task": "ner"}, "--tuning prompt is not for --task ner"),
+        ({"tuning": "lora", "task": "embedding"}, "--tuning lora is not for --task embedding; choose one of full"),
+        ({"train_file": "a.csv", "dataset_name": "b"}, "one of --train_file and --dataset_name is needed, got both"),
+        ({}, "one of --train_file and --dataset_name is needed, got neither"),
+        ({"train_file": "a.csv", "max_length": 3}, "--max_length must be at least 8, got 3"),
+        ({"train_file": "a.csv", "seeds": 0}, "--seeds must be at least 1, got 0"),
+        ({"train_file": "a.csv", "validation_share": 1.5}, "--validation_share must be between 0 and 1, got 1.5"),
+        ({"train_file": "a.csv", "save_strategy": "epoch"}, "--save_strategy must be no, got"),
+        ({"train_file": "a.csv", "from_adapter": "b"}, "--from_adapter goes on with one of lora, dora, ia3, prompt"),
+        ({"train_file": "a.csv", "matryoshka_dims": 8}, "--matryoshka_dims are for --task embedding"),
+        (
+            {"train_file": "a.csv", "early_stopping_patience": 2, "eval_strategy": "no"},
+            "--early_stopping_patience needs",
+        ),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_told(options: dict[str, Any], message: str) -> None:
+    given = {"task": "classification", "from": "somewhere", **options}
+    with pytest.raises(UsageError) as caught:
+        parse([part for name, value in given.items() for part in (f"--{name}", str(value))])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.txt", "no-such-folder/rows.csv"])
+def test_files_that_cannot_be_read_are_named(refused: Callable[..., str], tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    if file.parent.exists():
+        file.write_bytes(b"" if name.endswith(".csv") else b"a text")
+    assert str(file) in refused("classification", [], train_file=file)
+
+
+def test_class_weights_are_for_classes(refused: Callable[..., str]) -> None:
+    message = refused("regression", examples_of("regression", 12, 0), class_weights="balanced")
+    assert "--class_weights are for classification and ner, got --task regression" in message
+
+
+def test_an_output_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="no folder of a saved model"):
+        run("classification", tmp_path / "no-encoder", tmp_path / "out", train_file="a.csv", overwrite=True)
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+
+
+def test_settings_can_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("task: ner\nfrom: somewhere\ntrain_file: a.jsonl\nlearning_rate: 0.5\n")
+    found = parse([str(settings), "--num_train_epochs", "7"])
+    assert (found.model.task, found.args.learning_rate, found.args.num_train_epochs) == ("ner", 0.5, 7.0)
+    assert (found.args.metric_for_best_model, found.args.greater_is_better) == ("f1", True)
+    with pytest.raises(SystemExit, match=r"sequence-encoder adapt: .*there is no such file"):
+        main(["adapt", str(settings), "--train_file", str(tmp_path / "none.jsonl")])

@@ -1,0 +1,58 @@
+"""The examples of a task: from files or the Hub, a split each for training, validation and test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import UsageError
+from .adaptation_arguments import TaskDataArguments
+from .corpus import find_files, load_from_hub, read_files
+
+
+def load_examples(data: TaskDataArguments) -> dict[str, Any]:
+    """`train` and, where they are given, `validation` and `test`: a `datasets.Dataset` each.
+
+    Raises:
+        UsageError: if there are none, or they cannot be read.
+    """
+    if data.dataset_name is not None:
+        loaded = load_from_hub(data.dataset_name, "dataset_name", data.dataset_config_name)
+        examples = {name: loaded[name] for name in ("train", "validation", "test") if name in loaded}
+        if "train" not in examples:
+            raise UsageError(f"--dataset_name {data.dataset_name} has no split train, but {', '.join(loaded)}.")
+    else:
+        examples = {"train": _read(data.train_file, "train_file")}
+    for name in ("validation", "test"):
+        if file := getattr(data, f"{name}_file"):
+            examples[name] = _read(file, f"{name}_file")
+    for split, rows in examples.items():
+        if not len(rows):
+            raise UsageError(f"there are no {split} examples.")
+    return examples
+
+
+def hold_out(examples: dict[str, Any], data: TaskDataArguments, seed: int) -> dict[str, Any]:
+    """With a share of the training examples for validation, where there are none for it.
+
+    Raises:
+        UsageError: if there are too few.
+    """
+    if "validation" in examples:
+        return examples
+    if len(examples["train"]) < 2:
+        raise UsageError(f"two training examples or more are needed, got {len(examples['train'])}.")
+    count = min(max(1, round(data.validation_share * len(examples["train"]))), len(examples["train"]) - 1)
+    parts = examples["train"].train_test_split(test_size=count, seed=seed)
+    return {**examples, "train": parts["train"], "validation": parts["test"]}
+
+
+def _read(file: str | None, argument: str) -> Any:
+    found = find_files(str(file), argument)
+    if found is None:
+        raise UsageError(
+            f"--{argument} {file}: there is no such file; a dataset of the Hub is given by --dataset_name."
+        )
+    reader, files = found
+    if reader == "text":
+        raise UsageError(f"--{argument} {file} must be CSV, JSON, Parquet or Arrow, whose columns have names.")
+    return read_files(reader, files, f"--{argument} {file}")

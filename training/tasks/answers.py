@@ -1,0 +1,144 @@
+"""Answers to questions, as spans of a context that may be long: it is read in windows, which overlap."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from typing import Any
+
+import torch
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
+
+from ...pipelines.question_answering import Offsets, best_answers, windows_of
+from .. import UsageError
+from .columns import check_texts, check_there, check_values
+from .task import Examples, HeadTask, Metrics
+
+# Of the longest question and answer, in tokens.
+_QUESTION, _ANSWER = 64, 30
+
+
+class Answers(HeadTask):
+    """Questions, contexts, answers as in SQuAD: `{"text": [...], "answer_start": [...]}`, empty where there is none."""
+
+    auto_class = "AutoModelForQuestionAnswering"
+    peft_task = "QUESTION_ANS"
+    best_metric = "f1"
+
+    def read(self, examples: Examples) -> dict[str, Any]:
+        """As of `HeadTask`."""
+        data = self.data
+        self.question, self.context = data.text_column or "question", data.text_pair_column or "context"
+        self.label = data.label_column or "answers"
+        columns = {"text_column": self.question, "text_pair_column": self.context, "label_column": self.label}
+        check_there(examples, columns)
+        check_texts(examples, "text_column", self.question)
+        check_texts(examples, "text_pair_column", self.context)
+        check_values(
+            examples, "label_column", self.label, _is_answers, "text and answer_start, lists of the same length"
+        )
+        self.impossible = False
+        for split, rows in examples.items():
+            for row, (context, answers) in enumerate(zip(rows[self.context], rows[self.label], strict=True)):
+                self.impossible |= not answers["text"]
+                for text, start in zip(answers["text"], answers["answer_start"], strict=True):
+                    if start < 0 or not text or context[start : start + len(text)] != text:
+                        raise UsageError(
+                            f"--label_column {self.label}: row {row} of the {split} examples has the answer {text!r} "
+                            f"at {start}, where its context of {len(context)} characters has not."
+                        )
+        return dict(examples)
+
+    def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """As of `HeadTask`: the windows, with the first and the last token of the answer; without one, token 0."""
+        from datasets import Dataset
+
+        items: list[dict[str, Any]] = []
+        for row, (question, context, answers) in enumerate(
+            zip(rows[self.question], rows[self.context], rows[self.label], strict=True)
+        ):
+            try:
+                encoded, offsets = windows_of(
+                    tokenizer, question, context, self.max_length, self.data.doc_stride, _QUESTION
+                )
+            except ValueError as error:
+                raise UsageError(f"--max_length {self.max_length} is too short: {error}") from error
+            names = [name for name in tokenizer.model_input_names if name in encoded]
+            span = None
+            if answers["text"]:
+                span = (answers["answer_start"][0], answers["answer_start"][0] + len(answers["text"][0]))
+            for index, window in enumerate(offsets):
+                start, end = _tokens_of(span, window)
+                items.append(
+                    {
+                        **{name: encoded[name][index] for name in names},
+                        "start_positions": start,
+                        "end_positions": end,
+                        # For the metrics; no inputs of the model.
+                        "row": row,
+                        "offsets": window,
+                    }
+                )
+        return Dataset.from_list(items)
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """As of `HeadTask`."""
+        return DataCollatorWithPadding(tokenizer)
+
+    def metrics(self, rows: Any, inputs: Any) -> Metrics:
+        """The share of answers that are found exactly, and F1 of their words, as SQuAD counts them, in percent."""
+        windows = list(zip(inputs["row"], inputs["offsets"], strict=True))
+
+        def judge(prediction: EvalPrediction) -> dict[str, float]:
+            starts, ends = (torch.as_tensor(logits) for logits in prediction.predictions[:2])
+            of_row: dict[int, list[Any]] = {}
+            for index, (row, offsets) in enumerate(windows):
+                tokens = len(offsets)
+                of_row.setdefault(row, []).append((starts[index, :tokens], ends[index, :tokens], offsets))
+            exact, f1 = 0.0, 0.0
+            for row, scored in of_row.items():
+                example = rows[row]
+                found = best_answers(scored, example[self.context], 1, _ANSWER, self.impossible)
+                answer = found[0]["answer"] if found else ""
+                true = example[self.label]["text"] or [""]
+                exact += max(float(_words(answer) == _words(text)) for text in true)
+                f1 += max(_overlap(_words(answer), _words(text)) for text in true)
+            return {"exact_match": 100 * exact / len(of_row), "f1": 100 * f1 / len(of_row)}
+
+        return judge
+
+
+def _tokens_of(span: tuple[int, int] | None, offsets: Offsets) -> tuple[int, int]:
+    """The first and the last token of a span of characters; the first of the window if it does not hold all of it."""
+    if span is None:
+        return 0, 0
+    of_context = [(index, place) for index, place in enumerate(offsets) if place is not None]
+    if not of_context or of_context[0][1][0] > span[0] or of_context[-1][1][1] < span[1]:
+        return 0, 0
+    inside = [index for index, (start, end) in of_context if start < span[1] and end > span[0]]
+    return (inside[0], inside[-1]) if inside else (0, 0)
+
+
+def _words(answer: str) -> list[str]:
+    """As SQuAD compares answers: in lower case, without punctuation and articles."""
+    plain = "".join(character for character in answer.lower() if character not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", plain).split()
+
+
+def _overlap(found: list[str], true: list[str]) -> float:
+    """F1 of words."""
+    if not found or not true:
+        return float(found == true)
+    common = sum((Counter(found) & Counter(true)).values())
+    return 2 * common / (len(found) + len(true))
+
+
+def _is_answers(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("text"), list)
+        and isinstance(value.get("answer_start"), list)
+        and len(value["text"]) == len(value["answer_start"])
+        and all(isinstance(start, int) for start in value["answer_start"])
+    )

@@ -1,0 +1,172 @@
+"""Labels of whole texts, or of pairs of them: one label, several labels, or a number.
+
+Shapes: N examples, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
+
+from .columns import check_texts, check_there, check_values, label_names, named
+from .task import FROZEN, WITH_HEAD, Examples, HeadTask, Metrics
+
+
+class Classification(HeadTask):
+    """One label for each text, of whatever type the labels are."""
+
+    auto_class = "AutoModelForSequenceClassification"
+    peft_task = "SEQ_CLS"
+    best_metric: ClassVar[str | None] = "accuracy"
+    tunings = (*WITH_HEAD, *FROZEN)
+    problem_type = "single_label_classification"
+    label_column = "label"
+
+    def read(self, examples: Examples) -> dict[str, Any]:
+        """As of `HeadTask`."""
+        data = self.data
+        self.text, self.pair = data.text_column or "text", data.text_pair_column
+        self.label = data.label_column or self.label_column
+        columns = {"text_column": self.text, "text_pair_column": self.pair, "label_column": self.label}
+        check_there(examples, columns)
+        check_texts(examples, "text_column", self.text)
+        check_texts(examples, "text_pair_column", self.pair)
+        examples = {split: named(rows, self.label) for split, rows in examples.items()}
+        self.label_fields = {"problem_type": self.problem_type}
+        self._read_labels(examples)
+        return dict(examples)
+
+    def _read_labels(self, examples: Examples) -> None:
+        check_values(examples, "label_column", self.label, _is_label, "a label in every row")
+        self._set_labels(label_names(examples, self.label, lambda label: [label]))
+
+    def _target(self, value: Any) -> Any:
+        """The label of a row, as the model takes it."""
+        return self.label_fields["label2id"][str(value)]
+
+    def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """As of `HeadTask`: `input_ids` and the like, and `labels`."""
+
+        def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+            pairs = batch[self.pair] if self.pair else None
+            encoded = dict(tokenizer(batch[self.text], pairs, truncation=True, max_length=self.max_length))
+            return {**encoded, "labels": [self._target(value) for value in batch[self.label]]}
+
+        return rows.map(
+            encode, batched=True, remove_columns=rows.column_names, desc="Tokenising", load_from_cache_file=False
+        )
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """As of `HeadTask`."""
+        return DataCollatorWithPadding(tokenizer)
+
+    def metrics(self, rows: Any, inputs: Any) -> Metrics:
+        """Accuracy, F1 (the mean over classes), and Matthews' correlation."""
+        return single_label_metrics
+
+
+class MultiLabel(Classification):
+    """Any number of labels for each text: lists, or names with a separator between them."""
+
+    best_metric = "f1"
+    problem_type = "multi_label_classification"
+    label_column = "labels"
+
+    def _read_labels(self, examples: Examples) -> None:
+        check_values(
+            examples, "label_column", self.label, lambda cell: cell is None or isinstance(cell, str | list), "labels"
+        )
+        self._set_labels(label_names(examples, self.label, self._split))
+
+    def _split(self, cell: Any) -> Iterable[Any]:
+        # An empty cell of a CSV file is none.
+        if isinstance(cell, str):
+            return [name for part in cell.split(self.data.label_separator) if (name := part.strip())]
+        return cell or []
+
+    def _target(self, value: Any) -> Any:
+        target = [0.0] * len(self.label_fields["label2id"])
+        for name in self._split(value):
+            target[self.label_fields["label2id"][str(name)]] = 1.0
+        return target
+
+    def metrics(self, rows: Any, inputs: Any) -> Metrics:
+        """F1 over all labels, its mean over labels, and the share of texts that have all of theirs right."""
+        return multi_label_metrics
+
+
+class Regression(Classification):
+    """A number for each text."""
+
+    best_metric = "spearman"
+    problem_type = "regression"
+
+    def _read_labels(self, examples: Examples) -> None:
+        check_values(examples, "label_column", self.label, _is_number, "a number in every row")
+        values = set(examples["train"][self.label])
+        if len(values) < 2:
+            # Nothing can be learned from it.
+            label_names(examples, self.label, lambda label: [label])
+        self._set_labels(["LABEL_0"])
+
+    def _target(self, value: Any) -> Any:
+        return float(value)
+
+    def metrics(self, rows: Any, inputs: Any) -> Metrics:
+        """Pearson's and Spearman's correlations, and the root of the mean squared error."""
+        return regression_metrics
+
+
+def single_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Of logits (N, C) and labels (N,)."""
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    predicted, labels = logits_of(prediction).argmax(-1), np.asarray(prediction.label_ids)
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "matthews_correlation": float(matthews_corrcoef(labels, predicted)),
+    }
+
+
+def multi_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Of logits and labels (N, C)."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    predicted, labels = logits_of(prediction) > 0, np.asarray(prediction.label_ids) > 0.5
+    return {
+        "f1": float(f1_score(labels, predicted, average="micro", zero_division=0)),
+        "f1_macro": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "accuracy": float(accuracy_score(labels, predicted)),
+    }
+
+
+def regression_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Of logits (N, 1) and numbers (N,)."""
+    from scipy.stats import pearsonr, spearmanr
+
+    predicted, labels = logits_of(prediction).reshape(-1), np.asarray(prediction.label_ids).reshape(-1)
+    constant = len(set(predicted.tolist())) < 2 or len(set(labels.tolist())) < 2
+    return {
+        "pearson": 0.0 if constant else float(pearsonr(predicted, labels).statistic),
+        "spearman": 0.0 if constant else float(spearmanr(predicted, labels).statistic),
+        "rmse": float(np.sqrt(np.mean((predicted - labels) ** 2))),
+    }
+
+
+def logits_of(prediction: EvalPrediction) -> Any:
+    """The logits, which stand alone or first."""
+    logits = prediction.predictions
+    return np.asarray(logits[0] if isinstance(logits, tuple) else logits)
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,175 @@
+"""Named entities and other spans: labels of words, from tags of words or from spans of characters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from transformers import DataCollatorForTokenClassification, EvalPrediction, PreTrainedTokenizerBase
+
+from ...modeling.losses import IGNORED
+from .. import UsageError
+from .classification import logits_of
+from .columns import check_texts, check_there, check_values, label_names, named
+from .task import Examples, HeadTask, Metrics
+
+_OUTSIDE = "O"
+
+
+class Entities(HeadTask):
+    """Labels of words, in one of two forms.
+
+    Words (a list in each row) with as many tags, such as `B-person`, `I-person` and `O`; or texts with a list of spans
+    in each row, `{"start": 0, "end": 5, "label": "person"}`, of which tags of words are made.
+    """
+
+    auto_class = "AutoModelForTokenClassification"
+    peft_task = "TOKEN_CLS"
+    best_metric = "f1"
+    # peft's prompts are no tokens that have labels, and its model for this task fails on them.
+    tunings = tuple(name for name in HeadTask.tunings if name != "prompt")
+
+    def read(self, examples: Examples) -> dict[str, Any]:
+        """As of `HeadTask`."""
+        data = self.data
+        self.spans = data.label_column is not None and _holds_spans(examples["train"], data.label_column)
+        self.text = data.text_column or ("text" if self.spans else "tokens")
+        self.label = data.label_column or "ner_tags"
+        check_there(examples, {"text_column": self.text, "label_column": self.label})
+        if self.spans:
+            check_texts(examples, "text_column", self.text)
+            check_values(examples, "label_column", self.label, _is_spans, "lists of start, end and label")
+            for split, rows in examples.items():
+                _check_spans(split, rows, self.text, self.label)
+            kinds = label_names_of_spans(examples, self.label)
+            self._set_labels([_OUTSIDE, *(f"{part}-{kind}" for kind in kinds for part in "BI")])
+            return dict(examples)
+        check_values(examples, "text_column", self.text, _is_words, "a list of words in every row")
+        examples = {split: named(rows, self.label) for split, rows in examples.items()}
+        check_values(examples, "label_column", self.label, _is_tags, "a list of tags in every row")
+        for split, rows in examples.items():
+            for row, (words, tags) in enumerate(zip(rows[self.text], rows[self.label], strict=True)):
+                if len(words) != len(tags):
+                    raise UsageError(
+                        f"--label_column {self.label} must have a tag for each word; row {row} of the {split} examples "
+                        f"has {len(words)} words and {len(tags)} tags."
+                    )
+        self._set_labels(label_names(examples, self.label, lambda tags: tags))
+        return dict(examples)
+
+    def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """As of `HeadTask`: the first token of each word has its label, all others none."""
+        label2id = self.label_fields["label2id"]
+
+        def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+            encoded = tokenizer(
+                batch[self.text], truncation=True, max_length=self.max_length, is_split_into_words=not self.spans
+            )
+            labels = []
+            for index, given in enumerate(batch[self.label]):
+                words = encoded.word_ids(index)
+                tags = self._tags_of_words(encoded, index, words, given) if self.spans else given
+                row, before = [], None
+                for word in words:
+                    row.append(IGNORED if word is None or word == before else label2id[str(tags[word])])
+                    before = word
+                labels.append(row)
+            return {**dict(encoded), "labels": labels}
+
+        return rows.map(
+            encode, batched=True, remove_columns=rows.column_names, desc="Tokenising", load_from_cache_file=False
+        )
+
+    def _tags_of_words(self, encoded: Any, index: int, words: list[int | None], spans: list[Any]) -> dict[int, str]:
+        """The tag of each word of a text, by spans of its characters."""
+        tags: dict[int, str] = {}
+        for word in sorted({word for word in words if word is not None}):
+            start, end = encoded.word_to_chars(index, word)
+            for span in spans:
+                if start < span["end"] and end > span["start"]:
+                    goes_on = word > 0 and span["start"] < start and tags.get(word - 1, _OUTSIDE)[2:] == span["label"]
+                    tags[word] = f"{'I' if goes_on else 'B'}-{span['label']}"
+                    break
+            else:
+                tags[word] = _OUTSIDE
+        return tags
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """As of `HeadTask`."""
+        return DataCollatorForTokenClassification(tokenizer)
+
+    def metrics(self, rows: Any, inputs: Any) -> Metrics:
+        """Precision, recall and F1 of whole entities (seqeval), and the accuracy of words."""
+        id2label = self.label_fields["id2label"]
+
+        def judge(prediction: EvalPrediction) -> dict[str, float]:
+            from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
+
+            predicted, labels = logits_of(prediction).argmax(-1), np.asarray(prediction.label_ids)
+            # (found, true) tags of words.
+            pairs = [
+                [[id2label[int(x)] for x in row[known]] for row in (found, true)]
+                for found, true in zip(predicted, labels, strict=True)
+                if (known := true != IGNORED).any()
+            ]
+            found, true = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+            return {
+                "precision": float(precision_score(true, found, zero_division=0)),
+                "recall": float(recall_score(true, found, zero_division=0)),
+                "f1": float(f1_score(true, found, zero_division=0)),
+                "accuracy": float(accuracy_score(true, found)),
+            }
+
+        return judge
+
+
+def label_names_of_spans(examples: Examples, column: str) -> list[str]:
+    """The kinds of spans in the training examples.
+
+    Raises:
+        UsageError: if there are none, or another split has one that they have not.
+    """
+    found = {split: {span["label"] for cell in rows[column] for span in cell} for split, rows in examples.items()}
+    if not found["train"]:
+        raise UsageError(f"--label_column {column}: there is no span in the training examples.")
+    for split, kinds in found.items():
+        if unseen := sorted(kinds - found["train"]):
+            raise UsageError(
+                f"--label_column {column}: the {split} examples have spans of {', '.join(unseen[:5])}, of which there "
+                "is none to train on."
+            )
+    return sorted(found["train"])
+
+
+def _holds_spans(rows: Any, column: str) -> bool:
+    if column not in rows.column_names:
+        return False
+    first = next((cell for cell in rows[column] if cell), None)
+    return isinstance(first, list) and isinstance(first[0], dict)
+
+
+def _check_spans(split: str, rows: Any, text_column: str, column: str) -> None:
+    for row, (text, spans) in enumerate(zip(rows[text_column], rows[column], strict=True)):
+        for span in spans:
+            if not 0 <= span["start"] < span["end"] <= len(text):
+                raise UsageError(
+                    f"--label_column {column}: row {row} of the {split} examples has a span from {span['start']} to "
+                    f"{span['end']}, outside of its text of {len(text)} characters."
+                )
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(word, str) for word in value)
+
+
+def _is_tags(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(tag, str | int) for tag in value)
+
+
+def _is_spans(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(span, dict)
+        and isinstance(span.get("label"), str)
+        and all(isinstance(span.get(name), int) for name in ("start", "end"))
+        for span in value
+    )

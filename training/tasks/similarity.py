@@ -1,0 +1,166 @@
+"""Vectors of texts for search, and scores of pairs: models, losses and evaluators of sentence-transformers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import UsageError
+from .classification import _is_number
+from .columns import check_texts, check_there, check_values
+
+if TYPE_CHECKING:
+    from ..adaptation_arguments import AdaptedModelArguments, TaskDataArguments
+
+
+class SimilarityTask(ABC):
+    """A task of sentence-transformers, for pairs of texts.
+
+    Args:
+        data: where the examples are, and what their columns are called.
+
+    Attributes:
+        tunings: the ways of tuning that there are for it.
+        kind: the prefix of the classes that train it.
+        scored: whether the pairs have numbers.
+    """
+
+    tunings: ClassVar[tuple[str, ...]] = ("full",)
+    best_metric: ClassVar[str | None] = None
+    greater_is_better: ClassVar[bool] = True
+    kind: ClassVar[str]
+
+    def __init__(self, data: TaskDataArguments) -> None:
+        self.data = data
+        self.text, self.pair = data.text_column or "text", data.text_pair_column or "text_pair"
+        self.scored = True
+
+    def read(self, examples: Mapping[str, Any]) -> dict[str, Any]:
+        """Checks the examples of each split, and leaves the columns that are used: two texts, and a score if any.
+
+        Raises:
+            UsageError: for columns, texts or scores that are not as they should be.
+        """
+        check_there(examples, {"text_column": self.text, "text_pair_column": self.pair})
+        check_texts(examples, "text_column", self.text)
+        check_texts(examples, "text_pair_column", self.pair)
+        label = self._label_column(examples)
+        self.scored = label is not None
+        if label is not None:
+            check_there(examples, {"label_column": label})
+            check_values(examples, "label_column", label, _is_number, "a number in every row")
+            if len(set(examples["train"][label])) < 2:
+                raise UsageError(
+                    f"--label_column {label} is the same in all training examples; nothing can be learned."
+                )
+        names = {self.text: "text", self.pair: "text_pair", **({label: "label"} if label else {})}
+        return {split: _renamed(rows, names) for split, rows in examples.items()}
+
+    @abstractmethod
+    def _label_column(self, examples: Mapping[str, Any]) -> str | None:
+        """The column of scores, None for pairs that simply belong together."""
+
+    @abstractmethod
+    def model(self, checkpoint: str, arguments: AdaptedModelArguments) -> Any:
+        """A model of sentence-transformers around an encoder."""
+
+    @abstractmethod
+    def loss(self, model: Any, arguments: AdaptedModelArguments) -> Any:
+        """What is trained for."""
+
+    @abstractmethod
+    def evaluator(self, rows: Any) -> Any:
+        """Judges a model by the examples of a split; its `primary_metric` is that by which weights are chosen."""
+
+
+class Embedding(SimilarityTask):
+    """A vector for each text: near to those of texts that belong to it, or as near as scores say."""
+
+    kind = "SentenceTransformer"
+
+    def _label_column(self, examples: Mapping[str, Any]) -> str | None:
+        given = self.data.label_column
+        return given or ("score" if "score" in examples["train"].column_names else None)
+
+    def model(self, checkpoint: str, arguments: AdaptedModelArguments) -> Any:
+        """As of `SimilarityTask`: the encoder and its pooling, the mean if nothing else is asked for."""
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.models import Pooling, Transformer
+
+        transformer: Any = Transformer(checkpoint, max_seq_length=arguments.max_length)
+        pooling = Pooling(transformer.get_word_embedding_dimension(), pooling_mode=arguments.pooling or "mean")
+        return SentenceTransformer(modules=[transformer, pooling])
+
+    def loss(self, model: Any, arguments: AdaptedModelArguments) -> Any:
+        """As of `SimilarityTask`: CoSENT for scores, else multiple negatives ranking; Matryoshka around it if asked."""
+        from sentence_transformers.sentence_transformer import losses
+
+        loss: Any = losses.CoSENTLoss(model) if self.scored else losses.MultipleNegativesRankingLoss(model)
+        dims = arguments.matryoshka_dims
+        return losses.MatryoshkaLoss(model, loss, matryoshka_dims=dims) if dims else loss
+
+    def evaluator(self, rows: Any) -> Any:
+        """As of `SimilarityTask`: the rank correlation with scores, or how high a text is found by its pair."""
+        from sentence_transformers.sentence_transformer import evaluation
+
+        if self.scored:
+            return evaluation.EmbeddingSimilarityEvaluator(
+                rows["text"], rows["text_pair"], rows["label"], main_similarity="cosine", write_csv=False
+            )
+        documents = {text: f"d{index}" for index, text in enumerate(dict.fromkeys(rows["text_pair"]))}
+        queries = {text: f"q{index}" for index, text in enumerate(dict.fromkeys(rows["text"]))}
+        relevant: dict[str, set[str]] = {}
+        for text, pair in zip(rows["text"], rows["text_pair"], strict=True):
+            relevant.setdefault(queries[text], set()).add(documents[pair])
+        return evaluation.InformationRetrievalEvaluator(
+            {name: text for text, name in queries.items()},
+            {name: text for text, name in documents.items()},
+            relevant,
+            main_score_function="cosine",
+            write_csv=False,
+        )
+
+
+class Ranking(SimilarityTask):
+    """A score for each pair of texts, read together: how well the second answers the first."""
+
+    kind = "CrossEncoder"
+
+    def _label_column(self, examples: Mapping[str, Any]) -> str | None:
+        return self.data.label_column or "label"
+
+    def model(self, checkpoint: str, arguments: AdaptedModelArguments) -> Any:
+        """As of `SimilarityTask`: the encoder with a classifier of one output."""
+        from sentence_transformers import CrossEncoder
+
+        return CrossEncoder(checkpoint, num_labels=1, max_length=arguments.max_length)
+
+    def loss(self, model: Any, arguments: AdaptedModelArguments) -> Any:
+        """As of `SimilarityTask`: binary cross entropy, for labels from 0 to 1."""
+        from sentence_transformers.cross_encoder import losses
+
+        return losses.BinaryCrossEntropyLoss(model)
+
+    def read(self, examples: Mapping[str, Any]) -> dict[str, Any]:
+        """As of `SimilarityTask`; labels must be from 0 to 1."""
+        found = super().read(examples)
+        check_values(found, "label_column", "label", lambda value: 0 <= value <= 1, "numbers from 0 to 1")
+        return found
+
+    def evaluator(self, rows: Any) -> Any:
+        """As of `SimilarityTask`: average precision of labels of 0 and 1, else the rank correlation."""
+        from sentence_transformers.cross_encoder import evaluation
+
+        pairs = [list(pair) for pair in zip(rows["text"], rows["text_pair"], strict=True)]
+        labels = list(rows["label"])
+        if set(labels) == {0, 1}:
+            whole = [int(label) for label in labels]
+            return evaluation.CrossEncoderClassificationEvaluator(pairs, whole, write_csv=False)
+        return evaluation.CrossEncoderCorrelationEvaluator(pairs, labels, write_csv=False)
+
+
+def _renamed(rows: Any, names: dict[str, str]) -> Any:
+    """The columns that have new names, in their order."""
+    rows = rows.select_columns(list(names))
+    return rows.rename_columns({old: new for old, new in names.items() if old != new})

@@ -1,0 +1,72 @@
+"""What a task with a head of transformers is: its columns, its labels, how examples become inputs, its metrics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from transformers import EvalPrediction, PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from ..adaptation_arguments import TaskDataArguments
+
+Examples = Mapping[str, Any]
+Metrics = Callable[[EvalPrediction], dict[str, float]]
+FROZEN = ("adapter",)
+WITH_HEAD = ("full", "head", "lora", "dora", "ia3", "prompt")
+
+
+class HeadTask(ABC):
+    """A task, for certain columns of examples.
+
+    Args:
+        data: where the examples are, and what their columns are called.
+        max_length: tokens that a text is cut to.
+
+    Attributes:
+        auto_class: of transformers, for the model.
+        peft_task: peft's name of it.
+        best_metric: by which the best weights are chosen.
+        greater_is_better: whether that is to be large.
+        tunings: the ways of tuning that there are for it.
+        label_fields: of the configuration, known once examples were read.
+    """
+
+    auto_class: ClassVar[str]
+    peft_task: ClassVar[str | None]
+    best_metric: ClassVar[str | None]
+    greater_is_better: ClassVar[bool] = True
+    tunings: ClassVar[tuple[str, ...]] = WITH_HEAD
+
+    def __init__(self, data: TaskDataArguments, max_length: int) -> None:
+        self.data, self.max_length = data, max_length
+        self.label_fields: dict[str, Any] = {}
+
+    @abstractmethod
+    def read(self, examples: Examples) -> dict[str, Any]:
+        """Checks the examples of each split and learns their labels.
+
+        Returns:
+            The examples as `encode` wants them.
+
+        Raises:
+            UsageError: for columns, texts or labels that are not as they should be; nothing was computed yet.
+        """
+
+    @abstractmethod
+    def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """The examples of a split as inputs of the model: a `datasets.Dataset`."""
+
+    @abstractmethod
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """Makes batches of what `encode` gives."""
+
+    @abstractmethod
+    def metrics(self, rows: Any, inputs: Any) -> Metrics:
+        """Judges the predictions for the examples of a split, `rows`, encoded as `inputs`."""
+
+    def _set_labels(self, names: list[Any]) -> None:
+        labels = [str(name) for name in names]
+        self.label_fields["id2label"] = dict(enumerate(labels))
+        self.label_fields["label2id"] = {name: index for index, name in enumerate(labels)}

@@ -1,0 +1,136 @@
+"""Ways of tuning an encoder: which weights are trained, and what that needs of peft."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from transformers import PreTrainedModel
+
+from . import UsageError
+
+if TYPE_CHECKING:
+    from .adaptation_arguments import AdaptedModelArguments
+
+# Parts of heads that a pretrained encoder as a rule does not have, and that are trained with any adapter.
+_HEAD_PARTS = ("classifier", "qa_outputs", "head", "pooler")
+
+
+def _lora(arguments: AdaptedModelArguments, **options: Any) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=arguments.rank, lora_alpha=2 * arguments.rank, lora_dropout=0.05, **options)
+
+
+def _dora(arguments: AdaptedModelArguments, **options: Any) -> Any:
+    return _lora(arguments, use_dora=True, **options)
+
+
+def _ia3(arguments: AdaptedModelArguments, **options: Any) -> Any:
+    from peft import IA3Config
+
+    return IA3Config(**options)
+
+
+def _prompt(arguments: AdaptedModelArguments, **options: Any) -> Any:
+    from peft import PromptTuningConfig
+
+    return PromptTuningConfig(num_virtual_tokens=arguments.prompt_length, **options)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A way of tuning.
+
+    Attributes:
+        defaults: of the training, where nothing else is said.
+        peft_config: makes what peft wants, for those that are its.
+        can_be_merged: whether the trained weights become part of the encoder in the end.
+    """
+
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    peft_config: Callable[..., Any] | None = None
+    can_be_merged: bool = True
+
+    @property
+    def is_peft(self) -> bool:
+        """Whether peft does it."""
+        return self.peft_config is not None
+
+
+# The fewer weights, the larger the steps.
+TUNINGS: dict[str, Tuning] = {
+    "full": Tuning(),
+    "head": Tuning({"learning_rate": 1e-3, "num_train_epochs": 10.0}),
+    "adapter": Tuning({"learning_rate": 1e-2, "num_train_epochs": 50.0}),
+    "lora": Tuning({"learning_rate": 1e-3}, _lora),
+    "dora": Tuning({"learning_rate": 1e-3}, _dora),
+    "ia3": Tuning({"learning_rate": 5e-3}, _ia3),
+    "prompt": Tuning({"learning_rate": 1e-2, "num_train_epochs": 10.0}, _prompt, can_be_merged=False),
+}
+
+
+def tuned(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: str | None) -> Any:
+    """The model with the weights frozen that are not trained, wrapped by peft where that trains.
+
+    Args:
+        model: with its head.
+        arguments: say which way, and its sizes.
+        peft_task: peft's name for the task, None if it has none.
+
+    Raises:
+        UsageError: if peft is not installed, or an adapter is of another encoder.
+    """
+    tuning = TUNINGS[arguments.tuning]
+    if arguments.tuning == "head":
+        cast(PreTrainedModel, model.base_model).requires_grad_(False)
+        for name, module in model.base_model.named_children():
+            # Of a new head, whichever side of the base it stands on.
+            module.requires_grad_(name == "pooler")
+    if tuning.peft_config is None:
+        return model
+    try:
+        import peft
+    except ImportError as error:
+        raise UsageError(f"--tuning {arguments.tuning} needs peft: pip install 'sequence-encoder[adapt]'.") from error
+    if arguments.from_adapter is not None:
+        return _from_adapter(model, arguments.from_adapter, str(arguments.from_checkpoint))
+    parts = {name.rpartition(".")[2] for name, module in model.named_modules() if list(module.parameters())}
+    heads = [part for part in _HEAD_PARTS if part in parts]
+    # Prompt tuning trains the head that peft knows for the task by itself.
+    options = {} if arguments.tuning == "prompt" else {"modules_to_save": heads}
+    return peft.get_peft_model(model, tuning.peft_config(arguments, task_type=peft_task, **options))
+
+
+def _from_adapter(model: PreTrainedModel, folder: str, checkpoint: str) -> Any:
+    import peft
+
+    check_adapter(folder, checkpoint)
+    try:
+        return peft.PeftModel.from_pretrained(model, folder, is_trainable=True)
+    except RuntimeError as error:
+        raise UsageError(f"--from_adapter {folder} does not fit --from {checkpoint}: {error}") from error
+
+
+def check_adapter(folder: str, checkpoint: str) -> None:
+    """Checks that a folder holds an adapter of this encoder.
+
+    Raises:
+        UsageError: if it does not.
+    """
+    file = Path(folder, "adapter_config.json")
+    try:
+        named = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(f"--from_adapter {folder} is no folder of a peft adapter: {error}") from error
+    same = named == checkpoint or (
+        named and Path(named).exists() and Path(named).resolve() == Path(checkpoint).resolve()
+    )
+    if not same:
+        raise UsageError(
+            f"--from_adapter {folder} is an adapter of {named}, and --from is {checkpoint}: an adapter is of use with "
+            "the encoder that it was trained with, and no other."
+        )
