@@ -1,0 +1,67 @@
+"""Worked example: from raw text to a small table of what is named in it, as JSON Lines.
+
+    python tweets.py tweets
+    sequence-encoder adapt --task ner --from MODEL --train_file tweets/train.jsonl --test_file tweets/test.jsonl \
+        --output_dir tagger
+    python extract_entities.py --model_name_or_path tagger --text_file texts.txt --output_file entities.jsonl
+
+Each line is one thing that is named: its kind, its name as it is written first, how often it is named, and where: the
+number of the text (of a line of the file), and the characters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common import read_arguments
+from transformers import pipeline
+
+import sequence_encoder  # noqa: F401 # so that the Auto classes know it
+
+
+@dataclass
+class ExtractionArguments:
+    """What is read, and what is written."""
+
+    model_name_or_path: str = field(metadata={"help": "A model of `--task ner`."})
+    text_file: str = field(metadata={"help": "A text a line."})
+    output_file: str = field(default="entities.jsonl", metadata={"help": "The table."})
+    least_score: float = field(default=0.5, metadata={"help": "How sure the model must be of an entity."})
+
+
+def find(texts: list[str], model: str, least_score: float) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number of the text, entity) for all texts."""
+    # The label of a word is that of its first token, as in training.
+    tag = pipeline("token-classification", model=model, aggregation_strategy="first")
+    for number, entities in enumerate(tag(texts)):
+        yield from ((number, entity) for entity in entities if entity["score"] >= least_score)
+
+
+def table(texts: list[str], found: Iterable[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """A row for each thing that is named, what is named most often first."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for number, entity in found:
+        start, end = int(entity["start"]), int(entity["end"])
+        name, kind = texts[number][start:end], entity["entity_group"]
+        row = rows.setdefault((kind, name.casefold()), {"kind": kind, "name": name, "count": 0, "mentions": []})
+        row["count"] += 1
+        row["mentions"].append({"text": number, "start": start, "end": end, "score": round(float(entity["score"]), 3)})
+    return sorted(rows.values(), key=lambda row: -row["count"])
+
+
+def main() -> None:
+    """Reads the texts, finds the entities, writes the table."""
+    (arguments,) = read_arguments(ExtractionArguments)
+    texts = Path(arguments.text_file).read_text(encoding="utf-8").splitlines()
+    rows = table(texts, find(texts, arguments.model_name_or_path, arguments.least_score))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    Path(arguments.output_file).write_text(lines, encoding="utf-8")
+    print(f"{len(rows)} things, named {sum(row['count'] for row in rows)} times, in {arguments.output_file}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Fine-tune an encoder to give vectors for search, with sentence-transformers: pairs of texts that belong together.
+
+    python run_embedding.py --model_name_or_path MODEL --train_file pairs.jsonl --validation_file valid.jsonl \
+        --do_train --do_eval --output_dir embedder
+
+A plain script of sentence-transformers, to be changed; `sequence-encoder adapt --task embedding` does more by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from common import ScriptArguments, load_splits, read_arguments, train_and_evaluate
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
+from transformers import set_seed
+
+import sequence_encoder  # noqa: F401 # so that the Auto classes know it
+
+
+@dataclass
+class EmbeddingArguments(ScriptArguments):
+    """The columns and the lengths of vectors."""
+
+    text_column_name: str = field(default="text", metadata={"help": "Questions."})
+    text_pair_column_name: str = field(default="text_pair", metadata={"help": "What answers them."})
+    matryoshka_dims: list[int] | None = field(default=None, metadata={"help": "Lengths that vectors may be cut to."})
+
+
+def main() -> None:
+    """Reads the arguments, trains, evaluates."""
+    arguments, training_arguments = read_arguments(EmbeddingArguments, SentenceTransformerTrainingArguments)
+    set_seed(training_arguments.seed)
+    names = [arguments.text_column_name, arguments.text_pair_column_name]
+    data = load_splits(arguments).select_columns(names)
+
+    model = SentenceTransformer(arguments.model_name_or_path)
+    model.max_seq_length = arguments.max_seq_length
+    loss: torch.nn.Module = MultipleNegativesRankingLoss(model)
+    if arguments.matryoshka_dims:
+        loss = MatryoshkaLoss(model, loss, matryoshka_dims=arguments.matryoshka_dims)
+    evaluator = None
+    if training_arguments.do_eval:
+        held_out = data["validation"]
+        queries, documents = (dict(enumerate(held_out[name])) for name in names)
+        evaluator = InformationRetrievalEvaluator(
+            {str(index): text for index, text in queries.items()},
+            {str(index): text for index, text in documents.items()},
+            {str(index): {str(index)} for index in queries},
+        )
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=training_arguments,
+        train_dataset=data["train"] if training_arguments.do_train else None,
+        loss=loss,
+        evaluator=evaluator,
+    )
+    train_and_evaluate(trainer, training_arguments)
+
+
+if __name__ == "__main__":
+    main()
