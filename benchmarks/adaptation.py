@@ -1,0 +1,272 @@
+"""Adapting the real all-MiniLM-L6-v2, carried over, beside transformers' BERT with the same weights and script.
+
+`entities`, `classification` and `retrieval`: quality over seeds, and speed, of full tuning, seed by seed in turns.
+`tunings`: full tuning, LoRA, IA3, TaskAdapter and head only. `frozen`: a further epoch of a TaskAdapter beside the
+first, and scikit-learn's logistic regression on the same vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from minilm import MINILM
+from peers import print_machine
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from sequence_encoder import SequenceEncoderModel, TaskAdapter, convert, train_adapted_model
+from sequence_encoder.examples.tweets import read_tweets
+from sequence_encoder.training.adaptation_arguments import TaskDataArguments
+from sequence_encoder.training.documentation import read_documentation
+from sequence_encoder.training.hardware import faster_in_bfloat16
+from sequence_encoder.training.tasks import HEAD_TASKS
+
+SEEDS, TRAIN, TEST, LIBRARIES, LENGTH = 5, 2000, 1000, 8, 128
+PEERS = ("transformers' BERT", "SequenceEncoder")
+CLASSES: dict[str, tuple[Any, Any]] = {
+    "ner": (BertForTokenClassification, AutoModelForTokenClassification),
+    "classification": (BertForSequenceClassification, AutoModelForSequenceClassification),
+}
+
+
+def documentation(count: int) -> list[Any]:
+    """Docstrings of the largest libraries, drawn at random."""
+    docs = read_documentation()
+    largest = {name for name, _ in Counter(doc.library for doc in docs).most_common(LIBRARIES)}
+    return random.Random(0).sample([doc for doc in docs if doc.library in largest], count)
+
+
+def examples_of(task: str) -> dict[str, Any]:
+    """The tweets; or docstrings, whose library is to be named."""
+    from datasets import Dataset
+
+    if task == "ner":
+        parts: Any = read_tweets()
+    else:
+        rows = [{"text": doc.hidden, "label": doc.library} for doc in documentation(TRAIN + TEST)]
+        parts = rows[:TRAIN], rows[TRAIN:]
+    return {split: Dataset.from_list(part) for split, part in zip(("train", "test"), parts, strict=True)}
+
+
+def fine_tuning(task: str, epochs: int, seeds: int) -> None:
+    """Both peers with one `Trainer` script, in turns."""
+    reader = HEAD_TASKS[task](TaskDataArguments(train_file="examples"), LENGTH)
+    rows = reader.read(examples_of(task))
+    tokenizer = AutoTokenizer.from_pretrained(MINILM)
+    inputs = {split: reader.encode(part, tokenizer) for split, part in rows.items()}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in PEERS}
+    with tempfile.TemporaryDirectory() as folder:
+        convert(MINILM, base_model=True).save_pretrained(folder)
+        for seed in range(seeds):
+            for number, (name, model_class) in enumerate(zip(PEERS, CLASSES[task], strict=True)):
+                set_seed(seed)
+                model = model_class.from_pretrained(folder if number else MINILM, **reader.label_fields)
+                trainer = Trainer(
+                    model,
+                    arguments(folder, epochs, seed),
+                    train_dataset=inputs["train"],
+                    eval_dataset=inputs["test"],
+                    data_collator=reader.collator(tokenizer),
+                    processing_class=tokenizer,
+                    compute_metrics=reader.metrics(rows["test"], inputs["test"]),
+                )
+                started = time.perf_counter()
+                trainer.train()
+                seconds = time.perf_counter() - started
+                score = trainer.evaluate()[f"eval_{reader.best_metric}"]
+                found[name].append((score, seconds))
+                print(f"  seed {seed}  {name:<20} {reader.best_metric} {score:.4f}  {seconds:.0f} s", flush=True)
+    compare(f"{task}, {epochs} epochs", str(reader.best_metric), found)
+
+
+def arguments(folder: str, epochs: int, seed: int, **options: Any) -> TrainingArguments:
+    """The same for all, those of transformers' examples but for the batch, which is larger."""
+    return TrainingArguments(
+        output_dir=f"{folder}/out",
+        num_train_epochs=epochs,
+        per_device_train_batch_size=32,
+        per_device_eval_batch_size=64,
+        seed=seed,
+        use_cpu=True,
+        bf16=faster_in_bfloat16(),
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        logging_strategy="no",
+        **{"learning_rate": 1e-4, "warmup_steps": 0.1, **options},
+    )
+
+
+def compare(title: str, metric: str, found: dict[str, list[tuple[float, float]]]) -> None:
+    """Means and deviations, and the ratio of the times of each seed."""
+    print(f"\n{title}")
+    reference = [seconds for _, seconds in found[PEERS[0]]]
+    for name, results in found.items():
+        scores, times = zip(*results, strict=True)
+        deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
+        ratio = statistics.median(before / now for before, now in zip(reference, times, strict=True))
+        print(f"  {name:<20} {metric} {statistics.mean(scores):.4f} ± {deviation:.4f}  {ratio:.2f} x the speed")
+
+
+def retrieval(epochs: int, seeds: int) -> None:
+    """The rest of a docstring is to be found by its first paragraph, with sentence-transformers' trainer and loss."""
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    pairs = []
+    for doc in documentation(6 * (TRAIN + TEST)):
+        first, _, rest = doc.text.partition("\n\n")
+        if len(first.split()) >= 4 and len(rest.split()) >= 12:
+            pairs.append({"anchor": " ".join(first.split()), "positive": " ".join(rest.split()[:80])})
+    pairs = pairs[: TRAIN + TEST]
+    train, test = Dataset.from_list(pairs[:TRAIN]), pairs[TRAIN:]
+    evaluator = InformationRetrievalEvaluator(
+        {str(i): pair["anchor"] for i, pair in enumerate(test)},
+        {str(i): pair["positive"] for i, pair in enumerate(test)},
+        {str(i): {str(i)} for i in range(len(test))},
+        main_score_function="cosine",
+        write_csv=False,
+    )
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in PEERS}
+    with tempfile.TemporaryDirectory() as folder:
+        convert(MINILM, base_model=True).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(MINILM).save_pretrained(folder)
+        for seed in range(seeds):
+            for name, checkpoint in zip(PEERS, (str(MINILM), folder), strict=True):
+                set_seed(seed)
+                transformer: Any = Transformer(checkpoint, max_seq_length=LENGTH)
+                model = SentenceTransformer(modules=[transformer, Pooling(384, pooling_mode="mean")])
+                if not found[name]:
+                    print(f"  {name}, before: nDCG@10 {evaluator(model)['cosine_ndcg@10']:.4f}")
+                plain = arguments(folder, epochs, seed, learning_rate=2e-5)
+                given = {key: getattr(plain, key) for key, each in plain.__dataclass_fields__.items() if each.init}
+                trainer = SentenceTransformerTrainer(
+                    model=model,
+                    args=SentenceTransformerTrainingArguments(**given),
+                    train_dataset=train,
+                    loss=MultipleNegativesRankingLoss(model),
+                )
+                started = time.perf_counter()
+                trainer.train()
+                seconds = time.perf_counter() - started
+                score = evaluator(model)["cosine_ndcg@10"]
+                found[name].append((score, seconds))
+                print(f"  seed {seed}  {name:<20} nDCG@10 {score:.4f}  {seconds:.0f} s", flush=True)
+    compare(f"retrieval, {epochs} epochs", "nDCG@10", found)
+
+
+def tunings(seeds: int) -> None:
+    """`sequence-encoder adapt` with each way of tuning, in a process of its own, for its memory."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for split, part in examples_of("classification").items():
+            part.to_json(folder / f"{split}.jsonl")
+        print(f"\n{'tuning':<10} {'accuracy':<18} {'trained':>12} {'seconds':>8} {'memory, MiB':>12}")
+        for tuning in ("full", "lora", "ia3", "adapter", "head"):
+            command = [sys.executable, "-m", "sequence_encoder", "adapt", "--task", "classification"]
+            command += ["--from", str(MINILM), "--tuning", tuning, "--max_length", str(LENGTH), "--seeds", str(seeds)]
+            command += ["--train_file", str(folder / "train.jsonl"), "--test_file", str(folder / "test.jsonl")]
+            command += ["--pooling", "mean", "--output_dir", str(folder / tuning), "--disable_tqdm", "True"]
+            started = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            seconds = (time.perf_counter() - started) / seeds
+            told = json.loads((folder / tuning / "results.json").read_text())
+            accuracy = told["metrics"]["test"]["accuracy"]
+            shown = f"{accuracy['mean']:.4f} ± {accuracy['deviation']:.4f}"
+            memory = told["peak_memory"] // 2**20
+            print(
+                f"{tuning:<10} {shown:<18} {told['trained_parameters']:>12,} {seconds:>8.0f} {memory:>12,}", flush=True
+            )
+
+
+def frozen() -> None:
+    """The epochs of a TaskAdapter, and logistic regression on the same vectors."""
+    from sklearn.linear_model import LogisticRegression
+
+    tokenizer, encoder = AutoTokenizer.from_pretrained(MINILM), convert(MINILM, base_model=True)
+    assert isinstance(encoder, SequenceEncoderModel)
+    rows = [(doc.hidden, doc.library) for doc in documentation(TRAIN + TEST)]
+    labels = sorted({label for _, label in rows})
+    items = [
+        {**tokenizer(text, truncation=True, max_length=LENGTH), "labels": labels.index(label)} for text, label in rows
+    ]
+    train, test = items[:TRAIN], items[TRAIN:]
+    adapter = TaskAdapter(encoder, len(labels), "mean")
+    collate, epochs, times = DataCollatorWithPadding(tokenizer), 100, []
+
+    class Timed(torch.utils.data.DataLoader):  # type: ignore[type-arg]
+        """Notes when each epoch begins."""
+
+        def __iter__(self) -> Any:
+            times.append(time.perf_counter())
+            return super().__iter__()
+
+    train_adapted_model(adapter, Timed(train, batch_size=32, shuffle=True, collate_fn=collate), epochs, 0.01)
+    times.append(time.perf_counter())
+    spans = [after - before for before, after in itertools.pairwise(times)]
+    further = statistics.median(spans[1:])
+    print(f"\nfirst epoch {spans[0]:.2f} s, a further one {further:.3f} s: {spans[0] / further:.0f} x faster")
+
+    def vectors_of(part: list[Any]) -> Any:
+        batches = [collate(part[i : i + 64]) for i in range(0, len(part), 64)]
+        return torch.cat([adapter.features(b["input_ids"], b["attention_mask"]) for b in batches])
+
+    vectors = {name: vectors_of(part) for name, part in (("train", train), ("test", test))}
+    targets = {name: [item["labels"] for item in part] for name, part in (("train", train), ("test", test))}
+    regression = LogisticRegression(max_iter=2000).fit(vectors["train"].numpy(), targets["train"])
+    with torch.no_grad():
+        ours = adapter(features=vectors["test"]).logits.argmax(-1)
+    right = (ours == torch.tensor(targets["test"])).float().mean()
+    theirs = regression.score(vectors["test"].numpy(), targets["test"])
+    print(f"accuracy: TaskAdapter {right:.4f}, logistic regression {theirs:.4f}")
+
+
+def main() -> None:
+    """Reads what to run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["entities", "classification", "retrieval", "tunings", "frozen"], nargs="+")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    options = parser.parse_args()
+    print_machine()
+    for what in options.what:
+        if what == "retrieval":
+            retrieval(options.epochs, options.seeds)
+        elif what == "tunings":
+            tunings(options.seeds)
+        elif what == "frozen":
+            frozen()
+        else:
+            fine_tuning({"entities": "ner"}.get(what, what), options.epochs, options.seeds)
+
+
+if __name__ == "__main__":
+    main()
