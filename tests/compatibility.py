@@ -42,15 +42,13 @@ def make_environment(name: str) -> Path:
     python = folder / "bin" / "python"
     base = os.environ.get("OLDEST_PYTHON") or sys.executable if name == "oldest" else sys.executable
     pins = {"oldest": lowest_versions(), "newest": []}.get(name, [f"transformers=={name}.*"])
-    # The bench extra brings sentence-transformers, which a test of the suite needs.
-    extras = (*EXTRAS, "bench") if name == "newest" else EXTRAS
     if not python.exists():
         subprocess.run([base, "-m", "venv", folder], check=True)
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.write("\n".join(pins))
         constraints.flush()
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
-        package = f"{ROOT}[{','.join(extras)}]"
+        package = f"{ROOT}[{','.join(EXTRAS)}]"
         subprocess.run([*install, "--constraint", constraints.name, "--editable", package], check=True)
     return python
 
