@@ -9,8 +9,10 @@ ENVIRONMENTS ?= oldest newest
 
 install: .venv/installed
 
+# The pip of older Pythons cannot build seqeval.
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev]'
 	touch $@
 

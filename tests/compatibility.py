@@ -44,6 +44,8 @@ def make_environment(name: str) -> Path:
     pins = {"oldest": lowest_versions(), "newest": []}.get(name, [f"transformers=={name}.*"])
     if not python.exists():
         subprocess.run([base, "-m", "venv", folder], check=True)
+        # The pip of older Pythons cannot build seqeval.
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--upgrade", "pip>=23.1"], check=True)
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.write("\n".join(pins))
         constraints.flush()

