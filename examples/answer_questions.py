@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from common import read_arguments
@@ -43,7 +44,7 @@ def texts_of(docs: list[Docstring], libraries: int, count: int) -> list[Docstrin
 def load_encoder(name: str) -> SequenceEncoderModel:
     """An encoder without a head."""
     model = load_checkpoint(name, base_model=True)
-    return model if isinstance(model, SequenceEncoderModel) else convert(model)
+    return cast(SequenceEncoderModel, model if isinstance(model, SequenceEncoderModel) else convert(model))
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ def find(texts: list[str], model: str, least_score: float) -> Iterator[tuple[int
     # The label of a word is that of its first token, as in training.
     tag = pipeline("token-classification", model=model, aggregation_strategy="first")
     for number, entities in enumerate(tag(texts)):
-        yield from ((number, entity) for entity in entities if entity["score"] >= least_score)
+        yield from ((number, entity) for entity in entities if float(entity["score"]) >= least_score)
 
 
 def table(texts: list[str], found: Iterable[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -3,7 +3,8 @@
     python run_classification.py --model_name_or_path MODEL --train_file train.csv --validation_file valid.csv \
         --do_train --do_eval --output_dir classifier
 
-A plain `Trainer` script, to be changed; `sequence-encoder adapt --task classification` does more by itself.
+A plain `Trainer` script, to be changed; `sequence-encoder adapt --task classification` does more by itself, and
+carries encoders of other families over, which stay what they are here.
 """
 
 from __future__ import annotations
@@ -82,7 +83,10 @@ def main() -> None:
         label2id={name: index for index, name in enumerate(labels)},
     )
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    model = AutoModelForSequenceClassification.from_pretrained(arguments.model_name_or_path, config=config)
+    # A head that the checkpoint has may be of other labels.
+    model = AutoModelForSequenceClassification.from_pretrained(
+        arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True
+    )
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
         pairs = batch[arguments.text_pair_column_name] if arguments.text_pair_column_name else None

@@ -3,7 +3,8 @@
     python run_ner.py --model_name_or_path MODEL --train_file train.jsonl --validation_file valid.jsonl \
         --do_train --do_eval --output_dir tagger
 
-A plain `Trainer` script, to be changed; `sequence-encoder adapt --task ner` does more by itself.
+A plain `Trainer` script, to be changed; `sequence-encoder adapt --task ner` does more by itself, and
+carries encoders of other families over, which stay what they are here.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ def main() -> None:
         label2id={name: index for index, name in enumerate(labels)},
     )
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    model = AutoModelForTokenClassification.from_pretrained(arguments.model_name_or_path, config=config)
+    # A head that the checkpoint has may be of other labels.
+    model = AutoModelForTokenClassification.from_pretrained(
+        arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True
+    )
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
         encoded = tokenizer(

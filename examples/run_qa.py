@@ -3,7 +3,8 @@
     python run_qa.py --model_name_or_path MODEL --train_file train.jsonl --validation_file valid.jsonl \
         --do_train --do_eval --output_dir reader
 
-A plain `Trainer` script, to be changed; `sequence-encoder adapt --task qa` does more by itself.
+A plain `Trainer` script, to be changed; `sequence-encoder adapt --task qa` does more by itself, and
+carries encoders of other families over, which stay what they are here.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ def main() -> None:
     arguments, training_arguments = read_arguments(AnswerArguments, TrainingArguments)
     set_seed(training_arguments.seed)
     data = load_splits(arguments)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    model = AutoModelForQuestionAnswering.from_pretrained(arguments.model_name_or_path)
+    # Positions of answers are counted from the left.
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path, padding_side="right")
+    # A head that the checkpoint has may be of other labels.
+    model = AutoModelForQuestionAnswering.from_pretrained(arguments.model_name_or_path, ignore_mismatched_sizes=True)
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
         encoded = tokenizer(

@@ -3,7 +3,8 @@
     python run_swag.py --model_name_or_path MODEL --train_file train.jsonl --validation_file valid.jsonl \
         --do_train --do_eval --output_dir chooser
 
-A plain `Trainer` script, to be changed; `sequence-encoder adapt --task multiple-choice` does more by itself.
+A plain `Trainer` script, to be changed; `sequence-encoder adapt --task multiple-choice` does more by itself, and
+carries encoders of other families over, which stay what they are here.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def main() -> None:
     set_seed(training_arguments.seed)
     data = load_splits(arguments)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    model = AutoModelForMultipleChoice.from_pretrained(arguments.model_name_or_path)
+    # A head that the checkpoint has may be of other labels.
+    model = AutoModelForMultipleChoice.from_pretrained(arguments.model_name_or_path, ignore_mismatched_sizes=True)
     endings = arguments.ending_column_names
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:

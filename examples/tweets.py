@@ -6,10 +6,10 @@ python tweets.py tweets        # writes tweets/train.jsonl and tweets/test.jsonl
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,4 +48,6 @@ def write_tweets(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_tweets(Path(sys.argv[1] if len(sys.argv) > 1 else "tweets"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("tweets"))
+    write_tweets(parser.parse_args().folder)

@@ -13,6 +13,8 @@ from ..configuration.configuration_task_adapter import TaskAdapterConfig
 _NORMS = {"layer_norm": "layer norm", "rms_norm": "RMS norm"}
 _PLACES = {"post": "after each residual addition", "pre": "before each branch, and after the last layer"}
 _FEED_FORWARDS = {"mlp": "two linear layers with {act} between them", "glu": "gated by {act} (GLU)"}
+# Heads that have no use for a text as a whole.
+_OF_TOKENS = ("ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
 _POOLINGS = {"mean": "the mean of its tokens", "cls": "its first token"}
 
 
@@ -26,8 +28,9 @@ def architecture_in_words(model: PreTrainedModel) -> list[tuple[str, str]]:
         rows.append(("encoder", type(getattr(model, "encoder", None)).__name__))
         config = config.encoder_config
     else:
-        pooler = f", and a dense layer with {config.pooler_act}" if config.pooler_act else ""
-        rows.append(("a text as a whole", _POOLINGS[config.pooling] + pooler))
+        if not any(kind.__name__.endswith(_OF_TOKENS) for kind in type(model).__mro__):
+            pooler = f", and a dense layer with {config.pooler_act}" if config.pooler_act else ""
+            rows.append(("a text as a whole", _POOLINGS[config.pooling] + pooler))
     if isinstance(config, SequenceEncoderConfig):
         rows += _axes(config)
     if any(kind.__name__.endswith(("Classification", "TaskAdapter")) for kind in type(model).__mro__):

@@ -66,7 +66,7 @@ def check_replaceable(output: Path, replace: bool, option: str, kept: Path | Non
 
 def _is_model(folder: Path) -> bool:
     # An adapter of peft stands alone.
-    for name, field in (("config.json", "model_type"), ("adapter_config.json", "peft_type")):
+    for name, field in (("config.json", "model_type"), ("adapter/adapter_config.json", "peft_type")):
         try:
             if field in json.loads((folder / name).read_text(encoding="utf-8")):
                 return True

@@ -122,7 +122,7 @@ def test_every_way_of_tuning_trains_few_weights_and_leaves_the_encoder(
     if tuning == "prompt":
         import peft
 
-        model = peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "out", num_labels=3)
+        model = peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "out" / "adapter", num_labels=3)
     else:
         model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -152,7 +152,22 @@ def test_an_adapter_alone_is_saved_and_gone_on_from_with_the_same_encoder(encode
     other = save_encoder(tmp_path / "other", num_hidden_layers=1)
     with pytest.raises(UsageError, match=r"is an adapter of .*, and --from is .*other"):
         run("classification", other, tmp_path / "third", **options)
+    with pytest.raises(UsageError, match="is of the kind LORA, use_dora=False, and --tuning dora not"):
+        run("classification", encoder, tmp_path / "third", **{**options, "tuning": "dora"})
+    rows = [{**row, "label": f"dark-{row['label']}"} for row in examples_of("classification", 24, 0)]
+    (tmp_path / "dark.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UsageError, match="knows the labels blue, green, red, and the examples have dark-blue"):
+        run(
+            "classification",
+            encoder,
+            tmp_path / "third",
+            tuning="lora",
+            from_adapter=tmp_path / "first" / "adapter",
+            train_file=tmp_path / "dark.jsonl",
+        )
     assert not (tmp_path / "third").exists()
+    with pytest.raises(FileExistsError, match=r"holds .*adapter, which is to be read"):
+        run("classification", encoder, tmp_path / "first", overwrite=True, **options)
 
 
 def test_encoders_of_other_families_are_carried_over(bert_folder: Path, tmp_path: Path) -> None:
@@ -163,6 +178,17 @@ def test_encoders_of_other_families_are_carried_over(bert_folder: Path, tmp_path
         assert config["model_type"].startswith("sequence_encoder")
     peft_config = json.loads((tmp_path / "ner" / "adapter" / "adapter_config.json").read_text())
     assert Path(peft_config["base_model_name_or_path"]) == (tmp_path / "ner" / "base").resolve()
+    # Its encoder knows the labels, so that it loads by itself.
+    import peft
+
+    alone = peft.AutoPeftModelForTokenClassification.from_pretrained(tmp_path / "ner" / "adapter").eval()
+    merged = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path / "ner").eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    torch.testing.assert_close(alone(input_ids=ids).logits, merged(input_ids=ids).logits, atol=1e-5, rtol=1e-4)
+    # It goes on from where it was, by the name that was given first.
+    files = write_examples(tmp_path, "ner", {"train": 24})
+    options = {"tuning": "lora", "from_adapter": tmp_path / "ner" / "adapter", "num_train_epochs": 1}
+    run("ner", bert_folder, tmp_path / "again", **files, **options)
 
 
 def test_several_seeds_are_reported_and_the_best_is_kept(encoder: Path, tmp_path: Path) -> None:
@@ -190,6 +216,102 @@ def test_the_weights_of_the_best_evaluation_are_kept(encoder: Path, tmp_path: Pa
         for keep in (True, False)
     }
     assert found[True] > found[False]
+
+
+@pytest.mark.parametrize(("metric", "smaller"), [("loss", True), ("f1", False), ("eval_accuracy", False)])
+def test_any_metric_can_say_what_is_best(encoder: Path, tmp_path: Path, metric: str, smaller: bool) -> None:
+    files = write_examples(tmp_path, "classification", {"train": 60, "validation": 40})
+    options = {
+        "metric_for_best_model": metric,
+        "num_train_epochs": 6,
+        "learning_rate": 0.3,
+        "lr_scheduler_type": "constant",
+    }
+    from sequence_encoder.training.head_recipe import HubTrainer
+
+    histories: list[Any] = []
+    evaluate = HubTrainer.evaluate
+
+    def watched(self: Any, *args: Any, **given: Any) -> Any:
+        histories.append(evaluate(self, *args, **given))
+        return histories[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HubTrainer, "evaluate", watched)
+        run("classification", encoder, tmp_path / "out", **files, **options)
+    values = [found[f"eval_{metric.removeprefix('eval_')}"] for found in histories]
+    best = min(values) if smaller else max(values)
+    # The last evaluation is that of the weights that were kept.
+    assert values[-1] == pytest.approx(best, abs=1e-4)
+
+
+def test_of_equal_evaluations_the_one_with_the_smaller_loss_is_kept(encoder: Path, tmp_path: Path) -> None:
+    files = write_examples(tmp_path, "classification", {"train": 240, "validation": 40})
+    run("classification", encoder, tmp_path / "out", **files, **{**FAST, "num_train_epochs": 6})
+    told = json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]["validation"]
+    assert told["accuracy"]["mean"] == 1.0
+    assert told["loss"]["mean"] < 0.05
+    assert "weights kept | of epoch 6" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_trained_head_goes_on_with_its_own_order_of_labels(encoder: Path, adapted: Build, tmp_path: Path) -> None:
+    folder = adapted("classification")[0]
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    # The same model, whose labels are in another order.
+    order = [2, 0, 1]
+    names = [model.config.id2label[index] for index in order]
+    with torch.no_grad():
+        model.classifier.weight.copy_(model.classifier.weight[order])
+        model.classifier.bias.copy_(model.classifier.bias[order])
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: index for index, name in enumerate(names)}
+    model.save_pretrained(tmp_path / "trained")
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "trained")
+    files = write_examples(tmp_path, "classification", {"train": 20, "validation": 40})
+    options = {"num_train_epochs": 1, "learning_rate": 1e-9}
+    same = run("classification", tmp_path / "trained", tmp_path / "same", **files, **options)
+    assert same.best.metrics["validation"]["accuracy"] > 0.9
+    assert list(transformers.AutoConfig.from_pretrained(tmp_path / "same").id2label.values()) == names
+    # Of other labels a new head is made.
+    files = write_examples(tmp_path, "multiple-choice", {"train": 20, "validation": 40})
+    run("multiple-choice", tmp_path / "trained", tmp_path / "other", **files, **options)
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("trained", "other"))
+    assert after["classifier.weight"].shape == (1, 32)
+    torch.testing.assert_close(after["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
+
+
+def test_tags_without_prefixes_are_judged_word_by_word(encoder: Path, tmp_path: Path) -> None:
+    numbers = {"O": 0, "B-colour": 1, "B-animal": 2}
+    rows = [{**row, "ner_tags": [numbers[tag] for tag in row["ner_tags"]]} for row in examples_of("ner", 240, 0)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = run("ner", encoder, tmp_path / "out", train_file=tmp_path / "train.jsonl", **FAST)
+    assert results.best.metrics["validation"]["f1"] > 0.95
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_answers_are_found_on_whichever_side_a_tokenizer_pads(tmp_path: Path, side: str) -> None:
+    folder = save_encoder(tmp_path / "encoder")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side=side)
+    tokenizer.save_pretrained(folder)
+    rows = examples_of("qa", 240, 0)
+    for index, row in enumerate(rows):
+        row["context"] += " by it" * (index % 5)
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = run("qa", folder, tmp_path / "out", train_file=tmp_path / "train.jsonl", **FAST)
+    assert results.best.metrics["validation"]["exact_match"] > 80
+
+
+def test_texts_are_cut_to_what_the_encoder_has_positions_for(tmp_path: Path) -> None:
+    folder = save_encoder(
+        tmp_path / "encoder", position_embedding="learned", rope_parameters=None, max_position_embeddings=24
+    )
+    rows = [{"text": "we saw it " * 30, "label": label} for label in ("a", "b") * 10]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for tuning in ("full", "prompt"):
+        options = {"tuning": tuning, "train_file": tmp_path / "long.jsonl", "num_train_epochs": 1, "prompt_length": 8}
+        run("classification", folder, tmp_path / tuning, **options)
+    with pytest.raises(UsageError, match=r"--max_length must be at most 16, .* beside 8 of the prompts, got 24"):
+        run("classification", folder, tmp_path / "out", max_length=24, **options)
 
 
 def test_training_ends_early_where_nothing_gets_better(
@@ -283,6 +405,30 @@ def test_names_that_a_dataset_has_for_numbers_are_kept(encoder: Path, tmp_path: 
     run("ner", encoder, tmp_path / "out", train_file=tmp_path / "rows.parquet", num_train_epochs=1)
     config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
     assert config.id2label == {0: "B-colour", 1: "O"}
+
+
+def test_numbers_are_the_same_labels_however_a_file_writes_them(encoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\n" + "a red,1\na cat,2\na dog,None\n" * 5)
+    (tmp_path / "valid.jsonl").write_text('{"text": "a red", "label": "None"}\n{"text": "a cat", "label": "1"}\n')
+    files = {"train_file": tmp_path / "train.csv", "validation_file": tmp_path / "valid.jsonl"}
+    run("classification", encoder, tmp_path / "csv", **files, num_train_epochs=1)
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "csv").label2id == {"1": 0, "2": 1, "None": 2}
+    (tmp_path / "train.jsonl").write_text("".join(f'{{"text": "a", "label": {x}}}\n' for x in (10, 9) * 5))
+    (tmp_path / "valid.jsonl").write_text('{"text": "a red", "label": 9.0}\n{"text": "a cat", "label": 10.0}\n')
+    run("classification", encoder, tmp_path / "jsonl", **{**files, "train_file": tmp_path / "train.jsonl"})
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "jsonl").label2id == {"9": 0, "10": 1}
+
+
+def test_a_split_of_a_dataset_whose_labels_are_kept_secret_is_left_out(encoder: Path, tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    (tmp_path / "data").mkdir()
+    for split, labels in (("train", [0, 1] * 8), ("test", [-1] * 4)):
+        rows = Dataset.from_dict({"text": ["a red cat"] * len(labels), "label": labels}, features=features)
+        rows.to_parquet(str(tmp_path / "data" / f"{split}-0.parquet"))
+    results = run("classification", encoder, tmp_path / "out", dataset_name=tmp_path / "data", num_train_epochs=1)
+    assert set(results.best.metrics) == {"validation"}
 
 
 def test_entities_are_learned_from_spans_of_characters(encoder: Path, tmp_path: Path) -> None:

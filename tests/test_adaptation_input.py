@@ -172,7 +172,12 @@ def test_ranks_are_from_0_to_1(refused: Callable[..., str]) -> None:
         ({"train_file": "a.csv", "seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"train_file": "a.csv", "validation_share": 1.5}, "--validation_share must be between 0 and 1, got 1.5"),
         ({"train_file": "a.csv", "save_strategy": "epoch"}, "--save_strategy must be no, got"),
-        ({"train_file": "a.csv", "from_adapter": "b"}, "--from_adapter goes on with one of lora, dora, ia3, prompt"),
+        ({"train_file": "a.csv", "from_adapter": "b"}, "--from_adapter goes on with one of lora, dora, ia3, got"),
+        ({"train_file": "a.csv", "from_adapter": "b", "tuning": "prompt"}, "--from_adapter goes on with one of lora"),
+        (
+            {"train_file": "a.csv", "learning_rat": 3},
+            "there is no argument --learning_rat; did you mean --learning_rate?",
+        ),
         ({"train_file": "a.csv", "matryoshka_dims": 8}, "--matryoshka_dims are for --task embedding"),
         (
             {"train_file": "a.csv", "early_stopping_patience": 2, "eval_strategy": "no"},
@@ -195,6 +200,28 @@ def test_files_that_cannot_be_read_are_named(refused: Callable[..., str], tmp_pa
     assert str(file) in refused("classification", [], train_file=file)
 
 
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (["['red', 'cat']"] * 12, "must hold labels: lists of names, or names with ',' between them"),
+        ([["red", None]] * 12, "must hold labels"),
+        ([[1, 0, 0], [0, 1, 1]] * 6, "has a zero or one for each label; it must hold the names"),
+    ],
+)
+def test_labels_that_would_be_misread_are_refused(refused: Callable[..., str], cell: list[Any], message: str) -> None:
+    rows = [{"text": "it is red", "labels": value} for value in cell]
+    assert message in refused("multi-label", rows)
+
+
+def test_a_metric_that_there_is_none_of_is_told(refused: Callable[..., str]) -> None:
+    rows = examples_of("classification", 12, 0)
+    message = refused("classification", rows, metric_for_best_model="acuracy")
+    assert "must be one of accuracy, f1, matthews_correlation, loss, got acuracy" in message
+    assert "--metric_for_best_model is not for" in refused(
+        "embedding", examples_of("embedding", 12, 0), metric_for_best_model="loss"
+    )
+
+
 def test_class_weights_are_for_classes(refused: Callable[..., str]) -> None:
     message = refused("regression", examples_of("regression", 12, 0), class_weights="balanced")
     assert "--class_weights are for classification and ner, got --task regression" in message
@@ -208,11 +235,24 @@ def test_an_output_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> Non
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
+def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["adapt", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "The highest learning rate. (default: 0.0001)" in told
+
+
 def test_settings_can_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text("task: ner\nfrom: somewhere\ntrain_file: a.jsonl\nlearning_rate: 0.5\n")
     found = parse([str(settings), "--num_train_epochs", "7"])
     assert (found.model.task, found.args.learning_rate, found.args.num_train_epochs) == ("ner", 0.5, 7.0)
     assert (found.args.metric_for_best_model, found.args.greater_is_better) == ("f1", True)
+    settings.write_text("task: embedding\nfrom: somewhere\ntrain_file: a.jsonl\nmatryoshka_dims: 8\n")
+    assert parse([str(settings)]).model.matryoshka_dims == [8]
+    settings.write_text("task: ner\nfrom: somewhere\ntrain_file: a.jsonl\nseeds: 2.7\n")
+    with pytest.raises(UsageError, match=r"seeds must be a whole number, got 2\.7"):
+        parse([str(settings)])
+    settings.write_text("task: ner\nfrom: somewhere\ntrain_file: a.jsonl\n")
     with pytest.raises(SystemExit, match=r"sequence-encoder adapt: .*there is no such file"):
         main(["adapt", str(settings), "--train_file", str(tmp_path / "none.jsonl")])

@@ -35,7 +35,8 @@ def adapt(run: Adaptation) -> Results:
     """
     args = run.args
     if args.should_save:
-        check_replaceable(run.output, args.overwrite, "--overwrite")
+        for kept in (run.model.from_checkpoint, run.model.from_adapter):
+            check_replaceable(run.output, args.overwrite, "--overwrite", Path(kept) if kept else None)
     recipe = read_examples(run)
     with _scratch(run):
         with args.main_process_first(local=args.save_on_each_node, desc="preparing"):

@@ -43,7 +43,12 @@ class AdaptedModelArguments:
             "choices": ["mean", "cls"],
         },
     )
-    max_length: int = field(default=256, metadata={"help": "Tokens that a text, or a window of it, is cut to."})
+    max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens that a text, or a window of it, is cut to; by default 256, or what there is room for."
+        },
+    )
     rank: int = field(default=8, metadata={"help": "Of LoRA and DoRA."})
     prompt_length: int = field(default=16, metadata={"help": "Virtual tokens of prompt tuning."})
     matryoshka_dims: list[int] | None = field(
@@ -52,15 +57,17 @@ class AdaptedModelArguments:
 
     def __post_init__(self) -> None:
         for name, least in (("max_length", 8), ("rank", 1), ("prompt_length", 1)):
-            if getattr(self, name) < least:
-                raise UsageError(f"--{name} must be at least {least}, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"--{name} must be at least {least}, got {value}.")
         allowed = TASKS[self.task].tunings
         if self.tuning not in allowed:
             raise UsageError(
                 f"--tuning {self.tuning} is not for --task {self.task}; choose one of {', '.join(allowed)}."
             )
-        if self.from_adapter and not TUNINGS[self.tuning].is_peft:
-            named = ", ".join(name for name, tuning in TUNINGS.items() if tuning.is_peft)
+        # peft does not train prompts that it has loaded.
+        if self.from_adapter and not (TUNINGS[self.tuning].is_peft and TUNINGS[self.tuning].can_be_merged):
+            named = ", ".join(name for name, tuning in TUNINGS.items() if tuning.is_peft and tuning.can_be_merged)
             raise UsageError(f"--from_adapter goes on with one of {named}, got --tuning {self.tuning}.")
         if self.matryoshka_dims and self.task != "embedding":
             raise UsageError(f"--matryoshka_dims are for --task embedding, got {self.task}.")
@@ -81,6 +88,8 @@ class TaskDataArguments:
     test_file: str | None = field(default=None, metadata={"help": "To say how good the chosen ones are."})
     dataset_name: str | None = field(default=None, metadata={"help": "Of the Hub, instead of files."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Of a dataset of the Hub with several."})
+    validation_split: str = field(default="validation", metadata={"help": "Of a dataset of the Hub."})
+    test_split: str = field(default="test", metadata={"help": "Of a dataset of the Hub."})
     validation_share: float = field(
         default=0.1, metadata={"help": "Of the examples that is held out for validation where no file is given."}
     )
@@ -213,6 +222,7 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the way of tuning, and of the task."""
     tuning, task = TUNINGS.get(given.get("tuning", "full")), TASKS.get(given.get("task", ""))
     defaults = dict(tuning.defaults) if tuning else {}
-    if task is not None and task.best_metric is not None:
-        defaults |= {"metric_for_best_model": task.best_metric, "greater_is_better": task.greater_is_better}
+    metric = given.get("metric_for_best_model") or (task.best_metric if task else None)
+    if metric is not None:
+        defaults |= {"metric_for_best_model": metric, "greater_is_better": not metric.endswith(("loss", "rmse"))}
     return defaults

@@ -17,9 +17,13 @@ def load_examples(data: TaskDataArguments) -> dict[str, Any]:
     """
     if data.dataset_name is not None:
         loaded = load_from_hub(data.dataset_name, "dataset_name", data.dataset_config_name)
-        examples = {name: loaded[name] for name in ("train", "validation", "test") if name in loaded}
+        names = {"train": "train", "validation": data.validation_split, "test": data.test_split}
+        examples = {split: loaded[name] for split, name in names.items() if name in loaded}
         if "train" not in examples:
             raise UsageError(f"--dataset_name {data.dataset_name} has no split train, but {', '.join(loaded)}.")
+        if "test" in examples and _is_unlabelled(examples["test"]):
+            print(f"The split {data.test_split} of {data.dataset_name} has no labels, and is left out.")
+            del examples["test"]
     else:
         examples = {"train": _read(data.train_file, "train_file")}
     for name in ("validation", "test"):
@@ -55,4 +59,12 @@ def _read(file: str | None, argument: str) -> Any:
     reader, files = found
     if reader == "text":
         raise UsageError(f"--{argument} {file} must be CSV, JSON, Parquet or Arrow, whose columns have names.")
-    return read_files(reader, files, f"--{argument} {file}")
+    # A label may be called None; an empty cell alone has nothing.
+    options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]} if reader == "csv" else {}
+    return read_files(reader, files, f"--{argument} {file}", **options)
+
+
+def _is_unlabelled(rows: Any) -> bool:
+    """Whether all classes of a split are -1, as in benchmarks that are judged elsewhere."""
+    classes = [name for name, feature in rows.features.items() if hasattr(feature, "str2int")]
+    return any(set(rows[name]) == {-1} for name in classes)

@@ -7,11 +7,14 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import EvalResult
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..hub.model_card import Training
+
+if TYPE_CHECKING:
+    from .adaptation_arguments import AdaptedModelArguments
 
 
 @dataclass
@@ -55,8 +58,9 @@ class Results:
 
     @property
     def best(self) -> Result:
-        """The training whose model is kept."""
-        return max(self.trainings, key=lambda result: result.score)
+        """The training whose model is kept: of equals the one with the smaller loss."""
+        loss = [result.metrics["validation"].get("loss", 0.0) for result in self.trainings]
+        return self.trainings[max(range(len(loss)), key=lambda i: (self.trainings[i].score, -loss[i]))]
 
     def spread(self) -> dict[str, dict[str, tuple[float, float]]]:
         """(mean, standard deviation) of each metric of each split."""
@@ -106,17 +110,20 @@ class Results:
         return "\n".join(lines)
 
 
-def complete(training: Training, results: Results, dataset: str, task_type: str) -> Training:
+def complete(
+    training: Training, results: Results, origin: str, datasets: Mapping[str, str], task_type: str
+) -> Training:
     """What is known of a training, with the metrics of this run: of the test split, if there is one.
 
     Args:
         training: what the `Trainer` knows.
         results: of all trainings.
-        dataset: the name of the examples.
+        origin: the name of the encoder.
+        datasets: the names of the examples of each split.
         task_type: the Hub's name of what the model does.
     """
     split = "test" if "test" in results.best.metrics else "validation"
-    training.data = f"Adapted to {results.task} on {dataset}."
+    training.data = f"Adapted to {results.task} on {datasets['train']}, from {origin}."
     training.progress = None
     training.hyperparameters = {
         **training.hyperparameters,
@@ -128,7 +135,7 @@ def complete(training: Training, results: Results, dataset: str, task_type: str)
         EvalResult(
             task_type=task_type,
             dataset_type="local",
-            dataset_name=f"{dataset}, {split}",
+            dataset_name=f"{datasets.get(split, datasets['train'])}, {split}",
             metric_type=name,
             metric_value=round(value, 4),
         )
@@ -141,6 +148,53 @@ def complete(training: Training, results: Results, dataset: str, task_type: str)
             f"all of them: {told}."
         )
     return training
+
+
+def adapter_card(
+    auto_class: str, arguments: AdaptedModelArguments, labels: list[str], with_base: bool, training: Training
+) -> ModelCard:
+    """The card of what peft has trained, alone.
+
+    Args:
+        auto_class: of the model that it adapts.
+        arguments: what was trained.
+        labels: in the order of the outputs.
+        with_base: whether the encoder lies in `base`, beside the adapter's folder.
+        training: how it went.
+    """
+    origin = "../base" if with_base else arguments.from_checkpoint
+    of_the_hub = not Path(arguments.from_checkpoint).exists()
+    data = ModelCardData(
+        library_name="peft",
+        base_model=arguments.from_checkpoint if of_the_hub else None,
+        tags=["sequence-encoder", arguments.tuning],
+    )
+    options = f", id2label={dict(enumerate(labels))!r}" if labels else ""
+    rows = "\n".join(f"| {result.metric_type} | {result.metric_value} |" for result in training.results)
+    return ModelCard(
+        f"""---
+{data.to_yaml()}
+---
+
+# An adapter for {arguments.task}
+
+{training.data} Trained with peft, as {arguments.tuning}.
+
+```python
+import sequence_encoder
+from peft import PeftModel
+from transformers import {auto_class}
+
+# The paths are those from this folder.
+encoder = {auto_class}.from_pretrained({origin!r}{options})
+model = PeftModel.from_pretrained(encoder, ".")
+```
+
+| metric | value |
+|---|---|
+{rows}
+"""
+    )
 
 
 def write_results(results: Results, folder: Path) -> None:

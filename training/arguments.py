@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -49,9 +50,15 @@ def parse_arguments(
         # `parse_args` would ask for what the file gives.
         action.required = action.required and action.dest not in settings
     try:
-        return cast("tuple[Any, ...]", parser.parse_args_into_dataclasses(arguments))
+        *found, left_over = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     except (ValueError, TypeError) as error:
         raise UsageError(error) from error
+    if left_over:
+        names = [name for action in parser._actions for name in action.option_strings]
+        close = difflib.get_close_matches(left_over[0], names, n=1)
+        hint = f"did you mean {close[0]}?" if close else "see --help for those that there are."
+        raise UsageError(f"there is no argument {left_over[0]}; {hint}")
+    return tuple(found)
 
 
 def _checked(settings: dict[str, Any], parser: HfArgumentParser) -> dict[str, Any]:
@@ -66,11 +73,17 @@ def _checked(settings: dict[str, Any], parser: HfArgumentParser) -> dict[str, An
         # Defaults are not held against the choices.
         if action.choices and value is not None and value not in action.choices:
             raise UsageError(f"{action.dest} must be one of {', '.join(map(str, action.choices))}, got {value}.")
+        if action.nargs == "+" and value is not None and not isinstance(value, list):
+            settings[action.dest] = [value]
+        if action.type is int and action.nargs is None and value is not None and type(value) is not int:
+            raise UsageError(f"{action.dest} must be a whole number, got {value!r}.")
     return settings
 
 
 def _given(parser: HfArgumentParser, arguments: list[str]) -> dict[str, Any]:
-    """What the command line says, without defaults."""
+    """What the command line says, without defaults; nothing if it asks for help, which shows them."""
+    if {"-h", "--help"} & set(arguments):
+        return {}
     before = [(action, action.default, action.required) for action in parser._actions]
     for action, _, _ in before:
         action.default, action.required = argparse.SUPPRESS, False

@@ -11,8 +11,8 @@ import torch
 import transformers
 from torch.nn import functional as F
 from transformers import (
+    AutoConfig,
     AutoModel,
-    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -23,16 +23,22 @@ from transformers.utils import logging
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..hub.model_card import TASKS as CARD_TASKS
-from ..hub.model_card import model_card
+from ..hub.model_card import Training, model_card
 from ..modeling.losses import IGNORED
+from ..modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ..modeling.task_adapter import TaskAdapter
 from . import UsageError
 from .adaptation_arguments import Adaptation, AdaptationArguments
-from .adaptation_report import Results, complete, metrics_of
-from .best_weights import BestWeights
+from .adaptation_report import Results, adapter_card, complete, metrics_of
+from .best_weights import BestWeights, EarlyStopping
 from .hub_trainer import HubTrainer, training_of
 from .tasks import HEAD_TASKS
-from .tuning import TUNINGS, check_adapter, tuned
+from .tuning import TUNINGS, check_adapter, record_adapter, tuned
+
+# Tokens that texts are cut to, if nothing else is asked for.
+_LENGTH = 256
+# Heads whose last layer has a row for each label.
+_CLASSIFIERS = ("SequenceClassification", "TokenClassification", "MultipleChoice")
 
 
 class HeadRecipe:
@@ -48,12 +54,15 @@ class HeadRecipe:
 
     def __init__(self, run: Adaptation, examples: dict[str, Any]) -> None:
         self.run = run
-        self.task = HEAD_TASKS[run.model.task](run.data, run.model.max_length)
+        self.task = HEAD_TASKS[run.model.task](run.data)
         self.rows = self.task.read(examples)
         if run.args.class_weights != "none" and run.model.task not in ("classification", "ner"):
             raise UsageError(f"--class_weights are for classification and ner, got --task {run.model.task}.")
+        metric = str(run.args.metric_for_best_model).removeprefix("eval_")
+        if metric not in (allowed := (*self.task.metric_names, "loss")):
+            raise UsageError(f"--metric_for_best_model must be one of {', '.join(allowed)}, got {metric}.")
         if run.model.from_adapter is not None:
-            check_adapter(run.model.from_adapter, run.model.from_checkpoint)
+            self.task.follow(check_adapter(run.model, self.task.labels))
 
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
         """Tokenises, and for a frozen encoder computes all vectors.
@@ -63,14 +72,32 @@ class HeadRecipe:
             tokenizer: that of it.
         """
         self.checkpoint, self.tokenizer = checkpoint, tokenizer
+        config = AutoConfig.from_pretrained(checkpoint)
+        prompts = self.run.model.prompt_length if self.run.model.tuning == "prompt" else 0
+        self.task.max_length = text_length(self.run.model.max_length, config, prompts)
+        # A trained head goes on with its labels in its order, if they are those of the examples.
+        trained = (config.architectures or [""])[0].rpartition("For")[2]
+        same_head = trained == self.task.auto_class.rpartition("For")[2]
+        known = [config.id2label[index] for index in sorted(config.id2label or {})]
+        self.drops_head = trained in _CLASSIFIERS and not (same_head and self._may_follow(known))
         self.inputs = {split: self.task.encode(rows, tokenizer) for split, rows in self.rows.items()}
         self.collator = self.task.collator(tokenizer)
         self.weights = self._class_weights()
         if self.run.model.tuning == "adapter":
             encoder: Any = AutoModel.from_pretrained(checkpoint, dtype=torch.float32)
             self.encoder: PreTrainedModel = encoder.to(self.run.args.device)
+            try:
+                TaskAdapter(self.encoder, 1)
+            except ValueError as error:
+                raise UsageError(f"--from {self.run.model.from_checkpoint}: {error}") from error
             self.inputs = {split: self._features(inputs) for split, inputs in self.inputs.items()}
             self.collator = default_data_collator
+
+    def _may_follow(self, labels: list[str]) -> bool:
+        """Whether the labels of a trained head are those of the examples, whose order is then that of the head."""
+        if self.run.model.from_adapter is not None:
+            return labels == self.task.labels
+        return not self.task.labels or self.task.follow(labels)
 
     def model(self, seed: int) -> Any:
         """The encoder with a new head, tuned as asked for."""
@@ -92,9 +119,14 @@ class HeadRecipe:
         logging.set_verbosity_error()
         try:
             config = SequenceEncoderConfig.from_pretrained(self.checkpoint, **fields)
-            model = model_class.from_pretrained(
-                self.checkpoint, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
-            )
+            if self.drops_head:
+                model = model_class.from_config(config)
+                encoder = SequenceEncoderModel.from_pretrained(self.checkpoint, dtype=torch.float32)
+                model.base_model.load_state_dict(encoder.state_dict(), strict=False)
+            else:
+                model = model_class.from_pretrained(
+                    self.checkpoint, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
+                )
         finally:
             logging.set_verbosity(level)
         return tuned(model, asked, self.task.peft_task)
@@ -103,7 +135,7 @@ class HeadRecipe:
         """A `Trainer` for the model of a seed, or with `with_model=False` for those of a search."""
         callbacks: list[TrainerCallback] = [BestWeights()] if args.keep_best else []
         if args.early_stopping_patience is not None:
-            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+            callbacks.append(EarlyStopping(args.early_stopping_patience))
         model: dict[str, Any] = {"model": self.model(args.seed)}
         if not with_model:
             model = {"model_init": lambda trial=None: self.model(args.seed)}
@@ -131,44 +163,66 @@ class HeadRecipe:
 
     def score(self, metrics: dict[str, float]) -> float:
         """What is to be large."""
-        name = str(self.run.args.metric_for_best_model or "loss").removeprefix("eval_")
-        if name not in metrics:
-            raise UsageError(f"--metric_for_best_model must be one of {', '.join(metrics)}, got {name}.")
-        return metrics[name] if self.run.args.greater_is_better else -metrics[name]
+        value = metrics[str(self.run.args.metric_for_best_model).removeprefix("eval_")]
+        return value if self.run.args.greater_is_better else -value
 
     def write(self, trainer: Any, results: Results, folder: Path) -> None:
         """The model, its tokenizer and its card; what peft has trained also alone, in `adapter`.
 
-        Prompts are no weights of the model, and stand in the folder themselves, with the encoder in `base`.
+        Prompts are no weights of the model: where these are trained, the folder holds no other model than `base`.
         """
         model: Any = trainer.accelerator.unwrap_model(trainer.model)
-        training = training_of(trainer, task=CARD_TASKS[self.task.auto_class][0])
+        training = self._training(trainer, results)
         tuning = TUNINGS[self.run.model.tuning]
-        limits = []
-        if tuning.is_peft:
-            # Where peft finds what it was trained on.
-            carried_over = self.checkpoint != self.run.model.from_checkpoint
-            named = str(self.run.output.resolve() / "base") if carried_over else self.checkpoint
-            model.peft_config["default"].base_model_name_or_path = named
-            if carried_over:
-                shutil.copytree(self.checkpoint, folder / "base")
-            model.save_pretrained(folder / "adapter" if tuning.can_be_merged else folder)
-            model = model.merge_and_unload() if tuning.can_be_merged else model.get_base_model()
-        if tuning.can_be_merged:
-            model.save_pretrained(folder)
-        else:
-            limits.append("Its prompts are an adapter of peft: load it with AutoPeftModelForSequenceClassification.")
         self.tokenizer.save_pretrained(folder)
-        dataset = self.run.data.dataset_name or Path(str(self.run.data.train_file)).name
+        if tuning.is_peft:
+            self._write_adapter(model, training, folder)
+            if not tuning.can_be_merged:
+                return
+            model = model.merge_and_unload()
+        model.save_pretrained(folder)
         card = model_card(
             model,
             self.run.args.hub_model_id or str(self.run.output),
-            complete(training, results, dataset, CARD_TASKS[self.task.auto_class][0]),
+            training,
             base_model=_of_the_hub(self.run.model.from_checkpoint),
-            datasets=self.run.data.dataset_name,
-            limits=limits,
+            datasets=_of_the_hub(self.run.data.dataset_name),
+            limits=[f"It was trained on texts of at most {self.task.max_length} tokens; longer ones were cut."],
         )
         card.save(folder / "README.md")
+
+    def _training(self, trainer: Any, results: Results) -> Training:
+        """What the card says of it."""
+        kind = CARD_TASKS[self.task.auto_class][0]
+        data = self.run.data
+        files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
+        datasets = {split: Path(file).name for split, file in files.items() if file is not None}
+        datasets.setdefault("train", _name(str(data.dataset_name)))
+        training = training_of(trainer, task=kind)
+        training = complete(training, results, _name(self.run.model.from_checkpoint), datasets, kind)
+        kept = next((each for each in trainer.callback_handler.callbacks if isinstance(each, BestWeights)), None)
+        if kept is not None and kept.epoch is not None:
+            training.hyperparameters = {**training.hyperparameters, "weights kept": f"of epoch {kept.epoch:.4g}"}
+        return training
+
+    def _write_adapter(self, model: Any, training: Training, folder: Path) -> None:
+        """The adapter with its record and card, and the encoder that it stands on if that is found nowhere else."""
+        adapter, base = folder / "adapter", folder / "base"
+        if self.checkpoint != self.run.model.from_checkpoint:
+            shutil.copytree(self.checkpoint, base)
+            # So that the adapter's head fits without more being said.
+            config = SequenceEncoderConfig.from_pretrained(base, **self.task.label_fields)
+            config.save_pretrained(base)
+            model.peft_config["default"].base_model_name_or_path = str(self.run.output.resolve() / "base")
+        else:
+            model.peft_config["default"].base_model_name_or_path = self.checkpoint
+        model.save_pretrained(adapter)
+        record_adapter(adapter, self.run.model.from_checkpoint, self.task.labels)
+        card = adapter_card(self.task.auto_class, self.run.model, self.task.labels, base.exists(), training)
+        card.save(adapter / "README.md")
+        if not TUNINGS[self.run.model.tuning].can_be_merged:
+            card.text += "\nThe adapter is in the folder `adapter` of this one.\n"
+            card.save(folder / "README.md")
 
     def _features(self, inputs: Any) -> Any:
         """The vectors of texts instead of their tokens."""
@@ -202,6 +256,23 @@ class HeadRecipe:
         return counts.sum() / (len(names) * counts.clamp(min=1))
 
 
+def text_length(asked: int | None, config: Any, prompts: int = 0) -> int:
+    """Tokens that texts are cut to: what was asked for, or else a default, if the encoder has positions for it.
+
+    Raises:
+        UsageError: if more was asked for than there are positions.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    limited = positions is not None and getattr(config, "position_embedding", "learned") == "learned"
+    room = int(positions or 0) - prompts if limited else None
+    if asked is not None and room is not None and asked > room:
+        beside = f" beside {prompts} of the prompts" if prompts else ""
+        raise UsageError(
+            f"--max_length must be at most {room}, what the encoder has positions for{beside}, got {asked}."
+        )
+    return asked or min(_LENGTH, room or _LENGTH)
+
+
 def weighted_loss(weights: torch.Tensor) -> Callable[..., torch.Tensor]:
     """The cross entropy with a weight for each class (C,), as `Trainer` calls it."""
 
@@ -216,5 +287,10 @@ def weighted_loss(weights: torch.Tensor) -> Callable[..., torch.Tensor]:
     return loss
 
 
-def _of_the_hub(checkpoint: str) -> str | None:
-    return None if Path(checkpoint).exists() else checkpoint
+def _of_the_hub(name: str | None) -> str | None:
+    return None if name is None or Path(name).exists() else name
+
+
+def _name(checkpoint: str) -> str:
+    """What to call a checkpoint or a dataset: an id of the Hub, or the last part of a path."""
+    return _of_the_hub(checkpoint) or Path(checkpoint).resolve().name

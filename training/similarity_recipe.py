@@ -6,12 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments, set_seed
+from transformers import AutoConfig, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments, set_seed
 
 from . import UsageError
 from .adaptation_arguments import Adaptation, AdaptationArguments
 from .adaptation_report import Results, metrics_of
-from .best_weights import BestWeights
+from .best_weights import BestWeights, EarlyStopping
+from .head_recipe import text_length
 from .tasks import SIMILARITY_TASKS
 
 
@@ -38,24 +39,26 @@ class SimilarityRecipe:
         self.rows = self.task.read(examples)
         if run.args.class_weights != "none":
             raise UsageError(f"--class_weights are for classification and ner, got --task {run.model.task}.")
+        if run.args.metric_for_best_model is not None:
+            raise UsageError(f"--metric_for_best_model is not for --task {run.model.task}: its evaluator has one.")
         if run.args.search_trials:
             raise UsageError(f"--search_trials are for tasks with a head, got --task {run.model.task}.")
 
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
         """Makes the evaluators; the trainers tokenise by themselves."""
         self.checkpoint = checkpoint
+        self.length = text_length(self.run.model.max_length, AutoConfig.from_pretrained(checkpoint))
         self.evaluators = {split: self.task.evaluator(rows) for split, rows in self.rows.items() if split != "train"}
 
     def trainer(self, args: AdaptationArguments) -> Any:
         """A `Trainer` of sentence-transformers for the model of a seed."""
         set_seed(args.seed)
-        model = self.task.model(self.checkpoint, self.run.model)
+        model = self.task.model(self.checkpoint, self.run.model.pooling, self.length)
         callbacks: list[TrainerCallback] = [BestWeights()] if args.keep_best else []
         if args.early_stopping_patience is not None:
-            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+            callbacks.append(EarlyStopping(args.early_stopping_patience))
         given = {each.name: getattr(args, each.name) for each in fields(TrainingArguments) if each.init}
-        if args.metric_for_best_model is None:
-            given |= {"metric_for_best_model": self._primary_metric(model), "greater_is_better": True}
+        given |= {"metric_for_best_model": self._primary_metric(model), "greater_is_better": True}
         if self.task.kind == "SentenceTransformer":
             # A text must not be among the wrong ones of its own.
             given["batch_sampler"] = "no_duplicates"
@@ -83,9 +86,15 @@ class SimilarityRecipe:
         return metrics[self.evaluators["validation"].primary_metric]
 
     def write(self, trainer: Any, results: Results, folder: Path) -> None:
-        """The model with its tokenizer, and the card of sentence-transformers."""
+        """The model with its tokenizer, and the card of sentence-transformers, which loads it where ours is not."""
         model = trainer.accelerator.unwrap_model(trainer.model)
-        model.save_pretrained(str(folder))
+        name = self.run.args.hub_model_id or self.run.output.name
+        model.model_card_data.set_model_id(name)
+        model.save_pretrained(str(folder), model_name=name)
+        card = folder / "README.md"
+        text = card.read_text(encoding="utf-8")
+        loads = f'{self.task.kind}("{name}"'
+        card.write_text(text.replace(f"{loads})", f"{loads}, trust_remote_code=True)"), encoding="utf-8")
 
     def _primary_metric(self, model: Any) -> str:
         """The name that the evaluator has for what matters most; some know it only once they were called."""

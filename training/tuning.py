@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 _HEAD_PARTS = ("classifier", "qa_outputs", "head", "pooler")
 
 
+# Beside an adapter.
+_RECORD = "adaptation.json"
+# peft's name of each, and whether it is DoRA.
+_KINDS = {"lora": ("LORA", False), "dora": ("LORA", True), "ia3": ("IA3", False)}
+
+
 def _lora(arguments: AdaptedModelArguments, **options: Any) -> Any:
     from peft import LoraConfig
 
@@ -108,29 +114,53 @@ def tuned(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: s
 def _from_adapter(model: PreTrainedModel, folder: str, checkpoint: str) -> Any:
     import peft
 
-    check_adapter(folder, checkpoint)
     try:
         return peft.PeftModel.from_pretrained(model, folder, is_trainable=True)
     except RuntimeError as error:
         raise UsageError(f"--from_adapter {folder} does not fit --from {checkpoint}: {error}") from error
 
 
-def check_adapter(folder: str, checkpoint: str) -> None:
-    """Checks that a folder holds an adapter of this encoder.
+def record_adapter(folder: Path, checkpoint: str, labels: list[str]) -> None:
+    """Writes beside an adapter what peft does not: the checkpoint that was asked for, and the order of the labels."""
+    told = {"from": checkpoint, "labels": labels}
+    (folder / _RECORD).write_text(json.dumps(told, indent=1), encoding="utf-8")
+
+
+def check_adapter(arguments: AdaptedModelArguments, labels: list[str]) -> list[str]:
+    """Checks that `--from_adapter` is an adapter of this encoder, for these labels and this way of tuning.
+
+    Args:
+        arguments: what was asked for.
+        labels: of the examples.
+
+    Returns:
+        The labels in the order of the adapter's head; those that were given where it has none on record.
 
     Raises:
-        UsageError: if it does not.
+        UsageError: if it is another one.
     """
-    file = Path(folder, "adapter_config.json")
+    folder = Path(str(arguments.from_adapter))
+    named = f"--from_adapter {folder}"
     try:
-        named = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(f"--from_adapter {folder} is no folder of a peft adapter: {error}") from error
-    same = named == checkpoint or (
-        named and Path(named).exists() and Path(named).resolve() == Path(checkpoint).resolve()
-    )
-    if not same:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        record = folder / _RECORD
+        told = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        base, kind = config["base_model_name_or_path"], (config["peft_type"], bool(config.get("use_dora")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{named} is no folder of a peft adapter: {error}") from error
+    origin = told.get("from", base)
+    if not any(_same(arguments.from_checkpoint, each) for each in (base, origin, str(folder.parent / "base"))):
         raise UsageError(
-            f"--from_adapter {folder} is an adapter of {named}, and --from is {checkpoint}: an adapter is of use with "
+            f"{named} is an adapter of {origin}, and --from is {arguments.from_checkpoint}: an adapter is of use with "
             "the encoder that it was trained with, and no other."
         )
+    if kind != _KINDS[arguments.tuning]:
+        raise UsageError(f"{named} is of the kind {kind[0]}, use_dora={kind[1]}, and --tuning {arguments.tuning} not.")
+    known = told.get("labels") or labels
+    if set(known) != set(labels):
+        raise UsageError(f"{named} knows the labels {', '.join(known)}, and the examples have {', '.join(labels)}.")
+    return list(known)
+
+
+def _same(one: str, other: str | None) -> bool:
+    return one == other or (other is not None and Path(other).exists() and Path(other).resolve() == Path(one).resolve())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import string
 from collections import Counter
@@ -25,6 +26,7 @@ class Answers(HeadTask):
     auto_class = "AutoModelForQuestionAnswering"
     peft_task = "QUESTION_ANS"
     best_metric = "f1"
+    metric_names = ("exact_match", "f1")
 
     def read(self, examples: Examples) -> dict[str, Any]:
         """As of `HeadTask`."""
@@ -84,6 +86,9 @@ class Answers(HeadTask):
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
         """As of `HeadTask`."""
+        # Positions of answers are counted from the left.
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.padding_side = "right"
         return DataCollatorWithPadding(tokenizer)
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:

@@ -25,6 +25,7 @@ class Choices(HeadTask):
     auto_class = "AutoModelForMultipleChoice"
     peft_task = None
     best_metric = "accuracy"
+    metric_names = ("accuracy",)
     # peft knows no prompts for this task.
     tunings = tuple(name for name in HeadTask.tunings if name != "prompt")
 

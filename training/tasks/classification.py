@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
 
-from .columns import check_texts, check_there, check_values, label_names, named
+from .. import UsageError
+from .columns import check_texts, check_there, check_values, label_names, label_text, named
 from .task import FROZEN, WITH_HEAD, Examples, HeadTask, Metrics
 
 
@@ -22,6 +23,7 @@ class Classification(HeadTask):
     auto_class = "AutoModelForSequenceClassification"
     peft_task = "SEQ_CLS"
     best_metric: ClassVar[str | None] = "accuracy"
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews_correlation")
     tunings = (*WITH_HEAD, *FROZEN)
     problem_type = "single_label_classification"
     label_column = "label"
@@ -46,7 +48,7 @@ class Classification(HeadTask):
 
     def _target(self, value: Any) -> Any:
         """The label of a row, as the model takes it."""
-        return self.label_fields["label2id"][str(value)]
+        return self.label_fields["label2id"][label_text(value)]
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
         """As of `HeadTask`: `input_ids` and the like, and `labels`."""
@@ -73,25 +75,32 @@ class MultiLabel(Classification):
     """Any number of labels for each text: lists, or names with a separator between them."""
 
     best_metric = "f1"
+    metric_names = ("f1", "f1_macro", "accuracy")
     problem_type = "multi_label_classification"
     label_column = "labels"
 
     def _read_labels(self, examples: Examples) -> None:
-        check_values(
-            examples, "label_column", self.label, lambda cell: cell is None or isinstance(cell, str | list), "labels"
-        )
+        allowed = f"labels: lists of names, or names with {self.data.label_separator!r} between them"
+        check_values(examples, "label_column", self.label, _is_labels, allowed)
+        for rows in examples.values():
+            sizes = {len(cell) if isinstance(cell, list) else 0 for cell in rows[self.label]}
+            if sizes == {max(sizes)} and max(sizes) > 1 and {x for cell in rows[self.label] for x in cell} <= {0, 1}:
+                raise UsageError(
+                    f"--label_column {self.label} has a zero or one for each label; it must hold the names of the "
+                    "labels that a text has."
+                )
         self._set_labels(label_names(examples, self.label, self._split))
 
     def _split(self, cell: Any) -> Iterable[Any]:
-        # An empty cell of a CSV file is none.
         if isinstance(cell, str):
             return [name for part in cell.split(self.data.label_separator) if (name := part.strip())]
-        return cell or []
+        # An empty cell of a CSV file is none.
+        return [] if cell is None else cell if isinstance(cell, list) else [cell]
 
     def _target(self, value: Any) -> Any:
-        target = [0.0] * len(self.label_fields["label2id"])
+        target = [0.0] * len(self.labels)
         for name in self._split(value):
-            target[self.label_fields["label2id"][str(name)]] = 1.0
+            target[self.label_fields["label2id"][label_text(name)]] = 1.0
         return target
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
@@ -103,6 +112,7 @@ class Regression(Classification):
     """A number for each text."""
 
     best_metric = "spearman"
+    metric_names = ("pearson", "spearman", "rmse")
     problem_type = "regression"
 
     def _read_labels(self, examples: Examples) -> None:
@@ -111,7 +121,7 @@ class Regression(Classification):
         if len(values) < 2:
             # Nothing can be learned from it.
             label_names(examples, self.label, lambda label: [label])
-        self._set_labels(["LABEL_0"])
+        self._set_labels([self.label])
 
     def _target(self, value: Any) -> Any:
         return float(value)
@@ -162,6 +172,13 @@ def logits_of(prediction: EvalPrediction) -> Any:
     """The logits, which stand alone or first."""
     logits = prediction.predictions
     return np.asarray(logits[0] if isinstance(logits, tuple) else logits)
+
+
+def _is_labels(value: Any) -> bool:
+    # What looks like a list in a text is one that was written to CSV.
+    if isinstance(value, list):
+        return all(isinstance(name, str | int) for name in value)
+    return value is None or (_is_label(value) and not str(value).startswith("["))
 
 
 def _is_label(value: Any) -> bool:

@@ -56,8 +56,13 @@ def check_texts(examples: Mapping[str, Any], argument: str, column: str | None) 
         check_values(examples, argument, column, lambda value: isinstance(value, str), "a text in every row")
 
 
-def label_names(examples: Mapping[str, Any], column: str, values: Callable[[Any], Iterable[Any]]) -> list[Any]:
-    """The labels of the training examples, in order; those that the dataset names by numbers, by these numbers' names.
+def label_text(value: Any) -> str:
+    """A label as its name: that of a number does not depend on whether a file has it as 1 or as 1.0."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def label_names(examples: Mapping[str, Any], column: str, values: Callable[[Any], Iterable[Any]]) -> list[str]:
+    """The names of the labels of the training examples, in order: numbers by their size, words by the alphabet.
 
     Args:
         examples: for each split.
@@ -67,20 +72,27 @@ def label_names(examples: Mapping[str, Any], column: str, values: Callable[[Any]
     Raises:
         UsageError: if there is one label alone, or another split has one that the training examples have not.
     """
-    found = {split: {label for cell in rows[column] for label in values(cell)} for split, rows in examples.items()}
-    # Numbers by their size, and not as words.
-    names = sorted(found["train"], key=lambda label: (isinstance(label, str), label))
+    found = {split: {label_text(x) for cell in rows[column] for x in values(cell)} for split, rows in examples.items()}
+    names = sorted(found["train"], key=_order)
     if len(names) < 2:
         raise UsageError(
-            f"--label_column {column} must hold two labels or more, and the training examples have {names or 'none'}."
+            f"--label_column {column} must hold two labels or more, and the training examples have "
+            f"{', '.join(names) or 'none'}."
         )
     for split, labels in found.items():
-        if unseen := sorted(map(str, labels - found["train"])):
+        if unseen := sorted(labels - found["train"]):
             raise UsageError(
                 f"--label_column {column}: the {split} examples have the labels {', '.join(unseen[:5])}, of which "
-                f"there is none to train on; those are {', '.join(map(str, names[:20]))}."
+                f"there is none to train on; those are {', '.join(names[:20])}."
             )
     return names
+
+
+def _order(name: str) -> tuple[bool, float, str]:
+    try:
+        return False, float(name), name
+    except ValueError:
+        return True, 0.0, name
 
 
 def names_of_numbers(feature: Any) -> list[str] | None:

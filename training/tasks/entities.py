@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,22 +11,25 @@ from transformers import DataCollatorForTokenClassification, EvalPrediction, Pre
 from ...modeling.losses import IGNORED
 from .. import UsageError
 from .classification import logits_of
-from .columns import check_texts, check_there, check_values, label_names, named
+from .columns import check_texts, check_there, check_values, label_names, label_text, named
 from .task import Examples, HeadTask, Metrics
 
 _OUTSIDE = "O"
+_ENTITY_TAG = re.compile(r"O|[BIESLU]-.+")
 
 
 class Entities(HeadTask):
     """Labels of words, in one of two forms.
 
     Words (a list in each row) with as many tags, such as `B-person`, `I-person` and `O`; or texts with a list of spans
-    in each row, `{"start": 0, "end": 5, "label": "person"}`, of which tags of words are made.
+    in each row, `{"start": 0, "end": 5, "label": "person"}`, of which tags of words are made. Tags without such
+    prefixes, as parts of speech are, are judged word by word.
     """
 
     auto_class = "AutoModelForTokenClassification"
     peft_task = "TOKEN_CLS"
     best_metric = "f1"
+    metric_names = ("precision", "recall", "f1", "accuracy")
     # peft's prompts are no tokens that have labels, and its model for this task fails on them.
     tunings = tuple(name for name in HeadTask.tunings if name != "prompt")
 
@@ -68,10 +72,10 @@ class Entities(HeadTask):
             labels = []
             for index, given in enumerate(batch[self.label]):
                 words = encoded.word_ids(index)
-                tags = self._tags_of_words(encoded, index, words, given) if self.spans else given
+                tags = self._tags_of_words(encoded, index, batch[self.text][index], given) if self.spans else given
                 row, before = [], None
                 for word in words:
-                    row.append(IGNORED if word is None or word == before else label2id[str(tags[word])])
+                    row.append(IGNORED if word is None or word == before else label2id[label_text(tags[word])])
                     before = word
                 labels.append(row)
             return {**dict(encoded), "labels": labels}
@@ -80,18 +84,18 @@ class Entities(HeadTask):
             encode, batched=True, remove_columns=rows.column_names, desc="Tokenising", load_from_cache_file=False
         )
 
-    def _tags_of_words(self, encoded: Any, index: int, words: list[int | None], spans: list[Any]) -> dict[int, str]:
-        """The tag of each word of a text, by spans of its characters."""
+    def _tags_of_words(self, encoded: Any, index: int, text: str, spans: list[Any]) -> dict[int, str]:
+        """The tag of each word of a text, by spans of its characters. Words may begin with a space."""
         tags: dict[int, str] = {}
-        for word in sorted({word for word in words if word is not None}):
-            start, end = encoded.word_to_chars(index, word)
-            for span in spans:
-                if start < span["end"] and end > span["start"]:
-                    goes_on = word > 0 and span["start"] < start and tags.get(word - 1, _OUTSIDE)[2:] == span["label"]
+        places = [_stripped(text, span["start"], span["end"]) for span in spans]
+        for word in sorted({word for word in encoded.word_ids(index) if word is not None}):
+            start, end = _stripped(text, *encoded.word_to_chars(index, word))
+            tags[word] = _OUTSIDE
+            for (first, last), span in zip(places, spans, strict=True):
+                if start < last and end > first:
+                    goes_on = first < start and tags.get(word - 1, _OUTSIDE)[2:] == span["label"]
                     tags[word] = f"{'I' if goes_on else 'B'}-{span['label']}"
                     break
-            else:
-                tags[word] = _OUTSIDE
         return tags
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -99,28 +103,45 @@ class Entities(HeadTask):
         return DataCollatorForTokenClassification(tokenizer)
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
-        """Precision, recall and F1 of whole entities (seqeval), and the accuracy of words."""
-        id2label = self.label_fields["id2label"]
+        """Precision, recall and F1 of whole entities (seqeval), or of words, and the accuracy of words."""
+        labels = self.labels
+        of_words = not all(_ENTITY_TAG.fullmatch(label) for label in labels)
 
         def judge(prediction: EvalPrediction) -> dict[str, float]:
-            from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
-
-            predicted, labels = logits_of(prediction).argmax(-1), np.asarray(prediction.label_ids)
-            # (found, true) tags of words.
-            pairs = [
-                [[id2label[int(x)] for x in row[known]] for row in (found, true)]
-                for found, true in zip(predicted, labels, strict=True)
-                if (known := true != IGNORED).any()
-            ]
-            found, true = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-            return {
-                "precision": float(precision_score(true, found, zero_division=0)),
-                "recall": float(recall_score(true, found, zero_division=0)),
-                "f1": float(f1_score(true, found, zero_division=0)),
-                "accuracy": float(accuracy_score(true, found)),
-            }
+            predicted, known = logits_of(prediction).argmax(-1), np.asarray(prediction.label_ids)
+            found = [[labels[x] for x in row[kept != IGNORED]] for row, kept in zip(predicted, known, strict=True)]
+            true = [[labels[x] for x in row[row != IGNORED]] for row in known]
+            if not any(true):
+                return dict.fromkeys(self.metric_names, 0.0)
+            return _judge_words(found, true) if of_words else _judge_entities(found, true)
 
         return judge
+
+
+def _judge_entities(found: list[list[str]], true: list[list[str]]) -> dict[str, float]:
+    from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
+
+    return {
+        "precision": float(precision_score(true, found, zero_division=0)),
+        "recall": float(recall_score(true, found, zero_division=0)),
+        "f1": float(f1_score(true, found, zero_division=0)),
+        "accuracy": float(accuracy_score(true, found)),
+    }
+
+
+def _judge_words(found: list[list[str]], true: list[list[str]]) -> dict[str, float]:
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
+    words, known = [tag for row in found for tag in row], [tag for row in true for tag in row]
+    scores = precision_recall_fscore_support(known, words, average="macro", zero_division=0)[:3]
+    named = dict(zip(("precision", "recall", "f1"), map(float, scores), strict=True))
+    return {**named, "accuracy": float(accuracy_score(known, words))}
+
+
+def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span of characters without the spaces at its ends."""
+    inside = text[start:end]
+    return start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())
 
 
 def label_names_of_spans(examples: Examples, column: str) -> list[str]:

@@ -28,7 +28,6 @@ class SimilarityTask(ABC):
 
     tunings: ClassVar[tuple[str, ...]] = ("full",)
     best_metric: ClassVar[str | None] = None
-    greater_is_better: ClassVar[bool] = True
     kind: ClassVar[str]
 
     def __init__(self, data: TaskDataArguments) -> None:
@@ -62,7 +61,7 @@ class SimilarityTask(ABC):
         """The column of scores, None for pairs that simply belong together."""
 
     @abstractmethod
-    def model(self, checkpoint: str, arguments: AdaptedModelArguments) -> Any:
+    def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
         """A model of sentence-transformers around an encoder."""
 
     @abstractmethod
@@ -83,14 +82,14 @@ class Embedding(SimilarityTask):
         given = self.data.label_column
         return given or ("score" if "score" in examples["train"].column_names else None)
 
-    def model(self, checkpoint: str, arguments: AdaptedModelArguments) -> Any:
+    def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
         """As of `SimilarityTask`: the encoder and its pooling, the mean if nothing else is asked for."""
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.models import Pooling, Transformer
 
-        transformer: Any = Transformer(checkpoint, max_seq_length=arguments.max_length)
-        pooling = Pooling(transformer.get_word_embedding_dimension(), pooling_mode=arguments.pooling or "mean")
-        return SentenceTransformer(modules=[transformer, pooling])
+        transformer: Any = Transformer(checkpoint, max_seq_length=max_length)
+        channels = transformer.auto_model.config.hidden_size
+        return SentenceTransformer(modules=[transformer, Pooling(channels, pooling_mode=pooling or "mean")])
 
     def loss(self, model: Any, arguments: AdaptedModelArguments) -> Any:
         """As of `SimilarityTask`: CoSENT for scores, else multiple negatives ranking; Matryoshka around it if asked."""
@@ -130,11 +129,11 @@ class Ranking(SimilarityTask):
     def _label_column(self, examples: Mapping[str, Any]) -> str | None:
         return self.data.label_column or "label"
 
-    def model(self, checkpoint: str, arguments: AdaptedModelArguments) -> Any:
+    def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
         """As of `SimilarityTask`: the encoder with a classifier of one output."""
         from sentence_transformers import CrossEncoder
 
-        return CrossEncoder(checkpoint, num_labels=1, max_length=arguments.max_length)
+        return CrossEncoder(checkpoint, num_labels=1, max_length=max_length)
 
     def loss(self, model: Any, arguments: AdaptedModelArguments) -> Any:
         """As of `SimilarityTask`: binary cross entropy, for labels from 0 to 1."""
@@ -154,6 +153,10 @@ class Ranking(SimilarityTask):
 
         pairs = [list(pair) for pair in zip(rows["text"], rows["text_pair"], strict=True)]
         labels = list(rows["label"])
+        if len(set(labels)) < 2:
+            raise UsageError(
+                "the examples for validation or test have the same label in all rows; nothing can be told."
+            )
         if set(labels) == {0, 1}:
             whole = [int(label) for label in labels]
             return evaluation.CrossEncoderClassificationEvaluator(pairs, whole, write_csv=False)

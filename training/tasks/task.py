@@ -22,13 +22,13 @@ class HeadTask(ABC):
 
     Args:
         data: where the examples are, and what their columns are called.
-        max_length: tokens that a text is cut to.
+        max_length: tokens that a text is cut to; to be set before examples are encoded.
 
     Attributes:
         auto_class: of transformers, for the model.
         peft_task: peft's name of it.
-        best_metric: by which the best weights are chosen.
-        greater_is_better: whether that is to be large.
+        best_metric: by which the best weights are chosen, if nothing else is asked for.
+        metric_names: all that there are.
         tunings: the ways of tuning that there are for it.
         label_fields: of the configuration, known once examples were read.
     """
@@ -36,10 +36,10 @@ class HeadTask(ABC):
     auto_class: ClassVar[str]
     peft_task: ClassVar[str | None]
     best_metric: ClassVar[str | None]
-    greater_is_better: ClassVar[bool] = True
+    metric_names: ClassVar[tuple[str, ...]]
     tunings: ClassVar[tuple[str, ...]] = WITH_HEAD
 
-    def __init__(self, data: TaskDataArguments, max_length: int) -> None:
+    def __init__(self, data: TaskDataArguments, max_length: int = 0) -> None:
         self.data, self.max_length = data, max_length
         self.label_fields: dict[str, Any] = {}
 
@@ -66,7 +66,18 @@ class HeadTask(ABC):
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
         """Judges the predictions for the examples of a split, `rows`, encoded as `inputs`."""
 
-    def _set_labels(self, names: list[Any]) -> None:
-        labels = [str(name) for name in names]
+    @property
+    def labels(self) -> list[str]:
+        """The names of the classes, in the order of the outputs; none for tasks without classes."""
+        return list(self.label_fields.get("id2label", {}).values())
+
+    def follow(self, labels: list[str]) -> bool:
+        """Takes over the order of the labels of a trained head; returns whether they are the same labels."""
+        if set(labels) != set(self.labels):
+            return False
+        self._set_labels(labels)
+        return True
+
+    def _set_labels(self, labels: list[str]) -> None:
         self.label_fields["id2label"] = dict(enumerate(labels))
         self.label_fields["label2id"] = {name: index for index, name in enumerate(labels)}
