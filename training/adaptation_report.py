@@ -140,6 +140,7 @@ def complete(
             metric_value=round(value, 4),
         )
         for name, value in results.best.metrics[split].items()
+        if name != "loss"
     ]
     if len(results.trainings) > 1:
         told = ", ".join(f"{name} {mean:.4f} ± {sd:.4f}" for name, (mean, sd) in results.spread()[split].items())
