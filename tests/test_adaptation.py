@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -461,6 +462,12 @@ def test_long_contexts_are_read_in_windows(encoder: Path, tmp_path: Path) -> Non
     assert results.best.metrics["validation"]["exact_match"] > 80
 
 
+def free_port() -> int:
+    """A port for the processes to meet at; older releases of Accelerate find none by themselves."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 def test_two_processes_adapt_as_one(encoder: Path, tmp_path: Path) -> None:
     files = write_examples(tmp_path, "classification", {"train": 64, "validation": 32})
     options = {
@@ -475,7 +482,7 @@ def test_two_processes_adapt_as_one(encoder: Path, tmp_path: Path) -> None:
     command = ["adapt", "--task", "classification", "--learning_rate", "3e-3", "--disable_tqdm", "True", *given]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
     for name, start, batch in (("one", [], 16), ("two", launch, 8)):
         where = ["--output_dir", str(tmp_path / name), "--per_device_train_batch_size", str(batch)]
         program = [sys.executable, *start, "-m", "sequence_encoder", *command, *where]

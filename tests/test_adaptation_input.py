@@ -165,6 +165,7 @@ def test_ranks_are_from_0_to_1(refused: Callable[..., str]) -> None:
     [
         ({"tuning": "adapter", "task": "ner"}, "--tuning adapter is not for --task ner; choose one of full, head"),
         ({"tuning": "prompt", "task": "ner"}, "--tuning prompt is not for --task ner"),
+        ({"tuning": "prompt", "task": "qa"}, "--tuning prompt is not for --task qa"),
         ({"tuning": "lora", "task": "embedding"}, "--tuning lora is not for --task embedding; choose one of full"),
         ({"train_file": "a.csv", "dataset_name": "b"}, "one of --train_file and --dataset_name is needed, got both"),
         ({}, "one of --train_file and --dataset_name is needed, got neither"),

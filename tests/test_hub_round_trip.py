@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import transformers
 
-from sequence_encoder import SequenceEncoderTokenizer
+from sequence_encoder import SequenceEncoderTokenizer, TaskAdapter
 from sequence_encoder.tests.hub_client import ClientError, HubClient, outputs
 from sequence_encoder.tests.hub_repositories import LARGE_SIZE
 from sequence_encoder.tests.hub_server import Hub
@@ -97,6 +97,17 @@ def test_a_pushed_model_loads_by_its_name_with_the_same_outputs(
     files = hub.files(name)
     assert files["model.safetensors"].large
     assert not files["config.json"].large
+
+
+def test_a_pushed_adapter_loads_by_its_name_with_the_same_outputs(
+    hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build, tmp_path: Path
+) -> None:
+    auto_class = "AutoModelForSequenceClassification"
+    TaskAdapter(transformers.AutoModel.from_pretrained(saved("AutoModel")[0]), 3).save_pretrained(tmp_path)
+    user.call("push", auto_class, str(tmp_path), name)
+    expected = outputs(getattr(transformers, auto_class).from_pretrained(tmp_path))
+    assert reader.call("load", auto_class, name) == expected
+    assert "the encoder is frozen" in hub.files(name)["README.md"].content.decode()
 
 
 def test_a_model_and_its_tokenizer_share_a_repository(

@@ -26,8 +26,6 @@ class Choices(HeadTask):
     peft_task = None
     best_metric = "accuracy"
     metric_names = ("accuracy",)
-    # peft knows no prompts for this task.
-    tunings = tuple(name for name in HeadTask.tunings if name != "prompt")
 
     def read(self, examples: Examples) -> dict[str, Any]:
         """As of `HeadTask`."""

@@ -14,7 +14,7 @@ from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedToke
 
 from .. import UsageError
 from .columns import check_texts, check_there, check_values, label_names, label_text, named
-from .task import FROZEN, WITH_HEAD, Examples, HeadTask, Metrics
+from .task import TUNINGS_OF_TEXTS, Examples, HeadTask, Metrics
 
 
 class Classification(HeadTask):
@@ -24,7 +24,7 @@ class Classification(HeadTask):
     peft_task = "SEQ_CLS"
     best_metric: ClassVar[str | None] = "accuracy"
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews_correlation")
-    tunings = (*WITH_HEAD, *FROZEN)
+    tunings = TUNINGS_OF_TEXTS
     problem_type = "single_label_classification"
     label_column = "label"
 

@@ -30,8 +30,6 @@ class Entities(HeadTask):
     peft_task = "TOKEN_CLS"
     best_metric = "f1"
     metric_names = ("precision", "recall", "f1", "accuracy")
-    # peft's prompts are no tokens that have labels, and its model for this task fails on them.
-    tunings = tuple(name for name in HeadTask.tunings if name != "prompt")
 
     def read(self, examples: Examples) -> dict[str, Any]:
         """As of `HeadTask`."""

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 Examples = Mapping[str, Any]
 Metrics = Callable[[EvalPrediction], dict[str, float]]
-FROZEN = ("adapter",)
-WITH_HEAD = ("full", "head", "lora", "dora", "ia3", "prompt")
+# Of all heads; and of those that give one answer a text. peft's prompts stand before the tokens and move their places,
+# which labels of tokens and answers do not follow.
+TUNINGS_OF_HEADS = ("full", "head", "lora", "dora", "ia3")
+TUNINGS_OF_TEXTS = (*TUNINGS_OF_HEADS, "prompt", "adapter")
 
 
 class HeadTask(ABC):
@@ -37,7 +39,7 @@ class HeadTask(ABC):
     peft_task: ClassVar[str | None]
     best_metric: ClassVar[str | None]
     metric_names: ClassVar[tuple[str, ...]]
-    tunings: ClassVar[tuple[str, ...]] = WITH_HEAD
+    tunings: ClassVar[tuple[str, ...]] = TUNINGS_OF_HEADS
 
     def __init__(self, data: TaskDataArguments, max_length: int = 0) -> None:
         self.data, self.max_length = data, max_length
