@@ -432,6 +432,17 @@ def test_a_split_of_a_dataset_whose_labels_are_kept_secret_is_left_out(encoder: 
     assert set(results.best.metrics) == {"validation"}
 
 
+def test_words_that_are_cut_are_told_of(encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"tokens": ["we", "saw"] * (8 if row < 3 else 1), "ner_tags": ["O", "B-x"] * (8 if row < 3 else 1)}
+        for row in range(20)
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"train_file": tmp_path / "train.jsonl", "validation_file": tmp_path / "train.jsonl"}
+    run("ner", encoder, tmp_path / "out", max_length=8, num_train_epochs=1, **files)
+    assert "3 of 20 texts fill the 8 tokens of --max_length" in capsys.readouterr().out
+
+
 def test_entities_are_learned_from_spans_of_characters(encoder: Path, tmp_path: Path) -> None:
     rows = []
     for row in examples_of("ner", 240, 0):

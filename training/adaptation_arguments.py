@@ -105,7 +105,6 @@ class TaskDataArguments:
         default=",", metadata={"help": "Between the labels of a text, where they are no list."}
     )
     doc_stride: int = field(default=64, metadata={"help": "Tokens that two windows of a long context share."})
-    num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise."})
 
     def __post_init__(self) -> None:
         if (self.train_file is None) == (self.dataset_name is None):

@@ -78,9 +78,15 @@ class Entities(HeadTask):
                 labels.append(row)
             return {**dict(encoded), "labels": labels}
 
-        return rows.map(
+        inputs = rows.map(
             encode, batched=True, remove_columns=rows.column_names, desc="Tokenising", load_from_cache_file=False
         )
+        if full := sum(len(ids) >= self.max_length for ids in inputs["input_ids"]):
+            print(
+                f"{full} of {len(rows)} texts fill the {self.max_length} tokens of --max_length: words after them are not "
+                "learned, nor are they judged."
+            )
+        return inputs
 
     def _tags_of_words(self, encoded: Any, index: int, text: str, spans: list[Any]) -> dict[int, str]:
         """The tag of each word of a text, by spans of its characters. Words may begin with a space."""
