@@ -83,8 +83,8 @@ class Entities(HeadTask):
         )
         if full := sum(len(ids) >= self.max_length for ids in inputs["input_ids"]):
             print(
-                f"{full} of {len(rows)} texts fill the {self.max_length} tokens of --max_length: words after them are not "
-                "learned, nor are they judged."
+                f"{full} of {len(rows)} texts fill the {self.max_length} tokens of --max_length: words after them are "
+                "neither learned nor judged."
             )
         return inputs
 
