@@ -203,22 +203,6 @@ def test_several_seeds_are_reported_and_the_best_is_kept(encoder: Path, tmp_path
     assert "±" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_the_weights_of_the_best_evaluation_are_kept(encoder: Path, tmp_path: Path) -> None:
-    files = write_examples(tmp_path, "classification", {"train": 120, "validation": 60})
-    # A rate that destroys what was learned.
-    options = {"learning_rate": 0.5, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.9}
-    found = {
-        keep: run(
-            "classification",
-            encoder,
-            tmp_path / str(keep),
-            **{**files, **options, "keep_best": keep, "num_train_epochs": 8, "per_device_train_batch_size": 16},
-        ).best.metrics["validation"]["accuracy"]
-        for keep in (True, False)
-    }
-    assert found[True] > found[False]
-
-
 @pytest.mark.parametrize(("metric", "smaller"), [("loss", True), ("f1", False), ("eval_accuracy", False)])
 def test_any_metric_can_say_what_is_best(encoder: Path, tmp_path: Path, metric: str, smaller: bool) -> None:
     files = write_examples(tmp_path, "classification", {"train": 60, "validation": 40})

@@ -56,8 +56,11 @@ def load(saved: Path, auto_class: str, **options: Any) -> Any:
 FRESH = """
 import json, sys
 from pathlib import Path
+import transformers.modeling_utils  # older releases import sklearn there, where it is installed
+before = set(sys.modules)
 import sequence_encoder
-heavy = sorted({"datasets", "sklearn", "matplotlib", "tensorflow", "pandas", "scipy.stats"} & set(sys.modules))
+heavy = {"accelerate", "datasets", "sklearn", "matplotlib", "peft", "tensorflow", "pandas", "scipy.stats"}
+heavy = sorted(heavy & set(sys.modules) - before)
 import transformers
 saved, auto_classes = Path(sys.argv[1]), json.loads(sys.argv[2])
 full_name = lambda thing: f"{type(thing).__module__}.{type(thing).__qualname__}"

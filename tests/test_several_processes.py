@@ -22,7 +22,8 @@ from sequence_encoder.tests.pretraining_runs import command, losses, run_here, w
 ROOT = Path(__file__).parent.parent
 STEPS = 20
 # A file of `examples` for each way.
-WAYS = ["ddp", "fsdp2", "tensor_parallel"]
+divides = pytest.mark.since("accelerate", "1.10", "divides models by FSDP2 and `parallelism_config`")
+WAYS = ["ddp", pytest.param("fsdp2", marks=divides), pytest.param("tensor_parallel", marks=divides)]
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,7 @@ def test_a_checkpoint_goes_on_in_another_number_of_processes(
     assert_same_losses(train(processes, way, output), one)
 
 
+@divides
 def test_shards_of_an_average_and_less_memory_change_no_loss(train: Callable[..., Path], tmp_path: Path) -> None:
     settings = yaml.safe_load((ROOT / "examples/fsdp2.yaml").read_text())
     assert settings["fsdp_config"]["fsdp_activation_checkpointing"]
@@ -141,6 +143,7 @@ def test_shards_of_an_average_and_less_memory_change_no_loss(train: Callable[...
         torch.testing.assert_close(weight, found[name], atol=5e-3, rtol=0)
 
 
+@divides
 def test_bfloat16_divides_losses_by_exact_counts(train: Callable[..., Path]) -> None:
     plain, sharded = train(1, "ddp", bf16=True), train(2, "fsdp2", bf16=True)
     # A count of a thousand labels, rounded to bfloat16, would move the loss by as much as this.

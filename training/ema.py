@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +46,8 @@ class ExponentialMovingAverage(TrainerCallback):
         weights = dict(_weights(kwargs["model"]))
         self.average = {name: weight.detach().clone() for name, weight in weights.items()}
         if self.resume_from is not None:
-            checkpoint.load(self.average, checkpoint_id=self.resume_from / _FOLDER, no_dist=args.world_size == 1)
+            with _of_one_process():
+                checkpoint.load(self.average, checkpoint_id=self.resume_from / _FOLDER)
 
     @torch.no_grad()
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -55,7 +59,8 @@ class ExponentialMovingAverage(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Saves the average with the checkpoint."""
         folder = checkpoint_at(args, state) / _FOLDER
-        checkpoint.save(self.average, checkpoint_id=folder, no_dist=args.world_size == 1)
+        with _of_one_process():
+            checkpoint.save(self.average, checkpoint_id=folder)
 
     @torch.no_grad()
     def on_train_end(
@@ -64,6 +69,14 @@ class ExponentialMovingAverage(TrainerCallback):
         """Gives the weights the values of the average."""
         for name, weight in _weights(kwargs["model"]):
             weight.copy_(self.average[name])
+
+
+@contextmanager
+def _of_one_process() -> Iterator[None]:
+    """Without the warning that one process alone saves and loads, which is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is ")
+        yield
 
 
 def _weights(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
