@@ -75,7 +75,8 @@ def _checked(settings: dict[str, Any], parser: HfArgumentParser) -> dict[str, An
             raise UsageError(f"{action.dest} must be one of {', '.join(map(str, action.choices))}, got {value}.")
         if action.nargs == "+" and value is not None and not isinstance(value, list):
             settings[action.dest] = [value]
-        if action.type is int and action.nargs is None and value is not None and type(value) is not int:
+        # The parser reads what is text.
+        if action.type is int and isinstance(value, float | bool):
             raise UsageError(f"{action.dest} must be a whole number, got {value!r}.")
     return settings
 
