@@ -107,6 +107,7 @@ def test_a_stream_goes_on_in_its_middle(arguments: Callable[..., list[str]], tmp
     assert_same(killed, whole)
 
 
+@pytest.mark.since("transformers", "5.18", "goes on in several processes of a CPU")
 def test_a_run_in_two_processes_survives_the_death_of_one(
     arguments: Callable[..., list[str]], uninterrupted: Path, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from sequence_encoder.tests.pretraining_runs import command, losses, run_here, w
 
 ROOT = Path(__file__).parent.parent
 STEPS = 20
+several_go_on = pytest.mark.since("transformers", "5.18", "goes on in several processes of a CPU")
 # A file of `examples` for each way.
 divides = pytest.mark.since("accelerate", "1.10", "divides models by FSDP2 and `parallelism_config`")
 WAYS = ["ddp", pytest.param("fsdp2", marks=divides), pytest.param("tensor_parallel", marks=divides)]
@@ -113,7 +114,7 @@ def test_what_two_processes_save_is_the_model_of_one(one: Path, two: Path) -> No
     assert {weight.dtype for weight in load_file(two / "model.safetensors").values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=several_go_on)])
 def test_a_checkpoint_goes_on_in_another_number_of_processes(
     one: Path, way: str, two: Path, train: Callable[..., Path], tmp_path: Path, processes: int
 ) -> None:
