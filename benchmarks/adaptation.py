@@ -243,8 +243,7 @@ def frozen(seeds: int) -> None:
         set_seed(seed)
         order = torch.randperm(len(items)).tolist()
         part, others = order[:TRAIN], order[TRAIN:]
-        with torch.no_grad():
-            found = train(part, ADAPTER_EPOCHS)(features=vectors[others]).logits.argmax(-1)
+        found = train(part, ADAPTER_EPOCHS)(features=vectors[others]).logits.argmax(-1)
         ours = float((found == targets[others]).float().mean())
         regression = LogisticRegression(max_iter=5000).fit(vectors[part].numpy(), targets[part].numpy())
         scores.append((ours, regression.score(vectors[others].numpy(), targets[others].numpy())))
