@@ -56,7 +56,7 @@ def load(saved: Path, auto_class: str, **options: Any) -> Any:
 FRESH = """
 import json, sys
 from pathlib import Path
-import transformers.models.auto.modeling_auto  # older releases import sklearn there, where it is installed
+import transformers.modeling_utils, transformers.models.auto.modeling_auto  # which import what they need
 before = set(sys.modules)
 import sequence_encoder
 heavy = {"accelerate", "datasets", "sklearn", "matplotlib", "peft", "tensorflow", "pandas", "scipy.stats"}
