@@ -157,7 +157,9 @@ def test_a_checkpoint_of_a_head_loads_into_the_trunk(saved: Path, source: str) -
 def test_fill_mask_gives_tokens_for_the_mask(saved: Path) -> None:
     fill = pipeline("fill-mask", model=str(saved / "SequenceEncoderForMaskedLM"))
     results = fill("the quick [MASK] fox", top_k=4)
-    assert [len(result["token_str"]) > 0 and 0 < result["score"] <= 1 for result in results] == [True] * 4
+    # The model has more tokens than the tokenizer, and random weights may prefer those.
+    assert [result["token_str"] for result in results] == [fill.tokenizer.decode([x["token"]]) for x in results]
+    assert all(0 < result["score"] <= 1 for result in results)
     logits = fill.model(**fill.tokenizer("the quick [MASK] fox", return_tensors="pt")).logits[0, 3]
     assert [result["token"] for result in results] == logits.topk(4).indices.tolist()
 
