@@ -1,4 +1,4 @@
-"""`sequence-encoder adapt`: every task and every way of tuning, from a file of examples to a model that is used."""
+"""`sequence-encoder adapt`: every task, from a file of examples to a model that is used."""
 
 from __future__ import annotations
 
@@ -17,14 +17,11 @@ import transformers
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from sequence_encoder import TaskAdapter
 from sequence_encoder.pipelines import QuestionAnsweringPipeline
-from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encoder, write_examples
-from sequence_encoder.training import UsageError
+from sequence_encoder.tests.adaptation_runs import COUNTS, FAST, examples_of, run, save_encoder, write_examples
 
 Build = Callable[..., Any]
 
-COUNTS = {"train": 240, "validation": 40, "test": 40}
 # What each task is judged by, what is reached at least, and the head.
 GOALS: dict[str, tuple[str, float, str]] = {
     "classification": ("accuracy", 0.9, "SequenceEncoderForSequenceClassification"),
@@ -36,7 +33,6 @@ GOALS: dict[str, tuple[str, float, str]] = {
     "embedding": ("cosine_ndcg@10", 0.9, "SequenceEncoderModel"),
     "ranking": ("average_precision", 0.8, "SequenceEncoderForSequenceClassification"),
 }
-FAST: dict[str, Any] = {"learning_rate": 3e-3, "num_train_epochs": 8, "per_device_train_batch_size": 16}
 
 
 @pytest.fixture(scope="module")
@@ -109,87 +105,6 @@ def test_embeddings_and_scores_are_models_of_sentence_transformers(adapted: Buil
     ranker = CrossEncoder(str(adapted("ranking")[0]))
     right, wrong = ranker.predict([("we saw red here cat", "by cat"), ("we saw red here cat", "by red")])
     assert right > wrong
-
-
-@pytest.mark.parametrize("tuning", ["head", "adapter", "lora", "dora", "ia3", "prompt"])
-def test_every_way_of_tuning_trains_few_weights_and_leaves_the_encoder(
-    encoder: Path, tmp_path: Path, tuning: str
-) -> None:
-    files = write_examples(tmp_path, "classification", COUNTS)
-    options = {**FAST, "learning_rate": 0.02, "num_train_epochs": 12}
-    results = run("classification", encoder, tmp_path / "out", tuning=tuning, **files, **options)
-    assert results.trained < 0.35 * results.parameters
-    assert results.best.metrics["test"]["accuracy"] > (0.6 if tuning == "prompt" else 0.75)
-    if tuning == "prompt":
-        import peft
-
-        model = peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "out" / "adapter", num_labels=3)
-    else:
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-    rows = [json.loads(line) for line in Path(files["test_file"]).read_text().splitlines()]
-    batch = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
-    with torch.no_grad():
-        predicted = model.eval()(**batch).logits.argmax(-1).tolist()
-    names = sorted({row["label"] for row in rows})
-    right = sum(names[index] == row["label"] for index, row in zip(predicted, rows, strict=True)) / len(rows)
-    assert right == pytest.approx(results.best.metrics["test"]["accuracy"], abs=0.03)
-    before, after = load_file(encoder / "model.safetensors"), dict(model.state_dict())
-    if tuning in ("head", "adapter"):
-        prefix = "encoder." if tuning == "adapter" else "model."
-        kept = [name for name in before if not name.startswith("pooler.")]
-        assert all(torch.equal(before[name], after[prefix + name]) for name in kept)
-
-
-def test_an_adapter_alone_is_saved_and_gone_on_from_with_the_same_encoder(encoder: Path, tmp_path: Path) -> None:
-    files = write_examples(tmp_path, "classification", COUNTS)
-    run("classification", encoder, tmp_path / "first", tuning="lora", **files, **FAST)
-    options = {**files, **FAST, "tuning": "lora", "from_adapter": tmp_path / "first" / "adapter"}
-    again = run(
-        "classification", encoder, tmp_path / "second", **{**options, "num_train_epochs": 1, "learning_rate": 1e-6}
-    )
-    first = json.loads((tmp_path / "first" / "results.json").read_text())
-    assert again.best.metrics["test"]["accuracy"] == first["metrics"]["test"]["accuracy"]["mean"]
-    other = save_encoder(tmp_path / "other", num_hidden_layers=1)
-    with pytest.raises(UsageError, match=r"is an adapter of .*, and --from is .*other"):
-        run("classification", other, tmp_path / "third", **options)
-    with pytest.raises(UsageError, match="is of the kind LORA, use_dora=False, and --tuning dora not"):
-        run("classification", encoder, tmp_path / "third", **{**options, "tuning": "dora"})
-    rows = [{**row, "label": f"dark-{row['label']}"} for row in examples_of("classification", 24, 0)]
-    (tmp_path / "dark.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UsageError, match="knows the labels blue, green, red, and the examples have dark-blue"):
-        run(
-            "classification",
-            encoder,
-            tmp_path / "third",
-            tuning="lora",
-            from_adapter=tmp_path / "first" / "adapter",
-            train_file=tmp_path / "dark.jsonl",
-        )
-    assert not (tmp_path / "third").exists()
-    with pytest.raises(FileExistsError, match=r"holds .*adapter, which is to be read"):
-        run("classification", encoder, tmp_path / "first", overwrite=True, **options)
-
-
-def test_encoders_of_other_families_are_carried_over(bert_folder: Path, tmp_path: Path) -> None:
-    for task, tuning in (("classification", "full"), ("ner", "lora"), ("regression", "adapter")):
-        files = write_examples(tmp_path, task, {"train": 24})
-        run(task, bert_folder, tmp_path / task, tuning=tuning, max_length=16, **files, num_train_epochs=1)
-        config = json.loads((tmp_path / task / "config.json").read_text())
-        assert config["model_type"].startswith("sequence_encoder")
-    peft_config = json.loads((tmp_path / "ner" / "adapter" / "adapter_config.json").read_text())
-    assert Path(peft_config["base_model_name_or_path"]) == (tmp_path / "ner" / "base").resolve()
-    # Its encoder knows the labels, so that it loads by itself.
-    import peft
-
-    alone = peft.AutoPeftModelForTokenClassification.from_pretrained(tmp_path / "ner" / "adapter").eval()
-    merged = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path / "ner").eval()
-    ids = torch.tensor([[5, 6, 7, 8]])
-    torch.testing.assert_close(alone(input_ids=ids).logits, merged(input_ids=ids).logits, atol=1e-5, rtol=1e-4)
-    # It goes on from where it was, by the name that was given first.
-    files = write_examples(tmp_path, "ner", {"train": 24})
-    options = {"tuning": "lora", "from_adapter": tmp_path / "ner" / "adapter", "num_train_epochs": 1}
-    run("ner", bert_folder, tmp_path / "again", **files, **options)
 
 
 def test_several_seeds_are_reported_and_the_best_is_kept(encoder: Path, tmp_path: Path) -> None:
@@ -284,19 +199,6 @@ def test_answers_are_found_on_whichever_side_a_tokenizer_pads(tmp_path: Path, si
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     results = run("qa", folder, tmp_path / "out", train_file=tmp_path / "train.jsonl", **FAST)
     assert results.best.metrics["validation"]["exact_match"] > 80
-
-
-def test_texts_are_cut_to_what_the_encoder_has_positions_for(tmp_path: Path) -> None:
-    folder = save_encoder(
-        tmp_path / "encoder", position_embedding="learned", rope_parameters=None, max_position_embeddings=24
-    )
-    rows = [{"text": "we saw it " * 30, "label": label} for label in ("a", "b") * 10]
-    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for tuning in ("full", "prompt"):
-        options = {"tuning": tuning, "train_file": tmp_path / "long.jsonl", "num_train_epochs": 1, "prompt_length": 8}
-        run("classification", folder, tmp_path / tuning, **options)
-    with pytest.raises(UsageError, match=r"--max_length must be at most 16, .* beside 8 of the prompts, got 24"):
-        run("classification", folder, tmp_path / "out", max_length=24, **options)
 
 
 def test_training_ends_early_where_nothing_gets_better(
@@ -487,18 +389,3 @@ def test_two_processes_adapt_as_one(encoder: Path, tmp_path: Path) -> None:
         assert told["metrics"]["validation"]["accuracy"]["mean"] > 0
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
-
-
-def test_a_frozen_encoder_keeps_its_family_where_it_cannot_be_carried_over(tmp_path: Path, bert_folder: Path) -> None:
-    config = transformers.MPNetConfig(
-        vocab_size=90, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40
-    )
-    transformers.MPNetModel(config).save_pretrained(tmp_path / "mpnet")
-    transformers.AutoTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path / "mpnet")
-    files = write_examples(tmp_path, "classification", {"train": 40})
-    run("classification", tmp_path / "mpnet", tmp_path / "out", tuning="adapter", **files, num_train_epochs=2)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert isinstance(model, TaskAdapter)
-    assert type(model.encoder) is transformers.MPNetModel
-    with pytest.raises(UsageError, match="--from"):
-        run("classification", tmp_path / "mpnet", tmp_path / "full", **files, num_train_epochs=2)

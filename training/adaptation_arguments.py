@@ -10,8 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from . import UsageError
-from .arguments import parse_arguments
-from .hardware import faster_in_bfloat16, has_accelerator
+from .arguments import check_fixed, parse_arguments, settle_device
 from .tasks import TASKS
 from .tuning import TUNINGS
 
@@ -164,20 +163,16 @@ class AdaptationArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{name} must be at least {least}, got {value}.")
-        for name, allowed in (
-            ("save_strategy", "no"),
-            ("load_best_model_at_end", False),
-            ("resume_from_checkpoint", None),
-            ("remove_unused_columns", True),
-        ):
-            if getattr(self, name) != allowed:
-                raise UsageError(f"--{name} must be {allowed}, got {getattr(self, name)}.")
+        check_fixed(
+            self,
+            save_strategy="no",
+            load_best_model_at_end=False,
+            resume_from_checkpoint=None,
+            remove_unused_columns=True,
+        )
         if self.early_stopping_patience and not (self.keep_best and self.eval_strategy != "no"):
             raise UsageError("--early_stopping_patience needs --keep_best and an --eval_strategy other than no.")
-        # `Trainer` takes bfloat16 on a CPU only where it is told that the CPU is meant.
-        self.use_cpu = self.use_cpu or not has_accelerator()
-        if self.bf16 is None:
-            self.bf16 = not self.fp16 and faster_in_bfloat16()
+        settle_device(self)
         super().__post_init__()
 
 

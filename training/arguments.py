@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from . import UsageError
+from .hardware import faster_in_bfloat16, has_accelerator
 
 Defaults = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -93,6 +94,25 @@ def _given(parser: HfArgumentParser, arguments: list[str]) -> dict[str, Any]:
     finally:
         for action, default, required in before:
             action.default, action.required = default, required
+
+
+def check_fixed(arguments: TrainingArguments, **fixed: Any) -> None:
+    """Checks the arguments of `Trainer` that a recipe leaves no choice for.
+
+    Raises:
+        UsageError: if one has another value.
+    """
+    for name, allowed in fixed.items():
+        if getattr(arguments, name) != allowed:
+            raise UsageError(f"--{name} must be {allowed}, got {getattr(arguments, name)}.")
+
+
+def settle_device(arguments: TrainingArguments) -> None:
+    """Means the CPU where there is nothing else, and bfloat16 where that is faster and nothing else was said."""
+    # `Trainer` takes bfloat16 on a CPU only where it is told that the CPU is meant.
+    arguments.use_cpu = arguments.use_cpu or not has_accelerator()
+    if arguments.bf16 is None:
+        arguments.bf16 = not arguments.fp16 and faster_in_bfloat16()
 
 
 def read_settings(file: Path) -> dict[str, Any]:

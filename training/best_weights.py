@@ -46,6 +46,12 @@ class BestWeights(TrainerCallback):
         self.weights = {}
 
 
+def callbacks_of(keep_best: bool, patience: int | None) -> list[TrainerCallback]:
+    """Those that are asked for, to keep the best weights and to end early."""
+    best: list[TrainerCallback] = [BestWeights()] if keep_best else []
+    return best if patience is None else [*best, EarlyStopping(patience)]
+
+
 class EarlyStopping(EarlyStoppingCallback):
     """That of transformers, which warns that nothing will bring the best weights back; here `BestWeights` does."""
 

@@ -15,7 +15,6 @@ from transformers import (
     AutoModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerCallback,
     default_data_collator,
     set_seed,
 )
@@ -30,7 +29,7 @@ from ..modeling.task_adapter import TaskAdapter
 from . import UsageError
 from .adaptation_arguments import Adaptation, AdaptationArguments
 from .adaptation_report import Results, adapter_card, complete, metrics_of
-from .best_weights import BestWeights, EarlyStopping
+from .best_weights import BestWeights, callbacks_of
 from .hub_trainer import HubTrainer, training_of
 from .tasks import HEAD_TASKS
 from .tuning import TUNINGS, check_adapter, record_adapter, tuned
@@ -133,11 +132,9 @@ class HeadRecipe:
 
     def trainer(self, args: AdaptationArguments, with_model: bool = True) -> HubTrainer:
         """A `Trainer` for the model of a seed, or with `with_model=False` for those of a search."""
-        callbacks: list[TrainerCallback] = [BestWeights()] if args.keep_best else []
-        if args.early_stopping_patience is not None:
-            callbacks.append(EarlyStopping(args.early_stopping_patience))
-        model: dict[str, Any] = {"model": self.model(args.seed)}
-        if not with_model:
+        if with_model:
+            model: dict[str, Any] = {"model": self.model(args.seed)}
+        else:
             model = {"model_init": lambda trial=None: self.model(args.seed)}
         try:
             return HubTrainer(
@@ -149,7 +146,7 @@ class HeadRecipe:
                 processing_class=self.tokenizer,
                 compute_metrics=self.task.metrics(self.rows["validation"], self.inputs["validation"]),
                 compute_loss_func=None if self.weights is None else weighted_loss(self.weights),
-                callbacks=callbacks,
+                callbacks=callbacks_of(args.keep_best, args.early_stopping_patience),
             )
         # What `Trainer` and Accelerate say of arguments that they cannot follow.
         except (ValueError, ImportError) as error:
@@ -248,7 +245,7 @@ class HeadRecipe:
         """(C,), the rarer a class the more, with the mean 1 over examples."""
         if self.run.args.class_weights == "none":
             return None
-        names = self.task.label_fields["id2label"]
+        names = self.task.labels
         column = [
             label for cell in self.inputs["train"]["labels"] for label in (cell if isinstance(cell, list) else [cell])
         ]

@@ -13,9 +13,8 @@ from transformers import TrainingArguments
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..configuration.presets import PRESETS
 from . import UsageError
-from .arguments import parse_arguments
+from .arguments import check_fixed, parse_arguments, settle_device
 from .corpus import CorpusArguments
-from .hardware import faster_in_bfloat16, has_accelerator
 from .objectives import Objectives
 
 # In the output folder.
@@ -180,15 +179,14 @@ class PretrainingArguments(TrainingArguments):
     seed: int = field(default=0, metadata={"help": "Of the weights, the order and the masks."})
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("remove_unused_columns", False),
-            ("train_sampling_strategy", "sequential"),
-            ("label_smoothing_factor", 0.0),
-            ("resume_from_checkpoint", None),
-            ("save_only_model", False),
-        ):
-            if getattr(self, name) != allowed:
-                raise UsageError(f"--{name} must be {allowed}, got {getattr(self, name)}.")
+        check_fixed(
+            self,
+            remove_unused_columns=False,
+            train_sampling_strategy="sequential",
+            label_smoothing_factor=0.0,
+            resume_from_checkpoint=None,
+            save_only_model=False,
+        )
         if not 0 < self.lr_decay_share <= 1:
             raise UsageError(f"--lr_decay_share must be above 0 and at most 1, got {self.lr_decay_share}.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
@@ -197,10 +195,7 @@ class PretrainingArguments(TrainingArguments):
             raise UsageError("--ema_decay ends with the average of the weights, --load_best_model_at_end with others.")
         if self.resume and self.overwrite:
             raise UsageError("--resume goes on and --overwrite starts anew: give one of them.")
-        # `Trainer` takes bfloat16 on a CPU only where it is told that the CPU is meant.
-        self.use_cpu = self.use_cpu or not has_accelerator()
-        if self.bf16 is None:
-            self.bf16 = not self.fp16 and faster_in_bfloat16()
+        settle_device(self)
         super().__post_init__()
 
 

@@ -6,12 +6,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments, set_seed
+from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from . import UsageError
 from .adaptation_arguments import Adaptation, AdaptationArguments
 from .adaptation_report import Results, metrics_of
-from .best_weights import BestWeights, EarlyStopping
+from .best_weights import callbacks_of
 from .head_recipe import text_length
 from .tasks import SIMILARITY_TASKS
 
@@ -54,9 +54,6 @@ class SimilarityRecipe:
         """A `Trainer` of sentence-transformers for the model of a seed."""
         set_seed(args.seed)
         model = self.task.model(self.checkpoint, self.run.model.pooling, self.length)
-        callbacks: list[TrainerCallback] = [BestWeights()] if args.keep_best else []
-        if args.early_stopping_patience is not None:
-            callbacks.append(EarlyStopping(args.early_stopping_patience))
         given = {each.name: getattr(args, each.name) for each in fields(TrainingArguments) if each.init}
         given |= {"metric_for_best_model": self._primary_metric(model), "greater_is_better": True}
         if self.task.kind == "SentenceTransformer":
@@ -71,7 +68,7 @@ class SimilarityRecipe:
                 train_dataset=self.rows["train"],
                 evaluator=self.evaluators["validation"],
                 loss=self.task.loss(model, self.run.model),
-                callbacks=callbacks,
+                callbacks=callbacks_of(args.keep_best, args.early_stopping_patience),
             )
         except (ValueError, ImportError) as error:
             raise UsageError(error) from error

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 # Parts of heads that a pretrained encoder as a rule does not have, and that are trained with any adapter.
 _HEAD_PARTS = ("classifier", "qa_outputs", "head", "pooler")
-
-
 # Beside an adapter.
 _RECORD = "adaptation.json"
 # peft's name of each, and whether it is DoRA.

@@ -12,8 +12,8 @@ from transformers import DataCollatorForMultipleChoice, EvalPrediction, PreTrain
 
 from .. import UsageError
 from .classification import logits_of
-from .columns import check_texts, check_there, check_values
-from .task import Examples, HeadTask, Metrics
+from .columns import check_texts, check_there, check_values, check_varies
+from .task import Examples, HeadTask, Metrics, tokenised
 
 
 class Choices(HeadTask):
@@ -57,10 +57,7 @@ class Choices(HeadTask):
             lambda value: isinstance(value, int) and 0 <= value < count,
             f"the number of a choice, 0 to {count - 1}",
         )
-        if len(set(examples["train"][self.label])) < 2:
-            raise UsageError(
-                f"--label_column {self.label} is the same in all training examples; nothing can be learned."
-            )
+        check_varies(examples, self.label)
         return dict(examples)
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -90,9 +87,7 @@ class Choices(HeadTask):
             }
             return {**grouped, "labels": batch[self.label]}
 
-        return rows.map(
-            encode, batched=True, remove_columns=rows.column_names, desc="Tokenising", load_from_cache_file=False
-        )
+        return tokenised(rows, encode)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
         """As of `HeadTask`."""

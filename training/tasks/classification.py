@@ -14,7 +14,7 @@ from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedToke
 
 from .. import UsageError
 from .columns import check_texts, check_there, check_values, label_names, label_text, named
-from .task import TUNINGS_OF_TEXTS, Examples, HeadTask, Metrics
+from .task import TUNINGS_OF_TEXTS, Examples, HeadTask, Metrics, tokenised
 
 
 class Classification(HeadTask):
@@ -58,9 +58,7 @@ class Classification(HeadTask):
             encoded = dict(tokenizer(batch[self.text], pairs, truncation=True, max_length=self.max_length))
             return {**encoded, "labels": [self._target(value) for value in batch[self.label]]}
 
-        return rows.map(
-            encode, batched=True, remove_columns=rows.column_names, desc="Tokenising", load_from_cache_file=False
-        )
+        return tokenised(rows, encode)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
         """As of `HeadTask`."""

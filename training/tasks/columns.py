@@ -56,6 +56,16 @@ def check_texts(examples: Mapping[str, Any], argument: str, column: str | None) 
         check_values(examples, argument, column, lambda value: isinstance(value, str), "a text in every row")
 
 
+def check_varies(examples: Mapping[str, Any], column: str) -> None:
+    """Checks that the training examples have two labels or more.
+
+    Raises:
+        UsageError: if they have one.
+    """
+    if len(set(examples["train"][column])) < 2:
+        raise UsageError(f"--label_column {column} is the same in all training examples; nothing can be learned.")
+
+
 def label_text(value: Any) -> str:
     """A label as its name: that of a number does not depend on whether a file has it as 1 or as 1.0."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -12,7 +12,7 @@ from ...modeling.losses import IGNORED
 from .. import UsageError
 from .classification import logits_of
 from .columns import check_texts, check_there, check_values, label_names, label_text, named
-from .task import Examples, HeadTask, Metrics
+from .task import Examples, HeadTask, Metrics, tokenised
 
 _OUTSIDE = "O"
 _ENTITY_TAG = re.compile(r"O|[BIESLU]-.+")
@@ -78,9 +78,7 @@ class Entities(HeadTask):
                 labels.append(row)
             return {**dict(encoded), "labels": labels}
 
-        inputs = rows.map(
-            encode, batched=True, remove_columns=rows.column_names, desc="Tokenising", load_from_cache_file=False
-        )
+        inputs = tokenised(rows, encode)
         if full := sum(len(ids) >= self.max_length for ids in inputs["input_ids"]):
             print(
                 f"{full} of {len(rows)} texts fill the {self.max_length} tokens of --max_length: words after them are "

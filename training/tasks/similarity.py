@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import UsageError
 from .classification import _is_number
-from .columns import check_texts, check_there, check_values
+from .columns import check_texts, check_there, check_values, check_varies
 
 if TYPE_CHECKING:
     from ..adaptation_arguments import AdaptedModelArguments, TaskDataArguments
@@ -49,10 +49,7 @@ class SimilarityTask(ABC):
         if label is not None:
             check_there(examples, {"label_column": label})
             check_values(examples, "label_column", label, _is_number, "a number in every row")
-            if len(set(examples["train"][label])) < 2:
-                raise UsageError(
-                    f"--label_column {label} is the same in all training examples; nothing can be learned."
-                )
+            check_varies(examples, label)
         names = {self.text: "text", self.pair: "text_pair", **({label: "label"} if label else {})}
         return {split: _renamed(rows, names) for split, rows in examples.items()}
 

@@ -19,6 +19,13 @@ TUNINGS_OF_HEADS = ("full", "head", "lora", "dora", "ia3")
 TUNINGS_OF_TEXTS = (*TUNINGS_OF_HEADS, "prompt", "adapter")
 
 
+def tokenised(rows: Any, encode: Callable[[dict[str, list[Any]]], dict[str, Any]]) -> Any:
+    """What a function makes of all rows, in place of their columns. Not cached: it depends on what is asked for."""
+    return rows.map(
+        encode, batched=True, remove_columns=rows.column_names, desc="Tokenising", load_from_cache_file=False
+    )
+
+
 class HeadTask(ABC):
     """A task, for certain columns of examples.
 
