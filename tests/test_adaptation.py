@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import pipeline
 
 from sequence_encoder.pipelines import QuestionAnsweringPipeline
 from sequence_encoder.tests.adaptation_runs import COUNTS, FAST, examples_of, run, save_encoder, write_examples
+from sequence_encoder.training.adaptation_arguments import TaskDataArguments
+from sequence_encoder.training.tasks import HEAD_TASKS
 
 Build = Callable[..., Any]
 
@@ -178,6 +181,18 @@ def test_a_trained_head_goes_on_with_its_own_order_of_labels(encoder: Path, adap
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("trained", "other"))
     assert after["classifier.weight"].shape == (1, 32)
     torch.testing.assert_close(after["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
+
+
+def test_the_first_token_of_each_word_has_its_label_and_all_others_none(encoder: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
+    rows = Dataset.from_dict({"tokens": [["we", "redcatdog", "saw"]] * 2, "ner_tags": [["O", "B-x", "I-x"]] * 2})
+    task = HEAD_TASKS["ner"](TaskDataArguments(train_file="rows"), 64)
+    inputs = task.encode(task.read({"train": rows})["train"], tokenizer)[0]
+    words = tokenizer([["we", "redcatdog", "saw"]], is_split_into_words=True).word_ids(0)
+    assert words.count(1) > 1
+    firsts = [words.index(word) for word in (0, 1, 2)]
+    assert [task.labels[inputs["labels"][place]] for place in firsts] == ["O", "B-x", "I-x"]
+    assert {label for place, label in enumerate(inputs["labels"]) if place not in firsts} == {-100}
 
 
 def test_tags_without_prefixes_are_judged_word_by_word(encoder: Path, tmp_path: Path) -> None:

@@ -60,11 +60,12 @@ def test_only_the_classifier_is_trained_and_the_encoder_stays_in_evaluation_mode
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_logits_are_those_of_the_pooled_real_tokens(encoder: SequenceEncoderModel, pooling: str) -> None:
     adapter = TaskAdapter(encoder, 5, pooling).eval()
-    for text in TEXTS[:3]:
+    for text in ("return it", "the path of a file", TEXTS[0]):
         one = batch_of([text])
         hidden = encoder(**one).last_hidden_state[0]
         vector = hidden.mean(0) if pooling == "mean" else hidden[0]
-        padded = batch_of([text, *TEXTS[4:8]])
+        padded = batch_of([text, "a", *TEXTS[4:8]])
+        assert not padded["attention_mask"].all()
         torch.testing.assert_close(adapter(**padded).logits[0], adapter.classifier(vector), atol=1e-5, rtol=1e-4)
 
 
