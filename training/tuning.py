@@ -68,11 +68,11 @@ class Tuning:
 # The fewer weights, the larger the steps.
 TUNINGS: dict[str, Tuning] = {
     "full": Tuning(),
-    "head": Tuning({"learning_rate": 1e-3, "num_train_epochs": 10.0}),
+    "head": Tuning({"learning_rate": 3e-3, "num_train_epochs": 10.0}),
     "adapter": Tuning({"learning_rate": 1e-2, "num_train_epochs": 50.0}),
-    "lora": Tuning({"learning_rate": 1e-3}, _lora),
-    "dora": Tuning({"learning_rate": 1e-3}, _dora),
-    "ia3": Tuning({"learning_rate": 5e-3}, _ia3),
+    "lora": Tuning({"learning_rate": 2e-3}, _lora),
+    "dora": Tuning({"learning_rate": 2e-3}, _dora),
+    "ia3": Tuning({"learning_rate": 1e-2}, _ia3),
     "prompt": Tuning({"learning_rate": 1e-2, "num_train_epochs": 10.0}, _prompt, can_be_merged=False),
 }
 
