@@ -2,7 +2,7 @@
 
     python tweets.py tweets
     sequence-encoder adapt --task ner --from MODEL --train_file tweets/train.jsonl --test_file tweets/test.jsonl \
-        --output_dir tagger
+        --num_train_epochs 8 --learning_rate 2e-4 --output_dir tagger
     python extract_entities.py --model_name_or_path tagger --text_file texts.txt --output_file entities.jsonl
 
 Each line is one thing that is named: its kind, its name as it is written first, how often it is named, and where: the
