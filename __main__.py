@@ -37,10 +37,13 @@ def pretrain(arguments: list[str]) -> None:
 
 def adapt(arguments: list[str]) -> None:
     """Train an encoder for a task: classification, entities, answers, embeddings, ranking and others."""
+    from accelerate import PartialState
+
     from .training.adaptation import adapt as run
     from .training.adaptation_arguments import parse
 
     run(parse(arguments))
+    PartialState().destroy_process_group()
 
 
 def convert(arguments: list[str]) -> None:
