@@ -13,7 +13,7 @@ from sequence_encoder.__main__ import main
 from sequence_encoder.tests.adaptation_runs import examples_of, run
 from sequence_encoder.training import UsageError
 from sequence_encoder.training import starting_points as starting_points
-from sequence_encoder.training.adaptation_arguments import parse
+from sequence_encoder.training.adaptation_run import parse
 
 Rows = list[dict[str, Any]]
 
@@ -177,7 +177,7 @@ def test_ranks_are_from_0_to_1(refused: Callable[..., str]) -> None:
         ({"train_file": "a.csv", "from_adapter": "b", "tuning": "prompt"}, "--from_adapter goes on with one of lora"),
         (
             {"train_file": "a.csv", "learning_rat": 3},
-            "there is no argument --learning_rat; did you mean --learning_rate?",
+            "there is no argument --learning_rat (did you mean --learning_rate?)",
         ),
         ({"train_file": "a.csv", "matryoshka_dims": 8}, "--matryoshka_dims are for --task embedding"),
         (
@@ -252,7 +252,7 @@ def test_settings_can_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFix
     settings.write_text("task: embedding\nfrom: somewhere\ntrain_file: a.jsonl\nmatryoshka_dims: 8\n")
     assert parse([str(settings)]).model.matryoshka_dims == [8]
     settings.write_text("task: ner\nfrom: somewhere\ntrain_file: a.jsonl\nseeds: 2.7\n")
-    with pytest.raises(UsageError, match=r"seeds must be a whole number, got 2\.7"):
+    with pytest.raises(UsageError, match=r"--seeds: invalid int value: '2\.7'"):
         parse([str(settings)])
     settings.write_text("task: ner\nfrom: somewhere\ntrain_file: a.jsonl\n")
     with pytest.raises(SystemExit, match=r"sequence-encoder adapt: .*there is no such file"):

@@ -15,9 +15,9 @@ from typing import Any
 
 from ..hub.whole_folders import check_replaceable, written_whole
 from . import UsageError
-from .adaptation_arguments import Adaptation, AdaptationArguments
 from .adaptation_data import hold_out, load_examples
 from .adaptation_report import Result, Results, write_results
+from .adaptation_run import Adaptation, AdaptationArguments
 from .hardware import peak_memory
 from .head_recipe import HeadRecipe
 from .similarity_recipe import SimilarityRecipe

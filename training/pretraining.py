@@ -25,8 +25,8 @@ from .extras import require
 from .hub_trainer import HubTrainer
 from .objectives import PretrainingCollator
 from .packs import EvaluationWindows, PackedWindows
-from .pretraining_arguments import Pretraining
 from .pretraining_report import plot_losses, write_card
+from .pretraining_run import Pretraining
 from .pretraining_trainer import make_trainer, packs_per_step
 from .starting_points import carried_over_model, carry_over, make_tokenizer, new_model
 from .streams import PackedStream

@@ -12,7 +12,7 @@ from ..hub.model_card import model_card
 from .corpus import DOCUMENTATION, find_files
 from .hub_trainer import HubTrainer, training_of
 from .packs import PackedWindows
-from .pretraining_arguments import Pretraining
+from .pretraining_run import Pretraining
 
 
 def plot_losses(history: Sequence[Mapping[str, Any]], file: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from . import UsageError
-from .adaptation_arguments import Adaptation, AdaptationArguments
 from .adaptation_report import Results, metrics_of
+from .adaptation_run import Adaptation, AdaptationArguments
 from .best_weights import callbacks_of
 from .head_recipe import text_length
 from .tasks import SIMILARITY_TASKS

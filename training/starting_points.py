@@ -17,7 +17,7 @@ from ..conversion.source_models import load_checkpoint, transformer_folder
 from ..modeling import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining, SequenceEncoderPreTrainedModel
 from ..tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
 from . import UsageError
-from .objectives import Objectives
+from .objective_arguments import Objectives
 from .pretraining_arguments import ModelArguments
 
 # Documents to train a tokenizer on; more change little.

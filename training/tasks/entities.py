@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import DataCollatorForTokenClassification, EvalPrediction, PreTrainedTokenizerBase
 
-from ...modeling.losses import IGNORED
 from .. import UsageError
 from .classification import logits_of
 from .columns import check_texts, check_there, check_values, label_names, label_text, named
 from .task import Examples, HeadTask, Metrics, tokenised
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 _OUTSIDE = "O"
 _ENTITY_TAG = re.compile(r"O|[BIESLU]-.+")
@@ -61,6 +62,8 @@ class Entities(HeadTask):
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
         """As of `HeadTask`: the first token of each word has its label, all others none."""
+        from ...modeling.losses import IGNORED
+
         label2id = self.label_fields["label2id"]
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
@@ -102,10 +105,14 @@ class Entities(HeadTask):
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
         """As of `HeadTask`."""
+        from transformers import DataCollatorForTokenClassification
+
         return DataCollatorForTokenClassification(tokenizer)
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
         """Precision, recall and F1 of whole entities (seqeval), or of words, and the accuracy of words."""
+        from ...modeling.losses import IGNORED
+
         labels = self.labels
         of_words = not all(_ENTITY_TAG.fullmatch(label) for label in labels)
 
