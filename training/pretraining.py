@@ -21,6 +21,7 @@ from ..hub.whole_folders import write_whole
 from . import UsageError
 from .checkpoints import checkpoints_in, last_whole_checkpoint, remove_unfinished
 from .corpus import load_corpus, text_of
+from .extras import require
 from .hub_trainer import HubTrainer
 from .objectives import PretrainingCollator
 from .packs import EvaluationWindows, PackedWindows
@@ -50,6 +51,7 @@ def pretrain(run: Pretraining) -> HubTrainer:
 def prepare(run: Pretraining) -> HubTrainer:
     """Reads and tokenises the texts, and makes the trainer."""
     model, corpus, args = run.model, run.corpus, run.args
+    require("pretrain", "datasets", "matplotlib", extra="train")
     if corpus.streaming and args.max_steps <= 0:
         raise UsageError("--streaming needs --max_steps: nobody knows where a stream ends.")
     if args.eval_strategy != "no" and not corpus.eval_documents:
