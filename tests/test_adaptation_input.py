@@ -172,7 +172,12 @@ def test_ranks_are_from_0_to_1(refused: Callable[..., str]) -> None:
         ({"train_file": "a.csv", "max_length": 3}, "--max_length must be at least 8, got 3"),
         ({"train_file": "a.csv", "seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"train_file": "a.csv", "validation_share": 1.5}, "--validation_share must be between 0 and 1, got 1.5"),
-        ({"train_file": "a.csv", "save_strategy": "epoch"}, "--save_strategy must be no, got"),
+        ({"train_file": "a.csv", "save_strategy": "best"}, "--save_strategy must be no, steps or epoch, got best"),
+        ({"train_file": "a.csv", "num_train_epochs": 0}, "--num_train_epochs must be above 0, got 0"),
+        ({"train_file": "a.csv", "num_train_epochs": -1}, "--num_train_epochs must be above 0, got -1"),
+        ({"train_file": "a.csv", "learning_rate": -1}, "--learning_rate must be above 0, got -1"),
+        ({"train_file": "a.csv", "per_device_train_batch_size": 0}, "--per_device_train_batch_size must be at least 1"),
+        ({"train_file": "a.csv", "report_to": "wandb"}, "pip install wandb"),
         ({"train_file": "a.csv", "from_adapter": "b"}, "--from_adapter goes on with one of lora, dora, ia3, got"),
         ({"train_file": "a.csv", "from_adapter": "b", "tuning": "prompt"}, "--from_adapter goes on with one of lora"),
         (
@@ -257,3 +262,11 @@ def test_settings_can_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFix
     settings.write_text("task: ner\nfrom: somewhere\ntrain_file: a.jsonl\n")
     with pytest.raises(SystemExit, match=r"sequence-encoder adapt: .*there is no such file"):
         main(["adapt", str(settings), "--train_file", str(tmp_path / "none.jsonl")])
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """Nobody can make folders in /proc, not even root."""
+    with pytest.raises(PermissionError) as caught:
+        run("classification", tmp_path / "no-encoder", Path("/proc/nope"), train_file="a.csv")
+    assert "/proc/nope cannot be written" in str(caught.value)
+    assert "adaptation" not in str(caught.value)

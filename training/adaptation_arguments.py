@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from . import UsageError
-from .arguments import check_fixed, parse_arguments, settle_device
+from .arguments import check_fixed, check_training_arguments, parse_arguments, settle_device
 from .tasks import TASKS
 from .tuning import TUNINGS
 
@@ -124,7 +124,13 @@ class AdaptationArguments(TrainingArguments):
     """
 
     output_dir: str | None = field(default="adapted", metadata={"help": "The folder for the model."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the model that is in the output folder."})
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "Replace the model in the output folder; without --resume, drop an interrupted run as well."},
+    )
+    resume: bool = field(
+        default=False, metadata={"help": "Continue an interrupted run from its last checkpoint, if there is one."}
+    )
     seeds: int = field(
         default=1, metadata={"help": "Trainings with different seeds; the best one is kept, all are reported."}
     )
@@ -144,7 +150,12 @@ class AdaptationArguments(TrainingArguments):
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples on a device at a time."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples on a device at a time."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
-    save_strategy: str = field(default="no", metadata={"help": "Must be 'no': the best weights are kept in memory."})
+    save_strategy: str = field(
+        default="steps",
+        metadata={"help": "When to save a checkpoint, from which --resume continues: no, steps or epoch."},
+    )
+    save_steps: float = field(default=0.1, metadata={"help": "Steps, or the share of them, between checkpoints."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep until the training ends."})
     keep_best: bool = field(
         default=True, metadata={"help": "End with the weights of the best evaluation, and not with the last ones."}
     )
@@ -156,6 +167,7 @@ class AdaptationArguments(TrainingArguments):
         metadata={"help": "Where to log: any of tensorboard, trackio, codecarbon (energy), ..., or none."},
     )
     logging_steps: float = field(default=0.05, metadata={"help": "Steps, or the share of them, between two logs."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be False: such a loss ends a run."})
     seed: int = field(default=0, metadata={"help": "Of the first training."})
 
     def __post_init__(self) -> None:
@@ -163,9 +175,13 @@ class AdaptationArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{name} must be at least {least}, got {value}.")
+        if self.save_strategy not in ("no", "steps", "epoch"):
+            raise UsageError(f"--save_strategy must be no, steps or epoch, got {self.save_strategy}.")
+        check_training_arguments(self)
         check_fixed(
             self,
-            save_strategy="no",
+            logging_nan_inf_filter=False,
+            save_only_model=False,
             load_best_model_at_end=False,
             resume_from_checkpoint=None,
             remove_unused_columns=True,
