@@ -135,6 +135,9 @@ def main(arguments: list[str] | None = None, before_run: Callable[[], object] = 
         run()
     except (UsageError, OSError) as error:
         sys.exit(f"sequence-encoder {command}: {error}")
+    except KeyboardInterrupt as interruption:
+        print(f"\nsequence-encoder {command}: {interruption or 'interrupted.'}", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Nothing here imports torch, so that mistakes on the command line are refused at 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,30 @@ from . import UsageError
 from .command_line import CommandLine
 from .tasks import HEAD_TASKS, TASKS
 from .tuning import TUNINGS
+
+_POOLED = ("classification", "multi-label", "regression", "multiple-choice", "embedding")
+# Arguments that only some values of another one use.
+_USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "rank": ("tuning", ("lora", "dora")),
+    "prompt_length": ("tuning", ("prompt",)),
+    "pooling": ("task", _POOLED),
+    "matryoshka_dims": ("task", ("embedding",)),
+    "text_pair_column": ("task", tuple(task for task in TASKS if task != "ner")),
+    "choice_columns": ("task", ("multiple-choice",)),
+    "label_separator": ("task", ("multi-label",)),
+    "doc_stride": ("task", ("qa",)),
+    "eval_steps": ("eval_strategy", ("steps",)),
+    "save_steps": ("save_strategy", ("steps",)),
+}
+# Arguments that another one leaves without a use.
+_NOT_USED_WITH = {
+    "rank": "from_adapter",
+    "validation_share": "validation_file",
+    "validation_split": "train_file",
+    "test_split": "train_file",
+    "dataset_config_name": "train_file",
+    "num_train_epochs": "max_steps",
+}
 
 
 @dataclass
@@ -62,8 +87,6 @@ class AdaptedModelArguments:
         if self.from_adapter and not (TUNINGS[self.tuning].is_peft and TUNINGS[self.tuning].can_be_merged):
             named = ", ".join(name for name, tuning in TUNINGS.items() if tuning.is_peft and tuning.can_be_merged)
             raise UsageError(f"--from_adapter goes on with one of {named}, got --tuning {self.tuning}.")
-        if self.matryoshka_dims and self.task != "embedding":
-            raise UsageError(f"--matryoshka_dims are for --task embedding, got {self.task}.")
 
 
 @dataclass
@@ -110,7 +133,10 @@ class AdaptationOptions:
     _argument_group_name = "training"
 
     output_dir: str | None = field(default="adapted", metadata={"help": "Folder for the model."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the model in the output folder."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace a model or an unfinished run in the output folder."}
+    )
+    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint of a run."})
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the examples."})
     learning_rate: float = field(default=1e-4, metadata={"help": "The highest learning rate."})
     per_device_train_batch_size: int = field(
@@ -139,12 +165,19 @@ class AdaptationOptions:
     eval_strategy: str = field(
         default="epoch", metadata={"help": "When to evaluate.", "choices": ["no", "steps", "epoch"]}
     )
-    save_strategy: str = field(default="no", metadata={"help": "Must be 'no': the best weights stay in memory."})
+    save_strategy: str = field(
+        default="steps",
+        metadata={"help": "When to save a checkpoint.", "choices": ["no", "steps", "epoch"]},
+    )
+    save_steps: float = field(default=0.1, metadata={"help": "Steps, or their share, between checkpoints."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep while training."})
     logging_steps: float = field(default=0.05, metadata={"help": "Steps, or their share, between two logs."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be False: such a loss ends a run."})
 
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults of the way of tuning and of the task."""
+    _check_used(given)
     tuning, task = TUNINGS.get(given.get("tuning", "full")), TASKS.get(given.get("task", ""))
     defaults = dict(tuning.defaults) if tuning else {}
     metric = given.get("metric_for_best_model") or (task.best_metric if task else None)
@@ -153,50 +186,56 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     return defaults
 
 
-# What only some tasks read. All other options are for every task.
-_OF_TASKS = {
-    "pooling": ("classification", "multi-label", "regression", "multiple-choice", "embedding"),
-    "matryoshka_dims": ("embedding",),
-    "choice_columns": ("multiple-choice",),
-    "label_separator": ("multi-label",),
-    "doc_stride": ("qa",),
-    "text_pair_column": ("classification", "multi-label", "regression", "qa", "embedding", "ranking"),
-    "class_weights": ("classification", "ner"),
-    "search_trials": tuple(HEAD_TASKS),
-}
-# Likewise for ways of tuning.
-_OF_TUNINGS = {
-    "rank": ("lora", "dora"),
-    "prompt_length": ("prompt",),
-    "from_adapter": ("lora", "dora", "ia3"),
+# What the help shows only for some tasks and ways of tuning, beside what is refused for all others.
+_SHOWN_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    **_USED_WITH,
+    "class_weights": ("task", ("classification", "ner")),
+    "search_trials": ("task", tuple(HEAD_TASKS)),
+    "from_adapter": ("tuning", ("lora", "dora", "ia3")),
 }
 # What the help of a task leaves to the help of the command.
 _DETAILS = (
     *("dataset_config_name", "validation_split", "test_split", "bf16", "report_to", "warmup_steps", "weight_decay"),
-    *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "logging_steps"),
-    *("keep_best", "seed"),
+    *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "save_steps", "save_total_limit"),
+    *("logging_steps", "keep_best", "seed"),
 )
 
 
 def _out_of_use(given: Mapping[str, Any]) -> set[str]:
-    """The options that say nothing for a task and a way of tuning, or that a task leaves as they are."""
-    task, tuning = given.get("task"), given.get("tuning", "full")
+    """What the help leaves out: options and choices that a task does not have, and those that it leaves as they are."""
+    hidden, task = {"logging_nan_inf_filter"}, given.get("task")
     if task not in TASKS:
-        return {"save_strategy"}
-    of_others = {name for name, tasks in _OF_TASKS.items() if task not in tasks}
-    of_others |= {name for name, tunings in _OF_TUNINGS.items() if tuning not in tunings}
-    tunings = TASKS[task].tunings
-    of_others |= {f"tuning={name}" for name in TUNINGS if name not in tunings}
-    if len(tunings) == 1:
-        of_others.add("tuning")
-    return {*of_others, *_DETAILS}
+        return hidden
+    chosen, tunings = {"tuning": "full", **given}, TASKS[task].tunings
+    hidden |= {name for name, (other, values) in _SHOWN_WITH.items() if chosen.get(other, values[0]) not in values}
+    hidden |= {f"tuning={name}" for name in TUNINGS if name not in tunings}
+    return {*hidden, *_DETAILS, *(("tuning",) if len(tunings) == 1 else ())}
 
 
+def _check_used(given: Mapping[str, Any]) -> None:
+    """Check that nothing was given that the run would ignore.
+
+    Raises:
+        UsageError: if something was.
+    """
+    fields = {each.name: each for kind in _KINDS for each in dataclasses.fields(kind)}
+    for name, (other, values) in _USED_WITH.items():
+        value = given.get(other, fields[other].default)
+        if name in given and value in fields[other].metadata.get("choices", (value,)) and value not in values:
+            allowed = " or ".join((", ".join(values[:-1]), values[-1]) if len(values) > 1 else values)
+            raise UsageError(f"--{name} has no effect with --{other} {value}; it is for --{other} {allowed}.")
+    for name, other in _NOT_USED_WITH.items():
+        # `--max_steps -1` is its default.
+        if name in given and given.get(other) not in (None, -1):
+            raise UsageError(f"--{name} has no effect with --{other}; leave one of them out.")
+
+
+_KINDS = (AdaptedModelArguments, TaskDataArguments, AdaptationOptions)
 COMMAND_LINE = CommandLine(
     "adapt",
     "Train an encoder for a task, on examples from files or the Hub.",
     "--task classification --from MODEL --train_file train.csv --output_dir classifier",
-    (AdaptedModelArguments, TaskDataArguments, AdaptationOptions),
+    _KINDS,
     with_trainer=True,
     defaults=_defaults,
     narrowed_by=("task", "tuning"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,16 @@ class Results:
                 deviation = statistics.stdev(values) if len(values) > 1 else 0.0
                 spread.setdefault(split, {})[name] = (statistics.mean(values), deviation)
         return spread
+
+    @classmethod
+    def read(cls, file: Path) -> Results:
+        """The finished trainings of an interrupted run."""
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        return cls(**{**fields, "trainings": [Result(**result) for result in fields["trainings"]]})
+
+    def as_record(self) -> str:
+        """What `read` reads."""
+        return json.dumps(asdict(self))
 
     def as_json(self) -> str:
         """All of it."""
@@ -196,11 +206,6 @@ model = PeftModel.from_pretrained(encoder, ".")
 {rows}
 """
     )
-
-
-def write_results(results: Results, folder: Path) -> None:
-    """`results.json`."""
-    (folder / "results.json").write_text(results.as_json(), encoding="utf-8")
 
 
 def metrics_of(found: Mapping[str, float], prefix: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from . import UsageError
 from .adaptation_arguments import COMMAND_LINE, AdaptationOptions, AdaptedModelArguments, TaskDataArguments
-from .arguments import check_fixed, settle_device
+from .arguments import check_fixed, check_training_arguments, settle_device
 
 
 @dataclass
@@ -25,9 +25,11 @@ class AdaptationArguments(AdaptationOptions, TrainingArguments):  # type: ignore
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{name} must be at least {least}, got {value}.")
+        check_training_arguments(self)
         check_fixed(
             self,
-            save_strategy="no",
+            logging_nan_inf_filter=False,
+            save_only_model=False,
             load_best_model_at_end=False,
             resume_from_checkpoint=None,
             remove_unused_columns=True,

@@ -58,7 +58,9 @@ def check_training_arguments(args: TrainingArguments) -> None:
     Raises:
         UsageError: for a value that is not allowed, or a library that is not installed.
     """
-    bounds = {name: (f"at least {least}", least, math.inf) for name, least in _AT_LEAST.items()}
+    bounds: dict[str, tuple[str, float, float]] = {
+        name: (f"at least {least}", least, math.inf) for name, least in _AT_LEAST.items()
+    }
     above_zero = ("above 0", math.ulp(0.0), math.inf)
     bounds |= dict.fromkeys(_ABOVE_ZERO, above_zero)
     bounds |= dict.fromkeys(_BELOW_ONE, ("at least 0 and below 1", 0, math.nextafter(1.0, 0.0)))

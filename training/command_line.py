@@ -11,6 +11,7 @@ import ast
 import difflib
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -279,4 +280,5 @@ def _is_option(part: str) -> bool:
 
 
 def _refuse(message: str) -> None:
-    raise UsageError(message)
+    # The first name of an option is enough.
+    raise UsageError(re.sub(r"^argument (--[^/:]+)[^:]*:", r"\1:", message))

@@ -130,8 +130,16 @@ class HeadRecipe:
             logging.set_verbosity(level)
         return tuned(model, asked, self.task.peft_task)
 
-    def trainer(self, args: AdaptationArguments, with_model: bool = True) -> HubTrainer:
-        """A `Trainer` for the model of a seed, or with `with_model=False` for those of a search."""
+    def trainer(
+        self, args: AdaptationArguments, resume_from: Path | None = None, with_model: bool = True
+    ) -> HubTrainer:
+        """A `Trainer` for the model of a seed, or with `with_model=False` for those of a search.
+
+        Args:
+            args: of the `Trainer`.
+            resume_from: the checkpoint that it will resume from.
+            with_model: whether it has a model, or makes one for each trial.
+        """
         if with_model:
             model: dict[str, Any] = {"model": self.model(args.seed)}
         else:
@@ -146,7 +154,7 @@ class HeadRecipe:
                 processing_class=self.tokenizer,
                 compute_metrics=self.task.metrics(self.rows["validation"], self.inputs["validation"]),
                 compute_loss_func=None if self.weights is None else weighted_loss(self.weights),
-                callbacks=callbacks_of(args.keep_best, args.early_stopping_patience),
+                callbacks=callbacks_of(args, args.keep_best, args.early_stopping_patience, resume_from),
             )
         # What `Trainer` and Accelerate say of arguments that they cannot follow.
         except (ValueError, ImportError) as error:

@@ -50,8 +50,13 @@ class SimilarityRecipe:
         self.length = text_length(self.run.model.max_length, AutoConfig.from_pretrained(checkpoint))
         self.evaluators = {split: self.task.evaluator(rows) for split, rows in self.rows.items() if split != "train"}
 
-    def trainer(self, args: AdaptationArguments) -> Any:
-        """A `Trainer` of sentence-transformers for the model of a seed."""
+    def trainer(self, args: AdaptationArguments, resume_from: Path | None = None) -> Any:
+        """A `Trainer` of sentence-transformers for the model of a seed.
+
+        Args:
+            args: of the `Trainer`.
+            resume_from: the checkpoint that it will resume from.
+        """
         set_seed(args.seed)
         model = self.task.model(self.checkpoint, self.run.model.pooling, self.length)
         given = {each.name: getattr(args, each.name) for each in fields(TrainingArguments) if each.init}
@@ -62,13 +67,14 @@ class SimilarityRecipe:
         arguments_class = getattr(self.library, f"{self.task.kind}TrainingArguments")
         trainer_class = getattr(self.library, f"{self.task.kind}Trainer")
         try:
+            own = arguments_class(**given)
             return trainer_class(
                 model=model,
-                args=arguments_class(**given),
+                args=own,
                 train_dataset=self.rows["train"],
                 evaluator=self.evaluators["validation"],
                 loss=self.task.loss(model, self.run.model),
-                callbacks=callbacks_of(args.keep_best, args.early_stopping_patience),
+                callbacks=callbacks_of(own, args.keep_best, args.early_stopping_patience, resume_from),
             )
         except (ValueError, ImportError) as error:
             raise UsageError(error) from error

@@ -18,6 +18,11 @@ from .task import TUNINGS_OF_TEXTS, Examples, HeadTask, Metrics, tokenised
 if TYPE_CHECKING:
     from transformers import EvalPrediction, PreTrainedTokenizerBase
 
+# Half stars from 0 to 10 may be classes; what has more steps is a scale.
+_MOST_FRACTIONS = 21
+# Which may have an example each.
+_FEW_CLASSES = 10
+
 
 class Classification(HeadTask):
     """One label for each text, of whatever type the labels are."""
@@ -46,6 +51,7 @@ class Classification(HeadTask):
 
     def _read_labels(self, examples: Examples) -> None:
         check_values(examples, "label_column", self.label, _is_label, "a label in every row")
+        _check_classes(self.label, list(examples["train"][self.label]))
         self._set_labels(label_names(examples, self.label, lambda label: [label]))
 
     def _target(self, value: Any) -> Any:
@@ -131,6 +137,24 @@ class Regression(Classification):
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
         """Pearson's and Spearman's correlations, and the root of the mean squared error."""
         return regression_metrics
+
+
+def _check_classes(column: str, labels: list[Any]) -> None:
+    """Check that labels are classes: numbers on a scale are not, nor are labels that hardly any two texts share.
+
+    Raises:
+        UsageError: if they are not.
+    """
+    classes = set(labels)
+    numbers = all(isinstance(label, int | float) for label in classes)
+    on_a_scale = any(isinstance(label, float) and not label.is_integer() for label in classes)
+    half = len(labels) / 2
+    if len(classes) > (max(2, min(half, _MOST_FRACTIONS)) if on_a_scale else max(half, _FEW_CLASSES)):
+        remedy = "predict numbers with --task regression" if numbers else "choose another --label_column"
+        raise UsageError(
+            f"--label_column {column} has {len(classes)} different labels in {len(labels)} training examples, such as "
+            f"{labels[0]!r}; --task classification would learn a class for each of them. Instead, {remedy}."
+        )
 
 
 def single_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
