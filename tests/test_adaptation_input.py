@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -305,3 +306,32 @@ def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         run("classification", tmp_path / "no-encoder", Path("/proc/nope"), train_file="a.csv")
     assert "/proc/nope cannot be written" in str(caught.value)
     assert "adaptation" not in str(caught.value)
+
+
+LIBRARIES = [
+    ({"task": "ner"}, "seqeval", "--task ner needs seqeval"),
+    ({"task": "classification"}, "matplotlib", "--task classification needs matplotlib"),
+    ({"task": "classification"}, "sklearn", "--task classification needs sklearn"),
+    ({"task": "regression"}, "scipy", "--task regression needs scipy"),
+    ({"task": "embedding"}, "sentence_transformers", "--task embedding needs sentence_transformers"),
+    ({"task": "ranking"}, "sentence_transformers", "--task ranking needs sentence_transformers"),
+    ({"task": "classification", "tuning": "lora"}, "peft", "--tuning lora needs peft"),
+    ({"task": "classification", "search_trials": 2}, "optuna", "--search_trials needs optuna"),
+    ({"task": "classification"}, "datasets", "sequence-encoder adapt needs datasets"),
+    (
+        {"task": "classification", "report_to": "tensorboard"},
+        "tensorboard",
+        "--report_to tensorboard needs tensorboard",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "library", "message"), LIBRARIES)
+def test_a_library_that_is_missing_is_told_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], library: str, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UsageError) as caught:
+        run(encoder=tmp_path / "no-encoder", output=tmp_path / "out", train_file="no-such-file.csv", **options)
+    assert message in str(caught.value)
+    assert "pip install 'sequence-encoder[" in str(caught.value)
