@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ..hub.model_card import model_card
 from .corpus import DOCUMENTATION, find_files
-from .hub_trainer import HubTrainer, training_of
+from .hub_trainer import HubTrainer, is_generated, training_of
 from .packs import PackedWindows
 from .pretraining_run import Pretraining
 
@@ -40,7 +40,11 @@ def plot_losses(history: Sequence[Mapping[str, Any]], file: Path) -> None:
 
 
 def write_card(run: Pretraining, trainer: HubTrainer) -> None:
-    """The model card, `README.md` in the output folder."""
+    """The model card, `README.md` in the output folder, unless somebody has written one there."""
+    file = run.output / "README.md"
+    if file.exists() and not is_generated(file):
+        print(f"{file} stays as you wrote it.")
+        return
     model = cast(PreTrainedModel, trainer.accelerator.unwrap_model(trainer.model))
     documented = run.corpus.corpus == DOCUMENTATION
     texts = "docstrings of installed libraries" if documented else Path(run.corpus.corpus).name
@@ -78,7 +82,7 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
             "It was pretrained alone: fine-tune it for a task.",
         ],
     )
-    card.save(run.output / "README.md")
+    card.save(file)
 
 
 def _share_of_masks(run: Pretraining) -> str:
