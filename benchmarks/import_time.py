@@ -1,12 +1,15 @@
-"""How long does importing the package take, beside importing transformers' BERT classes?
+"""How long does importing the package take, beside transformers' BERT classes, and what does the command line cost?
 
-Fresh processes, interleaved; the least of each counts, for noise only adds.
+Fresh processes, interleaved; the least of each counts, for noise only adds. Imports are wall-clock seconds, command
+lines seconds of CPU of the whole process.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 ROUNDS = 7
 STATEMENTS = {
@@ -14,6 +17,15 @@ STATEMENTS = {
     "BertForSequenceClassification, BertForTokenClassification, BertForQuestionAnswering, BertForMultipleChoice, "
     "BertTokenizer",
     "sequence_encoder": "import sequence_encoder",
+}
+SCRIPT = Path(__file__).resolve().parents[1] / "sequence_encoder_cli.py"
+COMMAND_LINES = {
+    "--help": ["--help"],
+    "an unknown command": ["adopt"],
+    "adapt --help": ["adapt", "--help"],
+    "adapt --task ner --help": ["adapt", "--task", "ner", "--help"],
+    "adapt, unknown option": ["adapt", "--lr", "1"],
+    "pretrain, bad value": ["pretrain", "--size", "huge"],
 }
 
 
@@ -23,8 +35,16 @@ def seconds(statement: str) -> float:
     return float(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
 
 
+def cpu_seconds(arguments: list[str]) -> float:
+    """The CPU time of a command line in a fresh process."""
+    before = os.times()
+    subprocess.run([sys.executable, str(SCRIPT), *arguments], check=False, capture_output=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     times: dict[str, list[float]] = {name: [] for name in STATEMENTS}
     for _ in range(ROUNDS):
         for name, statement in STATEMENTS.items():
@@ -32,7 +52,9 @@ def main() -> None:
     best = {name: min(values) for name, values in times.items()}
     reference = best["transformers' BERT"]
     for name, value in best.items():
-        print(f"{name:<20} {value:6.2f} s  {value / reference:5.2f} x")
+        print(f"{name:<24} {value:6.2f} s  {value / reference:5.2f} x")
+    for name, arguments in COMMAND_LINES.items():
+        print(f"{name:<24} {min(cpu_seconds(arguments) for _ in range(ROUNDS)):6.2f} s of CPU")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from transformers import TrainingArguments
 
-from sequence_encoder.__main__ import COMMANDS, main
+from sequence_encoder.__main__ import _FAMILIES, COMMANDS, main
+from sequence_encoder.conversion.source_models import FAMILIES
 from sequence_encoder.training import documentation
+from sequence_encoder.training.command_line import _trainer_options
+
+SCRIPT = Path(__file__).resolve().parents[1] / "sequence_encoder_cli.py"
+ADAPT = ("adapt", "--task", "classification", "--from", "somewhere", "--train_file", "train.csv")
+# Runs the script with each of the command lines, and prints which of the libraries that take long were imported.
+RUN_ALL = """
+import contextlib, io, json, runpy, sys
+codes = []
+for arguments in json.loads(sys.argv[2]):
+    sys.argv[1:] = arguments
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            runpy.run_path(SCRIPT, run_name="__main__")
+        except SystemExit as stopped:
+            codes.append(stopped.code)
+print(json.dumps([codes, sorted({"torch", "transformers"} & set(sys.modules))]))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -121,3 +142,158 @@ def test_the_module_runs_as_a_program_and_fails_with_a_message_alone(folder: Pat
     assert "--minutes" in finished.stderr.splitlines()[-1]
     assert "Traceback" not in finished.stderr
     assert contents(folder) == {}
+
+
+def test_help_and_mistakes_need_no_torch(folder: Path) -> None:
+    helps = [["--help"], ["adapt", "--help"], ["adapt", "--task", "qa", "-h"], ["pretrain", "--help"]]
+    helps += [["quickstart", "--help"], ["convert", "--help"]]
+    mistakes = [
+        ["adopt"],
+        ["adapt"],
+        ["adapt", "--task", "nothing"],
+        [*ADAPT, "--lr", "3"],
+        [*ADAPT, "--seeds", "many"],
+    ]
+    mistakes += [[*ADAPT, "--tuning", "lora", "--task", "embedding"], ["pretrain", "--size", "huge"]]
+    mistakes += [["quickstart", "--minutes", "0"], ["convert", "--overwrite"], ["convert", "a", "b", "--to", "gpt"]]
+    (folder / "settings.yaml").write_text("corpus: texts\nsise: tiny\n")
+    mistakes.append(["pretrain", "settings.yaml"])
+    program = f"SCRIPT = {str(SCRIPT)!r}\n{RUN_ALL}"
+    command = [sys.executable, "-c", program, "", json.dumps([*helps, *mistakes])]
+    codes, imported = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert imported == []
+    assert codes[: len(helps)] == [0] * len(helps)
+    assert len(codes) == len(helps) + len(mistakes)
+    assert 0 not in codes[len(helps) :]
+
+
+def test_the_script_imports_the_package_before_it_runs_a_command(folder: Path) -> None:
+    (folder / "my-model").mkdir()
+    (folder / "my-model" / "notes.txt").write_text("mine")
+    program = f"""
+import runpy, sys
+sys.argv[1:] = ["quickstart", "--output_dir", "my-model"]
+try:
+    runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+except SystemExit as stopped:
+    print(stopped.code)
+from transformers import AutoConfig
+print(type(AutoConfig.for_model("sequence_encoder")).__module__)
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    message, module = finished.stdout.splitlines()
+    assert "my-model exists" in message
+    assert module == "sequence_encoder.configuration.configuration_sequence_encoder"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((*ADAPT, "--lr", "1"), "--lr (did you mean --learning_rate?)"),
+        ((*ADAPT, "--batch-size", "8"), "--batch-size (did you mean --per_device_train_batch_size?)"),
+        ((*ADAPT, "--epochs=3"), "--epochs (did you mean --num_train_epochs?)"),
+        ((*ADAPT, "--gradient_acumulation_steps", "3"), "(did you mean --gradient_accumulation_steps?)"),
+        ((*ADAPT, "--zzz", "--nonsense"), "--zzz, --nonsense. See sequence-encoder adapt --help."),
+        (
+            ("adapt", "--data", "a.csv", "--model", "b"),
+            "--data (did you mean --train_file?), --model (did you mean --from?)",
+        ),
+        (
+            ("pretrain", "--data", "a.txt", "--out", "b"),
+            "--data (did you mean --corpus?), --out (did you mean --output_dir?)",
+        ),
+        (("convert", "a", "b", "--overwrite"), "--overwrite (did you mean --force?)"),
+        (("adapt", "--train_file", "a.csv"), "--task and --from must be given"),
+    ],
+)
+def test_unknown_arguments_are_all_named_with_what_was_meant(arguments: tuple[str, ...], told: str) -> None:
+    message = exit_of(*arguments)
+    assert isinstance(message, str)
+    assert told in message
+    assert len(message.splitlines()) == 1
+
+
+def test_arguments_are_not_abbreviated() -> None:
+    assert "--learning_rate" in str(exit_of(*ADAPT, "--learning", "1"))
+    assert "--base-model" in str(exit_of("convert", "a", "b", "--base"))
+
+
+@pytest.mark.parametrize("task", ["classification", "ner", "qa", "multiple-choice", "embedding", "ranking"])
+def test_help_of_a_task_is_short_and_shows_what_the_task_takes(
+    task: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert exit_of("adapt", "--task", task, "--help") == 0
+    told = capsys.readouterr().out
+    assert len(told.splitlines()) <= 36
+    assert [name for name in ("--from", "--train_file", "--output_dir", "--learning_rate") if name not in told] == []
+    assert ("--doc_stride" in told) == (task == "qa")
+    assert ("--choice_columns" in told) == (task == "multiple-choice")
+    assert ("--matryoshka_dims" in told) == (task == "embedding")
+    assert ("prompt" in told) == (task == "classification")
+    assert "--rank" not in told
+    assert exit_of("adapt", "--task", "ner", "--tuning", "lora", "--help") == 0
+    told = capsys.readouterr().out
+    assert "--rank" in told
+    assert "(default: 0.002)" in told
+
+
+@pytest.mark.parametrize("command", ["adapt", "pretrain"])
+def test_help_leaves_the_options_of_trainer_to_help_all(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_of(command, "--help") == 0
+    short = capsys.readouterr().out
+    assert f"  sequence-encoder {command} --" in short
+    assert "--fsdp" not in short
+    assert exit_of(command, "--help-all") == 0
+    everything = capsys.readouterr().out
+    names = {f"--{each.name}" for each in dataclasses.fields(TrainingArguments) if each.init}
+    shown = set(everything.replace(",", " ").split())
+    assert names - shown == set()
+    assert [word for word in ("galore", "npu_fused", "4bit") if word in everything] == []
+
+
+def test_names_that_are_known_without_imports_are_those_of_the_libraries() -> None:
+    names = {f"--{each.name}" for each in dataclasses.fields(TrainingArguments) if each.init}
+    assert names - set(_trainer_options()) == set()
+    assert set(_FAMILIES) == set(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("rank: many", "--rank: invalid int value: 'many'"),
+        ("rank: {a: 1}", "--rank: invalid int value"),
+        ("overwrite: perhaps", "--overwrite: Truthy value expected: got perhaps"),
+        ("lr_scheduler_kwargs: '{a'", "--lr_scheduler_kwargs must be a JSON object or a file with one, got '{a'"),
+        ("lr: 3\nepochs: 2", "--lr (did you mean --learning_rate?), --epochs (did you mean --num_train_epochs?)"),
+        ("- task", "must hold names and values, got list"),
+        ("task: [", "settings.yaml cannot be read"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_named(folder: Path, text: str, told: str) -> None:
+    (folder / "settings.yaml").write_text(text)
+    assert told in str(exit_of("adapt", "settings.yaml", *ADAPT[1:]))
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "told"),
+    [
+        ("datasets", ADAPT, "sequence-encoder[adapt]"),
+        ("sklearn", ADAPT, "sequence-encoder[adapt]"),
+        ("peft", (*ADAPT, "--tuning", "lora"), "--tuning lora needs peft"),
+        ("optuna", (*ADAPT, "--search_trials", "2"), "--search_trials needs optuna"),
+        ("sentence_transformers", (*ADAPT, "--task", "ranking"), "--task ranking needs sentence_transformers"),
+        ("tensorboard", (*ADAPT, "--report_to", "tensorboard"), "sequence-encoder[train]"),
+        ("matplotlib", ("pretrain", "--corpus", "train.csv"), "pip install 'sequence-encoder[train]'"),
+    ],
+)
+def test_a_missing_library_is_one_line_with_the_command_that_installs_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, missing: str, arguments: tuple[str, ...], told: str
+) -> None:
+    (folder / "train.csv").write_text("text,label\na text,1\n")
+    monkeypatch.setitem(sys.modules, missing, None)
+    message = exit_of(*arguments)
+    assert isinstance(message, str)
+    assert len(message.splitlines()) == 1
+    assert [part for part in (told, missing, "not installed", "pip install") if part not in message] == []
+    assert sorted(contents(folder)) == ["train.csv"]

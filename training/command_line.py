@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from . import UsageError
 
@@ -102,9 +102,11 @@ class CommandLine:
         Raises:
             UsageError: for names and values that are not allowed.
         """
+        settings: dict[str, Any] = {}
         if arguments and not arguments[0].startswith("-"):
-            arguments = [*read_settings(Path(arguments[0])), *arguments[1:]]
+            settings, arguments = read_settings(Path(arguments[0])), arguments[1:]
         options = _options(kinds)
+        arguments = [*_as_options(settings), *arguments]
         check_names(self.command, arguments, {**(elsewhere or {}), **options})
         typed = {options.get(part.partition("=")[0]) for part in arguments}
         needed = [each for kind in kinds for each in fields(kind) if _is_required(each) and each.name not in typed]
@@ -122,6 +124,9 @@ class CommandLine:
         if left_over and not elsewhere:
             raise UsageError(f"no option takes {' '.join(left_over)}; each starts with --.")
         given = {name: value for name, value in vars(found).items() if value is not unset}
+        for name in _takes_objects(kinds):
+            if isinstance(given.get(name), str):
+                given[name] = _read_object(name, given[name])
         try:
             return tuple(parser.parse_dict({**self.defaults(given), **given}, allow_extra_keys=True))
         except (ValueError, TypeError) as error:
@@ -136,7 +141,7 @@ class CommandLine:
             prog=f"sequence-encoder {self.command}",
             usage="%(prog)s [settings.yaml or .json] [--option VALUE ...]",
             description=f"{self.summary}\n\n  sequence-encoder {self.command} {self.example}",
-            formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=34),
+            formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=36),
             add_help=False,
         )
         defaults, hidden = self.defaults(given), () if everything else self.out_of_use(given)
@@ -171,17 +176,18 @@ def check_names(command: str, arguments: Iterable[str], known: Collection[str]) 
         if name not in known:
             word = name.lstrip("-").replace("-", "_")
             meant = [f"--{each}" for each in _MEANINGS.get(word, ()) if f"--{each}" in known]
-            near = meant or difflib.get_close_matches(f"--{word}", known, n=1, cutoff=0.75)
+            begins = [each for each in known if each.startswith(f"--{word}_") or each.startswith(f"--{word}-")]
+            near = meant or begins or difflib.get_close_matches(f"--{word}", known, n=1, cutoff=0.75)
             said.append(f"{name} (did you mean {near[0]}?)" if near else name)
     if said:
         raise UsageError(f"there is no argument {', '.join(said)}. See sequence-encoder {command} --help.")
 
 
-def read_settings(file: Path) -> list[str]:
-    """The options that a file of YAML or JSON stands for.
+def read_settings(file: Path) -> dict[str, Any]:
+    """A mapping from a file of YAML or JSON.
 
     Raises:
-        UsageError: if there are none in it.
+        UsageError: if there is none in it.
         OSError: if it cannot be read.
     """
     import yaml
@@ -195,6 +201,10 @@ def read_settings(file: Path) -> list[str]:
         raise UsageError(f"{file} cannot be read: {error}") from error
     if not isinstance(settings, dict):
         raise UsageError(f"{file} must hold names and values, got {type(settings).__name__}.")
+    return settings
+
+
+def _as_options(settings: Values) -> list[str]:
     options: list[str] = []
     for name, value in settings.items():
         if isinstance(value, list):
@@ -202,6 +212,23 @@ def read_settings(file: Path) -> list[str]:
         elif value is not None:
             options.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
     return options
+
+
+def _takes_objects(kinds: Iterable[Any]) -> list[str]:
+    """The fields that take a mapping, which a command line gives as JSON."""
+    hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
+    return [name for name, hint in hints.items() if {dict} & {get_origin(each) or each for each in get_args(hint)}]
+
+
+def _read_object(name: str, text: str) -> dict[str, Any]:
+    """A JSON object, from the command line or from the file that it names."""
+    try:
+        found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"--{name} must be a JSON object or a file with one, got {text!r}: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"--{name} must be a JSON object or a file with one, got {text!r}.")
+    return found
 
 
 def _options(kinds: Iterable[Any]) -> dict[str, str]:
