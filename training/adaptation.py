@@ -9,17 +9,18 @@ from __future__ import annotations
 import copy
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import set_seed
+from transformers import PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer_utils import SaveStrategy
 
 from ..hub.whole_folders import check_replaceable, written_whole
 from . import UsageError
-from .adaptation_arguments import Adaptation, AdaptationArguments
 from .adaptation_data import hold_out, load_examples
-from .adaptation_report import Result, Results
+from .adaptation_report import Result, Results, decorating, plot_confusion, write_predictions
+from .adaptation_run import Adaptation, AdaptationArguments
 from .adaptation_scratch import (
     finished,
     model_folder,
@@ -32,11 +33,14 @@ from .adaptation_scratch import (
 )
 from .best_weights import DivergedError
 from .checkpoints import checkpoints_in, last_whole_checkpoint, remove_unfinished, train_whole
+from .console import fewer_bars, show_table
+from .extras import require
 from .hardware import peak_memory
 from .head_recipe import HeadRecipe
 from .similarity_recipe import SimilarityRecipe
 from .starting_points import encoder_of
-from .tasks import HEAD_TASKS
+from .tasks import HEAD_TASKS, TASKS
+from .tuning import TUNINGS
 
 
 def adapt(run: Adaptation) -> Results:
@@ -49,8 +53,10 @@ def adapt(run: Adaptation) -> Results:
         UsageError: for examples that are not as the task needs them, and arguments that contradict each other. Both are
             found before anything is computed.
     """
+    check_libraries(run)
     try:
-        return _adapt(run)
+        with fewer_bars():
+            return _adapt(run)
     except KeyboardInterrupt as interruption:
         raise KeyboardInterrupt(progress_of(run)) from interruption
 
@@ -71,7 +77,11 @@ def _adapt(run: Adaptation) -> Results:
             if args.should_save:
                 record_settings(run)
             recipe.prepare(checkpoint, tokenizer)
+        if args.process_index == 0:
+            for split, cut in recipe.cut.items():
+                print(f"{split}: {len(recipe.rows[split]):,} examples; {cut.in_words(recipe.max_length)}.")
         results = finished(run)
+        results.labels, results.cut = recipe.labels, {split: asdict(cut) for split, cut in recipe.cut.items()}
         if args.search_trials and not results.found:
             results.found = search(run, recipe)
             record(run, results)
@@ -88,9 +98,28 @@ def _adapt(run: Adaptation) -> Results:
     if args.should_save:
         print(results.as_text())
         print(f"Saved in {run.output.resolve()}.")
+        with decorating("the model card"):
+            recipe.write_cards(results, run.output)
+        with decorating("the picture of the confusion matrix"):
+            plot_confusion(results, run.output / "confusion_matrix.png")
         if args.push_to_hub:
             push(run)
     return results
+
+
+def check_libraries(run: Adaptation) -> None:
+    """Check that all optional libraries are there that the run will need.
+
+    Raises:
+        MissingLibraryError: if one is not.
+    """
+    model, optional = run.model, "adapt"
+    require("sequence-encoder adapt", "datasets", "filelock", extra=optional)
+    require(f"--task {model.task}", *TASKS[model.task].libraries, extra=optional)
+    if TUNINGS[model.tuning].is_peft:
+        require(f"--tuning {model.tuning}", "peft", extra=optional)
+    if run.args.search_trials:
+        require("--search_trials", "optuna", extra=optional)
 
 
 def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
@@ -111,8 +140,14 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
         remove_unfinished(folder)
     checkpoint = last_whole_checkpoint(folder)
     trainer = recipe.trainer(args, checkpoint)
+    show_table(trainer, recipe.logged)
+    if args.process_index == 0 and args.seeds > 1:
+        print(f"Seed {seed}")
     results.parameters = sum(weight.numel() for weight in trainer.model.parameters())
     results.trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    if not results.baselines:
+        results.baselines = baselines(recipe, trainer)
+    set_seed(seed)
     started = time.perf_counter()
     try:
         train_whole(trainer, checkpoint)
@@ -121,8 +156,19 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     seconds = time.perf_counter() - started
-    metrics = {split: recipe.metrics(trainer, split) for split in ("validation", "test") if split in recipe.rows}
-    results.trainings.append(Result(seed, metrics, seconds, recipe.score(metrics["validation"])))
+    judged = {split: recipe.judge(trainer, split) for split in ("validation", "test") if split in recipe.rows}
+    metrics, last = {split: found.metrics for split, found in judged.items()}, list(judged.values())[-1]
+    results.metric = recipe.metric
+    results.trainings.append(
+        Result(
+            seed,
+            metrics,
+            seconds,
+            recipe.score(metrics["validation"]),
+            asdict(recipe.training(trainer)),
+            last.confusion,
+        )
+    )
     results.peak_memory = max(results.peak_memory, peak_memory())
     if args.should_save:
         best = results.best.seed
@@ -130,13 +176,23 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
             model = model_folder(run, seed)
             shutil.rmtree(model, ignore_errors=True)
             model.mkdir(parents=True)
-            recipe.write(trainer, results, model)
+            recipe.write(trainer, model)
+            if "test" in judged:
+                write_predictions(model / "predictions.jsonl", recipe.rows["test"], judged["test"].answers)
         record(run, results)
         for other in (path for path in model_folder(run, best).parent.iterdir() if path.name != str(best)):
             shutil.rmtree(other)
         for each in checkpoints_in(folder):
             shutil.rmtree(each)
     trainer.accelerator.wait_for_everyone()
+
+
+def baselines(recipe: Any, trainer: Any) -> dict[str, dict[str, dict[str, float]]]:
+    """The metrics of each split before training, and of always giving the same answer."""
+    splits = [split for split in ("validation", "test") if split in recipe.rows]
+    before = {split: recipe.judge(trainer, split).metrics for split in splits}
+    constant = {split: found for split in splits if (found := recipe.constant(split)) is not None}
+    return {"before_training": before, **({"constant_answer": constant} if constant else {})}
 
 
 def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
@@ -171,7 +227,11 @@ def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
 
     trial_args = _arguments(run, run.scratch / "search", args.seed, {"save_strategy": SaveStrategy.NO})
     try:
-        best: Any = recipe.trainer(trial_args, with_model=False).hyperparameter_search(
+        trainer = recipe.trainer(trial_args, with_model=False)
+        # optuna tells of each trial in a line.
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        best: Any = trainer.hyperparameter_search(
             hp_space=space,
             backend="optuna",
             n_trials=max(0, args.search_trials - len(trials)),
@@ -186,13 +246,21 @@ def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
 
 
 def push(run: Adaptation) -> None:
-    """Uploads the output folder in one commit."""
+    """Uploads the output folder in one commit.
+
+    Raises:
+        UsageError: if the Hub does not take it.
+    """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
     args = run.args
     api = HfApi(token=args.hub_token)
-    repo = api.create_repo(args.hub_model_id or run.output.name, private=args.hub_private_repo, exist_ok=True)
-    api.upload_folder(repo_id=repo.repo_id, folder_path=run.output, commit_message=f"Adapted to {run.model.task}")
+    try:
+        repo = api.create_repo(args.hub_model_id or run.output.name, private=args.hub_private_repo, exist_ok=True)
+        api.upload_folder(repo_id=repo.repo_id, folder_path=run.output, commit_message=f"Adapted to {run.model.task}")
+    except HfHubHTTPError as error:
+        raise UsageError(f"the model is saved in {run.output}, but could not be pushed: {error}") from error
 
 
 def _arguments(run: Adaptation, folder: Path, seed: int, changed: dict[str, Any]) -> AdaptationArguments:

@@ -14,16 +14,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from . import UsageError
 from .checkpoints import train_whole
-from .console import fewer_bars
+from .console import fewer_bars, without_warning
 from .corpus import load_corpus, text_of
 from .extras import require
 from .hub_trainer import HubTrainer
 from .interruptions import GracefulStop
 from .objectives import PretrainingCollator
 from .packs import EvaluationWindows, PackedWindows
-from .pretraining_arguments import Pretraining
 from .pretraining_folder import check_folder, finished_steps, prepare_folder, progress_of, sole_run
 from .pretraining_report import plot_losses, write_card
+from .pretraining_run import Pretraining
 from .pretraining_trainer import make_trainer, packs_per_step
 from .starting_points import carried_over_model, carry_over, make_tokenizer, new_model
 from .streams import PackedStream
@@ -47,14 +47,15 @@ def pretrain(run: Pretraining) -> HubTrainer:
     try:
         with sole_run(run), fewer_bars(), stop.watch():
             trainer = prepare(run)
-            if run.args.resume and finished_steps(run) >= cast(Any, trainer.train_dataset).total / packs_per_step(
-                run.args
-            ):
+            planned = cast(Any, trainer.train_dataset).total // packs_per_step(run.args)
+            if run.args.resume and finished_steps(run) >= planned:
                 load_finished(run, trainer)
                 return trainer
             # Before the callbacks that look at what follows a step.
             trainer.callback_handler.callbacks.insert(1, stop)
-            train_whole(trainer, run.args.resume_from_checkpoint)
+            # `SettingsOfNow` sees to it that what is given now counts.
+            with without_warning("transformers.trainer_utils", "Warning: The following arguments do not match"):
+                train_whole(trainer, run.args.resume_from_checkpoint)
             stop.raise_if_asked()
             finish(run, trainer)
     except KeyboardInterrupt as interruption:

@@ -20,7 +20,7 @@ from .objective_metrics import ObjectiveMetrics, compact_logits, objective_means
 from .objectives import PretrainingCollator
 from .optimizer import MuonWithAdamW
 from .packs import EvaluationWindows, PackedWindows
-from .pretraining_arguments import Pretraining, PretrainingArguments
+from .pretraining_run import Pretraining, PretrainingArguments
 from .streams import PackedStream
 from .tensor_parallel import TensorParallelCheckpoints, tensor_parallel_size
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from transformers import PreTrainedModel
-
 from . import UsageError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from .adaptation_arguments import AdaptedModelArguments
 
 # Parts of heads that a pretrained encoder as a rule does not have, and that are trained with any adapter.
@@ -86,20 +86,18 @@ def tuned(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: s
         peft_task: peft's name for the task, None if it has none.
 
     Raises:
-        UsageError: if peft is not installed, or an adapter is of another encoder.
+        UsageError: if an adapter is of another encoder.
     """
     tuning = TUNINGS[arguments.tuning]
     if arguments.tuning == "head":
-        cast(PreTrainedModel, model.base_model).requires_grad_(False)
+        cast("PreTrainedModel", model.base_model).requires_grad_(False)
         for name, module in model.base_model.named_children():
             # Of a new head, whichever side of the base it stands on.
             module.requires_grad_(name == "pooler")
     if tuning.peft_config is None:
         return model
-    try:
-        import peft
-    except ImportError as error:
-        raise UsageError(f"--tuning {arguments.tuning} needs peft: pip install 'sequence-encoder[adapt]'.") from error
+    import peft
+
     if arguments.from_adapter is not None:
         return _from_adapter(model, arguments.from_adapter, str(arguments.from_checkpoint))
     parts = {name.rpartition(".")[2] for name, module in model.named_modules() if list(module.parameters())}

@@ -6,15 +6,16 @@ import copy
 import re
 import string
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
-
-from ...pipelines.question_answering import Offsets, best_answers, windows_of
 from .. import UsageError
 from .columns import check_texts, check_there, check_values
 from .task import Examples, HeadTask, Metrics
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction, PreTrainedTokenizerBase
+
+    from ...pipelines.question_answering import Offsets
 
 # Of the longest question and answer, in tokens.
 _QUESTION, _ANSWER = 64, 30
@@ -56,6 +57,8 @@ class Answers(HeadTask):
         """As of `HeadTask`: the windows, with the first and the last token of the answer; without one, token 0."""
         from datasets import Dataset
 
+        from ...pipelines.question_answering import windows_of
+
         items: list[dict[str, Any]] = []
         for row, (question, context, answers) in enumerate(
             zip(rows[self.question], rows[self.context], rows[self.label], strict=True)
@@ -86,6 +89,8 @@ class Answers(HeadTask):
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
         """As of `HeadTask`."""
+        from transformers import DataCollatorWithPadding
+
         # Positions of answers are counted from the left.
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.padding_side = "right"
@@ -93,25 +98,34 @@ class Answers(HeadTask):
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
         """The share of answers that are found exactly, and F1 of their words, as SQuAD counts them, in percent."""
-        windows = list(zip(inputs["row"], inputs["offsets"], strict=True))
 
         def judge(prediction: EvalPrediction) -> dict[str, float]:
-            starts, ends = (torch.as_tensor(logits) for logits in prediction.predictions[:2])
-            of_row: dict[int, list[Any]] = {}
-            for index, (row, offsets) in enumerate(windows):
-                tokens = len(offsets)
-                of_row.setdefault(row, []).append((starts[index, :tokens], ends[index, :tokens], offsets))
             exact, f1 = 0.0, 0.0
-            for row, scored in of_row.items():
-                example = rows[row]
-                found = best_answers(scored, example[self.context], 1, _ANSWER, self.impossible)
-                answer = found[0]["answer"] if found else ""
-                true = example[self.label]["text"] or [""]
+            answers = self.answers(rows, inputs, prediction)
+            for answer, known in zip(answers, rows[self.label], strict=True):
+                true = known["text"] or [""]
                 exact += max(float(_words(answer) == _words(text)) for text in true)
                 f1 += max(_overlap(_words(answer), _words(text)) for text in true)
-            return {"exact_match": 100 * exact / len(of_row), "f1": 100 * f1 / len(of_row)}
+            return {"exact_match": 100 * exact / len(answers), "f1": 100 * f1 / len(answers)}
 
         return judge
+
+    def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
+        """As of `HeadTask`: the best answer of all windows of each context, empty where there is none."""
+        import torch
+
+        from ...pipelines.question_answering import best_answers
+
+        starts, ends = (torch.as_tensor(logits) for logits in found.predictions[:2])
+        of_row: dict[int, list[Any]] = {}
+        for index, (row, offsets) in enumerate(zip(inputs["row"], inputs["offsets"], strict=True)):
+            tokens = len(offsets)
+            of_row.setdefault(row, []).append((starts[index, :tokens], ends[index, :tokens], offsets))
+        best = (
+            best_answers(of_row[row], context, 1, _ANSWER, self.impossible)
+            for row, context in enumerate(rows[self.context])
+        )
+        return [answers[0]["answer"] if answers else "" for answers in best]
 
 
 def _tokens_of(span: tuple[int, int] | None, offsets: Offsets) -> tuple[int, int]:
