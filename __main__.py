@@ -1,87 +1,139 @@
-"""The command line: `sequence-encoder COMMAND …` or `python -m sequence_encoder COMMAND …`."""
+"""The command line: `sequence-encoder COMMAND …` or `python -m sequence_encoder COMMAND …`.
+
+Each command reads its arguments first and imports torch only to run.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any, cast
-
-from transformers import HfArgumentParser
+from collections.abc import Callable
+from importlib.metadata import version
 
 from .training import UsageError
 
+Run = Callable[[], object]
+# By name; importing the families imports torch.
+_FAMILIES = ("bert", "roberta", "distilbert", "electra", "modernbert")
 
-def quickstart(arguments: list[str]) -> None:
+
+def quickstart(arguments: list[str]) -> Run:
     """Pretrain, adapt, save, reload and predict, on the documentation on this disk, in a few minutes."""
-    from .training.quickstart import QuickstartArguments
-    from .training.quickstart import quickstart as run
+    from .training.quickstart_arguments import COMMAND_LINE, QuickstartArguments
 
-    parser = HfArgumentParser(
-        cast(Any, QuickstartArguments), prog="sequence-encoder quickstart", description=quickstart.__doc__
-    )
-    try:
-        (parsed,) = parser.parse_args_into_dataclasses(arguments)
-    except ValueError as error:
-        raise UsageError(error) from error
-    run(parsed)
+    COMMAND_LINE.check(arguments)
+    (parsed,) = COMMAND_LINE.read(arguments, (QuickstartArguments,))
+
+    def run() -> None:
+        from .training.quickstart import quickstart
+
+        quickstart(parsed)
+
+    return run
 
 
-def pretrain(arguments: list[str]) -> None:
+def pretrain(arguments: list[str]) -> Run:
     """Pretrain an encoder on masked tokens and sentence order, on any corpus, in one process or many."""
-    from .training.pretraining import pretrain as run
-    from .training.pretraining_arguments import parse
+    from .training.pretraining_arguments import COMMAND_LINE
+    from .training.resumed_arguments import with_earlier_ones
 
-    # Processes that do not take leave of each other can end with an error.
-    run(parse(arguments)).accelerator.end_training()
+    COMMAND_LINE.check(with_earlier_ones(arguments))
+
+    def run() -> None:
+        from .training.pretraining import pretrain
+        from .training.pretraining_run import parse
+
+        # Processes that do not take leave of each other can end with an error.
+        pretrain(parse(arguments)).accelerator.end_training()
+
+    return run
 
 
-def adapt(arguments: list[str]) -> None:
+def adapt(arguments: list[str]) -> Run:
     """Train an encoder for a task: classification, entities, answers, embeddings, ranking and others."""
-    from accelerate import PartialState
+    from .training.adaptation_arguments import COMMAND_LINE
 
-    from .training.adaptation import adapt as run
-    from .training.adaptation_arguments import parse
+    COMMAND_LINE.check(arguments)
 
-    run(parse(arguments))
-    PartialState().destroy_process_group()
+    def run() -> None:
+        from accelerate import PartialState
+
+        from .training.adaptation import adapt
+        from .training.adaptation_run import parse
+
+        adapt(parse(arguments))
+        PartialState().destroy_process_group()
+
+    return run
 
 
-def convert(arguments: list[str]) -> None:
+def convert(arguments: list[str]) -> Run:
     """Carry a checkpoint of another family over to a SequenceEncoder, or give one back with --to."""
-    from .conversion.command import convert_checkpoint
-    from .conversion.source_models import FAMILIES
+    from .training.command_line import check_names
 
-    parser = argparse.ArgumentParser(prog="sequence-encoder convert", description=convert.__doc__)
-    parser.add_argument("source", help="the checkpoint: a folder or a Hub id")
-    parser.add_argument("target", help="the folder to write")
-    parser.add_argument("--to", choices=FAMILIES, help="the family to give a SequenceEncoder back to")
-    parser.add_argument(
-        "--base-model", action="store_true", help="carry the encoder over alone, without the head that the source has"
+    parser = argparse.ArgumentParser(
+        prog="sequence-encoder convert",
+        description=f"{convert.__doc__}\n\n  sequence-encoder convert google-bert/bert-base-uncased converted",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--force", action="store_true", help="replace the whole target folder if it is a saved model")
+    parser.add_argument("source", help="folder or Hub id of the checkpoint")
+    parser.add_argument("target", help="folder to write")
+    parser.add_argument("--to", choices=_FAMILIES, help="family to give a SequenceEncoder back to")
+    parser.add_argument("--base-model", action="store_true", help="carry over the encoder alone, without its head")
+    parser.add_argument("--force", action="store_true", help="replace the target folder if it is a saved model")
+    check_names("convert", arguments, ("--to", "--base-model", "--force", "--help", "-h"))
     parsed = parser.parse_args(arguments)
-    try:
-        convert_checkpoint(parsed.source, parsed.target, parsed.to, parsed.base_model, parsed.force)
-    except ValueError as error:
-        raise UsageError(error) from error
+
+    def run() -> None:
+        from .conversion.command import convert_checkpoint
+
+        try:
+            convert_checkpoint(parsed.source, parsed.target, parsed.to, parsed.base_model, parsed.force)
+        except ValueError as error:
+            raise UsageError(error) from error
+
+    return run
 
 
-COMMANDS = {"quickstart": quickstart, "pretrain": pretrain, "adapt": adapt, "convert": convert}
+COMMANDS: dict[str, Callable[[list[str]], Run]] = {
+    "quickstart": quickstart,
+    "pretrain": pretrain,
+    "adapt": adapt,
+    "convert": convert,
+}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command named first; each has its own `--help`."""
+class _Version(argparse.Action):
+    """Looks the version up only where it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: object) -> None:
+        """Print it and exit."""
+        parser.exit(message=f"{version('sequence-encoder')}\n")
+
+
+def main(arguments: list[str] | None = None, before_run: Callable[[], object] = lambda: None) -> None:
+    """Run the command that is named first; each has its own `--help`.
+
+    Args:
+        arguments: what was typed; by default what the process was started with.
+        before_run: called once the arguments are read.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     summary = "\n".join(f"  {name:<12} {command.__doc__}" for name, command in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="sequence-encoder",
         description=f"commands:\n{summary}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     parser.add_argument("command", choices=COMMANDS, help="what to do; add --help for its arguments")
     command = parser.parse_args(arguments[:1]).command
     try:
-        COMMANDS[command](arguments[1:])
+        run = COMMANDS[command](arguments[1:])
+        before_run()
+        run()
     except (UsageError, OSError) as error:
         sys.exit(f"sequence-encoder {command}: {error}")
     except KeyboardInterrupt as interruption:

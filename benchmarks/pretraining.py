@@ -40,7 +40,7 @@ from sequence_encoder.training.hardware import faster_in_bfloat16
 from sequence_encoder.training.objectives import Objectives, PretrainingCollator
 from sequence_encoder.training.packs import EvaluationWindows
 from sequence_encoder.training.pretraining import prepare
-from sequence_encoder.training.pretraining_arguments import parse
+from sequence_encoder.training.pretraining_run import parse
 from sequence_encoder.training.windows import segment_windows
 
 LENGTH, ROWS, VOCABULARY, HELD_OUT, EVALUATIONS = 128, 32, 8192, 200, 20

@@ -14,7 +14,7 @@ from transformers import Trainer
 
 from sequence_encoder.tests.texts import TEXTS
 from sequence_encoder.training.pretraining import pretrain
-from sequence_encoder.training.pretraining_arguments import parse
+from sequence_encoder.training.pretraining_run import parse
 
 TINY = {
     "size": "tiny",

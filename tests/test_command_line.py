@@ -106,10 +106,10 @@ def test_arguments_that_a_command_does_not_know_are_named(folder: Path) -> None:
     assert contents(folder) == {}
 
 
-def test_values_of_another_kind_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_of("quickstart", "--minutes", "many") == 2
-    shown = capsys.readouterr().err
-    assert [part for part in ("--minutes", "many") if part not in shown] == []
+def test_values_of_another_kind_are_named(folder: Path) -> None:
+    message = exit_of("quickstart", "--minutes", "many")
+    assert isinstance(message, str)
+    assert [part for part in ("--minutes", "many") if part not in message] == []
     assert contents(folder) == {}
 
 

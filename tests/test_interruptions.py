@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,13 @@ from safetensors.torch import load_file
 
 from sequence_encoder.tests.pretraining_runs import command, finish, run_here, start, write_corpus
 from sequence_encoder.training import UsageError
-from sequence_encoder.training.checkpoints import MARKER, checkpoints_in, last_whole_checkpoint, remove_unfinished
+from sequence_encoder.training.checkpoints import (
+    MARKER,
+    checkpoints_in,
+    last_whole_checkpoint,
+    remove_unfinished,
+    step_of,
+)
 
 STEPS, SAVED_EVERY = 24, 4
 # What has a state of its own: dropout, an average of the weights, masks that change, several batches a step.
@@ -66,6 +73,15 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def newest_step(folder: Path) -> int:
     return max((int(path.name.split("-")[1]) for path in checkpoints_in(folder)), default=0)
+
+
+def go_back(folder: Path, step: int) -> None:
+    """Leave of a finished run what an interruption after a step would have left."""
+    for path in checkpoints_in(folder):
+        if step_of(path) > step:
+            shutil.rmtree(path)
+    for name in ("config.json", "trainer_state.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +183,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(corpus: Path, 
 
 def test_a_lower_rate_takes_the_place_of_that_of_the_checkpoint(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path, lr_scheduler_type="constant", max_steps=8, save_steps=4)
-    shutil.rmtree(tmp_path / "checkpoint-8")
+    go_back(tmp_path, 4)
     run_here(corpus, tmp_path, lr_scheduler_type="constant", max_steps=8, save_steps=4, learning_rate=1e-4, resume=True)
     history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
     rates = {entry["step"]: entry["learning_rate"] for entry in history if "loss" in entry}
@@ -191,6 +207,49 @@ def test_only_checkpoints_that_were_finished_count(tmp_path: Path) -> None:
         "runs",
         "checkpoint-",
     }
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_steps": 7},
+        {"max_steps": None, "num_train_epochs": 0.2},
+        {"max_steps": None, "num_train_epochs": 1.1, "max_tokens": 1024, "gradient_accumulation_steps": 2},
+        {"max_steps": 7, "gradient_accumulation_steps": 2, "ema_decay": 0.9},
+        {"max_steps": 7, "streaming": True, "shuffle_buffer": 3},
+    ],
+)
+def test_a_resumed_run_ends_with_the_same_weights_and_a_finished_one_stays_as_it_is(
+    corpus: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    options = {"preset": "bert", "save_steps": 3, "save_total_limit": 0, "lr_scheduler_type": "constant", **options}
+    run_here(corpus, tmp_path / "whole", **options)
+    steps = [step_of(path) for path in checkpoints_in(tmp_path / "whole")]
+    for step in steps:
+        shutil.copytree(tmp_path / "whole", tmp_path / "out")
+        go_back(tmp_path / "out", step)
+        trainer = run_here(corpus, tmp_path / "out", **options, resume=True)
+        assert trainer.state.global_step == steps[-1]
+        assert_same(tmp_path / "out", tmp_path / "whole")
+        assert [step_of(path) for path in checkpoints_in(tmp_path / "out")] == steps
+        before = contents(tmp_path / "out")
+        for _ in range(2):
+            trainer = run_here(corpus, tmp_path / "out", **options, resume=True)
+            assert contents(tmp_path / "out") == before
+        for name, weight in weights(tmp_path / "out").items():
+            assert torch.equal(trainer.model.state_dict()[name], weight)
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_a_resumed_run_follows_the_intervals_that_it_is_given(corpus: Path, tmp_path: Path) -> None:
+    run_here(corpus, tmp_path, save_steps=4, save_total_limit=0)
+    go_back(tmp_path, 4)
+    run_here(corpus, tmp_path, save_steps=2, save_total_limit=0, resume=True)
+    assert [step_of(path) for path in checkpoints_in(tmp_path)] == [4, 6, 8]
 
 
 def test_as_many_checkpoints_stay_as_asked_for_and_all_of_them_are_whole(corpus: Path, tmp_path: Path) -> None:

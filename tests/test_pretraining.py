@@ -17,7 +17,7 @@ from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderForPreTr
 from sequence_encoder.__main__ import main
 from sequence_encoder.tests.pretraining_runs import command, finish, losses, run_here, start, write_corpus
 from sequence_encoder.training import UsageError
-from sequence_encoder.training.pretraining_arguments import parse
+from sequence_encoder.training.pretraining_run import parse
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +259,7 @@ def test_a_missing_library_is_named_with_its_install_command_before_a_text_is_re
     ("settings", "said"),
     [
         ("prest: bert", "prest"),
-        ("preset: gpt", "preset must be one of vanilla, bert, modernbert, got gpt"),
+        ("preset: gpt", "--preset: invalid choice: 'gpt'"),
         ("- corpus", "names and values"),
         ("corpus: [", "cannot be read"),
     ],

@@ -18,9 +18,9 @@ from transformers.trainer_utils import SaveStrategy
 
 from ..hub.whole_folders import check_replaceable, written_whole
 from . import UsageError
-from .adaptation_arguments import Adaptation, AdaptationArguments
 from .adaptation_data import hold_out, load_examples
 from .adaptation_report import Result, Results, decorating, plot_confusion, write_predictions
+from .adaptation_run import Adaptation, AdaptationArguments
 from .adaptation_scratch import (
     finished,
     model_folder,

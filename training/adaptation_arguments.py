@@ -1,18 +1,18 @@
-"""The arguments of `sequence-encoder adapt`: which task, on which data, from which encoder, trained how."""
+"""The options of `sequence-encoder adapt`: which task, on which data, from which encoder, trained how.
+
+Nothing here imports torch, so that mistakes on the command line are refused at once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
-
 from . import UsageError
-from .arguments import check_fixed, check_training_arguments, parse_arguments, settle_device
-from .tasks import TASKS
+from .command_line import CommandLine
+from .tasks import HEAD_TASKS, TASKS
 from .tuning import TUNINGS
 
 _POOLED = ("classification", "multi-label", "regression", "multiple-choice", "embedding")
@@ -48,35 +48,29 @@ class AdaptedModelArguments:
         UsageError: for values that are not allowed.
     """
 
-    task: str = field(metadata={"help": "What the encoder is to do.", "choices": list(TASKS)})
+    _argument_group_name = "model"
+
+    task: str = field(metadata={"help": "What the encoder learns to do.", "choices": list(TASKS)})
     from_checkpoint: str = field(
         metadata={
             "aliases": ["--from", "--model_name_or_path"],
-            "help": "A folder or a Hub id of an encoder: ours, or of a family that can be carried over. With --tuning "
-            "adapter any that AutoModel loads.",
+            "help": "Encoder to train: a folder or a Hub id.",
         }
     )
     tuning: str = field(default="full", metadata={"help": "Which weights are trained.", "choices": list(TUNINGS)})
-    from_adapter: str | None = field(
-        default=None, metadata={"help": "A folder of a peft adapter of the same encoder, to go on from."}
-    )
+    from_adapter: str | None = field(default=None, metadata={"help": "Folder of a peft adapter to train further."})
     pooling: str | None = field(
         default=None,
         metadata={
-            "help": "How a text becomes one vector; by default as the checkpoint says.",
+            "help": "How a text becomes one vector.",
             "choices": ["mean", "cls"],
         },
     )
-    max_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens that a text, or a window of it, is cut to; by default 256, or what there is room for."
-        },
-    )
-    rank: int = field(default=8, metadata={"help": "Of LoRA and DoRA."})
-    prompt_length: int = field(default=16, metadata={"help": "Virtual tokens of prompt tuning."})
+    max_length: int | None = field(default=None, metadata={"help": "Tokens to cut texts to."})
+    rank: int = field(default=8, metadata={"help": "Rank of LoRA and DoRA."})
+    prompt_length: int = field(default=16, metadata={"help": "Virtual tokens of --tuning prompt."})
     matryoshka_dims: list[int] | None = field(
-        default=None, metadata={"help": "Of embeddings: train them to be of use when they are cut to these lengths."}
+        default=None, metadata={"help": "Lengths at which cut embeddings stay useful."}
     )
 
     def __post_init__(self) -> None:
@@ -103,29 +97,23 @@ class TaskDataArguments:
         UsageError: for values that are not allowed.
     """
 
-    train_file: str | None = field(
-        default=None, metadata={"help": "A file, a folder or a pattern: CSV, JSON (Lines), Parquet, Arrow."}
-    )
-    validation_file: str | None = field(default=None, metadata={"help": "To choose the best weights by."})
-    test_file: str | None = field(default=None, metadata={"help": "To say how good the chosen ones are."})
-    dataset_name: str | None = field(default=None, metadata={"help": "Of the Hub, instead of files."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Of a dataset of the Hub with several."})
-    validation_split: str = field(default="validation", metadata={"help": "Of a dataset of the Hub."})
-    test_split: str = field(default="test", metadata={"help": "Of a dataset of the Hub."})
-    validation_share: float = field(
-        default=0.1, metadata={"help": "Of the examples that is held out for validation where no file is given."}
-    )
-    text_column: str | None = field(
-        default=None, metadata={"help": "Texts, words or questions; each task has a default."}
-    )
-    text_pair_column: str | None = field(default=None, metadata={"help": "Second texts or contexts."})
-    label_column: str | None = field(default=None, metadata={"help": "What is to be learned."})
+    _argument_group_name = "examples"
+
+    train_file: str | None = field(default=None, metadata={"help": "CSV, JSON (Lines), Parquet or Arrow."})
+    validation_file: str | None = field(default=None, metadata={"help": "Examples that choose the best weights."})
+    test_file: str | None = field(default=None, metadata={"help": "Examples that measure the chosen weights."})
+    dataset_name: str | None = field(default=None, metadata={"help": "Dataset of the Hub, instead of files."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
+    validation_split: str = field(default="validation", metadata={"help": "Split of that dataset for validation."})
+    test_split: str = field(default="test", metadata={"help": "Split of that dataset for the test."})
+    validation_share: float = field(default=0.1, metadata={"help": "Share to hold out instead."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of texts, words or questions."})
+    text_pair_column: str | None = field(default=None, metadata={"help": "Column of second texts or contexts."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of labels, scores or answers."})
     choice_columns: list[str] | None = field(
-        default=None, metadata={"help": "Of a multiple choice: a column for each, or one of lists."}
+        default=None, metadata={"help": "Columns of the choices, or one column of lists."}
     )
-    label_separator: str = field(
-        default=",", metadata={"help": "Between the labels of a text, where they are no list."}
-    )
+    label_separator: str = field(default=",", metadata={"help": "What stands between the labels of a text."})
     doc_stride: int = field(default=64, metadata={"help": "Tokens that two windows of a long context share."})
 
     def __post_init__(self) -> None:
@@ -139,122 +127,56 @@ class TaskDataArguments:
 
 
 @dataclass
-class AdaptationArguments(TrainingArguments):
-    """How it is trained: all arguments of `Trainer`, with defaults for adaptation, and a few more.
+class AdaptationOptions:
+    """How it is trained: what `Trainer` does not have, and what it has with other defaults."""
 
-    Raises:
-        UsageError: for values that are not allowed.
-    """
+    _argument_group_name = "training"
 
-    output_dir: str | None = field(default="adapted", metadata={"help": "The folder for the model."})
+    output_dir: str | None = field(default="adapted", metadata={"help": "Folder for the model."})
     overwrite: bool = field(
-        default=False,
-        metadata={"help": "Replace the model in the output folder; without --resume, drop an interrupted run as well."},
+        default=False, metadata={"help": "Replace a model or an unfinished run in the output folder."}
     )
-    resume: bool = field(
-        default=False, metadata={"help": "Continue an interrupted run from its last checkpoint, if there is one."}
-    )
-    seeds: int = field(
-        default=1, metadata={"help": "Trainings with different seeds; the best one is kept, all are reported."}
-    )
-    search_trials: int = field(
-        default=0, metadata={"help": "Trials of a search for learning rate, epochs and batch size (needs optuna)."}
-    )
-    early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Evaluations without a better one after which training ends."}
+    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint of a run."})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the examples."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "The highest learning rate."})
+    per_device_train_batch_size: int = field(
+        default=32, metadata={"help": "Examples per device and step.", "metavar": "N"}
     )
     class_weights: str = field(
-        default="none", metadata={"help": "Weigh classes by how rare they are.", "choices": ["none", "balanced"]}
+        default="none", metadata={"help": "Weigh rare classes more.", "choices": ["none", "balanced"]}
     )
-    learning_rate: float = field(default=1e-4, metadata={"help": "The highest learning rate."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Of all weights but norms and biases."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or the share of them, in which the rate rises."})
-    num_train_epochs: float = field(default=3.0, metadata={"help": "How often the examples are seen."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples on a device at a time."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples on a device at a time."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
-    save_strategy: str = field(
-        default="steps",
-        metadata={"help": "When to save a checkpoint, from which --resume continues: no, steps or epoch."},
+    seeds: int = field(default=1, metadata={"help": "Trainings; keeps the best."})
+    search_trials: int = field(default=0, metadata={"help": "Trials of a hyperparameter search."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Evaluations without a better one.", "metavar": "N"}
     )
-    save_steps: float = field(default=0.1, metadata={"help": "Steps, or the share of them, between checkpoints."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep until the training ends."})
-    keep_best: bool = field(
-        default=True, metadata={"help": "End with the weights of the best evaluation, and not with the last ones."}
-    )
-    bf16: bool | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Autocast to bfloat16; by default where this machine is faster with it."}
+    keep_best: bool = field(default=True, metadata={"help": "Keep the weights of the best evaluation."})
+    seed: int = field(default=0, metadata={"help": "Seed of the first training."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "Autocast to bfloat16; by default where the hardware gains from it."}
     )
     report_to: list[str] = field(  # `HfArgumentParser` would read one name otherwise
         default_factory=lambda: ["none"],
-        metadata={"help": "Where to log: any of tensorboard, trackio, codecarbon (energy), ..., or none."},
+        metadata={"help": "tensorboard, trackio, codecarbon, others, or none."},
     )
-    logging_steps: float = field(default=0.05, metadata={"help": "Steps, or the share of them, between two logs."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or their share, in which the rate rises."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Decay of all weights but norms and biases."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples per device in an evaluation."})
+    eval_strategy: str = field(
+        default="epoch", metadata={"help": "When to evaluate.", "choices": ["no", "steps", "epoch"]}
+    )
+    save_strategy: str = field(
+        default="steps",
+        metadata={"help": "When to save a checkpoint.", "choices": ["no", "steps", "epoch"]},
+    )
+    save_steps: float = field(default=0.1, metadata={"help": "Steps, or their share, between checkpoints."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep while training."})
+    logging_steps: float = field(default=0.05, metadata={"help": "Steps, or their share, between two logs."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be False: such a loss ends a run."})
-    seed: int = field(default=0, metadata={"help": "Of the first training."})
-
-    def __post_init__(self) -> None:
-        for name, least in (("seeds", 1), ("search_trials", 0), ("early_stopping_patience", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"--{name} must be at least {least}, got {value}.")
-        if self.save_strategy not in ("no", "steps", "epoch"):
-            raise UsageError(f"--save_strategy must be no, steps or epoch, got {self.save_strategy}.")
-        check_training_arguments(self)
-        check_fixed(
-            self,
-            logging_nan_inf_filter=False,
-            save_only_model=False,
-            load_best_model_at_end=False,
-            resume_from_checkpoint=None,
-            remove_unused_columns=True,
-        )
-        if self.early_stopping_patience and not (self.keep_best and self.eval_strategy != "no"):
-            raise UsageError("--early_stopping_patience needs --keep_best and an --eval_strategy other than no.")
-        settle_device(self)
-        super().__post_init__()
-
-
-@dataclass
-class Adaptation:
-    """One run: what it was asked for.
-
-    Attributes:
-        model: what is trained.
-        data: on which examples.
-        args: how.
-    """
-
-    model: AdaptedModelArguments
-    data: TaskDataArguments
-    args: AdaptationArguments
-
-    @property
-    def output(self) -> Path:
-        """The output folder."""
-        return Path(self.args.output_dir or "")
-
-    @property
-    def scratch(self) -> Path:
-        """What is needed while training, beside the output folder."""
-        return self.output.with_name(f".{self.output.name}-adaptation")
-
-
-_KINDS = (AdaptedModelArguments, TaskDataArguments, AdaptationArguments)
-
-
-def parse(arguments: list[str]) -> Adaptation:
-    """Reads the command line, as `parse_arguments` does.
-
-    Raises:
-        UsageError: for names and values that are not allowed.
-    """
-    described = "Train an encoder for a task, on examples from files or the Hub."
-    return Adaptation(*parse_arguments("adapt", described, _KINDS, arguments, _defaults))
 
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the way of tuning, and of the task."""
+    """The defaults of the way of tuning and of the task."""
     _check_used(given)
     tuning, task = TUNINGS.get(given.get("tuning", "full")), TASKS.get(given.get("task", ""))
     defaults = dict(tuning.defaults) if tuning else {}
@@ -262,6 +184,32 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     if metric is not None:
         defaults |= {"metric_for_best_model": metric, "greater_is_better": not metric.endswith(("loss", "rmse"))}
     return defaults
+
+
+# What the help shows only for some tasks and ways of tuning, beside what is refused for all others.
+_SHOWN_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    **_USED_WITH,
+    "class_weights": ("task", ("classification", "ner")),
+    "search_trials": ("task", tuple(HEAD_TASKS)),
+    "from_adapter": ("tuning", ("lora", "dora", "ia3")),
+}
+# What the help of a task leaves to the help of the command.
+_DETAILS = (
+    *("dataset_config_name", "validation_split", "test_split", "bf16", "report_to", "warmup_steps", "weight_decay"),
+    *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "save_steps", "save_total_limit"),
+    *("logging_steps", "keep_best", "seed"),
+)
+
+
+def _out_of_use(given: Mapping[str, Any]) -> set[str]:
+    """What the help leaves out: options and choices that a task does not have, and those that it leaves as they are."""
+    hidden, task = {"logging_nan_inf_filter"}, given.get("task")
+    if task not in TASKS:
+        return hidden
+    chosen, tunings = {"tuning": "full", **given}, TASKS[task].tunings
+    hidden |= {name for name, (other, values) in _SHOWN_WITH.items() if chosen.get(other, values[0]) not in values}
+    hidden |= {f"tuning={name}" for name in TUNINGS if name not in tunings}
+    return {*hidden, *_DETAILS, *(("tuning",) if len(tunings) == 1 else ())}
 
 
 def _check_used(given: Mapping[str, Any]) -> None:
@@ -280,3 +228,16 @@ def _check_used(given: Mapping[str, Any]) -> None:
         # `--max_steps -1` is its default.
         if name in given and given.get(other) not in (None, -1):
             raise UsageError(f"--{name} has no effect with --{other}; leave one of them out.")
+
+
+_KINDS = (AdaptedModelArguments, TaskDataArguments, AdaptationOptions)
+COMMAND_LINE = CommandLine(
+    "adapt",
+    "Train an encoder for a task, on examples from files or the Hub.",
+    "--task classification --from MODEL --train_file train.csv --output_dir classifier",
+    _KINDS,
+    with_trainer=True,
+    defaults=_defaults,
+    narrowed_by=("task", "tuning"),
+    out_of_use=_out_of_use,
+)

@@ -24,8 +24,8 @@ from filelock import FileLock, Timeout
 
 from ..hub.whole_folders import write_whole
 from . import UsageError
-from .adaptation_arguments import Adaptation
 from .adaptation_report import Results
+from .adaptation_run import Adaptation
 from .checkpoints import MARKER, last_whole_checkpoint, step_of
 
 _LOCK, _SETTINGS, _SEARCH, _RESULTS = "lock", "settings.json", "search.db", "results.json"

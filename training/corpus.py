@@ -27,31 +27,31 @@ class CorpusArguments:
         UsageError: for values that are not allowed.
     """
 
+    _argument_group_name = "corpus"
+
     corpus: str = field(
         default=DOCUMENTATION,
         metadata={
-            "help": "A file, a folder, a pattern such as 'texts/*.jsonl.gz' (text, JSON, Parquet, CSV, Arrow), a "
-            "dataset of the Hub, or 'documentation': the docstrings of the libraries on this disk."
+            "help": "File, folder or pattern such as 'texts/*.jsonl.gz' (text, JSON, Parquet, CSV, Arrow); dataset of "
+            "the Hub; or 'documentation', the docstrings of the installed libraries."
         },
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Of a dataset of the Hub with several."})
-    split: str = field(default="train", metadata={"help": "Of a dataset of the Hub."})
-    text_column: str = field(default="text", metadata={"help": "The column that holds the texts."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a dataset of the Hub."})
+    split: str = field(default="train", metadata={"help": "Split of a dataset of the Hub."})
+    text_column: str = field(default="text", metadata={"help": "Column of the texts."})
     sample_by: str = field(
         default="line",
-        metadata={"help": "What a document of a text file is.", "choices": ["line", "paragraph", "document"]},
+        metadata={"help": "What counts as a document in a text file.", "choices": ["line", "paragraph", "document"]},
     )
-    streaming: bool = field(
-        default=False, metadata={"help": "Read and tokenise while training, for what no disk holds; needs --max_steps."}
-    )
+    streaming: bool = field(default=False, metadata={"help": "Read and tokenise while training; needs --max_steps."})
     shuffle_buffer: int = field(
-        default=10_000, metadata={"help": "Documents that are shuffled among each other while streaming."}
+        default=10_000, metadata={"help": "Documents to shuffle among each other while streaming."}
     )
     eval_documents: int = field(
         default=0,
-        metadata={"help": "Documents that are held out, to evaluate on: random ones, or the first of a stream."},
+        metadata={"help": "Documents to hold out for evaluation: random ones, or the first of a stream."},
     )
-    num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise; by default one a core."})
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise; by default one per core."})
 
     def __post_init__(self) -> None:
         for name, least in (("shuffle_buffer", 1), ("eval_documents", 0), ("num_proc", 1)):

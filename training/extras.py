@@ -1,4 +1,4 @@
-"""Optional libraries: one check at the start of what needs them, and one message that says how to install them."""
+"""Optional libraries: one check for them, and one message with the command that installs them."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ from ..modeling.losses import IGNORED
 from ..modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ..modeling.task_adapter import TaskAdapter
 from . import UsageError
-from .adaptation_arguments import Adaptation, AdaptationArguments
 from .adaptation_report import Judgement, Results, adapter_card, complete, metrics_of
+from .adaptation_run import Adaptation, AdaptationArguments
 from .best_weights import BestWeights, callbacks_of
 from .hub_trainer import HubTrainer, training_of
 from .tasks import HEAD_TASKS

@@ -51,13 +51,26 @@ def training_of(trainer: Trainer, dataset: str | None = None, task: str | None =
 class HubTrainer(Trainer):
     """A `Trainer` whose model cards are the package's, and whose pushes always hold the code that loads the model.
 
-    All else is as in `Trainer`, whose own card knows nothing of the model, and whose pushes while it still trains hold
-    the weights and the configuration alone.
+    A finished training that is resumed stays as it is. All else is as in `Trainer`, whose own card knows nothing of the
+    model, and whose pushes while it still trains hold the weights and the configuration alone.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.add_callback(_CodeForPushes())
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # `Trainer` counts steps after they are taken. A training that is resumed after its last one would take another.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # A checkpoint holds tied weights once.
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result)
 
     def create_model_card(
         self,

@@ -1,4 +1,4 @@
-"""The objectives of pretraining: the collator that swaps segments and masks tokens, and what may be chosen about it.
+"""The objectives of pretraining: the collator that swaps segments and masks tokens.
 
 Some tokens are hidden, and the model is to restore them (masked language modelling, Devlin et al., 2019); half of the
 time the two segments of a window are swapped, and the model is to tell (sentence order, Lan et al., 2020).
@@ -7,10 +7,8 @@ time the two segments of a window are swapped, and the model is to tell (sentenc
 from __future__ import annotations
 
 import json
-import math
 import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,60 +16,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..modeling.losses import IGNORED
-
-# How the share of predicted tokens goes from the first to the last, by the progress of the training.
-MASK_SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 0.0,
-    "linear": lambda progress: progress,
-    "cosine": lambda progress: (1 - math.cos(math.pi * progress)) / 2,
-}
-
-
-@dataclass(frozen=True)
-class Objectives:
-    """What a model learns from.
-
-    Args:
-        mlm_weight: of the loss of masked tokens in the sum; 0 masks nothing.
-        sop_weight: of the loss of sentence order; 0 leaves it out.
-        mlm_probability: the share of tokens to predict; of these 80 % are masked, 10 % replaced and 10 % kept.
-        final_mlm_probability: that share at the end of the training, where the schedule is not "constant".
-        mlm_schedule: how it goes there, "constant", "linear" or "cosine" (fewer masks late: Yang et al., 2023).
-        whole_word_mask: whether all tokens of a word are predicted, or none.
-
-    Raises:
-        ValueError: for numbers and names that are not allowed.
-    """
-
-    mlm_weight: float = field(default=1.0, metadata={"help": "Of the loss of masked tokens; 0 masks nothing."})
-    sop_weight: float = field(default=1.0, metadata={"help": "Of the loss of sentence order; 0 leaves it out."})
-    mlm_probability: float = field(default=0.3, metadata={"help": "The share of tokens to predict."})
-    final_mlm_probability: float = field(
-        default=0.15, metadata={"help": "That share at the end, where --mlm_schedule is not 'constant'."}
-    )
-    mlm_schedule: str = field(
-        default="constant", metadata={"help": "How it goes there.", "choices": list(MASK_SCHEDULES)}
-    )
-    whole_word_mask: bool = field(default=False, metadata={"help": "Predict all tokens of a word, or none."})
-
-    def __post_init__(self) -> None:
-        for name in ("mlm_weight", "sop_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
-        if not self.mlm_weight and not self.sop_weight:
-            raise ValueError("mlm_weight and sop_weight are both 0: there is nothing to learn.")
-        for name in ("mlm_probability", "final_mlm_probability"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")
-        if self.mlm_schedule not in MASK_SCHEDULES:
-            raise ValueError(
-                f"mlm_schedule={self.mlm_schedule!r} does not exist; choose one of {', '.join(MASK_SCHEDULES)}."
-            )
-
-    def probability(self, progress: float) -> float:
-        """The share of tokens to predict when a share of the training is over."""
-        moved = MASK_SCHEDULES[self.mlm_schedule](progress)
-        return self.mlm_probability + moved * (self.final_mlm_probability - self.mlm_probability)
+from .objective_arguments import Objectives
 
 
 class PretrainingCollator:

@@ -7,25 +7,23 @@ what is needed to go on after an interruption. (The underscore keeps `Trainer` f
 from __future__ import annotations
 
 import copy
-import dataclasses
-import json
 import os
-import shutil
-from pathlib import Path
 from typing import Any, cast
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
-from ..hub.whole_folders import write_whole
 from . import UsageError
-from .checkpoints import checkpoints_in, remove_unfinished, train_whole
+from .checkpoints import train_whole
+from .console import fewer_bars, without_warning
 from .corpus import load_corpus, text_of
 from .extras import require
 from .hub_trainer import HubTrainer
+from .interruptions import GracefulStop
 from .objectives import PretrainingCollator
 from .packs import EvaluationWindows, PackedWindows
-from .pretraining_arguments import Pretraining
+from .pretraining_folder import check_folder, finished_steps, prepare_folder, progress_of, sole_run
 from .pretraining_report import plot_losses, write_card
+from .pretraining_run import Pretraining
 from .pretraining_trainer import make_trainer, packs_per_step
 from .starting_points import carried_over_model, carry_over, make_tokenizer, new_model
 from .streams import PackedStream
@@ -34,23 +32,40 @@ from .tokenized import windows_of
 
 
 def pretrain(run: Pretraining) -> HubTrainer:
-    """Runs it all, and returns the trainer.
+    """Run it all, and return the trainer.
 
     Raises:
-        FileExistsError: if there is a model or a checkpoint in the output folder, and neither `resume` nor `overwrite`.
+        FileExistsError: if there is a model or a checkpoint in the output folder, and neither `resume` nor `overwrite`;
+            or if another run is there.
+        KeyboardInterrupt: if the user interrupts it; its message says what is saved and how to go on.
         UsageError: for arguments that contradict each other or an interrupted run, texts that cannot be read, a loss
             that is no longer a number, and a disk that is full.
     """
-    trainer = prepare(run)
-    train_whole(trainer, run.args.resume_from_checkpoint)
-    finish(run, trainer)
+    require("pretrain", "datasets", "matplotlib", extra="train")
+    check_folder(run)
+    stop = GracefulStop()
+    try:
+        with sole_run(run), fewer_bars(), stop.watch():
+            trainer = prepare(run)
+            planned = cast(Any, trainer.train_dataset).total // packs_per_step(run.args)
+            if run.args.resume and finished_steps(run) >= planned:
+                load_finished(run, trainer)
+                return trainer
+            # Before the callbacks that look at what follows a step.
+            trainer.callback_handler.callbacks.insert(1, stop)
+            # `SettingsOfNow` sees to it that what is given now counts.
+            with without_warning("transformers.trainer_utils", "Warning: The following arguments do not match"):
+                train_whole(trainer, run.args.resume_from_checkpoint)
+            stop.raise_if_asked()
+            finish(run, trainer)
+    except KeyboardInterrupt as interruption:
+        raise KeyboardInterrupt(progress_of(run)) from interruption
     return trainer
 
 
 def prepare(run: Pretraining) -> HubTrainer:
     """Reads and tokenises the texts, and makes the trainer."""
     model, corpus, args = run.model, run.corpus, run.args
-    require("pretrain", "datasets", "matplotlib", extra="train")
     if corpus.streaming and args.max_steps <= 0:
         raise UsageError("--streaming needs --max_steps: nobody knows where a stream ends.")
     if args.eval_strategy != "no" and not corpus.eval_documents:
@@ -79,57 +94,6 @@ def prepare(run: Pretraining) -> HubTrainer:
     # What `Trainer` and Accelerate say of arguments that they cannot follow.
     except (ValueError, ImportError) as error:
         raise UsageError(error) from error
-
-
-def prepare_folder(run: Pretraining) -> None:
-    """Makes the output folder ready for a new run, or for going on with one."""
-    args, output = run.args, run.output
-    settings = settings_of(run)
-    file = run.scratch / "settings.json"
-    if not args.should_save:
-        return
-    if args.resume and file.exists():
-        try:
-            before = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UsageError(f"{file} is damaged ({error}); start anew with --overwrite.") from error
-        changed = [name for name in settings if before.get(name) != settings[name]]
-        if changed:
-            told = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
-            raise UsageError(f"--resume goes on with the same texts, model and objectives, and these differ: {told}.")
-        for path in remove_unfinished(output):
-            print(f"Removed {path}, which was not finished.")
-    else:
-        found = [*checkpoints_in(output), *output.glob("config.json")]
-        if found and not args.overwrite:
-            if args.resume:
-                raise UsageError(f"--resume needs {file}, which is not there; start anew with --overwrite.")
-            raise FileExistsError(
-                f"{output} holds a model or checkpoints; go on with --resume, or start anew with --overwrite."
-            )
-        removed = [folder for folder in (*checkpoints_in(output), run.scratch) if folder.exists()]
-        for name, source in (
-            ("from", run.model.from_checkpoint),
-            ("tokenizer", run.model.tokenizer),
-            ("corpus", run.corpus.corpus),
-        ):
-            if source and any(Path(source).resolve().is_relative_to(folder.resolve()) for folder in removed):
-                raise UsageError(f"--{name} {source} would be removed; choose another --output_dir.")
-        for folder in removed:
-            shutil.rmtree(folder)
-    run.scratch.mkdir(parents=True, exist_ok=True)
-    write_whole(file, [json.dumps(settings, indent=1)])
-
-
-def settings_of(run: Pretraining) -> dict[str, Any]:
-    """What must not change when a run goes on."""
-    settings: dict[str, Any] = {}
-    for part in (run.model, run.corpus, run.objectives):
-        settings |= dataclasses.asdict(part)
-    settings.pop("num_proc")
-    args = run.args
-    settings |= {name: getattr(args, name) for name in ("seed", "muon", "ema_decay")}
-    return settings | {"packs a step": packs_per_step(args)}
 
 
 def prepare_tokenizer(run: Pretraining, texts: Any) -> PreTrainedTokenizerBase:
@@ -179,19 +143,35 @@ def evaluation_set(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerB
     return EvaluationWindows(windows, run.args.seed)
 
 
+def load_finished(run: Pretraining, trainer: HubTrainer) -> None:
+    """Give the trainer the weights of the finished run in the output folder, and change nothing there."""
+    if tensor_parallel_size() == 1:
+        model: Any = trainer.accelerator.unwrap_model(trainer.model)
+        model.load_state_dict(type(model).from_pretrained(run.output).state_dict())
+    if trainer.is_world_process_zero():
+        print(
+            f"The run in {run.output.resolve()} is finished, after {finished_steps(run):,} steps. To train on, give a "
+            "larger --max_steps or --num_train_epochs."
+        )
+
+
 def finish(run: Pretraining, trainer: HubTrainer) -> None:
-    """Evaluates, and saves the model, the tokenizer, the curves and the card."""
-    if trainer.eval_dataset is not None:
-        trainer.evaluate()
+    """Save the model and the tokenizer, evaluate, and add the curves and the card.
+
+    The model comes first, so that it is there whatever fails later.
+    """
     if trainer.is_fsdp_enabled:
         # Checkpoints may be in shards, which are no model that can be loaded.
         cast(Any, trainer.accelerator.state.fsdp_plugin).set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model(str(run.output), _internal_call=True)
+    if trainer.eval_dataset is not None:
+        trainer.evaluate()
     trainer.save_state()
     if trainer.is_world_process_zero():
         plot_losses(trainer.state.log_history, run.output / "loss.png")
         write_card(run, trainer)
-    # The last, since it may push all of it.
-    trainer.save_model()
+    if run.args.push_to_hub:
+        trainer.push_to_hub(commit_message="Model save")
     if trainer.is_world_process_zero():
         print(f"Saved in {run.output.resolve()}.")
     trainer.accelerator.wait_for_everyone()

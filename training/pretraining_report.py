@@ -12,7 +12,11 @@ from ..hub.model_card import model_card
 from .corpus import DOCUMENTATION, find_files
 from .hub_trainer import HubTrainer, training_of
 from .packs import PackedWindows
-from .pretraining_arguments import Pretraining
+from .pretraining_run import Pretraining
+
+_GENERATED = (
+    "Rendered by sequence-encoder pretrain, which renders it again after each training unless this line is gone."
+)
 
 
 def plot_losses(history: Sequence[Mapping[str, Any]], file: Path) -> None:
@@ -40,7 +44,11 @@ def plot_losses(history: Sequence[Mapping[str, Any]], file: Path) -> None:
 
 
 def write_card(run: Pretraining, trainer: HubTrainer) -> None:
-    """The model card, `README.md` in the output folder."""
+    """The model card, `README.md` in the output folder, unless somebody has written one there."""
+    file = run.output / "README.md"
+    if file.exists() and _GENERATED not in file.read_text(encoding="utf-8", errors="replace"):
+        print(f"{file} stays as you wrote it.")
+        return
     model = cast(PreTrainedModel, trainer.accelerator.unwrap_model(trainer.model))
     documented = run.corpus.corpus == DOCUMENTATION
     texts = "docstrings of installed libraries" if documented else Path(run.corpus.corpus).name
@@ -78,7 +86,8 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
             "It was pretrained alone: fine-tune it for a task.",
         ],
     )
-    card.save(run.output / "README.md")
+    card.text += f"\n<!-- {_GENERATED} -->\n"
+    card.save(file)
 
 
 def _share_of_masks(run: Pretraining) -> str:

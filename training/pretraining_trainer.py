@@ -11,7 +11,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import SchedulerType
 
-from .checkpoints import LearningRateOfNow, RandomStateOfCheckpoint, WholeCheckpoints, last_whole_checkpoint, step_of
+from .checkpoints import RandomStateOfCheckpoint, SettingsOfNow, WholeCheckpoints, last_whole_checkpoint, step_of
+from .console import show_table
 from .ema import ExponentialMovingAverage
 from .hardware import product_speed
 from .hub_trainer import HubTrainer
@@ -19,7 +20,7 @@ from .objective_metrics import ObjectiveMetrics, compact_logits, objective_means
 from .objectives import PretrainingCollator
 from .optimizer import MuonWithAdamW
 from .packs import EvaluationWindows, PackedWindows
-from .pretraining_arguments import Pretraining, PretrainingArguments
+from .pretraining_run import Pretraining, PretrainingArguments
 from .streams import PackedStream
 from .tensor_parallel import TensorParallelCheckpoints, tensor_parallel_size
 
@@ -58,6 +59,7 @@ def make_trainer(
         cast(Any, args.accelerator_config).dispatch_batches = False
         train.start_at(a_step * step_of(checkpoint) if checkpoint else 0)
     complete_schedule(args, steps)
+    settle_intervals(args, steps)
     if args.ddp_find_unused_parameters is None:
         # Looking for weights without a gradient takes time; only without masked tokens are there any, in their head.
         args.ddp_find_unused_parameters = not run.objectives.mlm_weight
@@ -83,6 +85,7 @@ def make_trainer(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     metrics.watch(trainer)
+    show_table(trainer, columns(run))
     if checkpoint is not None and isinstance(train, PackedStream):
         trainer.add_callback(RandomStateOfCheckpoint(checkpoint, trainer))
     args.resume_from_checkpoint = str(checkpoint) if checkpoint else None
@@ -97,9 +100,27 @@ def complete_schedule(args: PretrainingArguments, steps: int) -> None:
         args.lr_scheduler_kwargs = {**defaults, **cast("dict[str, Any]", args.lr_scheduler_kwargs or {})}
 
 
+def settle_intervals(args: PretrainingArguments, steps: int) -> None:
+    """Turn shares of the training into steps, as `Trainer` saves them: it compares both when a run is resumed."""
+    for name in ("logging_steps", "eval_steps", "save_steps"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            setattr(args, name, math.ceil(value * steps))
+
+
+def columns(run: Pretraining) -> list[str]:
+    """What the table on the console shows of the logs."""
+    objectives = [
+        name for name, weight in (("mlm", run.objectives.mlm_weight), ("sop", run.objectives.sop_weight)) if weight
+    ]
+    trained = ["loss", *(f"{name}_accuracy" for name in objectives)]
+    evaluated = [f"eval_{name}" for name in trained] if run.args.eval_strategy != "no" else []
+    return [*trained, *evaluated, "tokens_per_second"]
+
+
 def checkpoint_callbacks(run: Pretraining, checkpoint: Path | None) -> list[Any]:
     """What writes into checkpoints and goes on from them; what marks them as whole is the last."""
-    callbacks: list[Any] = [LearningRateOfNow()]
+    callbacks: list[Any] = [SettingsOfNow()]
     if run.args.ema_decay is not None:
         callbacks.append(ExponentialMovingAverage(run.args.ema_decay, checkpoint))
     if tensor_parallel_size() > 1:

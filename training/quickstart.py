@@ -8,7 +8,6 @@ result in a fresh process and predicts there. No network is used.
 from __future__ import annotations
 
 import json
-import math
 import random
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,6 +45,7 @@ from .objective_metrics import means, sums_of
 from .objectives import PretrainingCollator
 from .optimizer import MuonWithAdamW
 from .packs import EvaluationWindows, PackedWindows
+from .quickstart_arguments import QuickstartArguments
 from .quickstart_report import RELOAD, Pretraining, Results, print_results, write_card
 from .starting_points import carry_over
 from .time_budget import TimeBudget
@@ -70,29 +70,6 @@ print(json.dumps([answer["label"] for answer in answers]))
 """
 
 
-@dataclass
-class QuickstartArguments:
-    """Arguments of `sequence-encoder quickstart`."""
-
-    minutes: float = field(default=5.6, metadata={"help": "How long it takes in all; more is for training."})
-    from_checkpoint: str | None = field(
-        default=None,
-        metadata={
-            "aliases": ["--from"],
-            "help": "A folder or a Hub id: adapt this encoder, of any family that can be carried over; pretrain none.",
-        },
-    )
-    output_dir: str = field(default="quickstart-model", metadata={"help": "The folder for the finished classifier."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the output folder if it exists."})
-    seed: int = field(default=0, metadata={"help": "Seed of the split, the weights, the masks and the order."})
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.minutes < math.inf:
-            raise UsageError(f"--minutes must be at least 2, got {self.minutes}.")
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"--seed must be from 0 to {2**32 - 1}, got {self.seed}.")
-
-
 def quickstart(arguments: QuickstartArguments) -> Results:
     """Runs it all, prints the results and returns them.
 
@@ -104,7 +81,8 @@ def quickstart(arguments: QuickstartArguments) -> Results:
     started = time.perf_counter()
     output = Path(arguments.output_dir)
     may_replace = (arguments.overwrite, "--overwrite")
-    check_replaceable(output, *may_replace)
+    source = arguments.from_checkpoint
+    check_replaceable(output, *may_replace, kept=Path(source) if source else None)
     with written_whole(output, *may_replace) as finished, tempfile.TemporaryDirectory() as scratch:
         results = _run(arguments, started, Path(scratch), finished)
     print_results(results, output, time.perf_counter() - started)

@@ -10,8 +10,8 @@ from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments,
 
 from ..hub.model_card import Training
 from . import UsageError
-from .adaptation_arguments import Adaptation, AdaptationArguments
 from .adaptation_report import Judgement, Results, metrics_of
+from .adaptation_run import Adaptation, AdaptationArguments
 from .best_weights import callbacks_of
 from .head_recipe import new_head, text_length
 from .tasks import SIMILARITY_TASKS

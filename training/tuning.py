@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from transformers import PreTrainedModel
-
 from . import UsageError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from .adaptation_arguments import AdaptedModelArguments
 
 # Parts of heads that a pretrained encoder as a rule does not have, and that are trained with any adapter.
@@ -90,7 +90,7 @@ def tuned(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: s
     """
     tuning = TUNINGS[arguments.tuning]
     if arguments.tuning == "head":
-        cast(PreTrainedModel, model.base_model).requires_grad_(False)
+        cast("PreTrainedModel", model.base_model).requires_grad_(False)
         for name, module in model.base_model.named_children():
             # Of a new head, whichever side of the base it stands on.
             module.requires_grad_(name == "pooler")

@@ -6,15 +6,16 @@ import copy
 import re
 import string
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
-
-from ...pipelines.question_answering import Offsets, best_answers, windows_of
 from .. import UsageError
 from .columns import check_texts, check_there, check_values
 from .task import Examples, HeadTask, Metrics
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction, PreTrainedTokenizerBase
+
+    from ...pipelines.question_answering import Offsets
 
 # Of the longest question and answer, in tokens.
 _QUESTION, _ANSWER = 64, 30
@@ -56,6 +57,8 @@ class Answers(HeadTask):
         """As of `HeadTask`: the windows, with the first and the last token of the answer; without one, token 0."""
         from datasets import Dataset
 
+        from ...pipelines.question_answering import windows_of
+
         items: list[dict[str, Any]] = []
         for row, (question, context, answers) in enumerate(
             zip(rows[self.question], rows[self.context], rows[self.label], strict=True)
@@ -86,6 +89,8 @@ class Answers(HeadTask):
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
         """As of `HeadTask`."""
+        from transformers import DataCollatorWithPadding
+
         # Positions of answers are counted from the left.
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.padding_side = "right"
@@ -107,6 +112,10 @@ class Answers(HeadTask):
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
         """As of `HeadTask`: the best answer of all windows of each context, empty where there is none."""
+        import torch
+
+        from ...pipelines.question_answering import best_answers
+
         starts, ends = (torch.as_tensor(logits) for logits in found.predictions[:2])
         of_row: dict[int, list[Any]] = {}
         for index, (row, offsets) in enumerate(zip(inputs["row"], inputs["offsets"], strict=True)):

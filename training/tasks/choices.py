@@ -5,15 +5,17 @@ Shapes: N examples.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import DataCollatorForMultipleChoice, EvalPrediction, PreTrainedTokenizerBase
 
 from .. import UsageError
 from .classification import always, logits_of, most_frequent
 from .columns import check_texts, check_there, check_values, check_varies
 from .task import Examples, HeadTask, Metrics, tokenised
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 
 class Choices(HeadTask):
@@ -91,6 +93,8 @@ class Choices(HeadTask):
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
         """As of `HeadTask`."""
+        from transformers import DataCollatorForMultipleChoice
+
         return DataCollatorForMultipleChoice(tokenizer)
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
 
 from .. import UsageError
 from .columns import check_texts, check_there, check_values, label_names, label_text, named
 from .task import TUNINGS_OF_TEXTS, Examples, HeadTask, Metrics, tokenised
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 # Half stars from 0 to 10 may be classes; what has more steps is a scale.
 _MOST_FRACTIONS = 21
@@ -69,6 +71,8 @@ class Classification(HeadTask):
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
         """As of `HeadTask`."""
+        from transformers import DataCollatorWithPadding
+
         return DataCollatorWithPadding(tokenizer)
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
@@ -245,6 +249,8 @@ def most_frequent(labels: Iterable[int], count: int) -> Any:
 
 def always(logits: Any, labels: Iterable[Any]) -> EvalPrediction:
     """The same logits (C,) for all labels (N,) or (N, C)."""
+    from transformers import EvalPrediction
+
     known = np.asarray(list(labels))
     return EvalPrediction(np.broadcast_to(logits, (len(known), len(logits))), known)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import DataCollatorForTokenClassification, EvalPrediction, PreTrainedTokenizerBase
 
-from ...modeling.losses import IGNORED
 from .. import UsageError
 from .classification import logits_of, most_frequent
 from .columns import check_texts, check_there, check_values, label_names, label_text, named
 from .task import Examples, HeadTask, Metrics, tokenised
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 _OUTSIDE = "O"
 _ENTITY_TAG = re.compile(r"O|[BIESLU]-.+")
@@ -62,6 +63,8 @@ class Entities(HeadTask):
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
         """As of `HeadTask`: the first token of each word has its label, all others none."""
+        from ...modeling.losses import IGNORED
+
         label2id = self.label_fields["label2id"]
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
@@ -104,10 +107,14 @@ class Entities(HeadTask):
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
         """As of `HeadTask`."""
+        from transformers import DataCollatorForTokenClassification
+
         return DataCollatorForTokenClassification(tokenizer)
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
         """Precision, recall and F1 of whole entities (seqeval), or of words, and the accuracy of words."""
+        from ...modeling.losses import IGNORED
+
         labels = self.labels
         of_words = not all(_ENTITY_TAG.fullmatch(label) for label in labels)
 
@@ -123,6 +130,8 @@ class Entities(HeadTask):
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
         """As of `HeadTask`: the tags of the words of each text, or its spans; None for words that were cut off."""
+        from ...modeling.losses import IGNORED
+
         predicted, known = logits_of(found).argmax(-1), np.asarray(found.label_ids)
         answers: list[Any] = []
         for row, kept, places, text in zip(predicted, known, inputs["places"], rows[self.text], strict=True):
@@ -136,6 +145,10 @@ class Entities(HeadTask):
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
         """As of `HeadTask`: the tag that most words of the training examples have."""
+        from transformers import EvalPrediction
+
+        from ...modeling.losses import IGNORED
+
         known = (label for labels in train["labels"] for label in labels if label != IGNORED)
         longest = max(map(len, inputs["labels"]))
         labels = np.array([[*labels, *[IGNORED] * (longest - len(labels))] for labels in inputs["labels"]])

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformers import BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
-
 if TYPE_CHECKING:
+    from transformers import BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
+
     from ..adaptation_arguments import TaskDataArguments
 
 Examples = Mapping[str, Any]
-Metrics = Callable[[EvalPrediction], dict[str, float]]
+Metrics = Callable[["EvalPrediction"], dict[str, float]]
 # Of all heads; and of those that give one answer a text. peft's prompts stand before the tokens and move their places,
 # which labels of tokens and answers do not follow.
 TUNINGS_OF_HEADS = ("full", "head", "lora", "dora", "ia3")

@@ -1,0 +1,25 @@
+"""The script `sequence-encoder`: it reads the command line before it imports torch.
+
+Importing `sequence_encoder` registers its classes with transformers, which takes seconds. So this module stands outside
+of the package: it makes the package known without running its `__init__.py`, reads the command line, and only then runs
+that file. `python -m sequence_encoder` does the same work, but imports the package first.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec, module_from_spec
+from typing import Any
+
+
+def main() -> None:
+    """Run `sequence-encoder` with the arguments of this process."""
+    spec: Any = find_spec("sequence_encoder")
+    package = sys.modules["sequence_encoder"] = module_from_spec(spec)
+    from sequence_encoder.__main__ import main as run
+
+    run(before_run=lambda: spec.loader.exec_module(package))
+
+
+if __name__ == "__main__":
+    main()
