@@ -35,8 +35,9 @@ def quickstart(arguments: list[str]) -> Run:
 def pretrain(arguments: list[str]) -> Run:
     """Pretrain an encoder on masked tokens and sentence order, on any corpus, in one process or many."""
     from .training.pretraining_arguments import COMMAND_LINE
+    from .training.resumed_arguments import with_earlier_ones
 
-    COMMAND_LINE.check(arguments)
+    COMMAND_LINE.check(with_earlier_ones(arguments))
 
     def run() -> None:
         from .training.pretraining import pretrain

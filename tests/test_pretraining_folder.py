@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from sequence_encoder.__main__ import main
 from sequence_encoder.tests.pretraining_runs import command, run_here, write_corpus
 from sequence_encoder.training import UsageError, pretraining
 from sequence_encoder.training.checkpoints import checkpoints_in
+from sequence_encoder.training.pretraining_run import parse
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def test_rotation_leaves_a_users_file(corpus: Path, tmp_path: Path) -> None:
 
 def test_checkpoints_of_another_program_are_not_removed(corpus: Path, output: Path) -> None:
     shutil.rmtree(output / "_pretraining")
-    with pytest.raises(UsageError, match="No run of pretrain wrote .*checkpoint-2"):
+    with pytest.raises(UsageError, match=r"No run of pretrain wrote .*checkpoint-2"):
         run_here(corpus, output, overwrite=True)
     assert (output / "checkpoint-2" / "model.safetensors").exists()
 
@@ -112,6 +114,30 @@ def test_an_output_folder_beside_the_texts_is_fine(
     shutil.copy(corpus, tmp_path / "texts" / "corpus.jsonl")
     monkeypatch.chdir(tmp_path)
     run_here(Path(given), Path("texts/../out"), max_steps=1)
+
+
+def test_a_resumed_run_takes_up_the_arguments_that_are_not_given(corpus: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"mlm_probability": 0.4, "max_steps": 5, "overwrite": True}))
+    output, arguments = tmp_path / "out", command(corpus, tmp_path / "out", max_steps=None, save_steps=2)
+    pretraining.pretrain(parse([str(settings), *arguments, "--seed=3"]))
+    resumed = parse(["--resume", "--output-dir", str(output), "--max_steps", "7"])
+    assert resumed.corpus.corpus == str(corpus)
+    assert resumed.objectives.mlm_probability == 0.4
+    assert (resumed.args.seed, resumed.args.save_steps, resumed.args.max_steps) == (3, 2, 7)
+    assert pretraining.pretrain(resumed).state.global_step == 7
+    # What was given last counts from then on.
+    assert parse(["--resume", "--output_dir", str(output)]).args.max_steps == 7
+
+
+@pytest.mark.parametrize("arguments", [["--resume"], ["--resume", "True", "--output_dir", "nowhere"]])
+def test_resume_without_a_run_and_a_corpus_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"--resume finds no interrupted run in .*--corpus"):
+        main(["pretrain", *arguments])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_second_run_into_the_same_folder_is_refused(corpus: Path, output: Path) -> None:

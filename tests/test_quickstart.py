@@ -155,3 +155,10 @@ def test_a_checkpoint_without_tokenizer_ends_it(bert_folder: Path, tmp_path: Pat
     arguments = QuickstartArguments(output_dir=str(tmp_path / "adapted"), from_checkpoint=str(bert_folder))
     with pytest.raises(UsageError, match=r"--from .*bert: there is no tokenizer"):
         run(arguments, ())
+
+
+def test_the_model_that_is_started_from_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    arguments = QuickstartArguments(output_dir=str(tmp_path), from_checkpoint=str(tmp_path), overwrite=True)
+    with pytest.raises(FileExistsError, match="which is to be read"):
+        quickstart(arguments)

@@ -135,7 +135,11 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
 
 def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
     """Trains once, or resumes that; keeps the model in the scratch folder if it is the best so far."""
-    args, folder = _arguments(run, training_folder(run, seed), seed, results.found), training_folder(run, seed)
+    folder = training_folder(run, seed)
+    args = _arguments(run, folder, seed, results.found)
+    if not results.baselines:
+        # Accelerate takes a model that was evaluated as prepared, and would not synchronise its gradients.
+        results.baselines = baselines(recipe, copy.deepcopy(args))
     if args.should_save:
         remove_unfinished(folder)
     checkpoint = last_whole_checkpoint(folder)
@@ -145,9 +149,6 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
         print(f"Seed {seed}")
     results.parameters = sum(weight.numel() for weight in trainer.model.parameters())
     results.trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
-    if not results.baselines:
-        results.baselines = baselines(recipe, trainer)
-    set_seed(seed)
     started = time.perf_counter()
     try:
         train_whole(trainer, checkpoint)
@@ -187,9 +188,11 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def baselines(recipe: Any, trainer: Any) -> dict[str, dict[str, dict[str, float]]]:
+def baselines(recipe: Any, args: AdaptationArguments) -> dict[str, dict[str, dict[str, float]]]:
     """The metrics of each split before training, and of always giving the same answer."""
     splits = [split for split in ("validation", "test") if split in recipe.rows]
+    trainer = recipe.trainer(args)
+    show_table(trainer, recipe.logged)
     before = {split: recipe.judge(trainer, split).metrics for split in splits}
     constant = {split: found for split in splits if (found := recipe.constant(split)) is not None}
     return {"before_training": before, **({"constant_answer": constant} if constant else {})}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -99,7 +100,7 @@ class TrainingTable(ProgressCallback):
         lines = [] if self.printed else [list(self.columns)]
         cells = [_text(self.row.get(name, "")) for name in self.columns]
         # The evaluation after the training often repeats that of its last step.
-        if cells != self.printed:
+        if not (self.printed and all(new in ("", old) for new, old in zip(cells, self.printed, strict=True))):
             lines.append(cells)
         for line in lines:
             tqdm.write("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
@@ -141,3 +142,17 @@ def fewer_bars() -> Iterator[None]:
             transformers_bars.enable_progress_bar()
         if texts:
             datasets_bars.enable_progress_bars()
+
+
+@contextmanager
+def without_warning(logger: str, beginning: str) -> Iterator[None]:
+    """Hide what a logger says with these words at the beginning."""
+
+    def says_else(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(beginning)
+
+    logging.getLogger(logger).addFilter(says_else)
+    try:
+        yield
+    finally:
+        logging.getLogger(logger).removeFilter(says_else)

@@ -101,7 +101,7 @@ class HubTrainer(Trainer):
             return
         folder = self.args.output_dir or ""
         path = Path(folder, "README.md")
-        if path.exists() and not is_generated(path):
+        if path.exists() and not _is_generated(path):
             return
         model = self.accelerator.unwrap_model(self.model)
         assert isinstance(model, PreTrainedModel)
@@ -128,8 +128,7 @@ class _CodeForPushes(TrainerCallback):
             write_code(Path(args.output_dir or ""))
 
 
-def is_generated(path: Path) -> bool:
-    """Whether a model card is as a program wrote it, and nobody has made it theirs."""
+def _is_generated(path: Path) -> bool:
     text = path.read_text(encoding="utf-8", errors="replace")
     return any(line in text for line in _GENERATED_BY)
 

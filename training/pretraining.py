@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from . import UsageError
 from .checkpoints import train_whole
-from .console import fewer_bars
+from .console import fewer_bars, without_warning
 from .corpus import load_corpus, text_of
 from .extras import require
 from .hub_trainer import HubTrainer
@@ -47,14 +47,15 @@ def pretrain(run: Pretraining) -> HubTrainer:
     try:
         with sole_run(run), fewer_bars(), stop.watch():
             trainer = prepare(run)
-            if run.args.resume and finished_steps(run) >= cast(Any, trainer.train_dataset).total / packs_per_step(
-                run.args
-            ):
+            planned = cast(Any, trainer.train_dataset).total // packs_per_step(run.args)
+            if run.args.resume and finished_steps(run) >= planned:
                 load_finished(run, trainer)
                 return trainer
             # Before the callbacks that look at what follows a step.
             trainer.callback_handler.callbacks.insert(1, stop)
-            train_whole(trainer, run.args.resume_from_checkpoint)
+            # `SettingsOfNow` sees to it that what is given now counts.
+            with without_warning("transformers.trainer_utils", "Warning: The following arguments do not match"):
+                train_whole(trainer, run.args.resume_from_checkpoint)
             stop.raise_if_asked()
             finish(run, trainer)
     except KeyboardInterrupt as interruption:

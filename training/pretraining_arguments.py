@@ -15,6 +15,9 @@ from .command_line import CommandLine
 from .corpus import CorpusArguments
 from .objective_arguments import Objectives
 
+# In the output folder, for what is needed to go on after an interruption.
+SCRATCH = "_pretraining"
+
 # Layers and channels of the sizes of Turc et al. (2019). A head has 64 channels, a feed-forward network four times as
 # many as the layer, and a gated one two thirds of that, which makes as many parameters.
 SIZES = {

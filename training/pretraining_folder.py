@@ -4,6 +4,7 @@ checkpoint-N/     the training after N steps
 _pretraining/     what an interrupted run needs to be resumed (`Trainer` pushes nothing that begins with an underscore)
   lock            held while a run uses the folder; the system releases it when the process ends
   settings.json   what must not change when the run is resumed
+  arguments.json  what was given on the command line, and counts for a run that resumes it
   tokenizer/      and other parts of the preparation
 trainer_state.json  written after the model: the run is finished
 """
@@ -36,9 +37,20 @@ from .checkpoints import (
 from .corpus import DOCUMENTATION, find_files
 from .pretraining_run import Pretraining
 from .pretraining_trainer import packs_per_step
+from .resumed_arguments import FILE as ARGUMENTS
+from .resumed_arguments import to_keep
 
 _LOCK, _SETTINGS = "lock", "settings.json"
-_PREPARED = (_SETTINGS, "tokenizer", "tokenizer.part", "encoder", "undivided", "stream.jsonl", "documentation*.jsonl")
+_PREPARED = (
+    _SETTINGS,
+    ARGUMENTS,
+    "tokenizer",
+    "tokenizer.part",
+    "encoder",
+    "undivided",
+    "stream.jsonl",
+    "documentation*.jsonl",
+)
 
 
 def check_folder(run: Pretraining) -> None:
@@ -158,6 +170,7 @@ def prepare_folder(run: Pretraining) -> None:
     if run.args.resume and (scratch / _SETTINGS).exists():
         for path in remove_unfinished(output):
             print(f"Removed {path}, which was not finished.")
+        _keep_arguments(run)
         return
     for path in checkpoints_in(output):
         remove_checkpoint(path)
@@ -170,6 +183,11 @@ def prepare_folder(run: Pretraining) -> None:
     (output / TRAINER_STATE_NAME).unlink(missing_ok=True)
     scratch.mkdir(exist_ok=True)
     write_whole(scratch / _SETTINGS, [json.dumps(settings_of(run), indent=1)])
+    _keep_arguments(run)
+
+
+def _keep_arguments(run: Pretraining) -> None:
+    write_whole(run.scratch / ARGUMENTS, [to_keep(run.arguments)])
 
 
 def finished_steps(run: Pretraining) -> int:

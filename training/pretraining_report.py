@@ -10,9 +10,13 @@ from transformers import PreTrainedModel
 
 from ..hub.model_card import model_card
 from .corpus import DOCUMENTATION, find_files
-from .hub_trainer import HubTrainer, is_generated, training_of
+from .hub_trainer import HubTrainer, training_of
 from .packs import PackedWindows
 from .pretraining_run import Pretraining
+
+_GENERATED = (
+    "Rendered by sequence-encoder pretrain, which renders it again after each training unless this line is gone."
+)
 
 
 def plot_losses(history: Sequence[Mapping[str, Any]], file: Path) -> None:
@@ -42,7 +46,7 @@ def plot_losses(history: Sequence[Mapping[str, Any]], file: Path) -> None:
 def write_card(run: Pretraining, trainer: HubTrainer) -> None:
     """The model card, `README.md` in the output folder, unless somebody has written one there."""
     file = run.output / "README.md"
-    if file.exists() and not is_generated(file):
+    if file.exists() and _GENERATED not in file.read_text(encoding="utf-8", errors="replace"):
         print(f"{file} stays as you wrote it.")
         return
     model = cast(PreTrainedModel, trainer.accelerator.unwrap_model(trainer.model))
@@ -82,6 +86,7 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
             "It was pretrained alone: fine-tune it for a task.",
         ],
     )
+    card.text += f"\n<!-- {_GENERATED} -->\n"
     card.save(file)
 
 

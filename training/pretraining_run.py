@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import TrainingArguments
@@ -11,10 +11,8 @@ from . import UsageError
 from .arguments import check_fixed, check_training_arguments, settle_device
 from .corpus import CorpusArguments
 from .objective_arguments import Objectives
-from .pretraining_arguments import COMMAND_LINE, ModelArguments, PretrainingOptions
-
-# In the output folder.
-SCRATCH = "_pretraining"
+from .pretraining_arguments import COMMAND_LINE, SCRATCH, ModelArguments, PretrainingOptions
+from .resumed_arguments import with_earlier_ones
 
 
 @dataclass
@@ -56,12 +54,14 @@ class Pretraining:
         corpus: on which texts.
         objectives: to learn what.
         args: how.
+        arguments: the command line that says all of this, where one does.
     """
 
     model: ModelArguments
     corpus: CorpusArguments
     objectives: Objectives
     args: PretrainingArguments
+    arguments: list[str] = field(default_factory=list)
 
     @property
     def output(self) -> Path:
@@ -75,10 +75,11 @@ class Pretraining:
 
 
 def parse(arguments: list[str]) -> Pretraining:
-    """Read the command line, as `CommandLine.read` does.
+    """Read the command line, as `CommandLine.read` does; with `--resume`, completed by that of the interrupted run.
 
     Raises:
         UsageError: for names and values that are not allowed.
     """
+    arguments = with_earlier_ones(arguments)
     kinds = (ModelArguments, CorpusArguments, Objectives, PretrainingArguments)
-    return Pretraining(*COMMAND_LINE.read(arguments, kinds))
+    return Pretraining(*COMMAND_LINE.read(arguments, kinds), arguments)

@@ -81,7 +81,8 @@ def quickstart(arguments: QuickstartArguments) -> Results:
     started = time.perf_counter()
     output = Path(arguments.output_dir)
     may_replace = (arguments.overwrite, "--overwrite")
-    check_replaceable(output, *may_replace)
+    source = arguments.from_checkpoint
+    check_replaceable(output, *may_replace, kept=Path(source) if source else None)
     with written_whole(output, *may_replace) as finished, tempfile.TemporaryDirectory() as scratch:
         results = _run(arguments, started, Path(scratch), finished)
     print_results(results, output, time.perf_counter() - started)

@@ -89,12 +89,15 @@ def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTraine
     """
     try:
         if arguments.tokenizer is None:
+            print(f"Training a tokenizer of at most {arguments.vocab_size:,} tokens.", flush=True)
             return SequenceEncoderTokenizer.train_from_iterator(
                 (_LONG_WORD.sub(" ", text) for text, _ in zip(texts, range(_TOKENIZER_TEXTS), strict=False)),
                 vocab_size=arguments.vocab_size,
                 algorithm=arguments.algorithm,
                 lowercase=arguments.lowercase,
                 model_max_length=arguments.max_length,
+                # Five bars, which are also drawn where there is no terminal.
+                show_progress=False,
             )
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
     except UsageError:

@@ -1,0 +1,58 @@
+"""On the console, a training is one table, and nothing that a user cannot act on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sequence_encoder.tests.pretraining_runs import run_here, write_corpus
+
+
+@pytest.fixture
+def warned() -> Iterator[list[str]]:
+    """What transformers logs."""
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    listener = Listener()
+    logging.getLogger("transformers").addHandler(listener)
+    yield said
+    logging.getLogger("transformers").removeHandler(listener)
+
+
+def test_an_evaluated_training_is_a_table_with_a_row_for_each_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_here(write_corpus(tmp_path), tmp_path / "out", max_steps=6, eval_documents=3, eval_steps=2)
+    captured = capsys.readouterr()
+    lines = [line.split() for line in captured.out.splitlines()]
+    (head,) = [place for place, line in enumerate(lines) if line[:1] == ["step"]]
+    names = lines[head]
+    assert names[2:] == [
+        *("loss", "mlm_accuracy", "sop_accuracy", "eval_loss", "eval_mlm_accuracy", "eval_sop_accuracy"),
+        "tokens_per_second",
+    ]
+    rows = lines[head + 1 :]
+    assert [row[0] for row in rows] == ["2", "4", "6", "Saved"]
+    assert "{" not in captured.out + captured.err
+    assert "Tokenising" not in captured.err
+
+
+def test_a_long_training_has_about_twenty_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_here(write_corpus(tmp_path), tmp_path / "out", max_steps=44, save_strategy="no", sop_weight=0)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line[:5].strip().isdigit()]
+    assert 10 <= len(rows) <= 20
+    assert rows[-1].split()[0] == "44"
+
+
+def test_a_resumed_run_warns_of_nothing(tmp_path: Path, warned: list[str]) -> None:
+    corpus = write_corpus(tmp_path)
+    run_here(corpus, tmp_path / "out", max_steps=4, save_steps=0.5)
+    run_here(corpus, tmp_path / "out", max_steps=8, save_steps=0.5, resume=True)
+    assert warned == []
