@@ -102,11 +102,9 @@ class CommandLine:
         Raises:
             UsageError: for names and values that are not allowed.
         """
-        settings: dict[str, Any] = {}
         if arguments and not arguments[0].startswith("-"):
-            settings, arguments = read_settings(Path(arguments[0])), arguments[1:]
+            arguments = [*read_settings(Path(arguments[0])), *arguments[1:]]
         options = _options(kinds)
-        arguments = [*_as_options(settings), *arguments]
         check_names(self.command, arguments, {**(elsewhere or {}), **options})
         typed = {options.get(part.partition("=")[0]) for part in arguments}
         needed = [each for kind in kinds for each in fields(kind) if _is_required(each) and each.name not in typed]
@@ -183,11 +181,11 @@ def check_names(command: str, arguments: Iterable[str], known: Collection[str]) 
         raise UsageError(f"there is no argument {', '.join(said)}. See sequence-encoder {command} --help.")
 
 
-def read_settings(file: Path) -> dict[str, Any]:
-    """A mapping from a file of YAML or JSON.
+def read_settings(file: Path) -> list[str]:
+    """The options that a file of YAML or JSON stands for.
 
     Raises:
-        UsageError: if there is none in it.
+        UsageError: if there are none in it.
         OSError: if it cannot be read.
     """
     import yaml
@@ -201,10 +199,6 @@ def read_settings(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file} cannot be read: {error}") from error
     if not isinstance(settings, dict):
         raise UsageError(f"{file} must hold names and values, got {type(settings).__name__}.")
-    return settings
-
-
-def _as_options(settings: Values) -> list[str]:
     options: list[str] = []
     for name, value in settings.items():
         if isinstance(value, list):
