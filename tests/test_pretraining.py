@@ -277,6 +277,8 @@ def test_a_file_of_settings_is_held_to_the_same(tmp_path: Path, settings: str, s
         (["--muon", "False"], 1e-3),
         (["--no_muon"], 1e-3),
         (["--muon"], 5e-3),
+        (["--optim", "adamw_torch"], 1e-3),
+        (["--optim", "adamw_torch", "--muon"], 5e-3),
         (["--muon", "False", "--learning_rate", "3e-3"], 3e-3),
         (["--preset", "bert"], 5e-4),
         (["--from", "some/model"], 5e-4),

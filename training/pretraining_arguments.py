@@ -176,8 +176,11 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     preset = given.get("preset", ModelArguments.preset)
     continued = given.get("from_checkpoint") is not None
     defaults = dict(CONTINUED_DEFAULTS if continued else TRAINING_DEFAULTS.get(preset, {}))
-    if defaults.get("muon") and not given.get("muon", True):
-        defaults["learning_rate"] = min(defaults["learning_rate"], _ADAMW_RATE)
+    if "optim" in given:
+        # Whoever names an optimizer means it.
+        defaults["muon"] = False
+    if not given.get("muon", defaults.get("muon", True)):
+        defaults["learning_rate"] = min(defaults.get("learning_rate", _ADAMW_RATE), _ADAMW_RATE)
     if given.get("eval_documents"):
         defaults["eval_strategy"] = "steps"
     return defaults

@@ -82,4 +82,5 @@ def parse(arguments: list[str]) -> Pretraining:
     """
     arguments = with_earlier_ones(arguments)
     kinds = (ModelArguments, CorpusArguments, Objectives, PretrainingArguments)
-    return Pretraining(*COMMAND_LINE.read(arguments, kinds), arguments)
+    model, corpus, objectives, args = COMMAND_LINE.read(arguments, kinds)
+    return Pretraining(model, corpus, objectives, args, arguments)

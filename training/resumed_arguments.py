@@ -12,7 +12,7 @@ from .pretraining_arguments import SCRATCH, PretrainingOptions
 # In the folder `SCRATCH`.
 FILE = "arguments.json"
 _OF_THIS_START = ("output_dir", "resume", "overwrite")
-_YES = ([], ["true"], ["t"], ["yes"], ["y"], ["1"])
+_YES: tuple[list[str], ...] = ([], ["true"], ["t"], ["yes"], ["y"], ["1"])
 
 
 def with_earlier_ones(arguments: list[str]) -> list[str]:
