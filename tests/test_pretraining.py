@@ -240,7 +240,7 @@ def test_bad_arguments_say_what_is_allowed_before_anything_is_trained(
         ("tensorboard", {"report_to": "tensorboard"}, "Install with: pip install 'sequence-encoder[train]'"),
         ("wandb", {"report_to": "wandb"}, "pip install wandb"),
         ("trackio", {"report_to": "trackio"}, "pip install trackio"),
-        ("deepspeed", {"deepspeed": "ds.json"}, "Install with: pip install deepspeed"),
+        ("deepspeed", {"deepspeed": '{"train_batch_size":1}'}, "Install with: pip install deepspeed"),
         ("schedulefree", {"muon": False, "optim": "schedule_free_adamw"}, "pip install schedulefree"),
     ],
 )
