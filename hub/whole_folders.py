@@ -19,6 +19,7 @@ PARTS_OF_A_MODEL = (
     *("tokenizer*", "vocab*", "merges.txt", "*_tokens*.json", "*.model", "*.codes", "chat_template.jinja"),
     *("README.md", "LICENSE*", ".gitattributes", "*.py", "__pycache__", MODULE_LIST),
     *("adapter", "adapter_*", "base", "results.json", "runs"),
+    *("predictions.jsonl", "confusion_matrix.png"),
 )
 
 

@@ -30,6 +30,7 @@ _WRITTEN = (
     *("merges.txt", "chat_template.jinja", "adapter_config.json", "adapter_model.safetensors", "README.md"),
     *("sequence_encoder_*.py", "configuration_sequence_encoder.py", "modeling_sequence_encoder.py"),
     *("tokenization_sequence_encoder.py", "__pycache__", "_saving-*", "ema", "best_weights*", "zero_to_fp32.py"),
+    *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling"),
 )
 
 
