@@ -46,9 +46,7 @@ def check_replaceable(output: Path, replace: bool, option: str, kept: Path | Non
         with scratch_folder(there, _prefix(output)):
             pass
     except OSError as error:
-        raise PermissionError(
-            f"{output} cannot be written, since nothing can be in {there}: {error.strerror}"
-        ) from error
+        raise PermissionError(f"{output} cannot be written: nothing can be in {there} ({error.strerror}).") from error
     if not (output.exists() or output.is_symlink()):
         return
     if kept is not None and resolved in (kept.resolve(), *kept.resolve().parents):
@@ -147,9 +145,7 @@ def _give_way(output: Path, written: Path, outdated: set[str], modules: list[str
         moved = Path(name if top in modules else top)
         aside = _free_name(output, moved)
         (written / moved).rename(written / aside)
-        logger.warning(
-            f"{output / moved} was not written by this package, or was edited: it stays. See {aside} as well."
-        )
+        logger.warning(f"{output / moved} is not as this package wrote it, and stays; the new one is {aside}.")
 
 
 def _free_name(output: Path, name: Path) -> Path:

@@ -177,7 +177,7 @@ def test_a_place_where_no_folder_can_be_is_told(
     saved = {"model": new, "configuration": new.config, "tokenizer": tokenizer}[kind]
     (tmp_path / "file").write_text("mine")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(FileExistsError, match="dangling is a link to .*nowhere, which does not exist"):
+    with pytest.raises(FileExistsError, match=r"dangling is a link to .*nowhere, which does not exist"):
         saved.save_pretrained(tmp_path / "dangling")
     for path in ("file/model", "file/deep/model", "dangling/model"):
         with pytest.raises(NotADirectoryError, match=f"{path} cannot be written: .* is not a folder"):

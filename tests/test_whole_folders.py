@@ -177,7 +177,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         with pytest.raises(NotADirectoryError, match=f"{path} cannot be written: .* is not a folder"):
             check_replaceable(tmp_path / path, True, "--force")
     if Path("/proc").is_dir():
-        with pytest.raises(PermissionError, match="/proc/model cannot be written, since nothing can be in /proc"):
+        with pytest.raises(PermissionError, match="/proc/model cannot be written: nothing can be in /proc"):
             check_replaceable(Path("/proc/model"), True, "--force")
 
 
