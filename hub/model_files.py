@@ -40,7 +40,7 @@ _PATTERNS = re.compile(
 _ADAPTER_NAMES = {"adapter_config.json", "adapter_model.safetensors", ADAPTER_RECORD}
 _RESULTS = {"task", "tuning", "trained_parameters", "metrics"}
 _MARK = re.compile(
-    r"\n*<!-- Written by sequence-encoder, which replaces this card unless it is edited \((\w+)\)\. -->\n*"
+    r"\n*<!-- Written by sequence-encoder, which replaces this card until someone edits it: (\w+) -->\n*"
 )
 
 
@@ -65,7 +65,7 @@ def model_files(folder: Path, modules: Iterable[str] = ()) -> set[str]:
 def write_card(path: Path, text: str) -> None:
     """Writes a model card with a mark by which `is_unedited` knows it again."""
     text = _MARK.sub("\n", text).rstrip("\n")
-    mark = f"<!-- Written by sequence-encoder, which replaces this card unless it is edited ({_digest(text)}) -->"
+    mark = f"<!-- Written by sequence-encoder, which replaces this card until someone edits it: {_digest(text)} -->"
     path.write_text(f"{text}\n\n{mark}\n", encoding="utf-8")
 
 
