@@ -84,6 +84,9 @@ def main(arguments: list[str] | None = None) -> None:
         COMMANDS[command](arguments[1:])
     except (UsageError, OSError) as error:
         sys.exit(f"sequence-encoder {command}: {error}")
+    except KeyboardInterrupt as interruption:
+        print(f"\nsequence-encoder {command}: {interruption or 'interrupted.'}", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

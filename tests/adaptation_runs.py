@@ -92,8 +92,8 @@ def write_examples(folder: Path, task: str, counts: dict[str, int]) -> dict[str,
     return arguments
 
 
-def run(task: str, encoder: Path, output: Path, **options: Any) -> Results:
-    """`sequence-encoder adapt` in this process."""
+def arguments(task: str, encoder: Path, output: Path, **options: Any) -> list[str]:
+    """What is typed after `sequence-encoder adapt`."""
     given = {
         "task": task,
         "from": encoder,
@@ -101,10 +101,16 @@ def run(task: str, encoder: Path, output: Path, **options: Any) -> Results:
         "bf16": False,
         "disable_tqdm": True,
         "logging_strategy": "no",
+        "save_strategy": "no",
         **options,
     }
-    arguments = []
+    parts = []
     for name, value in given.items():
         values = value if isinstance(value, list) else [value]
-        arguments += [f"--{name}", *map(str, values)]
-    return adapt(parse(arguments))
+        parts += [f"--{name}", *map(str, values)]
+    return parts
+
+
+def run(task: str, encoder: Path, output: Path, **options: Any) -> Results:
+    """`sequence-encoder adapt` in this process."""
+    return adapt(parse(arguments(task, encoder, output, **options)))

@@ -20,6 +20,7 @@ from transformers import pipeline
 
 from sequence_encoder.pipelines import QuestionAnsweringPipeline
 from sequence_encoder.tests.adaptation_runs import COUNTS, FAST, examples_of, run, save_encoder, write_examples
+from sequence_encoder.training import UsageError
 from sequence_encoder.training.adaptation_arguments import TaskDataArguments
 from sequence_encoder.training.tasks import HEAD_TASKS
 
@@ -69,6 +70,18 @@ def test_every_task_is_learned_reported_and_saved(adapted: Build, task: str) -> 
     assert config.architectures == [architecture]
     assert not list(folder.parent.glob(f".{folder.name}*"))
     assert "auto_map" in json.loads((folder / "config.json").read_text())
+    rows = examples_of(task, COUNTS["test"], 2)
+    predicted = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert [
+        {**row, "prediction": answer["prediction"]} for row, answer in zip(rows, predicted, strict=True)
+    ] == predicted
+    # The baselines have all that they can have, and are worse.
+    for name, judged in told["baselines"].items():
+        assert judged.keys() == told["metrics"].keys()
+        # The vectors of an encoder with random weights find the same words already.
+        assert task == "embedding" or judged["test"][metric] < results.best.metrics["test"][metric], name
+    assert ("constant_answer" in told["baselines"]) == (task not in ("qa", "embedding", "ranking"))
+    assert task == "embedding" or told["warnings"] == []
     card = (folder / "README.md").read_text()
     assert f"{results.best.metrics['test'][metric]:.4f}".rstrip("0") in card or task in ("embedding", "ranking")
 
@@ -76,6 +89,93 @@ def test_every_task_is_learned_reported_and_saved(adapted: Build, task: str) -> 
 def test_a_classifier_knows_the_names_of_its_labels(adapted: Build) -> None:
     pipe = pipeline("text-classification", model=str(adapted("classification")[0]))
     assert [found["label"] for found in pipe(["we saw red here", "it is a blue owl"])] == ["red", "blue"]
+
+
+RIGHT: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "classification": lambda row: row["prediction"] == row["label"],
+    "multi-label": lambda row: sorted(row["prediction"]) == sorted(row["labels"]),
+    "regression": lambda row: abs(row["prediction"] - row["label"]) < 0.5,
+    "ner": lambda row: row["prediction"] == row["ner_tags"],
+    "qa": lambda row: row["prediction"] == row["answers"]["text"][0],
+    "multiple-choice": lambda row: row["prediction"] == row["label"],
+    "embedding": lambda row: row["prediction"] > 0.5,
+    "ranking": lambda row: (row["prediction"] > 0.5) == row["label"],
+}
+
+
+@pytest.mark.parametrize("task", RIGHT)
+def test_the_predictions_of_the_test_examples_are_those_of_the_model(adapted: Build, task: str) -> None:
+    lines = (adapted(task)[0] / "predictions.jsonl").read_text().splitlines()
+    assert sum(map(RIGHT[task], map(json.loads, lines))) > 0.75 * len(lines)
+
+
+def test_a_confusion_matrix_counts_the_predictions(adapted: Build) -> None:
+    folder, results = adapted("classification")
+    told = json.loads((folder / "results.json").read_text())["confusion_matrix"]
+    assert (told["split"], told["labels"]) == ("test", ["blue", "green", "red"])
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert told["counts"] == [
+        [sum((row["label"], row["prediction"]) == (known, found) for row in rows) for found in told["labels"]]
+        for known in told["labels"]
+    ]
+    right = sum(told["counts"][index][index] for index in range(3)) / len(rows)
+    assert right == results.best.metrics["test"]["accuracy"]
+    assert (folder / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_model_that_is_no_better_than_a_constant_answer_is_saved_with_a_warning(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = write_examples(tmp_path, "classification", {"train": 60, "validation": 40})
+    run("classification", encoder, tmp_path / "out", **files, learning_rate=50, warmup_steps=0, num_train_epochs=2)
+    warnings = json.loads((tmp_path / "out" / "results.json").read_text())["warnings"]
+    assert any("the loss on the validation examples is" in warning for warning in warnings)
+    said, card = capsys.readouterr().out, (tmp_path / "out" / "README.md").read_text()
+    for warning in warnings:
+        assert f"Warning: {warning}" in said
+        assert warning[1:] in card
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_saves_nothing(encoder: Path, tmp_path: Path) -> None:
+    options = {"learning_rate": 1e30, "warmup_steps": 0, "save_strategy": "steps", "logging_strategy": "steps"}
+    for task in ("classification", "embedding"):
+        files = write_examples(tmp_path, task, {"train": 64, "validation": 8})
+        with pytest.raises(UsageError, match=r"diverged: at step .* the loss is nan.*--learning_rate than 1e\+30"):
+            run(task, encoder, tmp_path / task, **files, **options)
+        assert not list(tmp_path.glob(f"{task}")) + list(tmp_path.glob(f".{task}*"))
+
+
+def test_what_decorates_a_model_cannot_lose_it(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from matplotlib.figure import Figure
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    files = write_examples(tmp_path, "classification", {"train": 30, "validation": 20})
+    run("classification", encoder, tmp_path / "out", **files, num_train_epochs=1)
+    assert (
+        "the confusion matrix could not be written (RuntimeError('no fonts')); the model is" in capsys.readouterr().err
+    )
+    transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert (tmp_path / "out" / "README.md").exists()
+
+
+def test_the_console_shows_a_table_and_nothing_raw(
+    encoder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = write_examples(tmp_path, "classification", COUNTS)
+    options = {"logging_strategy": "steps", "disable_tqdm": False, **FAST, "num_train_epochs": 3, "tuning": "lora"}
+    run("classification", encoder, tmp_path / "out", **files, **options)
+    said, noise = capfd.readouterr()
+    lines = [line.split() for line in said.splitlines()]
+    assert ["step", "epoch", "loss", "eval_loss", "eval_accuracy"] in lines
+    assert ["trained", "before", "training", "constant", "answer"] in lines
+    assert len(lines) < 25
+    assert "{" not in said
+    assert noise == ""
 
 
 def test_several_labels_are_found_in_one_text(adapted: Build) -> None:
@@ -141,11 +241,11 @@ def test_any_metric_can_say_what_is_best(encoder: Path, tmp_path: Path, metric: 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HubTrainer, "evaluate", watched)
-        run("classification", encoder, tmp_path / "out", **files, **options)
+        results = run("classification", encoder, tmp_path / "out", **files, **options)
     values = [found[f"eval_{metric.removeprefix('eval_')}"] for found in histories]
     best = min(values) if smaller else max(values)
-    # The last evaluation is that of the weights that were kept.
-    assert values[-1] == pytest.approx(best, abs=1e-4)
+    assert len(values) == 6
+    assert results.best.metrics["validation"][metric.removeprefix("eval_")] == pytest.approx(best, abs=1e-4)
 
 
 def test_of_equal_evaluations_the_one_with_the_smaller_loss_is_kept(encoder: Path, tmp_path: Path) -> None:
@@ -333,15 +433,41 @@ def test_a_split_of_a_dataset_whose_labels_are_kept_secret_is_left_out(encoder: 
     assert set(results.best.metrics) == {"validation"}
 
 
-def test_words_that_are_cut_are_told_of(encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [
-        {"tokens": ["we", "saw"] * (8 if row < 3 else 1), "ner_tags": ["O", "B-x"] * (8 if row < 3 else 1)}
-        for row in range(20)
-    ]
+# Of each task, the columns with an example that has as many words as asked for.
+LONG: dict[str, Callable[[int], dict[str, Any]]] = {
+    "classification": lambda words: {"text": " ".join(["we"] * words)},
+    "regression": lambda words: {"text": " ".join(["we"] * words)},
+    "ner": lambda words: {"tokens": ["we"] * words, "ner_tags": ["O"] * words},
+    "multiple-choice": lambda words: {"text": "we", "choices": ["saw", " ".join(["we"] * (words - 2))]},
+    "embedding": lambda words: {"text": " ".join(["we"] * words)},
+    "ranking": lambda words: {"text": "we", "text_pair": " ".join(["we"] * (words - 2))},
+}
+
+
+@pytest.mark.parametrize("task", LONG)
+def test_texts_that_are_cut_are_told_of_with_their_tokens(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
+) -> None:
+    rows = examples_of(task, 20, 0)
+    # With the two special tokens of a text, or the three of a pair: 21, 22 or so, of which 16 stay.
+    for index in (3, 5):
+        rows[index] |= LONG[task](20)
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = {"train_file": tmp_path / "train.jsonl", "validation_file": tmp_path / "train.jsonl"}
-    run("ner", encoder, tmp_path / "out", max_length=8, num_train_epochs=1, **files)
-    assert "3 of 20 texts fill the 8 tokens of --max_length" in capsys.readouterr().out
+    run(task, encoder, tmp_path / "out", max_length=16, num_train_epochs=1, **files)
+    special = 3 if task in ("multiple-choice", "ranking") else 2
+    words = 19 if special == 3 else 20
+    lost = 2 * (words + special - 16)
+    said = capsys.readouterr().out
+    assert (
+        f"train: 20 examples; 2 of {_texts_of(task)} texts are cut to 16 tokens (--max_length), and {lost} of" in said
+    )
+    told = json.loads((tmp_path / "out" / "results.json").read_text())["texts_cut"]
+    assert (told["train"]["cut"], told["train"]["lost"]) == (2, lost)
+
+
+def _texts_of(task: str) -> int:
+    return 40 if task in ("multiple-choice", "embedding") else 20
 
 
 def test_entities_are_learned_from_spans_of_characters(encoder: Path, tmp_path: Path) -> None:

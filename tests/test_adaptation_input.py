@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,14 +173,37 @@ def test_ranks_are_from_0_to_1(refused: Callable[..., str]) -> None:
         ({"train_file": "a.csv", "max_length": 3}, "--max_length must be at least 8, got 3"),
         ({"train_file": "a.csv", "seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"train_file": "a.csv", "validation_share": 1.5}, "--validation_share must be between 0 and 1, got 1.5"),
-        ({"train_file": "a.csv", "save_strategy": "epoch"}, "--save_strategy must be no, got"),
+        ({"train_file": "a.csv", "save_strategy": "best"}, "--save_strategy must be no, steps or epoch, got best"),
+        ({"train_file": "a.csv", "num_train_epochs": 0}, "--num_train_epochs must be above 0, got 0"),
+        ({"train_file": "a.csv", "num_train_epochs": -1}, "--num_train_epochs must be above 0, got -1"),
+        ({"train_file": "a.csv", "learning_rate": -1}, "--learning_rate must be above 0, got -1"),
+        ({"train_file": "a.csv", "per_device_train_batch_size": 0}, "--per_device_train_batch_size must be at least 1"),
+        ({"train_file": "a.csv", "report_to": "wandb"}, "pip install wandb"),
         ({"train_file": "a.csv", "from_adapter": "b"}, "--from_adapter goes on with one of lora, dora, ia3, got"),
         ({"train_file": "a.csv", "from_adapter": "b", "tuning": "prompt"}, "--from_adapter goes on with one of lora"),
         (
             {"train_file": "a.csv", "learning_rat": 3},
             "there is no argument --learning_rat; did you mean --learning_rate?",
         ),
-        ({"train_file": "a.csv", "matryoshka_dims": 8}, "--matryoshka_dims are for --task embedding"),
+        ({"rank": 4}, "--rank has no effect with --tuning full; it is for --tuning lora or dora."),
+        ({"rank": 4, "tuning": "head"}, "--rank has no effect with --tuning head"),
+        ({"rank": 4, "tuning": "lora", "from_adapter": "b"}, "--rank has no effect with --from_adapter"),
+        ({"prompt_length": 4, "tuning": "lora"}, "--prompt_length has no effect with --tuning lora"),
+        (
+            {"pooling": "cls", "task": "ner"},
+            "--pooling has no effect with --task ner; it is for --task classification, ",
+        ),
+        ({"pooling": "cls", "task": "ranking"}, "--pooling has no effect with --task ranking"),
+        ({"doc_stride": 8}, "--doc_stride has no effect with --task classification; it is for --task qa."),
+        ({"matryoshka_dims": 8}, "--matryoshka_dims has no effect with --task classification"),
+        ({"label_separator": ";"}, "--label_separator has no effect with --task classification"),
+        ({"choice_columns": "a"}, "--choice_columns has no effect with --task classification"),
+        ({"text_pair_column": "a", "task": "ner"}, "--text_pair_column has no effect with --task ner"),
+        ({"eval_steps": 5}, "--eval_steps has no effect with --eval_strategy epoch; it is for --eval_strategy steps."),
+        ({"save_steps": 5, "save_strategy": "no"}, "--save_steps has no effect with --save_strategy no"),
+        ({"validation_share": 0.2, "validation_file": "b"}, "--validation_share has no effect with --validation_file"),
+        ({"test_split": "test", "train_file": "b"}, "--test_split has no effect with --train_file"),
+        ({"num_train_epochs": 2, "max_steps": 8}, "--num_train_epochs has no effect with --max_steps"),
         (
             {"train_file": "a.csv", "early_stopping_patience": 2, "eval_strategy": "no"},
             "--early_stopping_patience needs",
@@ -223,6 +247,23 @@ def test_a_metric_that_there_is_none_of_is_told(refused: Callable[..., str]) -> 
     )
 
 
+@pytest.mark.parametrize(
+    ("labels", "remedy"),
+    [
+        ([index / 7 for index in range(60)], "predict numbers with --task regression"),
+        # Scores of STS-B, which several texts share.
+        ([index % 26 / 5 for index in range(600)], "predict numbers with --task regression"),
+        ([index / 7 for index in range(8)], "predict numbers with --task regression"),
+        (list(range(60)), "predict numbers with --task regression"),
+        ([f"title {index}" for index in range(60)], "choose another --label_column"),
+    ],
+)
+def test_what_is_no_class_is_told(refused: Callable[..., str], labels: list[Any], remedy: str) -> None:
+    message = refused("classification", [{"text": "a red cat", "label": label} for label in labels])
+    assert f"--label_column label has {len(set(labels))} different labels in {len(labels)} training" in message
+    assert remedy in message
+
+
 def test_class_weights_are_for_classes(refused: Callable[..., str]) -> None:
     message = refused("regression", examples_of("regression", 12, 0), class_weights="balanced")
     assert "--class_weights are for classification and ner, got --task regression" in message
@@ -257,3 +298,40 @@ def test_settings_can_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFix
     settings.write_text("task: ner\nfrom: somewhere\ntrain_file: a.jsonl\n")
     with pytest.raises(SystemExit, match=r"sequence-encoder adapt: .*there is no such file"):
         main(["adapt", str(settings), "--train_file", str(tmp_path / "none.jsonl")])
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """Nobody can make folders in /proc, not even root."""
+    with pytest.raises(PermissionError) as caught:
+        run("classification", tmp_path / "no-encoder", Path("/proc/nope"), train_file="a.csv")
+    assert "/proc/nope cannot be written" in str(caught.value)
+    assert "adaptation" not in str(caught.value)
+
+
+LIBRARIES = [
+    ({"task": "ner"}, "seqeval", "--task ner needs seqeval"),
+    ({"task": "classification"}, "matplotlib", "--task classification needs matplotlib"),
+    ({"task": "classification"}, "sklearn", "--task classification needs sklearn"),
+    ({"task": "regression"}, "scipy", "--task regression needs scipy"),
+    ({"task": "embedding"}, "sentence_transformers", "--task embedding needs sentence_transformers"),
+    ({"task": "ranking"}, "sentence_transformers", "--task ranking needs sentence_transformers"),
+    ({"task": "classification", "tuning": "lora"}, "peft", "--tuning lora needs peft"),
+    ({"task": "classification", "search_trials": 2}, "optuna", "--search_trials needs optuna"),
+    ({"task": "classification"}, "datasets", "sequence-encoder adapt needs datasets"),
+    (
+        {"task": "classification", "report_to": "tensorboard"},
+        "tensorboard",
+        "--report_to tensorboard needs tensorboard",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "library", "message"), LIBRARIES)
+def test_a_library_that_is_missing_is_told_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], library: str, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UsageError) as caught:
+        run(encoder=tmp_path / "no-encoder", output=tmp_path / "out", train_file="no-such-file.csv", **options)
+    assert message in str(caught.value)
+    assert "pip install 'sequence-encoder[" in str(caught.value)

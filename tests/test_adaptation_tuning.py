@@ -108,7 +108,8 @@ def test_texts_are_cut_to_what_the_encoder_has_positions_for(tmp_path: Path) -> 
     rows = [{"text": "we saw it " * 30, "label": label} for label in ("a", "b") * 10]
     (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for tuning in ("full", "prompt"):
-        options = {"tuning": tuning, "train_file": tmp_path / "long.jsonl", "num_train_epochs": 1, "prompt_length": 8}
+        options = {"tuning": tuning, "train_file": tmp_path / "long.jsonl", "num_train_epochs": 1}
+        options |= {"prompt_length": 8} if tuning == "prompt" else {}
         run("classification", folder, tmp_path / tuning, **options)
     with pytest.raises(UsageError, match=r"--max_length must be at most 16, .* beside 8 of the prompts, got 24"):
         run("classification", folder, tmp_path / "out", max_length=24, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,19 @@ def test_a_compiled_model_learns_the_same(corpus: Path, tmp_path: Path) -> None:
         ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor must be 0"),
         ({"resume_from_checkpoint": "checkpoint-3"}, "--resume_from_checkpoint must be None"),
         ({"save_only_model": True}, "--save_only_model must be False"),
-        ({"num_train_epochs": 0, "max_steps": None}, "--num_train_epochs 0 makes no step"),
+        ({"num_train_epochs": 0, "max_steps": None}, "--num_train_epochs must be above 0, got 0"),
+        ({"num_train_epochs": "nan", "max_steps": None}, "--num_train_epochs must be above 0, got nan"),
+        ({"max_steps": 0}, "--max_steps must be at least 1, or -1 to train for --num_train_epochs, got 0"),
+        ({"max_steps": -2}, "--max_steps must be at least 1, or -1"),
+        ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size must be at least 1, got 0"),
+        ({"gradient_accumulation_steps": -1}, "--gradient_accumulation_steps must be at least 1, got -1"),
+        ({"learning_rate": -1}, "--learning_rate must be above 0, got -1"),
+        ({"learning_rate": "inf"}, "--learning_rate must be above 0, got inf"),
+        ({"adam_beta2": 1}, "--adam_beta2 must be at least 0 and below 1, got 1"),
+        ({"save_steps": 0}, "--save_steps must be above 0, got 0"),
+        ({"weight_decay": -0.1}, "--weight_decay must be at least 0, got -0.1"),
+        ({"seed": -1}, "--seed must be from 0 to 4294967295, got -1"),
+        ({"report_to": "nowhere"}, "--report_to nowhere: nowhere is not supported, only"),
         ({"eval_strategy": "steps"}, "--eval_documents"),
         ({"ema_decay": 0.5, "load_best_model_at_end": True, "eval_documents": 3}, "--load_best_model_at_end"),
         ({"streaming": True, "dataloader_num_workers": 2}, "dataloader_num_workers must be 0 or 1"),
@@ -217,6 +230,29 @@ def test_bad_arguments_say_what_is_allowed_before_anything_is_trained(
         main(["pretrain", *command(**{"corpus": corpus, "output": output, **options})])
     assert said in f"{exit_.value}{capsys.readouterr().err}"
     assert not list(output.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("library", "options", "said"),
+    [
+        ("matplotlib", {}, "Install with: pip install 'sequence-encoder[train]'"),
+        ("datasets", {}, "Install with: pip install 'sequence-encoder[train]'"),
+        ("tensorboard", {"report_to": "tensorboard"}, "Install with: pip install 'sequence-encoder[train]'"),
+        ("wandb", {"report_to": "wandb"}, "pip install wandb"),
+        ("trackio", {"report_to": "trackio"}, "pip install trackio"),
+        ("deepspeed", {"deepspeed": "ds.json"}, "Install with: pip install deepspeed"),
+        ("schedulefree", {"muon": False, "optim": "schedule_free_adamw"}, "pip install schedulefree"),
+    ],
+)
+def test_a_missing_library_is_named_with_its_install_command_before_a_text_is_read(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, options: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(SystemExit) as exit_:
+        main(["pretrain", *command(corpus, tmp_path / "out", **options)])
+    assert said in str(exit_.value)
+    assert "\n" not in str(exit_.value)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

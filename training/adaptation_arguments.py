@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,33 @@ from typing import Any
 from transformers import TrainingArguments
 
 from . import UsageError
-from .arguments import check_fixed, parse_arguments, settle_device
+from .arguments import check_fixed, check_training_arguments, parse_arguments, settle_device
 from .tasks import TASKS
 from .tuning import TUNINGS
+
+_POOLED = ("classification", "multi-label", "regression", "multiple-choice", "embedding")
+# Arguments that only some values of another one use.
+_USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "rank": ("tuning", ("lora", "dora")),
+    "prompt_length": ("tuning", ("prompt",)),
+    "pooling": ("task", _POOLED),
+    "matryoshka_dims": ("task", ("embedding",)),
+    "text_pair_column": ("task", tuple(task for task in TASKS if task != "ner")),
+    "choice_columns": ("task", ("multiple-choice",)),
+    "label_separator": ("task", ("multi-label",)),
+    "doc_stride": ("task", ("qa",)),
+    "eval_steps": ("eval_strategy", ("steps",)),
+    "save_steps": ("save_strategy", ("steps",)),
+}
+# Arguments that another one leaves without a use.
+_NOT_USED_WITH = {
+    "rank": "from_adapter",
+    "validation_share": "validation_file",
+    "validation_split": "train_file",
+    "test_split": "train_file",
+    "dataset_config_name": "train_file",
+    "num_train_epochs": "max_steps",
+}
 
 
 @dataclass
@@ -68,8 +93,6 @@ class AdaptedModelArguments:
         if self.from_adapter and not (TUNINGS[self.tuning].is_peft and TUNINGS[self.tuning].can_be_merged):
             named = ", ".join(name for name, tuning in TUNINGS.items() if tuning.is_peft and tuning.can_be_merged)
             raise UsageError(f"--from_adapter goes on with one of {named}, got --tuning {self.tuning}.")
-        if self.matryoshka_dims and self.task != "embedding":
-            raise UsageError(f"--matryoshka_dims are for --task embedding, got {self.task}.")
 
 
 @dataclass
@@ -124,7 +147,13 @@ class AdaptationArguments(TrainingArguments):
     """
 
     output_dir: str | None = field(default="adapted", metadata={"help": "The folder for the model."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the model that is in the output folder."})
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "Replace the model in the output folder; without --resume, drop an interrupted run as well."},
+    )
+    resume: bool = field(
+        default=False, metadata={"help": "Continue an interrupted run from its last checkpoint, if there is one."}
+    )
     seeds: int = field(
         default=1, metadata={"help": "Trainings with different seeds; the best one is kept, all are reported."}
     )
@@ -144,7 +173,12 @@ class AdaptationArguments(TrainingArguments):
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Examples on a device at a time."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples on a device at a time."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
-    save_strategy: str = field(default="no", metadata={"help": "Must be 'no': the best weights are kept in memory."})
+    save_strategy: str = field(
+        default="steps",
+        metadata={"help": "When to save a checkpoint, from which --resume continues: no, steps or epoch."},
+    )
+    save_steps: float = field(default=0.1, metadata={"help": "Steps, or the share of them, between checkpoints."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep until the training ends."})
     keep_best: bool = field(
         default=True, metadata={"help": "End with the weights of the best evaluation, and not with the last ones."}
     )
@@ -156,6 +190,7 @@ class AdaptationArguments(TrainingArguments):
         metadata={"help": "Where to log: any of tensorboard, trackio, codecarbon (energy), ..., or none."},
     )
     logging_steps: float = field(default=0.05, metadata={"help": "Steps, or the share of them, between two logs."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be False: such a loss ends a run."})
     seed: int = field(default=0, metadata={"help": "Of the first training."})
 
     def __post_init__(self) -> None:
@@ -163,9 +198,13 @@ class AdaptationArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{name} must be at least {least}, got {value}.")
+        if self.save_strategy not in ("no", "steps", "epoch"):
+            raise UsageError(f"--save_strategy must be no, steps or epoch, got {self.save_strategy}.")
+        check_training_arguments(self)
         check_fixed(
             self,
-            save_strategy="no",
+            logging_nan_inf_filter=False,
+            save_only_model=False,
             load_best_model_at_end=False,
             resume_from_checkpoint=None,
             remove_unused_columns=True,
@@ -201,22 +240,43 @@ class Adaptation:
         return self.output.with_name(f".{self.output.name}-adaptation")
 
 
+_KINDS = (AdaptedModelArguments, TaskDataArguments, AdaptationArguments)
+
+
 def parse(arguments: list[str]) -> Adaptation:
     """Reads the command line, as `parse_arguments` does.
 
     Raises:
         UsageError: for names and values that are not allowed.
     """
-    kinds = (AdaptedModelArguments, TaskDataArguments, AdaptationArguments)
     described = "Train an encoder for a task, on examples from files or the Hub."
-    return Adaptation(*parse_arguments("adapt", described, kinds, arguments, _defaults))
+    return Adaptation(*parse_arguments("adapt", described, _KINDS, arguments, _defaults))
 
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the way of tuning, and of the task."""
+    _check_used(given)
     tuning, task = TUNINGS.get(given.get("tuning", "full")), TASKS.get(given.get("task", ""))
     defaults = dict(tuning.defaults) if tuning else {}
     metric = given.get("metric_for_best_model") or (task.best_metric if task else None)
     if metric is not None:
         defaults |= {"metric_for_best_model": metric, "greater_is_better": not metric.endswith(("loss", "rmse"))}
     return defaults
+
+
+def _check_used(given: Mapping[str, Any]) -> None:
+    """Check that nothing was given that the run would ignore.
+
+    Raises:
+        UsageError: if something was.
+    """
+    fields = {each.name: each for kind in _KINDS for each in dataclasses.fields(kind)}
+    for name, (other, values) in _USED_WITH.items():
+        value = given.get(other, fields[other].default)
+        if name in given and value in fields[other].metadata.get("choices", (value,)) and value not in values:
+            allowed = " or ".join((", ".join(values[:-1]), values[-1]) if len(values) > 1 else values)
+            raise UsageError(f"--{name} has no effect with --{other} {value}; it is for --{other} {allowed}.")
+    for name, other in _NOT_USED_WITH.items():
+        # `--max_steps -1` is its default.
+        if name in given and given.get(other) not in (None, -1):
+            raise UsageError(f"--{name} has no effect with --{other}; leave one of them out.")

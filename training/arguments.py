@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from . import UsageError
+from .extras import require
 from .hardware import faster_in_bfloat16, has_accelerator
 
 Defaults = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -134,3 +137,71 @@ def read_settings(file: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise UsageError(f"{file} must hold names and values, got {type(settings).__name__}.")
     return settings
+
+
+# What `Trainer` takes without a word and fails on later, or trains nothing with.
+_AT_LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "eval_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
+    "dataloader_prefetch_factor": 1,
+    "save_total_limit": 0,
+    "warmup_steps": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+}
+_ABOVE_ZERO = ("learning_rate", "adam_epsilon", "logging_steps", "eval_steps", "save_steps")
+_BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing_factor")
+_SEEDS = ("seed", "data_seed")
+
+
+def check_training_arguments(args: TrainingArguments) -> None:
+    """Check values that `Trainer` accepts and fails on later, and libraries that it looks for only when it needs them.
+
+    Call it before `TrainingArguments.__post_init__`, which fails on some of these in its own words.
+
+    Raises:
+        UsageError: for a value that is not allowed, or a library that is not installed.
+    """
+    bounds = {name: (f"at least {least}", least, math.inf) for name, least in _AT_LEAST.items()}
+    above_zero = ("above 0", math.ulp(0.0), math.inf)
+    bounds |= dict.fromkeys(_ABOVE_ZERO, above_zero)
+    bounds |= dict.fromkeys(_BELOW_ONE, ("at least 0 and below 1", 0, math.nextafter(1.0, 0.0)))
+    bounds |= dict.fromkeys(_SEEDS, ("from 0 to 4294967295", 0, 2**32 - 1))
+    if args.max_steps == -1:
+        bounds["num_train_epochs"] = above_zero
+    else:
+        bounds["max_steps"] = ("at least 1, or -1 to train for --num_train_epochs", 1, math.inf)
+    for name, (allowed, least, most) in bounds.items():
+        value = getattr(args, name)
+        # Written so that NaN fails.
+        if value is not None and not (least <= value <= most and value < math.inf):
+            raise UsageError(f"--{name} must be {allowed}, got {value}.")
+    _check_libraries(args)
+
+
+def _check_libraries(args: TrainingArguments) -> None:
+    names = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
+    for name in names:
+        if name == "tensorboard":
+            require("--report_to tensorboard", "tensorboard", extra="train")
+        elif name not in ("none", "all"):
+            try:
+                # A callback looks for its library when it is made. `Trainer` makes it after the data is read.
+                for callback in get_reporting_integration_callbacks(name):
+                    callback()
+            except (ValueError, ImportError, RuntimeError) as error:
+                raise UsageError(f"--report_to {name}: {error}") from error
+    if args.deepspeed:
+        require("--deepspeed", "deepspeed")
+    if args.use_liger_kernel:
+        require("--use_liger_kernel", "liger_kernel")
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args)
+    except ImportError as error:
+        raise UsageError(f"--optim {args.optim}: {error}") from error
+    except ValueError:
+        # Some optimizers need the model, which is not there yet.
+        pass

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from . import UsageError
 
 MARKER = "complete"
 
@@ -46,6 +49,35 @@ def remove_unfinished(folder: Path) -> list[Path]:
     for path in unfinished:
         shutil.rmtree(path)
     return unfinished
+
+
+def train_whole(trainer: Trainer, checkpoint: str | Path | None) -> None:
+    """Trains, and leaves whole checkpoints behind whatever happens.
+
+    Args:
+        trainer: with `WholeCheckpoints` among its callbacks.
+        checkpoint: to go on from.
+
+    Raises:
+        UsageError: if a checkpoint could not be written, or the one to go on from not be read.
+    """
+    folder = Path(trainer.args.output_dir or "")
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        unfinished = remove_unfinished(folder) if trainer.args.should_save else []
+        if unfinished:
+            last = last_whole_checkpoint(folder)
+            raise UsageError(
+                f"a checkpoint could not be written ({error}); what there was of it is removed. "
+                + (f"The last whole one is {last}. " if last else "There is none yet. ")
+                + "Make room on the disk, and go on with --resume."
+            ) from error
+        if checkpoint and (isinstance(error, SafetensorError) or "PytorchStreamReader" in str(error)):
+            raise UsageError(
+                f"{checkpoint} is damaged ({error}); remove it, and go on from the one before with --resume."
+            ) from error
+        raise
 
 
 class WholeCheckpoints(TrainerCallback):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
     AutoModel,
+    EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     default_data_collator,
@@ -28,10 +32,11 @@ from ..modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ..modeling.task_adapter import TaskAdapter
 from . import UsageError
 from .adaptation_arguments import Adaptation, AdaptationArguments
-from .adaptation_report import Results, adapter_card, complete, metrics_of
+from .adaptation_report import Judgement, Results, adapter_card, complete, metrics_of
 from .best_weights import BestWeights, callbacks_of
 from .hub_trainer import HubTrainer, training_of
 from .tasks import HEAD_TASKS
+from .tasks.task import Cut
 from .tuning import TUNINGS, check_adapter, record_adapter, tuned
 
 # Tokens that texts are cut to, if nothing else is asked for.
@@ -57,9 +62,8 @@ class HeadRecipe:
         self.rows = self.task.read(examples)
         if run.args.class_weights != "none" and run.model.task not in ("classification", "ner"):
             raise UsageError(f"--class_weights are for classification and ner, got --task {run.model.task}.")
-        metric = str(run.args.metric_for_best_model).removeprefix("eval_")
-        if metric not in (allowed := (*self.task.metric_names, "loss")):
-            raise UsageError(f"--metric_for_best_model must be one of {', '.join(allowed)}, got {metric}.")
+        if self.metric not in (allowed := (*self.task.metric_names, "loss")):
+            raise UsageError(f"--metric_for_best_model must be one of {', '.join(allowed)}, got {self.metric}.")
         if run.model.from_adapter is not None:
             self.task.follow(check_adapter(run.model, self.task.labels))
 
@@ -79,7 +83,10 @@ class HeadRecipe:
         same_head = trained == self.task.auto_class.rpartition("For")[2]
         known = [config.id2label[index] for index in sorted(config.id2label or {})]
         self.drops_head = trained in _CLASSIFIERS and not (same_head and self._may_follow(known))
-        self.inputs = {split: self.task.encode(rows, tokenizer) for split, rows in self.rows.items()}
+        self.inputs, self.cut = {}, {}
+        for split, rows in self.rows.items():
+            self.task.cut = self.cut[split] = Cut()
+            self.inputs[split] = self.task.encode(rows, tokenizer)
         self.collator = self.task.collator(tokenizer)
         self.weights = self._class_weights()
         if self.run.model.tuning == "adapter":
@@ -113,10 +120,7 @@ class HeadRecipe:
                 # The dense layer of a pooler has learned from the first token.
                 fields["pooler_act"] = None
         model_class = getattr(transformers, self.task.auto_class)
-        level = logging.get_verbosity()
-        # That a head is new goes without saying.
-        logging.set_verbosity_error()
-        try:
+        with new_head():
             config = SequenceEncoderConfig.from_pretrained(self.checkpoint, **fields)
             if self.drops_head:
                 model = model_class.from_config(config)
@@ -126,12 +130,18 @@ class HeadRecipe:
                 model = model_class.from_pretrained(
                     self.checkpoint, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
                 )
-        finally:
-            logging.set_verbosity(level)
-        return tuned(model, asked, self.task.peft_task)
+            return tuned(model, asked, self.task.peft_task)
 
-    def trainer(self, args: AdaptationArguments, with_model: bool = True) -> HubTrainer:
-        """A `Trainer` for the model of a seed, or with `with_model=False` for those of a search."""
+    def trainer(
+        self, args: AdaptationArguments, resume_from: Path | None = None, with_model: bool = True
+    ) -> HubTrainer:
+        """A `Trainer` for the model of a seed, or with `with_model=False` for those of a search.
+
+        Args:
+            args: of the `Trainer`.
+            resume_from: the checkpoint that it will resume from.
+            with_model: whether it has a model, or makes one for each trial.
+        """
         if with_model:
             model: dict[str, Any] = {"model": self.model(args.seed)}
         else:
@@ -146,40 +156,83 @@ class HeadRecipe:
                 processing_class=self.tokenizer,
                 compute_metrics=self.task.metrics(self.rows["validation"], self.inputs["validation"]),
                 compute_loss_func=None if self.weights is None else weighted_loss(self.weights),
-                callbacks=callbacks_of(args.keep_best, args.early_stopping_patience),
+                callbacks=callbacks_of(args, args.keep_best, args.early_stopping_patience, resume_from),
             )
         # What `Trainer` and Accelerate say of arguments that they cannot follow.
         except (ValueError, ImportError) as error:
             raise UsageError(error) from error
 
-    def metrics(self, trainer: Any, split: str) -> dict[str, float]:
-        """Of a split."""
-        prefix = "eval" if split == "validation" else split
-        trainer.compute_metrics = self.task.metrics(self.rows[split], self.inputs[split])
-        return metrics_of(trainer.evaluate(self.inputs[split], metric_key_prefix=prefix), prefix)
+    @property
+    def max_length(self) -> int:
+        """Tokens that texts are cut to."""
+        return self.task.max_length
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the classes, if there are any."""
+        return self.task.labels
+
+    @property
+    def metric(self) -> str:
+        """The metric by which the best weights are chosen."""
+        return str(self.run.args.metric_for_best_model).removeprefix("eval_")
+
+    @property
+    def logged(self) -> tuple[str, ...]:
+        """What a trainer logs that is worth a column on the console."""
+        return tuple(dict.fromkeys(("loss", "eval_loss", f"eval_{self.metric}")))
+
+    def judge(self, trainer: Any, split: str) -> Judgement:
+        """What the model of a trainer answers to the examples of a split, and how good that is."""
+        rows, inputs = self.rows[split], self.inputs[split]
+        while_training = trainer.compute_metrics
+        trainer.compute_metrics = self.task.metrics(rows, inputs)
+        found = trainer.predict(inputs, metric_key_prefix="eval")
+        trainer.compute_metrics = while_training
+        outputs = EvalPrediction(found.predictions, found.label_ids)
+        return Judgement(
+            metrics_of(found.metrics, "eval"), self.task.answers(rows, inputs, outputs), self.task.confusion(outputs)
+        )
+
+    def constant(self, split: str) -> dict[str, float] | None:
+        """The metrics of always giving the same answer; None if the task has no such answer."""
+        inputs = self.inputs[split]
+        outputs = self.task.constant(self.inputs["train"], inputs)
+        return None if outputs is None else self.task.metrics(self.rows[split], inputs)(outputs)
 
     def score(self, metrics: dict[str, float]) -> float:
         """What is to be large."""
-        value = metrics[str(self.run.args.metric_for_best_model).removeprefix("eval_")]
+        value = metrics[self.metric]
         return value if self.run.args.greater_is_better else -value
 
-    def write(self, trainer: Any, results: Results, folder: Path) -> None:
-        """The model, its tokenizer and its card; what peft has trained also alone, in `adapter`.
+    def write(self, trainer: Any, folder: Path) -> None:
+        """The model and its tokenizer; what peft has trained also alone, in `adapter`.
 
         Prompts are no weights of the model: where these are trained, the folder holds no other model than `base`.
         """
         model: Any = trainer.accelerator.unwrap_model(trainer.model)
-        training = self._training(trainer, results)
         tuning = TUNINGS[self.run.model.tuning]
         self.tokenizer.save_pretrained(folder)
         if tuning.is_peft:
-            self._write_adapter(model, training, folder)
+            self._write_adapter(model, folder)
             if not tuning.can_be_merged:
                 return
             model = model.merge_and_unload()
         model.save_pretrained(folder)
+
+    def write_cards(self, results: Results, folder: Path) -> None:
+        """The cards of the model and of its adapter, into their folder."""
+        training, tuning = self._training(results), TUNINGS[self.run.model.tuning]
+        if tuning.is_peft:
+            with_base = (folder / "base").exists()
+            card = adapter_card(self.task.auto_class, self.run.model, self.task.labels, with_base, training)
+            card.save(folder / "adapter" / "README.md")
+            if not tuning.can_be_merged:
+                card.text += "\nThe adapter is in the folder `adapter` of this one.\n"
+                card.save(folder / "README.md")
+                return
         card = model_card(
-            model,
+            getattr(transformers, self.task.auto_class).from_pretrained(folder),
             self.run.args.hub_model_id or str(self.run.output),
             training,
             base_model=_of_the_hub(self.run.model.from_checkpoint),
@@ -188,22 +241,27 @@ class HeadRecipe:
         )
         card.save(folder / "README.md")
 
-    def _training(self, trainer: Any, results: Results) -> Training:
-        """What the card says of it."""
-        kind = CARD_TASKS[self.task.auto_class][0]
-        data = self.run.data
-        files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
-        datasets = {split: Path(file).name for split, file in files.items() if file is not None}
-        datasets.setdefault("train", _name(str(data.dataset_name)))
-        training = training_of(trainer, task=kind)
-        training = complete(training, results, _name(self.run.model.from_checkpoint), datasets, kind)
+    def training(self, trainer: Any) -> Training:
+        """What a trainer knows of the training that it has done."""
+        training = training_of(trainer, task=CARD_TASKS[self.task.auto_class][0])
+        # The metrics are those of all trainings.
+        training.progress, training.results = None, []
         kept = next((each for each in trainer.callback_handler.callbacks if isinstance(each, BestWeights)), None)
         if kept is not None and kept.epoch is not None:
             training.hyperparameters = {**training.hyperparameters, "weights kept": f"of epoch {kept.epoch:.4g}"}
         return training
 
-    def _write_adapter(self, model: Any, training: Training, folder: Path) -> None:
-        """The adapter with its record and card, and the encoder that it stands on if that is found nowhere else."""
+    def _training(self, results: Results) -> Training:
+        """What the card says of the training whose model is kept."""
+        data = self.run.data
+        files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
+        datasets = {split: Path(file).name for split, file in files.items() if file is not None}
+        datasets.setdefault("train", _name(str(data.dataset_name)))
+        origin, kind = _name(self.run.model.from_checkpoint), CARD_TASKS[self.task.auto_class][0]
+        return complete(Training(**results.best.training), results, origin, datasets, kind)
+
+    def _write_adapter(self, model: Any, folder: Path) -> None:
+        """The adapter with its record, and the encoder that it stands on if that is found nowhere else."""
         adapter, base = folder / "adapter", folder / "base"
         if self.checkpoint != self.run.model.from_checkpoint:
             shutil.copytree(self.checkpoint, base)
@@ -215,11 +273,6 @@ class HeadRecipe:
             model.peft_config["default"].base_model_name_or_path = self.checkpoint
         model.save_pretrained(adapter)
         record_adapter(adapter, self.run.model.from_checkpoint, self.task.labels)
-        card = adapter_card(self.task.auto_class, self.run.model, self.task.labels, base.exists(), training)
-        card.save(adapter / "README.md")
-        if not TUNINGS[self.run.model.tuning].can_be_merged:
-            card.text += "\nThe adapter is in the folder `adapter` of this one.\n"
-            card.save(folder / "README.md")
 
     def _features(self, inputs: Any) -> Any:
         """The vectors of texts instead of their tokens."""
@@ -230,7 +283,7 @@ class HeadRecipe:
         device, parts = self.run.args.device, []
         texts = inputs.remove_columns("labels")
         loader: Any = DataLoader(texts, batch_size=self.run.args.per_device_eval_batch_size, collate_fn=self.collator)
-        for batch in logging.tqdm(loader, desc="Encoding"):
+        for batch in tqdm(loader, desc="Encoding", leave=False, disable=self.run.args.disable_tqdm or None):
             with self._autocast():
                 vectors = adapter.features(**{name: tensor.to(device) for name, tensor in batch.items()})
             parts.append(vectors.float().cpu())
@@ -251,6 +304,19 @@ class HeadRecipe:
         ]
         counts = torch.bincount(torch.tensor([label for label in column if label != IGNORED]), minlength=len(names))
         return counts.sum() / (len(names) * counts.clamp(min=1))
+
+
+@contextmanager
+def new_head() -> Iterator[None]:
+    """Say nothing of weights that are new, as those of a head are, nor of what libraries call in each other."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def text_length(asked: int | None, config: Any, prompts: int = 0) -> int:

@@ -14,13 +14,13 @@ import shutil
 from pathlib import Path
 from typing import Any, cast
 
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from ..hub.whole_folders import write_whole
 from . import UsageError
-from .checkpoints import checkpoints_in, last_whole_checkpoint, remove_unfinished
+from .checkpoints import checkpoints_in, remove_unfinished, train_whole
 from .corpus import load_corpus, text_of
+from .extras import require
 from .hub_trainer import HubTrainer
 from .objectives import PretrainingCollator
 from .packs import EvaluationWindows, PackedWindows
@@ -42,7 +42,7 @@ def pretrain(run: Pretraining) -> HubTrainer:
             that is no longer a number, and a disk that is full.
     """
     trainer = prepare(run)
-    train_whole(run, trainer)
+    train_whole(trainer, run.args.resume_from_checkpoint)
     finish(run, trainer)
     return trainer
 
@@ -50,6 +50,7 @@ def pretrain(run: Pretraining) -> HubTrainer:
 def prepare(run: Pretraining) -> HubTrainer:
     """Reads and tokenises the texts, and makes the trainer."""
     model, corpus, args = run.model, run.corpus, run.args
+    require("pretrain", "datasets", "matplotlib", extra="train")
     if corpus.streaming and args.max_steps <= 0:
         raise UsageError("--streaming needs --max_steps: nobody knows where a stream ends.")
     if args.eval_strategy != "no" and not corpus.eval_documents:
@@ -176,31 +177,6 @@ def evaluation_set(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerB
         texts = Dataset.from_list(list(texts))
     windows = windows_of(texts, tokenizer, run.model.max_length, bool(run.objectives.sop_weight), run.corpus.num_proc)
     return EvaluationWindows(windows, run.args.seed)
-
-
-def train_whole(run: Pretraining, trainer: HubTrainer) -> None:
-    """Trains, and leaves whole checkpoints behind whatever happens.
-
-    Raises:
-        UsageError: if a checkpoint could not be written, or the one to go on from not be read.
-    """
-    checkpoint = run.args.resume_from_checkpoint
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        unfinished = remove_unfinished(run.output) if run.args.should_save else []
-        if unfinished:
-            last = last_whole_checkpoint(run.output)
-            raise UsageError(
-                f"a checkpoint could not be written ({error}); what there was of it is removed. "
-                + (f"The last whole one is {last}. " if last else "There is none yet. ")
-                + "Make room on the disk, and go on with --resume."
-            ) from error
-        if checkpoint and (isinstance(error, SafetensorError) or "PytorchStreamReader" in str(error)):
-            raise UsageError(
-                f"{checkpoint} is damaged ({error}); remove it, and go on from the one before with --resume."
-            ) from error
-        raise
 
 
 def finish(run: Pretraining, trainer: HubTrainer) -> None:

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..configuration.presets import PRESETS
 from . import UsageError
-from .arguments import check_fixed, parse_arguments, settle_device
+from .arguments import check_fixed, check_training_arguments, parse_arguments, settle_device
 from .corpus import CorpusArguments
 from .objectives import Objectives
 
@@ -195,6 +195,7 @@ class PretrainingArguments(TrainingArguments):
             raise UsageError("--ema_decay ends with the average of the weights, --load_best_model_at_end with others.")
         if self.resume and self.overwrite:
             raise UsageError("--resume goes on and --overwrite starts anew: give one of them.")
+        check_training_arguments(self)
         settle_device(self)
         super().__post_init__()
 

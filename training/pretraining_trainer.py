@@ -11,7 +11,6 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import SchedulerType
 
-from . import UsageError
 from .checkpoints import LearningRateOfNow, RandomStateOfCheckpoint, WholeCheckpoints, last_whole_checkpoint, step_of
 from .ema import ExponentialMovingAverage
 from .hardware import product_speed
@@ -51,8 +50,6 @@ def make_trainer(
                 f"{len(train.windows):,} windows, {train.tokens:,} tokens, in {train.count:,} packs that are "
                 f"{train.fullness:.1%} full; {steps:,} steps of {a_step} packs."
             )
-    if steps <= 0:
-        raise UsageError(f"--num_train_epochs {args.num_train_epochs:g} makes no step.")
     train.plan(steps * a_step)
     checkpoint = last_whole_checkpoint(run.output) if args.resume else None
     if isinstance(train, PackedStream):

@@ -8,11 +8,12 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
+from ..hub.model_card import Training
 from . import UsageError
 from .adaptation_arguments import Adaptation, AdaptationArguments
-from .adaptation_report import Results, metrics_of
+from .adaptation_report import Judgement, Results, metrics_of
 from .best_weights import callbacks_of
-from .head_recipe import text_length
+from .head_recipe import new_head, text_length
 from .tasks import SIMILARITY_TASKS
 
 
@@ -24,15 +25,12 @@ class SimilarityRecipe:
         examples: of each split.
 
     Raises:
-        UsageError: for examples that are not as the task needs them, or if sentence-transformers is not installed.
+        UsageError: for examples that are not as the task needs them.
     """
 
     def __init__(self, run: Adaptation, examples: dict[str, Any]) -> None:
-        try:
-            import sentence_transformers
-        except ImportError as error:
-            needed = "sentence-transformers: pip install 'sequence-encoder[adapt]'"
-            raise UsageError(f"--task {run.model.task} needs {needed}.") from error
+        import sentence_transformers
+
         self.library: Any = sentence_transformers
         self.run = run
         self.task = SIMILARITY_TASKS[run.model.task](run.data)
@@ -47,13 +45,20 @@ class SimilarityRecipe:
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
         """Makes the evaluators; the trainers tokenise by themselves."""
         self.checkpoint = checkpoint
-        self.length = text_length(self.run.model.max_length, AutoConfig.from_pretrained(checkpoint))
+        self.max_length = text_length(self.run.model.max_length, AutoConfig.from_pretrained(checkpoint))
+        self.cut = {split: self.task.cut(rows, tokenizer, self.max_length) for split, rows in self.rows.items()}
         self.evaluators = {split: self.task.evaluator(rows) for split, rows in self.rows.items() if split != "train"}
 
-    def trainer(self, args: AdaptationArguments) -> Any:
-        """A `Trainer` of sentence-transformers for the model of a seed."""
+    def trainer(self, args: AdaptationArguments, resume_from: Path | None = None) -> Any:
+        """A `Trainer` of sentence-transformers for the model of a seed.
+
+        Args:
+            args: of the `Trainer`.
+            resume_from: the checkpoint that it will resume from.
+        """
         set_seed(args.seed)
-        model = self.task.model(self.checkpoint, self.run.model.pooling, self.length)
+        with new_head():
+            model = self.task.model(self.checkpoint, self.run.model.pooling, self.max_length)
         given = {each.name: getattr(args, each.name) for each in fields(TrainingArguments) if each.init}
         given |= {"metric_for_best_model": self._primary_metric(model), "greater_is_better": True}
         if self.task.kind == "SentenceTransformer":
@@ -62,36 +67,67 @@ class SimilarityRecipe:
         arguments_class = getattr(self.library, f"{self.task.kind}TrainingArguments")
         trainer_class = getattr(self.library, f"{self.task.kind}Trainer")
         try:
+            own = arguments_class(**given)
             return trainer_class(
                 model=model,
-                args=arguments_class(**given),
+                args=own,
                 train_dataset=self.rows["train"],
                 evaluator=self.evaluators["validation"],
                 loss=self.task.loss(model, self.run.model),
-                callbacks=callbacks_of(args.keep_best, args.early_stopping_patience),
+                callbacks=callbacks_of(own, args.keep_best, args.early_stopping_patience, resume_from),
             )
         except (ValueError, ImportError) as error:
             raise UsageError(error) from error
 
-    def metrics(self, trainer: Any, split: str) -> dict[str, float]:
-        """Of a split."""
+    @property
+    def labels(self) -> list[str]:
+        """None: there are no classes."""
+        return []
+
+    @property
+    def metric(self) -> str:
+        """The metric by which the best weights are chosen; known once an evaluator was called."""
+        return str(self.evaluators["validation"].primary_metric)
+
+    @property
+    def logged(self) -> tuple[str, ...]:
+        """What a trainer logs that is worth a column on the console."""
+        return "loss", f"eval_{self.metric}"
+
+    def judge(self, trainer: Any, split: str) -> Judgement:
+        """What the model of a trainer gives for the pairs of a split, and how good that is."""
         model = trainer.accelerator.unwrap_model(trainer.model)
-        return metrics_of({f"eval_{name}": value for name, value in self.evaluators[split](model).items()}, "eval")
+        found = {f"eval_{name}": value for name, value in self.evaluators[split](model).items()}
+        return Judgement(metrics_of(found, "eval"), self.task.answers(model, self.rows[split]))
+
+    def constant(self, split: str) -> dict[str, float] | None:
+        """None: a model that gives each pair the same ranks nothing."""
+        return None
 
     def score(self, metrics: dict[str, float]) -> float:
         """What is to be large."""
-        return metrics[self.evaluators["validation"].primary_metric]
+        return metrics[self.metric]
 
-    def write(self, trainer: Any, results: Results, folder: Path) -> None:
+    def write(self, trainer: Any, folder: Path) -> None:
         """The model with its tokenizer, and the card of sentence-transformers, which loads it where ours is not."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         name = self.run.args.hub_model_id or self.run.output.name
         model.model_card_data.set_model_id(name)
         model.save_pretrained(str(folder), model_name=name)
         card = folder / "README.md"
+        # Where sentence-transformers fails to write a card, it says so, and goes on.
+        if not card.exists():
+            return
         text = card.read_text(encoding="utf-8")
         loads = f'{self.task.kind}("{name}"'
         card.write_text(text.replace(f"{loads})", f"{loads}, trust_remote_code=True)"), encoding="utf-8")
+
+    def write_cards(self, results: Results, folder: Path) -> None:
+        """Nothing: sentence-transformers writes its card with the model."""
+
+    def training(self, trainer: Any) -> Training:
+        """Nothing that the card of sentence-transformers does not say already."""
+        return Training()
 
     def _primary_metric(self, model: Any) -> str:
         """The name that the evaluator has for what matters most; some know it only once they were called."""

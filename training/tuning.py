@@ -86,7 +86,7 @@ def tuned(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: s
         peft_task: peft's name for the task, None if it has none.
 
     Raises:
-        UsageError: if peft is not installed, or an adapter is of another encoder.
+        UsageError: if an adapter is of another encoder.
     """
     tuning = TUNINGS[arguments.tuning]
     if arguments.tuning == "head":
@@ -96,10 +96,8 @@ def tuned(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: s
             module.requires_grad_(name == "pooler")
     if tuning.peft_config is None:
         return model
-    try:
-        import peft
-    except ImportError as error:
-        raise UsageError(f"--tuning {arguments.tuning} needs peft: pip install 'sequence-encoder[adapt]'.") from error
+    import peft
+
     if arguments.from_adapter is not None:
         return _from_adapter(model, arguments.from_adapter, str(arguments.from_checkpoint))
     parts = {name.rpartition(".")[2] for name, module in model.named_modules() if list(module.parameters())}

@@ -93,25 +93,30 @@ class Answers(HeadTask):
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
         """The share of answers that are found exactly, and F1 of their words, as SQuAD counts them, in percent."""
-        windows = list(zip(inputs["row"], inputs["offsets"], strict=True))
 
         def judge(prediction: EvalPrediction) -> dict[str, float]:
-            starts, ends = (torch.as_tensor(logits) for logits in prediction.predictions[:2])
-            of_row: dict[int, list[Any]] = {}
-            for index, (row, offsets) in enumerate(windows):
-                tokens = len(offsets)
-                of_row.setdefault(row, []).append((starts[index, :tokens], ends[index, :tokens], offsets))
             exact, f1 = 0.0, 0.0
-            for row, scored in of_row.items():
-                example = rows[row]
-                found = best_answers(scored, example[self.context], 1, _ANSWER, self.impossible)
-                answer = found[0]["answer"] if found else ""
-                true = example[self.label]["text"] or [""]
+            answers = self.answers(rows, inputs, prediction)
+            for answer, known in zip(answers, rows[self.label], strict=True):
+                true = known["text"] or [""]
                 exact += max(float(_words(answer) == _words(text)) for text in true)
                 f1 += max(_overlap(_words(answer), _words(text)) for text in true)
-            return {"exact_match": 100 * exact / len(of_row), "f1": 100 * f1 / len(of_row)}
+            return {"exact_match": 100 * exact / len(answers), "f1": 100 * f1 / len(answers)}
 
         return judge
+
+    def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
+        """As of `HeadTask`: the best answer of all windows of each context, empty where there is none."""
+        starts, ends = (torch.as_tensor(logits) for logits in found.predictions[:2])
+        of_row: dict[int, list[Any]] = {}
+        for index, (row, offsets) in enumerate(zip(inputs["row"], inputs["offsets"], strict=True)):
+            tokens = len(offsets)
+            of_row.setdefault(row, []).append((starts[index, :tokens], ends[index, :tokens], offsets))
+        best = (
+            best_answers(of_row[row], context, 1, _ANSWER, self.impossible)
+            for row, context in enumerate(rows[self.context])
+        )
+        return [answers[0]["answer"] if answers else "" for answers in best]
 
 
 def _tokens_of(span: tuple[int, int] | None, offsets: Offsets) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 from transformers import DataCollatorForMultipleChoice, EvalPrediction, PreTrainedTokenizerBase
 
 from .. import UsageError
-from .classification import logits_of
+from .classification import always, logits_of, most_frequent
 from .columns import check_texts, check_there, check_values, check_varies
 from .task import Examples, HeadTask, Metrics, tokenised
 
@@ -75,11 +75,11 @@ class Choices(HeadTask):
                     for start, of_row in zip(batch[self.start], choices, strict=True)
                 ]
             count = len(choices[0])
-            encoded = tokenizer(
+            encoded = self.cut.tokenise(
+                tokenizer,
+                self.max_length,
                 [text for text in batch[self.text] for _ in range(count)],
                 [text for of_row in choices for text in of_row],
-                truncation=True,
-                max_length=self.max_length,
             )
             grouped = {
                 name: [values[row * count : (row + 1) * count] for row in range(size)]
@@ -96,6 +96,14 @@ class Choices(HeadTask):
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
         """The share of right choices."""
         return _accuracy
+
+    def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
+        """As of `HeadTask`: the number of a choice for each example."""
+        return logits_of(found).argmax(-1).tolist()
+
+    def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
+        """As of `HeadTask`: the number that is the right one most often."""
+        return always(most_frequent(train["labels"], len(inputs[0]["input_ids"])), inputs["labels"])
 
 
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:

@@ -16,6 +16,11 @@ from .. import UsageError
 from .columns import check_texts, check_there, check_values, label_names, label_text, named
 from .task import TUNINGS_OF_TEXTS, Examples, HeadTask, Metrics, tokenised
 
+# Half stars from 0 to 10 may be classes; what has more steps is a scale.
+_MOST_FRACTIONS = 21
+# Which may have an example each.
+_FEW_CLASSES = 10
+
 
 class Classification(HeadTask):
     """One label for each text, of whatever type the labels are."""
@@ -25,6 +30,7 @@ class Classification(HeadTask):
     best_metric: ClassVar[str | None] = "accuracy"
     metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews_correlation")
     tunings = TUNINGS_OF_TEXTS
+    libraries: ClassVar[tuple[str, ...]] = ("sklearn", "matplotlib")
     problem_type = "single_label_classification"
     label_column = "label"
 
@@ -44,6 +50,7 @@ class Classification(HeadTask):
 
     def _read_labels(self, examples: Examples) -> None:
         check_values(examples, "label_column", self.label, _is_label, "a label in every row")
+        _check_classes(self.label, list(examples["train"][self.label]))
         self._set_labels(label_names(examples, self.label, lambda label: [label]))
 
     def _target(self, value: Any) -> Any:
@@ -55,7 +62,7 @@ class Classification(HeadTask):
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
             pairs = batch[self.pair] if self.pair else None
-            encoded = dict(tokenizer(batch[self.text], pairs, truncation=True, max_length=self.max_length))
+            encoded = dict(self.cut.tokenise(tokenizer, self.max_length, batch[self.text], pairs))
             return {**encoded, "labels": [self._target(value) for value in batch[self.label]]}
 
         return tokenised(rows, encode)
@@ -68,12 +75,28 @@ class Classification(HeadTask):
         """Accuracy, F1 (the mean over classes), and Matthews' correlation."""
         return single_label_metrics
 
+    def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
+        """As of `HeadTask`: a label for each text."""
+        return [self.labels[index] for index in logits_of(found).argmax(-1)]
+
+    def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
+        """As of `HeadTask`: the label that most training examples have."""
+        return always(most_frequent(train["labels"], len(self.labels)), inputs["labels"])
+
+    def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
+        """As of `HeadTask`."""
+        from sklearn.metrics import confusion_matrix
+
+        predicted, known = logits_of(found).argmax(-1), np.asarray(found.label_ids)
+        return confusion_matrix(known, predicted, labels=range(len(self.labels))).tolist()
+
 
 class MultiLabel(Classification):
     """Any number of labels for each text: lists, or names with a separator between them."""
 
     best_metric = "f1"
     metric_names = ("f1", "f1_macro", "accuracy")
+    libraries = ("sklearn",)
     problem_type = "multi_label_classification"
     label_column = "labels"
 
@@ -105,12 +128,25 @@ class MultiLabel(Classification):
         """F1 over all labels, its mean over labels, and the share of texts that have all of theirs right."""
         return multi_label_metrics
 
+    def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
+        """As of `HeadTask`: a list of labels for each text."""
+        return [[self.labels[index] for index in np.flatnonzero(row > 0)] for row in logits_of(found)]
+
+    def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
+        """As of `HeadTask`: the labels that more than half of the training examples have."""
+        return always(np.asarray(list(train["labels"])).mean(0) - 0.5, inputs["labels"])
+
+    def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
+        """As of `HeadTask`: a text may have several labels, so that none is taken for another."""
+        return None
+
 
 class Regression(Classification):
     """A number for each text."""
 
     best_metric = "spearman"
     metric_names = ("pearson", "spearman", "rmse")
+    libraries = ("scipy",)
     problem_type = "regression"
 
     def _read_labels(self, examples: Examples) -> None:
@@ -127,6 +163,36 @@ class Regression(Classification):
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
         """Pearson's and Spearman's correlations, and the root of the mean squared error."""
         return regression_metrics
+
+    def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
+        """As of `HeadTask`: a number for each text."""
+        return logits_of(found).reshape(-1).tolist()
+
+    def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
+        """As of `HeadTask`: the mean of the training examples."""
+        return always(np.asarray(list(train["labels"])).mean(keepdims=True), inputs["labels"])
+
+    def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
+        """As of `HeadTask`: there are no labels."""
+        return None
+
+
+def _check_classes(column: str, labels: list[Any]) -> None:
+    """Check that labels are classes: numbers on a scale are not, nor are labels that hardly any two texts share.
+
+    Raises:
+        UsageError: if they are not.
+    """
+    classes = set(labels)
+    numbers = all(isinstance(label, int | float) for label in classes)
+    on_a_scale = any(isinstance(label, float) and not label.is_integer() for label in classes)
+    half = len(labels) / 2
+    if len(classes) > (max(2, min(half, _MOST_FRACTIONS)) if on_a_scale else max(half, _FEW_CLASSES)):
+        remedy = "predict numbers with --task regression" if numbers else "choose another --label_column"
+        raise UsageError(
+            f"--label_column {column} has {len(classes)} different labels in {len(labels)} training examples, such as "
+            f"{labels[0]!r}; --task classification would learn a class for each of them. Instead, {remedy}."
+        )
 
 
 def single_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -170,6 +236,17 @@ def logits_of(prediction: EvalPrediction) -> Any:
     """The logits, which stand alone or first."""
     logits = prediction.predictions
     return np.asarray(logits[0] if isinstance(logits, tuple) else logits)
+
+
+def most_frequent(labels: Iterable[int], count: int) -> Any:
+    """Logits (C,) of the label that is there most often."""
+    return np.eye(count)[np.bincount(np.asarray(list(labels)), minlength=count).argmax()]
+
+
+def always(logits: Any, labels: Iterable[Any]) -> EvalPrediction:
+    """The same logits (C,) for all labels (N,) or (N, C)."""
+    known = np.asarray(list(labels))
+    return EvalPrediction(np.broadcast_to(logits, (len(known), len(logits))), known)
 
 
 def _is_labels(value: Any) -> bool:

@@ -10,7 +10,7 @@ from transformers import DataCollatorForTokenClassification, EvalPrediction, Pre
 
 from ...modeling.losses import IGNORED
 from .. import UsageError
-from .classification import logits_of
+from .classification import logits_of, most_frequent
 from .columns import check_texts, check_there, check_values, label_names, label_text, named
 from .task import Examples, HeadTask, Metrics, tokenised
 
@@ -30,6 +30,7 @@ class Entities(HeadTask):
     peft_task = "TOKEN_CLS"
     best_metric = "f1"
     metric_names = ("precision", "recall", "f1", "accuracy")
+    libraries = ("seqeval", "sklearn")
 
     def read(self, examples: Examples) -> dict[str, Any]:
         """As of `HeadTask`."""
@@ -64,10 +65,10 @@ class Entities(HeadTask):
         label2id = self.label_fields["label2id"]
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-            encoded = tokenizer(
-                batch[self.text], truncation=True, max_length=self.max_length, is_split_into_words=not self.spans
+            encoded = self.cut.tokenise(
+                tokenizer, self.max_length, batch[self.text], is_split_into_words=not self.spans
             )
-            labels = []
+            labels, places = [], []
             for index, given in enumerate(batch[self.label]):
                 words = encoded.word_ids(index)
                 tags = self._tags_of_words(encoded, index, batch[self.text][index], given) if self.spans else given
@@ -76,15 +77,16 @@ class Entities(HeadTask):
                     row.append(IGNORED if word is None or word == before else label2id[label_text(tags[word])])
                     before = word
                 labels.append(row)
-            return {**dict(encoded), "labels": labels}
+                # Of the words that have a label; no inputs of the model.
+                kept = [word for word, label in zip(words, row, strict=True) if word is not None and label != IGNORED]
+                places.append([self._place(encoded, index, word, batch[self.text][index]) for word in kept])
+            return {**dict(encoded), "labels": labels, "places": places}
 
-        inputs = tokenised(rows, encode)
-        if full := sum(len(ids) >= self.max_length for ids in inputs["input_ids"]):
-            print(
-                f"{full} of {len(rows)} texts fill the {self.max_length} tokens of --max_length: words after them are "
-                "neither learned nor judged."
-            )
-        return inputs
+        return tokenised(rows, encode)
+
+    def _place(self, encoded: Any, index: int, word: int, text: Any) -> list[int]:
+        """The characters of a word of a text, or its place in a list of words."""
+        return list(_stripped(text, *encoded.word_to_chars(index, word))) if self.spans else [word, word + 1]
 
     def _tags_of_words(self, encoded: Any, index: int, text: str, spans: list[Any]) -> dict[int, str]:
         """The tag of each word of a text, by spans of its characters. Words may begin with a space."""
@@ -118,6 +120,41 @@ class Entities(HeadTask):
             return _judge_words(found, true) if of_words else _judge_entities(found, true)
 
         return judge
+
+    def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
+        """As of `HeadTask`: the tags of the words of each text, or its spans; None for words that were cut off."""
+        predicted, known = logits_of(found).argmax(-1), np.asarray(found.label_ids)
+        answers: list[Any] = []
+        for row, kept, places, text in zip(predicted, known, inputs["places"], rows[self.text], strict=True):
+            tags = [self.labels[index] for index in row[kept != IGNORED]]
+            if self.spans:
+                answers.append(_spans_of(tags, places))
+            else:
+                by_word = {place[0]: tag for place, tag in zip(places, tags, strict=True)}
+                answers.append([by_word.get(word) for word in range(len(text))])
+        return answers
+
+    def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
+        """As of `HeadTask`: the tag that most words of the training examples have."""
+        known = (label for labels in train["labels"] for label in labels if label != IGNORED)
+        longest = max(map(len, inputs["labels"]))
+        labels = np.array([[*labels, *[IGNORED] * (longest - len(labels))] for labels in inputs["labels"]])
+        logits = most_frequent(known, len(self.labels))
+        return EvalPrediction(np.broadcast_to(logits, (*labels.shape, len(logits))), labels)
+
+
+def _spans_of(tags: list[str], places: list[list[int]]) -> list[dict[str, Any]]:
+    """The spans of characters that tags of words stand for."""
+    spans: list[dict[str, Any]] = []
+    before = _OUTSIDE
+    for tag, (start, end) in zip(tags, places, strict=True):
+        kind = tag[2:]
+        if tag.startswith("I-") and before[2:] == kind:
+            spans[-1]["end"] = end
+        elif tag != _OUTSIDE:
+            spans.append({"start": start, "end": end, "label": kind})
+        before = tag
+    return spans
 
 
 def _judge_entities(found: list[list[str]], true: list[list[str]]) -> dict[str, float]:

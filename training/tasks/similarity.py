@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import UsageError
 from .classification import _is_number
 from .columns import check_texts, check_there, check_values, check_varies
+from .task import Cut
 
 if TYPE_CHECKING:
     from ..adaptation_arguments import AdaptedModelArguments, TaskDataArguments
@@ -28,6 +29,7 @@ class SimilarityTask(ABC):
 
     tunings: ClassVar[tuple[str, ...]] = ("full",)
     best_metric: ClassVar[str | None] = None
+    libraries: ClassVar[tuple[str, ...]] = ("sentence_transformers",)
     kind: ClassVar[str]
 
     def __init__(self, data: TaskDataArguments) -> None:
@@ -62,6 +64,14 @@ class SimilarityTask(ABC):
         """A model of sentence-transformers around an encoder."""
 
     @abstractmethod
+    def answers(self, model: Any, rows: Any) -> list[float]:
+        """What the model gives for each pair of texts."""
+
+    @abstractmethod
+    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
+        """What `max_length` leaves out of the texts of a split."""
+
+    @abstractmethod
     def loss(self, model: Any, arguments: AdaptedModelArguments) -> Any:
         """What is trained for."""
 
@@ -87,6 +97,19 @@ class Embedding(SimilarityTask):
         transformer: Any = Transformer(checkpoint, max_seq_length=max_length)
         channels = transformer.auto_model.config.hidden_size
         return SentenceTransformer(modules=[transformer, Pooling(channels, pooling_mode=pooling or "mean")])
+
+    def answers(self, model: Any, rows: Any) -> list[float]:
+        """As of `SimilarityTask`: the similarity of their vectors."""
+        one, other = (model.encode(list(rows[name]), show_progress_bar=False) for name in ("text", "text_pair"))
+        return model.similarity_pairwise(one, other).tolist()
+
+    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
+        """As of `SimilarityTask`; each text is read alone."""
+        cut = Cut()
+        for batch in rows.iter(1000):
+            cut.tokenise(tokenizer, max_length, batch["text"])
+            cut.tokenise(tokenizer, max_length, batch["text_pair"])
+        return cut
 
     def loss(self, model: Any, arguments: AdaptedModelArguments) -> Any:
         """As of `SimilarityTask`: CoSENT for scores, else multiple negatives ranking; Matryoshka around it if asked."""
@@ -131,6 +154,18 @@ class Ranking(SimilarityTask):
         from sentence_transformers import CrossEncoder
 
         return CrossEncoder(checkpoint, num_labels=1, max_length=max_length)
+
+    def answers(self, model: Any, rows: Any) -> list[float]:
+        """As of `SimilarityTask`: their score."""
+        pairs = list(zip(rows["text"], rows["text_pair"], strict=True))
+        return model.predict(pairs, show_progress_bar=False).tolist()
+
+    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
+        """As of `SimilarityTask`."""
+        cut = Cut()
+        for batch in rows.iter(1000):
+            cut.tokenise(tokenizer, max_length, batch["text"], batch["text_pair"])
+        return cut
 
     def loss(self, model: Any, arguments: AdaptedModelArguments) -> Any:
         """As of `SimilarityTask`: binary cross entropy, for labels from 0 to 1."""

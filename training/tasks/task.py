@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformers import EvalPrediction, PreTrainedTokenizerBase
+from transformers import BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
 
 if TYPE_CHECKING:
     from ..adaptation_arguments import TaskDataArguments
@@ -26,6 +27,49 @@ def tokenised(rows: Any, encode: Callable[[dict[str, list[Any]]], dict[str, Any]
     )
 
 
+@dataclass
+class Cut:
+    """What `max_length` leaves out of the texts of a split.
+
+    Attributes:
+        texts: all of them; a pair that is read together counts as one.
+        cut: those that lose tokens.
+        tokens: of all texts.
+        lost: the tokens that are left out.
+    """
+
+    texts: int = 0
+    cut: int = 0
+    tokens: int = 0
+    lost: int = 0
+
+    def tokenise(
+        self, tokenizer: Any, max_length: int, first: list[Any], second: list[Any] | None = None, **options: Any
+    ) -> BatchEncoding:
+        """Tokenise texts, or pairs of them, cut to `max_length`, and count what that cuts."""
+        encoded = tokenizer(first, second, truncation=True, max_length=max_length, **options)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        full = [row for row, length in enumerate(lengths) if length >= max_length]
+        if full:
+            columns = ([column[row] for row in full] if column is not None else None for column in (first, second))
+            whole = tokenizer(*columns, truncation=False, verbose=False, **options)["input_ids"]
+            lost = [len(ids) - lengths[row] for row, ids in zip(full, whole, strict=True)]
+            self.cut += sum(tokens > 0 for tokens in lost)
+            self.lost += sum(lost)
+        self.texts += len(lengths)
+        self.tokens += sum(lengths)
+        return encoded
+
+    def in_words(self, max_length: int) -> str:
+        """A sentence for the console."""
+        if not self.cut:
+            return f"none of the texts is longer than {max_length} tokens"
+        return (
+            f"{self.cut:,} of {self.texts:,} texts are cut to {max_length} tokens (--max_length), and "
+            f"{self.lost:,} of {self.tokens + self.lost:,} tokens are left out"
+        )
+
+
 class HeadTask(ABC):
     """A task, for certain columns of examples.
 
@@ -39,7 +83,9 @@ class HeadTask(ABC):
         best_metric: by which the best weights are chosen, if nothing else is asked for.
         metric_names: all that there are.
         tunings: the ways of tuning that there are for it.
+        libraries: that it needs beside those of all tasks.
         label_fields: of the configuration, known once examples were read.
+        cut: what is cut of the texts that are encoded.
     """
 
     auto_class: ClassVar[str]
@@ -47,10 +93,12 @@ class HeadTask(ABC):
     best_metric: ClassVar[str | None]
     metric_names: ClassVar[tuple[str, ...]]
     tunings: ClassVar[tuple[str, ...]] = TUNINGS_OF_HEADS
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, data: TaskDataArguments, max_length: int = 0) -> None:
         self.data, self.max_length = data, max_length
         self.label_fields: dict[str, Any] = {}
+        self.cut = Cut()
 
     @abstractmethod
     def read(self, examples: Examples) -> dict[str, Any]:
@@ -74,6 +122,27 @@ class HeadTask(ABC):
     @abstractmethod
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
         """Judges the predictions for the examples of a split, `rows`, encoded as `inputs`."""
+
+    @abstractmethod
+    def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
+        """What the model answers for each example of a split, in the form of the labels where it has one.
+
+        Args:
+            rows: the examples.
+            inputs: the same, encoded.
+            found: the outputs of the model for `inputs`.
+        """
+
+    def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
+        """The outputs of a model that has only seen the labels of the training inputs, and always answers the same.
+
+        None for tasks that have no such answer.
+        """
+        return None
+
+    def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
+        """How often each label (rows) is taken for each other one (columns); None for tasks without such labels."""
+        return None
 
     @property
     def labels(self) -> list[str]:

@@ -1,0 +1,243 @@
+"""Whatever interrupts `sequence-encoder adapt`, `--resume` ends with the model that it would have had."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Trainer
+
+from sequence_encoder.__main__ import main
+from sequence_encoder.tests.adaptation_runs import FAST, arguments, run, save_encoder, write_examples
+from sequence_encoder.training import UsageError
+from sequence_encoder.training.adaptation_arguments import parse
+from sequence_encoder.training.adaptation_scratch import scratch_of
+
+# 45 steps, 15 of them in an epoch; checkpoints after each 5, thus within and at the end of epochs.
+COUNTS = {"train": 240, "validation": 24, "test": 24}
+OPTIONS: dict[str, Any] = {**FAST, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 5}
+
+Interrupt = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(tmp_path_factory.mktemp("encoder"), classifier_dropout=0.1)
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Interrupt]:
+    """`interrupt(step, seed=0)`: the next training of this seed gets the signal of Ctrl-C after so many steps, once."""
+    step_of_trainer = Trainer.training_step
+    at: list[tuple[int, int]] = []
+
+    def step(self: Any, *given: Any, **options: Any) -> Any:
+        if (self.args.seed, self.state.global_step) in at:
+            at.clear()
+            signal.raise_signal(signal.SIGINT)
+        return step_of_trainer(self, *given, **options)
+
+    monkeypatch.setattr(Trainer, "training_step", step)
+    yield lambda step, seed=0: at.append((seed, step))
+    assert not at
+
+
+def model_of(folder: Path) -> dict[str, torch.Tensor]:
+    """All weights of a saved model, and of its adapter."""
+    return {
+        f"{file.relative_to(folder)}: {name}": weight
+        for file in sorted(folder.rglob("*.safetensors"))
+        for name, weight in load_file(file).items()
+    }
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / "results.json").read_text())
+    return {name: value for name, value in found.items() if name not in ("seconds", "peak_memory")}
+
+
+def assert_same(folder: Path, other: Path) -> None:
+    one, two = model_of(folder), model_of(other)
+    assert one.keys() == two.keys()
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+    assert results_of(folder) == results_of(other)
+    assert not list(folder.parent.glob(".*-adaptation"))
+
+
+TASKS = ["classification", "multi-label", "regression", "ner", "qa", "multiple-choice", "embedding", "ranking"]
+TUNINGS = ["head", "adapter", "lora", "dora", "ia3", "prompt"]
+
+
+@pytest.mark.parametrize(
+    ("task", "tuning", "step"),
+    # Within an epoch, and at its end.
+    [*((task, "full", 30) for task in TASKS), *(("classification", tuning, 22) for tuning in TUNINGS)],
+)
+def test_a_run_resumes_to_the_same_model(
+    encoder: Path, tmp_path: Path, interrupt: Interrupt, task: str, tuning: str, step: int
+) -> None:
+    options = {**OPTIONS, **write_examples(tmp_path, task, COUNTS), "tuning": tuning}
+    run(task, encoder, tmp_path / "whole", **options)
+    interrupt(step)
+    with pytest.raises(KeyboardInterrupt, match=f"seed 0 up to step {step - step % 5}. Continue .* --resume"):
+        run(task, encoder, tmp_path / "halves", **options)
+    assert not (tmp_path / "halves").exists()
+    run(task, encoder, tmp_path / "halves", **options, resume=True)
+    assert_same(tmp_path / "halves", tmp_path / "whole")
+
+
+def test_a_run_that_is_killed_while_it_saves_resumes_to_the_same_model(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS), "tuning": "lora"}
+    run("classification", encoder, tmp_path / "whole", **options)
+    save = Trainer._save_rng_state
+
+    def killed(self: Any, folder: str) -> None:
+        if self.state.global_step == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(self, folder)
+
+    monkeypatch.setattr(Trainer, "_save_rng_state", killed)
+    process = _forked(run, "classification", encoder, tmp_path / "halves", **options)
+    assert process.exitcode == -signal.SIGKILL
+    monkeypatch.undo()
+    run("classification", encoder, tmp_path / "halves", **options, resume=True)
+    assert_same(tmp_path / "halves", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("options", [{"early_stopping_patience": 3}, {"save_strategy": "epoch"}, {"keep_best": False}])
+def test_the_best_weights_and_the_count_of_an_early_end_survive(
+    encoder: Path, tmp_path: Path, interrupt: Interrupt, options: dict[str, Any]
+) -> None:
+    """The rate is so high that the best weights are those of an early epoch."""
+    given = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS), "num_train_epochs": 6}
+    given |= {"learning_rate": 0.5, "lr_scheduler_type": "constant", **options}
+    run("classification", encoder, tmp_path / "whole", **given)
+    interrupt(47)
+    with pytest.raises(KeyboardInterrupt, match="seed 0 up to step 45"):
+        run("classification", encoder, tmp_path / "halves", **given)
+    run("classification", encoder, tmp_path / "halves", **given, resume=True)
+    assert_same(tmp_path / "halves", tmp_path / "whole")
+
+
+def test_finished_seeds_are_not_trained_again(
+    encoder: Path, tmp_path: Path, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS), "seeds": 3}
+    run("classification", encoder, tmp_path / "whole", **options)
+    interrupt(17, seed=1)
+    with pytest.raises(
+        KeyboardInterrupt, match="finished trainings of seeds 0 and the training of seed 1 up to step 15"
+    ):
+        run("classification", encoder, tmp_path / "halves", **options)
+    train, seeds = Trainer.train, []
+
+    def watched(self: Any, *args: Any, **given: Any) -> Any:
+        seeds.append(self.args.seed)
+        return train(self, *args, **given)
+
+    monkeypatch.setattr(Trainer, "train", watched)
+    run("classification", encoder, tmp_path / "halves", **options, resume=True)
+    assert seeds == [1, 2]
+    assert_same(tmp_path / "halves", tmp_path / "whole")
+
+
+def test_a_search_keeps_its_finished_trials(
+    encoder: Path, tmp_path: Path, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**OPTIONS, **write_examples(tmp_path, "classification", {"train": 32, "validation": 8})}
+    options |= {"search_trials": 3, "num_train_epochs": 1, "warmup_steps": 0}
+    interrupt(0)
+    with pytest.raises(KeyboardInterrupt, match="keeps the finished trials of the search"):
+        run("classification", encoder, tmp_path / "out", **options)
+    trials: list[int] = []
+    monkeypatch.setattr(Trainer, "_hp_search_setup", _counted(trials, Trainer._hp_search_setup))
+    run("classification", encoder, tmp_path / "out", **options, resume=True)
+    assert len(trials) == 3
+
+
+def _counted(trials: list[int], setup: Any) -> Any:
+    def counted(self: Any, trial: Any) -> Any:
+        if trial is not None:
+            trials.append(trial.number)
+        return setup(self, trial)
+
+    return counted
+
+
+def test_an_interruption_is_told_in_one_line(
+    encoder: Path, tmp_path: Path, interrupt: Interrupt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = write_examples(tmp_path, "classification", COUNTS)
+    interrupt(7)
+    with pytest.raises(SystemExit) as caught:
+        main(["adapt", *arguments("classification", encoder, tmp_path / "out", **OPTIONS, **files)])
+    assert caught.value.code == 130
+    said = capsys.readouterr().err
+    assert f"sequence-encoder adapt: Interrupted. {tmp_path / '.out-adaptation'} keeps the training of seed 0" in said
+    assert "Traceback" not in said
+
+
+def test_an_interrupted_run_is_not_dropped_without_being_asked(
+    encoder: Path, tmp_path: Path, interrupt: Interrupt
+) -> None:
+    options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS)}
+    interrupt(22)
+    with pytest.raises(KeyboardInterrupt):
+        run("classification", encoder, tmp_path / "out", **options)
+    with pytest.raises(FileExistsError, match=r"interrupted run; continue it with --resume, or .* with --overwrite"):
+        run("classification", encoder, tmp_path / "out", **options)
+    with pytest.raises(UsageError, match=r"these differ: learning_rate \(was 0.003, is 0.1\)"):
+        run("classification", encoder, tmp_path / "out", **{**options, "learning_rate": 0.1}, resume=True)
+    run("classification", encoder, tmp_path / "out", **options, overwrite=True)
+    run("classification", encoder, tmp_path / "whole", **options)
+    assert_same(tmp_path / "out", tmp_path / "whole")
+
+
+def test_an_interruption_before_the_first_checkpoint_leaves_nothing(
+    encoder: Path, tmp_path: Path, interrupt: Interrupt
+) -> None:
+    options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS)}
+    interrupt(3)
+    with pytest.raises(KeyboardInterrupt, match="Interrupted before the first checkpoint; nothing is kept"):
+        run("classification", encoder, tmp_path / "out", **options)
+    assert not list(tmp_path.glob(".out*"))
+    # What a kill leaves is removed by the next run.
+    scratch = tmp_path / ".out-adaptation"
+    (scratch / "base").mkdir(parents=True)
+    (scratch / "base" / "model.safetensors").write_text("half a model")
+    run("classification", encoder, tmp_path / "out", **options, resume=True)
+    assert not scratch.exists()
+
+
+def test_two_runs_into_one_folder_do_not_meet(encoder: Path, tmp_path: Path) -> None:
+    options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS)}
+    first = parse(arguments("classification", encoder, tmp_path / "out", **options))
+    with scratch_of(first):
+        (first.scratch / "mine").touch()
+        process = _forked(_refused, encoder, tmp_path / "out", options)
+        assert process.exitcode == 0
+        assert (first.scratch / "mine").exists()
+    assert not first.scratch.exists()
+
+
+def _forked(function: Callable[..., Any], *given: Any, **options: Any) -> multiprocessing.process.BaseProcess:
+    process = multiprocessing.get_context("fork").Process(target=function, args=given, kwargs=options)
+    process.start()
+    process.join()
+    return process
+
+
+def _refused(encoder: Path, output: Path, options: dict[str, Any]) -> None:
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match=f"Another run writes into {output}"):
+            run("classification", encoder, output, **options, resume=resume, overwrite=True)

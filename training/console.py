@@ -1,0 +1,143 @@
+"""What a training shows on the console: one progress bar, and one table of its losses and metrics."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import huggingface_hub.utils as hub_bars
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, has_length
+from transformers.utils import logging as transformers_bars
+
+# Rows of a training without evaluations.
+_ROWS = 20
+
+
+def show_table(trainer: Trainer, columns: Sequence[str]) -> None:
+    """Let a trainer print a table instead of the dictionaries that it prints by default.
+
+    Args:
+        trainer: before it trains.
+        columns: names of logged values, such as "loss" and "eval_accuracy". A value that is not logged stays empty.
+    """
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(TrainingTable(columns))
+
+
+class TrainingTable(ProgressCallback):
+    """A progress bar, shown only on a terminal, and a table with one row for each evaluation.
+
+    Without evaluations, the table has about twenty rows. Rows go to standard output, the bar to standard error.
+
+    Args:
+        columns: names of logged values.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        super().__init__()
+        self.columns = ("step", "epoch", *columns)
+        self.row: dict[str, Any] = {}
+        self.printed: list[str] = []
+        self.last_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the bar at the step that the training starts from."""
+        self.row, self.printed = {}, []
+        self.current_step = self.last_step = state.global_step
+        if state.is_world_process_zero:
+            self.training_bar = _bar(args, state.max_steps, initial=state.global_step, desc="Training")
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Move the bar of the evaluation, which disappears at its end."""
+        if self.prediction_bar is None and state.is_world_process_zero and has_length(eval_dataloader):
+            self.prediction_bar = _bar(args, len(eval_dataloader), leave=False, desc="Evaluating")
+        super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Collect the values of a row, and print it when it is complete."""
+        logged = {name: value for name, value in (logs or {}).items() if name in self.columns[2:]}
+        if not logged or not state.is_world_process_zero:
+            return
+        self.row |= {**logged, "step": state.global_step, "epoch": f"{state.epoch or 0:.2f}"}
+        evaluated = any(name.startswith("eval_") for name in logged)
+        waited = state.global_step - self.last_step >= max(state.max_steps, 1) / _ROWS
+        if evaluated or (waited and args.eval_strategy == IntervalStrategy.NO):
+            self._print(state)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Print what was logged since the last row, and close the bar."""
+        if state.is_world_process_zero:
+            if self.row:
+                self._print(state)
+            super().on_train_end(args, state, control, **kwargs)
+
+    def _print(self, state: TrainerState) -> None:
+        widths = [max(len(name), len(str(state.max_steps)), 5) for name in self.columns]
+        lines = [] if self.printed else [list(self.columns)]
+        cells = [_text(self.row.get(name, "")) for name in self.columns]
+        # The evaluation after the training often repeats that of its last step.
+        if cells != self.printed:
+            lines.append(cells)
+        for line in lines:
+            tqdm.write("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
+        sys.stdout.flush()
+        self.row, self.printed, self.last_step = {}, cells, state.global_step
+
+
+def _bar(args: TrainingArguments, total: int, **options: Any) -> Any:
+    # None: shown on a terminal alone.
+    return tqdm(total=total, dynamic_ncols=True, disable=args.disable_tqdm or None, **options)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+@contextmanager
+def fewer_bars() -> Iterator[None]:
+    """Hide the progress bars of loading and saving models; and those of `datasets` where no terminal shows them.
+
+    Downloads from the Hub keep theirs.
+    """
+    from datasets import utils as datasets_bars
+
+    models, downloads = transformers_bars.is_progress_bar_enabled(), not hub_bars.are_progress_bars_disabled()
+    texts = datasets_bars.are_progress_bars_disabled() is False
+    transformers_bars.disable_progress_bar()
+    if downloads:
+        # transformers hides both.
+        hub_bars.enable_progress_bars()
+    if texts and not sys.stderr.isatty():
+        datasets_bars.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if models:
+            transformers_bars.enable_progress_bar()
+        if texts:
+            datasets_bars.enable_progress_bars()
