@@ -38,6 +38,8 @@ _PATTERNS = re.compile(
     r"|sentence_\w+_config\.json"
 )
 _ADAPTER_NAMES = {"adapter_config.json", "adapter_model.safetensors", ADAPTER_RECORD}
+# Of `adapt`.
+_BESIDE_RESULTS = ("results.json", "predictions.jsonl", "confusion_matrix.png")
 _RESULTS = {"task", "tuning", "trained_parameters", "metrics"}
 _MARK = re.compile(
     r"\n*<!-- Written by sequence-encoder, which replaces this card until someone edits it: (\w+) -->\n*"
@@ -58,11 +60,11 @@ def model_files(folder: Path, modules: Iterable[str] = ()) -> set[str]:
         found |= {f"{part}/{name}" for part in ("adapter", "base") for name in _named(folder / part)}
         found |= {f"base/{name}" for name in _code(folder / "base")}
     if _is_results(folder / "results.json"):
-        found.add("results.json")
+        found |= {name for name in _BESIDE_RESULTS if (folder / name).is_file()}
     return found
 
 
-def write_card(path: Path, text: str) -> None:
+def save_card(path: Path, text: str) -> None:
     """Writes a model card with a mark by which `is_unedited` knows it again."""
     text = _MARK.sub("\n", text).rstrip("\n")
     mark = f"<!-- Written by sequence-encoder, which replaces this card until someone edits it: {_digest(text)} -->"
@@ -70,12 +72,12 @@ def write_card(path: Path, text: str) -> None:
 
 
 def without_mark(text: str) -> str:
-    """The text of a card as it was given to `write_card`."""
+    """The text of a card as it was given to `save_card`."""
     return _MARK.sub("\n", text)
 
 
 def is_unedited(path: Path) -> bool:
-    """Whether a file is a card as `write_card` left it."""
+    """Whether a file is a card as `save_card` left it."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sequence_encoder.hub.model_files import write_card
+from sequence_encoder.hub.model_files import save_card
 from sequence_encoder.hub.whole_folders import check_replaceable, written_whole
 
 
@@ -107,7 +107,7 @@ def test_new_files_do_not_take_the_place_of_files_of_the_user(tmp_path: Path) ->
     for _ in range(2):
         with written_whole(folder, True, "--force") as written:
             write(written, new)
-            write_card(written / "README.md", "a new card")
+            save_card(written / "README.md", "a new card")
         (folder / "config.json").write_text('{"model_type": "bert"}')
     found = contents(folder)
     assert USERS.items() <= found.items()
@@ -121,12 +121,12 @@ def test_a_card_is_replaced_until_someone_edits_it(tmp_path: Path) -> None:
     for edition in ("first", "second"):
         with written_whole(folder, True, "--force") as written:
             (written / "config.json").write_text('{"model_type": "bert"}')
-            write_card(written / "README.md", edition)
+            save_card(written / "README.md", edition)
         assert (folder / "README.md").read_text().startswith(edition)
     edited = (folder / "README.md").read_text().replace("second", "second, and mine")
     (folder / "README.md").write_text(edited)
     with written_whole(folder, True, "--force") as written:
-        write_card(written / "README.md", "third")
+        save_card(written / "README.md", "third")
     assert (folder / "README.md").read_text() == edited
     assert (folder / "README.new.md").read_text().startswith("third")
 

@@ -9,10 +9,12 @@ from typing import Any, cast
 from transformers import PreTrainedModel
 
 from ..hub.model_card import model_card
+from ..hub.model_files import save_card
 from .corpus import DOCUMENTATION, find_files
 from .hub_trainer import HubTrainer, training_of
 from .packs import PackedWindows
 from .pretraining_arguments import Pretraining
+from .starting_points import card_fields_of
 
 
 def plot_losses(history: Sequence[Mapping[str, Any]], file: Path) -> None:
@@ -68,9 +70,9 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
     of_the_hub = not documented and find_files(run.corpus.corpus, "corpus") is None
     card = model_card(
         model,
-        trainer.hub_model_id or run.args.output_dir or "",
+        trainer.hub_model_id or run.output.resolve().name,
         training,
-        language="en" if documented else None,
+        **{**(card_fields_of(origin) if origin else {}), **({"language": "en"} if documented else {})},
         base_model=origin if origin and not Path(origin).exists() else None,
         datasets=run.corpus.corpus if of_the_hub else None,
         limits=[
@@ -78,7 +80,7 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
             "It was pretrained alone: fine-tune it for a task.",
         ],
     )
-    card.save(run.output / "README.md")
+    save_card(run.output / "README.md", card.content)
 
 
 def _share_of_masks(run: Pretraining) -> str:

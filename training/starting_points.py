@@ -14,6 +14,7 @@ from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..conversion import convert
 from ..conversion.companions import folder_of, load_tokenizer, read_tokenizer
 from ..conversion.source_models import load_checkpoint, read_config, transformer_folder
+from ..hub.passed_on import passed_on
 from ..modeling import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining, SequenceEncoderPreTrainedModel
 from ..tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
 from . import UsageError
@@ -79,6 +80,14 @@ def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool)
         return named, read_tokenizer(named)
     except (OSError, ValueError) as error:
         raise error if isinstance(error, UsageError) else UsageError(f"--from {checkpoint}: {error}") from error
+
+
+def card_fields_of(checkpoint: str) -> dict[str, Any]:
+    """The licence and the language of a checkpoint, as far as they are known. They hold for what is trained from it."""
+    try:
+        return passed_on(folder_of(checkpoint))
+    except (OSError, ValueError):
+        return {}
 
 
 def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:
