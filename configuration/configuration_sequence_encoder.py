@@ -11,6 +11,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
+from ..hub.loading import ReadSafely, check_fields
 from ..hub.saving import SavedWithAutoMap
 from .peft_targets import register_with_peft
 from .rope_parameters import check_rope_parameters, nest_by_layer_type
@@ -37,7 +38,7 @@ _ACCEPTED_KEYWORDS = {
 
 
 @strict
-class SequenceEncoderConfig(SavedWithAutoMap, PreTrainedConfig):
+class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, PreTrainedConfig):
     r"""
     Chooses an encoder along independent axes. The defaults are the encoder of *Attention Is All You Need* (Vaswani
     et al., 2017), as `torch.nn.TransformerEncoder` implements it: scaled embeddings plus sinusoidal positions,
@@ -179,6 +180,7 @@ class SequenceEncoderConfig(SavedWithAutoMap, PreTrainedConfig):
         Raises:
             ValueError: for the configuration of another `model_type`.
         """
+        check_fields(config_dict, cls.__name__)
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(

@@ -7,12 +7,13 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 
+from ..hub.loading import ReadSafely
 from ..hub.saving import SavedWithAutoMap
 from .configuration_sequence_encoder import SequenceEncoderConfig
 
 
 @strict
-class TaskAdapterConfig(SavedWithAutoMap, PreTrainedConfig):
+class TaskAdapterConfig(ReadSafely, SavedWithAutoMap, PreTrainedConfig):
     """
     Says what a `TaskAdapter` is.
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..configuration import SequenceEncoderConfig
 from ..hub.whole_folders import check_replaceable, written_whole
 from .companions import copy_companions, folder_of, load_tokenizer, save_tokenizer
+from .conversion_card import adjust_card
 from .convert import convert_and_release, our_config
 from .source_models import load_checkpoint, transformer_folder
 
@@ -69,6 +70,7 @@ def convert_checkpoint(
         if tokenizer is not None:
             save_tokenizer(tokenizer, place, list(SAMPLES))
         copy_companions(beside, encoder, written)
+        adjust_card(written, output.resolve().name, converted)
     print(f"Saved in {output}.")
     return difference
 

@@ -11,17 +11,12 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..hub.model_files import TOKENIZER_FILES, VOCABULARIES
 from ..hub.module_list import MODULE_LIST, module_paths
 from .source_models import transformer_folder
 
 # What makes a model one of sentence-transformers, and whose it is, under which conditions. Modules have folders beside.
 TRAVELLING = (MODULE_LIST, "sentence_*_config.json", "config_sentence_transformers.json", "README.md", "LICENSE*")
-# Files that a tokenizer can be made of.
-VOCABULARIES = (
-    *("tokenizer.json", "vocab.txt", "vocab.json", "bpe.codes"),
-    *("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "spm.model"),
-)
-_TOKENIZER_FILES = (*VOCABULARIES, "tokenizer_config.json", "merges.txt", "*_tokens*.json", "chat_template.jinja")
 
 
 def folder_of(source: str) -> Path:
@@ -33,7 +28,7 @@ def folder_of(source: str) -> Path:
     if os.path.exists(transformer_folder(source)):
         return Path(source)
     try:
-        folder = Path(snapshot_download(source, allow_patterns=[*TRAVELLING, *_TOKENIZER_FILES, "config.json"]))
+        folder = Path(snapshot_download(source, allow_patterns=[*TRAVELLING, *TOKENIZER_FILES, "config.json"]))
         if modules := module_folders(folder):
             snapshot_download(source, allow_patterns=[f"{module}/*" for module in modules])
     except (OSError, HFValidationError) as error:
@@ -47,11 +42,7 @@ def module_folders(folder: Path) -> list[str]:
     Raises:
         ValueError: if the list is not what it should be, or one of the folders is not inside `folder`.
     """
-    paths = module_paths(folder)
-    for path in paths:
-        if not (folder / path).resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{folder / MODULE_LIST} names {path}, which is not inside.")
-    return [path for path in paths if path]
+    return [path for path in module_paths(folder) if path]
 
 
 def copy_companions(folder: Path, encoder: Path, target: Path) -> None:
@@ -77,15 +68,24 @@ def load_tokenizer(folder: str | os.PathLike[str], model: PreTrainedModel) -> Pr
     """
     if not any((Path(folder) / name).is_file() for name in VOCABULARIES):
         return None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # Whatever the parsers of a dozen kinds of files raise.
-        raise ValueError(f"The tokenizer in {folder} cannot be read: {error}") from error
+    tokenizer = read_tokenizer(folder)
     largest = max(tokenizer.get_vocab().values(), default=0)
     rows = cast(Any, model.get_input_embeddings()).weight.shape[0]
     if largest >= rows:
         raise ValueError(f"The tokenizer in {folder} has ids up to {largest}, but the model has {rows} vectors.")
     return tokenizer
+
+
+def read_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or a Hub id.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # Whatever the parsers of a dozen kinds of files raise.
+        raise ValueError(f"The tokenizer in {source} cannot be read: {error}") from error
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, texts: list[str]) -> None:

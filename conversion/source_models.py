@@ -9,11 +9,12 @@ from typing import Any
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from .. import modeling
 from ..configuration import SequenceEncoderConfig
+from ..hub.loading import check_config_file, check_weight_maps
 from ..hub.module_list import module_paths
 from .bert import BERT
 from .distilbert import DISTILBERT
@@ -21,6 +22,7 @@ from .electra import ELECTRA
 from .family import Family
 from .modernbert import MODERNBERT
 from .roberta import ROBERTA
+from .source_files import check_source
 
 logger = logging.get_logger(__name__)
 
@@ -58,12 +60,11 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
         ValueError: if that class is none that can be converted, needs weights that are not there, or leaves some over.
     """
     checkpoint = transformer_folder(checkpoint)
-    try:
-        config = AutoConfig.from_pretrained(checkpoint)
-    except StrictDataclassError as error:
-        raise ValueError(f"The configuration of {checkpoint} is not valid: {error}") from error
-    architectures = config.architectures or [None]
-    named = architectures if isinstance(architectures, str) else architectures[0]
+    config = read_config(checkpoint)
+    architectures: Any = config.architectures or [None]
+    named = architectures[0] if isinstance(architectures, list) else architectures
+    if not isinstance(named, str | None):
+        raise ValueError(f"The configuration of {checkpoint} is not valid: architectures is {architectures!r}.")
     if isinstance(config, SequenceEncoderConfig):
         if named is None or base_model:
             named = "SequenceEncoderModel"
@@ -92,11 +93,27 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
     raise errors[0]
 
 
+def read_config(checkpoint: str | os.PathLike[str]) -> PreTrainedConfig:
+    """Reads the configuration of a folder or a Hub id.
+
+    Raises:
+        OSError: if there is none, or it cannot be read.
+        ValueError: if it is not valid.
+    """
+    check_config_file(Path(checkpoint))
+    try:
+        return AutoConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError):
+        raise
+    except (StrictDataclassError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"The configuration of {checkpoint} is not valid: {error}") from error
+
+
 def transformer_folder(checkpoint: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """The folder of the encoder in one of sentence-transformers, which in older ones is a folder of its own.
 
     Raises:
-        ValueError: if the checkpoint is a file, or its list of modules is not what it should be.
+        ValueError: if the checkpoint is a file, its list of modules is damaged, or it has files that lie elsewhere.
         FileNotFoundError: if it can be no Hub id, and there is no such folder.
     """
     name = os.fspath(checkpoint)
@@ -106,6 +123,7 @@ def transformer_folder(checkpoint: str | os.PathLike[str]) -> str | os.PathLike[
         if os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1:
             raise FileNotFoundError(f"There is no folder {name}.")
         return checkpoint
+    check_source(Path(name))
     if os.path.isfile(os.path.join(name, "config.json")):
         return checkpoint
     modules = module_paths(Path(name))
@@ -115,6 +133,7 @@ def transformer_folder(checkpoint: str | os.PathLike[str]) -> str | os.PathLike[
 def _load_all(
     checkpoint: str | os.PathLike[str], model_class: type[PreTrainedModel], base_model: bool, **options: Any
 ) -> PreTrainedModel:
+    check_weight_maps(Path(checkpoint))
     # Other shapes are not ignored but told of below, by name.
     try:
         loaded: Any = model_class.from_pretrained(

@@ -1,4 +1,4 @@
-"""Loading of weights from safetensors alone, with errors that say what is wrong with a folder."""
+"""Loading of weights from safetensors alone, with errors that say what is wrong with a folder or its files."""
 
 from __future__ import annotations
 
@@ -33,6 +33,82 @@ class LoadedSafely:
                 f"The weights of {pretrained_model_name_or_path} are damaged or incomplete ({error}); copy or download "
                 "them again."
             ) from error
+
+
+class ReadSafely:
+    """Names what is wrong with a file that holds a configuration. To stand before a configuration of transformers."""
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: Any) -> Any:
+        fields = cast(Any, super())._dict_from_json_file(json_file)
+        check_fields(fields, str(json_file))
+        return fields
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers.
+
+        Raises:
+            ValueError: if that is no dictionary, or one of its fields cannot be read.
+        """
+        check_fields(config_dict, cls.__name__)
+        return cast(Any, super()).from_dict(config_dict, **kwargs)
+
+
+class TokenizerReadSafely:
+    """Names the folder of a tokenizer that cannot be read. To stand before a tokenizer of transformers."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers.
+
+        Raises:
+            OSError: if there is no tokenizer, or its files are damaged.
+        """
+        try:
+            return cast(Any, super()).from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except Exception as error:  # The parsers raise bare ones.
+            if isinstance(error, OSError | ValueError) and not isinstance(error, json.JSONDecodeError):
+                raise
+            raise OSError(f"The tokenizer of {pretrained_model_name_or_path} cannot be read ({error!r}).") from error
+
+
+def check_config_file(folder: Path) -> None:
+    """Checks the configuration in a local folder, if there is one.
+
+    Raises:
+        OSError: if it is no JSON.
+        ValueError: as for `check_fields`.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        return
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OSError(f"{file} is damaged ({error}); copy or download it again.") from error
+    check_fields(fields, str(file))
+
+
+def check_fields(fields: Any, name: str) -> None:
+    """Checks those parts of a configuration that transformers reads before it checks any type.
+
+    Args:
+        fields: of the configuration.
+        name: where they are from.
+
+    Raises:
+        ValueError: if they are no object, or one of those parts is of the wrong type.
+    """
+    if not isinstance(fields, dict):
+        raise ValueError(
+            f"{name} must hold a JSON object with the fields of a configuration, got {json.dumps(fields)[:60]}."
+        )
+    for field in ("id2label", "label2id"):
+        if not isinstance(fields.get(field, {}), dict | None):
+            raise ValueError(f"{field} must be an object in {name}, got {json.dumps(fields[field])[:60]}.")
+    if not isinstance(fields.get("model_type", ""), str):
+        raise ValueError(f"model_type must be a string in {name}, got {json.dumps(fields['model_type'])[:60]}.")
 
 
 def check_weight_maps(folder: Path) -> None:

@@ -82,6 +82,8 @@ def model_card(
     summary: str | None = None,
     license: str | None = None,
     language: str | list[str] | None = None,
+    license_name: str | None = None,
+    license_link: str | None = None,
     base_model: str | None = None,
     datasets: str | list[str] | None = None,
     tags: Iterable[str] = (),
@@ -97,6 +99,8 @@ def model_card(
         summary: the first sentences, what the model is for.
         license: the Hub's identifier of it, such as `apache-2.0`.
         language: of the texts, such as `en`.
+        license_name: of a licence that the Hub has no identifier for, whose `license` is `other`.
+        license_link: where that can be read.
         base_model: the repository of the model that this one was trained from; by default the one that it was loaded
             from, if that was no folder.
         datasets: ids of the Hub.
@@ -120,6 +124,8 @@ def model_card(
         pipeline_tag=task,
         language=language,
         license=license,
+        license_name=license_name,
+        license_link=license_link,
         base_model=base_model,
         datasets=datasets,
         tags=list(dict.fromkeys(["sequence-encoder", *tags])),
@@ -144,7 +150,8 @@ def model_card(
         results=_results(training),
         metrics=[tuple(map(_cell, _shown(result))) for result in training.results],
         limits=[*limits, *_limits(model, training)],
-        licence=license or "None is given. Ask who published this model before you use it.",
+        licence=" ".join(str(part) for part in (license, license_name, license_link) if part)
+        or "None is given. Ask who published this model before you use it.",
         marker=MARKER if bare else None,
     )
     errors, _ = check_card(card.content)

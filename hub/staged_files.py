@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .scratch_folders import scratch_folder
 
 
 @contextmanager
@@ -22,22 +23,52 @@ def staged(folder: str | os.PathLike[str], outdated: Callable[[str, set[str]], b
         outdated: says by its name, and those of all new files, whether a file of `folder` is to go.
 
     Raises:
-        FileExistsError: if `folder` is a file, or a new file would take the place of a folder.
+        FileExistsError: if `folder` is a file or a broken link, or a new file would take the place of a folder.
         OSError: if nothing can be written there.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; save_pretrained needs a folder.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # Inside the folder: surely on its disk, so that files only have to be renamed. `Trainer` pushes nothing that begins
     # with an underscore, should a process be killed and leave this behind.
-    with tempfile.TemporaryDirectory(prefix="_saving-", dir=folder) as scratch:
-        new, old = Path(scratch, "new"), Path(scratch, "old")
+    with scratch_folder(folder, "_saving-") as scratch:
+        new = scratch / "new"
         new.mkdir()
         yield new
         names = files_in(new)
         goes = {path.name for path in folder.iterdir() if path.is_file() and outdated(path.name, names)}
-        _replace(folder, new, old, names, goes - names)
+        replace_files(folder, new, scratch / "old", names, goes)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, unless it exists.
+
+    Raises:
+        FileExistsError: if there is a file or a broken link instead.
+        NotADirectoryError: if there is a file instead of a folder above it.
+        OSError: if it cannot be made.
+    """
+    if folder.is_symlink() and not folder.exists():
+        raise FileExistsError(f"{folder} is a link to {os.readlink(folder)}, which does not exist.")
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; save_pretrained needs a folder.")
+    check_parents(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"This folder cannot be made: {error.strerror}", str(folder)) from error
+
+
+def check_parents(path: Path) -> None:
+    """Checks that what stands above a path can hold it.
+
+    Raises:
+        NotADirectoryError: if it is a file or a broken link.
+    """
+    for parent in path.absolute().parents:
+        if parent.is_dir():
+            return
+        if parent.exists() or parent.is_symlink():
+            raise NotADirectoryError(f"{path} cannot be written: {parent} is not a folder.")
 
 
 def files_in(folder: Path) -> set[str]:
@@ -45,14 +76,32 @@ def files_in(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def _replace(folder: Path, new: Path, old: Path, names: set[str], goes: set[str]) -> None:
+def replace_files(
+    folder: Path, new: Path, old: Path, names: set[str], goes: set[str], pointers: frozenset[str] = frozenset()
+) -> None:
+    """Moves files from one folder into another on the same disk, and removes outdated ones there: all of it or nothing.
+
+    Args:
+        folder: where they go.
+        new: where they are.
+        old: a folder that does not exist yet, to keep what they replace until all is done.
+        names: their paths in `new`, which they keep.
+        goes: paths in `folder` of files that are removed.
+        pointers: those of `names` by which the others are found. They go first and come last, so that a process that
+            is killed in between does not leave a mixture that loads.
+
+    Raises:
+        FileExistsError: if a file would take the place of a folder.
+        OSError: if one of them cannot be moved.
+    """
+    goes = goes - names
     for name in sorted(names):
         if (folder / name).is_dir():
             raise FileExistsError(f"{folder / name} is a folder, in the place of a file that is to be saved.")
     # What names the parts of split weights is the first to go and the last to come: should the process be killed in
     # between, that there are no weights is seen when they are loaded; that parts do not belong together would not be.
-    indices = {name for name in names if name.endswith(".index.json")}
-    first, last = sorted(goes | indices), [*sorted(names - indices), *sorted(indices)]
+    pointers = pointers & names | {name for name in names if name.endswith(".index.json")}
+    first, last = [*sorted(pointers), *sorted(goes)], [*sorted(names - pointers), *sorted(pointers)]
     kept, placed = [], []
     try:
         for name in dict.fromkeys([*first, *last]):

@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
+import filecmp
+import itertools
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from fnmatch import fnmatchcase
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .module_list import MODULE_LIST, module_paths
+from transformers.utils import logging
 
-# What saving a model, training it and sharing it leave in its folder.
-PARTS_OF_A_MODEL = (
-    *("*config.json", "config_sentence_transformers.json", "training_args.bin"),
-    *("*.safetensors", "*.safetensors.index.json", "pytorch_model*"),
-    *("tokenizer*", "vocab*", "merges.txt", "*_tokens*.json", "*.model", "*.codes", "chat_template.jinja"),
-    *("README.md", "LICENSE*", ".gitattributes", "*.py", "__pycache__", MODULE_LIST),
-    *("adapter", "adapter_*", "base", "results.json", "runs"),
-    *("predictions.jsonl", "confusion_matrix.png"),
-)
+from .model_files import is_unedited, model_files
+from .module_list import MODULE_LIST, module_paths
+from .scratch_folders import scratch_folder
+from .staged_files import check_parents, files_in, replace_files
+
+logger = logging.get_logger(__name__)
+
+# Libraries read these first, to find out what a folder holds.
+_POINTERS = frozenset({"config.json", MODULE_LIST})
 
 
 def check_replaceable(output: Path, replace: bool, option: str, kept: Path | None = None) -> None:
-    """Checks that a folder can be written, and that nothing but an older model would go with the one there.
+    """Checks that a folder can be written, and that it is new, empty, or that of a model that may be replaced.
 
     Args:
         output: the folder to be written.
-        replace: whether the user allows it to be replaced.
+        replace: whether the user allows the model in it to be replaced.
         option: what the user says to allow that.
         kept: what must not be in `output`.
 
     Raises:
         FileExistsError: if the folder exists and may not be replaced.
+        NotADirectoryError: if there is a file instead of a folder above it.
         PermissionError: if nothing may be written where it is to be.
     """
     output = _normalized(output)
     resolved = output.resolve()
-    there = next(parent for parent in resolved.parents if parent.exists())
-    if not os.access(there, os.W_OK):
-        raise PermissionError(f"{output} cannot be written: {there} is read-only.")
+    check_parents(output)
+    there = next(parent for parent in output.parents if parent.exists())
+    try:
+        # Only an attempt tells: file systems can be read-only, and root may write into most other places.
+        with scratch_folder(there, _prefix(output)):
+            pass
+    except OSError as error:
+        raise PermissionError(f"{output} cannot be written: nothing can be in {there} ({error.strerror}).") from error
     if not (output.exists() or output.is_symlink()):
         return
     if kept is not None and resolved in (kept.resolve(), *kept.resolve().parents):
@@ -49,20 +55,15 @@ def check_replaceable(output: Path, replace: bool, option: str, kept: Path | Non
         raise FileExistsError(f"{output} is where you are; choose another folder.")
     if output.is_symlink() or os.path.ismount(output) or not output.is_dir():
         raise FileExistsError(f"{output} exists, and is no folder that can be replaced; choose another.")
-    found = sorted(path.name for path in output.iterdir())
-    if not found:
+    if not any(output.iterdir()):
         return
     if not _is_model(output):
         raise FileExistsError(f"{output} exists, and is no folder of a saved model; choose another.")
-    parts = (*PARTS_OF_A_MODEL, *_module_folders(output))
-    others = [name for name in found if not any(fnmatchcase(name, part) for part in parts)]
-    if others:
-        raise FileExistsError(
-            f"{output} exists, and has more in it than a saved model, such as {', '.join(others[:3])}; choose another "
-            "folder, or move that away."
-        )
+    if (output / "adapter_config.json").exists():
+        # Transformers would add it to whatever model is in the folder.
+        raise FileExistsError(f"{output} holds an adapter of peft, adapter_config.json; move it away first.")
     if not replace:
-        raise FileExistsError(f"{output} exists; choose another folder, or replace all that is in it with {option}.")
+        raise FileExistsError(f"{output} exists; choose another folder, or replace the model in it with {option}.")
 
 
 def _is_model(folder: Path) -> bool:
@@ -71,16 +72,9 @@ def _is_model(folder: Path) -> bool:
         try:
             if field in json.loads((folder / name).read_text(encoding="utf-8")):
                 return True
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             continue
     return False
-
-
-def _module_folders(folder: Path) -> list[str]:
-    try:
-        return [Path(path).parts[0] for path in module_paths(folder) if path]
-    except (OSError, ValueError, TypeError):
-        return []
 
 
 def _normalized(path: Path) -> Path:
@@ -88,11 +82,17 @@ def _normalized(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
+def _prefix(output: Path) -> str:
+    return f".{output.name}-"
+
+
 @contextmanager
 def written_whole(output: Path, replace: bool, option: str) -> Iterator[Path]:
-    """Gives a new folder to write into. It takes the place of `output` at the end, if nothing went wrong until then.
+    """Yields a new folder to write into. It becomes `output` at the end, if nothing went wrong until then.
 
-    What `check_replaceable` says before the work is checked again after it: something may have come to be there.
+    If there is a model in `output`, its files are removed, and all others stay; a warning names them. A new file does
+    not take the place of one of these either, but gets `.new` into its name. What `check_replaceable` says before the
+    work is checked again after it, since something may have appeared there.
 
     Raises:
         FileExistsError: if the folder exists and may not be replaced.
@@ -101,19 +101,57 @@ def written_whole(output: Path, replace: bool, option: str) -> Iterator[Path]:
     output = _normalized(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     # Beside the output, so that the finished folder only has to be renamed.
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
-        written, replaced = Path(scratch, "written"), Path(scratch, "replaced")
+    with scratch_folder(output.parent, _prefix(output)) as scratch:
+        written = scratch / "written"
         written.mkdir()
         yield written
         check_replaceable(output, replace, option)
         if output.exists():
-            output.rename(replaced)
-        try:
+            _replace_model(output, written, scratch / "replaced")
+        else:
             written.rename(output)
-        except BaseException:
-            if replaced.exists():
-                replaced.rename(output)
-            raise
+
+
+def _replace_model(output: Path, written: Path, replaced: Path) -> None:
+    modules = [path for path in module_paths(written) if path]
+    outdated = model_files(output, modules)
+    folders = {output, *((output / name).parent for name in outdated)}
+    others = sorted(
+        path.relative_to(output).as_posix() for folder in folders for path in folder.iterdir() if path not in folders
+    )
+    _give_way(output, written, outdated, modules)
+    new = files_in(written)
+    if not new:
+        raise FileNotFoundError(f"Nothing was written to replace {output} with.")
+    replace_files(output, written, replaced, new, outdated, _POINTERS)
+    for folder in folders - {output}:
+        with suppress(OSError):  # It holds something else.
+            folder.rmdir()
+    if left := [name for name in others if name not in outdated]:
+        logger.warning(f"{output} still holds what was not part of the older model: {', '.join(left)}.")
+
+
+def _give_way(output: Path, written: Path, outdated: set[str], modules: list[str]) -> None:
+    """Renames new files that would take the place of files that stay."""
+    for name in sorted(files_in(written) - outdated):
+        there, top = output / name, name.partition("/")[0]
+        if top != name and (output / top).is_symlink():
+            raise FileExistsError(f"{output / top} is a link, in the place of a folder that is to be saved.")
+        if not (written / name).exists() or not os.path.lexists(there):  # Its folder was renamed, or it has a place.
+            continue
+        if there.is_file() and filecmp.cmp(there, written / name, shallow=False):
+            continue
+        # What is in one folder belongs together, but modules are found by the names of their folders.
+        moved = Path(name if top in modules else top)
+        aside = _free_name(output, moved)
+        (written / moved).rename(written / aside)
+        logger.warning(f"{output / moved} is not as this package wrote it, and stays; the new one is {aside}.")
+
+
+def _free_name(output: Path, name: Path) -> Path:
+    """`README.new.md` for `README.md`, or another one if there is something that would be lost."""
+    names = (name.with_name(f"{name.stem}.new{number or ''}{name.suffix}") for number in itertools.count())
+    return next(new for new in names if not os.path.lexists(output / new) or is_unedited(output / new))
 
 
 def write_whole(file: Path, parts: Iterable[str]) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from sequence_encoder import TaskAdapter
@@ -22,7 +26,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("tuning", ["head", "adapter", "lora", "dora", "ia3", "prompt"])
 def test_every_way_of_tuning_trains_few_weights_and_leaves_the_encoder(
-    encoder: Path, tmp_path: Path, tuning: str
+    encoder: Path, tmp_path: Path, tuning: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = write_examples(tmp_path, "classification", COUNTS)
     options = {**FAST, "learning_rate": 0.02, "num_train_epochs": 12}
@@ -32,7 +36,9 @@ def test_every_way_of_tuning_trains_few_weights_and_leaves_the_encoder(
     if tuning == "prompt":
         import peft
 
-        model = peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "out" / "adapter", num_labels=3)
+        # The path of its encoder is one from there.
+        monkeypatch.chdir(tmp_path / "out" / "adapter")
+        model = peft.AutoPeftModelForSequenceClassification.from_pretrained(".")
     else:
         model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -80,18 +86,19 @@ def test_an_adapter_alone_is_saved_and_gone_on_from_with_the_same_encoder(encode
         run("classification", encoder, tmp_path / "first", overwrite=True, **options)
 
 
-def test_encoders_of_other_families_are_carried_over(bert_folder: Path, tmp_path: Path) -> None:
+def test_encoders_of_other_families_are_carried_over(
+    bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for task, tuning in (("classification", "full"), ("ner", "lora"), ("regression", "adapter")):
         files = write_examples(tmp_path, task, {"train": 24})
         run(task, bert_folder, tmp_path / task, tuning=tuning, max_length=16, **files, num_train_epochs=1)
         config = json.loads((tmp_path / task / "config.json").read_text())
         assert config["model_type"].startswith("sequence_encoder")
-    peft_config = json.loads((tmp_path / "ner" / "adapter" / "adapter_config.json").read_text())
-    assert Path(peft_config["base_model_name_or_path"]) == (tmp_path / "ner" / "base").resolve()
+    monkeypatch.chdir(tmp_path / "ner" / "adapter")
     # Its encoder knows the labels, so that it loads by itself.
     import peft
 
-    alone = peft.AutoPeftModelForTokenClassification.from_pretrained(tmp_path / "ner" / "adapter").eval()
+    alone = peft.AutoPeftModelForTokenClassification.from_pretrained(".").eval()
     merged = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path / "ner").eval()
     ids = torch.tensor([[5, 6, 7, 8]])
     torch.testing.assert_close(alone(input_ids=ids).logits, merged(input_ids=ids).logits, atol=1e-5, rtol=1e-4)
@@ -128,3 +135,52 @@ def test_a_frozen_encoder_keeps_its_family_where_it_cannot_be_carried_over(tmp_p
     assert type(model.encoder) is transformers.MPNetModel
     with pytest.raises(UsageError, match="--from"):
         run("classification", tmp_path / "mpnet", tmp_path / "full", **files, num_train_epochs=2)
+
+
+@pytest.mark.parametrize("family", ["ours", "bert"])
+def test_what_is_saved_holds_no_path_of_this_disk_and_works_where_it_is_moved(
+    encoder: Path, bert_folder: Path, tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft
+
+    source = shutil.copytree(encoder if family == "ours" else bert_folder, tmp_path / "source")
+    (source / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: [en, de]\n---\nOf someone.")
+    files = write_examples(tmp_path, "classification", {"train": 24})
+    options = {**files, "tuning": "lora", "num_train_epochs": 1, "max_length": 16}
+    run("classification", source, tmp_path / "out", **options)
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes(), path
+    moved = shutil.move(tmp_path / "out", tmp_path / "elsewhere")
+    for card in (moved / "README.md", moved / "adapter" / "README.md"):
+        metadata = ModelCard.load(card).data
+        assert (metadata.license, metadata.language) == ("apache-2.0", ["en", "de"])
+    # The lines of the adapter's card, in its folder.
+    monkeypatch.chdir(moved / "adapter")
+    names: dict[str, Any] = {}
+    (lines,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    exec(lines, names)
+    merged = transformers.AutoModelForSequenceClassification.from_pretrained(moved).eval()
+    alone = peft.AutoPeftModelForSequenceClassification.from_pretrained(".").eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    for model in (names["model"].eval(), alone):
+        torch.testing.assert_close(model(input_ids=ids).logits, merged(input_ids=ids).logits, atol=1e-5, rtol=1e-4)
+    # The encoder is known again by its weights.
+    monkeypatch.chdir(tmp_path)
+    source = shutil.move(source, tmp_path / "renamed")
+    run("classification", source, tmp_path / "again", from_adapter=moved / "adapter", **options)
+
+
+def test_files_of_the_user_in_the_output_folder_stay(encoder: Path, tmp_path: Path) -> None:
+    files = write_examples(tmp_path, "classification", {"train": 24, "test": 8})
+    options = {**files, "num_train_epochs": 1, "overwrite": True}
+    out = tmp_path / "out"
+    run("classification", encoder, out, tuning="lora", **options)
+    (out / "my_research.py").write_text("mine")
+    (out / "README.md").write_text("my own card")
+    run("classification", encoder, out, **options)
+    assert (out / "my_research.py").read_text() == "mine"
+    assert (out / "README.md").read_text() == "my own card"
+    assert "classification" in (out / "README.new.md").read_text()
+    assert not (out / "adapter").exists()
+    assert not (out / "base").exists()
+    assert json.loads((out / "results.json").read_text())["tuning"] == "full"

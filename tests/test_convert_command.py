@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -46,16 +47,42 @@ def test_a_folder_is_carried_over_with_all_that_belongs_to_it(
     torch.testing.assert_close(model(ids).logits, expected, rtol=1e-5, atol=1e-5)
     assert (target / "modules.json").read_text() == (bert_folder / "modules.json").read_text()
     assert (target / POOLING).read_text() == (bert_folder / POOLING).read_text()
-    assert (target / "README.md").read_text() == "by someone"
+    card = (target / "README.md").read_text()
+    assert "by someone" in card
+    assert 'SentenceTransformer("ours", trust_remote_code=True)' in card
     assert not (target / "pytorch_model.bin").exists()
     assert [path.name for path in target.parent.iterdir()] == ["ours"]
 
     back = bert_folder.parent / "back"
     main(["convert", str(target), str(back), "--to", "bert"])
     assert json.loads((back / "config.json").read_text())["model_type"] == "bert"
+    assert (back / "README.md").read_text().startswith("by someone\n\n<!-- Written by")
     assert (back / "model.safetensors").read_bytes() != b""
     for key, tensor in BertForMaskedLM.from_pretrained(bert_folder).state_dict().items():
         assert torch.equal(BertForMaskedLM.from_pretrained(back).state_dict()[key], tensor), key
+
+
+def test_the_card_keeps_its_text_and_says_how_the_new_model_is_loaded(
+    bert_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = "---\nlicense: apache-2.0\nlanguage: en\n---\n"
+    (bert_folder / "README.md").write_text(f"{metadata}\n# Tiny\n\nWritten by someone, naïvely.\n")
+    (bert_folder / "modules.json").unlink()
+    target = bert_folder.parent / "ours"
+    for _ in range(2):
+        main(["convert", str(bert_folder), str(target), "--force"])
+    card = (target / "README.md").read_text()
+    assert card.startswith(metadata)
+    assert "# Tiny\n\nWritten by someone, naïvely.\n" in card
+    assert card.count("## Load this converted model") == 1
+    assert not (target / "README.new.md").exists()
+    assert str(target.parent) not in card
+    (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(target.parent)
+    names: dict[str, Any] = {}
+    exec(lines, names)
+    assert isinstance(names["model"], SequenceEncoderForMaskedLM)
+    assert names["tokenizer"].mask_token == "[MASK]"
 
 
 def test_nothing_is_overwritten_without_force_and_nothing_but_a_model_with_it(bert_folder: Path) -> None:

@@ -170,6 +170,24 @@ def test_a_file_in_the_place_of_the_folder_is_an_error(
     assert (tmp_path / "taken").read_text() == "mine"
 
 
+@pytest.mark.parametrize("kind", ["model", "configuration", "tokenizer"])
+def test_a_place_where_no_folder_can_be_is_told(
+    new: SequenceEncoderModel, tokenizer: SequenceEncoderTokenizer, tmp_path: Path, kind: str
+) -> None:
+    saved = {"model": new, "configuration": new.config, "tokenizer": tokenizer}[kind]
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match=r"dangling is a link to .*nowhere, which does not exist"):
+        saved.save_pretrained(tmp_path / "dangling")
+    for path in ("file/model", "file/deep/model", "dangling/model"):
+        with pytest.raises(NotADirectoryError, match=f"{path} cannot be written: .* is not a folder"):
+            saved.save_pretrained(tmp_path / path)
+    if Path("/proc").is_dir():
+        with pytest.raises(OSError, match="This folder cannot be made"):
+            saved.save_pretrained("/proc/model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file"]
+
+
 @pytest.fixture
 def tokenizer() -> SequenceEncoderTokenizer:
     return SequenceEncoderTokenizer.train_from_iterator(["a text", "another text"], vocab_size=60, show_progress=False)

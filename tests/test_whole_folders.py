@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sequence_encoder.hub.model_files import save_card
 from sequence_encoder.hub.whole_folders import check_replaceable, written_whole
 
 
@@ -42,11 +43,142 @@ def test_nothing_else_is_replaced(tmp_path: Path) -> None:
             check_replaceable(tmp_path / path, True, "--force")
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "checkpoint-500", "data.csv"])
-def test_what_is_no_part_of_a_model_is_not_lost_with_it(tmp_path: Path, name: str) -> None:
-    (model_folder(tmp_path / "model") / name).mkdir()
-    with pytest.raises(FileExistsError, match=f"more in it than a saved model, such as {name}"):
-        check_replaceable(tmp_path / "model", True, "--force")
+USERS = {
+    "my_research.py": "mine",
+    "README.md": "# My notes on this model",
+    "LICENSE": "mine",
+    "results.json": '{"mine": 1}',
+    "runs/log.txt": "mine",
+    "adapter/adapter_config.json": '{"peft_type": "LORA"}',
+    "adapter/adapter_model.safetensors": "mine",
+    "base/model.safetensors": "mine",
+    "checkpoint-500/model.safetensors": "mine",
+    "1_Pooling/notes.txt": "mine",
+    "2024_runs/config.json": "mine",
+    "__pycache__/my_research.cpython-311.pyc": "mine",
+    ".git/config": "mine",
+    ".gitattributes": "mine",
+    "tokenizer_notes.md": "mine",
+    "xgb.model": "mine",
+    "my_tokens_v2.json": "mine",
+    "sequence_encoder_experiments.py": "mine",
+    "app_config.json": "mine",
+    "my.safetensors": "mine",
+}
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_files_of_the_user_stay_and_those_of_the_older_model_go(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = model_folder(tmp_path / "model")
+    older = {
+        "modules.json": '[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]',
+        "sequence_encoder_auto_classes.py": "from .sequence_encoder_of_older_releases import *",
+        **dict.fromkeys(("1_Pooling/config.json", "2_Dense/model.safetensors", "vocab.txt"), "old"),
+        **dict.fromkeys(("model-00001-of-00002.safetensors", "model.safetensors.index.json"), "old"),
+        **dict.fromkeys(("chat_template.jinja", "training_args.bin", "sequence_encoder_of_older_releases.py"), "old"),
+    }
+    write(folder, {**USERS, **older})
+    (folder / "link").symlink_to(tmp_path)
+    new = {"config.json": "new", "model.safetensors": "new", "1_Pooling/config.json": "new"}
+    with written_whole(folder, True, "--force") as written:
+        write(written, new)
+    (folder / "link").unlink()
+    assert contents(folder) == {**USERS, **new}
+    assert not (folder / "2_Dense").exists()
+    assert [name for name in USERS if name.partition("/")[0] not in caplog.text] == []
+    assert names(tmp_path) == ["model"]
+
+
+def test_new_files_do_not_take_the_place_of_files_of_the_user(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    write(folder, USERS)
+    new = {"config.json": "new", "README.md": "new", "LICENSE": "mine", "adapter/adapter_config.json": "new"}
+    for _ in range(2):
+        with written_whole(folder, True, "--force") as written:
+            write(written, new)
+            save_card(written / "README.md", "a new card")
+        (folder / "config.json").write_text('{"model_type": "bert"}')
+    found = contents(folder)
+    assert USERS.items() <= found.items()
+    assert "a new card" in found["README.new.md"]
+    assert found["adapter.new/adapter_config.json"] == "new"
+    assert "README.new1.md" not in found
+
+
+def test_a_card_is_replaced_until_someone_edits_it(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    for edition in ("first", "second"):
+        with written_whole(folder, True, "--force") as written:
+            (written / "config.json").write_text('{"model_type": "bert"}')
+            save_card(written / "README.md", edition)
+        assert (folder / "README.md").read_text().startswith(edition)
+    edited = (folder / "README.md").read_text().replace("second", "second, and mine")
+    (folder / "README.md").write_text(edited)
+    with written_whole(folder, True, "--force") as written:
+        save_card(written / "README.md", "third")
+    assert (folder / "README.md").read_text() == edited
+    assert (folder / "README.new.md").read_text().startswith("third")
+
+
+def test_what_a_link_leads_to_is_neither_removed_nor_written(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    write(tmp_path / "elsewhere", {"config.json": "mine"})
+    (folder / "1_Pooling").symlink_to(tmp_path / "elsewhere")
+    write(folder, {"modules.json": '[{"path": "1_Pooling"}]'})
+    before = contents(folder)
+
+    def replace() -> None:
+        with written_whole(folder, True, "--force") as written:
+            write(written, {"config.json": "new", "1_Pooling/config.json": "new"})
+
+    with pytest.raises(FileExistsError, match="1_Pooling is a link"):
+        replace()
+    assert contents(folder) == before
+    assert contents(tmp_path / "elsewhere") == {"config.json": "mine"}
+
+
+def test_a_failure_in_the_middle_of_replacing_is_undone(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    write(folder, {**USERS, "sub": "a file of the user"})
+    before = contents(folder)
+
+    def replace() -> None:
+        with written_whole(folder, True, "--force") as written:
+            write(written, {"config.json": "new", "model.safetensors": "new", "modules.json": '[{"path": "sub"}]'})
+            write(written, {"sub/config.json": "new"})
+
+    with pytest.raises(OSError, match="sub"):
+        replace()
+    assert contents(folder) == before
+
+
+def test_an_adapter_that_would_be_loaded_with_the_new_model_is_told(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="holds an adapter of peft"):
+        check_replaceable(folder, True, "--force")
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for path in ("file/model", "file/deep/model", "dangling/model"):
+        with pytest.raises(NotADirectoryError, match=f"{path} cannot be written: .* is not a folder"):
+            check_replaceable(tmp_path / path, True, "--force")
+    if Path("/proc").is_dir():
+        with pytest.raises(PermissionError, match="/proc/model cannot be written: nothing can be in /proc"):
+            check_replaceable(Path("/proc/model"), True, "--force")
 
 
 def test_where_one_is_and_what_is_read_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,14 +262,3 @@ def test_what_came_to_be_there_during_the_work_stays(tmp_path: Path) -> None:
         assert names(folder) == ["notes.txt"]
         (folder / "notes.txt").unlink()
         folder.rmdir()
-
-
-def test_the_modules_of_sentence_transformers_are_parts_of_a_model(tmp_path: Path) -> None:
-    folder = model_folder(tmp_path / "model")
-    for name in ("1_Pooling", "2024_runs"):
-        (folder / name).mkdir()
-    (folder / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}]')
-    with pytest.raises(FileExistsError, match="such as 2024_runs"):
-        check_replaceable(folder, True, "--force")
-    (folder / "2024_runs").rmdir()
-    check_replaceable(folder, True, "--force")

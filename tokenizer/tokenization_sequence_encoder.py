@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
+from ..hub.loading import TokenizerReadSafely
 from ..hub.saving import SavedWithCode
 
 SPECIAL_TOKENS = {
@@ -49,7 +50,7 @@ ALGORITHMS: dict[str, Callable[[bool], Recipe]] = {
 }
 
 
-class SequenceEncoderTokenizer(SavedWithCode, TokenizersBackend):
+class SequenceEncoderTokenizer(TokenizerReadSafely, SavedWithCode, TokenizersBackend):
     """A fast tokenizer with BERT's special tokens: `[CLS] text [SEP]`, and `[CLS] text [SEP] pair [SEP]`.
 
     Make one with `train_from_iterator`. What `save_pretrained` writes is whole in itself: `AutoTokenizer` loads it with

@@ -7,6 +7,7 @@ then `adaptation_scratch` keeps what an interrupted run is resumed from.
 from __future__ import annotations
 
 import copy
+import glob
 import shutil
 import time
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from typing import Any
 from transformers import PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer_utils import SaveStrategy
 
+from ..hub.staged_files import files_in
 from ..hub.whole_folders import check_replaceable, written_whole
 from . import UsageError
 from .adaptation_data import hold_out, load_examples
@@ -95,15 +97,16 @@ def _adapt(run: Adaptation) -> Results:
                 for runs in run.scratch.glob("trainings/*/runs"):
                     shutil.copytree(runs, written / "runs", dirs_exist_ok=True)
                 (written / "results.json").write_text(results.as_json(), encoding="utf-8")
+                with decorating("the model card"):
+                    recipe.write_cards(results, written)
+                with decorating("the picture of the confusion matrix"):
+                    plot_confusion(results, written / "confusion_matrix.png")
+                files = files_in(written)
     if args.should_save:
         print(results.as_text())
         print(f"Saved in {run.output.resolve()}.")
-        with decorating("the model card"):
-            recipe.write_cards(results, run.output)
-        with decorating("the picture of the confusion matrix"):
-            plot_confusion(results, run.output / "confusion_matrix.png")
         if args.push_to_hub:
-            push(run)
+            push(run, files)
     return results
 
 
@@ -248,8 +251,8 @@ def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
     return dict(best.hyperparameters)
 
 
-def push(run: Adaptation) -> None:
-    """Uploads the output folder in one commit.
+def push(run: Adaptation, files: set[str]) -> None:
+    """Uploads files of the output folder in one commit; others in it are the user's.
 
     Raises:
         UsageError: if the Hub does not take it.
@@ -261,7 +264,12 @@ def push(run: Adaptation) -> None:
     api = HfApi(token=args.hub_token)
     try:
         repo = api.create_repo(args.hub_model_id or run.output.name, private=args.hub_private_repo, exist_ok=True)
-        api.upload_folder(repo_id=repo.repo_id, folder_path=run.output, commit_message=f"Adapted to {run.model.task}")
+        api.upload_folder(
+            repo_id=repo.repo_id,
+            folder_path=run.output,
+            allow_patterns=[glob.escape(name) for name in sorted(files)],
+            commit_message=f"Adapted to {run.model.task}",
+        )
     except HfHubHTTPError as error:
         raise UsageError(f"the model is saved in {run.output}, but could not be pushed: {error}") from error
 

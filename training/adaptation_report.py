@@ -252,7 +252,12 @@ def complete(
 
 
 def adapter_card(
-    auto_class: str, arguments: AdaptedModelArguments, labels: list[str], with_base: bool, training: Training
+    auto_class: str,
+    arguments: AdaptedModelArguments,
+    labels: list[str],
+    with_base: bool,
+    training: Training,
+    fields: Mapping[str, Any],
 ) -> ModelCard:
     """The card of what peft has trained, alone.
 
@@ -262,6 +267,7 @@ def adapter_card(
         labels: in the order of the outputs.
         with_base: whether the encoder lies in `base`, beside the adapter's folder.
         training: how it went.
+        fields: of the encoder's card, which hold for the adapter too.
     """
     origin = "../base" if with_base else arguments.from_checkpoint
     of_the_hub = not Path(arguments.from_checkpoint).exists()
@@ -269,8 +275,10 @@ def adapter_card(
         library_name="peft",
         base_model=arguments.from_checkpoint if of_the_hub else None,
         tags=["sequence-encoder", arguments.tuning],
+        **fields,
     )
     options = f", id2label={dict(enumerate(labels))!r}" if labels else ""
+    subfolders = "subfolder='base' and subfolder='adapter'" if with_base else "subfolder='adapter'"
     rows = "\n".join(f"| {result.metric_type} | {result.metric_value} |" for result in training.results)
     return ModelCard(
         f"""---
@@ -286,7 +294,7 @@ import sequence_encoder
 from peft import PeftModel
 from transformers import {auto_class}
 
-# The paths are those from this folder.
+# The paths are those from this folder. In a repository, they are its name with {subfolders}.
 encoder = {auto_class}.from_pretrained({origin!r}{options})
 model = PeftModel.from_pretrained(encoder, ".")
 ```

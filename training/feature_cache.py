@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..hub.scratch_folders import scratch_folder
 
 # Vectors that are kept in one piece of memory, or written to the disk at once.
 _ROWS = 4096
@@ -34,7 +37,7 @@ class FeatureCache:
         self.limits = (memory_bytes, disk_bytes)
         self.rows: dict[bytes, int] = {}
         self.pieces: list[torch.Tensor] = []
-        self.folder: tempfile.TemporaryDirectory[str] | None = None
+        self.scratch: AbstractContextManager[Path] | None = None
         self.encoded = 0
 
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -63,8 +66,9 @@ class FeatureCache:
         """Gives the disk back."""
         self.pieces.clear()
         self.rows.clear()
-        if self.folder is not None:
-            self.folder.cleanup()
+        if self.scratch is not None:
+            self.scratch.__exit__(None, None, None)
+            self.scratch = None
 
     def _encode(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         vectors = self.encode(dict(batch)).detach()
@@ -93,9 +97,10 @@ class FeatureCache:
             return torch.empty(_ROWS, vector.numel(), dtype=vector.dtype)
         if after - self.limits[0] // size * size > self.limits[1]:
             return None
-        if self.folder is None:
-            self.folder = tempfile.TemporaryDirectory(prefix="sequence-encoder-features-")
-        file = Path(self.folder.name, f"{len(self.pieces)}.bin")
+        if self.scratch is None:
+            self.scratch = scratch_folder(Path(tempfile.gettempdir()), "sequence-encoder-features-")
+            self.folder = self.scratch.__enter__()
+        file = self.folder / f"{len(self.pieces)}.bin"
         shape = (_ROWS, vector.numel())
         return torch.from_file(str(file), shared=True, size=shape[0] * shape[1], dtype=vector.dtype).view(shape)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from transformers.utils import logging
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..hub.model_card import TASKS as CARD_TASKS
 from ..hub.model_card import Training, model_card
+from ..hub.model_files import save_card
 from ..modeling.losses import IGNORED
 from ..modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ..modeling.task_adapter import TaskAdapter
@@ -35,6 +35,7 @@ from .adaptation_report import Judgement, Results, adapter_card, complete, metri
 from .adaptation_run import Adaptation, AdaptationArguments
 from .best_weights import BestWeights, callbacks_of
 from .hub_trainer import HubTrainer, training_of
+from .starting_points import card_fields_of
 from .tasks import HEAD_TASKS
 from .tasks.task import Cut
 from .tuning import TUNINGS, check_adapter, record_adapter, tuned
@@ -223,23 +224,26 @@ class HeadRecipe:
     def write_cards(self, results: Results, folder: Path) -> None:
         """The cards of the model and of its adapter, into their folder."""
         training, tuning = self._training(results), TUNINGS[self.run.model.tuning]
+        fields = card_fields_of(self.run.model.from_checkpoint)
         if tuning.is_peft:
             with_base = (folder / "base").exists()
-            card = adapter_card(self.task.auto_class, self.run.model, self.task.labels, with_base, training)
-            card.save(folder / "adapter" / "README.md")
+            card = adapter_card(self.task.auto_class, self.run.model, self.task.labels, with_base, training, fields)
+            save_card(folder / "adapter" / "README.md", card.content)
             if not tuning.can_be_merged:
                 card.text += "\nThe adapter is in the folder `adapter` of this one.\n"
-                card.save(folder / "README.md")
+                save_card(folder / "README.md", card.content)
                 return
         card = model_card(
             getattr(transformers, self.task.auto_class).from_pretrained(folder),
-            self.run.args.hub_model_id or str(self.run.output),
+            # Not the path: that is of this disk, and the card will be read elsewhere.
+            self.run.args.hub_model_id or self.run.output.resolve().name,
             training,
+            **fields,
             base_model=_of_the_hub(self.run.model.from_checkpoint),
             datasets=_of_the_hub(self.run.data.dataset_name),
             limits=[f"It was trained on texts of at most {self.task.max_length} tokens; longer ones were cut."],
         )
-        card.save(folder / "README.md")
+        save_card(folder / "README.md", card.content)
 
     def training(self, trainer: Any) -> Training:
         """What a trainer knows of the training that it has done."""
@@ -261,18 +265,18 @@ class HeadRecipe:
         return complete(Training(**results.best.training), results, origin, datasets, kind)
 
     def _write_adapter(self, model: Any, folder: Path) -> None:
-        """The adapter with its record, and the encoder that it stands on if that is found nowhere else."""
-        adapter, base = folder / "adapter", folder / "base"
-        if self.checkpoint != self.run.model.from_checkpoint:
-            shutil.copytree(self.checkpoint, base)
+        """The adapter with its record, and the encoder that it stands on, unless the Hub has it."""
+        adapter, base, origin = folder / "adapter", folder / "base", self.checkpoint
+        if _of_the_hub(origin) is None:
+            encoder = SequenceEncoderModel.from_pretrained(origin, dtype="auto")
             # So that the adapter's head fits without more being said.
-            config = SequenceEncoderConfig.from_pretrained(base, **self.task.label_fields)
-            config.save_pretrained(base)
-            model.peft_config["default"].base_model_name_or_path = str(self.run.output.resolve() / "base")
-        else:
-            model.peft_config["default"].base_model_name_or_path = self.checkpoint
+            encoder.config = SequenceEncoderConfig.from_pretrained(origin, **self.task.label_fields)
+            encoder.save_pretrained(base)
+            origin = "../base"
+        # While it saves, peft looks there for the size of the vocabulary.
+        model.peft_config["default"].base_model_name_or_path = self.checkpoint
         model.save_pretrained(adapter)
-        record_adapter(adapter, self.run.model.from_checkpoint, self.task.labels)
+        record_adapter(adapter, origin, self.run.model.from_checkpoint, self.task.labels)
 
     def _features(self, inputs: Any) -> Any:
         """The vectors of texts instead of their tokens."""

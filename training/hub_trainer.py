@@ -13,6 +13,7 @@ from transformers.modelcard import TrainingSummary, make_markdown_table
 
 from ..hub.code_bundle import write_code
 from ..hub.model_card import MARKER, TASKS, Training, auto_class_of, model_card
+from ..hub.model_files import save_card
 from .hardware import device_name
 
 # What evaluations log beside metrics.
@@ -107,7 +108,7 @@ class HubTrainer(Trainer):
         assert isinstance(model, PreTrainedModel)
         card = model_card(
             model,
-            self.hub_model_id or folder,
+            self.hub_model_id or Path(folder).resolve().name,
             training_of(self, _first(dataset), _first(tasks)),
             name=model_name,
             license=license,
@@ -117,7 +118,7 @@ class HubTrainer(Trainer):
             tags=[*([tags] if isinstance(tags, str) else tags or []), "generated_from_trainer"],
         )
         card.text += f"\n<!-- {_GENERATED} -->\n"
-        card.save(path)
+        save_card(path, card.content)
 
 
 class _CodeForPushes(TrainerCallback):

@@ -9,14 +9,12 @@ from typing import Any, cast
 from transformers import PreTrainedModel
 
 from ..hub.model_card import model_card
+from ..hub.model_files import is_unedited, save_card
 from .corpus import DOCUMENTATION, find_files
 from .hub_trainer import HubTrainer, training_of
 from .packs import PackedWindows
 from .pretraining_run import Pretraining
-
-_GENERATED = (
-    "Rendered by sequence-encoder pretrain, which renders it again after each training unless this line is gone."
-)
+from .starting_points import card_fields_of
 
 
 def plot_losses(history: Sequence[Mapping[str, Any]], file: Path) -> None:
@@ -46,7 +44,7 @@ def plot_losses(history: Sequence[Mapping[str, Any]], file: Path) -> None:
 def write_card(run: Pretraining, trainer: HubTrainer) -> None:
     """The model card, `README.md` in the output folder, unless somebody has written one there."""
     file = run.output / "README.md"
-    if file.exists() and _GENERATED not in file.read_text(encoding="utf-8", errors="replace"):
+    if file.exists() and not is_unedited(file):
         print(f"{file} stays as you wrote it.")
         return
     model = cast(PreTrainedModel, trainer.accelerator.unwrap_model(trainer.model))
@@ -76,9 +74,9 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
     of_the_hub = not documented and find_files(run.corpus.corpus, "corpus") is None
     card = model_card(
         model,
-        trainer.hub_model_id or run.args.output_dir or "",
+        trainer.hub_model_id or run.output.resolve().name,
         training,
-        language="en" if documented else None,
+        **{**(card_fields_of(origin) if origin else {}), **({"language": "en"} if documented else {})},
         base_model=origin if origin and not Path(origin).exists() else None,
         datasets=run.corpus.corpus if of_the_hub else None,
         limits=[
@@ -86,8 +84,7 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
             "It was pretrained alone: fine-tune it for a task.",
         ],
     )
-    card.text += f"\n<!-- {_GENERATED} -->\n"
-    card.save(file)
+    save_card(run.output / "README.md", card.content)
 
 
 def _share_of_masks(run: Pretraining) -> str:

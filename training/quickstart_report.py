@@ -8,7 +8,9 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from ..hub.model_card import Training, model_card
+from ..hub.model_files import save_card
 from .hardware import device_name, peak_memory
+from .starting_points import card_fields_of
 
 RELOAD = """\
 import sequence_encoder
@@ -72,14 +74,14 @@ def write_card(
         training,
         name="Which library is this docstring from?",
         summary="Names the Python library that a docstring is from: " + ", ".join(libraries) + ".",
-        language="en",
+        **{**(card_fields_of(checkpoint) if checkpoint else {}), "language": "en"},
         base_model=None if local else checkpoint,
         limits=[
             f"It has seen texts of at most {max_length} tokens; pass truncation=True.",
             "Trained for minutes, as a demonstration of the library sequence-encoder.",
         ],
     )
-    card.save(folder / "README.md")
+    save_card(folder / "README.md", card.content)
 
 
 def print_results(results: Results, output: Path, seconds: float) -> None:

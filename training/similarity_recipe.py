@@ -9,11 +9,13 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from ..hub.model_card import Training
+from ..hub.model_files import save_card
 from . import UsageError
 from .adaptation_report import Judgement, Results, metrics_of
 from .adaptation_run import Adaptation, AdaptationArguments
 from .best_weights import callbacks_of
 from .head_recipe import new_head, text_length
+from .starting_points import card_fields_of
 from .tasks import SIMILARITY_TASKS
 
 
@@ -112,7 +114,11 @@ class SimilarityRecipe:
         """The model with its tokenizer, and the card of sentence-transformers, which loads it where ours is not."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         name = self.run.args.hub_model_id or self.run.output.name
-        model.model_card_data.set_model_id(name)
+        card_data = model.model_card_data
+        card_data.set_model_id(name)
+        fields = card_fields_of(self.run.model.from_checkpoint)
+        card_data.license = card_data.license or fields.get("license")
+        card_data.language = card_data.language or fields.get("language") or []
         model.save_pretrained(str(folder), model_name=name)
         card = folder / "README.md"
         # Where sentence-transformers fails to write a card, it says so, and goes on.
@@ -120,7 +126,7 @@ class SimilarityRecipe:
             return
         text = card.read_text(encoding="utf-8")
         loads = f'{self.task.kind}("{name}"'
-        card.write_text(text.replace(f"{loads})", f"{loads}, trust_remote_code=True)"), encoding="utf-8")
+        save_card(card, text.replace(f"{loads})", f"{loads}, trust_remote_code=True)"))
 
     def write_cards(self, results: Results, folder: Path) -> None:
         """Nothing: sentence-transformers writes its card with the model."""

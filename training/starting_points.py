@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..conversion import convert
-from ..conversion.companions import folder_of, load_tokenizer
-from ..conversion.source_models import load_checkpoint, transformer_folder
+from ..conversion.companions import folder_of, load_tokenizer, read_tokenizer
+from ..conversion.source_models import load_checkpoint, read_config, transformer_folder
+from ..hub.passed_on import passed_on
 from ..modeling import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining, SequenceEncoderPreTrainedModel
 from ..tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
 from . import UsageError
@@ -67,7 +68,7 @@ def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool)
         beside = folder_of(checkpoint)
         encoder = transformer_folder(beside)
         named = str(checkpoint if encoder == beside else encoder)
-        config = AutoConfig.from_pretrained(named)
+        config = read_config(named)
         if config.model_type != SequenceEncoderConfig.model_type:
             try:
                 if may_write:
@@ -76,9 +77,17 @@ def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool)
             except UsageError:
                 if not any_family:
                     raise
-        return named, AutoTokenizer.from_pretrained(named)
+        return named, read_tokenizer(named)
     except (OSError, ValueError) as error:
         raise error if isinstance(error, UsageError) else UsageError(f"--from {checkpoint}: {error}") from error
+
+
+def card_fields_of(checkpoint: str) -> dict[str, Any]:
+    """The licence and the language of a checkpoint, as far as they are known. They hold for what is trained from it."""
+    try:
+        return passed_on(folder_of(checkpoint))
+    except (OSError, ValueError):
+        return {}
 
 
 def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:
@@ -99,7 +108,7 @@ def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTraine
                 # Five bars, which are also drawn where there is no terminal.
                 show_progress=False,
             )
-        tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+        tokenizer = read_tokenizer(arguments.tokenizer)
     except UsageError:
         raise
     except (ValueError, OSError) as error:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ..hub.model_files import ADAPTER_RECORD
 from . import UsageError
 
 if TYPE_CHECKING:
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 
 # Parts of heads that a pretrained encoder as a rule does not have, and that are trained with any adapter.
 _HEAD_PARTS = ("classifier", "qa_outputs", "head", "pooler")
-# Beside an adapter.
-_RECORD = "adaptation.json"
 # peft's name of each, and whether it is DoRA.
 _KINDS = {"lora": ("LORA", False), "dora": ("LORA", True), "ia3": ("IA3", False)}
 
@@ -116,10 +116,36 @@ def _from_adapter(model: PreTrainedModel, folder: str, checkpoint: str) -> Any:
         raise UsageError(f"--from_adapter {folder} does not fit --from {checkpoint}: {error}") from error
 
 
-def record_adapter(folder: Path, checkpoint: str, labels: list[str]) -> None:
-    """Writes beside an adapter what peft does not: the checkpoint that was asked for, and the order of the labels."""
-    told = {"from": checkpoint, "labels": labels}
-    (folder / _RECORD).write_text(json.dumps(told, indent=1), encoding="utf-8")
+def record_adapter(folder: Path, base: str, checkpoint: str, labels: list[str]) -> None:
+    """Writes into the folder of an adapter what peft does not, and nothing that only holds on this disk.
+
+    Args:
+        folder: in which peft has saved the adapter.
+        base: what the adapter is loaded with: a Hub id, or a path from `folder`.
+        checkpoint: what was asked for.
+        labels: in their order.
+    """
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**config, "base_model_name_or_path": base}, indent=2), encoding="utf-8")
+    # It names the path of the encoder.
+    (folder / "README.md").unlink(missing_ok=True)
+    origin = Path(checkpoint).resolve().name if Path(checkpoint).exists() else checkpoint
+    told = {"from": origin, "weights": _digest(checkpoint), "labels": labels}
+    (folder / ADAPTER_RECORD).write_text(json.dumps(told, indent=1), encoding="utf-8")
+
+
+def _digest(checkpoint: str) -> str | None:
+    """Tells the weights of a local checkpoint from others, wherever it is moved; None for a Hub id."""
+    from ..conversion.source_models import transformer_folder
+
+    files = sorted(Path(transformer_folder(checkpoint)).glob("*.safetensors")) if Path(checkpoint).is_dir() else []
+    digest = blake2b(digest_size=16)
+    for file in files:
+        with file.open("rb") as weights:
+            while piece := weights.read(2**20):
+                digest.update(piece)
+    return digest.hexdigest() if files else None
 
 
 def check_adapter(arguments: AdaptedModelArguments, labels: list[str]) -> list[str]:
@@ -139,13 +165,16 @@ def check_adapter(arguments: AdaptedModelArguments, labels: list[str]) -> list[s
     named = f"--from_adapter {folder}"
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        record = folder / _RECORD
+        record = folder / ADAPTER_RECORD
         told = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
         base, kind = config["base_model_name_or_path"], (config["peft_type"], bool(config.get("use_dora")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{named} is no folder of a peft adapter: {error}") from error
     origin = told.get("from", base)
-    if not any(_same(arguments.from_checkpoint, each) for each in (base, origin, str(folder.parent / "base"))):
+    weights = told.get("weights")
+    if not any(_same(arguments.from_checkpoint, each) for each in (base, origin, str(folder.parent / "base"))) and (
+        weights is None or weights != _digest(arguments.from_checkpoint)
+    ):
         raise UsageError(
             f"{named} is an adapter of {origin}, and --from is {arguments.from_checkpoint}: an adapter is of use with "
             "the encoder that it was trained with, and no other."

@@ -1,0 +1,124 @@
+"""Which files of a folder a saved model consists of: those that this package and its libraries write, and no others.
+
+A file counts if its name is one that only saving a model gives. Where people choose the same name (a model card, a file
+of results, code), it counts only if its content shows that this package wrote it and nobody edited it since.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from hashlib import blake2b
+from pathlib import Path
+
+from .code_bundle import ENTRY, code_bundle
+from .module_list import MODULE_LIST, module_paths
+
+# Files that a tokenizer can be made of.
+VOCABULARIES = (
+    *("tokenizer.json", "vocab.txt", "vocab.json", "bpe.codes"),
+    *("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "spm.model"),
+)
+TOKENIZER_FILES = (
+    *(*VOCABULARIES, "tokenizer_config.json", "merges.txt"),
+    *("added_tokens.json", "special_tokens_map.json", "chat_template.jinja"),
+)
+# Says where an adapter of `adapt` is from. Other adapters have none.
+ADAPTER_RECORD = "adaptation.json"
+
+_NAMES = {
+    *TOKENIZER_FILES,
+    *("config.json", "generation_config.json", "training_args.bin", MODULE_LIST),
+    "config_sentence_transformers.json",
+}
+_PATTERNS = re.compile(
+    r"(model|pytorch_model)(\.[\w-]+)?(-\d+-of-\d+)?\.(safetensors|bin)"
+    r"|(model\.safetensors|pytorch_model\.bin)\.index(\.[\w-]+)?\.json"
+    r"|sentence_\w+_config\.json"
+)
+_ADAPTER_NAMES = {"adapter_config.json", "adapter_model.safetensors", ADAPTER_RECORD}
+# Of `adapt`.
+_BESIDE_RESULTS = ("results.json", "predictions.jsonl", "confusion_matrix.png")
+_RESULTS = {"task", "tuning", "trained_parameters", "metrics"}
+_MARK = re.compile(
+    r"\n*<!-- Written by sequence-encoder, which replaces this card until someone edits it: (\w+) -->\n*"
+)
+
+
+def model_files(folder: Path, modules: Iterable[str] = ()) -> set[str]:
+    """The files of a folder that belong to the model in it, by their paths in the folder.
+
+    Args:
+        folder: of a saved model.
+        modules: folders in it that are modules of sentence-transformers, besides those that it lists itself.
+    """
+    found = _named(folder) | _code(folder)
+    for module in {*modules, *_modules(folder)}:
+        found |= {f"{module}/{name}" for name in _named(folder / module)}
+    if (folder / "adapter" / ADAPTER_RECORD).is_file():
+        found |= {f"{part}/{name}" for part in ("adapter", "base") for name in _named(folder / part)}
+        found |= {f"base/{name}" for name in _code(folder / "base")}
+    if _is_results(folder / "results.json"):
+        found |= {name for name in _BESIDE_RESULTS if (folder / name).is_file()}
+    return found
+
+
+def save_card(path: Path, text: str) -> None:
+    """Writes a model card with a mark by which `is_unedited` knows it again."""
+    text = _MARK.sub("\n", text).rstrip("\n")
+    mark = f"<!-- Written by sequence-encoder, which replaces this card until someone edits it: {_digest(text)} -->"
+    path.write_text(f"{text}\n\n{mark}\n", encoding="utf-8")
+
+
+def without_mark(text: str) -> str:
+    """The text of a card as it was given to `save_card`."""
+    return _MARK.sub("\n", text)
+
+
+def is_unedited(path: Path) -> bool:
+    """Whether a file is a card as `save_card` left it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    mark = _MARK.search(text)
+    return mark is not None and mark.end() == len(text) and mark[1] == _digest(text[: mark.start()])
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _named(folder: Path) -> set[str]:
+    """The names of model files right in a folder; none if it is a link, since they would be those of another folder."""
+    if folder.is_symlink() or not folder.is_dir():
+        return set()
+    names = {path.name for path in folder.iterdir() if path.is_file() or path.is_symlink()}
+    adapter = _ADAPTER_NAMES if ADAPTER_RECORD in names else set()
+    cards = {"README.md"} if is_unedited(folder / "README.md") else set()
+    return {name for name in names if name in _NAMES | adapter | cards or _PATTERNS.fullmatch(name)}
+
+
+def _code(folder: Path) -> set[str]:
+    """The code that was saved with a model: its first file names all others."""
+    entry = next((name for name in code_bundle() if ENTRY.stem in name), "")
+    try:
+        named = re.findall(r"^\s*from \.(\w+) import", (folder / entry).read_text(encoding="utf-8"), re.MULTILINE)
+    except (OSError, ValueError):
+        return set()
+    return {name for name in (entry, *(f"{stem}.py" for stem in named)) if (folder / name).is_file()}
+
+
+def _modules(folder: Path) -> list[str]:
+    try:
+        return [path for path in module_paths(folder) if path]
+    except (OSError, ValueError):
+        return []
+
+
+def _is_results(path: Path) -> bool:
+    try:
+        return path.is_file() and json.loads(path.read_text(encoding="utf-8")).keys() >= _RESULTS
+    except (OSError, ValueError, AttributeError):
+        return False

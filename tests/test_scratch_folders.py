@@ -1,0 +1,101 @@
+"""What killed processes leave behind is removed by the next save, and nothing that is still in use."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from sequence_encoder.hub import scratch_folders
+from sequence_encoder.hub.scratch_folders import scratch_folder
+from sequence_encoder.hub.staged_files import staged
+from sequence_encoder.hub.whole_folders import check_replaceable, written_whole
+
+Save = Callable[[Path], AbstractContextManager[Path]]
+
+
+@contextmanager
+def another_process(save: Save, output: Path) -> Iterator[int]:
+    """A process in the middle of a save, which is killed at the end."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with save(output) as written:
+            (written / "half.txt").write_text("half")
+            os.write(writes, b".")
+            signal.pause()
+    assert os.read(reads, 1) == b"."
+    try:
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reads)
+        os.close(writes)
+
+
+def stage(output: Path) -> AbstractContextManager[Path]:
+    return staged(output, lambda name, new: False)
+
+
+def replace(output: Path) -> AbstractContextManager[Path]:
+    return written_whole(output, True, "--force")
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("save", [stage, replace])
+def test_the_next_save_removes_what_killed_ones_left(tmp_path: Path, save: Save) -> None:
+    output = tmp_path / "model"
+    for _ in range(3):
+        with another_process(save, output):
+            pass
+    left = names(output if save is stage else tmp_path)
+    assert len(left) == 1
+    with save(output) as written:
+        (written / "whole.txt").write_text("whole")
+    assert names(tmp_path) == {"model"}
+    assert names(output) == {"whole.txt"}
+
+
+def test_the_check_before_the_work_removes_it_as_well(tmp_path: Path) -> None:
+    with another_process(replace, tmp_path / "model"):
+        pass
+    check_replaceable(tmp_path / "model", False, "--force")
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("save", [stage, replace])
+def test_a_save_that_still_runs_is_left_alone(tmp_path: Path, save: Save) -> None:
+    output = tmp_path / "model"
+    with another_process(save, output):
+        before = {path for path in tmp_path.rglob("*") if path.name == "half.txt"}
+        with save(output) as written:
+            (written / "config.json").write_text('{"model_type": "bert"}')
+        assert set(tmp_path.rglob("half.txt")) == before != set()
+
+
+def test_folders_of_another_host_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a shared disk whose locks are not shared."""
+    with another_process(stage, tmp_path):
+        pass
+    monkeypatch.setattr(scratch_folders.platform, "node", lambda: "another")
+    with stage(tmp_path):
+        pass
+    assert len(names(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["_saving-notes", "_saving-{host}-notes", "_saving-{host}-a-b"])
+def test_folders_that_only_have_such_a_name_are_left_alone(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name.format(host=scratch_folders._host())
+    folder.mkdir()
+    (folder / "notes.txt").write_text("of the user")
+    with scratch_folder(tmp_path, "_saving-"):
+        pass
+    assert names(folder) == {"notes.txt"}
