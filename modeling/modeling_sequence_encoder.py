@@ -4,6 +4,7 @@ Shapes: B batch, S padded length, T real tokens, D hidden, E channels of the emb
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -29,6 +30,7 @@ from .norms import NORMS
 from .packed_attention import PackedAttention
 from .packing import PackedBatch, offsets_from_starts, rows_hold_several, sequence_starts
 from .padded_masks import padded_masks, real_tokens
+from .recipe_files import SETTINGS, read_recipe, write_recipe
 from .text_encoding import TextEncoding
 from .varlen_attention import choose_varlen_attention
 
@@ -58,6 +60,18 @@ class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedMode
         config.validate_architecture()
         config.validate_positions()
         config.validate_layer_type()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """As in transformers, from safetensors alone, with the recipe for embeddings that the folder describes."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        if pretrained_model_name_or_path is not None:
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            # The version that was loaded, of which the cache knows what there is.
+            options = {**kwargs, "revision": getattr(model.config, "_commit_hash", None) or kwargs.get("revision")}
+            options["subfolder"] = kwargs.get("subfolder") or ""
+            model.base_model.embedding_recipe = read_recipe(pretrained_model_name_or_path, **options)
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -95,6 +109,13 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         self.pooler = Pooler(config) if add_pooling_layer else None
         self.gradient_checkpointing = False
         self.post_init()
+
+    def _write_beside(self, folder: Path, there: Path) -> None:
+        if self.embedding_recipe is not None:
+            write_recipe(folder, self.embedding_recipe, self.config.hidden_size)
+        if (there / SETTINGS).is_file():
+            # SentenceTransformer writes its settings before it saves the encoder, and may have changed them.
+            (folder / SETTINGS).unlink(missing_ok=True)
 
     @merge_with_config_defaults
     @capture_outputs

@@ -45,7 +45,8 @@ class AdaptedModelArguments:
     max_length: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens that a text, or a window of it, is cut to; by default 256, or what there is room for."
+            "help": "Tokens that a text, or a window of it, is cut to; by default 256, or what there is room for; of "
+            "embeddings what the checkpoint says."
         },
     )
     rank: int = field(default=8, metadata={"help": "Of LoRA and DoRA."})

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
+from ..modeling.recipe_files import read_recipe
 from . import UsageError
 from .adaptation_arguments import Adaptation, AdaptationArguments
 from .adaptation_report import Results, metrics_of
@@ -47,7 +48,10 @@ class SimilarityRecipe:
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
         """Makes the evaluators; the trainers tokenise by themselves."""
         self.checkpoint = checkpoint
-        self.length = text_length(self.run.model.max_length, AutoConfig.from_pretrained(checkpoint))
+        config, recipe = AutoConfig.from_pretrained(checkpoint), read_recipe(checkpoint)
+        # What the folder says is for single texts; a cross-encoder reads pairs.
+        said = recipe.max_length if recipe is not None and self.task.kind == "SentenceTransformer" else None
+        self.length = text_length(self.run.model.max_length, config, default=said)
         self.evaluators = {split: self.task.evaluator(rows) for split, rows in self.rows.items() if split != "train"}
 
     def trainer(self, args: AdaptationArguments) -> Any:

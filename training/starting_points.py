@@ -15,6 +15,9 @@ from ..conversion import convert
 from ..conversion.companions import folder_of, load_tokenizer
 from ..conversion.source_models import load_checkpoint, transformer_folder
 from ..modeling import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining, SequenceEncoderPreTrainedModel
+from ..modeling.head_layers import POOLINGS
+from ..modeling.recipe_files import read_recipe
+from ..modeling.text_pooling import check_pooling
 from ..tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
 from . import UsageError
 from .objectives import Objectives
@@ -79,6 +82,26 @@ def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool)
         return named, AutoTokenizer.from_pretrained(named)
     except (OSError, ValueError) as error:
         raise error if isinstance(error, UsageError) else UsageError(f"--from {checkpoint}: {error}") from error
+
+
+def pooling_fields(checkpoint: str, asked: str | None) -> dict[str, Any]:
+    """The fields of the configuration that say how a text becomes one vector, where they differ from the checkpoint's.
+
+    Args:
+        checkpoint: of an encoder.
+        asked: the pooling that was asked for; None for that of a folder of sentence-transformers, or else of the
+            configuration.
+
+    Raises:
+        UsageError: if the folder names a pooling that heads do not have.
+    """
+    if asked is None and (recipe := read_recipe(checkpoint)) is not None:
+        try:
+            check_pooling(asked := recipe.single_pooling, tuple(POOLINGS))
+        except ValueError as error:
+            raise UsageError(f"--pooling is needed: {error}") from error
+    # The dense layer of a pooler has learned from the first token.
+    return {} if asked is None else {"pooling": asked, **({"pooler_act": None} if asked == "mean" else {})}
 
 
 def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:
