@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.utils import cached_file, logging
@@ -46,7 +48,9 @@ def recipe_of(model: PreTrainedModel) -> EmbeddingRecipe | None:
     base: Any = model.base_model
     if hasattr(base, "embedding_recipe"):
         return cast("EmbeddingRecipe | None", base.embedding_recipe)
-    return read_recipe(model.name_or_path or "", revision=getattr(model.config, "_commit_hash", None))
+    name, commit = model.name_or_path or "", getattr(model.config, "_commit_hash", None)
+    # Without a commit it was not loaded from the Hub, whatever its name is.
+    return read_recipe(name, revision=commit) if commit or os.path.isdir(name) else None
 
 
 def read_recipe(name: str | os.PathLike[str], subfolder: str = "", **options: Any) -> EmbeddingRecipe | None:
@@ -62,11 +66,14 @@ def read_recipe(name: str | os.PathLike[str], subfolder: str = "", **options: An
         recipe with an `obstacle`.
     """
     name = os.fspath(name)
-    if not name:
-        return None
     if os.path.isdir(name):
         # Older folders of sentence-transformers keep the encoder in a folder of its own, and the list beside it.
         name, subfolder = os.path.split(os.path.abspath(os.path.join(name, subfolder)))
+    else:
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
+            return None
     encoder = PurePosixPath(subfolder)
     quiet = dict.fromkeys(("gated_repo", "missing_entries", "connection_errors"), False)
     hub = {key: value for key, value in options.items() if key in _HUB_OPTIONS and value is not None}

@@ -18,6 +18,16 @@ from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel, S
 from sequence_encoder.__main__ import main
 from sequence_encoder.conversion import convert
 from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
+from sequence_encoder.training import UsageError
+from sequence_encoder.training.adaptation import read_examples
+from sequence_encoder.training.adaptation_arguments import (
+    Adaptation,
+    AdaptationArguments,
+    AdaptedModelArguments,
+    TaskDataArguments,
+)
+from sequence_encoder.training.starting_points import encoder_of, pooling_fields
+from sequence_encoder.training.tasks.similarity import Embedding
 
 st = pytest.importorskip("sentence_transformers", reason="is installed by `make compatibility`, not by `make test`")
 from sentence_transformers.sentence_transformer import modules as models  # noqa: E402
@@ -246,3 +256,41 @@ def test_a_task_adapter_pools_as_the_folder_of_its_encoder_says(plain: Path, tmp
     assert TaskAdapter(encoder, 2).config.pooling == "cls"
     assert TaskAdapter(encoder, 2, pooling="mean").config.pooling == "mean"
     assert TaskAdapter(AutoModel.from_pretrained(plain), 2).config.pooling == "mean"
+
+
+@pytest.mark.parametrize("layout", ["normalize", "dense", "a prompt left out", "several poolings"])
+def test_adapt_trains_the_model_that_the_folder_describes(plain: Path, layout: str, tmp_path: Path) -> None:
+    theirs = sentence_model(plain, layout)
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    checkpoint, _ = encoder_of(str(tmp_path / "theirs"), tmp_path / "ours", any_family=False, may_write=True)
+    task = Embedding(TaskDataArguments(train_file="pairs.csv"))
+    model = task.model(checkpoint, None, theirs.max_seq_length)
+    same(model.encode(TEXTS), theirs.encode(TEXTS))
+    assert [type(module) for module in model][1:] == [type(module) for module in theirs][1:]
+    assert task.model(checkpoint, "cls", 10)[1].pooling_mode == "cls"
+    assert task.model(checkpoint, None, 10).max_seq_length == 10
+
+
+def test_adapt_embeds_texts_of_the_length_that_the_folder_says(plain: Path, tmp_path: Path) -> None:
+    old_layout(plain, tmp_path / "old")
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("text,text_pair\n" + "".join(f"a model {n},a text {n}\n" for n in range(9)))
+    asked = {"task": "embedding", "from_checkpoint": str(tmp_path / "old")}
+    for length, expected in ((None, 6), (9, 9)):
+        arguments = AdaptationArguments(output_dir=str(tmp_path / "out"), use_cpu=True)
+        model = AdaptedModelArguments(**asked, max_length=length)
+        recipe = read_examples(Adaptation(model, TaskDataArguments(train_file=str(pairs)), arguments))
+        recipe.prepare(*encoder_of(str(tmp_path / "old"), tmp_path / "ours", any_family=False, may_write=True))
+        assert recipe.length == expected
+
+
+def test_heads_pool_as_the_folder_says_or_as_asked_for(plain: Path, tmp_path: Path) -> None:
+    assert pooling_fields(str(plain), None) == {}
+    assert pooling_fields(str(plain), "mean") == {"pooling": "mean", "pooler_act": None}
+    for layout, expected in (("normalize", {"pooling": "cls"}), ("mean", {"pooling": "mean", "pooler_act": None})):
+        sentence_model(plain, layout).save_pretrained(str(tmp_path / layout))
+        assert pooling_fields(str(tmp_path / layout), None) == expected
+    sentence_model(plain, "max").save_pretrained(str(tmp_path / "max"))
+    with pytest.raises(UsageError, match="--pooling is needed: pooling must be one of 'cls', 'mean', got 'max'"):
+        pooling_fields(str(tmp_path / "max"), None)
+    assert pooling_fields(str(tmp_path / "max"), "cls") == {"pooling": "cls"}
