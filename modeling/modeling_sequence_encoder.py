@@ -13,12 +13,14 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
+from transformers.utils import logging
 from transformers.utils.generic import is_flash_attention_requested, merge_with_config_defaults
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..hub.loading import LoadedSafely
+from ..hub.module_list import MODULE_LIST
 from ..hub.saving import SavedWithCard
 from .attention import SelfAttention
 from .checks import check_embeddings_type, check_inputs, check_needed, check_offsets, check_positions
@@ -33,6 +35,8 @@ from .padded_masks import padded_masks, real_tokens
 from .recipe_files import SETTINGS, read_recipe, write_recipe
 from .text_encoding import TextEncoding
 from .varlen_attention import choose_varlen_attention
+
+logger = logging.get_logger(__name__)
 
 # How a batch that comes packed describes itself (transformers.DataCollatorWithFlattening).
 _PACKING_KEYWORDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
@@ -49,6 +53,8 @@ class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedMode
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    # Whether a saved folder says how texts become vectors: not with the head of a task, which has another purpose.
+    _saves_recipe = False
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": SelfAttention}  # noqa: RUF012
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
@@ -72,6 +78,16 @@ class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedMode
             options["subfolder"] = kwargs.get("subfolder") or ""
             model.base_model.embedding_recipe = read_recipe(pretrained_model_name_or_path, **options)
         return loaded
+
+    def _write_beside(self, folder: Path, there: Path) -> None:
+        recipe = self.base_model.embedding_recipe if self._saves_recipe else None
+        if recipe is not None:
+            write_recipe(folder, recipe, self.config.hidden_size)
+        elif (there / MODULE_LIST).is_file():
+            logger.warning(f"{there / MODULE_LIST} stays as it is, and says how encode makes vectors with this model.")
+        if (there / SETTINGS).is_file():
+            # SentenceTransformer writes its settings before it saves the encoder, and may have changed them.
+            (folder / SETTINGS).unlink(missing_ok=True)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -99,6 +115,8 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             dense layer of `config.pooler_act` if there is one).
     """
 
+    _saves_recipe = True
+
     def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_dim)
@@ -109,13 +127,6 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         self.pooler = Pooler(config) if add_pooling_layer else None
         self.gradient_checkpointing = False
         self.post_init()
-
-    def _write_beside(self, folder: Path, there: Path) -> None:
-        if self.embedding_recipe is not None:
-            write_recipe(folder, self.embedding_recipe, self.config.hidden_size)
-        if (there / SETTINGS).is_file():
-            # SentenceTransformer writes its settings before it saves the encoder, and may have changed them.
-            (folder / SETTINGS).unlink(missing_ok=True)
 
     @merge_with_config_defaults
     @capture_outputs

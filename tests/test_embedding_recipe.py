@@ -14,7 +14,13 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
-from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel, SequenceEncoderTokenizer, TaskAdapter
+from sequence_encoder import (
+    SequenceEncoderForMaskedLM,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderModel,
+    SequenceEncoderTokenizer,
+    TaskAdapter,
+)
 from sequence_encoder.__main__ import main
 from sequence_encoder.conversion import convert
 from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
@@ -197,6 +203,26 @@ def test_prompts_that_sentence_transformer_changed_are_not_replaced_when_it_save
     same(changed.encode(TEXTS, loaded.tokenizer, prompt_name="document"), loaded.encode(TEXTS, prompt=""))
 
 
+def test_a_model_that_is_pretrained_further_keeps_what_the_folder_said(plain: Path, tmp_path: Path) -> None:
+    sentence_model(plain, "normalize").save_pretrained(str(tmp_path / "theirs"))
+    convert(tmp_path / "theirs").save_pretrained(tmp_path / "ours")
+    for kind, keeps in ((SequenceEncoderForMaskedLM, True), (SequenceEncoderForSequenceClassification, False)):
+        model = kind.from_pretrained(tmp_path / "ours")
+        assert model.base_model.embedding_recipe.pooling == ("cls",)
+        model.save_pretrained(tmp_path / kind.__name__)
+        again = SequenceEncoderModel.from_pretrained(tmp_path / kind.__name__)
+        assert (again.embedding_recipe is not None) == keeps
+
+
+def test_a_list_of_modules_that_stays_in_a_folder_is_said(
+    plain: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    sentence_model(plain, "normalize").save_pretrained(str(tmp_path))
+    convert(plain).save_pretrained(tmp_path)
+    assert "modules.json stays as it is" in caplog.text
+
+
 def change(folder: Path, file: str, **fields: Any) -> None:
     content = json.loads((folder / file).read_text())
     (content[-1] if isinstance(content, list) else content).update(fields)
@@ -215,7 +241,13 @@ def change(folder: Path, file: str, **fields: Any) -> None:
     ],
 )
 def test_what_cannot_be_applied_is_refused_by_name(
-    plain: Path, tmp_path: Path, file: str, fields: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
+    plain: Path,
+    tmp_path: Path,
+    file: str,
+    fields: dict[str, Any],
+    message: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "theirs"
     sentence_model(plain, "dense").save_pretrained(str(folder))
@@ -226,20 +258,10 @@ def test_what_cannot_be_applied_is_refused_by_name(
     same(ours.encode(TEXTS, tokenizer, pooling="mean"), convert(plain).encode(TEXTS, tokenizer))
     with pytest.raises(ValueError, match=message):
         TaskAdapter(ours, 2)
-    with caplog.at_level(logging.WARNING, "transformers"), _propagating():
-        ours.save_pretrained(tmp_path / "again")
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    ours.save_pretrained(tmp_path / "again")
     assert "copy modules.json" in caplog.text
     assert not (tmp_path / "again" / "modules.json").exists()
-
-
-class _propagating:
-    """Lets pytest see what transformers logs."""
-
-    def __enter__(self) -> None:
-        logging.getLogger("transformers").propagate = True
-
-    def __exit__(self, *error: Any) -> None:
-        logging.getLogger("transformers").propagate = False
 
 
 def test_pickled_weights_of_a_module_are_not_read(plain: Path, tmp_path: Path) -> None:
