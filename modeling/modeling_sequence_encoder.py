@@ -32,7 +32,7 @@ from .norms import NORMS
 from .packed_attention import PackedAttention
 from .packing import PackedBatch, offsets_from_starts, rows_hold_several, sequence_starts
 from .padded_masks import padded_masks, real_tokens
-from .recipe_files import SETTINGS, read_recipe, write_recipe
+from .recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
 from .text_encoding import TextEncoding
 from .varlen_attention import choose_varlen_attention
 
@@ -80,7 +80,7 @@ class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedMode
         return loaded
 
     def _write_beside(self, folder: Path, there: Path) -> None:
-        recipe = self.base_model.embedding_recipe if self._saves_recipe else None
+        recipe = recipe_of(self) if self._saves_recipe else None
         if recipe is not None:
             write_recipe(folder, recipe, self.config.hidden_size)
         elif (there / MODULE_LIST).is_file():
