@@ -16,6 +16,8 @@ from transformers.initialization import no_init_weights
 from .. import modeling
 from ..configuration import SequenceEncoderConfig
 from ..modeling import SequenceEncoderPreTrainedModel
+from ..modeling.embedding_recipe import EmbeddingRecipe
+from ..modeling.recipe_files import recipe_of
 from .family import Family
 from .key_mapping import to_ours, to_theirs
 from .source_models import FAMILIES, find_family, load_checkpoint
@@ -78,11 +80,20 @@ def convert(
             "of a SentenceTransformer is its [0].auto_model."
         )
     if not isinstance(source, PreTrainedModel):
-        return convert_and_release(load_checkpoint(source, base_model), to, base_model)
+        loaded = load_checkpoint(source, base_model)
+        recipe = recipe_of(loaded)
+        return _with_recipe(convert_and_release(loaded, to, base_model), recipe)
     model = cast(PreTrainedModel, source.base_model) if base_model else source
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(f"The weights of this {type(model).__name__} are not in memory, but on the meta device.")
-    return _convert(model, to, base_model, release=False)
+    return _with_recipe(_convert(model, to, base_model, release=False), recipe_of(model))
+
+
+def _with_recipe(model: PreTrainedModel, recipe: EmbeddingRecipe | None) -> PreTrainedModel:
+    """The model, whose `encode` follows what the folder of its source says."""
+    if isinstance(model, SequenceEncoderPreTrainedModel):
+        cast(Any, model.base_model).embedding_recipe = recipe
+    return model
 
 
 def convert_and_release(model: PreTrainedModel, to: str | None = None, base_model: bool = False) -> PreTrainedModel:

@@ -61,6 +61,8 @@ class SavedWhole(PushToHubMixin):
         left_over = _left_over(kwargs.get("variant"))
         with staged(folder, left_over) as new:
             saved = self._write(new, *args, **kwargs)
+            if kwargs.get("is_main_process", True):
+                self._write_beside(new, folder)
             names = files_in(new)
         if isinstance(saved, tuple):
             saved = tuple(str(folder / Path(path).relative_to(new)) for path in saved)
@@ -70,6 +72,9 @@ class SavedWhole(PushToHubMixin):
 
     def _write(self, folder: Path, *args: Any, **kwargs: Any) -> Any:
         return super().save_pretrained(folder, *args, **kwargs)
+
+    def _write_beside(self, folder: Path, there: Path) -> None:
+        """Writes what else belongs to a saved folder into `folder`, whose files go to `there`; nothing by default."""
 
     def push_to_hub(
         self,

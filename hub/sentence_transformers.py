@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ..modeling import SequenceEncoderModel
-from ..modeling.text_encoding import check_pooling
-from .module_list import MODULE_LIST
+from ..modeling.recipe_files import write_recipe
 from .whole_folders import check_replaceable, written_whole
-
-_MODULE = "sentence_transformers.models."
 
 
 def save_sentence_transformer(
@@ -22,8 +18,8 @@ def save_sentence_transformer(
     model: SequenceEncoderModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    pooling: str = "mean",
-    normalize_embeddings: bool = False,
+    pooling: str | None = None,
+    normalize_embeddings: bool | None = None,
     max_length: int | None = None,
     replace: bool = False,
 ) -> None:
@@ -35,9 +31,9 @@ def save_sentence_transformer(
         folder: to be written, as a whole or not at all.
         model: the encoder.
         tokenizer: that of the model.
-        pooling: `mean` or `cls`.
-        normalize_embeddings: whether vectors are scaled to the length 1.
-        max_length: longer texts are cut to so many tokens; by default what tokenizer and model allow.
+        pooling: as of `encode`.
+        normalize_embeddings: as of `encode`.
+        max_length: as of `encode`.
         replace: whether `folder` may be replaced if it is that of a saved model.
 
     Raises:
@@ -46,25 +42,11 @@ def save_sentence_transformer(
     """
     if not isinstance(model, SequenceEncoderModel):
         raise ValueError(f"model must be a SequenceEncoderModel, got a {type(model).__name__}; pass its base_model.")
-    check_pooling(pooling)
+    recipe = model.recipe_for(pooling, normalize_embeddings)
+    recipe = dataclasses.replace(recipe, max_length=model.longest_text(tokenizer, max_length))
     may_replace = (replace, "replace=True")
     check_replaceable(Path(folder), *may_replace)
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] * normalize_embeddings)]
-    files: dict[str, Any] = {
-        MODULE_LIST: [
-            {"idx": index, "name": str(index), "path": path, "type": _MODULE + kind}
-            for index, (path, kind) in enumerate(modules)
-        ],
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": model.config.hidden_size,
-            "pooling_mode_cls_token": pooling == "cls",
-            "pooling_mode_mean_tokens": pooling == "mean",
-        },
-        "sentence_bert_config.json": {"max_seq_length": model.longest_text(tokenizer, max_length)},
-    }
     with written_whole(Path(folder), *may_replace) as written:
         model.save_pretrained(written)
         tokenizer.save_pretrained(written)
-        for name, content in files.items():
-            (written / name).parent.mkdir(exist_ok=True)
-            (written / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
+        write_recipe(written, recipe, model.config.hidden_size)

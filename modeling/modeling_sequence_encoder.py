@@ -4,6 +4,7 @@ Shapes: B batch, S padded length, T real tokens, D hidden, E channels of the emb
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,12 +13,14 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
+from transformers.utils import logging
 from transformers.utils.generic import is_flash_attention_requested, merge_with_config_defaults
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..hub.loading import LoadedSafely
+from ..hub.module_list import MODULE_LIST
 from ..hub.saving import SavedWithCard
 from .attention import SelfAttention
 from .checks import check_embeddings_type, check_inputs, check_needed, check_offsets, check_positions
@@ -29,8 +32,11 @@ from .norms import NORMS
 from .packed_attention import PackedAttention
 from .packing import PackedBatch, offsets_from_starts, rows_hold_several, sequence_starts
 from .padded_masks import padded_masks, real_tokens
+from .recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
 from .text_encoding import TextEncoding
 from .varlen_attention import choose_varlen_attention
+
+logger = logging.get_logger(__name__)
 
 # How a batch that comes packed describes itself (transformers.DataCollatorWithFlattening).
 _PACKING_KEYWORDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
@@ -47,6 +53,8 @@ class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedMode
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    # Whether a saved folder says how texts become vectors: not with the head of a task, which has another purpose.
+    _saves_recipe = False
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": SelfAttention}  # noqa: RUF012
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
@@ -58,6 +66,28 @@ class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedMode
         config.validate_architecture()
         config.validate_positions()
         config.validate_layer_type()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """As in transformers, from safetensors alone, with the recipe for embeddings that the folder describes."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        if pretrained_model_name_or_path is not None:
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            # The version that was loaded, of which the cache knows what there is.
+            options = {**kwargs, "revision": getattr(model.config, "_commit_hash", None) or kwargs.get("revision")}
+            options["subfolder"] = kwargs.get("subfolder") or ""
+            model.base_model.embedding_recipe = read_recipe(pretrained_model_name_or_path, **options)
+        return loaded
+
+    def _write_beside(self, folder: Path, there: Path) -> None:
+        recipe = recipe_of(self) if self._saves_recipe else None
+        if recipe is not None:
+            write_recipe(folder, recipe, self.config.hidden_size)
+        elif (there / MODULE_LIST).is_file():
+            logger.warning(f"{there / MODULE_LIST} stays as it is, and says how encode makes vectors with this model.")
+        if (there / SETTINGS).is_file():
+            # SentenceTransformer writes its settings before it saves the encoder, and may have changed them.
+            (folder / SETTINGS).unlink(missing_ok=True)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -84,6 +114,8 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         add_pooling_layer: whether to compute `pooler_output`, one vector for each text (`config.pooling`, then the
             dense layer of `config.pooler_act` if there is one).
     """
+
+    _saves_recipe = True
 
     def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)

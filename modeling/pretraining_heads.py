@@ -31,6 +31,7 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
     _tp_plan = {"decoder": "colwise_gather_output"}  # noqa: RUF012
     _fsdp_plan = {"decoder": "keep_full_weight"}  # noqa: RUF012
     _loss_function = staticmethod(masked_lm_loss)
+    _saves_recipe = True  # What is pretrained further is still an encoder of texts.
 
     def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool) -> None:
         super().__init__(config)

@@ -22,7 +22,8 @@ from .head_layers import POOLINGS
 from .losses import sequence_classification_loss
 from .modeling_sequence_encoder import SequenceEncoderModel
 from .padded_masks import real_tokens
-from .text_encoding import check_pooling
+from .recipe_files import recipe_of
+from .text_pooling import check_pooling
 
 
 class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
@@ -43,11 +44,12 @@ class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore
         encoder: a pretrained encoder of any family, of a model with a head its base; or a configuration, for random
             weights.
         num_classes: how many classes there are, 1 for a regression; by default those of the configuration.
-        pooling: `mean` over the tokens of a text, or its first token, `cls`; by default as the configuration says.
+        pooling: `mean` over the tokens of a text, or its first token, `cls`; by default as the folder of the encoder or
+            the configuration says.
         id2label: names of the classes.
 
     Raises:
-        ValueError: for an encoder that is none, or a number of classes that is not positive.
+        ValueError: for an encoder that is none, a number of classes that is not positive, or a pooling that is neither.
     """
 
     config_class = TaskAdapterConfig
@@ -71,9 +73,11 @@ class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore
         else:
             base = _base_of(encoder)
             config = TaskAdapterConfig(encoder_config=base.config)
+            if pooling is None and (recipe := recipe_of(base)) is not None:
+                pooling = recipe.single_pooling
         _set_classes(config, num_classes, id2label)
         if pooling is not None:
-            check_pooling(pooling)
+            check_pooling(pooling, tuple(POOLINGS))
             config.pooling = cast(Any, pooling)
         super().__init__(config)
         num_labels = check_num_labels(type(self).__name__, config)

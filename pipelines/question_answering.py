@@ -10,6 +10,8 @@ import torch
 from torch.nn import functional
 from transformers.pipelines.base import ChunkPipeline
 
+from ..tokenizer.private_copy import private_copy
+
 # Its annotations leave no room for the arguments that its subclasses are made to have.
 _Pipeline: Any = ChunkPipeline
 
@@ -156,6 +158,7 @@ def windows_of(
     Raises:
         ValueError: if no room is left for the context.
     """
+    tokenizer = private_copy(tokenizer)
     asked = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     question = question[: asked[:max_question_len][-1][1]] if asked else question
     room = length - min(len(asked), max_question_len) - tokenizer.num_special_tokens_to_add(pair=True)

@@ -136,7 +136,9 @@ def bert_folder(tmp_path: Path, randomize: Callable[..., Any]) -> Path:
         max_position_embeddings=16,
     )
     randomize(BertForMaskedLM(config)).save_pretrained(folder)
-    (folder / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}]')
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    listed = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in modules]
+    (folder / "modules.json").write_text(json.dumps(listed))
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
     (folder / "README.md").write_text("by someone")

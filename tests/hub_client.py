@@ -127,6 +127,9 @@ def _serve() -> None:
     def tokenize(name: str, text: str) -> list[int]:
         return saved("AutoTokenizer", name)(text)["input_ids"]
 
+    def encode(name: str, texts: list[str]) -> list[list[float]]:
+        return saved("AutoModel", name).encode(texts, saved("AutoTokenizer", name)).tolist()
+
     def train(auto_class: str, folder: str, name: str, output: str, trainer: str = "Trainer") -> list[list[Any]]:
         """Two steps, each of which is saved and pushed. What a model says that is loaded from the folder."""
         rows = [{"input_ids": [2, 3, 5, 7], "labels": row % 2} for row in range(2)]
@@ -158,7 +161,8 @@ def _serve() -> None:
             path_or_fileobj=content.encode(), path_in_repo="README.md", repo_id=name, revision=revision
         )
 
-    functions = {function.__name__: function for function in (push, save_and_push, load, tokenize, train, push_card)}
+    served = (push, save_and_push, load, tokenize, encode, train, push_card)
+    functions = {function.__name__: function for function in served}
     for line in sys.stdin:
         name, arguments, options = json.loads(line)
         try:

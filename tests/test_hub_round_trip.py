@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
 from sequence_encoder import SequenceEncoderTokenizer, TaskAdapter
+from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
 from sequence_encoder.tests.hub_client import ClientError, HubClient, outputs
 from sequence_encoder.tests.hub_repositories import LARGE_SIZE
 from sequence_encoder.tests.hub_server import Hub
@@ -118,6 +120,20 @@ def test_a_model_and_its_tokenizer_share_a_repository(
     user.call("push", "AutoTokenizer", folder, name)
     assert reader.call("load", "AutoModelForMaskedLM", name) == expected
     assert reader.call("tokenize", name, TEXT) == SequenceEncoderTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
+
+
+def test_encode_follows_what_a_repository_says(
+    hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build, tmp_path: Path
+) -> None:
+    folder = saved("AutoModel")[0]
+    model, tokenizer = transformers.AutoModel.from_pretrained(folder), SequenceEncoderTokenizer.from_pretrained(folder)
+    options = {"pooling": "cls", "normalize_embeddings": True, "max_length": 6}
+    save_sentence_transformer(tmp_path / "model", model, tokenizer, **options)
+    user.call("push", "AutoModel", str(tmp_path / "model"), name)
+    user.call("push", "AutoTokenizer", str(tmp_path / "model"), name)
+    assert "1_Pooling/config.json" in hub.files(name)
+    expected = torch.from_numpy(model.encode([TEXT, "leaves"], tokenizer, **options))
+    torch.testing.assert_close(torch.tensor(reader.call("encode", name, [TEXT, "leaves"])), expected)
 
 
 def test_the_card_of_a_pushed_model_is_valid(hub: Hub, user: HubClient, name: str, saved: Build) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +216,25 @@ def test_lists_of_questions_and_of_contexts_are_answered_one_by_one(answering: Q
     assert answering(question=questions, context=[TEXTS[0]] * 2) == pairs
     with pytest.raises(ValueError, match="question has 2 texts and context 1"):
         answering(question=questions, context=TEXTS[:1])
+
+
+def test_threads_that_pad_with_the_same_tokenizer_change_no_answer(answering: Any) -> None:
+    context = " ".join(TEXTS * 6)
+    asked = {"question": "who", "context": context, "doc_stride": 2}
+    lengths = (12, 16, 20, 24)
+    expected = {length: answering(**asked, max_seq_len=length) for length in lengths}
+    done = threading.Event()
+
+    def pad() -> None:
+        while not done.is_set():
+            answering.tokenizer(TEXTS, padding="max_length", truncation=True, max_length=5)
+
+    with ThreadPoolExecutor(5) as pool:
+        other = pool.submit(pad)
+        found = list(pool.map(lambda length: answering(**asked, max_seq_len=length), lengths * 8))
+        done.set()
+        other.result()
+    assert found == [expected[length] for length in lengths * 8]
 
 
 def test_a_window_is_as_long_as_tokenizer_and_positions_allow(answering: Any) -> None:

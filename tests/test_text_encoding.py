@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import logging
+import random
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,7 @@ from accelerate import disk_offload
 
 from sequence_encoder import SequenceEncoderModel, SequenceEncoderTokenizer
 from sequence_encoder.modeling import text_encoding
+from sequence_encoder.modeling.evaluation_mode import evaluation_mode
 from sequence_encoder.modeling.text_encoding import token_batches
 
 TEXTS = [
@@ -131,7 +138,10 @@ def test_texts_without_tokens_are_zero(model: SequenceEncoderModel, tokenizer: A
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pooling": "max"}, "pooling must be 'mean' or 'cls', got 'max'"),
+        ({"pooling": "first"}, "pooling must be one of 'mean', 'cls', 'max', .*, got 'first'"),
+        ({"prompt_name": "passage"}, "prompt_name must be one of 'query', 'document', got 'passage'"),
+        ({"prompt": "query: ", "prompt_name": "query"}, "prompt and prompt_name exclude each other"),
+        ({"truncate_dim": 25}, "truncate_dim must be from 1 to 24, got 25"),
         ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
         ({"max_length": 2}, "max_length must be at least 3"),
         ({"dtype": torch.bfloat16}, "convert_to_tensor=True"),
@@ -168,6 +178,99 @@ def test_weights_on_the_disk_give_vectors_in_memory(
     expected = model.encode(TEXTS, tokenizer, convert_to_tensor=True)
     offloaded = disk_offload(model, tmp_path, execution_device=torch.device("cpu"))
     torch.testing.assert_close(offloaded.encode(TEXTS, tokenizer, convert_to_tensor=True), expected)
+
+
+def test_threads_do_not_change_each_others_options(model: SequenceEncoderModel, tokenizer: Any) -> None:
+    """Beside threads that pad and truncate with the same tokenizer, as web servers do."""
+    lengths = range(4, 24)
+    expected = {length: model.encode(TEXTS[:4], tokenizer, max_length=length) for length in lengths}
+    done = threading.Event()
+
+    def pad() -> None:
+        while not done.is_set():
+            tokenizer(TEXTS[:4], padding="max_length", truncation=True, max_length=7)
+
+    def encode(seed: int) -> int:
+        chosen = random.Random(seed).choices(lengths, k=40)
+        found = [(length, model.encode(TEXTS[:4], tokenizer, max_length=length)) for length in chosen]
+        return sum(not np.allclose(vectors, expected[length], atol=1e-5) for length, vectors in found)
+
+    with ThreadPoolExecutor(6) as pool:
+        others = [pool.submit(pad) for _ in range(2)]
+        wrong = sum(pool.map(encode, range(4)))
+        done.set()
+        for other in others:
+            other.result()
+    assert wrong == 0
+
+
+def test_encoding_leaves_the_tokenizer_as_it_is(model: SequenceEncoderModel, tokenizer: Any) -> None:
+    own = copy.deepcopy(tokenizer)
+    own.backend_tokenizer.enable_truncation(5)
+    own.backend_tokenizer.enable_padding(length=9)
+    before = own.backend_tokenizer.to_str()
+    model.encode(TEXTS, own, max_length=8)
+    assert own.backend_tokenizer.to_str() == before
+
+
+def test_tokens_that_are_added_later_are_found(model: SequenceEncoderModel, tokenizer: Any) -> None:
+    grown = copy.deepcopy(tokenizer)
+    model.encode("Short.", grown)
+    grown.add_tokens(["weights of", " Short"])
+    grown.add_special_tokens({"additional_special_tokens": ["<new>"]})
+    text = "Return the weights of a model<new> Short"
+    expected = model(**grown(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+    torch.testing.assert_close(model.encode(text, grown, convert_to_tensor=True), expected.detach())
+
+
+def test_threads_that_encode_with_a_model_in_training_mode_have_no_dropout(
+    tiny_config: Callable[..., Any], tokenizer: Any
+) -> None:
+    model = SequenceEncoderModel(tiny_config("bert", hidden_dropout=0.5))
+    expected = model.eval().encode(TEXTS, tokenizer)
+    model.train()
+    model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: model.encode(TEXTS, tokenizer, max_tokens=20), range(40)):
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_blocks_in_evaluation_mode_may_overlap() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Dropout(0.5)).train()
+    with ExitStack() as first:
+        first.enter_context(evaluation_mode(model))
+        with ExitStack() as second:
+            second.enter_context(evaluation_mode(model))
+            first.pop_all().close()
+            assert not model.training
+            assert not model[1].training
+        assert model.training
+        assert model[1].training
+
+
+def test_vectors_that_are_not_finite_are_refused_with_the_cause(model: SequenceEncoderModel, tokenizer: Any) -> None:
+    scaled = copy.deepcopy(model)
+    scaled.layers[-1].mlp_norm.weight.data *= 1e6
+    with pytest.raises(ValueError, match=r"sentences\[0\] is not finite.*too large for torch\.float16"):
+        scaled.encode(TEXTS, tokenizer, dtype=torch.float16)
+    model.layers[1].mlp.up_proj.weight.data[3, 5] = torch.nan
+    with pytest.raises(ValueError, match=r"weights are not, such as layers\.1\.mlp\.up_proj\.weight"):
+        model.encode(TEXTS, tokenizer)
+
+
+def test_a_tokenizer_that_does_not_seem_to_be_that_of_the_model_is_said(
+    tiny_config: Callable[..., Any], tokenizer: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    rounded = tiny_config("bert", vocab_size=len(tokenizer) + 127, mask_token_id=tokenizer.mask_token_id)
+    SequenceEncoderModel(rounded).encode("Short.", tokenizer)
+    assert "does not seem" not in caplog.text
+    SequenceEncoderModel(tiny_config("bert", vocab_size=1000)).encode("Short.", tokenizer)
+    assert f"it has {len(tokenizer)} tokens, and the model vectors for vocab_size=1000" in caplog.text
+    SequenceEncoderModel(tiny_config("bert", cls_token_id=55)).encode("Short.", tokenizer)
+    assert f"its cls_token_id is {tokenizer.cls_token_id}, and that of the model 55" in caplog.text
 
 
 def test_batches_are_full_and_sorted_and_hold_every_text_once() -> None:

@@ -35,7 +35,7 @@ from .adaptation_report import Judgement, Results, adapter_card, complete, metri
 from .adaptation_run import Adaptation, AdaptationArguments
 from .best_weights import BestWeights, callbacks_of
 from .hub_trainer import HubTrainer, training_of
-from .starting_points import card_fields_of
+from .starting_points import card_fields_of, pooling_fields
 from .tasks import HEAD_TASKS
 from .tasks.task import Cut
 from .tuning import TUNINGS, check_adapter, record_adapter, tuned
@@ -44,6 +44,8 @@ from .tuning import TUNINGS, check_adapter, record_adapter, tuned
 _LENGTH = 256
 # Heads whose last layer has a row for each label.
 _CLASSIFIERS = ("SequenceClassification", "TokenClassification", "MultipleChoice")
+# Heads that take one vector for each text.
+_POOLING = ("SequenceClassification", "MultipleChoice")
 
 
 class HeadRecipe:
@@ -94,7 +96,7 @@ class HeadRecipe:
             encoder: Any = AutoModel.from_pretrained(checkpoint, dtype=torch.float32)
             self.encoder: PreTrainedModel = encoder.to(self.run.args.device)
             try:
-                TaskAdapter(self.encoder, 1)
+                TaskAdapter(self.encoder, 1, self.run.model.pooling)
             except ValueError as error:
                 raise UsageError(f"--from {self.run.model.from_checkpoint}: {error}") from error
             self.inputs = {split: self._features(inputs) for split, inputs in self.inputs.items()}
@@ -115,11 +117,8 @@ class HeadRecipe:
             adapter.config.problem_type = labels["problem_type"]
             return adapter
         fields: dict[str, Any] = {**labels}
-        if asked.pooling is not None:
-            fields["pooling"] = asked.pooling
-            if asked.pooling == "mean":
-                # The dense layer of a pooler has learned from the first token.
-                fields["pooler_act"] = None
+        if self.task.auto_class.rpartition("For")[2] in _POOLING:
+            fields |= pooling_fields(self.checkpoint, asked.pooling)
         model_class = getattr(transformers, self.task.auto_class)
         with new_head():
             config = SequenceEncoderConfig.from_pretrained(self.checkpoint, **fields)
@@ -323,8 +322,14 @@ def new_head() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def text_length(asked: int | None, config: Any, prompts: int = 0) -> int:
+def text_length(asked: int | None, config: Any, prompts: int = 0, default: int | None = None) -> int:
     """Tokens that texts are cut to: what was asked for, or else a default, if the encoder has positions for it.
+
+    Args:
+        asked: what was asked for.
+        config: of the encoder.
+        prompts: positions that virtual tokens take.
+        default: what the folder of the encoder says.
 
     Raises:
         UsageError: if more was asked for than there are positions.
@@ -337,7 +342,8 @@ def text_length(asked: int | None, config: Any, prompts: int = 0) -> int:
         raise UsageError(
             f"--max_length must be at most {room}, what the encoder has positions for{beside}, got {asked}."
         )
-    return asked or min(_LENGTH, room or _LENGTH)
+    default = default or _LENGTH
+    return asked or min(default, room or default)
 
 
 def weighted_loss(weights: torch.Tensor) -> Callable[..., torch.Tensor]:

@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments,
 
 from ..hub.model_card import Training
 from ..hub.model_files import save_card
+from ..modeling.recipe_files import read_recipe
 from . import UsageError
 from .adaptation_report import Judgement, Results, metrics_of
 from .adaptation_run import Adaptation, AdaptationArguments
@@ -47,7 +48,10 @@ class SimilarityRecipe:
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
         """Makes the evaluators; the trainers tokenise by themselves."""
         self.checkpoint = checkpoint
-        self.max_length = text_length(self.run.model.max_length, AutoConfig.from_pretrained(checkpoint))
+        config, recipe = AutoConfig.from_pretrained(checkpoint), read_recipe(checkpoint)
+        # What the folder says is for single texts; a cross-encoder reads pairs.
+        said = recipe.max_length if recipe is not None and self.task.kind == "SentenceTransformer" else None
+        self.max_length = text_length(self.run.model.max_length, config, default=said)
         self.cut = {split: self.task.cut(rows, tokenizer, self.max_length) for split, rows in self.rows.items()}
         self.evaluators = {split: self.task.evaluator(rows) for split, rows in self.rows.items() if split != "train"}
 

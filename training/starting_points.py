@@ -16,6 +16,9 @@ from ..conversion.companions import folder_of, load_tokenizer, read_tokenizer
 from ..conversion.source_models import load_checkpoint, read_config, transformer_folder
 from ..hub.passed_on import passed_on
 from ..modeling import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining, SequenceEncoderPreTrainedModel
+from ..modeling.head_layers import POOLINGS
+from ..modeling.recipe_files import read_recipe
+from ..modeling.text_pooling import check_pooling
 from ..tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
 from . import UsageError
 from .objective_arguments import Objectives
@@ -88,6 +91,26 @@ def card_fields_of(checkpoint: str) -> dict[str, Any]:
         return passed_on(folder_of(checkpoint))
     except (OSError, ValueError):
         return {}
+
+
+def pooling_fields(checkpoint: str, asked: str | None) -> dict[str, Any]:
+    """The fields of the configuration that say how a text becomes one vector, where they differ from the checkpoint's.
+
+    Args:
+        checkpoint: of an encoder.
+        asked: the pooling that was asked for; None for that of a folder of sentence-transformers, or else of the
+            configuration.
+
+    Raises:
+        UsageError: if the folder names a pooling that heads do not have.
+    """
+    if asked is None and (recipe := read_recipe(checkpoint)) is not None:
+        try:
+            check_pooling(asked := recipe.single_pooling, tuple(POOLINGS))
+        except ValueError as error:
+            raise UsageError(f"--pooling is needed: {error}") from error
+    # The dense layer of a pooler has learned from the first token.
+    return {} if asked is None else {"pooling": asked, **({"pooler_act": None} if asked == "mean" else {})}
 
 
 def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:

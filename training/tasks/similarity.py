@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...modeling.embedding_recipe import ACTIVATIONS, EmbeddingRecipe
+from ...modeling.embedding_recipe import Dense as Projection
+from ...modeling.recipe_files import read_recipe
 from .. import UsageError
+from ..starting_points import pooling_fields
 from .classification import _is_number
 from .columns import check_texts, check_there, check_values, check_varies
 from .task import Cut
@@ -61,7 +66,16 @@ class SimilarityTask(ABC):
 
     @abstractmethod
     def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
-        """A model of sentence-transformers around an encoder."""
+        """A model of sentence-transformers around an encoder.
+
+        Args:
+            checkpoint: of the encoder.
+            pooling: None for what the checkpoint says.
+            max_length: tokens that texts are cut to.
+
+        Raises:
+            UsageError: if what the checkpoint says cannot be followed.
+        """
 
     @abstractmethod
     def answers(self, model: Any, rows: Any) -> list[float]:
@@ -90,13 +104,32 @@ class Embedding(SimilarityTask):
         return given or ("score" if "score" in examples["train"].column_names else None)
 
     def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
-        """As of `SimilarityTask`: the encoder and its pooling, the mean if nothing else is asked for."""
+        """As of `SimilarityTask`: the encoder and what follows it in its folder, else the mean of all tokens."""
         from sentence_transformers import SentenceTransformer
-        from sentence_transformers.models import Pooling, Transformer
+        from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
-        transformer: Any = Transformer(checkpoint, max_seq_length=max_length)
+        recipe = read_recipe(checkpoint) or EmbeddingRecipe()
+        if pooling is not None:
+            recipe = replace(recipe, pooling=(pooling,), obstacle=None)
+        try:
+            recipe.check()
+        except ValueError as error:
+            raise UsageError(f"--from: {error}") from error
+        transformer: Any = Transformer(checkpoint, max_seq_length=max_length, do_lower_case=recipe.lowercase)
         channels = transformer.auto_model.config.hidden_size
-        return SentenceTransformer(modules=[transformer, Pooling(channels, pooling_mode=pooling or "mean")])
+        modes = recipe.pooling if len(recipe.pooling) > 1 else recipe.pooling[0]
+        modules = [transformer, Pooling(channels, pooling_mode=modes, include_prompt=recipe.include_prompt)]
+        for step in recipe.after:
+            if isinstance(step, Projection):
+                (outputs, inputs), biased = step.weight.shape, step.bias is not None
+                activation = ACTIVATIONS[step.activation]()
+                modules.append(Dense(inputs, outputs, biased, activation, step.weight.clone(), step.bias))
+            else:
+                modules.append(Normalize())
+        given: dict[str, Any] = {
+            name: recipe.settings.get(name) for name in ("prompts", "default_prompt_name", "similarity_fn_name")
+        }
+        return SentenceTransformer(modules=modules, **given)
 
     def answers(self, model: Any, rows: Any) -> list[float]:
         """As of `SimilarityTask`: the similarity of their vectors."""
@@ -153,7 +186,9 @@ class Ranking(SimilarityTask):
         """As of `SimilarityTask`: the encoder with a classifier of one output."""
         from sentence_transformers import CrossEncoder
 
-        return CrossEncoder(checkpoint, num_labels=1, max_length=max_length)
+        return CrossEncoder(
+            checkpoint, num_labels=1, max_length=max_length, config_kwargs=pooling_fields(checkpoint, pooling)
+        )
 
     def answers(self, model: Any, rows: Any) -> list[float]:
         """As of `SimilarityTask`: their score."""

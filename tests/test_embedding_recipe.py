@@ -1,0 +1,318 @@
+"""`encode` gives the vectors of SentenceTransformer on the same folder, and so does the folder that is saved next."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
+
+from sequence_encoder import (
+    SequenceEncoderForMaskedLM,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderModel,
+    SequenceEncoderTokenizer,
+    TaskAdapter,
+)
+from sequence_encoder.__main__ import main
+from sequence_encoder.conversion import convert
+from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
+from sequence_encoder.training import UsageError
+from sequence_encoder.training.adaptation import read_examples
+from sequence_encoder.training.adaptation_arguments import (
+    Adaptation,
+    AdaptationArguments,
+    AdaptedModelArguments,
+    TaskDataArguments,
+)
+from sequence_encoder.training.starting_points import encoder_of, pooling_fields
+from sequence_encoder.training.tasks.similarity import Embedding
+
+st = pytest.importorskip("sentence_transformers", reason="is installed by `make compatibility`, not by `make test`")
+from sentence_transformers.sentence_transformer import modules as models  # noqa: E402
+
+TEXTS = ["a model", "The text is short, return the weights of a model of a text", "RETURN the text [MASK]", "weights"]
+QUERY = "query: the text "
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT with its tokenizer."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("plain")
+    texts = ["a model of a text", "the text is short", "return the weights of a model", QUERY, "The RETURN"] * 3
+    tokenizer = SequenceEncoderTokenizer.train_from_iterator(
+        texts, vocab_size=90, lowercase=False, model_max_length=14, show_progress=False
+    )
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=16, initializer_range=0.5, **sizes)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def dense(outputs: int, activation: Any = None) -> Any:
+    return models.Dense(24, outputs, activation_function=activation or torch.nn.Tanh())
+
+
+# For each name the modules after the encoder, and what is said beside them.
+LAYOUTS: dict[str, tuple[Callable[[], list[Any]], dict[str, Any]]] = {
+    **{
+        mode: (lambda mode=mode: [models.Pooling(24, pooling_mode=mode)], {})
+        for mode in ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+    },
+    "several poolings": (lambda: [models.Pooling(24, pooling_mode=("cls", "mean"))], {}),
+    "poolings in another order": (lambda: [models.Pooling(24, pooling_mode=("mean", "cls"))], {}),
+    "normalize": (lambda: [models.Pooling(24, pooling_mode="cls"), models.Normalize()], {"max_seq_length": 6}),
+    "lowercase": (lambda: [models.Pooling(24)], {"do_lower_case": True}),
+    "dense": (lambda: [models.Pooling(24), dense(7), models.Normalize()], {}),
+    "dense without an activation": (lambda: [models.Pooling(24), dense(24, torch.nn.Identity())], {}),
+    "a dropout": (lambda: [models.Pooling(24), models.Dropout(0.5)], {}),
+    "a default prompt": (lambda: [models.Pooling(24)], {"prompts": {"q": QUERY}, "default_prompt_name": "q"}),
+    "a prompt left out": (
+        lambda: [models.Pooling(24, pooling_mode="weightedmean", include_prompt=False)],
+        {"prompts": {"q": QUERY}, "default_prompt_name": "q", "max_seq_length": 12},
+    ),
+    "a prompt left out before the first token": (
+        lambda: [models.Pooling(24, pooling_mode="cls", include_prompt=False)],
+        {"prompts": {"q": QUERY}, "default_prompt_name": "q"},
+    ),
+}
+
+
+def sentence_model(plain: Path, name: str) -> Any:
+    """A model of sentence-transformers with one of the layouts."""
+    torch.manual_seed(1)
+    after, said = LAYOUTS[name]
+    said = dict(said)
+    transformer = models.Transformer(str(plain), do_lower_case=said.pop("do_lower_case", False))
+    if (length := said.pop("max_seq_length", None)) is not None:
+        transformer.max_seq_length = length
+    return st.SentenceTransformer(modules=[transformer, *after()], device="cpu", **said)
+
+
+def same(found: Any, expected: Any) -> None:
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_encode_and_what_is_saved_agree_with_sentence_transformer(plain: Path, layout: str, tmp_path: Path) -> None:
+    theirs = sentence_model(plain, layout)
+    expected = theirs.encode(TEXTS)
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    if layout == "lowercase":  # Only old folders say so beside the tokenizer.
+        (tmp_path / "theirs" / "sentence_bert_config.json").write_text('{"max_seq_length": 14, "do_lower_case": true}')
+        AutoTokenizer.from_pretrained(plain).save_pretrained(tmp_path / "theirs")
+    same(st.SentenceTransformer(str(tmp_path / "theirs"), device="cpu").encode(TEXTS), expected)
+    ours = convert(tmp_path / "theirs")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    same(ours.encode(TEXTS, tokenizer), expected)
+    assert ours.encode([], tokenizer).shape == (0, expected.shape[1])
+    ours.save_pretrained(tmp_path / "ours")
+    tokenizer.save_pretrained(tmp_path / "ours")
+    again = AutoModel.from_pretrained(tmp_path / "ours")
+    same(again.encode(TEXTS, tokenizer), expected)
+    loaded = st.SentenceTransformer(str(tmp_path / "ours"), device="cpu")
+    same(loaded.encode(TEXTS), expected)
+    loaded.save_pretrained(str(tmp_path / "resaved"))
+    same(st.SentenceTransformer(str(tmp_path / "resaved"), device="cpu").encode(TEXTS), expected)
+    same(AutoModel.from_pretrained(tmp_path / "resaved").encode(TEXTS, loaded.tokenizer), expected)
+
+
+def test_the_command_converts_what_the_folder_says(plain: Path, tmp_path: Path) -> None:
+    theirs = sentence_model(plain, "normalize")
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours")])
+    ours = AutoModel.from_pretrained(tmp_path / "ours")
+    same(ours.encode(TEXTS, AutoTokenizer.from_pretrained(tmp_path / "ours")), theirs.encode(TEXTS))
+
+
+def old_layout(plain: Path, folder: Path) -> None:
+    """A folder as sentence-transformers wrote it once: the encoder in `0_Transformer`."""
+    shutil.copytree(plain, folder / "0_Transformer")
+    kinds = ["Transformer", "Pooling", "Normalize"]
+    listed = [
+        {"idx": index, "name": str(index), "path": f"{index}_{kind}", "type": f"sentence_transformers.models.{kind}"}
+        for index, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "1_Pooling").mkdir()
+    config = {"word_embedding_dimension": 24, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    (folder / "0_Transformer" / "sentence_bert_config.json").write_text('{"max_seq_length": 6}')
+
+
+def test_an_encoder_in_a_folder_of_its_own_follows_the_list_beside_it(plain: Path, tmp_path: Path) -> None:
+    old_layout(plain, tmp_path / "old")
+    expected = st.SentenceTransformer(str(tmp_path / "old"), device="cpu").encode(TEXTS)
+    tokenizer = AutoTokenizer.from_pretrained(plain)
+    same(convert(tmp_path / "old").encode(TEXTS, tokenizer), expected)
+    main(["convert", str(tmp_path / "old"), str(tmp_path / "ours")])
+    for place, options in (
+        (tmp_path / "ours" / "0_Transformer", {}),
+        (tmp_path / "ours", {"subfolder": "0_Transformer"}),
+    ):
+        same(SequenceEncoderModel.from_pretrained(place, **options).encode(TEXTS, tokenizer), expected)
+    head = SequenceEncoderForMaskedLM.from_pretrained(tmp_path / "ours" / "0_Transformer")
+    same(head.base_model.encode(TEXTS, tokenizer), expected)
+
+
+def test_arguments_replace_what_the_folder_says(plain: Path, tmp_path: Path) -> None:
+    theirs = sentence_model(plain, "normalize")
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    ours, tokenizer = convert(tmp_path / "theirs"), AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    bare = convert(plain)
+    assert bare.embedding_recipe is None
+    same(
+        ours.encode(TEXTS, tokenizer, pooling="mean", normalize_embeddings=False, max_length=14),
+        bare.encode(TEXTS, AutoTokenizer.from_pretrained(plain)),
+    )
+    same(ours.encode(TEXTS, tokenizer, prompt=QUERY), theirs.encode(TEXTS, prompt=QUERY))
+    same(ours.encode(TEXTS, tokenizer, truncate_dim=5), theirs.encode(TEXTS, truncate_dim=5))
+    same(
+        ours.encode(TEXTS, tokenizer, truncate_dim=5, normalize_embeddings=True),
+        theirs.encode(TEXTS, truncate_dim=5, normalize_embeddings=True),
+    )
+
+
+def test_a_folder_of_an_encoder_alone_gives_means_and_is_saved_without_modules(plain: Path, tmp_path: Path) -> None:
+    ours, tokenizer = convert(plain), AutoTokenizer.from_pretrained(plain)
+    ours.save_pretrained(tmp_path / "ours")
+    assert not (tmp_path / "ours" / "modules.json").exists()
+    tokenizer.save_pretrained(tmp_path / "ours")
+    expected = st.SentenceTransformer(str(tmp_path / "ours"), device="cpu").encode(TEXTS)
+    same(ours.encode(TEXTS, tokenizer), expected)
+
+
+def test_prompts_that_sentence_transformer_changed_are_not_replaced_when_it_saves(plain: Path, tmp_path: Path) -> None:
+    sentence_model(plain, "a default prompt").save_pretrained(str(tmp_path / "theirs"))
+    ours = convert(tmp_path / "theirs")
+    save_sentence_transformer(tmp_path / "ours", ours, AutoTokenizer.from_pretrained(plain))
+    loaded = st.SentenceTransformer(str(tmp_path / "ours"), device="cpu")
+    loaded.prompts["q"] = "return "
+    loaded.save_pretrained(str(tmp_path / "changed"))
+    changed = AutoModel.from_pretrained(tmp_path / "changed")
+    same(changed.encode(TEXTS, loaded.tokenizer), loaded.encode(TEXTS))
+    same(changed.encode(TEXTS, loaded.tokenizer, prompt_name="document"), loaded.encode(TEXTS, prompt=""))
+
+
+def test_a_model_that_is_pretrained_further_keeps_what_the_folder_said(plain: Path, tmp_path: Path) -> None:
+    sentence_model(plain, "normalize").save_pretrained(str(tmp_path / "theirs"))
+    convert(tmp_path / "theirs").save_pretrained(tmp_path / "ours")
+    for kind, keeps in ((SequenceEncoderForMaskedLM, True), (SequenceEncoderForSequenceClassification, False)):
+        model = kind.from_pretrained(tmp_path / "ours")
+        assert model.base_model.embedding_recipe.pooling == ("cls",)
+        model.save_pretrained(tmp_path / kind.__name__)
+        again = SequenceEncoderModel.from_pretrained(tmp_path / kind.__name__)
+        assert (again.embedding_recipe is not None) == keeps
+
+
+def test_a_list_of_modules_that_stays_in_a_folder_is_said(
+    plain: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    sentence_model(plain, "normalize").save_pretrained(str(tmp_path))
+    convert(plain).save_pretrained(tmp_path)
+    assert "modules.json stays as it is" in caplog.text
+
+
+def change(folder: Path, file: str, **fields: Any) -> None:
+    content = json.loads((folder / file).read_text())
+    (content[-1] if isinstance(content, list) else content).update(fields)
+    (folder / file).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "message"),
+    [
+        ("modules.json", {"type": "sentence_transformers.models.LSTM"}, r"sentence_transformers\.models\.LSTM"),
+        ("modules.json", {"type": "of_someone.Normalize"}, r"of_someone\.Normalize"),
+        ("modules.json", {"path": "../secret"}, r"names \.\./secret, which is not inside"),
+        ("2_Dense/config.json", {"activation_function": "os.system"}, r"activation_function='os\.system'"),
+        ("2_Dense/config.json", {"use_residual": True}, "use_residual=True"),
+        ("1_Pooling/config.json", {"pooling_mode": "first"}, "got 'first'"),
+    ],
+)
+def test_what_cannot_be_applied_is_refused_by_name(
+    plain: Path,
+    tmp_path: Path,
+    file: str,
+    fields: dict[str, Any],
+    message: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "theirs"
+    sentence_model(plain, "dense").save_pretrained(str(folder))
+    change(folder, file, **fields)
+    ours, tokenizer = convert(folder), AutoTokenizer.from_pretrained(plain)
+    with pytest.raises(ValueError, match=message):
+        ours.encode(TEXTS, tokenizer)
+    same(ours.encode(TEXTS, tokenizer, pooling="mean"), convert(plain).encode(TEXTS, tokenizer))
+    with pytest.raises(ValueError, match=message):
+        TaskAdapter(ours, 2)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    ours.save_pretrained(tmp_path / "again")
+    assert "copy modules.json" in caplog.text
+    assert not (tmp_path / "again" / "modules.json").exists()
+
+
+def test_pickled_weights_of_a_module_are_not_read(plain: Path, tmp_path: Path) -> None:
+    sentence_model(plain, "dense").save_pretrained(str(tmp_path))
+    (tmp_path / "2_Dense" / "model.safetensors").rename(tmp_path / "2_Dense" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="pickled ones are not read"):
+        convert(tmp_path).encode(TEXTS, AutoTokenizer.from_pretrained(plain))
+
+
+@pytest.mark.parametrize("of", ["ours", "theirs"])
+def test_a_task_adapter_pools_as_the_folder_of_its_encoder_says(plain: Path, tmp_path: Path, of: str) -> None:
+    sentence_model(plain, "normalize").save_pretrained(str(tmp_path))
+    encoder = convert(tmp_path) if of == "ours" else AutoModel.from_pretrained(tmp_path)
+    assert TaskAdapter(encoder, 2).config.pooling == "cls"
+    assert TaskAdapter(encoder, 2, pooling="mean").config.pooling == "mean"
+    assert TaskAdapter(AutoModel.from_pretrained(plain), 2).config.pooling == "mean"
+
+
+@pytest.mark.parametrize("layout", ["normalize", "dense", "a prompt left out", "several poolings"])
+def test_adapt_trains_the_model_that_the_folder_describes(plain: Path, layout: str, tmp_path: Path) -> None:
+    theirs = sentence_model(plain, layout)
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    checkpoint, _ = encoder_of(str(tmp_path / "theirs"), tmp_path / "ours", any_family=False, may_write=True)
+    task = Embedding(TaskDataArguments(train_file="pairs.csv"))
+    model = task.model(checkpoint, None, theirs.max_seq_length)
+    same(model.encode(TEXTS), theirs.encode(TEXTS))
+    assert [type(module) for module in model][1:] == [type(module) for module in theirs][1:]
+    assert task.model(checkpoint, "cls", 10)[1].pooling_mode == "cls"
+    assert task.model(checkpoint, None, 10).max_seq_length == 10
+
+
+def test_adapt_embeds_texts_of_the_length_that_the_folder_says(plain: Path, tmp_path: Path) -> None:
+    old_layout(plain, tmp_path / "old")
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("text,text_pair\n" + "".join(f"a model {n},a text {n}\n" for n in range(9)))
+    asked = {"task": "embedding", "from_checkpoint": str(tmp_path / "old")}
+    for length, expected in ((None, 6), (9, 9)):
+        arguments = AdaptationArguments(output_dir=str(tmp_path / "out"), use_cpu=True)
+        model = AdaptedModelArguments(**asked, max_length=length)
+        recipe = read_examples(Adaptation(model, TaskDataArguments(train_file=str(pairs)), arguments))
+        recipe.prepare(*encoder_of(str(tmp_path / "old"), tmp_path / "ours", any_family=False, may_write=True))
+        assert recipe.length == expected
+
+
+def test_heads_pool_as_the_folder_says_or_as_asked_for(plain: Path, tmp_path: Path) -> None:
+    assert pooling_fields(str(plain), None) == {}
+    assert pooling_fields(str(plain), "mean") == {"pooling": "mean", "pooler_act": None}
+    for layout, expected in (("normalize", {"pooling": "cls"}), ("mean", {"pooling": "mean", "pooler_act": None})):
+        sentence_model(plain, layout).save_pretrained(str(tmp_path / layout))
+        assert pooling_fields(str(tmp_path / layout), None) == expected
+    sentence_model(plain, "max").save_pretrained(str(tmp_path / "max"))
+    with pytest.raises(UsageError, match="--pooling is needed: pooling must be one of 'cls', 'mean', got 'max'"):
+        pooling_fields(str(tmp_path / "max"), None)
+    assert pooling_fields(str(tmp_path / "max"), "cls") == {"pooling": "cls"}
