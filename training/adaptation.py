@@ -16,7 +16,7 @@ from typing import Any
 from ..hub.whole_folders import check_replaceable, written_whole
 from . import UsageError
 from .adaptation_arguments import Adaptation, AdaptationArguments
-from .adaptation_data import hold_out, load_examples
+from .adaptation_data import hold_out, load_examples, warn_of_shared
 from .adaptation_report import Result, Results, write_results
 from .hardware import peak_memory
 from .head_recipe import HeadRecipe
@@ -71,6 +71,8 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
         recipe = kind(run, examples)
         # After labels were learned: a rare one may be held out.
         recipe.rows = hold_out(recipe.rows, run.data, run.args.seed)
+        if run.args.should_save:
+            warn_of_shared(recipe.rows, recipe.task.texts)
         return recipe
 
 

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from . import UsageError
 from .arguments import check_fixed, parse_arguments, settle_device
 from .tasks import TASKS
+from .text_files import TextFormat
 from .tuning import TUNINGS
 
 
@@ -81,10 +82,17 @@ class TaskDataArguments:
     """
 
     train_file: str | None = field(
-        default=None, metadata={"help": "A file, a folder or a pattern: CSV, JSON (Lines), Parquet, Arrow."}
+        default=None, metadata={"help": "A file, a folder or a pattern: CSV, TSV, JSON (Lines), Parquet, Arrow."}
     )
     validation_file: str | None = field(default=None, metadata={"help": "To choose the best weights by."})
     test_file: str | None = field(default=None, metadata={"help": "To say how good the chosen ones are."})
+    encoding: str | None = field(
+        default=None,
+        metadata={"help": "The encoding of the files, such as latin-1; by default UTF-8, or by their byte order mark."},
+    )
+    delimiter: str | None = field(
+        default=None, metadata={"help": "The character between two columns of a CSV file, such as ';'."}
+    )
     dataset_name: str | None = field(default=None, metadata={"help": "Of the Hub, instead of files."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Of a dataset of the Hub with several."})
     validation_split: str = field(default="validation", metadata={"help": "Of a dataset of the Hub."})
@@ -113,6 +121,7 @@ class TaskDataArguments:
             raise UsageError(f"--validation_share must be between 0 and 1, got {self.validation_share}.")
         if self.doc_stride < 0:
             raise UsageError(f"--doc_stride must be at least 0, got {self.doc_stride}.")
+        TextFormat(self.encoding, self.delimiter)
 
 
 @dataclass

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..conversion import convert
 from ..conversion.companions import folder_of, load_tokenizer
-from ..conversion.source_models import load_checkpoint, transformer_folder
+from ..conversion.source_models import FAMILIES, load_checkpoint, transformer_folder
 from ..modeling import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining, SequenceEncoderPreTrainedModel
 from ..tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
 from . import UsageError
 from .objectives import Objectives
 from .pretraining_arguments import ModelArguments
+from .tasks import TASKS
 
 # Documents to train a tokenizer on; more change little.
 _TOKENIZER_TEXTS = 200_000
@@ -73,12 +74,20 @@ def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool)
                 if may_write:
                     carry_over(checkpoint, folder, base_model=True).save_pretrained(folder)
                 named = str(folder)
-            except UsageError:
+            except UsageError as error:
                 if not any_family:
-                    raise
+                    raise _pointing_to_adapter(error, config) from error
         return named, AutoTokenizer.from_pretrained(named)
     except (OSError, ValueError) as error:
         raise error if isinstance(error, UsageError) else UsageError(f"--from {checkpoint}: {error}") from error
+
+
+def _pointing_to_adapter(error: UsageError, config: PreTrainedConfig) -> UsageError:
+    """The error, with what the user can do where nothing but the family stands in the way."""
+    if config.is_encoder_decoder or config.model_type in FAMILIES:
+        return error
+    tasks = ", ".join(name for name, task in TASKS.items() if "adapter" in task.tunings)
+    return UsageError(f"{error} --tuning adapter takes an encoder of any family, for --task {tasks}.")
 
 
 def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:

@@ -39,6 +39,7 @@ class HeadTask(ABC):
         best_metric: by which the best weights are chosen, if nothing else is asked for.
         metric_names: all that there are.
         tunings: the ways of tuning that there are for it.
+        texts: the columns that make up a text, known once examples were read.
         label_fields: of the configuration, known once examples were read.
     """
 
@@ -51,6 +52,7 @@ class HeadTask(ABC):
     def __init__(self, data: TaskDataArguments, max_length: int = 0) -> None:
         self.data, self.max_length = data, max_length
         self.label_fields: dict[str, Any] = {}
+        self.texts: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self, examples: Examples) -> dict[str, Any]:
