@@ -162,9 +162,9 @@ def _load(reader: str, files: list[Path], arguments: CorpusArguments) -> Any:
         options["sep"] = text_format.delimiter or ("\t" if reader == "tsv" else ",")
     if reader in ("text", "csv", "tsv", "json"):
         options["encoding"] = encoding_of(files, text_format.encoding)
-    if reader == "json" and options["encoding"] == "utf-8-sig":
-        # It leaves out the mark by itself.
-        options["encoding"] = "utf-8"
+    if reader == "json" and options["encoding"] in ("utf-8", "utf-8-sig"):
+        # It leaves out the mark by itself, and checks the bytes under any name of UTF-8 but its default.
+        options["encoding"] = "utf8"
     rows = read_files({"tsv": "csv"}.get(reader, reader), files, named, arguments.streaming, **options)
     for file in files if "sep" in options else ():
         csv_header(file, csv_records(file, text_format.encoding, options["sep"]), options["sep"])

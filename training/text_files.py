@@ -150,17 +150,15 @@ def undecodable(file: Path, encoding: str) -> str | None:
     # Lines are decoded one by one, since a decoder counts from where its last piece began.
     if not "a\n".encode(encoding).endswith(b"a\n"):
         return None
-    offset = 0
+    name, offset = codecs.lookup(encoding).name, 0
     with contextlib.suppress(*_DAMAGE), _bytes(file) as lines:
         for number, line in enumerate(lines, 1):
             try:
                 line.decode(encoding)
             except UnicodeDecodeError as error:
-                byte = line[error.start]
-                return (
-                    f"{file} is not {encoding}: byte {offset + error.start} (line {number}) is 0x{byte:02x}. Name its "
-                    f"encoding, such as --encoding {'latin-1' if encoding.startswith('utf') else 'utf-8'}."
-                )
+                place = f"byte {offset + error.start} (line {number}) is 0x{line[error.start]:02x}"
+                other = "latin-1" if name.startswith("utf") else "utf-8"
+                return f"{file} is not {name}: {place}. Name its encoding, such as --encoding {other}."
             offset += len(line)
     return None
 
