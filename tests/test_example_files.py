@@ -225,7 +225,10 @@ def test_an_encoder_of_another_family_points_to_the_tuning_that_takes_it(tmp_pat
 
     save_encoder(tmp_path / "ours")
     GPT2Model(GPT2Config(vocab_size=90, n_embd=24, n_layer=1, n_head=2)).save_pretrained(tmp_path / "gpt2")
-    AutoTokenizer.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    # As that of GPT-2, it has no padding token.
+    tokenizer.pad_token, tokenizer.eos_token = None, tokenizer.sep_token
+    tokenizer.save_pretrained(tmp_path / "gpt2")
     files = write_examples(tmp_path, "classification", {"train": 30, "validation": 8})
     with pytest.raises(UsageError, match=r"GPT2Model is of none .* --tuning adapter takes an encoder of any family"):
         run("classification", tmp_path / "gpt2", tmp_path / "out", **files)

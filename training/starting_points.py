@@ -77,7 +77,12 @@ def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool)
             except UsageError as error:
                 if not any_family:
                     raise _pointing_to_adapter(error, config) from error
-        return named, AutoTokenizer.from_pretrained(named)
+        tokenizer = AutoTokenizer.from_pretrained(named)
+        # Encoders that read from left to right come without a padding token, and the mask hides any token as well.
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        if tokenizer.pad_token is None:
+            raise ValueError("its tokenizer has neither a padding token nor one for the end of a text.")
+        return named, tokenizer
     except (OSError, ValueError) as error:
         raise error if isinstance(error, UsageError) else UsageError(f"--from {checkpoint}: {error}") from error
 

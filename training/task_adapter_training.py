@@ -110,6 +110,7 @@ def _split(batch: Any, model: TaskAdapter) -> tuple[dict[str, torch.Tensor], tor
     Raises:
         ValueError: for a batch in a form that is not allowed, or with a bad mask.
     """
+    inputs: dict[str, Any]
     if isinstance(batch, Mapping):
         inputs = dict(batch)
         labels = inputs.pop("labels", inputs.pop("label", None))
@@ -127,7 +128,8 @@ def _split(batch: Any, model: TaskAdapter) -> tuple[dict[str, torch.Tensor], tor
             "train_loader must give dictionaries, (input_ids, attention_mask, targets), (input_ids, targets) or "
             f"(inputs, targets), got {got}."
         )
-    ids, mask = inputs.get("input_ids"), inputs.pop("attention_mask", None)
+    ids: Any = inputs.get("input_ids")
+    mask = inputs.pop("attention_mask", None)
     check_tensor("input_ids", ids)
     if mask is None:
         mask = mask_of_padding(ids, model.encoder.config.pad_token_id)
