@@ -50,6 +50,7 @@ def refused(read: Read, *arguments: Any, **options: Any) -> str:
         (GERMAN, "train.csv", {}),
         (GERMAN, "TRAIN.CSV", {}),
         (GERMAN.encode("utf-8-sig"), "train.csv", {}),
+        (GERMAN.encode("utf-8-sig"), "train.csv", {"encoding": "UTF8"}),
         (GERMAN.encode("utf-16"), "train.csv", {}),
         (GERMAN.encode("latin-1"), "train.csv", {"encoding": "latin-1"}),
         (GERMAN.replace(",", "\t"), "train.tsv", {}),

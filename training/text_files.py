@@ -71,7 +71,8 @@ def encoding_of(files: Iterable[Path], encoding: str | None = None) -> str:
     Raises:
         UsageError: if the files have several.
     """
-    if encoding is not None:
+    # UTF-8 may have a mark even where the user names it.
+    if encoding is not None and codecs.lookup(encoding).name != "utf-8":
         return encoding
     found = {file: _marked(file) for file in files}
     kinds = set(found.values())
