@@ -5,19 +5,23 @@
 
 The texts are the docstrings of the libraries on this disk; their first paragraphs, which are as short as questions. A
 `TaskAdapter` learns which library such a text is about (the intent), and search among the texts of that library, or
-among all where the intent is not sure, finds the answer.
+among all where the intent is not sure, finds the answer. The first run takes minutes, and keeps what it has made in
+`--index_dir`; later ones only answer.
 """
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from common import read_arguments
-from transformers import AutoTokenizer, DataCollatorWithPadding, pipeline
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase, pipeline
 
 from sequence_encoder import SequenceEncoderModel, TaskAdapter, convert, train_adapted_model
 from sequence_encoder.conversion.source_models import load_checkpoint
@@ -30,10 +34,26 @@ class QuestionArguments:
 
     model_name_or_path: str = field(metadata={"help": "An encoder of sentences: ours, or one to be carried over."})
     questions: list[str] = field(metadata={"help": "In plain words."})
+    index_dir: str = field(
+        default="answers-index",
+        metadata={"help": "Keeps texts, vectors and the adapter; delete it to read the disk anew."},
+    )
     libraries: int = field(default=8, metadata={"help": "How many, those with the most docstrings."})
     texts_per_library: int = field(default=1000, metadata={"help": "Of each library."})
     epochs: int = field(default=10, metadata={"help": "Of the adapter, which needs the encoder in the first alone."})
     least_score: float = field(default=0.5, metadata={"help": "How sure the intent must be to search by it."})
+
+    def settings(self) -> dict[str, Any]:
+        """What an index depends on."""
+        return {name: value for name, value in asdict(self).items() if name not in _OF_A_RUN}
+
+
+_OF_A_RUN = ("questions", "index_dir", "least_score")
+
+
+def say(what: str) -> None:
+    """Prints at once, also into a pipe."""
+    print(what, flush=True)
 
 
 def texts_of(docs: list[Docstring], libraries: int, count: int) -> list[Docstring]:
@@ -54,45 +74,81 @@ def load_encoder(name: str) -> SequenceEncoderModel:
     return cast(SequenceEncoderModel, model if isinstance(model, SequenceEncoderModel) else convert(model))
 
 
-def main() -> None:
-    """Learns intents, searches, prints."""
-    (arguments,) = read_arguments(QuestionArguments)
-    docs = texts_of(read_documentation(), arguments.libraries, arguments.texts_per_library)
+def train_intents(
+    encoder: SequenceEncoderModel, tokenizer: PreTrainedTokenizerBase, docs: list[Docstring], epochs: int
+) -> TaskAdapter:
+    """What a text is about. Names of libraries are hidden, so that it is learned from the rest."""
     labels = sorted({doc.library for doc in docs})
-    encoder = load_encoder(arguments.model_name_or_path)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-
-    # What a question is about. Names of libraries are hidden, so that it is learned from the rest.
     adapter = TaskAdapter(encoder, len(labels), id2label=dict(enumerate(labels)))
     items = [
         {**tokenizer(summary(doc.hidden), truncation=True, max_length=128), "labels": labels.index(doc.library)}
         for doc in docs
     ]
-    collate = DataCollatorWithPadding(tokenizer)
     loader: torch.utils.data.DataLoader[dict[str, torch.Tensor]] = torch.utils.data.DataLoader(
         items,  # type: ignore[arg-type]
         batch_size=32,
         shuffle=True,
-        collate_fn=collate,
+        collate_fn=DataCollatorWithPadding(tokenizer),
     )
-    train_adapted_model(adapter, loader, arguments.epochs, learning_rate=3e-3)
-    intent = pipeline("text-classification", model=adapter, tokenizer=tokenizer)
+    train_adapted_model(adapter, loader, epochs, learning_rate=3e-3)
+    return adapter
 
-    # What answers it.
+
+def build_index(arguments: QuestionArguments, folder: Path) -> None:
+    """Reads, learns and encodes; `index.json` has no settings until all else is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.json").write_text('{"settings": null}', encoding="utf-8")
+    say(f"1 of 4: loading the encoder {arguments.model_name_or_path}")
+    encoder = load_encoder(arguments.model_name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
+    say("2 of 4: reading the docstrings on this disk")
+    docs = texts_of(read_documentation(), arguments.libraries, arguments.texts_per_library)
+    say(f"3 of 4: learning which library each of {len(docs):,} texts is about")
+    adapter = train_intents(encoder, tokenizer, docs, arguments.epochs)
+    adapter.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    say(f"4 of 4: encoding {len(docs):,} texts for the search")
     vectors = encoder.encode(
         [summary(doc.text) for doc in docs],
         tokenizer,
         max_length=128,
         normalize_embeddings=True,
         convert_to_tensor=True,
+        show_progress_bar=True,
     )
+    save_file({"vectors": vectors.cpu()}, folder / "vectors.safetensors")
+    index = {"settings": arguments.settings(), "texts": [[doc.library, summary(doc.text), doc.path] for doc in docs]}
+    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def load_index(arguments: QuestionArguments) -> tuple[Path, list[list[str]]]:
+    """The folder of an index with these settings, which is built if there is none; and library, text, path of each."""
+    folder = Path(arguments.index_dir)
+    file = folder / "index.json"
+    if file.exists() and json.loads(file.read_text(encoding="utf-8"))["settings"] == arguments.settings():
+        say(f"Answering from {folder}; delete it to read the disk anew.")
+    else:
+        if not file.exists() and folder.exists() and any(folder.iterdir()):
+            raise SystemExit(f"--index_dir {folder} has other files in it; name a new folder.")
+        say(f"Building the index in {folder}, which takes minutes; later runs use it.")
+        build_index(arguments, folder)
+    return folder, json.loads(file.read_text(encoding="utf-8"))["texts"]
+
+
+def main() -> None:
+    """Finds or builds the index, searches, prints."""
+    (arguments,) = read_arguments(QuestionArguments)
+    folder, texts = load_index(arguments)
+    vectors = load_file(folder / "vectors.safetensors")["vectors"]
+    adapter, tokenizer = TaskAdapter.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    intent = pipeline("text-classification", model=adapter, tokenizer=tokenizer, device="cpu")
     for question in arguments.questions:
         about = intent(question)[0]
-        asked = encoder.encode(question, tokenizer, normalize_embeddings=True, convert_to_tensor=True)
+        asked = adapter.encoder.encode(question, tokenizer, normalize_embeddings=True, convert_to_tensor=True)
         sure = about["score"] >= arguments.least_score
-        among = torch.tensor([not sure or doc.library == about["label"] for doc in docs])
-        best = docs[int((vectors @ asked).masked_fill(~among, -torch.inf).argmax())]
-        print(f"\n{question}\n  about {about['label']} ({about['score']:.2f})\n  {summary(best.text)}\n  {best.path}")
+        among = torch.tensor([not sure or library == about["label"] for library, _, _ in texts])
+        _, answer, path = texts[int((vectors @ asked).masked_fill(~among, -torch.inf).argmax())]
+        say(f"\n{question}\n  about {about['label']} ({about['score']:.2f})\n  {answer}\n  {path}")
 
 
 if __name__ == "__main__":

@@ -70,8 +70,8 @@ def check_inputs(
         ValueError: for an argument that is missing, has another shape or type, or holds values outside its range.
     """
     batch, seq = check_shapes(config, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-    if attention_mask is not None and attention_mask.is_floating_point() and not is_tracing(attention_mask):
-        _check_floating_mask(attention_mask)
+    if attention_mask is not None:
+        check_floating_mask(attention_mask)
     checked = []
     if input_ids is not None:
         checked.append(("input_ids", input_ids, config.vocab_size, "vocab_size"))
@@ -146,8 +146,14 @@ def _check_mask_shape(attention_mask: torch.Tensor, shape: tuple[int, ...], head
     )
 
 
-def _check_floating_mask(mask: torch.Tensor) -> None:
-    """A floating mask may be meant as zeros and ones or to be added to the scores, which its shape decides."""
+def check_floating_mask(mask: torch.Tensor) -> None:
+    """Checks a floating mask: a 2-D one holds zeros and ones, a 4-D one is added to the scores.
+
+    Raises:
+        ValueError: for values that fit the other shape.
+    """
+    if not mask.is_floating_point() or is_tracing(mask):
+        return
     value = float(mask.min() if mask.dim() == 2 else mask.max())
     if mask.dim() == 2 and not value >= 0:
         raise ValueError(

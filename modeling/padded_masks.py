@@ -24,6 +24,11 @@ def real_tokens(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
     return _visible(attention_mask).any(dim=1).any(dim=1)
 
 
+def mask_of_padding(input_ids: torch.Tensor | None, pad_token_id: int | None) -> torch.Tensor | None:
+    """The mask of texts that come without one, (B, S): zero at the padding token, None if there is no such token."""
+    return None if input_ids is None or pad_token_id is None else (input_ids != pad_token_id).long()
+
+
 def _visible(mask: torch.Tensor) -> torch.Tensor:
     """A 4-D mask as bool: True where attention is allowed."""
     if mask.is_floating_point():

@@ -17,11 +17,11 @@ from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..configuration.configuration_task_adapter import TaskAdapterConfig
 from ..hub.loading import LoadedSafely
 from ..hub.saving import SavedWithCard
-from .checks import check_classification_labels, check_num_labels, check_tensor
+from .checks import check_classification_labels, check_floating_mask, check_num_labels, check_tensor
 from .head_layers import POOLINGS
 from .losses import sequence_classification_loss
 from .modeling_sequence_encoder import SequenceEncoderModel
-from .padded_masks import real_tokens
+from .padded_masks import mask_of_padding, real_tokens
 from .recipe_files import recipe_of
 from .text_pooling import check_pooling
 
@@ -126,12 +126,20 @@ class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore
 
         Args:
             input_ids: (B, S).
-            attention_mask: (B, S), zero at padding.
+            attention_mask: (B, S), zero at padding; by default, zero at the `pad_token_id` of the encoder's
+                configuration, if it has one.
             token_type_ids: (B, S); left out where the encoder knows no segments.
             kwargs: of the encoder.
+
+        Raises:
+            ValueError: for a floating mask that is meant to be added to the scores.
         """
         if token_type_ids is not None and self._takes_segments:
             kwargs["token_type_ids"] = token_type_ids
+        if attention_mask is not None:
+            check_floating_mask(attention_mask)
+        else:
+            attention_mask = mask_of_padding(input_ids, self.encoder.config.pad_token_id)
         outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         hidden_states = outputs.last_hidden_state
         real = real_tokens(attention_mask)
@@ -152,7 +160,7 @@ class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore
 
         Args:
             input_ids: (B, S).
-            attention_mask: (B, S), zero at padding.
+            attention_mask: (B, S), as of `features`.
             token_type_ids: (B, S).
             features: (B, D) instead of the text, as the method of that name gives them.
             labels: as of `SequenceEncoderForSequenceClassification`.

@@ -84,17 +84,19 @@ def test_a_missing_column_is_named_with_those_that_there_are(
         ("ner", "tokens"),
     ],
 )
-def test_a_text_that_is_missing_is_told_with_its_row(refused: Callable[..., str], task: str, column: str) -> None:
+def test_a_text_that_is_missing_is_told_with_its_line(
+    refused: Callable[..., str], tmp_path: Path, task: str, column: str
+) -> None:
     message = refused(task, changed(task, 7, **{column: None}))
     assert f" {column} must hold a " in message
-    assert "row 7 has None" in message
+    assert f"line 8 of {tmp_path / 'train.jsonl'} has None" in message
 
 
 @pytest.mark.parametrize("task", ["classification", "regression", "ranking", "multiple-choice"])
-def test_a_label_that_is_missing_is_told_with_its_row(refused: Callable[..., str], task: str) -> None:
+def test_a_label_that_is_missing_is_told_with_its_line(refused: Callable[..., str], tmp_path: Path, task: str) -> None:
     message = refused(task, changed(task, 3, label=None))
     assert "--label_column label must hold" in message
-    assert "row 3 has None" in message
+    assert f"line 4 of {tmp_path / 'train.jsonl'} has None" in message
 
 
 def test_many_wrong_rows_are_counted(refused: Callable[..., str]) -> None:
@@ -131,7 +133,8 @@ def test_spans_outside_their_text_are_told(refused: Callable[..., str], start: i
     rows = [{"text": "we saw it", "entities": [{"start": 0, "end": 2, "label": "who"}]} for _ in range(5)]
     rows[3] = {"text": "we saw it", "entities": [{"start": start, "end": end, "label": "who"}]}
     message = refused("ner", rows, label_column="entities")
-    assert f"row 3 of the train examples has a span from {start} to {end}" in message
+    assert message.startswith("--label_column entities: line 4 of ")
+    assert f"train.jsonl has a span from {start} to {end}" in message
 
 
 @pytest.mark.parametrize("start", [-1, 2, 900])
@@ -139,17 +142,19 @@ def test_answers_that_are_not_where_they_should_be_are_told(refused: Callable[..
     message = refused(
         "qa", changed("qa", 4, context="it is an owl", answers={"text": ["owl"], "answer_start": [start]})
     )
-    assert f"row 4 of the train examples has the answer 'owl' at {start}" in message
+    assert message.startswith("--label_column answers: line 5 of ")
+    assert f"train.jsonl has the answer 'owl' at {start}" in message
 
 
 def test_words_and_tags_must_be_as_many(refused: Callable[..., str]) -> None:
     message = refused("ner", changed("ner", 2, tokens=["we", "saw"]))
-    assert "row 2 of the train examples has 2 words and 6 tags" in message
+    assert "must have a tag for each word; line 3 of " in message
+    assert "train.jsonl has 2 words and 6 tags" in message
 
 
 @pytest.mark.parametrize("label", [2, -1])
 def test_a_choice_that_there_is_none_of_is_told(refused: Callable[..., str], label: int) -> None:
-    assert f"row 5 has {label}" in refused("multiple-choice", changed("multiple-choice", 5, label=label))
+    assert f"train.jsonl has {label}." in refused("multiple-choice", changed("multiple-choice", 5, label=label))
 
 
 def test_choices_must_be_as_many_in_every_row(refused: Callable[..., str]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import transformers
 
 from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encoder
+from sequence_encoder.training import documentation
 
 SCRIPTS = Path(__file__).parent.parent / "examples"
 # The script of each task, the head that it trains, and what it must reach of which metric.
@@ -92,23 +95,38 @@ def test_raw_text_becomes_a_table_of_what_is_named_in_it(encoder: Path, tmp_path
     assert "3 things, named 4 times, in table.jsonl" in told
 
 
-def test_questions_are_answered_from_the_documentation(encoder: Path, tmp_path: Path) -> None:
-    arguments = ["--libraries", "3", "--texts_per_library", "20", "--epochs", "2"]
-    questions = ["where is the cat ?", "which dog ?"]
-    told = run_script(
-        "answer_questions.py",
-        "--model_name_or_path",
-        str(encoder),
-        *arguments,
-        "--questions",
-        *questions,
-        folder=tmp_path,
-    )
-    after = told.split("epoch 2 of 2")[1].splitlines()
-    for question in questions:
-        place = after.index(question)
-        assert after[place + 1].startswith("  about ")
-        assert after[place + 2].strip()
+def test_questions_are_answered_from_an_index_that_is_built_once(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    few = {name: sorted((stdlib / name).rglob("*.py")) for name in ("email", "logging", "unittest")}
+    monkeypatch.setattr(documentation, "find_libraries", lambda: few)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+    def ask(*questions: str, **options: Any) -> list[str]:
+        given = {"model_name_or_path": encoder, "texts_per_library": 20, "epochs": 2, **options}
+        options_given = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+        monkeypatch.setattr(sys, "argv", ["answer_questions.py", *options_given, "--questions", *questions])
+        runpy.run_path(str(SCRIPTS / "answer_questions.py"), run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    built = ask("where is the cat ?", "which dog ?")
+    assert built[0] == "Building the index in answers-index, which takes minutes; later runs use it."
+    assert [line[:6] for line in built if " of 4: " in line] == [f"{step} of 4" for step in range(1, 5)]
+    for question in ("where is the cat ?", "which dog ?"):
+        place = built.index(question)
+        assert built[place + 1].startswith("  about ")
+        assert Path(built[place + 3].strip()).is_file()
+    again = ask("which dog ?", least_score=0.5)
+    assert again[0] == "Answering from answers-index; delete it to read the disk anew."
+    assert again[1:] == built[built.index("which dog ?") - 1 :]
+    # Other settings, or a build that was cut short, are another index.
+    assert ask("which dog ?", epochs=1)[0].startswith("Building")
+    (tmp_path / "answers-index" / "index.json").write_text('{"settings": null}')
+    assert ask("which dog ?", epochs=1)[0].startswith("Building")
+    with pytest.raises(SystemExit, match="has other files in it; name a new folder"):
+        ask("which dog ?", index_dir=encoder)
 
 
 def test_the_tweets_of_a_package_become_files_of_examples(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from transformers import DataCollatorWithPadding
 
 from sequence_encoder import SequenceEncoderModel, TaskAdapter, train_adapted_model
@@ -107,6 +107,66 @@ def test_pairs_of_inputs_and_labels_are_taken_as_well(adapter: TaskAdapter) -> N
     assert len(train_adapted_model(adapter, DataLoader(items, batch_size=2), 2, 0.01)) == 2
 
 
+def source_batches(batches: list[dict[str, torch.Tensor]], form: str) -> list[Any]:
+    """The same batches in the forms in which loaders give them."""
+    forms: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
+        "dictionary": lambda batch: batch,
+        "no mask": lambda batch: {**batch, "attention_mask": None},
+        "triple": lambda batch: (batch["input_ids"], batch["attention_mask"], batch["labels"]),
+        "list": lambda batch: [batch["input_ids"], batch["attention_mask"], batch["labels"]],
+        "bool": lambda batch: (batch["input_ids"], batch["attention_mask"].bool(), batch["labels"]),
+        "float": lambda batch: (batch["input_ids"], batch["attention_mask"].float(), batch["labels"]),
+        "bfloat16": lambda batch: (batch["input_ids"], batch["attention_mask"].bfloat16(), batch["labels"]),
+        "pair": lambda batch: (batch["input_ids"], batch["labels"]),
+        "pair of a dictionary": lambda batch: ({"input_ids": batch["input_ids"]}, batch["labels"]),
+    }
+    return [forms[form](batch) for batch in batches]
+
+
+FORMS = ["no mask", "triple", "list", "bool", "float", "bfloat16", "pair", "pair of a dictionary"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_batch_trains_the_same_classifier(adapter: TaskAdapter, counted: list[int], form: str) -> None:
+    adapter.encoder.config.pad_token_id = tokenizer_of().pad_token_id
+    kept = ("input_ids", "attention_mask", "labels")
+    batches = [{name: batch[name] for name in kept} for batch in loader_of(EXAMPLES)]
+    assert any(not batch["attention_mask"].all() for batch in batches)
+    start = {name: weight.clone() for name, weight in adapter.state_dict().items()}
+    losses, weights = [], []
+    for each in ("dictionary", form):
+        adapter.load_state_dict(start)
+        loader: DataLoader[Any] = DataLoader(source_batches(batches, each), batch_size=None)  # type: ignore[arg-type]
+        losses.append(train_adapted_model(adapter, loader, 2, 0.01))
+        weights.append(adapter.classifier.weight.clone())
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(weights[0], weights[1])
+    # Padding makes no other text of it: each is encoded once.
+    assert sum(counted) == 2 * len({text for text, _ in EXAMPLES})
+
+
+def test_a_tensor_dataset_trains_as_in_the_source(adapter: TaskAdapter) -> None:
+    ids = torch.randint(5, 400, (12, 7))
+    mask = (torch.arange(7) < torch.randint(2, 8, (12, 1))).long()
+    data = TensorDataset(ids, mask, torch.arange(12) % 3)
+    with torch.no_grad():
+        first = float(adapter(ids, mask, labels=data.tensors[2]).loss)
+    losses = train_adapted_model(adapter, DataLoader(data, batch_size=5, shuffle=True), 2, 1e-9)
+    assert losses == pytest.approx([first, first], abs=1e-5)
+
+
+def test_padding_without_a_mask_is_left_out_of_the_mean(adapter: TaskAdapter) -> None:
+    adapter.encoder.config.pad_token_id = 3
+    text, padded = torch.tensor([[7, 8, 9]]), torch.tensor([[7, 8, 9, 3, 3], [5, 6, 7, 8, 9]])
+    torch.testing.assert_close(adapter.features(padded)[:1], adapter.features(text))
+    torch.testing.assert_close(adapter(padded).logits, adapter(padded, (padded != 3).long()).logits)
+    adapter.encoder.config.pad_token_id = None
+    everything = adapter.features(padded, torch.ones_like(padded))
+    torch.testing.assert_close(adapter.features(padded), everything)
+    with pytest.raises(ValueError, match="allowed are 0 at padding and 1 elsewhere"):
+        adapter.features(padded, torch.zeros(2, 5).masked_fill(padded == 3, -torch.inf))
+
+
 def test_a_text_is_known_again_in_another_batch_with_other_padding() -> None:
     encoded: list[torch.Tensor] = []
 
@@ -170,6 +230,13 @@ def test_two_processes_train_as_one(adapter: TaskAdapter, tmp_path: Path) -> Non
     torch.testing.assert_close(torch.tensor(one[1]), torch.tensor(two[1]), atol=1e-5, rtol=1e-5)
 
 
+def whole(count: int, value: float = 1, width: int = 3) -> DataLoader[Any]:
+    """A loader of one batch of as many tensors: tokens, then masks of that value, then labels."""
+    masks = [torch.full((4, width), value) for _ in range(count - 2)]
+    tensors = [torch.full((4, 3), 5), *masks, torch.tensor([0, 1, 2, 0])]
+    return DataLoader(TensorDataset(*tensors[:count]), batch_size=4)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -181,6 +248,20 @@ def test_two_processes_train_as_one(adapter: TaskAdapter, tmp_path: Path) -> Non
             "must give labels, got input_ids",
         ),
         (lambda model: train_adapted_model(model, DataLoader([torch.tensor([5])]), 1, 0.1), "must give dictionaries"),
+        (lambda model: train_adapted_model(model, loader_of([]), 1, 0.1), "must give at least one batch, got none"),
+        (
+            lambda model: train_adapted_model(model, [], 1, 0.1),
+            "must be a DataLoader of torch, got a list",
+        ),
+        (lambda model: train_adapted_model(model, whole(4), 1, 0.1), r"\(input_ids, targets\) or .*, got 4 values"),
+        (lambda model: train_adapted_model(model, whole(1), 1, 0.1), "got 1 values"),
+        (lambda model: train_adapted_model(model, whole(3, 9), 1, 0.1), "must be 0 at padding .* from 9 to 9"),
+        (lambda model: train_adapted_model(model, whole(3, 0.5), 1, 0.1), r"must be 0 at padding .* from 0\.5 to 0\.5"),
+        (
+            lambda model: train_adapted_model(model, whole(3, width=2), 1, 0.1),
+            r"shape of input_ids, \(4, 3\), got",
+        ),
+        (lambda model: train_adapted_model(model, DataLoader([([5, 6], 1)]), 1, 0.1), "input_ids must be a tensor"),
         (lambda model: train_adapted_model(model, loader_of([("a", 3)]), 1, 0.1), "labels contains 3"),
     ],
 )

@@ -20,7 +20,7 @@ from transformers.trainer_utils import SaveStrategy
 from ..hub.staged_files import files_in
 from ..hub.whole_folders import check_replaceable, written_whole
 from . import UsageError
-from .adaptation_data import hold_out, load_examples
+from .adaptation_data import hold_out, load_examples, warn_of_shared
 from .adaptation_report import Result, Results, decorating, plot_confusion, write_predictions
 from .adaptation_run import Adaptation, AdaptationArguments
 from .adaptation_scratch import (
@@ -133,6 +133,8 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
         recipe = kind(run, examples)
         # After labels were learned: a rare one may be held out.
         recipe.rows = hold_out(recipe.rows, run.data, run.args.seed)
+        if run.args.should_save:
+            warn_of_shared(recipe.rows, recipe.task.texts)
         return recipe
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from . import UsageError
 from .command_line import CommandLine
 from .tasks import HEAD_TASKS, TASKS
+from .text_files import TextFormat
 from .tuning import TUNINGS
 
 _POOLED = ("classification", "multi-label", "regression", "multiple-choice", "embedding")
@@ -99,9 +100,14 @@ class TaskDataArguments:
 
     _argument_group_name = "examples"
 
-    train_file: str | None = field(default=None, metadata={"help": "CSV, JSON (Lines), Parquet or Arrow."})
+    train_file: str | None = field(default=None, metadata={"help": "CSV, TSV, JSON (Lines), Parquet or Arrow."})
     validation_file: str | None = field(default=None, metadata={"help": "Examples that choose the best weights."})
     test_file: str | None = field(default=None, metadata={"help": "Examples that measure the chosen weights."})
+    encoding: str | None = field(
+        default=None,
+        metadata={"help": "Encoding of the files, such as latin-1; by default UTF-8."},
+    )
+    delimiter: str | None = field(default=None, metadata={"help": "Character between two columns of CSV, such as ';'."})
     dataset_name: str | None = field(default=None, metadata={"help": "Dataset of the Hub, instead of files."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
     validation_split: str = field(default="validation", metadata={"help": "Split of that dataset for validation."})
@@ -124,6 +130,7 @@ class TaskDataArguments:
             raise UsageError(f"--validation_share must be between 0 and 1, got {self.validation_share}.")
         if self.doc_stride < 0:
             raise UsageError(f"--doc_stride must be at least 0, got {self.doc_stride}.")
+        TextFormat(self.encoding, self.delimiter)
 
 
 @dataclass

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from . import UsageError
 from .adaptation_arguments import TaskDataArguments
-from .corpus import find_files, load_from_hub, read_files
+from .corpus import load_from_hub
+from .example_files import files_of
 
 
 def load_examples(data: TaskDataArguments) -> dict[str, Any]:
@@ -24,14 +26,14 @@ def load_examples(data: TaskDataArguments) -> dict[str, Any]:
         if "test" in examples and _is_unlabelled(examples["test"]):
             print(f"The split {data.test_split} of {data.dataset_name} has no labels, and is left out.")
             del examples["test"]
+        for split, rows in examples.items():
+            if not len(rows):
+                raise UsageError(f"--dataset_name {data.dataset_name} has no examples in its split {names[split]}.")
     else:
-        examples = {"train": _read(data.train_file, "train_file")}
-    for name in ("validation", "test"):
-        if file := getattr(data, f"{name}_file"):
-            examples[name] = _read(file, f"{name}_file")
-    for split, rows in examples.items():
-        if not len(rows):
-            raise UsageError(f"there are no {split} examples.")
+        examples = {}
+    for split in ("train", "validation", "test"):
+        if (files := files_of(data, split)) is not None:
+            examples[split] = files.load()
     return examples
 
 
@@ -50,18 +52,25 @@ def hold_out(examples: dict[str, Any], data: TaskDataArguments, seed: int) -> di
     return {**examples, "train": parts["train"], "validation": parts["test"]}
 
 
-def _read(file: str | None, argument: str) -> Any:
-    found = find_files(str(file), argument)
-    if found is None:
-        raise UsageError(
-            f"--{argument} {file}: there is no such file; a dataset of the Hub is given by --dataset_name."
-        )
-    reader, files = found
-    if reader == "text":
-        raise UsageError(f"--{argument} {file} must be CSV, JSON, Parquet or Arrow, whose columns have names.")
-    # A label may be called None; an empty cell alone has nothing.
-    options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]} if reader == "csv" else {}
-    return read_files(reader, files, f"--{argument} {file}", **options)
+def warn_of_shared(examples: Mapping[str, Any], texts: Sequence[str]) -> None:
+    """Says how many examples for validation and test have the texts of a training example.
+
+    Args:
+        examples: of each split.
+        texts: the columns with the texts.
+    """
+    known = set(_texts_of(examples["train"], texts))
+    for split in ("validation", "test"):
+        if split in examples and (count := sum(row in known for row in _texts_of(examples[split], texts))):
+            print(
+                f"{count} of the {len(examples[split])} {split} examples have the same text as a training example: "
+                "the results will look better than they are."
+            )
+
+
+def _texts_of(rows: Any, texts: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    # Words come as lists.
+    return zip(*(map(str, rows[column]) for column in texts), strict=True)
 
 
 def _is_unlabelled(rows: Any) -> bool:

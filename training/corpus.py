@@ -12,10 +12,19 @@ from typing import Any
 from ..hub.whole_folders import write_whole
 from . import UsageError
 from .documentation import read_documentation, split_by_file
+from .text_files import TextFormat, csv_header, csv_records, encoding_of, undecodable
 
 DOCUMENTATION = "documentation"
 # The reader of `datasets` for each ending.
-READERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
+READERS = {
+    ".txt": "text",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".arrow": "arrow",
+}
 _COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 
 
@@ -32,8 +41,8 @@ class CorpusArguments:
     corpus: str = field(
         default=DOCUMENTATION,
         metadata={
-            "help": "File, folder or pattern such as 'texts/*.jsonl.gz' (text, JSON, Parquet, CSV, Arrow); dataset of "
-            "the Hub; or 'documentation', the docstrings of the installed libraries."
+            "help": "File, folder or pattern such as 'texts/*.jsonl.gz' (text, JSON, Parquet, CSV, TSV, Arrow); "
+            "dataset of the Hub; or 'documentation', the docstrings of the installed libraries."
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a dataset of the Hub."})
@@ -43,6 +52,11 @@ class CorpusArguments:
         default="line",
         metadata={"help": "What counts as a document in a text file.", "choices": ["line", "paragraph", "document"]},
     )
+    encoding: str | None = field(
+        default=None,
+        metadata={"help": "Encoding of the files, such as latin-1; by default UTF-8."},
+    )
+    delimiter: str | None = field(default=None, metadata={"help": "Character between two columns of CSV, such as ';'."})
     streaming: bool = field(default=False, metadata={"help": "Read and tokenise while training; needs --max_steps."})
     shuffle_buffer: int = field(
         default=10_000, metadata={"help": "Documents to shuffle among each other while streaming."}
@@ -58,6 +72,7 @@ class CorpusArguments:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{name} must be at least {least}, got {value}.")
+        TextFormat(self.encoding, self.delimiter)
         if self.corpus != DOCUMENTATION:
             find_files(self.corpus, "corpus")
         elif self.streaming:
@@ -109,6 +124,8 @@ def find_files(source: str, argument: str) -> tuple[str, list[Path]] | None:
         UsageError: if there are none, or of several kinds, or nothing is in them.
     """
     path, named = Path(source), f"--{argument} {source}"
+    if not source:
+        raise UsageError(f"--{argument} must name a file or a folder, got nothing.")
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.is_file() and _reader(file))
     elif path.exists():
@@ -132,13 +149,24 @@ def find_files(source: str, argument: str) -> tuple[str, list[Path]] | None:
 
 
 def _reader(file: Path) -> str | None:
-    suffixes = [suffix for suffix in file.suffixes if suffix not in _COMPRESSED]
+    suffixes = [suffix for suffix in map(str.lower, file.suffixes) if suffix not in _COMPRESSED]
     return READERS.get(suffixes[-1]) if suffixes else None
 
 
 def _load(reader: str, files: list[Path], arguments: CorpusArguments) -> Any:
-    options = {"sample_by": arguments.sample_by} if reader == "text" else {}
-    return read_files(reader, files, f"--corpus {arguments.corpus}", arguments.streaming, **options)
+    named, text_format = f"--corpus {arguments.corpus}", TextFormat(arguments.encoding, arguments.delimiter)
+    options: dict[str, Any] = {"sample_by": arguments.sample_by} if reader == "text" else {}
+    if reader in ("csv", "tsv"):
+        options["sep"] = text_format.delimiter or ("\t" if reader == "tsv" else ",")
+    if reader in ("text", "csv", "tsv", "json"):
+        options["encoding"] = encoding_of(files, text_format.encoding)
+    if reader == "json" and options["encoding"] in ("utf-8", "utf-8-sig"):
+        # It leaves out the mark by itself, and checks the bytes under any name of UTF-8 but its default.
+        options["encoding"] = "utf8"
+    rows = read_files({"tsv": "csv"}.get(reader, reader), files, named, arguments.streaming, **options)
+    for file in files if "sep" in options else ():
+        csv_header(file, csv_records(file, text_format.encoding, options["sep"]), options["sep"])
+    return rows
 
 
 def read_files(reader: str, files: list[Path], named: str, streaming: bool = False, **options: Any) -> Any:
@@ -175,7 +203,9 @@ def read_files(reader: str, files: list[Path], named: str, streaming: bool = Fal
                 for _ in load([file], True):
                     pass
             except Exception as cause:
-                raise UsageError(f"{file} cannot be read as {reader}: {str(cause) or type(cause).__name__}") from error
+                told = undecodable(file, options["encoding"]) if "encoding" in options else None
+                told = told or f"{file} cannot be read as {reader}: {str(cause) or type(cause).__name__}"
+                raise UsageError(told) from error
         raise UsageError(f"{named} cannot be read: {error.__cause__ or error}") from error
 
 

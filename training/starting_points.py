@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..conversion import convert
 from ..conversion.companions import folder_of, load_tokenizer, read_tokenizer
-from ..conversion.source_models import load_checkpoint, read_config, transformer_folder
+from ..conversion.source_models import FAMILIES, load_checkpoint, read_config, transformer_folder
 from ..hub.passed_on import passed_on
 from ..modeling import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining, SequenceEncoderPreTrainedModel
 from ..modeling.head_layers import POOLINGS
@@ -23,6 +23,7 @@ from ..tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
 from . import UsageError
 from .objective_arguments import Objectives
 from .pretraining_arguments import ModelArguments
+from .tasks import TASKS
 
 # Documents to train a tokenizer on; more change little.
 _TOKENIZER_TEXTS = 200_000
@@ -77,10 +78,15 @@ def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool)
                 if may_write:
                     carry_over(checkpoint, folder, base_model=True).save_pretrained(folder)
                 named = str(folder)
-            except UsageError:
+            except UsageError as error:
                 if not any_family:
-                    raise
-        return named, read_tokenizer(named)
+                    raise _pointing_to_adapter(error, config) from error
+        tokenizer = read_tokenizer(named)
+        # Encoders that read from left to right come without a padding token, and the mask hides any token as well.
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        if tokenizer.pad_token is None:
+            raise ValueError("its tokenizer has neither a padding token nor one for the end of a text.")
+        return named, tokenizer
     except (OSError, ValueError) as error:
         raise error if isinstance(error, UsageError) else UsageError(f"--from {checkpoint}: {error}") from error
 
@@ -111,6 +117,14 @@ def pooling_fields(checkpoint: str, asked: str | None) -> dict[str, Any]:
             raise UsageError(f"--pooling is needed: {error}") from error
     # The dense layer of a pooler has learned from the first token.
     return {} if asked is None else {"pooling": asked, **({"pooler_act": None} if asked == "mean" else {})}
+
+
+def _pointing_to_adapter(error: UsageError, config: PreTrainedConfig) -> UsageError:
+    """The error, with what the user can do where nothing but the family stands in the way."""
+    if config.is_encoder_decoder or config.model_type in FAMILIES:
+        return error
+    tasks = ", ".join(name for name, task in TASKS.items() if "adapter" in task.tunings)
+    return UsageError(f"{error} --tuning adapter takes an encoder of any family, for --task {tasks}.")
 
 
 def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:

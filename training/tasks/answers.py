@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from .. import UsageError
+from ..example_files import place_of
 from .columns import check_texts, check_there, check_values
 from .task import Examples, HeadTask, Metrics
 
@@ -34,13 +35,13 @@ class Answers(HeadTask):
         data = self.data
         self.question, self.context = data.text_column or "question", data.text_pair_column or "context"
         self.label = data.label_column or "answers"
+        self.texts = (self.question, self.context)
         columns = {"text_column": self.question, "text_pair_column": self.context, "label_column": self.label}
         check_there(examples, columns)
-        check_texts(examples, "text_column", self.question)
-        check_texts(examples, "text_pair_column", self.context)
-        check_values(
-            examples, "label_column", self.label, _is_answers, "text and answer_start, lists of the same length"
-        )
+        check_texts(data, examples, "text_column", self.question)
+        check_texts(data, examples, "text_pair_column", self.context)
+        allowed = "text and answer_start, lists of the same length"
+        check_values(data, examples, "label_column", self.label, _is_answers, allowed)
         self.impossible = False
         for split, rows in examples.items():
             for row, (context, answers) in enumerate(zip(rows[self.context], rows[self.label], strict=True)):
@@ -48,8 +49,8 @@ class Answers(HeadTask):
                 for text, start in zip(answers["text"], answers["answer_start"], strict=True):
                     if start < 0 or not text or context[start : start + len(text)] != text:
                         raise UsageError(
-                            f"--label_column {self.label}: row {row} of the {split} examples has the answer {text!r} "
-                            f"at {start}, where its context of {len(context)} characters has not."
+                            f"--label_column {self.label}: {place_of(data, split, row)} has the answer {text!r} at "
+                            f"{start}, but its context of {len(context)} characters does not have it there."
                         )
         return dict(examples)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import UsageError
 from .classification import always, logits_of, most_frequent
-from .columns import check_texts, check_there, check_values, check_varies
+from .columns import check_texts, check_there, check_values, check_varies, with_numbers
 from .task import Examples, HeadTask, Metrics, tokenised
 
 if TYPE_CHECKING:
@@ -34,14 +34,15 @@ class Choices(HeadTask):
         data = self.data
         self.text, self.start = data.text_column or "text", data.text_pair_column
         self.label, self.choices = data.label_column or "label", data.choice_columns or ["choices"]
+        self.texts = (self.text, *([self.start] if self.start else []), *self.choices)
         columns = {"text_column": self.text, "text_pair_column": self.start, "label_column": self.label}
         check_there(examples, columns)
         for column in self.choices:
             check_there(examples, {"choice_columns": column})
-        check_texts(examples, "text_column", self.text)
-        check_texts(examples, "text_pair_column", self.start)
+        check_texts(data, examples, "text_column", self.text)
+        check_texts(data, examples, "text_pair_column", self.start)
         if len(self.choices) == 1:
-            check_values(examples, "choice_columns", self.choices[0], _is_texts, "a list of two texts or more")
+            check_values(data, examples, "choice_columns", self.choices[0], _is_texts, "a list of two texts or more")
             counts = {len(cell) for rows in examples.values() for cell in rows[self.choices[0]]}
             if len(counts) > 1:
                 raise UsageError(
@@ -51,16 +52,12 @@ class Choices(HeadTask):
         else:
             count = len(self.choices)
             for column in self.choices:
-                check_texts(examples, "choice_columns", column)
-        check_values(
-            examples,
-            "label_column",
-            self.label,
-            lambda value: isinstance(value, int) and 0 <= value < count,
-            f"the number of a choice, 0 to {count - 1}",
+                check_texts(data, examples, "choice_columns", column)
+        examples = with_numbers(
+            data, examples, self.label, lambda value: value in range(count), f"the number of a choice, 0 to {count - 1}"
         )
         check_varies(examples, self.label)
-        return dict(examples)
+        return examples
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
         """As of `HeadTask`: a list of inputs for each example."""
@@ -87,7 +84,7 @@ class Choices(HeadTask):
                 name: [values[row * count : (row + 1) * count] for row in range(size)]
                 for name, values in encoded.items()
             }
-            return {**grouped, "labels": batch[self.label]}
+            return {**grouped, "labels": [int(label) for label in batch[self.label]]}
 
         return tokenised(rows, encode)
 

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import UsageError
-from .columns import check_texts, check_there, check_values, label_names, label_text, named
+from .columns import (
+    check_texts,
+    check_there,
+    check_values,
+    check_varies,
+    label_names,
+    label_text,
+    named,
+    with_numbers,
+)
 from .task import TUNINGS_OF_TEXTS, Examples, HeadTask, Metrics, tokenised
 
 if TYPE_CHECKING:
@@ -41,19 +50,20 @@ class Classification(HeadTask):
         data = self.data
         self.text, self.pair = data.text_column or "text", data.text_pair_column
         self.label = data.label_column or self.label_column
+        self.texts = (self.text, self.pair) if self.pair else (self.text,)
         columns = {"text_column": self.text, "text_pair_column": self.pair, "label_column": self.label}
         check_there(examples, columns)
-        check_texts(examples, "text_column", self.text)
-        check_texts(examples, "text_pair_column", self.pair)
+        check_texts(data, examples, "text_column", self.text)
+        check_texts(data, examples, "text_pair_column", self.pair)
         examples = {split: named(rows, self.label) for split, rows in examples.items()}
         self.label_fields = {"problem_type": self.problem_type}
-        self._read_labels(examples)
-        return dict(examples)
+        return self._read_labels(examples)
 
-    def _read_labels(self, examples: Examples) -> None:
-        check_values(examples, "label_column", self.label, _is_label, "a label in every row")
+    def _read_labels(self, examples: Examples) -> dict[str, Any]:
+        check_values(self.data, examples, "label_column", self.label, _is_label, "a label in every row")
         _check_classes(self.label, list(examples["train"][self.label]))
         self._set_labels(label_names(examples, self.label, lambda label: [label]))
+        return dict(examples)
 
     def _target(self, value: Any) -> Any:
         """The label of a row, as the model takes it."""
@@ -104,9 +114,9 @@ class MultiLabel(Classification):
     problem_type = "multi_label_classification"
     label_column = "labels"
 
-    def _read_labels(self, examples: Examples) -> None:
+    def _read_labels(self, examples: Examples) -> dict[str, Any]:
         allowed = f"labels: lists of names, or names with {self.data.label_separator!r} between them"
-        check_values(examples, "label_column", self.label, _is_labels, allowed)
+        check_values(self.data, examples, "label_column", self.label, _is_labels, allowed)
         for rows in examples.values():
             sizes = {len(cell) if isinstance(cell, list) else 0 for cell in rows[self.label]}
             if sizes == {max(sizes)} and max(sizes) > 1 and {x for cell in rows[self.label] for x in cell} <= {0, 1}:
@@ -115,6 +125,7 @@ class MultiLabel(Classification):
                     "labels that a text has."
                 )
         self._set_labels(label_names(examples, self.label, self._split))
+        return dict(examples)
 
     def _split(self, cell: Any) -> Iterable[Any]:
         if isinstance(cell, str):
@@ -153,13 +164,11 @@ class Regression(Classification):
     libraries = ("scipy",)
     problem_type = "regression"
 
-    def _read_labels(self, examples: Examples) -> None:
-        check_values(examples, "label_column", self.label, _is_number, "a number in every row")
-        values = set(examples["train"][self.label])
-        if len(values) < 2:
-            # Nothing can be learned from it.
-            label_names(examples, self.label, lambda label: [label])
+    def _read_labels(self, examples: Examples) -> dict[str, Any]:
+        examples = with_numbers(self.data, examples, self.label)
+        check_varies(examples, self.label)
         self._set_labels([self.label])
+        return examples
 
     def _target(self, value: Any) -> Any:
         return float(value)
@@ -263,8 +272,6 @@ def _is_labels(value: Any) -> bool:
 
 
 def _is_label(value: Any) -> bool:
-    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, str):
+        return bool(value.strip())
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import UsageError
+from ..example_files import place_of
 
-# Rows that are named in an error.
-_SHOWN = 3
+if TYPE_CHECKING:
+    from ..adaptation_arguments import TaskDataArguments
+
+# Rows that are named in an error, and how much of each value.
+_SHOWN, _CHARACTERS = 3, 80
+# A whole number as pandas and others write it in a column of floats.
+_WHOLE = re.compile(r"-?\d+\.0+")
 
 
 def check_there(examples: Mapping[str, Any], columns: Mapping[str, str | None]) -> None:
@@ -26,34 +35,83 @@ def check_there(examples: Mapping[str, Any], columns: Mapping[str, str | None]) 
             if column is not None and column not in rows.column_names:
                 raise UsageError(
                     f"--{argument} {column} is not in the {split} examples; choose one of "
-                    f"{', '.join(rows.column_names)}."
+                    f"{', '.join(rows.column_names)}.{_nearest(column, rows.column_names)}"
                 )
 
 
+def _nearest(column: str, names: list[str]) -> str:
+    by_case = {name.casefold(): name for name in names}
+    found = difflib.get_close_matches(column.casefold(), by_case, 1)
+    return f" Did you mean {by_case[found[0]]}?" if found else ""
+
+
 def check_values(
-    examples: Mapping[str, Any], argument: str, column: str, is_allowed: Callable[[Any], bool], allowed: str
+    data: TaskDataArguments,
+    examples: Mapping[str, Any],
+    argument: str,
+    column: str,
+    is_allowed: Callable[[Any], bool],
+    allowed: str,
 ) -> None:
     """Checks every value of a column.
 
     Raises:
-        UsageError: if one is not allowed, such as an empty cell; it says in which rows.
+        UsageError: if one is not allowed, such as an empty cell; it says where it is.
     """
     for split, rows in examples.items():
         wrong = [row for row, value in enumerate(rows[column]) if not is_allowed(value)]
         if wrong:
-            shown = ", ".join(f"row {row} has {rows[column][row]!r}" for row in wrong[:_SHOWN])
+            shown = ", ".join(f"{place_of(data, split, row)} has {_shown(rows[column][row])}" for row in wrong[:_SHOWN])
             more = f", and {len(wrong) - _SHOWN} more rows are like that" if len(wrong) > _SHOWN else ""
-            raise UsageError(f"--{argument} {column} must hold {allowed}; of the {split} examples {shown}{more}.")
+            raise UsageError(f"--{argument} {column} must hold {allowed}; {shown}{more}.")
 
 
-def check_texts(examples: Mapping[str, Any], argument: str, column: str | None) -> None:
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}... ({len(text):,} characters)"
+
+
+def check_texts(data: TaskDataArguments, examples: Mapping[str, Any], argument: str, column: str | None) -> None:
     """Checks that a column holds a text in every row.
 
     Raises:
         UsageError: if it does not.
     """
     if column is not None:
-        check_values(examples, argument, column, lambda value: isinstance(value, str), "a text in every row")
+        check_values(data, examples, argument, column, lambda value: isinstance(value, str), "a text in every row")
+
+
+def with_numbers(
+    data: TaskDataArguments,
+    examples: Mapping[str, Any],
+    column: str,
+    is_allowed: Callable[[float], bool] = math.isfinite,
+    allowed: str = "a number in every row",
+) -> dict[str, Any]:
+    """The examples with the cells of a label column as numbers, which CSV files have as texts.
+
+    Raises:
+        UsageError: if a cell is no number, or one that is not allowed; it says where it is.
+    """
+
+    def check(value: Any) -> bool:
+        number = _number(value)
+        return number is not None and math.isfinite(number) and is_allowed(number)
+
+    check_values(data, examples, "label_column", column, check, allowed)
+    return {
+        split: rows.remove_columns(column).add_column(column, [_number(value) for value in rows[column]])
+        for split, rows in examples.items()
+    }
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
 
 
 def check_varies(examples: Mapping[str, Any], column: str) -> None:
@@ -67,8 +125,9 @@ def check_varies(examples: Mapping[str, Any], column: str) -> None:
 
 
 def label_text(value: Any) -> str:
-    """A label as its name: that of a number does not depend on whether a file has it as 1 or as 1.0."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    """A label as its name, without spaces around it; a file may have the same number as 1 or as 1.0."""
+    name = str(value).strip()
+    return name.partition(".")[0] if _WHOLE.fullmatch(name) else name
 
 
 def label_names(examples: Mapping[str, Any], column: str, values: Callable[[Any], Iterable[Any]]) -> list[str]:
@@ -95,7 +154,18 @@ def label_names(examples: Mapping[str, Any], column: str, values: Callable[[Any]
                 f"--label_column {column}: the {split} examples have the labels {', '.join(unseen[:5])}, of which "
                 f"there is none to train on; those are {', '.join(names[:20])}."
             )
+    warn_of_case(names, column)
     return names
+
+
+def warn_of_case(names: Iterable[str], column: str) -> None:
+    """Says which labels differ in nothing but capital letters, as slips of annotators do."""
+    same: dict[str, list[str]] = {}
+    for name in names:
+        same.setdefault(name.casefold(), []).append(name)
+    for few in same.values():
+        if len(few) > 1:
+            print(f"--label_column {column}: the labels {' and '.join(few)} differ only in case; they stay different.")
 
 
 def _order(name: str) -> tuple[bool, float, str]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import UsageError
+from ..example_files import place_of
 from .classification import logits_of, most_frequent
-from .columns import check_texts, check_there, check_values, label_names, label_text, named
+from .columns import check_texts, check_there, check_values, label_names, label_text, named, warn_of_case
 from .task import Examples, HeadTask, Metrics, tokenised
 
 if TYPE_CHECKING:
@@ -39,27 +40,37 @@ class Entities(HeadTask):
         self.spans = data.label_column is not None and _holds_spans(examples["train"], data.label_column)
         self.text = data.text_column or ("text" if self.spans else "tokens")
         self.label = data.label_column or "ner_tags"
+        self.texts = (self.text,)
         check_there(examples, {"text_column": self.text, "label_column": self.label})
         if self.spans:
-            check_texts(examples, "text_column", self.text)
-            check_values(examples, "label_column", self.label, _is_spans, "lists of start, end and label")
+            check_texts(data, examples, "text_column", self.text)
+            check_values(data, examples, "label_column", self.label, _is_spans, "lists of start, end and label")
             for split, rows in examples.items():
-                _check_spans(split, rows, self.text, self.label)
+                self._check_spans(split, rows)
             kinds = label_names_of_spans(examples, self.label)
             self._set_labels([_OUTSIDE, *(f"{part}-{kind}" for kind in kinds for part in "BI")])
             return dict(examples)
-        check_values(examples, "text_column", self.text, _is_words, "a list of words in every row")
+        check_values(data, examples, "text_column", self.text, _is_words, "a list of words in every row")
         examples = {split: named(rows, self.label) for split, rows in examples.items()}
-        check_values(examples, "label_column", self.label, _is_tags, "a list of tags in every row")
+        check_values(data, examples, "label_column", self.label, _is_tags, "a list of tags in every row")
         for split, rows in examples.items():
             for row, (words, tags) in enumerate(zip(rows[self.text], rows[self.label], strict=True)):
                 if len(words) != len(tags):
                     raise UsageError(
-                        f"--label_column {self.label} must have a tag for each word; row {row} of the {split} examples "
-                        f"has {len(words)} words and {len(tags)} tags."
+                        f"--label_column {self.label} must have a tag for each word; {place_of(data, split, row)} has "
+                        f"{len(words)} words and {len(tags)} tags."
                     )
         self._set_labels(label_names(examples, self.label, lambda tags: tags))
         return dict(examples)
+
+    def _check_spans(self, split: str, rows: Any) -> None:
+        for row, (text, spans) in enumerate(zip(rows[self.text], rows[self.label], strict=True)):
+            for span in spans:
+                if not 0 <= span["start"] < span["end"] <= len(text):
+                    raise UsageError(
+                        f"--label_column {self.label}: {place_of(self.data, split, row)} has a span from "
+                        f"{span['start']} to {span['end']}, outside of its text of {len(text)} characters."
+                    )
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
         """As of `HeadTask`: the first token of each word has its label, all others none."""
@@ -100,8 +111,9 @@ class Entities(HeadTask):
             tags[word] = _OUTSIDE
             for (first, last), span in zip(places, spans, strict=True):
                 if start < last and end > first:
-                    goes_on = first < start and tags.get(word - 1, _OUTSIDE)[2:] == span["label"]
-                    tags[word] = f"{'I' if goes_on else 'B'}-{span['label']}"
+                    kind = label_text(span["label"])
+                    goes_on = first < start and tags.get(word - 1, _OUTSIDE)[2:] == kind
+                    tags[word] = f"{'I' if goes_on else 'B'}-{kind}"
                     break
         return tags
 
@@ -202,7 +214,9 @@ def label_names_of_spans(examples: Examples, column: str) -> list[str]:
     Raises:
         UsageError: if there are none, or another split has one that they have not.
     """
-    found = {split: {span["label"] for cell in rows[column] for span in cell} for split, rows in examples.items()}
+    found = {
+        split: {label_text(span["label"]) for cell in rows[column] for span in cell} for split, rows in examples.items()
+    }
     if not found["train"]:
         raise UsageError(f"--label_column {column}: there is no span in the training examples.")
     for split, kinds in found.items():
@@ -211,6 +225,7 @@ def label_names_of_spans(examples: Examples, column: str) -> list[str]:
                 f"--label_column {column}: the {split} examples have spans of {', '.join(unseen[:5])}, of which there "
                 "is none to train on."
             )
+    warn_of_case(found["train"], column)
     return sorted(found["train"])
 
 
@@ -219,16 +234,6 @@ def _holds_spans(rows: Any, column: str) -> bool:
         return False
     first = next((cell for cell in rows[column] if cell), None)
     return isinstance(first, list) and isinstance(first[0], dict)
-
-
-def _check_spans(split: str, rows: Any, text_column: str, column: str) -> None:
-    for row, (text, spans) in enumerate(zip(rows[text_column], rows[column], strict=True)):
-        for span in spans:
-            if not 0 <= span["start"] < span["end"] <= len(text):
-                raise UsageError(
-                    f"--label_column {column}: row {row} of the {split} examples has a span from {span['start']} to "
-                    f"{span['end']}, outside of its text of {len(text)} characters."
-                )
 
 
 def _is_words(value: Any) -> bool:

@@ -7,13 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...modeling.embedding_recipe import ACTIVATIONS, EmbeddingRecipe
-from ...modeling.embedding_recipe import Dense as Projection
-from ...modeling.recipe_files import read_recipe
 from .. import UsageError
-from ..starting_points import pooling_fields
-from .classification import _is_number
-from .columns import check_texts, check_there, check_values, check_varies
+from .columns import check_texts, check_there, check_varies, with_numbers
 from .task import Cut
 
 if TYPE_CHECKING:
@@ -29,13 +24,17 @@ class SimilarityTask(ABC):
     Attributes:
         tunings: the ways of tuning that there are for it.
         kind: the prefix of the classes that train it.
+        scores: which numbers pairs may have, as arguments of `with_numbers`.
         scored: whether the pairs have numbers.
+        texts: the columns that `read` leaves, but for the scores.
     """
 
     tunings: ClassVar[tuple[str, ...]] = ("full",)
     best_metric: ClassVar[str | None] = None
     libraries: ClassVar[tuple[str, ...]] = ("sentence_transformers",)
     kind: ClassVar[str]
+    scores: ClassVar[dict[str, Any]] = {}
+    texts: ClassVar[tuple[str, ...]] = ("text", "text_pair")
 
     def __init__(self, data: TaskDataArguments) -> None:
         self.data = data
@@ -49,13 +48,13 @@ class SimilarityTask(ABC):
             UsageError: for columns, texts or scores that are not as they should be.
         """
         check_there(examples, {"text_column": self.text, "text_pair_column": self.pair})
-        check_texts(examples, "text_column", self.text)
-        check_texts(examples, "text_pair_column", self.pair)
+        check_texts(self.data, examples, "text_column", self.text)
+        check_texts(self.data, examples, "text_pair_column", self.pair)
         label = self._label_column(examples)
         self.scored = label is not None
         if label is not None:
             check_there(examples, {"label_column": label})
-            check_values(examples, "label_column", label, _is_number, "a number in every row")
+            examples = with_numbers(self.data, examples, label, **self.scores)
             check_varies(examples, label)
         names = {self.text: "text", self.pair: "text_pair", **({label: "label"} if label else {})}
         return {split: _renamed(rows, names) for split, rows in examples.items()}
@@ -107,6 +106,10 @@ class Embedding(SimilarityTask):
         """As of `SimilarityTask`: the encoder and what follows it in its folder, else the mean of all tokens."""
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
+
+        from ...modeling.embedding_recipe import ACTIVATIONS, EmbeddingRecipe
+        from ...modeling.embedding_recipe import Dense as Projection
+        from ...modeling.recipe_files import read_recipe
 
         recipe = read_recipe(checkpoint) or EmbeddingRecipe()
         if pooling is not None:
@@ -178,6 +181,10 @@ class Ranking(SimilarityTask):
     """A score for each pair of texts, read together: how well the second answers the first."""
 
     kind = "CrossEncoder"
+    scores: ClassVar[dict[str, Any]] = {
+        "is_allowed": lambda score: 0 <= score <= 1,
+        "allowed": "numbers from 0 to 1",
+    }
 
     def _label_column(self, examples: Mapping[str, Any]) -> str | None:
         return self.data.label_column or "label"
@@ -185,6 +192,8 @@ class Ranking(SimilarityTask):
     def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
         """As of `SimilarityTask`: the encoder with a classifier of one output."""
         from sentence_transformers import CrossEncoder
+
+        from ..starting_points import pooling_fields
 
         return CrossEncoder(
             checkpoint, num_labels=1, max_length=max_length, config_kwargs=pooling_fields(checkpoint, pooling)
@@ -207,12 +216,6 @@ class Ranking(SimilarityTask):
         from sentence_transformers.cross_encoder import losses
 
         return losses.BinaryCrossEntropyLoss(model)
-
-    def read(self, examples: Mapping[str, Any]) -> dict[str, Any]:
-        """As of `SimilarityTask`; labels must be from 0 to 1."""
-        found = super().read(examples)
-        check_values(found, "label_column", "label", lambda value: 0 <= value <= 1, "numbers from 0 to 1")
-        return found
 
     def evaluator(self, rows: Any) -> Any:
         """As of `SimilarityTask`: average precision of labels of 0 and 1, else the rank correlation."""

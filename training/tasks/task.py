@@ -84,6 +84,7 @@ class HeadTask(ABC):
         metric_names: all that there are.
         tunings: the ways of tuning that there are for it.
         libraries: that it needs beside those of all tasks.
+        texts: the columns that make up a text, known once examples were read.
         label_fields: of the configuration, known once examples were read.
         cut: what is cut of the texts that are encoded.
     """
@@ -99,6 +100,7 @@ class HeadTask(ABC):
         self.data, self.max_length = data, max_length
         self.label_fields: dict[str, Any] = {}
         self.cut = Cut()
+        self.texts: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self, examples: Examples) -> dict[str, Any]:

@@ -1,0 +1,275 @@
+"""Example files as users have them: what is read, and which line, byte or column an error names when it is not."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encoder, write_examples
+from sequence_encoder.training import UsageError
+from sequence_encoder.training.adaptation_arguments import TaskDataArguments
+from sequence_encoder.training.adaptation_data import load_examples
+from sequence_encoder.training.corpus import CorpusArguments, load_corpus
+from sequence_encoder.training.tasks import TASKS
+
+Read = Callable[..., tuple[list[dict[str, Any]], Any]]
+GERMAN = "text,label\nschön,gut\nöde,schlecht\n"
+EXPECTED = [{"text": "schön", "label": "gut"}, {"text": "öde", "label": "schlecht"}]
+
+
+@pytest.fixture
+def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
+    """`read(content, name, task, **options)`: the training rows of a file of that content, and the task."""
+    monkeypatch.chdir(tmp_path)
+
+    def give(
+        content: str | bytes, name: str = "train.csv", task: str = "classification", **options: Any
+    ) -> tuple[list[dict[str, Any]], Any]:
+        Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
+        data = TaskDataArguments(train_file=name, **options)
+        reader = TASKS[task](data)
+        return list(reader.read(load_examples(data))["train"]), reader
+
+    return give
+
+
+def refused(read: Read, *arguments: Any, **options: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        read(*arguments, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "options"),
+    [
+        (GERMAN, "train.csv", {}),
+        (GERMAN, "TRAIN.CSV", {}),
+        (GERMAN.encode("utf-8-sig"), "train.csv", {}),
+        (GERMAN.encode("utf-8-sig"), "train.csv", {"encoding": "UTF8"}),
+        (GERMAN.encode("utf-16"), "train.csv", {}),
+        (GERMAN.encode("latin-1"), "train.csv", {"encoding": "latin-1"}),
+        (GERMAN.replace(",", "\t"), "train.tsv", {}),
+        (GERMAN.replace(",", ";"), "train.csv", {"delimiter": ";"}),
+        (GERMAN.replace(",", "\t"), "train.csv", {"delimiter": r"\t"}),
+        (GERMAN.replace("\n", "\r\n\r\n"), "train.csv", {}),
+        (GERMAN.replace("text,label", " text, label "), "train.csv", {}),
+        (gzip.compress(GERMAN.encode()), "train.csv.gz", {}),
+        (json.dumps(EXPECTED), "train.json", {}),
+        (json.dumps(EXPECTED, ensure_ascii=False).encode("utf-16"), "train.json", {}),
+        ("\n\n".join(json.dumps(row, ensure_ascii=False) for row in EXPECTED).encode("utf-8-sig"), "train.jsonl", {}),
+    ],
+)
+def test_common_forms_of_a_file_give_the_same_rows(
+    read: Read, content: str | bytes, name: str, options: dict[str, Any]
+) -> None:
+    assert read(content, name, **options)[0] == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "task", "message"),
+    [
+        # The second text goes over two lines, and the third line of the file is empty.
+        (
+            'text,label\na,0.5\n\n"b\nc",1\nd,nan\ne,2\n',
+            "train.csv",
+            "regression",
+            "a number in every row; line 6 of train.csv has 'nan'.",
+        ),
+        (
+            "text,label\na,0\nb,x\nc,\n",
+            "train.csv",
+            "regression",
+            "line 3 of train.csv has 'x', line 4 of ",
+        ),
+        ('{"text":"a","label":1}\n\n{"text":"b","label":NaN}\n', "a.jsonl", "regression", "line 3 of a.jsonl has nan."),
+        ('[{"text":"a","label":1},{"text":"b"}]', "a.json", "classification", "item 2 of a.json has None."),
+        ("text,label\na,x\n,y\n", "train.csv", "classification", "line 3 of train.csv has None."),
+        ("text,label\na,x\nb,   \n", "train.csv", "classification", "line 3 of train.csv has '   '."),
+        ("text,text_pair,label\na,b,0\nc,d,2\n", "train.csv", "ranking", "0 to 1; line 3 of train.csv has '2'."),
+        (
+            "text,label\n" + "a" * 200_000 + ",1\nb," + "c" * 999 + "\n",
+            "a.csv",
+            "regression",
+            "... (1,001 characters).",
+        ),
+    ],
+)
+def test_the_offending_row_is_named_as_an_editor_counts_it(
+    read: Read, content: str, name: str, task: str, message: str
+) -> None:
+    assert message in refused(read, content, name, task)
+
+
+def test_rows_of_several_files_are_named_by_their_file(read: Read) -> None:
+    Path("parts").mkdir()
+    Path("parts/a.csv").write_text("text,label\na,1\nb,2\n")
+    assert "; line 3 of parts/b.csv has '?'." in refused(
+        read, "text,label\na,1\nb,?\n", "parts/b.csv", "regression", validation_file="parts/a.csv"
+    )
+    assert "; line 3 of parts/b.csv has '?'." in refused(
+        read, "text,label\na,1\nb,2\n", "train.csv", "regression", validation_file="parts"
+    )
+
+
+def test_rows_of_parquet_are_counted_from_one(read: Read, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    pandas.DataFrame([{"text": "a", "label": 1.0}, {"text": "b", "label": None}]).to_parquet(tmp_path / "a.parquet")
+    content = (tmp_path / "a.parquet").read_bytes()
+    assert "row 2 of a.parquet has " in refused(read, content, "a.parquet", "regression")
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (
+            GERMAN.replace(",", ";"),
+            "a.csv",
+            "a.csv has the single column 'text;label', which looks like several",
+        ),
+        (GERMAN.replace(",", "\t"), "a.csv", r"add --delimiter '\t'"),
+        (GERMAN, "a.tsv", "add --delimiter ','"),
+        (
+            GERMAN.encode("latin-1"),
+            "a.csv",
+            "a.csv is not utf-8: byte 14 (line 2) is 0xf6. Name its encoding",
+        ),
+        (GERMAN.encode("utf-8") + b"\xff,a\n", "a.csv", "a.csv is not utf-8: byte 36 (line 4) is 0xff."),
+        ('{"text": "ö"}'.encode("latin-1"), "a.jsonl", "a.jsonl is not utf-8: byte 10 (line 1) is 0xf6."),
+        ("text,label,label\na,b,c\n", "a.csv", "a.csv has several columns of the name label; rename or remove"),
+        ("text,label\na,b\nc,d,e\n", "a.csv", "line 3 of a.csv has 3 cells where its header names 2."),
+        ("text,label\na,b\nc\n", "a.csv", "line 3 of a.csv has 1 cells where its header names 2."),
+        ('text,label\na,b\n"c" he said,d\n', "a.csv", "the row that begins on line 3 of a.csv is not valid CSV"),
+        ('text,label\na,b\n"c,d\ne,f\n', "a.csv", "the row that begins on line 3 of a.csv is not valid CSV"),
+        ("", "a.csv", "--train_file a.csv is empty."),
+        ("\n \n", "a.csv", "a.csv has no header: its first line must name the columns."),
+        ("text,label\n", "a.csv", "--train_file a.csv holds no examples."),
+        ("[]", "a.json", "--train_file a.json holds no examples."),
+        ('{\n"text": ["a"]\n}', "a.json", "It must hold an object on each line, or one list of objects."),
+        ('{"text": ["a"], "label": ["b"]}', "a.json", "line 1 of a.json has ['a']."),
+        ('["a", "b"]', "a.json", "item 1 of a.json must be an object, whose keys name the columns, got 'a'."),
+        ('{"text": "a"}\n{"text": b}\n', "a.jsonl", "line 2 of a.jsonl is not valid JSON"),
+        ("Text,Labels\na,b\n", "a.csv", "choose one of Text, Labels. Did you mean Text?"),
+        ("text,lable\na,b\n", "a.csv", "choose one of text, lable. Did you mean lable?"),
+        (b"\x1f\x8bno", "a.csv.gz", "a.csv.gz cannot be read: "),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused_with_a_remedy(
+    read: Read, content: str | bytes, name: str, message: str
+) -> None:
+    assert message in refused(read, content, name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoding": "klingon"}, "--encoding klingon is unknown; use one such as utf-8"),
+        ({"encoding": "ascii"}, "train.csv is not ascii: byte 14 (line 2) is 0xc3. Name its encoding, such as --enc"),
+        ({"encoding": "utf-16"}, "train.csv is not utf-16: "),
+        ({"delimiter": "||"}, "--delimiter must be one character, such as ';' or '\\t', got '||'."),
+    ],
+)
+def test_a_wrong_encoding_or_delimiter_is_named(read: Read, options: dict[str, Any], message: str) -> None:
+    assert message in refused(read, GERMAN, **options)
+
+
+def test_a_path_without_examples_is_named(read: Read) -> None:
+    Path("folder").mkdir()
+    Path("folder/notes.md").touch()
+    for source, message in (
+        ("folder", "there is no file that ends in .txt, .json"),
+        ("nowhere", "there is no such file; a dataset of the Hub is given by --dataset_name."),
+        ("", "--validation_file must name a file or a folder, got nothing."),
+    ):
+        assert message in refused(read, GERMAN, validation_file=source)
+
+
+def test_labels_have_one_name_however_they_are_written(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("valid.csv").write_text("text,label\na,1\nb,0\n")
+    _, task = read("text,label\na,1.0\nb,0.0\nc,1\n", validation_file="valid.csv")
+    assert task.labels == ["0", "1"]
+    _, task = read('{"text":"a","label":1}\n{"text":"b","label":"1"}\n{"text":"c","label":"x"}\n', "train.jsonl")
+    assert task.labels == ["1", "x"]
+    assert capsys.readouterr().out == ""
+    _, task = read("text,label\na,pos\nb,Pos \nc,pos \n")
+    assert task.labels == ["Pos", "pos"]
+    assert "the labels Pos and pos differ only in case; they stay different." in capsys.readouterr().out
+
+
+def test_texts_that_look_like_numbers_stay_as_they_are(read: Read) -> None:
+    rows, _ = read("text,label\n007,a\n1e5,b\nNA,a\n")
+    assert [row["text"] for row in rows] == ["007", "1e5", "NA"]
+
+
+def test_a_column_of_several_types_is_left_out_where_it_is_not_needed(
+    read: Read, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = '{"text":"a","label":1,"more":[1]}\n{"text":"b","label":2,"more":"x"}\n'
+    assert read(content, "train.jsonl")[0] == [{"text": "a", "label": 1}, {"text": "b", "label": 2}]
+    assert "the column more is left out, since its rows hold values of several types" in capsys.readouterr().out
+
+
+def test_texts_of_a_test_that_were_trained_on_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write_examples(tmp_path, "ner", {"train": 30, "validation": 8, "test": 8})
+    Path(files["test_file"]).write_text("".join(json.dumps(row) + "\n" for row in examples_of("ner", 30, 0)[:3]))
+    with pytest.raises(UsageError, match="no-encoder"):
+        run("ner", tmp_path / "no-encoder", tmp_path / "out", **files)
+    assert "3 of the 3 test examples have the same text as a training example" in capsys.readouterr().out
+
+
+def test_an_encoder_of_another_family_points_to_the_tuning_that_takes_it(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, GPT2Config, GPT2Model
+
+    save_encoder(tmp_path / "ours")
+    GPT2Model(GPT2Config(vocab_size=90, n_embd=24, n_layer=1, n_head=2)).save_pretrained(tmp_path / "gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    # As that of GPT-2, it has no padding token.
+    tokenizer.pad_token, tokenizer.eos_token = None, tokenizer.sep_token
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    files = write_examples(tmp_path, "classification", {"train": 30, "validation": 8})
+    with pytest.raises(UsageError, match=r"GPT2Model is of none .* --tuning adapter takes an encoder of any family"):
+        run("classification", tmp_path / "gpt2", tmp_path / "out", **files)
+    results = run("classification", tmp_path / "gpt2", tmp_path / "out", tuning="adapter", num_train_epochs=1, **files)
+    assert results.trained == 3 * 24 + 3
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "options"),
+    [
+        (GERMAN.replace(",", "\t"), "a.tsv", {}),
+        (GERMAN.replace(",", ";"), "a.csv", {"delimiter": ";"}),
+        (GERMAN.encode("latin-1"), "a.csv", {"encoding": "latin-1"}),
+        ("schön\nöde\n".encode("latin-1"), "a.txt", {"encoding": "latin-1"}),
+        ("schön\nöde\n".encode("utf-8-sig"), "a.txt", {}),
+        ("schön\nöde\n".encode("utf-16"), "a.txt", {}),
+        ('{"text": "schön"}\n{"text": "öde"}\n'.encode("utf-8-sig"), "a.jsonl", {}),
+        ('{"text": "schön"}\n{"text": "öde"}\n'.encode("latin-1"), "a.jsonl", {"encoding": "latin-1"}),
+    ],
+)
+def test_a_corpus_has_the_same_forms(tmp_path: Path, content: str | bytes, name: str, options: dict[str, Any]) -> None:
+    file = tmp_path / name
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    train, _ = load_corpus(CorpusArguments(corpus=str(file), **options), tmp_path, 0)
+    assert list(train["text"]) == ["schön", "öde"]
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (GERMAN.replace(",", ";"), "a.csv", "add --delimiter ';'"),
+        ("text,text\na,b\n", "a.csv", "several columns of the name text"),
+        ("schön\n".encode("latin-1"), "a.txt", r"is not utf-8: byte 3 \(line 1\) is 0xf6\. .*--encoding latin-1"),
+        ('{"text": "ö"}\n'.encode("latin-1"), "a.jsonl", r"is not utf-8: byte 10 \(line 1\) is 0xf6"),
+    ],
+)
+def test_a_corpus_is_refused_with_the_same_remedies(
+    tmp_path: Path, content: str | bytes, name: str, message: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UsageError, match=message):
+        load_corpus(CorpusArguments(corpus=str(file)), tmp_path, 0)
