@@ -49,7 +49,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, PreTrainedConfig):
             How a token knows its place. Only `learned` limits the length of a text, to `max_position_embeddings`.
         position_offset (`int`, defaults to 0):
             Rows that a `learned` table has before its first position; RoBERTa's has `pad_token_id + 1`, which it never
-            uses.
+            uses. `position_ids` of a text may then start at 0 or at this offset.
         norm_placement (`"post"` or `"pre"`, defaults to `"post"`):
             Norms after each residual addition, or before each branch. `pre` adds a norm after the last layer, and
             leaves out the first layer's attention norm where `embedding_norm` has just done its work.

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 Tensors = dict[str, torch.Tensor]
 
@@ -90,10 +93,21 @@ def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads
         rule = by_name[name]
         if absent := [key for key in rule.theirs if key not in theirs]:
             raise ValueError(f"The checkpoint has no {', '.join(absent)}.")
-        ours[name] = rule.layout.join([theirs.pop(key) for key in rule.theirs], heads)
+        tensors = [theirs.pop(key) for key in rule.theirs]
+        if rule.layout is SAME:
+            _warn_of_dead_weights(rule, tensors)
+        ours[name] = rule.layout.join(tensors, heads)
     if theirs:
         raise ValueError(f"The checkpoint has tensors that no part of our model takes: {', '.join(sorted(theirs))}.")
     return ours
+
+
+def _warn_of_dead_weights(rule: Rule, tensors: list[torch.Tensor]) -> None:
+    for key, tensor in zip(rule.theirs[1:], tensors[1:], strict=True):
+        if not torch.equal(tensor, tensors[0]):
+            logger.warning(
+                f"{key} is not carried over: the model uses {rule.theirs[0]} instead, which differs from it."
+            )
 
 
 def to_theirs(rules: Iterable[Rule], ours: Tensors, heads: int) -> Tensors:

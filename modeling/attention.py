@@ -29,13 +29,17 @@ def eager_attention_forward(
 
     q, k, v are (B, H, S, head_dim), the mask is additive, or bool where it says what is seen, and broadcasts to
     (B, H, S, S); returns (B, S, H, head_dim) and (B, H, S, S).
+
+    The mask is added and the softmax taken in float32, or in float64 where the scores are float64. Otherwise the sum of
+    a score and the lowest number of the dtype can overflow to -inf, and a query that sees no key gets NaN weights.
     """
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     elif attention_mask is not None:
         scores = scores + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.softmax(scores, dim=-1).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 

@@ -204,6 +204,26 @@ def check_positions(config: SequenceEncoderConfig, position_ids: torch.Tensor) -
         )
 
 
+def check_first_positions(position_ids: torch.Tensor, starts: torch.Tensor, offset: int) -> None:
+    """Checks that each sequence starts at position 0 or at `position_offset`, which tells how its positions count.
+
+    `starts`, (B, S) bool, marks the first token of every sequence.
+
+    Raises:
+        ValueError: if a sequence starts at another position, from which both readings would be possible.
+    """
+    if is_tracing(position_ids):
+        return
+    first = position_ids[starts]
+    other = (first != 0) & (first != offset)
+    if bool(other.any()):
+        raise ValueError(
+            f"position_ids start a text at {int(first[other][0])}; with position_offset={offset} they must start at 0, "
+            f"or at {offset} as RoBERTa's do (DataCollatorWithFlattening(position_ids_start={offset})). A text starts "
+            " wherever position_ids do not grow; attention_mask must be 0 at padding."
+        )
+
+
 def check_offsets(
     cu_seq_lens_q: torch.Tensor | None,
     cu_seq_lens_k: torch.Tensor | None,

@@ -21,14 +21,18 @@ _CHUNK = 1 << 19
 
 
 def chunked_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
-    """The sum of -log softmax(logits)[label] in float32, over the labels (n,) that are not ignored; logits (n, V)."""
+    """The sum of -log softmax(logits)[label] over the labels (n,) that are not ignored; logits (n, V).
+
+    It is computed and returned in float32, or in float64 where the logits are float64.
+    """
     if not is_eager_on_cpu(logits, labels):
         return _plain(logits, labels, ignore_index)
     return _CrossEntropy.apply(logits, labels, ignore_index)
 
 
 def _plain(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
-    return F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="sum")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -55,7 +59,7 @@ class _CrossEntropy(torch.autograd.Function):
         counted = labels != ctx.ignore_index
         parts = (x.split(ctx.rows) for x in (logits, labels.masked_fill(~counted, 0), counted[:, None], of_logits))
         for chunk, targets, counts, into in zip(*parts, strict=True):
-            probabilities = torch.softmax(chunk, -1, dtype=torch.float32)
+            probabilities = torch.softmax(chunk, -1, dtype=torch.promote_types(chunk.dtype, torch.float32))
             probabilities[torch.arange(len(targets), device=targets.device), targets] -= 1
             into.copy_(probabilities.mul_(gradient * counts))
         return of_logits, None, None

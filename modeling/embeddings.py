@@ -38,7 +38,8 @@ class SinusoidalPositions(Positions):
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """hidden_states (B, S, E), position_ids (B or 1, S)."""
-        even = torch.arange(0, hidden_states.shape[-1], 2, device=hidden_states.device, dtype=torch.float32)
+        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+        even = torch.arange(0, hidden_states.shape[-1], 2, device=hidden_states.device, dtype=dtype)
         angles = position_ids[..., None] * torch.exp(even * (-math.log(10000.0) / hidden_states.shape[-1]))
         waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
         return hidden_states + waves.to(hidden_states.dtype)

@@ -3,6 +3,10 @@
 torch's own product first writes the bias to all rows, and the activation reads and writes them again; oneDNN applies
 both while a tile of the product is still in the cache. In float32 its product itself is faster too, which counts in
 training. The operator is what torch's compiler uses.
+
+oneDNN, and torch's layer over it, keep a compiled kernel of about half a megabyte for every shape that they have seen,
+up to a thousand each. Texts of random lengths make a new number of rows in every batch, so a product is computed in
+parts whose numbers of rows are few: kernels are compiled for those alone.
 """
 
 from __future__ import annotations
@@ -24,16 +28,18 @@ _ACTIVATIONS = {
     type(ACT2FN["gelu_pytorch_tanh"]): ("gelu", "tanh"),
     type(ACT2FN["silu"]): ("swish", ""),
 }
+# Rows of a part: the first number as often as it fits, then once a multiple of the second. torch's own product computes
+# the rest; in float32 it keeps no kernels, and it is as fast for so few rows.
+_LARGE_PART, _SMALL_PART = 1024, 256
 
 
 def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor:
     """linear(x); (..., in) to (..., out)."""
     if not can_fuse(linear, hidden_states):
         return linear(hidden_states)
-    if not torch.is_grad_enabled():
-        return product(hidden_states, linear.weight, linear.bias)
-    rows = _Linear.apply(hidden_states.reshape(-1, hidden_states.shape[-1]), linear.weight, linear.bias)
-    return rows.view(*hidden_states.shape[:-1], len(linear.weight))
+    rows = hidden_states.reshape(-1, hidden_states.shape[-1])
+    compute = _Linear.apply if torch.is_grad_enabled() else product
+    return compute(rows, linear.weight, linear.bias).view(*hidden_states.shape[:-1], len(linear.weight))
 
 
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -42,15 +48,41 @@ def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: to
     fused = type(act) in _ACTIVATIONS and is_untouched(act) and not torch.is_grad_enabled() and not linear.training
     if not fused or not can_fuse(linear, hidden_states):
         return act(fused_linear(linear, hidden_states))
-    name, algorithm = _ACTIVATIONS[type(act)]
-    return torch.ops.mkldnn._linear_pointwise(hidden_states, linear.weight, linear.bias, name, [], algorithm)
+    rows = hidden_states.reshape(-1, hidden_states.shape[-1])
+    return _in_parts(rows, linear.weight, linear.bias, act).view(*hidden_states.shape[:-1], len(linear.weight))
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """xWᵀ + b without gradients, all of one dtype; x (..., in), weight (out, in), bias (out,), to (..., out)."""
+    """xWᵀ + b without gradients, all of one dtype; x (rows, in), weight (out, in), bias (out,), to (rows, out)."""
     if not _has_onednn(x.dtype):
         return F.linear(x, weight, bias)
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return _in_parts(x, weight, bias, None)
+
+
+def _in_parts(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None) -> torch.Tensor:
+    """act(xWᵀ + b), in parts whose shapes are few; x (rows, in)."""
+    sizes = parts_of(len(x))
+    if len(sizes) < 2:
+        return _part(x, weight, bias, act)
+    output = x.new_empty(len(x), len(weight))
+    for part, into in zip(x.split(sizes), output.split(sizes), strict=True):
+        into.copy_(_part(part, weight, bias, act))
+    return output
+
+
+def _part(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None) -> torch.Tensor:
+    if len(rows) < _SMALL_PART:
+        output = F.linear(rows, weight, bias)
+        return output if act is None else act(output)
+    name, algorithm = ("none", "") if act is None else _ACTIVATIONS[type(act)]
+    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, name, [], algorithm)
+
+
+def parts_of(rows: int) -> list[int]:
+    """The numbers of rows that a product is computed in, one after the other; they add up to `rows`."""
+    rest = rows % _LARGE_PART
+    parts = [_LARGE_PART] * (rows // _LARGE_PART) + [rest - rest % _SMALL_PART, rest % _SMALL_PART]
+    return [part for part in parts if part]
 
 
 def can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:

@@ -35,7 +35,10 @@ def mean_of_tokens(hidden_states: torch.Tensor, real: torch.Tensor | None) -> to
     if real is None:
         return hidden_states.mean(dim=1)
     counts = real.sum(dim=1, keepdim=True).clamp(min=1)
-    return hidden_states.masked_fill(~real[..., None], 0).sum(dim=1) / counts
+    # A sum over many tokens can be more than float16 holds.
+    dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+    total = hidden_states.masked_fill(~real[..., None], 0).sum(dim=1, dtype=dtype)
+    return (total / counts).to(hidden_states.dtype)
 
 
 POOLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]] = {

@@ -30,10 +30,14 @@ def _divide(total: torch.Tensor, at_hand: torch.Tensor | int, num_items_in_batch
     return total / max(count, 1)
 
 
+def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Count = None, ignore_index: int = IGNORED
 ) -> torch.Tensor:
-    """-log softmax(logits)[label], logits (..., C) and labels (...); in float32."""
+    """-log softmax(logits)[label], logits (..., C) and labels (...); in float32, or in the float64 of the logits."""
     labels = labels.reshape(-1).to(logits.device, torch.long)
     total = chunked_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, ignore_index)
     return _divide(total, (labels != ignore_index).sum(), num_items_in_batch)
@@ -67,7 +71,7 @@ def sequence_classification_loss(
     """Cross entropy, squared error or binary cross entropy, as `config.problem_type` says; pooled_logits (B, C)."""
     if config.problem_type == "single_label_classification":
         return cross_entropy(pooled_logits, labels, num_items_in_batch)
-    logits = pooled_logits.float()
+    logits = _at_least_float32(pooled_logits)
     targets = labels.to(logits.device, logits.dtype).view_as(logits)
     error = F.mse_loss if config.problem_type == "regression" else F.binary_cross_entropy_with_logits
     return _divide(error(logits, targets, reduction="sum"), targets.numel(), num_items_in_batch)
@@ -113,7 +117,7 @@ def sentence_order_loss(
     if token_labels is None or num_items_in_batch is None:
         return cross_entropy(logits, labels)
     labels = labels.reshape(-1).to(logits.device, torch.long)
-    losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
+    losses = F.cross_entropy(_at_least_float32(logits), labels, ignore_index=IGNORED, reduction="none")
     masked = (token_labels.long() != IGNORED).reshape(len(labels), -1).sum(dim=1).to(logits.device)
     total = (losses * masked).sum()
     return _divide(total, masked.sum(), num_items_in_batch)

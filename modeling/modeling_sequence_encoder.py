@@ -23,14 +23,21 @@ from ..hub.loading import LoadedSafely
 from ..hub.module_list import MODULE_LIST
 from ..hub.saving import SavedWithCard
 from .attention import SelfAttention
-from .checks import check_embeddings_type, check_inputs, check_needed, check_offsets, check_positions
+from .checks import (
+    check_embeddings_type,
+    check_first_positions,
+    check_inputs,
+    check_needed,
+    check_offsets,
+    check_positions,
+)
 from .embeddings import InputEmbeddings
 from .forward_options import ForwardOptions
 from .head_layers import Pooler, is_first_token
 from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
 from .packed_attention import PackedAttention
-from .packing import PackedBatch, offsets_from_starts, rows_hold_several, sequence_starts
+from .packing import PackedBatch, offsets_from_starts, positions_from_zero, rows_hold_several, sequence_starts
 from .padded_masks import padded_masks, real_tokens
 from .recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
 from .text_encoding import TextEncoding
@@ -148,7 +155,8 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
                 bool or integer, added to the scores where it is floating.
             token_type_ids: (B, S) segments. Ignored where `type_vocab_size` is 0, so that any tokenizer can be used.
             position_ids: (B, S). By default a token's distance from the first real token of its row. Where they stop
-                growing, another document starts, and documents do not see each other.
+                growing, another document starts, and documents do not see each other. With a `position_offset`, each
+                document counts from 0 or, as RoBERTa does, from that offset.
             inputs_embeds: (B, S, E) token vectors instead of `input_ids`.
             needed: whose vectors in `last_hidden_state` will be used: of all tokens, or (B, S) bool, or none, where it
                 is `pooler_output` alone. The last layer computes no others, and they may be zero.
@@ -177,7 +185,12 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         assert tokens is not None
         real = real_tokens(attention_mask)
         real = None if real is None else real.expand(shape)
-        position_ids = None if position_ids is None else position_ids.expand(shape)
+        if position_ids is not None:
+            position_ids = position_ids.expand(shape)
+            if offset := self.config.position_offset:
+                starts = sequence_starts(shape, tokens.device, real, position_ids, cu_seq_lens)
+                check_first_positions(position_ids, starts, offset)
+                position_ids = positions_from_zero(position_ids, starts, offset)
 
         packed = None
         if not self._needs_padding(tokens, attention_mask, kwargs):

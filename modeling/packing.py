@@ -59,6 +59,16 @@ def offsets_from_starts(starts: torch.Tensor) -> torch.Tensor:
     return index - torch.where(starts, index, 0).cummax(dim=1).values
 
 
+def positions_from_zero(position_ids: torch.Tensor, starts: torch.Tensor, offset: int) -> torch.Tensor:
+    """Counts the positions of each sequence from 0 where its first one is `offset`; others are left as they are.
+
+    Both arguments are (B, S); `starts` marks the first token of every sequence.
+    """
+    index = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
+    first = position_ids.gather(1, torch.where(starts, index, 0).cummax(dim=1).values)
+    return position_ids - offset * (first == offset)
+
+
 @dataclass
 class PackedBatch:
     """The real tokens of a batch in one row, and the way back.

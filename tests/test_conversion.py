@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from sequence_encoder import convert
@@ -49,6 +50,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert-one-type": ("Bert", {**_BERT, "type_vocab_size": 1, "hidden_act": "relu", "layer_norm_eps": 1e-3}),
     "bert-untied": ("Bert", {**_BERT, "tie_word_embeddings": False}),
     "roberta": ("Roberta", _ROBERTA),
+    "roberta-untied": ("Roberta", {**_ROBERTA, "tie_word_embeddings": False}),
     "xlm-roberta": ("XLMRoberta", {**_ROBERTA, "pad_token_id": 3}),
     "camembert": ("Camembert", _ROBERTA),
     "distilbert": ("DistilBert", _DISTILBERT),
@@ -86,6 +88,8 @@ CASES = [
     if head != "ForPreTraining" or name.startswith("bert")
 ]
 every_case = pytest.mark.parametrize(("name", "head"), CASES)
+# What a head holds beside the bias that it uses, where it is not tied to it.
+UNUSED = {"bert-untied": "cls.predictions.bias", "roberta-untied": "lm_head.bias"}
 BACK = {"xlm-roberta": "roberta", "camembert": "roberta"}
 
 
@@ -99,10 +103,6 @@ def make(randomize: Callable[..., Any]) -> Callable[..., PreTrainedModel]:
         config = getattr(transformers, f"{family}Config")(**{**options, **labels, **overrides})
         config._attn_implementation = "eager"
         model = randomize(getattr(transformers, family + head)(config))
-        if name == "bert-untied" and head in ("ForPreTraining", "ForMaskedLM"):
-            # The second one is not used where it is not tied to the first.
-            predictions = model.cls.predictions
-            predictions.bias.data.copy_(predictions.decoder.bias.data)
         return model
 
     return build
@@ -156,7 +156,7 @@ def test_outputs_and_gradients_are_the_same(make: Callable[..., Any], name: str,
         parameter.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     gradients = convert_back(ours, name).state_dict()
     for key, gradient in theirs.state_dict().items():
-        if not (name == "bert-untied" and key == "cls.predictions.bias"):  # It is not used.
+        if key != UNUSED.get(name):
             torch.testing.assert_close(gradients[key], gradient, rtol=1e-4, atol=1e-4, msg=key)
 
 
@@ -169,6 +169,61 @@ def test_padding_on_the_left_equals_theirs_with_the_positions_told(make: Callabl
     expected = theirs(**left, position_ids=(mask.cumsum(-1) - 1).clamp(min=0) + first).last_hidden_state
     found = convert(theirs)(**left).last_hidden_state
     torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "camembert"])
+@pytest.mark.parametrize("path", [{}, {"output_hidden_states": True}], ids=["packed", "padded"])
+def test_positions_count_from_0_or_as_theirs(
+    make: Callable[..., Any], tmp_path: Path, name: str, path: dict[str, bool]
+) -> None:
+    theirs = make(name, "Model")
+    convert(theirs).save_pretrained(tmp_path)
+    ours = AutoModel.from_pretrained(tmp_path)
+    first = theirs.config.pad_token_id + 1
+    right, left = ragged_batches(theirs.config, "Model")
+    real = right["attention_mask"].bool()
+    expected = theirs(**right).last_hidden_state[real]
+    # Padding has the position that theirs gives it, before the first of a text.
+    counted = {
+        "right": (right, right["attention_mask"].cumsum(-1) * right["attention_mask"] + first - 1),
+        "left": (left, left["attention_mask"].cumsum(-1) * left["attention_mask"] + first - 1),
+    }
+    for batch, position_ids in counted.values():
+        for given in (position_ids, (position_ids - first).clamp(min=0), None):
+            found = ours(**batch, position_ids=given, **path).last_hidden_state
+            torch.testing.assert_close(found[batch["attention_mask"].bool()], expected, rtol=1e-5, atol=1e-5)
+    # As DataCollatorWithFlattening(position_ids_start=first) makes them.
+    packed = {key: tensor[real][None] for key, tensor in right.items() if key != "attention_mask"}
+    offsets = torch.tensor([0, *real.sum(1).cumsum(0).tolist()], dtype=torch.int32)
+    for start in (0, first):
+        position_ids = torch.cat([torch.arange(start, start + length) for length in real.sum(1).tolist()])[None]
+        for options in ({}, {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets}):
+            found = ours(**packed, position_ids=position_ids, **options, **path).last_hidden_state[0]
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_positions_count_as_theirs_in_compiled_models(make: Callable[..., Any]) -> None:
+    theirs = make("roberta", "Model")
+    ids = torch.randint(5, 97, (2, 4))
+    compiled = torch.compile(convert(theirs), backend="eager")
+    found = compiled(ids, position_ids=torch.tensor([[2, 3, 4, 5]])).last_hidden_state
+    torch.testing.assert_close(found, theirs(ids).last_hidden_state, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", [{}, {"output_hidden_states": True}], ids=["packed", "padded"])
+def test_positions_that_could_be_either_are_refused(make: Callable[..., Any], path: dict[str, bool]) -> None:
+    ours = convert(make("roberta", "Model"))
+    ids = torch.randint(5, 97, (2, 4))
+    for wrong, start in ([3, 4, 5, 6], 3), ([1, 2, 3, 4], 1), ([2, 3, 1, 4], 1), ([0, 1, 2, -1], -1):
+        message = rf"start a text at {start}; with position_offset=2 .* at 0, or at 2 .*position_ids_start=2"
+        with pytest.raises(ValueError, match=message):
+            ours(ids, position_ids=torch.tensor([[2, 3, 4, 5], wrong]), **path)
+    # Without an offset there is one way to read them.
+    assert (
+        convert(make("bert", "Model"))(ids, position_ids=torch.tensor([[3, 4, 5, 6]]))
+        .last_hidden_state.isfinite()
+        .all()
+    )
 
 
 @pytest.mark.parametrize("family", ["Bert", "ModernBert"])
@@ -190,13 +245,44 @@ def convert_back(ours: PreTrainedModel, name: str) -> PreTrainedModel:
     return convert(ours, to=BACK.get(name, name.partition("-")[0]))
 
 
+@pytest.mark.parametrize("name", UNUSED)
+def test_a_bias_that_is_not_used_is_left_behind_with_a_warning(
+    make: Callable[..., Any], caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    theirs = make(name, "ForMaskedLM")
+    with caplog.at_level("WARNING", "sequence_encoder"):
+        convert(theirs)
+    assert f"{UNUSED[name]} is not carried over" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "modernbert"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_loss_of_answers_is_that_of_each_text_alone(make: Callable[..., Any], name: str, side: str) -> None:
+    theirs = make(name, "ForQuestionAnswering")
+    right, left = ragged_batches(theirs.config, "ForQuestionAnswering")
+    batch = right if side == "right" else left
+    mask = batch["attention_mask"]
+    lengths, firsts = mask.sum(1), mask.argmax(1)
+    alone = [
+        theirs(
+            **{key: tensor[row : row + 1, :length] for key, tensor in right.items()},
+            start_positions=torch.tensor([0]),
+            end_positions=torch.tensor([length - 1]),
+        ).loss
+        for row, length in enumerate(lengths.tolist())
+    ]
+    found = convert(theirs)(**batch, start_positions=firsts, end_positions=firsts + lengths - 1).loss
+    torch.testing.assert_close(found, torch.stack(alone).mean(), rtol=1e-5, atol=1e-5)
+
+
 @every_case
 def test_the_way_there_and_back_keeps_every_bit(make: Callable[..., Any], name: str, head: str) -> None:
     theirs = make(name, head)
     back = convert_back(convert(theirs), name)
     assert back.state_dict().keys() == theirs.state_dict().keys()
-    for key, tensor in theirs.state_dict().items():
-        assert torch.equal(back.state_dict()[key], tensor), key
+    for key in theirs.state_dict():
+        used = key.replace(".bias", ".decoder.bias") if key == UNUSED.get(name) else key
+        assert torch.equal(back.state_dict()[key], theirs.state_dict()[used]), key
     again = convert(back)
     ours = convert(theirs)
     assert isinstance(ours, SequenceEncoderPreTrainedModel)
