@@ -8,23 +8,34 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 MODULE_LIST = "modules.json"
 
 
-def module_paths(folder: Path) -> list[str]:
-    """The path of each module inside `folder`, empty for the folder itself; none where there is no list.
+def read_module_list(file: Path) -> list[dict[str, str]]:
+    """Read the modules in order, each with its `type` and its `path`, empty for the folder of the list itself.
 
     Raises:
-        ValueError: if the list is damaged, or names a path that is not inside.
+        ValueError: if the list is damaged, or names a path that is not inside its folder.
     """
-    listed = folder / MODULE_LIST
-    if not listed.is_file():
-        return []
     try:
-        paths = [module["path"] for module in json.loads(listed.read_text(encoding="utf-8"))]
-        outside = [path for path in paths if not _is_inside(path)]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{listed} is no list of modules, each with its path.") from error
-    if outside:
-        raise ValueError(f"{listed} names {outside[0]}, which is not inside.")
-    return paths
+        modules = json.loads(file.read_text(encoding="utf-8"))
+        outside = [module["path"] for module in modules if not _is_inside(module["path"])]
+        if not outside:
+            paths = [PurePosixPath(module["path"]) for module in modules]
+            return [
+                {"type": str(module.get("type")), "path": str(path) if path.parts else ""}
+                for module, path in zip(modules, paths, strict=True)
+            ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{file} is no list of modules, each with its type and path.") from error
+    raise ValueError(f"{file} names {outside[0]}, which is not inside.")
+
+
+def module_paths(folder: Path) -> list[str]:
+    """Read the path of each module inside `folder`; none where there is no list.
+
+    Raises:
+        ValueError: as `read_module_list` does.
+    """
+    file = folder / MODULE_LIST
+    return [module["path"] for module in read_module_list(file)] if file.is_file() else []
 
 
 def _is_inside(path: str) -> bool:

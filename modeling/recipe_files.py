@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.utils import cached_file, logging
 
-from ..hub.module_list import MODULE_LIST
+from ..hub.module_list import MODULE_LIST, read_module_list
 from .embedding_recipe import ACTIVATIONS, Dense, EmbeddingRecipe, Normalize
 from .text_pooling import check_pooling
 
@@ -120,27 +120,12 @@ def write_recipe(folder: Path, recipe: EmbeddingRecipe, hidden_size: int) -> Non
             _write_dense(folder / path, step)
 
 
-def _modules(find: _Find) -> list[dict[str, Any]]:
-    """The modules, each with its type and its path; none where there is no list.
-
-    Raises:
-        ValueError: if the list is not what it should be, or names something outside its folder.
-    """
+def _modules(find: _Find) -> list[dict[str, str]]:
     path = find(MODULE_LIST)
-    if path is None:
-        return []
-    try:
-        modules = json.loads(Path(path).read_text(encoding="utf-8"))
-        places = [(str(module["type"]), PurePosixPath(module["path"])) for module in modules]
-    except (TypeError, KeyError) as error:
-        raise ValueError("it is no list of modules, each with its type and path") from error
-    for _, place in places:
-        if place.is_absolute() or ".." in place.parts:
-            raise ValueError(f"it names {place}, which is not inside")
-    return [{"type": kind, "path": "" if place == PurePosixPath() else str(place)} for kind, place in places]
+    return [] if path is None else read_module_list(Path(path))
 
 
-def _read(modules: list[dict[str, Any]], find: _Find) -> EmbeddingRecipe | None:
+def _read(modules: list[dict[str, str]], find: _Find) -> EmbeddingRecipe | None:
     if not modules:
         return None
     fields: dict[str, Any] = {}

@@ -26,12 +26,8 @@ from sequence_encoder.conversion import convert
 from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
 from sequence_encoder.training import UsageError
 from sequence_encoder.training.adaptation import read_examples
-from sequence_encoder.training.adaptation_arguments import (
-    Adaptation,
-    AdaptationArguments,
-    AdaptedModelArguments,
-    TaskDataArguments,
-)
+from sequence_encoder.training.adaptation_arguments import AdaptedModelArguments, TaskDataArguments
+from sequence_encoder.training.adaptation_run import Adaptation, AdaptationArguments
 from sequence_encoder.training.starting_points import encoder_of, pooling_fields
 from sequence_encoder.training.tasks.similarity import Embedding
 
@@ -234,7 +230,6 @@ def change(folder: Path, file: str, **fields: Any) -> None:
     [
         ("modules.json", {"type": "sentence_transformers.models.LSTM"}, r"sentence_transformers\.models\.LSTM"),
         ("modules.json", {"type": "of_someone.Normalize"}, r"of_someone\.Normalize"),
-        ("modules.json", {"path": "../secret"}, r"names \.\./secret, which is not inside"),
         ("2_Dense/config.json", {"activation_function": "os.system"}, r"activation_function='os\.system'"),
         ("2_Dense/config.json", {"use_residual": True}, "use_residual=True"),
         ("1_Pooling/config.json", {"pooling_mode": "first"}, "got 'first'"),
@@ -262,6 +257,19 @@ def test_what_cannot_be_applied_is_refused_by_name(
     ours.save_pretrained(tmp_path / "again")
     assert "copy modules.json" in caplog.text
     assert not (tmp_path / "again" / "modules.json").exists()
+
+
+def test_modules_outside_their_folder_are_not_read(plain: Path, tmp_path: Path) -> None:
+    sentence_model(plain, "dense").save_pretrained(str(tmp_path / "theirs"))
+    convert(tmp_path / "theirs").save_pretrained(tmp_path / "ours")
+    for folder in ("theirs", "ours"):
+        change(tmp_path / folder, "modules.json", path="../secret")
+    message = r"names \.\./secret, which is not inside"
+    with pytest.raises(ValueError, match=message):
+        convert(tmp_path / "theirs")
+    ours = SequenceEncoderModel.from_pretrained(tmp_path / "ours")
+    with pytest.raises(ValueError, match=message):
+        ours.encode(TEXTS, AutoTokenizer.from_pretrained(plain))
 
 
 def test_pickled_weights_of_a_module_are_not_read(plain: Path, tmp_path: Path) -> None:
@@ -303,7 +311,7 @@ def test_adapt_embeds_texts_of_the_length_that_the_folder_says(plain: Path, tmp_
         model = AdaptedModelArguments(**asked, max_length=length)
         recipe = read_examples(Adaptation(model, TaskDataArguments(train_file=str(pairs)), arguments))
         recipe.prepare(*encoder_of(str(tmp_path / "old"), tmp_path / "ours", any_family=False, may_write=True))
-        assert recipe.length == expected
+        assert recipe.max_length == expected
 
 
 def test_heads_pool_as_the_folder_says_or_as_asked_for(plain: Path, tmp_path: Path) -> None:

@@ -285,7 +285,7 @@ def test_a_saved_tokenizer_loads_without_the_package_and_encodes_the_same(algori
         ({"model_max_length": "512"}, ["model_max_length", "whole number", "'512'"]),
         ({"texts": "a single text"}, ["texts", "iterable", "single text"]),
         ({"texts": []}, ["texts", "no text"]),
-        ({"texts": iter(["", " \n"])}, ["texts", "no text"]),
+        pytest.param({"texts": iter(["", " \n"])}, ["texts", "no text"], id="an iterator of blank texts"),
         ({"texts": [[], [""]]}, ["texts", "no text"]),
         ({"texts": None}, ["texts", "iterable", "NoneType"]),
         ({"texts": ["a text", None]}, ["texts", "batches of texts", "NoneType"]),
