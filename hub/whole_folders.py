@@ -5,19 +5,18 @@ from __future__ import annotations
 import filecmp
 import itertools
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from transformers.utils import logging
 
 from .model_files import is_unedited, model_files
 from .module_list import MODULE_LIST, module_paths
 from .scratch_folders import scratch_folder
 from .staged_files import check_parents, files_in, replace_files
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 # Libraries read these first, to find out what a folder holds.
 _POINTERS = frozenset({"config.json", MODULE_LIST})
