@@ -9,10 +9,11 @@ from transformers.models.auto.configuration_auto import AutoConfig
 
 from ..hub.saving import SavedWithAutoMap
 from .configuration_sequence_encoder import SequenceEncoderConfig
+from .shared_fields import CheckedSharedFields
 
 
 @strict
-class TaskAdapterConfig(SavedWithAutoMap, PreTrainedConfig):
+class TaskAdapterConfig(SavedWithAutoMap, CheckedSharedFields):
     """
     Says what a `TaskAdapter` is.
 
@@ -26,7 +27,8 @@ class TaskAdapterConfig(SavedWithAutoMap, PreTrainedConfig):
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: for a value of the wrong type, or a choice that does not exist.
-        ValueError: for an encoder of a type that transformers does not know.
+        ValueError: for an encoder of a type that transformers does not know, a dtype that is none, and labels whose
+        number or indices no model can have.
     """
 
     model_type: ClassVar[str] = "sequence_encoder_task_adapter"

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 from safetensors import SafetensorError
 
+from ..configuration.shared_fields import check_dtype
+
 
 class LoadedSafely:
     """`from_pretrained` that reads no pickled weights. To stand before a model class of transformers."""
@@ -17,13 +19,18 @@ class LoadedSafely:
         """As in transformers, from weights in safetensors and from no others: pickled ones can hold programs.
 
         Raises:
-            ValueError: for `use_safetensors=False`.
+            ValueError: for `use_safetensors=False`, and for a `dtype` that is none.
             OSError: if there are no such weights, or they are damaged, or their index names files that are none.
         """
         if not kwargs.setdefault("use_safetensors", True):
             raise ValueError(
                 f"use_safetensors must be True, got {kwargs['use_safetensors']}: pickled weights are not read."
             )
+        for name in ("dtype", "torch_dtype"):
+            given = kwargs.get(name)
+            for dtype in given.values() if isinstance(given, dict) else (given,):
+                if dtype != "auto":
+                    check_dtype(name, dtype)
         if pretrained_model_name_or_path is not None:
             check_weight_maps(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
         try:
