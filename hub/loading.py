@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from safetensors import SafetensorError
+from transformers.utils import logging
 
 from ..configuration.shared_fields import check_dtype
+from .finite_weights import in_words, not_finite
+
+logger = logging.get_logger(__name__)
 
 
 class LoadedSafely:
@@ -17,6 +21,8 @@ class LoadedSafely:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """As in transformers, from weights in safetensors and from no others: pickled ones can hold programs.
+
+        Warns of weights that are NaN or infinite.
 
         Raises:
             ValueError: for `use_safetensors=False`, and for a `dtype` that is none.
@@ -34,12 +40,18 @@ class LoadedSafely:
         if pretrained_model_name_or_path is not None:
             check_weight_maps(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
         try:
-            return cast(Any, super()).from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            loaded = cast(Any, super()).from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         except SafetensorError as error:
             raise OSError(
                 f"The weights of {pretrained_model_name_or_path} are damaged or incomplete ({error}); copy or download "
                 "them again."
             ) from error
+        if names := not_finite(loaded[0] if isinstance(loaded, tuple) else loaded):
+            logger.warning(
+                f"The weights of {pretrained_model_name_or_path} are NaN or infinite in {in_words(names)}: so will "
+                "outputs be. Copy or download them again, or take an earlier checkpoint."
+            )
+        return loaded
 
 
 def check_weight_maps(folder: Path) -> None:
