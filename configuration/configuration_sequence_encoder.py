@@ -8,13 +8,13 @@ from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from ..hub.loading import ReadSafely, check_fields
 from ..hub.saving import SavedWithAutoMap
 from .peft_targets import register_with_peft
 from .rope_parameters import check_rope_parameters, nest_by_layer_type
+from .shared_fields import CheckedSharedFields
 
 logger = logging.get_logger(__name__)
 
@@ -37,8 +37,13 @@ _ACCEPTED_KEYWORDS = {
 }
 
 
+# Every layer is a set of modules, each made in turn; and the weights have to fit into some memory, 4 TB in float32.
+_MOST_LAYERS = 10_000
+_MOST_WEIGHTS = 10**12
+
+
 @strict
-class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, PreTrainedConfig):
+class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
     r"""
     Chooses an encoder along independent axes. The defaults are the encoder of *Attention Is All You Need* (Vaswani
     et al., 2017), as `torch.nn.TransformerEncoder` implements it: scaled embeddings plus sinusoidal positions,
@@ -90,6 +95,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, PreTrainedConfig):
     Raises:
         huggingface_hub.errors.StrictDataclassError: for a value of the wrong type, a choice that does not exist, or
         fields that contradict each other. The message names the field, its value and what is allowed.
+        ValueError: for sizes that no computer holds, a dtype that is none, and labels whose number or indices no model
+        can have.
 
     Example:
 
@@ -204,6 +211,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._warn_of_unknown(kwargs)
+        self._check_size()
         if self.embedding_size == self.hidden_size:
             self.embedding_size = None
         if self.layer_types is None:
@@ -223,6 +231,23 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, PreTrainedConfig):
             hint = f" Did you mean `{close[0]}`?" if close else ""
             logger.warning(f"`{name}` is not a field of SequenceEncoderConfig and changes nothing in the model.{hint}")
 
+    def _check_size(self) -> None:
+        """Refuses what would take all memory and minutes before it failed: already the list of layer types does."""
+        if self.num_hidden_layers > _MOST_LAYERS:
+            raise ValueError(f"num_hidden_layers must be at most {_MOST_LAYERS:,}, got {self.num_hidden_layers}.")
+        width, positions = self.embedding_dim, self.position_offset + self.max_position_embeddings
+        rows = self.vocab_size + self.type_vocab_size + (positions if self.position_embedding == "learned" else 0)
+        matrices = {"mlp": 2, "glu": 3}[self.feed_forward]
+        layer = self.hidden_size * (4 * self.hidden_size + matrices * self.intermediate_size)
+        weights = rows * width + self.num_hidden_layers * layer
+        if weights > _MOST_WEIGHTS:
+            sizes = ("vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size")
+            given = ", ".join(f"{name}={getattr(self, name)}" for name in (*sizes, "num_hidden_layers"))
+            raise ValueError(
+                f"{given} need about {weights:,} weights, {weights * 4 >> 30:,} GiB in float32; at most "
+                f"{_MOST_WEIGHTS:,} weights are allowed."
+            )
+
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Nests `rope_parameters` by layer type, the one form that the model reads. Called by transformers."""
         # The old name of `rope_parameters`, already warned of; transformers would set the field by it, not nested.
@@ -236,6 +261,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Checks the fields that depend on each other. Run by `@strict` after construction."""
+        self._check_size()
         for name in (
             "vocab_size",
             "hidden_size",
@@ -262,7 +288,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, PreTrainedConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is a probability in [0, 1), got {getattr(self, name)}.")
         if self.hidden_size % self.num_attention_heads:
-            divisors = [n for n in range(1, self.hidden_size + 1) if self.hidden_size % n == 0]
+            small = [n for n in range(1, math.isqrt(self.hidden_size) + 1) if self.hidden_size % n == 0]
+            divisors = sorted({*small, *(self.hidden_size // n for n in small)})
             raise ValueError(
                 f"hidden_size={self.hidden_size} is not divisible by num_attention_heads={self.num_attention_heads}; "
                 f"the divisors are {divisors}."

@@ -10,10 +10,11 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from ..hub.loading import ReadSafely
 from ..hub.saving import SavedWithAutoMap
 from .configuration_sequence_encoder import SequenceEncoderConfig
+from .shared_fields import CheckedSharedFields
 
 
 @strict
-class TaskAdapterConfig(ReadSafely, SavedWithAutoMap, PreTrainedConfig):
+class TaskAdapterConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
     """
     Says what a `TaskAdapter` is.
 
@@ -27,7 +28,8 @@ class TaskAdapterConfig(ReadSafely, SavedWithAutoMap, PreTrainedConfig):
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: for a value of the wrong type, or a choice that does not exist.
-        ValueError: for an encoder of a type that transformers does not know.
+        ValueError: for an encoder of a type that transformers does not know, a dtype that is none, and labels whose
+        number or indices no model can have.
     """
 
     model_type: ClassVar[str] = "sequence_encoder_task_adapter"

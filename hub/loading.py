@@ -7,6 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from safetensors import SafetensorError
+from transformers.utils import logging
+
+from ..configuration.shared_fields import check_dtype
+from .finite_weights import in_words, not_finite
+
+logger = logging.get_logger(__name__)
 
 
 class LoadedSafely:
@@ -16,23 +22,36 @@ class LoadedSafely:
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """As in transformers, from weights in safetensors and from no others: pickled ones can hold programs.
 
+        Warns of weights that are NaN or infinite.
+
         Raises:
-            ValueError: for `use_safetensors=False`.
+            ValueError: for `use_safetensors=False`, and for a `dtype` that is none.
             OSError: if there are no such weights, or they are damaged, or their index names files that are none.
         """
         if not kwargs.setdefault("use_safetensors", True):
             raise ValueError(
                 f"use_safetensors must be True, got {kwargs['use_safetensors']}: pickled weights are not read."
             )
+        for name in ("dtype", "torch_dtype"):
+            given = kwargs.get(name)
+            for dtype in given.values() if isinstance(given, dict) else (given,):
+                if dtype != "auto":
+                    check_dtype(name, dtype)
         if pretrained_model_name_or_path is not None:
             check_weight_maps(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
         try:
-            return cast(Any, super()).from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            loaded = cast(Any, super()).from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         except SafetensorError as error:
             raise OSError(
                 f"The weights of {pretrained_model_name_or_path} are damaged or incomplete ({error}); copy or download "
                 "them again."
             ) from error
+        if names := not_finite(loaded[0] if isinstance(loaded, tuple) else loaded):
+            logger.warning(
+                f"The weights of {pretrained_model_name_or_path} are NaN or infinite in {in_words(names)}: so will "
+                "outputs be. Copy or download them again, or take an earlier checkpoint."
+            )
+        return loaded
 
 
 class ReadSafely:
@@ -106,7 +125,7 @@ def check_fields(fields: Any, name: str) -> None:
         )
     for field in ("id2label", "label2id"):
         if not isinstance(fields.get(field, {}), dict | None):
-            raise ValueError(f"{field} must be an object in {name}, got {json.dumps(fields[field])[:60]}.")
+            raise ValueError(f"{field} must be a dict in {name}, got {json.dumps(fields[field])[:60]}.")
     if not isinstance(fields.get("model_type", ""), str):
         raise ValueError(f"model_type must be a string in {name}, got {json.dumps(fields['model_type'])[:60]}.")
 

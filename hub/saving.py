@@ -13,10 +13,13 @@ from typing import Any, cast
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import validate_repo_id
-from transformers.utils import PushToHubMixin
+from transformers.utils import PushToHubMixin, logging
 
 from .code_bundle import auto_map, custom_pipelines, write_code
+from .finite_weights import in_words, not_finite
 from .staged_files import files_in, staged
+
+logger = logging.get_logger(__name__)
 
 _PUSH_OPTIONS = set(inspect.signature(PushToHubMixin.push_to_hub).parameters) - {"self", "max_shard_size"}
 
@@ -186,7 +189,24 @@ class SavedWithAutoMap(SavedWithCode):
 
 
 class SavedWithCard(SavedWhole):
-    """As `SavedWhole`, with the package's model card where the repository has none that someone wrote."""
+    """As `SavedWhole`, for models: with the package's model card where the repository has none that someone wrote.
+
+    Weights that are NaN or infinite do not replace others.
+    """
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """As `SavedWhole.save_pretrained`. Warns of weights that are NaN or infinite.
+
+        Raises:
+            ValueError: if such weights would replace those that the folder holds.
+        """
+        state_dict = args[1] if len(args) > 1 else kwargs.get("state_dict")
+        if names := not_finite(cast(Any, self), state_dict):
+            problem = f"The weights of this {type(self).__name__} are NaN or infinite in {in_words(names)}"
+            if any(Path(save_directory).glob("model*.safetensors")):
+                raise ValueError(f"{problem}, and would replace those in {save_directory}; choose another folder.")
+            logger.warning(f"{problem}. They are saved all the same; most likely the training diverged.")
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     def _card(self, api: HfApi, repo_id: str, revision: str | None, tags: list[str] | None) -> Any:
         try:

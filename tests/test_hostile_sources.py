@@ -155,8 +155,8 @@ def test_weights_outside_the_folder_are_refused(bert_folder: Path) -> None:
         ('{"model_type": "sequence_en', r"config\.json.* is damaged|config\.json' is not a valid JSON file"),
         ("", r"config\.json.* is damaged|config\.json' is not a valid JSON file"),
         ('{"model_type": ["a"]}', "model_type must be a string"),
-        ('{"model_type": "sequence_encoder", "id2label": [1]}', "id2label must be an object"),
-        ('{"model_type": "sequence_encoder", "id2label": 3}', "id2label must be an object"),
+        ('{"model_type": "sequence_encoder", "id2label": [1]}', "id2label must be a dict"),
+        ('{"model_type": "sequence_encoder", "id2label": 3}', "id2label must be a dict"),
     ],
 )
 def test_a_configuration_of_another_kind_is_named(tiny_config: Build, tmp_path: Path, text: str, message: str) -> None:

@@ -1,0 +1,74 @@
+"""Checks of the fields that transformers gives every configuration, before it builds anything from them."""
+
+# No `from __future__ import annotations`, as in the configurations.
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# transformers names every label in a dictionary: many more would fill the memory before the first weight is made.
+MOST_LABELS = 10_000_000
+
+
+class CheckedSharedFields(PreTrainedConfig):
+    """A configuration that refuses a `dtype`, labels or a number of labels that no model can have."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name, value in (("dtype", self.dtype), ("torch_dtype", kwargs.get("torch_dtype"))):
+            check_dtype(name, value)
+        if self.id2label is not None:
+            _check_id2label(self.id2label)
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_labels(self) -> int | None:
+        """As in transformers: how many labels `id2label` names."""
+        return super().num_labels
+
+    @num_labels.setter
+    def num_labels(self, num_labels: int) -> None:
+        check_number_of_labels("num_labels", num_labels)
+        # Properties of a base class have no `super().num_labels = ...`.
+        PreTrainedConfig.num_labels.fset(self, num_labels)  # type: ignore[attr-defined]
+
+
+def check_dtype(name: str, dtype: Any) -> None:
+    """Checks that a dtype is a floating one of torch, or the name of one, or None.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(f"{name} must be a floating dtype of torch, such as float32 or bfloat16, got {dtype!r}.")
+
+
+def check_number_of_labels(name: str, number: Any) -> None:
+    """Checks that a number of labels is whole, and not so large that naming them would fill the memory.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if not isinstance(number, int) or not 0 <= number <= MOST_LABELS:
+        raise ValueError(f"{name} must be a whole number from 0 to {MOST_LABELS:,}, got {number!r}.")
+
+
+def _check_id2label(id2label: Any) -> None:
+    if not isinstance(id2label, Mapping):
+        raise ValueError(f"id2label must be a dict of names by index, got a {type(id2label).__name__}.")
+    check_number_of_labels("The length of id2label", len(id2label))
+    for key in id2label:
+        try:
+            index = int(key)
+        except (TypeError, ValueError):
+            index = -1
+        if not 0 <= index < MOST_LABELS:
+            raise ValueError(
+                f"id2label has the index {key!r}; allowed are whole numbers from 0 to {MOST_LABELS - 1:,}."
+            )
+    if missing := sorted(set(range(len(id2label))) - {int(key) for key in id2label}):
+        logger.warning(f"id2label has {len(id2label)} labels, but none for the index {missing[0]}.")

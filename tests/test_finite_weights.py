@@ -1,0 +1,69 @@
+"""Weights that are NaN or infinite: loading and saving warn of them, and they do not replace others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel, TaskAdapter
+from sequence_encoder.hub.finite_weights import not_finite
+
+Build = Callable[..., Any]
+
+
+def spoil(model: Any, value: float, name: str = "layers.1.mlp.down_proj.weight") -> Any:
+    with torch.no_grad():
+        model.get_parameter(name).view(-1)[-1] = value
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_saving_and_loading_warn(
+    tiny_config: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: torch.dtype, value: float
+) -> None:
+    model = spoil(SequenceEncoderModel(tiny_config()).to(dtype), value)
+    model.save_pretrained(tmp_path)
+    assert "weights of this SequenceEncoderModel are NaN or infinite in layers.1.mlp.down_proj.weight." in caplog.text
+    caplog.clear()
+    again = SequenceEncoderModel.from_pretrained(tmp_path)
+    assert f"weights of {tmp_path} are NaN or infinite in layers.1.mlp.down_proj.weight:" in caplog.text
+    assert not_finite(again) == ["layers.1.mlp.down_proj.weight"]
+    caplog.clear()
+    SequenceEncoderModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert "NaN or infinite" in caplog.text
+
+
+@pytest.mark.parametrize("max_shard_size", ["50GB", "10KB"])
+def test_they_do_not_replace_others(tiny_config: Build, tmp_path: Path, max_shard_size: str) -> None:
+    model = SequenceEncoderForMaskedLM(tiny_config("bert"))
+    model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    spoiled = {name: tensor * float("nan") for name, tensor in model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"SequenceEncoderForMaskedLM are NaN .* and \d+ more, and would replace those"
+    ):
+        model.save_pretrained(tmp_path, state_dict=spoiled)
+    with pytest.raises(ValueError, match=rf"NaN or infinite in head.norm.bias, and would replace those in {tmp_path}"):
+        spoil(model, float("inf"), "head.norm.bias").save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_a_task_adapter_is_looked_at_as_well(
+    tiny_config: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = TaskAdapter(SequenceEncoderModel(tiny_config()), num_classes=3)
+    adapter.save_pretrained(tmp_path)
+    TaskAdapter.from_pretrained(tmp_path)
+    assert "NaN" not in caplog.text
+    with pytest.raises(ValueError, match=r"TaskAdapter are NaN or infinite in classifier.bias, and would replace"):
+        spoil(adapter, float("nan"), "classifier.bias").save_pretrained(tmp_path)
+
+
+def test_weights_that_are_elsewhere_are_not_looked_at(tiny_config: Build) -> None:
+    assert not_finite(SequenceEncoderModel(tiny_config()).to("meta")) == []
+    assert not_finite(torch.nn.Linear(0, 3)) == []

@@ -1,0 +1,110 @@
+"""Sizes that no computer holds, and labels and dtypes that are none, are refused at once, wherever they stand."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from sequence_encoder import (
+    SequenceEncoderConfig,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderModel,
+    TaskAdapter,
+)
+from sequence_encoder.configuration import TaskAdapterConfig
+
+Build = Callable[..., Any]
+
+HUGE = 10**12
+SHARED: list[tuple[dict[str, Any], list[str]]] = [
+    ({"num_labels": 10**11}, ["num_labels", "100000000000", "10,000,000"]),
+    ({"num_labels": -1}, ["num_labels", "-1", "from 0"]),
+    ({"num_labels": 2.5}, ["num_labels", "2.5", "whole"]),
+    ({"id2label": {"0": "a", str(HUGE): "b"}}, ["id2label", str(HUGE), "0 to 9,999,999"]),
+    ({"id2label": {"0": "a", "-1": "b"}}, ["id2label", "'-1'", "whole numbers"]),
+    ({"id2label": {"0": "a", "second": "b"}}, ["id2label", "'second'", "whole numbers"]),
+    ({"id2label": ["a", "b"]}, ["id2label", "dict"]),
+    ({"dtype": "nonsense"}, ["dtype", "'nonsense'", "float32"]),
+    ({"dtype": "nn"}, ["dtype", "'nn'", "float32"]),
+    ({"dtype": "int64"}, ["dtype", "'int64'", "floating"]),
+    ({"torch_dtype": "nonsense"}, ["torch_dtype", "'nonsense'", "float32"]),
+]
+SIZES: list[tuple[dict[str, Any], list[str]]] = [
+    ({"num_hidden_layers": 10**9}, ["num_hidden_layers", "at most 10,000", "1000000000"]),
+    ({"num_hidden_layers": 2**70}, ["num_hidden_layers", "at most 10,000"]),
+    ({"vocab_size": HUGE}, ["vocab_size=1000000000000", "weights", "89,406 GiB", "at most 1,000,000,000,000"]),
+    ({"type_vocab_size": HUGE}, ["type_vocab_size=1000000000000", "GiB"]),
+    ({"intermediate_size": HUGE}, ["intermediate_size=1000000000000", "GiB"]),
+    ({"hidden_size": 10**300, "num_attention_heads": 7}, ["hidden_size=1000", "GiB"]),
+    (
+        {"position_embedding": "learned", "max_position_embeddings": HUGE},
+        ["max_position_embeddings=1000000000000", "GiB"],
+    ),
+]
+
+
+def assert_refused(build: Callable[[], Any], expected: list[str]) -> None:
+    """The error has the expected parts, in any order."""
+    pattern = "(?s)" + "".join(f"(?=.*{re.escape(part)})" for part in expected)
+    with pytest.raises(ValueError, match=pattern):
+        build()
+
+
+@pytest.mark.parametrize(("fields", "expected"), [*SHARED, *SIZES])
+def test_impossible_values_are_refused(
+    tiny_config: Build, tmp_path: Path, fields: dict[str, Any], expected: list[str]
+) -> None:
+    assert_refused(lambda: tiny_config(**fields), expected)
+    SequenceEncoderModel(tiny_config()).save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    if "torch_dtype" in fields:
+        del stored["dtype"]
+    (tmp_path / "config.json").write_text(json.dumps({**stored, **fields}))
+    for load in (AutoConfig.from_pretrained, AutoModel.from_pretrained, SequenceEncoderModel.from_pretrained):
+        assert_refused(lambda load=load: load(tmp_path), expected)
+
+
+@pytest.mark.parametrize(("fields", "expected"), SHARED)
+def test_impossible_task_adapters_are_refused(fields: dict[str, Any], expected: list[str]) -> None:
+    assert_refused(lambda: TaskAdapterConfig(**fields), expected)
+
+
+def test_sizes_that_are_assigned_are_checked_by_the_model(tiny_config: Build) -> None:
+    config = tiny_config()
+    with pytest.raises(ValueError, match=r"num_labels must be .* 0 to 10,000,000, got 100000000000"):
+        config.num_labels = 10**11
+    with pytest.raises(ValueError, match=r"num_labels must be .* got 100000000000"):
+        TaskAdapter(SequenceEncoderModel(config), num_classes=10**11)
+    config.vocab_size = HUGE
+    with pytest.raises(ValueError, match="vocab_size=1000000000000"):
+        SequenceEncoderModel(config)
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("wrong", ["nonsense", "nn", "int8", torch.int8, {"": "nonsense"}])
+def test_a_dtype_that_is_none_is_refused_in_loading(tiny_config: Build, tmp_path: Path, name: str, wrong: Any) -> None:
+    SequenceEncoderModel(tiny_config()).save_pretrained(tmp_path)
+    expected = [name, "nonsense" if isinstance(wrong, dict) else str(wrong), "float32"]
+    for load in (SequenceEncoderModel.from_pretrained, AutoModel.from_pretrained):
+        assert_refused(lambda load=load: load(tmp_path, **{name: wrong}), expected)
+    for given in ("auto", "bfloat16", torch.bfloat16, None):
+        model = SequenceEncoderModel.from_pretrained(tmp_path, **{name: given})
+        assert model.dtype == (torch.bfloat16 if given in ("bfloat16", torch.bfloat16) else torch.float32)
+
+
+def test_large_models_that_exist_are_allowed() -> None:
+    large = {"vocab_size": 250_880, "hidden_size": 14_336, "intermediate_size": 57_344, "num_hidden_layers": 70}
+    assert SequenceEncoderConfig(**large, num_attention_heads=112, num_labels=100_000).num_labels == 100_000
+
+
+def test_labels_with_a_gap_are_named_in_a_warning(tiny_config: Build, caplog: pytest.LogCaptureFixture) -> None:
+    model = SequenceEncoderForSequenceClassification(tiny_config(id2label={1: "a", 2: "b"}))
+    assert model.num_labels == 2
+    assert "id2label has 2 labels, but none for the index 0" in caplog.text
