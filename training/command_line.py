@@ -154,10 +154,10 @@ class CommandLine:
             shown = [each for each in fields(TrainingArguments) if each.init and each.name not in own]
             _add_to_help(parser.add_argument_group("all other options of transformers' Trainer"), shown, {}, ())
         elif self.with_trainer:
-            adds = ["--help-all adds the options of transformers' Trainer"]
+            adds = ["--help-all lists the options of transformers' Trainer too"]
             for name in self.narrowed_by[:1]:
                 narrowed = f"--{name} {name.upper()} --help shows one {name}"
-                adds.append("--help adds the details" if name in given else narrowed)
+                adds.append(f"{self.command} --help lists all of ours" if name in given else narrowed)
             parser.epilog = f"{', '.join(adds)}."
         parser.print_help()
 
