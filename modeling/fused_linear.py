@@ -5,8 +5,8 @@ both while a tile of the product is still in the cache. In float32 its product i
 training. The operator is what torch's compiler uses.
 
 oneDNN, and torch's layer over it, keep a compiled kernel of about half a megabyte for every shape that they have seen,
-up to a thousand each. Texts of random lengths make a new number of rows in every batch, so a product is computed in
-parts whose numbers of rows are few: kernels are compiled for those alone.
+up to a thousand each. Texts of random lengths make a new number of rows in every batch, so a product in float32 is
+computed in parts whose numbers of rows are few: kernels are compiled for those alone.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
 
 def _in_parts(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None) -> torch.Tensor:
     """act(xWᵀ + b), in parts whose shapes are few; x (rows, in)."""
-    sizes = parts_of(len(x))
+    # In bfloat16, torch's own product is oneDNN's as well and keeps as many kernels: parts would save nothing.
+    sizes = parts_of(len(x)) if x.dtype == torch.float32 else [len(x)]
     if len(sizes) < 2:
         return _part(x, weight, bias, act)
     output = x.new_empty(len(x), len(weight))
@@ -71,7 +72,7 @@ def _in_parts(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, 
 
 
 def _part(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None) -> torch.Tensor:
-    if len(rows) < _SMALL_PART:
+    if len(rows) < _SMALL_PART and rows.dtype == torch.float32:
         output = F.linear(rows, weight, bias)
         return output if act is None else act(output)
     name, algorithm = ("none", "") if act is None else _ACTIVATIONS[type(act)]

@@ -16,7 +16,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import logging
 from transformers.utils.generic import is_flash_attention_requested, merge_with_config_defaults
 from transformers.utils.import_utils import is_tracing
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..hub.loading import LoadedSafely
@@ -47,6 +47,13 @@ logger = logging.get_logger(__name__)
 
 # How a batch that comes packed describes itself (transformers.DataCollatorWithFlattening).
 _PACKING_KEYWORDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
+# `output_hidden_states` records the outputs of the embeddings and of each layer, so that a model without layers has one
+# as well. Before 5.9, transformers can only record the input of the first layer in their place.
+_HIDDEN_STATES: Any = EncoderLayer
+if "capture_initial_hidden_state" in OutputRecorder.__dataclass_fields__:
+    _HIDDEN_STATES = [
+        OutputRecorder(module, capture_initial_hidden_state=False) for module in (InputEmbeddings, EncoderLayer)
+    ]
 
 
 class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
@@ -62,7 +69,7 @@ class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedMode
     _supports_attention_backend = True
     # Whether a saved folder says how texts become vectors: not with the head of a task, which has another purpose.
     _saves_recipe = False
-    _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": SelfAttention}  # noqa: RUF012
+    _can_record_outputs = {"hidden_states": _HIDDEN_STATES, "attentions": SelfAttention}  # noqa: RUF012
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config)

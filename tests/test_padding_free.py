@@ -283,6 +283,23 @@ def test_captured_hidden_states_are_those_of_each_text_alone(
             assert_same(found[row][real], expected[0])
 
 
+@pytest.mark.since("transformers", "5.9", "records the output of embeddings")
+@pytest.mark.parametrize("preset", ["vanilla", "modernbert"])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_the_first_hidden_states_are_those_of_the_embeddings(
+    tiny_config: Callable[..., Any], randomize: Callable[..., Any], preset: str, depth: int
+) -> None:
+    model = randomize(SequenceEncoderModel(tiny_config(preset, num_hidden_layers=depth)))
+    ids = torch.arange(5, 12)[None]
+    outputs = model(ids, output_hidden_states=True)
+    embedded = model.embeddings(model.embed_tokens(ids), None, torch.arange(7)[None])
+    assert len(outputs.hidden_states) == depth + 1
+    assert_same(outputs.hidden_states[0], embedded if depth else outputs.last_hidden_state)
+    assert_same(outputs.hidden_states[-1], outputs.last_hidden_state)
+    last = model(ids, output_hidden_states=-1) if depth else outputs
+    assert_same(last.hidden_states[-1], outputs.last_hidden_state)
+
+
 @every_preset
 @both_sides
 @pytest.mark.parametrize("documents", [1, 2])
