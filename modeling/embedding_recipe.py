@@ -59,7 +59,8 @@ class EmbeddingRecipe:
         after: what happens to pooled vectors, in this order.
         max_length: the tokens that texts are cut to; None for what tokenizer and model allow.
         lowercase: whether texts are lowercased, whatever the tokenizer does.
-        settings: the prompts, the name of the default one, and whatever else `config_sentence_transformers.json` holds.
+        settings: the prompts, the name of the default one, `truncate_dim`, and whatever else
+            `config_sentence_transformers.json` holds.
         obstacle: why a folder's description cannot be followed, None if it can.
     """
 
@@ -98,6 +99,19 @@ class EmbeddingRecipe:
         """The channels of the vectors."""
         sizes = [step.weight.shape[0] for step in self.after if isinstance(step, Dense)]
         return sizes[-1] if sizes else hidden_size * len(self.pooling)
+
+    def kept_channels(self, hidden_size: int, truncate_dim: int | None = None) -> int:
+        """How many channels of the vectors are kept: `truncate_dim`, or else as many as the folder says, or all.
+
+        Raises:
+            ValueError: if the vectors have fewer than `truncate_dim`.
+        """
+        channels = self.channels(hidden_size)
+        if truncate_dim is None:
+            return min(self.settings.get("truncate_dim") or channels, channels)
+        if not 1 <= truncate_dim <= channels:
+            raise ValueError(f"truncate_dim must be from 1 to {channels}, got {truncate_dim}.")
+        return truncate_dim
 
     def prompt(self, prompt: str | None, prompt_name: str | None) -> str:
         """The text to put before each text: the given one, the one of a name, or else the default; empty for none.

@@ -40,6 +40,10 @@ _MODULE = "sentence_transformers.models."
 _VECTORS = "sentence_embedding"
 # Of `cached_file`, among the arguments of `from_pretrained`.
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+# Options of the tokenizer and the configuration that do not change the vectors, or, as the length, are followed.
+_LOADING_OPTIONS = (*_HUB_OPTIONS, "subfolder", "trust_remote_code", "use_auth_token")
+_TOKENIZER_OPTIONS = ("model_max_length", "use_fast", "padding_side")
+_CONFIG_OPTIONS = ("attn_implementation", "dtype", "torch_dtype", "use_cache")
 _Find = Callable[[str], str | None]
 
 
@@ -152,13 +156,23 @@ def _read(modules: list[dict[str, str]], find: _Find) -> EmbeddingRecipe | None:
         elif kind != "Dropout":
             raise ValueError(f"it does not apply the module {module['type']}")
     settings = _json(find(SETTINGS))
+    kept = settings.get("truncate_dim")
+    if kept is not None and (type(kept) is not int or kept < 1):
+        raise ValueError(f"{SETTINGS} must hold a truncate_dim of at least 1, got {kept!r}")
     return EmbeddingRecipe(**fields, after=tuple(after), settings=settings) if "pooling" in fields else None
 
 
 def _of_transformer(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("processing_kwargs"):
         raise ValueError(f"it does not apply processing_kwargs={config['processing_kwargs']}")
-    tokenizer = config.get("processor_kwargs") or config.get("tokenizer_args") or {}
+    if (task := config.get("transformer_task", "feature-extraction")) != "feature-extraction":
+        raise ValueError(f"it does not apply transformer_task={task!r}")
+    # Each with the name that older versions wrote, which counts where both are there.
+    tokenizer = config.get("tokenizer_args", config.get("processor_kwargs")) or {}
+    changes = config.get("config_args", config.get("config_kwargs")) or {}
+    for kind, options, harmless in (("tokenizer", tokenizer, _TOKENIZER_OPTIONS), ("config", changes, _CONFIG_OPTIONS)):
+        if unknown := {name: value for name, value in options.items() if name not in (*harmless, *_LOADING_OPTIONS)}:
+            raise ValueError(f"it does not load the {kind} with {unknown}")
     length = tokenizer.get("model_max_length", config.get("max_seq_length"))
     return {"max_length": length, "lowercase": bool(config.get("do_lower_case"))}
 

@@ -36,7 +36,7 @@ class _Call:
     prompt: str
     max_length: int | None
     max_tokens: int
-    truncate_dim: int | None
+    kept_channels: int
     normalize: bool
     dtype: torch.dtype
 
@@ -59,7 +59,7 @@ class _Call:
         """What follows the pooling, (N, D) to (N, D)."""
         for step in self.recipe.after:
             vectors = step(vectors)
-        vectors = vectors[:, : self.truncate_dim]
+        vectors = vectors[:, : self.kept_channels]
         if self.normalize:
             vectors = Normalize()(vectors)
         return vectors.to(self.dtype)
@@ -111,9 +111,8 @@ class TextEncoding:
             vectors = torch.cat(parts)
         else:
             recipe = self.recipe_for(options.get("pooling"), options.get("normalize_embeddings"))
-            channels = recipe.channels(cast(PreTrainedModel, self).config.hidden_size)
-            vectors = torch.empty(0, channels, dtype=options.get("dtype", torch.float32), device=self._result_device())
-            vectors = vectors[:, : options.get("truncate_dim")]
+            kept = recipe.kept_channels(cast(PreTrainedModel, self).config.hidden_size, options.get("truncate_dim"))
+            vectors = torch.empty(0, kept, dtype=options.get("dtype", torch.float32), device=self._result_device())
         vectors = vectors[0] if isinstance(sentences, str) else vectors
         return vectors if convert_to_tensor else vectors.cpu().numpy()
 
@@ -146,7 +145,7 @@ class TextEncoding:
                 tokenizer and model allow.
             prompt: is put before each text.
             prompt_name: that of a prompt of the folder; by default the folder's default prompt, if it has one.
-            truncate_dim: keep only so many of the channels.
+            truncate_dim: keep only so many of the channels; by default as many as the folder says, or else all.
             max_tokens: of a batch, unless a single text has more.
             dtype: of the results.
             convert_to_tensor: yield tensors on the device of the model, and not arrays.
@@ -163,16 +162,14 @@ class TextEncoding:
         recipe = self.recipe_for(pooling, normalize_embeddings)
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
-        channels = recipe.channels(cast(PreTrainedModel, self).config.hidden_size)
-        if truncate_dim is not None and not 1 <= truncate_dim <= channels:
-            raise ValueError(f"truncate_dim must be from 1 to {channels}, got {truncate_dim}.")
+        kept = recipe.kept_channels(cast(PreTrainedModel, self).config.hidden_size, truncate_dim)
         if not convert_to_tensor:
             _check_numpy_has(dtype)
         prompt = recipe.prompt(prompt, prompt_name)
         max_length = self.longest_text(tokenizer, max_length)
         own = private_copy(tokenizer)
         own = lowercased(own) if recipe.lowercase else own
-        call = _Call(own, recipe, prompt, max_length, max_tokens, truncate_dim, bool(normalize_embeddings), dtype)
+        call = _Call(own, recipe, prompt, max_length, max_tokens, kept, bool(normalize_embeddings), dtype)
         if show_progress_bar is None:
             show_progress_bar = logging.get_verbosity() <= logging.INFO
         return self._iter_encode(sentences, call, convert_to_tensor, show_progress_bar)

@@ -72,6 +72,7 @@ LAYOUTS: dict[str, tuple[Callable[[], list[Any]], dict[str, Any]]] = {
     "dense without an activation": (lambda: [models.Pooling(24), dense(24, torch.nn.Identity())], {}),
     "a dropout": (lambda: [models.Pooling(24), models.Dropout(0.5)], {}),
     "a default prompt": (lambda: [models.Pooling(24)], {"prompts": {"q": QUERY}, "default_prompt_name": "q"}),
+    "truncated": (lambda: [models.Pooling(24), models.Normalize()], {"truncate_dim": 5}),
     "a prompt left out": (
         lambda: [models.Pooling(24, pooling_mode="weightedmean", include_prompt=False)],
         {"prompts": {"q": QUERY}, "default_prompt_name": "q", "max_seq_length": 12},
@@ -178,6 +179,14 @@ def test_arguments_replace_what_the_folder_says(plain: Path, tmp_path: Path) -> 
     )
 
 
+def test_all_channels_can_be_asked_for_where_the_folder_truncates(plain: Path, tmp_path: Path) -> None:
+    theirs = sentence_model(plain, "truncated")
+    theirs.save_pretrained(str(tmp_path))
+    ours, tokenizer = convert(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.encode(TEXTS, tokenizer).shape == (len(TEXTS), 5)
+    same(ours.encode(TEXTS, tokenizer, truncate_dim=24), theirs.encode(TEXTS, truncate_dim=24))
+
+
 def test_a_folder_of_an_encoder_alone_gives_means_and_is_saved_without_modules(plain: Path, tmp_path: Path) -> None:
     ours, tokenizer = convert(plain), AutoTokenizer.from_pretrained(plain)
     ours.save_pretrained(tmp_path / "ours")
@@ -233,6 +242,14 @@ def change(folder: Path, file: str, **fields: Any) -> None:
         ("2_Dense/config.json", {"activation_function": "os.system"}, r"activation_function='os\.system'"),
         ("2_Dense/config.json", {"use_residual": True}, "use_residual=True"),
         ("1_Pooling/config.json", {"pooling_mode": "first"}, "got 'first'"),
+        ("sentence_bert_config.json", {"config_args": {"num_hidden_layers": 1}}, "config with .*num_hidden_layers"),
+        (
+            "sentence_bert_config.json",
+            {"tokenizer_args": {"truncation_side": "left"}},
+            "tokenizer with .*truncation_side",
+        ),
+        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task='fill-mask'"),
+        ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim of at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_applied_is_refused_by_name(
@@ -288,7 +305,7 @@ def test_a_task_adapter_pools_as_the_folder_of_its_encoder_says(plain: Path, tmp
     assert TaskAdapter(AutoModel.from_pretrained(plain), 2).config.pooling == "mean"
 
 
-@pytest.mark.parametrize("layout", ["normalize", "dense", "a prompt left out", "several poolings"])
+@pytest.mark.parametrize("layout", ["normalize", "dense", "a prompt left out", "several poolings", "truncated"])
 def test_adapt_trains_the_model_that_the_folder_describes(plain: Path, layout: str, tmp_path: Path) -> None:
     theirs = sentence_model(plain, layout)
     theirs.save_pretrained(str(tmp_path / "theirs"))

@@ -130,7 +130,8 @@ class Embedding(SimilarityTask):
             else:
                 modules.append(Normalize())
         given: dict[str, Any] = {
-            name: recipe.settings.get(name) for name in ("prompts", "default_prompt_name", "similarity_fn_name")
+            name: recipe.settings.get(name)
+            for name in ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
         }
         return SentenceTransformer(modules=modules, **given)
 
