@@ -108,6 +108,13 @@ class HeadRecipe:
             return labels == self.task.labels
         return not self.task.labels or self.task.follow(labels)
 
+    @property
+    def _pooling_fields(self) -> dict[str, Any]:
+        """How texts are pooled for a head, where that is not as the configuration of the checkpoint says."""
+        if self.task.auto_class.rpartition("For")[2] not in _POOLING:
+            return {}
+        return pooling_fields(self.checkpoint, self.run.model.pooling)
+
     def model(self, seed: int) -> Any:
         """The encoder with a new head, tuned as asked for."""
         set_seed(seed)
@@ -116,9 +123,7 @@ class HeadRecipe:
             adapter = TaskAdapter(self.encoder, len(labels["id2label"]), asked.pooling, labels["id2label"])
             adapter.config.problem_type = labels["problem_type"]
             return adapter
-        fields: dict[str, Any] = {**labels}
-        if self.task.auto_class.rpartition("For")[2] in _POOLING:
-            fields |= pooling_fields(self.checkpoint, asked.pooling)
+        fields = labels | self._pooling_fields
         model_class = getattr(transformers, self.task.auto_class)
         with new_head():
             config = SequenceEncoderConfig.from_pretrained(self.checkpoint, **fields)
@@ -264,12 +269,13 @@ class HeadRecipe:
         return complete(Training(**results.best.training), results, origin, datasets, kind)
 
     def _write_adapter(self, model: Any, folder: Path) -> None:
-        """The adapter with its record, and the encoder that it stands on, unless the Hub has it."""
+        """The adapter with its record, and the encoder that it stands on, unless the Hub has just that."""
         adapter, base, origin = folder / "adapter", folder / "base", self.checkpoint
-        if _of_the_hub(origin) is None:
+        pooling = self._pooling_fields
+        if _of_the_hub(origin) is None or pooling:
             encoder = SequenceEncoderModel.from_pretrained(origin, dtype="auto")
-            # So that the adapter's head fits without more being said.
-            encoder.config = SequenceEncoderConfig.from_pretrained(origin, **self.task.label_fields)
+            # The head of the adapter then fits without further arguments.
+            encoder.config = SequenceEncoderConfig.from_pretrained(origin, **self.task.label_fields, **pooling)
             encoder.save_pretrained(base)
             origin = "../base"
         # While it saves, peft looks there for the size of the vocabulary.
