@@ -6,7 +6,7 @@ training. The operator is what torch's compiler uses.
 
 oneDNN, and torch's layer over it, keep a compiled kernel of about half a megabyte for every shape that they have seen,
 up to a thousand each. Texts of random lengths make a new number of rows in every batch, so a product in float32 is
-computed in parts whose numbers of rows are few: kernels are compiled for those alone.
+computed with some rows of zeros more: kernels are compiled for few numbers of rows.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ _ACTIVATIONS = {
     type(ACT2FN["gelu_pytorch_tanh"]): ("gelu", "tanh"),
     type(ACT2FN["silu"]): ("swish", ""),
 }
-# Rows of a part: the first number as often as it fits, then once a multiple of the second. torch's own product computes
-# the rest; in float32 it keeps no kernels, and it is as fast for so few rows.
-_LARGE_PART, _SMALL_PART = 1024, 256
+# From so many rows on, a product in float32 is oneDNN's; torch's own keeps no kernels, and is as fast for fewer.
+_FEWEST_ROWS = 256
 
 
 def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -49,41 +48,33 @@ def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: to
     if not fused or not can_fuse(linear, hidden_states):
         return act(fused_linear(linear, hidden_states))
     rows = hidden_states.reshape(-1, hidden_states.shape[-1])
-    return _in_parts(rows, linear.weight, linear.bias, act).view(*hidden_states.shape[:-1], len(linear.weight))
+    return _pointwise(rows, linear.weight, linear.bias, act).view(*hidden_states.shape[:-1], len(linear.weight))
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """xWᵀ + b without gradients, all of one dtype; x (rows, in), weight (out, in), bias (out,), to (rows, out)."""
     if not _has_onednn(x.dtype):
         return F.linear(x, weight, bias)
-    return _in_parts(x, weight, bias, None)
+    return _pointwise(x, weight, bias, None)
 
 
-def _in_parts(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None) -> torch.Tensor:
-    """act(xWᵀ + b), in parts whose shapes are few; x (rows, in)."""
-    # In bfloat16, torch's own product is oneDNN's as well and keeps as many kernels: parts would save nothing.
-    sizes = parts_of(len(x)) if x.dtype == torch.float32 else [len(x)]
-    if len(sizes) < 2:
-        return _part(x, weight, bias, act)
-    output = x.new_empty(len(x), len(weight))
-    for part, into in zip(x.split(sizes), output.split(sizes), strict=True):
-        into.copy_(_part(part, weight, bias, act))
-    return output
-
-
-def _part(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None) -> torch.Tensor:
-    if len(rows) < _SMALL_PART and rows.dtype == torch.float32:
-        output = F.linear(rows, weight, bias)
-        return output if act is None else act(output)
+def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None) -> torch.Tensor:
+    """act(xWᵀ + b); x (rows, in)."""
+    rows = len(x)
+    # In bfloat16, torch's own product is oneDNN's as well and keeps as many kernels: rounding would save nothing.
+    if x.dtype == torch.float32:
+        if rows < _FEWEST_ROWS:
+            output = F.linear(x, weight, bias)
+            return output if act is None else act(output)
+        x = F.pad(x, (0, 0, 0, rounded(rows) - rows))
     name, algorithm = ("none", "") if act is None else _ACTIVATIONS[type(act)]
-    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, name, [], algorithm)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)[:rows]
 
 
-def parts_of(rows: int) -> list[int]:
-    """The numbers of rows that a product is computed in, one after the other; they add up to `rows`."""
-    rest = rows % _LARGE_PART
-    parts = [_LARGE_PART] * (rows // _LARGE_PART) + [rest - rest % _SMALL_PART, rest % _SMALL_PART]
-    return [part for part in parts if part]
+def rounded(rows: int) -> int:
+    """The next number of rows, of eight for each doubling and none closer than 64, that kernels are compiled for."""
+    step = max(64, 1 << max(0, (rows - 1).bit_length() - 4))
+    return -(-rows // step) * step
 
 
 def can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
