@@ -11,7 +11,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
-from ..hub.loading import ReadSafely, check_fields
+from ..hub.loading import ReadSafely, check_dtype, check_fields
 from ..hub.saving import SavedWithAutoMap
 from .peft_targets import register_with_peft
 from .rope_parameters import check_rope_parameters, nest_by_layer_type
@@ -35,6 +35,8 @@ _ACCEPTED_KEYWORDS = {
     "torch_dtype",
     "use_cache",
 }
+# Far beyond any model. Larger numbers are mistakes, and making the lists for them takes minutes and all memory.
+_LARGEST = {"num_hidden_layers": 10_000, "num_labels": 10_000_000}
 
 
 @strict
@@ -191,6 +193,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, PreTrainedConfig):
         # of labels would replace; `rope_scaling` sets a field there.
         names = {field.name for field in fields(cls)} - {"dtype", "label2id"} | {"rope_scaling"}
         overrides = {name: kwargs.pop(name) for name in names & kwargs.keys()}
+        _check_at_most("num_labels", kwargs.get("num_labels"))
         labels = config_dict.get("id2label") or {}
         if "id2label" not in overrides and kwargs.get("num_labels", len(labels)) != len(labels):
             config_dict = {**config_dict, "id2label": None, "label2id": None}
@@ -204,6 +207,9 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._warn_of_unknown(kwargs)
+        _check_at_most("num_hidden_layers", self.num_hidden_layers)
+        _check_at_most("num_labels", kwargs.get("num_labels"))
+        check_dtype(self.dtype)
         if self.embedding_size == self.hidden_size:
             self.embedding_size = None
         if self.layer_types is None:
@@ -332,6 +338,12 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, PreTrainedConfig):
     def prediction_dim(self) -> int:
         """Channels that the vocabulary projection takes."""
         return self.embedding_dim if self.prediction_head == "dense" else self.hidden_size
+
+
+def _check_at_most(name: str, value: Any) -> None:
+    """Check a number before anything is made for each layer or label."""
+    if isinstance(value, int) and value > _LARGEST[name]:
+        raise ValueError(f"{name} must be at most {_LARGEST[name]:,}, got {value:,}.")
 
 
 def _override(given: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

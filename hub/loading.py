@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError
 
 
@@ -111,12 +112,27 @@ def check_fields(fields: Any, name: str) -> None:
         raise ValueError(f"model_type must be a string in {name}, got {json.dumps(fields['model_type'])[:60]}.")
 
 
-def check_weight_maps(folder: Path) -> None:
-    """Checks the indices of split weights in a local folder: that they name files in it, of safetensors.
+def check_dtype(dtype: Any) -> None:
+    """Check a dtype that is given by its name.
 
     Raises:
-        OSError: if one does not, or cannot be read.
+        ValueError: if torch has no dtype of that name.
     """
+    if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"dtype must be one of torch's, such as 'float32' or 'bfloat16', got {dtype!r}.")
+
+
+def check_weight_maps(folder: Path) -> None:
+    """Check the weights in a local folder: that they are safetensors, and that an index of shards names files in it.
+
+    Raises:
+        OSError: if they are not, or an index cannot be read.
+    """
+    if folder.is_dir() and not any(folder.glob("*.safetensors*")) and (pickled := [*folder.glob("pytorch_model*.bin")]):
+        raise OSError(
+            f"{pickled[0]} is a pickled file, which can run programs, and is not read. Convert the weights to "
+            "model.safetensors first, if you trust it."
+        )
     for index in folder.glob("model.safetensors.index*.json"):
         try:
             named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())

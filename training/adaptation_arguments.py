@@ -241,7 +241,7 @@ _KINDS = (AdaptedModelArguments, TaskDataArguments, AdaptationOptions)
 COMMAND_LINE = CommandLine(
     "adapt",
     "Train an encoder for a task, on examples from files or the Hub.",
-    "--task classification --from MODEL --train_file train.csv --output_dir classifier",
+    "--task classification --from MODEL --train_file train.csv --output_dir adapted",
     _KINDS,
     with_trainer=True,
     defaults=_defaults,
