@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..hub.whole_folders import write_whole
 from . import UsageError
 from .documentation import read_documentation, split_by_file
 from .text_files import TextFormat, csv_header, csv_records, encoding_of, undecodable
@@ -271,6 +270,9 @@ def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
     Raises:
         UsageError: if too many are to be held out.
     """
+    # It imports transformers, which takes seconds.
+    from ..hub.whole_folders import write_whole
+
     files = [folder / "documentation.jsonl", folder / "documentation-held-out.jsonl"][: 1 + bool(held_out)]
     if all(file.exists() for file in files):
         return files
