@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..hub.model_files import TOKENIZER_FILES, VOCABULARIES
@@ -31,8 +31,15 @@ def folder_of(source: str) -> Path:
         folder = Path(snapshot_download(source, allow_patterns=[*TRAVELLING, *TOKENIZER_FILES, "config.json"]))
         if modules := module_folders(folder):
             snapshot_download(source, allow_patterns=[f"{module}/*" for module in modules])
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{source} is neither a folder here nor a model on the Hub that you have access to."
+        ) from error
     except (OSError, HFValidationError) as error:
-        raise FileNotFoundError(f"There is no folder {source} here, and as a Hub id: {error}") from error
+        reason = f"{error.__cause__ or error}".partition("\n")[0]
+        raise FileNotFoundError(
+            f"{source} is not a folder here, and could not be downloaded from the Hub: {reason}"
+        ) from error
     return folder
 
 
@@ -80,11 +87,16 @@ def read_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or a Hub id.
 
     Raises:
-        ValueError: if it cannot be read.
+        FileNotFoundError: if there is no such folder or model.
+        ValueError: if there is no tokenizer in it, or it cannot be read.
     """
+    # From its folder, which `transformers` need not look for on the Hub.
+    folder = folder_of(os.fspath(source))
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # Whatever the parsers of a dozen kinds of files raise.
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise ValueError(f"{source} holds no tokenizer, such as a tokenizer.json.") from error
         raise ValueError(f"The tokenizer in {source} cannot be read: {error}") from error
 
 

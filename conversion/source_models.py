@@ -44,13 +44,16 @@ def find_family(class_name: str) -> tuple[Family, str]:
             if head not in family.heads:
                 names = ", ".join(prefix + name for name in family.heads)
                 raise ValueError(
-                    f"{class_name} is no model that can be carried over; of this family those are {names}. "
-                    "With base_model=True, or --base-model, its encoder is carried over alone."
+                    f"{class_name} cannot be converted; the models of its family that can are {names}. "
+                    "base_model=True or --base-model converts its encoder alone."
                 )
             return family, head
     if class_name.startswith("SequenceEncoder"):
-        raise ValueError(f"{class_name} is ours already; with `to` it is given back to {', '.join(FAMILIES)}.")
-    raise ValueError(f"{class_name} is of none of the families {', '.join(FAMILIES)}.")
+        raise ValueError(
+            f"{class_name} is a model of this package already. To convert it back, name a family with to= or "
+            f"--to: {', '.join(FAMILIES)}."
+        )
+    raise ValueError(f"{class_name} cannot be converted; the families that can are {', '.join(FAMILIES)}.")
 
 
 def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False) -> PreTrainedModel:
@@ -100,6 +103,8 @@ def read_config(checkpoint: str | os.PathLike[str]) -> PreTrainedConfig:
         OSError: if there is none, or it cannot be read.
         ValueError: if it is not valid.
     """
+    if Path(checkpoint).is_dir() and not Path(checkpoint, "config.json").is_file():
+        raise FileNotFoundError(f"{checkpoint} is not a saved model: it has no config.json.")
     check_config_file(Path(checkpoint))
     try:
         return AutoConfig.from_pretrained(checkpoint)
@@ -145,7 +150,9 @@ def _load_all(
             **options,
         )
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"The weights of {checkpoint} cannot be read, is their file whole? {error}") from error
+        raise ValueError(
+            f"The weights of {checkpoint} are damaged or incomplete ({error}); copy or download them again."
+        ) from error
     model, info = loaded
     missing = info["missing_keys"]
     if missing and not options and all(key.startswith("pooler.") for key in missing):

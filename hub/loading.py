@@ -89,6 +89,8 @@ class TokenizerReadSafely:
         except Exception as error:  # The parsers raise bare ones.
             if isinstance(error, OSError | ValueError) and not isinstance(error, json.JSONDecodeError):
                 raise
+            if kwargs and isinstance(error, AttributeError):
+                raise  # An argument that transformers refuses, such as the name of a method.
             raise OSError(f"The tokenizer of {pretrained_model_name_or_path} cannot be read ({error!r}).") from error
 
 
@@ -131,11 +133,16 @@ def check_fields(fields: Any, name: str) -> None:
 
 
 def check_weight_maps(folder: Path) -> None:
-    """Checks the indices of split weights in a local folder: that they name files in it, of safetensors.
+    """Check the weights in a local folder: that they are safetensors, and that an index of shards names files in it.
 
     Raises:
-        OSError: if one does not, or cannot be read.
+        OSError: if they are not, or an index cannot be read.
     """
+    if folder.is_dir() and not any(folder.glob("*.safetensors*")) and (pickled := [*folder.glob("pytorch_model*.bin")]):
+        raise OSError(
+            f"{pickled[0]} is a pickled file, which can run programs, and is not read. Convert the weights to "
+            "model.safetensors first, if you trust it."
+        )
     for index in folder.glob("model.safetensors.index*.json"):
         try:
             named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())

@@ -45,19 +45,19 @@ def check_replaceable(output: Path, replace: bool, option: str, kept: Path | Non
         with scratch_folder(there, _prefix(output)):
             pass
     except OSError as error:
-        raise PermissionError(f"{output} cannot be written: nothing can be in {there} ({error.strerror}).") from error
+        raise PermissionError(f"{output} cannot be written: files cannot be made in {there}.") from error
     if not (output.exists() or output.is_symlink()):
         return
     if kept is not None and resolved in (kept.resolve(), *kept.resolve().parents):
-        raise FileExistsError(f"{output} holds {kept}, which is to be read; choose another folder.")
+        raise FileExistsError(f"{output} holds {kept}, which this command reads; choose another folder.")
     if resolved in (Path.cwd(), *Path.cwd().parents):
-        raise FileExistsError(f"{output} is where you are; choose another folder.")
+        raise FileExistsError(f"{output} is the current folder or one above it; choose another folder.")
     if output.is_symlink() or os.path.ismount(output) or not output.is_dir():
-        raise FileExistsError(f"{output} exists, and is no folder that can be replaced; choose another.")
+        raise FileExistsError(f"{output} exists and is a file, a link or a mount point; choose another folder.")
     if not any(output.iterdir()):
         return
     if not _is_model(output):
-        raise FileExistsError(f"{output} exists, and is no folder of a saved model; choose another.")
+        raise FileExistsError(f"{output} exists, and does not hold a saved model; choose another folder.")
     if (output / "adapter_config.json").exists():
         # Transformers would add it to whatever model is in the folder.
         raise FileExistsError(f"{output} holds an adapter of peft, adapter_config.json; move it away first.")

@@ -166,8 +166,8 @@ class TextEncoding:
         if not convert_to_tensor:
             _check_numpy_has(dtype)
         prompt = recipe.prompt(prompt, prompt_name)
-        max_length = self.longest_text(tokenizer, max_length)
         own = private_copy(tokenizer)
+        max_length = self.longest_text(tokenizer, max_length)
         own = lowercased(own) if recipe.lowercase else own
         call = _Call(own, recipe, prompt, max_length, max_tokens, kept, bool(normalize_embeddings), dtype)
         if show_progress_bar is None:

@@ -210,7 +210,7 @@ def test_an_interruption_before_the_first_checkpoint_leaves_nothing(
 ) -> None:
     options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS)}
     interrupt(3)
-    with pytest.raises(KeyboardInterrupt, match="Interrupted before the first checkpoint; nothing is kept"):
+    with pytest.raises(KeyboardInterrupt, match="Interrupted before the first checkpoint; nothing was saved"):
         run("classification", encoder, tmp_path / "out", **options)
     assert not list(tmp_path.glob(".out*"))
     # What a kill leaves is removed by the next run.

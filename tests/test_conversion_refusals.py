@@ -120,7 +120,7 @@ def test_what_a_model_has_no_head_for_does_not_stand_in_the_way(
 def test_wrong_arguments_name_the_families(tiny_config: Callable[..., SequenceEncoderConfig]) -> None:
     with pytest.raises(ValueError, match="got 'gpt2'"):
         convert(SequenceEncoderModel(tiny_config()), to="gpt2")
-    with pytest.raises(ValueError, match=r"SequenceEncoderModel is ours already; .*bert"):
+    with pytest.raises(ValueError, match=r"SequenceEncoderModel is a model of this package already.*bert"):
         convert(SequenceEncoderModel(tiny_config()))
     with pytest.raises(ValueError, match="BertModel"):
         convert(bert(), to="bert")
@@ -386,7 +386,7 @@ def test_the_dense_layer_of_a_classifier_is_left_out_with_it(tmp_path: Path, to:
 
 def test_what_only_begins_with_the_name_of_a_family_is_of_none() -> None:
     config = transformers.RobertaPreLayerNormConfig(**SIZES)
-    with pytest.raises(ValueError, match="RobertaPreLayerNormModel is of none of the families"):
+    with pytest.raises(ValueError, match="RobertaPreLayerNormModel cannot be converted; the families"):
         convert(transformers.RobertaPreLayerNormModel(config))
 
 

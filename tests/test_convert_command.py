@@ -89,7 +89,7 @@ def test_nothing_is_overwritten_without_force_and_nothing_but_a_model_with_it(be
     target = bert_folder.parent / "ours"
     target.mkdir()
     (target / "notes.txt").write_text("of long work")
-    with pytest.raises(SystemExit, match="no folder of a saved model"):
+    with pytest.raises(SystemExit, match="does not hold a saved model"):
         main(["convert", str(bert_folder), str(target), "--force"])
     assert [path.name for path in target.iterdir()] == ["notes.txt"]
     (target / "notes.txt").rename(target / "training_args.bin")
@@ -101,7 +101,7 @@ def test_nothing_is_overwritten_without_force_and_nothing_but_a_model_with_it(be
         main(["convert", str(bert_folder), str(target), "--force"])
     assert not (target / "training_args.bin").exists()
     assert {"model.safetensors", "config_sentence_transformers.json"} <= {path.name for path in target.iterdir()}
-    with pytest.raises(SystemExit, match=r"holds .*bert, which is to be read"):
+    with pytest.raises(SystemExit, match=r"holds .*bert, which this command reads"):
         main(["convert", str(bert_folder), str(bert_folder), "--force"])
 
 
@@ -186,7 +186,7 @@ def test_broken_files_are_named_and_nothing_is_written(bert_folder: Path) -> Non
     with pytest.raises(SystemExit, match=r"has ids up to \d+, but the model has \d+ vectors"):
         main(["convert", str(bert_folder), str(target)])
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(SystemExit, match=r"weights of .*bert cannot be read"):
+    with pytest.raises(SystemExit, match=r"weights of .*bert are damaged"):
         main(["convert", str(bert_folder), str(target)])
     assert not target.exists()
 

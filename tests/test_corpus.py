@@ -151,7 +151,7 @@ def test_another_column_may_hold_the_texts(folder: Path, streaming: bool) -> Non
 @streamed_or_not
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(folder: Path, streaming: bool) -> None:
     write_lines(folder / "a.jsonl", TEXTS, column="body")
-    with pytest.raises(UsageError, match="--text_column text is not there; choose one of number, body"):
+    with pytest.raises(UsageError, match=r"--text_column text is not in --corpus .*; choose one of number, body"):
         load(folder, streaming=streaming)
 
 
@@ -194,7 +194,7 @@ def test_a_name_as_of_a_dataset_of_the_hub_is_left_to_it() -> None:
 def test_files_of_several_kinds_or_of_none_are_refused(folder: Path, names: list[str], endings: str) -> None:
     for name in names:
         (folder / name).write_text("text\n")
-    with pytest.raises(UsageError, match=rf"must be of one kind of \.txt, .*, got {endings}\."):
+    with pytest.raises(UsageError, match=rf"must be of the same kind, one of \.txt, .*; got {endings}\."):
         load(folder / "*", folder)
 
 

@@ -205,5 +205,5 @@ def test_an_interrupted_preparation_says_that_nothing_is_kept(
     with pytest.raises(SystemExit) as exit_:
         main(["pretrain", *command(corpus, tmp_path)])
     assert exit_.value.code == 130
-    assert "interrupted before the first checkpoint; nothing is kept" in capsys.readouterr().err
+    assert "interrupted before the first checkpoint; nothing was saved" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before

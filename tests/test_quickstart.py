@@ -160,5 +160,5 @@ def test_a_checkpoint_without_tokenizer_ends_it(bert_folder: Path, tmp_path: Pat
 def test_the_model_that_is_started_from_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     arguments = QuickstartArguments(output_dir=str(tmp_path), from_checkpoint=str(tmp_path), overwrite=True)
-    with pytest.raises(FileExistsError, match="which is to be read"):
+    with pytest.raises(FileExistsError, match="which this command reads"):
         quickstart(arguments)

@@ -24,7 +24,12 @@ def private_copy(tokenizer: AnyTokenizer) -> AnyTokenizer:
 
     Args:
         tokenizer: of any class of transformers.
+
+    Raises:
+        ValueError: for anything else.
     """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(f"tokenizer must be a tokenizer of transformers, got {type(tokenizer).__name__}.")
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         return tokenizer

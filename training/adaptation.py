@@ -33,6 +33,7 @@ from .adaptation_scratch import (
     search_storage,
     training_folder,
 )
+from .arguments import HUB_ERRORS
 from .best_weights import DivergedError
 from .checkpoints import checkpoints_in, last_whole_checkpoint, remove_unfinished, train_whole
 from .console import fewer_bars, show_table
@@ -260,7 +261,6 @@ def push(run: Adaptation, files: set[str]) -> None:
         UsageError: if the Hub does not take it.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     args = run.args
     api = HfApi(token=args.hub_token)
@@ -272,7 +272,7 @@ def push(run: Adaptation, files: set[str]) -> None:
             allow_patterns=[glob.escape(name) for name in sorted(files)],
             commit_message=f"Adapted to {run.model.task}",
         )
-    except HfHubHTTPError as error:
+    except HUB_ERRORS as error:
         raise UsageError(f"the model is saved in {run.output}, but could not be pushed: {error}") from error
 
 

@@ -107,7 +107,7 @@ class TaskDataArguments:
         default=None,
         metadata={"help": "Encoding of the files, such as latin-1; by default UTF-8."},
     )
-    delimiter: str | None = field(default=None, metadata={"help": "Character between two columns of CSV, such as ';'."})
+    delimiter: str | None = field(default=None, metadata={"help": "Column separator of CSV, such as ';'."})
     dataset_name: str | None = field(default=None, metadata={"help": "Dataset of the Hub, instead of files."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
     validation_split: str = field(default="validation", metadata={"help": "Split of that dataset for validation."})
@@ -140,10 +140,8 @@ class AdaptationOptions:
     _argument_group_name = "training"
 
     output_dir: str | None = field(default="adapted", metadata={"help": "Folder for the model."})
-    overwrite: bool = field(
-        default=False, metadata={"help": "Replace a model or an unfinished run in the output folder."}
-    )
-    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint of a run."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace a model or an unfinished run."})
+    resume: bool = field(default=False, metadata={"help": "Continue an interrupted run."})
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the examples."})
     learning_rate: float = field(default=1e-4, metadata={"help": "The highest learning rate."})
     per_device_train_batch_size: int = field(
@@ -202,8 +200,8 @@ _SHOWN_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # What the help of a task leaves to the help of the command.
 _DETAILS = (
-    *("encoding", "delimiter"),
-    *("dataset_config_name", "validation_split", "test_split", "bf16", "report_to", "warmup_steps", "weight_decay"),
+    *("encoding", "delimiter", "dataset_config_name", "validation_split", "test_split", "bf16", "report_to"),
+    *("warmup_steps", "weight_decay"),
     *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "save_steps", "save_total_limit"),
     *("logging_steps", "keep_best", "seed"),
 )
@@ -242,7 +240,7 @@ _KINDS = (AdaptedModelArguments, TaskDataArguments, AdaptationOptions)
 COMMAND_LINE = CommandLine(
     "adapt",
     "Train an encoder for a task, on examples from files or the Hub.",
-    "--task classification --from MODEL --train_file train.csv --output_dir classifier",
+    "--task classification --from MODEL --train_file train.csv --output_dir adapted",
     _KINDS,
     with_trainer=True,
     defaults=_defaults,

@@ -88,7 +88,7 @@ def progress_of(run: Adaptation) -> str:
     """What an interrupted run leaves, and how to resume it."""
     folder = run.scratch
     if not holds_progress(folder):
-        return "Interrupted before the first checkpoint; nothing is kept."
+        return "Interrupted before the first checkpoint; nothing was saved."
     kept, results = [], finished(run)
     if results.trainings:
         kept.append(f"the finished trainings of seeds {', '.join(str(result.seed) for result in results.trainings)}")
@@ -115,6 +115,8 @@ def _prepared(run: Adaptation) -> bool:
             told = ", ".join(f"{name} (was {before.get(name)!r}, is {now[name]!r})" for name in changed)
             raise UsageError(f"--resume continues a run with the same arguments, and these differ: {told}.")
     else:
+        if run.args.resume:
+            print(f"--resume finds no interrupted run of {run.output}; a new one starts.")
         for path in folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from huggingface_hub import get_token
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import Trainer, TrainingArguments
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from . import UsageError
 from .extras import require
 from .hardware import faster_in_bfloat16, has_accelerator
+
+# What a push fails with. The errors of connections are not OSErrors; their base class is the second of HfHubHTTPError.
+HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError.__mro__[1], OSError)
 
 
 def check_fixed(arguments: TrainingArguments, **fixed: Any) -> None:
@@ -89,6 +94,8 @@ def _check_libraries(args: TrainingArguments) -> None:
                     callback()
             except (ValueError, ImportError, RuntimeError) as error:
                 raise UsageError(f"--report_to {name}: {error}") from error
+    if args.push_to_hub and not (args.hub_token or get_token()):
+        raise UsageError("--push_to_hub needs a token of the Hub: log in with `hf auth login`, or set HF_TOKEN.")
     if args.deepspeed:
         require("--deepspeed", "deepspeed")
     if args.use_liger_kernel:

@@ -19,6 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import UsageError
+from .console import without_warning
 
 MARKER = "complete"
 # What `Trainer` and its callbacks write into a checkpoint.
@@ -134,7 +135,9 @@ def train_whole(trainer: Trainer, checkpoint: str | Path | None) -> None:
     """
     folder = Path(trainer.args.output_dir or "")
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        # What is given now counts, and each recipe checks what may not change.
+        with without_warning("transformers.trainer_utils", "Warning: The following arguments do not match"):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (OSError, SafetensorError, RuntimeError) as error:
         unfinished = remove_unfinished(folder) if trainer.args.should_save else []
         if unfinished:

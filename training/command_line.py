@@ -135,10 +135,13 @@ class CommandLine:
         for name in self.narrowed_by:
             chooser.add_argument(f"--{name}", default=argparse.SUPPRESS)
         given = vars(chooser.parse_known_args(arguments)[0])
+        example = self.example
+        for name, value in given.items():
+            example = re.sub(rf"--{name} \S+", f"--{name} {value}", example)
         parser = argparse.ArgumentParser(
             prog=f"sequence-encoder {self.command}",
             usage="%(prog)s [settings.yaml or .json] [--option VALUE ...]",
-            description=f"{self.summary}\n\n  sequence-encoder {self.command} {self.example}",
+            description=f"{self.summary}\n\n  sequence-encoder {self.command} {example}",
             formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=36),
             add_help=False,
         )
@@ -190,6 +193,10 @@ def read_settings(file: Path) -> list[str]:
     """
     import yaml
 
+    if not file.is_file():
+        raise UsageError(
+            f"there is no file {file}. Settings come first, as a YAML or JSON file; options start with --."
+        )
     if file.suffix not in (".json", ".yaml", ".yml"):
         raise UsageError(f"settings must be a file of .yaml, .yml or .json, got {file}.")
     try:

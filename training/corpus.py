@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..hub.whole_folders import write_whole
 from . import UsageError
 from .documentation import read_documentation, split_by_file
 from .text_files import TextFormat, csv_header, csv_records, encoding_of, undecodable
@@ -141,7 +140,10 @@ def find_files(source: str, argument: str) -> tuple[str, list[Path]] | None:
     kinds = {_reader(file) for file in found}
     if len(kinds) > 1 or None in kinds:
         endings = sorted({"".join(file.suffixes) or file.name for file in found})
-        raise UsageError(f"{named}: files must be of one kind of {', '.join(READERS)}, got {', '.join(endings)}.")
+        raise UsageError(
+            f"{named}: all files must be of the same kind, one of {', '.join(READERS)} (or compressed); got "
+            f"{', '.join(endings)}."
+        )
     filled = [file for file in found if file.stat().st_size]
     if not filled:
         raise UsageError(f"{named} is empty.")
@@ -184,10 +186,14 @@ def read_files(reader: str, files: list[Path], named: str, streaming: bool = Fal
     """
     from datasets import load_dataset
 
+    from .console import without_warning
+
     def load(files: list[Path], streaming: bool) -> Any:
         # Names are taken for patterns.
         names = [glob.escape(str(file)) for file in files]
-        return load_dataset(reader, data_files=names, split="train", streaming=streaming, **options)
+        # What it says is said again, with a remedy.
+        with without_warning(f"datasets.packaged_modules.{reader}.{reader}", "Failed to read file"):
+            return load_dataset(reader, data_files=names, split="train", streaming=streaming, **options)
 
     try:
         rows = load(files, streaming)
@@ -232,7 +238,10 @@ def _text_alone(texts: Any, arguments: CorpusArguments) -> Any:
         raise UsageError(f"--corpus {arguments.corpus} is empty.")
     columns = texts.column_names or list(first)
     if arguments.text_column not in columns:
-        raise UsageError(f"--text_column {arguments.text_column} is not there; choose one of {', '.join(columns)}.")
+        raise UsageError(
+            f"--text_column {arguments.text_column} is not in --corpus {arguments.corpus}; choose one of "
+            f"{', '.join(columns)}."
+        )
     texts = texts.select_columns([arguments.text_column])
     return texts if arguments.text_column == "text" else texts.rename_column(arguments.text_column, "text")
 
@@ -261,6 +270,9 @@ def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
     Raises:
         UsageError: if too many are to be held out.
     """
+    # It imports transformers, which takes seconds.
+    from ..hub.whole_folders import write_whole
+
     files = [folder / "documentation.jsonl", folder / "documentation-held-out.jsonl"][: 1 + bool(held_out)]
     if all(file.exists() for file in files):
         return files

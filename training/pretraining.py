@@ -13,8 +13,9 @@ from typing import Any, cast
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from . import UsageError
+from .arguments import HUB_ERRORS
 from .checkpoints import train_whole
-from .console import fewer_bars, without_warning
+from .console import fewer_bars
 from .corpus import load_corpus, text_of
 from .extras import require
 from .hub_trainer import HubTrainer
@@ -53,9 +54,7 @@ def pretrain(run: Pretraining) -> HubTrainer:
                 return trainer
             # Before the callbacks that look at what follows a step.
             trainer.callback_handler.callbacks.insert(1, stop)
-            # `SettingsOfNow` sees to it that what is given now counts.
-            with without_warning("transformers.trainer_utils", "Warning: The following arguments do not match"):
-                train_whole(trainer, run.args.resume_from_checkpoint)
+            train_whole(trainer, run.args.resume_from_checkpoint)
             stop.raise_if_asked()
             finish(run, trainer)
     except KeyboardInterrupt as interruption:
@@ -91,7 +90,9 @@ def prepare(run: Pretraining) -> HubTrainer:
         encoder = divided(encoder, tensor_parallel_size(), run.scratch / "undivided")
     try:
         return make_trainer(run, encoder, tokenizer, collator, train, held_out)
-    # What `Trainer` and Accelerate say of arguments that they cannot follow.
+    # What `Trainer` and Accelerate say of arguments that they cannot follow, and the Hub of a new repository.
+    except HUB_ERRORS as error:
+        raise UsageError(f"--push_to_hub: the repository could not be created: {error}") from error
     except (ValueError, ImportError) as error:
         raise UsageError(error) from error
 
@@ -171,7 +172,10 @@ def finish(run: Pretraining, trainer: HubTrainer) -> None:
         plot_losses(trainer.state.log_history, run.output / "loss.png")
         write_card(run, trainer)
     if run.args.push_to_hub:
-        trainer.push_to_hub(commit_message="Model save")
+        try:
+            trainer.push_to_hub(commit_message="Model save")
+        except HUB_ERRORS as error:
+            raise UsageError(f"the model is saved in {run.output}, but could not be pushed: {error}") from error
     if trainer.is_world_process_zero():
         print(f"Saved in {run.output.resolve()}.")
     trainer.accelerator.wait_for_everyone()

@@ -29,6 +29,9 @@ SIZES = {
     "large": (24, 1024),
 }
 
+# Five special tokens, and one character in WordPiece's two forms, or all bytes.
+_SMALLEST_VOCABULARIES = {"wordpiece": 7, "byte_level_bpe": 261}
+
 # What the presets are trained with where nothing else is said. Post-norm layers need small steps and a long warmup.
 _POST_NORM: dict[str, Any] = {"learning_rate": 5e-4, "warmup_steps": 0.1, "muon": False}
 TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -83,14 +86,33 @@ class ModelArguments:
         if self.max_tokens < self.max_length:
             raise UsageError(f"--max_tokens must be at least --max_length {self.max_length}, got {self.max_tokens}.")
         if self.from_checkpoint is not None and (self.tokenizer or self.config_overrides):
-            raise UsageError("--from brings its own tokenizer and configuration; leave out those that you gave.")
+            raise UsageError(
+                "--from brings its own tokenizer and configuration; leave out --tokenizer and --config_overrides."
+            )
+        least = _SMALLEST_VOCABULARIES.get(self.algorithm, 0)
+        if self.tokenizer is None and self.from_checkpoint is None and self.vocab_size < least:
+            raise UsageError(
+                f"--vocab_size must be at least {least} for --algorithm {self.algorithm}, got {self.vocab_size}."
+            )
         if overrides := self.overrides():
-            from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+            self._check_overrides(overrides)
 
-            if unknown := sorted(overrides.keys() - {field.name for field in fields(SequenceEncoderConfig)}):
-                raise UsageError(
-                    f"--config_overrides has {', '.join(unknown)}, which are no fields of the configuration."
-                )
+    def _check_overrides(self, overrides: dict[str, Any]) -> None:
+        from huggingface_hub.errors import StrictDataclassError
+
+        from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+
+        for name in sorted(overrides.keys() - {each.name for each in fields(SequenceEncoderConfig)}):
+            raise UsageError(
+                f"--config_overrides {name}: there is no such field of the configuration; SequenceEncoderConfig lists "
+                "them."
+            )
+        try:
+            SequenceEncoderConfig.from_preset(self.preset, **self.config_fields())
+        except (StrictDataclassError, ValueError, TypeError) as error:
+            # The first line of a StrictDataclassError only names the check that failed.
+            reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+            raise UsageError(f"--config_overrides {self.config_overrides}: {reason}") from error
 
     def overrides(self) -> dict[str, Any]:
         """The fields of `--config_overrides`."""

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
+from ..hub.staged_files import make_folder
 from ..hub.whole_folders import write_whole
 from . import UsageError
 from .checkpoints import (
@@ -65,6 +66,10 @@ def check_folder(run: Pretraining) -> None:
     _check_apart(output, run.corpus.corpus)
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output_dir {output} is a file; choose a folder.")
+    try:
+        make_folder(output)
+    except OSError as error:
+        raise UsageError(f"--output_dir {output} cannot be written: {error.strerror or error}.") from error
     for path in (scratch, *output.glob("checkpoint-*")):
         if path.is_symlink():
             raise UsageError(
@@ -172,10 +177,12 @@ def prepare_folder(run: Pretraining) -> None:
             print(f"Removed {path}, which was not finished.")
         _keep_arguments(run)
         return
+    if run.args.resume:
+        print(f"--resume finds no interrupted run in {output}; a new one starts.")
     for path in checkpoints_in(output):
         remove_checkpoint(path)
     for path in others_in(output):
-        print(f"{path} stays: no training wrote it.")
+        print(f"{path} is left as it is: no run of pretrain wrote it.")
     scratch.mkdir(parents=True, exist_ok=True)
     # A lock that is removed keeps nobody out.
     remove_written(scratch, _PREPARED, kept=(_LOCK,))
@@ -202,5 +209,7 @@ def progress_of(run: Pretraining) -> str:
     """What an interrupted run leaves, and how to go on."""
     last = last_whole_checkpoint(run.output)
     if last is None:
-        return "interrupted before the first checkpoint; nothing is kept."
-    return f"interrupted; {last} holds the first {step_of(last)} steps. Go on with the same command and --resume."
+        return "interrupted before the first checkpoint; nothing was saved."
+    return (
+        f"interrupted; {last} holds the first {step_of(last)} steps. To continue, run the same command with --resume."
+    )

@@ -49,7 +49,7 @@ def make_trainer(
         if args.process_index == 0:
             print(
                 f"{len(train.windows):,} windows, {train.tokens:,} tokens, in {train.count:,} packs that are "
-                f"{train.fullness:.1%} full; {steps:,} steps of {a_step} packs."
+                f"{train.fullness:.1%} full; {steps:,} steps of {a_step} {'pack' if a_step == 1 else 'packs'}."
             )
     train.plan(steps * a_step)
     checkpoint = last_whole_checkpoint(run.output) if args.resume else None

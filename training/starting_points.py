@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
@@ -158,11 +157,7 @@ def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTraine
 def new_model(
     arguments: ModelArguments, objectives: Objectives, tokenizer: PreTrainedTokenizerBase
 ) -> SequenceEncoderPreTrainedModel:
-    """An encoder with random weights and the heads that the objectives need.
-
-    Raises:
-        UsageError: for a configuration that is not valid.
-    """
+    """An encoder with random weights and the heads that the objectives need."""
     fields: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "type_vocab_size": 2 if objectives.sop_weight else 0,
@@ -170,10 +165,7 @@ def new_model(
         **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")},
         **arguments.config_fields(),
     }
-    try:
-        return model_class(objectives)(SequenceEncoderConfig.from_preset(arguments.preset, **fields))
-    except (StrictDataclassError, ValueError, TypeError) as error:
-        raise UsageError(f"the configuration is not valid: {error}") from error
+    return model_class(objectives)(SequenceEncoderConfig.from_preset(arguments.preset, **fields))
 
 
 def carried_over_model(folder: Path, arguments: ModelArguments, objectives: Objectives) -> PreTrainedModel:
