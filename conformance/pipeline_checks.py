@@ -50,13 +50,13 @@ class FeatureExtraction(PipelineChecks):
     task = "feature-extraction"
 
     def check(self, made: Any, example: str, outputs: Any) -> None:
-        """As of `PipelineChecks`."""
+        """See `PipelineChecks`."""
         (vectors,) = outputs
         assert len(vectors) == len(made.tokenizer(example)["input_ids"])
         assert all(len(vector) == made.model.config.hidden_size for vector in vectors)
 
     def without_padding(self, outputs: Any, single: Any) -> Any:
-        """As of `PipelineChecks`: padding has vectors too."""
+        """See `PipelineChecks`: padding has vectors too."""
         return [outputs[0][: len(single[0])]]
 
 
@@ -66,12 +66,12 @@ class FillMask(PipelineChecks):
     task = "fill-mask"
 
     def get_test_pipeline(self, model: Any, tokenizer: Any, dtype: str = "float32", **processors: Any) -> Any:
-        """As of `PipelineChecks`, with a mask in each text."""
+        """See `PipelineChecks`, with a mask in each text."""
         made, examples = super().get_test_pipeline(model, tokenizer, dtype)
         return made, [example.replace("text", tokenizer.mask_token, 1) for example in examples]
 
     def check(self, made: Any, example: str, outputs: Any) -> None:
-        """As of `PipelineChecks`."""
+        """See `PipelineChecks`."""
         scores = [output["score"] for output in outputs]
         assert scores == sorted(scores, reverse=True)
         assert len(scores) == 5
@@ -86,14 +86,14 @@ class TextClassification(PipelineChecks):
     task = "text-classification"
 
     def check(self, made: Any, example: str, outputs: Any) -> None:
-        """As of `PipelineChecks`."""
+        """See `PipelineChecks`."""
         every = made(example, top_k=None)
         assert {output["label"] for output in every} == set(made.model.config.label2id)
         assert math.isclose(sum(output["score"] for output in every), 1, abs_tol=1e-2)
         assert_close(outputs, every[:1])
 
     def without_padding(self, outputs: Any, single: Any) -> Any:
-        """As of `PipelineChecks`: of several texts there is no list for each."""
+        """See `PipelineChecks`: of several texts there is no list for each."""
         return [outputs]
 
 
@@ -103,7 +103,7 @@ class TokenClassification(PipelineChecks):
     task = "token-classification"
 
     def check(self, made: Any, example: str, outputs: Any) -> None:
-        """As of `PipelineChecks`."""
+        """See `PipelineChecks`."""
         assert outputs
         assert {output["entity"] for output in outputs} <= set(made.model.config.label2id)
         for output in outputs:
@@ -119,7 +119,7 @@ class ZeroShot(PipelineChecks):
     options = {"candidate_labels": ["politics", "health"]}  # noqa: RUF012
 
     def check(self, made: Any, example: str, outputs: Any) -> None:
-        """As of `PipelineChecks`."""
+        """See `PipelineChecks`."""
         assert outputs["sequence"] == example
         assert set(outputs["labels"]) == {"politics", "health"}
         assert outputs["scores"] == sorted(outputs["scores"], reverse=True)

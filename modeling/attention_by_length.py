@@ -32,7 +32,7 @@ class ByLength(PackedAttention):
     def __call__(
         self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
-        """As of `PackedAttention`."""
+        """See `PackedAttention`."""
         q, k, v = (x[0] for x in qkv)
         # Sequences come shortest first.
         near = [run for run in self.runs if window is None or run[1] <= BLOCK + 2 * window]

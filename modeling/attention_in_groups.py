@@ -48,7 +48,7 @@ class InGroups(ByLength):
         window: int | None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """As of `ByLength`."""
+        """See `ByLength`."""
         scaling, dropout = kwargs["scaling"], kwargs["dropout"]
         short = [run for run in runs if dropout or run[1] <= LONGEST]
         # Another function may stand under the name, and another device may hold this layer.

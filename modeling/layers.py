@@ -37,7 +37,7 @@ class PostNormLayer(EncoderLayer):
     """Each norm after its residual addition, as in `torch.nn.TransformerEncoderLayer`."""
 
     def forward(self, hidden_states: torch.Tensor, wanted: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        """As of `EncoderLayer`."""
+        """See `EncoderLayer`."""
         attended, _ = self.self_attn(hidden_states, wanted=wanted, **kwargs)
         hidden_states = self.attn_norm(take(hidden_states, wanted) + self.dropout(attended))
         return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
@@ -53,7 +53,7 @@ class PreNormLayer(EncoderLayer):
             self.attn_norm = nn.Identity()
 
     def forward(self, hidden_states: torch.Tensor, wanted: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        """As of `EncoderLayer`."""
+        """See `EncoderLayer`."""
         attended, _ = self.self_attn(self.attn_norm(hidden_states), wanted=wanted, **kwargs)
         hidden_states = take(hidden_states, wanted) + self.dropout(attended)
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))

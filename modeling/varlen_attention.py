@@ -72,7 +72,7 @@ class WithOffsets(PackedAttention):
     def __call__(
         self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
-        """As of `PackedAttention`."""
+        """See `PackedAttention`."""
         offsets, longest = self.cu_seqlens.to(qkv[0].device), self.max_length
         output, _ = attention(
             module,
@@ -94,7 +94,7 @@ class WithVarlenKernel(PackedAttention):
     def __call__(
         self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
-        """As of `PackedAttention`; `attention` is not used."""
+        """See `PackedAttention`; `attention` is not used."""
         from torch.nn.attention.varlen import varlen_attn
 
         offsets, longest = self.cu_seqlens.to(qkv[0].device), self.max_length
@@ -127,7 +127,7 @@ class WithBlockMask(PackedAttention):
     def __call__(
         self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
-        """As of `PackedAttention`."""
+        """See `PackedAttention`."""
         where = (window, qkv[0].device)
         if where not in self.masks:
             self.masks[where] = self._mask(*where)
@@ -152,7 +152,7 @@ class InRows(PackedAttention):
     def __call__(
         self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
-        """As of `PackedAttention`."""
+        """See `PackedAttention`."""
         padded = [self.rows.unpack(x) for x in qkv]
         where = (window, padded[0].device)
         if where not in self.masks:

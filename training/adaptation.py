@@ -237,7 +237,7 @@ def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
     trial_args = _arguments(run, run.scratch / "search", args.seed, {"save_strategy": SaveStrategy.NO})
     try:
         trainer = recipe.trainer(trial_args, with_model=False)
-        # optuna tells of each trial in a line.
+        # optuna logs one line for each trial.
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
         best: Any = trainer.hyperparameter_search(

@@ -31,7 +31,7 @@ class Answers(HeadTask):
     metric_names = ("exact_match", "f1")
 
     def read(self, examples: Examples) -> dict[str, Any]:
-        """As of `HeadTask`."""
+        """See `HeadTask`."""
         data = self.data
         self.question, self.context = data.text_column or "question", data.text_pair_column or "context"
         self.label = data.label_column or "answers"
@@ -55,7 +55,7 @@ class Answers(HeadTask):
         return dict(examples)
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """As of `HeadTask`: the windows, with the first and the last token of the answer; without one, token 0."""
+        """See `HeadTask`: the windows, with the first and the last token of the answer; without one, token 0."""
         from datasets import Dataset
 
         from ...pipelines.question_answering import windows_of
@@ -89,7 +89,7 @@ class Answers(HeadTask):
         return Dataset.from_list(items)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """As of `HeadTask`."""
+        """See `HeadTask`."""
         from transformers import DataCollatorWithPadding
 
         # Positions of answers are counted from the left.
@@ -112,7 +112,7 @@ class Answers(HeadTask):
         return judge
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
-        """As of `HeadTask`: the best answer of all windows of each context, empty where there is none."""
+        """See `HeadTask`: the best answer of all windows of each context, empty where there is none."""
         import torch
 
         from ...pipelines.question_answering import best_answers

@@ -30,7 +30,7 @@ class Choices(HeadTask):
     metric_names = ("accuracy",)
 
     def read(self, examples: Examples) -> dict[str, Any]:
-        """As of `HeadTask`."""
+        """See `HeadTask`."""
         data = self.data
         self.text, self.start = data.text_column or "text", data.text_pair_column
         self.label, self.choices = data.label_column or "label", data.choice_columns or ["choices"]
@@ -60,7 +60,7 @@ class Choices(HeadTask):
         return examples
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """As of `HeadTask`: a list of inputs for each example."""
+        """See `HeadTask`: a list of inputs for each example."""
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
             size = len(batch[self.text])
@@ -89,7 +89,7 @@ class Choices(HeadTask):
         return tokenised(rows, encode)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """As of `HeadTask`."""
+        """See `HeadTask`."""
         from transformers import DataCollatorForMultipleChoice
 
         return DataCollatorForMultipleChoice(tokenizer)
@@ -99,11 +99,11 @@ class Choices(HeadTask):
         return _accuracy
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
-        """As of `HeadTask`: the number of a choice for each example."""
+        """See `HeadTask`: the number of a choice for each example."""
         return logits_of(found).argmax(-1).tolist()
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
-        """As of `HeadTask`: the number that is the right one most often."""
+        """See `HeadTask`: the number that is the right one most often."""
         return always(most_frequent(train["labels"], len(inputs[0]["input_ids"])), inputs["labels"])
 
 

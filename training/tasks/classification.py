@@ -46,7 +46,7 @@ class Classification(HeadTask):
     label_column = "label"
 
     def read(self, examples: Examples) -> dict[str, Any]:
-        """As of `HeadTask`."""
+        """See `HeadTask`."""
         data = self.data
         self.text, self.pair = data.text_column or "text", data.text_pair_column
         self.label = data.label_column or self.label_column
@@ -70,7 +70,7 @@ class Classification(HeadTask):
         return self.label_fields["label2id"][label_text(value)]
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """As of `HeadTask`: `input_ids` and the like, and `labels`."""
+        """See `HeadTask`: `input_ids` and the like, and `labels`."""
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
             pairs = batch[self.pair] if self.pair else None
@@ -80,7 +80,7 @@ class Classification(HeadTask):
         return tokenised(rows, encode)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """As of `HeadTask`."""
+        """See `HeadTask`."""
         from transformers import DataCollatorWithPadding
 
         return DataCollatorWithPadding(tokenizer)
@@ -90,15 +90,15 @@ class Classification(HeadTask):
         return single_label_metrics
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
-        """As of `HeadTask`: a label for each text."""
+        """See `HeadTask`: a label for each text."""
         return [self.labels[index] for index in logits_of(found).argmax(-1)]
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
-        """As of `HeadTask`: the label that most training examples have."""
+        """See `HeadTask`: the label that most training examples have."""
         return always(most_frequent(train["labels"], len(self.labels)), inputs["labels"])
 
     def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
-        """As of `HeadTask`."""
+        """See `HeadTask`."""
         from sklearn.metrics import confusion_matrix
 
         predicted, known = logits_of(found).argmax(-1), np.asarray(found.label_ids)
@@ -144,15 +144,15 @@ class MultiLabel(Classification):
         return multi_label_metrics
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
-        """As of `HeadTask`: a list of labels for each text."""
+        """See `HeadTask`: a list of labels for each text."""
         return [[self.labels[index] for index in np.flatnonzero(row > 0)] for row in logits_of(found)]
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
-        """As of `HeadTask`: the labels that more than half of the training examples have."""
+        """See `HeadTask`: the labels that more than half of the training examples have."""
         return always(np.asarray(list(train["labels"])).mean(0) - 0.5, inputs["labels"])
 
     def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
-        """As of `HeadTask`: a text may have several labels, so that none is taken for another."""
+        """See `HeadTask`: a text may have several labels, so that none is taken for another."""
         return None
 
 
@@ -178,15 +178,15 @@ class Regression(Classification):
         return regression_metrics
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
-        """As of `HeadTask`: a number for each text."""
+        """See `HeadTask`: a number for each text."""
         return logits_of(found).reshape(-1).tolist()
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
-        """As of `HeadTask`: the mean of the training examples."""
+        """See `HeadTask`: the mean of the training examples."""
         return always(np.asarray(list(train["labels"])).mean(keepdims=True), inputs["labels"])
 
     def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
-        """As of `HeadTask`: there are no labels."""
+        """See `HeadTask`: there are no labels."""
         return None
 
 

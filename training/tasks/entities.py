@@ -35,7 +35,7 @@ class Entities(HeadTask):
     libraries = ("seqeval", "sklearn")
 
     def read(self, examples: Examples) -> dict[str, Any]:
-        """As of `HeadTask`."""
+        """See `HeadTask`."""
         data = self.data
         self.spans = data.label_column is not None and _holds_spans(examples["train"], data.label_column)
         self.text = data.text_column or ("text" if self.spans else "tokens")
@@ -73,7 +73,7 @@ class Entities(HeadTask):
                     )
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """As of `HeadTask`: the first token of each word has its label, all others none."""
+        """See `HeadTask`: the first token of each word has its label, all others none."""
         from ...modeling.losses import IGNORED
 
         label2id = self.label_fields["label2id"]
@@ -118,7 +118,7 @@ class Entities(HeadTask):
         return tags
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """As of `HeadTask`."""
+        """See `HeadTask`."""
         from transformers import DataCollatorForTokenClassification
 
         return DataCollatorForTokenClassification(tokenizer)
@@ -141,7 +141,7 @@ class Entities(HeadTask):
         return judge
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
-        """As of `HeadTask`: the tags of the words of each text, or its spans; None for words that were cut off."""
+        """See `HeadTask`: the tags of the words of each text, or its spans; None for words that were cut off."""
         from ...modeling.losses import IGNORED
 
         predicted, known = logits_of(found).argmax(-1), np.asarray(found.label_ids)
@@ -156,7 +156,7 @@ class Entities(HeadTask):
         return answers
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
-        """As of `HeadTask`: the tag that most words of the training examples have."""
+        """See `HeadTask`: the tag that most words of the training examples have."""
         from transformers import EvalPrediction
 
         from ...modeling.losses import IGNORED

@@ -103,7 +103,7 @@ class Embedding(SimilarityTask):
         return given or ("score" if "score" in examples["train"].column_names else None)
 
     def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
-        """As of `SimilarityTask`: the encoder and what follows it in its folder, else the mean of all tokens."""
+        """See `SimilarityTask`: the encoder and what follows it in its folder, else the mean of all tokens."""
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
@@ -136,12 +136,12 @@ class Embedding(SimilarityTask):
         return SentenceTransformer(modules=modules, **given)
 
     def answers(self, model: Any, rows: Any) -> list[float]:
-        """As of `SimilarityTask`: the similarity of their vectors."""
+        """See `SimilarityTask`: the similarity of their vectors."""
         one, other = (model.encode(list(rows[name]), show_progress_bar=False) for name in ("text", "text_pair"))
         return model.similarity_pairwise(one, other).tolist()
 
     def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
-        """As of `SimilarityTask`; each text is read alone."""
+        """See `SimilarityTask`; each text is read alone."""
         cut = Cut()
         for batch in rows.iter(1000):
             cut.tokenise(tokenizer, max_length, batch["text"])
@@ -149,7 +149,7 @@ class Embedding(SimilarityTask):
         return cut
 
     def loss(self, model: Any, arguments: AdaptedModelArguments) -> Any:
-        """As of `SimilarityTask`: CoSENT for scores, else multiple negatives ranking; Matryoshka around it if asked."""
+        """See `SimilarityTask`: CoSENT for scores, else multiple negatives ranking; Matryoshka around it if asked."""
         from sentence_transformers.sentence_transformer import losses
 
         loss: Any = losses.CoSENTLoss(model) if self.scored else losses.MultipleNegativesRankingLoss(model)
@@ -157,7 +157,7 @@ class Embedding(SimilarityTask):
         return losses.MatryoshkaLoss(model, loss, matryoshka_dims=dims) if dims else loss
 
     def evaluator(self, rows: Any) -> Any:
-        """As of `SimilarityTask`: the rank correlation with scores, or how high a text is found by its pair."""
+        """See `SimilarityTask`: the rank correlation with scores, or how high a text is found by its pair."""
         from sentence_transformers.sentence_transformer import evaluation
 
         if self.scored:
@@ -191,7 +191,7 @@ class Ranking(SimilarityTask):
         return self.data.label_column or "label"
 
     def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
-        """As of `SimilarityTask`: the encoder with a classifier of one output."""
+        """See `SimilarityTask`: the encoder with a classifier of one output."""
         from sentence_transformers import CrossEncoder
 
         from ..starting_points import pooling_fields
@@ -201,25 +201,25 @@ class Ranking(SimilarityTask):
         )
 
     def answers(self, model: Any, rows: Any) -> list[float]:
-        """As of `SimilarityTask`: their score."""
+        """See `SimilarityTask`: their score."""
         pairs = list(zip(rows["text"], rows["text_pair"], strict=True))
         return model.predict(pairs, show_progress_bar=False).tolist()
 
     def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
-        """As of `SimilarityTask`."""
+        """See `SimilarityTask`."""
         cut = Cut()
         for batch in rows.iter(1000):
             cut.tokenise(tokenizer, max_length, batch["text"], batch["text_pair"])
         return cut
 
     def loss(self, model: Any, arguments: AdaptedModelArguments) -> Any:
-        """As of `SimilarityTask`: binary cross entropy, for labels from 0 to 1."""
+        """See `SimilarityTask`: binary cross entropy, for labels from 0 to 1."""
         from sentence_transformers.cross_encoder import losses
 
         return losses.BinaryCrossEntropyLoss(model)
 
     def evaluator(self, rows: Any) -> Any:
-        """As of `SimilarityTask`: average precision of labels of 0 and 1, else the rank correlation."""
+        """See `SimilarityTask`: average precision of labels of 0 and 1, else the rank correlation."""
         from sentence_transformers.cross_encoder import evaluation
 
         pairs = [list(pair) for pair in zip(rows["text"], rows["text_pair"], strict=True)]
