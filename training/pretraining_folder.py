@@ -182,7 +182,7 @@ def prepare_folder(run: Pretraining) -> None:
     for path in checkpoints_in(output):
         remove_checkpoint(path)
     for path in others_in(output):
-        print(f"{path} is left as it is: no run of pretrain wrote it.")
+        print(f"{path} stays: no run of pretrain wrote it.")
     scratch.mkdir(parents=True, exist_ok=True)
     # A lock that is removed keeps nobody out.
     remove_written(scratch, _PREPARED, kept=(_LOCK,))
