@@ -58,7 +58,7 @@ def refused(read: Read, *arguments: Any, **options: Any) -> str:
         (GERMAN.replace(",", "\t"), "train.csv", {"delimiter": r"\t"}),
         (GERMAN.replace("\n", "\r\n\r\n"), "train.csv", {}),
         (GERMAN.replace("text,label", " text, label "), "train.csv", {}),
-        (gzip.compress(GERMAN.encode()), "train.csv.gz", {}),
+        (gzip.compress(GERMAN.encode(), mtime=0), "train.csv.gz", {}),
         (json.dumps(EXPECTED), "train.json", {}),
         (json.dumps(EXPECTED, ensure_ascii=False).encode("utf-16"), "train.json", {}),
         ("\n\n".join(json.dumps(row, ensure_ascii=False) for row in EXPECTED).encode("utf-8-sig"), "train.jsonl", {}),
