@@ -93,7 +93,8 @@ class HeadRecipe:
         self.collator = self.task.collator(tokenizer)
         self.weights = self._class_weights()
         if self.run.model.tuning == "adapter":
-            encoder: Any = AutoModel.from_pretrained(checkpoint, dtype=torch.float32)
+            with new_head():
+                encoder: Any = AutoModel.from_pretrained(checkpoint, dtype=torch.float32)
             self.encoder: PreTrainedModel = encoder.to(self.run.args.device)
             try:
                 TaskAdapter(self.encoder, 1, self.run.model.pooling)
@@ -273,7 +274,8 @@ class HeadRecipe:
         adapter, base, origin = folder / "adapter", folder / "base", self.checkpoint
         pooling = self._pooling_fields
         if _of_the_hub(origin) is None or pooling:
-            encoder = SequenceEncoderModel.from_pretrained(origin, dtype="auto")
+            with new_head():
+                encoder = SequenceEncoderModel.from_pretrained(origin, dtype="auto")
             # The head of the adapter then fits without further arguments.
             encoder.config = SequenceEncoderConfig.from_pretrained(origin, **self.task.label_fields, **pooling)
             encoder.save_pretrained(base)
@@ -317,7 +319,7 @@ class HeadRecipe:
 
 @contextmanager
 def new_head() -> Iterator[None]:
-    """Say nothing of weights that are new, as those of a head are, nor of what libraries call in each other."""
+    """Silence the reports of weights that are new or left over, as those of a head are, and of deprecated calls."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
