@@ -138,9 +138,9 @@ def check_weight_maps(folder: Path) -> None:
     Raises:
         OSError: if they are not, or an index cannot be read.
     """
-    if folder.is_dir() and not any(folder.glob("*.safetensors*")) and (pickled := [*folder.glob("pytorch_model*.bin")]):
+    if folder.is_dir() and not any(folder.glob("*.safetensors*")) and (unsafe := [*folder.glob("pytorch_model*.bin")]):
         raise OSError(
-            f"{pickled[0]} is a pickled file, which can run programs, and is not read. Convert the weights to "
+            f"{unsafe[0]} is a pickled file, which can run programs, and is not read. Convert the weights to "
             "model.safetensors first, if you trust it."
         )
     for index in folder.glob("model.safetensors.index*.json"):

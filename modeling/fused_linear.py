@@ -37,8 +37,11 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
     if not can_fuse(linear, hidden_states):
         return linear(hidden_states)
     rows = hidden_states.reshape(-1, hidden_states.shape[-1])
-    compute = _Linear.apply if torch.is_grad_enabled() else product
-    return compute(rows, linear.weight, linear.bias).view(*hidden_states.shape[:-1], len(linear.weight))
+    if torch.is_grad_enabled():
+        output = _Linear.apply(rows, linear.weight, linear.bias)
+    else:
+        output = _pointwise(rows, linear.weight, linear.bias, None)
+    return output.view(*hidden_states.shape[:-1], len(linear.weight))
 
 
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -55,7 +58,9 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
     """xWᵀ + b without gradients, all of one dtype; x (rows, in), weight (out, in), bias (out,), to (rows, out)."""
     if not _has_onednn(x.dtype):
         return F.linear(x, weight, bias)
-    return _pointwise(x, weight, bias, None)
+    output = _pointwise(x, weight, bias, None)
+    # Autograd allows no change of a view in place, and would keep the rows of zeros.
+    return output if output.untyped_storage().nbytes() == output.nbytes else output.clone()
 
 
 def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None) -> torch.Tensor:
@@ -68,7 +73,8 @@ def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
             return output if act is None else act(output)
         x = F.pad(x, (0, 0, 0, rounded(rows) - rows))
     name, algorithm = ("none", "") if act is None else _ACTIVATIONS[type(act)]
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)[:rows]
+    output = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
+    return output if len(output) == rows else output[:rows]
 
 
 def rounded(rows: int) -> int:

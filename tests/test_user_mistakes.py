@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, BertConfig
+from transformers import BertConfig
 
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel
+from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.__main__ import main
 from sequence_encoder.tests.adaptation_runs import save_encoder, write_examples
 from sequence_encoder.tests.pretraining_runs import command, write_corpus
@@ -133,23 +133,6 @@ def test_a_hub_that_cannot_be_reached_is_one_line(
 
 def test_settings_that_are_not_there_are_named(refused: Callable[..., str]) -> None:
     assert "there is no file nowhere.yaml" in refused("adapt", "nowhere.yaml")
-
-
-def test_sizes_beyond_any_model_are_refused_at_once() -> None:
-    with pytest.raises(ValueError, match="num_hidden_layers must be at most 10,000, got 1,000,000,000"):
-        SequenceEncoderConfig(num_hidden_layers=10**9)
-    with pytest.raises(ValueError, match="num_labels must be at most 10,000,000, got 100,000,000,000"):
-        SequenceEncoderConfig(num_labels=10**11)
-    with pytest.raises(ValueError, match="num_labels must be at most"):
-        SequenceEncoderConfig.from_dict({}, num_labels=10**11)
-
-
-def test_a_dtype_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    SequenceEncoderConfig().save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match="dtype must be one of torch's, such as 'float32' or 'bfloat16', got 'nonsense'"
-    ):
-        AutoConfig.from_pretrained(tmp_path, dtype="nonsense")
 
 
 @pytest.mark.parametrize("tokenizer", ["quickstart-model", ["a text"]], ids=["a name", "texts"])
