@@ -43,7 +43,7 @@ def pretrain(arguments: list[str]) -> Run:
         from .training.pretraining import pretrain
         from .training.pretraining_run import parse
 
-        # Processes that do not take leave of each other can end with an error.
+        # Without this, the processes can exit with an error.
         pretrain(parse(arguments)).accelerator.end_training()
 
     return run

@@ -81,6 +81,8 @@ def test_sizes_that_are_assigned_are_checked_by_the_model(tiny_config: Build) ->
     with pytest.raises(ValueError, match=r"num_labels must be .* 0 to 10,000,000, got 100000000000"):
         config.num_labels = 10**11
     with pytest.raises(ValueError, match=r"num_labels must be .* got 100000000000"):
+        SequenceEncoderConfig.from_dict({}, num_labels=10**11)
+    with pytest.raises(ValueError, match=r"num_labels must be .* got 100000000000"):
         TaskAdapter(SequenceEncoderModel(config), num_classes=10**11)
     config.vocab_size = HUGE
     with pytest.raises(ValueError, match="vocab_size=1000000000000"):
