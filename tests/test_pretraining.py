@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -46,12 +47,20 @@ def test_the_output_folder_is_a_model_with_its_tokenizer(finished: Path) -> None
 
 
 def test_it_has_learned(finished: Path) -> None:
-    logged = losses(finished)
-    assert logged[-1]["mlm_loss"] < logged[0]["mlm_loss"] - 0.2
+    logged = [entry["mlm_loss"] for entry in losses(finished)]
+    # Single steps mask few tokens, and scatter by more than what is learned between them.
+    assert mean(logged[-10:]) < mean(logged[:10]) - 0.2
     history = json.loads((finished / "trainer_state.json").read_text())["log_history"]
     evaluated = [entry["eval_mlm_loss"] for entry in history if "eval_mlm_loss" in entry]
     assert len(evaluated) > 2
-    assert evaluated[-1] < evaluated[0] < logged[0]["mlm_loss"]
+    assert evaluated[-1] < evaluated[0] < logged[0]
+
+
+def test_the_same_seed_gives_the_same_tokenizer_and_weights(corpus: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        run_here(corpus, tmp_path / name)
+    for file in ("tokenizer.json", "model.safetensors"):
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
 
 
 def test_each_objective_and_the_speed_are_in_every_log(finished: Path) -> None:

@@ -94,8 +94,8 @@ def test_byte_level_tokens_give_any_text_back_from_the_smallest_vocabulary_on(vo
 def test_a_vocabulary_beyond_its_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, trainer, *rest = module.ALGORITHMS["wordpiece"](False)
 
-    def without_a_limit(limit_alphabet: int, **options: Any) -> Any:
-        return trainer(**options)
+    def without_a_limit(*arguments: Any, **options: Any) -> None:
+        trainer(*arguments, **{**options, "limit_alphabet": 1000})
 
     monkeypatch.setitem(module.ALGORITHMS, "wordpiece", lambda lowercase: (tokenizer, without_a_limit, *rest))
     with pytest.raises(ValueError, match=r"vocabulary has \d\d tokens.*vocab_size=20"):
@@ -108,9 +108,33 @@ def test_batches_of_texts_are_read_like_their_texts(algorithm: str) -> None:
     tokenizer = SequenceEncoderTokenizer.train_from_iterator(
         iter(batches), algorithm=algorithm, vocab_size=5000, min_frequency=0, show_progress=False
     )
+    assert tokenizer.get_vocab() == train(algorithm, vocab_size=5000, min_frequency=0).get_vocab()
+    # With room for all, every word that was read is a token.
     words = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
-    # With room for all, every word that was read is a token; which others there are, differs from run to run.
     assert [len(tokenizer.tokenize(text)) for text in TEXTS] == [len(words(text)) for text in TEXTS]
+
+
+@every_algorithm
+@pytest.mark.parametrize("vocab_size", [300, 330])
+def test_the_same_texts_give_the_same_ids_every_time(algorithm: str, vocab_size: int) -> None:
+    texts = [*TEXTS, *MANY_CHARACTERS]
+    first, second = (
+        SequenceEncoderTokenizer.train_from_iterator(
+            iter(texts), algorithm=algorithm, vocab_size=vocab_size, min_frequency=1, show_progress=False
+        ).get_vocab()
+        for texts in (texts, [*reversed(texts)])
+    )
+    assert first == second
+    assert len(first) == vocab_size
+
+
+def test_frequent_words_count_as_often_as_they_occur() -> None:
+    texts = ["frequent " * 5000, "rare " * 1025]
+    for limit, words in ((5001, set()), (5000, {"frequent"}), (1026, {"frequent"}), (1025, {"frequent", "rare"})):
+        tokenizer = SequenceEncoderTokenizer.train_from_iterator(
+            iter(texts), vocab_size=500, min_frequency=limit, show_progress=False
+        )
+        assert {"frequent", "rare"} & set(tokenizer.get_vocab()) == words
 
 
 class Texts:

@@ -10,6 +10,7 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from ..hub.loading import TokenizerReadSafely
 from ..hub.saving import SavedWithCode
+from .wordpiece_training import train_wordpiece
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
@@ -20,9 +21,9 @@ SPECIAL_TOKENS = {
 }
 
 MODEL_INPUT_NAMES = ["input_ids", "token_type_ids", "attention_mask"]
-# A tokenizer without a vocabulary, what trains it, the characters that it must know, and the tokens that it makes of
-# one character.
-Recipe = tuple[Tokenizer, Callable[..., trainers.Trainer], list[str], int]
+# A tokenizer without a vocabulary, the function that trains it in place, the characters that it must know, and the
+# number of tokens that one character makes.
+Recipe = tuple[Tokenizer, Callable[..., None], list[str], int]
 
 
 def _wordpiece(lowercase: bool) -> Recipe:
@@ -32,7 +33,7 @@ def _wordpiece(lowercase: bool) -> Recipe:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     # `a` at the start of a word, and `##a` in the rest.
-    return tokenizer, trainers.WordPieceTrainer, [], 2
+    return tokenizer, train_wordpiece, [], 2
 
 
 def _byte_level_bpe(lowercase: bool) -> Recipe:
@@ -41,7 +42,11 @@ def _byte_level_bpe(lowercase: bool) -> Recipe:
     tokenizer.normalizer = normalizers.Lowercase() if lowercase else None
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer, trainers.BpeTrainer, pre_tokenizers.ByteLevel.alphabet(), 1
+    return tokenizer, _train_bpe, pre_tokenizers.ByteLevel.alphabet(), 1
+
+
+def _train_bpe(tokenizer: Tokenizer, texts: Iterator[str], **options: Any) -> None:
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(**options))
 
 
 ALGORITHMS: dict[str, Callable[[bool], Recipe]] = {
@@ -88,7 +93,7 @@ class SequenceEncoderTokenizer(TokenizerReadSafely, SavedWithCode, TokenizersBac
         """
         if algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm={algorithm!r} does not exist; choose one of {', '.join(ALGORITHMS)}.")
-        tokenizer, trainer_class, alphabet, tokens_per_character = ALGORITHMS[algorithm](lowercase)
+        tokenizer, train, alphabet, tokens_per_character = ALGORITHMS[algorithm](lowercase)
         smallest = len(SPECIAL_TOKENS) + tokens_per_character * max(len(alphabet), 1)
         _check_number("vocab_size", vocab_size, smallest, f" for algorithm={algorithm!r}")
         _check_number("min_frequency", min_frequency, 0)
@@ -96,7 +101,9 @@ class SequenceEncoderTokenizer(TokenizerReadSafely, SavedWithCode, TokenizersBac
             _check_number("model_max_length", model_max_length, 3, ", the special tokens of a pair of texts")
         # Byte-level tokens hold the space before a word: there, a mask stands for the word with its space.
         mask = AddedToken(SPECIAL_TOKENS["mask_token"], lstrip=algorithm == "byte_level_bpe", special=True)
-        trainer = trainer_class(
+        train(
+            tokenizer,
+            _read(texts),
             vocab_size=vocab_size,
             min_frequency=min_frequency,
             special_tokens=[mask if name == "mask_token" else token for name, token in SPECIAL_TOKENS.items()],
@@ -105,7 +112,6 @@ class SequenceEncoderTokenizer(TokenizerReadSafely, SavedWithCode, TokenizersBac
             limit_alphabet=(vocab_size - len(SPECIAL_TOKENS)) // tokens_per_character,
             show_progress=show_progress,
         )
-        tokenizer.train_from_iterator(_read(texts), trainer)
         if (size := tokenizer.get_vocab_size()) > vocab_size:
             raise ValueError(f"The trained vocabulary has {size} tokens, more than vocab_size={vocab_size}.")
         tokenizer.post_processor = processors.TemplateProcessing(
