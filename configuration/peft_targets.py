@@ -1,7 +1,5 @@
 """Which matrices of an encoder peft adapts where nobody names any: all of its layers, for every head."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Presets: the settings of well-known encoder families at base size, as plain keyword dictionaries."""
 
-from __future__ import annotations
-
 from typing import Any
 
 _BERT: dict[str, Any] = {

@@ -1,7 +1,5 @@
 """The parameters of rotary positions: the one form that the model reads, and what is checked in it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

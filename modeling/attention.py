@@ -1,7 +1,5 @@
 """Multi-head self-attention through transformers' attention interface, for packed and for padded batches."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

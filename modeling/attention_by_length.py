@@ -3,8 +3,6 @@
 Shapes: T packed tokens, H heads, C channels of a head, N blocks, W window.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -8,8 +8,6 @@ Shapes: T packed tokens, P places of all groups with their padding, H heads, C c
 group, L its longest.
 """
 
-from __future__ import annotations
-
 from itertools import accumulate
 from typing import Any
 

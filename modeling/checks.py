@@ -4,8 +4,6 @@ Shapes: B batch, S sequence. Values are not looked at while a graph is traced, w
 each look makes the host wait for an accelerator, so that those of one kind are taken together.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal, Protocol
 
 import torch

@@ -7,8 +7,6 @@ few tokens at a time, and are computed again for the gradients, which are all th
 Shapes: n tokens, V vocabulary.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

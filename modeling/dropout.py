@@ -1,7 +1,5 @@
 """Dropout whose random numbers do not take longer than the layers: on a CPU torch draws them one by one."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

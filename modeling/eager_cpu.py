@@ -4,8 +4,6 @@ It computes the same, but knows nothing of hooks, adapters, compilers, function 
 of a layer: where there is any, torch's own is called as it is.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from torch.autograd import forward_ad

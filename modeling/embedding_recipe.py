@@ -3,8 +3,6 @@
 Shapes: N texts, D channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Input embeddings: the position axis, segment types, and what is done to their sum."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Evaluation mode for a while, for several threads that share a model."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The feed-forward axis: the network that each layer applies to every token by itself."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -9,8 +9,6 @@ up to a thousand each. Texts of random lengths make a new number of rows in ever
 computed with some rows of zeros more: kernels are compiled for few numbers of rows.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: B batch, S sequence, D hidden.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """The encoder layer: where its norms stand, and which feed-forward network it has."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -7,8 +7,6 @@ means over the labels at hand. A batch without any label gives zero, not NaN.
 Shapes: B batch, S sequence, C classes, V vocabulary.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

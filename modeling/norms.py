@@ -1,7 +1,5 @@
 """The norm axis: which normalisation every layer, embedding and head uses."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import nn

@@ -1,7 +1,5 @@
 """What all ways of attention over packed sequences have in common."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any

@@ -4,8 +4,6 @@ Shapes: B batch, S padded length, T real tokens, N sequences, D channels. Sequen
 those of one length stand side by side and attention can take them together, without a mask.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -99,7 +97,7 @@ class PackedBatch:
         real: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         cu_seq_lens: torch.Tensor | None = None,
-    ) -> PackedBatch:
+    ) -> "PackedBatch":
         """Plans the packing of a batch; the arguments are those of `sequence_starts`."""
         batch, seq = shape
         if real is not None and bool(real.all()):
@@ -165,7 +163,7 @@ class PackedBatch:
         places = chosen.nonzero().squeeze(1)
         return None if len(places) == len(chosen) else places
 
-    def to_rows(self) -> PackedBatch:
+    def to_rows(self) -> "PackedBatch":
         """The same tokens as one row for each sequence, (N, max_length): what attention with a mask needs."""
         lengths = self.cu_seqlens.diff().long()
         shift = torch.arange(len(self.lengths), device=lengths.device) * self.max_length - self.cu_seqlens[:-1]

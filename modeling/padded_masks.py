@@ -3,8 +3,6 @@
 Shapes: B batch, S sequence, H heads.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 They are `modules.json`, a folder for each module, `sentence_bert_config.json` and `config_sentence_transformers.json`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Mapping

@@ -3,8 +3,6 @@
 Shapes: B batch, S sequence (packed: 1 and T), H heads, C channels of a head.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: N texts, T tokens of a batch, D channels of the vectors.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ The names of the poolings are those of sentence-transformers.
 Shapes: N texts, L tokens of each of them, T tokens of all, D hidden.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 

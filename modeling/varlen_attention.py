@@ -5,8 +5,6 @@ q, k, v of shape (1, T, H, head_dim); it returns (1, T, H, head_dim). What depen
 is made once. `window` is how far a token sees to each side, None for all of its sequence.
 """
 
-from __future__ import annotations
-
 import inspect
 from functools import cache
 from typing import Any, cast

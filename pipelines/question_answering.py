@@ -1,7 +1,5 @@
 """Answers to questions, found in a text: transformers took its pipeline for this out in 5.3, here is one."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any

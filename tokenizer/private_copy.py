@@ -1,7 +1,5 @@
 """A tokenizer whose truncation and padding no other thread can change."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from typing import Any, TypeVar, cast
