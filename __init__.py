@@ -9,7 +9,6 @@ from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from .configuration import SequenceEncoderConfig, TaskAdapterConfig
 from .conversion import convert
-from .hub.auto_classes import AUTO_CLASSES
 from .modeling import (
     SequenceEncoderForMaskedLM,
     SequenceEncoderForMultipleChoice,
@@ -21,8 +20,9 @@ from .modeling import (
     SequenceEncoderPreTrainedModel,
     TaskAdapter,
 )
+from .saving.auto_classes import AUTO_CLASSES
 from .tokenizer import SequenceEncoderTokenizer
-from .training.task_adapter_training import train_adapted_model
+from .training.adaptation.task_adapter_training import train_adapted_model
 
 __all__ = [
     "SequenceEncoderConfig",

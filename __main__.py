@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 
-from .training import UsageError
+from .command_line import UsageError
 
 Run = Callable[[], object]
 # By name; importing the families imports torch.
@@ -19,13 +19,13 @@ _FAMILIES = ("bert", "roberta", "distilbert", "electra", "modernbert")
 
 def quickstart(arguments: list[str]) -> Run:
     """Pretrain, adapt, save, reload and predict, on the documentation on this disk, in a few minutes."""
-    from .training.quickstart_arguments import COMMAND_LINE, QuickstartArguments
+    from .training.quickstart.arguments import COMMAND_LINE, QuickstartArguments
 
     COMMAND_LINE.check(arguments)
     (parsed,) = COMMAND_LINE.read(arguments, (QuickstartArguments,))
 
     def run() -> None:
-        from .training.quickstart import quickstart
+        from .training.quickstart.recipe import quickstart
 
         quickstart(parsed)
 
@@ -34,14 +34,14 @@ def quickstart(arguments: list[str]) -> Run:
 
 def pretrain(arguments: list[str]) -> Run:
     """Pretrain an encoder on masked tokens and sentence order, on any corpus, in one process or many."""
-    from .training.pretraining_arguments import COMMAND_LINE
-    from .training.resumed_arguments import with_earlier_ones
+    from .training.pretraining.arguments import COMMAND_LINE
+    from .training.pretraining.resumed_arguments import with_earlier_ones
 
     COMMAND_LINE.check(with_earlier_ones(arguments))
 
     def run() -> None:
-        from .training.pretraining import pretrain
-        from .training.pretraining_run import parse
+        from .training.pretraining.recipe import pretrain
+        from .training.pretraining.run import parse
 
         # Without this, the processes can exit with an error.
         pretrain(parse(arguments)).accelerator.end_training()
@@ -51,15 +51,15 @@ def pretrain(arguments: list[str]) -> Run:
 
 def adapt(arguments: list[str]) -> Run:
     """Train an encoder for a task: classification, entities, answers, embeddings, ranking and others."""
-    from .training.adaptation_arguments import COMMAND_LINE
+    from .training.adaptation.arguments import COMMAND_LINE
 
     COMMAND_LINE.check(arguments)
 
     def run() -> None:
         from accelerate import PartialState
 
-        from .training.adaptation import adapt
-        from .training.adaptation_run import parse
+        from .training.adaptation.recipe import adapt
+        from .training.adaptation.run import parse
 
         adapt(parse(arguments))
         PartialState().destroy_process_group()
@@ -69,7 +69,7 @@ def adapt(arguments: list[str]) -> Run:
 
 def convert(arguments: list[str]) -> Run:
     """Carry a checkpoint of another family over to a SequenceEncoder, or give one back with --to."""
-    from .training.command_line import check_names
+    from .command_line.parser import check_names
 
     parser = argparse.ArgumentParser(
         prog="sequence-encoder convert",

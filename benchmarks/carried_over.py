@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 
 from sequence_encoder.conversion.command import convert_checkpoint
-from sequence_encoder.training.documentation import read_documentation
+from sequence_encoder.data.documentation import read_documentation
 
 TEXTS, LEE_DOCUMENTS = 1000, 50
 

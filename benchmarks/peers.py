@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from sequence_encoder.training.documentation import STANDARD_LIBRARY, docstrings_of, find_libraries
-from sequence_encoder.training.windows import sentences
+from sequence_encoder.data.documentation import STANDARD_LIBRARY, docstrings_of, find_libraries
+from sequence_encoder.data.windows import sentences
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 DTYPES = (torch.float32, torch.bfloat16)

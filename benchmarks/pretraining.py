@@ -34,14 +34,14 @@ from transformers import (
 )
 
 from sequence_encoder import SequenceEncoderTokenizer
-from sequence_encoder.hub.whole_folders import write_whole
-from sequence_encoder.training.corpus import write_documentation
+from sequence_encoder.data.corpus import write_documentation
+from sequence_encoder.data.packs import EvaluationWindows
+from sequence_encoder.data.windows import segment_windows
+from sequence_encoder.saving.whole_folders import write_whole
 from sequence_encoder.training.hardware import faster_in_bfloat16
-from sequence_encoder.training.objectives import Objectives, PretrainingCollator
-from sequence_encoder.training.packs import EvaluationWindows
-from sequence_encoder.training.pretraining import prepare
-from sequence_encoder.training.pretraining_run import parse
-from sequence_encoder.training.windows import segment_windows
+from sequence_encoder.training.pretraining.objectives import Objectives, PretrainingCollator
+from sequence_encoder.training.pretraining.recipe import prepare
+from sequence_encoder.training.pretraining.run import parse
 
 LENGTH, ROWS, VOCABULARY, HELD_OUT, EVALUATIONS = 128, 32, 8192, 200, 20
 # Steps whose time is measured, and how often.

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.utils import logging
 
-from ..hub.loading import ReadSafely, check_fields
-from ..hub.saving import SavedWithAutoMap
+from ..saving.loading import ReadSafely, check_fields
+from ..saving.saving import SavedWithAutoMap
 from .peft_targets import register_with_peft
 from .rope_parameters import check_rope_parameters, nest_by_layer_type
 from .shared_fields import CheckedSharedFields

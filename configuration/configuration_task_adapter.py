@@ -7,8 +7,8 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 
-from ..hub.loading import ReadSafely
-from ..hub.saving import SavedWithAutoMap
+from ..saving.loading import ReadSafely
+from ..saving.saving import SavedWithAutoMap
 from .configuration_sequence_encoder import SequenceEncoderConfig
 from .shared_fields import CheckedSharedFields
 

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration import SequenceEncoderConfig
-from ..hub.whole_folders import check_replaceable, written_whole
+from ..saving.whole_folders import check_replaceable, written_whole
 from .companions import copy_companions, folder_of, load_tokenizer, save_tokenizer
 from .conversion_card import adjust_card
 from .convert import convert_and_release, our_config

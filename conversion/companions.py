@@ -11,8 +11,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..hub.model_files import TOKENIZER_FILES, VOCABULARIES
-from ..hub.module_list import MODULE_LIST, module_paths
+from ..saving.model_files import TOKENIZER_FILES, VOCABULARIES
+from ..saving.module_list import MODULE_LIST, module_paths
 from .source_models import transformer_folder
 
 # What makes a model one of sentence-transformers, and whose it is, under which conditions. Modules have folders beside.

@@ -10,9 +10,9 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from transformers import PreTrainedModel
 
 from ..hub.model_card import auto_class_of
-from ..hub.model_files import save_card, without_mark
-from ..hub.module_list import MODULE_LIST
 from ..modeling import SequenceEncoderPreTrainedModel
+from ..saving.model_files import save_card, without_mark
+from ..saving.module_list import MODULE_LIST
 
 _START, _END = "<!-- sequence-encoder: this section is about the conversion -->", "<!-- end of the conversion -->"
 _SECTION = re.compile(rf"{re.escape(_START)}.*?{re.escape(_END)}\n*", re.DOTALL)

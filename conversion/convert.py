@@ -16,8 +16,8 @@ from transformers.initialization import no_init_weights
 from .. import modeling
 from ..configuration import SequenceEncoderConfig
 from ..modeling import SequenceEncoderPreTrainedModel
-from ..modeling.embedding_recipe import EmbeddingRecipe
-from ..modeling.recipe_files import recipe_of
+from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
+from ..modeling.text_encoding.recipe_files import recipe_of
 from .family import Family
 from .key_mapping import to_ours, to_theirs
 from .source_models import FAMILIES, find_family, load_checkpoint

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..hub.module_list import module_paths
+from ..saving.module_list import module_paths
 
 # Far more than a card, a licence or a list of modules has.
 _LARGEST_TEXT = 64 * 2**20

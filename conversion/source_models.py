@@ -14,8 +14,8 @@ from transformers.utils import logging
 
 from .. import modeling
 from ..configuration import SequenceEncoderConfig
-from ..hub.loading import check_config_file, check_weight_maps
-from ..hub.module_list import module_paths
+from ..saving.loading import check_config_file, check_weight_maps
+from ..saving.module_list import module_paths
 from .bert import BERT
 from .distilbert import DISTILBERT
 from .electra import ELECTRA

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedToken
 
 from sequence_encoder import SequenceEncoderModel, TaskAdapter, convert, train_adapted_model
 from sequence_encoder.conversion.source_models import load_checkpoint
-from sequence_encoder.training.documentation import Docstring, read_documentation
+from sequence_encoder.data.documentation import Docstring, read_documentation
 
 
 @dataclass

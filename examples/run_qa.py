@@ -23,7 +23,7 @@ from transformers import (
 )
 
 import sequence_encoder  # noqa: F401 # so that the Auto classes know it
-from sequence_encoder.pipelines import QuestionAnsweringPipeline
+from sequence_encoder.inference import QuestionAnsweringPipeline
 
 
 @dataclass

@@ -15,8 +15,8 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..saving.auto_classes import ADAPTER_MODELS, AUTO_MODELS
 from .architecture_in_words import architecture_in_words
-from .auto_classes import ADAPTER_MODELS, AUTO_MODELS
 from .card_rules import check_card
 
 TEMPLATE = Path(__file__).parent.parent / "hub_card.md"

@@ -9,8 +9,8 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from ..modeling import SequenceEncoderModel
-from ..modeling.recipe_files import write_recipe
-from .whole_folders import check_replaceable, written_whole
+from ..modeling.text_encoding.recipe_files import write_recipe
+from ..saving.whole_folders import check_replaceable, written_whole
 
 
 def save_sentence_transformer(

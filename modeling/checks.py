@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 from transformers.utils.import_utils import is_tracing
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from .losses import IGNORED
+from .heads.losses import IGNORED
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 

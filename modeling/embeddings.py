@@ -7,7 +7,7 @@ from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from .dropout import Dropout
+from .cpu.dropout import Dropout
 from .norms import NORMS
 
 Rotations = dict[str, tuple[torch.Tensor, torch.Tensor]]

@@ -7,9 +7,9 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from .dropout import Dropout
-from .eager_cpu import is_eager_on_cpu, is_untouched
-from .fused_linear import fused_linear, fused_linear_activation, product
+from .cpu.dropout import Dropout
+from .cpu.eligibility import is_eager_on_cpu, is_untouched
+from .cpu.linear import fused_linear, fused_linear_activation, product
 
 # Tokens that are gated together in training on a CPU: what is written on the way stays in the cache.
 _TOKENS = 512

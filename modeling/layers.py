@@ -7,8 +7,8 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from .attention import SelfAttention
-from .dropout import Dropout
+from .attention.self_attention import SelfAttention
+from .cpu.dropout import Dropout
 from .feed_forward import FEED_FORWARDS
 from .norms import NORMS
 from .packing import take

@@ -19,10 +19,13 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..hub.loading import LoadedSafely
-from ..hub.module_list import MODULE_LIST
-from ..hub.saving import SavedWithCard
-from .attention import SelfAttention
+from ..saving.loading import LoadedSafely
+from ..saving.module_list import MODULE_LIST
+from ..saving.saving import SavedWithCard
+from .attention.dispatch import choose_varlen_attention
+from .attention.masks import padded_masks, real_tokens
+from .attention.packed import PackedAttention
+from .attention.self_attention import SelfAttention
 from .checks import (
     check_embeddings_type,
     check_first_positions,
@@ -33,15 +36,12 @@ from .checks import (
 )
 from .embeddings import InputEmbeddings
 from .forward_options import ForwardOptions
-from .head_layers import Pooler, is_first_token
+from .heads.pooling import Pooler, is_first_token
 from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
-from .packed_attention import PackedAttention
 from .packing import PackedBatch, offsets_from_starts, positions_from_zero, rows_hold_several, sequence_starts
-from .padded_masks import padded_masks, real_tokens
-from .recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
-from .text_encoding import TextEncoding
-from .varlen_attention import choose_varlen_attention
+from .text_encoding.recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
+from .text_encoding.text_encoding import TextEncoding
 
 logger = logging.get_logger(__name__)
 

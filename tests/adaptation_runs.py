@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, SequenceEncoderTokenizer
-from sequence_encoder.training.adaptation import adapt
-from sequence_encoder.training.adaptation_report import Results
-from sequence_encoder.training.adaptation_run import parse
+from sequence_encoder.training.adaptation.recipe import adapt
+from sequence_encoder.training.adaptation.report import Results
+from sequence_encoder.training.adaptation.run import parse
 
 COLOURS, ANIMALS = ["red", "green", "blue"], ["cat", "dog", "owl"]
 FILLERS = ["a", "the", "is", "here", "of", "and", "we", "saw", "it", "by"]

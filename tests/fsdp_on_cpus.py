@@ -7,8 +7,8 @@ import sys
 
 from accelerate import DistributedType, PartialState
 
-from sequence_encoder.training.pretraining import pretrain
-from sequence_encoder.training.pretraining_run import parse
+from sequence_encoder.training.pretraining.recipe import pretrain
+from sequence_encoder.training.pretraining.run import parse
 
 
 def main() -> None:

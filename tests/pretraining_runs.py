@@ -13,8 +13,8 @@ from typing import Any
 from transformers import Trainer
 
 from sequence_encoder.tests.texts import TEXTS
-from sequence_encoder.training.pretraining import pretrain
-from sequence_encoder.training.pretraining_run import parse
+from sequence_encoder.training.pretraining.recipe import pretrain
+from sequence_encoder.training.pretraining.run import parse
 
 TINY = {
     "size": "tiny",

@@ -18,11 +18,11 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from sequence_encoder.pipelines import QuestionAnsweringPipeline
+from sequence_encoder.command_line import UsageError
+from sequence_encoder.inference import QuestionAnsweringPipeline
 from sequence_encoder.tests.adaptation_runs import COUNTS, FAST, examples_of, run, save_encoder, write_examples
-from sequence_encoder.training import UsageError
-from sequence_encoder.training.adaptation_arguments import TaskDataArguments
-from sequence_encoder.training.tasks import HEAD_TASKS
+from sequence_encoder.training.adaptation.data_arguments import TaskDataArguments
+from sequence_encoder.training.adaptation.tasks import HEAD_TASKS
 
 Build = Callable[..., Any]
 
@@ -230,7 +230,7 @@ def test_any_metric_can_say_what_is_best(encoder: Path, tmp_path: Path, metric: 
         "learning_rate": 0.3,
         "lr_scheduler_type": "constant",
     }
-    from sequence_encoder.training.head_recipe import HubTrainer
+    from sequence_encoder.training.adaptation.head_recipe import HubTrainer
 
     histories: list[Any] = []
     evaluate = HubTrainer.evaluate
@@ -320,7 +320,7 @@ def test_training_ends_early_where_nothing_gets_better(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = write_examples(tmp_path, "classification", {"train": 40, "validation": 20})
-    from sequence_encoder.training.head_recipe import HubTrainer
+    from sequence_encoder.training.adaptation.head_recipe import HubTrainer
 
     epochs: list[float] = []
     train = HubTrainer.train

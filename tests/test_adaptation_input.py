@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from sequence_encoder.__main__ import main
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import examples_of, run
-from sequence_encoder.training import UsageError
-from sequence_encoder.training import starting_points as starting_points
-from sequence_encoder.training.adaptation_run import parse
+from sequence_encoder.training.adaptation.run import parse
 
 Rows = list[dict[str, Any]]
 

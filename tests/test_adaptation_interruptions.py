@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 from sequence_encoder.__main__ import main
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import FAST, arguments, run, save_encoder, write_examples
-from sequence_encoder.training import UsageError
-from sequence_encoder.training.adaptation_run import parse
-from sequence_encoder.training.adaptation_scratch import scratch_of
+from sequence_encoder.training.adaptation.run import parse
+from sequence_encoder.training.adaptation.scratch import scratch_of
 
 # 45 steps, 15 of them in an epoch; checkpoints after each 5, thus within and at the end of epochs.
 COUNTS = {"train": 240, "validation": 24, "test": 24}

@@ -15,8 +15,8 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from sequence_encoder import TaskAdapter
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import COUNTS, FAST, examples_of, run, save_encoder, write_examples
-from sequence_encoder.training import UsageError
 
 
 @pytest.fixture(scope="module")

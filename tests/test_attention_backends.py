@@ -17,18 +17,18 @@ from transformers.masking_utils import flash_attention_mask
 
 from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.configuration import PRESETS
-from sequence_encoder.modeling.attention import SelfAttention, eager_attention_forward
-from sequence_encoder.modeling.attention_by_length import ByLength
-from sequence_encoder.modeling.attention_in_groups import InGroups
-from sequence_encoder.modeling.packed_attention import PackedAttention
-from sequence_encoder.modeling.packing import PackedBatch, offsets_from_starts, sequence_starts
-from sequence_encoder.modeling.varlen_attention import (
+from sequence_encoder.modeling.attention.dispatch import (
     InRows,
     WithBlockMask,
     WithOffsets,
     WithVarlenKernel,
     choose_varlen_attention,
 )
+from sequence_encoder.modeling.attention.grouped import InGroups
+from sequence_encoder.modeling.attention.packed import PackedAttention
+from sequence_encoder.modeling.attention.per_length import ByLength
+from sequence_encoder.modeling.attention.self_attention import SelfAttention, eager_attention_forward
+from sequence_encoder.modeling.packing import PackedBatch, offsets_from_starts, sequence_starts
 
 CPU = torch.device("cpu")
 LENGTHS = [3, 7, 1, 3, 11]

@@ -21,7 +21,7 @@ from transformers import Trainer, TrainingArguments
 import sequence_encoder
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
 from sequence_encoder.configuration import PRESETS
-from sequence_encoder.hub.auto_classes import AUTO_CLASSES, AUTO_MODELS
+from sequence_encoder.saving.auto_classes import AUTO_CLASSES, AUTO_MODELS
 
 Build = Callable[..., Any]
 

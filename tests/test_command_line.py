@@ -13,9 +13,9 @@ import pytest
 from transformers import TrainingArguments
 
 from sequence_encoder.__main__ import _FAMILIES, COMMANDS, main
+from sequence_encoder.command_line.parser import _trainer_options
 from sequence_encoder.conversion.source_models import FAMILIES
-from sequence_encoder.training import documentation
-from sequence_encoder.training.command_line import _trainer_options
+from sequence_encoder.data import documentation
 
 SCRIPT = Path(__file__).resolve().parents[1] / "sequence_encoder_cli.py"
 ADAPT = ("adapt", "--task", "classification", "--from", "somewhere", "--train_file", "train.csv")

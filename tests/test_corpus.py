@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sequence_encoder.training import UsageError, documentation
-from sequence_encoder.training.corpus import CorpusArguments, find_files, load_corpus, texts_of
+from sequence_encoder.command_line import UsageError
+from sequence_encoder.data import documentation
+from sequence_encoder.data.corpus import CorpusArguments, find_files, load_corpus, texts_of
 
 TEXTS = [f"Text {number}, with a comma and a ü." for number in range(12)]
 Write = Callable[[Path, list[Any]], None]

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sequence_encoder.training import UsageError, documentation
-from sequence_encoder.training.documentation import (
+from sequence_encoder.command_line import UsageError
+from sequence_encoder.data import documentation
+from sequence_encoder.data.documentation import (
     STANDARD_LIBRARY,
     Docstring,
     NameHider,

@@ -22,14 +22,16 @@ from sequence_encoder import (
     TaskAdapter,
 )
 from sequence_encoder.__main__ import main
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.conversion import convert
 from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
-from sequence_encoder.training import UsageError
-from sequence_encoder.training.adaptation import read_examples
-from sequence_encoder.training.adaptation_arguments import AdaptedModelArguments, TaskDataArguments
-from sequence_encoder.training.adaptation_run import Adaptation, AdaptationArguments
-from sequence_encoder.training.starting_points import encoder_of, pooling_fields
-from sequence_encoder.training.tasks.similarity import Embedding
+from sequence_encoder.training.adaptation.arguments import AdaptedModelArguments
+from sequence_encoder.training.adaptation.data_arguments import TaskDataArguments
+from sequence_encoder.training.adaptation.encoder import encoder_of
+from sequence_encoder.training.adaptation.recipe import read_examples
+from sequence_encoder.training.adaptation.run import Adaptation, AdaptationArguments
+from sequence_encoder.training.adaptation.tasks.similarity import Embedding
+from sequence_encoder.training.encoders import pooling_fields
 
 st = pytest.importorskip("sentence_transformers", reason="is installed by `make compatibility`, not by `make test`")
 from sentence_transformers.sentence_transformer import modules as models  # noqa: E402

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import transformers
 
+from sequence_encoder.data import documentation
 from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encoder
-from sequence_encoder.training import documentation
 
 SCRIPTS = Path(__file__).parent.parent / "examples"
 # The script of each task, the head that it trains, and what it must reach of which metric.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel, TaskAdapter
-from sequence_encoder.hub.finite_weights import not_finite
+from sequence_encoder.saving.finite_weights import not_finite
 
 Build = Callable[..., Any]
 

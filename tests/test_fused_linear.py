@@ -13,7 +13,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from sequence_encoder import SequenceEncoderModel
-from sequence_encoder.modeling.fused_linear import fused_linear, fused_linear_activation, product, rounded
+from sequence_encoder.modeling.cpu.linear import fused_linear, fused_linear_activation, product, rounded
 
 
 @pytest.mark.parametrize("act", ["relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"])

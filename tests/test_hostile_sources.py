@@ -21,8 +21,9 @@ from sequence_encoder import (
     convert,
 )
 from sequence_encoder.__main__ import main
-from sequence_encoder.training import UsageError
-from sequence_encoder.training.starting_points import carry_over, encoder_of
+from sequence_encoder.command_line import UsageError
+from sequence_encoder.training.adaptation.encoder import encoder_of
+from sequence_encoder.training.encoders import carry_over
 
 Build = Callable[..., Any]
 

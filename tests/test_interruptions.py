@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.pretraining_runs import command, finish, run_here, start, write_corpus
-from sequence_encoder.training import UsageError
 from sequence_encoder.training.checkpoints import (
     MARKER,
     checkpoints_in,

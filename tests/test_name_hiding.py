@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sequence_encoder.training.documentation import Docstring, NameHider, docstrings_of
+from sequence_encoder.data.documentation import Docstring, NameHider, docstrings_of
 
 STANDARD_LIBRARY_FOLDER = Path(sysconfig.get_path("stdlib"))
 PACKAGES = ("asyncio", "email", "http", "json", "logging", "urllib")

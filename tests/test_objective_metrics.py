@@ -14,18 +14,18 @@ from torch.nn import functional as F
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining, SequenceEncoderTokenizer
+from sequence_encoder.command_line import UsageError
+from sequence_encoder.data.packs import EvaluationWindows, Pack, PackedWindows
+from sequence_encoder.data.windows import Window, segment_windows
 from sequence_encoder.tests.texts import LONG, TEXTS, tokenizer_of
-from sequence_encoder.training import UsageError
-from sequence_encoder.training.objective_metrics import (
+from sequence_encoder.training.pretraining.objective_metrics import (
     ObjectiveMetrics,
     compact_logits,
     means,
     objective_means,
     sums_of,
 )
-from sequence_encoder.training.objectives import Objectives, PretrainingCollator
-from sequence_encoder.training.packs import EvaluationWindows, Pack, PackedWindows
-from sequence_encoder.training.windows import Window, segment_windows
+from sequence_encoder.training.pretraining.objectives import Objectives, PretrainingCollator
 
 Build = Callable[..., Any]
 Batch = dict[str, Any]

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining, SequenceEncoderTokenizer
+from sequence_encoder.data.packs import Pack, PackedWindows
+from sequence_encoder.data.windows import Window, segment_windows
 from sequence_encoder.tests.texts import LONG, TEXTS, tokenizer_of
-from sequence_encoder.training.objectives import Objectives, PretrainingCollator
-from sequence_encoder.training.packs import Pack, PackedWindows
-from sequence_encoder.training.windows import Window, segment_windows
+from sequence_encoder.training.pretraining.objectives import Objectives, PretrainingCollator
 
 Build = Callable[..., Any]
 Batch = dict[str, Any]

@@ -11,10 +11,10 @@ import torch
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sequence_encoder import SequenceEncoderTokenizer
+from sequence_encoder.data.packs import EvaluationWindows, Pack, PackedWindows
+from sequence_encoder.data.windows import Window, segment_windows
 from sequence_encoder.tests.texts import LONG, TEXTS, tokenizer_of
-from sequence_encoder.training.objectives import Objectives, PretrainingCollator
-from sequence_encoder.training.packs import EvaluationWindows, Pack, PackedWindows
-from sequence_encoder.training.windows import Window, segment_windows
+from sequence_encoder.training.pretraining.objectives import Objectives, PretrainingCollator
 
 Batch = dict[str, Any]
 

@@ -17,10 +17,10 @@ from torch.utils.data import BatchSampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from sequence_encoder import SequenceEncoderForPreTraining, SequenceEncoderTokenizer
+from sequence_encoder.data.packs import EvaluationWindows, Pack, PackedWindows, pack
+from sequence_encoder.data.windows import Window, segment_windows
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
-from sequence_encoder.training.objectives import PretrainingCollator
-from sequence_encoder.training.packs import EvaluationWindows, Pack, PackedWindows, pack
-from sequence_encoder.training.windows import Window, segment_windows
+from sequence_encoder.training.pretraining.objectives import PretrainingCollator
 
 BUDGET = 100
 

@@ -15,7 +15,7 @@ from transformers import pipeline
 
 import sequence_encoder
 from sequence_encoder import SequenceEncoderForQuestionAnswering, SequenceEncoderTokenizer
-from sequence_encoder.pipelines import QuestionAnsweringPipeline
+from sequence_encoder.inference import QuestionAnsweringPipeline
 
 Build = Callable[..., Any]
 

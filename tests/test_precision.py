@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from sequence_encoder import modeling
-from sequence_encoder.modeling.attention import eager_attention_forward
-from sequence_encoder.modeling.head_layers import POOLINGS
+from sequence_encoder.modeling.attention.self_attention import eager_attention_forward
+from sequence_encoder.modeling.heads.pooling import POOLINGS
 
 Build = Callable[..., Any]
 

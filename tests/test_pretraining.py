@@ -16,9 +16,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining
 from sequence_encoder.__main__ import main
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.pretraining_runs import command, finish, losses, run_here, start, write_corpus
-from sequence_encoder.training import UsageError
-from sequence_encoder.training.pretraining_run import parse
+from sequence_encoder.training.pretraining.run import parse
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 from sequence_encoder.__main__ import main
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.pretraining_runs import command, run_here, write_corpus
-from sequence_encoder.training import UsageError, pretraining
 from sequence_encoder.training.checkpoints import checkpoints_in
-from sequence_encoder.training.pretraining_run import parse
+from sequence_encoder.training.pretraining import recipe as pretraining
+from sequence_encoder.training.pretraining.run import parse
 
 
 @pytest.fixture(scope="module")

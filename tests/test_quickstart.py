@@ -13,8 +13,9 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from sequence_encoder.training import UsageError, documentation
-from sequence_encoder.training.quickstart import QuickstartArguments, Results, quickstart
+from sequence_encoder.command_line import UsageError
+from sequence_encoder.data import documentation
+from sequence_encoder.training.quickstart.recipe import QuickstartArguments, Results, quickstart
 
 LIBRARIES = ("asyncio", "email", "importlib", "logging", "unittest")
 

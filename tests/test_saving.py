@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, SequenceEncoderTokenizer
-from sequence_encoder.hub.staged_files import staged
+from sequence_encoder.saving.staged_files import staged
 
 Build = Callable[..., Any]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sequence_encoder.hub import scratch_folders
-from sequence_encoder.hub.scratch_folders import scratch_folder
-from sequence_encoder.hub.staged_files import staged
-from sequence_encoder.hub.whole_folders import check_replaceable, written_whole
+from sequence_encoder.saving import scratch_folders
+from sequence_encoder.saving.scratch_folders import scratch_folder
+from sequence_encoder.saving.staged_files import staged
+from sequence_encoder.saving.whole_folders import check_replaceable, written_whole
 
 Save = Callable[[Path], AbstractContextManager[Path]]
 

@@ -25,7 +25,7 @@ from sequence_encoder import (
     SequenceEncoderPreTrainedModel,
 )
 from sequence_encoder.configuration import PRESETS
-from sequence_encoder.modeling.attention import SelfAttention
+from sequence_encoder.modeling.attention.self_attention import SelfAttention
 
 TinyConfig = Callable[..., SequenceEncoderConfig]
 

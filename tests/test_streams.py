@@ -18,12 +18,13 @@ from datasets import IterableDataset
 from torch.utils.data import DataLoader
 
 from sequence_encoder import SequenceEncoderTokenizer
+from sequence_encoder.command_line import UsageError
+from sequence_encoder.data import streams
+from sequence_encoder.data.corpus import CorpusArguments, load_corpus
+from sequence_encoder.data.packs import Pack
+from sequence_encoder.data.streams import PackedStream
+from sequence_encoder.data.windows import segment_windows
 from sequence_encoder.tests.texts import tokenizer_of
-from sequence_encoder.training import UsageError, streams
-from sequence_encoder.training.corpus import CorpusArguments, load_corpus
-from sequence_encoder.training.packs import Pack
-from sequence_encoder.training.streams import PackedStream
-from sequence_encoder.training.windows import segment_windows
 
 # Tokens of a window and of a pack; documents of a block; and packs that are looked at: several times all documents.
 LONGEST, BUDGET, BLOCK, MANY = 32, 64, 7, 100

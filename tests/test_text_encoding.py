@@ -19,9 +19,9 @@ import torch
 from accelerate import disk_offload
 
 from sequence_encoder import SequenceEncoderModel, SequenceEncoderTokenizer
-from sequence_encoder.modeling import text_encoding
-from sequence_encoder.modeling.evaluation_mode import evaluation_mode
-from sequence_encoder.modeling.text_encoding import token_batches
+from sequence_encoder.modeling.text_encoding import text_encoding
+from sequence_encoder.modeling.text_encoding.evaluation_mode import evaluation_mode
+from sequence_encoder.modeling.text_encoding.text_encoding import token_batches
 
 TEXTS = [
     "The weights of a model are returned.",

@@ -14,7 +14,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from sequence_encoder import SequenceEncoderForMaskedLM
-from sequence_encoder.training.time_budget import TimeBudget
+from sequence_encoder.training.quickstart.time_budget import TimeBudget
 
 # More steps than any training here takes.
 MANY, ENDLESS = 1000, 10**5

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
 from sequence_encoder import SequenceEncoderForTokenClassification
-from sequence_encoder.training.token_batches import TokenBudgetBatchSampler, TokenBudgetCollator, TokenBudgetDataset
+from sequence_encoder.data.token_batches import TokenBudgetBatchSampler, TokenBudgetCollator, TokenBudgetDataset
 
 LENGTHS = random.Random(0).choices(range(1, 40), k=699)
 BUDGET = 100

@@ -14,15 +14,17 @@ from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel
-from sequence_encoder.modeling import attention_in_groups, chunked_cross_entropy, rotation
-from sequence_encoder.modeling.attention_by_length import ByLength
-from sequence_encoder.modeling.attention_in_groups import GroupPlan, InGroups, group_runs
-from sequence_encoder.modeling.dropout import Dropout
-from sequence_encoder.modeling.eager_cpu import is_eager_on_cpu
+from sequence_encoder.modeling.attention import grouped as attention_in_groups
+from sequence_encoder.modeling.attention import rotary as rotation
+from sequence_encoder.modeling.attention.grouped import GroupPlan, InGroups, group_runs
+from sequence_encoder.modeling.attention.per_length import ByLength
+from sequence_encoder.modeling.attention.rotary import rotate, split_and_rotate
+from sequence_encoder.modeling.cpu import cross_entropy as chunked_cross_entropy
+from sequence_encoder.modeling.cpu.dropout import Dropout
+from sequence_encoder.modeling.cpu.eligibility import is_eager_on_cpu
+from sequence_encoder.modeling.cpu.linear import fused_linear
 from sequence_encoder.modeling.feed_forward import GatedMLP
-from sequence_encoder.modeling.fused_linear import fused_linear
 from sequence_encoder.modeling.packing import PackedBatch
-from sequence_encoder.modeling.rotation import rotate, split_and_rotate
 
 TOLERANCES = [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)]
 Build = Callable[..., Any]

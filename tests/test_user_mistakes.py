@@ -15,7 +15,7 @@ from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.__main__ import main
 from sequence_encoder.tests.adaptation_runs import save_encoder, write_examples
 from sequence_encoder.tests.pretraining_runs import command, write_corpus
-from sequence_encoder.training.starting_points import encoder_of
+from sequence_encoder.training.adaptation.encoder import encoder_of
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sequence_encoder.hub.model_files import save_card
-from sequence_encoder.hub.whole_folders import check_replaceable, written_whole
+from sequence_encoder.saving.model_files import save_card
+from sequence_encoder.saving.whole_folders import check_replaceable, written_whole
 
 
 def model_folder(folder: Path) -> Path:

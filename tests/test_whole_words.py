@@ -12,9 +12,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sequence_encoder import SequenceEncoderTokenizer
+from sequence_encoder.data.windows import segment_windows
 from sequence_encoder.tests.texts import LONG, TEXTS, tokenizer_of
-from sequence_encoder.training.objectives import Objectives, PretrainingCollator
-from sequence_encoder.training.windows import segment_windows
+from sequence_encoder.training.pretraining.objectives import Objectives, PretrainingCollator
 
 MANY_ALPHABETS = [
     "The naïve café, déjà vu: 3.14 & 2.71, and (so on) for abc123",

@@ -14,10 +14,10 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from sequence_encoder import SequenceEncoderTokenizer
+from sequence_encoder.command_line import UsageError
+from sequence_encoder.data.tokenized import windows_of
+from sequence_encoder.data.windows import segment_windows, sentences
 from sequence_encoder.tests.texts import LONG, TEXTS, tokenizer_of
-from sequence_encoder.training import UsageError
-from sequence_encoder.training.tokenized import windows_of
-from sequence_encoder.training.windows import segment_windows, sentences
 
 LONGEST = 64
 LENGTHS = [5, 8, 17, LONGEST]

@@ -8,8 +8,8 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from ..hub.loading import TokenizerReadSafely
-from ..hub.saving import SavedWithCode
+from ..saving.loading import TokenizerReadSafely
+from ..saving.saving import SavedWithCode
 from .wordpiece_training import train_wordpiece
 
 SPECIAL_TOKENS = {

@@ -1,5 +1,1 @@
-"""How encoders are trained: corpora, objectives and recipes. Nothing here is needed to use one."""
-
-
-class UsageError(ValueError):
-    """What a command was asked for cannot be done; its message says why, and no traceback is needed."""
+"""How encoders are trained. Nothing here is needed to use one."""

@@ -10,8 +10,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import Trainer, TrainingArguments
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
-from . import UsageError
-from .extras import require
+from ..command_line import UsageError
+from ..command_line.extras import require
 from .hardware import faster_in_bfloat16, has_accelerator
 
 # What a push fails with. The errors of connections are not OSErrors; their base class is the second of HfHubHTTPError.

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from . import UsageError
-from .console import without_warning
+from ..command_line import UsageError
+from ..command_line.console import without_warning
 
 MARKER = "complete"
 # What `Trainer` and its callbacks write into a checkpoint.

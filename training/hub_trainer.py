@@ -11,9 +11,9 @@ from huggingface_hub import EvalResult
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, optimization
 from transformers.modelcard import TrainingSummary, make_markdown_table
 
-from ..hub.code_bundle import write_code
 from ..hub.model_card import MARKER, TASKS, Training, auto_class_of, model_card
-from ..hub.model_files import save_card
+from ..saving.code_bundle import write_code
+from ..saving.model_files import save_card
 from .hardware import device_name
 
 # What evaluations log beside metrics.

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from . import UsageError
+from ..command_line import UsageError
 from .checkpoints import checkpoint_at
 
 

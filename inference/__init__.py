@@ -1,0 +1,5 @@
+"""What uses trained models."""
+
+from .question_answering import QuestionAnsweringPipeline
+
+__all__ = ["QuestionAnsweringPipeline"]

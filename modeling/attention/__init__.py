@@ -1,0 +1,1 @@
+"""Self-attention: the layer, the masks and rotary positions it takes, and one file for each way to compute it."""

@@ -1,0 +1,208 @@
+"""Attention over packed sequences for training on a CPU: a few padded groups, each as plain matrix products.
+
+Short sequences cost more in calls than in arithmetic, and a step of training makes several times the calls of
+inference. So sequences of similar lengths are taken together, padded for the attention alone, and all groups are one
+node for autograd. torch's fused kernel is not used: on a CPU it has no dropout, and its gradients are slow in bfloat16.
+
+Shapes: T packed tokens, P places of all groups with their padding, H heads, C channels of a head; N sequences of a
+group, L its longest.
+"""
+
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from ..cpu.dropout import draw_dropped
+from ..cpu.eligibility import is_eager_on_cpu
+from ..packing import PackedBatch
+from .packed import QKV, AttentionFunction, split
+from .per_length import ByLength, added_mask, within_window
+
+# The longest sequence that is taken this way without dropout. The weights of its attention are kept for the gradients,
+# which the fused kernel does not do; where it is not to be had, this has no limit.
+LONGEST = 256
+# What one more group costs, in weights of attention that take as long.
+GROUP_COST = 40_000
+
+Run = tuple[int, int]
+
+
+class InGroups(ByLength):
+    """As by length, with dense attention over groups of similar lengths."""
+
+    def __init__(self, packed: PackedBatch) -> None:
+        super().__init__(packed)
+        self.plans: dict[int, GroupPlan] = {}
+
+    def dense(
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        qkv: QKV,
+        runs: list[Run],
+        window: int | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """See `ByLength`."""
+        scaling, dropout = kwargs["scaling"], kwargs["dropout"]
+        short = [run for run in runs if dropout or run[1] <= LONGEST]
+        # Another function may stand under the name, and another device may hold this layer.
+        plain = attention is sdpa_attention_forward and not kwargs.get("is_causal") and is_eager_on_cpu(*qkv)
+        if not short or not plain:
+            return super().dense(module, attention, qkv, runs, window, **kwargs)
+        tokens = sum(count * length for count, length in short)
+        if tokens not in self.plans:
+            self.plans[tokens] = GroupPlan(short, qkv[0])
+        if tokens == len(qkv[0]):
+            return _AttentionInGroups.apply(*qkv, self.plans[tokens], window, scaling, dropout)
+        first, rest = split(qkv, [tokens, len(qkv[0]) - tokens])
+        grouped = _AttentionInGroups.apply(*first, self.plans[tokens], window, scaling, dropout)
+        return torch.cat([grouped, super().dense(module, attention, rest, runs[len(short) :], window, **kwargs)])
+
+
+def group_runs(runs: list[Run], heads: int) -> list[list[Run]]:
+    """Neighbouring runs in the groups that cost least: the weights of attention in padded rows, and the calls."""
+    best: list[tuple[float, int]] = [(0.0, 0)]  # of the runs up to here, and where the last group starts
+    for end in range(1, len(runs) + 1):
+        options, count = [], 0
+        for start in reversed(range(end)):
+            count += runs[start][0]
+            options.append((best[start][0] + GROUP_COST + heads * count * runs[end - 1][1] ** 2, start))
+        best.append(min(options))
+    groups, end = [], len(runs)
+    while end:
+        start = best[end][1]
+        groups.append(runs[start:end])
+        end = start
+    return groups[::-1]
+
+
+class GroupPlan:
+    """Which sequences are taken together, and where each token stands then.
+
+    Attributes:
+        shapes: (N, L) of each group.
+        tokens: (P,) the token at each place; at padding, any. None where there is no padding.
+        places: (T,) the place of each token; None likewise.
+    """
+
+    def __init__(self, runs: list[Run], like: torch.Tensor) -> None:
+        groups = group_runs(runs, like.shape[1])
+        self.lengths = [
+            torch.cat([torch.full((count,), length, device=like.device) for count, length in group]) for group in groups
+        ]
+        self.shapes = [(len(lengths), int(lengths[-1])) for lengths in self.lengths]
+        self.masks: dict[tuple[int | None, torch.dtype], list[torch.Tensor | None]] = {}
+        real = [self._real(*group) for group in zip(self.lengths, self.shapes, strict=True)]
+        self.tokens = self.places = None
+        if not all(bool(part.all()) for part in real):
+            everywhere = torch.cat([part.flatten() for part in real])
+            self.places = everywhere.nonzero().squeeze(1)
+            self.tokens = everywhere.cumsum(0) - 1
+
+    @staticmethod
+    def _real(lengths: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+        return torch.arange(shape[1], device=lengths.device) < lengths[:, None]
+
+    def masks_of(self, window: int | None, like: torch.Tensor) -> list[torch.Tensor | None]:
+        """For each group what to add to the scores, (N or 1, 1, 1 or L, L), None where nothing is hidden."""
+        key = (window, like.dtype)
+        if key not in self.masks:
+            groups = zip(self.lengths, self.shapes, strict=True)
+            self.masks[key] = [self._mask(*group, window, like) for group in groups]
+        return self.masks[key]
+
+    def _mask(
+        self, lengths: torch.Tensor, shape: tuple[int, int], window: int | None, like: torch.Tensor
+    ) -> torch.Tensor | None:
+        allowed = []
+        if bool(lengths[0] < lengths[-1]):
+            allowed.append(self._real(lengths, shape)[:, None, None])
+        if window is not None and window < shape[1] - 1:
+            allowed.append(within_window(shape[1], window, lengths.device))
+        if not allowed:
+            return None
+        return added_mask(allowed[0] if len(allowed) == 1 else allowed[0] & allowed[1], like)
+
+    def spread(self, packed: torch.Tensor) -> list[torch.Tensor]:
+        """(T, H, C) to (N * H, L, C) of each group."""
+        return self.rows(packed if self.tokens is None else packed.index_select(0, self.tokens))
+
+    def rows(self, placed: torch.Tensor) -> list[torch.Tensor]:
+        """(P, H, C) to (N * H, L, C) of each group."""
+        return [
+            part.unflatten(0, shape).transpose(1, 2).reshape(-1, shape[1], placed.shape[-1])
+            for part, shape in zip(placed.split([n * length for n, length in self.shapes]), self.shapes, strict=True)
+        ]
+
+    def gather(self, rows: list[torch.Tensor], heads: int) -> torch.Tensor:
+        """The way back: (N * H, L, C) of each group to (T, H, C)."""
+        channels = rows[0].shape[-1]
+        ends = list(accumulate(n * length for n, length in self.shapes))
+        placed = rows[0].new_empty(ends[-1], heads, channels)
+        for part, shape, end in zip(rows, self.shapes, ends, strict=True):
+            into = placed[end - shape[0] * shape[1] : end].unflatten(0, shape)
+            into.copy_(part.unflatten(0, (shape[0], heads)).transpose(1, 2))
+        return placed if self.places is None else placed.index_select(0, self.places)
+
+
+class _AttentionInGroups(torch.autograd.Function):
+    """softmax(QKᵀ · scaling + mask) V with dropout of the weights; (T, H, C) each.
+
+    Differentiable once, as torch's fused kernel is; gradients of gradients need `attn_implementation="eager"`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        plan: GroupPlan,
+        window: int | None,
+        scaling: float,
+        dropout: float,
+    ) -> torch.Tensor:
+        ctx.plan, ctx.scaling, ctx.heads = plan, scaling, q.shape[1]
+        saved: list[torch.Tensor | None] = []
+        outputs = []
+        parts = zip(*(plan.spread(x) for x in (q, k, v)), plan.masks_of(window, q), plan.shapes, strict=True)
+        for query, key, value, mask, shape in parts:
+            weights = torch.baddbmm(query.new_empty(()), query, key.transpose(1, 2), beta=0, alpha=scaling)
+            if mask is not None:
+                weights.unflatten(0, (shape[0], -1)).add_(mask)
+            weights = torch.softmax(weights, -1)
+            kept, dropped = weights, None
+            if dropout:
+                dropped, ctx.factor = draw_dropped(weights.shape, dropout)
+                kept = weights.masked_fill(dropped, 0).mul_(ctx.factor)
+            outputs.append(torch.bmm(kept, value))
+            saved += [query, key, value, weights, dropped]
+        ctx.save_for_backward(*saved)
+        return plan.gather(outputs, ctx.heads)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        plan, saved = ctx.plan, ctx.saved_tensors
+        if plan.places is not None:
+            placed = gradient.new_zeros(len(plan.tokens), *gradient.shape[1:])
+            gradient = placed.index_copy_(0, plan.places, gradient)
+        gradients: tuple[list[torch.Tensor], ...] = ([], [], [])
+        for index, grad in enumerate(plan.rows(gradient)):
+            query, key, value, weights, dropped = saved[5 * index : 5 * index + 5]
+            kept = weights if dropped is None else weights.masked_fill(dropped, 0).mul_(ctx.factor)
+            of_value = torch.bmm(kept.transpose(1, 2), grad)
+            of_kept = torch.bmm(grad, value.transpose(1, 2))
+            if dropped is not None:
+                of_kept.masked_fill_(dropped, 0).mul_(ctx.factor)
+            of_scores = torch._softmax_backward_data(of_kept, weights, -1, weights.dtype)
+            nothing = grad.new_empty(())
+            of_query = torch.baddbmm(nothing, of_scores, key, beta=0, alpha=ctx.scaling)
+            of_key = torch.baddbmm(nothing, of_scores.transpose(1, 2), query, beta=0, alpha=ctx.scaling)
+            for whole, part in zip(gradients, (of_query, of_key, of_value), strict=True):
+                whole.append(part)
+        return *(plan.gather(whole, ctx.heads) for whole in gradients), None, None, None, None

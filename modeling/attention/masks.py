@@ -1,0 +1,106 @@
+"""Masks of the padded path: which tokens see each other, in the form that the attention implementation takes.
+
+Shapes: B batch, S sequence, H heads.
+"""
+
+from typing import Any
+
+import torch
+from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
+from transformers.utils.generic import is_flash_attention_requested
+
+from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+
+
+def real_tokens(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Which tokens are no padding, (B, S) bool, or None for all of them.
+
+    Of a 4-D mask (bool, 0/1, or floating and added to the scores) these are the tokens that any token may see.
+    """
+    if attention_mask is None or attention_mask.dim() == 2:
+        return None if attention_mask is None else attention_mask != 0
+    return _visible(attention_mask).any(dim=1).any(dim=1)
+
+
+def mask_of_padding(input_ids: torch.Tensor | None, pad_token_id: int | None) -> torch.Tensor | None:
+    """The mask of texts that come without one, (B, S): zero at the padding token, None if there is no such token."""
+    return None if input_ids is None or pad_token_id is None else (input_ids != pad_token_id).long()
+
+
+def _visible(mask: torch.Tensor) -> torch.Tensor:
+    """A 4-D mask as bool: True where attention is allowed."""
+    if mask.is_floating_point():
+        return mask > torch.finfo(mask.dtype).min / 2
+    return mask != 0
+
+
+def padded_masks(
+    config: SequenceEncoderConfig,
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    starts: torch.Tensor | None,
+) -> dict[str, Any]:
+    """One mask for each layer type that the model has.
+
+    hidden_states (B, S, D) lends its shape, type and device. `starts`, (B, S) bool, marks where documents start in
+    rows that hold several; tokens then see their own document alone.
+
+    Raises:
+        ValueError: if the attention implementation cannot take such a mask.
+    """
+    layer_types = set(config.layer_types or [])
+    documents = None if starts is None else starts.long().cumsum(dim=1)
+    if attention_mask is not None and attention_mask.dim() == 4:
+        return {name: _custom_mask(config, hidden_states, attention_mask, documents, name) for name in layer_types}
+
+    arguments: dict[str, Any] = {
+        "config": config,
+        "inputs_embeds": hidden_states,
+        "attention_mask": attention_mask,
+    }
+    flash = is_flash_attention_requested(config)
+    if documents is not None and flash and (hidden_states.shape[0] > 1 or attention_mask is not None):
+        raise ValueError(
+            f"attn_implementation={config._attn_implementation!r} takes rows of several documents here only in a batch "
+            "of one row without attention_mask; choose 'sdpa', or leave out what asks for the padded path "
+            "(output_hidden_states, torch.compile)."
+        )
+    if documents is not None and not flash:
+
+        def same_document(batch: Any, head: Any, query: Any, key: Any) -> Any:
+            return documents[batch, query] == documents[batch, key]
+
+        arguments["and_mask_function"] = same_document
+    create = {
+        "full_attention": create_bidirectional_mask,
+        "sliding_attention": create_bidirectional_sliding_window_mask,
+    }
+    return {name: create[name](**arguments) for name in layer_types}
+
+
+def _custom_mask(
+    config: SequenceEncoderConfig,
+    hidden_states: torch.Tensor,
+    mask: torch.Tensor,
+    documents: torch.Tensor | None,
+    layer_type: str,
+) -> torch.Tensor:
+    """The caller's 4-D mask, narrowed to each token's document, (B, S) long, and to the window in sliding layers."""
+    if config._attn_implementation not in ("eager", "sdpa"):
+        raise ValueError(
+            f"A 4-D attention_mask needs attn_implementation 'eager' or 'sdpa', got {config._attn_implementation!r}."
+        )
+    # Half of the lowest number, so that a score added to it stays finite: rows of nothing but -inf have no softmax.
+    lowest = torch.finfo(hidden_states.dtype).min / 2
+    index = torch.arange(mask.shape[-1], device=mask.device)
+    allowed = torch.ones_like(mask, dtype=torch.bool) if mask.is_floating_point() else mask != 0
+    if layer_type == "sliding_attention":
+        assert config.sliding_window is not None
+        allowed = allowed & ((index[:, None] - index[None, :]).abs() <= config.sliding_window)
+    if documents is not None:
+        allowed = allowed & (documents[:, None, :, None] == documents[:, None, None, :])
+    if mask.is_floating_point():
+        return torch.where(allowed, mask.to(hidden_states.dtype).clamp(min=lowest), lowest)
+    if config._attn_implementation == "sdpa":
+        return allowed
+    return torch.zeros_like(allowed, dtype=hidden_states.dtype).masked_fill(~allowed, lowest)

@@ -1,0 +1,63 @@
+"""Cross entropy over a vocabulary, in chunks that stay in the cache, for a CPU.
+
+torch's writes the log-probabilities of all tokens, keeps them for the gradients, and writes two more of that size then:
+with tens of thousands of tokens to choose from they are the largest tensors of a model. Here probabilities exist for a
+few tokens at a time, and are computed again for the gradients, which are all that is written.
+
+Shapes: n tokens, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from .eligibility import is_eager_on_cpu
+
+# Logits of a chunk.
+_CHUNK = 1 << 19
+
+
+def chunked_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """The sum of -log softmax(logits)[label] over the labels (n,) that are not ignored; logits (n, V).
+
+    It is computed and returned in float32, or in float64 where the logits are float64.
+    """
+    if not is_eager_on_cpu(logits, labels):
+        return _plain(logits, labels, ignore_index)
+    return _CrossEntropy.apply(logits, labels, ignore_index)
+
+
+def _plain(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+        ctx.save_for_backward(logits, labels)
+        ctx.ignore_index, ctx.rows = ignore_index, max(1, _CHUNK // logits.shape[1])
+        losses = [
+            _plain(chunk, targets, ignore_index)
+            for chunk, targets in zip(logits.split(ctx.rows), labels.split(ctx.rows), strict=True)
+        ]
+        return torch.stack(losses).sum()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        logits, labels = ctx.saved_tensors
+        if (again := torch.is_grad_enabled()) or not is_eager_on_cpu(gradient):
+            # For gradients of gradients, and for many at once.
+            with torch.enable_grad():
+                logits = logits if again else logits.detach().requires_grad_()
+                loss = _plain(logits, labels, ctx.ignore_index)
+            return torch.autograd.grad(loss, logits, gradient, create_graph=again)[0], None, None
+        of_logits = torch.empty_like(logits)
+        counted = labels != ctx.ignore_index
+        parts = (x.split(ctx.rows) for x in (logits, labels.masked_fill(~counted, 0), counted[:, None], of_logits))
+        for chunk, targets, counts, into in zip(*parts, strict=True):
+            probabilities = torch.softmax(chunk, -1, dtype=torch.promote_types(chunk.dtype, torch.float32))
+            probabilities[torch.arange(len(targets), device=targets.device), targets] -= 1
+            into.copy_(probabilities.mul_(gradient * counts))
+        return of_logits, None, None

@@ -1,0 +1,121 @@
+"""The losses of the heads. Each can be replaced through `model.loss_function`, with the arguments it has here.
+
+All of them are sums over what is labelled, divided by `num_items_in_batch` where `Trainer` gives it (the number of
+labels in all micro-batches of a step, on all devices): so a step is the same however it is split. Without it they are
+means over the labels at hand. A batch without any label gives zero, not NaN.
+
+Shapes: B batch, S sequence, C classes, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..cpu.cross_entropy import chunked_cross_entropy
+
+# The label of what is not to be predicted, as everywhere in torch and transformers.
+IGNORED = -100
+
+Count = torch.Tensor | int | None
+
+
+def _divide(total: torch.Tensor, at_hand: torch.Tensor | int, num_items_in_batch: Count) -> torch.Tensor:
+    count = at_hand if num_items_in_batch is None else num_items_in_batch
+    if isinstance(count, torch.Tensor):
+        return total / count.to(total.device).clamp(min=1)
+    return total / max(count, 1)
+
+
+def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Count = None, ignore_index: int = IGNORED
+) -> torch.Tensor:
+    """-log softmax(logits)[label], logits (..., C) and labels (...); in float32, or in the float64 of the logits."""
+    labels = labels.reshape(-1).to(logits.device, torch.long)
+    total = chunked_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, ignore_index)
+    return _divide(total, (labels != ignore_index).sum(), num_items_in_batch)
+
+
+def masked_lm_loss(
+    logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, num_items_in_batch: Count = None, **kwargs: Any
+) -> torch.Tensor:
+    """Cross entropy of the tokens behind the masks (Devlin et al., 2019); logits (..., V), labels (...)."""
+    return cross_entropy(logits.reshape(-1, vocab_size), labels, num_items_in_batch)
+
+
+def token_classification_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    config: SequenceEncoderConfig,
+    num_items_in_batch: Count = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Cross entropy of each labelled token; logits (B, S, C), labels (B, S)."""
+    return cross_entropy(logits, labels, num_items_in_batch)
+
+
+def sequence_classification_loss(
+    labels: torch.Tensor,
+    pooled_logits: torch.Tensor,
+    config: SequenceEncoderConfig,
+    num_items_in_batch: Count = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Cross entropy, squared error or binary cross entropy, as `config.problem_type` says; pooled_logits (B, C)."""
+    if config.problem_type == "single_label_classification":
+        return cross_entropy(pooled_logits, labels, num_items_in_batch)
+    logits = _at_least_float32(pooled_logits)
+    targets = labels.to(logits.device, logits.dtype).view_as(logits)
+    error = F.mse_loss if config.problem_type == "regression" else F.binary_cross_entropy_with_logits
+    return _divide(error(logits, targets, reduction="sum"), targets.numel(), num_items_in_batch)
+
+
+def question_answering_loss(
+    start_logits: torch.Tensor,
+    end_logits: torch.Tensor,
+    start_positions: torch.Tensor,
+    end_positions: torch.Tensor,
+    num_items_in_batch: Count = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """The mean of the cross entropies of start and end, each (B, S) against (B,); those past the end are ignored."""
+    outside = start_logits.shape[1]
+    losses = [
+        cross_entropy(logits, positions.clamp(max=outside), num_items_in_batch, ignore_index=outside)
+        for logits, positions in ((start_logits, start_positions), (end_logits, end_positions))
+    ]
+    return (losses[0] + losses[1]) / 2
+
+
+def multiple_choice_loss(
+    logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Count = None, **kwargs: Any
+) -> torch.Tensor:
+    """Cross entropy over the choices; logits (B, choices), labels (B,)."""
+    return cross_entropy(logits, labels, num_items_in_batch)
+
+
+def sentence_order_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    token_labels: torch.Tensor | None = None,
+    num_items_in_batch: Count = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Cross entropy of the order of two segments (Lan et al., 2020); logits (B, 2), labels (B,): 1 where swapped.
+
+    The mean over the labelled rows; but where `num_items_in_batch` counts the masked tokens of a whole step, each row
+    weighs as much as its share of them, those that `token_labels` (B, S) labels: of all that a micro-batch knows, only
+    this adds up to the same sum however the step is split. A row without masked tokens then has no weight.
+    """
+    if token_labels is None or num_items_in_batch is None:
+        return cross_entropy(logits, labels)
+    labels = labels.reshape(-1).to(logits.device, torch.long)
+    losses = F.cross_entropy(_at_least_float32(logits), labels, ignore_index=IGNORED, reduction="none")
+    masked = (token_labels.long() != IGNORED).reshape(len(labels), -1).sum(dim=1).to(logits.device)
+    total = (losses * masked).sum()
+    return _divide(total, masked.sum(), num_items_in_batch)

@@ -1,0 +1,258 @@
+"""The heads that adapt an encoder to tasks: classifying texts and tokens, finding answers, choosing among texts.
+
+Shapes: B batch, S sequence, D hidden, C classes.
+"""
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import (
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import can_return_tuple
+
+from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..attention.masks import real_tokens
+from ..checks import (
+    batch_shape,
+    check_answer_positions,
+    check_class_labels,
+    check_classification_labels,
+    check_num_labels,
+    check_shapes,
+)
+from ..cpu.dropout import Dropout
+from ..forward_options import ForwardOptions
+from ..modeling_sequence_encoder import SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from .losses import (
+    multiple_choice_loss,
+    question_answering_loss,
+    sequence_classification_loss,
+    token_classification_loss,
+)
+from .pooling import HEADS, text_vectors
+
+
+class _ClassifierModel(SequenceEncoderPreTrainedModel):
+    """What the classifying models share: the trunk, an optional dense head and dropout before their last layer."""
+
+    def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool) -> None:
+        super().__init__(config)
+        self.model = SequenceEncoderModel(config, add_pooling_layer=add_pooling_layer)
+        self.head = HEADS[config.classifier_head](config, config.hidden_size)
+        self.dropout = Dropout(config.classifier_dropout)
+
+    def _before_last(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.head(hidden_states))
+
+
+class SequenceEncoderForSequenceClassification(_ClassifierModel):
+    """The encoder with a classifier of whole texts: one label, several labels, or regression."""
+
+    _loss_function = staticmethod(sequence_classification_loss)
+
+    def __init__(self, config: SequenceEncoderConfig) -> None:
+        num_labels = check_num_labels(type(self).__name__, config)
+        super().__init__(config, add_pooling_layer=True)
+        self.num_labels = num_labels
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[ForwardOptions],
+    ) -> SequenceClassifierOutput:
+        """Classifies texts. The inputs are those of `SequenceEncoderModel`.
+
+        Args:
+            labels: (B,) classes; (B, C) zeros and ones for `problem_type="multi_label_classification"`; (B,) or (B, C)
+                numbers for `"regression"`. Without a `problem_type`, one label means regression, whole numbers a
+                single label, and others several labels; it is then kept in the configuration.
+
+        Returns:
+            `loss` and `logits` (B, C).
+
+        Raises:
+            ValueError: for bad inputs or labels, and for rows of several documents.
+        """
+        shape = batch_shape(input_ids, inputs_embeds)
+        if labels is not None and shape is not None:
+            check_classification_labels(labels, self.config, self.num_labels, shape[0])
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        outputs = self.model(*inputs, needed=False, return_dict=True, **kwargs)
+        logits = self.classifier(self._before_last(text_vectors(outputs, self)))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class SequenceEncoderForTokenClassification(_ClassifierModel):
+    """The encoder with a classifier of single tokens, for named entities and the like."""
+
+    _loss_function = staticmethod(token_classification_loss)
+
+    def __init__(self, config: SequenceEncoderConfig) -> None:
+        num_labels = check_num_labels(type(self).__name__, config)
+        super().__init__(config, add_pooling_layer=False)
+        self.num_labels = num_labels
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[ForwardOptions],
+    ) -> TokenClassifierOutput:
+        """Classifies tokens. The inputs are those of `SequenceEncoderModel`.
+
+        Args:
+            labels: (B, S) classes, -100 for what is to be ignored.
+
+        Returns:
+            `loss` and `logits` (B, S, C).
+
+        Raises:
+            ValueError: for bad inputs or labels.
+        """
+        shape = batch_shape(input_ids, inputs_embeds)
+        if labels is not None and shape is not None:
+            check_class_labels("labels", labels, self.num_labels, "num_labels", shape)
+        outputs = self.model(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
+        )
+        logits = self.classifier(self._before_last(outputs.last_hidden_state))
+        loss = None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)
+        return TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class SequenceEncoderForQuestionAnswering(_ClassifierModel):
+    """The encoder with a classifier of where an answer starts and ends in the text."""
+
+    _loss_function = staticmethod(question_answering_loss)
+
+    def __init__(self, config: SequenceEncoderConfig) -> None:
+        super().__init__(config, add_pooling_layer=False)
+        # Its name in transformers, by which peft knows that it is to be trained.
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        start_positions: torch.Tensor | None = None,
+        end_positions: torch.Tensor | None = None,
+        **kwargs: Unpack[ForwardOptions],
+    ) -> QuestionAnsweringModelOutput:
+        """Finds answers. The inputs are those of `SequenceEncoderModel`.
+
+        Args:
+            start_positions: (B,) index of the first token of the answer; S or more for one outside the text.
+            end_positions: (B,) index of the last token of the answer; likewise.
+
+        Returns:
+            `loss`, `start_logits` and `end_logits`, (B, S), lowest at padding.
+
+        Raises:
+            ValueError: for bad inputs, negative positions, or one of the two without the other.
+        """
+        shape = batch_shape(input_ids, inputs_embeds)
+        if (start_positions is None) != (end_positions is None):
+            missing = "start_positions" if start_positions is None else "end_positions"
+            raise ValueError(f"start_positions and end_positions go together; {missing} is missing.")
+        if start_positions is not None and end_positions is not None and shape is not None:
+            check_answer_positions("start_positions", start_positions, shape, attention_mask)
+            check_answer_positions("end_positions", end_positions, shape, attention_mask)
+        outputs = self.model(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
+        )
+        logits = self.qa_outputs(self._before_last(outputs.last_hidden_state))
+        if (real := real_tokens(attention_mask)) is not None:
+            logits = logits.masked_fill(~real[..., None].to(logits.device), torch.finfo(logits.dtype).min)
+        start_logits, end_logits = logits.unbind(dim=-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = self.loss_function(
+                start_logits, end_logits, start_positions.reshape(-1), end_positions.reshape(-1), **kwargs
+            )
+        return QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=start_logits.contiguous(),
+            end_logits=end_logits.contiguous(),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class SequenceEncoderForMultipleChoice(_ClassifierModel):
+    """The encoder with a scorer of texts, of which the best is chosen."""
+
+    _loss_function = staticmethod(multiple_choice_loss)
+
+    def __init__(self, config: SequenceEncoderConfig) -> None:
+        super().__init__(config, add_pooling_layer=True)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[ForwardOptions],
+    ) -> MultipleChoiceModelOutput:
+        """Scores choices. The inputs are those of `SequenceEncoderModel`, with a dimension of choices after the batch.
+
+        Args:
+            labels: (B,) index of the right choice.
+
+        Returns:
+            `loss` and `logits` (B, choices).
+
+        Raises:
+            ValueError: for bad inputs or labels.
+        """
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        batch, choices, _ = check_shapes(self.config, *inputs, dimensions=("batch", "choices", "sequence"))
+        if labels is not None:
+            check_class_labels("labels", labels, choices, "number of choices", (batch,))
+        outputs = self.model(
+            *(None if tensor is None else tensor.flatten(0, 1) for tensor in inputs),
+            needed=False,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.classifier(self._before_last(text_vectors(outputs, self))).view(batch, choices)
+        loss = None if labels is None else self.loss_function(logits, labels, **kwargs)
+        return MultipleChoiceModelOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )

@@ -1,0 +1,1 @@
+"""`encode`: from texts to vectors, as the folder of the model says."""

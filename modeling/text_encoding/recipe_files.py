@@ -1,0 +1,240 @@
+"""Reads and writes the files in which sentence-transformers describes how texts become vectors.
+
+They are `modules.json`, a folder for each module, `sentence_bert_config.json` and `config_sentence_transformers.json`.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+from transformers.utils import cached_file, logging
+
+from ...saving.module_list import MODULE_LIST, read_module_list
+from .embedding_recipe import ACTIVATIONS, Dense, EmbeddingRecipe, Normalize
+from .text_pooling import check_pooling
+
+logger = logging.get_logger(__name__)
+
+SETTINGS = "config_sentence_transformers.json"
+# Those that older versions wrote are named after the encoder.
+_ENCODERS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+_LENGTHS = tuple(f"sentence_{encoder}_config.json" for encoder in _ENCODERS)
+# In the order in which results are concatenated.
+_POOLING_KEYS = {
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+_MODULE = "sentence_transformers.models."
+_VECTORS = "sentence_embedding"
+# Of `cached_file`, among the arguments of `from_pretrained`.
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+# Options of the tokenizer and the configuration that do not change the vectors, or, as the length, are followed.
+_LOADING_OPTIONS = (*_HUB_OPTIONS, "subfolder", "trust_remote_code", "use_auth_token")
+_TOKENIZER_OPTIONS = ("model_max_length", "use_fast", "padding_side")
+_CONFIG_OPTIONS = ("attn_implementation", "dtype", "torch_dtype", "use_cache")
+_Find = Callable[[str], str | None]
+
+
+def recipe_of(model: PreTrainedModel) -> EmbeddingRecipe | None:
+    """The recipe that a model carries, or that of the folder that it was loaded from; None if there is none."""
+    base: Any = model.base_model
+    if hasattr(base, "embedding_recipe"):
+        return cast("EmbeddingRecipe | None", base.embedding_recipe)
+    name, commit = model.name_or_path or "", getattr(model.config, "_commit_hash", None)
+    # Without a commit it was not loaded from the Hub, whatever its name is.
+    return read_recipe(name, revision=commit) if commit or os.path.isdir(name) else None
+
+
+def read_recipe(name: str | os.PathLike[str], subfolder: str = "", **options: Any) -> EmbeddingRecipe | None:
+    """Reads how a folder says that texts become vectors.
+
+    Args:
+        name: the folder of an encoder, or a Hub id.
+        subfolder: where the encoder is in it.
+        options: of `from_pretrained`; those that concern the Hub are used.
+
+    Returns:
+        None if there is no list of modules, or no pooling among them. A description that cannot be followed gives a
+        recipe with an `obstacle`.
+    """
+    name = os.fspath(name)
+    if os.path.isdir(name):
+        # Older folders of sentence-transformers keep the encoder in a folder of its own, and the list beside it.
+        name, subfolder = os.path.split(os.path.abspath(os.path.join(name, subfolder)))
+    else:
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
+            return None
+    encoder = PurePosixPath(subfolder)
+    quiet = dict.fromkeys(("gated_repo", "missing_entries", "connection_errors"), False)
+    hub = {key: value for key, value in options.items() if key in _HUB_OPTIONS and value is not None}
+    hub |= {f"_raise_exceptions_for_{kind}": value for kind, value in quiet.items()}
+
+    def find_in(root: PurePosixPath) -> _Find:
+        return lambda file: cached_file(name, str(root / file), **hub)
+
+    beside = find_in(encoder.parent)
+    try:
+        modules = _modules(beside) if encoder.name else []
+    except ValueError:
+        modules = []  # Some other list of a folder that is not of sentence-transformers.
+    inside = not modules or modules[0]["path"] != encoder.name
+    find = find_in(encoder) if inside else beside
+    try:
+        return _read(_modules(find) if inside else modules, find)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        where = os.path.join(name, encoder if inside else encoder.parent)
+        return EmbeddingRecipe(obstacle=f"encode cannot follow {MODULE_LIST} of {where}: {error}")
+
+
+def write_recipe(folder: Path, recipe: EmbeddingRecipe, hidden_size: int) -> None:
+    """Writes the files of a recipe, in the form that all versions of sentence-transformers read."""
+    if recipe.obstacle is not None:
+        logger.warning(
+            f"{recipe.obstacle}. What is saved is the encoder alone: copy {MODULE_LIST} and the folders that it names."
+        )
+        return
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    modules += [(f"{index}_{type(step).__name__}", type(step).__name__) for index, step in enumerate(recipe.after, 2)]
+    listed = [
+        {"idx": index, "name": str(index), "path": path, "type": _MODULE + kind}
+        for index, (path, kind) in enumerate(modules)
+    ]
+    _write_json(folder / MODULE_LIST, listed)
+    _write_json(folder / "1_Pooling" / "config.json", _pooling_config(recipe, hidden_size))
+    lengths = {} if recipe.max_length is None else {"max_seq_length": recipe.max_length}
+    _write_json(folder / _LENGTHS[0], {**lengths, "do_lower_case": recipe.lowercase})
+    if recipe.settings:
+        _write_json(folder / SETTINGS, recipe.settings)
+    for (path, _), step in zip(modules[2:], recipe.after, strict=True):
+        if isinstance(step, Dense):
+            _write_dense(folder / path, step)
+
+
+def _modules(find: _Find) -> list[dict[str, str]]:
+    path = find(MODULE_LIST)
+    return [] if path is None else read_module_list(Path(path))
+
+
+def _read(modules: list[dict[str, str]], find: _Find) -> EmbeddingRecipe | None:
+    if not modules:
+        return None
+    fields: dict[str, Any] = {}
+    after: list[Normalize | Dense] = []
+    for index, module in enumerate(modules):
+        package, _, kind = module["type"].rpartition(".")
+        place = PurePosixPath(module["path"])
+
+        def config(file: str, place: PurePosixPath = place) -> dict[str, Any]:
+            return _json(find(str(place / file)))
+
+        if not package.startswith("sentence_transformers") or (kind == "Transformer") != (index == 0):
+            raise ValueError(f"it does not apply the module {module['type']}")
+        if kind == "Transformer":
+            fields |= _of_transformer(next(filter(None, map(config, _LENGTHS)), {}))
+        elif kind == "Pooling" and index == 1:
+            fields |= _of_pooling(config("config.json"))
+        elif kind == "Normalize" and index > 1:
+            _check_names(kind, config("config.json"))
+            after.append(Normalize())
+        elif kind == "Dense" and index > 1:
+            after.append(_dense(config("config.json"), find(str(place / "model.safetensors"))))
+        # A dropout does nothing outside training.
+        elif kind != "Dropout":
+            raise ValueError(f"it does not apply the module {module['type']}")
+    settings = _json(find(SETTINGS))
+    kept = settings.get("truncate_dim")
+    if kept is not None and (type(kept) is not int or kept < 1):
+        raise ValueError(f"{SETTINGS} must hold a truncate_dim of at least 1, got {kept!r}")
+    return EmbeddingRecipe(**fields, after=tuple(after), settings=settings) if "pooling" in fields else None
+
+
+def _of_transformer(config: Mapping[str, Any]) -> dict[str, Any]:
+    if config.get("processing_kwargs"):
+        raise ValueError(f"it does not apply processing_kwargs={config['processing_kwargs']}")
+    if (task := config.get("transformer_task", "feature-extraction")) != "feature-extraction":
+        raise ValueError(f"it does not apply transformer_task={task!r}")
+    # Each with the name that older versions wrote, which counts where both are there.
+    tokenizer = config.get("tokenizer_args", config.get("processor_kwargs")) or {}
+    changes = config.get("config_args", config.get("config_kwargs")) or {}
+    for kind, options, harmless in (("tokenizer", tokenizer, _TOKENIZER_OPTIONS), ("config", changes, _CONFIG_OPTIONS)):
+        if unknown := {name: value for name, value in options.items() if name not in (*harmless, *_LOADING_OPTIONS)}:
+            raise ValueError(f"it does not load the {kind} with {unknown}")
+    length = tokenizer.get("model_max_length", config.get("max_seq_length"))
+    return {"max_length": length, "lowercase": bool(config.get("do_lower_case"))}
+
+
+def _of_pooling(config: Mapping[str, Any]) -> dict[str, Any]:
+    modes = config.get("pooling_mode") or [mode for mode, key in _POOLING_KEYS.items() if config.get(key)] or "mean"
+    modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    for mode in modes:
+        check_pooling(mode)
+    return {"pooling": modes, "include_prompt": bool(config.get("include_prompt", True))}
+
+
+def _pooling_config(recipe: EmbeddingRecipe, hidden_size: int) -> dict[str, Any]:
+    modes = recipe.pooling
+    config: dict[str, Any] = {"word_embedding_dimension": hidden_size}
+    if modes == tuple(mode for mode in _POOLING_KEYS if mode in modes):
+        config |= {key: mode in modes for mode, key in _POOLING_KEYS.items()}
+    else:
+        # An order that older versions do not know.
+        config["pooling_mode"] = list(modes)
+    # Older versions do not know this either.
+    return config if recipe.include_prompt else {**config, "include_prompt": False}
+
+
+def _check_names(kind: str, config: Mapping[str, Any]) -> None:
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, _VECTORS):
+            raise ValueError(f"it does not apply a module {kind} with {key}={config[key]!r}")
+
+
+def _dense(config: Mapping[str, Any], weights: str | None) -> Dense:
+    _check_names("Dense", config)
+    if config.get("use_residual"):
+        raise ValueError("it does not apply a module Dense with use_residual=True")
+    activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"it does not apply a module Dense with activation_function={activation!r}")
+    if weights is None:
+        raise ValueError("the weights of its module Dense are not in model.safetensors, and pickled ones are not read")
+    tensors = load_file(weights)
+    return Dense(tensors["linear.weight"], tensors.get("linear.bias"), activation)
+
+
+def _write_dense(folder: Path, step: Dense) -> None:
+    outputs, inputs = step.weight.shape
+    has_bias = step.bias is not None
+    sizes = {"in_features": inputs, "out_features": outputs, "bias": has_bias}
+    _write_json(folder / "config.json", {**sizes, "activation_function": step.activation})
+    tensors = {"linear.weight": step.weight} | ({"linear.bias": step.bias} if step.bias is not None else {})
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+
+
+def _json(path: str | None) -> dict[str, Any]:
+    """A file's content, empty where there is none.
+
+    Raises:
+        ValueError: if it is no object of JSON.
+    """
+    content = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold an object, got {content!r}")
+    return content
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2), encoding="utf-8")

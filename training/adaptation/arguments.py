@@ -1,0 +1,206 @@
+"""The options of `sequence-encoder adapt`: which task, on which data, from which encoder, trained how.
+
+Nothing here imports torch, so that mistakes on the command line are refused at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...command_line import UsageError
+from ...command_line.parser import CommandLine
+from .data_arguments import TaskDataArguments
+from .tasks import HEAD_TASKS, TASKS
+from .tuning import TUNINGS
+
+_POOLED = ("classification", "multi-label", "regression", "multiple-choice", "embedding")
+# Arguments that only some values of another one use.
+_USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "rank": ("tuning", ("lora", "dora")),
+    "prompt_length": ("tuning", ("prompt",)),
+    "pooling": ("task", _POOLED),
+    "matryoshka_dims": ("task", ("embedding",)),
+    "text_pair_column": ("task", tuple(task for task in TASKS if task != "ner")),
+    "choice_columns": ("task", ("multiple-choice",)),
+    "label_separator": ("task", ("multi-label",)),
+    "doc_stride": ("task", ("qa",)),
+    "eval_steps": ("eval_strategy", ("steps",)),
+    "save_steps": ("save_strategy", ("steps",)),
+}
+# Arguments that another one leaves without a use.
+_NOT_USED_WITH = {
+    "rank": "from_adapter",
+    "validation_share": "validation_file",
+    "validation_split": "train_file",
+    "test_split": "train_file",
+    "dataset_config_name": "train_file",
+    "num_train_epochs": "max_steps",
+}
+
+
+@dataclass
+class AdaptedModelArguments:
+    """What is trained.
+
+    Raises:
+        UsageError: for values that are not allowed.
+    """
+
+    _argument_group_name = "model"
+
+    task: str = field(metadata={"help": "What the encoder learns to do.", "choices": list(TASKS)})
+    from_checkpoint: str = field(
+        metadata={
+            "aliases": ["--from", "--model_name_or_path"],
+            "help": "Encoder to train: a folder or a Hub id.",
+        }
+    )
+    tuning: str = field(default="full", metadata={"help": "Which weights are trained.", "choices": list(TUNINGS)})
+    from_adapter: str | None = field(default=None, metadata={"help": "Folder of a peft adapter to train further."})
+    pooling: str | None = field(
+        default=None,
+        metadata={
+            "help": "How a text becomes one vector.",
+            "choices": ["mean", "cls"],
+        },
+    )
+    max_length: int | None = field(default=None, metadata={"help": "Tokens to cut texts to."})
+    rank: int = field(default=8, metadata={"help": "Rank of LoRA and DoRA."})
+    prompt_length: int = field(default=16, metadata={"help": "Virtual tokens of --tuning prompt."})
+    matryoshka_dims: list[int] | None = field(
+        default=None, metadata={"help": "Lengths at which cut embeddings stay useful."}
+    )
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_length", 8), ("rank", 1), ("prompt_length", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"--{name} must be at least {least}, got {value}.")
+        allowed = TASKS[self.task].tunings
+        if self.tuning not in allowed:
+            raise UsageError(
+                f"--tuning {self.tuning} is not for --task {self.task}; choose one of {', '.join(allowed)}."
+            )
+        # peft does not train prompts that it has loaded.
+        if self.from_adapter and not (TUNINGS[self.tuning].is_peft and TUNINGS[self.tuning].can_be_merged):
+            named = ", ".join(name for name, tuning in TUNINGS.items() if tuning.is_peft and tuning.can_be_merged)
+            raise UsageError(f"--from_adapter goes on with one of {named}, got --tuning {self.tuning}.")
+
+
+@dataclass
+class AdaptationOptions:
+    """How it is trained: what `Trainer` does not have, and what it has with other defaults."""
+
+    _argument_group_name = "training"
+
+    output_dir: str | None = field(default="adapted", metadata={"help": "Folder for the model."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace a model or an unfinished run."})
+    resume: bool = field(default=False, metadata={"help": "Continue an interrupted run."})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the examples."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "The highest learning rate."})
+    per_device_train_batch_size: int = field(
+        default=32, metadata={"help": "Examples per device and step.", "metavar": "N"}
+    )
+    class_weights: str = field(
+        default="none", metadata={"help": "Weigh rare classes more.", "choices": ["none", "balanced"]}
+    )
+    seeds: int = field(default=1, metadata={"help": "Trainings; keeps the best."})
+    search_trials: int = field(default=0, metadata={"help": "Trials of a hyperparameter search."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Evaluations without a better one.", "metavar": "N"}
+    )
+    keep_best: bool = field(default=True, metadata={"help": "Keep the weights of the best evaluation."})
+    seed: int = field(default=0, metadata={"help": "Seed of the first training."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "Autocast to bfloat16; by default where the hardware gains from it."}
+    )
+    report_to: list[str] = field(  # `HfArgumentParser` would read one name otherwise
+        default_factory=lambda: ["none"],
+        metadata={"help": "tensorboard, trackio, codecarbon, others, or none."},
+    )
+    warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or their share, in which the rate rises."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Decay of all weights but norms and biases."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples per device in an evaluation."})
+    eval_strategy: str = field(
+        default="epoch", metadata={"help": "When to evaluate.", "choices": ["no", "steps", "epoch"]}
+    )
+    save_strategy: str = field(
+        default="steps",
+        metadata={"help": "When to save a checkpoint.", "choices": ["no", "steps", "epoch"]},
+    )
+    save_steps: float = field(default=0.1, metadata={"help": "Steps, or their share, between checkpoints."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep while training."})
+    logging_steps: float = field(default=0.05, metadata={"help": "Steps, or their share, between two logs."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be False: such a loss ends a run."})
+
+
+def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of the way of tuning and of the task."""
+    _check_used(given)
+    tuning, task = TUNINGS.get(given.get("tuning", "full")), TASKS.get(given.get("task", ""))
+    defaults = dict(tuning.defaults) if tuning else {}
+    metric = given.get("metric_for_best_model") or (task.best_metric if task else None)
+    if metric is not None:
+        defaults |= {"metric_for_best_model": metric, "greater_is_better": not metric.endswith(("loss", "rmse"))}
+    return defaults
+
+
+# What the help shows only for some tasks and ways of tuning, beside what is refused for all others.
+_SHOWN_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    **_USED_WITH,
+    "class_weights": ("task", ("classification", "ner")),
+    "search_trials": ("task", tuple(HEAD_TASKS)),
+    "from_adapter": ("tuning", ("lora", "dora", "ia3")),
+}
+# What the help of a task leaves to the help of the command.
+_DETAILS = (
+    *("encoding", "delimiter", "dataset_config_name", "validation_split", "test_split", "bf16", "report_to"),
+    *("warmup_steps", "weight_decay"),
+    *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "save_steps", "save_total_limit"),
+    *("logging_steps", "keep_best", "seed"),
+)
+
+
+def _out_of_use(given: Mapping[str, Any]) -> set[str]:
+    """What the help leaves out: options and choices that a task does not have, and those that it leaves as they are."""
+    hidden, task = {"logging_nan_inf_filter"}, given.get("task")
+    if task not in TASKS:
+        return hidden
+    chosen, tunings = {"tuning": "full", **given}, TASKS[task].tunings
+    hidden |= {name for name, (other, values) in _SHOWN_WITH.items() if chosen.get(other, values[0]) not in values}
+    hidden |= {f"tuning={name}" for name in TUNINGS if name not in tunings}
+    return {*hidden, *_DETAILS, *(("tuning",) if len(tunings) == 1 else ())}
+
+
+def _check_used(given: Mapping[str, Any]) -> None:
+    """Check that nothing was given that the run would ignore.
+
+    Raises:
+        UsageError: if something was.
+    """
+    fields = {each.name: each for kind in _KINDS for each in dataclasses.fields(kind)}
+    for name, (other, values) in _USED_WITH.items():
+        value = given.get(other, fields[other].default)
+        if name in given and value in fields[other].metadata.get("choices", (value,)) and value not in values:
+            allowed = " or ".join((", ".join(values[:-1]), values[-1]) if len(values) > 1 else values)
+            raise UsageError(f"--{name} has no effect with --{other} {value}; it is for --{other} {allowed}.")
+    for name, other in _NOT_USED_WITH.items():
+        # `--max_steps -1` is its default.
+        if name in given and given.get(other) not in (None, -1):
+            raise UsageError(f"--{name} has no effect with --{other}; leave one of them out.")
+
+
+_KINDS = (AdaptedModelArguments, TaskDataArguments, AdaptationOptions)
+COMMAND_LINE = CommandLine(
+    "adapt",
+    "Train an encoder for a task, on examples from files or the Hub.",
+    "--task classification --from MODEL --train_file train.csv --output_dir adapted",
+    _KINDS,
+    with_trainer=True,
+    defaults=_defaults,
+    narrowed_by=("task", "tuning"),
+    out_of_use=_out_of_use,
+)

@@ -1,0 +1,79 @@
+"""The examples of a task: from files or the Hub, a split each for training, validation and test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...command_line import UsageError
+from ...data.corpus import load_from_hub
+from .data_arguments import TaskDataArguments
+from .example_files import files_of
+
+
+def load_examples(data: TaskDataArguments) -> dict[str, Any]:
+    """`train` and, where they are given, `validation` and `test`: a `datasets.Dataset` each.
+
+    Raises:
+        UsageError: if there are none, or they cannot be read.
+    """
+    if data.dataset_name is not None:
+        loaded = load_from_hub(data.dataset_name, "dataset_name", data.dataset_config_name)
+        names = {"train": "train", "validation": data.validation_split, "test": data.test_split}
+        examples = {split: loaded[name] for split, name in names.items() if name in loaded}
+        if "train" not in examples:
+            raise UsageError(f"--dataset_name {data.dataset_name} has no split train, but {', '.join(loaded)}.")
+        if "test" in examples and _is_unlabelled(examples["test"]):
+            print(f"The split {data.test_split} of {data.dataset_name} has no labels, and is left out.")
+            del examples["test"]
+        for split, rows in examples.items():
+            if not len(rows):
+                raise UsageError(f"--dataset_name {data.dataset_name} has no examples in its split {names[split]}.")
+    else:
+        examples = {}
+    for split in ("train", "validation", "test"):
+        if (files := files_of(data, split)) is not None:
+            examples[split] = files.load()
+    return examples
+
+
+def hold_out(examples: dict[str, Any], data: TaskDataArguments, seed: int) -> dict[str, Any]:
+    """With a share of the training examples for validation, where there are none for it.
+
+    Raises:
+        UsageError: if there are too few.
+    """
+    if "validation" in examples:
+        return examples
+    if len(examples["train"]) < 2:
+        raise UsageError(f"two training examples or more are needed, got {len(examples['train'])}.")
+    count = min(max(1, round(data.validation_share * len(examples["train"]))), len(examples["train"]) - 1)
+    parts = examples["train"].train_test_split(test_size=count, seed=seed)
+    return {**examples, "train": parts["train"], "validation": parts["test"]}
+
+
+def warn_of_shared(examples: Mapping[str, Any], texts: Sequence[str]) -> None:
+    """Says how many examples for validation and test have the texts of a training example.
+
+    Args:
+        examples: of each split.
+        texts: the columns with the texts.
+    """
+    known = set(_texts_of(examples["train"], texts))
+    for split in ("validation", "test"):
+        if split in examples and (count := sum(row in known for row in _texts_of(examples[split], texts))):
+            print(
+                f"{count} of the {len(examples[split])} {split} examples have the same text as a training example: "
+                "the results will look better than they are."
+            )
+
+
+def _texts_of(rows: Any, texts: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    # Words come as lists.
+    return zip(*(map(str, rows[column]) for column in texts), strict=True)
+
+
+def _is_unlabelled(rows: Any) -> bool:
+    """Whether all classes of a split are -1, as in benchmarks that are judged elsewhere."""
+    classes = [name for name, feature in rows.features.items() if hasattr(feature, "str2int")]
+    return any(set(rows[name]) == {-1} for name in classes)

@@ -1,0 +1,121 @@
+"""Vectors of texts that were encoded once: in memory, then on the disk, both bounded.
+
+Shapes: B batch, S sequence, D hidden.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...saving.scratch_folders import scratch_folder
+
+# Vectors that are kept in one piece of memory, or written to the disk at once.
+_ROWS = 4096
+
+
+class FeatureCache:
+    """The vectors of texts by their tokens, so that no text is encoded twice, in whichever batch it comes again.
+
+    Args:
+        encode: gives (B, D) for a batch of tensors.
+        memory_bytes: of vectors that are kept in memory.
+        disk_bytes: of vectors that are kept in a temporary file when there is no more room in memory. Texts for which
+            there is no room in either are encoded each time.
+    """
+
+    def __init__(
+        self, encode: Callable[[dict[str, torch.Tensor]], torch.Tensor], memory_bytes: int, disk_bytes: int
+    ) -> None:
+        self.encode = encode
+        self.limits = (memory_bytes, disk_bytes)
+        self.rows: dict[bytes, int] = {}
+        self.pieces: list[torch.Tensor] = []
+        self.scratch: AbstractContextManager[Path] | None = None
+        self.encoded = 0
+
+    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The vectors (B, D) of a batch, on its device, in float32 (or what the encoder gives, if that is wider).
+
+        Args:
+            inputs: `input_ids` (B, S), and whatever else the encoder takes of the same shape.
+        """
+        keys = _keys(inputs)
+        missing = [index for index, key in enumerate(keys) if key not in self.rows]
+        device = inputs["input_ids"].device
+        fresh = None
+        if missing:
+            batch = {name: tensor[missing] for name, tensor in inputs.items()} if len(missing) < len(keys) else inputs
+            fresh = self._encode(batch)
+            self.encoded += len(missing)
+            for index, vector in zip(missing, fresh, strict=True):
+                self._keep(keys[index], vector)
+            if len(missing) == len(keys):
+                return fresh.to(device)
+        found = dict(zip(missing, fresh if fresh is not None else (), strict=True))
+        vectors = [found[i] if i in found else self._kept(self.rows[key]) for i, key in enumerate(keys)]
+        return torch.stack(vectors).to(device)
+
+    def close(self) -> None:
+        """Gives the disk back."""
+        self.pieces.clear()
+        self.rows.clear()
+        if self.scratch is not None:
+            self.scratch.__exit__(None, None, None)
+            self.scratch = None
+
+    def _encode(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        vectors = self.encode(dict(batch)).detach()
+        return vectors.to("cpu", torch.promote_types(vectors.dtype, torch.float32))
+
+    def _kept(self, row: int) -> torch.Tensor:
+        return self.pieces[row // _ROWS][row % _ROWS]
+
+    def _keep(self, key: bytes, vector: torch.Tensor) -> None:
+        row = len(self.rows)
+        if key in self.rows:
+            return
+        if row == len(self.pieces) * _ROWS:
+            piece = self._new_piece(vector)
+            if piece is None:
+                return
+            self.pieces.append(piece)
+        self._kept(row).copy_(vector)
+        self.rows[key] = row
+
+    def _new_piece(self, vector: torch.Tensor) -> torch.Tensor | None:
+        """Room for more vectors, None where there is none left."""
+        size = _ROWS * vector.numel() * vector.element_size()
+        after = size * (len(self.pieces) + 1)
+        if after <= self.limits[0]:
+            return torch.empty(_ROWS, vector.numel(), dtype=vector.dtype)
+        if after - self.limits[0] // size * size > self.limits[1]:
+            return None
+        if self.scratch is None:
+            self.scratch = scratch_folder(Path(tempfile.gettempdir()), "sequence-encoder-features-")
+            self.folder = self.scratch.__enter__()
+        file = self.folder / f"{len(self.pieces)}.bin"
+        shape = (_ROWS, vector.numel())
+        return torch.from_file(str(file), shared=True, size=shape[0] * shape[1], dtype=vector.dtype).view(shape)
+
+
+def _keys(inputs: Mapping[str, torch.Tensor]) -> list[bytes]:
+    """What tells the texts of a batch from each other, however they are padded."""
+    names = sorted(inputs)
+    arrays: dict[str, Any] = {name: inputs[name].detach().cpu().numpy() for name in names}
+    mask = arrays.get("attention_mask")
+    keys = []
+    for index in range(len(inputs["input_ids"])):
+        told = blake2b(digest_size=16)
+        for name in names:
+            row = arrays[name][index]
+            told.update(name.encode())
+            told.update((row if mask is None else row[mask[index] != 0]).tobytes())
+        keys.append(told.digest())
+    return keys

@@ -1,0 +1,285 @@
+"""The recipe of `sequence-encoder adapt`: from an encoder and examples to a model of a task, in one or many processes.
+
+The output folder holds the model, its tokenizer, its card and `results.json`, and appears as a whole in the end. Until
+then `adaptation_scratch` keeps what an interrupted run is resumed from.
+"""
+
+from __future__ import annotations
+
+import copy
+import glob
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers.trainer_utils import SaveStrategy
+
+from ...command_line import UsageError
+from ...command_line.console import fewer_bars, show_table
+from ...command_line.extras import require
+from ...saving.staged_files import files_in
+from ...saving.whole_folders import check_replaceable, written_whole
+from ..arguments import HUB_ERRORS
+from ..checkpoints import checkpoints_in, last_whole_checkpoint, remove_unfinished, train_whole
+from ..hardware import peak_memory
+from .best_weights import DivergedError
+from .data import hold_out, load_examples, warn_of_shared
+from .encoder import encoder_of
+from .head_recipe import HeadRecipe
+from .report import Result, Results, decorating, plot_confusion, write_predictions
+from .run import Adaptation, AdaptationArguments
+from .scratch import (
+    finished,
+    model_folder,
+    progress_of,
+    record,
+    record_settings,
+    scratch_of,
+    search_storage,
+    training_folder,
+)
+from .similarity_recipe import SimilarityRecipe
+from .tasks import HEAD_TASKS, TASKS
+from .tuning import TUNINGS
+
+
+def adapt(run: Adaptation) -> Results:
+    """Runs it all, and returns the metrics.
+
+    Raises:
+        FileExistsError: if there is something in the output folder, and not `overwrite`, or it is no model; or if an
+            interrupted run is there, and neither `resume` nor `overwrite`.
+        KeyboardInterrupt: if the user interrupts it; its message says what is kept and how to resume.
+        UsageError: for examples that are not as the task needs them, and arguments that contradict each other. Both are
+            found before anything is computed.
+    """
+    check_libraries(run)
+    try:
+        with fewer_bars():
+            return _adapt(run)
+    except KeyboardInterrupt as interruption:
+        raise KeyboardInterrupt(progress_of(run)) from interruption
+
+
+def _adapt(run: Adaptation) -> Results:
+    args = run.args
+    if args.should_save:
+        for kept in (run.model.from_checkpoint, run.model.from_adapter):
+            check_replaceable(run.output, args.overwrite, "--overwrite", Path(kept) if kept else None)
+    with scratch_of(run) as resumed:
+        recipe = read_examples(run)
+        with args.main_process_first(local=args.save_on_each_node, desc="preparing"):
+            any_family = run.model.tuning == "adapter"
+            set_seed(args.seed)
+            checkpoint, tokenizer = encoder_of(
+                run.model.from_checkpoint, run.scratch / "base", any_family, args.should_save and not resumed
+            )
+            if args.should_save:
+                record_settings(run)
+            recipe.prepare(checkpoint, tokenizer)
+        if args.process_index == 0:
+            for split, cut in recipe.cut.items():
+                print(f"{split}: {len(recipe.rows[split]):,} examples; {cut.in_words(recipe.max_length)}.")
+        results = finished(run)
+        results.labels, results.cut = recipe.labels, {split: asdict(cut) for split, cut in recipe.cut.items()}
+        if args.search_trials and not results.found:
+            results.found = search(run, recipe)
+            record(run, results)
+        trained = {result.seed for result in results.trainings}
+        for seed in range(args.seed, args.seed + args.seeds):
+            if seed not in trained:
+                train(run, recipe, seed, results)
+        if args.should_save:
+            with written_whole(run.output, args.overwrite, "--overwrite") as written:
+                shutil.copytree(model_folder(run, results.best.seed), written, dirs_exist_ok=True)
+                for runs in run.scratch.glob("trainings/*/runs"):
+                    shutil.copytree(runs, written / "runs", dirs_exist_ok=True)
+                (written / "results.json").write_text(results.as_json(), encoding="utf-8")
+                with decorating("the model card"):
+                    recipe.write_cards(results, written)
+                with decorating("the picture of the confusion matrix"):
+                    plot_confusion(results, written / "confusion_matrix.png")
+                files = files_in(written)
+    if args.should_save:
+        print(results.as_text())
+        print(f"Saved in {run.output.resolve()}.")
+        if args.push_to_hub:
+            push(run, files)
+    return results
+
+
+def check_libraries(run: Adaptation) -> None:
+    """Check that all optional libraries are there that the run will need.
+
+    Raises:
+        MissingLibraryError: if one is not.
+    """
+    model, optional = run.model, "adapt"
+    require("sequence-encoder adapt", "datasets", "filelock", extra=optional)
+    require(f"--task {model.task}", *TASKS[model.task].libraries, extra=optional)
+    if TUNINGS[model.tuning].is_peft:
+        require(f"--tuning {model.tuning}", "peft", extra=optional)
+    if run.args.search_trials:
+        require("--search_trials", "optuna", extra=optional)
+
+
+def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
+    """Reads the examples, and checks all that can be checked without an encoder."""
+    with run.args.main_process_first(local=run.args.save_on_each_node, desc="reading examples"):
+        examples = load_examples(run.data)
+        kind = HeadRecipe if run.model.task in HEAD_TASKS else SimilarityRecipe
+        recipe = kind(run, examples)
+        # After labels were learned: a rare one may be held out.
+        recipe.rows = hold_out(recipe.rows, run.data, run.args.seed)
+        if run.args.should_save:
+            warn_of_shared(recipe.rows, recipe.task.texts)
+        return recipe
+
+
+def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
+    """Trains once, or resumes that; keeps the model in the scratch folder if it is the best so far."""
+    folder = training_folder(run, seed)
+    args = _arguments(run, folder, seed, results.found)
+    if not results.baselines:
+        # Accelerate takes a model that was evaluated as prepared, and would not synchronise its gradients.
+        results.baselines = baselines(recipe, copy.deepcopy(args))
+    if args.should_save:
+        remove_unfinished(folder)
+    checkpoint = last_whole_checkpoint(folder)
+    trainer = recipe.trainer(args, checkpoint)
+    show_table(trainer, recipe.logged)
+    if args.process_index == 0 and args.seeds > 1:
+        print(f"Seed {seed}")
+    results.parameters = sum(weight.numel() for weight in trainer.model.parameters())
+    results.trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    started = time.perf_counter()
+    try:
+        train_whole(trainer, checkpoint)
+    except DivergedError:
+        # It would diverge again.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    seconds = time.perf_counter() - started
+    judged = {split: recipe.judge(trainer, split) for split in ("validation", "test") if split in recipe.rows}
+    metrics, last = {split: found.metrics for split, found in judged.items()}, list(judged.values())[-1]
+    results.metric = recipe.metric
+    results.trainings.append(
+        Result(
+            seed,
+            metrics,
+            seconds,
+            recipe.score(metrics["validation"]),
+            asdict(recipe.training(trainer)),
+            last.confusion,
+        )
+    )
+    results.peak_memory = max(results.peak_memory, peak_memory())
+    if args.should_save:
+        best = results.best.seed
+        if best == seed:
+            model = model_folder(run, seed)
+            shutil.rmtree(model, ignore_errors=True)
+            model.mkdir(parents=True)
+            recipe.write(trainer, model)
+            if "test" in judged:
+                write_predictions(model / "predictions.jsonl", recipe.rows["test"], judged["test"].answers)
+        record(run, results)
+        for other in (path for path in model_folder(run, best).parent.iterdir() if path.name != str(best)):
+            shutil.rmtree(other)
+        for each in checkpoints_in(folder):
+            shutil.rmtree(each)
+    trainer.accelerator.wait_for_everyone()
+
+
+def baselines(recipe: Any, args: AdaptationArguments) -> dict[str, dict[str, dict[str, float]]]:
+    """The metrics of each split before training, and of always giving the same answer."""
+    splits = [split for split in ("validation", "test") if split in recipe.rows]
+    trainer = recipe.trainer(args)
+    show_table(trainer, recipe.logged)
+    before = {split: recipe.judge(trainer, split).metrics for split in splits}
+    constant = {split: found for split in splits if (found := recipe.constant(split)) is not None}
+    return {"before_training": before, **({"constant_answer": constant} if constant else {})}
+
+
+def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
+    """The learning rate, epochs and batch size that `Trainer.hyperparameter_search` finds with optuna.
+
+    A search that is resumed keeps its finished trials. It draws others after them than it would have without the
+    interruption: the state of its random numbers is not kept.
+
+    Raises:
+        UsageError: if all trials diverge.
+    """
+    import optuna
+    from optuna.trial import TrialState
+
+    args = run.args
+    metric, rate = str(args.metric_for_best_model or "loss").removeprefix("eval_"), args.learning_rate
+    study: dict[str, Any] = {
+        "study_name": "search",
+        "storage": search_storage(run),
+        "load_if_exists": True,
+        "direction": "maximize" if args.greater_is_better else "minimize",
+    }
+    with args.main_process_first(local=args.save_on_each_node, desc="reading finished trials"):
+        trials = optuna.create_study(**study).get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+    def space(trial: Any) -> dict[str, Any]:
+        return {
+            "learning_rate": trial.suggest_float("learning_rate", rate / 10, 10 * rate, log=True),
+            "num_train_epochs": trial.suggest_int("num_train_epochs", 1, max(2, round(2 * args.num_train_epochs))),
+            "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32, 64]),
+        }
+
+    trial_args = _arguments(run, run.scratch / "search", args.seed, {"save_strategy": SaveStrategy.NO})
+    try:
+        trainer = recipe.trainer(trial_args, with_model=False)
+        # optuna logs one line for each trial.
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        best: Any = trainer.hyperparameter_search(
+            hp_space=space,
+            backend="optuna",
+            n_trials=max(0, args.search_trials - len(trials)),
+            compute_objective=lambda metrics: metrics[f"eval_{metric}"],
+            sampler=optuna.samplers.TPESampler(seed=args.seed + len(trials)),
+            catch=(DivergedError,),
+            **study,
+        )
+    except ValueError as error:
+        raise UsageError(f"--search_trials {args.search_trials}: {error}") from error
+    return dict(best.hyperparameters)
+
+
+def push(run: Adaptation, files: set[str]) -> None:
+    """Uploads files of the output folder in one commit; others in it are the user's.
+
+    Raises:
+        UsageError: if the Hub does not take it.
+    """
+    from huggingface_hub import HfApi
+
+    args = run.args
+    api = HfApi(token=args.hub_token)
+    try:
+        repo = api.create_repo(args.hub_model_id or run.output.name, private=args.hub_private_repo, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo.repo_id,
+            folder_path=run.output,
+            allow_patterns=[glob.escape(name) for name in sorted(files)],
+            commit_message=f"Adapted to {run.model.task}",
+        )
+    except HUB_ERRORS as error:
+        raise UsageError(f"the model is saved in {run.output}, but could not be pushed: {error}") from error
+
+
+def _arguments(run: Adaptation, folder: Path, seed: int, changed: dict[str, Any]) -> AdaptationArguments:
+    """Those of one training, whose `Trainer` does not push, and writes into the scratch folder."""
+    args = copy.deepcopy(run.args)
+    args.seed, args.push_to_hub, args.output_dir = seed, False, str(folder)
+    for name, value in changed.items():
+        setattr(args, name, value)
+    return args

@@ -1,0 +1,75 @@
+"""One run of `sequence-encoder adapt`: everything that was asked for, with the arguments of `Trainer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import TrainingArguments
+
+from ...command_line import UsageError
+from ..arguments import check_fixed, check_training_arguments, settle_device
+from .arguments import COMMAND_LINE, AdaptationOptions, AdaptedModelArguments
+from .data_arguments import TaskDataArguments
+
+
+@dataclass
+class AdaptationArguments(AdaptationOptions, TrainingArguments):  # type: ignore[misc]
+    """How an encoder is adapted: all arguments of `Trainer`, with defaults for adaptation, and a few more.
+
+    Raises:
+        UsageError: for values that are not allowed.
+    """
+
+    def __post_init__(self) -> None:
+        for name, least in (("seeds", 1), ("search_trials", 0), ("early_stopping_patience", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"--{name} must be at least {least}, got {value}.")
+        check_training_arguments(self)
+        check_fixed(
+            self,
+            logging_nan_inf_filter=False,
+            save_only_model=False,
+            load_best_model_at_end=False,
+            resume_from_checkpoint=None,
+            remove_unused_columns=True,
+        )
+        if self.early_stopping_patience and not (self.keep_best and self.eval_strategy != "no"):
+            raise UsageError("--early_stopping_patience needs --keep_best and an --eval_strategy other than no.")
+        settle_device(self)
+        super().__post_init__()
+
+
+@dataclass
+class Adaptation:
+    """One run: what it was asked for.
+
+    Attributes:
+        model: what is trained.
+        data: on which examples.
+        args: how.
+    """
+
+    model: AdaptedModelArguments
+    data: TaskDataArguments
+    args: AdaptationArguments
+
+    @property
+    def output(self) -> Path:
+        """The output folder."""
+        return Path(self.args.output_dir or "")
+
+    @property
+    def scratch(self) -> Path:
+        """What is needed while training, beside the output folder."""
+        return self.output.with_name(f".{self.output.name}-adaptation")
+
+
+def parse(arguments: list[str]) -> Adaptation:
+    """Read the command line, as `CommandLine.read` does.
+
+    Raises:
+        UsageError: for names and values that are not allowed.
+    """
+    return Adaptation(*COMMAND_LINE.read(arguments, (AdaptedModelArguments, TaskDataArguments, AdaptationArguments)))

@@ -1,0 +1,165 @@
+"""What a run of `sequence-encoder adapt` keeps beside its output folder until it is finished.
+
+.NAME-adaptation/
+  lock             held while a run uses the folder; the system releases it when the process ends
+  settings.json    what must not change when the run is resumed; the encoder in `base` is whole if this is there
+  base/            the encoder, where it was carried over from another family
+  search.db        the finished trials of a search for hyperparameters
+  trainings/SEED/  the checkpoints and logs of a training
+  models/SEED/     the best model so far
+  results.json     the finished trainings
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ...command_line import UsageError
+from ...saving.whole_folders import write_whole
+from ..checkpoints import MARKER, last_whole_checkpoint, step_of
+from .report import Results
+from .run import Adaptation
+
+_LOCK, _SETTINGS, _SEARCH, _RESULTS = "lock", "settings.json", "search.db", "results.json"
+# Arguments that change nothing in what is learned; all that begin like these.
+_MAY_CHANGE = (
+    *("output_dir", "overwrite", "resume", "seeds", "push_to_hub", "hub_", "report_to", "run_name", "project"),
+    *("trackio_", "disable_tqdm", "log_", "logging_", "save_", "dataloader_", "use_cpu", "local_rank", "ddp_"),
+)
+
+
+@contextlib.contextmanager
+def scratch_of(run: Adaptation) -> Iterator[bool]:
+    """Hold the scratch folder of a run, which is gone afterwards unless it holds something to resume from.
+
+    Only processes that save use the folder; the others are given the same answer.
+
+    Yields:
+        Whether the run resumes an earlier one.
+
+    Raises:
+        FileExistsError: if another run uses the folder, or an interrupted one left something there and this one has
+            neither `resume` nor `overwrite`.
+        PermissionError: if the folder cannot be made.
+        UsageError: if the interrupted run had other settings.
+    """
+    folder, output = run.scratch, run.output
+    if not run.args.should_save:
+        yield run.args.resume and (folder / _SETTINGS).exists()
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCK, timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise FileExistsError(f"Another run writes into {output}; choose another --output_dir.") from error
+    except OSError as error:
+        raise PermissionError(f"{output} cannot be written: {error.strerror}.") from error
+    finished = False
+    try:
+        yield _prepared(run)
+        finished = True
+    finally:
+        if finished or not holds_progress(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def holds_progress(folder: Path) -> bool:
+    """Whether a scratch folder holds a finished training, trials of a search, or a checkpoint."""
+    if not (folder / _SETTINGS).exists():
+        return False
+    return (
+        (folder / _RESULTS).exists()
+        or (folder / _SEARCH).exists()
+        or any(folder.glob(f"trainings/*/checkpoint-*/{MARKER}"))
+    )
+
+
+def progress_of(run: Adaptation) -> str:
+    """What an interrupted run leaves, and how to resume it."""
+    folder = run.scratch
+    if not holds_progress(folder):
+        return "Interrupted before the first checkpoint; nothing was saved."
+    kept, results = [], finished(run)
+    if results.trainings:
+        kept.append(f"the finished trainings of seeds {', '.join(str(result.seed) for result in results.trainings)}")
+    elif (folder / _SEARCH).exists():
+        kept.append("what the search has found" if results.found else "the finished trials of the search")
+    for training in sorted(folder.glob("trainings/*")):
+        if checkpoint := last_whole_checkpoint(training):
+            kept.append(f"the training of seed {training.name} up to step {step_of(checkpoint)}")
+    return f"Interrupted. {folder} keeps {' and '.join(kept)}. Continue with the same command and --resume."
+
+
+def _prepared(run: Adaptation) -> bool:
+    """Check what an earlier run left and remove what this one does not need; return whether it is resumed."""
+    folder, file = run.scratch, run.scratch / _SETTINGS
+    resumed = holds_progress(folder) and run.args.resume
+    if holds_progress(folder) and not (run.args.resume or run.args.overwrite):
+        raise FileExistsError(
+            f"{folder} holds an interrupted run; continue it with --resume, or start again with --overwrite."
+        )
+    if resumed:
+        before, now = json.loads(file.read_text(encoding="utf-8")), settings_of(run)
+        changed = [name for name in now if before.get(name) != now[name]]
+        if changed:
+            told = ", ".join(f"{name} (was {before.get(name)!r}, is {now[name]!r})" for name in changed)
+            raise UsageError(f"--resume continues a run with the same arguments, and these differ: {told}.")
+    else:
+        if run.args.resume:
+            print(f"--resume finds no interrupted run of {run.output}; a new one starts.")
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
+    return resumed
+
+
+def record_settings(run: Adaptation) -> None:
+    """Write the settings of a run, once its encoder is there."""
+    write_whole(run.scratch / _SETTINGS, [json.dumps(settings_of(run), indent=1)])
+
+
+def settings_of(run: Adaptation) -> dict[str, Any]:
+    """The arguments that must be the same when a run is resumed, and the number of processes."""
+    given = {**dataclasses.asdict(run.model), **dataclasses.asdict(run.data), **run.args.to_dict()}
+    given = {name: value for name, value in given.items() if not name.startswith(_MAY_CHANGE)}
+    given["processes"] = run.args.world_size
+    return json.loads(json.dumps(given, default=str))
+
+
+def training_folder(run: Adaptation, seed: int) -> Path:
+    """Where the checkpoints and logs of a training are."""
+    return run.scratch / "trainings" / str(seed)
+
+
+def model_folder(run: Adaptation, seed: int) -> Path:
+    """Where the model of a training is, if it is the best so far."""
+    return run.scratch / "models" / str(seed)
+
+
+def search_storage(run: Adaptation) -> str:
+    """Where optuna keeps the trials of a search."""
+    return f"sqlite:///{run.scratch / _SEARCH}"
+
+
+def finished(run: Adaptation) -> Results:
+    """The finished trainings of an interrupted run."""
+    file = run.scratch / _RESULTS
+    return Results.read(file) if file.exists() else Results(run.model.task, run.model.tuning)
+
+
+def record(run: Adaptation, results: Results) -> None:
+    """Write what is finished."""
+    if run.args.should_save:
+        write_whole(run.scratch / _RESULTS, [results.as_record()])

@@ -1,0 +1,159 @@
+"""Training of a `TaskAdapter`: each text is encoded once, and every further epoch is one of a linear classifier.
+
+Shapes: B batch, S sequence, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DataLoader
+from transformers.utils import logging
+
+from ...modeling.attention.masks import mask_of_padding
+from ...modeling.checks import check_classification_labels, check_tensor
+from ...modeling.heads.task_adapter import TaskAdapter
+from .feature_cache import FeatureCache
+
+
+def train_adapted_model(
+    model: TaskAdapter,
+    train_loader: DataLoader[Any],
+    epochs: int,
+    learning_rate: float,
+    *,
+    memory_bytes: int = 2**30,
+    disk_bytes: int = 2**34,
+) -> list[float]:
+    """Trains the classifier of a `TaskAdapter` with AdamW, and reports the mean loss of each epoch.
+
+    On Accelerate: on whatever device there is, and in as many processes as `accelerate launch` starts. The encoder is
+    frozen and gives a text the same vector each time, so that what was encoded is kept, by its tokens: the result is
+    that of encoding again, however the loader shuffles.
+
+    Args:
+        model: is trained in place, and moved to the device.
+        train_loader: gives batches of tensors in any of these forms:
+
+            - `(input_ids, attention_mask, targets)`, of shapes (B, S), (B, S) and (B,);
+            - `(input_ids, targets)`;
+            - a dictionary of inputs with `labels` or `label` in it, as the data collators of transformers make it;
+            - `(inputs, targets)`, where `inputs` is such a dictionary.
+
+            A batch without `attention_mask` has padding where `input_ids` equal the `pad_token_id` of the encoder's
+            configuration, and none if there is no such id.
+        epochs: how often the loader is gone through.
+        learning_rate: of AdamW.
+        memory_bytes: of vectors that each process keeps in memory.
+        disk_bytes: of those that it keeps on the disk beyond that; what fits neither is encoded again each time.
+
+    Returns:
+        The mean loss of each epoch.
+
+    Raises:
+        ValueError: for arguments that are not allowed, and for a batch in any other form.
+    """
+    # Not at the top, since the package shows this function where only models are needed.
+    from accelerate import Accelerator
+
+    _check(model, train_loader, epochs, learning_rate)
+    accelerator = Accelerator()
+    optimizer = torch.optim.AdamW(model.classifier.parameters(), lr=learning_rate)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    loader = accelerator.prepare_data_loader(train_loader)
+    cache = FeatureCache(lambda inputs: model.features(**inputs), memory_bytes, disk_bytes)
+    losses = []
+    prepared.train()
+    try:
+        for epoch in range(epochs):
+            # (sum of losses, number of texts)
+            total = torch.zeros(2, device=accelerator.device)
+            bar = logging.tqdm(
+                loader, desc=f"epoch {epoch + 1} of {epochs}", leave=False, disable=not _shows(accelerator)
+            )
+            for batch in bar:
+                inputs, labels = _split(batch, model)
+                check_classification_labels(labels, model.config, model.classifier.out_features, len(labels))
+                loss = prepared(features=cache(inputs), labels=labels).loss
+                accelerator.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
+                total += torch.stack(
+                    [loss.detach() * len(labels), torch.tensor(float(len(labels)), device=loss.device)]
+                )
+            total = cast(torch.Tensor, accelerator.reduce(total))
+            if not total[1]:
+                raise ValueError("train_loader must give at least one batch, got none.")
+            losses.append(float(total[0] / total[1]))
+            accelerator.print(f"epoch {epoch + 1} of {epochs}: mean loss {losses[-1]:.4f}")
+    finally:
+        cache.close()
+    return losses
+
+
+def _check(model: TaskAdapter, train_loader: DataLoader[Any], epochs: int, learning_rate: float) -> None:
+    if not isinstance(model, TaskAdapter):
+        raise ValueError(f"model must be a TaskAdapter, got a {type(model).__name__}; make one of it: TaskAdapter(it).")
+    if not isinstance(train_loader, DataLoader):
+        raise ValueError(f"train_loader must be a DataLoader of torch, got a {type(train_loader).__name__}.")
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}.")
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate must be above 0, got {learning_rate}.")
+
+
+def _split(batch: Any, model: TaskAdapter) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The inputs of the encoder, with a mask if padding can be known, and the labels.
+
+    Raises:
+        ValueError: for a batch in a form that is not allowed, or with a bad mask.
+    """
+    inputs: dict[str, Any]
+    if isinstance(batch, Mapping):
+        inputs = dict(batch)
+        labels = inputs.pop("labels", inputs.pop("label", None))
+        if labels is None:
+            raise ValueError(f"train_loader must give labels, got {', '.join(inputs)}.")
+    elif isinstance(batch, list | tuple) and len(batch) in (2, 3):
+        *given, labels = batch
+        if len(given) == 1 and isinstance(given[0], Mapping):
+            inputs = dict(given[0])
+        else:
+            inputs = dict(zip(("input_ids", "attention_mask"), given, strict=False))
+    else:
+        got = f"{len(batch)} values" if isinstance(batch, list | tuple) else f"a {type(batch).__name__}"
+        raise ValueError(
+            "train_loader must give dictionaries, (input_ids, attention_mask, targets), (input_ids, targets) or "
+            f"(inputs, targets), got {got}."
+        )
+    ids: Any = inputs.get("input_ids")
+    mask = inputs.pop("attention_mask", None)
+    check_tensor("input_ids", ids)
+    if mask is None:
+        mask = mask_of_padding(ids, model.encoder.config.pad_token_id)
+    return {**inputs, **({} if mask is None else {"attention_mask": _checked_mask(mask, ids)})}, labels
+
+
+def _checked_mask(mask: Any, ids: torch.Tensor) -> torch.Tensor:
+    """A mask of any type as whole numbers.
+
+    Raises:
+        ValueError: if it has another shape than the tokens, or other values than zero and one.
+    """
+    check_tensor("attention_mask", mask)
+    if mask.shape != ids.shape:
+        raise ValueError(
+            f"attention_mask must have the shape of input_ids, {tuple(ids.shape)}, got {tuple(mask.shape)}."
+        )
+    whole = mask.long()
+    if not torch.equal(whole.to(mask.dtype), mask) or bool(((whole != 0) & (whole != 1)).any()):
+        raise ValueError(
+            f"attention_mask must be 0 at padding and 1 elsewhere, got values from {mask.min()} to {mask.max()}."
+        )
+    return whole
+
+
+def _shows(accelerator: Any) -> bool:
+    return accelerator.is_main_process and logging.get_verbosity() <= logging.WARNING

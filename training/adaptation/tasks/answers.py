@@ -1,0 +1,164 @@
+"""Answers to questions, as spans of a context that may be long: it is read in windows, which overlap."""
+
+from __future__ import annotations
+
+import copy
+import re
+import string
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from ....command_line import UsageError
+from ..example_files import place_of
+from .columns import check_texts, check_there, check_values
+from .task import Examples, HeadTask, Metrics
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction, PreTrainedTokenizerBase
+
+    from ....inference.question_answering import Offsets
+
+# Of the longest question and answer, in tokens.
+_QUESTION, _ANSWER = 64, 30
+
+
+class Answers(HeadTask):
+    """Questions, contexts, answers as in SQuAD: `{"text": [...], "answer_start": [...]}`, empty where there is none."""
+
+    auto_class = "AutoModelForQuestionAnswering"
+    peft_task = "QUESTION_ANS"
+    best_metric = "f1"
+    metric_names = ("exact_match", "f1")
+
+    def read(self, examples: Examples) -> dict[str, Any]:
+        """See `HeadTask`."""
+        data = self.data
+        self.question, self.context = data.text_column or "question", data.text_pair_column or "context"
+        self.label = data.label_column or "answers"
+        self.texts = (self.question, self.context)
+        columns = {"text_column": self.question, "text_pair_column": self.context, "label_column": self.label}
+        check_there(examples, columns)
+        check_texts(data, examples, "text_column", self.question)
+        check_texts(data, examples, "text_pair_column", self.context)
+        allowed = "text and answer_start, lists of the same length"
+        check_values(data, examples, "label_column", self.label, _is_answers, allowed)
+        self.impossible = False
+        for split, rows in examples.items():
+            for row, (context, answers) in enumerate(zip(rows[self.context], rows[self.label], strict=True)):
+                self.impossible |= not answers["text"]
+                for text, start in zip(answers["text"], answers["answer_start"], strict=True):
+                    if start < 0 or not text or context[start : start + len(text)] != text:
+                        raise UsageError(
+                            f"--label_column {self.label}: {place_of(data, split, row)} has the answer {text!r} at "
+                            f"{start}, but its context of {len(context)} characters does not have it there."
+                        )
+        return dict(examples)
+
+    def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """See `HeadTask`: the windows, with the first and the last token of the answer; without one, token 0."""
+        from datasets import Dataset
+
+        from ....inference.question_answering import windows_of
+
+        items: list[dict[str, Any]] = []
+        for row, (question, context, answers) in enumerate(
+            zip(rows[self.question], rows[self.context], rows[self.label], strict=True)
+        ):
+            try:
+                encoded, offsets = windows_of(
+                    tokenizer, question, context, self.max_length, self.data.doc_stride, _QUESTION
+                )
+            except ValueError as error:
+                raise UsageError(f"--max_length {self.max_length} is too short: {error}") from error
+            names = [name for name in tokenizer.model_input_names if name in encoded]
+            span = None
+            if answers["text"]:
+                span = (answers["answer_start"][0], answers["answer_start"][0] + len(answers["text"][0]))
+            for index, window in enumerate(offsets):
+                start, end = _tokens_of(span, window)
+                items.append(
+                    {
+                        **{name: encoded[name][index] for name in names},
+                        "start_positions": start,
+                        "end_positions": end,
+                        # For the metrics; no inputs of the model.
+                        "row": row,
+                        "offsets": window,
+                    }
+                )
+        return Dataset.from_list(items)
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """See `HeadTask`."""
+        from transformers import DataCollatorWithPadding
+
+        # Positions of answers are counted from the left.
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.padding_side = "right"
+        return DataCollatorWithPadding(tokenizer)
+
+    def metrics(self, rows: Any, inputs: Any) -> Metrics:
+        """The share of answers that are found exactly, and F1 of their words, as SQuAD counts them, in percent."""
+
+        def judge(prediction: EvalPrediction) -> dict[str, float]:
+            exact, f1 = 0.0, 0.0
+            answers = self.answers(rows, inputs, prediction)
+            for answer, known in zip(answers, rows[self.label], strict=True):
+                true = known["text"] or [""]
+                exact += max(float(_words(answer) == _words(text)) for text in true)
+                f1 += max(_overlap(_words(answer), _words(text)) for text in true)
+            return {"exact_match": 100 * exact / len(answers), "f1": 100 * f1 / len(answers)}
+
+        return judge
+
+    def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
+        """See `HeadTask`: the best answer of all windows of each context, empty where there is none."""
+        import torch
+
+        from ....inference.question_answering import best_answers
+
+        starts, ends = (torch.as_tensor(logits) for logits in found.predictions[:2])
+        of_row: dict[int, list[Any]] = {}
+        for index, (row, offsets) in enumerate(zip(inputs["row"], inputs["offsets"], strict=True)):
+            tokens = len(offsets)
+            of_row.setdefault(row, []).append((starts[index, :tokens], ends[index, :tokens], offsets))
+        best = (
+            best_answers(of_row[row], context, 1, _ANSWER, self.impossible)
+            for row, context in enumerate(rows[self.context])
+        )
+        return [answers[0]["answer"] if answers else "" for answers in best]
+
+
+def _tokens_of(span: tuple[int, int] | None, offsets: Offsets) -> tuple[int, int]:
+    """The first and the last token of a span of characters; the first of the window if it does not hold all of it."""
+    if span is None:
+        return 0, 0
+    of_context = [(index, place) for index, place in enumerate(offsets) if place is not None]
+    if not of_context or of_context[0][1][0] > span[0] or of_context[-1][1][1] < span[1]:
+        return 0, 0
+    inside = [index for index, (start, end) in of_context if start < span[1] and end > span[0]]
+    return (inside[0], inside[-1]) if inside else (0, 0)
+
+
+def _words(answer: str) -> list[str]:
+    """As SQuAD compares answers: in lower case, without punctuation and articles."""
+    plain = "".join(character for character in answer.lower() if character not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", plain).split()
+
+
+def _overlap(found: list[str], true: list[str]) -> float:
+    """F1 of words."""
+    if not found or not true:
+        return float(found == true)
+    common = sum((Counter(found) & Counter(true)).values())
+    return 2 * common / (len(found) + len(true))
+
+
+def _is_answers(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("text"), list)
+        and isinstance(value.get("answer_start"), list)
+        and len(value["text"]) == len(value["answer_start"])
+        and all(isinstance(start, int) for start in value["answer_start"])
+    )

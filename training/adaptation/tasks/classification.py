@@ -1,0 +1,277 @@
+"""Labels of whole texts, or of pairs of them: one label, several labels, or a number.
+
+Shapes: N examples, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ....command_line import UsageError
+from .columns import (
+    check_texts,
+    check_there,
+    check_values,
+    check_varies,
+    label_names,
+    label_text,
+    named,
+    with_numbers,
+)
+from .task import TUNINGS_OF_TEXTS, Examples, HeadTask, Metrics, tokenised
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction, PreTrainedTokenizerBase
+
+# Half stars from 0 to 10 may be classes; what has more steps is a scale.
+_MOST_FRACTIONS = 21
+# Which may have an example each.
+_FEW_CLASSES = 10
+
+
+class Classification(HeadTask):
+    """One label for each text, of whatever type the labels are."""
+
+    auto_class = "AutoModelForSequenceClassification"
+    peft_task = "SEQ_CLS"
+    best_metric: ClassVar[str | None] = "accuracy"
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews_correlation")
+    tunings = TUNINGS_OF_TEXTS
+    libraries: ClassVar[tuple[str, ...]] = ("sklearn", "matplotlib")
+    problem_type = "single_label_classification"
+    label_column = "label"
+
+    def read(self, examples: Examples) -> dict[str, Any]:
+        """See `HeadTask`."""
+        data = self.data
+        self.text, self.pair = data.text_column or "text", data.text_pair_column
+        self.label = data.label_column or self.label_column
+        self.texts = (self.text, self.pair) if self.pair else (self.text,)
+        columns = {"text_column": self.text, "text_pair_column": self.pair, "label_column": self.label}
+        check_there(examples, columns)
+        check_texts(data, examples, "text_column", self.text)
+        check_texts(data, examples, "text_pair_column", self.pair)
+        examples = {split: named(rows, self.label) for split, rows in examples.items()}
+        self.label_fields = {"problem_type": self.problem_type}
+        return self._read_labels(examples)
+
+    def _read_labels(self, examples: Examples) -> dict[str, Any]:
+        check_values(self.data, examples, "label_column", self.label, _is_label, "a label in every row")
+        _check_classes(self.label, list(examples["train"][self.label]))
+        self._set_labels(label_names(examples, self.label, lambda label: [label]))
+        return dict(examples)
+
+    def _target(self, value: Any) -> Any:
+        """The label of a row, as the model takes it."""
+        return self.label_fields["label2id"][label_text(value)]
+
+    def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """See `HeadTask`: `input_ids` and the like, and `labels`."""
+
+        def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+            pairs = batch[self.pair] if self.pair else None
+            encoded = dict(self.cut.tokenise(tokenizer, self.max_length, batch[self.text], pairs))
+            return {**encoded, "labels": [self._target(value) for value in batch[self.label]]}
+
+        return tokenised(rows, encode)
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """See `HeadTask`."""
+        from transformers import DataCollatorWithPadding
+
+        return DataCollatorWithPadding(tokenizer)
+
+    def metrics(self, rows: Any, inputs: Any) -> Metrics:
+        """Accuracy, F1 (the mean over classes), and Matthews' correlation."""
+        return single_label_metrics
+
+    def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
+        """See `HeadTask`: a label for each text."""
+        return [self.labels[index] for index in logits_of(found).argmax(-1)]
+
+    def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
+        """See `HeadTask`: the label that most training examples have."""
+        return always(most_frequent(train["labels"], len(self.labels)), inputs["labels"])
+
+    def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
+        """See `HeadTask`."""
+        from sklearn.metrics import confusion_matrix
+
+        predicted, known = logits_of(found).argmax(-1), np.asarray(found.label_ids)
+        return confusion_matrix(known, predicted, labels=range(len(self.labels))).tolist()
+
+
+class MultiLabel(Classification):
+    """Any number of labels for each text: lists, or names with a separator between them."""
+
+    best_metric = "f1"
+    metric_names = ("f1", "f1_macro", "accuracy")
+    libraries = ("sklearn",)
+    problem_type = "multi_label_classification"
+    label_column = "labels"
+
+    def _read_labels(self, examples: Examples) -> dict[str, Any]:
+        allowed = f"labels: lists of names, or names with {self.data.label_separator!r} between them"
+        check_values(self.data, examples, "label_column", self.label, _is_labels, allowed)
+        for rows in examples.values():
+            sizes = {len(cell) if isinstance(cell, list) else 0 for cell in rows[self.label]}
+            if sizes == {max(sizes)} and max(sizes) > 1 and {x for cell in rows[self.label] for x in cell} <= {0, 1}:
+                raise UsageError(
+                    f"--label_column {self.label} has a zero or one for each label; it must hold the names of the "
+                    "labels that a text has."
+                )
+        self._set_labels(label_names(examples, self.label, self._split))
+        return dict(examples)
+
+    def _split(self, cell: Any) -> Iterable[Any]:
+        if isinstance(cell, str):
+            return [name for part in cell.split(self.data.label_separator) if (name := part.strip())]
+        # An empty cell of a CSV file is none.
+        return [] if cell is None else cell if isinstance(cell, list) else [cell]
+
+    def _target(self, value: Any) -> Any:
+        target = [0.0] * len(self.labels)
+        for name in self._split(value):
+            target[self.label_fields["label2id"][label_text(name)]] = 1.0
+        return target
+
+    def metrics(self, rows: Any, inputs: Any) -> Metrics:
+        """F1 over all labels, its mean over labels, and the share of texts that have all of theirs right."""
+        return multi_label_metrics
+
+    def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
+        """See `HeadTask`: a list of labels for each text."""
+        return [[self.labels[index] for index in np.flatnonzero(row > 0)] for row in logits_of(found)]
+
+    def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
+        """See `HeadTask`: the labels that more than half of the training examples have."""
+        return always(np.asarray(list(train["labels"])).mean(0) - 0.5, inputs["labels"])
+
+    def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
+        """See `HeadTask`: a text may have several labels, so that none is taken for another."""
+        return None
+
+
+class Regression(Classification):
+    """A number for each text."""
+
+    best_metric = "spearman"
+    metric_names = ("pearson", "spearman", "rmse")
+    libraries = ("scipy",)
+    problem_type = "regression"
+
+    def _read_labels(self, examples: Examples) -> dict[str, Any]:
+        examples = with_numbers(self.data, examples, self.label)
+        check_varies(examples, self.label)
+        self._set_labels([self.label])
+        return examples
+
+    def _target(self, value: Any) -> Any:
+        return float(value)
+
+    def metrics(self, rows: Any, inputs: Any) -> Metrics:
+        """Pearson's and Spearman's correlations, and the root of the mean squared error."""
+        return regression_metrics
+
+    def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
+        """See `HeadTask`: a number for each text."""
+        return logits_of(found).reshape(-1).tolist()
+
+    def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
+        """See `HeadTask`: the mean of the training examples."""
+        return always(np.asarray(list(train["labels"])).mean(keepdims=True), inputs["labels"])
+
+    def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
+        """See `HeadTask`: there are no labels."""
+        return None
+
+
+def _check_classes(column: str, labels: list[Any]) -> None:
+    """Check that labels are classes: numbers on a scale are not, nor are labels that hardly any two texts share.
+
+    Raises:
+        UsageError: if they are not.
+    """
+    classes = set(labels)
+    numbers = all(isinstance(label, int | float) for label in classes)
+    on_a_scale = any(isinstance(label, float) and not label.is_integer() for label in classes)
+    half = len(labels) / 2
+    if len(classes) > (max(2, min(half, _MOST_FRACTIONS)) if on_a_scale else max(half, _FEW_CLASSES)):
+        remedy = "predict numbers with --task regression" if numbers else "choose another --label_column"
+        raise UsageError(
+            f"--label_column {column} has {len(classes)} different labels in {len(labels)} training examples, such as "
+            f"{labels[0]!r}; --task classification would learn a class for each of them. Instead, {remedy}."
+        )
+
+
+def single_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Of logits (N, C) and labels (N,)."""
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    predicted, labels = logits_of(prediction).argmax(-1), np.asarray(prediction.label_ids)
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "matthews_correlation": float(matthews_corrcoef(labels, predicted)),
+    }
+
+
+def multi_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Of logits and labels (N, C)."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    predicted, labels = logits_of(prediction) > 0, np.asarray(prediction.label_ids) > 0.5
+    return {
+        "f1": float(f1_score(labels, predicted, average="micro", zero_division=0)),
+        "f1_macro": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "accuracy": float(accuracy_score(labels, predicted)),
+    }
+
+
+def regression_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Of logits (N, 1) and numbers (N,)."""
+    from scipy.stats import pearsonr, spearmanr
+
+    predicted, labels = logits_of(prediction).reshape(-1), np.asarray(prediction.label_ids).reshape(-1)
+    constant = len(set(predicted.tolist())) < 2 or len(set(labels.tolist())) < 2
+    return {
+        "pearson": 0.0 if constant else float(pearsonr(predicted, labels).statistic),
+        "spearman": 0.0 if constant else float(spearmanr(predicted, labels).statistic),
+        "rmse": float(np.sqrt(np.mean((predicted - labels) ** 2))),
+    }
+
+
+def logits_of(prediction: EvalPrediction) -> Any:
+    """The logits, which stand alone or first."""
+    logits = prediction.predictions
+    return np.asarray(logits[0] if isinstance(logits, tuple) else logits)
+
+
+def most_frequent(labels: Iterable[int], count: int) -> Any:
+    """Logits (C,) of the label that is there most often."""
+    return np.eye(count)[np.bincount(np.asarray(list(labels)), minlength=count).argmax()]
+
+
+def always(logits: Any, labels: Iterable[Any]) -> EvalPrediction:
+    """The same logits (C,) for all labels (N,) or (N, C)."""
+    from transformers import EvalPrediction
+
+    known = np.asarray(list(labels))
+    return EvalPrediction(np.broadcast_to(logits, (len(known), len(logits))), known)
+
+
+def _is_labels(value: Any) -> bool:
+    # What looks like a list in a text is one that was written to CSV.
+    if isinstance(value, list):
+        return all(isinstance(name, str | int) for name in value)
+    return value is None or (_is_label(value) and not str(value).startswith("["))
+
+
+def _is_label(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value.strip())
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))

@@ -1,0 +1,253 @@
+"""Named entities and other spans: labels of words, from tags of words or from spans of characters."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ....command_line import UsageError
+from ..example_files import place_of
+from .classification import logits_of, most_frequent
+from .columns import check_texts, check_there, check_values, label_names, label_text, named, warn_of_case
+from .task import Examples, HeadTask, Metrics, tokenised
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction, PreTrainedTokenizerBase
+
+_OUTSIDE = "O"
+_ENTITY_TAG = re.compile(r"O|[BIESLU]-.+")
+
+
+class Entities(HeadTask):
+    """Labels of words, in one of two forms.
+
+    Words (a list in each row) with as many tags, such as `B-person`, `I-person` and `O`; or texts with a list of spans
+    in each row, `{"start": 0, "end": 5, "label": "person"}`, of which tags of words are made. Tags without such
+    prefixes, as parts of speech are, are judged word by word.
+    """
+
+    auto_class = "AutoModelForTokenClassification"
+    peft_task = "TOKEN_CLS"
+    best_metric = "f1"
+    metric_names = ("precision", "recall", "f1", "accuracy")
+    libraries = ("seqeval", "sklearn")
+
+    def read(self, examples: Examples) -> dict[str, Any]:
+        """See `HeadTask`."""
+        data = self.data
+        self.spans = data.label_column is not None and _holds_spans(examples["train"], data.label_column)
+        self.text = data.text_column or ("text" if self.spans else "tokens")
+        self.label = data.label_column or "ner_tags"
+        self.texts = (self.text,)
+        check_there(examples, {"text_column": self.text, "label_column": self.label})
+        if self.spans:
+            check_texts(data, examples, "text_column", self.text)
+            check_values(data, examples, "label_column", self.label, _is_spans, "lists of start, end and label")
+            for split, rows in examples.items():
+                self._check_spans(split, rows)
+            kinds = label_names_of_spans(examples, self.label)
+            self._set_labels([_OUTSIDE, *(f"{part}-{kind}" for kind in kinds for part in "BI")])
+            return dict(examples)
+        check_values(data, examples, "text_column", self.text, _is_words, "a list of words in every row")
+        examples = {split: named(rows, self.label) for split, rows in examples.items()}
+        check_values(data, examples, "label_column", self.label, _is_tags, "a list of tags in every row")
+        for split, rows in examples.items():
+            for row, (words, tags) in enumerate(zip(rows[self.text], rows[self.label], strict=True)):
+                if len(words) != len(tags):
+                    raise UsageError(
+                        f"--label_column {self.label} must have a tag for each word; {place_of(data, split, row)} has "
+                        f"{len(words)} words and {len(tags)} tags."
+                    )
+        self._set_labels(label_names(examples, self.label, lambda tags: tags))
+        return dict(examples)
+
+    def _check_spans(self, split: str, rows: Any) -> None:
+        for row, (text, spans) in enumerate(zip(rows[self.text], rows[self.label], strict=True)):
+            for span in spans:
+                if not 0 <= span["start"] < span["end"] <= len(text):
+                    raise UsageError(
+                        f"--label_column {self.label}: {place_of(self.data, split, row)} has a span from "
+                        f"{span['start']} to {span['end']}, outside of its text of {len(text)} characters."
+                    )
+
+    def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """See `HeadTask`: the first token of each word has its label, all others none."""
+        from ....modeling.heads.losses import IGNORED
+
+        label2id = self.label_fields["label2id"]
+
+        def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+            encoded = self.cut.tokenise(
+                tokenizer, self.max_length, batch[self.text], is_split_into_words=not self.spans
+            )
+            labels, places = [], []
+            for index, given in enumerate(batch[self.label]):
+                words = encoded.word_ids(index)
+                tags = self._tags_of_words(encoded, index, batch[self.text][index], given) if self.spans else given
+                row, before = [], None
+                for word in words:
+                    row.append(IGNORED if word is None or word == before else label2id[label_text(tags[word])])
+                    before = word
+                labels.append(row)
+                # Of the words that have a label; no inputs of the model.
+                kept = [word for word, label in zip(words, row, strict=True) if word is not None and label != IGNORED]
+                places.append([self._place(encoded, index, word, batch[self.text][index]) for word in kept])
+            return {**dict(encoded), "labels": labels, "places": places}
+
+        return tokenised(rows, encode)
+
+    def _place(self, encoded: Any, index: int, word: int, text: Any) -> list[int]:
+        """The characters of a word of a text, or its place in a list of words."""
+        return list(_stripped(text, *encoded.word_to_chars(index, word))) if self.spans else [word, word + 1]
+
+    def _tags_of_words(self, encoded: Any, index: int, text: str, spans: list[Any]) -> dict[int, str]:
+        """The tag of each word of a text, by spans of its characters. Words may begin with a space."""
+        tags: dict[int, str] = {}
+        places = [_stripped(text, span["start"], span["end"]) for span in spans]
+        for word in sorted({word for word in encoded.word_ids(index) if word is not None}):
+            start, end = _stripped(text, *encoded.word_to_chars(index, word))
+            tags[word] = _OUTSIDE
+            for (first, last), span in zip(places, spans, strict=True):
+                if start < last and end > first:
+                    kind = label_text(span["label"])
+                    goes_on = first < start and tags.get(word - 1, _OUTSIDE)[2:] == kind
+                    tags[word] = f"{'I' if goes_on else 'B'}-{kind}"
+                    break
+        return tags
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """See `HeadTask`."""
+        from transformers import DataCollatorForTokenClassification
+
+        return DataCollatorForTokenClassification(tokenizer)
+
+    def metrics(self, rows: Any, inputs: Any) -> Metrics:
+        """Precision, recall and F1 of whole entities (seqeval), or of words, and the accuracy of words."""
+        from ....modeling.heads.losses import IGNORED
+
+        labels = self.labels
+        of_words = not all(_ENTITY_TAG.fullmatch(label) for label in labels)
+
+        def judge(prediction: EvalPrediction) -> dict[str, float]:
+            predicted, known = logits_of(prediction).argmax(-1), np.asarray(prediction.label_ids)
+            found = [[labels[x] for x in row[kept != IGNORED]] for row, kept in zip(predicted, known, strict=True)]
+            true = [[labels[x] for x in row[row != IGNORED]] for row in known]
+            if not any(true):
+                return dict.fromkeys(self.metric_names, 0.0)
+            return _judge_words(found, true) if of_words else _judge_entities(found, true)
+
+        return judge
+
+    def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
+        """See `HeadTask`: the tags of the words of each text, or its spans; None for words that were cut off."""
+        from ....modeling.heads.losses import IGNORED
+
+        predicted, known = logits_of(found).argmax(-1), np.asarray(found.label_ids)
+        answers: list[Any] = []
+        for row, kept, places, text in zip(predicted, known, inputs["places"], rows[self.text], strict=True):
+            tags = [self.labels[index] for index in row[kept != IGNORED]]
+            if self.spans:
+                answers.append(_spans_of(tags, places))
+            else:
+                by_word = {place[0]: tag for place, tag in zip(places, tags, strict=True)}
+                answers.append([by_word.get(word) for word in range(len(text))])
+        return answers
+
+    def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
+        """See `HeadTask`: the tag that most words of the training examples have."""
+        from transformers import EvalPrediction
+
+        from ....modeling.heads.losses import IGNORED
+
+        known = (label for labels in train["labels"] for label in labels if label != IGNORED)
+        longest = max(map(len, inputs["labels"]))
+        labels = np.array([[*labels, *[IGNORED] * (longest - len(labels))] for labels in inputs["labels"]])
+        logits = most_frequent(known, len(self.labels))
+        return EvalPrediction(np.broadcast_to(logits, (*labels.shape, len(logits))), labels)
+
+
+def _spans_of(tags: list[str], places: list[list[int]]) -> list[dict[str, Any]]:
+    """The spans of characters that tags of words stand for."""
+    spans: list[dict[str, Any]] = []
+    before = _OUTSIDE
+    for tag, (start, end) in zip(tags, places, strict=True):
+        kind = tag[2:]
+        if tag.startswith("I-") and before[2:] == kind:
+            spans[-1]["end"] = end
+        elif tag != _OUTSIDE:
+            spans.append({"start": start, "end": end, "label": kind})
+        before = tag
+    return spans
+
+
+def _judge_entities(found: list[list[str]], true: list[list[str]]) -> dict[str, float]:
+    from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
+
+    return {
+        "precision": float(precision_score(true, found, zero_division=0)),
+        "recall": float(recall_score(true, found, zero_division=0)),
+        "f1": float(f1_score(true, found, zero_division=0)),
+        "accuracy": float(accuracy_score(true, found)),
+    }
+
+
+def _judge_words(found: list[list[str]], true: list[list[str]]) -> dict[str, float]:
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
+    words, known = [tag for row in found for tag in row], [tag for row in true for tag in row]
+    scores = precision_recall_fscore_support(known, words, average="macro", zero_division=0)[:3]
+    named = dict(zip(("precision", "recall", "f1"), map(float, scores), strict=True))
+    return {**named, "accuracy": float(accuracy_score(known, words))}
+
+
+def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span of characters without the spaces at its ends."""
+    inside = text[start:end]
+    return start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())
+
+
+def label_names_of_spans(examples: Examples, column: str) -> list[str]:
+    """The kinds of spans in the training examples.
+
+    Raises:
+        UsageError: if there are none, or another split has one that they have not.
+    """
+    found = {
+        split: {label_text(span["label"]) for cell in rows[column] for span in cell} for split, rows in examples.items()
+    }
+    if not found["train"]:
+        raise UsageError(f"--label_column {column}: there is no span in the training examples.")
+    for split, kinds in found.items():
+        if unseen := sorted(kinds - found["train"]):
+            raise UsageError(
+                f"--label_column {column}: the {split} examples have spans of {', '.join(unseen[:5])}, of which there "
+                "is none to train on."
+            )
+    warn_of_case(found["train"], column)
+    return sorted(found["train"])
+
+
+def _holds_spans(rows: Any, column: str) -> bool:
+    if column not in rows.column_names:
+        return False
+    first = next((cell for cell in rows[column] if cell), None)
+    return isinstance(first, list) and isinstance(first[0], dict)
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(word, str) for word in value)
+
+
+def _is_tags(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(tag, str | int) for tag in value)
+
+
+def _is_spans(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(span, dict)
+        and isinstance(span.get("label"), str)
+        and all(isinstance(span.get(name), int) for name in ("start", "end"))
+        for span in value
+    )

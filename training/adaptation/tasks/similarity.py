@@ -1,0 +1,241 @@
+"""Vectors of texts for search, and scores of pairs: models, losses and evaluators of sentence-transformers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ....command_line import UsageError
+from .columns import check_texts, check_there, check_varies, with_numbers
+from .task import Cut
+
+if TYPE_CHECKING:
+    from ..data_arguments import TaskDataArguments
+
+
+class SimilarityTask(ABC):
+    """A task of sentence-transformers, for pairs of texts.
+
+    Args:
+        data: where the examples are, and what their columns are called.
+
+    Attributes:
+        tunings: the ways of tuning that there are for it.
+        kind: the prefix of the classes that train it.
+        scores: which numbers pairs may have, as arguments of `with_numbers`.
+        scored: whether the pairs have numbers.
+        texts: the columns that `read` leaves, but for the scores.
+    """
+
+    tunings: ClassVar[tuple[str, ...]] = ("full",)
+    best_metric: ClassVar[str | None] = None
+    libraries: ClassVar[tuple[str, ...]] = ("sentence_transformers",)
+    kind: ClassVar[str]
+    scores: ClassVar[dict[str, Any]] = {}
+    texts: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+
+    def __init__(self, data: TaskDataArguments) -> None:
+        self.data = data
+        self.text, self.pair = data.text_column or "text", data.text_pair_column or "text_pair"
+        self.scored = True
+
+    def read(self, examples: Mapping[str, Any]) -> dict[str, Any]:
+        """Checks the examples of each split, and leaves the columns that are used: two texts, and a score if any.
+
+        Raises:
+            UsageError: for columns, texts or scores that are not as they should be.
+        """
+        check_there(examples, {"text_column": self.text, "text_pair_column": self.pair})
+        check_texts(self.data, examples, "text_column", self.text)
+        check_texts(self.data, examples, "text_pair_column", self.pair)
+        label = self._label_column(examples)
+        self.scored = label is not None
+        if label is not None:
+            check_there(examples, {"label_column": label})
+            examples = with_numbers(self.data, examples, label, **self.scores)
+            check_varies(examples, label)
+        names = {self.text: "text", self.pair: "text_pair", **({label: "label"} if label else {})}
+        return {split: _renamed(rows, names) for split, rows in examples.items()}
+
+    @abstractmethod
+    def _label_column(self, examples: Mapping[str, Any]) -> str | None:
+        """The column of scores, None for pairs that simply belong together."""
+
+    @abstractmethod
+    def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
+        """A model of sentence-transformers around an encoder.
+
+        Args:
+            checkpoint: of the encoder.
+            pooling: None for what the checkpoint says.
+            max_length: tokens that texts are cut to.
+
+        Raises:
+            UsageError: if what the checkpoint says cannot be followed.
+        """
+
+    @abstractmethod
+    def answers(self, model: Any, rows: Any) -> list[float]:
+        """What the model gives for each pair of texts."""
+
+    @abstractmethod
+    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
+        """What `max_length` leaves out of the texts of a split."""
+
+    @abstractmethod
+    def loss(self, model: Any, matryoshka_dims: list[int] | None) -> Any:
+        """What is trained for."""
+
+    @abstractmethod
+    def evaluator(self, rows: Any) -> Any:
+        """Judges a model by the examples of a split; its `primary_metric` is that by which weights are chosen."""
+
+
+class Embedding(SimilarityTask):
+    """A vector for each text: near to those of texts that belong to it, or as near as scores say."""
+
+    kind = "SentenceTransformer"
+
+    def _label_column(self, examples: Mapping[str, Any]) -> str | None:
+        given = self.data.label_column
+        return given or ("score" if "score" in examples["train"].column_names else None)
+
+    def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
+        """See `SimilarityTask`: the encoder and what follows it in its folder, else the mean of all tokens."""
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
+
+        from ....modeling.text_encoding.embedding_recipe import ACTIVATIONS, EmbeddingRecipe
+        from ....modeling.text_encoding.embedding_recipe import Dense as Projection
+        from ....modeling.text_encoding.recipe_files import read_recipe
+
+        recipe = read_recipe(checkpoint) or EmbeddingRecipe()
+        if pooling is not None:
+            recipe = replace(recipe, pooling=(pooling,), obstacle=None)
+        try:
+            recipe.check()
+        except ValueError as error:
+            raise UsageError(f"--from: {error}") from error
+        transformer: Any = Transformer(checkpoint, max_seq_length=max_length, do_lower_case=recipe.lowercase)
+        channels = transformer.auto_model.config.hidden_size
+        modes = recipe.pooling if len(recipe.pooling) > 1 else recipe.pooling[0]
+        modules = [transformer, Pooling(channels, pooling_mode=modes, include_prompt=recipe.include_prompt)]
+        for step in recipe.after:
+            if isinstance(step, Projection):
+                (outputs, inputs), biased = step.weight.shape, step.bias is not None
+                activation = ACTIVATIONS[step.activation]()
+                modules.append(Dense(inputs, outputs, biased, activation, step.weight.clone(), step.bias))
+            else:
+                modules.append(Normalize())
+        given: dict[str, Any] = {
+            name: recipe.settings.get(name)
+            for name in ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+        }
+        return SentenceTransformer(modules=modules, **given)
+
+    def answers(self, model: Any, rows: Any) -> list[float]:
+        """See `SimilarityTask`: the similarity of their vectors."""
+        one, other = (model.encode(list(rows[name]), show_progress_bar=False) for name in ("text", "text_pair"))
+        return model.similarity_pairwise(one, other).tolist()
+
+    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
+        """See `SimilarityTask`; each text is read alone."""
+        cut = Cut()
+        for batch in rows.iter(1000):
+            cut.tokenise(tokenizer, max_length, batch["text"])
+            cut.tokenise(tokenizer, max_length, batch["text_pair"])
+        return cut
+
+    def loss(self, model: Any, matryoshka_dims: list[int] | None) -> Any:
+        """See `SimilarityTask`: CoSENT for scores, else multiple negatives ranking; Matryoshka around it if asked."""
+        from sentence_transformers.sentence_transformer import losses
+
+        loss: Any = losses.CoSENTLoss(model) if self.scored else losses.MultipleNegativesRankingLoss(model)
+        if not matryoshka_dims:
+            return loss
+        return losses.MatryoshkaLoss(model, loss, matryoshka_dims=matryoshka_dims)
+
+    def evaluator(self, rows: Any) -> Any:
+        """See `SimilarityTask`: the rank correlation with scores, or how high a text is found by its pair."""
+        from sentence_transformers.sentence_transformer import evaluation
+
+        if self.scored:
+            return evaluation.EmbeddingSimilarityEvaluator(
+                rows["text"], rows["text_pair"], rows["label"], main_similarity="cosine", write_csv=False
+            )
+        documents = {text: f"d{index}" for index, text in enumerate(dict.fromkeys(rows["text_pair"]))}
+        queries = {text: f"q{index}" for index, text in enumerate(dict.fromkeys(rows["text"]))}
+        relevant: dict[str, set[str]] = {}
+        for text, pair in zip(rows["text"], rows["text_pair"], strict=True):
+            relevant.setdefault(queries[text], set()).add(documents[pair])
+        return evaluation.InformationRetrievalEvaluator(
+            {name: text for text, name in queries.items()},
+            {name: text for text, name in documents.items()},
+            relevant,
+            main_score_function="cosine",
+            write_csv=False,
+        )
+
+
+class Ranking(SimilarityTask):
+    """A score for each pair of texts, read together: how well the second answers the first."""
+
+    kind = "CrossEncoder"
+    scores: ClassVar[dict[str, Any]] = {
+        "is_allowed": lambda score: 0 <= score <= 1,
+        "allowed": "numbers from 0 to 1",
+    }
+
+    def _label_column(self, examples: Mapping[str, Any]) -> str | None:
+        return self.data.label_column or "label"
+
+    def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
+        """See `SimilarityTask`: the encoder with a classifier of one output."""
+        from sentence_transformers import CrossEncoder
+
+        from ...encoders import pooling_fields
+
+        return CrossEncoder(
+            checkpoint, num_labels=1, max_length=max_length, config_kwargs=pooling_fields(checkpoint, pooling)
+        )
+
+    def answers(self, model: Any, rows: Any) -> list[float]:
+        """See `SimilarityTask`: their score."""
+        pairs = list(zip(rows["text"], rows["text_pair"], strict=True))
+        return model.predict(pairs, show_progress_bar=False).tolist()
+
+    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
+        """See `SimilarityTask`."""
+        cut = Cut()
+        for batch in rows.iter(1000):
+            cut.tokenise(tokenizer, max_length, batch["text"], batch["text_pair"])
+        return cut
+
+    def loss(self, model: Any, matryoshka_dims: list[int] | None) -> Any:
+        """See `SimilarityTask`: binary cross entropy, for labels from 0 to 1."""
+        from sentence_transformers.cross_encoder import losses
+
+        return losses.BinaryCrossEntropyLoss(model)
+
+    def evaluator(self, rows: Any) -> Any:
+        """See `SimilarityTask`: average precision of labels of 0 and 1, else the rank correlation."""
+        from sentence_transformers.cross_encoder import evaluation
+
+        pairs = [list(pair) for pair in zip(rows["text"], rows["text_pair"], strict=True)]
+        labels = list(rows["label"])
+        if len(set(labels)) < 2:
+            raise UsageError(
+                "the examples for validation or test have the same label in all rows; nothing can be told."
+            )
+        if set(labels) == {0, 1}:
+            whole = [int(label) for label in labels]
+            return evaluation.CrossEncoderClassificationEvaluator(pairs, whole, write_csv=False)
+        return evaluation.CrossEncoderCorrelationEvaluator(pairs, labels, write_csv=False)
+
+
+def _renamed(rows: Any, names: dict[str, str]) -> Any:
+    """The columns that have new names, in their order."""
+    rows = rows.select_columns(list(names))
+    return rows.rename_columns({old: new for old, new in names.items() if old != new})

@@ -1,0 +1,34 @@
+"""Ways of tuning an encoder: which weights are trained, and with which defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A way of tuning.
+
+    Attributes:
+        defaults: of the training, where nothing else is said.
+        is_peft: whether peft does it.
+        can_be_merged: whether the trained weights become part of the encoder in the end.
+    """
+
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    is_peft: bool = False
+    can_be_merged: bool = True
+
+
+# The fewer weights, the larger the steps.
+TUNINGS: dict[str, Tuning] = {
+    "full": Tuning(),
+    "head": Tuning({"learning_rate": 3e-3, "num_train_epochs": 10.0}),
+    "adapter": Tuning({"learning_rate": 1e-2, "num_train_epochs": 50.0}),
+    "lora": Tuning({"learning_rate": 2e-3}, is_peft=True),
+    "dora": Tuning({"learning_rate": 2e-3}, is_peft=True),
+    "ia3": Tuning({"learning_rate": 1e-2}, is_peft=True),
+    "prompt": Tuning({"learning_rate": 1e-2, "num_train_epochs": 10.0}, is_peft=True, can_be_merged=False),
+}

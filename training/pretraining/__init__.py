@@ -1,0 +1,1 @@
+"""`sequence-encoder pretrain`: masked tokens and sentence order, on any corpus."""

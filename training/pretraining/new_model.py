@@ -1,0 +1,85 @@
+"""The tokenizer and the model that `sequence-encoder pretrain` starts from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...command_line import UsageError
+from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ...conversion.companions import read_tokenizer
+from ...modeling import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining, SequenceEncoderPreTrainedModel
+from ...tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
+from .arguments import ModelArguments
+from .objective_arguments import Objectives
+
+# Documents to train a tokenizer on; more change little.
+_TOKENIZER_TEXTS = 200_000
+# Training takes the square of the length of a word: of a megabyte in base64, more than an hour.
+_LONG_WORD = re.compile(r"\S{1000,}")
+
+
+def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer that is asked for, or one that is trained on the first of the texts.
+
+    Raises:
+        UsageError: if it cannot be loaded or trained, or has no [CLS], [SEP], [PAD] or [MASK].
+    """
+    try:
+        if arguments.tokenizer is None:
+            print(f"Training a tokenizer of at most {arguments.vocab_size:,} tokens.", flush=True)
+            return SequenceEncoderTokenizer.train_from_iterator(
+                (_LONG_WORD.sub(" ", text) for text, _ in zip(texts, range(_TOKENIZER_TEXTS), strict=False)),
+                vocab_size=arguments.vocab_size,
+                algorithm=arguments.algorithm,
+                lowercase=arguments.lowercase,
+                model_max_length=arguments.max_length,
+                # Five bars, which are also drawn where there is no terminal.
+                show_progress=False,
+            )
+        tokenizer = read_tokenizer(arguments.tokenizer)
+    except UsageError:
+        raise
+    except (ValueError, OSError) as error:
+        name = "--vocab_size, --corpus" if arguments.tokenizer is None else f"--tokenizer {arguments.tokenizer}"
+        raise UsageError(f"{name}: {error}") from error
+    tokenizer.model_max_length = arguments.max_length
+    return tokenizer
+
+
+def new_model(
+    arguments: ModelArguments, objectives: Objectives, tokenizer: PreTrainedTokenizerBase
+) -> SequenceEncoderPreTrainedModel:
+    """An encoder with random weights and the heads that the objectives need."""
+    fields: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "type_vocab_size": 2 if objectives.sop_weight else 0,
+        "max_position_embeddings": arguments.max_length,
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")},
+        **arguments.config_fields(),
+    }
+    return model_class(objectives)(SequenceEncoderConfig.from_preset(arguments.preset, **fields))
+
+
+def carried_over_model(folder: Path, arguments: ModelArguments, objectives: Objectives) -> PreTrainedModel:
+    """The model that `carry_over` saved, with the heads that the objectives need.
+
+    Raises:
+        UsageError: if it takes no texts as long as asked for.
+    """
+    model = model_class(objectives).from_pretrained(folder)
+    limit = model.config.max_position_embeddings
+    if model.config.position_embedding == "learned" and arguments.max_length > limit:
+        raise UsageError(
+            f"--max_length must be at most {limit}, what --from has positions for, got {arguments.max_length}."
+        )
+    return model
+
+
+def model_class(objectives: Objectives) -> type[SequenceEncoderPreTrainedModel]:
+    """The class with the heads that the objectives need."""
+    return SequenceEncoderForPreTraining if objectives.sop_weight else SequenceEncoderForMaskedLM

@@ -1,0 +1,215 @@
+"""What pretraining logs: loss and accuracy of each objective, speed, and a loss that is no number ends the training.
+
+Everything is measured from outside, on what an unmodified `Trainer` gives its model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ...command_line import UsageError
+from ...modeling.heads.losses import IGNORED
+
+# What is summed over the rows of batches.
+_SUMS = ("mlm_loss", "mlm_right", "mlm_count", "sop_loss", "sop_right", "sop_count", "tokens")
+
+
+class ObjectiveMetrics(TrainerCallback):
+    """Adds to each log of a `Trainer` the loss and the accuracy of each objective, and the tokens a second.
+
+    Means are over the masked tokens, and over the pairs of segments, that all processes saw since the last log. `watch`
+    the trainer before it trains.
+
+    Args:
+        operations_per_token: of training, or None where the share of the peak is not to be logged.
+        peak: operations a second of all devices together.
+    """
+
+    def __init__(self, operations_per_token: float | None = None, peak: float | None = None) -> None:
+        self.operations_per_token, self.peak = operations_per_token, peak
+        self.trainer: Trainer | None = None
+        self._forget()
+
+    def watch(self, trainer: Trainer) -> None:
+        """Becomes the second callback of a trainer: the first decides what follows a step, all others read logs."""
+        self.trainer = trainer
+        trainer.callback_handler.callbacks.insert(1, self)
+
+    def _forget(self) -> None:
+        self.sums: torch.Tensor | None = None
+        self.since = self.ended = time.perf_counter()
+        self.waited = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Starts to look at the outputs of the model."""
+        assert self.trainer is not None
+        # The outermost module: what is inside may be compiled.
+        model = self.trainer.model_wrapped
+        self.hook = model.register_forward_hook(self._see, with_kwargs=True)
+        self._forget()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Looks no longer."""
+        self.hook.remove()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The batches of the step have come."""
+        self.waited += time.perf_counter() - self.ended
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ends the training before something is saved that has lost its numbers.
+
+        Raises:
+            UsageError: if a loss, or a weight that would be saved, is infinite or no number.
+        """
+        self._check(state, control)
+        self.ended = time.perf_counter()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """As after a step."""
+        self._check(state, control)
+
+    def _check(self, state: TrainerState, control: TrainerControl) -> None:
+        # What training ends with is saved, whether or not it is a checkpoint.
+        saves = control.should_save or control.should_training_stop
+        if not (control.should_log or saves):
+            return
+        assert self.trainer is not None
+        # None where a log took them just before.
+        sums = torch.zeros((), device=self.trainer.args.device) if self.sums is None else self.sums.clone()
+        if saves:
+            for weight in self.trainer.model_wrapped.parameters():
+                local = weight.to_local() if isinstance(weight, DTensor) else weight
+                sums += 0 * local.detach().sum()
+        if not self._of_all_processes(sums).isfinite().all():
+            raise UsageError(
+                f"The loss is no longer a number, at step {state.global_step} or little before. Nothing was saved "
+                "since. Lower --learning_rate or --max_grad_norm, or warm up longer, and go on with --resume."
+            )
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Adds what was measured since the last log of training."""
+        if logs is None or "loss" not in logs or self.sums is None:
+            return
+        sums = self._of_all_processes(self.sums)
+        seconds = time.perf_counter() - self.since
+        added = means(sums)
+        added["tokens_per_second"] = float(sums[_SUMS.index("tokens")]) / seconds
+        added["loader_share"] = self.waited / seconds
+        if self.operations_per_token and self.peak:
+            added["share_of_peak"] = added["tokens_per_second"] * self.operations_per_token / self.peak
+        logs.update(added)
+        state.log_history[-1].update(added)
+        self._forget()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The time of an evaluation is none of training."""
+        self._leave_out()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Nor is that of saving."""
+        self._leave_out()
+
+    def _leave_out(self) -> None:
+        now = time.perf_counter()
+        self.since += now - self.ended
+        self.ended = now
+
+    @torch.no_grad()
+    def _see(self, model: torch.nn.Module, args: Any, inputs: Mapping[str, Any], outputs: Any) -> None:
+        if not model.training:
+            return
+        sums = sums_of(inputs, outputs)
+        self.sums = sums if self.sums is None else self.sums + sums
+
+    def _of_all_processes(self, sums: torch.Tensor) -> torch.Tensor:
+        assert self.trainer is not None
+        # Those that share a model by tensor parallelism see the same batch.
+        return self.trainer.accelerator.reduce(sums.clone(), "sum") / self.trainer.get_tp_size()
+
+
+def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
+    """The sums of `_SUMS` over a batch, (7,): a masked language model's, or those of both heads of pretraining."""
+    labels = inputs["labels"]
+    device = labels.device
+    count = (labels != IGNORED).sum()
+    mask = inputs.get("attention_mask")
+    # Apple's GPUs have no more than 32 bits.
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    values = dict.fromkeys(_SUMS, torch.zeros((), device=device))
+    values["tokens"] = torch.as_tensor(labels.numel(), device=device) if mask is None else mask.sum()
+    both = "sop_logits" in outputs
+    logits = outputs["prediction_logits" if both else "logits"] if inputs.get("mlm_weight", 1.0) else None
+    if logits is not None:
+        wanted = labels[labels != IGNORED]
+        logits = logits if logits.dim() == 2 else logits[labels != IGNORED]
+        items = inputs.get("num_items_in_batch")
+        loss = outputs["mlm_loss" if both else "loss"]
+        values["mlm_loss"] = loss.detach().to(exact) * (count if items is None else items)
+        values["mlm_right"] = (logits.argmax(-1) == wanted).sum()
+        values["mlm_count"] = count
+    order = inputs.get("sentence_order_label")
+    if both and order is not None:
+        told = _loss_right_count(outputs["sop_logits"].detach(), order).sum(dim=0)
+        values["sop_loss"], values["sop_right"], values["sop_count"] = told
+    return torch.stack([values[name].to(exact) for name in _SUMS])
+
+
+def means(sums: torch.Tensor | np.ndarray) -> dict[str, float]:
+    """Loss and accuracy of the objectives that were trained, of the sums that `sums_of` gives."""
+    told = dict(zip(_SUMS, sums.tolist(), strict=False))
+    found: dict[str, float] = {}
+    for name in ("mlm", "sop"):
+        if count := told[f"{name}_count"]:
+            found |= {f"{name}_loss": told[f"{name}_loss"] / count, f"{name}_accuracy": told[f"{name}_right"] / count}
+    return found
+
+
+def compact_logits(logits: Any, labels: Any) -> torch.Tensor:
+    """Sums for each row, (B, 6), instead of logits (B, S, V): the `preprocess_logits_for_metrics` of a `Trainer`."""
+    tokens, order = labels if isinstance(labels, tuple | list) else (labels, None)
+    # Those of one head come alone.
+    alone = (logits, None) if order is None else (None, logits)
+    predictions, scores = logits if isinstance(logits, tuple | list) else alone
+    sums = torch.zeros(len(tokens), 3, device=tokens.device)
+    if predictions is not None:
+        masked = tokens != IGNORED
+        per_token = _loss_right_count(predictions[masked], tokens[masked])
+        sums = sums.index_add(0, masked.nonzero()[:, 0], per_token)
+    told = torch.zeros_like(sums) if scores is None or order is None else _loss_right_count(scores, order)
+    return torch.cat([sums, told], dim=1)
+
+
+def _loss_right_count(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(n, 3): the loss, whether it is right and whether it counts, of each of n answers."""
+    counts = labels != IGNORED
+    losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
+    return torch.stack([losses, (logits.argmax(-1) == labels).float() * counts, counts.float()], dim=1)
+
+
+def objective_means(prediction: EvalPrediction) -> dict[str, float]:
+    """Loss and accuracy of each objective over all rows: the `compute_metrics` of a `Trainer` with `compact_logits`."""
+    return means(np.asarray(prediction.predictions, dtype=np.float64).sum(axis=0))

@@ -1,0 +1,161 @@
+"""The objectives of pretraining: the collator that swaps segments and masks tokens.
+
+Some tokens are hidden, and the model is to restore them (masked language modelling, Devlin et al., 2019); half of the
+time the two segments of a window are swapped, and the model is to tell (sentence order, Lan et al., 2020).
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ...modeling.heads.losses import IGNORED
+from .objective_arguments import Objectives
+
+
+class PretrainingCollator:
+    """Makes batches of `PackedWindows`: swapped half of the time, masked, and padded around what the model computes.
+
+    A batch is for `SequenceEncoderForPreTraining`; without `sop_weight` also for `SequenceEncoderForMaskedLM`. What is
+    drawn for a pack follows from its seed. `Trainer` drops what it does not know: tell it
+    `remove_unused_columns=False`.
+
+    Args:
+        tokenizer: needs [CLS], [SEP], [PAD] and [MASK].
+        objectives: what is to be predicted.
+
+    Raises:
+        ValueError: if the tokenizer lacks one of these, or does not tell where words start although they are needed.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, objectives: Objectives | None = None) -> None:
+        self.objectives = objectives or Objectives()
+        ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad", "mask")}
+        if missing := [name for name, token in ids.items() if token is None]:
+            raise ValueError(f"tokenizer must have cls, sep, pad and mask tokens, and has no {', '.join(missing)}.")
+        self.cls, self.sep, self.pad, self.mask = ids.values()
+        self.vocab_size = len(tokenizer)
+        self.continues = continuing_tokens(tokenizer) if self.objectives.whole_word_mask else None
+
+    def __call__(self, packs: Sequence[Any]) -> dict[str, Any]:
+        """`input_ids`, `attention_mask`, `labels` (B, S); for sentence order also `token_type_ids` (B, S),
+        `sentence_order_label` (B,): 1 where the segments are swapped, -100 where there is one; and the weights.
+
+        Raises:
+            ValueError: for items without windows.
+        """
+        if packs and "windows" not in packs[0]:
+            raise ValueError(
+                f"An item has {sorted(packs[0])} and no 'windows'; set remove_unused_columns=False in "
+                "TrainingArguments and train on PackedWindows."
+            )
+        rows: list[np.ndarray] = []
+        labels: list[np.ndarray] = []
+        seconds, orders = [], []
+        for pack in packs:
+            rng = np.random.default_rng(pack["seed"])
+            swapped = rng.random(len(pack["windows"])) < 0.5
+            joined = [self._join(window, swap) for window, swap in zip(pack["windows"], swapped, strict=True)]
+            for row, second in joined:
+                rows.append(row)
+                seconds.append(second)
+            orders += [int(swap) if w["cut"] else IGNORED for w, swap in zip(pack["windows"], swapped, strict=True)]
+            paired = np.array([window["cut"] > 0 for window in pack["windows"]])
+            labels += self._hide(rows[-len(joined) :], paired, rng, self.objectives.probability(pack["progress"]))
+        batch: dict[str, Any] = {
+            "input_ids": _padded(rows, self.pad),
+            "attention_mask": _padded([np.ones_like(row) for row in rows], 0),
+            "labels": _padded(labels, IGNORED),
+        }
+        if self.objectives.sop_weight:
+            types = [
+                (np.arange(len(row)) >= second).astype(row.dtype) for row, second in zip(rows, seconds, strict=True)
+            ]
+            batch |= {
+                "token_type_ids": _padded(types, 0),
+                "sentence_order_label": torch.tensor(orders),
+                "mlm_weight": float(self.objectives.mlm_weight),
+                "sop_weight": float(self.objectives.sop_weight),
+            }
+        return batch
+
+    def _join(self, window: Any, swap: bool) -> tuple[np.ndarray, int]:
+        """The tokens of a row with the special ones, and where the second segment starts."""
+        ids = np.asarray(window["input_ids"], dtype=np.int64)
+        cut = window["cut"] if self.objectives.sop_weight else 0
+        if not cut:
+            return np.concatenate([[self.cls], ids, [self.sep]]), len(ids) + 2
+        first, second = (ids[cut:], ids[:cut]) if swap else (ids[:cut], ids[cut:])
+        return np.concatenate([[self.cls], first, [self.sep], second, [self.sep]]), len(first) + 2
+
+    def _hide(
+        self, rows: list[np.ndarray], paired: np.ndarray, rng: np.random.Generator, probability: float
+    ) -> list[np.ndarray]:
+        """Masks tokens of the rows in place, and returns their labels."""
+        ids = np.concatenate(rows)
+        labels = np.full_like(ids, IGNORED)
+        ends = np.cumsum([len(row) for row in rows])
+        if not self.objectives.mlm_weight:
+            # `Trainer` counts labels to weigh the parts of a step: one a text whose order is to be told.
+            starts = ends - [len(row) for row in rows]
+            labels[starts[paired]] = self.cls
+            return np.split(labels, ends[:-1])
+        special = (ids == self.cls) | (ids == self.sep)
+        chosen = rng.random(len(ids)) < probability
+        if self.continues is not None:
+            # The first token of a word decides. Special tokens are words of their own.
+            words = np.cumsum(~self.continues[ids] | special | np.roll(special, 1))
+            chosen = chosen[np.searchsorted(words, words)]
+        chosen &= ~special
+        labels[chosen] = ids[chosen]
+        fate = rng.random(len(ids))
+        replaced = rng.integers(self.vocab_size, size=len(ids))
+        ids = np.where(chosen & (fate < 0.8), self.mask, ids)
+        ids = np.where(chosen & (fate >= 0.9), replaced, ids)
+        for row, hidden in zip(rows, np.split(ids, ends[:-1]), strict=True):
+            row[:] = hidden
+        return np.split(labels, ends[:-1])
+
+
+def _padded(rows: Sequence[np.ndarray], value: int) -> torch.Tensor:
+    """(B, S), each row filled up with `value`."""
+    lengths = np.array([len(row) for row in rows])
+    filled = np.full((len(rows), lengths.max()), value, dtype=np.int64)
+    filled[np.arange(filled.shape[1]) < lengths[:, None]] = np.concatenate(rows)
+    return torch.from_numpy(filled)
+
+
+def continuing_tokens(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Which tokens of the vocabulary go on with a word that another one began, (V,) bool.
+
+    Raises:
+        ValueError: if the tokenizer marks neither the start of words nor what follows.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    form = json.loads(backend.to_str()) if backend is not None else {}
+    if form.get("model", {}).get("type") == "WordPiece":
+        prefix = form["model"]["continuing_subword_prefix"]
+        return np.array([token.startswith(prefix) for token in tokens])
+    written = json.dumps([form.get("pre_tokenizer"), form.get("decoder")])
+    # Punctuation stands without a space, and is no part of the word before.
+    if "ByteLevel" in written:
+        return np.array([_goes_on_in_bytes(token[:1]) for token in tokens])
+    if "Metaspace" in written:
+        # Letters, digits, and the marks that many alphabets write vowels with; the space itself is a symbol.
+        return np.array([unicodedata.category(token[0])[0] in "LNM" if token else False for token in tokens])
+    raise ValueError("whole_word_mask needs a tokenizer of WordPiece, byte-level or SentencePiece tokens.")
+
+
+def _goes_on_in_bytes(sign: str) -> bool:
+    """Whether a byte is a letter, a digit, or one of the several of a character that is not ASCII.
+
+    It is told by its sign in a byte-level vocabulary, where those from "Ā" to "ġ" are spaces and controls.
+    """
+    return sign.isalnum() if sign.isascii() else not "Ā" <= sign <= "ġ"

@@ -1,0 +1,182 @@
+"""The recipe of `sequence-encoder pretrain`: from a corpus to an encoder, with `Trainer`, in any number of processes.
+
+The output folder holds the model, its tokenizer, its card, a plot of its losses, and checkpoints; `_pretraining` in it
+what is needed to go on after an interruption. (The underscore keeps `Trainer` from pushing it to the Hub.)
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any, cast
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
+
+from ...command_line import UsageError
+from ...command_line.console import fewer_bars
+from ...command_line.extras import require
+from ...data.corpus import load_corpus, text_of
+from ...data.packs import EvaluationWindows, PackedWindows
+from ...data.streams import PackedStream
+from ...data.tokenized import windows_of
+from ..arguments import HUB_ERRORS
+from ..checkpoints import train_whole
+from ..encoders import carry_over
+from ..hub_trainer import HubTrainer
+from ..interruptions import GracefulStop
+from ..tensor_parallel import divided, tensor_parallel_size
+from .folder import check_folder, finished_steps, prepare_folder, progress_of, sole_run
+from .new_model import carried_over_model, make_tokenizer, new_model
+from .objectives import PretrainingCollator
+from .report import plot_losses, write_card
+from .run import Pretraining
+from .trainer import make_trainer, packs_per_step
+
+
+def pretrain(run: Pretraining) -> HubTrainer:
+    """Run it all, and return the trainer.
+
+    Raises:
+        FileExistsError: if there is a model or a checkpoint in the output folder, and neither `resume` nor `overwrite`;
+            or if another run is there.
+        KeyboardInterrupt: if the user interrupts it; its message says what is saved and how to go on.
+        UsageError: for arguments that contradict each other or an interrupted run, texts that cannot be read, a loss
+            that is no longer a number, and a disk that is full.
+    """
+    require("pretrain", "datasets", "matplotlib", extra="train")
+    check_folder(run)
+    stop = GracefulStop()
+    try:
+        with sole_run(run), fewer_bars(), stop.watch():
+            trainer = prepare(run)
+            planned = cast(Any, trainer.train_dataset).total // packs_per_step(run.args)
+            if run.args.resume and finished_steps(run) >= planned:
+                load_finished(run, trainer)
+                return trainer
+            # Before the callbacks that look at what follows a step.
+            trainer.callback_handler.callbacks.insert(1, stop)
+            train_whole(trainer, run.args.resume_from_checkpoint)
+            stop.raise_if_asked()
+            finish(run, trainer)
+    except KeyboardInterrupt as interruption:
+        raise KeyboardInterrupt(progress_of(run)) from interruption
+    return trainer
+
+
+def prepare(run: Pretraining) -> HubTrainer:
+    """Reads and tokenises the texts, and makes the trainer."""
+    model, corpus, args = run.model, run.corpus, run.args
+    if corpus.streaming and args.max_steps <= 0:
+        raise UsageError("--streaming needs --max_steps: nobody knows where a stream ends.")
+    if args.eval_strategy != "no" and not corpus.eval_documents:
+        raise UsageError(f"--eval_strategy {args.eval_strategy} needs --eval_documents, to evaluate on.")
+    # The first process does the work, and the others find it done.
+    with args.main_process_first(local=args.save_on_each_node, desc="preparing"):
+        prepare_folder(run)
+        set_seed(args.seed)
+        train_texts, eval_texts = load_corpus(corpus, run.scratch, args.seed)
+        tokenizer = prepare_tokenizer(run, train_texts)
+        encoder = (
+            new_model(model, run.objectives, tokenizer)
+            if model.from_checkpoint is None
+            else carried_over_model(run.scratch / "encoder", model, run.objectives)
+        )
+        try:
+            collator = PretrainingCollator(tokenizer, run.objectives)
+        except ValueError as error:
+            raise UsageError(error) from error
+        held_out = None if eval_texts is None else evaluation_set(run, eval_texts, tokenizer)
+        train = prepare_packs(run, train_texts, tokenizer)
+    if tensor_parallel_size() > 1:
+        encoder = divided(encoder, tensor_parallel_size(), run.scratch / "undivided")
+    try:
+        return make_trainer(run, encoder, tokenizer, collator, train, held_out)
+    # What `Trainer` and Accelerate say of arguments that they cannot follow, and the Hub of a new repository.
+    except HUB_ERRORS as error:
+        raise UsageError(f"--push_to_hub: the repository could not be created: {error}") from error
+    except (ValueError, ImportError) as error:
+        raise UsageError(error) from error
+
+
+def prepare_tokenizer(run: Pretraining, texts: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of the run, made by its first process once and for all."""
+    folder = run.scratch / "tokenizer"
+    if not folder.exists():
+        checkpoint = run.model.from_checkpoint
+        if checkpoint is None:
+            # Reading moves the place that a stream keeps.
+            texts = copy.deepcopy(texts) if run.corpus.streaming else texts
+            tokenizer = make_tokenizer(run.model, (text_of(item["text"]) for item in texts))
+        else:
+            tokenizer = carry_over(checkpoint, run.scratch / "encoder", base_model=False)
+        aside = run.scratch / "tokenizer.part"
+        tokenizer.save_pretrained(aside)
+        os.replace(aside, folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def prepare_packs(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBase) -> PackedWindows | PackedStream:
+    """The packs to train on."""
+    model, corpus, args = run.model, run.corpus, run.args
+    pairs = bool(run.objectives.sop_weight)
+    if corpus.streaming:
+        return PackedStream(
+            texts,
+            tokenizer,
+            model.max_length,
+            model.max_tokens,
+            pairs,
+            corpus.shuffle_buffer,
+            args.seed,
+            run.scratch / "stream.jsonl",
+            args.should_save,
+        )
+    windows = windows_of(texts, tokenizer, model.max_length, pairs, corpus.num_proc)
+    return PackedWindows(windows, model.max_tokens, args.seed, multiple_of=packs_per_step(args))
+
+
+def evaluation_set(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBase) -> EvaluationWindows:
+    """The windows to evaluate on, always the same and with the same masks."""
+    if run.corpus.streaming:
+        from datasets import Dataset
+
+        texts = Dataset.from_list(list(texts))
+    windows = windows_of(texts, tokenizer, run.model.max_length, bool(run.objectives.sop_weight), run.corpus.num_proc)
+    return EvaluationWindows(windows, run.args.seed)
+
+
+def load_finished(run: Pretraining, trainer: HubTrainer) -> None:
+    """Give the trainer the weights of the finished run in the output folder, and change nothing there."""
+    if tensor_parallel_size() == 1:
+        model: Any = trainer.accelerator.unwrap_model(trainer.model)
+        model.load_state_dict(type(model).from_pretrained(run.output).state_dict())
+    if trainer.is_world_process_zero():
+        print(
+            f"The run in {run.output.resolve()} is finished, after {finished_steps(run):,} steps. To train on, give a "
+            "larger --max_steps or --num_train_epochs."
+        )
+
+
+def finish(run: Pretraining, trainer: HubTrainer) -> None:
+    """Save the model and the tokenizer, evaluate, and add the curves and the card.
+
+    The model comes first, so that it is there whatever fails later.
+    """
+    if trainer.is_fsdp_enabled:
+        # Checkpoints may be in shards, which are no model that can be loaded.
+        cast(Any, trainer.accelerator.state.fsdp_plugin).set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model(str(run.output), _internal_call=True)
+    if trainer.eval_dataset is not None:
+        trainer.evaluate()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        plot_losses(trainer.state.log_history, run.output / "loss.png")
+        write_card(run, trainer)
+    if run.args.push_to_hub:
+        try:
+            trainer.push_to_hub(commit_message="Model save")
+        except HUB_ERRORS as error:
+            raise UsageError(f"the model is saved in {run.output}, but could not be pushed: {error}") from error
+    if trainer.is_world_process_zero():
+        print(f"Saved in {run.output.resolve()}.")
+    trainer.accelerator.wait_for_everyone()

@@ -1,0 +1,63 @@
+"""The arguments of an interrupted pretraining, which count for the run that resumes it unless they are given again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ...command_line import UsageError
+from ...command_line.parser import read_settings
+from .arguments import SCRATCH, PretrainingOptions
+
+# In the folder `SCRATCH`.
+FILE = "arguments.json"
+_OF_THIS_START = ("output_dir", "resume", "overwrite")
+_YES: tuple[list[str], ...] = ([], ["true"], ["t"], ["yes"], ["y"], ["1"])
+
+
+def with_earlier_ones(arguments: list[str]) -> list[str]:
+    """Complete a command line with `--resume` by the arguments of the run that it resumes.
+
+    Raises:
+        UsageError: if there is no such run, and no corpus is given to start one.
+    """
+    given = by_name(arguments)
+    if [value.lower() for value in given.get("resume", ["no"])] not in _YES:
+        return arguments
+    output = Path(*given.get("output_dir", [PretrainingOptions.output_dir]))
+    file = output / SCRATCH / FILE
+    if file.exists():
+        try:
+            earlier = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UsageError(f"{file} is damaged ({error}); start anew with --overwrite.") from error
+        given = {name: values for name, values in earlier.items() if name not in given} | given
+    elif "corpus" not in given:
+        raise UsageError(
+            f"--resume finds no interrupted run in {output}. Give its folder with --output_dir, or the texts of a new "
+            "run with --corpus."
+        )
+    return [part for name, values in given.items() for part in (f"--{name}", *values)]
+
+
+def by_name(arguments: list[str]) -> dict[str, list[str]]:
+    """The values of each argument, in the order in which they are given last."""
+    if arguments and not arguments[0].startswith("-"):
+        arguments = [*read_settings(Path(arguments[0])), *arguments[1:]]
+    found: dict[str, list[str]] = {}
+    name = ""
+    for part in arguments:
+        if part.startswith("--"):
+            name, equals, value = part[2:].partition("=")
+            name = name.replace("-", "_")
+            found.pop(name, None)
+            found[name] = [value] if equals else []
+        else:
+            found.setdefault(name, []).append(part)
+    return found
+
+
+def to_keep(arguments: list[str]) -> str:
+    """What `with_earlier_ones` reads: all arguments but those that say where a run is and how it starts."""
+    kept = {name: values for name, values in by_name(arguments).items() if name not in _OF_THIS_START}
+    return json.dumps(kept, indent=1)

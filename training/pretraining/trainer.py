@@ -1,0 +1,154 @@
+"""The `Trainer` of a pretraining run: steps, schedule, optimizer, and what it logs and saves beside."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import SchedulerType
+
+from ...command_line.console import show_table
+from ...data.packs import EvaluationWindows, PackedWindows
+from ...data.streams import PackedStream
+from ..checkpoints import RandomStateOfCheckpoint, SettingsOfNow, WholeCheckpoints, last_whole_checkpoint, step_of
+from ..hardware import product_speed
+from ..hub_trainer import HubTrainer
+from ..optimizer import MuonWithAdamW
+from ..tensor_parallel import TensorParallelCheckpoints, tensor_parallel_size
+from .ema import ExponentialMovingAverage
+from .objective_metrics import ObjectiveMetrics, compact_logits, objective_means
+from .objectives import PretrainingCollator
+from .run import Pretraining, PretrainingArguments
+
+
+def packs_per_step(args: PretrainingArguments) -> int:
+    """Packs that all processes together train on in a step."""
+    apart = args.world_size // tensor_parallel_size()
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * apart
+
+
+def make_trainer(
+    run: Pretraining,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    collator: PretrainingCollator,
+    train: PackedWindows | PackedStream,
+    held_out: EvaluationWindows | None,
+) -> HubTrainer:
+    """The `Trainer` of the run, with what it needs to log and to go on."""
+    args = run.args
+    a_step = packs_per_step(args)
+    steps = args.max_steps
+    if isinstance(train, PackedWindows):
+        if steps <= 0:
+            steps = math.ceil(args.num_train_epochs * len(train) / a_step)
+        if args.process_index == 0:
+            print(
+                f"{len(train.windows):,} windows, {train.tokens:,} tokens, in {train.count:,} packs that are "
+                f"{train.fullness:.1%} full; {steps:,} steps of {a_step} {'pack' if a_step == 1 else 'packs'}."
+            )
+    train.plan(steps * a_step)
+    checkpoint = last_whole_checkpoint(run.output) if args.resume else None
+    if isinstance(train, PackedStream):
+        # The stream goes to its place by itself, and in all processes alike.
+        args.ignore_data_skip = True
+        cast(Any, args.accelerator_config).dispatch_batches = False
+        train.start_at(a_step * step_of(checkpoint) if checkpoint else 0)
+    complete_schedule(args, steps)
+    settle_intervals(args, steps)
+    if args.ddp_find_unused_parameters is None:
+        # Looking for weights without a gradient takes time; only without masked tokens are there any, in their head.
+        args.ddp_find_unused_parameters = not run.objectives.mlm_weight
+    metrics = ObjectiveMetrics(
+        operations_per_token(model, run),
+        args.world_size * product_speed(torch.bfloat16 if args.bf16 else torch.float32),
+    )
+    trainer = HubTrainer(
+        model,
+        args,
+        train_dataset=train,
+        eval_dataset=held_out,
+        data_collator=collator,
+        processing_class=tokenizer,
+        compute_metrics=objective_means,
+        preprocess_logits_for_metrics=compact_logits,
+        callbacks=checkpoint_callbacks(run, checkpoint),
+        optimizer_cls_and_kwargs=muon(model, args) if args.muon else None,
+    )
+    if trainer.is_fsdp_enabled and trainer.accelerator.mixed_precision == "bf16":
+        # Accelerate would also round the number of labels that a loss is divided by, and sums of gradients.
+        cast(Any, trainer.accelerator.state.fsdp_plugin).mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+    metrics.watch(trainer)
+    show_table(trainer, columns(run))
+    if checkpoint is not None and isinstance(train, PackedStream):
+        trainer.add_callback(RandomStateOfCheckpoint(checkpoint, trainer))
+    args.resume_from_checkpoint = str(checkpoint) if checkpoint else None
+    return trainer
+
+
+def complete_schedule(args: PretrainingArguments, steps: int) -> None:
+    """Tells a trapezoidal schedule how long it decays, and how: by the root of the time (Hägele et al., 2024)."""
+    if args.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
+        decay = min(math.ceil(args.lr_decay_share * steps), steps - args.get_warmup_steps(steps))
+        defaults = {"num_decay_steps": decay, "decay_type": "1-sqrt"}
+        args.lr_scheduler_kwargs = {**defaults, **cast("dict[str, Any]", args.lr_scheduler_kwargs or {})}
+
+
+def settle_intervals(args: PretrainingArguments, steps: int) -> None:
+    """Turn shares of the training into steps, as `Trainer` saves them: it compares both when a run is resumed."""
+    for name in ("logging_steps", "eval_steps", "save_steps"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            setattr(args, name, math.ceil(value * steps))
+
+
+def columns(run: Pretraining) -> list[str]:
+    """What the table on the console shows of the logs."""
+    objectives = [
+        name for name, weight in (("mlm", run.objectives.mlm_weight), ("sop", run.objectives.sop_weight)) if weight
+    ]
+    trained = ["loss", *(f"{name}_accuracy" for name in objectives)]
+    evaluated = [f"eval_{name}" for name in trained] if run.args.eval_strategy != "no" else []
+    return [*trained, *evaluated, "tokens_per_second"]
+
+
+def checkpoint_callbacks(run: Pretraining, checkpoint: Path | None) -> list[Any]:
+    """What writes into checkpoints and goes on from them; what marks them as whole is the last."""
+    callbacks: list[Any] = [SettingsOfNow()]
+    if run.args.ema_decay is not None:
+        callbacks.append(ExponentialMovingAverage(run.args.ema_decay, checkpoint))
+    if tensor_parallel_size() > 1:
+        run.args.save_only_model = True
+        callbacks.append(TensorParallelCheckpoints())
+    return [*callbacks, WholeCheckpoints(run.args)]
+
+
+def muon(model: PreTrainedModel, args: PretrainingArguments) -> tuple[Any, dict[str, Any]]:
+    """The optimizer and its arguments, as `Trainer` takes them."""
+    return MuonWithAdamW, {
+        "model": model,
+        "lr": args.learning_rate,
+        "betas": (args.adam_beta1, args.adam_beta2),
+        "eps": args.adam_epsilon,
+        "weight_decay": args.weight_decay,
+    }
+
+
+def operations_per_token(model: PreTrainedModel, run: Pretraining) -> float:
+    """Operations of training for one token: of matrix products, forward and twice as many backward.
+
+    Attention is that to half of a window; the vocabulary is for masked tokens alone.
+    """
+    config: Any = model.config
+    inside = sum(weight.numel() for name, weight in model.named_parameters() if ".layers." in name and weight.ndim == 2)
+    attention = config.num_hidden_layers * config.hidden_size * run.model.max_length
+    vocabulary = (
+        config.vocab_size * config.prediction_dim * run.objectives.mlm_probability * bool(run.objectives.mlm_weight)
+    )
+    return 6 * (inside + attention + vocabulary)

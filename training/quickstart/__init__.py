@@ -1,0 +1,1 @@
+"""`sequence-encoder quickstart`: the whole way on documentation that is already on this disk."""

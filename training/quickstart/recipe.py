@@ -1,0 +1,341 @@
+"""The quickstart: from the documentation on this disk to a classifier of docstrings, in a few minutes on a CPU.
+
+Trains a tokenizer, pretrains an encoder on masked tokens and sentence order, adapts it with `Trainer` to name the
+library that a docstring is from, does the same from random weights to show what pretraining bought, saves, reloads the
+result in a fresh process and predicts there. No network is used.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_callback import PrinterCallback
+
+from ...command_line import UsageError
+from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ...data.documentation import Docstring, read_documentation, split_by_file
+from ...data.packs import EvaluationWindows, PackedWindows
+from ...data.windows import Window, segment_windows
+from ...modeling.heads.pretraining_heads import SequenceEncoderForPreTraining
+from ...saving.whole_folders import check_replaceable, written_whole
+from ...tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
+from ..encoders import carry_over
+from ..hardware import faster_in_bfloat16, has_accelerator
+from ..hub_trainer import training_of
+from ..optimizer import MuonWithAdamW
+from ..pretraining.objective_metrics import means, sums_of
+from ..pretraining.objectives import PretrainingCollator
+from .arguments import QuickstartArguments
+from .report import RELOAD, Pretraining, Results, print_results, write_card
+from .time_budget import TimeBudget
+
+MAX_LENGTH = 128
+# Of a step of pretraining.
+MAX_TOKENS = 32 * MAX_LENGTH
+VOCAB_SIZE = 4096
+LABELLED_PER_LIBRARY = 50
+TEST_TEXTS = 1500
+HELD_OUT_WINDOWS = 512
+# Of the time that is left after reading and tokenising; what remains is for evaluating and reloading.
+PRETRAINING_SHARE, ADAPTATION_SHARE = 0.8, 0.06
+# Of a checkpoint that needs no pretraining, for each of the two adaptations.
+CARRIED_OVER_SHARE = 0.37
+
+PREDICT = """
+import json, sys
+answers = classify(json.load(sys.stdin), batch_size=32, truncation=True)
+print(json.dumps([answer["label"] for answer in answers]))
+"""
+
+
+def quickstart(arguments: QuickstartArguments) -> Results:
+    """Runs it all, prints the results and returns them.
+
+    Raises:
+        FileExistsError: if the output folder exists and may not be replaced, before anything is done.
+        OSError: if it cannot be written, likewise.
+        UsageError: if there is too little to read, or reading took all the time.
+    """
+    started = time.perf_counter()
+    output = Path(arguments.output_dir)
+    may_replace = (arguments.overwrite, "--overwrite")
+    source = arguments.from_checkpoint
+    check_replaceable(output, *may_replace, kept=Path(source) if source else None)
+    with written_whole(output, *may_replace) as finished, tempfile.TemporaryDirectory() as scratch:
+        results = _run(arguments, started, Path(scratch), finished)
+    print_results(results, output, time.perf_counter() - started)
+    return results
+
+
+def _run(arguments: QuickstartArguments, started: float, pretrained: Path, finished: Path) -> Results:
+    """Leaves the encoder in the folder `pretrained` and the classifier in `finished`."""
+    ends, seed, checkpoint = started + 60 * arguments.minutes, arguments.seed, arguments.from_checkpoint
+    # First, so that a checkpoint that cannot be used ends it at once.
+    carried_over = None if checkpoint is None else carry_over(checkpoint, pretrained, base_model=True)
+    if carried_over is not None:
+        limit = SequenceEncoderConfig.from_pretrained(pretrained).max_position_embeddings
+        carried_over.model_max_length = min(MAX_LENGTH, limit)
+    train, test = split_by_file(read_documentation(), seed=arguments.seed)
+    libraries = sorted({doc.library for doc in train})
+    test = [doc for doc in test if doc.library in libraries]
+    print(f"{len(train):,} docstrings to learn from and {len(test):,} held out, of {', '.join(libraries)}.")
+    if carried_over is None:
+        tokenizer: PreTrainedTokenizerBase = train_tokenizer(train)
+        windows, held_out = (
+            list(segment_windows((doc.text for doc in docs), tokenizer, MAX_LENGTH)) for docs in (train, test)
+        )
+        left = time_left(ends, arguments.minutes)
+        results = Results(pretrain(windows, held_out, tokenizer, pretrained, PRETRAINING_SHARE * left, seed))
+        seconds, optimizer = ADAPTATION_SHARE * left, adamw
+    else:
+        tokenizer, results = carried_over, Results(None, checkpoint)
+        seconds, optimizer = CARRIED_OVER_SHARE * time_left(ends, arguments.minutes), muon
+    task = Task(few_of_each(train, libraries, seed), test[:TEST_TEXTS], libraries, tokenizer)
+    results.labelled, results.tested = len(task.train), len(task.test)
+    results.random_accuracy, _ = adapt(task, pretrained, seconds, optimizer, seed, from_random=True)
+    results.accuracy, trainer = adapt(task, pretrained, seconds, optimizer, seed)
+    results.majority_accuracy = Counter(doc.library for doc in task.test).most_common(1)[0][1] / len(task.test)
+    model = cast(PreTrainedModel, trainer.model)
+    model.save_pretrained(finished)
+    tokenizer.save_pretrained(finished)
+    predicted = predict_in_fresh_process(finished, [doc.hidden for doc in task.test])
+    right = [answer == doc.library for answer, doc in zip(predicted, task.test, strict=True)]
+    results.reloaded_accuracy = sum(right) / len(right)
+    training = training_of(trainer, "docstrings of installed libraries")
+    write_card(finished, model, training, results, libraries, MAX_LENGTH)
+    return results
+
+
+def time_left(ends: float, minutes: float) -> float:
+    """The seconds until `ends`.
+
+    Raises:
+        UsageError: if there are none.
+    """
+    left = ends - time.perf_counter()
+    if left <= 0:
+        raise UsageError(
+            f"--minutes {minutes} leaves no time to train: reading alone took {60 * minutes - left:.0f} s."
+        )
+    return left
+
+
+def train_tokenizer(docs: list[Docstring]) -> SequenceEncoderTokenizer:
+    """A tokenizer of the texts to pretrain on."""
+    return SequenceEncoderTokenizer.train_from_iterator(
+        (doc.text for doc in docs),
+        vocab_size=VOCAB_SIZE,
+        lowercase=True,
+        model_max_length=MAX_LENGTH,
+        show_progress=False,
+    )
+
+
+def pretrain(
+    windows: list[Window],
+    held_out: list[Window],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    seconds: float,
+    seed: int,
+) -> Pretraining:
+    """Trains an encoder on masked tokens and sentence order, and saves it in `folder`."""
+    others = random.Random(seed).sample(held_out, min(HELD_OUT_WINDOWS, len(held_out)))
+    collate = PretrainingCollator(tokenizer)
+    evaluated = EvaluationWindows(others, seed)
+    batches = [collate([evaluated[k] for k in range(i, min(i + 32, len(others)))]) for i in range(0, len(others), 32)]
+
+    set_seed(seed)
+    model = SequenceEncoderForPreTraining(
+        # ModernBERT's architecture learns from the first minute on; post-norm layers do not.
+        SequenceEncoderConfig.from_preset(
+            "modernbert",
+            vocab_size=len(tokenizer),
+            hidden_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=512,
+            layer_types=["full_attention"],
+            type_vocab_size=2,
+            # Sentence order has few labels a batch; through the mean their noise would reach every masked token.
+            pooling="cls",
+            classifier_head="linear",
+            classifier_dropout=0.1,
+            pad_token_id=tokenizer.pad_token_id,
+            cls_token_id=tokenizer.cls_token_id,
+            sep_token_id=tokenizer.sep_token_id,
+            mask_token_id=tokenizer.mask_token_id,
+        )
+    )
+    before = evaluate_pretraining(model, batches)
+    packs = PackedWindows(windows, MAX_TOKENS, seed)
+    trainer = trainer_for("Pretraining", model, seconds, MuonWithAdamW(model, 5e-3), 1, packs, collate, seed)
+    started = time.perf_counter()
+    trainer.train()
+    took = time.perf_counter() - started
+    speed = trainer.state.num_input_tokens_seen / took
+    after = evaluate_pretraining(model, batches)
+    model.save_pretrained(folder)
+    return Pretraining((before[0], after[0]), (before[1], after[1]), speed, took)
+
+
+@torch.inference_mode()
+def evaluate_pretraining(model: PreTrainedModel, batches: list[dict[str, Any]]) -> tuple[float, float]:
+    """The mean loss of the masked tokens, and the accuracy of sentence order."""
+    model.eval()
+    sums = torch.zeros(())
+    for batch in batches:
+        batch = {name: x.to(model.device) if isinstance(x, torch.Tensor) else x for name, x in batch.items()}
+        sums = sums + sums_of(batch, model(**batch)).cpu()
+    found = means(sums)
+    return found["mlm_loss"], found.get("sop_accuracy", 0.0)
+
+
+@dataclass
+class Task:
+    """Naming the library of a docstring, from its text without the names of libraries."""
+
+    train: list[Docstring]
+    test: list[Docstring]
+    libraries: list[str]
+    tokenizer: PreTrainedTokenizerBase
+
+    def encode(self, docs: list[Docstring]) -> Any:
+        """The docstrings as `Trainer` takes them."""
+        encoded = self.tokenizer([doc.hidden for doc in docs], truncation=True)
+        return [
+            {**{name: values[i] for name, values in encoded.items()}, "labels": self.libraries.index(doc.library)}
+            for i, doc in enumerate(docs)
+        ]
+
+
+def few_of_each(docs: list[Docstring], libraries: list[str], seed: int) -> list[Docstring]:
+    """As many docstrings of each library, drawn at random: labels are what is scarce in practice."""
+    rng = random.Random(seed)
+    chosen = []
+    for library in libraries:
+        of_library = [doc for doc in docs if doc.library == library]
+        chosen += rng.sample(of_library, min(LABELLED_PER_LIBRARY, len(of_library)))
+    return chosen
+
+
+def adamw(model: PreTrainedModel) -> torch.optim.Optimizer:
+    """For the small encoder that was pretrained here."""
+    return torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01, fused=True)
+
+
+def muon(model: PreTrainedModel) -> torch.optim.Optimizer:
+    """For larger ones: in as many steps it brings all-MiniLM-L6-v2 further than AdamW at any rate."""
+    return MuonWithAdamW(model, 5e-4)
+
+
+def adapt(
+    task: Task,
+    pretrained: Path,
+    seconds: float,
+    make_optimizer: Callable[[PreTrainedModel], torch.optim.Optimizer],
+    seed: int,
+    from_random: bool = False,
+) -> tuple[float, Trainer]:
+    """Trains the encoder in `pretrained` on the task, or the same one with random weights: (test accuracy, trainer)."""
+    set_seed(seed)
+    labels = dict(enumerate(task.libraries))
+    config = SequenceEncoderConfig.from_pretrained(
+        pretrained,
+        pooling="mean",
+        pooler_act=None,
+        classifier_dropout=0.1,
+        id2label=labels,
+        label2id={name: index for index, name in labels.items()},
+    )
+    if from_random:
+        model = AutoModelForSequenceClassification.from_config(config)
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(pretrained, config=config)
+    description = "Adapting random weights" if from_random else "Adapting the pretrained encoder"
+    collate = DataCollatorWithPadding(task.tokenizer)
+    optimizer = make_optimizer(model)
+    trainer = trainer_for(description, model, seconds, optimizer, 16, task.encode(task.train), collate, seed)
+    trainer.train()
+    metrics = trainer.evaluate(task.encode(task.test))
+    return metrics["eval_accuracy"], trainer
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """The share of right answers."""
+    logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    return {"accuracy": float((logits.argmax(-1) == labels).mean())}
+
+
+def trainer_for(
+    description: str,
+    model: PreTrainedModel,
+    seconds: float,
+    optimizer: torch.optim.Optimizer,
+    batch_size: int,
+    dataset: Any,
+    collate: Callable[[list[dict[str, Any]]], Any],
+    seed: int,
+) -> Trainer:
+    """A plain `Trainer` that trains for `seconds`."""
+    budget = TimeBudget(seconds, description)
+    trainer = Trainer(
+        model,
+        TrainingArguments(
+            output_dir=tempfile.gettempdir(),
+            per_device_train_batch_size=batch_size,
+            per_device_eval_batch_size=64,
+            # The budget ends the training.
+            max_steps=10**7,
+            # `Trainer` takes bfloat16 on a CPU only where it is told that the CPU is meant.
+            use_cpu=not has_accelerator(),
+            bf16=faster_in_bfloat16(),
+            remove_unused_columns=False,
+            include_num_input_tokens_seen="non_padding",
+            logging_steps=20,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            seed=seed,
+        ),
+        train_dataset=dataset,
+        data_collator=collate,
+        optimizers=(optimizer, budget.schedule(optimizer)),
+        compute_metrics=accuracy,
+        callbacks=[budget],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def predict_in_fresh_process(folder: Path, texts: list[str]) -> list[str]:
+    """The labels that `pipeline` gives to texts in a new process, which knows nothing but the saved folder."""
+    program = RELOAD.format(folder=str(folder)) + PREDICT
+    finished = subprocess.run(
+        [sys.executable, "-c", program], input=json.dumps(texts), capture_output=True, text=True, check=False
+    )
+    if finished.returncode:
+        raise RuntimeError(f"The saved model could not be used in a fresh process:\n{finished.stderr}")
+    return json.loads(finished.stdout.splitlines()[-1])

@@ -1,0 +1,114 @@
+"""What the quickstart leaves behind beside the model: the table of results, the lines to paste, the model card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from ...hub.model_card import Training, model_card
+from ...saving.model_files import save_card
+from ..encoders import card_fields_of
+from ..hardware import device_name, peak_memory
+
+RELOAD = """\
+import sequence_encoder
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+model = AutoModelForSequenceClassification.from_pretrained({folder!r})
+tokenizer = AutoTokenizer.from_pretrained({folder!r})
+classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
+"""
+
+
+@dataclass
+class Pretraining:
+    """What pretraining did. The loss in nats, the accuracy as a share; pairs before and after."""
+
+    mlm_loss: tuple[float, float]
+    order_accuracy: tuple[float, float]
+    tokens_per_second: float
+    seconds: float
+
+
+@dataclass
+class Results:
+    """What the quickstart measured; accuracies as shares. The encoder was pretrained, or else is of a checkpoint."""
+
+    pretraining: Pretraining | None
+    checkpoint: str | None = None
+    labelled: int = 0
+    tested: int = 0
+    accuracy: float = 0.0
+    random_accuracy: float = 0.0
+    majority_accuracy: float = 0.0
+    reloaded_accuracy: float = 0.0
+
+
+def write_card(
+    folder: Path, model: PreTrainedModel, training: Training, results: Results, libraries: list[str], max_length: int
+) -> None:
+    """The model card of the finished classifier, `README.md`; `training` is its adaptation, and is completed."""
+    checkpoint = results.checkpoint
+    local = checkpoint is not None and Path(checkpoint).exists()
+    encoder = (
+        f"The encoder is that of {Path(checkpoint).name if local else checkpoint}."
+        if checkpoint
+        else "Pretrained on the docstrings of these libraries, as installed, without near-duplicates."
+    )
+    training.data = (
+        f'{encoder} Adapted on {results.labelled:,} docstrings, in which "library" stands for names of libraries. The '
+        "hyper-parameters are those of the adaptation, the time is that of both."
+    )
+    training.remarks = (
+        f"Accuracy {results.accuracy:.3f} on {results.tested:,} docstrings from files that were held out. The same "
+        f"encoder adapted from random weights has {results.random_accuracy:.3f}, and always naming the most frequent "
+        f"library {results.majority_accuracy:.3f}."
+    )
+    if results.pretraining is not None and training.seconds is not None:
+        training.seconds += results.pretraining.seconds
+    card = model_card(
+        model,
+        "path/to/this/folder",
+        training,
+        name="Which library is this docstring from?",
+        summary="Names the Python library that a docstring is from: " + ", ".join(libraries) + ".",
+        **{**(card_fields_of(checkpoint) if checkpoint else {}), "language": "en"},
+        base_model=None if local else checkpoint,
+        limits=[
+            f"It has seen texts of at most {max_length} tokens; pass truncation=True.",
+            "Trained for minutes, as a demonstration of the library sequence-encoder.",
+        ],
+    )
+    save_card(folder / "README.md", card.content)
+
+
+def print_results(results: Results, output: Path, seconds: float) -> None:
+    """The table at the end, and the lines to paste."""
+    pretraining, before, speed = results.pretraining, [], []
+    if pretraining is not None:
+        loss, order = ("{:.2f} -> {:.2f}".format(*pair) for pair in (pretraining.mlm_loss, pretraining.order_accuracy))
+        before = [
+            ("held-out loss of masked tokens", loss, "before -> after pretraining"),
+            ("held-out accuracy of sentence order", order, "chance is 0.50"),
+        ]
+        speed = [("real tokens a second", f"{pretraining.tokens_per_second:,.0f}", f"pretraining; {device_name()}")]
+    rows = [
+        *before,
+        ("accuracy of naming the library", f"{results.accuracy:.3f}", f"{results.labelled:,} labels"),
+        ("  adapted from random weights", f"{results.random_accuracy:.3f}", "same data, same time"),
+        ("  always the most frequent one", f"{results.majority_accuracy:.3f}", ""),
+        ("  reloaded in a fresh process", f"{results.reloaded_accuracy:.3f}", "through pipeline, float32"),
+        *speed,
+        ("peak memory", f"{peak_memory() / 2**30:.2f} GiB", ""),
+        ("time", f"{seconds / 60:.1f} min", ""),
+        ("saved in", str(output.resolve()), ""),
+    ]
+    width = max(len(name) for name, _, _ in rows)
+    middle = max(len(value) for _, value, _ in rows[:-1])
+    print()
+    for name, value, remark in rows:
+        print(f"{name:<{width}}  {value:<{middle}}  {remark}".rstrip())
+    example = 'print(classify("Applies a 2D convolution over an input image."))'
+    print(f"\nTo use it:\n\n{RELOAD.format(folder=str(output))}{example}")
