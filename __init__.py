@@ -7,8 +7,10 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 
+from . import modeling
 from .configuration import SequenceEncoderConfig, TaskAdapterConfig
 from .conversion import convert
+from .hub.model_card import card_to_push
 from .modeling import (
     SequenceEncoderForMaskedLM,
     SequenceEncoderForMultipleChoice,
@@ -21,6 +23,7 @@ from .modeling import (
     TaskAdapter,
 )
 from .saving.auto_classes import AUTO_CLASSES
+from .saving.saving import SavedWithCard
 from .tokenizer import SequenceEncoderTokenizer
 from .training.adaptation.task_adapter_training import train_adapted_model
 
@@ -43,7 +46,8 @@ __all__ = [
 
 for _config_class in (SequenceEncoderConfig, TaskAdapterConfig):
     AutoConfig.register(_config_class.model_type, _config_class)
-    for _name, _model_class in AUTO_CLASSES[_config_class.model_type].items():
-        if _name != "AutoConfig":
-            getattr(modeling_auto, _name).register(_config_class, _model_class)
+    for _auto_class, _model_class in AUTO_CLASSES[_config_class.model_type].items():
+        if _auto_class != "AutoConfig":
+            getattr(modeling_auto, _auto_class).register(_config_class, getattr(modeling, _model_class))
+SavedWithCard.card_to_push = card_to_push
 AutoTokenizer.register(SequenceEncoderConfig, SequenceEncoderTokenizer)

@@ -4,9 +4,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
+
+from ..saving.loading import check_dtype
 
 logger = logging.get_logger(__name__)
 
@@ -34,17 +35,6 @@ class CheckedSharedFields(PreTrainedConfig):
         check_number_of_labels("num_labels", num_labels)
         # Properties of a base class have no `super().num_labels = ...`.
         PreTrainedConfig.num_labels.fset(self, num_labels)  # type: ignore[attr-defined]
-
-
-def check_dtype(name: str, dtype: Any) -> None:
-    """Checks that a dtype is a floating one of torch, or the name of one, or None.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise ValueError(f"{name} must be a floating dtype of torch, such as float32 or bfloat16, got {dtype!r}.")
 
 
 def check_number_of_labels(name: str, number: Any) -> None:

@@ -191,7 +191,7 @@ def auto_class_of(model: PreTrainedModel) -> str:
     """
     names = {kind.__name__ for kind in type(model).__mro__}
     for auto_class, kind in (*AUTO_MODELS.items(), *ADAPTER_MODELS.items()):
-        if kind.__name__ in names:
+        if kind in names:
             return auto_class
     raise ValueError(f"model must be one of the package's, got a {type(model).__name__}.")
 

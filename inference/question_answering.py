@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.nn import functional
+from torch.nn import functional as F
 from transformers.pipelines.base import ChunkPipeline
 
 from ..tokenizer.private_copy import private_copy
@@ -209,7 +209,7 @@ def best_answers(
         )
         # Logarithms, since products of small probabilities would be zero. (S, max_answer_len): for each start the ends
         # from there on.
-        following = functional.pad(end, (0, max_answer_len - 1), value=-torch.inf).unfold(0, max_answer_len, 1)
+        following = F.pad(end, (0, max_answer_len - 1), value=-torch.inf).unfold(0, max_answer_len, 1)
         spans = start[:, None] + following
         if handle_impossible_answer:
             # There is no answer where no window has one.

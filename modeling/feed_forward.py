@@ -12,7 +12,7 @@ from .cpu.eligibility import is_eager_on_cpu, is_untouched
 from .cpu.linear import fused_linear, fused_linear_activation, product
 
 # Tokens that are gated together in training on a CPU: what is written on the way stays in the cache.
-_TOKENS = 512
+_GATED_AT_ONCE = 512
 
 # Activations without weights, states or random numbers, which are the same when computed again.
 _RECOMPUTABLE = {
@@ -84,7 +84,7 @@ class _GatedProjection(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.act = act
         gated = x.new_empty(len(x), weight.shape[1])
-        for part, into in zip(x.split(_TOKENS), gated.split(_TOKENS), strict=True):
+        for part, into in zip(x.split(_GATED_AT_ONCE), gated.split(_GATED_AT_ONCE), strict=True):
             gate, up = part.chunk(2, dim=-1)
             torch.mul(act(gate), up, out=into)
         return product(gated, weight, None if bias is None else bias.contiguous())
@@ -106,7 +106,7 @@ class _GatedProjection(torch.autograd.Function):
             return of_x, gradient.t() @ gated if needs_weight else None, of_bias, None
         of_gated = product(gradient, weight.t())
         gated, of_x = torch.empty_like(of_gated), torch.empty_like(x)
-        parts = (t.split(_TOKENS) for t in (x, gated, of_gated, of_x))
+        parts = (t.split(_GATED_AT_ONCE) for t in (x, gated, of_gated, of_x))
         for part, into, of_into, of_part in zip(*parts, strict=True):
             gate, up = part.chunk(2, dim=-1)
             of_gate, of_up = of_part.chunk(2, dim=-1)

@@ -1,108 +1,66 @@
-"""The code that a saved folder needs to be loaded without this package: flat files, as transformers' Auto classes want.
+"""The code that a saved folder needs to load without this package: three files, as transformers' Auto classes expect.
 
-They follow the relative imports from one file to the next, by a regular expression, and look for all of them in one
-folder. The bundle is therefore all files that `auto_classes.py` reaches, through imports inside functions as well, with
-imports between folders turned into imports from beside. All names get that of the package in front, since among them
-are `losses` and `layers`, which a user's own files may be called. Run from such a bundle, it finds the same files, and
-nothing to turn.
+The package merges its sources into them. Code that runs from a saved folder finds the three files beside itself.
 """
 
 from __future__ import annotations
 
-import ast
-import re
+import importlib
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-_PREFIX = "sequence_encoder"
-# Beside this file, in the package and in a bundle.
-ENTRY = Path(__file__).with_name(Path(__file__).name.replace("code_bundle", "auto_classes"))
+from .auto_classes import AUTO_CLASSES
+
+MODELING = "modeling_sequence_encoder"
+# Each imports only those before it.
+BUNDLE_FILES = ("saving_sequence_encoder.py", "configuration_sequence_encoder.py", f"{MODELING}.py")
+# In the docstring of each; it tells them from the user's own files.
+MARK = "Merged from the sources of sequence-encoder (https://pypi.org/project/sequence-encoder), where changes belong."
 
 
 def auto_map(model_type: str, given: dict[str, Any]) -> dict[str, Any]:
-    """What `config.json` tells the Auto classes: for each of them a class, and the file that it is in.
+    """Return the `auto_map` of `config.json`: for each Auto class a class, and the file that defines it.
+
+    All classes are named in the file that imports the other two, since transformers copies only the file that an Auto
+    class names and what that file imports. A configuration that was loaded alone can thus be saved with all code.
 
     Args:
-        model_type: of the configuration.
-        given: what it says so far. Classes of others, such as a user's model that extends one of ours,
-            stay in it; ours are in files beside the configuration, wherever it was loaded from.
+        model_type: The type of the configuration.
+        given: The `auto_map` so far. Other people's classes, such as a user's model that extends one of ours, stay in
+            it. Ours are beside the configuration, wherever it was loaded from.
     """
-    from .auto_classes import AUTO_CLASSES
-
     classes = AUTO_CLASSES[model_type]
-    ours = {name: f"{_flat_name(ENTRY.stem)}.{auto_class.__name__}" for name, auto_class in classes.items()}
-    names = {auto_class.__name__ for auto_class in classes.values()}
-    return ours | {name: path for name, path in given.items() if str(path).rpartition(".")[2] not in names}
+    ours = {auto_class: f"{MODELING}.{name}" for auto_class, name in classes.items()}
+    others = {key: path for key, path in given.items() if str(path).rpartition(".")[2] not in classes.values()}
+    return ours | others
 
 
 def custom_pipelines(model_class: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """What `config.json` tells `pipeline`: tasks for which transformers has none, and the class and the file to take.
+    """Return the `custom_pipelines` of `config.json`: tasks that transformers lacks, and the class that does them.
 
     Args:
-        model_class: the model that is saved.
-        given: what the configuration says so far; other tasks stay in it.
+        model_class: The class of the model that is saved.
+        given: The `custom_pipelines` so far; other tasks stay in it.
     """
-    from ..inference.question_answering import QuestionAnsweringPipeline
-
-    implementation = f"{_flat_name('question_answering')}.{QuestionAnsweringPipeline.__name__}"
+    implementation = f"{MODELING}.QuestionAnsweringPipeline"
     ours = {"question-answering": {"impl": implementation, "pt": ["AutoModelForQuestionAnswering"], "type": "text"}}
     others = {task: pipeline for task, pipeline in given.items() if task not in ours}
     return {**others, **(ours if model_class == "SequenceEncoderForQuestionAnswering" else {})}
 
 
 def write_code(folder: Path) -> None:
-    """Writes the bundle into a folder."""
+    """Write the files into a folder."""
     for name, text in code_bundle().items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
 @cache
 def code_bundle() -> dict[str, str]:
-    """The files by their names, with their text; read once, so that one process saves one state of the code.
-
-    Raises:
-        ValueError: if two files that are needed have one name.
-        FileNotFoundError: if an import is not of a file, but of a folder.
-    """
-    files: dict[str, str] = {}
-    paths: dict[str, Path] = {}
-    waiting = [ENTRY.resolve()]
-    while waiting:
-        path = waiting.pop()
-        name = f"{_flat_name(path.stem)}.py"
-        if paths.setdefault(name, path) != path:
-            raise ValueError(f"{path} and {paths[name]} have one name, and cannot be in one folder.")
-        if name not in files:
-            files[name], needed = _flatten(path)
-            waiting += needed
-    entry = f"{_flat_name(ENTRY.stem)}.py"
-    files[entry] += _for_older_readers(files[entry], sorted(files.keys() - {entry}))
-    return dict(sorted(files.items()))
-
-
-def _for_older_readers(entry: str, names: list[str]) -> str:
-    """The rest of a first file that names all others. Older releases of transformers copy what it names, no more."""
-    named = re.findall(r"from \.(\w+) import", entry)
-    lines = [f"    from .{name[:-3]} import *  # noqa: F403\n" for name in names if name[:-3] not in named]
-    start = "\n\nif False:\n    # Older releases of transformers copy files that are named here.\n"
-    return "".join([start, *lines]) if lines else ""
-
-
-def _flat_name(stem: str) -> str:
-    return stem if _PREFIX in stem else f"{_PREFIX}_{stem}"
-
-
-def _flatten(path: Path) -> tuple[str, list[Path]]:
-    """The text of a file with its relative imports from beside it, and the files that these are of."""
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines(keepends=True)
-    needed = []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            parts = (node.module or "").split(".")
-            needed.append(path.parents[node.level - 1].joinpath(*parts).with_suffix(".py"))
-            statement = re.compile(rf"\bfrom {re.escape('.' * node.level + (node.module or ''))} import\b")
-            flat = f"from .{_flat_name(parts[-1])} import"
-            lines[node.lineno - 1] = statement.sub(flat, lines[node.lineno - 1], count=1)
-    return "".join(lines), needed
+    """Return the text of each file, read once, so that one process saves one state of the code."""
+    here = Path(__file__)
+    if here.name in BUNDLE_FILES:
+        return {name: here.with_name(name).read_text(encoding="utf-8") for name in BUNDLE_FILES}
+    # Not a statement: that would merge the merging into what is saved with every model.
+    merged: dict[str, str] = importlib.import_module(".merged_code", __package__).merged_code(BUNDLE_FILES, MARK)
+    return merged

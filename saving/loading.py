@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from ..configuration.shared_fields import check_dtype
 from .finite_weights import in_words, not_finite
 
 logger = logging.get_logger(__name__)
@@ -92,6 +92,17 @@ class TokenizerReadSafely:
             if kwargs and isinstance(error, AttributeError):
                 raise  # An argument that transformers refuses, such as the name of a method.
             raise OSError(f"The tokenizer of {pretrained_model_name_or_path} cannot be read ({error!r}).") from error
+
+
+def check_dtype(name: str, dtype: Any) -> None:
+    """Checks that a dtype is a floating one of torch, or the name of one, or None.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(f"{name} must be a floating dtype of torch, such as float32 or bfloat16, got {dtype!r}.")
 
 
 def check_config_file(folder: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 
-from .code_bundle import ENTRY, code_bundle
+from .code_bundle import BUNDLE_FILES, MARK
 from .module_list import MODULE_LIST, module_paths
 
 # Files that a tokenizer can be made of.
@@ -40,6 +40,7 @@ _PATTERNS = re.compile(
 _ADAPTER_NAMES = {"adapter_config.json", "adapter_model.safetensors", ADAPTER_RECORD}
 # Of `adapt`.
 _BESIDE_RESULTS = ("results.json", "predictions.jsonl", "confusion_matrix.png")
+_OLDER_ENTRY = "sequence_encoder_auto_classes.py"
 _RESULTS = {"task", "tuning", "trained_parameters", "metrics"}
 _MARK = re.compile(
     r"\n*<!-- Written by sequence-encoder, which replaces this card until someone edits it: (\w+) -->\n*"
@@ -101,13 +102,19 @@ def _named(folder: Path) -> set[str]:
 
 
 def _code(folder: Path) -> set[str]:
-    """The code that was saved with a model: its first file names all others."""
-    entry = next((name for name in code_bundle() if ENTRY.stem in name), "")
+    """The code that was saved with a model, by this version or an earlier one, whose first file named all others."""
+    named = re.findall(r"^\s*from \.(\w+) import", _text(folder / _OLDER_ENTRY), re.MULTILINE)
+    older = {_OLDER_ENTRY, *(f"{stem}.py" for stem in named)}
+    return {name for name in BUNDLE_FILES if MARK in _text(folder / name)} | {
+        name for name in older if (folder / name).is_file()
+    }
+
+
+def _text(file: Path) -> str:
     try:
-        named = re.findall(r"^\s*from \.(\w+) import", (folder / entry).read_text(encoding="utf-8"), re.MULTILINE)
+        return file.read_text(encoding="utf-8")
     except (OSError, ValueError):
-        return set()
-    return {name for name in (entry, *(f"{stem}.py" for stem in named)) if (folder / name).is_file()}
+        return ""
 
 
 def _modules(folder: Path) -> list[str]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import PushToHubMixin, logging
 
+from .auto_classes import AUTO_CLASSES, is_ours
 from .code_bundle import auto_map, custom_pipelines, write_code
 from .finite_weights import in_words, not_finite
 from .staged_files import files_in, staged
@@ -30,9 +30,7 @@ class SavedWhole(PushToHubMixin):
     @classmethod
     def register_for_auto_class(cls, *args: Any, **kwargs: Any) -> None:
         """For classes that extend those of the package, which `auto_map` names anyway."""
-        from .auto_classes import AUTO_CLASSES
-
-        if not any(cls in classes.values() for classes in AUTO_CLASSES.values()):
+        if not is_ours(cls):
             cast(Any, super()).register_for_auto_class(*args, **kwargs)
 
     def save_pretrained(
@@ -174,8 +172,6 @@ class SavedWithAutoMap(SavedWithCode):
     """As `SavedWithCode`, for configurations, which name the classes in the code for each Auto class and pipeline."""
 
     def _write(self, folder: Path, *args: Any, **kwargs: Any) -> Any:
-        from .auto_classes import AUTO_CLASSES
-
         config = cast(Any, self)
         if config.model_type not in AUTO_CLASSES:
             # Of a user, who extends one of ours by another type of models; what to save of them transformers knows.
@@ -192,7 +188,13 @@ class SavedWithCard(SavedWhole):
     """As `SavedWhole`, for models: with the package's model card where the repository has none that someone wrote.
 
     Weights that are NaN or infinite do not replace others.
+
+    Attributes:
+        card_to_push: makes that card. The package sets it, since cards are no part of the code that is saved with every
+            model.
     """
+
+    card_to_push: ClassVar[Callable[..., Any] | None] = None
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         """As `SavedWhole.save_pretrained`. Warns of weights that are NaN or infinite.
@@ -209,12 +211,7 @@ class SavedWithCard(SavedWhole):
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     def _card(self, api: HfApi, repo_id: str, revision: str | None, tags: list[str] | None) -> Any:
-        try:
-            # Not a statement, which would make cards a part of the code that is saved with every model.
-            model_card = importlib.import_module(".model_card", __package__)
-        except ModuleNotFoundError:
-            return None
-        return model_card.card_to_push(self, api, repo_id, revision, tags)
+        return None if self.card_to_push is None else self.card_to_push(api, repo_id, revision, tags)
 
 
 def _left_over(variant: str | None) -> Callable[[str, set[str]], bool]:

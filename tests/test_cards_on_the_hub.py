@@ -122,5 +122,5 @@ def test_every_push_of_a_training_has_the_code_with_the_configuration(
     user.call("train", HEAD, saved, name, str(tmp_path / "run"), trainer=trainer)
     commits = [commit.files for commit in hub.repositories[name].commits.values() if "config.json" in commit.files]
     assert len(commits) >= 2
-    assert all("sequence_encoder_auto_classes.py" in files for files in commits)
+    assert all("modeling_sequence_encoder.py" in files for files in commits)
     assert ("## Architecture" in readme(hub, name)) == (trainer == "HubTrainer")

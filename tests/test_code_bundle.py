@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +23,11 @@ import sequence_encoder
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.saving.auto_classes import AUTO_CLASSES, AUTO_MODELS
+from sequence_encoder.saving.code_bundle import BUNDLE_FILES
 
 Build = Callable[..., Any]
 
-HEADS = {auto: model.__name__ for auto, model in AUTO_MODELS.items()}
+HEADS = AUTO_MODELS
 # Every head, and every preset with the head of masked tokens besides.
 SAVED = {auto: (auto, list(PRESETS)[index % len(PRESETS)]) for index, auto in enumerate(HEADS)}
 SAVED |= {preset: ("AutoModelForMaskedLM", preset) for preset in PRESETS}
@@ -61,7 +63,9 @@ def saved(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("saved")
     tokenizer = SequenceEncoderTokenizer.train_from_iterator(TEXTS * 2, vocab_size=97, show_progress=False)
     for name, (auto, preset) in SAVED.items():
-        randomize(AUTO_MODELS[auto](tiny_config(preset, num_labels=3))).save_pretrained(folder / name)
+        randomize(getattr(sequence_encoder, HEADS[auto])(tiny_config(preset, num_labels=3))).save_pretrained(
+            folder / name
+        )
         tokenizer.save_pretrained(folder / name)
     return folder
 
@@ -200,8 +204,7 @@ def test_every_auto_class_is_named_by_the_configuration(saved: Path) -> None:
     for name in SAVED:
         named = json.loads((saved / name / "config.json").read_text())["auto_map"]
         assert named == {
-            auto: f"sequence_encoder_auto_classes.{kind.__name__}"
-            for auto, kind in AUTO_CLASSES["sequence_encoder"].items()
+            auto: f"modeling_sequence_encoder.{name}" for auto, name in AUTO_CLASSES["sequence_encoder"].items()
         }
         assert {"AutoConfig", *HEADS} == set(named)
 
@@ -230,12 +233,12 @@ except ValueError as error:
     assert loaded == []
 
 
-def test_a_class_that_does_not_exist_is_an_error_that_names_those_that_do(
+def test_a_class_that_does_not_exist_is_an_error_that_names_it(
     saved: Path, without_package: Build, tmp_path: Path
 ) -> None:
     shutil.copytree(saved / "AutoModel", tmp_path / "copy")
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
-    config["auto_map"]["AutoModel"] = "sequence_encoder_auto_classes.SequenceEncoderFoo"
+    config["auto_map"]["AutoModel"] = "modeling_sequence_encoder.SequenceEncoderFoo"
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
     code = """
 import json, transformers
@@ -244,9 +247,7 @@ try:
 except AttributeError as error:
     print(json.dumps(str(error)))
 """
-    message = without_package(code, tmp_path / "copy")
-    assert "SequenceEncoderFoo" in message
-    assert all(name in message for name in HEADS.values())
+    assert "SequenceEncoderFoo" in without_package(code, tmp_path / "copy")
 
 
 EXTENSION = """
@@ -300,7 +301,7 @@ def test_a_model_of_a_user_with_our_configuration_keeps_its_place_in_the_auto_ma
     mine(tiny_config("bert")).save_pretrained(tmp_path / "saved")
     named = json.loads((tmp_path / "saved" / "config.json").read_text())["auto_map"]
     assert named["AutoModelForTokenClassification"] == "head_of_a_user.Mine"
-    assert named["AutoModel"] == "sequence_encoder_auto_classes.SequenceEncoderModel"
+    assert named["AutoModel"] == "modeling_sequence_encoder.SequenceEncoderModel"
     assert (tmp_path / "saved" / "head_of_a_user.py").is_file()
 
 
@@ -318,10 +319,35 @@ def test_loaded_from_a_repository_and_saved_the_configuration_names_the_files_be
 def test_the_first_file_names_all_others(saved: Path) -> None:
     """Older releases of transformers copy from a folder what the file of a class names, and look no further."""
     files = code_of(saved / "AutoModel")
-    for entry, reached in (
-        ("sequence_encoder_auto_classes.py", {name[:-3] for name in files} - {"sequence_encoder_auto_classes"}),
-        ("sequence_encoder_question_answering.py", {"sequence_encoder_private_copy"}),
-        ("sequence_encoder_private_copy.py", set()),
-    ):
-        named = set(re.findall(r"^\s*from\s+\.(\S+)\s+import", files[entry], flags=re.MULTILINE))
-        assert reached == named
+    named = set(re.findall(r"^\s*from\s+\.(\S+)\s+import", files["modeling_sequence_encoder.py"], flags=re.MULTILINE))
+    assert {f"{name}.py" for name in named} | {"modeling_sequence_encoder.py"} == set(files)
+
+
+def test_a_saved_folder_has_no_more_files_than_people_expect(saved: Path) -> None:
+    assert sorted(path.name for path in (saved / "AutoModel").iterdir()) == [
+        *("config.json", "configuration_sequence_encoder.py", "model.safetensors", "modeling_sequence_encoder.py"),
+        *("saving_sequence_encoder.py", "tokenizer.json", "tokenizer_config.json"),
+    ]
+
+
+def test_saved_code_is_formatted_and_lints(saved: Path) -> None:
+    settings = Path(__file__).parents[1] / "pyproject.toml"
+    for command in (["check"], ["format", "--check"]):
+        files = [saved / "AutoModel" / name for name in BUNDLE_FILES]
+        checked = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--no-cache", "--config", settings, *files],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert checked.returncode == 0, checked.stdout
+
+
+def test_saved_code_has_each_definition_of_the_package_once(saved: Path) -> None:
+    defined: dict[str, list[str]] = {}
+    for name, text in code_of(saved / "AutoModel").items():
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                defined.setdefault(node.name, []).append(name)
+    assert {name: files for name, files in defined.items() if len(files) > 1} == {}
+    assert {"SequenceEncoderModel", "TaskAdapter", "SavedWhole", "SequenceEncoderConfig"} <= defined.keys()

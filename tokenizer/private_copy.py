@@ -4,8 +4,7 @@ import copy
 import itertools
 from typing import Any, TypeVar, cast
 
-from tokenizers import Tokenizer
-from tokenizers.normalizers import Lowercase, Sequence
+from tokenizers import Tokenizer, normalizers
 from transformers import PreTrainedTokenizerBase
 
 AnyTokenizer = TypeVar("AnyTokenizer", bound=PreTrainedTokenizerBase)
@@ -54,5 +53,7 @@ def lowercased(tokenizer: AnyTokenizer) -> AnyTokenizer:
     if not isinstance(backend, Tokenizer):
         raise ValueError(f"do_lower_case=True needs a fast tokenizer, got a {type(tokenizer).__name__}.")
     normalizer: Any = backend.normalizer
-    backend.normalizer = Lowercase() if normalizer is None else Sequence([Lowercase(), normalizer])
+    backend.normalizer = (
+        normalizers.Lowercase() if normalizer is None else normalizers.Sequence([normalizers.Lowercase(), normalizer])
+    )
     return tokenizer

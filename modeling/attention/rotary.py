@@ -10,7 +10,7 @@ import torch
 from ..cpu.eligibility import is_eager_on_cpu
 
 # Tokens that are turned together on a CPU: what is written on the way stays in the cache.
-_TOKENS = 512
+_ROTATED_AT_ONCE = 512
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -51,7 +51,7 @@ class _SplitAndRotate(torch.autograd.Function):
         tokens, heads, _, channels = qkv.shape
         query, key, value = (qkv.new_empty(tokens, heads, channels) for _ in range(3))
         tensors = (qkv, cos[:, None], sin[:, None], query, key, value)
-        for x, c, s, q, k, v in zip(*(tensor.split(_TOKENS) for tensor in tensors), strict=True):
+        for x, c, s, q, k, v in zip(*(tensor.split(_ROTATED_AT_ONCE) for tensor in tensors), strict=True):
             _turn(x[:, :, 0], c, s, out=q)
             _turn(x[:, :, 1], c, s, out=k)
             v.copy_(x[:, :, 2])
@@ -68,7 +68,7 @@ class _SplitAndRotate(torch.autograd.Function):
             return torch.stack([*turned, of_value], dim=2), None, None
         of_qkv = of_query.new_empty(*of_query.shape[:2], 3, of_query.shape[2])
         tensors = (of_qkv, cos, sin, of_query, of_key, of_value)
-        for x, c, s, q, k, v in zip(*(tensor.split(_TOKENS) for tensor in tensors), strict=True):
+        for x, c, s, q, k, v in zip(*(tensor.split(_ROTATED_AT_ONCE) for tensor in tensors), strict=True):
             _turn(q, c, s, -1, out=x[:, :, 0])
             _turn(k, c, s, -1, out=x[:, :, 1])
             x[:, :, 2] = v

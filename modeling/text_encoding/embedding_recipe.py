@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
+from torch.nn import functional as F
 
 # The activations of dense layers, by the names that sentence-transformers writes.
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -24,7 +24,7 @@ class Normalize:
 
     def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
         """(N, D) to (N, D)."""
-        return functional.normalize(vectors, dim=-1)
+        return F.normalize(vectors, dim=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Dense:
     def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
         """(N, D) to (N, D of the results)."""
         bias = None if self.bias is None else self.bias.to(vectors)
-        return ACTIVATIONS[self.activation]()(functional.linear(vectors, self.weight.to(vectors), bias))
+        return ACTIVATIONS[self.activation]()(F.linear(vectors, self.weight.to(vectors), bias))
 
 
 @dataclass(frozen=True)
