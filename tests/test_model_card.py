@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCard
 from transformers import BertConfig, BertModel, Trainer, TrainingArguments
 
+import sequence_encoder
 from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderModel, SequenceEncoderTokenizer
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.hub.card_rules import check_card
@@ -67,7 +68,7 @@ def test_the_card_names_the_oldest_versions_that_the_package_admits() -> None:
 def test_the_card_of_every_head_and_preset_is_valid_and_names_its_task(
     tiny_config: Build, auto_class: str, preset: str
 ) -> None:
-    model = AUTO_MODELS[auto_class](tiny_config(preset))
+    model = getattr(sequence_encoder, AUTO_MODELS[auto_class])(tiny_config(preset))
     card = valid(model_card(model, "user/name"))
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", TASKS[auto_class][0])
     assert f'{auto_class}.from_pretrained("user/name", trust_remote_code=True)' in card.text
@@ -91,7 +92,7 @@ def test_the_lines_of_every_card_run_without_the_package(
 ) -> None:
     for auto_class, model_class in AUTO_MODELS.items():
         folder = tmp_path / auto_class
-        model = model_class(tiny_config("bert"))
+        model = getattr(sequence_encoder, model_class)(tiny_config("bert"))
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         blocks = re.findall(r"```python\n(.*?)```", model_card(model, str(folder)).text, re.DOTALL)
