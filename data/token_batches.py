@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from ..modeling.text_encoding.text_encoding import token_batches
+from .batching import token_batches
 
 # Batches whose texts are drawn together and sorted by length: few would mix lengths, all would lose the chance order.
 POOL = 64

@@ -11,7 +11,9 @@ from transformers import PreTrainedConfig
 from transformers.utils.import_utils import is_tracing
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from .heads.losses import IGNORED
+
+# The label of what is not to be predicted, as everywhere in torch and transformers.
+IGNORED = -100
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 

@@ -36,10 +36,10 @@ from .checks import (
 )
 from .embeddings import InputEmbeddings
 from .forward_options import ForwardOptions
-from .heads.pooling import Pooler, is_first_token
 from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
 from .packing import PackedBatch, offsets_from_starts, positions_from_zero, rows_hold_several, sequence_starts
+from .pooling import Pooler, is_first_token
 from .text_encoding.recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
 from .text_encoding.text_encoding import TextEncoding
 

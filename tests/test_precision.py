@@ -11,7 +11,7 @@ from torch import nn
 
 from sequence_encoder import modeling
 from sequence_encoder.modeling.attention.self_attention import eager_attention_forward
-from sequence_encoder.modeling.heads.pooling import POOLINGS
+from sequence_encoder.modeling.pooling import POOLINGS
 
 Build = Callable[..., Any]
 

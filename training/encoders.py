@@ -13,7 +13,7 @@ from ..conversion.companions import folder_of, load_tokenizer
 from ..conversion.source_models import load_checkpoint, transformer_folder
 from ..hub.passed_on import passed_on
 from ..modeling import SequenceEncoderPreTrainedModel
-from ..modeling.heads.pooling import POOLINGS
+from ..modeling.pooling import POOLINGS
 from ..modeling.text_encoding.recipe_files import read_recipe
 from ..modeling.text_encoding.text_pooling import check_pooling
 

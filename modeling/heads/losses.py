@@ -13,10 +13,8 @@ import torch
 from torch.nn import functional as F
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..checks import IGNORED
 from ..cpu.cross_entropy import chunked_cross_entropy
-
-# The label of what is not to be predicted, as everywhere in torch and transformers.
-IGNORED = -100
 
 Count = torch.Tensor | int | None
 

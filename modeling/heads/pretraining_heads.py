@@ -16,12 +16,12 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 from transformers.utils.import_utils import is_tracing
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..checks import batch_shape, check_class_labels
+from ..checks import IGNORED, batch_shape, check_class_labels
 from ..cpu.dropout import Dropout
 from ..forward_options import ForwardOptions
 from ..modeling_sequence_encoder import SequenceEncoderModel, SequenceEncoderPreTrainedModel
-from .losses import IGNORED, masked_lm_loss, sentence_order_loss
-from .pooling import HEADS, text_vectors
+from ..pooling import HEADS, text_vectors
+from .losses import masked_lm_loss, sentence_order_loss
 
 
 class _VocabularyModel(SequenceEncoderPreTrainedModel):

@@ -20,10 +20,10 @@ from ...saving.saving import SavedWithCard
 from ..attention.masks import mask_of_padding, real_tokens
 from ..checks import check_classification_labels, check_floating_mask, check_num_labels, check_tensor
 from ..modeling_sequence_encoder import SequenceEncoderModel
+from ..pooling import POOLINGS
 from ..text_encoding.recipe_files import recipe_of
 from ..text_encoding.text_pooling import check_pooling
 from .losses import sequence_classification_loss
-from .pooling import POOLINGS
 
 
 class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`

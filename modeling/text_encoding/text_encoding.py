@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ...data.batching import token_batches
 from ...tokenizer.private_copy import lowercased, private_copy
 from .embedding_recipe import EmbeddingRecipe, Normalize
 from .evaluation_mode import evaluation_mode
@@ -299,16 +300,3 @@ class TextEncoding:
 def _check_numpy_has(dtype: torch.dtype | None) -> None:
     if dtype == torch.bfloat16:
         raise ValueError("dtype=torch.bfloat16 is none of numpy's; with it, pass convert_to_tensor=True.")
-
-
-def token_batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
-    """Indices of texts in batches of at most `max_tokens` tokens, the shortest first; none of texts without tokens."""
-    batches: list[list[int]] = []
-    tokens = max_tokens
-    for index in sorted((i for i, length in enumerate(lengths) if length), key=lengths.__getitem__):
-        tokens += lengths[index]
-        if tokens > max_tokens:
-            batches.append([])
-            tokens = lengths[index]
-        batches[-1].append(index)
-    return batches

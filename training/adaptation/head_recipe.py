@@ -27,7 +27,7 @@ from ...command_line import UsageError
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...hub.model_card import TASKS as CARD_TASKS
 from ...hub.model_card import Training, model_card
-from ...modeling.heads.losses import IGNORED
+from ...modeling.checks import IGNORED
 from ...modeling.heads.task_adapter import TaskAdapter
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.model_files import save_card

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...command_line import UsageError
-from ...modeling.heads.losses import IGNORED
+from ...modeling.checks import IGNORED
 
 # What is summed over the rows of batches.
 _SUMS = ("mlm_loss", "mlm_right", "mlm_count", "sop_loss", "sop_right", "sop_count", "tokens")

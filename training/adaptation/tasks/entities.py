@@ -74,7 +74,7 @@ class Entities(HeadTask):
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
         """See `HeadTask`: the first token of each word has its label, all others none."""
-        from ....modeling.heads.losses import IGNORED
+        from ....modeling.checks import IGNORED
 
         label2id = self.label_fields["label2id"]
 
@@ -125,7 +125,7 @@ class Entities(HeadTask):
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
         """Precision, recall and F1 of whole entities (seqeval), or of words, and the accuracy of words."""
-        from ....modeling.heads.losses import IGNORED
+        from ....modeling.checks import IGNORED
 
         labels = self.labels
         of_words = not all(_ENTITY_TAG.fullmatch(label) for label in labels)
@@ -142,7 +142,7 @@ class Entities(HeadTask):
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
         """See `HeadTask`: the tags of the words of each text, or its spans; None for words that were cut off."""
-        from ....modeling.heads.losses import IGNORED
+        from ....modeling.checks import IGNORED
 
         predicted, known = logits_of(found).argmax(-1), np.asarray(found.label_ids)
         answers: list[Any] = []
@@ -159,7 +159,7 @@ class Entities(HeadTask):
         """See `HeadTask`: the tag that most words of the training examples have."""
         from transformers import EvalPrediction
 
-        from ....modeling.heads.losses import IGNORED
+        from ....modeling.checks import IGNORED
 
         known = (label for labels in train["labels"] for label in labels if label != IGNORED)
         longest = max(map(len, inputs["labels"]))

@@ -10,8 +10,8 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..norms import NORMS
+from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from .norms import NORMS
 
 
 def first_token(hidden_states: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
