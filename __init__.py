@@ -10,7 +10,7 @@ from transformers.models.auto.tokenization_auto import AutoTokenizer
 from . import modeling
 from .configuration import SequenceEncoderConfig, TaskAdapterConfig
 from .conversion import convert
-from .hub.model_card import card_to_push
+from .hub.card import card_to_push
 from .modeling import (
     SequenceEncoderForMaskedLM,
     SequenceEncoderForMultipleChoice,

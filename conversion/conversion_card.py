@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from transformers import PreTrainedModel
 
-from ..hub.model_card import auto_class_of
+from ..hub.card import auto_class_of
 from ..modeling import SequenceEncoderPreTrainedModel
 from ..saving.model_files import save_card, without_mark
 from ..saving.module_list import MODULE_LIST

@@ -1,1 +1,23 @@
-"""From texts to batches: corpora, windows, packs, streams."""
+"""From texts to batches: corpora, windows, packs, streams and batches of equally many tokens."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# Imported when they are asked for, since the command line reads its options without torch.
+_MODULES = {
+    "PackedWindows": "packs",
+    "TokenBudgetBatchSampler": "token_batches",
+    "TokenBudgetCollator": "token_batches",
+    "TokenBudgetDataset": "token_batches",
+    "segment_windows": "windows",
+}
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of `__all__` from its module."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

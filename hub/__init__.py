@@ -1,1 +1,6 @@
 """What a model tells others on the Hub: its card, and the files of sentence-transformers."""
+
+from .card import Training, model_card
+from .sentence_transformers import save_sentence_transformer
+
+__all__ = ["Training", "model_card", "save_sentence_transformer"]

@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderTokenizer
+from sequence_encoder.hub.card import MARKER, Training, model_card
 from sequence_encoder.hub.card_rules import check_card
-from sequence_encoder.hub.model_card import MARKER, Training, model_card
 from sequence_encoder.tests.hub_client import ClientError, HubClient
 from sequence_encoder.tests.hub_server import Hub
 

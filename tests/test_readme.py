@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderModel
-from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
+from sequence_encoder.hub import save_sentence_transformer
 from sequence_encoder.tests.adaptation_runs import save_encoder
 
 README = Path(__file__).parent.parent / "README.md"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import re
 from collections.abc import Callable
@@ -112,6 +113,24 @@ def layer_keys(config: SequenceEncoderConfig) -> list[str]:
 def test_public_names_are_pinned() -> None:
     assert sorted(sequence_encoder.__all__) == sorted(PUBLIC_NAMES)
     assert all(hasattr(sequence_encoder, name) for name in PUBLIC_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("room", "names"),
+    {
+        "data": [
+            *("PackedWindows", "TokenBudgetBatchSampler", "TokenBudgetCollator", "TokenBudgetDataset"),
+            "segment_windows",
+        ],
+        "hub": ["Training", "model_card", "save_sentence_transformer"],
+        "inference": ["QuestionAnsweringPipeline"],
+        "training": ["HubTrainer", "Objectives", "PretrainingCollator", "training_of"],
+    }.items(),
+)
+def test_documented_names_are_in_the_rooms_that_they_belong_to(room: str, names: list[str]) -> None:
+    module = importlib.import_module(f"sequence_encoder.{room}")
+    assert sorted(module.__all__) == names
+    assert all(getattr(module, name).__name__ == name for name in names)
 
 
 @every_preset

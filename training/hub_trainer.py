@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, optimization
 from transformers.modelcard import TrainingSummary, make_markdown_table
 
-from ..hub.model_card import MARKER, TASKS, Training, auto_class_of, model_card
+from ..hub.card import MARKER, TASKS, Training, auto_class_of, model_card
 from ..saving.code_bundle import write_code
 from ..saving.model_files import save_card
 from .hardware import device_name

@@ -25,8 +25,8 @@ from transformers.utils import logging
 
 from ...command_line import UsageError
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ...hub.model_card import TASKS as CARD_TASKS
-from ...hub.model_card import Training, model_card
+from ...hub.card import TASKS as CARD_TASKS
+from ...hub.card import Training, model_card
 from ...modeling.checks import IGNORED
 from ...modeling.heads.task_adapter import TaskAdapter
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel

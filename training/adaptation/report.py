@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ...hub.model_card import Training
+from ...hub.card import Training
 from ...saving.whole_folders import write_whole
 
 if TYPE_CHECKING:

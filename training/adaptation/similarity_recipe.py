@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from ...command_line import UsageError
-from ...hub.model_card import Training
+from ...hub.card import Training
 from ...modeling.text_encoding.recipe_files import read_recipe
 from ...saving.model_files import save_card
 from ..encoders import card_fields_of

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ...data.corpus import DOCUMENTATION, find_files
 from ...data.packs import PackedWindows
-from ...hub.model_card import model_card
+from ...hub.card import model_card
 from ...saving.model_files import is_unedited, save_card
 from ..encoders import card_fields_of
 from ..hub_trainer import HubTrainer, training_of
