@@ -21,7 +21,7 @@ class QuestionAnsweringPipeline(_Pipeline):
     `pipeline("question-answering", model=..., trust_remote_code=True)` makes one. With the package it is made directly:
 
     ```python
-    >>> from sequence_encoder.pipelines import QuestionAnsweringPipeline
+    >>> from sequence_encoder.inference import QuestionAnsweringPipeline
     >>> answer = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)  # doctest: +SKIP
     >>> answer(question="Who wrote it?", context="It was written by Ada.")  # doctest: +SKIP
     {'score': 0.9, 'start': 18, 'end': 21, 'answer': 'Ada'}
