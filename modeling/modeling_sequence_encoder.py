@@ -24,6 +24,7 @@ from ..hub.module_list import MODULE_LIST
 from ..hub.saving import SavedWithCard
 from .attention import SelfAttention
 from .checks import (
+    check_document_index,
     check_embeddings_type,
     check_first_positions,
     check_inputs,
@@ -37,7 +38,14 @@ from .head_layers import Pooler, is_first_token
 from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
 from .packed_attention import PackedAttention
-from .packing import PackedBatch, offsets_from_starts, positions_from_zero, rows_hold_several, sequence_starts
+from .packing import (
+    PackedBatch,
+    offsets_from_starts,
+    positions_from_documents,
+    positions_from_zero,
+    rows_hold_several,
+    sequence_starts,
+)
 from .padded_masks import padded_masks, real_tokens
 from .recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
 from .text_encoding import TextEncoding
@@ -168,7 +176,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             needed: whose vectors in `last_hidden_state` will be used: of all tokens, or (B, S) bool, or none, where it
                 is `pooler_output` alone. The last layer computes no others, and they may be zero.
             kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation` "sdpa" or "eager"),
-                `return_dict`; and `cu_seq_lens_q` (N + 1,) of a batch that comes packed in one row.
+                `return_dict`; and `cu_seq_lens_q` (N + 1,) or `seq_idx` (B, S) of a batch that comes packed.
 
         Returns:
             `last_hidden_state` (B, S, D), zero at padding, and `pooler_output` (B, D): None without a pooling layer,
@@ -180,6 +188,10 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         shape = check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         cu_seq_lens = kwargs.get("cu_seq_lens_q")
         check_offsets(cu_seq_lens, kwargs.get("cu_seq_lens_k"), attention_mask, shape)
+        seq_idx = kwargs.get("seq_idx")
+        if seq_idx is not None and cu_seq_lens is None and position_ids is None:
+            check_document_index(seq_idx, attention_mask, shape)
+            position_ids = positions_from_documents(seq_idx)
         if inputs_embeds is not None:
             check_embeddings_type(self.config, inputs_embeds, self.dtype)
         kwargs["output_attentions"] = self._requested("output_attentions", kwargs)
