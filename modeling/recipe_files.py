@@ -55,9 +55,9 @@ def recipe_of(model: PreTrainedModel) -> EmbeddingRecipe | None:
     base: Any = model.base_model
     if hasattr(base, "embedding_recipe"):
         return cast("EmbeddingRecipe | None", base.embedding_recipe)
-    name, commit = model.name_or_path or "", getattr(model.config, "_commit_hash", None)
-    # Without a commit it was not loaded from the Hub, whatever its name is.
-    return read_recipe(name, revision=commit) if commit or os.path.isdir(name) else None
+    # From 5.24 on, transformers does not tell of which commit a model of the Hub is.
+    commit = getattr(model.config, "_commit_hash", None)
+    return read_recipe(model.name_or_path, revision=commit) if model.name_or_path else None
 
 
 def read_recipe(name: str | os.PathLike[str], subfolder: str = "", **options: Any) -> EmbeddingRecipe | None:
