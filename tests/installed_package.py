@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModel
+from transformers.utils.logging import disable_progress_bar
 
 import sequence_encoder
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel
@@ -31,9 +32,10 @@ assert installed.is_relative_to(sys.prefix), installed
 assert (installed / "py.typed").is_file()
 assert sequence_encoder.__version__ == version("sequence-encoder")
 
+disable_progress_bar()
 sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 40}
 model = SequenceEncoderModel(SequenceEncoderConfig(vocab_size=97, **sizes)).eval()
-input_ids = torch.arange(10).reshape(2, 5)
+input_ids = torch.arange(1, 11).reshape(2, 5)
 with torch.no_grad():
     vectors = model(input_ids).last_hidden_state
     model.save_pretrained("saved")
