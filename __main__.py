@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 
 from .command_line import UsageError
+from .version import __version__
 
 Run = Callable[[], object]
 # By name; importing the families imports torch.
@@ -104,14 +104,6 @@ COMMANDS: dict[str, Callable[[list[str]], Run]] = {
 }
 
 
-class _Version(argparse.Action):
-    """Looks the version up only where it is asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *args: object) -> None:
-        """Print it and exit."""
-        parser.exit(message=f"{version('sequence-encoder')}\n")
-
-
 def main(arguments: list[str] | None = None, before_run: Callable[[], object] = lambda: None) -> None:
     """Run the command that is named first; each has its own `--help`.
 
@@ -127,7 +119,7 @@ def main(arguments: list[str] | None = None, before_run: Callable[[], object] = 
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument("--version", action="version", version=__version__, help="show the version and exit")
     parser.add_argument("command", choices=COMMANDS, help="what to do; add --help for its arguments")
     command = parser.parse_args(arguments[:1]).command
     try:
