@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .finite_weights import in_words, not_finite_in
 from .model_files import is_unedited, model_files
 from .module_list import MODULE_LIST, module_paths
 from .scratch_folders import scratch_folder
@@ -94,7 +95,7 @@ def written_whole(output: Path, replace: bool, option: str) -> Iterator[Path]:
     work is checked again after it, since something may have appeared there.
 
     Raises:
-        FileExistsError: if the folder exists and may not be replaced.
+        FileExistsError: if the folder exists and may not be replaced, or not by weights that are NaN or infinite.
         OSError: if nothing can be written beside `output`.
     """
     output = _normalized(output)
@@ -114,6 +115,11 @@ def written_whole(output: Path, replace: bool, option: str) -> Iterator[Path]:
 def _replace_model(output: Path, written: Path, replaced: Path) -> None:
     modules = [path for path in module_paths(written) if path]
     outdated = model_files(output, modules)
+    if any(name.endswith((".safetensors", ".bin")) for name in outdated) and (names := not_finite_in(written)):
+        raise FileExistsError(
+            f"The new weights are NaN or infinite in {in_words(names)}, and would replace those in {output}; choose "
+            "another folder."
+        )
     folders = {output, *((output / name).parent for name in outdated)}
     others = sorted(
         path.relative_to(output).as_posix() for folder in folders for path in folder.iterdir() if path not in folders

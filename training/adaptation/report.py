@@ -90,6 +90,7 @@ class Results:
         labels: the names of the classes, in the order of `Result.confusion`.
         cut: what `--max_length` leaves out of the texts of each split.
         peak_memory: the most bytes that this process had in use.
+        run: a digest of what was asked for, by which a finished run is known.
     """
 
     task: str
@@ -103,6 +104,7 @@ class Results:
     labels: list[str] = field(default_factory=list)
     cut: dict[str, dict[str, int]] = field(default_factory=dict)
     peak_memory: int = 0
+    run: str = ""
 
     @property
     def best(self) -> Result:
@@ -142,6 +144,7 @@ class Results:
             "hyperparameters_found": self.found,
             "seeds": [result.seed for result in self.trainings],
             "kept_seed": self.best.seed,
+            "run": self.run,
             "texts_cut": self.cut,
             "baselines": self.baselines,
             "warnings": self.warnings(),

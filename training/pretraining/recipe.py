@@ -25,7 +25,7 @@ from ..encoders import carry_over
 from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from ..tensor_parallel import divided, tensor_parallel_size
-from .folder import check_folder, finished_steps, prepare_folder, progress_of, sole_run
+from .folder import check_folder, check_windows, finished_steps, prepare_folder, progress_of, sole_run
 from .new_model import carried_over_model, make_tokenizer, new_model
 from .objectives import PretrainingCollator
 from .report import plot_losses, write_card
@@ -132,7 +132,9 @@ def prepare_packs(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBa
             args.should_save,
         )
     windows = windows_of(texts, tokenizer, model.max_length, pairs, corpus.num_proc)
-    return PackedWindows(windows, model.max_tokens, args.seed, multiple_of=packs_per_step(args))
+    train = PackedWindows(windows, model.max_tokens, args.seed, multiple_of=packs_per_step(args))
+    check_windows(run, train)
+    return train
 
 
 def evaluation_set(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBase) -> EvaluationWindows:
