@@ -34,10 +34,11 @@ def quickstart(arguments: list[str]) -> Run:
 
 def pretrain(arguments: list[str]) -> Run:
     """Pretrain an encoder on masked tokens and sentence order, on any corpus, in one process or many."""
-    from .training.pretraining.arguments import COMMAND_LINE
+    from .training.pretraining.arguments import COMMAND_LINE, check_libraries
     from .training.pretraining.resumed_arguments import with_earlier_ones
 
-    COMMAND_LINE.check(with_earlier_ones(arguments))
+    *_, options = COMMAND_LINE.check(with_earlier_ones(arguments))
+    check_libraries(options)
 
     def run() -> None:
         from .training.pretraining.recipe import pretrain
@@ -51,9 +52,10 @@ def pretrain(arguments: list[str]) -> Run:
 
 def adapt(arguments: list[str]) -> Run:
     """Train an encoder for a task: classification, entities, answers, embeddings, ranking and others."""
-    from .training.adaptation.arguments import COMMAND_LINE
+    from .training.adaptation.arguments import COMMAND_LINE, check_libraries
 
-    COMMAND_LINE.check(arguments)
+    model, _, options = COMMAND_LINE.check(arguments)
+    check_libraries(model, options)
 
     def run() -> None:
         from accelerate import PartialState

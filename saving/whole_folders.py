@@ -40,13 +40,14 @@ def check_replaceable(output: Path, replace: bool, option: str, kept: Path | Non
     output = _normalized(output)
     resolved = output.resolve()
     check_parents(output)
-    there = next(parent for parent in output.parents if parent.exists())
+    there = next((parent for parent in output.parents if parent.exists()), output)
     try:
         # Only an attempt tells: file systems can be read-only, and root may write into most other places.
         with scratch_folder(there, _prefix(output)):
             pass
     except OSError as error:
-        raise PermissionError(f"{output} cannot be written: files cannot be made in {there}.") from error
+        reason = getattr(error.__cause__, "strerror", None) or error
+        raise PermissionError(f"{output} cannot be written: files cannot be made in {there} ({reason}).") from error
     if not (output.exists() or output.is_symlink()):
         return
     if kept is not None and resolved in (kept.resolve(), *kept.resolve().parents):

@@ -19,7 +19,6 @@ from transformers.trainer_utils import SaveStrategy
 
 from ...command_line import UsageError
 from ...command_line.console import fewer_bars, show_table
-from ...command_line.extras import require
 from ...saving.model_files import model_files
 from ...saving.staged_files import files_in
 from ...saving.whole_folders import check_replaceable, written_whole
@@ -27,6 +26,7 @@ from ..arguments import HUB_ERRORS
 from ..checkpoints import checkpoints_in, last_whole_checkpoint, remove_unfinished, train_whole
 from ..hardware import peak_memory
 from ..interruptions import GracefulStop
+from .arguments import check_libraries
 from .best_weights import DivergedError
 from .data import hold_out, load_examples, warn_of_shared
 from .encoder import encoder_of
@@ -47,8 +47,7 @@ from .scratch import (
     training_folder,
 )
 from .similarity_recipe import SimilarityRecipe
-from .tasks import HEAD_TASKS, TASKS
-from .tuning import TUNINGS
+from .tasks import HEAD_TASKS
 
 
 def adapt(run: Adaptation) -> Results:
@@ -61,7 +60,7 @@ def adapt(run: Adaptation) -> Results:
         UsageError: for examples that are not as the task needs them, and arguments that contradict each other. Both are
             found before anything is computed.
     """
-    check_libraries(run)
+    check_libraries(run.model, run.args)
     try:
         with fewer_bars(), GracefulStop().watch():
             return _adapt(run)
@@ -139,21 +138,6 @@ def check_output(run: Adaptation, may_be_finished: bool = False) -> None:
         for kept in (run.model.from_checkpoint, run.model.from_adapter):
             replace = run.args.overwrite or may_be_finished
             check_replaceable(run.output, replace, "--overwrite", Path(kept) if kept else None)
-
-
-def check_libraries(run: Adaptation) -> None:
-    """Check that all optional libraries are there that the run will need.
-
-    Raises:
-        MissingLibraryError: if one is not.
-    """
-    model, optional = run.model, "adapt"
-    require("sequence-encoder adapt", "datasets", "filelock", extra=optional)
-    require(f"--task {model.task}", *TASKS[model.task].libraries, extra=optional)
-    if TUNINGS[model.tuning].is_peft:
-        require(f"--tuning {model.tuning}", "peft", extra=optional)
-    if run.args.search_trials:
-        require("--search_trials", "optuna", extra=optional)
 
 
 def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
