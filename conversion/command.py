@@ -11,9 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration import SequenceEncoderConfig
 from ..saving.whole_folders import check_replaceable, written_whole
-from .companions import copy_companions, folder_of, load_tokenizer, save_tokenizer
 from .conversion_card import adjust_card
 from .convert import convert_and_release, our_config
+from .sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
 from .source_models import load_checkpoint, transformer_folder
 
 SAMPLES = (
@@ -69,7 +69,7 @@ def convert_checkpoint(
         converted.save_pretrained(place)
         if tokenizer is not None:
             save_tokenizer(tokenizer, place, list(SAMPLES))
-        copy_companions(beside, encoder, written)
+        copy_sidecar_files(beside, encoder, written)
         adjust_card(written, output.resolve().name, converted)
     print(f"Saved in {output}.")
     return difference

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..command_line import UsageError
 from ..conversion import convert
-from ..conversion.companions import folder_of, load_tokenizer
+from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import load_checkpoint, transformer_folder
 from ..hub.passed_on import passed_on
 from ..modeling import SequenceEncoderPreTrainedModel

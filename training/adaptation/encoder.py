@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ...command_line import UsageError
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ...conversion.companions import folder_of, read_tokenizer
+from ...conversion.sidecar_files import folder_of, read_tokenizer
 from ...conversion.source_models import FAMILIES, read_config, transformer_folder
 from ..encoders import carry_over
 from .tasks import TASKS

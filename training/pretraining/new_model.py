@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ...command_line import UsageError
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ...conversion.companions import read_tokenizer
+from ...conversion.sidecar_files import read_tokenizer
 from ...modeling import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining, SequenceEncoderPreTrainedModel
 from ...tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
 from .arguments import ModelArguments

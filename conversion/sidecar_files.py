@@ -52,7 +52,7 @@ def module_folders(folder: Path) -> list[str]:
     return [path for path in module_paths(folder) if path]
 
 
-def copy_companions(folder: Path, encoder: Path, target: Path) -> None:
+def copy_sidecar_files(folder: Path, encoder: Path, target: Path) -> None:
     """Copies to `target` all that travels, but what is in the folder of the encoder itself.
 
     A module without files, such as one that scales vectors to length 1, need not have a folder.
