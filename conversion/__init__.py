@@ -1,4 +1,7 @@
-"""Other checkpoints to ours and back, one file a family; `convert` is the way in."""
+"""Conversion of checkpoints between other model families and SequenceEncoder.
+
+Each family has one module. `convert` is the entry point.
+"""
 
 from .convert import convert
 

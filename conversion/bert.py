@@ -1,4 +1,4 @@
-"""BERT (Devlin et al., 2019), and all that shares its architecture: MiniLM, BGE, E5, GTE and others."""
+"""BERT (Devlin et al., 2019) and models with the same architecture: MiniLM, BGE, E5, GTE and others."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ FIELDS = {
     "attention_dropout": "attention_probs_dropout_prob",
     "norm_eps": "layer_norm_eps",
 }
-# Positions relative to each other are gone from transformers, and stand in older configurations.
+# transformers no longer supports relative positions, but older configurations still ask for them.
 REQUIRED = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
-# Of the preset, all that is no size: what the family always has.
+# The fields of the preset that hold for the whole family, whatever a configuration says.
 SETTINGS = {
     name: value
     for name, value in PRESETS["bert"].items()
@@ -64,7 +64,7 @@ TANH = {"pooler_act": "tanh"}
 
 
 def classifier_dropout(config: PreTrainedConfig) -> dict[str, float]:
-    """The dropout before classifiers, where the configuration leaves it to that of the layers."""
+    """Return the classifier's dropout, which defaults to the dropout of the layers."""
     given = config.classifier_dropout
     return {"classifier_dropout": config.hidden_dropout_prob if given is None else given}
 

@@ -1,4 +1,4 @@
-"""`sequence-encoder convert`: converts a checkpoint, checks that both models agree on texts, and only then writes."""
+"""`sequence-encoder convert`: converts a checkpoint and saves it only if both models have the same outputs."""
 
 from __future__ import annotations
 
@@ -22,27 +22,31 @@ SAMPLES = (
     "¿Qué tal? Ça va. 42 % of them are 3.14 times as long; naïve façades, e.g. in Zürich.",
     "def add(a, b):\n    return a + b",
 )
-# Of the largest output, or of 1. Rounding of float32 differs with the order of sums; anything above is no rounding.
+# Relative to the largest output, or to 1 if all are smaller. float32 sums round differently in different orders, but
+# not by this much.
 TOLERANCE = 1e-3
 
 
 def convert_checkpoint(
     source: str, target: str, to: str | None = None, base_model: bool = False, force: bool = False
 ) -> float:
-    """Converts `source`, a folder or a Hub id, into the folder `target`, and returns the largest difference seen.
+    """Convert a checkpoint, compare the outputs of both models, and save the new model.
 
-    Holds the weights once, in float32, and one tensor more: what has been converted is released at once.
+    The weights are in memory only once, in float32, plus one tensor: each weight is released when it is converted.
 
     Args:
-        source: as of `convert`.
-        target: the folder to write.
-        to: as of `convert`.
-        base_model: as of `convert`.
-        force: whether to replace `target` if it is the folder of a saved model.
+        source: A folder or a Hub id.
+        target: The folder to write.
+        to: See `convert`.
+        base_model: See `convert`.
+        force: Whether to replace `target` if it holds a saved model.
+
+    Returns:
+        The largest difference between the outputs of the two models.
 
     Raises:
-        FileExistsError: if `target` exists and may not be replaced, before anything is loaded.
-        ValueError: if the checkpoint cannot be converted, or the models do not agree; nothing is written then.
+        FileExistsError: If `target` exists and must not be replaced. This is checked before anything is loaded.
+        ValueError: If the checkpoint cannot be converted, or if the outputs differ. Nothing is written then.
     """
     output = Path(target)
     check_replaceable(output, force, "--force", kept=Path(source))
@@ -51,19 +55,19 @@ def convert_checkpoint(
     model = load_checkpoint(source if encoder == beside else encoder, base_model)
     tokenizer = load_tokenizer(encoder, model)
     if tokenizer is None:
-        print(f"There is no tokenizer in {encoder}; none will be saved, and the sample texts are random ids.")
+        print(f"{encoder} has no tokenizer, so none is saved and the models are compared on random token ids.")
     config = our_config(model)
     if tokenizer is not None and config.position_offset and tokenizer.pad_token_id != config.pad_token_id:
         raise ValueError(
-            f"pad_token_id={config.pad_token_id} stands in the way: positions of this family skip that id, and the "
-            f"tokenizer's is {tokenizer.pad_token_id}."
+            f"pad_token_id is {config.pad_token_id} in the configuration but {tokenizer.pad_token_id} in the "
+            "tokenizer. They must be equal, because this family's positions skip padding tokens."
         )
     texts = sample_ids(config, tokenizer)
     before, original = outputs_of(model, texts), type(model).__name__
     converted = convert_and_release(model, to, base_model)
     difference = check_same(before, outputs_of(converted, texts))
     names = f"{original} to {type(converted).__name__}"
-    print(f"{names}: on sample texts their outputs differ by at most {difference:.1e}.")
+    print(f"Converted {names}. On sample texts, their outputs differ by at most {difference:.1e}.")
     with written_whole(output, force, "--force") as written:
         place = written / encoder.relative_to(beside)
         converted.save_pretrained(place)
@@ -76,11 +80,11 @@ def convert_checkpoint(
 
 
 def sample_ids(config: SequenceEncoderConfig, tokenizer: PreTrainedTokenizerBase | None) -> list[torch.Tensor]:
-    """Token ids, (1, S) each, of sample texts; of chance where there is no tokenizer."""
+    """Return token ids of sample texts, (1, S) each, or random ids if there is no tokenizer."""
     longest = config.max_position_embeddings
     if tokenizer is not None:
         return [tokenizer(text, return_tensors="pt")["input_ids"][:, :longest] for text in SAMPLES]
-    # Without padding, which RoBERTa counts out of its positions.
+    # Leave out the padding id, because RoBERTa's positions skip it.
     words = torch.tensor([id_ for id_ in range(config.vocab_size) if id_ != config.pad_token_id])
     generator = torch.Generator().manual_seed(0)
     choices = (torch.randint(len(words), (1, min(4 * n, longest)), generator=generator) for n in range(1, 5))
@@ -89,7 +93,7 @@ def sample_ids(config: SequenceEncoderConfig, tokenizer: PreTrainedTokenizerBase
 
 @contextmanager
 def in_float32(model: PreTrainedModel) -> Iterator[None]:
-    """The model with 16-bit tensors as float32, which holds them exactly, and afterwards as they were."""
+    """Cast the model's 16-bit tensors to float32, which is exact, and restore their dtypes on exit."""
     halved = [t for t in (*model.parameters(), *model.buffers()) if t.dtype in (torch.float16, torch.bfloat16)]
     dtypes = [tensor.dtype for tensor in halved]
     for tensor in halved:
@@ -103,7 +107,7 @@ def in_float32(model: PreTrainedModel) -> Iterator[None]:
 
 @torch.no_grad()
 def outputs_of(model: PreTrainedModel, texts: list[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
-    """All outputs for each text, computed in float32."""
+    """Return all outputs for each text, computed in float32."""
     choices = "MultipleChoice" in type(model).__name__
     with in_float32(model.eval()):
         outputs = [model(input_ids=ids[None].expand(1, 2, -1) if choices else ids, return_dict=True) for ids in texts]
@@ -111,13 +115,13 @@ def outputs_of(model: PreTrainedModel, texts: list[torch.Tensor]) -> list[tuple[
 
 
 def check_same(one: list[tuple[torch.Tensor, ...]], other: list[tuple[torch.Tensor, ...]]) -> float:
-    """The largest difference between the outputs that both have.
+    """Return the largest difference between the outputs that both models have.
 
     Raises:
-        ValueError: if it is more than rounding explains, which grows with the outputs, or if one is NaN.
+        ValueError: If the difference is NaN, or larger than rounding explains for outputs of this size.
     """
     pairs = [pair for first, second in zip(one, other, strict=True) for pair in zip(first, second, strict=False)]
-    # torch's maximum is NaN where one of them is, and Python's is not.
+    # Unlike Python's max, torch's propagates NaN.
     difference = float(torch.stack([(a - b).abs().max() for a, b in pairs]).max())
     scale = float(torch.stack([a.abs().max() for a, _ in pairs]).max())
     if not difference <= TOLERANCE * max(1.0, scale):

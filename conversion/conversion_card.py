@@ -1,4 +1,4 @@
-"""The card of a converted model: that of its source, and how the new model is loaded."""
+"""The card of a converted model: the card of its source, plus a section on how to load the new model."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _SECTION = re.compile(rf"{re.escape(_START)}.*?{re.escape(_END)}\n*", re.DOTALL)
 _TEXT = """\
 ## Load this converted model
 
-Its weights were carried over to a SequenceEncoder, which has the same outputs. The rest of this card, including its
-lines of code, describes the original model.
+Its weights were converted to a SequenceEncoder, which has the same outputs. The rest of this card, including its code,
+describes the original model.
 
 ```python
 {lines}
 ```
 
-`trust_remote_code=True` runs the Python files of this repository. Where the package `sequence-encoder` is installed,
-`import sequence_encoder` first and leave `trust_remote_code` out.
+`trust_remote_code=True` runs the Python files of this repository. If you have installed the package
+`sequence-encoder`, you can `import sequence_encoder` instead and leave out `trust_remote_code`.
 """
 _MODEL = """\
 from transformers import {auto_class}, AutoTokenizer
@@ -41,14 +41,14 @@ model = SentenceTransformer({place}, trust_remote_code=True)"""
 
 
 def adjust_card(folder: Path, name: str, model: PreTrainedModel) -> None:
-    """Adds to the card in the folder of a converted model how that is loaded, at its beginning.
+    """Add a section on loading the converted model to the top of its card.
 
-    In the card of a model that was given back to its family, that section goes away again.
+    The card of a model that was converted back to its family loses that section.
 
     Args:
-        folder: of the new model, with the card of its source, if that had one.
-        name: what the folder will be called.
-        model: the new model.
+        folder: The folder of the new model, with the card of its source, if there was one.
+        name: The final name of the folder.
+        model: The new model.
     """
     path = folder / "README.md"
     if not path.exists():

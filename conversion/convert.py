@@ -1,4 +1,4 @@
-"""From a model of another family to ours and back: the same function, with other names and layouts of its weights."""
+"""Converts models of other families to ours and back: the same function, with weights in another layout."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .key_mapping import to_ours, to_theirs
 from .source_models import FAMILIES, find_family, load_checkpoint
 
 _OURS = "SequenceEncoder"
-# Fields of every configuration, which keep their name.
+# Fields that every configuration has under the same name.
 _COMMON = (
     "tie_word_embeddings",
     "pad_token_id",
@@ -33,9 +33,9 @@ _COMMON = (
     "label2id",
     "problem_type",
 )
-# What a cross-encoder of sentence-transformers keeps in the configuration of any model.
+# Fields that a sentence-transformers cross-encoder adds to the configuration of any model.
 _TRAVELLING = ("sentence_transformers", "sbert_ce_default_activation_function")
-# Fields that say nothing of a model without these heads; how matrices started and special tokens, of none.
+# Fields that only matter for models with these heads. Initialisation and special tokens matter for none.
 _WITH_POOLER = ("Model", "ForPreTraining", "ForSequenceClassification", "ForMultipleChoice")
 _PREDICTING = ("ForMaskedLM", "ForPreTraining")
 _CLASSIFYING = ("ForSequenceClassification", "ForMultipleChoice", "ForTokenClassification", "ForQuestionAnswering")
@@ -55,29 +55,30 @@ _ONLY_FOR = {
 def convert(
     source: str | os.PathLike[str] | PreTrainedModel, to: str | None = None, base_model: bool = False
 ) -> PreTrainedModel:
-    """Carries a model of another family over to a SequenceEncoder with the same outputs, or gives one back.
+    """Convert a model of another family to a SequenceEncoder with the same outputs, or convert one back.
 
-    Dropout alone can differ in training: some families have it in places where others have none.
+    Only dropout can differ during training, because the families do not all apply it in the same places.
 
     Args:
-        source: a folder or a Hub id, or a model, whose weights are copied. Without `to`, of BERT and what has its
-            architecture, RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA or ModernBERT; with `to`, a SequenceEncoder.
-        to: the family to give a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra` or `modernbert`.
-        base_model: carry the encoder over alone, and leave out the head that the source has.
+        source: A folder, a Hub id, or a model, whose weights are copied. Without `to`, its family is BERT (or any model
+            with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA or ModernBERT. With `to`, it is a
+            SequenceEncoder.
+        to: The family to convert a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra` or `modernbert`.
+        base_model: Whether to convert only the encoder and drop the head.
 
     Returns:
-        The model, with the head that the source has, in its dtype and in evaluation mode.
+        The converted model, with the head and the dtype of the source, in evaluation mode.
 
     Raises:
-        ValueError: for a family, a head or a configuration that cannot be represented on the other side, and for
-            weights that are missing or left over; the message names what stands in the way.
+        ValueError: If the other side has no equivalent of the family, the head or the configuration, or if weights are
+            missing or left over. The message names the cause.
     """
     if to is not None and to not in FAMILIES:
         raise ValueError(f"to must be one of {', '.join(FAMILIES)}, got {to!r}.")
     if not isinstance(source, str | os.PathLike | PreTrainedModel):
         raise ValueError(
-            f"source must be a folder, a Hub id or a model of transformers, got a {type(source).__name__}. That "
-            "of a SentenceTransformer is its [0].auto_model."
+            f"source must be a folder, a Hub id or a transformers model, got a {type(source).__name__}. For a "
+            "SentenceTransformer, pass its [0].auto_model."
         )
     if not isinstance(source, PreTrainedModel):
         loaded = load_checkpoint(source, base_model)
@@ -85,30 +86,33 @@ def convert(
         return _with_recipe(convert_and_release(loaded, to, base_model), recipe)
     model = cast(PreTrainedModel, source.base_model) if base_model else source
     if any(parameter.is_meta for parameter in model.parameters()):
-        raise ValueError(f"The weights of this {type(model).__name__} are not in memory, but on the meta device.")
+        raise ValueError(f"The weights of this {type(model).__name__} are on the meta device; load them into memory.")
     return _with_recipe(_convert(model, to, base_model, release=False), recipe_of(model))
 
 
 def _with_recipe(model: PreTrainedModel, recipe: EmbeddingRecipe | None) -> PreTrainedModel:
-    """The model, whose `encode` follows what the folder of its source says."""
+    """Return the model with the embedding recipe of its source, which `encode` follows."""
     if isinstance(model, SequenceEncoderPreTrainedModel):
         cast(Any, model.base_model).embedding_recipe = recipe
     return model
 
 
 def convert_and_release(model: PreTrainedModel, to: str | None = None, base_model: bool = False) -> PreTrainedModel:
-    """As `convert`, but each weight of `model` is given up as soon as it is converted, so that none is held twice.
+    """Convert a model and release each of its weights once it is converted, so that no weight is in memory twice.
 
-    Where there is a `base_model`, it is given as `model`.
+    Args:
+        model: See `convert`. With `base_model`, this must be the encoder without its head.
+        to: See `convert`.
+        base_model: See `convert`.
     """
     return _convert(model, to, base_model, release=True)
 
 
 def our_config(model: PreTrainedModel) -> SequenceEncoderConfig:
-    """The configuration of a SequenceEncoder, or the one that a model of another family has when it is one.
+    """Return the configuration of a SequenceEncoder, or the equivalent one for a model of another family.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: If there is no equivalent.
     """
     if isinstance(model, SequenceEncoderPreTrainedModel):
         return model.config
@@ -139,16 +143,16 @@ def _carry_over(model: PreTrainedModel, release: bool) -> PreTrainedModel:
 
 def _give_back(model: PreTrainedModel, family: Family, base_model: bool, release: bool) -> PreTrainedModel:
     if not isinstance(model, SequenceEncoderPreTrainedModel):
-        raise ValueError(f"Only a SequenceEncoder can be given back to {family.name}, got a {type(model).__name__}.")
+        raise ValueError(f"Only a SequenceEncoder can be converted to {family.name}, got a {type(model).__name__}.")
     head = type(model).__name__.removeprefix(_OURS)
     has_pooler = any("pooler." in name for name in model.state_dict())
     if base_model and obstacles_to(family, head, model.config, has_pooler):
-        # What a family has no pooler for is the dense layer of a head there.
+        # Drop the pooler that this family does not have: there, it belongs to the head.
         has_pooler = False
     if obstacles := obstacles_to(family, head, model.config, has_pooler):
         fitting = [name for name, other in FAMILIES.items() if not obstacles_to(other, head, model.config, has_pooler)]
-        way_out = f" It can be given back to {' or '.join(fitting)}." if fitting else ""
-        raise ValueError(f"The model cannot be given back to {family.name}: {'; '.join(obstacles)}.{way_out}")
+        way_out = f" It can be converted to {' or '.join(fitting)}." if fitting else ""
+        raise ValueError(f"The model cannot be converted to {family.name}: {'; '.join(obstacles)}.{way_out}")
     config = write_config(family, head, model.config)
     config.tie_word_embeddings &= _may_be_tied(model)
     without_pooler = head == "Model" and family.has_pooler and not has_pooler
@@ -164,7 +168,7 @@ def _give_back(model: PreTrainedModel, family: Family, base_model: bool, release
 
 
 def _tensors(model: PreTrainedModel, release: bool) -> dict[str, torch.Tensor]:
-    """Copies of the tensors of a model by name; with `release` the tensors, which are then in no other place."""
+    """Return copies of a model's tensors by name; with `release`, the tensors themselves, which the model gives up."""
     tensors = dict(model.state_dict())
     if not release:
         return {name: tensor.clone() for name, tensor in tensors.items()}
@@ -173,7 +177,7 @@ def _tensors(model: PreTrainedModel, release: bool) -> dict[str, torch.Tensor]:
 
 
 def _may_be_tied(model: PreTrainedModel) -> bool:
-    """Whether output and input embeddings are equal; a checkpoint can have two of them, whatever its configuration."""
+    """Return whether the output embeddings equal the input embeddings, which a checkpoint may store separately."""
     output, given = cast(Any, model.get_output_embeddings()), cast(Any, model.get_input_embeddings())
     return output is None or torch.equal(output.weight, given.weight)
 
@@ -184,59 +188,63 @@ def _filled(model: PreTrainedModel, tensors: dict[str, torch.Tensor], device: to
     except RuntimeError as error:
         raise ValueError(f"The weights do not fit the configuration: {error}") from error
     model.tie_weights()
-    # Buffers are no tensors of the table, and were made on the CPU.
+    # Buffers are not in the weight tables. They were created on the CPU.
     return cast(Any, model).to(device).eval()
 
 
 def read_config(family: Family, head: str, config: PreTrainedConfig) -> SequenceEncoderConfig:
-    """Our configuration of their model.
+    """Translate their configuration into ours.
 
     Raises:
-        ValueError: if it has a value that cannot be represented.
+        ValueError: If it has a value that ours does not support.
     """
     for name, other in family.heads[head].same.items():
         value, needed = getattr(config, name), getattr(config, other)
         if value != needed:
-            raise ValueError(f"{name}={value!r} cannot be represented: it must be {other}={needed!r}.")
+            raise ValueError(f"{name}={value!r} is not supported: it must equal {other}={needed!r}.")
     for name, only in {**family.required, **family.heads[head].required}.items():
         value = getattr(config, name, only)
         if value != only:
-            raise ValueError(f"{name}={value!r} cannot be represented; a SequenceEncoder can only be {name}={only!r}.")
+            raise ValueError(f"{name}={value!r} is not supported: a SequenceEncoder needs {name}={only!r}.")
     ours: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
     ours |= {name: getattr(config, theirs) for name, theirs in family.all_fields(head).items()}
     ours |= {**family.settings, **family.read(config)}
     for name, only in family.heads[head].settings.items():
         if ours.get(name, only) != only:
-            raise ValueError(
-                f"{name}={ours[name]!r} cannot be represented: {head} of {family.name} is always {only!r}."
-            )
+            raise ValueError(f"{name}={ours[name]!r} is not supported: {head} of {family.name} needs {only!r}.")
         ours[name] = only
     try:
         return SequenceEncoderConfig(**ours, **_travelling(config), dtype=config.dtype)
     except StrictDataclassError as error:
-        raise ValueError(f"The configuration of {type(config).__name__} cannot be represented. {error}") from error
+        raise ValueError(f"A SequenceEncoder does not support this {type(config).__name__}. {error}") from error
 
 
 def write_config(family: Family, head: str, config: SequenceEncoderConfig) -> PreTrainedConfig:
-    """Their configuration of our model; whether it says all of ours is for `obstacles_to` to tell."""
+    """Translate our configuration into theirs. `obstacles_to` checks that nothing is lost."""
     theirs: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
     theirs |= {name: getattr(config, ours) for ours, name in family.all_fields(head).items()}
     theirs |= {**family.write(config), **_travelling(config), "dtype": config.dtype}
     if head == "ForQuestionAnswering":
-        # A start and an end; labels say nothing there.
+        # The two outputs are the start and the end of the answer.
         theirs |= {"id2label": None, "label2id": None, "num_labels": 2}
     return cast(PreTrainedConfig, getattr(transformers, f"{family.model_prefixes[0]}Config")(**theirs))
 
 
 def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_pooler: bool) -> list[str]:
-    """What stands in the way of giving our model, with a dense pooler or not, back to a family, each with its field.
+    """List the reasons why a family cannot represent our model, each with the name of the field.
 
-    The configuration that it would get there is read again, and what is then another value cannot be said in it.
+    The check translates our configuration into theirs and back. A field that changes on the way has no equivalent.
+
+    Args:
+        family: The family to convert to.
+        head: The suffix of the class name, such as `ForMaskedLM`.
+        config: Our configuration.
+        has_pooler: Whether our model has a dense pooler.
     """
     if head not in family.heads:
-        return [f"{family.name} has no head like {_OURS}{head}; it has {', '.join(family.heads)}"]
+        return [f"{family.name} has no counterpart of {_OURS}{head}; it has {', '.join(family.heads)}"]
     if "type_vocab_size" in family.fields and not config.type_vocab_size:
-        return [f"type_vocab_size=0 stands in the way: {family.name} has 1 at least"]
+        return [f"type_vocab_size=0 is not supported: {family.name} needs at least 1"]
     try:
         again = read_config(family, head, write_config(family, head, config))
     except (ValueError, StrictDataclassError) as error:
@@ -248,7 +256,7 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
         irrelevant |= name == "sliding_window" and "sliding_attention" not in (config.layer_types or [])
         if not irrelevant and getattr(config, name) != getattr(again, name):
             obstacles.append(
-                f"{name}={getattr(config, name)!r} stands in the way: {family.name} has {getattr(again, name)!r}"
+                f"{name}={getattr(config, name)!r} is not supported: {family.name} has {getattr(again, name)!r}"
             )
     return obstacles
 

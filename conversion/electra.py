@@ -1,4 +1,4 @@
-"""ELECTRA (Clark et al., 2020): its generators, and its discriminators without their own head."""
+"""ELECTRA (Clark et al., 2020): its generators, and its discriminators without the discriminator head."""
 
 from __future__ import annotations
 

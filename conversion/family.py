@@ -1,4 +1,4 @@
-"""What a family of encoders is to the conversion: tables of configuration fields, of weights and of heads."""
+"""The description of a model family for the conversion: tables of configuration fields, weights and heads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 
 from .key_mapping import Rule, for_layers, with_prefixes
 
-# Fields that most families call as we do.
+# Fields that have the same name in most families and in ours.
 SIZES = (
     "vocab_size",
     "hidden_size",
@@ -23,14 +23,14 @@ SIZES = (
 
 @dataclass(frozen=True)
 class Head:
-    """A model of a family: what it has besides the trunk, and what of our configuration it settles.
+    """A head of a family: its weights, and the configuration fields that it fixes.
 
     Args:
-        rules: of its weights.
-        settings: our fields that it always has so.
-        fields: ours to theirs, where it calls them otherwise than the family.
-        required: their fields that can only have this value, besides those of the family.
-        same: their fields that must have the value of another of theirs.
+        rules: The rules for its weights.
+        settings: The values that our fields always have for this head.
+        fields: Maps our field names to theirs, where they differ from the names in the rest of the family.
+        required: Their fields that must have a given value, in addition to the family's.
+        same: Maps each of their fields to another one that must have the same value.
     """
 
     rules: Sequence[Rule] = ()
@@ -42,19 +42,19 @@ class Head:
 
 @dataclass(frozen=True)
 class Family:
-    """Encoders that share an architecture and the names of its parts.
+    """A family of encoders that share an architecture and the names of its parts.
 
     Args:
-        name: as the presets have it.
-        model_prefixes: what the names of its classes start with; the first ones are made on the way back.
-        fields: ours to theirs, the same value under another name.
-        settings: our fields that all of the family have in common.
-        required: their fields that can only have this value; a field that is not there is taken to have it.
-        trunk: rules of embeddings and norms.
-        layer: rules of one layer, `{}` for its number.
-        heads: by the end of the class name, such as `ForMaskedLM`, which is the same for us and for them.
-        read: more of our fields, from their configuration.
-        write: more of their fields, from ours.
+        name: The name of the family, as in the presets.
+        model_prefixes: The prefixes of its class names. Converting back creates classes with the first prefix.
+        fields: Maps our field names to theirs, where both hold the same value.
+        settings: The values that our fields have for the whole family.
+        required: Their fields that must have a given value. A missing field counts as having it.
+        trunk: The rules for embeddings and norms.
+        layer: The rules for one layer, with `{}` for its index.
+        heads: The heads by the suffix of the class name, such as `ForMaskedLM`, which is the same on both sides.
+        read: Returns the remaining fields of our configuration, computed from theirs.
+        write: Returns the remaining fields of their configuration, computed from ours.
     """
 
     name: str
@@ -74,10 +74,16 @@ class Family:
         return any(rule.ours.startswith("pooler.") for rule in self.trunk)
 
     def all_fields(self, head: str) -> dict[str, str]:
-        """Our fields and theirs of the same value, for a model with this head."""
+        """Map our field names to theirs, for a model with this head."""
         return {**self.fields, **self.heads[head].fields}
 
     def rules(self, head: str, depth: int, base_model_prefix: str) -> list[Rule]:
-        """All rules of a model with `depth` layers, whose trunk is their `base_model_prefix`."""
+        """Return all rules for a model with `depth` layers.
+
+        Args:
+            head: The suffix of the class name, such as `ForMaskedLM`.
+            depth: The number of layers.
+            base_model_prefix: The attribute that holds the trunk in their class.
+        """
         ours, theirs = ("", "") if head == "Model" else ("model.", f"{base_model_prefix}.")
         return [*with_prefixes([*self.trunk, *for_layers(self.layer, depth)], ours, theirs), *self.heads[head].rules]

@@ -1,7 +1,7 @@
-"""Tables of weights: which of our tensors holds which tensors of another family, both ways.
+"""Weight tables, which map our tensors to the tensors of another family.
 
-A table is a list of rules, one for each tensor of ours, with `{}` for the number of a layer. Every rule can be undone,
-so that one table serves both directions. Shapes: D hidden, H heads, C channels of a head.
+A table is a list of rules, one for each of our tensors, with `{}` for the layer index. Every rule is invertible, so one
+table serves both directions. Shapes: D hidden size, H heads, C channels per head.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """How several tensors of theirs make one of ours, and how it is taken apart again, given the number of heads."""
+    """A pair of functions that join their tensors into one of ours and split it again, given the number of heads."""
 
     join: Callable[[list[torch.Tensor], int], torch.Tensor]
     split: Callable[[torch.Tensor, int, int], list[torch.Tensor]]
 
 
 def _heads_of_three(tensors: list[torch.Tensor], heads: int) -> torch.Tensor:
-    """Query, key and value, each (H·C, …), to (H·3·C, …): head by head, as `qkv_proj` has them."""
+    """Interleave query, key and value, (H·C, …) each, by head into the (H·3·C, …) layout of `qkv_proj`."""
     return torch.stack([tensor.unflatten(0, (heads, -1)) for tensor in tensors], dim=1).flatten(0, 2)
 
 
@@ -37,14 +37,14 @@ def _three_of_heads(tensor: torch.Tensor, heads: int, count: int) -> list[torch.
     ]
 
 
-# The same tensor. Of several names for one tensor the first is the one in use: untied, the others are dead weight.
+# The same tensor on both sides. If theirs has several names, the model uses the first; an untied copy is dead weight.
 SAME = Layout(
     lambda tensors, heads: tensors[0],
     lambda tensor, heads, count: [tensor, *(tensor.clone() for _ in range(count - 1))],
 )
-# Three tensors: query, key, value.
+# Query, key and value in three tensors.
 SEPARATE_QKV = Layout(_heads_of_three, _three_of_heads)
-# One tensor, the queries of all heads before the keys and the values.
+# One tensor with the queries of all heads, then the keys, then the values.
 STACKED_QKV = Layout(
     lambda tensors, heads: _heads_of_three(list(tensors[0].chunk(3)), heads),
     lambda tensor, heads, count: [torch.cat(_three_of_heads(tensor, heads, 3))],
@@ -53,39 +53,43 @@ STACKED_QKV = Layout(
 
 @dataclass(frozen=True)
 class Rule:
-    """One tensor of ours, and what holds it in the other family."""
+    """Maps one of our tensors to the tensors that hold it in the other family."""
 
     ours: str
     theirs: tuple[str, ...]
     layout: Layout = SAME
 
     def named(self, ours: Callable[[str], str], theirs: Callable[[str], str]) -> Rule:
-        """The same rule with other names."""
+        """Return the same rule with both names transformed."""
         return replace(self, ours=ours(self.ours), theirs=tuple(theirs(name) for name in self.theirs))
 
 
 def module(ours: str, *theirs: str, layout: Layout = SAME) -> list[Rule]:
-    """The rules of the weight and of the bias of a module."""
+    """Return the rules for the weight and the bias of a module."""
     return [Rule(f"{ours}.{kind}", tuple(f"{name}.{kind}" for name in theirs), layout) for kind in ("weight", "bias")]
 
 
 def with_prefixes(rules: Iterable[Rule], ours: str, theirs: str) -> list[Rule]:
-    """The rules with something before all names."""
+    """Return the rules with prefixes added to our names and to theirs."""
     return [rule.named(lambda name: ours + name, lambda name: theirs + name) for rule in rules]
 
 
 def for_layers(rules: Iterable[Rule], count: int) -> list[Rule]:
-    """The rules of one layer, with `{}` in their names, for each of `count` layers."""
+    """Repeat the rules of one layer for each of `count` layers, with the index in place of `{}`."""
     return [rule.named(*[lambda name, i=i: name.format(i)] * 2) for i in range(count) for rule in rules]
 
 
 def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads: int) -> Tensors:
-    """The tensors that our model needs, made of all of theirs, which are taken out of `theirs` one after the other.
+    """Build the tensors that our model needs from theirs.
 
-    Of two rules for a tensor, the later one holds.
+    Args:
+        rules: The rules of the model. If two rules name the same tensor, the later one applies.
+        theirs: Their tensors. Each one is removed when it is used.
+        needed: The names of our tensors.
+        heads: The number of attention heads.
 
     Raises:
-        ValueError: if a tensor is missing or left over; the message names it.
+        ValueError: If a tensor is missing or left over. The message names it.
     """
     by_name = {rule.ours: rule for rule in rules}
     ours: Tensors = {}
@@ -98,7 +102,7 @@ def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads
             _warn_of_dead_weights(rule, tensors)
         ours[name] = rule.layout.join(tensors, heads)
     if theirs:
-        raise ValueError(f"The checkpoint has tensors that no part of our model takes: {', '.join(sorted(theirs))}.")
+        raise ValueError(f"The checkpoint has tensors that our model does not use: {', '.join(sorted(theirs))}.")
     return ours
 
 
@@ -106,19 +110,24 @@ def _warn_of_dead_weights(rule: Rule, tensors: list[torch.Tensor]) -> None:
     for key, tensor in zip(rule.theirs[1:], tensors[1:], strict=True):
         if not torch.equal(tensor, tensors[0]):
             logger.warning(
-                f"{key} is not carried over: the model uses {rule.theirs[0]} instead, which differs from it."
+                f"{key} is not converted, because the model uses {rule.theirs[0]} instead, which has other values."
             )
 
 
 def to_theirs(rules: Iterable[Rule], ours: Tensors, heads: int) -> Tensors:
-    """Their tensors, made of all of ours, which are taken out of `ours`; `to_ours` undone.
+    """Build their tensors from ours, as the inverse of `to_ours`.
+
+    Args:
+        rules: The rules of the model. If two rules name the same tensor, the later one applies.
+        ours: Our tensors. Each one is removed when it is used.
+        heads: The number of attention heads.
 
     Raises:
-        ValueError: if a tensor of ours has no place there; the message names it.
+        ValueError: If the other family has no counterpart of a tensor. The message names it.
     """
     by_name = {rule.ours: rule for rule in rules}
     if homeless := sorted(ours.keys() - by_name.keys()):
-        raise ValueError(f"The other family has no place for the tensors {', '.join(homeless)}.")
+        raise ValueError(f"The other family has no counterpart of the tensors {', '.join(homeless)}.")
     theirs: Tensors = {}
     for name in list(ours):
         rule = by_name[name]

@@ -1,4 +1,4 @@
-"""ModernBERT (Warner et al., 2024), Ettin (Weller et al., 2025) included."""
+"""ModernBERT (Warner et al., 2024), including Ettin (Weller et al., 2025)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FIELDS = {
     )
 } | {"hidden_act": "hidden_activation", "pooling": "classifier_pooling", "head_bias": "classifier_bias"}
 _DENSE = [*module("head.dense", "head.dense"), *module("head.norm", "head.norm")]
-# Of the layers, and of the dense part of heads.
+# The heads must use the activation of the layers, because our configuration has one field for both.
 _SAME = {"classifier_activation": "hidden_activation"}
 _CLASSIFIER = Head([*_DENSE, *module("classifier", "classifier")], same=_SAME)
 _ANSWERS = Head([*_DENSE, *module("qa_outputs", "classifier")], same=_SAME)

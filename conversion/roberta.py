@@ -24,7 +24,7 @@ from .key_mapping import Rule, module
 
 def _read(config: PreTrainedConfig) -> dict[str, Any]:
     if config.pad_token_id is None:
-        raise ValueError("pad_token_id=None cannot be represented: positions of this family start after it.")
+        raise ValueError("pad_token_id must not be None, because the positions of this family start after it.")
     unused = config.pad_token_id + 1
     return {
         **classifier_dropout(config),
@@ -57,7 +57,7 @@ ROBERTA = Family(
             ],
             {**TANH, "hidden_act": "gelu"},
         ),
-        # The dense layer of its classifier does what the pooler does elsewhere.
+        # The classifier's dense layer plays the role of the pooler in other families.
         "ForSequenceClassification": Head(
             [*module("model.pooler.dense", "classifier.dense"), *module("classifier", "classifier.out_proj")], TANH
         ),

@@ -1,4 +1,4 @@
-"""What travels with a checkpoint: its tokenizer, the modules of sentence-transformers around it, its card."""
+"""The files beside a checkpoint's weights: its tokenizer, its sentence-transformers modules and its card."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from ..saving.model_files import TOKENIZER_FILES, VOCABULARIES
 from ..saving.module_list import MODULE_LIST, module_paths
 from .source_models import transformer_folder
 
-# What makes a model one of sentence-transformers, and whose it is, under which conditions. Modules have folders beside.
+# Patterns of the sentence-transformers files, the card and the licence. Modules are folders of their own.
 TRAVELLING = (MODULE_LIST, "sentence_*_config.json", "config_sentence_transformers.json", "README.md", "LICENSE*")
 
 
 def folder_of(source: str) -> Path:
-    """The folder itself, or one with what a Hub id has besides the weights of its encoder.
+    """Return a local folder with the sidecar files of a checkpoint.
+
+    A Hub id is downloaded, without the weights of its encoder.
 
     Raises:
-        FileNotFoundError: if there is neither.
+        FileNotFoundError: If `source` is not a local folder and cannot be downloaded.
     """
     if os.path.exists(transformer_folder(source)):
         return Path(source)
@@ -33,29 +35,29 @@ def folder_of(source: str) -> Path:
             snapshot_download(source, allow_patterns=[f"{module}/*" for module in modules])
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"{source} is neither a folder here nor a model on the Hub that you have access to."
+            f"{source} is neither a local folder nor a model on the Hub that you have access to."
         ) from error
     except (OSError, HFValidationError) as error:
         reason = f"{error.__cause__ or error}".partition("\n")[0]
         raise FileNotFoundError(
-            f"{source} is not a folder here, and could not be downloaded from the Hub: {reason}"
+            f"{source} is not a local folder and could not be downloaded from the Hub: {reason}"
         ) from error
     return folder
 
 
 def module_folders(folder: Path) -> list[str]:
-    """The folders of sentence-transformers' modules; none where there is no list of them.
+    """Return the folders of the sentence-transformers modules, or an empty list if there is no module list.
 
     Raises:
-        ValueError: if the list is not what it should be, or one of the folders is not inside `folder`.
+        ValueError: If the list is invalid, or if a module's folder is not inside `folder`.
     """
     return [path for path in module_paths(folder) if path]
 
 
 def copy_sidecar_files(folder: Path, encoder: Path, target: Path) -> None:
-    """Copies to `target` all that travels, but what is in the folder of the encoder itself.
+    """Copy the sidecar files to `target`, except those in the encoder's folder.
 
-    A module without files, such as one that scales vectors to length 1, need not have a folder.
+    A module without files, such as `Normalize`, need not have a folder.
     """
     files = [path for pattern in TRAVELLING for path in folder.glob(pattern)]
     for module in module_folders(folder):
@@ -68,10 +70,10 @@ def copy_sidecar_files(folder: Path, encoder: Path, target: Path) -> None:
 
 
 def load_tokenizer(folder: str | os.PathLike[str], model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
-    """The tokenizer in a folder, None if there is none.
+    """Load the tokenizer in a folder, or return None if the folder has none.
 
     Raises:
-        ValueError: if it cannot be read, or has ids for which the model has no vectors.
+        ValueError: If the tokenizer cannot be read, or if it has ids for which the model has no embedding.
     """
     if not any((Path(folder) / name).is_file() for name in VOCABULARIES):
         return None
@@ -79,32 +81,32 @@ def load_tokenizer(folder: str | os.PathLike[str], model: PreTrainedModel) -> Pr
     largest = max(tokenizer.get_vocab().values(), default=0)
     rows = cast(Any, model.get_input_embeddings()).weight.shape[0]
     if largest >= rows:
-        raise ValueError(f"The tokenizer in {folder} has ids up to {largest}, but the model has {rows} vectors.")
+        raise ValueError(f"The tokenizer in {folder} has ids up to {largest}, but the model has {rows} embeddings.")
     return tokenizer
 
 
 def read_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or a Hub id.
+    """Load the tokenizer of a folder or a Hub id.
 
     Raises:
-        FileNotFoundError: if there is no such folder or model.
-        ValueError: if there is no tokenizer in it, or it cannot be read.
+        FileNotFoundError: If there is no such folder or model.
+        ValueError: If it has no tokenizer, or if the tokenizer cannot be read.
     """
-    # From its folder, which `transformers` need not look for on the Hub.
+    # Loading from the local folder saves transformers the requests to the Hub.
     folder = folder_of(os.fspath(source))
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # Whatever the parsers of a dozen kinds of files raise.
+    except Exception as error:  # Tokenizer files have a dozen formats, and their parsers raise all kinds of errors.
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-            raise ValueError(f"{source} holds no tokenizer, such as a tokenizer.json.") from error
+            raise ValueError(f"{source} has no tokenizer files, such as tokenizer.json.") from error
         raise ValueError(f"The tokenizer in {source} cannot be read: {error}") from error
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, texts: list[str]) -> None:
-    """Saves a tokenizer, with its class, and checks on texts that it loads to the same beside its new model.
+    """Save a tokenizer beside its new model, and check on sample texts that it loads as the same tokenizer.
 
     Raises:
-        ValueError: if it does not.
+        ValueError: If it loads as a different tokenizer.
     """
     tokenizer.save_pretrained(folder)
     again = AutoTokenizer.from_pretrained(folder)
@@ -112,4 +114,4 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, texts: list
         again(texts, texts)["input_ids"] != tokenizer(texts, texts)["input_ids"]
         or again.pad_token != tokenizer.pad_token
     ):
-        raise ValueError(f"The tokenizer, a {type(tokenizer).__name__}, loads as another one beside the new model.")
+        raise ValueError(f"The saved {type(tokenizer).__name__} loads as a different tokenizer beside the new model.")

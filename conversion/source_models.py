@@ -1,4 +1,4 @@
-"""Finds out what a model of another family is, and loads checkpoints with nothing missing and nothing left over."""
+"""Recognises models of other families, and loads checkpoints with no weight missing or left over."""
 
 from __future__ import annotations
 
@@ -30,37 +30,41 @@ FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, ROBERTA,
 
 
 def find_family(class_name: str) -> tuple[Family, str]:
-    """The family of a model class of transformers, and which of its heads the class is.
+    """Return the family of a transformers model class, and the suffix of the class name that names its head.
 
     Raises:
-        ValueError: if the family is none of ours, or the head.
+        ValueError: If the family or the head is not supported.
     """
     for family in FAMILIES.values():
         for prefix in family.model_prefixes:
             head = class_name.removeprefix(prefix)
-            # Others only begin with the same word, such as RobertaPreLayerNorm.
+            # Other families can start with the same word, such as RobertaPreLayerNorm.
             if head == class_name or not head.startswith(("Model", "For", "LMHead")):
                 continue
             if head not in family.heads:
                 names = ", ".join(prefix + name for name in family.heads)
                 raise ValueError(
-                    f"{class_name} cannot be converted; the models of its family that can are {names}. "
-                    "base_model=True or --base-model converts its encoder alone."
+                    f"{class_name} cannot be converted. The supported models of its family are {names}. "
+                    "Pass base_model=True or --base-model to convert only its encoder."
                 )
             return family, head
     if class_name.startswith("SequenceEncoder"):
         raise ValueError(
-            f"{class_name} is a model of this package already. To convert it back, name a family with to= or "
-            f"--to: {', '.join(FAMILIES)}."
+            f"{class_name} is already a SequenceEncoder. To convert it to another family, pass to= or --to with "
+            f"one of {', '.join(FAMILIES)}."
         )
-    raise ValueError(f"{class_name} cannot be converted; the families that can are {', '.join(FAMILIES)}.")
+    raise ValueError(f"{class_name} cannot be converted. The supported families are {', '.join(FAMILIES)}.")
 
 
 def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False) -> PreTrainedModel:
-    """Loads a folder or a Hub id with the class that it names, or the one without a head, in its own dtype.
+    """Load a checkpoint in its own dtype.
+
+    Args:
+        checkpoint: A folder or a Hub id.
+        base_model: Whether to load only the encoder, instead of the class that the configuration names.
 
     Raises:
-        ValueError: if that class is none that can be converted, needs weights that are not there, or leaves some over.
+        ValueError: If the class cannot be converted, or if weights are missing or left over.
     """
     checkpoint = transformer_folder(checkpoint)
     config = read_config(checkpoint)
@@ -73,7 +77,7 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
             named = "SequenceEncoderModel"
         model_class = getattr(modeling, named, None)
         if model_class is None:
-            raise ValueError(f"{checkpoint} names the architecture {named!r}, which is no model of this package.")
+            raise ValueError(f"{checkpoint} has the architecture {named!r}, which is not a model of this package.")
         return _load_all(checkpoint, model_class, base_model)
     prefix = type(config).__name__.removesuffix("Config")
     if base_model:
@@ -81,10 +85,10 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
         names = [f"{prefix}Model"]
     elif named is not None:
         find_family(named)
-        # What BERT's pretraining left has both of its heads, and often calls itself a masked language model.
+        # BERT's pretraining checkpoints have both heads, but their configurations often name BertForMaskedLM.
         names = [named, *(["BertForPreTraining"] if named == "BertForMaskedLM" else [])]
     else:
-        # Old checkpoints do not say what they are, and were left by pretraining.
+        # Old checkpoints do not name their class. They come from pretraining.
         family, _ = find_family(f"{prefix}Model")
         names = [prefix + head for head in ("Model", "ForPreTraining", "ForMaskedLM") if head in family.heads]
     errors = []
@@ -97,11 +101,11 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
 
 
 def read_config(checkpoint: str | os.PathLike[str]) -> PreTrainedConfig:
-    """Reads the configuration of a folder or a Hub id.
+    """Read the configuration of a folder or a Hub id.
 
     Raises:
-        OSError: if there is none, or it cannot be read.
-        ValueError: if it is not valid.
+        OSError: If there is none, or if it cannot be read.
+        ValueError: If it is invalid.
     """
     if Path(checkpoint).is_dir() and not Path(checkpoint, "config.json").is_file():
         raise FileNotFoundError(f"{checkpoint} is not a saved model: it has no config.json.")
@@ -115,17 +119,20 @@ def read_config(checkpoint: str | os.PathLike[str]) -> PreTrainedConfig:
 
 
 def transformer_folder(checkpoint: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """The folder of the encoder in one of sentence-transformers, which in older ones is a folder of its own.
+    """Return the folder of the encoder in a checkpoint.
+
+    This is the checkpoint itself, or the folder of the first module in older checkpoints of sentence-transformers.
 
     Raises:
-        ValueError: if the checkpoint is a file, its list of modules is damaged, or it has files that lie elsewhere.
-        FileNotFoundError: if it can be no Hub id, and there is no such folder.
+        ValueError: If the checkpoint is a file, its module list is damaged, or one of its files links to a place
+            outside.
+        FileNotFoundError: If there is no such folder, and the name cannot be a Hub id.
     """
     name = os.fspath(checkpoint)
     if not name:
-        raise ValueError("A checkpoint is a folder or a Hub id, got nothing.")
+        raise ValueError("The checkpoint must be a folder or a Hub id, got an empty name.")
     if os.path.isfile(name):
-        raise ValueError(f"A checkpoint is a folder or a Hub id, but {name} is a file.")
+        raise ValueError(f"The checkpoint must be a folder or a Hub id, but {name} is a file.")
     if not os.path.isdir(name):
         if os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1:
             raise FileNotFoundError(f"There is no folder {name}.")
@@ -141,14 +148,14 @@ def _load_all(
     checkpoint: str | os.PathLike[str], model_class: type[PreTrainedModel], base_model: bool, **options: Any
 ) -> PreTrainedModel:
     check_weight_maps(Path(checkpoint))
-    # Other shapes are not ignored but told of below, by name.
+    # Weights of other shapes are not ignored: the checks below report them by name.
     try:
         loaded: Any = model_class.from_pretrained(
             checkpoint,
             dtype="auto",
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            use_safetensors=True,  # Others are pickled, and can hold programs.
+            use_safetensors=True,  # Other formats use pickle, which can run code.
             **options,
         )
     except (SafetensorError, RuntimeError) as error:
@@ -158,7 +165,7 @@ def _load_all(
     model, info = loaded
     missing = info["missing_keys"]
     if missing and not options and all(key.startswith("pooler.") for key in missing):
-        # Saved without its pooler, as models for embeddings often are.
+        # Embedding models are often saved without their pooler.
         return _load_all(checkpoint, model_class, base_model, add_pooling_layer=False)
     left_over = set(info["unexpected_keys"])
     if base_model:
@@ -166,16 +173,16 @@ def _load_all(
         left_over = {key for key in left_over if key.partition(".")[0] in parts | {model_class.base_model_prefix}}
     poolers = {key for key in left_over if key.startswith(f"{model_class.base_model_prefix}.pooler.")}
     if poolers and poolers == left_over and not model_class.__name__.endswith("Model"):
-        # As roberta-base has one, which its model of masked tokens does not compute.
-        logger.warning(f"{checkpoint} has a pooler that a {model_class.__name__} does not use; it is left out.")
+        # For example, roberta-base has a pooler that its masked language model does not use.
+        logger.warning(f"{checkpoint} has a pooler that {model_class.__name__} does not use; the pooler is dropped.")
         left_over = set()
     faults = {
-        "has no": missing,
-        "has weights that this model has no place for (base_model=True, or --base-model, leaves heads out)": left_over,
-        "has other shapes of": info["mismatched_keys"],
+        "lacks": missing,
+        "has weights that this model does not use (base_model=True or --base-model drops heads)": left_over,
+        "has weights of other shapes": info["mismatched_keys"],
     }
     for fault, keys in faults.items():
         if keys:
             names = ", ".join(sorted(key if isinstance(key, str) else key[0] for key in keys))
-            raise ValueError(f"{checkpoint}, as a {model_class.__name__}, {fault}: {names}.")
+            raise ValueError(f"{checkpoint} cannot be loaded as a {model_class.__name__}: it {fault}: {names}.")
     return model

@@ -252,7 +252,7 @@ def test_a_bias_that_is_not_used_is_left_behind_with_a_warning(
     theirs = make(name, "ForMaskedLM")
     with caplog.at_level("WARNING", "sequence_encoder"):
         convert(theirs)
-    assert f"{UNUSED[name]} is not carried over" in caplog.text
+    assert f"{UNUSED[name]} is not converted" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "modernbert"])

@@ -62,13 +62,13 @@ def test_a_link_out_of_the_folder_is_refused(bert_folder: Path, secret: Path, na
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     path.symlink_to(secret)
-    assert_refused(bert_folder, rf"{name} leads to .*secret\.json, outside")
+    assert_refused(bert_folder, rf"{name} links to .*secret\.json, outside")
 
 
 def test_a_module_that_is_a_link_out_of_the_folder_is_refused(bert_folder: Path, secret: Path) -> None:
     shutil.rmtree(bert_folder / "1_Pooling")
     (bert_folder / "1_Pooling").symlink_to(secret.parent)
-    assert_refused(bert_folder, "1_Pooling leads to .*private, outside")
+    assert_refused(bert_folder, "1_Pooling links to .*private, outside")
 
 
 def test_a_link_inside_the_folder_is_followed(bert_folder: Path) -> None:
@@ -105,14 +105,14 @@ def test_the_cache_of_the_hub_which_consists_of_links_is_read(bert_folder: Path,
     card = snapshot / "README.md"
     card.unlink()
     card.symlink_to(secret)
-    assert_refused(snapshot, r"README\.md leads to .*secret\.json, outside")
+    assert_refused(snapshot, r"README\.md links to .*secret\.json, outside")
     # An archive can bring a whole cache along.
     blobs = snapshot.parents[1] / "blobs"
     card.unlink()
     card.symlink_to(blobs / "secret.json")
     shutil.rmtree(blobs)
     blobs.symlink_to(secret.parent)
-    assert_refused(snapshot, "leads to .*, outside")
+    assert_refused(snapshot, "links to .*, outside")
 
 
 @pytest.mark.parametrize("path", ["../private", "/etc", "1_Pooling/../../private", "..\\private", "C:\\private"])
@@ -129,13 +129,13 @@ def test_a_module_outside_the_folder_is_refused(bert_folder: Path, secret: Path,
 def test_what_is_no_regular_file_is_refused_and_not_waited_for(bert_folder: Path) -> None:
     (bert_folder / "LICENSE").unlink(missing_ok=True)
     os.mkfifo(bert_folder / "LICENSE")
-    assert_refused(bert_folder, "LICENSE is no regular file")
+    assert_refused(bert_folder, "LICENSE is not a regular file")
 
 
 def test_an_endless_text_is_refused(bert_folder: Path) -> None:
     with (bert_folder / "README.md").open("wb") as card:
         card.truncate(2**33)
-    assert_refused(bert_folder, r"README\.md has 8,589,934,592 bytes")
+    assert_refused(bert_folder, r"README\.md .* got 8,589,934,592")
 
 
 def test_weights_outside_the_folder_are_refused(bert_folder: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_folder_that_is_no_model_is_named_with_what_it_lacks(
     for file in without.glob("tokenizer*"):
         file.unlink()
     assert "empty is not a saved model: it has no config.json" in refused(*adapt_from(tmp_path / "empty"))
-    with pytest.raises(ValueError, match=r"without holds no tokenizer, such as a tokenizer\.json\.$"):
+    with pytest.raises(ValueError, match=r"without has no tokenizer files, such as tokenizer\.json\.$"):
         encoder_of(str(without), tmp_path / "out", any_family=False, may_write=False)
     assert not (tmp_path / "out").exists()
 
@@ -67,7 +67,7 @@ def test_a_name_that_is_neither_here_nor_on_the_hub_is_refused_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    told = r"some/one is not a folder here, and could not be downloaded from the Hub: .+"
+    told = r"some/one is not a local folder and could not be downloaded from the Hub: .+"
     assert re.search(told, refused(*adapt_from("some/one")))
     assert re.search(told, refused("convert", "some/one", tmp_path / "ours"))
     corpus = write_corpus(tmp_path)
