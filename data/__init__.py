@@ -1,11 +1,11 @@
-"""From texts to batches: corpora, windows, packs, streams and batches of equally many tokens."""
+"""From texts to batches: corpora, windows, packs, streams and batches with a token budget."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-# Imported when they are asked for, since the command line reads its options without torch.
+# Imported lazily, because the command line parses its options without torch.
 _MODULES = {
     "PackedWindows": "packs",
     "TokenBudgetBatchSampler": "token_batches",

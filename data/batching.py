@@ -1,8 +1,11 @@
-"""Which texts go into one batch, so that batches have about as many tokens each."""
+"""Groups texts into batches with about the same number of tokens."""
 
 
 def token_batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
-    """Indices of texts in batches of at most `max_tokens` tokens, the shortest first; none of texts without tokens."""
+    """Group the indices of texts into batches of at most `max_tokens` tokens, the shortest texts first.
+
+    A text that exceeds the budget alone gets its own batch. Empty texts are left out.
+    """
     batches: list[list[int]] = []
     tokens = max_tokens
     for index in sorted((i for i, length in enumerate(lengths) if length), key=lengths.__getitem__):

@@ -1,4 +1,4 @@
-"""Where texts come from: files, folders, a dataset of the Hub, or the documentation on this disk; streamed or not."""
+"""Loads or streams texts from files, folders, a Hub dataset, or the docstrings of the installed libraries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .documentation import read_documentation, split_by_file
 from .text_files import TextFormat, csv_header, csv_records, encoding_of, undecodable
 
 DOCUMENTATION = "documentation"
-# The reader of `datasets` for each ending.
+# The `datasets` reader for each file extension.
 READERS = {
     ".txt": "text",
     ".json": "json",
@@ -29,10 +29,10 @@ _COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 
 @dataclass
 class CorpusArguments:
-    """Which texts to train on.
+    """The options that choose the training texts.
 
     Raises:
-        UsageError: for values that are not allowed.
+        UsageError: If a value is not allowed.
     """
 
     _argument_group_name = "corpus"
@@ -40,31 +40,31 @@ class CorpusArguments:
     corpus: str = field(
         default=DOCUMENTATION,
         metadata={
-            "help": "File, folder or pattern such as 'texts/*.jsonl.gz' (text, JSON, Parquet, CSV, TSV, Arrow); "
-            "dataset of the Hub; or 'documentation', the docstrings of the installed libraries."
+            "help": "File, folder or pattern such as 'texts/*.jsonl.gz' (text, JSON, Parquet, CSV, TSV, Arrow), "
+            "Hub dataset, or 'documentation' for the docstrings of the installed libraries."
         },
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a dataset of the Hub."})
-    split: str = field(default="train", metadata={"help": "Split of a dataset of the Hub."})
-    text_column: str = field(default="text", metadata={"help": "Column of the texts."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
+    split: str = field(default="train", metadata={"help": "Split of the Hub dataset."})
+    text_column: str = field(default="text", metadata={"help": "Column that holds the texts."})
     sample_by: str = field(
         default="line",
         metadata={"help": "What counts as a document in a text file.", "choices": ["line", "paragraph", "document"]},
     )
     encoding: str | None = field(
         default=None,
-        metadata={"help": "Encoding of the files, such as latin-1; by default UTF-8."},
+        metadata={"help": "Encoding of the files, such as latin-1 (default: UTF-8)."},
     )
-    delimiter: str | None = field(default=None, metadata={"help": "Character between two columns of CSV, such as ';'."})
-    streaming: bool = field(default=False, metadata={"help": "Read and tokenise while training; needs --max_steps."})
+    delimiter: str | None = field(default=None, metadata={"help": "Column separator of CSV files, such as ';'."})
+    streaming: bool = field(default=False, metadata={"help": "Read and tokenise during training; needs --max_steps."})
     shuffle_buffer: int = field(
-        default=10_000, metadata={"help": "Documents to shuffle among each other while streaming."}
+        default=10_000, metadata={"help": "Number of documents in the shuffle buffer of a stream."}
     )
     eval_documents: int = field(
         default=0,
-        metadata={"help": "Documents to hold out for evaluation: random ones, or the first of a stream."},
+        metadata={"help": "Number of documents held out for evaluation: random ones, or the first of a stream."},
     )
-    num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise; by default one per core."})
+    num_proc: int | None = field(default=None, metadata={"help": "Tokenising processes (default: one per core)."})
 
     def __post_init__(self) -> None:
         for name, least in (("shuffle_buffer", 1), ("eval_documents", 0), ("num_proc", 1)):
@@ -76,23 +76,26 @@ class CorpusArguments:
             for name, default in (("dataset_config", None), ("split", "train")):
                 if (value := getattr(self, name)) != default and find_files(self.corpus, "corpus") is not None:
                     raise UsageError(
-                        f"--{name} {value} is for a dataset of the Hub, and --corpus {self.corpus} is not."
+                        f"--{name} {value} needs a Hub dataset, but --corpus {self.corpus} is a local path."
                     )
             find_files(self.corpus, "corpus")
         elif self.streaming:
-            raise UsageError("--streaming is for files and datasets of the Hub; the documentation fits any disk.")
+            raise UsageError("--streaming needs files or a Hub dataset; --corpus documentation fits on any disk.")
 
 
 def load_corpus(arguments: CorpusArguments, scratch: Path, seed: int) -> tuple[Any, Any]:
-    """(train, held out): datasets, or streams, with a column "text"; held out is None where nothing is.
+    """Load the texts to train on and the texts to hold out.
 
     Args:
-        arguments: which texts.
-        scratch: a folder to keep the documentation in, so that it is the same when training goes on.
-        seed: of what is held out.
+        arguments: The options that choose the texts.
+        scratch: A folder that keeps the documentation, so that a resumed training reads the same texts.
+        seed: The seed of the split.
+
+    Returns:
+        (train, held out), datasets or streams with a column "text". The second is None if nothing is held out.
 
     Raises:
-        UsageError: if there are no such texts, or some of them cannot be read; it names the file.
+        UsageError: If there are no such texts, or if a file cannot be read. The message names the file.
     """
     if arguments.corpus == DOCUMENTATION:
         files = write_documentation(scratch, arguments.eval_documents, seed)
@@ -109,30 +112,33 @@ def load_corpus(arguments: CorpusArguments, scratch: Path, seed: int) -> tuple[A
     if not count:
         return texts, None
     if arguments.streaming:
-        # Reading moves the place that a stream keeps, also that of what shares its source.
+        # Reading a stream moves its position, and that of every stream with the same source.
         train, held_out = texts.skip(count), copy.deepcopy(texts).take(count)
         if next(iter(copy.deepcopy(train)), None) is None:
-            raise UsageError(f"--eval_documents {count} leaves nothing of --corpus {arguments.corpus} to train on.")
+            raise UsageError(f"--eval_documents {count} leaves no document of --corpus {arguments.corpus} to train on.")
         return train, held_out
     if count >= len(texts):
-        raise UsageError(f"--eval_documents {count} leaves nothing of the {len(texts)} documents to train on.")
+        raise UsageError(f"--eval_documents must be less than the {len(texts)} documents, got {count}.")
     parts = texts.train_test_split(test_size=count, seed=seed)
     return parts["train"], parts["test"]
 
 
 def find_files(source: str, argument: str) -> tuple[str, list[Path]] | None:
-    """The reader and the files of a file, a folder or a pattern; None for the name of a dataset of the Hub.
+    """Find the files of a path or pattern, and the reader for them.
 
     Args:
-        source: what the user gave.
-        argument: by which, for errors.
+        source: A file, a folder or a pattern.
+        argument: The name of the option that it came from, for error messages.
+
+    Returns:
+        (reader, files), or None if `source` is the name of a Hub dataset.
 
     Raises:
-        UsageError: if there are none, or of several kinds, or nothing is in them.
+        UsageError: If there are no files, the files have different formats, or all of them are empty.
     """
     path, named = Path(source), f"--{argument} {source}"
     if not source:
-        raise UsageError(f"--{argument} must name a file or a folder, got nothing.")
+        raise UsageError(f"--{argument} must name a file or a folder, got an empty name.")
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.is_file() and _reader(file))
     elif path.exists():
@@ -144,12 +150,12 @@ def find_files(source: str, argument: str) -> tuple[str, list[Path]] | None:
     else:
         return None
     if not found:
-        raise UsageError(f"{named}: there is no file that ends in {', '.join(READERS)} (or compressed).")
+        raise UsageError(f"{named}: found no files ending in {', '.join(READERS)} (optionally compressed).")
     kinds = {_reader(file) for file in found}
     if len(kinds) > 1 or None in kinds:
         endings = sorted({"".join(file.suffixes) or file.name for file in found})
         raise UsageError(
-            f"{named}: all files must be of the same kind, one of {', '.join(READERS)} (or compressed); got "
+            f"{named}: all files must have the same format, one of {', '.join(READERS)} (optionally compressed), got "
             f"{', '.join(endings)}."
         )
     filled = [file for file in found if file.stat().st_size]
@@ -171,7 +177,7 @@ def _load(reader: str, files: list[Path], arguments: CorpusArguments) -> Any:
     if reader in ("text", "csv", "tsv", "json"):
         options["encoding"] = encoding_of(files, text_format.encoding)
     if reader == "json" and options["encoding"] in ("utf-8", "utf-8-sig"):
-        # It leaves out the mark by itself, and checks the bytes under any name of UTF-8 but its default.
+        # The JSON reader skips the byte order mark itself. It validates the bytes only if the name is not its default.
         options["encoding"] = "utf8"
     rows = read_files({"tsv": "csv"}.get(reader, reader), files, named, arguments.streaming, **options)
     for file in files if "sep" in options else ():
@@ -180,35 +186,35 @@ def _load(reader: str, files: list[Path], arguments: CorpusArguments) -> Any:
 
 
 def read_files(reader: str, files: list[Path], named: str, streaming: bool = False, **options: Any) -> Any:
-    """The rows of files, or a stream of them.
+    """Read the rows of files as a dataset or a stream.
 
     Args:
-        reader: of `datasets`.
-        files: of one kind.
-        named: what the user asked for, for errors.
-        streaming: whether they are read while they are used.
-        options: of the reader.
+        reader: The name of a `datasets` reader.
+        files: The files, all in the same format.
+        named: The option and the value that the user gave, for error messages.
+        streaming: Whether to return a stream.
+        **options: Options of the reader.
 
     Raises:
-        UsageError: if one cannot be read; it names the file.
+        UsageError: If a file cannot be read. The message names the file.
     """
     from datasets import load_dataset
 
     from ..command_line.console import without_warning
 
     def load(files: list[Path], streaming: bool) -> Any:
-        # Names are taken for patterns.
+        # `datasets` treats file names as patterns.
         names = [glob.escape(str(file)) for file in files]
         return load_dataset(reader, data_files=names, split="train", streaming=streaming, **options)
 
-    # What it says is said again, with a remedy.
+    # The errors below repeat this message and add a remedy.
     with without_warning(f"datasets.packaged_modules.{reader}.{reader}", "Failed to "):
         try:
             rows = load(files, streaming)
             if streaming:
                 next(iter(copy.deepcopy(rows)), None)
             return rows
-        # Each reader has errors of its own.
+        # Each reader raises its own kinds of errors.
         except Exception as error:
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and error.errno:
                 raise
@@ -224,10 +230,16 @@ def read_files(reader: str, files: list[Path], named: str, streaming: bool = Fal
 
 
 def load_from_hub(name: str, argument: str, config: str | None, **options: Any) -> Any:
-    """A dataset of the Hub.
+    """Load a dataset from the Hub.
+
+    Args:
+        name: The id of the dataset.
+        argument: The name of the option that it came from, for error messages.
+        config: The configuration of the dataset.
+        **options: Options of `datasets.load_dataset`.
 
     Raises:
-        UsageError: if there is none of that name, or none of it can be had.
+        UsageError: If there is no such dataset, or if it cannot be loaded.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
@@ -239,15 +251,15 @@ def load_from_hub(name: str, argument: str, config: str | None, **options: Any) 
 
 
 def _text_alone(texts: Any, arguments: CorpusArguments) -> Any:
-    """The texts without other columns."""
-    # Reading moves the place that a stream keeps.
+    """Keep only the column of the texts, and call it "text"."""
+    # Reading a stream moves its position.
     first = next(iter(copy.deepcopy(texts) if arguments.streaming else texts), None)
     if first is None:
         raise UsageError(f"--corpus {arguments.corpus} is empty.")
     columns = texts.column_names or list(first)
     if arguments.text_column not in columns:
         raise UsageError(
-            f"--text_column {arguments.text_column} is not in --corpus {arguments.corpus}; choose one of "
+            f"--text_column {arguments.text_column} is not a column of --corpus {arguments.corpus}; choose one of "
             f"{', '.join(columns)}."
         )
     texts = texts.select_columns([arguments.text_column])
@@ -255,30 +267,38 @@ def _text_alone(texts: Any, arguments: CorpusArguments) -> Any:
 
 
 def texts_of(batch: Any) -> list[str]:
-    """The texts of a batch of examples, as `text_of` reads them."""
+    """Return the texts of a batch of examples. See `text_of`."""
     return [text_of(text) for text in batch["text"]]
 
 
 def text_of(text: Any) -> str:
-    """A text as it is in the column of texts; one that is missing is empty.
+    """Return a value of the text column, or an empty text if it is missing.
 
     Raises:
-        UsageError: for what is no text.
+        UsageError: If the value is not a text.
     """
     if text is not None and not isinstance(text, str):
-        raise UsageError(f"--text_column must hold texts, and has {text!r} of type {type(text).__name__}.")
+        raise UsageError(f"--text_column must name a column of texts, got {text!r} of type {type(text).__name__}.")
     return text or ""
 
 
 def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
-    """Writes the docstrings on this disk as JSON Lines: those to train on, and some of other files if any are held out.
+    """Write the docstrings on this disk as JSON Lines, unless the files exist already.
 
-    What is there already stays. Returns the files.
+    Held-out docstrings come from other source files than those to train on.
+
+    Args:
+        folder: The folder to write to.
+        held_out: The number of docstrings to hold out.
+        seed: The seed of the split.
+
+    Returns:
+        The file to train on and, if anything is held out, the held-out file.
 
     Raises:
-        UsageError: if too many are to be held out.
+        UsageError: If more than half of the docstrings would be held out.
     """
-    # It imports transformers, which takes seconds.
+    # This module imports transformers, which takes seconds.
     from ..saving.whole_folders import write_whole
 
     files = [folder / "documentation.jsonl", folder / "documentation-held-out.jsonl"][: 1 + bool(held_out)]
@@ -286,9 +306,11 @@ def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
         return files
     docs = read_documentation()
     if held_out > len(docs) // 2:
-        raise UsageError(f"--eval_documents {held_out} is more than half of the {len(docs)} docstrings.")
+        raise UsageError(
+            f"--eval_documents must be at most {len(docs) // 2}, half of the {len(docs)} docstrings, got {held_out}."
+        )
     train, others, share = docs, docs[:0], held_out / len(docs)
-    # Files hold one docstring or hundreds.
+    # A file can hold one docstring or hundreds, so the share of files gives only about that share of docstrings.
     while len(others) < held_out:
         train, others = split_by_file(docs, share, seed)
         share = min(1.0, 1.2 * share)

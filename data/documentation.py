@@ -1,7 +1,7 @@
-"""The documentation on the user's own disk as a corpus: docstrings of what is installed, labelled by their library.
+"""A corpus of the docstrings of the installed libraries, each labelled with its library.
 
-Nothing is downloaded and nothing imported: files are read and parsed. Names that would give the library away can be
-hidden, and of texts that repeat each other only one is kept.
+Nothing is downloaded or imported: the source files are only parsed. Names that give the library away can be hidden, and
+near-duplicates are removed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from ..command_line import UsageError
 
 STANDARD_LIBRARY = "python"
-# Other names under which a library appears in texts: how it is written, and how it is customarily imported.
+# Other names of a library in texts: other spellings, and its customary import aliases.
 _ALIASES = {
     STANDARD_LIBRARY: ("cpython", "pep"),
     "huggingface_hub": ("hugging face", "huggingface", "hf", "hub"),
@@ -49,7 +49,7 @@ _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+")
 
 @dataclass(frozen=True)
 class Docstring:
-    """One text: where it stands, the library it documents, and itself with and without the names of libraries."""
+    """A docstring: its file, the library it documents, its text, and its text with library names hidden."""
 
     path: str
     library: str
@@ -58,7 +58,7 @@ class Docstring:
 
 
 def find_libraries() -> dict[str, list[Path]]:
-    """The Python files of the standard library and of every importable package on disk, by library."""
+    """Return the Python files of the standard library and of every importable package on disk, by library."""
     installed = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
     installed |= {Path(entry) for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))}
     roots: dict[str, Path] = {STANDARD_LIBRARY: Path(sysconfig.get_path("stdlib"))}
@@ -78,7 +78,7 @@ def _python_files(root: Path) -> Iterator[Path]:
 
 
 def docstrings_of(path: Path) -> list[str]:
-    """All docstrings of a file; none of a file that cannot be parsed."""
+    """Return all docstrings of a file, or an empty list if it cannot be parsed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -91,23 +91,29 @@ def docstrings_of(path: Path) -> list[str]:
 
 
 class NameHider:
-    """Replaces words by a neutral one: those with the name of a library in them, or another name of it as a part."""
+    """Replaces words that name a library with a neutral word.
+
+    A word is replaced if a library's name is anywhere in it, or if one of its parts is another name of a library.
+
+    Args:
+        libraries: The names of the libraries.
+    """
 
     def __init__(self, libraries: Iterable[str]) -> None:
         libraries = list(libraries)
         others = {alias for name in libraries for alias in (*_ALIASES.get(name, ()), name.strip("_").replace("_", "-"))}
         phrases = sorted((alias for alias in others if not _WORD.fullmatch(alias)), key=len, reverse=True)
-        # The words of a phrase may stand on two lines, or be joined by any sign.
+        # The words of a phrase can be joined by a line break or any other sign.
         patterns = (r"[\W_]+".join(re.split(r"\W+", phrase)) for phrase in phrases)
         self._phrases = re.compile("|".join(patterns) or r"(?!)", re.IGNORECASE)
         names = {name.strip("_").lower() for name in libraries}
-        # Three letters stand in many other words.
+        # Names of three letters are part of many other words.
         self._inside = [name for name in names if len(name) > 3]
         self._parts = names | others
         self._known: dict[str, bool] = {}
 
     def __call__(self, text: str) -> str:
-        """The text without the names."""
+        """Return the text with the names hidden."""
         return _WORD.sub(self._word, self._phrases.sub(_HIDDEN, text))
 
     def _word(self, match: re.Match[str]) -> str:
@@ -120,10 +126,19 @@ class NameHider:
 
 
 def without_near_duplicates(docs: Iterable[Docstring], size: int = 5, overlap: float = 0.5) -> list[Docstring]:
-    """Keeps texts so that of none `overlap` or more of its runs of `size` words stand in the others, longest first.
+    """Remove texts that mostly repeat other texts, and keep the longest ones.
 
-    (Broder, 1997, with exact shingles and containment in the union of what is kept, so that a text put together from
-    several others goes too.)
+    A shingle is a run of `size` words. A text is removed if at least `overlap` of its shingles occur in the texts that
+    are kept. This is the containment of Broder (1997), with exact shingles and with the union of the other texts, so
+    that it also removes a text that is compiled from several others.
+
+    Args:
+        docs: The docstrings.
+        size: The number of words in a shingle.
+        overlap: The share of repeated shingles from which a text is removed, from 0 to 1.
+
+    Returns:
+        The remaining docstrings, the longest first.
     """
     seen: set[int] = set()
     kept = []
@@ -132,7 +147,7 @@ def without_near_duplicates(docs: Iterable[Docstring], size: int = 5, overlap: f
         if len(shingles & seen) < overlap * len(shingles):
             kept.append((doc, shingles))
             seen |= shingles
-    # A long text may repeat parts of several shorter ones, which came after it: then it goes.
+    # A long text can repeat several shorter ones that came after it. It is removed here.
     counts = Counter(shingle for _, shingles in kept for shingle in shingles)
     unique = []
     for doc, shingles in reversed(kept):
@@ -144,7 +159,7 @@ def without_near_duplicates(docs: Iterable[Docstring], size: int = 5, overlap: f
 
 
 def shingles_of(text: str, size: int = 5) -> set[int]:
-    """The hashes of all runs of `size` words of a text."""
+    """Return the hashes of all runs of `size` words in a text."""
     words = _WORD.findall(text.lower())
     return {hash(tuple(words[i : i + size])) for i in range(max(len(words) - size + 1, 1))}
 
@@ -156,22 +171,23 @@ def read_documentation(
     max_bytes: int = 15_000_000,
     show_progress: bool = True,
 ) -> list[Docstring]:
-    """The docstrings of the libraries that have most of them, without near-duplicates.
+    """Read the docstrings of the libraries that have the most of them, without near-duplicates.
 
     Args:
-        max_libraries: how many libraries.
-        min_words: shorter docstrings are left out.
-        max_characters: longer ones are cut.
-        max_bytes: of a library with more source code than this, only some files are read, the same ones each time.
-        show_progress: whether to show a progress bar.
+        max_libraries: The number of libraries.
+        min_words: Shorter docstrings are left out.
+        max_characters: Longer docstrings are truncated.
+        max_bytes: The most source code to read from a library. Of a larger one, the same random files are read each
+            time.
+        show_progress: Whether to show a progress bar.
 
     Raises:
-        UsageError: if there are not two libraries with documentation on this disk.
+        UsageError: If fewer than two libraries on this disk have documentation.
     """
     files = [(library, path) for library, paths in find_libraries().items() for path in _some_of(paths, max_bytes)]
     found: list[tuple[str, str, str]] = []
-    # A file takes milliseconds, so they travel in larger lots; the child processes read, the parent collects.
-    # Syntax trees have no cycles: searching for some takes as long as parsing does.
+    # A file takes milliseconds, so the workers get them in chunks. They disable the garbage collector, because syntax
+    # trees have no cycles and searching for cycles takes as long as parsing.
     workers = min(os.cpu_count() or 1, 8, len(files) // 64 + 1)
     with ProcessPoolExecutor(workers, initializer=gc.disable) as pool:
         texts = pool.map(docstrings_of, (path for _, path in files), chunksize=64)
@@ -182,14 +198,14 @@ def read_documentation(
     sizes = Counter(library for _, library, _ in found)
     libraries = [library for library, _ in sizes.most_common(max_libraries)]
     if len(libraries) < 2:
-        raise UsageError("The quickstart needs the documentation of two libraries on this disk, and found less.")
+        raise UsageError("Found fewer than two installed libraries with docstrings to read.")
     hide = NameHider(libraries)
     docs = [Docstring(path, library, text, hide(text)) for path, library, text in found if library in libraries]
     return without_near_duplicates(docs)
 
 
 def _some_of(paths: list[Path], max_bytes: int) -> Iterator[Path]:
-    """Files in random order, as many as have less than `max_bytes` together, but at least one."""
+    """Yield files in a random order until they reach `max_bytes` together, but at least one."""
     total = 0
     for path in random.Random(0).sample(paths, len(paths)):
         size = path.stat().st_size
@@ -202,7 +218,7 @@ def _some_of(paths: list[Path], max_bytes: int) -> Iterator[Path]:
 def split_by_file(
     docs: list[Docstring], test_share: float = 0.15, seed: int = 0
 ) -> tuple[list[Docstring], list[Docstring]]:
-    """(train, test), where all docstrings of one file are on one side; both in random order."""
+    """Split docstrings into (train, test) in a random order, with all docstrings of a file on one side."""
     files = sorted({doc.path for doc in docs})
     rng = random.Random(seed)
     held_out = set(rng.sample(files, max(1, round(test_share * len(files)))))

@@ -1,8 +1,8 @@
-"""Windows packed with no padding into budgets of tokens, for a `Trainer` as it is.
+"""Packs windows without padding into token budgets, for an unmodified `Trainer`.
 
-Without padding the cost of a batch is its real tokens, so a step takes as long as any other. What is drawn (which
-windows meet, the order of an epoch, later the masks) follows from a seed and a place in the order alone: the same
-wherever training goes on, and in however many processes.
+Without padding, the cost of a batch is its number of real tokens, so all steps take about equally long. Everything
+random (which windows share a pack, the order of an epoch, the masks) depends only on the seed and on the position in
+the training. It is therefore the same after a resume, and for any number of processes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from .windows import Window
 
 T = TypeVar("T")
-# Packs' worth of windows among which the last ones of a pack are looked for.
+# Size of the pool of waiting windows that fill up a pack, in packs.
 POOL = 16
 
 
@@ -35,12 +35,12 @@ class _Waiting(Generic[T]):
 
 
 class Pack(TypedDict):
-    """Windows of one batch, and all that chance needs to know.
+    """The windows of one batch, and what the collator needs to draw its masks.
 
     Attributes:
-        windows: they have at most the budget of tokens together.
-        seed: of what is drawn for this pack, such as its masks.
-        progress: the share of the training that was over before it, 0 to 1.
+        windows: The windows, which fit the token budget together.
+        seed: The seed of everything random in this pack, such as its masks.
+        progress: The share of the training that precedes this pack, from 0 to 1.
     """
 
     windows: list[Window]
@@ -49,16 +49,20 @@ class Pack(TypedDict):
 
 
 def pack(items: Iterable[tuple[T, int]], max_tokens: int) -> Iterator[list[T]]:
-    """Groups (item, length) pairs, about in their order, so that nearly all groups have exactly `max_tokens`.
+    """Group (item, length) pairs so that nearly all groups have exactly `max_tokens`, roughly in their order.
 
-    A group takes items in their order until the next does not fit, then the longest that fit among those that wait.
+    A group takes items in order until the next one does not fit, and then the longest waiting items that fit.
+
+    Args:
+        items: Pairs of an item and its number of tokens.
+        max_tokens: The token budget of a group.
 
     Raises:
-        ValueError: for an item that is longer than `max_tokens`.
+        ValueError: If an item is longer than `max_tokens`.
     """
     waiting: deque[_Waiting[T]] = deque()
     by_length: defaultdict[int, deque[_Waiting[T]]] = defaultdict(deque)
-    # Bit n is set where an item of length n waits: the longest that fits is then found at once.
+    # Bit n is set if an item of length n waits, so the longest that fits is found in one operation.
     lengths, tokens = 0, 0
     source = iter(items)
     while True:
@@ -80,7 +84,7 @@ def pack(items: Iterable[tuple[T, int]], max_tokens: int) -> Iterator[list[T]]:
                 waiting.popleft()
             in_order = in_order and waiting[0].length <= room
             length = waiting[0].length if in_order else fitting.bit_length() - 1
-            # Those of one length wait in the same order, so the first of all is the first of its length.
+            # Items of one length wait in order, so the first of all items is also the first of its length.
             taken = by_length[length].popleft() if in_order else by_length[length].pop()
             taken.taken = True
             group.append(taken.item)
@@ -93,21 +97,21 @@ def pack(items: Iterable[tuple[T, int]], max_tokens: int) -> Iterator[list[T]]:
 class PackedWindows(Dataset[Pack]):
     """A dataset whose items are packs of windows, for a `Trainer` with `PretrainingCollator`.
 
-    Give `TrainingArguments` `per_device_train_batch_size=1` (packs) and `remove_unused_columns=False`; with
-    `train_sampling_strategy="sequential"` the order is that of this dataset, new in every epoch, and known to the
-    schedule of masks. Which windows meet in a pack stays the same.
+    Set `per_device_train_batch_size=1` (pack) and `remove_unused_columns=False` in `TrainingArguments`. With
+    `train_sampling_strategy="sequential"`, this dataset determines the order, which changes every epoch, and the mask
+    schedule can follow the progress. The windows in a pack stay the same in all epochs.
 
     Args:
-        windows: those of `segment_windows`, in a list or a `datasets.Dataset`.
-        max_tokens: of a pack, special tokens included.
-        seed: of packs, order, and what the collator draws.
-        multiple_of: packs of a step on all devices. The last packs of an epoch that make no whole step are left out,
-            other ones each time, so that steps are the same in any number of processes; packs are repeated where there
-            are not enough for one step.
-        show_progress: whether to show a bar if packing takes longer than a moment.
+        windows: The windows of `segment_windows`, in a list or a `datasets.Dataset`.
+        max_tokens: The token budget of a pack, including special tokens.
+        seed: The seed of the packs, their order, and what the collator draws.
+        multiple_of: The number of packs in a step on all devices. The last packs of an epoch that do not fill a step
+            are dropped, different ones each epoch, so that the steps are the same for any number of processes. If
+            there are too few packs for one step, they repeat.
+        show_progress: Whether to show a progress bar if packing takes longer than two seconds.
 
     Raises:
-        ValueError: if there is no window, or `max_tokens` has no room for one.
+        ValueError: If `windows` is empty, or if a window is longer than `max_tokens`.
     """
 
     def __init__(
@@ -124,7 +128,7 @@ class PackedWindows(Dataset[Pack]):
         self.windows, self.max_tokens, self.seed = windows, max_tokens, seed
         order = np.random.default_rng(seed).permutation(len(lengths))
         bar = tqdm(order, desc="Packing", unit="window", delay=2, disable=not show_progress)
-        # One after the other in one array, since lists would take ten times the memory.
+        # One flat array, because lists would take ten times the memory.
         self._members, ends = array("q"), array("q", [0])
         for members in pack(((int(index), int(lengths[index])) for index in bar), max_tokens):
             self._members.extend(members)
@@ -135,25 +139,25 @@ class PackedWindows(Dataset[Pack]):
         self.count = len(ends) - 1
         self.length = max(self.count - self.count % multiple_of, multiple_of)
         self.total = self.length
-        # Shared, as workers that outlive an epoch would not see another one otherwise.
+        # In shared memory, so that persistent workers see the current epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     @property
     def epoch(self) -> int:
-        """Which order it is in."""
+        """The current epoch, which determines the order."""
         return int(self._epoch)
 
     @property
     def fullness(self) -> float:
-        """The share of the budgets that is filled."""
+        """The share of all token budgets that is filled."""
         return self.tokens / (self.count * self.max_tokens)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order, and what is drawn; called by Accelerate."""
+        """Set the epoch, which determines the order and the masks. Accelerate calls this."""
         self._epoch.fill_(epoch)
 
     def plan(self, total: int) -> None:
-        """Tells how many packs the whole training will have, for schedules by progress; by default one epoch."""
+        """Set the number of packs in the whole training, from which progress is computed. Defaults to one epoch."""
         self.total = total
 
     def __len__(self) -> int:
@@ -174,11 +178,13 @@ class PackedWindows(Dataset[Pack]):
 
 
 class EvaluationWindows(Dataset[Pack]):
-    """Windows to evaluate on, one an item, with the same masks each time: a `Trainer` counts predictions by items.
+    """An evaluation dataset with one window per item, because `Trainer` counts predictions by items.
+
+    The masks are the same in every evaluation.
 
     Args:
-        windows: those of `segment_windows`, in a list or a `datasets.Dataset`.
-        seed: of what the collator draws.
+        windows: The windows of `segment_windows`, in a list or a `datasets.Dataset`.
+        seed: The seed of what the collator draws.
     """
 
     def __init__(self, windows: Any, seed: int = 0) -> None:
@@ -197,14 +203,14 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def lengths_of(windows: Any) -> np.ndarray:
-    """The length of each window, of a list or of a `datasets.Dataset`."""
+    """Return the length of each window in a list or a `datasets.Dataset`."""
     if hasattr(windows, "with_format"):
         return np.asarray(windows.with_format("numpy")["length"][:])
     return np.array([window["length"] for window in windows])
 
 
 def windows_at(windows: Any, places: list[int]) -> list[Window]:
-    """Several windows at once, which is how a `datasets.Dataset` is read fast."""
+    """Return several windows at once, which is the fast way to read a `datasets.Dataset`."""
     if hasattr(windows, "__getitems__"):
         return windows.__getitems__(places)
     return [windows[place] for place in places]

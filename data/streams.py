@@ -1,7 +1,7 @@
-"""Packs of windows from a stream of texts that no disk holds, and the place in it where a training goes on.
+"""Packs windows from a stream of texts that is too large for the disk, and resumes in the middle of it.
 
-Documents are shuffled and packed block by block. Where a block starts in the source is written to a journal, so that
-training goes on in the middle of a stream without reading what came before, and with the same packs.
+Documents are shuffled and packed in blocks. A journal keeps the position in the source at which each block starts. A
+resumed training therefore gets the same packs without reading the stream from the start.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from .corpus import text_of
 from .packs import Pack, pack
 from .windows import Window, segment_windows
 
-# A block ends at so many characters, however few documents they are.
+# The most characters in a block, however few documents that is.
 BLOCK_CHARACTERS = 200_000_000
 
 
 class PackedStream(IterableDataset[Pack]):
-    """The packs of a stream of texts, without end: after the last document comes the first again.
+    """An endless dataset of packs from a stream of texts, which starts again after its last document.
 
     Args:
-        texts: a streamed dataset with a column "text", in which a place can be kept (`state_dict`).
-        tokenizer: of the model.
-        max_length: of a window.
-        max_tokens: of a pack.
-        pairs: whether windows are cut into two segments.
-        buffer: documents of a block, which are shuffled among each other.
-        seed: of the shuffling, and of what the collator draws.
-        journal: a file for the starts of blocks, or None.
-        writes: whether this process writes it.
+        texts: A streamed dataset with a column "text" that can save its position (`state_dict`).
+        tokenizer: The tokenizer of the model.
+        max_length: The most tokens in a window.
+        max_tokens: The token budget of a pack.
+        pairs: Whether to cut windows into two segments.
+        buffer: The number of documents in a block. The windows of a block are shuffled.
+        seed: The seed of the shuffling and of what the collator draws.
+        journal: The file that keeps the positions of blocks, or None.
+        writes: Whether this process writes the journal.
     """
 
     def __init__(
@@ -58,23 +58,24 @@ class PackedStream(IterableDataset[Pack]):
         self.first, self.total = 0, 1
 
     def plan(self, total: int) -> None:
-        """Tells how many packs the whole training will have, for schedules by progress."""
+        """Set the number of packs in the whole training, from which progress is computed."""
         self.total = total
 
     def start_at(self, number: int) -> None:
-        """Lets the next iteration begin with a pack: after as many as were trained on."""
+        """Start the next iteration at a pack: the number of packs that were trained on."""
         self.first = number
 
     def __iter__(self) -> Iterator[Pack]:
-        """The packs from the first one on.
+        """Yield packs, starting at the pack that `start_at` set.
 
         Raises:
-            UsageError: if there is no document with a token in the stream, or several workers were to read it.
+            UsageError: If no document in the stream has a token, or if the loader has several workers.
         """
         worker = get_worker_info()
         if worker is not None and worker.num_workers > 1:
             raise UsageError(
-                f"dataloader_num_workers must be 0 or 1 for a stream, got {worker.num_workers}: each would read it all."
+                f"dataloader_num_workers must be 0 or 1 for a stream, got {worker.num_workers}, because each worker "
+                "would read the whole stream."
             )
         place = self._resume()
         number, epoch = place["pack"], place["epoch"]
@@ -89,12 +90,12 @@ class PackedStream(IterableDataset[Pack]):
                     number += 1
                 self._note({"pack": number, "epoch": epoch, "source": self.texts.state_dict()})
             if number == before and number == place["pack"] == 0:
-                raise UsageError("There is no text in the stream.")
+                raise UsageError("The stream contains no text.")
             epoch += 1
             self.texts.load_state_dict(self.beginning)
 
     def _resume(self) -> dict[str, Any]:
-        """The last start of a block before the first pack; later ones are forgotten, as they will be written again."""
+        """Return the last block start up to the first pack, and drop later ones, which will be written again."""
         place = {"pack": 0, "epoch": 0, "source": self.beginning}
         if self.journal is None or not self.journal.exists():
             return place
@@ -103,7 +104,7 @@ class PackedStream(IterableDataset[Pack]):
             try:
                 start = json.loads(line)
             except ValueError:
-                # Cut off where a process was killed.
+                # The line is incomplete, because the process was killed.
                 break
             if start["pack"] > self.first:
                 break
@@ -124,15 +125,15 @@ class PackedStream(IterableDataset[Pack]):
         yield from pack(((windows[i], windows[i]["length"]) for i in order), self.max_tokens)
 
     def _read(self, documents: Iterator[Any]) -> list[str]:
-        """The texts of the next block; none at the end."""
+        """Return the texts of the next block, or an empty list at the end of the stream."""
         block: list[str] = []
         characters = 0
         while len(block) < self.buffer and characters < BLOCK_CHARACTERS:
             try:
                 document = next(documents, None)
-            # Each reader has errors of its own for what it cannot read.
+            # Each reader raises its own kinds of errors.
             except Exception as error:
-                raise UsageError(f"the stream cannot be read on: {str(error) or type(error).__name__}") from error
+                raise UsageError(f"the stream cannot be read: {str(error) or type(error).__name__}") from error
             if document is None:
                 break
             block.append(text_of(document["text"]))

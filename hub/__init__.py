@@ -1,4 +1,4 @@
-"""What a model tells others on the Hub: its card, and the files of sentence-transformers."""
+"""What a model needs on the Hub: its card, and the files of sentence-transformers."""
 
 from .card import Training, model_card
 from .sentence_transformers import save_sentence_transformer

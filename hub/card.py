@@ -1,4 +1,4 @@
-"""The model card: `hub_card.md` at the root of the package, filled with what a model is and how it came to be."""
+"""The model card: `hub_card.md` at the root of the package, filled in with the model and its training."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .architecture_in_words import architecture_in_words
 from .card_rules import check_card
 
 TEMPLATE = Path(__file__).parent.parent / "hub_card.md"
-# In cards that say nothing but what the model does.
+# Marks cards that hold nothing but what the model itself says, so that a push may render them again.
 MARKER = "Rendered by sequence-encoder, which renders it again when the model is pushed; without this line it does not."
 
-# The Hub's name for what a model does, and whether there is a pipeline for it.
+# The Hub's name of each task, and whether transformers has a pipeline for it.
 TASKS = {
     "AutoModel": ("feature-extraction", True),
     "AutoModelForPreTraining": ("fill-mask", False),
@@ -37,18 +37,18 @@ TASKS = {
 
 @dataclass
 class Training:
-    """How a model came to be, as far as it is known.
+    """What is known about the training of a model.
 
     Args:
-        data: sentences about the texts.
-        hyperparameters: by their names.
-        progress: a table in Markdown, of losses and metrics as they changed.
-        results: metrics on texts that were held out.
-        remarks: sentences about the results.
-        hardware: what it ran on.
-        seconds: how long it took.
-        energy: in kWh.
-        emissions: of CO₂ equivalents, in kg.
+        data: Sentences about the training texts.
+        hyperparameters: The hyperparameters by name.
+        progress: A Markdown table of losses and metrics over the training.
+        results: Metrics on held-out texts.
+        remarks: Sentences about the results.
+        hardware: The hardware that the training ran on.
+        seconds: The duration of the training.
+        energy: The energy used, in kWh.
+        emissions: The emissions, in kg of CO₂ equivalents.
     """
 
     data: str | None = None
@@ -62,14 +62,14 @@ class Training:
     emissions: float | None = None
 
     def paragraphs(self) -> list[str]:
-        """What there is to say, in words."""
-        said = [self.data or "The training data is not on record."]
+        """Return sentences that describe the training."""
+        said = [self.data or "The training data is not recorded."]
         if self.seconds is not None or self.hardware is not None:
             time = "" if self.seconds is None else f" for {_duration(self.seconds)}"
-            said.append(f"Trained{time} on {self.hardware or 'hardware that is not on record'}.")
+            said.append(f"Trained{time} on {self.hardware or 'unrecorded hardware'}.")
         if self.energy is not None:
-            carbon = "" if self.emissions is None else f", {self.emissions * 1000:.3g} g of CO₂ equivalents"
-            said.append(f"It took {self.energy:.3g} kWh{carbon}, by the estimate of codecarbon.")
+            carbon = "" if self.emissions is None else f" and emitted {self.emissions * 1000:.3g} g of CO₂ equivalents"
+            said.append(f"codecarbon estimates that the training used {self.energy:.3g} kWh{carbon}.")
         return said
 
 
@@ -89,26 +89,26 @@ def model_card(
     tags: Iterable[str] = (),
     limits: Iterable[str] = (),
 ) -> ModelCard:
-    """The card of one of the package's models.
+    """Render the card of a model of this package.
 
     Args:
-        model: whose class, configuration and parameters it tells of.
-        model_id: what `from_pretrained` is to be given: a repository `user/name`, or a folder.
-        training: what is known of the training.
-        name: the title; by default the last part of `model_id`.
-        summary: the first sentences, what the model is for.
-        license: the Hub's identifier of it, such as `apache-2.0`.
-        language: of the texts, such as `en`.
-        license_name: of a licence that the Hub has no identifier for, whose `license` is `other`.
-        license_link: where that can be read.
-        base_model: the repository of the model that this one was trained from; by default the one that it was loaded
-            from, if that was no folder.
-        datasets: ids of the Hub.
-        tags: more of them, for the search of the Hub.
-        limits: sentences about what not to use it for.
+        model: The model. The card describes its class, configuration and parameters.
+        model_id: The argument for `from_pretrained` in the code examples: a repository `user/name`, or a folder.
+        training: What is known about the training.
+        name: The title. Defaults to the last part of `model_id`.
+        summary: The first sentences, which say what the model is for.
+        license: The Hub's identifier of the licence, such as `apache-2.0`.
+        language: The language of the texts, such as `en`.
+        license_name: The name of a licence without an identifier on the Hub. `license` is then `other`.
+        license_link: The link to that licence.
+        base_model: The Hub repository of the model that this one was trained from. Defaults to the repository that
+            the model was loaded from, if there is one.
+        datasets: Ids of datasets on the Hub.
+        tags: Further tags for the Hub's search.
+        limits: Sentences about what the model must not be used for.
 
     Raises:
-        ValueError: if the model is none of the package's, or the Hub would not take the card.
+        ValueError: If the model is not from this package, or if the Hub would reject the card.
     """
     auto_class = auto_class_of(model)
     bare = not (training or name or summary or license or language or base_model or datasets or limits)
@@ -151,28 +151,35 @@ def model_card(
         metrics=[tuple(map(_cell, _shown(result))) for result in training.results],
         limits=[*limits, *_limits(model, training)],
         licence=" ".join(str(part) for part in (license, license_name, license_link) if part)
-        or "None is given. Ask who published this model before you use it.",
+        or "No licence is stated. Ask the publisher before you use this model.",
         marker=MARKER if bare else None,
     )
     errors, _ = check_card(card.content)
     if errors:
-        raise ValueError(f"The Hub would not take this model card: {'; '.join(errors)}.")
+        raise ValueError(f"The Hub would reject this model card: {'; '.join(errors)}.")
     return card
 
 
 def card_to_push(
     model: PreTrainedModel, api: HfApi, repo_id: str, revision: str | None, tags: Iterable[str] | None
 ) -> ModelCard:
-    """The card that goes to a repository with a model: a new one, unless the one there says more than the model does.
+    """Return the card to push: the repository's own card if it holds more than a rendered one, or else a new one.
+
+    Args:
+        model: The model to push.
+        api: The client of the Hub.
+        repo_id: The repository to push to.
+        revision: The branch to push to.
+        tags: Tags to add to the card.
 
     Raises:
-        OSError: if it cannot be known, since the Hub does not answer.
+        OSError: If the Hub does not answer, so that the current card is unknown.
     """
     try:
-        # Not from the cache: someone may have written another one since.
+        # Bypass the cache: somebody may have edited the card since.
         path = api.hf_hub_download(repo_id, "README.md", revision=revision, force_download=True)
     except (LocalEntryNotFoundError, ValueError) as error:
-        raise OSError(f"Whether {repo_id} has a model card that someone wrote cannot be known: {error}") from error
+        raise OSError(f"Could not check whether somebody has edited the model card of {repo_id}: {error}") from error
     except EntryNotFoundError:
         return model_card(model, repo_id, tags=tags or ())
     card = ModelCard.load(path)
@@ -184,20 +191,20 @@ def card_to_push(
 
 
 def auto_class_of(model: PreTrainedModel) -> str:
-    """The Auto class of a model, be it one that extends ours.
+    """Return the name of the Auto class of a model. Subclasses of our classes are allowed.
 
     Raises:
-        ValueError: if it is none of the package's.
+        ValueError: If the model is not from this package.
     """
     names = {kind.__name__ for kind in type(model).__mro__}
     for auto_class, kind in (*AUTO_MODELS.items(), *ADAPTER_MODELS.items()):
         if kind in names:
             return auto_class
-    raise ValueError(f"model must be one of the package's, got a {type(model).__name__}.")
+    raise ValueError(f"model must be a model of sequence_encoder, got a {type(model).__name__}.")
 
 
 def _is_of_the_hub(name: str) -> bool:
-    """Whether that is a repository of which there are files here, and no folder, whose name may look like one."""
+    """Return whether a name is a Hub repository with files in the local cache, and not a folder of that name."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -206,7 +213,7 @@ def _is_of_the_hub(name: str) -> bool:
 
 
 def _cell(value: Any) -> str:
-    """As a cell of a table."""
+    """Format a value as a cell of a Markdown table."""
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
@@ -215,7 +222,7 @@ def _shown(result: EvalResult) -> tuple[Any, ...]:
 
 
 def _emissions(training: Training) -> dict[str, Any]:
-    """As the Hub wants them: in grams, and with where the number is from."""
+    """Return the emissions as the Hub expects them: in grams, with their source."""
     if training.emissions is None:
         return {}
     told = {"emissions": training.emissions * 1000, "source": "codecarbon", "hardware_used": training.hardware}
@@ -224,17 +231,17 @@ def _emissions(training: Training) -> dict[str, Any]:
 
 def _results(training: Training) -> list[str]:
     said = [training.remarks] if training.remarks else []
-    return said or ([] if training.results else ["None is on record."])
+    return said or ([] if training.results else ["No results are recorded."])
 
 
 def _limits(model: PreTrainedModel, training: Training) -> list[str]:
     config = getattr(model.config, "encoder_config", model.config)
     said = []
     if getattr(config, "position_embedding", None) == "learned":
-        said.append(f"A text has at most {config.max_position_embeddings:,} tokens; longer ones are to be cut.")
+        said.append(f"Texts can have at most {config.max_position_embeddings:,} tokens; truncate longer ones.")
     if not training.results and not training.remarks:
-        said.append("How good it is has not been measured, or is not on record.")
-    said.append("It knows what its training texts say, errors and prejudices included, and of nothing else.")
+        said.append("No evaluation is recorded, so the quality of the model is unknown.")
+    said.append("May reproduce errors and biases of its training data.")
     return said
 
 

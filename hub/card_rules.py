@@ -1,4 +1,4 @@
-"""What the Hub asks of the metadata at the head of a model card, so that an error is told before anything is pushed."""
+"""The Hub's rules for the metadata of a model card, checked here so that errors appear before anything is pushed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def check_card(content: str) -> tuple[list[str], list[str]]:
-    """The errors and the warnings for the text of a card."""
+    """Return the errors and the warnings for the text of a card."""
     block = _METADATA.match(content)
     if not block:
         return [], ["empty or missing yaml metadata in repo card"]
     try:
         metadata = yaml.safe_load(block[1])
     except yaml.YAMLError as error:
-        return [f"the metadata is no YAML: {error}"], []
+        return [f"the metadata is not valid YAML: {error}"], []
     if not isinstance(metadata, dict):
         return ["the metadata must be an object"], []
     return [*_field_errors(metadata), *_evaluation_errors(metadata)], []
@@ -40,7 +40,7 @@ def _field_errors(metadata: dict[str, Any]) -> Iterator[str]:
             if not isinstance(value, str):
                 yield f'"{name}[{index}]" must be a string'
             elif name in ("datasets", "base_model") and not _REPOSITORY.fullmatch(value):
-                yield f'"{name}[{index}]" with value "{value}" is not valid, use an id of the Hub'
+                yield f'"{name}[{index}]" with value "{value}" is not valid; use a Hub id'
     emissions = metadata.get("co2_eq_emissions", 0)
     if isinstance(emissions, dict):
         emissions = emissions.get("emissions")

@@ -1,4 +1,4 @@
-"""What the card of a model passes on to the card of a model that is made from it: the licence and the language."""
+"""The card fields that a model inherits from the model it was made from: the licence and the language."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _FIELDS = {"license": str, "license_name": str, "license_link": str, "language":
 
 
 def passed_on(folder: Path) -> dict[str, Any]:
-    """The fields of the card in a folder that hold for models made from this one, by their names on the Hub.
+    """Return the card fields that derived models inherit, by their names on the Hub.
 
     Args:
-        folder: of the model. None of the fields is known if it has no card, or a damaged one.
+        folder: The folder of the model. The result is empty if the folder has no card or a damaged one.
     """
     try:
         metadata = metadata_load(folder / "README.md") or {}

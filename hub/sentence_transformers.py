@@ -1,4 +1,4 @@
-"""Saving an encoder as a model of sentence-transformers: the encoder, how tokens are pooled, and what comes after."""
+"""Saves an encoder as a sentence-transformers model: the encoder, its pooling and its normalisation."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def save_sentence_transformer(
     max_length: int | None = None,
     replace: bool = False,
 ) -> None:
-    """Saves an encoder so that `SentenceTransformer(folder)` gives the vectors of `model.encode`.
+    """Save an encoder so that `SentenceTransformer(folder)` returns the embeddings of `model.encode`.
 
-    That leaves the padding out as well. To load it, `import sequence_encoder` first, or pass `trust_remote_code=True`.
+    The loaded model is padding-free, too. To load it, `import sequence_encoder` first or pass `trust_remote_code=True`.
 
     Args:
-        folder: to be written, as a whole or not at all.
-        model: the encoder.
-        tokenizer: that of the model.
-        pooling: as of `encode`.
-        normalize_embeddings: as of `encode`.
-        max_length: as of `encode`.
-        replace: whether `folder` may be replaced if it is that of a saved model.
+        folder: The folder to write. It is complete or absent, even if saving fails.
+        model: The encoder.
+        tokenizer: The tokenizer of the model.
+        pooling: See `encode`.
+        normalize_embeddings: See `encode`.
+        max_length: See `encode`.
+        replace: Whether to replace `folder` if it holds a saved model.
 
     Raises:
-        FileExistsError: if `folder` exists and may not be replaced.
-        ValueError: for arguments that are not allowed.
+        FileExistsError: If `folder` exists and must not be replaced.
+        ValueError: If an argument is not allowed.
     """
     if not isinstance(model, SequenceEncoderModel):
         raise ValueError(f"model must be a SequenceEncoderModel, got a {type(model).__name__}; pass its base_model.")

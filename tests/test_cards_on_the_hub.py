@@ -88,7 +88,7 @@ def test_a_card_of_a_branch_is_kept_and_none_is_made_while_the_hub_does_not_answ
     assert ModelCard(dev).text == ModelCard(mine).text
     before = hub.files("user/branch")
     hub.unavailable = "README.md"
-    with pytest.raises(ClientError, match="Whether user/branch has a model card that someone wrote cannot be known"):
+    with pytest.raises(ClientError, match="Could not check whether somebody has edited the model card of user/branch"):
         user.call("push", HEAD, saved, "user/branch", revision="dev")
     hub.unavailable = None
     assert hub.files("user/branch", "dev")["README.md"].content.decode() == dev

@@ -152,7 +152,9 @@ def test_another_column_may_hold_the_texts(folder: Path, streaming: bool) -> Non
 @streamed_or_not
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(folder: Path, streaming: bool) -> None:
     write_lines(folder / "a.jsonl", TEXTS, column="body")
-    with pytest.raises(UsageError, match=r"--text_column text is not in --corpus .*; choose one of number, body"):
+    with pytest.raises(
+        UsageError, match=r"--text_column text is not a column of --corpus .*; choose one of number, body"
+    ):
         load(folder, streaming=streaming)
 
 
@@ -166,7 +168,7 @@ def test_texts_that_are_missing_are_empty(folder: Path, ending: str, streaming: 
 
 @pytest.mark.parametrize(("value", "kind"), [(3, "int"), (0, "int"), (["a"], "list"), (1.5, "float")])
 def test_what_is_no_text_is_refused(value: Any, kind: str) -> None:
-    with pytest.raises(UsageError, match=rf"--text_column must hold texts, and has .* of type {kind}\."):
+    with pytest.raises(UsageError, match=rf"--text_column must name a column of texts, got .* of type {kind}\."):
         texts_of({"text": ["a", None, value]})
 
 
@@ -195,13 +197,13 @@ def test_a_name_as_of_a_dataset_of_the_hub_is_left_to_it() -> None:
 def test_files_of_several_kinds_or_of_none_are_refused(folder: Path, names: list[str], endings: str) -> None:
     for name in names:
         (folder / name).write_text("text\n")
-    with pytest.raises(UsageError, match=rf"must be of the same kind, one of \.txt, .*; got {endings}\."):
+    with pytest.raises(UsageError, match=rf"must have the same format, one of \.txt, .*, got {endings}\."):
         load(folder / "*", folder)
 
 
 def test_a_folder_without_texts_is_refused(folder: Path) -> None:
     (folder / "README.md").write_text("text")
-    with pytest.raises(UsageError, match=r"there is no file that ends in \.txt, \.json"):
+    with pytest.raises(UsageError, match=r"found no files ending in \.txt, \.json"):
         load(folder)
 
 
@@ -298,7 +300,7 @@ def test_of_a_stream_the_first_documents_are_held_out(folder: Path) -> None:
 @pytest.mark.parametrize("count", [12, 13])
 def test_holding_all_documents_out_is_refused(folder: Path, count: int) -> None:
     write_lines(folder / "a.jsonl", TEXTS)
-    with pytest.raises(UsageError, match=rf"--eval_documents {count} leaves nothing of the 12 documents"):
+    with pytest.raises(UsageError, match=rf"--eval_documents must be less than the 12 documents, got {count}"):
         load(folder, eval_documents=count)
 
 

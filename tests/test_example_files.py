@@ -181,9 +181,9 @@ def test_a_path_without_examples_is_named(read: Read) -> None:
     Path("folder").mkdir()
     Path("folder/notes.md").touch()
     for source, message in (
-        ("folder", "there is no file that ends in .txt, .json"),
+        ("folder", "found no files ending in .txt, .json"),
         ("nowhere", "there is no such file; a dataset of the Hub is given by --dataset_name."),
-        ("", "--validation_file must name a file or a folder, got nothing."),
+        ("", "--validation_file must name a file or a folder, got an empty name."),
     ):
         assert message in refused(read, GERMAN, validation_file=source)
 

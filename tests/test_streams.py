@@ -305,7 +305,7 @@ def test_a_stream_that_breaks_off_says_so(tmp_path: Path, kind: str) -> None:
     (tmp_path / f"2.{kind}").write_bytes(b'"\xff\xfe{"text": 1')
     packs = iter(stream_of(tmp_path))
     told(islice(packs, 10))
-    with pytest.raises(UsageError, match=r"the stream cannot be read on: .+"):
+    with pytest.raises(UsageError, match=r"the stream cannot be read: .+"):
         told(packs)
 
 
