@@ -1,4 +1,4 @@
-"""How the bytes of text files become characters and cells: encodings, byte order marks, delimiters.
+"""Decodes text files and parses CSV: encodings, byte order marks and delimiters.
 
 Nothing is guessed: a file is UTF-8 unless its byte order mark or the user says otherwise.
 """
@@ -20,7 +20,7 @@ import fsspec
 
 from ..command_line import UsageError
 
-# UTF-32 first: its mark begins with that of UTF-16.
+# UTF-32 comes first, because its mark starts with the mark of UTF-16.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -28,22 +28,22 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-# What may stand between the columns of a CSV file, as a user writes it.
+# The common CSV delimiters, as a user types them.
 _DELIMITERS = {",": ",", ";": ";", "\t": r"\t", "|": "|"}
-# What a damaged compressed file raises.
+# The errors that damaged compressed files raise.
 _DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 
 
 @dataclass(frozen=True)
 class TextFormat:
-    """What the user says about text files.
+    """The user's options for text files.
 
     Args:
-        encoding: their encoding, None for that of the byte order mark, or UTF-8 if there is none.
-        delimiter: the character between two cells of a CSV file, None for that of the kind of the file.
+        encoding: The encoding of the files. Defaults to the one of their byte order mark, or else UTF-8.
+        delimiter: The character that separates the cells of a CSV file. Defaults to a comma, or a tab in TSV files.
 
     Raises:
-        UsageError: for an unknown encoding, or a delimiter that is not one character.
+        UsageError: If the encoding is unknown, or the delimiter is not a single character.
     """
 
     encoding: str | None = None
@@ -55,7 +55,7 @@ class TextFormat:
                 "".encode(self.encoding)
             except LookupError as error:
                 raise UsageError(
-                    f"--encoding {self.encoding} is unknown; use one such as utf-8, utf-16, latin-1 or cp1252."
+                    f"--encoding must be an encoding such as utf-8, utf-16, latin-1 or cp1252, got {self.encoding}."
                 ) from error
         if self.delimiter is not None:
             # A shell passes \t on as two characters.
@@ -66,32 +66,32 @@ class TextFormat:
 
 
 def encoding_of(files: Iterable[Path], encoding: str | None = None) -> str:
-    """The encoding that the user gave, or that of the byte order marks of the files, or else UTF-8.
+    """Return the encoding of files: the one that the user gave, the one of their byte order marks, or else UTF-8.
 
     Raises:
-        UsageError: if the files have several.
+        UsageError: If the byte order marks differ.
     """
-    # UTF-8 may have a mark even where the user names it.
+    # Even if the user names UTF-8, a file may start with a byte order mark.
     if encoding is not None and codecs.lookup(encoding).name != "utf-8":
         return encoding
     found = {file: _marked(file) for file in files}
     kinds = set(found.values())
     if kinds <= {"utf-8", "utf-8-sig"}:
-        # It reads files with and without the mark.
+        # "utf-8-sig" reads files with and without a byte order mark.
         return "utf-8-sig" if "utf-8-sig" in kinds else "utf-8"
     if len(kinds) > 1:
         named = {kind: next(file for file, each in found.items() if each == kind) for kind in sorted(kinds)}
         shown = ", ".join(f"{file} is {kind}" for kind, file in named.items())
-        raise UsageError(f"the files must have one encoding: {shown}.")
+        raise UsageError(f"all files must have the same encoding, but {shown}.")
     return kinds.pop()
 
 
 @contextlib.contextmanager
 def opened(file: Path, encoding: str | None = None) -> Iterator[TextIO]:
-    """Opens a text file, which may be compressed, with its lines as they are.
+    """Open a text file, which may be compressed, without translating its line ends.
 
     Raises:
-        UsageError: while it is read, if it is damaged, or a byte is not of its encoding.
+        UsageError: While the file is read, if it is damaged or cannot be decoded.
     """
     encoding = encoding_of([file], encoding)
     try:
@@ -104,12 +104,12 @@ def opened(file: Path, encoding: str | None = None) -> Iterator[TextIO]:
 
 
 def csv_records(file: Path, encoding: str | None, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Reads the records of a CSV file that are not empty, each with the line on which it begins.
+    """Yield the non-empty records of a CSV file, each with the number of its first line.
 
     Raises:
-        UsageError: for quotes that do not match.
+        UsageError: If the quotes in the file do not match.
     """
-    # A cell may hold a whole book.
+    # A cell can hold a whole book.
     csv.field_size_limit(2**31 - 1)
     with opened(file, encoding) as text:
         reader = csv.reader(text, delimiter=delimiter, strict=True)
@@ -121,16 +121,21 @@ def csv_records(file: Path, encoding: str | None, delimiter: str) -> Iterator[tu
                 line = reader.line_num + 1
         except csv.Error as error:
             raise UsageError(
-                f"the row that begins on line {line} of {file} is not valid CSV: {error}. A cell that begins with a "
-                "double quote must end with one, and those inside must be doubled."
+                f"the row that starts on line {line} of {file} is not valid CSV: {error}. A cell that starts with a "
+                "double quote must end with one, and double quotes inside it must be doubled."
             ) from error
 
 
 def csv_header(file: Path, records: Iterator[tuple[int, list[str]]], delimiter: str) -> list[str]:
-    """Takes the first of the records as the names of the columns; one without a name is named as by pandas.
+    """Read the column names from the first record, and name columns without a name as pandas does.
+
+    Args:
+        file: The CSV file, for error messages.
+        records: The records of the file. The first one is consumed.
+        delimiter: The delimiter that the records were read with.
 
     Raises:
-        UsageError: if there is none, if two names are the same, or if another delimiter separates them.
+        UsageError: If there is no header, two columns have the same name, or the header uses another delimiter.
     """
     _, cells = next(records, (1, []))
     names = [name.strip() or f"Unnamed: {number}" for number, name in enumerate(cells)]
@@ -138,17 +143,17 @@ def csv_header(file: Path, records: Iterator[tuple[int, list[str]]], delimiter: 
         raise UsageError(f"{file} has no header: its first line must name the columns.")
     if len(cells) == 1 and (others := [each for each in _DELIMITERS if each != delimiter and each in cells[0]]):
         raise UsageError(
-            f"{file} has the single column {cells[0]!r}, which looks like several: add --delimiter "
+            f"{file} has the single column {cells[0]!r}, which looks like several columns: pass --delimiter "
             f"'{_DELIMITERS[others[0]]}'."
         )
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"{file} has several columns of the name {', '.join(twice)}; rename or remove all but one.")
+        raise UsageError(f"{file} has several columns named {', '.join(twice)}; rename or remove all but one.")
     return names
 
 
 def undecodable(file: Path, encoding: str) -> str | None:
-    """Says where a file is not of its encoding, and what to do about it; None if no such place is found."""
-    # Lines are decoded one by one, since a decoder counts from where its last piece began.
+    """Describe where a file cannot be decoded and how to fix that, or return None if no such place is found."""
+    # Lines are decoded one by one, because an error of an incremental decoder counts from its last chunk.
     if not "a\n".encode(encoding).endswith(b"a\n"):
         return None
     name, offset = codecs.lookup(encoding).name, 0
@@ -159,7 +164,7 @@ def undecodable(file: Path, encoding: str) -> str | None:
             except UnicodeDecodeError as error:
                 place = f"byte {offset + error.start} (line {number}) is 0x{line[error.start]:02x}"
                 other = "latin-1" if name.startswith("utf") else "utf-8"
-                return f"{file} is not {name}: {place}. Name its encoding, such as --encoding {other}."
+                return f"{file} is not {name}: {place}. Pass its encoding, such as --encoding {other}."
             offset += len(line)
     return None
 
@@ -169,10 +174,10 @@ def _bytes(file: Path) -> Any:
 
 
 def _compression(file: Path) -> str | None:
-    """What a file is compressed with.
+    """Return the compression of a file, as fsspec names it.
 
     Raises:
-        UsageError: if nothing that is installed reads it.
+        UsageError: If the library that reads it is not installed.
     """
     name = fsspec.utils.infer_compression(str(file))
     if name is None and file.suffix == ".zst":
@@ -182,7 +187,7 @@ def _compression(file: Path) -> str | None:
 
 def _marked(file: Path) -> str:
     start = b""
-    # Whoever reads it says what is wrong.
+    # The caller reads the file next and reports any damage.
     with contextlib.suppress(*_DAMAGE), _bytes(file) as content:
         start = content.read(4)
     return next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")

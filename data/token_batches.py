@@ -1,7 +1,8 @@
-"""Batches of about as many tokens each, and not of as many texts: a step then takes as long as the others.
+"""Batches with about the same number of tokens, instead of the same number of texts.
 
-Without padding the cost of a batch is its real tokens. Texts of a batch have similar lengths, which attention on a CPU
-takes together, and what is padded around the encoder (labels, logits) stays small.
+Without padding, the cost of a batch is its number of real tokens, so all steps take about equally long. The texts of a
+batch have similar lengths, because attention on a CPU groups texts of equal length and because labels and logits are
+padded.
 """
 
 from __future__ import annotations
@@ -15,29 +16,30 @@ from torch.utils.data import Dataset, Sampler
 
 from .batching import token_batches
 
-# Batches whose texts are drawn together and sorted by length: few would mix lengths, all would lose the chance order.
+# Number of batches whose texts are sorted by length together. Fewer would mix lengths within a batch; with all of them,
+# the order would hardly be random.
 POOL = 64
 
 
 class TokenBudgetBatchSampler(Sampler[list[int]]):
-    """Indices in batches of at most `max_tokens` tokens, for the `batch_sampler` of a `DataLoader`.
+    """A `batch_sampler` for a `DataLoader`: batches of indices with at most `max_tokens` tokens.
 
-    Every epoch draws other batches, as many for each process; each iteration to the end is an epoch. With Accelerate,
-    which divides batches among processes itself, leave `num_replicas` and `rank` alone, and go on after an interruption
-    as with any other loader: `loader.set_epoch(epoch)` and `accelerate.skip_first_batches(loader, batches)`. Otherwise
-    `start_at` goes on where you were.
+    Each complete iteration is an epoch, with other batches. All processes get the same number of batches. Accelerate
+    divides the batches among processes itself: leave `num_replicas` and `rank` at their defaults, and resume as with
+    any other loader, with `loader.set_epoch(epoch)` and `accelerate.skip_first_batches(loader, batches)`. Without
+    Accelerate, resume with `start_at`.
 
     Args:
-        lengths: tokens of each example.
-        max_tokens: of a batch, unless a single example has more.
-        shuffle: whether examples and batches come in random order.
-        seed: of that order; the same in all processes.
-        drop_last: where batches do not divide evenly among processes, leave some out, and do not repeat some.
-        num_replicas: number of processes.
-        rank: which of them this is.
+        lengths: The number of tokens in each example.
+        max_tokens: The token budget of a batch. A single longer example gets its own batch.
+        shuffle: Whether to shuffle examples and batches.
+        seed: The seed of the shuffling, the same in all processes.
+        drop_last: Whether to drop batches that do not divide evenly among processes, instead of repeating some.
+        num_replicas: The number of processes.
+        rank: The index of this process.
 
     Raises:
-        ValueError: for numbers that are not allowed.
+        ValueError: If a number is out of range.
     """
 
     def __init__(
@@ -65,18 +67,21 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
 
     @property
     def sampler(self) -> TokenBudgetBatchSampler:
-        """Itself: where Accelerate looks for what has `set_epoch`."""
+        """This object, because Accelerate calls `set_epoch` on the `sampler` attribute."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of the next iteration; called by Accelerate, or by you."""
+        """Set the epoch of the next iteration. Accelerate calls this; otherwise, you do."""
         if epoch != self.epoch:
             self.epoch, self.first = epoch, 0
 
     def start_at(self, epoch: int, batch: int) -> None:
-        """Lets the next iteration begin with a batch of an epoch: after as many as were trained on.
+        """Start the next iteration at a batch of an epoch.
 
-        How many were handed out does not tell, since loaders fetch some in advance.
+        Args:
+            epoch: The epoch to resume in.
+            batch: The number of batches of that epoch that were trained on. Count them yourself, because loaders fetch
+                batches in advance.
         """
         self.epoch, self.first = epoch, batch
 
@@ -90,7 +95,7 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
         self.epoch = epoch + 1
 
     def _batches(self) -> list[list[int]]:
-        """The batches of this process in this epoch, drawn once: loaders ask for their number again and again."""
+        """Return the batches of this process in this epoch, drawn only once because loaders often ask for `len`."""
         if self._drawn is None or self._drawn[0] != self.epoch:
             self._drawn = self.epoch, self._draw()
         return self._drawn[1]
@@ -111,7 +116,7 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
 
 
 def budget_batches(lengths: Sequence[int], order: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices in batches of at most `max_tokens` tokens, about in the given order, of similar lengths in a batch."""
+    """Group indices into batches of similar lengths with at most `max_tokens` tokens, roughly in the given order."""
     batches: list[list[int]] = []
     pool: list[int] = []
     tokens = 0
@@ -125,19 +130,19 @@ def budget_batches(lengths: Sequence[int], order: Sequence[int], max_tokens: int
 
 
 class TokenBudgetDataset(Dataset[list[Any]]):
-    """A dataset whose items are whole batches of another one, for a `Trainer` as it is.
+    """A dataset whose items are whole batches of another dataset, for an unmodified `Trainer`.
 
-    The `Trainer` shuffles the batches, divides them among processes and goes on with them after an interruption, as it
-    does with examples. Give it `per_device_train_batch_size=1` and `data_collator=TokenBudgetCollator(…)`. Evaluate on
-    the examples themselves: the collator takes them too, and a `Trainer` counts predictions by the items of a dataset.
+    The `Trainer` shuffles the batches, divides them among processes and resumes with them, as it does with examples.
+    Set `per_device_train_batch_size=1` and `data_collator=TokenBudgetCollator(…)`. Evaluate on the original dataset:
+    the collator accepts single examples, and `Trainer` counts predictions by the items of a dataset.
 
     Args:
-        dataset: of examples with `input_ids`.
-        max_tokens: of a batch, unless a single example has more.
-        seed: of which examples meet in a batch.
+        dataset: A dataset of examples with `input_ids`.
+        max_tokens: The token budget of a batch. A single longer example gets its own batch.
+        seed: The seed that determines which examples share a batch.
 
     Raises:
-        ValueError: if `max_tokens` is not at least 1.
+        ValueError: If `max_tokens` is less than 1.
     """
 
     def __init__(self, dataset: Any, max_tokens: int, seed: int = 0) -> None:
@@ -153,18 +158,19 @@ class TokenBudgetDataset(Dataset[list[Any]]):
 
 
 class TokenBudgetCollator:
-    """The collator for a `TokenBudgetDataset`, around that of the examples.
+    """A collator for a `TokenBudgetDataset` that wraps the collator of its examples.
 
     Args:
-        collate: for the examples of a batch, such as `DataCollatorWithPadding`.
-        columns: what to keep of an example; all if None. `Trainer` itself removes columns from single examples only.
+        collate: The collator of the examples, such as `DataCollatorWithPadding`.
+        columns: The columns of an example to keep, or None for all. `Trainer` removes unused columns only from single
+            examples, not from the examples in a batch.
     """
 
     def __init__(self, collate: Callable[[list[Any]], Any], columns: Sequence[str] | None = None) -> None:
         self.collate, self.columns = collate, columns
 
     def __call__(self, batches: list[Any]) -> Any:
-        """Collates all examples of the batches, one of them as a rule, into one; single examples too."""
+        """Collate the examples of batches, usually of one, or single examples, into one batch."""
         examples = list(itertools.chain.from_iterable(item if isinstance(item, list) else [item] for item in batches))
         if self.columns is not None:
             examples = [{name: example[name] for name in self.columns if name in example} for example in examples]

@@ -1,4 +1,4 @@
-"""A corpus tokenised once, in parallel, and kept on the disk by `datasets`: windows that every epoch reads again."""
+"""Tokenises a corpus into windows once, in parallel. `datasets` keeps them on disk for every epoch."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from ..command_line import UsageError
 from .corpus import texts_of
 from .windows import segment_windows
 
-# Documents that a process holds in memory at once, with their tokens.
+# Number of documents that a process holds in memory at once, with their tokens.
 _BATCH = 100
 
 
 def windows_of(
     texts: Any, tokenizer: PreTrainedTokenizerBase, max_length: int, pairs: bool = True, num_proc: int | None = None
 ) -> Any:
-    """The windows of a `datasets.Dataset` with a column "text", as a `datasets.Dataset`.
+    """Tokenise a `datasets.Dataset` with a column "text" into a `datasets.Dataset` of windows.
 
-    What was tokenised before with the same tokenizer is read from the cache of `datasets`.
+    Texts that the same tokenizer has tokenised before come from the cache of `datasets`.
 
     Args:
-        texts: the documents.
-        tokenizer: of the model.
-        max_length: of a window.
-        pairs: whether windows are cut into two segments.
-        num_proc: processes; by default one a core, but one for few documents.
+        texts: The documents.
+        tokenizer: The tokenizer of the model.
+        max_length: The most tokens in a window.
+        pairs: Whether to cut windows into two segments.
+        num_proc: The number of processes. Defaults to one per core, or fewer if there are few documents.
 
     Raises:
-        UsageError: if there is nothing to train on.
+        UsageError: If no document has a token.
     """
     from datasets import Features, Sequence, Value
 
-    # A tokenizer changes when it is first used, and the name in the cache with it.
+    # The first call changes the state of a tokenizer, and with it the fingerprint in the cache.
     tokenizer("", add_special_tokens=False)
     processes = num_proc or min(os.cpu_count() or 1, len(texts) // 1000 + 1)
     windows = texts.map(
@@ -48,7 +48,7 @@ def windows_of(
         desc="Tokenising",
     )
     if not len(windows):
-        raise UsageError(f"None of the {len(texts)} documents has a token: there is nothing to train on.")
+        raise UsageError(f"none of the {len(texts)} documents has a token, so there is nothing to train on.")
     return windows
 
 

@@ -1,6 +1,7 @@
-"""Texts cut into windows: runs of whole sentences of one text that fit the model, with the place to cut them in two.
+"""Cuts texts into windows: runs of whole sentences from one text that fit the model.
 
-A window never holds parts of two texts. Its two halves are the segments of sentence order (Lan et al., 2020).
+A window never mixes two texts. A cut divides it into two halves, the segments of sentence order prediction (Lan et al.,
+2020).
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ from typing import TypedDict
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-# Characters that are tokenised in one call, so that long texts take no more memory than many short ones.
+# Number of characters to tokenise in one call, so that long texts take no more memory than short ones.
 _LOT = 1_000_000
-# A sentence ends at a full stop, question or exclamation mark before a space, at an empty line, or before a list item.
+# A sentence ends after a full stop, question mark or exclamation mark followed by a space, at an empty line, and before
+# a list item.
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])|\n\s*\n|\n(?=\s*(?:[-*>]|\w+\s*:|\w+ \())")
 
 
 class Window(TypedDict):
-    """One window.
+    """A window of one text.
 
     Attributes:
-        input_ids: its tokens, without special ones.
-        cut: how many of them are the first segment; 0 where there is one segment only.
-        length: how many tokens it will have with the special ones.
+        input_ids: The token ids, without special tokens.
+        cut: The number of tokens in the first segment, or 0 if there is only one segment.
+        length: The number of tokens including special tokens.
     """
 
     input_ids: np.ndarray
@@ -34,30 +36,29 @@ class Window(TypedDict):
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences, paragraphs and list items of a text."""
+    """Split a text into sentences, paragraphs and list items."""
     return [part for part in (piece.strip() for piece in _SENTENCE_END.split(text)) if part]
 
 
 def segment_windows(
     texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, max_length: int, pairs: bool = True
 ) -> Iterator[Window]:
-    """Cuts texts into windows of whole sentences; a longer sentence is cut.
+    """Cut texts into windows of whole sentences. A sentence that does not fit is cut as well.
 
     Args:
-        texts: the texts; those without tokens give no window.
-        tokenizer: of the model.
-        max_length: of a window, with [CLS] and one [SEP], or two where there are two segments.
-        pairs: whether to cut windows into two segments, at the sentence boundary that is nearest to the middle.
+        texts: The texts. Texts without tokens yield no windows.
+        tokenizer: The tokenizer of the model.
+        max_length: The most tokens in a window, including [CLS] and one [SEP], or two with two segments.
+        pairs: Whether to cut windows into two segments, at the sentence boundary nearest to the middle.
 
     Raises:
-        ValueError: if `max_length` leaves no room for text.
+        ValueError: If `max_length` leaves no room for text.
     """
     special = 3 if pairs else 2
     room = max_length - special
     if room < 2:
         raise ValueError(
-            f"max_length must be at least {special + 2}, room for two tokens and {special} special ones, got "
-            f"{max_length}."
+            f"max_length must be at least {special + 2}, for two tokens and {special} special tokens, got {max_length}."
         )
     for lot in _lots(map(sentences, texts)):
         for sentence_ids in _tokenized(lot, tokenizer):
@@ -68,7 +69,7 @@ def segment_windows(
 
 
 def _lots(texts: Iterable[list[str]]) -> Iterator[list[list[str]]]:
-    """Texts that are tokenised together: tokenizers work on several cores, but only inside one call."""
+    """Group texts to tokenise them together, because a tokenizer uses several cores only within one call."""
     lot: list[list[str]] = []
     characters = 0
     for parts in texts:
@@ -83,7 +84,7 @@ def _lots(texts: Iterable[list[str]]) -> Iterator[list[list[str]]]:
 
 
 def _tokenized(lot: list[list[str]], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[np.ndarray]]:
-    """The token ids of the sentences of each text. A text that speaks of "[MASK]" has none."""
+    """Yield the token ids of each text's sentences. A literal "[MASK]" in a text does not become a mask token."""
     encoded = tokenizer(
         list(chain.from_iterable(lot)),
         add_special_tokens=False,
@@ -98,7 +99,7 @@ def _tokenized(lot: list[list[str]], tokenizer: PreTrainedTokenizerBase) -> Iter
 
 
 def _runs(sentence_ids: list[np.ndarray], room: int) -> Iterator[list[np.ndarray]]:
-    """The sentences of one text, in runs of at most `room` tokens."""
+    """Yield the sentences of one text in runs of at most `room` tokens."""
     run: list[np.ndarray] = []
     length = 0
     for ids in (part[i : i + room] for part in sentence_ids for i in range(0, len(part), room)):
@@ -112,6 +113,6 @@ def _runs(sentence_ids: list[np.ndarray], room: int) -> Iterator[list[np.ndarray
 
 
 def _middle(run: list[np.ndarray]) -> int:
-    """The end of a sentence that is nearest to the middle, in tokens; 0 for a single sentence."""
+    """Return the sentence end nearest to the middle, in tokens, or 0 for a single sentence."""
     *ends, total = accumulate(map(len, run))
     return min(ends, key=lambda end: abs(2 * end - total), default=0)

@@ -244,7 +244,7 @@ def not_of_its_kind(path: Path) -> None:
     path.write_bytes(b'"\xff\xfe{"text": 1')
 
 
-NOT_UTF8 = r"is not utf-8: byte 1 \(line 1\) is 0xff\. Name its encoding, such as --encoding latin-1"
+NOT_UTF8 = r"is not utf-8: byte 1 \(line 1\) is 0xff\. Pass its encoding, such as --encoding latin-1"
 
 
 @pytest.mark.parametrize("place", [0, 2])
