@@ -131,8 +131,8 @@ def test_rows_of_parquet_are_counted_from_one(read: Read, tmp_path: Path) -> Non
             "a.csv",
             "a.csv has the single column 'text;label', which looks like several",
         ),
-        (GERMAN.replace(",", "\t"), "a.csv", r"add --delimiter '\t'"),
-        (GERMAN, "a.tsv", "add --delimiter ','"),
+        (GERMAN.replace(",", "\t"), "a.csv", r"pass --delimiter '\t'"),
+        (GERMAN, "a.tsv", "pass --delimiter ','"),
         (
             GERMAN.encode("latin-1"),
             "a.csv",
@@ -260,7 +260,7 @@ def test_a_corpus_has_the_same_forms(tmp_path: Path, content: str | bytes, name:
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        (GERMAN.replace(",", ";"), "a.csv", "add --delimiter ';'"),
+        (GERMAN.replace(",", ";"), "a.csv", "pass --delimiter ';'"),
         ("text,text\na,b\n", "a.csv", "several columns named text"),
         ("schön\n".encode("latin-1"), "a.txt", r"is not utf-8: byte 3 \(line 1\) is 0xf6\. .*--encoding latin-1"),
         ('{"text": "ö"}\n'.encode("latin-1"), "a.jsonl", r"is not utf-8: byte 10 \(line 1\) is 0xf6"),
