@@ -1,6 +1,6 @@
 """A padding-free text encoder for the Hugging Face ecosystem.
 
-Importing this package makes `AutoConfig`, `AutoModel`, `AutoModelFor…` and `AutoTokenizer` of transformers know it.
+Importing this package registers it with the Auto classes of transformers.
 """
 
 from transformers.models.auto import modeling_auto

@@ -1,6 +1,6 @@
 """The command line: `sequence-encoder COMMAND …` or `python -m sequence_encoder COMMAND …`.
 
-Each command reads its arguments first and imports torch only to run.
+Each command first parses its arguments, and imports torch only to run.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from .command_line import UsageError
 from .version import __version__
 
 Run = Callable[[], object]
-# By name; importing the families imports torch.
+# Listed here, because importing the families imports torch.
 _FAMILIES = ("bert", "roberta", "distilbert", "electra", "modernbert")
 
 
 def quickstart(arguments: list[str]) -> Run:
-    """Pretrain, adapt, save, reload and predict, on the documentation on this disk, in a few minutes."""
+    """Pretrain, adapt, save and reload a small encoder in minutes, on the docstrings of the installed libraries."""
     from .training.quickstart.arguments import COMMAND_LINE, QuickstartArguments
 
     COMMAND_LINE.check(arguments)
@@ -33,7 +33,7 @@ def quickstart(arguments: list[str]) -> Run:
 
 
 def pretrain(arguments: list[str]) -> Run:
-    """Pretrain an encoder on masked tokens and sentence order, on any corpus, in one process or many."""
+    """Pretrain an encoder on any corpus with masked tokens and sentence order, in one process or many."""
     from .training.pretraining.arguments import COMMAND_LINE, check_libraries
     from .training.pretraining.resumed_arguments import with_earlier_ones
 
@@ -44,14 +44,14 @@ def pretrain(arguments: list[str]) -> Run:
         from .training.pretraining.recipe import pretrain
         from .training.pretraining.run import parse
 
-        # Without this, the processes can exit with an error.
+        # If the process group is not destroyed, the processes can exit with an error.
         pretrain(parse(arguments)).accelerator.end_training()
 
     return run
 
 
 def adapt(arguments: list[str]) -> Run:
-    """Train an encoder for a task: classification, entities, answers, embeddings, ranking and others."""
+    """Fine-tune an encoder for a task: classification, entities, question answering, embeddings, ranking and others."""
     from .training.adaptation.arguments import COMMAND_LINE, check_libraries
 
     model, _, options = COMMAND_LINE.check(arguments)
@@ -70,7 +70,7 @@ def adapt(arguments: list[str]) -> Run:
 
 
 def convert(arguments: list[str]) -> Run:
-    """Carry a checkpoint of another family over to a SequenceEncoder, or give one back with --to."""
+    """Convert a checkpoint of another family to a SequenceEncoder, or convert one back with --to."""
     from .command_line.parser import check_names
 
     parser = argparse.ArgumentParser(
@@ -81,9 +81,9 @@ def convert(arguments: list[str]) -> Run:
     )
     parser.add_argument("source", help="folder or Hub id of the checkpoint")
     parser.add_argument("target", help="folder to write")
-    parser.add_argument("--to", choices=_FAMILIES, help="family to give a SequenceEncoder back to")
-    parser.add_argument("--base-model", action="store_true", help="carry over the encoder alone, without its head")
-    parser.add_argument("--force", action="store_true", help="replace the target folder if it is a saved model")
+    parser.add_argument("--to", choices=_FAMILIES, help="family to convert a SequenceEncoder to")
+    parser.add_argument("--base-model", action="store_true", help="convert only the encoder, without its head")
+    parser.add_argument("--force", action="store_true", help="replace the target folder if it holds a saved model")
     check_names("convert", arguments, ("--to", "--base-model", "--force", "--help", "-h"))
     parsed = parser.parse_args(arguments)
 
@@ -107,11 +107,11 @@ COMMANDS: dict[str, Callable[[list[str]], Run]] = {
 
 
 def main(arguments: list[str] | None = None, before_run: Callable[[], object] = lambda: None) -> None:
-    """Run the command that is named first; each has its own `--help`.
+    """Run the command that the first argument names. Each command has its own `--help`.
 
     Args:
-        arguments: what was typed; by default what the process was started with.
-        before_run: called once the arguments are read.
+        arguments: The arguments. Defaults to those of the process.
+        before_run: A function to call once the arguments are parsed.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     summary = "\n".join(f"  {name:<12} {command.__doc__}" for name, command in COMMANDS.items())
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None, before_run: Callable[[], object] = 
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__, help="show the version and exit")
-    parser.add_argument("command", choices=COMMANDS, help="what to do; add --help for its arguments")
+    parser.add_argument("command", choices=COMMANDS, help="command to run; COMMAND --help lists its options")
     command = parser.parse_args(arguments[:1]).command
     try:
         run = COMMANDS[command](arguments[1:])

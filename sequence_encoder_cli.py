@@ -1,8 +1,8 @@
-"""The script `sequence-encoder`: it reads the command line before it imports torch.
+"""The script `sequence-encoder`, which parses the command line before it imports torch.
 
-Importing `sequence_encoder` registers its classes with transformers, which takes seconds. So this module stands outside
-of the package: it makes the package known without running its `__init__.py`, reads the command line, and only then runs
-that file. `python -m sequence_encoder` does the same work, but imports the package first.
+Importing `sequence_encoder` registers its classes with transformers, which takes seconds. This module is therefore
+outside the package. It creates the package module without running `__init__.py`, parses the command line, and only then
+runs `__init__.py`. `python -m sequence_encoder` does the same work, but imports the package first.
 """
 
 from __future__ import annotations

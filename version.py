@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def package_version() -> str:
-    """Return the version of the code that runs.
+    """Return the version of the running code.
 
     A checkout reads its own pyproject.toml, because the installed metadata may be missing or belong to another version.
     An installed package has no such file and reads its metadata.

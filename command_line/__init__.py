@@ -1,5 +1,5 @@
-"""What all commands share: the parser, the console, and errors that need no traceback."""
+"""Shared parts of all commands: the parser, the console, and errors that need no traceback."""
 
 
 class UsageError(ValueError):
-    """A command cannot do what it was asked to; the message says why, and no traceback is needed."""
+    """A user error. A command prints its message without a traceback."""

@@ -1,4 +1,4 @@
-"""What a training shows on the console: one progress bar, and one table of its losses and metrics."""
+"""The console output of a training: one progress bar, and one table of losses and metrics."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCont
 from transformers.trainer_utils import IntervalStrategy, has_length
 from transformers.utils import logging as transformers_bars
 
-# Rows of a training without evaluations.
+# Number of rows for a training without evaluations.
 _ROWS = 20
 
 
 def show_table(trainer: Trainer, columns: Sequence[str]) -> None:
-    """Let a trainer print a table instead of the dictionaries that it prints by default.
+    """Make a trainer print a table instead of dictionaries.
 
     Args:
-        trainer: before it trains.
-        columns: names of logged values, such as "loss" and "eval_accuracy". A value that is not logged stays empty.
+        trainer: The trainer, before it trains.
+        columns: The names of logged values, such as "loss" and "eval_accuracy". Cells without a value stay empty.
     """
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
@@ -36,7 +36,7 @@ class TrainingTable(ProgressCallback):
     Without evaluations, the table has about twenty rows. Rows go to standard output, the bar to standard error.
 
     Args:
-        columns: names of logged values.
+        columns: The names of logged values.
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ class TrainingTable(ProgressCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the bar at the step that the training starts from."""
+        """Start the bar at the current step."""
         self.row, self.printed = {}, []
         self.current_step = self.last_step = state.global_step
         if state.is_world_process_zero:
@@ -63,7 +63,7 @@ class TrainingTable(ProgressCallback):
         eval_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Move the bar of the evaluation, which disappears at its end."""
+        """Advance the bar of the evaluation, which disappears when the evaluation ends."""
         if self.prediction_bar is None and state.is_world_process_zero and has_length(eval_dataloader):
             self.prediction_bar = _bar(args, len(eval_dataloader), leave=False, desc="Evaluating")
         super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
@@ -76,7 +76,7 @@ class TrainingTable(ProgressCallback):
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Collect the values of a row, and print it when it is complete."""
+        """Collect the values of a row, and print the row when it is complete."""
         logged = {name: value for name, value in (logs or {}).items() if name in self.columns[2:]}
         if not logged or not state.is_world_process_zero:
             return
@@ -99,7 +99,7 @@ class TrainingTable(ProgressCallback):
         widths = [max(len(name), len(str(state.max_steps)), 5) for name in self.columns]
         lines = [] if self.printed else [list(self.columns)]
         cells = [_text(self.row.get(name, "")) for name in self.columns]
-        # The evaluation after the training often repeats that of its last step.
+        # The evaluation after the training often repeats the one at the last step.
         if not (self.printed and all(new in ("", old) for new, old in zip(cells, self.printed, strict=True))):
             lines.append(cells)
         for line in lines:
@@ -109,7 +109,7 @@ class TrainingTable(ProgressCallback):
 
 
 def _bar(args: TrainingArguments, total: int, **options: Any) -> Any:
-    # None: shown on a terminal alone.
+    # With disable=None, tqdm shows the bar only on a terminal.
     return tqdm(total=total, dynamic_ncols=True, disable=args.disable_tqdm or None, **options)
 
 
@@ -121,9 +121,9 @@ def _text(value: Any) -> str:
 
 @contextmanager
 def fewer_bars() -> Iterator[None]:
-    """Hide the progress bars of loading and saving models; and those of `datasets` where no terminal shows them.
+    """Hide the progress bars of loading and saving models, and those of `datasets` without a terminal.
 
-    Downloads from the Hub keep theirs.
+    Downloads from the Hub keep their bars.
     """
     from datasets import utils as datasets_bars
 
@@ -131,7 +131,7 @@ def fewer_bars() -> Iterator[None]:
     texts = datasets_bars.are_progress_bars_disabled() is False
     transformers_bars.disable_progress_bar()
     if downloads:
-        # transformers hides both.
+        # transformers has disabled the bars of downloads as well.
         hub_bars.enable_progress_bars()
     if texts and not sys.stderr.isatty():
         datasets_bars.disable_progress_bars()
@@ -146,7 +146,7 @@ def fewer_bars() -> Iterator[None]:
 
 @contextmanager
 def without_warning(logger: str, beginning: str) -> Iterator[None]:
-    """Hide what a logger says with these words at the beginning."""
+    """Hide the messages of a logger that start with the given words."""
 
     def says_else(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(beginning)

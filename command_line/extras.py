@@ -1,4 +1,4 @@
-"""Optional libraries: one check for them, and one message with the command that installs them."""
+"""Checks for optional libraries, with an error message that says how to install them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from . import UsageError
 
 
 class MissingLibraryError(UsageError, ImportError):
-    """An optional library is not installed. Commands print the message alone; in Python it is an `ImportError`."""
+    """An optional library is not installed. Commands print only the message; in Python, this is an `ImportError`."""
 
 
 def require(purpose: str, *libraries: str, extra: str | None = None) -> None:
     """Check that optional libraries are installed, without importing them.
 
     Args:
-        purpose: what needs them, as the user asked for it, such as "--tuning lora".
-        libraries: the names that they are imported by.
-        extra: the extra of this package that installs them; None for libraries that are in no extra.
+        purpose: The feature that needs them, as the user asked for it, such as "--tuning lora".
+        *libraries: The import names of the libraries.
+        extra: The extra of this package that installs them, or None if there is none.
 
     Raises:
-        MissingLibraryError: if any of them is missing.
+        MissingLibraryError: If any of them is missing.
     """
     missing = [name for name in libraries if not is_installed(name)]
     if missing:
@@ -34,17 +34,17 @@ def require(purpose: str, *libraries: str, extra: str | None = None) -> None:
 
 
 def require_reporters(names: Iterable[str]) -> None:
-    """Check the libraries of `--report_to` that an extra installs; the callbacks of `Trainer` look for all others.
+    """Check the libraries of `--report_to` that an extra installs. `Trainer` itself checks for the others.
 
     Raises:
-        MissingLibraryError: if one is missing.
+        MissingLibraryError: If a library is missing.
     """
     if "tensorboard" in names:
         require("--report_to tensorboard", "tensorboard", extra="train")
 
 
 def is_installed(library: str) -> bool:
-    """Whether a library can be imported."""
+    """Return whether a library can be imported."""
     if library in sys.modules:
         return sys.modules[library] is not None
     return find_spec(library) is not None

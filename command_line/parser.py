@@ -1,7 +1,8 @@
-"""What follows `sequence-encoder COMMAND`: dataclasses become options, as `HfArgumentParser` reads them.
+"""Parses the options of `sequence-encoder COMMAND` into dataclasses, with `HfArgumentParser`.
 
-A command line is read twice. The first time, the dataclasses of the command itself are enough to show the help and to
-refuse mistakes at once: that imports neither torch nor transformers. The second time, the options of `Trainer` join in.
+A command line is parsed twice. The first pass uses only the dataclasses of the command itself. It shows the help and
+reports mistakes at once, because it imports neither torch nor transformers. The second pass adds the options of
+`Trainer`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from . import UsageError
 
 Values = Mapping[str, Any]
 
-# What people type, and what it may be called here.
+# Words that people type, and the options that they may mean.
 _MEANINGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("lr", "rate"), ("learning_rate",)),
     **dict.fromkeys(("batch", "batch_size", "bs", "train_batch_size"), ("per_device_train_batch_size",)),
@@ -57,14 +58,14 @@ class CommandLine:
     """The options of a command.
 
     Attributes:
-        command: its name.
-        summary: what it does, for the help.
-        example: a command line that works, without the name of the command.
-        kinds: the dataclasses whose fields are its options; `_argument_group_name` is the heading of each in the help.
-        with_trainer: whether the options of `Trainer` are options too.
-        defaults: the defaults that follow from what is given, where they differ from those of the fields.
-        narrowed_by: the options that decide which others are of use.
-        out_of_use: what the help leaves out, by the values of those in `narrowed_by`: "option" or "option=choice".
+        command: The name of the command.
+        summary: The description of the command in the help.
+        example: A command line that works, without the name of the command.
+        kinds: The dataclasses whose fields are the options. `_argument_group_name` is their heading in the help.
+        with_trainer: Whether the command also accepts the options of `Trainer`.
+        defaults: Returns the defaults that depend on the given options and differ from the defaults of the fields.
+        narrowed_by: The options that decide which other options apply.
+        out_of_use: Returns what the help leaves out for given values of `narrowed_by`: "option" or "option=choice".
     """
 
     command: str
@@ -77,13 +78,16 @@ class CommandLine:
     out_of_use: Callable[[Values], Collection[str]] = field(default=lambda given: ())
 
     def check(self, arguments: list[str]) -> tuple[Any, ...]:
-        """Show the help and exit, or refuse every mistake that can be seen without importing torch.
+        """Show the help and exit, or report every mistake that can be found without importing torch.
+
+        Args:
+            arguments: The command line after the name of the command.
 
         Returns:
-            One of each of `kinds`.
+            An instance of each dataclass in `kinds`.
 
         Raises:
-            UsageError: for names and values that are not allowed.
+            UsageError: If the name or the value of an option is not allowed.
         """
         if asked := {"-h", "--help", "--help-all"}.intersection(arguments):
             self._print_help(arguments, everything="--help-all" in asked)
@@ -93,18 +97,18 @@ class CommandLine:
     def read(
         self, arguments: list[str], kinds: tuple[type, ...], elsewhere: Mapping[str, str] | None = None
     ) -> tuple[Any, ...]:
-        """Read a command line, which may start with a file of settings; the options after it replace its values.
+        """Parse a command line, which may start with a settings file. The options after it override its values.
 
         Args:
-            arguments: what was typed.
-            kinds: the dataclasses to make.
-            elsewhere: further options that exist, by their names. They are left unread.
+            arguments: The command line after the name of the command.
+            kinds: The dataclasses to create.
+            elsewhere: Further valid options, which are not parsed, mapped to their fields.
 
         Returns:
-            One of each of the dataclasses.
+            An instance of each dataclass.
 
         Raises:
-            UsageError: for names and values that are not allowed.
+            UsageError: If the name or the value of an option is not allowed.
         """
         if arguments and not arguments[0].startswith("-"):
             arguments = [*read_settings(Path(arguments[0])), *arguments[1:]]
@@ -119,12 +123,12 @@ class CommandLine:
             )
         parser = _hf_argument_parser()(kinds, allow_abbrev=False, add_help=False)
         parser.error = _refuse
-        # `argparse` fills in the default of what the namespace lacks. So what is still unset was not given.
+        # `argparse` fills in defaults only for what the namespace lacks, so what is still unset was not given.
         unset = object()
         names = [each.name for kind in kinds for each in fields(kind)]
         found, left_over = parser.parse_known_args(arguments, argparse.Namespace(**dict.fromkeys(names, unset)))
         if left_over and not elsewhere:
-            raise UsageError(f"no option takes {' '.join(left_over)}; each starts with --.")
+            raise UsageError(f"{' '.join(left_over)} does not belong to any option; options start with --.")
         given = {name: _at_home(value) for name, value in vars(found).items() if value is not unset}
         for name in _takes_objects(kinds):
             if isinstance(given.get(name), str):
@@ -159,12 +163,12 @@ class CommandLine:
 
             own = {each.name for kind in self.kinds for each in fields(kind)}
             shown = [each for each in fields(TrainingArguments) if each.init and each.name not in own]
-            _add_to_help(parser.add_argument_group("all other options of transformers' Trainer"), shown, {}, ())
+            _add_to_help(parser.add_argument_group("other options of transformers' Trainer"), shown, {}, ())
         elif self.with_trainer:
-            adds = ["--help-all lists the options of transformers' Trainer too"]
+            adds = ["--help-all also lists the options of transformers' Trainer"]
             for name in self.narrowed_by[:1]:
-                narrowed = f"--{name} {name.upper()} --help shows one {name}"
-                adds.append(f"{self.command} --help lists all of ours" if name in given else narrowed)
+                narrowed = f"--{name} {name.upper()} --help lists the options of one {name}"
+                adds.append(f"{self.command} --help lists the options of every {name}" if name in given else narrowed)
             parser.epilog = f"{', '.join(adds)}."
         parser.print_help()
 
@@ -172,8 +176,13 @@ class CommandLine:
 def check_names(command: str, arguments: Iterable[str], known: Collection[str]) -> None:
     """Check that all options exist.
 
+    Args:
+        command: The name of the command, for the error message.
+        arguments: The command line after the name of the command.
+        known: The options that exist, with their dashes.
+
     Raises:
-        UsageError: that names those that do not, and what was probably meant.
+        UsageError: If options do not exist. The message names them and suggests others.
     """
     names = dict.fromkeys(part.partition("=")[0] for part in arguments if _is_option(part))
     said = []
@@ -185,46 +194,46 @@ def check_names(command: str, arguments: Iterable[str], known: Collection[str]) 
             near = meant or begins or difflib.get_close_matches(f"--{word}", known, n=1, cutoff=0.75)
             said.append(f"{name} (did you mean {near[0]}?)" if near else name)
     if said:
-        raise UsageError(f"there is no argument {', '.join(said)}. See sequence-encoder {command} --help.")
+        raise UsageError(f"there is no option {', '.join(said)}. See sequence-encoder {command} --help.")
 
 
 def check_used(given: Values, instead: Iterable[tuple[str, str]]) -> None:
-    """Check that nothing was given that a run would ignore.
+    """Check that no option was given that the run would ignore.
 
     Args:
-        given: the fields that were given, with their values.
-        instead: fields, each with one that leaves it without a use.
+        given: The fields that were given, with their values.
+        instead: Pairs of a field and another field that makes it ineffective.
 
     Raises:
-        UsageError: if something was.
+        UsageError: If both fields of a pair were given.
     """
     for name, other in instead:
-        # `--max_steps -1` is its default.
+        # -1 is the default of --max_steps.
         if name in given and given.get(other) not in (None, -1):
             shown = other.removesuffix("_checkpoint")
             raise UsageError(f"--{name} has no effect with --{shown}; leave one of them out.")
 
 
 def read_settings(file: Path) -> list[str]:
-    """The options that a file of YAML or JSON stands for.
+    """Read a YAML or JSON file of settings as command line options.
 
     Raises:
-        UsageError: if there are none in it.
-        OSError: if it cannot be read.
+        UsageError: If the file does not hold settings.
+        OSError: If the file cannot be read.
     """
     import yaml
 
     if not file.is_file():
         raise UsageError(
-            f"there is no file {file}. Settings come first, as a YAML or JSON file; options start with --."
+            f"there is no file {file}. The first argument can be a YAML or JSON settings file; options start with --."
         )
     if file.suffix not in (".json", ".yaml", ".yml"):
-        raise UsageError(f"settings must be a file of .yaml, .yml or .json, got {file}.")
+        raise UsageError(f"the settings file must end in .yaml, .yml or .json, got {file}.")
     try:
         # JSON is YAML too.
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        # YAML's errors show the place on lines of its own.
+        # A YAML error spans several lines.
         raise UsageError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise UsageError(f"{file} must hold names and values, got {type(settings).__name__}.")
@@ -238,29 +247,29 @@ def read_settings(file: Path) -> list[str]:
 
 
 def _at_home(value: Any) -> Any:
-    """A path that begins with `~/`, which a shell leaves as it is after `=` and in quotes."""
+    """Expand a leading `~/`, which a shell leaves alone after `=` and in quotes."""
     return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def _takes_objects(kinds: Iterable[Any]) -> list[str]:
-    """The fields that take a mapping, which a command line gives as JSON."""
+    """Return the fields that take a mapping, which is written as JSON on the command line."""
     hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
     return [name for name, hint in hints.items() if {dict} & {get_origin(each) or each for each in get_args(hint)}]
 
 
 def _read_object(name: str, text: str) -> dict[str, Any]:
-    """A JSON object, from the command line or from the file that it names."""
+    """Read a JSON object from the command line, or from the file that it names."""
     try:
         found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise UsageError(f"--{name} must be a JSON object or a file with one, got {text!r}: {error}") from error
+        raise UsageError(f"--{name} must be a JSON object or a file that holds one, got {text!r}: {error}") from error
     if not isinstance(found, dict):
-        raise UsageError(f"--{name} must be a JSON object or a file with one, got {text!r}.")
+        raise UsageError(f"--{name} must be a JSON object or a file that holds one, got {text!r}.")
     return found
 
 
 def _options(kinds: Iterable[Any]) -> dict[str, str]:
-    """The field of each option, as `HfArgumentParser` calls them."""
+    """Map each option to its field, with the option names of `HfArgumentParser`."""
     found: dict[str, str] = {}
     for each in (each for kind in kinds for each in fields(kind) if each.init):
         names = [each.name, f"no_{each.name}"] if each.default is True else [each.name]
@@ -270,13 +279,13 @@ def _options(kinds: Iterable[Any]) -> dict[str, str]:
 
 
 def _trainer_options() -> dict[str, str]:
-    """The options of `Trainer`, from the text of its arguments: importing them takes seconds."""
+    """Return the options of `Trainer`, from the source of its arguments, because importing them takes seconds."""
     body = ast.parse(_in_transformers("training_args.py").read_text(encoding="utf-8")).body
     classes = [part for part in body if isinstance(part, ast.ClassDef) and part.name == "TrainingArguments"]
     if len(classes) == 1 and not classes[0].bases:
         names = [ast.unparse(part.target) for part in classes[0].body if isinstance(part, ast.AnnAssign)]
     else:
-        # A version that spreads them over several classes.
+        # This version of transformers spreads the arguments over several classes.
         from transformers import TrainingArguments
 
         names = [each.name for each in fields(TrainingArguments)]
@@ -286,13 +295,13 @@ def _trainer_options() -> dict[str, str]:
 
 @functools.cache
 def _hf_argument_parser() -> Any:
-    """`HfArgumentParser`, from its file alone: importing transformers takes longer than all else that is done here."""
+    """Load `HfArgumentParser` from its file alone, because importing transformers takes seconds."""
     spec: Any = spec_from_file_location("hf_argparser", _in_transformers("hf_argparser.py"))
     module = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except ImportError:
-        # A version whose file needs others of transformers.
+        # In this version, the file imports other modules of transformers.
         import transformers as module
     return module.HfArgumentParser
 
@@ -303,7 +312,7 @@ def _in_transformers(file: str) -> Path:
 
 
 def _add_to_help(group: Any, shown: Iterable[Field[Any]], defaults: Values, hidden: Collection[str]) -> None:
-    """A line for each field: its option, what it means, and its default."""
+    """Add a line for each field to the help: its option, its meaning and its default."""
     for each in shown:
         default = defaults.get(each.name, each.default_factory() if callable(each.default_factory) else each.default)
         told = str(each.metadata.get("help", ""))
@@ -321,7 +330,7 @@ def _add_to_help(group: Any, shown: Iterable[Field[Any]], defaults: Values, hidd
 
 
 def _shown(each: Field[Any]) -> str:
-    """The option that the help shows for a field."""
+    """Return the option that the help shows for a field."""
     return next(iter(each.metadata.get("aliases", ())), f"--{each.name}")
 
 
@@ -330,10 +339,10 @@ def _is_required(each: Field[Any]) -> bool:
 
 
 def _is_option(part: str) -> bool:
-    """Whether it is the name of an option, and not a value such as -1 or a text."""
+    """Return whether an argument is an option, and not a value such as -1 or a text."""
     return part.startswith("-") and part[1:2].strip(".0123456789") != "" and " " not in part.partition("=")[0]
 
 
 def _refuse(message: str) -> None:
-    # The first name of an option is enough.
+    # Show only the first name of the option.
     raise UsageError(re.sub(r"^argument (--[^/:]+)[^:]*:", r"\1:", message))

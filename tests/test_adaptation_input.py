@@ -187,7 +187,7 @@ def test_ranks_are_from_0_to_1(refused: Callable[..., str]) -> None:
         ({"train_file": "a.csv", "from_adapter": "b", "tuning": "prompt"}, "--from_adapter goes on with one of lora"),
         (
             {"train_file": "a.csv", "learning_rat": 3},
-            "there is no argument --learning_rat (did you mean --learning_rate?)",
+            "there is no option --learning_rat (did you mean --learning_rate?)",
         ),
         ({"rank": 4}, "--rank has no effect with --tuning full; it is for --tuning lora or dora."),
         ({"rank": 4, "tuning": "head"}, "--rank has no effect with --tuning head"),

@@ -177,9 +177,7 @@ def test_what_is_no_text_is_refused(value: Any, kind: str) -> None:
     ["missing.txt", "missing.jsonl.gz", "./missing", "/missing", "/missing/folder", "a/b/c", "missing/*.jsonl"],
 )
 def test_files_that_are_not_there_are_refused_before_any_hub_is_asked(corpus: str) -> None:
-    with pytest.raises(
-        UsageError, match=r"--corpus .*missing.*(there is|found) no|--corpus a/b/c: there is no"
-    ):
+    with pytest.raises(UsageError, match=r"--corpus .*missing.*(there is|found) no|--corpus a/b/c: there is no"):
         find_files(corpus, "corpus")
 
 
