@@ -347,6 +347,8 @@ def test_heads_pool_as_the_folder_says_or_as_asked_for(plain: Path, tmp_path: Pa
         sentence_model(plain, layout).save_pretrained(str(tmp_path / layout))
         assert pooling_fields(str(tmp_path / layout), None) == expected
     sentence_model(plain, "max").save_pretrained(str(tmp_path / "max"))
-    with pytest.raises(UsageError, match="--pooling is needed: pooling must be one of 'cls', 'mean', got 'max'"):
+    with pytest.raises(
+        UsageError, match="--pooling is required for this checkpoint: pooling must be one of 'cls', 'mean', got 'max'"
+    ):
         pooling_fields(str(tmp_path / "max"), None)
     assert pooling_fields(str(tmp_path / "max"), "cls") == {"pooling": "cls"}

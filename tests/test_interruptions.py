@@ -166,7 +166,7 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint_and_says_what_to_do(
     status, said = finish(start(arguments(tmp_path, resume=True), limit=limit))
     assert status == 1
     assert "a checkpoint could not be written" in said
-    assert f"The last whole one is {tmp_path / f'checkpoint-{SAVED_EVERY}'}" in said
+    assert f"The last complete checkpoint is {tmp_path / f'checkpoint-{SAVED_EVERY}'}" in said
     assert "--resume" in said
     assert "Traceback" not in said
     assert [path.name for path in checkpoints_in(tmp_path)] == [f"checkpoint-{SAVED_EVERY}"]

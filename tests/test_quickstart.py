@@ -168,7 +168,7 @@ def test_a_checkpoint_without_tokenizer_ends_it(bert_folder: Path, tmp_path: Pat
     for path in bert_folder.glob("tokenizer*"):
         path.unlink()
     arguments = QuickstartArguments(output_dir=str(tmp_path / "adapted"), from_checkpoint=str(bert_folder))
-    with pytest.raises(UsageError, match=r"--from .*bert: there is no tokenizer"):
+    with pytest.raises(UsageError, match=r"--from .*bert: the checkpoint has no tokenizer"):
         run(arguments, ())
 
 

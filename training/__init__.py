@@ -1,11 +1,11 @@
-"""How encoders are trained. Nothing here is needed to use one."""
+"""Training of encoders. Nothing here is needed to use a trained encoder."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-# Imported when they are asked for, since the command line reads its options without torch.
+# Imported lazily, because the command line parses its options without torch.
 _MODULES = {
     "HubTrainer": "hub_trainer",
     "Objectives": "pretraining.objective_arguments",

@@ -1,4 +1,4 @@
-"""What the recipes check about the arguments of `Trainer`, and settle before it reads them."""
+"""Checks and adjustments of `TrainingArguments` that all recipes share."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ from ..command_line import UsageError
 from ..command_line.extras import require, require_reporters
 from .hardware import faster_in_bfloat16, has_accelerator
 
-# What a push fails with. The errors of connections are not OSErrors; their base class is the second of HfHubHTTPError.
+# The errors of a failed push. Connection errors are not OSErrors, but share the second base class of HfHubHTTPError.
 HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError.__mro__[1], OSError)
 
 
 def check_fixed(arguments: TrainingArguments, **fixed: Any) -> None:
-    """Checks the arguments of `Trainer` that a recipe leaves no choice for.
+    """Check the arguments of `Trainer` to which a recipe allows only one value.
+
+    Args:
+        arguments: The arguments of `Trainer`.
+        **fixed: The required values by the names of the arguments.
 
     Raises:
-        UsageError: if one has another value.
+        UsageError: If an argument has another value.
     """
     for name, allowed in fixed.items():
         if getattr(arguments, name) != allowed:
@@ -33,14 +37,14 @@ def check_fixed(arguments: TrainingArguments, **fixed: Any) -> None:
 
 
 def settle_device(arguments: TrainingArguments) -> None:
-    """Means the CPU where there is nothing else, and bfloat16 where that is faster and nothing else was said."""
-    # `Trainer` takes bfloat16 on a CPU only where it is told that the CPU is meant.
+    """Select the CPU if there is no accelerator, and bfloat16 if it is faster and the user chose no precision."""
+    # `Trainer` accepts bfloat16 on a CPU only with use_cpu=True.
     arguments.use_cpu = arguments.use_cpu or not has_accelerator()
     if arguments.bf16 is None:
         arguments.bf16 = not arguments.fp16 and faster_in_bfloat16()
 
 
-# What `Trainer` takes without a word and fails on later, or trains nothing with.
+# `Trainer` accepts lower values silently, and then fails or trains nothing.
 _AT_LEAST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
@@ -60,12 +64,15 @@ _SEEDS = ("seed", "data_seed")
 
 
 def check_training_arguments(args: TrainingArguments) -> None:
-    """Check values that `Trainer` accepts and fails on later, and libraries that it looks for only when it needs them.
+    """Check values and libraries that `Trainer` itself checks too late or not at all.
 
-    Call it before `TrainingArguments.__post_init__`, which fails on some of these in its own words.
+    Call this before `TrainingArguments.__post_init__`, which reports some of these errors less clearly.
+
+    Args:
+        args: The arguments of `Trainer`.
 
     Raises:
-        UsageError: for a value that is not allowed, or a library that is not installed.
+        UsageError: If a value is not allowed, or if a library is not installed.
     """
     bounds: dict[str, tuple[str, float, float]] = {
         name: (f"at least {least}", least, math.inf) for name, least in _AT_LEAST.items()
@@ -80,21 +87,21 @@ def check_training_arguments(args: TrainingArguments) -> None:
         bounds["max_steps"] = ("at least 1, or -1 to train for --num_train_epochs", 1, math.inf)
     for name, (allowed, least, most) in bounds.items():
         value = getattr(args, name)
-        # Written so that NaN fails.
+        # The comparison is written so that NaN fails.
         if value is not None and not (least <= value <= most and value < math.inf):
             raise UsageError(f"--{name} must be {allowed}, got {value}.")
     _check_libraries(args)
 
 
 def check_schedule(args: TrainingArguments, **completed: Any) -> None:
-    """Check that there can be such a schedule of the learning rate; `Trainer` makes it once the data is read.
+    """Check the learning rate schedule, which `Trainer` creates only after the data is read.
 
     Args:
-        args: after `TrainingArguments.__post_init__`.
-        completed: what the recipe will add to `--lr_scheduler_kwargs`.
+        args: The arguments of `Trainer`, after `TrainingArguments.__post_init__`.
+        **completed: The values that the recipe will add to `--lr_scheduler_kwargs`.
 
     Raises:
-        UsageError: if there cannot.
+        UsageError: If the schedule or its arguments are invalid.
     """
     asked = cast("dict[str, Any]", args.lr_scheduler_kwargs or {})
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate)
@@ -113,7 +120,7 @@ def _check_libraries(args: TrainingArguments) -> None:
     for name in names:
         if name not in ("none", "all"):
             try:
-                # A callback looks for its library when it is made. `Trainer` makes it after the data is read.
+                # A callback checks for its library when it is created. `Trainer` does that after the data is read.
                 for callback in get_reporting_integration_callbacks(name):
                     callback()
             except (ValueError, ImportError, RuntimeError) as error:
@@ -129,6 +136,6 @@ def _check_libraries(args: TrainingArguments) -> None:
     except ImportError as error:
         raise UsageError(f"--optim {args.optim}: {error}") from error
     except ValueError as error:
-        # These need the model, which is not there yet.
+        # These optimizers need the model, which does not exist yet.
         if not OptimizerNames(args.optim).value.startswith(("lomo", "adalomo", "galore", "apollo")):
             raise UsageError(f"--optim {args.optim}: {error}") from error

@@ -1,7 +1,7 @@
-"""Checkpoints that are whole: which one to go on from, and what an interruption left behind.
+"""Marks complete checkpoints, finds the one to resume from, and removes incomplete ones.
 
-`Trainer` writes the files of a checkpoint one by one, in several processes. One is whole when all of them are there,
-and only then gets a marker; older ones are removed after that and not before. Files that a user put beside them stay.
+`Trainer` writes the files of a checkpoint one by one, in several processes. A checkpoint gets a marker once all its
+files are written. Only then are older checkpoints removed. Files that a user has added to a checkpoint are kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..command_line import UsageError
 from ..command_line.console import without_warning
 
 MARKER = "complete"
-# What `Trainer` and its callbacks write into a checkpoint.
+# The files that `Trainer` and its callbacks write into a checkpoint.
 _WRITTEN = (
     *(MARKER, "trainer_state.json", "training_args.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth"),
     *("optimizer.pt", "optimizer.bin", "optimizer_[0-9]*", "pytorch_model_fsdp*", "global_step[0-9]*", "latest"),
@@ -36,12 +36,15 @@ _WRITTEN = (
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """All checkpoints in a folder, whole or not, the latest last. A folder with only a user's files is none."""
+    """Return all checkpoints in a folder, complete or not, in the order of their steps.
+
+    A folder that holds only files of the user is not a checkpoint.
+    """
     return sorted((path for path in _named_like_checkpoints(folder) if _is_checkpoint(path)), key=step_of)
 
 
 def others_in(folder: Path) -> list[Path]:
-    """What looks like a checkpoint by its name alone."""
+    """Return the folders that are named like checkpoints but are not checkpoints."""
     return sorted(path for path in _named_like_checkpoints(folder) if not _is_checkpoint(path))
 
 
@@ -60,17 +63,17 @@ def _is_written(path: Path, names: Sequence[str]) -> bool:
 
 
 def remove_checkpoint(checkpoint: Path) -> None:
-    """Remove what a training wrote into a checkpoint, and the folder unless something else is in it."""
+    """Remove the files that training wrote into a checkpoint, and the folder if nothing else is in it."""
     remove_written(checkpoint, _WRITTEN)
 
 
 def remove_written(folder: Path, names: Sequence[str], kept: Sequence[str] = ()) -> None:
-    """Remove the files and folders in a folder whose names match, and say what else is there.
+    """Remove the matching files and folders in a folder, and print the names of the others.
 
     Args:
-        folder: it goes as well if it is empty then.
-        names: patterns, as in `fnmatch`.
-        kept: names of files that stay without a word.
+        folder: The folder. It is removed if it is empty in the end.
+        names: Patterns, as in `fnmatch`.
+        kept: The names of files to keep without printing them.
     """
     for path in list(folder.iterdir()):
         if _is_written(path, names):
@@ -80,28 +83,28 @@ def remove_written(folder: Path, names: Sequence[str], kept: Sequence[str] = ())
                 path.unlink()
     left = {path.name for path in folder.iterdir()}
     if others := sorted(left.difference(kept)):
-        print(f"{folder} stays, with what no training wrote: {', '.join(others)}.")
+        print(f"{folder} stays, because it holds files that training did not write: {', '.join(others)}.")
     elif not left:
         folder.rmdir()
 
 
 def checkpoint_at(args: TrainingArguments, state: TrainerState) -> Path:
-    """Where `Trainer` writes the checkpoint of the step that it is at."""
+    """Return the folder in which `Trainer` writes the checkpoint of the current step."""
     return Path(args.output_dir or "") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step after which a checkpoint was written."""
+    """Return the step after which a checkpoint was written."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The latest checkpoint in a folder that was finished."""
+    """Return the latest complete checkpoint in a folder, or None if there is none."""
     return next((path for path in reversed(checkpoints_in(folder)) if (path / MARKER).exists()), None)
 
 
 def remove_unfinished(folder: Path) -> list[Path]:
-    """Removes the checkpoints in a folder that were not finished, and returns which."""
+    """Remove the incomplete checkpoints in a folder, and return their paths."""
     unfinished = [path for path in checkpoints_in(folder) if not (path / MARKER).exists()]
     for path in unfinished:
         remove_checkpoint(path)
@@ -109,14 +112,14 @@ def remove_unfinished(folder: Path) -> list[Path]:
 
 
 def remove_older(folder: Path, limit: int | None, best: str | None) -> None:
-    """Remove the oldest checkpoints in a folder until as many are left as the limit says.
+    """Remove the oldest checkpoints in a folder until at most `limit` are left.
 
     Args:
-        folder: of the training.
-        limit: how many stay; None or 0 for all of them. The latest always stays.
-        best: the one that stays whatever its age, if there is one.
+        folder: The output folder of the training.
+        limit: The number of checkpoints to keep, or None or 0 to keep all. The latest one is always kept.
+        best: The best checkpoint, which is always kept, if there is one.
     """
-    # None is left where someone removed the folder.
+    # The list is empty if somebody has removed the folder.
     older = checkpoints_in(folder)[:-1]
     removable = [path for path in older if best is None or path.name != Path(best).name]
     if limit:
@@ -125,18 +128,18 @@ def remove_older(folder: Path, limit: int | None, best: str | None) -> None:
 
 
 def train_whole(trainer: Trainer, checkpoint: str | Path | None) -> None:
-    """Trains, and leaves whole checkpoints behind whatever happens.
+    """Train, and leave only complete checkpoints behind if writing one fails.
 
     Args:
-        trainer: with `WholeCheckpoints` among its callbacks.
-        checkpoint: to go on from.
+        trainer: A trainer with the callback `WholeCheckpoints`.
+        checkpoint: The checkpoint to resume from, if any.
 
     Raises:
-        UsageError: if a checkpoint could not be written, or the one to go on from not be read.
+        UsageError: If a checkpoint could not be written, or if `checkpoint` is damaged.
     """
     folder = Path(trainer.args.output_dir or "")
     try:
-        # What is given now counts, and each recipe checks what may not change.
+        # The arguments of this run apply, and each recipe checks those that must not change.
         with without_warning("transformers.trainer_utils", "Warning: The following arguments do not match"):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -144,25 +147,25 @@ def train_whole(trainer: Trainer, checkpoint: str | Path | None) -> None:
         if unfinished:
             last = last_whole_checkpoint(folder)
             raise UsageError(
-                f"a checkpoint could not be written ({error}); what there was of it is removed. "
-                + (f"The last whole one is {last}. " if last else "There is none yet. ")
-                + "Make room on the disk, and go on with --resume."
+                f"a checkpoint could not be written ({error}), and its incomplete files were removed. "
+                + (f"The last complete checkpoint is {last}. " if last else "There is no complete checkpoint yet. ")
+                + "Free some disk space and continue with --resume."
             ) from error
         if checkpoint and (isinstance(error, SafetensorError) or "PytorchStreamReader" in str(error)):
             raise UsageError(
-                f"{checkpoint} is damaged ({error}); remove it, and go on from the one before with --resume."
+                f"{checkpoint} is damaged ({error}). Remove it, and continue from the previous one with --resume."
             ) from error
         raise
 
 
 class WholeCheckpoints(TrainerCallback):
-    """Marks checkpoints when they are whole, and only then removes older ones.
+    """A callback that marks complete checkpoints, and only then removes older ones.
 
-    It takes `save_total_limit` away from the `Trainer`, which removes older checkpoints before all processes have
-    written theirs. Add it after what else writes into checkpoints.
+    It takes over `save_total_limit` from `Trainer`, which removes older checkpoints before all processes have written
+    the new one. Add it after all other callbacks that write into checkpoints.
 
     Args:
-        arguments: those of the `Trainer`.
+        arguments: The arguments of the `Trainer`.
     """
 
     def __init__(self, arguments: TrainingArguments) -> None:
@@ -170,7 +173,7 @@ class WholeCheckpoints(TrainerCallback):
         arguments.save_total_limit = None
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Waits for all processes, and marks the checkpoint."""
+        """Wait for all processes, mark the checkpoint, and remove older ones."""
         if args.world_size > 1:
             torch.distributed.barrier()
         if not args.should_save:
@@ -182,18 +185,18 @@ class WholeCheckpoints(TrainerCallback):
 
 
 class SettingsOfNow(TrainerCallback):
-    """Lets a resumed training follow the learning rate and the intervals that it is given now.
+    """A callback that applies the current learning rate and intervals to a resumed training.
 
-    `Trainer` takes both from the checkpoint.
+    `Trainer` itself takes both from the checkpoint.
     """
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Scale the rates that the checkpoint brought, and replace its intervals of logs, evaluations and saves."""
+        """Rescale the learning rates of the checkpoint, and replace its logging, evaluation and saving intervals."""
         state.compute_steps(args, state.max_steps)
         groups, scheduler = kwargs["optimizer"].param_groups, kwargs["lr_scheduler"]
-        # A schedule that follows a metric keeps no rate to start from.
+        # A schedule that follows a metric has no base rate.
         if not hasattr(scheduler, "base_lrs"):
             return
         for group in groups:
@@ -205,13 +208,13 @@ class SettingsOfNow(TrainerCallback):
 
 
 class RandomStateOfCheckpoint(TrainerCallback):
-    """Brings the random state of a checkpoint back when its first step begins.
+    """A callback that restores the random state of a checkpoint at the start of the first step.
 
-    Of a stream, `Trainer` does so before it makes an iterator, and making one draws a number.
+    For a stream, `Trainer` restores it before it creates the iterator, which draws a random number.
 
     Args:
-        checkpoint: that training goes on from.
-        trainer: of the training.
+        checkpoint: The checkpoint that training resumes from.
+        trainer: The trainer.
     """
 
     def __init__(self, checkpoint: Path, trainer: Trainer) -> None:
@@ -221,7 +224,7 @@ class RandomStateOfCheckpoint(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Does so once."""
+        """Restore the random state at the first step."""
         if self.checkpoint is not None:
             self.trainer._load_rng_state(str(self.checkpoint))
             self.checkpoint = None

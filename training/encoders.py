@@ -1,4 +1,4 @@
-"""What a training starts from: a checkpoint that is carried over, or a new tokenizer and a new encoder."""
+"""Loads the checkpoint that a training starts from, and reads what the new model inherits from it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from ..modeling.text_encoding.text_pooling import check_pooling
 
 
 def carry_over(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTokenizerBase:
-    """Saves a checkpoint as one of ours in `folder`, in float32, and returns its tokenizer.
+    """Save a checkpoint as a SequenceEncoder in float32, converted if necessary.
 
     Args:
-        checkpoint: a folder or a Hub id.
-        folder: where it is saved.
-        base_model: whether its head is left out.
+        checkpoint: A folder or a Hub id.
+        folder: The folder to save the model in.
+        base_model: Whether to drop the head.
+
+    Returns:
+        The tokenizer of the checkpoint.
 
     Raises:
-        UsageError: if it is none that can be carried over.
+        UsageError: If the checkpoint cannot be converted.
     """
     try:
         beside = folder_of(checkpoint)
@@ -35,7 +38,7 @@ def carry_over(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTok
         model = load_checkpoint(checkpoint if encoder == beside else encoder, base_model=base_model)
         tokenizer = load_tokenizer(encoder, model)
         if tokenizer is None:
-            raise ValueError("there is no tokenizer with it.")
+            raise ValueError("the checkpoint has no tokenizer.")
         ours = model if isinstance(model, SequenceEncoderPreTrainedModel) else convert(model)
     except (OSError, ValueError) as error:
         raise UsageError(f"--from {checkpoint}: {error}") from error
@@ -44,7 +47,7 @@ def carry_over(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTok
 
 
 def card_fields_of(checkpoint: str) -> dict[str, Any]:
-    """The licence and the language of a checkpoint, as far as they are known. They hold for what is trained from it."""
+    """Return the licence and the language of a checkpoint, if known, which models trained from it inherit."""
     try:
         return passed_on(folder_of(checkpoint))
     except (OSError, ValueError):
@@ -52,20 +55,20 @@ def card_fields_of(checkpoint: str) -> dict[str, Any]:
 
 
 def pooling_fields(checkpoint: str, asked: str | None) -> dict[str, Any]:
-    """The fields of the configuration that say how a text becomes one vector, where they differ from the checkpoint's.
+    """Return the pooling fields that the configuration of the checkpoint must change to.
 
     Args:
-        checkpoint: of an encoder.
-        asked: the pooling that was asked for; None for that of a folder of sentence-transformers, or else of the
+        checkpoint: The checkpoint of an encoder.
+        asked: The requested pooling. Defaults to the pooling of a sentence-transformers folder, or else to that of the
             configuration.
 
     Raises:
-        UsageError: if the folder names a pooling that heads do not have.
+        UsageError: If the folder names a pooling that heads do not support.
     """
     if asked is None and (recipe := read_recipe(checkpoint)) is not None:
         try:
             check_pooling(asked := recipe.single_pooling, tuple(POOLINGS))
         except ValueError as error:
-            raise UsageError(f"--pooling is needed: {error}") from error
-    # The dense layer of a pooler has learned from the first token.
+            raise UsageError(f"--pooling is required for this checkpoint: {error}") from error
+    # The pooler's dense layer was trained on the first token, so mean pooling drops it.
     return {} if asked is None else {"pooling": asked, **({"pooler_act": None} if asked == "mean" else {})}

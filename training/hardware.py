@@ -1,4 +1,4 @@
-"""What the machine at hand is and can do: its name, whether bfloat16 pays, and how much memory was used."""
+"""Facts about the hardware: its name, its speed, its bfloat16 support and the peak memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 
 def has_accelerator() -> bool:
-    """Whether `Trainer` finds something faster than the CPU."""
+    """Return whether there is a GPU that `Trainer` can use."""
     return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def device_name() -> str:
-    """The accelerator, or else the number of CPU threads."""
+    """Return the name of the accelerator, or else the number of CPU threads."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     if torch.backends.mps.is_available():
@@ -25,10 +25,10 @@ def device_name() -> str:
 
 
 def faster_in_bfloat16() -> bool:
-    """Whether this machine has instructions for bfloat16; CPUs without them emulate it, slower than float32.
+    """Return whether this machine has bfloat16 instructions. CPUs without them emulate it, slower than float32.
 
-    Not found by trying: it must be the same in all processes of a run, and when that goes on after an interruption.
-    Of CPUs other than x86, torch does not tell; there it is False.
+    This does not measure the speed, because the answer must be the same in all processes and after a resume. torch
+    does not report the instructions of CPUs other than x86, so the answer is False for them.
     """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -39,21 +39,21 @@ def faster_in_bfloat16() -> bool:
 
 @functools.cache
 def product_speed(dtype: torch.dtype) -> float:
-    """Operations a second of plain matrix products on one device, the best of several: what nothing else can exceed."""
+    """Measure the FLOP/s of plain matrix products on one device, as an upper bound. Return the best of several runs."""
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     size = 1536 if device == "cpu" else 8192
     matrix = torch.ones(size, size, dtype=dtype, device=device)
     best = float("inf")
     for _ in range(4):
         started = time.perf_counter()
-        # Reading a number waits for the device.
+        # Reading a number synchronises with the device.
         float((matrix @ matrix)[0, 0])
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best
 
 
 def peak_memory() -> int:
-    """The most bytes in use so far: on the accelerator if there is one, else by this process."""
+    """Return the peak memory in bytes: of the accelerator if there is one, or else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     if sys.platform == "win32":

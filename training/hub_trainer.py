@@ -1,4 +1,4 @@
-"""What a `Trainer` knows of a training, for the model card; and a `Trainer` that writes that card."""
+"""A `Trainer` that writes this package's model cards, and the summary of a training for such a card."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from ..saving.code_bundle import write_code
 from ..saving.model_files import save_card
 from .hardware import device_name
 
-# What evaluations log beside metrics.
+# Evaluations log these values beside the metrics.
 _NO_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time")
-# Lines of cards that nobody has made theirs: of `HubTrainer`, and of transformers' `Trainer`.
+# Lines that mark cards that nobody has edited: by `HubTrainer`, and by transformers' `Trainer`.
 _GENERATED = "Rendered by HubTrainer, which renders it again after the next training; without this line it does not."
 _GENERATED_BY = (MARKER, _GENERATED, "generated automatically according to the information the Trainer had access to")
 
 
 def training_of(trainer: Trainer, dataset: str | None = None, task: str | None = None) -> Training:
-    """What is known of a training that a `Trainer` did: what ran, for how long, and the metrics of its last evaluation.
+    """Summarise the training of a `Trainer`: its hyperparameters, its duration and its results.
 
-    Or of the best one, where `load_best_model_at_end` has brought that model back; and the loss where there are no
-    metrics. Energy and emissions are known where codecarbon measured them (`report_to="codecarbon"`).
+    The results are the metrics of the last evaluation, or of the best one with `load_best_model_at_end`. They are the
+    loss if there are no metrics. Energy and emissions are known if codecarbon measured them
+    (`report_to="codecarbon"`).
 
     Args:
-        trainer: after `train()`.
-        dataset: the name of the texts that it was evaluated on.
-        task: the Hub's name of what the model does; by default that of its head.
+        trainer: The trainer, after `train()`.
+        dataset: The name of the evaluation texts.
+        task: The Hub's name of the task. Defaults to the task of the model's head.
     """
     history = trainer.state.log_history
-    # Without a licence it would ask the Hub for that of the model that this one was trained from.
+    # Without a licence, it would ask the Hub for the licence of the base model.
     summary = TrainingSummary.from_trainer(trainer, dataset=dataset, license="not asked for")
     energy, emissions = _tracked(trainer)
     return Training(
@@ -50,10 +51,10 @@ def training_of(trainer: Trainer, dataset: str | None = None, task: str | None =
 
 
 class HubTrainer(Trainer):
-    """A `Trainer` whose model cards are the package's, and whose pushes always hold the code that loads the model.
+    """A `Trainer` that writes this package's model cards, and whose pushes always include the model's code.
 
-    A finished training that is resumed stays as it is. All else is as in `Trainer`, whose own card knows nothing of the
-    model, and whose pushes while it still trains hold the weights and the configuration alone.
+    `Trainer` itself writes a card without the model's architecture, and its pushes during training include only the
+    weights and the configuration. Resuming a finished training takes no further step. All else is as in `Trainer`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -61,14 +62,14 @@ class HubTrainer(Trainer):
         self.add_callback(_CodeForPushes())
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # `Trainer` counts steps after they are taken. A training that is resumed after its last one would take another.
+        # `Trainer` compares the step count only after a step, so resuming a finished training would take one more.
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        # A checkpoint holds tied weights once.
+        # A checkpoint stores tied weights only once, so they are not missing.
         tied = getattr(self.model, "all_tied_weights_keys", {})
         load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(load_result)
@@ -85,18 +86,18 @@ class HubTrainer(Trainer):
         dataset: str | list[str] | None = None,
         dataset_args: str | list[str] | None = None,
     ) -> None:
-        """Writes `README.md` into the output folder, unless there is one that someone wrote.
+        """Write `README.md` into the output folder, unless somebody has written or edited the one that is there.
 
         Args:
-            language: of the texts.
-            license: the Hub's identifier.
-            tags: for the search of the Hub.
-            model_name: the title.
-            finetuned_from: the model that this one was trained from.
-            tasks: what it does.
-            dataset_tags: ids of the Hub.
-            dataset: names of the texts it was evaluated on.
-            dataset_args: not used.
+            language: The language of the texts.
+            license: The Hub's identifier of the licence.
+            tags: Tags for the Hub's search.
+            model_name: The title.
+            finetuned_from: The model that this one was trained from.
+            tasks: The Hub's name of the task.
+            dataset_tags: The Hub ids of the datasets.
+            dataset: The names of the evaluation texts.
+            dataset_args: Not used.
         """
         if not self.is_world_process_zero():
             return
@@ -122,7 +123,7 @@ class HubTrainer(Trainer):
 
 
 class _CodeForPushes(TrainerCallback):
-    """Before a push, puts the code into the folder that is pushed; `Trainer` copies parts of a checkpoint there."""
+    """A callback that writes the model's code into the output folder before `Trainer` pushes it."""
 
     def on_push_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
@@ -139,7 +140,7 @@ def _first(names: str | list[str] | None) -> str | None:
 
 
 def _results(trainer: Trainer, dataset: str, task: str | None) -> list[EvalResult]:
-    """The metrics, for each of the datasets if there are several."""
+    """Return the metrics, for each evaluation dataset if there are several."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     state, evaluated = trainer.state, trainer.eval_dataset
     prefixes = {f"eval_{name}_": name for name in evaluated} if isinstance(evaluated, dict) else {"eval_": dataset}
@@ -196,7 +197,7 @@ def _hyperparameters(trainer: Trainer) -> dict[str, Any]:
 
 
 def _schedule(trainer: Trainer) -> str | None:
-    """The name of the schedule; None if it is not one that `TrainingArguments` names."""
+    """Return the name of the schedule, or None if `TrainingArguments` does not determine it."""
     scheduler: Any = trainer.lr_scheduler
     functions = getattr(getattr(scheduler, "scheduler", scheduler), "lr_lambdas", ())
     made_by = {getattr(function, "func", function).__module__ for function in functions}
@@ -213,7 +214,7 @@ def _hardware(args: TrainingArguments) -> str:
 
 
 def _tracked(trainer: Trainer) -> tuple[float | None, float | None]:
-    """Energy in kWh and CO₂ equivalents in kg, as codecarbon measured them; None each if it did not."""
+    """Return the energy in kWh and the CO₂ equivalents in kg that codecarbon measured, or (None, None)."""
     for callback in trainer.callback_handler.callbacks:
         data = getattr(getattr(callback, "tracker", None), "final_emissions_data", None)
         if data is not None:

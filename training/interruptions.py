@@ -1,4 +1,4 @@
-"""A training that is asked to stop, by Ctrl-C or by the system, first saves what it has learned."""
+"""Saves a checkpoint when Ctrl-C or the system stops a training."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class GracefulStop(TrainerCallback):
-    """Ends a training with a checkpoint when Ctrl-C or SIGTERM asks for it.
+    """A callback that stops a training with a checkpoint on Ctrl-C or SIGTERM.
 
-    The step that runs is finished first. A second request stops at once, as does the first one outside of a training,
-    or in one of several processes, which would not stop at the same step. Add it to a trainer before the callbacks
-    that read what follows a step, and train within `watch`.
+    The current step is finished first. A second signal stops at once. So does the first one if no training runs, or if
+    there are several processes, which would not stop at the same step. Add this callback before those that read
+    `control` after a step, and train inside `watch`.
     """
 
     def __init__(self) -> None:
@@ -30,10 +30,10 @@ class GracefulStop(TrainerCallback):
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Handle the signals. Only the main thread of a program can.
+        """Handle the signals, which only the main thread of a program can do.
 
         Raises:
-            KeyboardInterrupt: when it is asked to stop.
+            KeyboardInterrupt: On a signal that stops at once.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -46,17 +46,17 @@ class GracefulStop(TrainerCallback):
                 signal.signal(number, handler)
 
     def raise_if_asked(self) -> None:
-        """Interrupt what would follow the training.
+        """Skip the work after the training if a signal has stopped the training.
 
         Raises:
-            KeyboardInterrupt: if the training was asked to stop.
+            KeyboardInterrupt: If a signal has stopped the training.
         """
         if self.asked:
             raise KeyboardInterrupt
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.process:
-            # A worker. The terminal sends Ctrl-C to it as well, but the training still needs it.
+            # This is a worker process. The terminal sends Ctrl-C to it as well, but the training still needs it.
             if number == signal.SIGTERM:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
@@ -69,16 +69,16 @@ class GracefulStop(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """From now on there is something to save."""
+        """Stop with a checkpoint from now on, in a single process."""
         self.training = args.world_size == 1
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save and stop, if asked to."""
+        """Save and stop if a signal came during the step."""
         if self.asked:
             control.should_save = control.should_training_stop = True
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Checkpoints hold all there is."""
+        """Stop at once from now on, because there is nothing left to save."""
         self.training = False
