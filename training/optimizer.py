@@ -1,4 +1,4 @@
-"""Muon for the matrices inside an encoder and AdamW for the rest, as the one optimizer that `Trainer` takes."""
+"""Muon for the matrices inside an encoder and AdamW for the rest, in one optimizer for `Trainer`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from transformers import PreTrainedModel
 from .hardware import faster_in_bfloat16
 from .tensor_parallel import like
 
-# Of the quintic that Newton-Schulz iterates, tuned to be steep at zero (Jordan et al., 2024).
+# Coefficients of the quintic Newton-Schulz iteration, tuned for a steep slope at zero (Jordan et al., 2024).
 _COEFFICIENTS, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
 
 def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """UVᵀ of the matrix USVᵀ, nearly: all but tiny singular values become 0.6 to 1.2. Computed in `dtype`."""
+    """Approximate UVᵀ for the matrix USVᵀ: all but tiny singular values become 0.6 to 1.2.
+
+    Args:
+        matrix: The matrix.
+        dtype: The dtype to compute in.
+    """
     a, b, c = _COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).to(dtype)
@@ -31,24 +36,25 @@ def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 class MuonWithAdamW(torch.optim.AdamW):
-    """Trains matrices that map hidden states with Muon, and embeddings, norms, biases and outputs with AdamW.
+    """Muon for matrices that map hidden states, AdamW for embeddings, norms, biases and outputs.
 
-    Muon orthogonalises its momentum: an update moves all directions as much, the rare ones too (Jordan et al., 2024),
-    and is as large as AdamW's (Liu et al., 2025). It is `torch.optim.Muon` but for the type that it computes in: that
-    is always bfloat16 there, which on a CPU that emulates it takes longer than the rest of a training step. Where
-    weights are sharded (FSDP2, tensor parallelism), each process orthogonalises whole matrices.
+    Muon orthogonalises its momentum, so an update moves all directions equally, including rare ones (Jordan et al.,
+    2024). Its updates are scaled to the size of AdamW's (Liu et al., 2025). It differs from `torch.optim.Muon` only in
+    the dtype of the orthogonalisation. `torch.optim.Muon` always uses bfloat16, and on a CPU that emulates bfloat16,
+    this takes longer than the rest of a training step. If weights are sharded (FSDP2, tensor parallelism), each process
+    orthogonalises whole matrices.
 
     Args:
-        model: an encoder with or without a head.
-        lr: learning rate, of both.
-        betas: AdamW's.
-        eps: AdamW's.
-        weight_decay: of both, decoupled; norms and biases have none.
-        momentum: Muon's share of the past; the newest gradient is looked ahead to (Nesterov).
-        dtype: what to orthogonalise in; by default the faster one of bfloat16 and float32.
+        model: An encoder with or without a head.
+        lr: The learning rate of both.
+        betas: The betas of AdamW.
+        eps: The epsilon of AdamW.
+        weight_decay: The decoupled weight decay of both. Norms and biases have none.
+        momentum: The momentum of Muon, with Nesterov's look-ahead.
+        dtype: The dtype of the orthogonalisation. Defaults to the faster of bfloat16 and float32.
 
     Raises:
-        ValueError: for numbers out of their range.
+        ValueError: If a number is out of range.
     """
 
     def __init__(
@@ -68,11 +74,11 @@ class MuonWithAdamW(torch.optim.AdamW):
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for weight in model.parameters():
             if weight.requires_grad:
-                # An output has a side that is no hidden state, such as the number of classes.
+                # An output matrix is not hidden-to-hidden: one of its sides is, for example, the number of classes.
                 hidden = weight.ndim == 2 and min(weight.shape) >= model.config.hidden_size
                 muon = hidden and id(weight) not in vocabulary
                 groups.setdefault((muon, weight.ndim > 1), []).append(weight)
-        # Where some weights are divided by tensor parallelism and others not, no kernel takes them together.
+        # With tensor parallelism, only some weights are sharded, and no fused kernel accepts both kinds together.
         together = not any(isinstance(weight, DTensor) for weight in model.parameters())
         super().__init__(
             [
@@ -85,15 +91,15 @@ class MuonWithAdamW(torch.optim.AdamW):
             fused=together,
             foreach=None if together else False,
         )
-        # AdamW's kernel would undo the scale of float16 itself, and skip what overflows; Muon's matrices need it too.
+        # `GradScaler` must unscale the gradients before the step. AdamW's fused kernel would do it only for its own.
         self._step_supports_amp_scaling = False
         self.dtype = dtype or (torch.bfloat16 if faster_in_bfloat16() else torch.float32)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Moves all weights that have a gradient; returns the loss of `closure`, if there is one."""
+        """Update all weights that have a gradient, and return the loss of `closure`, if given."""
         groups = self.param_groups
-        # What AdamW goes through.
+        # AdamW must see only its own groups.
         self.param_groups = [group for group in groups if not group["muon"]]
         try:
             loss = super().step(closure)
@@ -107,7 +113,7 @@ class MuonWithAdamW(torch.optim.AdamW):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch, but for the kernels: which of them move the weights depends on how these are divided here."""
+        """Load a state, except the choice of kernels, which depends on how the weights are sharded in this run."""
         kernels = [{name: group[name] for name in ("fused", "foreach")} for group in self.param_groups]
         super().load_state_dict(state_dict)
         for group, kernel in zip(self.param_groups, kernels, strict=True):
@@ -118,7 +124,7 @@ class MuonWithAdamW(torch.optim.AdamW):
         assert gradient is not None
         state = self.state[weight]
         if not state:
-            # AdamW looks for it in every state that it loads.
+            # AdamW expects a step count in every state that it loads.
             state["step"] = torch.zeros(())
             state["momentum_buffer"] = torch.zeros_like(weight)
         state["step"] += 1

@@ -1,7 +1,7 @@
-"""Training with tensor parallelism: each matrix is divided among processes, which all see the same batch.
+"""Tensor parallelism: each matrix is sharded over processes, which all see the same batch.
 
-Transformers divides the model when it loads it, and its `Trainer` then trains it, but writes no checkpoints to go on
-from. Those written here are as one process would write them, and load in any number of processes.
+transformers shards the model when it loads it. `Trainer` can train it, but cannot write checkpoints to resume from. The
+checkpoints written here are the same as those of a single process, and load in any number of processes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .checkpoints import checkpoint_at
 
 
 def tensor_parallel_size() -> int:
-    """Among how many processes the launcher of Accelerate was told to divide a model; 1 by default.
+    """Return the tensor parallel size from the configuration of Accelerate's launcher. Defaults to 1.
 
     Raises:
-        UsageError: if the processes there are cannot be divided so.
+        UsageError: If the size does not divide the number of processes.
     """
     size = int(os.environ.get("PARALLELISM_CONFIG_TP_SIZE", "1"))
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -33,15 +33,15 @@ def tensor_parallel_size() -> int:
 
 
 def divided(model: PreTrainedModel, size: int, folder: Path) -> PreTrainedModel:
-    """The same model, divided among `size` processes.
+    """Return the same model, sharded over `size` processes.
 
     Args:
-        model: with the same weights in all processes.
-        size: of the group that shares it.
-        folder: where the first process keeps it meanwhile.
+        model: The model, with the same weights in all processes.
+        size: The number of processes in a tensor parallel group.
+        folder: A folder in which the first process saves the model temporarily.
 
     Raises:
-        UsageError: if this version of transformers cannot divide it.
+        UsageError: If this version of transformers does not support it.
     """
     try:
         from transformers.distributed.configuration_utils import DistributedConfig
@@ -58,14 +58,14 @@ def divided(model: PreTrainedModel, size: int, folder: Path) -> PreTrainedModel:
 
 
 def _divide_loaded(model: Any, state_dict: dict[str, torch.Tensor], *args: Any) -> None:
-    """Whole weights, as they are in a checkpoint, to the parts of this process."""
+    """Shard the whole weights of a checkpoint for this process."""
     for name, weight in model.state_dict().items():
         if isinstance(weight, DTensor) and name in state_dict:
             state_dict[name] = like(state_dict[name], weight)
 
 
 def like(whole: torch.Tensor, divided_tensor: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, that all processes have, divided as another one is."""
+    """Shard a tensor that all processes have in the same way as another tensor."""
     if not isinstance(divided_tensor, DTensor) or isinstance(whole, DTensor):
         return whole
     mesh = divided_tensor.device_mesh
@@ -74,13 +74,13 @@ def like(whole: torch.Tensor, divided_tensor: torch.Tensor) -> torch.Tensor:
 
 
 class TensorParallelCheckpoints(TrainerCallback):
-    """Adds to checkpoints the state of the optimizer and of the schedule, whole, and divides it when it is loaded.
+    """A callback that adds the unsharded optimizer and scheduler states to checkpoints, and shards them on loading.
 
-    Give the `Trainer` `save_only_model=True`, without which it refuses such models.
+    Pass `save_only_model=True` to the `Trainer`, which otherwise refuses sharded models.
     """
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Gathers the state in all processes, and writes it in one."""
+        """Gather the state in all processes, and write it in one."""
         optimizer = kwargs["optimizer"].state_dict()
         optimizer["state"] = {
             place: {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in of.items()}
@@ -94,7 +94,7 @@ class TensorParallelCheckpoints(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Divides the state that was loaded, if any was."""
+        """Shard the loaded state, if there is one."""
         for weight, of in kwargs["optimizer"].state.items():
             for name, value in of.items():
                 if isinstance(value, torch.Tensor) and value.shape == weight.shape:

@@ -1,1 +1,1 @@
-"""`sequence-encoder quickstart`: the whole way on documentation that is already on this disk."""
+"""`sequence-encoder quickstart`: the whole workflow, on the docstrings of the installed libraries."""

@@ -1,8 +1,9 @@
-"""The quickstart: from the documentation on this disk to a classifier of docstrings, in a few minutes on a CPU.
+"""The quickstart: from the docstrings of the installed libraries to a classifier, in a few minutes on a CPU.
 
-Trains a tokenizer, pretrains an encoder on masked tokens and sentence order, adapts it with `Trainer` to name the
-library that a docstring is from, does the same from random weights to show what pretraining bought, saves, reloads the
-result in a fresh process and predicts there. No network is used.
+The quickstart trains a tokenizer, pretrains an encoder on masked tokens and sentence order, and fine-tunes it with
+`Trainer` to predict the library of a docstring. It also fine-tunes the same encoder from random weights, which shows the
+gain from pretraining. Finally, it saves the classifier, reloads it in a fresh process and predicts there. It does not
+use the network.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from .report import RELOAD, Pretraining, Results, print_results, write_card
 from .step_bar import StepBar
 
 MAX_LENGTH = 128
-# Of a step of pretraining.
+# Token budget of a pretraining step.
 MAX_TOKENS = 32 * MAX_LENGTH
 VOCAB_SIZE = 4096
 LABELLED_PER_LIBRARY = 50
@@ -66,12 +67,15 @@ print(json.dumps([answer["label"] for answer in answers]))
 
 
 def quickstart(arguments: QuickstartArguments) -> Results:
-    """Runs it all, prints the results and returns them.
+    """Run the quickstart, print the results and return them.
+
+    Args:
+        arguments: The options of the quickstart.
 
     Raises:
-        FileExistsError: if the output folder exists and may not be replaced, before anything is done.
-        OSError: if it cannot be written, likewise.
-        UsageError: if there is too little to read.
+        FileExistsError: If the output folder exists and must not be replaced. This is checked first.
+        OSError: If the output folder cannot be written. This is also checked first.
+        UsageError: If there are too few docstrings, or if the checkpoint cannot be used.
     """
     started = time.perf_counter()
     output = Path(arguments.output_dir)
@@ -85,9 +89,9 @@ def quickstart(arguments: QuickstartArguments) -> Results:
 
 
 def _run(arguments: QuickstartArguments, pretrained: Path, finished: Path) -> Results:
-    """Leaves the encoder in the folder `pretrained` and the classifier in `finished`."""
+    """Train, and save the encoder in the folder `pretrained` and the classifier in `finished`."""
     seed, checkpoint = arguments.seed, arguments.from_checkpoint
-    # First, so that a checkpoint that cannot be used ends it at once.
+    # Load the checkpoint first, so that an unusable one is reported at once.
     carried_over = None if checkpoint is None else carry_over(checkpoint, pretrained, base_model=True)
     if carried_over is not None:
         limit = SequenceEncoderConfig.from_pretrained(pretrained).max_position_embeddings
@@ -95,7 +99,7 @@ def _run(arguments: QuickstartArguments, pretrained: Path, finished: Path) -> Re
     train, test = split_by_file(read_documentation(), seed=arguments.seed)
     libraries = sorted({doc.library for doc in train})
     test = [doc for doc in test if doc.library in libraries]
-    print(f"{len(train):,} docstrings to learn from and {len(test):,} held out, of {', '.join(libraries)}.")
+    print(f"{len(train):,} docstrings for training and {len(test):,} held out, from {', '.join(libraries)}.")
     if carried_over is None:
         tokenizer: PreTrainedTokenizerBase = train_tokenizer(train)
         windows, held_out = (
@@ -122,7 +126,7 @@ def _run(arguments: QuickstartArguments, pretrained: Path, finished: Path) -> Re
 
 
 def train_tokenizer(docs: list[Docstring]) -> SequenceEncoderTokenizer:
-    """A tokenizer of the texts to pretrain on."""
+    """Train a tokenizer on the docstrings."""
     return SequenceEncoderTokenizer.train_from_iterator(
         (doc.text for doc in docs),
         vocab_size=VOCAB_SIZE,
@@ -140,7 +144,7 @@ def pretrain(
     steps: int,
     seed: int,
 ) -> Pretraining:
-    """Trains an encoder on masked tokens and sentence order, and saves it in `folder`."""
+    """Pretrain an encoder on masked tokens and sentence order, and save it in `folder`."""
     others = random.Random(seed).sample(held_out, min(HELD_OUT_WINDOWS, len(held_out)))
     collate = PretrainingCollator(tokenizer)
     evaluated = EvaluationWindows(others, seed)
@@ -158,7 +162,7 @@ def pretrain(
             intermediate_size=512,
             layer_types=["full_attention"],
             type_vocab_size=2,
-            # Sentence order has few labels a batch; through the mean their noise would reach every masked token.
+            # Sentence order has few labels per batch. With mean pooling, their noise would reach every masked token.
             pooling="cls",
             classifier_head="linear",
             classifier_dropout=0.1,
@@ -182,7 +186,7 @@ def pretrain(
 
 @torch.inference_mode()
 def evaluate_pretraining(model: PreTrainedModel, batches: list[dict[str, Any]]) -> tuple[float, float]:
-    """The mean loss of the masked tokens, and the accuracy of sentence order."""
+    """Return the mean loss of the masked tokens, and the accuracy of sentence order."""
     model.eval()
     sums = torch.zeros(())
     for batch in batches:
@@ -194,7 +198,7 @@ def evaluate_pretraining(model: PreTrainedModel, batches: list[dict[str, Any]]) 
 
 @dataclass
 class Task:
-    """Naming the library of a docstring, from its text without the names of libraries."""
+    """The task of naming the library of a docstring, from its text with library names hidden."""
 
     train: list[Docstring]
     test: list[Docstring]
@@ -202,7 +206,7 @@ class Task:
     tokenizer: PreTrainedTokenizerBase
 
     def encode(self, docs: list[Docstring]) -> Any:
-        """The docstrings as `Trainer` takes them."""
+        """Encode docstrings as examples for `Trainer`."""
         encoded = self.tokenizer([doc.hidden for doc in docs], truncation=True)
         return [
             {**{name: values[i] for name, values in encoded.items()}, "labels": self.libraries.index(doc.library)}
@@ -211,7 +215,7 @@ class Task:
 
 
 def few_of_each(docs: list[Docstring], libraries: list[str], seed: int) -> list[Docstring]:
-    """As many docstrings of each library, drawn at random: labels are what is scarce in practice."""
+    """Draw the same small number of docstrings from each library, because labels are scarce in practice."""
     rng = random.Random(seed)
     chosen = []
     for library in libraries:
@@ -221,12 +225,12 @@ def few_of_each(docs: list[Docstring], libraries: list[str], seed: int) -> list[
 
 
 def adamw(model: PreTrainedModel) -> torch.optim.Optimizer:
-    """For the small encoder that was pretrained here."""
+    """Return the optimizer for the small encoder that the quickstart pretrains."""
     return torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01, fused=True)
 
 
 def muon(model: PreTrainedModel) -> torch.optim.Optimizer:
-    """For larger ones: in as many steps it brings all-MiniLM-L6-v2 further than AdamW at any rate."""
+    """Return the optimizer for checkpoints, which beats AdamW at any rate on all-MiniLM-L6-v2 in as many steps."""
     return MuonWithAdamW(model, 5e-4)
 
 
@@ -238,7 +242,19 @@ def adapt(
     seed: int,
     from_random: bool = False,
 ) -> tuple[float, Trainer]:
-    """Trains the encoder in `pretrained` on the task, or the same one with random weights: (test accuracy, trainer)."""
+    """Fine-tune an encoder on the task.
+
+    Args:
+        task: The task.
+        pretrained: The folder of the pretrained encoder.
+        steps: The number of training steps.
+        make_optimizer: Creates the optimizer for a model.
+        seed: The seed of the weights and the data order.
+        from_random: Whether to start from random weights instead of the pretrained ones.
+
+    Returns:
+        (test accuracy, trainer).
+    """
     set_seed(seed)
     labels = dict(enumerate(task.libraries))
     config = SequenceEncoderConfig.from_pretrained(
@@ -263,7 +279,7 @@ def adapt(
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """The share of right answers."""
+    """Return the share of correct predictions."""
     logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
     return {"accuracy": float((logits.argmax(-1) == labels).mean())}
 
@@ -278,7 +294,7 @@ def trainer_for(
     collate: Callable[[list[dict[str, Any]]], Any],
     seed: int,
 ) -> Trainer:
-    """A plain `Trainer` with a progress bar."""
+    """Create a plain `Trainer` with a progress bar."""
     trainer = Trainer(
         model,
         TrainingArguments(
@@ -288,7 +304,7 @@ def trainer_for(
             max_steps=steps,
             lr_scheduler_type="linear",
             warmup_steps=0.1,
-            # `Trainer` takes bfloat16 on a CPU only where it is told that the CPU is meant.
+            # `Trainer` accepts bfloat16 on a CPU only with use_cpu=True.
             use_cpu=not has_accelerator(),
             bf16=faster_in_bfloat16(),
             remove_unused_columns=False,
@@ -310,11 +326,11 @@ def trainer_for(
 
 
 def predict_in_fresh_process(folder: Path, texts: list[str]) -> list[str]:
-    """The labels that `pipeline` gives to texts in a new process, which knows nothing but the saved folder."""
+    """Classify texts with `pipeline` in a new process, which loads the saved folder, and return the labels."""
     program = RELOAD.format(folder=str(folder)) + PREDICT
     finished = subprocess.run(
         [sys.executable, "-c", program], input=json.dumps(texts), capture_output=True, text=True, check=False
     )
     if finished.returncode:
-        raise RuntimeError(f"The saved model could not be used in a fresh process:\n{finished.stderr}")
+        raise RuntimeError(f"The saved model failed in a fresh process:\n{finished.stderr}")
     return json.loads(finished.stdout.splitlines()[-1])

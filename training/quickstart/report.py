@@ -1,4 +1,4 @@
-"""What the quickstart leaves behind beside the model: the table of results, the lines to paste, the model card."""
+"""Reports the results of the quickstart: the table, the code to paste, and the model card."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
 
 @dataclass
 class Pretraining:
-    """What pretraining did. The loss in nats, the accuracy as a share; pairs before and after."""
+    """The results of pretraining.
+
+    Attributes:
+        mlm_loss: The loss of masked tokens in nats, before and after.
+        order_accuracy: The accuracy of sentence order from 0 to 1, before and after.
+        tokens_per_second: The real tokens per second.
+        seconds: The duration.
+    """
 
     mlm_loss: tuple[float, float]
     order_accuracy: tuple[float, float]
@@ -34,7 +41,18 @@ class Pretraining:
 
 @dataclass
 class Results:
-    """What the quickstart measured; accuracies as shares. The encoder was pretrained, or else is of a checkpoint."""
+    """The results of the quickstart. Accuracies are from 0 to 1.
+
+    Attributes:
+        pretraining: The results of pretraining, or None if the encoder is a checkpoint.
+        checkpoint: The checkpoint, or None if the encoder was pretrained.
+        labelled: The number of labelled docstrings in the training set.
+        tested: The number of docstrings in the test set.
+        accuracy: The accuracy of the classifier.
+        random_accuracy: The accuracy of the same encoder trained from random weights.
+        majority_accuracy: The accuracy of always predicting the most frequent library.
+        reloaded_accuracy: The accuracy of the saved classifier in a fresh process.
+    """
 
     pretraining: Pretraining | None
     checkpoint: str | None = None
@@ -49,22 +67,31 @@ class Results:
 def write_card(
     folder: Path, model: PreTrainedModel, training: Training, results: Results, libraries: list[str], max_length: int
 ) -> None:
-    """The model card of the finished classifier, `README.md`; `training` is its adaptation, and is completed."""
+    """Write the model card of the classifier, `README.md`.
+
+    Args:
+        folder: The folder of the classifier.
+        model: The classifier.
+        training: The summary of its fine-tuning, which this function completes.
+        results: The results of the quickstart.
+        libraries: The names of the libraries, which are the labels.
+        max_length: The most tokens in a training text.
+    """
     checkpoint = results.checkpoint
     local = checkpoint is not None and Path(checkpoint).exists()
     encoder = (
-        f"The encoder is that of {Path(checkpoint).name if local else checkpoint}."
+        f"The encoder is {Path(checkpoint).name if local else checkpoint}."
         if checkpoint
-        else "Pretrained on the docstrings of these libraries, as installed, without near-duplicates."
+        else "The encoder was pretrained on the docstrings of these libraries, as installed, without near-duplicates."
     )
     training.data = (
-        f'{encoder} Adapted on {results.labelled:,} docstrings, in which "library" stands for names of libraries. The '
-        "hyper-parameters are those of the adaptation, the time is that of both."
+        f'{encoder} It was fine-tuned on {results.labelled:,} docstrings, in which "library" replaces names of '
+        "libraries. The hyperparameters are those of fine-tuning, and the training time includes pretraining, if any."
     )
     training.remarks = (
-        f"Accuracy {results.accuracy:.3f} on {results.tested:,} docstrings from files that were held out. The same "
-        f"encoder adapted from random weights has {results.random_accuracy:.3f}, and always naming the most frequent "
-        f"library {results.majority_accuracy:.3f}."
+        f"The accuracy is {results.accuracy:.3f} on {results.tested:,} docstrings from held-out files. The same "
+        f"encoder fine-tuned from random weights reaches {results.random_accuracy:.3f}, and always predicting the most "
+        f"frequent library {results.majority_accuracy:.3f}."
     )
     if results.pretraining is not None and training.seconds is not None:
         training.seconds += results.pretraining.seconds
@@ -77,15 +104,15 @@ def write_card(
         **{**(card_fields_of(checkpoint) if checkpoint else {}), "language": "en"},
         base_model=None if local else checkpoint,
         limits=[
-            f"It has seen texts of at most {max_length} tokens; pass truncation=True.",
-            "Trained for minutes, as a demonstration of the library sequence-encoder.",
+            f"The model was trained on texts of at most {max_length} tokens; pass truncation=True.",
+            "It was trained for minutes, as a demonstration of the library sequence-encoder.",
         ],
     )
     save_card(folder / "README.md", card.content)
 
 
 def print_results(results: Results, output: Path, seconds: float) -> None:
-    """The table at the end, and the lines to paste."""
+    """Print the table of results, and the code to paste."""
     pretraining, before, speed = results.pretraining, [], []
     if pretraining is not None:
         loss, order = ("{:.2f} -> {:.2f}".format(*pair) for pair in (pretraining.mlm_loss, pretraining.order_accuracy))

@@ -1,4 +1,4 @@
-"""The progress bar of a training: the steps, the time that is left, and the latest loss."""
+"""The progress bar of a training: the steps, the remaining time and the latest loss."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from transformers import ProgressCallback, TrainerControl, TrainerState, Trainin
 
 
 class StepBar(ProgressCallback):
-    """A bar with a description, instead of the dictionaries that `Trainer` prints.
+    """A progress bar with a description, instead of the dictionaries that `Trainer` prints.
 
     Args:
-        description: what is trained.
+        description: The text to show before the bar.
     """
 
     def __init__(self, description: str) -> None:
@@ -24,7 +24,7 @@ class StepBar(ProgressCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the bar. In a log file, where each update is a new line, it is drawn rarely."""
+        """Start the bar. In a log file, it updates rarely, because each update is a new line."""
         interval = 0.1 if sys.stderr.isatty() else 30
         self.training_bar = tqdm(
             total=state.max_steps, desc=self.description, dynamic_ncols=True, mininterval=interval, maxinterval=interval
