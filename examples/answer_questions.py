@@ -1,12 +1,12 @@
-"""Worked example: what a question is about, and the text that answers it, with one frozen encoder.
+"""Worked example: finds the topic of a question and the text that answers it, with one frozen encoder.
 
     python answer_questions.py --model_name_or_path MODEL \
         --questions "how do I draw a histogram" "solve a system of linear equations"
 
-The texts are the docstrings of the libraries on this disk; their first paragraphs, which are as short as questions. A
-`TaskAdapter` learns which library such a text is about (the intent), and search among the texts of that library, or
-among all where the intent is not sure, finds the answer. The first run takes minutes, and keeps what it has made in
-`--index_dir`; later ones only answer.
+The texts are the first paragraphs of the docstrings of the installed libraries, which are about as short as
+questions. A `TaskAdapter` learns which library a text is about (the intent). A search among the texts of that library
+finds the answer, or among all texts if the intent is uncertain. The first run takes minutes and saves its index in
+`--index_dir`. Later runs only answer.
 """
 
 from __future__ import annotations
@@ -30,21 +30,23 @@ from sequence_encoder.data.documentation import Docstring, read_documentation
 
 @dataclass
 class QuestionArguments:
-    """What is asked, and what answers."""
+    """The encoder, the questions and the settings of the index."""
 
-    model_name_or_path: str = field(metadata={"help": "An encoder of sentences: ours, or one to be carried over."})
-    questions: list[str] = field(metadata={"help": "In plain words."})
+    model_name_or_path: str = field(
+        metadata={"help": "Sentence encoder: a SequenceEncoder, or a checkpoint to convert to one."}
+    )
+    questions: list[str] = field(metadata={"help": "Questions in plain words."})
     index_dir: str = field(
         default="answers-index",
-        metadata={"help": "Keeps texts, vectors and the adapter; delete it to read the disk anew."},
+        metadata={"help": "Folder for the texts, vectors and adapter; delete it to rebuild the index."},
     )
-    libraries: int = field(default=8, metadata={"help": "How many, those with the most docstrings."})
-    texts_per_library: int = field(default=1000, metadata={"help": "Of each library."})
-    epochs: int = field(default=10, metadata={"help": "Of the adapter, which needs the encoder in the first alone."})
-    least_score: float = field(default=0.5, metadata={"help": "How sure the intent must be to search by it."})
+    libraries: int = field(default=8, metadata={"help": "Number of libraries, those with the most docstrings."})
+    texts_per_library: int = field(default=1000, metadata={"help": "Most texts from each library."})
+    epochs: int = field(default=10, metadata={"help": "Epochs of the adapter; only the first one runs the encoder."})
+    least_score: float = field(default=0.5, metadata={"help": "Lowest score at which the intent narrows the search."})
 
     def settings(self) -> dict[str, Any]:
-        """What an index depends on."""
+        """Return the settings that the index depends on."""
         return {name: value for name, value in asdict(self).items() if name not in _OF_A_RUN}
 
 
@@ -52,24 +54,24 @@ _OF_A_RUN = ("questions", "index_dir", "least_score")
 
 
 def say(what: str) -> None:
-    """Prints at once, also into a pipe."""
+    """Print without buffering, even into a pipe."""
     print(what, flush=True)
 
 
 def texts_of(docs: list[Docstring], libraries: int, count: int) -> list[Docstring]:
-    """As many docstrings of each of the largest libraries."""
+    """Draw up to `count` docstrings from each of the libraries with the most docstrings."""
     largest = [name for name, _ in Counter(doc.library for doc in docs).most_common(libraries)]
     drawn = random.Random(0).sample(docs, len(docs))
     return [doc for name in largest for doc in [doc for doc in drawn if doc.library == name][:count]]
 
 
 def summary(text: str) -> str:
-    """The first paragraph, as one line."""
+    """Return the first paragraph of a text as one line."""
     return " ".join(text.partition("\n\n")[0].split())
 
 
 def load_encoder(name: str) -> SequenceEncoderModel:
-    """An encoder without a head."""
+    """Load an encoder without its head, and convert it if necessary."""
     model = load_checkpoint(name, base_model=True)
     return cast(SequenceEncoderModel, model if isinstance(model, SequenceEncoderModel) else convert(model))
 
@@ -77,7 +79,7 @@ def load_encoder(name: str) -> SequenceEncoderModel:
 def train_intents(
     encoder: SequenceEncoderModel, tokenizer: PreTrainedTokenizerBase, docs: list[Docstring], epochs: int
 ) -> TaskAdapter:
-    """What a text is about. Names of libraries are hidden, so that it is learned from the rest."""
+    """Train an adapter that predicts the library of a text. Library names are hidden, so that it learns the topic."""
     labels = sorted({doc.library for doc in docs})
     adapter = TaskAdapter(encoder, len(labels), id2label=dict(enumerate(labels)))
     items = [
@@ -95,7 +97,7 @@ def train_intents(
 
 
 def build_index(arguments: QuestionArguments, folder: Path) -> None:
-    """Reads, learns and encodes; `index.json` has no settings until all else is there."""
+    """Build the index. `index.json` gets its settings last, so that an incomplete index is built again."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.json").write_text('{"settings": null}', encoding="utf-8")
     say(f"1 of 4: loading the encoder {arguments.model_name_or_path}")
@@ -122,11 +124,15 @@ def build_index(arguments: QuestionArguments, folder: Path) -> None:
 
 
 def load_index(arguments: QuestionArguments) -> tuple[Path, list[list[str]]]:
-    """The folder of an index with these settings, which is built if there is none; and library, text, path of each."""
+    """Load the index, or build it if there is none with these settings.
+
+    Returns:
+        (folder, texts), where each text is [library, text, path].
+    """
     folder = Path(arguments.index_dir)
     file = folder / "index.json"
     if file.exists() and json.loads(file.read_text(encoding="utf-8"))["settings"] == arguments.settings():
-        say(f"Answering from {folder}; delete it to read the disk anew.")
+        say(f"Using the index in {folder}; delete it to rebuild the index.")
     else:
         if not file.exists() and folder.exists() and any(folder.iterdir()):
             raise SystemExit(f"--index_dir {folder} has other files in it; name a new folder.")
@@ -136,7 +142,7 @@ def load_index(arguments: QuestionArguments) -> tuple[Path, list[list[str]]]:
 
 
 def main() -> None:
-    """Finds or builds the index, searches, prints."""
+    """Load or build the index, and print an answer to each question."""
     (arguments,) = read_arguments(QuestionArguments)
     folder, texts = load_index(arguments)
     vectors = load_file(folder / "vectors.safetensors")["vectors"]

@@ -1,4 +1,4 @@
-"""What all example scripts share: where the examples are, and the end, as in transformers' own scripts."""
+"""Shared parts of the example scripts: arguments, data loading, and the calls to train and evaluate."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments
 
 @dataclass
 class ScriptArguments:
-    """What is trained on what."""
+    """The arguments that all scripts share: the model and the data."""
 
-    model_name_or_path: str = field(metadata={"help": "A folder or a Hub id."})
-    train_file: str | None = field(default=None, metadata={"help": "CSV, JSON Lines or Parquet."})
-    validation_file: str | None = field(default=None, metadata={"help": "Of the same kind."})
-    dataset_name: str | None = field(default=None, metadata={"help": "Of the Hub, instead of files."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Of a dataset with several."})
-    max_seq_length: int = field(default=256, metadata={"help": "Tokens that texts, or windows of them, are cut to."})
+    model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the encoder."})
+    train_file: str | None = field(default=None, metadata={"help": "Training data: CSV, JSON Lines or Parquet."})
+    validation_file: str | None = field(default=None, metadata={"help": "Validation data, in the same format."})
+    dataset_name: str | None = field(default=None, metadata={"help": "Hub dataset to use instead of files."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
+    max_seq_length: int = field(default=256, metadata={"help": "Most tokens in a text or window; longer ones are cut."})
 
 
 def read_arguments(*kinds: type) -> tuple[Any, ...]:
-    """One of each of the dataclasses, from the command line or a file of JSON or YAML."""
+    """Parse the command line, or a JSON or YAML file, into an instance of each dataclass."""
     parser = HfArgumentParser(cast(Any, kinds))
     if len(sys.argv) == 2 and sys.argv[1].endswith((".json", ".yaml", ".yml")):
         return cast(Any, parser.parse_yaml_file(sys.argv[1]))
@@ -32,19 +32,19 @@ def read_arguments(*kinds: type) -> tuple[Any, ...]:
 
 
 def load_splits(arguments: ScriptArguments) -> Any:
-    """The splits `train` and `validation`, those that are given."""
+    """Load the dataset, or those of the files `train` and `validation` that are given."""
     if arguments.dataset_name is not None:
         return load_dataset(arguments.dataset_name, arguments.dataset_config_name)
     given = {"train": arguments.train_file, "validation": arguments.validation_file}
     files = {split: file for split, file in given.items() if file is not None}
     if not files:
-        raise ValueError("Give --train_file, --validation_file or --dataset_name.")
+        raise ValueError("Pass --train_file, --validation_file or --dataset_name.")
     ending = Path(next(iter(files.values()))).suffix.removeprefix(".")
     return load_dataset({"jsonl": "json"}.get(ending, ending), data_files=files)
 
 
 def train_and_evaluate(trainer: Trainer, arguments: TrainingArguments) -> None:
-    """Does what `--do_train`, `--do_eval` and `--push_to_hub` ask for."""
+    """Train, evaluate and push the model, as `--do_train`, `--do_eval` and `--push_to_hub` say."""
     if arguments.do_train:
         trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
         trainer.save_model()

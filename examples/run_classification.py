@@ -1,10 +1,10 @@
-"""Fine-tune an encoder to classify texts, or pairs of texts: one label, several labels, or a number.
+"""Fine-tunes an encoder to classify texts or pairs of texts, with one label, several labels or a number.
 
     python run_classification.py --model_name_or_path MODEL --train_file train.csv --validation_file valid.csv \
         --do_train --do_eval --output_dir classifier
 
-A plain `Trainer` script, to be changed; `sequence-encoder adapt --task classification` does more by itself, and
-carries encoders of other families over, which stay what they are here.
+This is a plain `Trainer` script to modify. It also works with encoders of other families, without converting them.
+`sequence-encoder adapt --task classification` converts them, and has more features.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from transformers import (
     set_seed,
 )
 
-import sequence_encoder  # noqa: F401 # so that the Auto classes know it
+import sequence_encoder  # noqa: F401 # registers the Auto classes
 
 
 @dataclass
 class ClassificationArguments(ScriptArguments):
-    """The columns."""
+    """The columns of the data, and the kind of labels."""
 
-    text_column_name: str = field(default="text", metadata={"help": "The texts."})
-    text_pair_column_name: str | None = field(default=None, metadata={"help": "Second texts."})
-    label_column_name: str = field(default="label", metadata={"help": "Labels; lists of them for several labels."})
-    do_regression: bool = field(default=False, metadata={"help": "Labels are numbers to be predicted."})
+    text_column_name: str = field(default="text", metadata={"help": "Column of texts."})
+    text_pair_column_name: str | None = field(default=None, metadata={"help": "Column of second texts."})
+    label_column_name: str = field(default="label", metadata={"help": "Column of labels, or of lists of labels."})
+    do_regression: bool = field(default=False, metadata={"help": "Predict labels as numbers."})
 
 
 def metrics_for(problem_type: str) -> Any:
-    """What the predictions are judged by."""
+    """Return the function that computes the metrics."""
 
     def judge(prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
@@ -59,7 +59,7 @@ def metrics_for(problem_type: str) -> Any:
 
 
 def main() -> None:
-    """Reads the arguments, trains, evaluates."""
+    """Parse the arguments, train and evaluate."""
     arguments, training_arguments = read_arguments(ClassificationArguments, TrainingArguments)
     set_seed(training_arguments.seed)
     data = load_splits(arguments)
@@ -83,7 +83,7 @@ def main() -> None:
         label2id={name: index for index, name in enumerate(labels)},
     )
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    # A head that the checkpoint has may be of other labels.
+    # The checkpoint may have a head for other labels.
     model = AutoModelForSequenceClassification.from_pretrained(
         arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True
     )

@@ -1,10 +1,10 @@
-"""Fine-tune an encoder to find named entities: words with tags, as in CoNLL.
+"""Fine-tunes an encoder to find named entities, on words with tags as in CoNLL.
 
     python run_ner.py --model_name_or_path MODEL --train_file train.jsonl --validation_file valid.jsonl \
         --do_train --do_eval --output_dir tagger
 
-A plain `Trainer` script, to be changed; `sequence-encoder adapt --task ner` does more by itself, and
-carries encoders of other families over, which stay what they are here.
+This is a plain `Trainer` script to modify. It also works with encoders of other families, without converting them.
+`sequence-encoder adapt --task ner` converts them, and has more features.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from transformers import (
     set_seed,
 )
 
-import sequence_encoder  # noqa: F401 # so that the Auto classes know it
+import sequence_encoder  # noqa: F401 # registers the Auto classes
 
 
 @dataclass
 class EntityArguments(ScriptArguments):
-    """The columns."""
+    """The columns of the data, and the labelled tokens."""
 
-    text_column_name: str = field(default="tokens", metadata={"help": "Lists of words."})
-    label_column_name: str = field(default="ner_tags", metadata={"help": "Lists of tags, as many."})
-    label_all_tokens: bool = field(default=False, metadata={"help": "Label all tokens of a word, not its first alone."})
+    text_column_name: str = field(default="tokens", metadata={"help": "Column of lists of words."})
+    label_column_name: str = field(default="ner_tags", metadata={"help": "Column of lists of tags, one per word."})
+    label_all_tokens: bool = field(default=False, metadata={"help": "Label all tokens of a word, not only its first."})
 
 
 def main() -> None:
-    """Reads the arguments, trains, evaluates."""
+    """Parse the arguments, train and evaluate."""
     arguments, training_arguments = read_arguments(EntityArguments, TrainingArguments)
     set_seed(training_arguments.seed)
     data = load_splits(arguments)
@@ -55,7 +55,7 @@ def main() -> None:
         label2id={name: index for index, name in enumerate(labels)},
     )
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    # A head that the checkpoint has may be of other labels.
+    # The checkpoint may have a head for other labels.
     model = AutoModelForTokenClassification.from_pretrained(
         arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True
     )

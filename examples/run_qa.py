@@ -1,10 +1,10 @@
-"""Fine-tune an encoder to find answers in a context, as in SQuAD; long contexts are read in windows that overlap.
+"""Fine-tunes an encoder to find answers in a context, as in SQuAD. Long contexts are split into overlapping windows.
 
     python run_qa.py --model_name_or_path MODEL --train_file train.jsonl --validation_file valid.jsonl \
         --do_train --do_eval --output_dir reader
 
-A plain `Trainer` script, to be changed; `sequence-encoder adapt --task qa` does more by itself, and
-carries encoders of other families over, which stay what they are here.
+This is a plain `Trainer` script to modify. It also works with encoders of other families, without converting them.
+`sequence-encoder adapt --task qa` converts them, and has more features.
 """
 
 from __future__ import annotations
@@ -22,28 +22,30 @@ from transformers import (
     set_seed,
 )
 
-import sequence_encoder  # noqa: F401 # so that the Auto classes know it
+import sequence_encoder  # noqa: F401 # registers the Auto classes
 from sequence_encoder.inference import QuestionAnsweringPipeline
 
 
 @dataclass
 class AnswerArguments(ScriptArguments):
-    """The columns and the windows."""
+    """The columns of the data, and the overlap of windows."""
 
-    question_column_name: str = field(default="question", metadata={"help": "What is asked."})
-    context_column_name: str = field(default="context", metadata={"help": "Where the answer is."})
-    answer_column_name: str = field(default="answers", metadata={"help": "As in SQuAD: text and answer_start."})
-    doc_stride: int = field(default=64, metadata={"help": "Tokens that two windows share."})
+    question_column_name: str = field(default="question", metadata={"help": "Column of questions."})
+    context_column_name: str = field(default="context", metadata={"help": "Column of contexts."})
+    answer_column_name: str = field(
+        default="answers", metadata={"help": "Column of answers as in SQuAD, with text and answer_start."}
+    )
+    doc_stride: int = field(default=64, metadata={"help": "Number of tokens that two windows share."})
 
 
 def main() -> None:
-    """Reads the arguments, trains, evaluates."""
+    """Parse the arguments, train and evaluate."""
     arguments, training_arguments = read_arguments(AnswerArguments, TrainingArguments)
     set_seed(training_arguments.seed)
     data = load_splits(arguments)
-    # Positions of answers are counted from the left.
+    # Answer positions are counted from the left, so padding must be on the right.
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path, padding_side="right")
-    # A head that the checkpoint has may be of other labels.
+    # The checkpoint may have a head for other labels.
     model = AutoModelForQuestionAnswering.from_pretrained(arguments.model_name_or_path, ignore_mismatched_sizes=True)
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def main() -> None:
         encoded["start_positions"], encoded["end_positions"] = [], []
         for window, row in enumerate(rows):
             answers = batch[arguments.answer_column_name][row]
-            # The first token stands for there being no answer in this window.
+            # The first token means that this window contains no answer.
             first = last = 0
             if answers["text"]:
                 start, end = answers["answer_start"][0], answers["answer_start"][0] + len(answers["text"][0])

@@ -1,10 +1,10 @@
-"""Fine-tune an encoder to choose among endings, as in SWAG.
+"""Fine-tunes an encoder to choose among endings, as in SWAG.
 
     python run_swag.py --model_name_or_path MODEL --train_file train.jsonl --validation_file valid.jsonl \
         --do_train --do_eval --output_dir chooser
 
-A plain `Trainer` script, to be changed; `sequence-encoder adapt --task multiple-choice` does more by itself, and
-carries encoders of other families over, which stay what they are here.
+This is a plain `Trainer` script to modify. It also works with encoders of other families, without converting them.
+`sequence-encoder adapt --task multiple-choice` converts them, and has more features.
 """
 
 from __future__ import annotations
@@ -24,28 +24,30 @@ from transformers import (
     set_seed,
 )
 
-import sequence_encoder  # noqa: F401 # so that the Auto classes know it
+import sequence_encoder  # noqa: F401 # registers the Auto classes
 
 
 @dataclass
 class ChoiceArguments(ScriptArguments):
-    """The columns, those of SWAG if nothing else is said."""
+    """The columns of the data. The defaults are those of SWAG."""
 
-    context_column_name: str = field(default="sent1", metadata={"help": "What comes before."})
-    start_column_name: str = field(default="sent2", metadata={"help": "How all endings start."})
-    ending_column_names: list[str] = field(
-        default_factory=lambda: [f"ending{number}" for number in range(4)], metadata={"help": "The endings."}
+    context_column_name: str = field(default="sent1", metadata={"help": "Column of contexts."})
+    start_column_name: str = field(
+        default="sent2", metadata={"help": "Column of the words that all endings start with."}
     )
-    label_column_name: str = field(default="label", metadata={"help": "The number of the right one."})
+    ending_column_names: list[str] = field(
+        default_factory=lambda: [f"ending{number}" for number in range(4)], metadata={"help": "Columns of endings."}
+    )
+    label_column_name: str = field(default="label", metadata={"help": "Column of the indices of the right endings."})
 
 
 def main() -> None:
-    """Reads the arguments, trains, evaluates."""
+    """Parse the arguments, train and evaluate."""
     arguments, training_arguments = read_arguments(ChoiceArguments, TrainingArguments)
     set_seed(training_arguments.seed)
     data = load_splits(arguments)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    # A head that the checkpoint has may be of other labels.
+    # The checkpoint may have a head for other labels.
     model = AutoModelForMultipleChoice.from_pretrained(arguments.model_name_or_path, ignore_mismatched_sizes=True)
     endings = arguments.ending_column_names
 

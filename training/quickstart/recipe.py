@@ -1,9 +1,9 @@
 """The quickstart: from the docstrings of the installed libraries to a classifier, in a few minutes on a CPU.
 
 The quickstart trains a tokenizer, pretrains an encoder on masked tokens and sentence order, and fine-tunes it with
-`Trainer` to predict the library of a docstring. It also fine-tunes the same encoder from random weights, which shows the
-gain from pretraining. Finally, it saves the classifier, reloads it in a fresh process and predicts there. It does not
-use the network.
+`Trainer` to predict the library of a docstring. To show the gain from pretraining, it also fine-tunes the same encoder
+from random weights. Finally, it saves the classifier, reloads it in a fresh process and predicts there. It does not use
+the network.
 """
 
 from __future__ import annotations
