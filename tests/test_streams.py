@@ -294,7 +294,7 @@ def test_documents_without_text_are_passed_over(tokenizer: SequenceEncoderTokeni
 @pytest.mark.parametrize("texts", [[], ["", None, " "]])
 def test_a_stream_without_text_ends_with_an_error(tokenizer: SequenceEncoderTokenizer, texts: list[Any]) -> None:
     stream = IterableDataset.from_generator(lambda: ({"text": text} for text in texts))
-    with pytest.raises(UsageError, match="no text in the stream"):
+    with pytest.raises(UsageError, match="The stream contains no text"):
         next(iter(PackedStream(stream, tokenizer, LONGEST, BUDGET)))
 
 
