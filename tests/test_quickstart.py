@@ -136,7 +136,7 @@ def test_a_checkpoint_of_another_family_is_adapted_instead(bert_folder: Path, tm
     assert AutoTokenizer.from_pretrained(output).get_vocab() == AutoTokenizer.from_pretrained(bert_folder).get_vocab()
     card = ModelCard.load(output / "README.md")
     assert "The encoder is bert." in card.text
-    assert "Pretrained on" not in card.text
+    assert "pretrained on" not in card.text
 
 
 def test_the_same_seed_and_steps_give_the_same_table(tmp_path: Path) -> None:
