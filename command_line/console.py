@@ -121,7 +121,7 @@ def _text(value: Any) -> str:
 
 @contextmanager
 def fewer_bars() -> Iterator[None]:
-    """Hide the progress bars of loading and saving models, and those of `datasets` without a terminal.
+    """Hide the progress bars of loading and saving models, and those of `datasets` if no terminal shows them.
 
     Downloads from the Hub keep their bars.
     """

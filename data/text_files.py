@@ -66,7 +66,7 @@ class TextFormat:
 
 
 def encoding_of(files: Iterable[Path], encoding: str | None = None) -> str:
-    """Return the encoding of files: the one that the user gave, the one of their byte order marks, or else UTF-8.
+    """Return the encoding that the user gave, or the one that byte order marks declare, or else UTF-8.
 
     Raises:
         UsageError: If the byte order marks differ.

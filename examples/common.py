@@ -32,7 +32,7 @@ def read_arguments(*kinds: type) -> tuple[Any, ...]:
 
 
 def load_splits(arguments: ScriptArguments) -> Any:
-    """Load the dataset, or those of the files `train` and `validation` that are given."""
+    """Load the Hub dataset, or the given files as the splits `train` and `validation`."""
     if arguments.dataset_name is not None:
         return load_dataset(arguments.dataset_name, arguments.dataset_config_name)
     given = {"train": arguments.train_file, "validation": arguments.validation_file}

@@ -59,8 +59,8 @@ def pooling_fields(checkpoint: str, asked: str | None) -> dict[str, Any]:
 
     Args:
         checkpoint: The checkpoint of an encoder.
-        asked: The requested pooling. Defaults to the pooling of a sentence-transformers folder, or else to that of the
-            configuration.
+        asked: The requested pooling. Defaults to the pooling of a sentence-transformers folder, or else to the one
+            in the configuration.
 
     Raises:
         UsageError: If the folder names a pooling that heads do not support.
