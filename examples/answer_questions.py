@@ -21,11 +21,10 @@ from typing import Any, cast
 import torch
 from common import read_arguments
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase, pipeline
+from transformers import AutoConfig, AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase, pipeline
 
-from sequence_encoder import SequenceEncoderModel, TaskAdapter, convert, train_adapted_model
-from sequence_encoder.conversion.source_models import load_checkpoint
-from sequence_encoder.data.documentation import Docstring, read_documentation
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, TaskAdapter, convert, train_adapted_model
+from sequence_encoder.data import Docstring, read_documentation
 
 
 @dataclass
@@ -69,9 +68,10 @@ def summary(text: str) -> str:
 
 
 def load_encoder(name: str) -> SequenceEncoderModel:
-    """An encoder without a head."""
-    model = load_checkpoint(name, base_model=True)
-    return cast(SequenceEncoderModel, model if isinstance(model, SequenceEncoderModel) else convert(model))
+    """Load an encoder without its head; one of another family is carried over."""
+    if isinstance(AutoConfig.from_pretrained(name), SequenceEncoderConfig):
+        return SequenceEncoderModel.from_pretrained(name)
+    return cast(SequenceEncoderModel, convert(name, base_model=True))
 
 
 def train_intents(
