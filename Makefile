@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Which environments `make compatibility` runs the suite in: oldest, newest, or a release of transformers such as 5.12.
 ENVIRONMENTS ?= oldest newest
 
-.PHONY: install quickstart test conformance compatibility bench style
+.PHONY: install quickstart test conformance compatibility bench docs style
 
 install: .venv/installed
 
@@ -19,6 +19,10 @@ install: .venv/installed
 # Not in install, since the quickstart's corpus is what is installed.
 .venv/installed-bench: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev,bench]'
+	touch $@
+
+.venv/installed-docs: pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev,docs]'
 	touch $@
 
 quickstart: install
@@ -40,6 +44,11 @@ bench: install .venv/installed-bench
 	$(BIN)/python benchmarks/bulk_embedding.py
 	$(BIN)/python benchmarks/carried_over.py
 	$(BIN)/python benchmarks/import_time.py
+
+# Warnings are errors, and a link that leads nowhere is a warning.
+docs: install .venv/installed-docs
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build
+	@echo "Open docs/_build/index.html."
 
 # mypy finds the package, whose root is this folder, under its name through the link.
 style: install

@@ -39,7 +39,7 @@ TINY_MODEL = [
     *("--size", "tiny", "--config_overrides", "hidden_size=32,num_attention_heads=2,intermediate_size=48"),
     *("--vocab_size", "300", "--max_length", "48", "--max_tokens", "192", "--num_proc", "1", "--report_to", "none"),
 ]
-SHORTER = {"pretrain": [*FEW_STEPS, *TINY_MODEL], "adapt": FEW_STEPS, "convert": []}
+SHORTER = {"pretrain": [*FEW_STEPS, *TINY_MODEL], "adapt": FEW_STEPS, "convert": ["--force"]}
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "README.md", folder)
     encoder = SequenceEncoderModel.from_pretrained(save_encoder(folder / "minilm"))
     tokenizer = AutoTokenizer.from_pretrained(folder / "minilm", model_max_length=128)
-    save_sentence_transformer(folder / "converted", encoder, tokenizer)
+    save_sentence_transformer(folder / "minilm", encoder, tokenizer, replace=True)
     encoder.config.id2label = dict(enumerate(LIBRARIES))
     encoder.config.label2id = {name: index for index, name in enumerate(LIBRARIES)}
     SequenceEncoderForSequenceClassification(encoder.config).save_pretrained(folder / "quickstart-model")
@@ -155,6 +155,13 @@ def test_what_is_documented_is_imported_from_public_rooms() -> None:
     rooms = [room for text in texts for room in re.findall(r"^\s*(?:from|import) (sequence_encoder\S*)", text, re.M)]
     assert len(rooms) > 10
     assert [room for room in rooms if not PUBLIC.fullmatch(room)] == []
+
+
+def test_links_between_files_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r'(?:\]\(|src="|srcset=")([^)"#]+)', page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
 
 
 def test_the_readme_fits_on_a_page() -> None:
