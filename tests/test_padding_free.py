@@ -435,7 +435,7 @@ def test_what_was_planned_for_a_batch_goes_with_it(tiny_model: MakeModel, ragged
     """At once, and not when garbage is collected: masks of long texts are large."""
     model, plans = tiny_model("modernbert"), []
     model.layers[0].self_attn.register_forward_hook(
-        lambda module, args, kwargs, output: plans.append(weakref.ref(kwargs["packed"])), with_kwargs=True
+        lambda module, args, kwargs, output: plans.append(weakref.ref(kwargs["attend"])), with_kwargs=True
     )
     gc.disable()
     try:

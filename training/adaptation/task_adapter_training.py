@@ -75,7 +75,9 @@ def train_adapted_model(
             )
             for batch in bar:
                 inputs, labels = _split(batch, model)
-                check_classification_labels(labels, model.config, model.classifier.out_features, len(labels))
+                check_classification_labels(
+                    labels, model.config.problem_type, model.classifier.out_features, len(labels)
+                )
                 loss = prepared(features=cache(inputs), labels=labels).loss
                 accelerator.backward(loss)
                 optimizer.step()
