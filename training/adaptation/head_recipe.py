@@ -247,7 +247,7 @@ class HeadRecipe:
             **fields,
             base_model=_of_the_hub(self.run.model.from_checkpoint),
             datasets=_of_the_hub(self.run.data.dataset_name),
-            limits=[f"It was trained on texts of at most {self.task.max_length} tokens; longer ones were cut."],
+            limits=[f"Trained on texts of at most {self.task.max_length} tokens; longer ones were truncated."],
         )
         save_card(folder / "README.md", card.content)
 
