@@ -251,6 +251,21 @@ def check_offsets(
         )
 
 
+def check_document_index(seq_idx: torch.Tensor, attention_mask: torch.Tensor | None, shape: tuple[int, int]) -> None:
+    """Checks `seq_idx` where it alone says which document each token is of: a whole number for each, and no mask.
+
+    Raises:
+        ValueError: if it describes another batch than the one at hand.
+    """
+    _check_whole_numbers("seq_idx", seq_idx)
+    if tuple(seq_idx.shape) != shape:
+        raise ValueError(f"seq_idx must have shape {shape}, got {tuple(seq_idx.shape)}.")
+    if attention_mask is not None:
+        raise ValueError(
+            "seq_idx without position_ids describes a batch without padding and goes without attention_mask, got both."
+        )
+
+
 def check_class_labels(name: str, labels: torch.Tensor, size: int, limit: str, shape: tuple[int, ...]) -> None:
     """Checks that class labels have the expected shape and are -100 (ignored) or in [0, size).
 

@@ -27,6 +27,7 @@ from .attention.masks import padded_masks, real_tokens
 from .attention.packed import PackedAttention
 from .attention.self_attention import SelfAttention
 from .checks import (
+    check_document_index,
     check_embeddings_type,
     check_first_positions,
     check_inputs,
@@ -38,7 +39,14 @@ from .embeddings import InputEmbeddings
 from .forward_options import ForwardOptions
 from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
-from .packing import PackedBatch, offsets_from_starts, positions_from_zero, rows_hold_several, sequence_starts
+from .packing import (
+    PackedBatch,
+    offsets_from_starts,
+    positions_from_documents,
+    positions_from_zero,
+    rows_hold_several,
+    sequence_starts,
+)
 from .pooling import Pooler, is_first_token
 from .text_encoding.recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
 from .text_encoding.text_encoding import TextEncoding
@@ -168,7 +176,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             needed: whose vectors in `last_hidden_state` will be used: of all tokens, or (B, S) bool, or none, where it
                 is `pooler_output` alone. The last layer computes no others, and they may be zero.
             kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation` "sdpa" or "eager"),
-                `return_dict`; and `cu_seq_lens_q` (N + 1,) of a batch that comes packed in one row.
+                `return_dict`; and `cu_seq_lens_q` (N + 1,) or `seq_idx` (B, S) of a batch that comes packed.
 
         Returns:
             `last_hidden_state` (B, S, D), zero at padding, and `pooler_output` (B, D): None without a pooling layer,
@@ -182,7 +190,10 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         inputs = (input_ids, token_type_ids, inputs_embeds)
         token_mask = real_tokens(attention_mask)
         token_mask = None if token_mask is None else token_mask.expand(shape)
-        cu_seq_lens = kwargs.get("cu_seq_lens_q")
+        cu_seq_lens, seq_idx = kwargs.get("cu_seq_lens_q"), kwargs.get("seq_idx")
+        if seq_idx is not None and cu_seq_lens is None and position_ids is None:
+            check_document_index(seq_idx, attention_mask, shape)
+            position_ids = positions_from_documents(seq_idx)
         if position_ids is not None:
             position_ids = self._positions_from_zero(position_ids.expand(shape), tokens, token_mask, cu_seq_lens)
         documents = (shape, tokens.device, token_mask, position_ids, cu_seq_lens)

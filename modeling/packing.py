@@ -56,6 +56,12 @@ def offsets_from_starts(starts: torch.Tensor) -> torch.Tensor:
     return index - torch.where(starts, index, 0).cummax(dim=1).values
 
 
+def positions_from_documents(seq_idx: torch.Tensor) -> torch.Tensor:
+    """Positions that restart where the number of the document changes, (B, S) to (B, S) long."""
+    index = torch.arange(seq_idx.shape[1], device=seq_idx.device).expand(seq_idx.shape)
+    return offsets_from_starts((index == 0) | (seq_idx != seq_idx.roll(1, dims=1)))
+
+
 def positions_from_zero(position_ids: torch.Tensor, starts: torch.Tensor, offset: int) -> torch.Tensor:
     """Counts the positions of each sequence from 0 where its first one is `offset`; others are left as they are.
 

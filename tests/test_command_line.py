@@ -298,3 +298,14 @@ def test_a_missing_library_is_one_line_with_the_command_that_installs_it(
     assert len(message.splitlines()) == 1
     assert [part for part in (told, missing, "not installed", "pip install") if part not in message] == []
     assert sorted(contents(folder)) == ["train.csv"]
+
+
+def test_a_missing_library_is_told_before_torch_is_imported(folder: Path) -> None:
+    pretrain = ("pretrain", "--corpus", "train.csv")
+    (folder / "train.csv").write_text("text,label\na text,1\n")
+    program = f"import sys; sys.modules['datasets'] = None; SCRIPT = {str(SCRIPT)!r}\n{RUN_ALL}"
+    command = [sys.executable, "-c", program, str(SCRIPT), json.dumps([ADAPT, pretrain])]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    codes, imported = json.loads(ran.stdout)
+    assert ["datasets" in code and "pip install" in code for code in codes] == [True, True]
+    assert imported == []

@@ -119,11 +119,12 @@ def test_packed_and_padded_paths_equal_one_text_at_a_time(
         assert_same_gradients(found_gradients, expected_gradients)
 
 
-# As positions that restart, as cumulative lengths, or both.
+# As positions that restart, as cumulative lengths, as numbers of documents, or several of these.
 FLATTENING: list[dict[str, Any]] = [
     {},
     {"return_flash_attn_kwargs": True, "return_seq_idx": True},
     {"return_flash_attn_kwargs": True, "return_position_ids": False},
+    {"return_seq_idx": True, "return_position_ids": False},
 ]
 
 

@@ -116,7 +116,8 @@ def remove_older(folder: Path, limit: int | None, best: str | None) -> None:
         limit: how many stay; None or 0 for all of them. The latest always stays.
         best: the one that stays whatever its age, if there is one.
     """
-    *older, _ = checkpoints_in(folder)
+    # None is left where someone removed the folder.
+    older = checkpoints_in(folder)[:-1]
     removable = [path for path in older if best is None or path.name != Path(best).name]
     if limit:
         for path in removable[: max(0, len(older) + 1 - limit)]:
