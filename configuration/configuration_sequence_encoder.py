@@ -84,23 +84,19 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         classifier_head (`"linear"` or `"dense"`, defaults to `"linear"`): the same, before the task classifiers.
         head_bias (`bool`, defaults to `True`): whether the dense layer of these heads has a bias.
 
-    Sizes and initialisation:
+    Sizes, dropout and initialisation:
         vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, max_position_embeddings:
             As everywhere in transformers.
+        hidden_dropout (residual branches), attention_dropout (attention weights), mlp_dropout (inside the
+        feed-forward), embedding_dropout, classifier_dropout: probabilities in [0, 1).
         attention_bias, mlp_bias (`bool`, default to `True`): biases of the linear layers.
         initializer (`"xavier_uniform"` or `"normal"`): how matrices start; `normal` uses `initializer_range`.
 
-    Dropout probabilities:
-        hidden_dropout: of the residual branches.
-        attention_dropout: of the attention weights.
-        mlp_dropout: inside the feed-forward network.
-        embedding_dropout, classifier_dropout: of the embeddings, and before the task classifiers.
-
     Raises:
-        huggingface_hub.errors.StrictDataclassError: For a value of the wrong type, a choice that does not exist, or
-            fields that contradict each other. The message names the field, its value and what is allowed.
-        ValueError: For sizes that no computer holds, an unknown dtype, and labels whose number or indices no model can
-            have.
+        huggingface_hub.errors.StrictDataclassError: for a value of the wrong type, a choice that does not exist, or
+        fields that contradict each other. The message names the field, its value and what is allowed.
+        ValueError: for sizes that no computer holds, a dtype that is none, and labels whose number or indices no model
+        can have.
 
     Example:
 

@@ -27,9 +27,9 @@ class TaskAdapterConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             `single_label_classification`, `multi_label_classification` or `regression`; found by the labels otherwise.
 
     Raises:
-        huggingface_hub.errors.StrictDataclassError: For a value of the wrong type, or a choice that does not exist.
-        ValueError: For an encoder of a type that transformers does not know, an unknown dtype, and labels whose number
-            or indices no model can have.
+        huggingface_hub.errors.StrictDataclassError: for a value of the wrong type, or a choice that does not exist.
+        ValueError: for an encoder of a type that transformers does not know, a dtype that is none, and labels whose
+        number or indices no model can have.
     """
 
     model_type: ClassVar[str] = "sequence_encoder_task_adapter"

@@ -19,15 +19,15 @@ _SECTION = re.compile(rf"{re.escape(_START)}.*?{re.escape(_END)}\n*", re.DOTALL)
 _TEXT = """\
 ## Load this converted model
 
-This is a SequenceEncoder with the weights and the outputs of the original model. The rest of this card, including its
-code, describes the original model.
+Its weights were carried over to a SequenceEncoder, which has the same outputs. The rest of this card, including its
+lines of code, describes the original model.
 
 ```python
 {lines}
 ```
 
-`trust_remote_code=True` runs the Python files of this repository. If you have the package `sequence-encoder`, write
-`import sequence_encoder` instead.
+`trust_remote_code=True` runs the Python files of this repository. Where the package `sequence-encoder` is installed,
+`import sequence_encoder` first and leave `trust_remote_code` out.
 """
 _MODEL = """\
 from transformers import {auto_class}, AutoTokenizer

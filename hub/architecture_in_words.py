@@ -1,4 +1,4 @@
-"""Describes the architecture of an encoder in words, for its model card."""
+"""What an encoder is, in words, for people who read its card and not its configuration."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..configuration.configuration_task_adapter import TaskAdapterConfig
 
 _NORMS = {"layer_norm": "layer norm", "rms_norm": "RMS norm"}
-_PLACES = {"post": "after each residual addition", "pre": "before each branch and after the last layer"}
-_FEED_FORWARDS = {"mlp": "two linear layers with {act}", "glu": "gated with {act} (GLU)"}
-# Heads that do not pool.
+_PLACES = {"post": "after each residual addition", "pre": "before each branch, and after the last layer"}
+_FEED_FORWARDS = {"mlp": "two linear layers with {act} between them", "glu": "gated by {act} (GLU)"}
+# Heads that have no use for a text as a whole.
 _OF_TOKENS = ("ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
-_POOLINGS = {"mean": "mean of all tokens", "cls": "first token"}
+_POOLINGS = {"mean": "the mean of its tokens", "cls": "its first token"}
 
 
 def architecture_in_words(model: PreTrainedModel) -> list[tuple[str, str]]:
-    """Return the rows of the table of the card: parts of the model, and what each of them is."""
+    """Names of parts, and what they are: the axes of the configuration, the sizes, the labels."""
     config: Any = model.config
     rows = [("parameters", f"{model.num_parameters():,}, {str(model.dtype).removeprefix('torch.')}")]
     if isinstance(config, TaskAdapterConfig):
-        rows.append(("trained", f"a linear classifier with {config.num_labels} outputs; the encoder is frozen"))
-        rows.append(("pooling", _POOLINGS[config.pooling]))
+        rows.append(("trained", f"a linear classifier of {config.num_labels} outputs; the encoder is frozen"))
+        rows.append(("a text as a whole", _POOLINGS[config.pooling]))
         rows.append(("encoder", type(getattr(model, "encoder", None)).__name__))
         config = config.encoder_config
     else:
         if not any(kind.__name__.endswith(_OF_TOKENS) for kind in type(model).__mro__):
-            pooler = f", then a dense layer with {config.pooler_act}" if config.pooler_act else ""
-            rows.append(("pooling", _POOLINGS[config.pooling] + pooler))
+            pooler = f", and a dense layer with {config.pooler_act}" if config.pooler_act else ""
+            rows.append(("a text as a whole", _POOLINGS[config.pooling] + pooler))
     if isinstance(config, SequenceEncoderConfig):
         rows += _axes(config)
     if any(kind.__name__.endswith(("Classification", "TaskAdapter")) for kind in type(model).__mro__):
@@ -45,7 +45,7 @@ def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:
     return [
         (
             "layers",
-            f"{config.num_hidden_layers} of {config.hidden_size:,} channels, {config.num_attention_heads} heads",
+            f"{config.num_hidden_layers} of {config.hidden_size:,} channels, with {config.num_attention_heads} heads",
         ),
         ("attention", _attention(config)),
         ("positions", _positions(config)),
@@ -59,18 +59,18 @@ def _attention(config: SequenceEncoderConfig) -> str:
     counts = Counter(config.layer_types)
     sliding = counts["sliding_attention"]
     if not sliding:
-        return "full"
-    window = f"sliding, at most {config.sliding_window} tokens away"
-    return window if sliding == config.num_hidden_layers else f"{window}, in {sliding} layers; full in the others"
+        return "each token to all of its text"
+    window = f"to those at most {config.sliding_window} tokens away in {sliding} of the layers"
+    return window if sliding == config.num_hidden_layers else f"{window}, to all of its text in the others"
 
 
 def _positions(config: SequenceEncoderConfig) -> str:
     if config.position_embedding == "learned":
-        return f"learned, at most {config.max_position_embeddings:,}"
+        return f"learned, {config.max_position_embeddings:,} of them"
     if config.position_embedding == "sinusoidal":
         return "sinusoidal"
     bases = {parameters["rope_theta"] for parameters in (config.rope_parameters or {}).values()}
-    return f"rotary, base {' or '.join(f'{base:,.0f}' for base in sorted(bases))}"
+    return f"rotary, with the base {' or '.join(f'{base:,.0f}' for base in sorted(bases))}"
 
 
 def _embeddings(config: SequenceEncoderConfig) -> str:
@@ -80,7 +80,7 @@ def _embeddings(config: SequenceEncoderConfig) -> str:
     if config.type_vocab_size:
         said.append(f"{config.type_vocab_size} segment types")
     if config.scale_embeddings:
-        said.append("scaled by the square root of their width")
+        said.append("scaled by the root of their channels")
     if config.embedding_norm:
-        said.append("followed by a norm")
+        said.append("a norm after them")
     return ", ".join(said)

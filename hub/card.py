@@ -1,4 +1,4 @@
-"""Model cards: the template `hub_card.md`, filled in for a model and its training."""
+"""The model card: `hub_card.md` at the root of the package, filled with what a model is and how it came to be."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .architecture_in_words import architecture_in_words
 from .card_rules import check_card
 
 TEMPLATE = Path(__file__).parent.parent / "hub_card.md"
-# Marks cards that hold nothing beyond the model itself. Cards on the Hub have it, so it must not change.
+# In cards that say nothing but what the model does.
 MARKER = "Rendered by sequence-encoder, which renders it again when the model is pushed; without this line it does not."
 
-# The Hub's name of the task of each Auto class, and whether transformers or the model has a pipeline for it.
+# The Hub's name for what a model does, and whether there is a pipeline for it.
 TASKS = {
     "AutoModel": ("feature-extraction", True),
     "AutoModelForPreTraining": ("fill-mask", False),
@@ -37,18 +37,18 @@ TASKS = {
 
 @dataclass
 class Training:
-    """What is known about the training of a model. Leave out what you do not know.
+    """How a model came to be, as far as it is known.
 
     Args:
-        data: Sentences about the training data.
-        hyperparameters: Values by name.
-        progress: A Markdown table of losses and metrics during training.
-        results: Metrics on held-out data.
-        remarks: Sentences about the results.
-        hardware: The hardware that the training ran on.
-        seconds: The duration of the training.
-        energy: The energy that it used, in kWh.
-        emissions: The CO₂ equivalents that it emitted, in kg.
+        data: sentences about the texts.
+        hyperparameters: by their names.
+        progress: a table in Markdown, of losses and metrics as they changed.
+        results: metrics on texts that were held out.
+        remarks: sentences about the results.
+        hardware: what it ran on.
+        seconds: how long it took.
+        energy: in kWh.
+        emissions: of CO₂ equivalents, in kg.
     """
 
     data: str | None = None
@@ -62,14 +62,14 @@ class Training:
     emissions: float | None = None
 
     def paragraphs(self) -> list[str]:
-        """Describe the training in sentences, for the card."""
-        said = [self.data or "The training data is not documented."]
+        """What there is to say, in words."""
+        said = [self.data or "The training data is not on record."]
         if self.seconds is not None or self.hardware is not None:
             time = "" if self.seconds is None else f" for {_duration(self.seconds)}"
-            said.append(f"Trained{time} on {self.hardware or 'unknown hardware'}.")
+            said.append(f"Trained{time} on {self.hardware or 'hardware that is not on record'}.")
         if self.energy is not None:
-            carbon = "" if self.emissions is None else f" and emitted {self.emissions * 1000:.3g} g of CO₂ equivalents"
-            said.append(f"Training used {self.energy:.3g} kWh{carbon}, as estimated by codecarbon.")
+            carbon = "" if self.emissions is None else f", {self.emissions * 1000:.3g} g of CO₂ equivalents"
+            said.append(f"It took {self.energy:.3g} kWh{carbon}, by the estimate of codecarbon.")
         return said
 
 
@@ -89,29 +89,26 @@ def model_card(
     tags: Iterable[str] = (),
     limits: Iterable[str] = (),
 ) -> ModelCard:
-    """Render the card of a model of this package.
+    """The card of one of the package's models.
 
     Args:
-        model: The model to describe.
-        model_id: What users pass to `from_pretrained`: a repository `user/name`, or a folder.
-        training: What is known about the training.
-        name: The title; by default the last part of `model_id`.
-        summary: What the model is for, in one or two sentences.
-        license: The Hub's identifier of the licence, such as `apache-2.0`.
-        language: The language of the texts, such as `en`.
-        license_name: The name of a licence that the Hub has no identifier for; `license` is then `other`.
-        license_link: The address of that licence.
-        base_model: The repository of the model that this one was trained from; by default the repository that it was
-            loaded from.
-        datasets: Ids of datasets on the Hub.
-        tags: Additional tags.
-        limits: Sentences about what the model cannot do or should not be used for.
-
-    Returns:
-        The card.
+        model: whose class, configuration and parameters it tells of.
+        model_id: what `from_pretrained` is to be given: a repository `user/name`, or a folder.
+        training: what is known of the training.
+        name: the title; by default the last part of `model_id`.
+        summary: the first sentences, what the model is for.
+        license: the Hub's identifier of it, such as `apache-2.0`.
+        language: of the texts, such as `en`.
+        license_name: of a licence that the Hub has no identifier for, whose `license` is `other`.
+        license_link: where that can be read.
+        base_model: the repository of the model that this one was trained from; by default the one that it was loaded
+            from, if that was no folder.
+        datasets: ids of the Hub.
+        tags: more of them, for the search of the Hub.
+        limits: sentences about what not to use it for.
 
     Raises:
-        ValueError: If the model is not a model of this package, or if the Hub would refuse the card.
+        ValueError: if the model is none of the package's, or the Hub would not take the card.
     """
     auto_class = auto_class_of(model)
     bare = not (training or name or summary or license or language or base_model or datasets or limits)
@@ -154,7 +151,7 @@ def model_card(
         metrics=[tuple(map(_cell, _shown(result))) for result in training.results],
         limits=[*limits, *_limits(model, training)],
         licence=" ".join(str(part) for part in (license, license_name, license_link) if part)
-        or "No licence is given. Ask the publisher of this model before you use it.",
+        or "None is given. Ask who published this model before you use it.",
         marker=MARKER if bare else None,
     )
     errors, _ = check_card(card.content)
@@ -166,16 +163,16 @@ def model_card(
 def card_to_push(
     model: PreTrainedModel, api: HfApi, repo_id: str, revision: str | None, tags: Iterable[str] | None
 ) -> ModelCard:
-    """Return the card to push with a model: a new one, or the present one if it holds more than the model itself.
+    """The card that goes to a repository with a model: a new one, unless the one there says more than the model does.
 
     Raises:
-        OSError: If the Hub does not answer, so that the present card is unknown.
+        OSError: if it cannot be known, since the Hub does not answer.
     """
     try:
         # Not from the cache: someone may have written another one since.
         path = api.hf_hub_download(repo_id, "README.md", revision=revision, force_download=True)
     except (LocalEntryNotFoundError, ValueError) as error:
-        raise OSError(f"Cannot find out whether {repo_id} has a model card of its own: {error}") from error
+        raise OSError(f"Whether {repo_id} has a model card that someone wrote cannot be known: {error}") from error
     except EntryNotFoundError:
         return model_card(model, repo_id, tags=tags or ())
     card = ModelCard.load(path)
@@ -187,20 +184,20 @@ def card_to_push(
 
 
 def auto_class_of(model: PreTrainedModel) -> str:
-    """Return the name of the Auto class that loads a model of this package, or of a class that extends one.
+    """The Auto class of a model, be it one that extends ours.
 
     Raises:
-        ValueError: If the model is not a model of this package.
+        ValueError: if it is none of the package's.
     """
     names = {kind.__name__ for kind in type(model).__mro__}
     for auto_class, kind in (*AUTO_MODELS.items(), *ADAPTER_MODELS.items()):
         if kind in names:
             return auto_class
-    raise ValueError(f"model must be a model of sequence_encoder, got a {type(model).__name__}.")
+    raise ValueError(f"model must be one of the package's, got a {type(model).__name__}.")
 
 
 def _is_of_the_hub(name: str) -> bool:
-    """Return whether a name is a repository with files in the cache, and not a folder of the same name."""
+    """Whether that is a repository of which there are files here, and no folder, whose name may look like one."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -209,7 +206,7 @@ def _is_of_the_hub(name: str) -> bool:
 
 
 def _cell(value: Any) -> str:
-    """Return a value as the cell of a table."""
+    """As a cell of a table."""
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
@@ -218,7 +215,7 @@ def _shown(result: EvalResult) -> tuple[Any, ...]:
 
 
 def _emissions(training: Training) -> dict[str, Any]:
-    """Return the emissions as the Hub expects them: in grams, with their source."""
+    """As the Hub wants them: in grams, and with where the number is from."""
     if training.emissions is None:
         return {}
     told = {"emissions": training.emissions * 1000, "source": "codecarbon", "hardware_used": training.hardware}
@@ -227,17 +224,17 @@ def _emissions(training: Training) -> dict[str, Any]:
 
 def _results(training: Training) -> list[str]:
     said = [training.remarks] if training.remarks else []
-    return said or ([] if training.results else ["No results are recorded."])
+    return said or ([] if training.results else ["None is on record."])
 
 
 def _limits(model: PreTrainedModel, training: Training) -> list[str]:
     config = getattr(model.config, "encoder_config", model.config)
     said = []
     if getattr(config, "position_embedding", None) == "learned":
-        said.append(f"A text can have at most {config.max_position_embeddings:,} tokens; truncate longer ones.")
+        said.append(f"A text has at most {config.max_position_embeddings:,} tokens; longer ones are to be cut.")
     if not training.results and not training.remarks:
-        said.append("The quality of this model has not been measured.")
-    said.append("May reproduce errors and biases of its training data.")
+        said.append("How good it is has not been measured, or is not on record.")
+    said.append("It knows what its training texts say, errors and prejudices included, and of nothing else.")
     return said
 
 

@@ -131,7 +131,7 @@ def test_what_is_known_of_the_training_is_told(tiny_config: Build) -> None:
     for told in (
         *("# Shelves\n", "Sorts books. It was trained from someone/base.", "Read from a shelf.", "| steps | 17 |"),
         *("| 1 | 0.5 |", "| accuracy | 0.875 | The shelf |", "Trained for 10 minutes on CPU, 2 threads."),
-        *("0.0123 kWh and emitted 4.5 g of CO₂", "- Not for films.", "## Licence\n\napache-2.0\n"),
+        *("0.0123 kWh, 4.5 g of CO₂", "- Not for films.", "## Licence\n\napache-2.0\n"),
     ):
         assert told in card.text, told
 
@@ -139,12 +139,9 @@ def test_what_is_known_of_the_training_is_told(tiny_config: Build) -> None:
 @pytest.mark.parametrize(
     ("preset", "told"),
     [
-        (
-            "vanilla",
-            ["sinusoidal", "layer norm, after each residual addition", "scaled by the square root", "with relu"],
-        ),
-        ("bert", ["learned, at most 64", "2 segment types", "at most 64 tokens", "first token, then a dense layer"]),
-        ("modernbert", ["rotary, base 10,000 or 160,000", "gated with gelu", "at most 3 tokens away, in 2 layers"]),
+        ("vanilla", ["sinusoidal", "layer norm, after each residual addition", "scaled by the root", "with relu"]),
+        ("bert", ["learned, 64 of them", "2 segment types", "at most 64 tokens", "its first token, and a dense layer"]),
+        ("modernbert", ["rotary, with the base 10,000 or 160,000", "gated by gelu", "at most 3 tokens away in 2 of"]),
     ],
 )
 def test_the_axes_are_told_in_words(tiny_config: Build, preset: str, told: list[str]) -> None:
@@ -183,7 +180,7 @@ def test_a_class_that_extends_ours_has_the_card_of_its_kind(tiny_config: Build) 
 
 def test_a_card_of_another_model_is_refused() -> None:
     theirs = BertModel(BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3, intermediate_size=40))
-    with pytest.raises(ValueError, match="must be a model of sequence_encoder, got a BertModel"):
+    with pytest.raises(ValueError, match="must be one of the package's, got a BertModel"):
         model_card(theirs, "user/name")
 
 

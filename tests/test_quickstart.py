@@ -135,7 +135,7 @@ def test_a_checkpoint_of_another_family_is_adapted_instead(bert_folder: Path, tm
     assert sorted(model.config.label2id) == list(LIBRARIES[1:3])
     assert AutoTokenizer.from_pretrained(output).get_vocab() == AutoTokenizer.from_pretrained(bert_folder).get_vocab()
     card = ModelCard.load(output / "README.md")
-    assert "The encoder comes from bert." in card.text
+    assert "The encoder is that of bert." in card.text
     assert "Pretrained on" not in card.text
 
 

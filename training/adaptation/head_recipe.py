@@ -249,7 +249,7 @@ class HeadRecipe:
             **fields,
             base_model=_of_the_hub(self.run.model.from_checkpoint),
             datasets=_of_the_hub(self.run.data.dataset_name),
-            limits=[f"Trained on texts of at most {self.task.max_length} tokens; longer ones were truncated."],
+            limits=[f"It was trained on texts of at most {self.task.max_length} tokens; longer ones were cut."],
         )
         save_card(folder / "README.md", card.content)
 

@@ -65,10 +65,10 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
     training.data = f"{''.join(told)}, to predict {' and '.join(learned)}."
     training.hyperparameters = {
         **training.hyperparameters,
-        "tokens per example": f"at most {run.model.max_tokens:,}",
+        "tokens of an example": f"at most {run.model.max_tokens:,}",
         "share of masked tokens": _share_of_masks(run),
-        "weights of masked tokens and sentence order": f"{objectives.mlm_weight:g}, {objectives.sop_weight:g}",
-        "moving average of weights": run.args.ema_decay or "none",
+        "weights of masked tokens, of order": f"{objectives.mlm_weight:g}, {objectives.sop_weight:g}",
+        "average of weights": run.args.ema_decay or "none",
     }
     origin = run.model.from_checkpoint
     of_the_hub = not documented and find_files(run.corpus.corpus, "corpus") is None
@@ -80,8 +80,8 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
         base_model=origin if origin and not Path(origin).exists() else None,
         datasets=run.corpus.corpus if of_the_hub else None,
         limits=[
-            f"Trained on texts of at most {run.model.max_length} tokens.",
-            "Pretrained only: fine-tune it for a task.",
+            f"It has seen texts of at most {run.model.max_length} tokens.",
+            "It was pretrained alone: fine-tune it for a task.",
         ],
     )
     save_card(run.output / "README.md", card.content)

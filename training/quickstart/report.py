@@ -53,18 +53,18 @@ def write_card(
     checkpoint = results.checkpoint
     local = checkpoint is not None and Path(checkpoint).exists()
     encoder = (
-        f"The encoder comes from {Path(checkpoint).name if local else checkpoint}."
+        f"The encoder is that of {Path(checkpoint).name if local else checkpoint}."
         if checkpoint
-        else "Pretrained on the docstrings of these libraries, without near-duplicates; the time includes it."
+        else "Pretrained on the docstrings of these libraries, as installed, without near-duplicates."
     )
     training.data = (
-        f'{encoder} Adapted on {results.labelled:,} docstrings, in which "library" replaces the names of libraries. '
-        "The hyperparameters are those of the adaptation."
+        f'{encoder} Adapted on {results.labelled:,} docstrings, in which "library" stands for names of libraries. The '
+        "hyper-parameters are those of the adaptation, the time is that of both."
     )
     training.remarks = (
-        f"Accuracy {results.accuracy:.3f} on {results.tested:,} docstrings from held-out files. The same encoder "
-        f"adapted from random weights reaches {results.random_accuracy:.3f}, and the most frequent library alone "
-        f"{results.majority_accuracy:.3f}."
+        f"Accuracy {results.accuracy:.3f} on {results.tested:,} docstrings from files that were held out. The same "
+        f"encoder adapted from random weights has {results.random_accuracy:.3f}, and always naming the most frequent "
+        f"library {results.majority_accuracy:.3f}."
     )
     if results.pretraining is not None and training.seconds is not None:
         training.seconds += results.pretraining.seconds
@@ -73,12 +73,12 @@ def write_card(
         "path/to/this/folder",
         training,
         name="Which library is this docstring from?",
-        summary="Tells which Python library a docstring is from: " + ", ".join(libraries) + ".",
+        summary="Names the Python library that a docstring is from: " + ", ".join(libraries) + ".",
         **{**(card_fields_of(checkpoint) if checkpoint else {}), "language": "en"},
         base_model=None if local else checkpoint,
         limits=[
-            f"Trained on texts of at most {max_length} tokens; pass truncation=True.",
-            "Trained for a few minutes, to demonstrate the library sequence-encoder.",
+            f"It has seen texts of at most {max_length} tokens; pass truncation=True.",
+            "Trained for minutes, as a demonstration of the library sequence-encoder.",
         ],
     )
     save_card(folder / "README.md", card.content)
