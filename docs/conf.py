@@ -17,10 +17,6 @@ html_theme = "furo"
 myst_heading_anchors = 4
 # Single backticks in docstrings are code, as in Markdown.
 default_role = "code"
-# The sections of `SequenceEncoderConfig`, beside those of the Google style.
-napoleon_custom_sections = [
-    (section, "params_style") for section in ("Axes", "Heads", "Sizes and initialisation", "Dropout probabilities")
-]
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_default_options = {"members": True}
