@@ -1,12 +1,12 @@
-"""Worked example: what a question is about, and the text that answers it, with one frozen encoder.
+"""Worked example: classify a question and find the text that answers it, with one frozen encoder.
 
     python answer_questions.py --model_name_or_path MODEL \
         --questions "how do I draw a histogram" "solve a system of linear equations"
 
-The texts are the docstrings of the libraries on this disk; their first paragraphs, which are as short as questions. A
-`TaskAdapter` learns which library such a text is about (the intent), and search among the texts of that library, or
-among all where the intent is not sure, finds the answer. The first run takes minutes, and keeps what it has made in
-`--index_dir`; later ones only answer.
+The texts are the first paragraphs of the docstrings on this disk, which are as short as questions. A `TaskAdapter`
+learns which library a text is about: the intent. A search finds the answer among the texts of that library, or among
+all texts if the intent is uncertain. The first run takes minutes and saves its index in `--index_dir`. Later runs only
+answer.
 """
 
 from __future__ import annotations
@@ -29,21 +29,25 @@ from sequence_encoder.data import Docstring, read_documentation
 
 @dataclass
 class QuestionArguments:
-    """What is asked, and what answers."""
+    """The model, the questions and the index."""
 
-    model_name_or_path: str = field(metadata={"help": "An encoder of sentences: ours, or one to be carried over."})
-    questions: list[str] = field(metadata={"help": "In plain words."})
+    model_name_or_path: str = field(metadata={"help": "Sentence encoder: of this package, or to be converted."})
+    questions: list[str] = field(metadata={"help": "Questions in plain words."})
     index_dir: str = field(
         default="answers-index",
-        metadata={"help": "Keeps texts, vectors and the adapter; delete it to read the disk anew."},
+        metadata={"help": "Folder of the index; delete it to read the disk again."},
     )
-    libraries: int = field(default=8, metadata={"help": "How many, those with the most docstrings."})
-    texts_per_library: int = field(default=1000, metadata={"help": "Of each library."})
-    epochs: int = field(default=10, metadata={"help": "Of the adapter, which needs the encoder in the first alone."})
-    least_score: float = field(default=0.5, metadata={"help": "How sure the intent must be to search by it."})
+    libraries: int = field(default=8, metadata={"help": "Number of libraries: those with the most docstrings."})
+    texts_per_library: int = field(default=1000, metadata={"help": "Number of texts from each library."})
+    epochs: int = field(
+        default=10, metadata={"help": "Epochs of the adapter, which runs the encoder in the first only."}
+    )
+    least_score: float = field(
+        default=0.5, metadata={"help": "Minimum score of the intent to restrict the search to it."}
+    )
 
     def settings(self) -> dict[str, Any]:
-        """What an index depends on."""
+        """Return the arguments that the index depends on."""
         return {name: value for name, value in asdict(self).items() if name not in _OF_A_RUN}
 
 
@@ -51,24 +55,24 @@ _OF_A_RUN = ("questions", "index_dir", "least_score")
 
 
 def say(what: str) -> None:
-    """Prints at once, also into a pipe."""
+    """Print and flush, so that a pipe shows the progress too."""
     print(what, flush=True)
 
 
 def texts_of(docs: list[Docstring], libraries: int, count: int) -> list[Docstring]:
-    """As many docstrings of each of the largest libraries."""
+    """Draw the same number of docstrings from each of the largest libraries."""
     largest = [name for name, _ in Counter(doc.library for doc in docs).most_common(libraries)]
     drawn = random.Random(0).sample(docs, len(docs))
     return [doc for name in largest for doc in [doc for doc in drawn if doc.library == name][:count]]
 
 
 def summary(text: str) -> str:
-    """The first paragraph, as one line."""
+    """Return the first paragraph on one line."""
     return " ".join(text.partition("\n\n")[0].split())
 
 
 def load_encoder(name: str) -> SequenceEncoderModel:
-    """Load an encoder without its head; one of another family is carried over."""
+    """Load an encoder without its head, and convert it if it is of another family."""
     if isinstance(AutoConfig.from_pretrained(name), SequenceEncoderConfig):
         return SequenceEncoderModel.from_pretrained(name)
     return cast(SequenceEncoderModel, convert(name, base_model=True))
@@ -77,7 +81,7 @@ def load_encoder(name: str) -> SequenceEncoderModel:
 def train_intents(
     encoder: SequenceEncoderModel, tokenizer: PreTrainedTokenizerBase, docs: list[Docstring], epochs: int
 ) -> TaskAdapter:
-    """What a text is about. Names of libraries are hidden, so that it is learned from the rest."""
+    """Train the classifier of intents, on texts in which the names of libraries are hidden."""
     labels = sorted({doc.library for doc in docs})
     adapter = TaskAdapter(encoder, len(labels), id2label=dict(enumerate(labels)))
     items = [
@@ -95,7 +99,7 @@ def train_intents(
 
 
 def build_index(arguments: QuestionArguments, folder: Path) -> None:
-    """Reads, learns and encodes; `index.json` has no settings until all else is there."""
+    """Build the index. `index.json` gets its settings last, so that an interrupted build is not used."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.json").write_text('{"settings": null}', encoding="utf-8")
     say(f"1 of 4: loading the encoder {arguments.model_name_or_path}")
@@ -122,21 +126,21 @@ def build_index(arguments: QuestionArguments, folder: Path) -> None:
 
 
 def load_index(arguments: QuestionArguments) -> tuple[Path, list[list[str]]]:
-    """The folder of an index with these settings, which is built if there is none; and library, text, path of each."""
+    """Return the folder of the index, built if necessary, and (library, text, path) of its texts."""
     folder = Path(arguments.index_dir)
     file = folder / "index.json"
     if file.exists() and json.loads(file.read_text(encoding="utf-8"))["settings"] == arguments.settings():
-        say(f"Answering from {folder}; delete it to read the disk anew.")
+        say(f"Answering from {folder}; delete it to read the disk again.")
     else:
         if not file.exists() and folder.exists() and any(folder.iterdir()):
-            raise SystemExit(f"--index_dir {folder} has other files in it; name a new folder.")
+            raise SystemExit(f"--index_dir {folder} holds other files; name a new folder.")
         say(f"Building the index in {folder}, which takes minutes; later runs use it.")
         build_index(arguments, folder)
     return folder, json.loads(file.read_text(encoding="utf-8"))["texts"]
 
 
 def main() -> None:
-    """Finds or builds the index, searches, prints."""
+    """Answer the questions."""
     (arguments,) = read_arguments(QuestionArguments)
     folder, texts = load_index(arguments)
     vectors = load_file(folder / "vectors.safetensors")["vectors"]

