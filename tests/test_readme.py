@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import runpy
 import shlex
 import shutil
 from dataclasses import dataclass
@@ -162,6 +163,17 @@ def test_links_between_files_lead_somewhere() -> None:
         for target in re.findall(r'(?:\]\(|src="|srcset=")([^)"#]+)', page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
+
+
+def test_the_figure_shows_the_recorded_results() -> None:
+    headline = runpy.run_path(str(ROOT / "benchmarks" / "headline.py"))
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    # Texts are drawn as paths, each with a comment that holds the text.
+    drawn = [(ROOT / "docs" / f"speed-{page}.svg").read_text() for page in ("light", "dark")]
+    for _, heading, column in headline["PANELS"]:
+        speeds = headline["read_speeds"](results, heading, column)
+        assert len(speeds) > 1
+        assert all(f"{speed:,} tokens/s" in svg for speed in speeds.values() for svg in drawn), "run headline.py"
 
 
 def test_the_readme_fits_on_a_page() -> None:
