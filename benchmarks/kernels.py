@@ -92,7 +92,9 @@ def main() -> None:
             for kind, run in steps(preset, dtype).items():
                 seconds = interleaved({name or "all": without(name, run) for name in (None, *KERNELS)})
                 gains = [f"{1 - seconds['all'] / seconds[name]:+.1%}" for name in KERNELS]
-                print(f"| {preset}, {str(dtype).removeprefix('torch.')}, {kind} | " + " | ".join(gains) + " |", flush=True)
+                print(
+                    f"| {preset}, {str(dtype).removeprefix('torch.')}, {kind} | " + " | ".join(gains) + " |", flush=True
+                )
 
 
 if __name__ == "__main__":
