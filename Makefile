@@ -8,7 +8,7 @@ ENVIRONMENTS ?= oldest newest
 # Setuptools warns of folders with the package's name in front of an editable installation; the checkout has none.
 INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: install quickstart test conformance compatibility bench style build
+.PHONY: install quickstart test conformance compatibility bench docs style build
 
 install: .venv/installed
 
@@ -22,6 +22,10 @@ install: .venv/installed
 # Not in install, since the quickstart's corpus is what is installed.
 .venv/installed-bench: pyproject.toml
 	$(INSTALL) --editable '.[train,dev,bench]'
+	touch $@
+
+.venv/installed-docs: pyproject.toml
+	$(INSTALL) --editable '.[train,dev,docs]'
 	touch $@
 
 quickstart: install
@@ -43,6 +47,11 @@ bench: install .venv/installed-bench
 	$(BIN)/python benchmarks/bulk_embedding.py
 	$(BIN)/python benchmarks/carried_over.py
 	$(BIN)/python benchmarks/import_time.py
+
+# Warnings are errors, and a link that leads nowhere is a warning.
+docs: install .venv/installed-docs
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build
+	@echo "Open docs/_build/index.html."
 
 # mypy finds the package, whose root is this folder, under its name through the link.
 style: install

@@ -7,10 +7,12 @@ from typing import Any
 
 # Imported lazily, because the command line parses its options without torch.
 _MODULES = {
+    "Docstring": "documentation",
     "PackedWindows": "packs",
     "TokenBudgetBatchSampler": "token_batches",
     "TokenBudgetCollator": "token_batches",
     "TokenBudgetDataset": "token_batches",
+    "read_documentation": "documentation",
     "segment_windows": "windows",
 }
 __all__ = [*_MODULES]

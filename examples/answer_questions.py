@@ -1,12 +1,12 @@
-"""Worked example: finds the topic of a question and the text that answers it, with one frozen encoder.
+"""Worked example: classify a question and find the text that answers it, with one frozen encoder.
 
     python answer_questions.py --model_name_or_path MODEL \
         --questions "how do I draw a histogram" "solve a system of linear equations"
 
-The texts are the first paragraphs of the docstrings of the installed libraries, which are about as short as
-questions. A `TaskAdapter` learns which library a text is about (the intent). A search among the texts of that library
-finds the answer, or among all texts if the intent is uncertain. The first run takes minutes and saves its index in
-`--index_dir`. Later runs only answer.
+The texts are the first paragraphs of the docstrings on this disk, which are as short as questions. A `TaskAdapter`
+learns which library a text is about: the intent. A search finds the answer among the texts of that library, or among
+all texts if the intent is uncertain. The first run takes minutes and saves its index in `--index_dir`. Later runs only
+answer.
 """
 
 from __future__ import annotations
@@ -21,32 +21,33 @@ from typing import Any, cast
 import torch
 from common import read_arguments
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase, pipeline
+from transformers import AutoConfig, AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase, pipeline
 
-from sequence_encoder import SequenceEncoderModel, TaskAdapter, convert, train_adapted_model
-from sequence_encoder.conversion.source_models import load_checkpoint
-from sequence_encoder.data.documentation import Docstring, read_documentation
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, TaskAdapter, convert, train_adapted_model
+from sequence_encoder.data import Docstring, read_documentation
 
 
 @dataclass
 class QuestionArguments:
-    """The encoder, the questions and the settings of the index."""
+    """The model, the questions and the index."""
 
-    model_name_or_path: str = field(
-        metadata={"help": "Sentence encoder: a SequenceEncoder, or a checkpoint to convert to one."}
-    )
+    model_name_or_path: str = field(metadata={"help": "Sentence encoder: of this package, or to be converted."})
     questions: list[str] = field(metadata={"help": "Questions in plain words."})
     index_dir: str = field(
         default="answers-index",
-        metadata={"help": "Folder for the texts, vectors and adapter; delete it to rebuild the index."},
+        metadata={"help": "Folder of the index; delete it to read the disk again."},
     )
-    libraries: int = field(default=8, metadata={"help": "Number of libraries, those with the most docstrings."})
-    texts_per_library: int = field(default=1000, metadata={"help": "Most texts from each library."})
-    epochs: int = field(default=10, metadata={"help": "Epochs of the adapter; only the first one runs the encoder."})
-    least_score: float = field(default=0.5, metadata={"help": "Lowest score at which the intent narrows the search."})
+    libraries: int = field(default=8, metadata={"help": "Number of libraries: those with the most docstrings."})
+    texts_per_library: int = field(default=1000, metadata={"help": "Number of texts from each library."})
+    epochs: int = field(
+        default=10, metadata={"help": "Epochs of the adapter, which runs the encoder in the first only."}
+    )
+    least_score: float = field(
+        default=0.5, metadata={"help": "Minimum score of the intent to restrict the search to it."}
+    )
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that the index depends on."""
+        """Return the arguments that the index depends on."""
         return {name: value for name, value in asdict(self).items() if name not in _OF_A_RUN}
 
 
@@ -54,32 +55,33 @@ _OF_A_RUN = ("questions", "index_dir", "least_score")
 
 
 def say(what: str) -> None:
-    """Print without buffering, even into a pipe."""
+    """Print and flush, so that a pipe shows the progress too."""
     print(what, flush=True)
 
 
 def texts_of(docs: list[Docstring], libraries: int, count: int) -> list[Docstring]:
-    """Draw up to `count` docstrings from each of the libraries with the most docstrings."""
+    """Draw the same number of docstrings from each of the largest libraries."""
     largest = [name for name, _ in Counter(doc.library for doc in docs).most_common(libraries)]
     drawn = random.Random(0).sample(docs, len(docs))
     return [doc for name in largest for doc in [doc for doc in drawn if doc.library == name][:count]]
 
 
 def summary(text: str) -> str:
-    """Return the first paragraph of a text as one line."""
+    """Return the first paragraph on one line."""
     return " ".join(text.partition("\n\n")[0].split())
 
 
 def load_encoder(name: str) -> SequenceEncoderModel:
-    """Load an encoder without its head, and convert it if necessary."""
-    model = load_checkpoint(name, base_model=True)
-    return cast(SequenceEncoderModel, model if isinstance(model, SequenceEncoderModel) else convert(model))
+    """Load an encoder without its head, and convert it if it is of another family."""
+    if isinstance(AutoConfig.from_pretrained(name), SequenceEncoderConfig):
+        return SequenceEncoderModel.from_pretrained(name)
+    return cast(SequenceEncoderModel, convert(name, base_model=True))
 
 
 def train_intents(
     encoder: SequenceEncoderModel, tokenizer: PreTrainedTokenizerBase, docs: list[Docstring], epochs: int
 ) -> TaskAdapter:
-    """Train an adapter that predicts the library of a text. Library names are hidden, so that it learns the topic."""
+    """Train the classifier of intents, on texts in which the names of libraries are hidden."""
     labels = sorted({doc.library for doc in docs})
     adapter = TaskAdapter(encoder, len(labels), id2label=dict(enumerate(labels)))
     items = [
@@ -97,7 +99,7 @@ def train_intents(
 
 
 def build_index(arguments: QuestionArguments, folder: Path) -> None:
-    """Build the index. `index.json` gets its settings last, so that an incomplete index is built again."""
+    """Build the index. `index.json` gets its settings last, so that an interrupted build is not used."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.json").write_text('{"settings": null}', encoding="utf-8")
     say(f"1 of 4: loading the encoder {arguments.model_name_or_path}")
@@ -124,25 +126,21 @@ def build_index(arguments: QuestionArguments, folder: Path) -> None:
 
 
 def load_index(arguments: QuestionArguments) -> tuple[Path, list[list[str]]]:
-    """Load the index, or build it if there is none with these settings.
-
-    Returns:
-        (folder, texts), where each text is [library, text, path].
-    """
+    """Return the folder of the index, built if necessary, and (library, text, path) of its texts."""
     folder = Path(arguments.index_dir)
     file = folder / "index.json"
     if file.exists() and json.loads(file.read_text(encoding="utf-8"))["settings"] == arguments.settings():
-        say(f"Using the index in {folder}; delete it to rebuild the index.")
+        say(f"Answering from {folder}; delete it to read the disk again.")
     else:
         if not file.exists() and folder.exists() and any(folder.iterdir()):
-            raise SystemExit(f"--index_dir {folder} has other files in it; name a new folder.")
+            raise SystemExit(f"--index_dir {folder} holds other files; name a new folder.")
         say(f"Building the index in {folder}, which takes minutes; later runs use it.")
         build_index(arguments, folder)
     return folder, json.loads(file.read_text(encoding="utf-8"))["texts"]
 
 
 def main() -> None:
-    """Load or build the index, and print an answer to each question."""
+    """Answer the questions."""
     (arguments,) = read_arguments(QuestionArguments)
     folder, texts = load_index(arguments)
     vectors = load_file(folder / "vectors.safetensors")["vectors"]

@@ -1,10 +1,10 @@
-"""Fine-tunes an encoder to classify texts or pairs of texts, with one label, several labels or a number.
+"""Fine-tune an encoder to classify texts, or pairs of texts: one label, several labels, or a number.
 
     python run_classification.py --model_name_or_path MODEL --train_file train.csv --validation_file valid.csv \
         --do_train --do_eval --output_dir classifier
 
-This is a plain `Trainer` script to modify. It also works with encoders of other families, without converting them.
-`sequence-encoder adapt --task classification` converts them, and has more features.
+A plain `Trainer` script to start from. `sequence-encoder adapt --task classification` does more, and
+converts encoders of other families, which this script leaves as they are.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from transformers import (
     set_seed,
 )
 
-import sequence_encoder  # noqa: F401 # registers the Auto classes
+import sequence_encoder  # noqa: F401 # registers the models with the Auto classes
 
 
 @dataclass
 class ClassificationArguments(ScriptArguments):
-    """The columns of the data, and the kind of labels."""
+    """The arguments, with the columns of the data."""
 
     text_column_name: str = field(default="text", metadata={"help": "Column of texts."})
     text_pair_column_name: str | None = field(default=None, metadata={"help": "Column of second texts."})
     label_column_name: str = field(default="label", metadata={"help": "Column of labels, or of lists of labels."})
-    do_regression: bool = field(default=False, metadata={"help": "Predict labels as numbers."})
+    do_regression: bool = field(default=False, metadata={"help": "Predict numbers."})
 
 
 def metrics_for(problem_type: str) -> Any:
-    """Return the function that computes the metrics."""
+    """Return the function that computes the metrics of a problem type."""
 
     def judge(prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
@@ -59,7 +59,7 @@ def metrics_for(problem_type: str) -> Any:
 
 
 def main() -> None:
-    """Parse the arguments, train and evaluate."""
+    """Train and evaluate a model as the arguments say."""
     arguments, training_arguments = read_arguments(ClassificationArguments, TrainingArguments)
     set_seed(training_arguments.seed)
     data = load_splits(arguments)
@@ -83,7 +83,7 @@ def main() -> None:
         label2id={name: index for index, name in enumerate(labels)},
     )
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    # The checkpoint may have a head for other labels.
+    # The head of the checkpoint may have other labels.
     model = AutoModelForSequenceClassification.from_pretrained(
         arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True
     )

@@ -1,9 +1,9 @@
-"""Fine-tunes an encoder for search embeddings on pairs of texts, with sentence-transformers.
+"""Fine-tune an encoder for search with sentence-transformers, from pairs of texts that belong together.
 
     python run_embedding.py --model_name_or_path MODEL --train_file pairs.jsonl --validation_file valid.jsonl \
         --do_train --do_eval --output_dir embedder
 
-This is a plain sentence-transformers script to modify. `sequence-encoder adapt --task embedding` has more features.
+A plain sentence-transformers script to start from. `sequence-encoder adapt --task embedding` does more.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 from transformers import set_seed
 
-import sequence_encoder  # noqa: F401 # registers the Auto classes
+import sequence_encoder  # noqa: F401 # registers the models with the Auto classes
 
 
 @dataclass
 class EmbeddingArguments(ScriptArguments):
-    """The columns of the data, and the sizes of the embeddings."""
+    """The arguments, with the columns of the data and the lengths of vectors."""
 
     text_column_name: str = field(default="text", metadata={"help": "Column of questions."})
     text_pair_column_name: str = field(default="text_pair", metadata={"help": "Column of answers."})
     matryoshka_dims: list[int] | None = field(
-        default=None, metadata={"help": "Sizes that embeddings can be truncated to."}
+        default=None, metadata={"help": "Lengths at which truncated vectors stay useful."}
     )
 
 
 def main() -> None:
-    """Parse the arguments, train and evaluate."""
+    """Train and evaluate a model as the arguments say."""
     arguments, training_arguments = read_arguments(EmbeddingArguments, SentenceTransformerTrainingArguments)
     set_seed(training_arguments.seed)
     names = [arguments.text_column_name, arguments.text_pair_column_name]

@@ -1,10 +1,10 @@
-"""Fine-tunes an encoder to find named entities, on words with tags as in CoNLL.
+"""Fine-tune an encoder to recognise named entities, from words with tags as in CoNLL.
 
     python run_ner.py --model_name_or_path MODEL --train_file train.jsonl --validation_file valid.jsonl \
         --do_train --do_eval --output_dir tagger
 
-This is a plain `Trainer` script to modify. It also works with encoders of other families, without converting them.
-`sequence-encoder adapt --task ner` converts them, and has more features.
+A plain `Trainer` script to start from. `sequence-encoder adapt --task ner` does more, and
+converts encoders of other families, which this script leaves as they are.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from transformers import (
     set_seed,
 )
 
-import sequence_encoder  # noqa: F401 # registers the Auto classes
+import sequence_encoder  # noqa: F401 # registers the models with the Auto classes
 
 
 @dataclass
 class EntityArguments(ScriptArguments):
-    """The columns of the data, and the labelled tokens."""
+    """The arguments, with the columns of the data."""
 
     text_column_name: str = field(default="tokens", metadata={"help": "Column of lists of words."})
-    label_column_name: str = field(default="ner_tags", metadata={"help": "Column of lists of tags, one per word."})
-    label_all_tokens: bool = field(default=False, metadata={"help": "Label all tokens of a word, not only its first."})
+    label_column_name: str = field(default="ner_tags", metadata={"help": "Column of lists of tags."})
+    label_all_tokens: bool = field(default=False, metadata={"help": "Label every token of a word, not only the first."})
 
 
 def main() -> None:
-    """Parse the arguments, train and evaluate."""
+    """Train and evaluate a model as the arguments say."""
     arguments, training_arguments = read_arguments(EntityArguments, TrainingArguments)
     set_seed(training_arguments.seed)
     data = load_splits(arguments)
@@ -55,7 +55,7 @@ def main() -> None:
         label2id={name: index for index, name in enumerate(labels)},
     )
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    # The checkpoint may have a head for other labels.
+    # The head of the checkpoint may have other labels.
     model = AutoModelForTokenClassification.from_pretrained(
         arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True
     )

@@ -1,10 +1,10 @@
-"""Fine-tunes an encoder to find answers in a context, as in SQuAD. Long contexts are split into overlapping windows.
+"""Fine-tune an encoder to find answers in a context, as in SQuAD; long contexts are read in windows that overlap.
 
     python run_qa.py --model_name_or_path MODEL --train_file train.jsonl --validation_file valid.jsonl \
         --do_train --do_eval --output_dir reader
 
-This is a plain `Trainer` script to modify. It also works with encoders of other families, without converting them.
-`sequence-encoder adapt --task qa` converts them, and has more features.
+A plain `Trainer` script to start from. `sequence-encoder adapt --task qa` does more, and
+converts encoders of other families, which this script leaves as they are.
 """
 
 from __future__ import annotations
@@ -22,30 +22,28 @@ from transformers import (
     set_seed,
 )
 
-import sequence_encoder  # noqa: F401 # registers the Auto classes
+import sequence_encoder  # noqa: F401 # registers the models with the Auto classes
 from sequence_encoder.inference import QuestionAnsweringPipeline
 
 
 @dataclass
 class AnswerArguments(ScriptArguments):
-    """The columns of the data, and the overlap of windows."""
+    """The arguments, with the columns of the data and the overlap of windows."""
 
     question_column_name: str = field(default="question", metadata={"help": "Column of questions."})
     context_column_name: str = field(default="context", metadata={"help": "Column of contexts."})
-    answer_column_name: str = field(
-        default="answers", metadata={"help": "Column of answers as in SQuAD, with text and answer_start."}
-    )
-    doc_stride: int = field(default=64, metadata={"help": "Number of tokens that two windows share."})
+    answer_column_name: str = field(default="answers", metadata={"help": "Column of answers, as in SQuAD."})
+    doc_stride: int = field(default=64, metadata={"help": "Tokens that two windows share."})
 
 
 def main() -> None:
-    """Parse the arguments, train and evaluate."""
+    """Train and evaluate a model as the arguments say."""
     arguments, training_arguments = read_arguments(AnswerArguments, TrainingArguments)
     set_seed(training_arguments.seed)
     data = load_splits(arguments)
-    # Answer positions are counted from the left, so padding must be on the right.
+    # The positions of answers are counted from the left.
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path, padding_side="right")
-    # The checkpoint may have a head for other labels.
+    # The head of the checkpoint may have other labels.
     model = AutoModelForQuestionAnswering.from_pretrained(arguments.model_name_or_path, ignore_mismatched_sizes=True)
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
@@ -62,7 +60,7 @@ def main() -> None:
         encoded["start_positions"], encoded["end_positions"] = [], []
         for window, row in enumerate(rows):
             answers = batch[arguments.answer_column_name][row]
-            # The first token means that this window contains no answer.
+            # The first token means that this window has no answer.
             first = last = 0
             if answers["text"]:
                 start, end = answers["answer_start"][0], answers["answer_start"][0] + len(answers["text"][0])

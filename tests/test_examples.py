@@ -92,7 +92,7 @@ def test_raw_text_becomes_a_table_of_what_is_named_in_it(encoder: Path, tmp_path
         ("animal", "dog", 1),
     ]
     assert [(each["text"], each["start"], each["end"]) for each in rows[0]["mentions"]] == [(0, 15, 18), (1, 13, 16)]
-    assert "Wrote 3 entities with 4 mentions to table.jsonl" in told
+    assert "3 entities with 4 mentions, in table.jsonl" in told
 
 
 def test_questions_are_answered_from_an_index_that_is_built_once(
@@ -119,13 +119,13 @@ def test_questions_are_answered_from_an_index_that_is_built_once(
         assert built[place + 1].startswith("  about ")
         assert Path(built[place + 3].strip()).is_file()
     again = ask("which dog ?", least_score=0.5)
-    assert again[0] == "Using the index in answers-index; delete it to rebuild the index."
+    assert again[0] == "Answering from answers-index; delete it to read the disk again."
     assert again[1:] == built[built.index("which dog ?") - 1 :]
     # Other settings, or a build that was cut short, are another index.
     assert ask("which dog ?", epochs=1)[0].startswith("Building")
     (tmp_path / "answers-index" / "index.json").write_text('{"settings": null}')
     assert ask("which dog ?", epochs=1)[0].startswith("Building")
-    with pytest.raises(SystemExit, match="has other files in it; name a new folder"):
+    with pytest.raises(SystemExit, match="holds other files; name a new folder"):
         ask("which dog ?", index_dir=encoder)
 
 

@@ -1,49 +1,180 @@
-"""The Python blocks of the README: each runs when it is copied alone, and none writes where another one does."""
+"""Run the code of the README and the guides: each block alone, in a folder of its own, on tiny stand-in models.
+
+A block that does not run has a comment right before it that says why: `<!-- not run: needs two GPUs -->`.
+"""
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
+import runpy
+import shlex
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
 
 from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderModel
+from sequence_encoder.__main__ import main
 from sequence_encoder.hub import save_sentence_transformer
-from sequence_encoder.tests.adaptation_runs import save_encoder
+from sequence_encoder.tests.adaptation_runs import examples_of, save_encoder
+from sequence_encoder.tests.texts import TEXTS
 
-README = Path(__file__).parent.parent / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LIBRARIES = [f"library{number}" for number in range(10)]
+EXECUTED = ("python", "sh")
+# Output, data and files that a block shows; and the directives of Sphinx.
+SHOWN = re.compile(r"text|json|yaml|\{[\w-]+\}.*")
+FENCE = re.compile(
+    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\S[^\n]*)?\n(?P<code>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+PUBLIC = re.compile(r"sequence_encoder(\.(data|hub|inference|training|configuration))?")
+# Commands of the guides train large models on many texts; here they take a step or two.
+FEW_STEPS = ["--max_steps", "2", "--bf16", "False", "--use_cpu", "--disable_tqdm", "True"]
+TINY_MODEL = [
+    *("--size", "tiny", "--config_overrides", "hidden_size=32,num_attention_heads=2,intermediate_size=48"),
+    *("--vocab_size", "300", "--max_length", "48", "--max_tokens", "192", "--num_proc", "1", "--report_to", "none"),
+]
+SHORTER = {"pretrain": [*FEW_STEPS, *TINY_MODEL], "adapt": FEW_STEPS, "convert": ["--force"]}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of code, with the reason why it does not run, if there is one."""
+
+    page: str
+    line: int
+    language: str
+    code: str
+    reason: str | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(
+            str(page.relative_to(ROOT)),
+            text.count("\n", 0, found.start()) + 1,
+            found["language"] or "",
+            found["code"],
+            found["reason"],
+        )
+        for found in FENCE.finditer(text)
+    ]
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+COMMANDS = [block for block in BLOCKS if block.language == "sh"]
+
+
+def that_run(blocks: list[Block]) -> list[object]:
+    return [pytest.param(block, id=block.name) for block in blocks if block.reason is None]
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the README and tiny models in place of those that the README has made."""
+    """A folder with the files and the tiny models that the pages name."""
     folder = tmp_path_factory.mktemp("clone")
-    shutil.copy(README, folder)
-    encoder = SequenceEncoderModel.from_pretrained(save_encoder(folder / "quickstart-model"))
-    tokenizer = AutoTokenizer.from_pretrained(folder / "quickstart-model", model_max_length=128)
-    save_sentence_transformer(folder / "converted", encoder, tokenizer)
+    shutil.copy(ROOT / "README.md", folder)
+    encoder = SequenceEncoderModel.from_pretrained(save_encoder(folder / "minilm"))
+    tokenizer = AutoTokenizer.from_pretrained(folder / "minilm", model_max_length=128)
+    save_sentence_transformer(folder / "minilm", encoder, tokenizer, replace=True)
     encoder.config.id2label = dict(enumerate(LIBRARIES))
     encoder.config.label2id = {name: index for index, name in enumerate(LIBRARIES)}
     SequenceEncoderForSequenceClassification(encoder.config).save_pretrained(folder / "quickstart-model")
     tokenizer.save_pretrained(folder / "quickstart-model")
+    # Transformers takes a folder of this name before it asks the Hub.
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
+    sources = {"sentence-transformers/all-MiniLM-L6-v2": BertModel, "google-bert/bert-base-uncased": BertForMaskedLM}
+    for name, model_class in sources.items():
+        model_class(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    (folder / "texts").mkdir()
+    with gzip.open(folder / "texts" / "texts.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in TEXTS)
+    rows = examples_of("classification", 40, seed=0)
+    (folder / "train.csv").write_text("text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows))
+    for split, seed in (("train", 0), ("test", 1)):
+        lines = [json.dumps(row) + "\n" for row in examples_of("ner", 40, seed)]
+        (folder / f"{split}.jsonl").write_text("".join(lines))
     return folder
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_every_block_runs_alone(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+@pytest.fixture
+def copy(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of one block."""
     shutil.copytree(clone, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    exec(compile(BLOCKS[number], f"block {number} of README.md", "exec"), {"__name__": "__main__"})
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "copy"
+
+
+def test_every_block_is_found_and_of_a_known_kind() -> None:
+    for page in PAGES:
+        fences = len(re.findall(r"^[ \t>]*(```|~~~)", page.read_text(encoding="utf-8"), re.MULTILINE))
+        assert fences == 2 * len(blocks_of(page)), f"{page.name} has a fence that is indented or not closed"
+    unknown = [block.name for block in BLOCKS if not (block.language in EXECUTED or SHOWN.fullmatch(block.language))]
+    assert unknown == []
+
+
+@pytest.mark.parametrize("block", that_run(PYTHON))
+def test_every_python_block_runs_alone(copy: Path, block: Block) -> None:
+    exec(compile(block.code, block.name, "exec"), {"__name__": "__main__"})
     # This process knows the models already; that of a user does not.
-    assert re.search(r"^(import|from) sequence_encoder|trust_remote_code=True", BLOCKS[number], re.MULTILINE)
+    assert re.search(r"^(import|from) sequence_encoder|trust_remote_code=True", block.code, re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", that_run(COMMANDS))
+def test_every_command_runs(copy: Path, block: Block) -> None:
+    for line in block.code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if not words:
+            continue
+        assert words[0] == "sequence-encoder", f"{block.name}: run {words[0]} here, or say why it does not run"
+        main([*words[1:], *SHORTER[words[1]]])
 
 
 def test_no_block_writes_into_the_folder_of_another() -> None:
-    outputs = [set(re.findall(r'(?:TrainingArguments|save_\w+)\(\s*"([^"]+)"', block)) for block in BLOCKS]
+    outputs = [set(re.findall(r'(?:TrainingArguments|save_\w+)\(\s*"([^"]+)"', block.code)) for block in PYTHON]
     names = [name for block in outputs for name in block]
-    assert len(names) >= 5
+    assert len(names) >= 2
     assert len(names) == len(set(names))
+
+
+def test_what_is_documented_is_imported_from_public_rooms() -> None:
+    texts = [*(block.code for block in PYTHON), *(script.read_text() for script in (ROOT / "examples").glob("*.py"))]
+    rooms = [room for text in texts for room in re.findall(r"^\s*(?:from|import) (sequence_encoder\S*)", text, re.M)]
+    assert len(rooms) > 10
+    assert [room for room in rooms if not PUBLIC.fullmatch(room)] == []
+
+
+def test_links_between_files_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r'(?:\]\(|src="|srcset=")([^)"#]+)', page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
+
+
+def test_the_figure_shows_the_recorded_results() -> None:
+    headline = runpy.run_path(str(ROOT / "benchmarks" / "headline.py"))
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    # Texts are drawn as paths, each with a comment that holds the text.
+    drawn = [(ROOT / "docs" / f"speed-{page}.svg").read_text() for page in ("light", "dark")]
+    for _, heading, column in headline["PANELS"]:
+        speeds = headline["read_speeds"](results, heading, column)
+        assert len(speeds) > 1
+        assert all(f"{speed:,} tokens/s" in svg for speed in speeds.values() for svg in drawn), "run headline.py"
+
+
+def test_the_readme_fits_on_a_page() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
