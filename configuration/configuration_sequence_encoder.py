@@ -306,8 +306,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             raise ValueError(f"embedding_size must be at least 1, or None, got {self.embedding_size}.")
         if self.tie_word_embeddings and self.prediction_dim != self.embedding_dim:
             raise ValueError(
-                f"tie_word_embeddings=True with embedding_size={self.embedding_size} and "
-                f"hidden_size={self.hidden_size} needs prediction_head='dense', got {self.prediction_head!r}."
+                f"tie_word_embeddings=True needs prediction_head='dense' with embedding_size={self.embedding_size} and "
+                f"hidden_size={self.hidden_size}, got prediction_head={self.prediction_head!r}."
             )
         for name in ("num_hidden_layers", "type_vocab_size", "position_offset"):
             if getattr(self, name) < 0:

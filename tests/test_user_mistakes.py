@@ -236,7 +236,7 @@ def test_settings_that_are_not_there_are_named(refused: Callable[..., str]) -> N
 @pytest.mark.parametrize("tokenizer", ["quickstart-model", ["a text"]], ids=["a name", "texts"])
 def test_encode_refuses_what_is_no_tokenizer(tmp_path: Path, tokenizer: Any) -> None:
     model = SequenceEncoderModel.from_pretrained(save_encoder(tmp_path))
-    with pytest.raises(ValueError, match="tokenizer must be a tokenizer of transformers, got"):
+    with pytest.raises(ValueError, match="tokenizer must be a transformers tokenizer, got"):
         model.encode(["a text"], tokenizer)
 
 
