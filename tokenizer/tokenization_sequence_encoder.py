@@ -146,7 +146,7 @@ def _read(texts: Iterable[str | Iterable[str]]) -> Iterator[str]:
 def _flatten(item: Any) -> Iterator[str]:
     # The keys of a mapping would pass as texts. Datasets of torch have no `__iter__`, but can be iterated.
     if isinstance(item, bytes | Mapping) or not (hasattr(item, "__iter__") or hasattr(item, "__getitem__")):
-        raise ValueError(f"texts must contain texts or batches of texts, got a {type(item).__name__} among them.")
+        raise ValueError(f"texts must be an iterable of texts or batches of texts, got a {type(item).__name__}.")
     for part in item:
         if isinstance(part, str):
             yield part
