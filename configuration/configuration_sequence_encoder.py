@@ -192,7 +192,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
 
         Args:
             name: `vanilla`, `bert`, `roberta`, `distilbert` or `modernbert`.
-            overrides: Fields to change. If `num_hidden_layers` is changed alone, the pattern of layer types is cut or
+            **overrides: Fields to change. If `num_hidden_layers` is changed alone, the pattern of layer types is cut or
                 repeated to fit.
 
         Raises:
@@ -213,7 +213,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
 
         Args:
             config_dict: The fields of the configuration.
-            kwargs: Fields that override those of the dict, and other arguments of transformers' `from_dict`.
+            **kwargs: Fields that override those of the dict, and other arguments of transformers' `from_dict`.
 
         Raises:
             ValueError: If the configuration has another `model_type`.

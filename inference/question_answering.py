@@ -32,7 +32,7 @@ class QuestionAnsweringPipeline(_Pipeline):
     Args:
         model: A model with a question answering head.
         tokenizer: The fast tokenizer of the model.
-        kwargs: Arguments of transformers' `Pipeline`, and defaults for the arguments of a call.
+        **kwargs: Arguments of transformers' `Pipeline`, and defaults for the arguments of a call.
 
     Raises:
         ValueError: If the model has another head, or the tokenizer is slow and cannot map tokens to characters.
@@ -59,7 +59,7 @@ class QuestionAnsweringPipeline(_Pipeline):
             question: The question, or a list of questions.
             context: The text to find the answer in, or a list of texts. A single question or context is combined with
                 each item of the other list.
-            kwargs: `top_k`, the number of answers to return (defaults to 1); `max_answer_len`, the maximum number of
+            **kwargs: `top_k`, the number of answers to return (defaults to 1); `max_answer_len`, the maximum number of
                 tokens in an answer (15); `handle_impossible_answer`, whether to return an empty answer if the context
                 probably has none (False); `max_seq_len`, the number of tokens in a window, including the question
                 (384); `doc_stride`, the number of tokens that neighbouring windows share (128); `max_question_len`,

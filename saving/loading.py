@@ -26,8 +26,8 @@ class LoadedSafely:
 
         Args:
             pretrained_model_name_or_path: A folder or a Hub id.
-            model_args: Arguments of the model.
-            kwargs: Arguments of transformers' `from_pretrained`.
+            *model_args: Arguments of the model.
+            **kwargs: Arguments of transformers' `from_pretrained`.
 
         Raises:
             ValueError: If `use_safetensors` is False or `dtype` is not a floating dtype.
@@ -74,7 +74,7 @@ class ReadSafely:
 
         Args:
             config_dict: The fields of the configuration.
-            kwargs: Arguments of transformers' `from_dict`.
+            **kwargs: Arguments of transformers' `from_dict`.
 
         Raises:
             ValueError: If `config_dict` is not a dict, or one of its fields has the wrong type.
@@ -92,8 +92,8 @@ class TokenizerReadSafely:
 
         Args:
             pretrained_model_name_or_path: A folder or a Hub id.
-            args: Arguments of transformers' `from_pretrained`.
-            kwargs: Keyword arguments of transformers' `from_pretrained`.
+            *args: Arguments of transformers' `from_pretrained`.
+            **kwargs: Keyword arguments of transformers' `from_pretrained`.
 
         Raises:
             OSError: If there is no tokenizer, or its files are damaged.
@@ -155,7 +155,7 @@ def check_fields(fields: Any, name: str) -> None:
     """
     if not isinstance(fields, dict):
         raise ValueError(
-            f"{name} must hold a JSON object with the fields of a configuration, got {json.dumps(fields)[:60]}."
+            f"{name} must contain a JSON object with the fields of a configuration, got {json.dumps(fields)[:60]}."
         )
     for field in ("id2label", "label2id"):
         if not isinstance(fields.get(field, {}), dict | None):

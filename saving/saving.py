@@ -42,9 +42,9 @@ class SavedWhole(PushToHubMixin):
 
         Args:
             save_directory: The folder, which is created if it does not exist.
-            args: Arguments of transformers' `save_pretrained`.
+            *args: Arguments of transformers' `save_pretrained`.
             push_to_hub: Whether to push the saved files to `repo_id`, which defaults to the name of the folder.
-            kwargs: Arguments of transformers' `save_pretrained` and of `push_to_hub`.
+            **kwargs: Arguments of transformers' `save_pretrained` and of `push_to_hub`.
 
         Raises:
             FileExistsError: If `save_directory` is a file, or has a folder with the name of a file to save.
@@ -201,8 +201,8 @@ class SavedWithCard(SavedWhole):
 
         Args:
             save_directory: The folder.
-            args: Arguments of `SavedWhole.save_pretrained`.
-            kwargs: Keyword arguments of `SavedWhole.save_pretrained`.
+            *args: Arguments of `SavedWhole.save_pretrained`.
+            **kwargs: Keyword arguments of `SavedWhole.save_pretrained`.
 
         Raises:
             ValueError: If such weights would overwrite those in the folder.

@@ -149,10 +149,10 @@ def test_weights_outside_the_folder_are_refused(bert_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", r"config\.json must hold a JSON object .*, got \[\]"),
-        ("null", r"config\.json must hold a JSON object .*, got null"),
-        ('"text"', r'config\.json must hold a JSON object .*, got "text"'),
-        ("7", r"config\.json must hold a JSON object .*, got 7"),
+        ("[]", r"config\.json must contain a JSON object .*, got \[\]"),
+        ("null", r"config\.json must contain a JSON object .*, got null"),
+        ('"text"', r'config\.json must contain a JSON object .*, got "text"'),
+        ("7", r"config\.json must contain a JSON object .*, got 7"),
         ('{"model_type": "sequence_en', r"config\.json.* is damaged|config\.json' is not a valid JSON file"),
         ("", r"config\.json.* is damaged|config\.json' is not a valid JSON file"),
         ('{"model_type": ["a"]}', "model_type must be a string"),

@@ -160,9 +160,9 @@ def test_what_is_not_allowed_is_said(
 
 
 def test_what_is_no_text_is_named(model: SequenceEncoderModel, tokenizer: Any) -> None:
-    with pytest.raises(ValueError, match=r"sentences must be texts, got a tuple among them: \('a', 'pair'\)"):
+    with pytest.raises(ValueError, match=r"sentences must be strings, got a tuple: \('a', 'pair'\)"):
         model.encode(["Short.", ("a", "pair")], tokenizer)
-    with pytest.raises(ValueError, match="got a NoneType among them"):
+    with pytest.raises(ValueError, match="sentences must be strings, got a NoneType"):
         model.encode(["Short.", None], tokenizer)
 
 
@@ -264,7 +264,7 @@ def test_vectors_that_are_not_finite_are_refused_with_the_cause(model: SequenceE
     with pytest.raises(ValueError, match=r"sentences\[0\] is not finite.*too large for torch\.float16"):
         scaled.encode(TEXTS, tokenizer, dtype=torch.float16)
     model.layers[1].mlp.up_proj.weight.data[3, 5] = torch.nan
-    with pytest.raises(ValueError, match=r"weights are not, such as layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(ValueError, match=r"weights such as layers\.1\.mlp\.up_proj\.weight are not finite"):
         model.encode(TEXTS, tokenizer)
 
 

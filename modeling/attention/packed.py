@@ -39,7 +39,7 @@ class PackedAttention(ABC):
             attention: The function of the attention implementation.
             qkv: Query, key and value, (1, T, H, head_dim) each.
             window: How many tokens a token sees to each side; None means the whole sequence.
-            kwargs: `dropout`, `scaling`, and the keyword arguments of the model's caller.
+            **kwargs: `dropout`, `scaling`, and the keyword arguments of the model's caller.
 
         Returns:
             The output, (1, T, H, head_dim).

@@ -37,7 +37,7 @@ def eager_attention_forward(
         attention_mask: Added to the scores, or bool and True where attention is allowed. Broadcasts to (B, H, S, S).
         scaling: The factor of the scores.
         dropout: The dropout probability of the weights.
-        kwargs: Not used.
+        **kwargs: Not used.
 
     Returns:
         The output (B, S, H, head_dim) and the weights (B, H, S, S).
@@ -86,7 +86,7 @@ class SelfAttention(nn.Module):
             rotation: Cosines and sines of rotary positions.
             attend: The attention over packed sequences; None for a padded batch.
             needed: (K,) indices of the packed tokens to return. They still attend to their whole sequence.
-            kwargs: Keyword arguments of the attention function.
+            **kwargs: Keyword arguments of the attention function.
 
         Returns:
             The output (B, S, D), (1, T, D), or (1, K, D) with `needed`; and the attention weights if the implementation
