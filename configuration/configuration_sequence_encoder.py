@@ -365,7 +365,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
 
     @property
     def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
-        """How transformers splits each layer across tensor-parallel ranks."""
+        """The tensor-parallel plan of the layers, which transformers reads."""
         up_proj = {"mlp": ("up_proj", "colwise"), "glu": ("gate_up_proj", "packed_colwise")}
         name, style = up_proj[self.feed_forward]
         return {

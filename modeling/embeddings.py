@@ -14,7 +14,7 @@ Rotations = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 class Positions(nn.Module):
-    """Base class of positions: what to add to the embeddings, and rotations for attention. This class does neither."""
+    """Base class of positions, which add to the embeddings or rotate queries and keys. This class does neither."""
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__()

@@ -53,7 +53,7 @@ from .text_encoding.text_encoding import TextEncoding
 
 logger = logging.get_logger(__name__)
 
-# Describe a batch that the caller packed, such as `DataCollatorWithFlattening` of transformers.
+# Keyword arguments that describe a batch that the caller packed, for example with `DataCollatorWithFlattening`.
 _PACKING_KEYWORDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 # `output_hidden_states` records the outputs of the embeddings and of each layer, so that it also works without layers.
 # Before 5.9, transformers can only record the input of the first layer instead of the output of the embeddings.

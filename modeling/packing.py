@@ -37,7 +37,7 @@ def sequence_starts(
     """
     index = torch.arange(shape[1], device=device).expand(shape)
     if cu_seq_lens is not None:
-        # With an additional element for empty sequences at the end.
+        # One element more than there are tokens, for empty sequences at the end.
         starts = torch.zeros(shape[0] * shape[1] + 1, dtype=torch.bool, device=device)
         starts = starts.index_fill(0, cu_seq_lens.to(device=device, dtype=torch.long), True)
         return starts[:-1].view(shape) | (index == 0)

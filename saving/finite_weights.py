@@ -34,7 +34,7 @@ def not_finite(model: nn.Module, state_dict: Mapping[str, torch.Tensor] | None =
         and not tensor.is_meta
         and tensor.numel()
     }
-    # `aminmax` returns NaN for a tensor with NaN. One pass suffices, and an accelerator synchronises only here.
+    # `aminmax` returns NaN for a tensor with NaN, so a single pass over it suffices.
     extremes = [torch.stack(tensor.aminmax()).double().cpu() for tensor in checked.values()]
     if not extremes:
         return []

@@ -27,7 +27,7 @@ Recipe = tuple[Tokenizer, Callable[..., None], list[str], int]
 
 
 def _wordpiece(lowercase: bool) -> Recipe:
-    """WordPiece (Schuster and Nakajima, 2012) with BERT's pre-tokenization at spaces and punctuation."""
+    """Create a WordPiece recipe (Schuster and Nakajima, 2012), which splits at spaces and punctuation like BERT."""
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS["unk_token"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -37,7 +37,7 @@ def _wordpiece(lowercase: bool) -> Recipe:
 
 
 def _byte_level_bpe(lowercase: bool) -> Recipe:
-    """Byte-level BPE (Radford et al., 2019): it has no unknown tokens, and decoding restores the text."""
+    """Create a byte-level BPE recipe (Radford et al., 2019), without unknown tokens; decoding restores the text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase() if lowercase else None
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

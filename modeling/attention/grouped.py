@@ -72,7 +72,7 @@ def group_runs(runs: list[Run], heads: int) -> list[list[Run]]:
         runs: The number of sequences and their length, for each run of sequences of equal length.
         heads: The number of attention heads.
     """
-    best: list[tuple[float, int]] = [(0.0, 0)]  # the least cost of the first runs, and where their last group starts
+    best: list[tuple[float, int]] = [(0.0, 0)]  # The least cost of the first runs, and where their last group starts.
     for end in range(1, len(runs) + 1):
         options, count = [], 0
         for start in reversed(range(end)):
@@ -158,9 +158,9 @@ class GroupPlan:
 
 
 class _GroupedAttentionFunction(torch.autograd.Function):
-    """softmax(QKᵀ · scaling + mask) V with dropout of the weights; (T, H, C) each.
+    """The function softmax(QKᵀ · scaling + mask) V with dropout of the weights; q, k and v are (T, H, C).
 
-    Differentiable once, as torch's fused kernel is; gradients of gradients need `attn_implementation="eager"`.
+    It is differentiable once, like torch's fused kernel. Gradients of gradients need `attn_implementation="eager"`.
     """
 
     @staticmethod

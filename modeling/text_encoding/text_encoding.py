@@ -20,7 +20,7 @@ from .text_pooling import check_pooling, needed_tokens, pooled
 
 logger = logging.get_logger(__name__)
 
-# Number of texts to tokenize and sort together, which are hundreds of batches.
+# Number of texts to tokenize and sort together, enough for hundreds of batches.
 CHUNK = 16_384
 # Vocabularies are often padded to a multiple of this, for speed.
 _ROUNDED_TO = 128
