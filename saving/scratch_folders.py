@@ -59,7 +59,7 @@ def _make(parent: Path, prefix: str) -> tuple[Path, IO[bytes]]:
         try:
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         except OSError as error:
-            raise OSError(error.errno, f"Nothing can be written there: {error.strerror}", str(parent)) from error
+            raise OSError(error.errno, f"Cannot write to this folder: {error.strerror}", str(parent)) from error
         try:
             lock = (folder / _LOCK).open("wb")
         except FileNotFoundError:

@@ -278,7 +278,7 @@ def test_a_tokenizer_that_does_not_seem_to_be_that_of_the_model_is_said(
     SequenceEncoderModel(tiny_config("bert", vocab_size=1000)).encode("Short.", tokenizer)
     assert f"it has only {len(tokenizer)} tokens, but the model has vocab_size=1000" in caplog.text
     SequenceEncoderModel(tiny_config("bert", cls_token_id=55)).encode("Short.", tokenizer)
-    assert f"its cls_token_id is {tokenizer.cls_token_id}, and that of the model 55" in caplog.text
+    assert f"its cls_token_id is {tokenizer.cls_token_id}, but 55 in the model's configuration" in caplog.text
 
 
 def test_batches_are_full_and_sorted_and_hold_every_text_once() -> None:
