@@ -166,7 +166,7 @@ def _read(modules: list[dict[str, str]], find: _Find) -> EmbeddingRecipe | None:
             raise ValueError(f"it does not support the module {module['type']}")
     settings = _json(find(SETTINGS))
     if (kind := settings.get("model_type", _KIND)) != _KIND:
-        raise ValueError(f"it describes a {kind}, not a {_KIND}")
+        raise ValueError(f"{SETTINGS} describes a {kind}, not a {_KIND}")
     kept = settings.get("truncate_dim")
     if kept is not None and (type(kept) is not int or kept < 1):
         raise ValueError(f"truncate_dim in {SETTINGS} must be an integer of at least 1, got {kept!r}")
