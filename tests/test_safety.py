@@ -152,7 +152,7 @@ def test_pickled_weights_are_not_converted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("load", [SequenceEncoderModel.from_pretrained, SequenceEncoderConfig.from_pretrained])
 def test_the_configuration_of_another_model_is_told_by_its_type(tmp_path: Path, load: Build) -> None:
     BertConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="model_type is 'bert', and must be 'sequence_encoder'"):
+    with pytest.raises(ValueError, match="model_type must be 'sequence_encoder', got 'bert'"):
         load(tmp_path)
 
 

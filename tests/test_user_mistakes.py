@@ -84,7 +84,7 @@ def test_pickled_weights_are_named_with_the_remedy(refused: Callable[..., str], 
     torch.save({}, tmp_path / "pytorch_model.bin")
     message = refused("convert", tmp_path, tmp_path / "ours")
     assert "pytorch_model.bin is a pickled file" in message
-    assert "Convert the weights to model.safetensors" in message
+    assert "convert it to model.safetensors" in message
 
 
 @pytest.mark.parametrize(
