@@ -214,7 +214,7 @@ def test_lists_of_questions_and_of_contexts_are_answered_one_by_one(answering: Q
     pairs = [answering(question=question, context=TEXTS[0]) for question in questions]
     assert answering(question=questions, context=TEXTS[0]) == pairs
     assert answering(question=questions, context=[TEXTS[0]] * 2) == pairs
-    with pytest.raises(ValueError, match="the same number of texts.*got 2 and 1"):
+    with pytest.raises(ValueError, match=r"the same number of texts.*got 2 and 1"):
         answering(question=questions, context=TEXTS[:1])
 
 
