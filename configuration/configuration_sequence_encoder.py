@@ -291,7 +291,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         return kwargs
 
     def validate_architecture(self) -> None:
-        """Check sizes, probabilities and fields that depend on each other. `@strict` calls this after construction."""
+        """Check sizes, probabilities and dependent fields. `@strict` calls this after construction."""
         self._check_size()
         for name in (
             "vocab_size",

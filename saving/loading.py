@@ -16,7 +16,7 @@ logger = logging.get_logger(__name__)
 
 
 class LoadedSafely:
-    """Mixin for models, before a class of transformers: `from_pretrained` refuses pickled weights."""
+    """Mixin for models that refuses pickled weights. List it before the base class of transformers."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
@@ -60,7 +60,7 @@ class LoadedSafely:
 
 
 class ReadSafely:
-    """Mixin for configurations, before a class of transformers: reports what is wrong with a configuration file."""
+    """Mixin for configurations that reports errors in a file. List it before the base class of transformers."""
 
     @classmethod
     def _dict_from_json_file(cls, json_file: Any) -> Any:
@@ -84,7 +84,7 @@ class ReadSafely:
 
 
 class TokenizerReadSafely:
-    """Mixin for tokenizers, before a class of transformers: reports the folder of a tokenizer that cannot be read."""
+    """Mixin for tokenizers that reports which folder cannot be read. List it before the base class of transformers."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:

@@ -25,7 +25,10 @@ _PUSH_OPTIONS = set(inspect.signature(PushToHubMixin.push_to_hub).parameters) - 
 
 
 class SavedWhole(PushToHubMixin):
-    """Mixin before a class of transformers: `save_pretrained` and `push_to_hub` write all files or none."""
+    """Mixin whose `save_pretrained` and `push_to_hub` write all files or none.
+
+    List it before the base class of transformers.
+    """
 
     @classmethod
     def register_for_auto_class(cls, *args: Any, **kwargs: Any) -> None:
