@@ -1,4 +1,4 @@
-"""What an encoder is: its configuration and the presets of well-known families."""
+"""Configurations, and presets for well-known encoder families."""
 
 from .configuration_sequence_encoder import SequenceEncoderConfig
 from .configuration_task_adapter import TaskAdapterConfig

@@ -1,6 +1,7 @@
 """The configuration of a SequenceEncoder: a few independent axes instead of a class for every architecture."""
 
-# No `from __future__ import annotations` here: `@strict` reads the types of the fields, and skips strings.
+# No `from __future__ import annotations` here: `@strict` reads the types of the fields, and skips a type given as a
+# string.
 import copy
 import difflib
 import math
@@ -18,7 +19,8 @@ from .shared_fields import CheckedSharedFields
 
 logger = logging.get_logger(__name__)
 
-# Keywords that are no fields: what transformers passes or stores, and sentence-transformers in a cross-encoder.
+# Keywords that are not fields, but that transformers passes or stores, or that sentence-transformers stores for a
+# cross-encoder.
 _ACCEPTED_KEYWORDS = {
     "attn_implementation",
     "auto_map",
@@ -37,77 +39,96 @@ _ACCEPTED_KEYWORDS = {
 }
 
 
-# Every layer is a set of modules, each made in turn; and the weights have to fit into some memory, 4 TB in float32.
+# Sizes beyond these fail only after minutes or with no memory left: 10**12 weights are 4 TB in float32.
 _MOST_LAYERS = 10_000
 _MOST_WEIGHTS = 10**12
 
 
 @strict
 class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
-    r"""
-    Chooses an encoder along independent axes. The defaults are the encoder of *Attention Is All You Need* (Vaswani
-    et al., 2017), as `torch.nn.TransformerEncoder` implements it: scaled embeddings plus sinusoidal positions,
-    post-norm layers with a ReLU feed-forward, no norm after the last layer.
+    r"""Configuration of a SequenceEncoder, which selects an architecture along independent axes.
 
-    Axes:
-        position_embedding (`"sinusoidal"`, `"learned"` or `"rotary"`, defaults to `"sinusoidal"`):
-            How a token knows its place. Only `learned` limits the length of a text, to `max_position_embeddings`.
-        position_offset (`int`, defaults to 0):
-            Rows that a `learned` table has before its first position; RoBERTa's has `pad_token_id + 1`, which it never
-            uses. `position_ids` of a text may then start at 0 or at this offset.
-        norm_placement (`"post"` or `"pre"`, defaults to `"post"`):
-            Norms after each residual addition, or before each branch. `pre` adds a norm after the last layer, and
-            leaves out the first layer's attention norm where `embedding_norm` has just done its work.
-        norm (`"layer_norm"` or `"rms_norm"`, defaults to `"layer_norm"`), norm_eps, norm_bias:
-            The norm used everywhere, its epsilon, and whether layer norms have a bias.
-        feed_forward (`"mlp"` or `"glu"`, defaults to `"mlp"`):
-            act(xW₁)W₂, or the gated (act(xW₁) * xV)W₂ of Shazeer (2020). `hidden_act` is the activation.
-        layer_types (`list[str]`, *optional*):
-            `"full_attention"` or `"sliding_attention"` for each layer; a shorter list is repeated to the depth.
-        sliding_window (`int`, *optional*):
-            In sliding layers a token attends to the tokens at most this far away, on both sides.
-        rope_parameters (`dict`, *optional*):
-            As in transformers: `rope_theta` (10000 where it is not given), `rope_type` (`default`, `linear`, `llama3`,
-            `yarn`), for all layers or nested by layer type.
-        embedding_size (`int`, *optional*):
-            Channels of the embeddings where they are not the `hidden_size` of the layers; they are then projected to
-            it, and a `dense` prediction head goes back to them, as ELECTRA's do.
-        scale_embeddings (`bool`, defaults to `True`): multiply token embeddings by the root of their channels.
-        embedding_norm (`bool`, defaults to `False`): a norm after the sum of the embeddings.
-        type_vocab_size (`int`, defaults to 0): number of segment types; 0 means no segment embedding.
+    The defaults are the encoder of *Attention Is All You Need* (Vaswani et al., 2017) as `torch.nn.TransformerEncoder`
+    implements it: scaled embeddings plus sinusoidal positions, post-norm layers with a ReLU feed-forward network, and
+    no norm after the last layer.
 
-    Heads:
-        pooling (`"mean"` or `"cls"`, defaults to `"mean"`): how a sequence becomes one vector.
-        pooler_act (`"tanh"`, `"relu"` or `"gelu"`, *optional*): adds BERT's pooler, a dense layer with this activation.
-        prediction_head (`"linear"` or `"dense"`, defaults to `"linear"`):
-            What stands before the vocabulary projection: nothing, or dense, activation and norm.
-        classifier_head (`"linear"` or `"dense"`, defaults to `"linear"`): the same, before the task classifiers.
-        head_bias (`bool`, defaults to `True`): whether the dense layer of these heads has a bias.
-
-    Sizes, dropout and initialisation:
-        vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, max_position_embeddings:
-            As everywhere in transformers.
-        hidden_dropout (residual branches), attention_dropout (attention weights), mlp_dropout (inside the
-        feed-forward), embedding_dropout, classifier_dropout: probabilities in [0, 1).
-        attention_bias, mlp_bias (`bool`, default to `True`): biases of the linear layers.
-        initializer (`"xavier_uniform"` or `"normal"`): how matrices start; `normal` uses `initializer_range`.
+    Args:
+        vocab_size (`int`, defaults to 30522): Number of tokens in the vocabulary.
+        hidden_size (`int`, defaults to 512): Number of channels of the layers.
+        num_hidden_layers (`int`, defaults to 6): Number of layers.
+        num_attention_heads (`int`, defaults to 8): Number of attention heads of each layer.
+        intermediate_size (`int`, defaults to 2048): Number of inner channels of the feed-forward networks.
+        max_position_embeddings (`int`, defaults to 512): Maximum number of tokens in a text. Only learned positions
+            enforce it.
+        position_embedding (`"sinusoidal"`, `"learned"` or `"rotary"`, defaults to `"sinusoidal"`): How the model
+            encodes the positions of tokens.
+        position_offset (`int`, defaults to 0): Number of unused rows at the start of the table of learned positions.
+            RoBERTa has `pad_token_id + 1` of them. The `position_ids` of a text may start at 0 or at this offset.
+        rope_parameters (`dict`, *optional*): Parameters of rotary positions, in the format of transformers:
+            `rope_theta` (defaults to 10000), `rope_type` (`default`, `linear`, `llama3` or `yarn`) and what that type
+            needs, either for all layers or nested by layer type.
+        norm_placement (`"post"` or `"pre"`, defaults to `"post"`): Whether norms come after each residual addition or
+            before each branch. `pre` adds a norm after the last layer, and omits the attention norm of the first layer
+            if `embedding_norm` already normalises its input.
+        norm (`"layer_norm"` or `"rms_norm"`, defaults to `"layer_norm"`): The norm used everywhere.
+        norm_eps (`float`, defaults to 1e-5): Epsilon of the norms.
+        norm_bias (`bool`, defaults to `True`): Whether layer norms have a bias.
+        feed_forward (`"mlp"` or `"glu"`, defaults to `"mlp"`): Whether the feed-forward network computes act(xW₁)W₂ or
+            the gated (act(xW₁) * xV)W₂ of Shazeer (2020).
+        hidden_act (`str`, defaults to `"relu"`): Activation of the feed-forward network and of dense heads: `relu`,
+            `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `quick_gelu` or `silu`.
+        layer_types (`list[str]`, *optional*): `"full_attention"` or `"sliding_attention"` for each layer. A shorter
+            list is repeated. By default, all layers use full attention.
+        sliding_window (`int`, *optional*): How many tokens a token sees to each side in layers with sliding attention.
+        attention_bias (`bool`, defaults to `True`): Whether the linear layers of attention have a bias.
+        mlp_bias (`bool`, defaults to `True`): Whether the linear layers of the feed-forward network have a bias.
+        embedding_size (`int`, *optional*): Number of channels of the embeddings; `hidden_size` by default. If the two
+            differ, the model projects the embeddings to `hidden_size`, and a `dense` prediction head projects back, as
+            in ELECTRA.
+        scale_embeddings (`bool`, defaults to `True`): Whether to multiply token embeddings by the square root of their
+            number of channels.
+        embedding_norm (`bool`, defaults to `False`): Whether to normalise the sum of the embeddings.
+        type_vocab_size (`int`, defaults to 0): Number of segment types. With 0 there is no segment embedding.
+        pooling (`"mean"` or `"cls"`, defaults to `"mean"`): Whether the vector of a text is the mean over its tokens or
+            its first token.
+        pooler_act (`"tanh"`, `"relu"` or `"gelu"`, *optional*): Adds BERT's pooler, a dense layer with this activation.
+        prediction_head (`"linear"` or `"dense"`, defaults to `"linear"`): Whether only the vocabulary projection
+            follows the encoder, or a dense layer with activation and norm comes before it.
+        classifier_head (`"linear"` or `"dense"`, defaults to `"linear"`): The same for the classifiers of task heads.
+        head_bias (`bool`, defaults to `True`): Whether the dense layer of these heads has a bias.
+        tie_word_embeddings (`bool`, defaults to `False`): Whether the vocabulary projection shares the weights of the
+            token embeddings.
+        hidden_dropout (`float`, defaults to 0.1): Dropout probability of the residual branches.
+        attention_dropout (`float`, defaults to 0.1): Dropout probability of the attention weights.
+        mlp_dropout (`float`, defaults to 0.1): Dropout probability inside the feed-forward network.
+        embedding_dropout (`float`, defaults to 0.1): Dropout probability of the embeddings.
+        classifier_dropout (`float`, defaults to 0.1): Dropout probability before the classifiers of the heads.
+        initializer (`"xavier_uniform"` or `"normal"`, defaults to `"xavier_uniform"`): How matrices are initialised.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of the `normal` initializer.
+        problem_type (`str`, *optional*): `single_label_classification`, `multi_label_classification` or `regression`.
+            By default, the labels of the first batch decide.
+        pad_token_id (`int`, *optional*, defaults to 0): Id of the padding token.
+        bos_token_id (`int`, *optional*): Id of the token at the beginning of a text.
+        eos_token_id (`int` or `list[int]`, *optional*): Id of the token at the end of a text.
+        cls_token_id (`int`, *optional*): Id of the classification token.
+        sep_token_id (`int`, *optional*): Id of the separator token.
+        mask_token_id (`int`, *optional*): Id of the mask token.
 
     Raises:
-        huggingface_hub.errors.StrictDataclassError: for a value of the wrong type, a choice that does not exist, or
-        fields that contradict each other. The message names the field, its value and what is allowed.
-        ValueError: for sizes that no computer holds, a dtype that is none, and labels whose number or indices no model
-        can have.
+        huggingface_hub.errors.StrictDataclassError: If a value has the wrong type or is not one of the choices, or if
+            fields contradict each other. The message names the field, its value and what is allowed.
+        ValueError: If the model would be too large for any computer, `dtype` is not a floating dtype, or the labels
+            have an invalid number or index.
 
     Example:
+        ```python
+        >>> from sequence_encoder import SequenceEncoderConfig
+        >>> SequenceEncoderConfig(hidden_size=256, num_attention_heads=4).position_embedding
+        'sinusoidal'
+        >>> SequenceEncoderConfig.from_preset("modernbert", num_hidden_layers=4).layer_types
+        ['full_attention', 'sliding_attention', 'sliding_attention', 'full_attention']
 
-    ```python
-    >>> from sequence_encoder import SequenceEncoderConfig
-    >>> SequenceEncoderConfig(hidden_size=256, num_attention_heads=4).position_embedding
-    'sinusoidal'
-    >>> SequenceEncoderConfig.from_preset("modernbert", num_hidden_layers=4).layer_types
-    ['full_attention', 'sliding_attention', 'sliding_attention', 'full_attention']
-
-    ```
+        ```
     """
 
     model_type: ClassVar[str] = "sequence_encoder"
@@ -155,7 +176,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
     initializer: Literal["xavier_uniform", "normal"] = "xavier_uniform"
     initializer_range: float = 0.02
 
-    # Once more, since the types that transformers gives its own fields are strings, which `@strict` skips.
+    # Declared again: in transformers the type of this field is a string, which `@strict` skips.
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
 
     pad_token_id: int | None = 0
@@ -167,10 +188,15 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "SequenceEncoderConfig":
-        """The configuration of a known family (`vanilla`, `bert`, `roberta`, `distilbert`, `modernbert`), base size.
+        """Return the configuration of a well-known encoder family at base size.
+
+        Args:
+            name: `vanilla`, `bert`, `roberta`, `distilbert` or `modernbert`.
+            **overrides: Fields to change. If `num_hidden_layers` is changed alone, the pattern of layer types is cut or
+                repeated to fit.
 
         Raises:
-            ValueError: if there is no preset of that name.
+            ValueError: If no preset has that name.
         """
         from .presets import PRESETS
 
@@ -180,22 +206,27 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers, but fields among `kwargs` are completed and checked together with those of the dict.
+        """Build a configuration from a dict and from fields that override it.
 
-        Transformers sets them on the finished configuration, as it does here with what is no field.
+        Transformers would set the overrides on the finished configuration. Here they are completed and checked
+        together with the fields of the dict.
+
+        Args:
+            config_dict: The fields of the configuration.
+            **kwargs: Fields that override those of the dict, and other arguments of transformers' `from_dict`.
 
         Raises:
-            ValueError: for the configuration of another `model_type`.
+            ValueError: If the configuration has another `model_type`.
         """
         check_fields(config_dict, cls.__name__)
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
-                f"model_type is {model_type!r}, and must be {cls.model_type!r}. Transformers' Auto classes load a "
-                "model as what it is; `convert` of sequence_encoder carries one over."
+                f"model_type must be {cls.model_type!r}, got {model_type!r}. Load the model with transformers' Auto "
+                "classes, or convert it with `sequence-encoder convert`."
             )
-        # Transformers looks after `dtype`, whose "auto" is no value for a field, and after `label2id`, which a number
-        # of labels would replace; `rope_scaling` sets a field there.
+        # Transformers handles `dtype`, which may be "auto" here but not in a field, and `label2id`, which `num_labels`
+        # would replace. It reads `rope_scaling` as `rope_parameters`.
         names = {field.name for field in fields(cls)} - {"dtype", "label2id"} | {"rope_scaling"}
         overrides = {name: kwargs.pop(name) for name in names & kwargs.keys()}
         labels = config_dict.get("id2label") or {}
@@ -204,8 +235,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         return super().from_dict(_override(config_dict, overrides), **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """As in transformers."""
-        # Where peft asks for the type of a model, whose matrices it then looks for.
+        """Return the fields as a dict, as in transformers."""
+        # Peft calls this to learn the model type, and then looks up the target modules of that type.
         register_with_peft(SequenceEncoderConfig.model_type)
         return super().to_dict()
 
@@ -222,7 +253,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         super().__post_init__(**kwargs)
 
     def _warn_of_unknown(self, kwargs: dict[str, Any]) -> None:
-        """transformers keeps any keyword as an attribute; a misspelt axis must not pass in silence."""
+        """Warn of keywords that are not fields, since transformers silently keeps a misspelt one as an attribute."""
         own = [field.name for field in fields(self) if field.name in SequenceEncoderConfig.__annotations__]
         for name in kwargs:
             if name in _ACCEPTED_KEYWORDS or name.startswith("_"):
@@ -232,7 +263,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             logger.warning(f"`{name}` is not a field of SequenceEncoderConfig and changes nothing in the model.{hint}")
 
     def _check_size(self) -> None:
-        """Refuses what would take all memory and minutes before it failed: already the list of layer types does."""
+        """Refuse sizes that would exhaust the memory before anything else checks them."""
         if self.num_hidden_layers > _MOST_LAYERS:
             raise ValueError(f"num_hidden_layers must be at most {_MOST_LAYERS:,}, got {self.num_hidden_layers}.")
         width, positions = self.embedding_dim, self.position_offset + self.max_position_embeddings
@@ -244,13 +275,13 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             sizes = ("vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size")
             given = ", ".join(f"{name}={getattr(self, name)}" for name in (*sizes, "num_hidden_layers"))
             raise ValueError(
-                f"{given} need about {weights:,} weights, {weights * 4 >> 30:,} GiB in float32; at most "
+                f"{given} need about {weights:,} weights ({weights * 4 >> 30:,} GiB in float32); at most "
                 f"{_MOST_WEIGHTS:,} weights are allowed."
             )
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """Nests `rope_parameters` by layer type, the one form that the model reads. Called by transformers."""
-        # The old name of `rope_parameters`, already warned of; transformers would set the field by it, not nested.
+        """Nest `rope_parameters` by layer type, the only format that the model reads. Called by transformers."""
+        # The old name of `rope_parameters`, which `__post_init__` warns of. Transformers would copy it without nesting.
         kwargs.pop("rope_scaling", None)
         if self.position_embedding == "rotary":
             given = self.rope_parameters or {}
@@ -260,7 +291,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         return kwargs
 
     def validate_architecture(self) -> None:
-        """Checks the fields that depend on each other. Run by `@strict` after construction."""
+        """Check sizes, probabilities and dependent fields. `@strict` calls this after construction."""
         self._check_size()
         for name in (
             "vocab_size",
@@ -275,8 +306,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             raise ValueError(f"embedding_size must be at least 1, or None, got {self.embedding_size}.")
         if self.tie_word_embeddings and self.prediction_dim != self.embedding_dim:
             raise ValueError(
-                f"tie_word_embeddings=True needs prediction_head='dense' where embedding_size={self.embedding_size} is "
-                f"not hidden_size={self.hidden_size}, got prediction_head={self.prediction_head!r}."
+                f"tie_word_embeddings=True needs prediction_head='dense' with embedding_size={self.embedding_size} and "
+                f"hidden_size={self.hidden_size}, got prediction_head={self.prediction_head!r}."
             )
         for name in ("num_hidden_layers", "type_vocab_size", "position_offset"):
             if getattr(self, name) < 0:
@@ -286,7 +317,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         for name in (field for field in self.__dataclass_fields__ if field.endswith("_dropout")):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is a probability in [0, 1), got {getattr(self, name)}.")
+                raise ValueError(f"{name} must be a probability in [0, 1), got {getattr(self, name)}.")
         if self.hidden_size % self.num_attention_heads:
             small = [n for n in range(1, math.isqrt(self.hidden_size) + 1) if self.hidden_size % n == 0]
             divisors = sorted({*small, *(self.hidden_size // n for n in small)})
@@ -296,20 +327,20 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             )
 
     def validate_positions(self) -> None:
-        """Checks the position axis against the sizes. Run by `@strict` after construction."""
+        """Check the fields that concern positions. `@strict` calls this after construction."""
         if self.position_embedding == "sinusoidal" and self.embedding_dim % 2:
             name = "hidden_size" if self.embedding_size is None else "embedding_size"
             raise ValueError(f"position_embedding='sinusoidal' needs an even {name}, got {self.embedding_dim}.")
         if self.position_offset and self.position_embedding != "learned":
             raise ValueError(
-                f"position_offset={self.position_offset} belongs to position_embedding='learned', got "
+                f"position_offset={self.position_offset} needs position_embedding='learned', got "
                 f"{self.position_embedding!r}; leave it out, or pass position_offset=0."
             )
         if self.position_embedding != "rotary":
             if self.rope_parameters is not None:
                 raise ValueError(
-                    f"rope_parameters belong to position_embedding='rotary', got {self.position_embedding!r}; leave "
-                    "them out, or pass rope_parameters=None."
+                    f"rope_parameters need position_embedding='rotary', got {self.position_embedding!r}; leave them "
+                    "out, or pass rope_parameters=None."
                 )
             return
         if self.head_dim % 2:
@@ -320,12 +351,12 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         check_rope_parameters(self.rope_parameters, self.layer_types or [])
 
     def validate_layer_type(self) -> None:
-        """Checks the attention pattern of the layers, in place of transformers. Run by `@strict` after construction."""
+        """Check the layer types, in place of transformers' own check. `@strict` calls this after construction."""
         layer_types = self.layer_types or []
         if len(layer_types) != self.num_hidden_layers:
             raise ValueError(
-                f"layer_types has {len(layer_types)} entries for num_hidden_layers={self.num_hidden_layers}; give one "
-                "for each layer, or a shorter pattern to repeat."
+                f"layer_types has {len(layer_types)} entries for num_hidden_layers={self.num_hidden_layers}; pass one "
+                "entry per layer, or a shorter pattern that is repeated."
             )
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ValueError(f"sliding_window must be at least 1, or None, got {self.sliding_window}.")
@@ -334,11 +365,11 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
 
     @property
     def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
-        """How the layers that there are split into tensor-parallel ranks. Read by transformers."""
+        """The tensor-parallel plan of the layers, which transformers reads."""
         up_proj = {"mlp": ("up_proj", "colwise"), "glu": ("gate_up_proj", "packed_colwise")}
         name, style = up_proj[self.feed_forward]
         return {
-            # It is laid out head by head, so that a plain split of its columns gives each rank whole heads.
+            # The columns are ordered by head, so a plain split gives each rank whole heads.
             "layers.*.self_attn.qkv_proj": "colwise",
             "layers.*.self_attn.o_proj": "rowwise",
             f"layers.*.mlp.{name}": style,
@@ -347,24 +378,24 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
 
     @property
     def head_dim(self) -> int:
-        """Channels of one attention head."""
+        """Number of channels of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
     @property
     def embedding_dim(self) -> int:
-        """Channels of the embeddings."""
+        """Number of channels of the embeddings."""
         return self.hidden_size if self.embedding_size is None else self.embedding_size
 
     @property
     def prediction_dim(self) -> int:
-        """Channels that the vocabulary projection takes."""
+        """Number of input channels of the vocabulary projection."""
         return self.embedding_dim if self.prediction_head == "dense" else self.hidden_size
 
 
 def _override(given: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """The given fields with some replaced; given layer types then follow a number of layers that stands alone.
+    """Return the given fields with overrides applied.
 
-    Fewer layers are the first ones, and more of them go on with the pattern.
+    If `num_hidden_layers` is overridden, the given layer types are cut or their pattern is repeated to fit.
     """
     depth, layer_types = overrides.get("num_hidden_layers"), given.get("layer_types")
     if layer_types == []:

@@ -1,18 +1,21 @@
-"""Which matrices of an encoder peft adapts where nobody names any: all of its layers, for every head."""
+"""The default target modules for peft: all matrices of the layers, with every head."""
 
 import sys
 from typing import Any
 
-# Of LoRA and its kin: as much is learned with all matrices of a layer as with any choice of them, and more than with
-# those of attention alone (Biderman et al., 2024, "LoRA Learns Less and Forgets Less").
+# For LoRA and similar methods. Adapting all matrices of a layer is at least as good as any subset, and better than
+# adapting attention alone (Biderman et al., 2024, "LoRA Learns Less and Forgets Less").
 _MATRICES = ["qkv_proj", "o_proj", "up_proj", "gate_up_proj", "down_proj"]
-# IA³ scales keys, values, and what is between the two products of the feed-forward (Liu et al., 2022). The first two
-# are in one matrix with the queries here, and scaling a query scales the key that it is multiplied by.
+# IA³ scales the keys, the values and the inner activations of the feed-forward network (Liu et al., 2022). Here, keys
+# and values share a matrix with the queries. Scaling a query is the same as scaling the key it is multiplied by.
 _SCALED, _SCALED_INPUTS = ["qkv_proj", "down_proj"], ["down_proj"]
 
 
 def register_with_peft(model_type: str) -> None:
-    """Names the matrices in the tables of peft, if it is imported; what a user has put there stays."""
+    """Add the default target modules of a model type to peft's tables, if peft is imported.
+
+    Entries that a user has set stay as they are.
+    """
     constants: Any = sys.modules.get("peft.utils.constants")
     if constants is None:
         return
@@ -23,6 +26,6 @@ def register_with_peft(model_type: str) -> None:
             table.setdefault(model_type, _SCALED_INPUTS)
         elif name.endswith("IA3_TARGET_MODULES_MAPPING"):
             table.setdefault(model_type, _SCALED)
-        # Those of LoRA and its kin; others tune biases or norms.
+        # Tables of methods that adapt matrices; the others tune biases or norms.
         elif name.endswith("_TARGET_MODULES_MAPPING") and {"query", "value"} <= set(table["bert"]):
             table.setdefault(model_type, _MATRICES)

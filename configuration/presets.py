@@ -1,4 +1,4 @@
-"""Presets: the settings of well-known encoder families at base size, as plain keyword dictionaries."""
+"""Presets: the configurations of well-known encoder families at base size, as keyword dictionaries."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Sanh et al., 2019.
     "distilbert": {**_BERT, "num_hidden_layers": 6, "type_vocab_size": 0, "pooler_act": "relu"},
-    # Warner et al., 2024: every third layer sees the whole text, the others 64 tokens to each side.
+    # Warner et al., 2024: tokens see the whole text in every third layer, and 64 tokens to each side in the others.
     "modernbert": {
         "vocab_size": 50368,
         "hidden_size": 768,

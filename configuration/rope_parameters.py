@@ -1,12 +1,12 @@
-"""The parameters of rotary positions: the one form that the model reads, and what is checked in it."""
+"""Nests the parameters of rotary positions by layer type, and checks them."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 _LAYER_TYPES = ("full_attention", "sliding_attention")
-# With the numbers that each needs. `dynamic` and `longrope` rescale with the longest text at hand, so that an output
-# would depend on its batch.
+# The supported types, with the numbers that each requires. `dynamic` and `longrope` rescale with the longest text of a
+# batch, so the output for a text would depend on the other texts.
 _ROPE_TYPES: dict[str, tuple[str, ...]] = {
     "default": ("rope_theta",),
     "linear": ("rope_theta", "factor"),
@@ -17,10 +17,15 @@ _NOT_NUMBERS = ("rope_type", "type", "truncate")
 
 
 def nest_by_layer_type(given: dict[str, Any], layer_types: Sequence[str], default_theta: float) -> dict[str, Any]:
-    """The parameters of each of the layer types, from those for all, nested ones or both. The others are left out.
+    """Return the parameters for each of the layer types.
+
+    Args:
+        given: Parameters for all layers, parameters nested by layer type, or both. Nested ones override common ones.
+        layer_types: The layer types that the model has. Parameters for others are left out.
+        default_theta: The default of `rope_theta`.
 
     Raises:
-        ValueError: for a layer type that does not exist, or whose parameters are no dict.
+        ValueError: If a layer type does not exist, or its parameters are not a dict.
     """
     nested = {name: value for name, value in given.items() if isinstance(value, dict) or name in _LAYER_TYPES}
     common = {name: value for name, value in given.items() if name not in nested}
@@ -33,16 +38,20 @@ def nest_by_layer_type(given: dict[str, Any], layer_types: Sequence[str], defaul
 
 
 def check_rope_parameters(rope_parameters: dict[str, Any] | None, layer_types: Sequence[str]) -> None:
-    """Checks that each layer type has its parameters, of a known type and with the numbers that it needs.
+    """Check that each layer type has parameters of a supported type, with all required numbers.
+
+    Args:
+        rope_parameters: The parameters, nested by layer type.
+        layer_types: The layer types that the model has.
 
     Raises:
-        ValueError: if a layer type or a number is missing or wrong.
+        ValueError: If the parameters of a layer type or a number are missing or invalid.
     """
     given = rope_parameters or {}
     if missing := sorted(set(layer_types) - set(given)):
         raise ValueError(
-            "position_embedding='rotary' needs rope_parameters for every layer type of the model; there are none for "
-            f"{', '.join(missing)} in rope_parameters={rope_parameters}."
+            "position_embedding='rotary' needs rope_parameters for every layer type of the model; "
+            f"{', '.join(missing)} is missing in rope_parameters={rope_parameters}."
         )
     for layer_type, parameters in given.items():
         where = f"rope_parameters[{layer_type!r}]"
@@ -57,7 +66,9 @@ def check_rope_parameters(rope_parameters: dict[str, Any] | None, layer_types: S
             raise ValueError(f"{where}: partial_rotary_factor is not supported.")
         for name in _ROPE_TYPES[rope_type]:
             if name not in parameters:
-                raise ValueError(f"{where}[{name!r}] is missing; rope_type={rope_type!r} needs it, a positive number.")
+                raise ValueError(
+                    f"{where}[{name!r}] is missing; rope_type={rope_type!r} needs it as a positive number."
+                )
         for name, value in parameters.items():
             optional = name not in _ROPE_TYPES[rope_type]
             if name not in _NOT_NUMBERS and not (_is_positive(value) or (optional and value is None)):

@@ -1,6 +1,6 @@
-"""Checks of the fields that transformers gives every configuration, before it builds anything from them."""
+"""Checks fields that all configurations of transformers share, before transformers uses them."""
 
-# No `from __future__ import annotations`, as in the configurations.
+# No `from __future__ import annotations` here, for the same reason as in the configurations.
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,12 +11,12 @@ from ..saving.loading import check_dtype
 
 logger = logging.get_logger(__name__)
 
-# transformers names every label in a dictionary: many more would fill the memory before the first weight is made.
+# Transformers makes a dictionary entry for each label: many more would exhaust the memory before any weight exists.
 MOST_LABELS = 10_000_000
 
 
 class CheckedSharedFields(PreTrainedConfig):
-    """A configuration that refuses a `dtype`, labels or a number of labels that no model can have."""
+    """A configuration that refuses an invalid `dtype`, `id2label` or `num_labels`."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name, value in (("dtype", self.dtype), ("torch_dtype", kwargs.get("torch_dtype"))):
@@ -27,29 +27,33 @@ class CheckedSharedFields(PreTrainedConfig):
 
     @property
     def num_labels(self) -> int | None:
-        """As in transformers: how many labels `id2label` names."""
+        """Number of labels in `id2label`, as in transformers."""
         return super().num_labels
 
     @num_labels.setter
     def num_labels(self, num_labels: int) -> None:
         check_number_of_labels("num_labels", num_labels)
-        # Properties of a base class have no `super().num_labels = ...`.
+        # Python has no `super().num_labels = ...`.
         PreTrainedConfig.num_labels.fset(self, num_labels)  # type: ignore[attr-defined]
 
 
 def check_number_of_labels(name: str, number: Any) -> None:
-    """Checks that a number of labels is whole, and not so large that naming them would fill the memory.
+    """Check that a number of labels is an integer from 0 to `MOST_LABELS`.
+
+    Args:
+        name: The name of the number, for the error.
+        number: The number of labels.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: If it is not.
     """
     if not isinstance(number, int) or not 0 <= number <= MOST_LABELS:
-        raise ValueError(f"{name} must be a whole number from 0 to {MOST_LABELS:,}, got {number!r}.")
+        raise ValueError(f"{name} must be an integer from 0 to {MOST_LABELS:,}, got {number!r}.")
 
 
 def _check_id2label(id2label: Any) -> None:
     if not isinstance(id2label, Mapping):
-        raise ValueError(f"id2label must be a dict of names by index, got a {type(id2label).__name__}.")
+        raise ValueError(f"id2label must be a dict from indices to names, got a {type(id2label).__name__}.")
     check_number_of_labels("The length of id2label", len(id2label))
     for key in id2label:
         try:
@@ -57,8 +61,6 @@ def _check_id2label(id2label: Any) -> None:
         except (TypeError, ValueError):
             index = -1
         if not 0 <= index < MOST_LABELS:
-            raise ValueError(
-                f"id2label has the index {key!r}; allowed are whole numbers from 0 to {MOST_LABELS - 1:,}."
-            )
+            raise ValueError(f"id2label has the index {key!r}; indices must be integers from 0 to {MOST_LABELS - 1:,}.")
     if missing := sorted(set(range(len(id2label))) - {int(key) for key in id2label}):
         logger.warning(f"id2label has {len(id2label)} labels, but none for the index {missing[0]}.")

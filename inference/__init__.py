@@ -1,4 +1,4 @@
-"""What uses trained models."""
+"""Inference with fine-tuned models."""
 
 from .question_answering import QuestionAnsweringPipeline
 

@@ -1,4 +1,4 @@
-"""Answers to questions, found in a text: transformers took its pipeline for this out in 5.3, here is one."""
+"""A pipeline for extractive question answering, which transformers removed in 5.3."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -10,15 +10,16 @@ from transformers.pipelines.base import ChunkPipeline
 
 from ..tokenizer.private_copy import private_copy
 
-# Its annotations leave no room for the arguments that its subclasses are made to have.
+# `Any`, because the annotations of `ChunkPipeline` do not allow the parameters that its subclasses add.
 _Pipeline: Any = ChunkPipeline
 
 
 class QuestionAnsweringPipeline(_Pipeline):
-    """Finds the answer to a question in a text of any length, which is read in windows that overlap.
+    """Pipeline that finds the answer to a question in a text of any length, reading it in overlapping windows.
 
-    Arguments and results are named as in the pipeline that transformers had. A saved model names it, so that
-    `pipeline("question-answering", model=..., trust_remote_code=True)` makes one. With the package it is made directly:
+    Arguments and results have the names of the pipeline that transformers removed. `config.json` of a saved model
+    refers to this class, so `pipeline("question-answering", model=..., trust_remote_code=True)` works without the
+    package. With the package, create it directly:
 
     ```python
     >>> from sequence_encoder.inference import QuestionAnsweringPipeline
@@ -29,12 +30,12 @@ class QuestionAnsweringPipeline(_Pipeline):
     ```
 
     Args:
-        model: with a head for question answering.
-        tokenizer: a fast one, that of the model.
-        kwargs: of transformers' `Pipeline`, and those of a call.
+        model: A model with a question answering head.
+        tokenizer: The fast tokenizer of the model.
+        **kwargs: Arguments of transformers' `Pipeline`, and defaults for the arguments of a call.
 
     Raises:
-        ValueError: for another head, or a tokenizer that does not say which characters a token is of.
+        ValueError: If the model has another head, or the tokenizer is slow and cannot map tokens to characters.
     """
 
     _load_tokenizer = True
@@ -45,30 +46,33 @@ class QuestionAnsweringPipeline(_Pipeline):
 
     def __init__(self, model: Any, tokenizer: Any, **kwargs: Any) -> None:
         if not type(model).__name__.endswith("ForQuestionAnswering"):
-            raise ValueError(f"model must have a head for question answering, got a {type(model).__name__}.")
+            raise ValueError(f"model must have a question answering head, got a {type(model).__name__}.")
         if not getattr(tokenizer, "is_fast", False):
-            raise ValueError(f"tokenizer must be a fast one, got a {type(tokenizer).__name__}.")
+            raise ValueError(f"tokenizer must be a fast tokenizer, got a {type(tokenizer).__name__}.")
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)
 
     def __call__(self, inputs: Any = None, *, question: Any = None, context: Any = None, **kwargs: Any) -> Any:
-        """Answers a question, or several.
+        """Answer one or more questions.
 
         Args:
-            inputs: instead of `question` and `context`: a dictionary of both, or a list of such.
-            question: what is asked; or a list of questions, with as many contexts, or one for all.
-            context: the text to find the answer in; or a list of them, with as many questions, or one for all.
-            kwargs: `top_k`, how many answers to give (1); `max_answer_len`, their most tokens (15);
-                `handle_impossible_answer`, whether there may be none, told by an empty one (False); `max_seq_len`, of a
-                window, question included (384); `doc_stride`, the tokens that two windows share (128);
-                `max_question_len`, where questions are cut (64); `batch_size`.
+            inputs: A dictionary with `question` and `context`, or a list of such dictionaries. Replaces the next two.
+            question: The question, or a list of questions.
+            context: The text to find the answer in, or a list of texts. A single question or context is combined with
+                each item of the other list.
+            **kwargs: `top_k`, the number of answers to return (defaults to 1); `max_answer_len`, the maximum number of
+                tokens in an answer (15); `handle_impossible_answer`, whether to return an empty answer if the context
+                probably has none (False); `max_seq_len`, the number of tokens in a window, including the question
+                (384); `doc_stride`, the number of tokens that neighbouring windows share (128); `max_question_len`,
+                the number of tokens to truncate questions to (64); `batch_size`.
 
         Returns:
-            For each question a dictionary, or a list of them where `top_k` is not 1: `score` (the probability of start
-            times that of end, within a window), `start` and `end` (characters of the context) and `answer`, which is
-            empty where the context has no tokens.
+            A dictionary for each question, or a list of them if `top_k` is not 1: `score` (the probability of the start
+            times the probability of the end, within a window), `start` and `end` (character indices in the context) and
+            `answer`, which is empty if the context has no tokens.
 
         Raises:
-            ValueError: if a question or a context is no text, or empty; if no room is left for the context.
+            ValueError: If a question or a context is empty or not a string, or if the question leaves no room for the
+                context.
         """
         if inputs is None:
             inputs = _pairs(question, context)
@@ -77,7 +81,7 @@ class QuestionAnsweringPipeline(_Pipeline):
     def _sanitize_parameters(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         for name, value in given.items():
             least = {"doc_stride": 0, "handle_impossible_answer": None}.get(name, 1)
-            kind, allowed = (bool, "True or False") if least is None else (int, f"a whole number of at least {least}")
+            kind, allowed = (bool, "True or False") if least is None else (int, f"an integer of at least {least}")
             if type(value) is not kind or (least is not None and value < least):
                 raise ValueError(f"{name} must be {allowed}, got {value!r}.")
         after = {"top_k", "max_answer_len", "handle_impossible_answer"}
@@ -90,7 +94,17 @@ class QuestionAnsweringPipeline(_Pipeline):
     def preprocess(
         self, inputs: Any, doc_stride: int = 128, max_seq_len: int = 384, max_question_len: int = 64
     ) -> Iterator[dict[str, Any]]:
-        """The windows of one context: tensors (1, S), and for each token its characters if it is of the context."""
+        """Yield the windows of one context.
+
+        Args:
+            inputs: A dictionary with `question` and `context`.
+            doc_stride: Number of tokens that neighbouring windows share.
+            max_seq_len: Maximum number of tokens in a window, including the question.
+            max_question_len: Number of tokens to truncate the question to.
+
+        Yields:
+            The inputs of the model, (1, S) each, with the context and the character offsets of the tokens.
+        """
         question, context = _texts(inputs)
         tokenizer, config = self.tokenizer, self.model.config
         learned = getattr(config, "position_embedding", "learned") == "learned"
@@ -119,7 +133,14 @@ class QuestionAnsweringPipeline(_Pipeline):
         max_answer_len: int = 15,
         handle_impossible_answer: bool = False,
     ) -> Any:
-        """The best answers of all windows of a context."""
+        """Return the best answers from all windows of a context.
+
+        Args:
+            windows: The outputs of `_forward`.
+            top_k: Number of answers.
+            max_answer_len: Maximum number of tokens in an answer.
+            handle_impossible_answer: Whether an empty answer is allowed.
+        """
         scored = [
             (self._of_window(window["start"], window), self._of_window(window["end"], window), window["offsets"])
             for window in windows
@@ -128,33 +149,33 @@ class QuestionAnsweringPipeline(_Pipeline):
         return answers if top_k > 1 else next(iter(answers), {"score": 0.0, "start": 0, "end": 0, "answer": ""})
 
     def _of_window(self, logits: torch.Tensor, window: dict[str, Any]) -> torch.Tensor:
-        """(S,) of the tokens of a window, without what a batch padded."""
+        """Return the logits (S,) of the tokens of a window, without the padding of the batch."""
         logits, tokens = logits.flatten().float().cpu(), len(window["offsets"])
         return logits[-tokens:] if self.tokenizer.padding_side == "left" else logits[:tokens]
 
 
-# For each token of a window its characters in the context, None if it is not of it.
+# For each token of a window, the start and end of its characters in the context; None if it is not in the context.
 Offsets = list[tuple[int, int] | None]
 
 
 def windows_of(
     tokenizer: Any, question: str, context: str, length: int, doc_stride: int, max_question_len: int
 ) -> tuple[Any, list[Offsets]]:
-    """A question with a context, in windows that overlap.
+    """Tokenize a question with a context of any length into overlapping windows.
 
     Args:
-        tokenizer: a fast one.
-        question: is cut to `max_question_len` tokens.
-        context: of any length.
-        length: tokens of a window, question included.
-        doc_stride: tokens that two windows share; at most half of what there is room for.
-        max_question_len: in tokens.
+        tokenizer: A fast tokenizer.
+        question: The question, which is truncated to `max_question_len` tokens.
+        context: The text to find the answer in.
+        length: Maximum number of tokens in a window, including the question.
+        doc_stride: Number of tokens that neighbouring windows share; at most half of the context in a window.
+        max_question_len: Maximum number of tokens in the question.
 
     Returns:
-        What the tokenizer gives, an item for each window; and the characters of the tokens of each.
+        The output of the tokenizer, with one item per window, and the character offsets of the tokens of each window.
 
     Raises:
-        ValueError: if no room is left for the context.
+        ValueError: If the question leaves no room for the context.
     """
     tokenizer = private_copy(tokenizer)
     asked = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
@@ -169,7 +190,7 @@ def windows_of(
         context,
         truncation="only_second",
         max_length=length,
-        # Windows that shared half of their tokens or more would hardly move on.
+        # Windows that share more than half of their tokens would advance too slowly.
         stride=min(doc_stride, room // 2),
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
@@ -188,17 +209,18 @@ def best_answers(
     max_answer_len: int = 15,
     handle_impossible_answer: bool = False,
 ) -> list[dict[str, Any]]:
-    """The best answers of all windows of a context.
+    """Find the best answers in all windows of a context.
 
     Args:
-        windows: the logits (S,) of where an answer starts and ends, and the characters of the tokens.
-        context: the text.
-        top_k: how many.
-        max_answer_len: their most tokens.
-        handle_impossible_answer: whether there may be none, which the first token of a window stands for.
+        windows: For each window, the logits (S,) for the start and the end of an answer, and the character offsets of
+            the tokens.
+        context: The text to find the answer in.
+        top_k: Number of answers.
+        max_answer_len: Maximum number of tokens in an answer.
+        handle_impossible_answer: Whether an empty answer is allowed. The first token of a window stands for it.
 
     Returns:
-        The best first: `score`, `start`, `end` and `answer`.
+        Dictionaries with `score`, `start`, `end` and `answer`, the best answer first.
     """
     found: dict[tuple[int, int], float] = {}
     for start_logits, end_logits, offsets in windows:
@@ -207,12 +229,12 @@ def best_answers(
         start, end = (
             logits.float().masked_fill(~allowed, -torch.inf).log_softmax(-1) for logits in (start_logits, end_logits)
         )
-        # Logarithms, since products of small probabilities would be zero. (S, max_answer_len): for each start the ends
-        # from there on.
+        # Sums of logarithms, since products of small probabilities would underflow. `following` is (S, max_answer_len):
+        # for each start, the ends that follow it.
         following = F.pad(end, (0, max_answer_len - 1), value=-torch.inf).unfold(0, max_answer_len, 1)
         spans = start[:, None] + following
         if handle_impossible_answer:
-            # There is no answer where no window has one.
+            # The context has no answer only if none of its windows has one.
             found[0, 0] = min(float(spans[0, 0]), found.get((0, 0), 0.0))
             spans[0] = -torch.inf
         scores, places = spans.flatten().topk(min(top_k, spans.numel()))
@@ -230,10 +252,10 @@ def best_answers(
 
 
 def _pairs(questions: Any, contexts: Any) -> Any:
-    """One dictionary, or a list of them where there are lists.
+    """Pair questions with contexts: one dictionary, or a list of them if either is a list.
 
     Raises:
-        ValueError: if there are lists of different lengths.
+        ValueError: If there are two lists of different lengths.
     """
     if not isinstance(questions, list) and not isinstance(contexts, list):
         return {"question": questions, "context": contexts}
@@ -241,7 +263,10 @@ def _pairs(questions: Any, contexts: Any) -> Any:
     questions = questions if isinstance(questions, list) else [questions] * count
     contexts = contexts if isinstance(contexts, list) else [contexts] * count
     if len(questions) != len(contexts):
-        raise ValueError(f"question has {len(questions)} texts and context {len(contexts)}; give as many, or one.")
+        raise ValueError(
+            f"question and context must have the same number of texts, or one of them a single text; got "
+            f"{len(questions)} and {len(contexts)}."
+        )
     return [{"question": question, "context": context} for question, context in zip(questions, contexts, strict=True)]
 
 
@@ -250,6 +275,6 @@ def _texts(inputs: Any) -> tuple[str, str]:
     for name in ("question", "context"):
         text = inputs.get(name) if isinstance(inputs, dict) else None
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{name} must be a text, got {text!r}.")
+            raise ValueError(f"{name} must be a non-empty string, got {text!r}.")
         texts.append(text)
     return texts[0], texts[1]

@@ -1,4 +1,4 @@
-"""How the encoder computes: the trunk, its parts and the task heads."""
+"""The models: the encoder, its parts and the heads."""
 
 from .heads.pretraining_heads import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining
 from .heads.task_adapter import TaskAdapter

@@ -1,7 +1,9 @@
-"""Checks of what a caller hands in, before anything is computed; errors name the argument, its value and the limit.
+"""Checks arguments before anything is computed. Errors name the argument, its value and what is allowed.
 
-Shapes: B batch, S sequence. Values are not looked at while a graph is traced, where they do not exist yet; elsewhere
-each look makes the host wait for an accelerator, so that those of one kind are taken together.
+Values are not checked during tracing, where they do not exist yet. Otherwise each check of values makes the host wait
+for an accelerator, so related checks are combined.
+
+Shapes: B batch, S sequence.
 """
 
 from typing import Any, Literal
@@ -12,17 +14,21 @@ from transformers.utils.import_utils import is_tracing
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 
-# The label of what is not to be predicted, as everywhere in torch and transformers.
+# The label that losses ignore, as everywhere in torch and transformers.
 IGNORED = -100
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
 def check_tensor(name: str, value: Any) -> None:
-    """Checks that an argument is a tensor.
+    """Check that an argument is a tensor.
+
+    Args:
+        name: The name of the argument.
+        value: Its value.
 
     Raises:
-        ValueError: if it is a list or anything else.
+        ValueError: If it is not.
     """
     if not isinstance(value, torch.Tensor):
         raise ValueError(f"{name} must be a tensor, got {type(value).__name__}.")
@@ -37,17 +43,17 @@ def _check_ids(name: str, ids: Any) -> None:
 def _check_whole_numbers(name: str, values: Any) -> None:
     check_tensor(name, values)
     if values.is_floating_point():
-        raise ValueError(f"{name} must be whole numbers, got {values.dtype}.")
+        raise ValueError(f"{name} must be integers, got {values.dtype}.")
 
 
 def _check_ranges(checked: list[tuple[str, torch.Tensor, int, str]]) -> None:
-    """Each with its name, how many values are allowed from 0 on, and what says so."""
+    """Check tuples of a name, a tensor, the number of allowed values from 0, and what sets this limit."""
     if not checked or is_tracing(checked[0][1]):
         return
     extremes = torch.stack([torch.stack(ids.aminmax()).long() for _, ids, _, _ in checked]).tolist()
     for (name, _, size, limit), (low, high) in zip(checked, extremes, strict=True):
         if low < 0 or high >= size:
-            raise ValueError(f"{name} contains {low if low < 0 else high}; allowed are 0 to {size - 1} ({limit}).")
+            raise ValueError(f"{name} must be from 0 to {size - 1} ({limit}), got {low if low < 0 else high}.")
 
 
 def check_inputs(
@@ -58,10 +64,21 @@ def check_inputs(
     position_ids: torch.Tensor | None,
     inputs_embeds: torch.Tensor | None,
 ) -> tuple[int, int]:
-    """Checks the arguments of the model's forward against the configuration and each other, and returns (B, S).
+    """Check the arguments of a model's `forward` against the configuration and each other.
+
+    Args:
+        config: The configuration of the model.
+        input_ids: As in `SequenceEncoderModel.forward`.
+        attention_mask: As in `SequenceEncoderModel.forward`.
+        token_type_ids: As in `SequenceEncoderModel.forward`.
+        position_ids: As in `SequenceEncoderModel.forward`.
+        inputs_embeds: As in `SequenceEncoderModel.forward`.
+
+    Returns:
+        (B, S).
 
     Raises:
-        ValueError: for an argument that is missing, has another shape or type, or holds values outside its range.
+        ValueError: If an argument is missing, has the wrong shape or dtype, or contains values out of range.
     """
     batch, seq = check_shapes(config, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
     if attention_mask is not None:
@@ -70,7 +87,7 @@ def check_inputs(
     if input_ids is not None:
         checked.append(("input_ids", input_ids, config.vocab_size, "vocab_size"))
     if token_type_ids is not None and config.type_vocab_size:
-        hint = "; with one segment type they can be left out" if config.type_vocab_size == 1 else ""
+        hint = "; with one segment type, leave them out" if config.type_vocab_size == 1 else ""
         checked.append(("token_type_ids", token_type_ids, config.type_vocab_size, f"type_vocab_size{hint}"))
     _check_ranges(checked)
     return batch, seq
@@ -85,10 +102,22 @@ def check_shapes(
     inputs_embeds: torch.Tensor | None,
     dimensions: tuple[str, ...] = ("batch", "sequence"),
 ) -> tuple[int, ...]:
-    """Checks the shapes and types of the arguments, and returns the sizes of `dimensions`.
+    """Check the shapes and dtypes of the arguments of a model's `forward`.
+
+    Args:
+        config: The configuration of the model.
+        input_ids: Token ids with the given dimensions.
+        attention_mask: A mask of the same shape, or a mask of pairs of tokens.
+        token_type_ids: Segments of the same shape.
+        position_ids: Positions of the same shape, or of a single text.
+        inputs_embeds: Token vectors, with one more dimension for channels.
+        dimensions: The names of the dimensions of `input_ids`.
+
+    Returns:
+        The sizes of the dimensions.
 
     Raises:
-        ValueError: for an argument that is missing, or has another shape or type.
+        ValueError: If an argument is missing, or has the wrong shape or dtype.
     """
     if (input_ids is None) == (inputs_embeds is None):
         given = "both" if input_ids is not None else "neither"
@@ -135,76 +164,91 @@ def _check_mask_shape(attention_mask: torch.Tensor, shape: tuple[int, ...], head
         if got == shape or (of_pairs and list(got[:-3]) in (texts, [1 for _ in texts])):
             return
     raise ValueError(
-        f"attention_mask must be a tensor of the shape of the input, {shape}, or a mask of pairs of tokens, of shape "
+        f"attention_mask must be a tensor of shape {shape} like the input, or a mask of pairs of tokens of shape "
         f"({', '.join(map(str, texts))}, 1 or {heads} heads, {seq}, {seq}); got {got}."
     )
 
 
 def check_floating_mask(mask: torch.Tensor) -> None:
-    """Checks a floating mask: a 2-D one holds zeros and ones, a 4-D one is added to the scores.
+    """Check a floating mask: a 2-D mask has zeros and ones, and a 4-D mask is added to the scores.
+
+    Args:
+        mask: (B, S), or a 4-D mask.
 
     Raises:
-        ValueError: for values that fit the other shape.
+        ValueError: If a 2-D mask has negative values, or a 4-D mask has positive ones.
     """
     if not mask.is_floating_point() or is_tracing(mask):
         return
     value = float(mask.min() if mask.dim() == 2 else mask.max())
     if mask.dim() == 2 and not value >= 0:
         raise ValueError(
-            f"attention_mask of shape {tuple(mask.shape)} contains {value}; allowed are 0 at padding and 1 elsewhere. "
-            "Only a 4-D mask is added to the scores."
+            f"attention_mask of shape {tuple(mask.shape)} must be 0 at padding and 1 elsewhere, got {value}. Only a "
+            "4-D mask is added to the scores."
         )
     if mask.dim() == 4 and not value <= 0:
         raise ValueError(
-            f"attention_mask is a floating 4-D mask, which is added to the scores, and contains {value}; allowed are 0 "
-            "and less. A mask of zeros and ones must be bool or integer."
+            f"A floating 4-D attention_mask is added to the scores and must be at most 0, got {value}. A mask of zeros "
+            "and ones must be bool or integer."
         )
 
 
 def check_embeddings_type(config: SequenceEncoderConfig, inputs_embeds: torch.Tensor, weights: torch.dtype) -> None:
-    """Checks that token vectors have the type of the weights, or become it before the first layer.
+    """Check that token vectors have the dtype of the weights, or are converted to it before the first layer.
+
+    Args:
+        config: The configuration of the model.
+        inputs_embeds: The token vectors.
+        weights: The dtype of the model's weights.
 
     Raises:
-        ValueError: if the first layer could not take them.
+        ValueError: If the first layer could not take them.
     """
     given = inputs_embeds.dtype
-    # Autocast converts all but the widest type.
+    # Autocast converts all dtypes but float64.
     if given == weights or (given != torch.float64 and torch.is_autocast_enabled(inputs_embeds.device.type)):
         return
-    # The sum with segments or learned positions has the wider type of the two, as in BERT.
+    # Adding segments or learned positions promotes to the wider dtype, as in BERT.
     widened = config.type_vocab_size > 0 or config.position_embedding == "learned"
     if not (widened and torch.promote_types(given, weights) == weights):
         raise ValueError(
-            f"inputs_embeds must be {weights}, the type of the model's weights, got {given}; convert them with "
+            f"inputs_embeds must be {weights} like the model's weights, got {given}; convert them with "
             f"inputs_embeds.to({weights})."
         )
 
 
 def check_positions(config: SequenceEncoderConfig, position_ids: torch.Tensor) -> None:
-    """Checks that learned positions have a row for every position; the other kinds know no limit.
+    """Check that learned positions have a row for every position. The other kinds of positions have no limit.
+
+    Args:
+        config: The configuration of the model.
+        position_ids: Positions of any shape.
 
     Raises:
-        ValueError: if a text is longer than `max_position_embeddings`, or a position is negative.
+        ValueError: If a text is longer than `max_position_embeddings`, or a position is negative.
     """
     if config.position_embedding != "learned" or is_tracing(position_ids) or position_ids.numel() == 0:
         return
     low, high = torch.stack(position_ids.aminmax()).tolist()
     if low < 0 or high >= config.max_position_embeddings:
         raise ValueError(
-            f"position_ids reach {low if low < 0 else high}, but position_embedding='learned' has rows for positions 0 "
-            f"to {config.max_position_embeddings - 1} (max_position_embeddings={config.max_position_embeddings}): "
-            f"truncate the texts to {config.max_position_embeddings} tokens, or choose position_embedding='sinusoidal' "
-            "or 'rotary', which have no limit."
+            f"position_ids with position_embedding='learned' must be from 0 to {config.max_position_embeddings - 1} "
+            f"(max_position_embeddings={config.max_position_embeddings}), got {low if low < 0 else high}. Truncate the "
+            f"texts to {config.max_position_embeddings} tokens, or choose position_embedding='sinusoidal' or 'rotary', "
+            "which have no limit."
         )
 
 
 def check_first_positions(position_ids: torch.Tensor, starts: torch.Tensor, offset: int) -> None:
-    """Checks that each sequence starts at position 0 or at `position_offset`, which tells how its positions count.
+    """Check that the positions of each sequence start at 0 or at `position_offset`.
 
-    `starts`, (B, S) bool, marks the first token of every sequence.
+    Args:
+        position_ids: (B, S).
+        starts: (B, S) bool, the first token of every sequence.
+        offset: The `position_offset`.
 
     Raises:
-        ValueError: if a sequence starts at another position, from which both readings would be possible.
+        ValueError: If a sequence starts at another position, which does not show from where it counts.
     """
     if is_tracing(position_ids):
         return
@@ -212,9 +256,10 @@ def check_first_positions(position_ids: torch.Tensor, starts: torch.Tensor, offs
     other = (first != 0) & (first != offset)
     if bool(other.any()):
         raise ValueError(
-            f"position_ids start a text at {int(first[other][0])}; with position_offset={offset} they must start at 0, "
-            f"or at {offset} as RoBERTa's do (DataCollatorWithFlattening(position_ids_start={offset})). A text starts "
-            " wherever position_ids do not grow; attention_mask must be 0 at padding."
+            f"position_ids with position_offset={offset} must start at 0, or at {offset} as in RoBERTa "
+            f"(DataCollatorWithFlattening(position_ids_start={offset})); got a text that starts at "
+            f"{int(first[other][0])}. Texts start wherever position_ids do not increase, and attention_mask must be 0 "
+            "at padding."
         )
 
 
@@ -224,22 +269,28 @@ def check_offsets(
     attention_mask: torch.Tensor | None,
     shape: tuple[int, int],
 ) -> None:
-    """Checks `cu_seq_lens_q` of a batch that comes packed: one row, no mask, growing from 0 to the row's length.
+    """Check `cu_seq_lens_q` of a batch that the caller packed: one row, no mask, rising from 0 to the row's length.
+
+    Args:
+        cu_seq_lens_q: (N + 1,) cumulative lengths of the documents.
+        cu_seq_lens_k: The same.
+        attention_mask: Must be None.
+        shape: (B, S).
 
     Raises:
-        ValueError: if it describes another batch than the one at hand, or is missing beside `cu_seq_lens_k`.
+        ValueError: If it does not fit the batch, or only `cu_seq_lens_k` is given.
     """
     if cu_seq_lens_q is None:
         if cu_seq_lens_k is not None:
             raise ValueError(
-                "cu_seq_lens_k is given without cu_seq_lens_q, which says where documents start; give cu_seq_lens_q."
+                "cu_seq_lens_k needs cu_seq_lens_q, from which the model reads where documents start; pass both."
             )
         return
     _check_ids("cu_seq_lens_q", cu_seq_lens_q)
     if attention_mask is not None:
-        raise ValueError("cu_seq_lens_q describes a batch without padding and goes without attention_mask, got both.")
+        raise ValueError("cu_seq_lens_q needs a batch without padding and without attention_mask, got both.")
     if shape[0] != 1:
-        raise ValueError(f"cu_seq_lens_q describes a batch of one packed row, got a batch of {shape[0]} rows.")
+        raise ValueError(f"cu_seq_lens_q needs a batch of one packed row, got a batch of {shape[0]} rows.")
     if cu_seq_lens_q.dim() != 1:
         raise ValueError(f"cu_seq_lens_q must have shape (documents + 1,), got {tuple(cu_seq_lens_q.shape)}.")
     if is_tracing(cu_seq_lens_q):
@@ -247,63 +298,79 @@ def check_offsets(
     offsets = cu_seq_lens_q.tolist()
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != shape[1] or sorted(offsets) != offsets:
         raise ValueError(
-            f"cu_seq_lens_q must grow from 0 to the number of tokens in the row, {shape[1]}, got {offsets}."
+            f"cu_seq_lens_q must increase from 0 to the number of tokens in the row, {shape[1]}, got {offsets}."
         )
 
 
 def check_document_index(seq_idx: torch.Tensor, attention_mask: torch.Tensor | None, shape: tuple[int, int]) -> None:
-    """Checks `seq_idx` where it alone says which document each token is of: a whole number for each, and no mask.
+    """Check `seq_idx` if only it assigns tokens to documents: it needs an integer for each token, and no mask.
+
+    Args:
+        seq_idx: (B, S) the document of each token.
+        attention_mask: Must be None.
+        shape: (B, S).
 
     Raises:
-        ValueError: if it describes another batch than the one at hand.
+        ValueError: If it does not fit the batch.
     """
     _check_whole_numbers("seq_idx", seq_idx)
     if tuple(seq_idx.shape) != shape:
         raise ValueError(f"seq_idx must have shape {shape}, got {tuple(seq_idx.shape)}.")
     if attention_mask is not None:
         raise ValueError(
-            "seq_idx without position_ids describes a batch without padding and goes without attention_mask, got both."
+            "seq_idx without position_ids needs a batch without padding and without attention_mask, got both."
         )
 
 
 def check_class_labels(name: str, labels: torch.Tensor, size: int, limit: str, shape: tuple[int, ...]) -> None:
-    """Checks that class labels have the expected shape and are -100 (ignored) or in [0, size).
+    """Check that class labels have the expected shape and are -100 (ignored) or in [0, size).
+
+    Args:
+        name: The name of the argument.
+        labels: The labels.
+        size: The number of classes.
+        limit: What sets the number of classes, for the error.
+        shape: The expected shape. A flat tensor or one with a last dimension of 1 is accepted as well.
 
     Raises:
-        ValueError: for another shape, a floating type or a label outside the range.
+        ValueError: If the shape is wrong, the dtype is floating, or a label is out of range.
     """
     _check_whole_numbers(name, labels)
     if tuple(labels.shape) not in (tuple(shape), (*shape, 1), (torch.Size(shape).numel(),)):
         raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(labels.shape)}.")
     if is_tracing(labels) or labels.numel() == 0:
         return
-    labels = labels.long()  # 156 as uint8 would equal -100
+    labels = labels.long()  # In uint8, 156 equals -100.
     outside = (labels != IGNORED) & ((labels < 0) | (labels >= size))
     if bool(outside.any()):
         raise ValueError(
-            f"{name} contains {int(labels[outside].flatten()[0])}; allowed are 0 to {size - 1} ({limit}), and "
-            f"{IGNORED} for what is to be ignored."
+            f"{name} must be from 0 to {size - 1} ({limit}), or {IGNORED} to be ignored, got "
+            f"{int(labels[outside].flatten()[0])}."
         )
 
 
 def check_needed(needed: torch.Tensor | bool, shape: tuple[int, int]) -> None:
-    """Checks that what is needed of a batch of a shape (B, S) is all, nothing, or one truth for each token.
+    """Check the `needed` argument of the encoder.
+
+    Args:
+        needed: True, False, or a bool for each token.
+        shape: (B, S).
 
     Raises:
-        ValueError: for anything else.
+        ValueError: If it is anything else.
     """
     if isinstance(needed, bool):
         return
     check_tensor("needed", needed)
     if needed.dtype != torch.bool or tuple(needed.shape) != shape:
         raise ValueError(
-            f"needed must be True, False or a tensor of bool of shape {shape}, got {needed.dtype} of shape "
+            f"needed must be True, False or a bool tensor of shape {shape}, got {needed.dtype} of shape "
             f"{tuple(needed.shape)}."
         )
 
 
 def batch_shape(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> tuple[int, int] | None:
-    """(B, S) of a batch; None if there is none, which `check_inputs` then says."""
+    """Return (B, S) of a batch; None if the inputs are missing or invalid, which `check_inputs` reports later."""
     tokens = input_ids if input_ids is not None else inputs_embeds
     if not isinstance(tokens, torch.Tensor) or tokens.dim() < 2:
         return None
@@ -311,10 +378,17 @@ def batch_shape(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | No
 
 
 def check_targets(name: str, labels: torch.Tensor, num_labels: int, problem_type: str | None, batch: int) -> None:
-    """Checks that the numbers of a regression, or the zeros and ones of several labels, are one for each output.
+    """Check the targets of a regression or of a multi-label classification: one number for each output.
+
+    Args:
+        name: The name of the argument.
+        labels: The targets.
+        num_labels: The number of outputs.
+        problem_type: The problem type, for the error and the range.
+        batch: The size of the batch.
 
     Raises:
-        ValueError: for another shape, or for several labels that are not between 0 and 1.
+        ValueError: If the shape is wrong, or targets of a multi-label classification are not between 0 and 1.
     """
     check_tensor(name, labels)
     expected = (batch, num_labels)
@@ -326,21 +400,31 @@ def check_targets(name: str, labels: torch.Tensor, num_labels: int, problem_type
         outside = (labels < 0) | (labels > 1)
         if bool(outside.any()):
             raise ValueError(
-                f"{name} contains {labels[outside].flatten()[0].item()}; allowed for several labels are 0 to 1."
+                f"{name} of a multi-label classification must be from 0 to 1, got "
+                f"{labels[outside].flatten()[0].item()}."
             )
 
 
 def check_classification_labels(
     labels: torch.Tensor, problem_type: ProblemType | None, num_labels: int, batch: int
 ) -> ProblemType:
-    """Checks the labels of whole texts, and returns what kind they are: `problem_type`, or what they show without it.
+    """Check the labels of texts.
+
+    Args:
+        labels: The labels.
+        problem_type: The problem type of the configuration.
+        num_labels: The number of outputs.
+        batch: The size of the batch.
+
+    Returns:
+        `problem_type`, or the type that the labels imply if it is None.
 
     Raises:
-        ValueError: for labels of another shape or type, or outside the range.
+        ValueError: If the labels have the wrong shape or dtype, or are out of range.
     """
     check_tensor("labels", labels)
     if problem_type is None:
-        # As transformers decides: zeros and ones of type bool are several labels.
+        # As in transformers, labels of dtype bool mean a multi-label classification.
         whole = labels.dtype in (torch.int32, torch.int64)
         problem_type = "single_label_classification" if whole else "multi_label_classification"
         problem_type = "regression" if num_labels == 1 else problem_type
@@ -354,10 +438,16 @@ def check_classification_labels(
 def check_answer_positions(
     name: str, positions: torch.Tensor, shape: tuple[int, int], attention_mask: torch.Tensor | None
 ) -> None:
-    """Checks the positions of an answer's start or end; those past the sequence are allowed, and ignored.
+    """Check the positions of the starts or ends of answers. Positions past the sequence are allowed, and ignored.
+
+    Args:
+        name: The name of the argument.
+        positions: (B,) indices of tokens.
+        shape: (B, S).
+        attention_mask: The mask of the batch.
 
     Raises:
-        ValueError: for another shape or type, a negative position, or one in the padding that a 2-D mask marks.
+        ValueError: If the shape or dtype is wrong, or a position is negative or at padding according to a 2-D mask.
     """
     _check_whole_numbers(name, positions)
     if positions.numel() != shape[0]:
@@ -373,17 +463,21 @@ def check_answer_positions(
     if bool(wrong.any()):
         value = int(index[wrong][0])
         if value >= 0:
-            raise ValueError(f"{name} contains {value}, which is padding in its row.")
+            raise ValueError(f"{name} must not be at padding, got {value}, which is padding in its row.")
         raise ValueError(
-            f"{name} contains {value}; allowed are 0 to {shape[1] - 1}, and more for an answer outside the text."
+            f"{name} must be from 0 to {shape[1] - 1}, or larger for an answer outside the text, got {value}."
         )
 
 
 def check_num_labels(name: str, config: PreTrainedConfig) -> int:
-    """Checks that a configuration has the labels that a classifying head needs, and returns how many.
+    """Check that a configuration has at least one label, as classification heads need, and return their number.
+
+    Args:
+        name: The name of the model class, for the error.
+        config: The configuration.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: If there are no labels.
     """
     if config.num_labels is None or config.num_labels < 1:
         raise ValueError(f"{name} needs num_labels >= 1 in its configuration, got {config.num_labels}.")

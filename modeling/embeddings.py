@@ -1,4 +1,4 @@
-"""Input embeddings: the position axis, segment types, and what is done to their sum."""
+"""Input embeddings: positions, segment types, and the norm, dropout and projection of their sum."""
 
 import math
 
@@ -14,28 +14,33 @@ Rotations = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 class Positions(nn.Module):
-    """What every choice of the position axis has: something to add to the embeddings, and rotations for attention."""
+    """Base class of positions, which add to the embeddings or rotate queries and keys. This class does neither."""
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__()
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """Returns hidden_states, (B, S, E), as they are; position_ids (B or 1, S)."""
+        """Add positions to the embeddings; the base class returns them unchanged.
+
+        Args:
+            hidden_states: (B, S, E).
+            position_ids: (B or 1, S).
+        """
         return hidden_states
 
     def rotations(self, position_ids: torch.Tensor) -> Rotations:
-        """For each layer type what to rotate queries and keys by; empty, unless positions are rotations."""
+        """Return the rotations of queries and keys for each layer type; empty for positions that are not rotary."""
         return {}
 
 
 class SinusoidalPositions(Positions):
-    """Adds sin on even and cos on odd channels, at wavelengths from 2π to 10000·2π (Vaswani et al., 2017).
+    """Sinusoidal positions: sin on even and cos on odd channels, wavelengths 2π to 10000·2π (Vaswani et al., 2017).
 
-    Computed from the positions at hand, so there is no table and no longest text.
+    They are computed for the positions of each batch, so there is no table and no maximum length.
     """
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """hidden_states (B, S, E), position_ids (B or 1, S)."""
+        """See `Positions`."""
         dtype = torch.promote_types(hidden_states.dtype, torch.float32)
         even = torch.arange(0, hidden_states.shape[-1], 2, device=hidden_states.device, dtype=dtype)
         angles = position_ids[..., None] * torch.exp(even * (-math.log(10000.0) / hidden_states.shape[-1]))
@@ -44,9 +49,9 @@ class SinusoidalPositions(Positions):
 
 
 class LearnedPositions(Positions):
-    """Adds a trained vector for each of `max_position_embeddings` positions (Gehring et al., 2017).
+    """Learned positions: a trained vector for each of `max_position_embeddings` positions (Gehring et al., 2017).
 
-    `position_offset` rows of the table come before the first position and are not used.
+    The table starts with `position_offset` unused rows.
     """
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
@@ -55,23 +60,27 @@ class LearnedPositions(Positions):
         self.table = nn.Embedding(self.offset + config.max_position_embeddings, config.embedding_dim)
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """hidden_states (B, S, E), position_ids (B or 1, S)."""
+        """See `Positions`."""
         return hidden_states + self.table(position_ids + self.offset)
 
 
 class RotaryPositions(Positions):
-    """Turns queries and keys by angles that grow with the position (Su et al., 2021); adds nothing."""
+    """Rotary positions: queries and keys are rotated by angles that grow with the position (Su et al., 2021)."""
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config)
         self.config = config
 
     def rotations(self, position_ids: torch.Tensor) -> Rotations:
-        """For each layer type cosines and sines of the angles of all channels, (B or 1, S, head_dim) in float32.
+        """Return cosines and sines for each layer type, (B or 1, S, head_dim) each, in float32.
 
-        The sines of the first half are negated: a channel gets the cosine times itself and the sine times its partner.
+        A rotated channel is itself times the cosine plus its partner times the sine, so the sines of the first half of
+        the channels are negated.
 
-        The frequencies are computed here and not kept: a buffer would be lost where models start on the meta device.
+        Frequencies are computed on every call, since a buffer would be lost if the model starts on the meta device.
+
+        Args:
+            position_ids: (B or 1, S).
         """
         rotations = {}
         for layer_type, parameters in (self.config.rope_parameters or {}).items():
@@ -86,7 +95,7 @@ class RotaryPositions(Positions):
 def default_rope_frequencies(
     config: SequenceEncoderConfig, device: torch.device, layer_type: str
 ) -> tuple[torch.Tensor, float]:
-    """θ^(-2i / head_dim) for the channel pairs i, (head_dim / 2,), and the factor 1: `rope_type="default"`."""
+    """Return the frequencies of `rope_type="default"`, θ^(-2i / head_dim) for channel pairs i, and the factor 1."""
     assert config.rope_parameters is not None
     pairs = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32)
     return config.rope_parameters[layer_type]["rope_theta"] ** (-pairs / config.head_dim), 1.0
@@ -100,9 +109,9 @@ POSITION_EMBEDDINGS: dict[str, type[Positions]] = {
 
 
 class InputEmbeddings(nn.Module):
-    """What happens between the token vectors and the first layer: scale, segment types, positions, norm, dropout.
+    """The module between the token vectors and the first layer: scale, segment types, positions, norm and dropout.
 
-    With a projection at last, where the E channels of the embeddings are not the D of the layers (Lan et al., 2020).
+    If the embeddings have another number of channels (E) than the layers (D), a projection follows (Lan et al., 2020).
     """
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
@@ -118,7 +127,16 @@ class InputEmbeddings(nn.Module):
     def forward(
         self, token_embeddings: torch.Tensor, token_type_ids: torch.Tensor | None, position_ids: torch.Tensor
     ) -> torch.Tensor:
-        """token_embeddings (B, S, E), token_type_ids (B, S), position_ids (B or 1, S), to (B, S, D)."""
+        """Compute the input of the first layer.
+
+        Args:
+            token_embeddings: (B, S, E).
+            token_type_ids: (B, S); all 0 by default.
+            position_ids: (B or 1, S).
+
+        Returns:
+            (B, S, D).
+        """
         hidden_states = token_embeddings * self.scale if self.scale != 1.0 else token_embeddings
         if self.types is not None:
             if token_type_ids is None:

@@ -1,4 +1,4 @@
-"""The feed-forward axis: the network that each layer applies to every token by itself."""
+"""Feed-forward networks, which each layer applies to every token separately."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from .cpu.dropout import Dropout
 from .cpu.eligibility import is_eager_on_cpu, is_unhooked
 from .cpu.linear import fused_linear, fused_linear_activation, product
 
-# Tokens that are gated together in training on a CPU: what is written on the way stays in the cache.
+# Number of tokens to gate at once when training on a CPU, so that intermediate results stay in the cache.
 _GATED_AT_ONCE = 512
 
-# Activations without weights, states or random numbers, which are the same when computed again.
+# Activations without weights, state or random numbers, so that computing them again gives the same result.
 _RECOMPUTABLE = {
     type(ACT2FN[name]) for name in ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu", "relu2")
 }
 
 
 class MLP(nn.Module):
-    """act(xW₁ + b₁)W₂ + b₂ (Vaswani et al., 2017)."""
+    """The feed-forward network act(xW₁ + b₁)W₂ + b₂ (Vaswani et al., 2017)."""
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__()
@@ -31,13 +31,13 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(..., D) to (..., D)."""
+        """Map (..., D) to (..., D)."""
         hidden_states = fused_linear_activation(self.up_proj, self.act, hidden_states)
         return fused_linear(self.down_proj, self.dropout(hidden_states))
 
 
 class GatedMLP(nn.Module):
-    """(act(xW) * xV)W₂, with W and V as the two halves of one projection (Shazeer, 2020)."""
+    """The gated network (act(xW) * xV)W₂, with W and V as the two halves of one projection (Shazeer, 2020)."""
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class GatedMLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(..., D) to (..., D)."""
+        """Map (..., D) to (..., D)."""
         states, down = fused_linear(self.gate_up_proj, hidden_states), self.down_proj
         if self._recomputes(states):
             weight, bias = (None if p is None else p.to(states.dtype) for p in (down.weight, down.bias))
@@ -57,7 +57,7 @@ class GatedMLP(nn.Module):
         return fused_linear(down, self.dropout(self.act(gate) * up))
 
     def _recomputes(self, states: torch.Tensor) -> bool:
-        """Whether what is gated is computed again for the gradients, and not kept."""
+        """Return whether the backward pass computes the gated states again instead of keeping them."""
         down, dropout = self.down_proj, self.dropout
         return (
             is_eager_on_cpu(states, down.weight)
@@ -67,7 +67,7 @@ class GatedMLP(nn.Module):
             and type(dropout) is Dropout
             and not (dropout.training and dropout.p)
             and all(is_unhooked(module) for module in (self.act, dropout, down))
-            # Of the product, were the layer called.
+            # The dtype that the product has in `nn.Linear`.
             and states.dtype
             == (torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else down.weight.dtype)
             and (down.bias is None or down.bias.dtype == down.weight.dtype)
@@ -75,7 +75,7 @@ class GatedMLP(nn.Module):
 
 
 class _GatedProjection(torch.autograd.Function):
-    """(act(gate) * up)Wᵀ + b, of which only gate and up are kept; x (rows, 2 F), weight (D, F)."""
+    """The function (act(gate) * up)Wᵀ + b, which keeps only gate and up; x (rows, 2 F), weight (D, F)."""
 
     @staticmethod
     def forward(
@@ -95,7 +95,7 @@ class _GatedProjection(torch.autograd.Function):
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         of_bias = gradient.sum(0) if needs_bias else None
         if (again := torch.is_grad_enabled()) or not is_eager_on_cpu(gradient):
-            # For gradients of gradients, and for many at once.
+            # For gradients of gradients and batched gradients.
             of_x, of_gated = None, gradient @ weight
             with torch.enable_grad():
                 x = x if again else x.detach().requires_grad_(needs_x)

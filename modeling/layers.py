@@ -1,4 +1,4 @@
-"""The encoder layer: where its norms stand, and which feed-forward network it has."""
+"""The encoder layer, with norms after or before each branch."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ from .packing import select_tokens
 
 
 class EncoderLayer(GradientCheckpointingLayer):
-    """The parts of a layer, with the same names wherever its norms stand.
+    """Base class of layers, with submodules of the same names for both placements of the norms.
 
-    Layers take hidden states (B, S, D), or (1, T, D) of packed tokens, and return the same shape. With `needed`, the
+    Layers take hidden states (B, S, D), or (1, T, D) for packed tokens, and return the same shape. With `needed`, the
     indices (K,) of packed tokens, they return the hidden states of these tokens only, (1, K, D). All other keyword
     arguments go to the attention.
     """
@@ -33,7 +33,7 @@ class EncoderLayer(GradientCheckpointingLayer):
 
 
 class PostNormLayer(EncoderLayer):
-    """Each norm after its residual addition, as in `torch.nn.TransformerEncoderLayer`."""
+    """A layer with a norm after each residual addition, as in `torch.nn.TransformerEncoderLayer`."""
 
     def forward(self, hidden_states: torch.Tensor, needed: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """See `EncoderLayer`."""
@@ -43,12 +43,12 @@ class PostNormLayer(EncoderLayer):
 
 
 class PreNormLayer(EncoderLayer):
-    """Each norm before its branch, the residual stream left as it is (Xiong et al., 2020)."""
+    """A layer with a norm before each branch, which leaves the residual stream unchanged (Xiong et al., 2020)."""
 
     def __init__(self, config: SequenceEncoderConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         if layer_idx == 0 and config.embedding_norm and config.embedding_dim == config.hidden_size:
-            # What comes in has just been normalised.
+            # `embedding_norm` has just normalised the input.
             self.attn_norm = nn.Identity()
 
     def forward(self, hidden_states: torch.Tensor, needed: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:

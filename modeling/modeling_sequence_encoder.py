@@ -1,6 +1,6 @@
-"""The trunk: from token ids to one vector for every token, and one for every text.
+"""The encoder: from token ids to a vector for every token and every text.
 
-Shapes: B batch, S padded length, T real tokens, D hidden, E channels of the embeddings (as a rule D).
+Shapes: B batch, S padded length, T real tokens, D hidden, E channels of the embeddings (usually D).
 """
 
 from collections.abc import Mapping
@@ -53,10 +53,10 @@ from .text_encoding.text_encoding import TextEncoding
 
 logger = logging.get_logger(__name__)
 
-# How a batch that comes packed describes itself (transformers.DataCollatorWithFlattening).
+# Keyword arguments that describe a batch that the caller packed, for example with `DataCollatorWithFlattening`.
 _PACKING_KEYWORDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
-# `output_hidden_states` records the outputs of the embeddings and of each layer, so that a model without layers has one
-# as well. Before 5.9, transformers can only record the input of the first layer in their place.
+# `output_hidden_states` records the outputs of the embeddings and of each layer, so that it also works without layers.
+# Before 5.9, transformers can only record the input of the first layer instead of the output of the embeddings.
 _HIDDEN_STATES: Any = EncoderLayer
 if "capture_initial_hidden_state" in OutputRecorder.__dataclass_fields__:
     _HIDDEN_STATES = [
@@ -65,7 +65,7 @@ if "capture_initial_hidden_state" in OutputRecorder.__dataclass_fields__:
 
 
 class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
-    """What all SequenceEncoder models share: loading, saving, initialisation, what transformers may do with them."""
+    """Base class of all SequenceEncoder models: loading, saving, initialisation, and features of transformers."""
 
     config_class = SequenceEncoderConfig
     config: SequenceEncoderConfig
@@ -75,27 +75,37 @@ class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedMode
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # Whether a saved folder says how texts become vectors: not with the head of a task, which has another purpose.
+    # Whether a saved folder describes how texts become vectors. Models with a task head have another purpose.
     _saves_recipe = False
     _can_record_outputs = {"hidden_states": _HIDDEN_STATES, "attentions": SelfAttention}  # noqa: RUF012
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config)
-        # The one class that there is: Accelerate, which shards layer by layer, refuses names of others.
+        # Only the class that this model uses, since Accelerate refuses the names of classes that it does not find.
         self._no_split_modules = [LAYERS[config.norm_placement].__name__]
-        # Assigning to a field of a configuration checks that field alone. Not all of `validate`: transformers' own part
-        # refuses attentions from "sdpa", which can still be changed.
+        # Assigning to a field of a configuration checks only the type of that field. Not all of `validate` runs here,
+        # because transformers' part refuses `output_attentions` with "sdpa", which these models support.
         config.validate_architecture()
         config.validate_positions()
         config.validate_layer_type()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """As in transformers, from safetensors alone, with the recipe for embeddings that the folder describes."""
+        """Load a model as in transformers, but only from safetensors, with the embedding recipe of its folder.
+
+        Args:
+            pretrained_model_name_or_path: A folder or a Hub id.
+            *model_args: Arguments of the model.
+            **kwargs: Arguments of transformers' `from_pretrained`.
+
+        Raises:
+            ValueError: If `use_safetensors` is False or `dtype` is not a floating dtype.
+            OSError: If there are no safetensors weights, they are damaged, or their index is invalid.
+        """
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         if pretrained_model_name_or_path is not None:
             model = loaded[0] if isinstance(loaded, tuple) else loaded
-            # The version that was loaded, of which the cache knows what there is.
+            # The commit that was loaded: the cache knows which files it has.
             options = {**kwargs, "revision": getattr(model.config, "_commit_hash", None) or kwargs.get("revision")}
             options["subfolder"] = kwargs.get("subfolder") or ""
             model.base_model.embedding_recipe = read_recipe(pretrained_model_name_or_path, **options)
@@ -106,14 +116,17 @@ class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedMode
         if recipe is not None:
             write_recipe(folder, recipe, self.config.hidden_size)
         elif (there / MODULE_LIST).is_file():
-            logger.warning(f"{there / MODULE_LIST} stays as it is, and says how encode makes vectors with this model.")
+            logger.warning(f"{there / MODULE_LIST} is unchanged, and encode follows it with this model.")
         if (there / SETTINGS).is_file():
-            # SentenceTransformer writes its settings before it saves the encoder, and may have changed them.
+            # SentenceTransformer writes its settings, which may be newer, before it saves the encoder.
             (folder / SETTINGS).unlink(missing_ok=True)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Matrices by `config.initializer`, biases zero, norms one. Only what no checkpoint has filled."""
+        """Initialise matrices by `config.initializer`, biases with zeros and norms with ones.
+
+        Transformers skips weights that were loaded from a checkpoint.
+        """
         if isinstance(module, nn.Linear | nn.Embedding):
             if self.config.initializer == "xavier_uniform":
                 init.xavier_uniform_(module.weight)
@@ -128,13 +141,13 @@ class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedMode
 class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # type: ignore[misc] # as above
     """The encoder without a task head.
 
-    Padding is never computed: the real tokens of a batch are packed into one row, go through all layers, and are put
-    back at the end. Nothing in the results tells, whichever side the padding is on.
+    The model does not compute padding. It packs the real tokens of a batch into one row, applies all layers, and
+    unpacks them at the end. Padding may be on either side.
 
     Args:
-        config: chooses the architecture.
-        add_pooling_layer: whether to compute `pooler_output`, one vector for each text (`config.pooling`, then the
-            dense layer of `config.pooler_act` if there is one).
+        config: The configuration.
+        add_pooling_layer: Whether to compute `pooler_output`, one vector per text: `config.pooling`, followed by a
+            dense layer if `config.pooler_act` is set.
     """
 
     _saves_recipe = True
@@ -162,28 +175,29 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         needed: torch.Tensor | bool = True,
         **kwargs: Unpack[ForwardOptions],
     ) -> BaseModelOutputWithPooling:
-        """Encodes a batch.
+        """Encode a batch.
 
         Args:
             input_ids: (B, S) token ids.
-            attention_mask: (B, S), zero at padding; or a 4-D mask (B, 1 or heads, S, S), of zeros and ones where it is
-                bool or integer, added to the scores where it is floating.
-            token_type_ids: (B, S) segments. Ignored where `type_vocab_size` is 0, so that any tokenizer can be used.
-            position_ids: (B, S). By default a token's distance from the first real token of its row. Where they stop
-                growing, another document starts, and documents do not see each other. With a `position_offset`, each
-                document counts from 0 or, as RoBERTa does, from that offset.
+            attention_mask: (B, S), 0 at padding; or a 4-D mask (B, 1 or heads, S, S), which has zeros and ones if it is
+                bool or integer, and is added to the scores if it is floating.
+            token_type_ids: (B, S) segments. Ignored if `type_vocab_size` is 0, so that any tokenizer works.
+            position_ids: (B, S). By default the distance of each token from the first real token of its row. Wherever
+                they do not increase, a new document starts, and documents do not attend to each other. With a
+                `position_offset`, each document may start at 0 or at that offset, as in RoBERTa.
             inputs_embeds: (B, S, E) token vectors instead of `input_ids`.
-            needed: whose vectors in `last_hidden_state` will be used: of all tokens, or (B, S) bool, or none, where it
-                is `pooler_output` alone. The last layer computes no others, and they may be zero.
-            kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation` "sdpa" or "eager"),
-                `return_dict`; and `cu_seq_lens_q` (N + 1,) or `seq_idx` (B, S) of a batch that comes packed.
+            needed: The tokens whose vectors in `last_hidden_state` the caller uses: True for all, False if the caller
+                uses only `pooler_output`, or (B, S) bool. The last layer may skip all other tokens, whose vectors are
+                then zero.
+            **kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation` "sdpa" or "eager") and
+                `return_dict`; for a batch that the caller packed, `cu_seq_lens_q` (N + 1,) or `seq_idx` (B, S).
 
         Returns:
-            `last_hidden_state` (B, S, D), zero at padding, and `pooler_output` (B, D): None without a pooling layer,
-            and where a row holds several documents, which have no one vector.
+            `last_hidden_state` (B, S, D), zero at padding, and `pooler_output` (B, D), which is None without a pooling
+            layer or if a row has several documents.
 
         Raises:
-            ValueError: for arguments that contradict the configuration or each other.
+            ValueError: If arguments contradict the configuration or each other.
         """
         shape = self._check(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, needed, kwargs)
         tokens = cast(torch.Tensor, input_ids if inputs_embeds is None else inputs_embeds)
@@ -202,7 +216,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         if not self._needs_padding(tokens, attention_mask, kwargs):
             packed = PackedBatch.from_padded(*documents)
             if "sliding_attention" in (self.config.layer_types or []) and packed.has_gaps():
-                # A window counts the tokens that the mask leaves out; packing would bring distant tokens into it.
+                # A window counts tokens that the mask leaves out. Packing would move distant tokens into the window.
                 self._check_windows_with_gaps()
                 packed = None
         if packed is not None:
@@ -234,7 +248,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         needed: torch.Tensor | bool,
         kwargs: Any,
     ) -> tuple[int, int]:
-        """Checks the arguments of `forward`, settles whether attentions are asked for, and returns (B, S)."""
+        """Check the arguments of `forward`, set `output_attentions` in kwargs to its effective value, return (B, S)."""
         shape = check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         check_offsets(kwargs.get("cu_seq_lens_q"), kwargs.get("cu_seq_lens_k"), attention_mask, shape)
         if inputs_embeds is not None:
@@ -254,7 +268,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         token_mask: torch.Tensor | None,
         cu_seq_lens: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Positions that count each document from 0, also where the caller counts from `position_offset`."""
+        """Return positions that start at 0 in each document, even if those of the caller start at `position_offset`."""
         offset = self.config.position_offset
         if not offset:
             return position_ids
@@ -272,7 +286,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         inputs_embeds: torch.Tensor | None,
         kwargs: Mapping[str, Any],
     ) -> torch.Tensor:
-        """The real tokens as one row (1, T, D) through all layers, and the needed ones back to (B, S, D)."""
+        """Apply all layers to the real tokens as one row (1, T, D), and unpack the needed ones to (B, S, D)."""
         kwargs = {name: value for name, value in kwargs.items() if name not in _PACKING_KEYWORDS}
         input_ids, token_type_ids, inputs_embeds = (
             None if padded is None else packed.pack(padded) for padded in (input_ids, token_type_ids, inputs_embeds)
@@ -292,7 +306,10 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
     def _needed_tokens(
         self, packed: PackedBatch, needed: torch.Tensor | bool, token_mask: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """The packed tokens that the last layer has to compute, (K,); None for all, which hooks expect to see."""
+        """Return the indices (K,) of the packed tokens that the last layer must compute; None for all.
+
+        Hooks of the model or of the last layer expect to see all tokens.
+        """
         if needed is True or not self.layers or self._forward_hooks or self.layers[-1]._forward_hooks:
             return None
         tokens = torch.as_tensor(needed, device=packed.position_ids.device).expand(packed.shape)
@@ -319,11 +336,11 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         inputs_embeds: torch.Tensor | None,
         kwargs: Mapping[str, Any],
     ) -> torch.Tensor:
-        """All (B, S) tokens through all layers, with masks that hide the padding."""
+        """Apply all layers to all (B, S) tokens, with masks that hide padding."""
         hidden_states, rotations = self._embed(input_ids, token_type_ids, position_ids, inputs_embeds)
         masks = padded_masks(self.config, hidden_states, attention_mask, document_starts)
         if document_starts is not None and is_flash_attention_requested(self.config):
-            # The flash functions of transformers find the documents of a row where its positions restart.
+            # The flash functions of transformers separate documents where positions restart.
             kwargs = {**kwargs, "position_ids": offsets_from_starts(document_starts)}
         for layer in cast("list[EncoderLayer]", self.layers):
             hidden_states = layer(
@@ -341,7 +358,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         position_ids: torch.Tensor,
         inputs_embeds: torch.Tensor | None,
     ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-        """The input of the first layer, and for each layer type the rotations of its queries and keys."""
+        """Return the input of the first layer, and the rotations of queries and keys for each layer type."""
         check_positions(self.config, position_ids)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
@@ -349,7 +366,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         return hidden_states, self.embeddings.positions.rotations(position_ids)
 
     def _requested(self, name: str, kwargs: Mapping[str, Any]) -> bool:
-        """Whether an optional output is asked for, by the call or else by the configuration."""
+        """Return whether the call, or else the configuration, requests an optional output."""
         value = kwargs.get(name)
         return bool(getattr(self.config, name, False) if value is None else value is not False)
 
@@ -357,22 +374,22 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         implementation = self.config._attn_implementation
         if implementation not in ("eager", "sdpa"):
             raise ValueError(
-                f"output_attentions needs attn_implementation 'sdpa' or 'eager', got {implementation!r}, which has no "
-                "weights. Load with attn_implementation='sdpa', or call model.set_attn_implementation('sdpa')."
+                f"output_attentions needs attn_implementation 'sdpa' or 'eager', got {implementation!r}, which returns "
+                "no weights. Load with attn_implementation='sdpa', or call model.set_attn_implementation('sdpa')."
             )
 
     def _check_windows_with_gaps(self) -> None:
         if is_flash_attention_requested(self.config):
             raise ValueError(
-                "attention_mask leaves out tokens between others, and in sliding_attention layers "
-                f"attn_implementation={self.config._attn_implementation!r} would count its window without them; "
-                "choose 'sdpa'."
+                "attention_mask leaves out tokens inside a sequence. In sliding_attention layers, "
+                f"attn_implementation={self.config._attn_implementation!r} would not count them in its window; choose "
+                "'sdpa'."
             )
 
     def _needs_padding(
         self, tokens: torch.Tensor, attention_mask: torch.Tensor | None, kwargs: Mapping[str, Any]
     ) -> bool:
-        """Whether something asks for the padded path: tracing, optional outputs, or a 4-D mask."""
+        """Return whether the batch must stay padded, because of tracing, optional outputs or a 4-D mask."""
         return (
             is_tracing(tokens)
             or (attention_mask is not None and attention_mask.dim() == 4)

@@ -1,4 +1,4 @@
-"""The norm axis: which normalisation every layer, embedding and head uses."""
+"""The norms that layers, embeddings and heads can use."""
 
 from collections.abc import Callable
 
@@ -8,12 +8,12 @@ from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 
 
 def layer_norm(config: SequenceEncoderConfig, size: int | None = None) -> nn.LayerNorm:
-    """Layer norm (Ba et al., 2016) over the hidden channels, or over `size` of them."""
+    """Create a layer norm (Ba et al., 2016) over `size` channels, by default `hidden_size`."""
     return nn.LayerNorm(size or config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
 
 
 def rms_norm(config: SequenceEncoderConfig, size: int | None = None) -> nn.RMSNorm:
-    """Root-mean-square norm (Zhang and Sennrich, 2019), likewise; it has no bias."""
+    """Create a root-mean-square norm (Zhang and Sennrich, 2019), which has no bias, over `size` channels."""
     return nn.RMSNorm(size or config.hidden_size, eps=config.norm_eps)
 
 

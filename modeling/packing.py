@@ -1,7 +1,9 @@
-"""Packing: from padded rows to one run of real tokens and back, and where one sequence ends and the next begins.
+"""Packs the real tokens of padded rows into one row, unpacks them, and finds the boundaries of sequences.
 
-Shapes: B batch, S padded length, T real tokens, N sequences, D channels. Sequences are packed shortest first, so that
-those of one length stand side by side and attention can take them together, without a mask.
+Sequences are packed in ascending order of length. Those of equal length are then adjacent, and attention can process
+them together without a mask.
+
+Shapes: B batch, S padded length, T real tokens, N sequences, D channels.
 """
 
 from dataclasses import dataclass
@@ -17,22 +19,32 @@ def sequence_starts(
     position_ids: torch.Tensor | None = None,
     cu_seq_lens: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Marks the first token of every sequence, (B, S) bool.
+    """Mark the first token of every sequence.
 
-    A sequence starts at the first real token of a row, at each offset of `cu_seq_lens` (N + 1, over the B * S tokens),
-    or else wherever `position_ids` (B, S) do not grow from one real token to the next: that is how batches of
-    `DataCollatorWithFlattening` tell their documents apart. `token_mask`, (B, S) bool, is False at padding.
+    A sequence starts at the first real token of a row, and at each offset of `cu_seq_lens`. Without `cu_seq_lens`, a
+    sequence also starts wherever `position_ids` do not increase from one real token to the next, which is how
+    `DataCollatorWithFlattening` separates documents.
+
+    Args:
+        shape: (B, S).
+        device: The device of the result.
+        token_mask: (B, S) bool, False at padding.
+        position_ids: (B, S).
+        cu_seq_lens: (N + 1,) offsets into all B * S tokens.
+
+    Returns:
+        (B, S) bool.
     """
     index = torch.arange(shape[1], device=device).expand(shape)
     if cu_seq_lens is not None:
-        # One place more than there are tokens: what starts at the end is an empty sequence.
+        # One element more than there are tokens, for empty sequences at the end.
         starts = torch.zeros(shape[0] * shape[1] + 1, dtype=torch.bool, device=device)
         starts = starts.index_fill(0, cu_seq_lens.to(device=device, dtype=torch.long), True)
         return starts[:-1].view(shape) | (index == 0)
     if token_mask is None:
         token_mask = torch.ones(shape, dtype=torch.bool, device=device)
     latest_token = torch.where(token_mask, index, -1).cummax(dim=1).values
-    # Rolled, and not cut and joined: where lengths are symbols, torch.export would ask whether a cut is empty.
+    # `roll` instead of slices and `cat`: with symbolic lengths, torch.export would need to know if a slice is empty.
     previous = torch.where(index == 0, -1, latest_token.roll(1, dims=1))
     starts = previous < 0
     if position_ids is not None:
@@ -41,31 +53,34 @@ def sequence_starts(
 
 
 def rows_hold_several(starts: torch.Tensor) -> bool:
-    """Whether any row of `starts`, (B, S) bool, holds more than one sequence."""
+    """Return whether any row has more than one sequence, given the `starts` (B, S) of sequences."""
     return bool((starts.sum(dim=1) > 1).any())
 
 
 def select_tokens(packed: torch.Tensor, needed: torch.Tensor | None) -> torch.Tensor:
-    """The needed tokens of (1, T, ...), all of them if `needed` is None."""
+    """Return the tokens of (1, T, ...) with the indices `needed`, or all if it is None."""
     return packed if needed is None else packed.index_select(1, needed.to(packed.device))
 
 
 def offsets_from_starts(starts: torch.Tensor) -> torch.Tensor:
-    """How far each token is from the start of its sequence, counted along its row: (B, S) bool to (B, S) long."""
+    """Return the distance of each token from the start of its sequence along the row, (B, S) bool to (B, S) long."""
     index = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
     return index - torch.where(starts, index, 0).cummax(dim=1).values
 
 
 def positions_from_documents(seq_idx: torch.Tensor) -> torch.Tensor:
-    """Positions that restart where the number of the document changes, (B, S) to (B, S) long."""
+    """Return positions that restart wherever the index of the document changes, (B, S) to (B, S) long."""
     index = torch.arange(seq_idx.shape[1], device=seq_idx.device).expand(seq_idx.shape)
     return offsets_from_starts((index == 0) | (seq_idx != seq_idx.roll(1, dims=1)))
 
 
 def positions_from_zero(position_ids: torch.Tensor, starts: torch.Tensor, offset: int) -> torch.Tensor:
-    """Counts the positions of each sequence from 0 where its first one is `offset`; others are left as they are.
+    """Shift the positions of sequences that start at `offset` so that they start at 0; keep all others.
 
-    Both arguments are (B, S); `starts` marks the first token of every sequence.
+    Args:
+        position_ids: (B, S).
+        starts: (B, S) bool, the first token of every sequence.
+        offset: The `position_offset`.
     """
     index = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
     first = position_ids.gather(1, torch.where(starts, index, 0).cummax(dim=1).values)
@@ -74,15 +89,16 @@ def positions_from_zero(position_ids: torch.Tensor, starts: torch.Tensor, offset
 
 @dataclass
 class PackedBatch:
-    """The real tokens of a batch in one row, and the way back.
+    """A plan that packs the real tokens of a batch into one row and unpacks them.
 
     Attributes:
         shape: (B, S) of the padded batch.
-        indices: (T,) where each packed token stands in the flattened padded batch; None where nothing moves.
-        position_ids: (1, T).
-        cu_seqlens: (N + 1,) int32, where sequences start and end in the packed row.
-        lengths: the N lengths on the host, ascending.
-        several_per_row: whether a row of the padded batch holds several sequences.
+        indices: (T,) index of each packed token in the flattened padded batch; None if packing keeps all tokens in
+            place.
+        position_ids: (1, T) positions of the packed tokens.
+        cu_seq_lens: (N + 1,) int32 cumulative lengths of the sequences in the packed row.
+        lengths: The N lengths on the host, ascending.
+        several_per_row: Whether a row of the padded batch has several sequences.
     """
 
     shape: tuple[int, int]
@@ -101,7 +117,7 @@ class PackedBatch:
         position_ids: torch.Tensor | None = None,
         cu_seq_lens: torch.Tensor | None = None,
     ) -> "PackedBatch":
-        """Plans the packing of a batch; the arguments are those of `sequence_starts`."""
+        """Plan the packing of a batch. For the arguments, see `sequence_starts`."""
         batch, seq = shape
         if token_mask is not None and bool(token_mask.all()):
             token_mask = None
@@ -132,15 +148,15 @@ class PackedBatch:
 
     @property
     def max_length(self) -> int:
-        """Tokens in the longest sequence."""
+        """Number of tokens in the longest sequence."""
         return self.lengths[-1] if self.lengths else 0
 
     def runs(self) -> list[tuple[int, int]]:
-        """(number of sequences, their length) for each run of sequences of one length, in packed order."""
+        """Return (number of sequences, length) for each run of sequences of equal length, in packed order."""
         return [(len(list(group)), length) for length, group in groupby(self.lengths)]
 
     def has_gaps(self) -> bool:
-        """Whether the mask leaves out tokens inside a sequence, so that packed neighbours were no neighbours."""
+        """Return whether the mask leaves out tokens inside a sequence, so that packing moves tokens together."""
         if self.indices is None:
             return False
         inside = torch.ones_like(self.indices, dtype=torch.bool)
@@ -148,13 +164,18 @@ class PackedBatch:
         return bool((inside[1:] & (self.indices.diff() != 1)).any())
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
-        """(B, S, ...) to (1, T, ...)."""
+        """Pack (B, S, ...) into (1, T, ...)."""
         flat = padded.reshape(-1, *padded.shape[2:])
-        # Where a model is spread over devices, the plan stays on the first.
+        # If a model is spread across devices, the plan stays on the first one.
         return (flat if self.indices is None else flat.index_select(0, self.indices.to(flat.device)))[None]
 
     def unpack(self, packed: torch.Tensor, needed: torch.Tensor | None = None) -> torch.Tensor:
-        """(1, T, ...) to (B, S, ...), zero where there was padding; of the `needed` tokens alone, zero elsewhere."""
+        """Unpack (1, T, ...) to (B, S, ...), with zeros at padding.
+
+        Args:
+            packed: (1, T, ...), or (1, K, ...) with `needed`.
+            needed: (K,) indices of the packed tokens that are given. All others become zeros.
+        """
         tail, indices = packed.shape[2:], self.indices
         if needed is not None:
             indices = needed if indices is None else indices[needed]
@@ -165,13 +186,13 @@ class PackedBatch:
         return flat.view(*self.shape, *tail)
 
     def places_of(self, needed: torch.Tensor) -> torch.Tensor | None:
-        """Where those of (B, S) bool stand in the packed row, ascending; None if these are all its tokens."""
+        """Return the ascending indices in the packed row of the tokens in (B, S) bool; None if they are all tokens."""
         chosen = self.pack(needed)[0]
         places = chosen.nonzero().squeeze(1)
         return None if len(places) == len(chosen) else places
 
     def to_rows(self) -> "PackedBatch":
-        """The same tokens as one row for each sequence, (N, max_length): what attention with a mask needs."""
+        """Return a plan that unpacks the same tokens to one row per sequence, (N, max_length)."""
         lengths = self.cu_seq_lens.diff().long()
         shift = torch.arange(len(self.lengths), device=lengths.device) * self.max_length - self.cu_seq_lens[:-1]
         indices = torch.arange(sum(self.lengths), device=lengths.device) + torch.repeat_interleave(shift, lengths)

@@ -1,4 +1,4 @@
-"""What stands between the trunk and a projection: pooling of a text's tokens into one vector, and dense heads.
+"""Pooling of the tokens of a text into one vector, and the dense heads before a projection.
 
 Shapes: B batch, S sequence, D hidden.
 """
@@ -15,7 +15,12 @@ from .norms import NORMS
 
 
 def first_token(hidden_states: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
-    """The first real token of each row, (B, S, D) to (B, D); `token_mask` is (B, S) bool, None for no padding."""
+    """Return the first real token of each row, (B, S, D) to (B, D).
+
+    Args:
+        hidden_states: (B, S, D).
+        token_mask: (B, S) bool, False at padding; None if there is no padding.
+    """
     if token_mask is None:
         return hidden_states[:, 0]
     rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
@@ -23,17 +28,22 @@ def first_token(hidden_states: torch.Tensor, token_mask: torch.Tensor | None) ->
 
 
 def is_first_token(shape: tuple[int, int], token_mask: torch.Tensor | None, device: torch.device) -> torch.Tensor:
-    """Which tokens `first_token` takes, (B, S) bool."""
+    """Return which tokens `first_token` selects, (B, S) bool."""
     first = 0 if token_mask is None else token_mask.int().argmax(dim=1, keepdim=True)
     return (torch.arange(shape[1], device=device) == first).expand(shape)
 
 
 def mean_of_tokens(hidden_states: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
-    """The mean over the real tokens of each row, (B, S, D) to (B, D); zero for a row that is all padding."""
+    """Return the mean over the real tokens of each row, (B, S, D) to (B, D); zero for a row of padding.
+
+    Args:
+        hidden_states: (B, S, D).
+        token_mask: (B, S) bool, False at padding; None if there is no padding.
+    """
     if token_mask is None:
         return hidden_states.mean(dim=1)
     counts = token_mask.sum(dim=1, keepdim=True).clamp(min=1)
-    # A sum over many tokens can be more than float16 holds.
+    # A sum over many tokens can overflow float16.
     dtype = torch.promote_types(hidden_states.dtype, torch.float32)
     total = hidden_states.masked_fill(~token_mask[..., None], 0).sum(dim=1, dtype=dtype)
     return (total / counts).to(hidden_states.dtype)
@@ -46,7 +56,7 @@ POOLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]]
 
 
 class Pooler(nn.Module):
-    """One vector for each text: the pooling of the configuration, then a dense layer if there is a `pooler_act`."""
+    """Computes one vector per text: the pooling of the configuration, then a dense layer if it has a `pooler_act`."""
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__()
@@ -58,12 +68,17 @@ class Pooler(nn.Module):
             self.act = ACT2FN[config.pooler_act]
 
     def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
-        """hidden_states (B, S, D), token_mask (B, S) bool or None for no padding, to (B, D)."""
+        """Pool (B, S, D) into (B, D).
+
+        Args:
+            hidden_states: (B, S, D).
+            token_mask: (B, S) bool, False at padding; None if there is no padding.
+        """
         return self.act(self.dense(self.pool(hidden_states, token_mask)))
 
 
 class DenseHead(nn.Module):
-    """Dense layer, activation and norm, as BERT has before its vocabulary projection."""
+    """A dense layer with activation and norm, as in BERT before the vocabulary projection."""
 
     def __init__(self, config: SequenceEncoderConfig, size: int) -> None:
         super().__init__()
@@ -72,11 +87,11 @@ class DenseHead(nn.Module):
         self.norm = NORMS[config.norm](config, size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(..., D) to (..., size)."""
+        """Map (..., D) to (..., size)."""
         return self.norm(self.act(self.dense(hidden_states)))
 
 
-# Each for a configuration and the channels that what comes after takes.
+# Each takes a configuration and the number of output channels.
 HEADS: dict[str, Callable[[SequenceEncoderConfig, int], nn.Module]] = {
     "linear": lambda config, size: nn.Identity(),
     "dense": DenseHead,
@@ -84,14 +99,18 @@ HEADS: dict[str, Callable[[SequenceEncoderConfig, int], nn.Module]] = {
 
 
 def text_vectors(outputs: BaseModelOutputWithPooling, model: nn.Module) -> torch.Tensor:
-    """The (B, D) `pooler_output` that a model with one answer for each row needs.
+    """Return the `pooler_output` (B, D), which models with one prediction per row need.
+
+    Args:
+        outputs: The outputs of the encoder.
+        model: The model, for the error.
 
     Raises:
-        ValueError: if there is none, because a row holds several documents.
+        ValueError: If it is None, because a row has several documents.
     """
     if outputs.pooler_output is None:
         raise ValueError(
-            f"{type(model).__name__} gives one answer a row, but a row of this batch holds several documents "
-            "(cu_seq_lens_q, or position_ids that restart); give it one text a row."
+            f"{type(model).__name__} makes one prediction per row, but a row of this batch has several documents "
+            "(cu_seq_lens_q, or position_ids that restart); pass one text per row."
         )
     return outputs.pooler_output

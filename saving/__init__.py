@@ -1,1 +1,1 @@
-"""How models, configurations and tokenizers are saved and loaded: whole or not at all, with the code they need."""
+"""Saving and loading of models, configurations and tokenizers, atomically and with the code that they need."""

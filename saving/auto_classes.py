@@ -1,4 +1,4 @@
-"""Which class each Auto class of transformers gives, by name: whoever saves a model need not import its class."""
+"""The class that each Auto class of transformers resolves to, by name, so that saving imports no model classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AUTO_MODELS = {
     "AutoModelForMultipleChoice": "SequenceEncoderForMultipleChoice",
 }
 ADAPTER_MODELS = {"AutoModelForSequenceClassification": "TaskAdapter"}
-# For each model type.
+# By model type.
 AUTO_CLASSES = {
     "sequence_encoder": {"AutoConfig": "SequenceEncoderConfig", **AUTO_MODELS},
     "sequence_encoder_task_adapter": {"AutoConfig": "TaskAdapterConfig", **ADAPTER_MODELS},
@@ -22,6 +22,6 @@ AUTO_CLASSES = {
 
 
 def is_ours(auto_class: type[Any]) -> bool:
-    """Whether a class is one of the table, and not a user's class that extends it."""
+    """Return whether a class is one of the classes in the tables, rather than a user's subclass."""
     names = {name for classes in AUTO_CLASSES.values() for name in classes.values()}
     return auto_class.__name__ in names and auto_class.__module__.partition(".")[0] == __name__.partition(".")[0]

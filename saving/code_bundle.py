@@ -1,6 +1,6 @@
-"""The code that a saved folder needs to load without this package: three files, as transformers' Auto classes expect.
+"""The code that loads a saved folder without this package: three files that transformers' Auto classes can import.
 
-The package merges its sources into them. Code that runs from a saved folder finds the three files beside itself.
+The package merges its sources into these files. Code that runs from a saved folder copies the files beside it.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Any
 from .auto_classes import AUTO_CLASSES
 
 MODELING = "modeling_sequence_encoder"
-# Each imports only those before it.
+# Each file imports only files before it.
 BUNDLE_FILES = ("saving_sequence_encoder.py", "configuration_sequence_encoder.py", f"{MODELING}.py")
-# In the docstring of each; it tells them from the user's own files.
+# Part of the docstring of each file, which distinguishes it from a user's file.
 MARK = "Merged from the sources of the Python package sequence-encoder, where changes belong."
 
 
 def auto_map(model_type: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the `auto_map` of `config.json`: for each Auto class a class, and the file that defines it.
+    """Return the `auto_map` of `config.json`: the file and the class for each Auto class.
 
-    All classes are named in the file that imports the other two, since transformers copies only the file that an Auto
-    class names and what that file imports. A configuration that was loaded alone can thus be saved with all code.
+    Every entry refers to the file that imports the other two. Transformers copies only the file of an entry and its
+    imports, so this way a configuration that was loaded alone can still be saved with all of the code.
 
     Args:
         model_type: The type of the configuration.
-        given: The `auto_map` so far. Other people's classes, such as a user's model that extends one of ours, stay in
-            it. Ours are beside the configuration, wherever it was loaded from.
+        given: The current `auto_map`. Entries for other classes, such as a user's subclass, are kept. Entries for
+            classes of this package are replaced, because their code is saved beside the configuration.
     """
     classes = AUTO_CLASSES[model_type]
     ours = {auto_class: f"{MODELING}.{name}" for auto_class, name in classes.items()}
@@ -37,11 +37,11 @@ def auto_map(model_type: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def custom_pipelines(model_class: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the `custom_pipelines` of `config.json`: tasks that transformers lacks, and the class that does them.
+    """Return the `custom_pipelines` of `config.json`: the pipeline class for each task that transformers lacks.
 
     Args:
-        model_class: The class of the model that is saved.
-        given: The `custom_pipelines` so far; other tasks stay in it.
+        model_class: The name of the class of the saved model.
+        given: The current `custom_pipelines`. Entries for other tasks are kept.
     """
     implementation = f"{MODELING}.QuestionAnsweringPipeline"
     ours = {"question-answering": {"impl": implementation, "pt": ["AutoModelForQuestionAnswering"], "type": "text"}}
@@ -50,17 +50,17 @@ def custom_pipelines(model_class: str | None, given: dict[str, Any]) -> dict[str
 
 
 def write_code(folder: Path) -> None:
-    """Write the files into a folder."""
+    """Write the code files into a folder."""
     for name, text in code_bundle().items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
 @cache
 def code_bundle() -> dict[str, str]:
-    """Return the text of each file, read once, so that one process saves one state of the code."""
+    """Return the text of each file. It is read once, so that a process always saves the same version of the code."""
     here = Path(__file__)
     if here.name in BUNDLE_FILES:
         return {name: here.with_name(name).read_text(encoding="utf-8") for name in BUNDLE_FILES}
-    # Not a statement: that would merge the merging into what is saved with every model.
+    # Not an import statement, which would add the merging code to the files that are saved with every model.
     merged: dict[str, str] = importlib.import_module(".merged_code", __package__).merged_code(BUNDLE_FILES, MARK)
     return merged

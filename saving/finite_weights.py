@@ -1,4 +1,4 @@
-"""Finds weights that are NaN or infinite, which training that diverged or a damaged file leaves behind."""
+"""Finds weights that are NaN or infinite, because training diverged or a file is damaged."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def not_finite(model: nn.Module, state_dict: Mapping[str, torch.Tensor] | None = None) -> list[str]:
-    """The names of the parameters that are not finite, in the model or, if there is one, in the `state_dict`.
+    """Return the names of parameters that are NaN or infinite.
 
-    Looks at plain floating tensors in memory. Quantised, sharded and offloaded weights are left out: to look at them
-    would need other processes, or reading them from the disk.
+    Only plain floating tensors in memory are checked. Checking sharded or offloaded weights would need other processes
+    or the disk, and quantised weights are not floating.
+
+    Args:
+        model: The model.
+        state_dict: Values to check instead of those in the model.
     """
     named = dict(model.named_parameters())
     if state_dict is not None:
@@ -30,7 +34,7 @@ def not_finite(model: nn.Module, state_dict: Mapping[str, torch.Tensor] | None =
         and not tensor.is_meta
         and tensor.numel()
     }
-    # NaN is both the least and the largest of its tensor. One pass, and one wait for an accelerator.
+    # `aminmax` returns NaN for a tensor with NaN, so a single pass over it suffices.
     extremes = [torch.stack(tensor.aminmax()).double().cpu() for tensor in checked.values()]
     if not extremes:
         return []
@@ -39,11 +43,14 @@ def not_finite(model: nn.Module, state_dict: Mapping[str, torch.Tensor] | None =
 
 
 def not_finite_in(folder: Path) -> list[str]:
-    """The names of the weights that are not finite in the files of a folder and those below; holds one at a time."""
+    """Return the names of NaN or infinite weights in the safetensors files of a folder and its subfolders.
+
+    It holds one tensor in memory at a time.
+    """
     names = []
     for file in sorted(folder.rglob("*.safetensors")):
         with suppress(SafetensorError), safe_open(file, "pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 # no dictionary
+            for name in weights.keys():  # noqa: SIM118 # not a dictionary
                 tensor = weights.get_tensor(name)
                 checked = tensor.dtype in _FLOATING and tensor.numel()
                 if checked and not torch.stack(tensor.aminmax()).isfinite().all():
@@ -52,6 +59,6 @@ def not_finite_in(folder: Path) -> list[str]:
 
 
 def in_words(names: list[str]) -> str:
-    """The first names, and how many more there are."""
+    """Return the first three names and the number of the others, for a message."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

@@ -1,4 +1,4 @@
-"""Loading of weights from safetensors alone, with errors that say what is wrong with a folder or its files."""
+"""Loads weights only from safetensors, and reports what is wrong with a folder or its files."""
 
 from __future__ import annotations
 
@@ -16,21 +16,26 @@ logger = logging.get_logger(__name__)
 
 
 class LoadedSafely:
-    """`from_pretrained` that reads no pickled weights. To stand before a model class of transformers."""
+    """Mixin for models that refuses pickled weights. List it before the base class of transformers."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """As in transformers, from weights in safetensors and from no others: pickled ones can hold programs.
+        """Load a model as in transformers, but only from safetensors, since unpickling can execute code.
 
-        Warns of weights that are NaN or infinite.
+        It warns if weights are NaN or infinite.
+
+        Args:
+            pretrained_model_name_or_path: A folder or a Hub id.
+            *model_args: Arguments of the model.
+            **kwargs: Arguments of transformers' `from_pretrained`.
 
         Raises:
-            ValueError: for `use_safetensors=False`, and for a `dtype` that is none.
-            OSError: if there are no such weights, or they are damaged, or their index names files that are none.
+            ValueError: If `use_safetensors` is False or `dtype` is not a floating dtype.
+            OSError: If there are no safetensors weights, they are damaged, or their index is invalid.
         """
         if not kwargs.setdefault("use_safetensors", True):
             raise ValueError(
-                f"use_safetensors must be True, got {kwargs['use_safetensors']}: pickled weights are not read."
+                f"use_safetensors must be True, got {kwargs['use_safetensors']}: unpickling weights can execute code."
             )
         for name in ("dtype", "torch_dtype"):
             given = kwargs.get(name)
@@ -48,14 +53,14 @@ class LoadedSafely:
             ) from error
         if names := not_finite(loaded[0] if isinstance(loaded, tuple) else loaded):
             logger.warning(
-                f"The weights of {pretrained_model_name_or_path} are NaN or infinite in {in_words(names)}: so will "
-                "outputs be. Copy or download them again, or take an earlier checkpoint."
+                f"The weights of {pretrained_model_name_or_path} are NaN or infinite in {in_words(names)}, and outputs "
+                "will be as well. Copy or download the weights again, or use an earlier checkpoint."
             )
         return loaded
 
 
 class ReadSafely:
-    """Names what is wrong with a file that holds a configuration. To stand before a configuration of transformers."""
+    """Mixin for configurations that reports errors in a file. List it before the base class of transformers."""
 
     @classmethod
     def _dict_from_json_file(cls, json_file: Any) -> Any:
@@ -65,40 +70,53 @@ class ReadSafely:
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers.
+        """Build a configuration from a dict, as in transformers.
+
+        Args:
+            config_dict: The fields of the configuration.
+            **kwargs: Arguments of transformers' `from_dict`.
 
         Raises:
-            ValueError: if that is no dictionary, or one of its fields cannot be read.
+            ValueError: If `config_dict` is not a dict, or one of its fields has the wrong type.
         """
         check_fields(config_dict, cls.__name__)
         return cast(Any, super()).from_dict(config_dict, **kwargs)
 
 
 class TokenizerReadSafely:
-    """Names the folder of a tokenizer that cannot be read. To stand before a tokenizer of transformers."""
+    """Mixin for tokenizers that reports which folder cannot be read. List it before the base class of transformers."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers.
+        """Load a tokenizer, as in transformers.
+
+        Args:
+            pretrained_model_name_or_path: A folder or a Hub id.
+            *args: Arguments of transformers' `from_pretrained`.
+            **kwargs: Keyword arguments of transformers' `from_pretrained`.
 
         Raises:
-            OSError: if there is no tokenizer, or its files are damaged.
+            OSError: If there is no tokenizer, or its files are damaged.
         """
         try:
             return cast(Any, super()).from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except Exception as error:  # The parsers raise bare ones.
+        except Exception as error:  # The parsers raise bare exceptions.
             if isinstance(error, OSError | ValueError) and not isinstance(error, json.JSONDecodeError):
                 raise
             if kwargs and isinstance(error, AttributeError):
-                raise  # An argument that transformers refuses, such as the name of a method.
+                raise  # Transformers refuses an argument, such as one with the name of a method.
             raise OSError(f"The tokenizer of {pretrained_model_name_or_path} cannot be read ({error!r}).") from error
 
 
 def check_dtype(name: str, dtype: Any) -> None:
-    """Checks that a dtype is a floating one of torch, or the name of one, or None.
+    """Check that a dtype is a floating dtype of torch, the name of one, or None.
+
+    Args:
+        name: The name of the argument, for the error.
+        dtype: The value.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: If it is anything else.
     """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
@@ -106,11 +124,14 @@ def check_dtype(name: str, dtype: Any) -> None:
 
 
 def check_config_file(folder: Path) -> None:
-    """Checks the configuration in a local folder, if there is one.
+    """Check `config.json` in a local folder, if it exists.
+
+    Args:
+        folder: The folder.
 
     Raises:
-        OSError: if it is no JSON.
-        ValueError: as for `check_fields`.
+        OSError: If the file is not JSON.
+        ValueError: If `check_fields` refuses its content.
     """
     file = folder / "config.json"
     if not file.is_file():
@@ -123,18 +144,18 @@ def check_config_file(folder: Path) -> None:
 
 
 def check_fields(fields: Any, name: str) -> None:
-    """Checks those parts of a configuration that transformers reads before it checks any type.
+    """Check the fields of a configuration that transformers uses before it checks types.
 
     Args:
-        fields: of the configuration.
-        name: where they are from.
+        fields: The fields of the configuration.
+        name: The file or class that they come from, for the error.
 
     Raises:
-        ValueError: if they are no object, or one of those parts is of the wrong type.
+        ValueError: If `fields` is not a dict, or one of these fields has the wrong type.
     """
     if not isinstance(fields, dict):
         raise ValueError(
-            f"{name} must hold a JSON object with the fields of a configuration, got {json.dumps(fields)[:60]}."
+            f"{name} must contain a JSON object with the fields of a configuration, got {json.dumps(fields)[:60]}."
         )
     for field in ("id2label", "label2id"):
         if not isinstance(fields.get(field, {}), dict | None):
@@ -144,21 +165,24 @@ def check_fields(fields: Any, name: str) -> None:
 
 
 def check_weight_maps(folder: Path) -> None:
-    """Check the weights in a local folder: that they are safetensors, and that an index of shards names files in it.
+    """Check that the weights in a local folder are safetensors, and that an index of shards refers to files in it.
+
+    Args:
+        folder: The folder.
 
     Raises:
-        OSError: if they are not, or an index cannot be read.
+        OSError: If they are not, or an index cannot be read.
     """
     if folder.is_dir() and not any(folder.glob("*.safetensors*")) and (unsafe := [*folder.glob("pytorch_model*.bin")]):
         raise OSError(
-            f"{unsafe[0]} is a pickled file, which can run programs, and is not read. Convert the weights to "
-            "model.safetensors first, if you trust it."
+            f"{unsafe[0]} is a pickled file, and unpickling can execute code. If you trust the file, convert it to "
+            "model.safetensors first."
         )
     for index in folder.glob("model.safetensors.index*.json"):
         try:
             named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise OSError(f"{index} is damaged, it has no weight_map ({error}); copy or download it again.") from error
+            raise OSError(f"{index} is damaged and has no weight_map ({error}); copy or download it again.") from error
         for name in named:
             if not str(name).endswith(".safetensors") or Path(str(name)).name != name:
-                raise OSError(f"{index} names {name!r}, and must name .safetensors files of its own folder.")
+                raise OSError(f"{index} must name .safetensors files in its own folder, got {name!r}.")

@@ -1,7 +1,7 @@
 """Merges the sources of the package into the three Python files that are saved with every model.
 
-Each room of the package that a model needs becomes a part of one file, its modules in the order of their imports. They
-keep their comments and docstrings; module docstrings become comments. Only the package itself runs this.
+Each folder of the package that a model needs goes into one of the files, its modules in the order of their imports.
+Comments and docstrings are kept; module docstrings become comments. Only the package itself runs this code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LINE_LENGTH = 120
 
 @dataclass
 class _Part:
-    """What the modules of one file have in common, and their texts."""
+    """The imports and definitions of one file, and the text of each of its modules."""
 
     imports: set[str] = field(default_factory=set)
     names: dict[str, set[tuple[str, str | None]]] = field(default_factory=dict)
@@ -43,12 +43,13 @@ def merged_code(files: tuple[str, ...], note: str) -> dict[str, str]:
     """Return the text of each file by its name.
 
     Args:
-        files: The names of the files. Each holds the room that its name starts with, and imports only those before it;
-            the last holds the other rooms as well.
-        note: A sentence for the docstring of each.
+        files: The names of the files. Each file contains the folder that its name starts with, and imports only files
+            before it. The last one also contains all other folders.
+        note: A sentence for the docstring of each file.
 
     Raises:
-        ValueError: if two modules of one file give different things one name, or one imports a module as a whole.
+        ValueError: If two modules of a file use the same name for different things, or a module imports another
+            module instead of names from it.
     """
     parts = {name: _Part() for name in files}
     file_of = {path: _file_of(path, files) for path in _in_order([_ROOT / entry for entry in _ENTRIES])}
@@ -63,7 +64,7 @@ def _file_of(path: Path, files: tuple[str, ...]) -> str:
 
 
 def _in_order(entries: list[Path]) -> list[Path]:
-    """All modules that these reach, each after those that it imports."""
+    """Return the entries and all modules that they import, each after its own imports."""
     ordered: dict[Path, None] = {}
 
     def visit(path: Path) -> None:
@@ -81,7 +82,7 @@ def _in_order(entries: list[Path]) -> list[Path]:
 def _imported(path: Path, node: ast.ImportFrom) -> Path:
     module = path.parents[node.level - 1].joinpath(*(node.module or "").split(".")).with_suffix(".py")
     if not module.is_file() or any(name.asname for name in node.names):
-        raise ValueError(f"{path}:{node.lineno} must import names from a module, as they are called there.")
+        raise ValueError(f"{path}:{node.lineno} must import names from a module, without `as`.")
     return module
 
 
@@ -100,9 +101,9 @@ def _add(parts: dict[str, _Part], file_of: dict[Path, str], path: Path) -> None:
             text = "\n".join(_without_relative_imports(lines, start, end, node))
             names = _defined_by(node)
             if all(part.defined.get(name) == text.strip() for name in names) and names:
-                continue  # Such as the logger of each module.
+                continue  # The same definition again, such as the logger of each module.
             if clash := [name for name in names if name in part.defined]:
-                raise ValueError(f"{path} defines {clash[0]}, which another module of {file_of[path]} does as well.")
+                raise ValueError(f"{path} defines {clash[0]}, but another module of {file_of[path]} already does.")
             part.defined |= dict.fromkeys(names, text.strip())
             kept.append(text)
     title = "\n#\n".join(_comment(paragraph) for paragraph in docstring.split("\n\n"))
@@ -130,17 +131,17 @@ def _add_import(part: _Part, file_of: dict[Path, str], path: Path, node: ast.Imp
     for name in node.names:
         bound, origin = name.asname or name.name, f"{module}.{name.name}"
         if part.bound.setdefault(bound, origin) != origin:
-            raise ValueError(f"{path} imports {origin} as {bound}, and another module {part.bound[bound]}.")
+            raise ValueError(f"{path} imports {origin} as {bound}, but another module imports {part.bound[bound]}.")
         part.names.setdefault(module, set()).add((name.name, name.asname))
 
 
 def _without_relative_imports(lines: list[str], start: int, end: int, node: ast.stmt) -> Iterator[str]:
-    """The lines of a statement, without imports from this package inside functions, whose names are in the file."""
+    """Yield the lines of a statement without relative imports inside functions, whose names the file defines itself."""
     left_out: set[int] = set()
     for inner in ast.walk(node):
         if isinstance(inner, ast.ImportFrom) and inner.level:
             last = inner.end_lineno or inner.lineno
-            # Together with the empty line that separates imports from the rest.
+            # The blank line after the import goes as well.
             left_out |= {*range(inner.lineno, last + 1), *([last + 1] if not lines[last] else [])}
     return (line for number, line in enumerate(lines[start:end], start + 1) if number not in left_out)
 
@@ -155,14 +156,14 @@ def _defined_by(node: ast.stmt) -> list[str]:
 def _text(name: str, part: _Part, note: str, future: bool) -> str:
     docstring = f'"""{_DOCSTRINGS[name.partition("_")[0]]}\n\n{note}\n"""'
     part.names.pop("__future__", None)
-    # Not in the others: annotations of configurations and of forward passes are read while the program runs.
+    # Only in this file: `@strict` and transformers read the annotations in the others at run time.
     groups = [["from __future__ import annotations"] if future else [], *_import_groups(part)]
     header = "\n\n".join("\n".join(group) for group in groups if group)
     return f"{docstring}\n\n{header}\n\n" + "\n\n\n".join(filter(None, part.sections)) + "\n"
 
 
 def _import_groups(part: _Part) -> list[list[str]]:
-    """The imports as ruff sorts them: of the standard library, of other packages, and of the files beside."""
+    """Return the imports in ruff's order: the standard library, other packages, and files in the same folder."""
     groups: list[list[str]] = [[], [], []]
     for line in sorted(part.imports):
         groups[line.split(".")[0].split(" ")[0] not in sys.stdlib_module_names].append(f"import {line}")

@@ -1,7 +1,8 @@
-"""Which files of a folder a saved model consists of: those that this package and its libraries write, and no others.
+"""Finds the files of a folder that belong to a saved model: those that this package and its libraries write.
 
-A file counts if its name is one that only saving a model gives. Where people choose the same name (a model card, a file
-of results, code), it counts only if its content shows that this package wrote it and nobody edited it since.
+Most are recognised by a name that only saved models use. Users may choose some of the names themselves, such as
+`README.md` or `results.json`. Such a file counts only if its content shows that this package wrote it. A model card
+must also be unedited.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from .code_bundle import BUNDLE_FILES, MARK
 from .module_list import MODULE_LIST, module_paths
 
-# Files that a tokenizer can be made of.
+# Files from which a tokenizer can be loaded.
 VOCABULARIES = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "bpe.codes"),
     *("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "spm.model"),
@@ -24,7 +25,7 @@ TOKENIZER_FILES = (
     *(*VOCABULARIES, "tokenizer_config.json", "merges.txt"),
     *("added_tokens.json", "special_tokens_map.json", "chat_template.jinja"),
 )
-# Says where an adapter of `adapt` is from. Other adapters have none.
+# Describes an adapter that `adapt` trained. Other adapters do not have this file.
 ADAPTER_RECORD = "adaptation.json"
 
 _NAMES = {
@@ -38,7 +39,7 @@ _PATTERNS = re.compile(
     r"|sentence_\w+_config\.json"
 )
 _ADAPTER_NAMES = {"adapter_config.json", "adapter_model.safetensors", ADAPTER_RECORD}
-# Of `adapt`.
+# Written by `adapt`.
 _BESIDE_RESULTS = ("results.json", "predictions.jsonl", "confusion_matrix.png")
 _OLDER_ENTRY = "sequence_encoder_auto_classes.py"
 _RESULTS = {"task", "tuning", "trained_parameters", "metrics"}
@@ -48,11 +49,11 @@ _MARK = re.compile(
 
 
 def model_files(folder: Path, modules: Iterable[str] = ()) -> set[str]:
-    """The files of a folder that belong to the model in it, by their paths in the folder.
+    """Return the files of a folder that belong to the model in it, as paths relative to the folder.
 
     Args:
-        folder: of a saved model.
-        modules: folders in it that are modules of sentence-transformers, besides those that it lists itself.
+        folder: The folder of a saved model.
+        modules: Subfolders of sentence-transformers modules, in addition to those in the folder's `modules.json`.
     """
     found = _named(folder) | _code(folder)
     for module in {*modules, *_modules(folder)}:
@@ -66,19 +67,19 @@ def model_files(folder: Path, modules: Iterable[str] = ()) -> set[str]:
 
 
 def save_card(path: Path, text: str) -> None:
-    """Writes a model card with a mark by which `is_unedited` knows it again."""
+    """Write a model card with a mark by which `is_unedited` recognises it."""
     text = _MARK.sub("\n", text).rstrip("\n")
     mark = f"<!-- Written by sequence-encoder, which replaces this card until someone edits it: {_digest(text)} -->"
     path.write_text(f"{text}\n\n{mark}\n", encoding="utf-8")
 
 
 def without_mark(text: str) -> str:
-    """The text of a card as it was given to `save_card`."""
+    """Return the text of a card without the mark of `save_card`."""
     return _MARK.sub("\n", text)
 
 
 def is_unedited(path: Path) -> bool:
-    """Whether a file is a card as `save_card` left it."""
+    """Return whether a file is a card that nobody has edited since `save_card` wrote it."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -92,7 +93,7 @@ def _digest(text: str) -> str:
 
 
 def _named(folder: Path) -> set[str]:
-    """The names of model files right in a folder; none if it is a link, since they would be those of another folder."""
+    """Return the names of model files directly in a folder; none if it is a link, since they are in another folder."""
     if folder.is_symlink() or not folder.is_dir():
         return set()
     names = {path.name for path in folder.iterdir() if path.is_file() or path.is_symlink()}
@@ -102,7 +103,8 @@ def _named(folder: Path) -> set[str]:
 
 
 def _code(folder: Path) -> set[str]:
-    """The code that was saved with a model, by this version or an earlier one, whose first file named all others."""
+    """Return the names of code files that this version or an earlier one saved with a model."""
+    # The first file of an earlier version imports all others.
     named = re.findall(r"^\s*from \.(\w+) import", _text(folder / _OLDER_ENTRY), re.MULTILINE)
     older = {_OLDER_ENTRY, *(f"{stem}.py" for stem in named)}
     return {name for name in BUNDLE_FILES if MARK in _text(folder / name)} | {

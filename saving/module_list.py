@@ -1,4 +1,4 @@
-"""`modules.json`: the modules of a sentence-transformers model, and the folders they are in."""
+"""Reads `modules.json`, the list of the modules of a sentence-transformers model and their folders."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ MODULE_LIST = "modules.json"
 
 
 def read_module_list(file: Path) -> list[dict[str, str]]:
-    """Read the modules in order, each with its `type` and its `path`, empty for the folder of the list itself.
+    """Read the modules in order.
+
+    Args:
+        file: The `modules.json`.
+
+    Returns:
+        The `type` and the `path` of each module. The path is empty for the folder of the list itself.
 
     Raises:
-        ValueError: if the list is damaged, or names a path that is not inside its folder.
+        ValueError: If the list is damaged, or a path is not inside its folder.
     """
     try:
         modules = json.loads(file.read_text(encoding="utf-8"))
@@ -24,20 +30,20 @@ def read_module_list(file: Path) -> list[dict[str, str]]:
                 for module, path in zip(modules, paths, strict=True)
             ]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{file} is no list of modules, each with its type and path.") from error
-    raise ValueError(f"{file} names {outside[0]}, which is not inside.")
+        raise ValueError(f"{file} must be a list of modules, each with a type and a path.") from error
+    raise ValueError(f"{file} names {outside[0]}, which is not inside its folder.")
 
 
 def module_paths(folder: Path) -> list[str]:
-    """Read the path of each module inside `folder`; none where there is no list.
+    """Read the path of each module in `folder`; none if it has no `modules.json`.
 
     Raises:
-        ValueError: as `read_module_list` does.
+        ValueError: If `read_module_list` refuses the list.
     """
     file = folder / MODULE_LIST
     return [module["path"] for module in read_module_list(file)] if file.is_file() else []
 
 
 def _is_inside(path: str) -> bool:
-    """Whether a path stays inside the folder that it starts from, on any system."""
+    """Return whether a relative path stays inside its folder, on any operating system."""
     return not any(kind(path).anchor or ".." in kind(path).parts for kind in (PurePosixPath, PureWindowsPath))

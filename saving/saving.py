@@ -1,4 +1,4 @@
-"""How models, configurations and tokenizers are saved and shared: whole, and with the code that loads them."""
+"""Saves models, configurations and tokenizers atomically, with the code that loads them, and pushes them to the Hub."""
 
 from __future__ import annotations
 
@@ -25,30 +25,33 @@ _PUSH_OPTIONS = set(inspect.signature(PushToHubMixin.push_to_hub).parameters) - 
 
 
 class SavedWhole(PushToHubMixin):
-    """`save_pretrained` and `push_to_hub` that leave nothing half-done. To stand before a class of transformers."""
+    """Mixin whose `save_pretrained` and `push_to_hub` write all files or none.
+
+    List it before the base class of transformers.
+    """
 
     @classmethod
     def register_for_auto_class(cls, *args: Any, **kwargs: Any) -> None:
-        """For classes that extend those of the package, which `auto_map` names anyway."""
+        """Register a user's subclass for an Auto class. Classes of this package are always in `auto_map`."""
         if not is_ours(cls):
             cast(Any, super()).register_for_auto_class(*args, **kwargs)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, push_to_hub: bool = False, **kwargs: Any
     ) -> Any:
-        """Saves into a folder: what is saved appears there at the end, all at once, or nothing does.
+        """Save to a folder. Either all files appear there at the end, or none do.
 
-        Other files of the folder stay, but for weights of an earlier model that would be left over.
+        Weights of an earlier model that the new ones do not replace are removed. All other files of the folder stay.
 
         Args:
-            save_directory: the folder, made if it is not there.
-            args: as of transformers.
-            push_to_hub: whether to push what is saved as well, to `repo_id` (by default the name of the folder).
-            kwargs: of transformers' `save_pretrained`, and of `push_to_hub`.
+            save_directory: The folder, which is created if it does not exist.
+            *args: Arguments of transformers' `save_pretrained`.
+            push_to_hub: Whether to push the saved files to `repo_id`, which defaults to the name of the folder.
+            **kwargs: Arguments of transformers' `save_pretrained` and of `push_to_hub`.
 
         Raises:
-            FileExistsError: if the folder is a file, or a folder is in the place of a file that is to be saved.
-            huggingface_hub.errors.HFValidationError: for a `repo_id` that can be none, before anything is saved.
+            FileExistsError: If `save_directory` is a file, or has a folder with the name of a file to save.
+            huggingface_hub.errors.HFValidationError: If `repo_id` is invalid. This is checked before saving.
         """
         folder = Path(save_directory)
         push_options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS & kwargs.keys()}
@@ -56,7 +59,7 @@ class SavedWhole(PushToHubMixin):
         if push_to_hub:
             validate_repo_id(repo_id)
         if kwargs.get("distributed_checkpoint"):
-            # All processes write into one folder, each its part, and transformers pushes what comes of it.
+            # All processes write their parts into the same folder, and transformers pushes the result.
             shared = {"push_to_hub": True, "repo_id": repo_id, **push_options} if push_to_hub else {}
             return self._write(folder, *args, **shared, **kwargs)
         left_over = _left_over(kwargs.get("variant"))
@@ -75,7 +78,7 @@ class SavedWhole(PushToHubMixin):
         return super().save_pretrained(folder, *args, **kwargs)
 
     def _write_beside(self, folder: Path, there: Path) -> None:
-        """Writes what else belongs to a saved folder into `folder`, whose files go to `there`; nothing by default."""
+        """Write additional files into `folder`, from which they are moved to `there`. Subclasses may override this."""
 
     def push_to_hub(
         self,
@@ -90,24 +93,24 @@ class SavedWhole(PushToHubMixin):
         max_shard_size: int | str | None = "50GB",
         tags: list[str] | None = None,
     ) -> Any:
-        """Saves, and uploads in one commit: the repository shows all of it or nothing.
+        """Save, and upload all files in a single commit.
 
         Args:
-            repo_id: `user/name`, or `name` among those of the user; made if it is not there.
-            commit_message: by default what is uploaded.
-            commit_description: more of it.
-            private: whether a new repository is private.
-            token: of the user; by default the stored one.
-            revision: the branch; made if it is not there.
-            create_pr: whether to open a pull request instead.
-            max_shard_size: of a file of weights.
-            tags: for the search of the Hub; they go to the model card.
+            repo_id: `user/name`, or `name` for a repository of the current user. It is created if it does not exist.
+            commit_message: The message of the commit; by default the name of the class that is uploaded.
+            commit_description: The description of the commit.
+            private: Whether a new repository is private.
+            token: The access token; by default the stored one.
+            revision: The branch, which is created if it does not exist.
+            create_pr: Whether to open a pull request instead of committing to the branch.
+            max_shard_size: Maximum size of a weight file.
+            tags: Tags for the model card.
 
         Returns:
             The `CommitInfo`.
 
         Raises:
-            huggingface_hub.errors.HfHubHTTPError: if the Hub refuses it.
+            huggingface_hub.errors.HfHubHTTPError: If the Hub refuses the upload.
         """
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
@@ -131,9 +134,9 @@ class SavedWhole(PushToHubMixin):
         commit_message: str | None = None,
         **commit: Any,
     ) -> Any:
-        """Commits the named files of a folder, a model card, and the end of weights that would be left over.
+        """Commit the named files of a folder and a model card, and delete weights that they leave outdated.
 
-        The options are those of `push_to_hub`.
+        The other arguments are those of `push_to_hub`.
         """
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -155,12 +158,12 @@ class SavedWhole(PushToHubMixin):
         )
 
     def _card(self, api: HfApi, repo_id: str, revision: str | None, tags: list[str] | None) -> Any:
-        """The model card to upload, None for none."""
+        """Return the model card to upload, if any."""
         return None
 
 
 class SavedWithCode(SavedWhole):
-    """As `SavedWhole`, with the code that loads a model where this package is not installed."""
+    """Mixin like `SavedWhole` that also saves the code that loads a model without this package."""
 
     def _write(self, folder: Path, *args: Any, **kwargs: Any) -> Any:
         saved = super()._write(folder, *args, **kwargs)
@@ -169,12 +172,12 @@ class SavedWithCode(SavedWhole):
 
 
 class SavedWithAutoMap(SavedWithCode):
-    """As `SavedWithCode`, for configurations, which name the classes in the code for each Auto class and pipeline."""
+    """Mixin like `SavedWithCode` for configurations, which map Auto classes and pipelines to classes in that code."""
 
     def _write(self, folder: Path, *args: Any, **kwargs: Any) -> Any:
         config = cast(Any, self)
         if config.model_type not in AUTO_CLASSES:
-            # Of a user, who extends one of ours by another type of models; what to save of them transformers knows.
+            # The configuration of a user's own model type, which transformers saves without our code.
             return SavedWhole._write(self, folder, *args, **kwargs)
         config.auto_map = auto_map(config.model_type, getattr(self, "auto_map", None) or {})
         given = self.__dict__.pop("custom_pipelines", None)
@@ -185,29 +188,34 @@ class SavedWithAutoMap(SavedWithCode):
 
 
 class SavedWithCard(SavedWhole):
-    """As `SavedWhole`, for models: with the package's model card where the repository has none that someone wrote.
+    """Mixin like `SavedWhole` for models. It pushes a model card unless the repository has one that a user wrote.
 
-    Weights that are NaN or infinite do not replace others.
+    Weights that are NaN or infinite never overwrite other weights.
 
     Attributes:
-        card_to_push: makes that card. The package sets it, since cards are no part of the code that is saved with every
-            model.
+        card_to_push: The function that makes the card. The package sets it, since the code that is saved with every
+            model does not include cards.
     """
 
     card_to_push: ClassVar[Callable[..., Any] | None] = None
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """As `SavedWhole.save_pretrained`. Warns of weights that are NaN or infinite.
+        """Save to a folder, see `SavedWhole.save_pretrained`. It warns if weights are NaN or infinite.
+
+        Args:
+            save_directory: The folder.
+            *args: Arguments of `SavedWhole.save_pretrained`.
+            **kwargs: Keyword arguments of `SavedWhole.save_pretrained`.
 
         Raises:
-            ValueError: if such weights would replace those that the folder holds.
+            ValueError: If such weights would overwrite those in the folder.
         """
         state_dict = args[1] if len(args) > 1 else kwargs.get("state_dict")
         if names := not_finite(cast(Any, self), state_dict):
             problem = f"The weights of this {type(self).__name__} are NaN or infinite in {in_words(names)}"
             if any(Path(save_directory).glob("model*.safetensors")):
                 raise ValueError(f"{problem}, and would replace those in {save_directory}; choose another folder.")
-            logger.warning(f"{problem}. They are saved all the same; most likely the training diverged.")
+            logger.warning(f"{problem}. They are saved anyway; the training has probably diverged.")
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     def _card(self, api: HfApi, repo_id: str, revision: str | None, tags: list[str] | None) -> Any:
@@ -215,9 +223,9 @@ class SavedWithCard(SavedWhole):
 
 
 def _left_over(variant: str | None) -> Callable[[str, set[str]], bool]:
-    """Says which weights of a folder are of an earlier model; transformers would read some of them before the new ones.
+    """Return a predicate for weights of an earlier model, which transformers might load instead of the new ones.
 
-    It is called with the name of a file and those of all new files.
+    It takes the name of a file and the names of all new files.
     """
     dotted = "" if variant is None else re.escape(f".{variant}")
     weights = re.compile(rf"model{dotted}(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index{dotted}\.json")

@@ -1,8 +1,8 @@
-"""Scratch folders next to what is being written. Those of killed processes are removed by the next one.
+"""Scratch folders next to the output. If a process is killed, the next one removes its scratch folder.
 
-A process holds a lock in its scratch folder. The kernel releases it when the process ends, however it ends, so neither
-process ids nor times have to be compared. Not every network file system shares locks, so the name of a scratch folder
-says which host made it, and other hosts leave it alone.
+A process holds a lock in its scratch folder. The kernel releases the lock when the process ends in any way, so there
+is no need to compare process ids or times. Some network file systems do not share locks between hosts. The name of a
+scratch folder therefore contains a hash of the host, and other hosts leave the folder alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import IO, Any
 
 try:
     import fcntl
-except ImportError:  # Windows, which does not let anyone remove a file that another process has open.
+except ImportError:  # Windows, where a file that another process has open cannot be removed.
     fcntl: Any = None  # type: ignore[no-redef]
 
 _LOCK = "lock"
@@ -27,14 +27,14 @@ _LOCK = "lock"
 
 @contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Yields a new, private folder and removes it at the end, with those that killed processes left in the same place.
+    """Yield a new, private folder and remove it at the end. Also remove the folders of killed processes.
 
     Args:
-        parent: the folder to make it in.
-        prefix: the first part of its name.
+        parent: The folder to create it in.
+        prefix: The start of its name.
 
     Raises:
-        OSError: if nothing can be written into `parent`.
+        OSError: If `parent` is not writable.
     """
     prefix = f"{prefix}{_host()}-"
     _remove_abandoned(parent, prefix)
@@ -44,13 +44,13 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     finally:
         if fcntl is None:
             lock.close()
-        # The lock is released last: no other process removes the same files at the same time.
+        # The lock is released last, so that no other process removes the same files at the same time.
         _remove(folder)
         lock.close()
 
 
 def _host() -> str:
-    """A short name for this host. It may become part of a folder that is shared, so it does not tell the real name."""
+    """Return a short hash of this host's name, since the real name should not appear in a folder that may be shared."""
     return blake2b(platform.node().encode(), digest_size=4).hexdigest()
 
 
@@ -59,16 +59,16 @@ def _make(parent: Path, prefix: str) -> tuple[Path, IO[bytes]]:
         try:
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         except OSError as error:
-            raise OSError(error.errno, f"Nothing can be written there: {error.strerror}", str(parent)) from error
+            raise OSError(error.errno, f"Cannot write to this folder: {error.strerror}", str(parent)) from error
         try:
             lock = (folder / _LOCK).open("wb")
         except FileNotFoundError:
             continue
         if fcntl is not None:
-            # A file system without locks: nobody else can lock the file either, so nobody removes the folder.
+            # Without locks in the file system, no other process can lock the file and remove the folder either.
             with suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX)
-        # Another process may have found the folder before it was locked, and taken it for an abandoned one.
+        # Another process may have removed the folder as abandoned before it was locked.
         if (folder / _LOCK).exists():
             return folder, lock
         lock.close()
@@ -80,13 +80,13 @@ def _remove_abandoned(parent: Path, prefix: str) -> None:
     except OSError:
         return
     for name in names:
-        # What follows is random, and has no hyphen: the prefix of one output can be the start of the name of another.
+        # The rest is random and has no hyphen. This excludes other outputs whose name starts with the same prefix.
         if name.startswith(prefix) and "-" not in name[len(prefix) :]:
             _remove_if_abandoned(parent / name)
 
 
 def _remove(folder: Path) -> None:
-    """Removes a scratch folder, its lock last: a process that is killed meanwhile leaves one that is known as such."""
+    """Remove a scratch folder. The lock goes last, so that the folder is still recognised if this process is killed."""
     with suppress(OSError):
         for path in [path for path in folder.iterdir() if path.name != _LOCK]:
             if path.is_dir() and not path.is_symlink():
@@ -101,8 +101,8 @@ def _remove_if_abandoned(folder: Path) -> None:
     lock = folder / _LOCK
     try:
         if lock.is_symlink() or not lock.is_file():
-            # Its process was killed before it had a lock, or after it had removed that, or is about to make it; in this
-            # case it makes another folder. What is not empty is no scratch folder, and stays.
+            # The process was killed before it created the lock or after it removed it; or it is about to create the
+            # lock, and will then make another folder. A folder that is not empty is not a scratch folder, and stays.
             folder.rmdir()
             return
         with lock.open("rb+") as file:
@@ -112,4 +112,4 @@ def _remove_if_abandoned(folder: Path) -> None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(folder)
     except OSError:
-        return  # In use, or of another user.
+        return  # In use, or owned by another user.

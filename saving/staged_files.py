@@ -1,4 +1,4 @@
-"""Files that appear in a folder together, or not at all, among others that stay."""
+"""Writes several files into a folder atomically: all of them appear or none, and other files stay."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from .scratch_folders import scratch_folder
 
 @contextmanager
 def staged(folder: str | os.PathLike[str], outdated: Callable[[str, set[str]], bool]) -> Iterator[Path]:
-    """Gives a folder to write into. At the end its files go into `folder`, in place of those of the same names.
+    """Yield a folder to write into. At the end, its files move into `folder` and replace files of the same names.
 
-    What can fail and takes long, writing, is over by then; what is left is to rename, one file after the other. If that
-    fails, it is undone. Two processes may do so at once: each file is then that of one of them.
+    Writing takes long and may fail, but it is finished by then. The files are only renamed, and if that fails, it is
+    undone. If two processes do this at the same time, each file comes from one of them.
 
     Args:
-        folder: made if it is not there.
-        outdated: says by its name, and those of all new files, whether a file of `folder` is to go.
+        folder: The folder for the files, which is created if it does not exist.
+        outdated: A predicate that takes the name of a file in `folder` and the names of all new files, and returns
+            whether to remove the file.
 
     Raises:
-        FileExistsError: if `folder` is a file or a broken link, or a new file would take the place of a folder.
-        OSError: if nothing can be written there.
+        FileExistsError: If `folder` is a file or a broken link, or has a folder with the name of a new file.
+        OSError: If the folder is not writable.
     """
     folder = Path(folder)
     make_folder(folder)
-    # Inside the folder: surely on its disk, so that files only have to be renamed. `Trainer` pushes nothing that begins
-    # with an underscore, should a process be killed and leave this behind.
+    # The scratch folder is inside `folder`, so it is on the same disk and files can be renamed. If a process is killed
+    # and leaves it behind, `Trainer` does not push it, because its name starts with an underscore.
     with scratch_folder(folder, "_saving-") as scratch:
         new = scratch / "new"
         new.mkdir()
@@ -40,12 +41,12 @@ def staged(folder: str | os.PathLike[str], outdated: Callable[[str, set[str]], b
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder, and those above it, unless it exists.
+    """Create a folder and its parents, unless it exists.
 
     Raises:
-        FileExistsError: if there is a file or a broken link instead.
-        NotADirectoryError: if there is a file instead of a folder above it.
-        OSError: if it cannot be made.
+        FileExistsError: If the path is a file or a broken link.
+        NotADirectoryError: If one of its parents is a file.
+        OSError: If the folder cannot be created.
     """
     if folder.is_symlink() and not folder.exists():
         raise FileExistsError(f"{folder} is a link to {os.readlink(folder)}, which does not exist.")
@@ -55,14 +56,14 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(error.errno, f"This folder cannot be made: {error.strerror}", str(folder)) from error
+        raise OSError(error.errno, f"Cannot create this folder: {error.strerror}", str(folder)) from error
 
 
 def check_parents(path: Path) -> None:
-    """Checks that what stands above a path can hold it.
+    """Check that the closest existing parent of a path is a folder.
 
     Raises:
-        NotADirectoryError: if it is a file or a broken link.
+        NotADirectoryError: If it is a file or a broken link.
     """
     for parent in path.absolute().parents:
         if parent.is_dir():
@@ -72,34 +73,33 @@ def check_parents(path: Path) -> None:
 
 
 def files_in(folder: Path) -> set[str]:
-    """The files of a folder and those below, by their paths in it."""
+    """Return all files in a folder and its subfolders, as paths relative to the folder."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def replace_files(
     folder: Path, new: Path, old: Path, names: set[str], goes: set[str], pointers: frozenset[str] = frozenset()
 ) -> None:
-    """Moves files from one folder into another on the same disk, and removes outdated ones there: all of it or nothing.
+    """Move files into a folder on the same disk and remove outdated files there. If any step fails, undo all of them.
 
     Args:
-        folder: where they go.
-        new: where they are.
-        old: a folder that does not exist yet, to keep what they replace until all is done.
-        names: their paths in `new`, which they keep.
-        goes: paths in `folder` of files that are removed.
-        pointers: those of `names` by which the others are found. They go first and come last, so that a process that
-            is killed in between does not leave a mixture that loads.
+        folder: The folder to move the files into.
+        new: The folder that they are in.
+        old: A folder for backups of replaced and removed files. It must not exist.
+        names: The paths of the files, relative to `new` and then to `folder`.
+        goes: The paths of outdated files in `folder`.
+        pointers: Those of `names` through which libraries find the other files. Old ones are removed first and new ones
+            appear last, so that a folder never loads as a mixture of two models if the process is killed.
 
     Raises:
-        FileExistsError: if a file would take the place of a folder.
-        OSError: if one of them cannot be moved.
+        FileExistsError: If `folder` has a folder with the name of a new file.
+        OSError: If a file cannot be moved.
     """
     goes = goes - names
     for name in sorted(names):
         if (folder / name).is_dir():
-            raise FileExistsError(f"{folder / name} is a folder, in the place of a file that is to be saved.")
-    # What names the parts of split weights is the first to go and the last to come: should the process be killed in
-    # between, that there are no weights is seen when they are loaded; that parts do not belong together would not be.
+            raise FileExistsError(f"{folder / name} is a folder, but a file must be saved there.")
+    # The index of sharded weights is also a pointer: loading reports a missing index, but not shards of two models.
     pointers = pointers & names | {name for name in names if name.endswith(".index.json")}
     first, last = [*sorted(pointers), *sorted(goes)], [*sorted(names - pointers), *sorted(pointers)]
     kept, placed = [], []
@@ -124,14 +124,14 @@ def replace_files(
 
 
 def _keep(path: Path, place: Path) -> bool:
-    """Makes an old file appear in another place as well, if there is one; some file systems can only move it there."""
+    """Back up a file by a hard link, or by moving it if the file system has no links. Return whether it existed."""
     if not path.is_file():
         return False
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(path, place)
     except FileNotFoundError:
-        return False  # Another process was faster.
+        return False  # Another process has just removed it.
     except OSError:
         path.rename(place)
     return True

@@ -1,4 +1,4 @@
-"""Folders and files that are there as a whole or not at all; folders never in place of anything but an older model."""
+"""Writes folders and files atomically. A folder may replace an older model, but nothing else."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from .staged_files import check_parents, files_in, replace_files
 
 logger = logging.getLogger(__name__)
 
-# Libraries read these first, to find out what a folder holds.
+# Libraries read these first to find out what a folder contains.
 _POINTERS = frozenset({"config.json", MODULE_LIST})
 
 
 def check_replaceable(output: Path, replace: bool, option: str, kept: Path | None = None) -> None:
-    """Checks that a folder can be written, and that it is new, empty, or that of a model that may be replaced.
+    """Check that a folder is writable, and that it is new, empty, or contains a model that may be replaced.
 
     Args:
-        output: the folder to be written.
-        replace: whether the user allows the model in it to be replaced.
-        option: what the user says to allow that.
-        kept: what must not be in `output`.
+        output: The folder to write.
+        replace: Whether the user allows replacing a model in it.
+        option: The option by which the user allows that, for the error.
+        kept: A path that must not be inside `output`.
 
     Raises:
-        FileExistsError: if the folder exists and may not be replaced.
-        NotADirectoryError: if there is a file instead of a folder above it.
-        PermissionError: if nothing may be written where it is to be.
+        FileExistsError: If the folder exists and must not be replaced.
+        NotADirectoryError: If one of its parents is a file.
+        PermissionError: If its parent is not writable.
     """
     output = _normalized(output)
     resolved = output.resolve()
     check_parents(output)
     there = next((parent for parent in output.parents if parent.exists()), output)
     try:
-        # Only an attempt tells: file systems can be read-only, and root may write into most other places.
+        # Only an attempt is conclusive: file systems can be read-only, and permissions do not restrict root.
         with scratch_folder(there, _prefix(output)):
             pass
     except OSError as error:
         reason = getattr(error.__cause__, "strerror", None) or error
-        raise PermissionError(f"{output} cannot be written: files cannot be made in {there} ({reason}).") from error
+        raise PermissionError(f"{output} cannot be written: {there} is not writable ({reason}).") from error
     if not (output.exists() or output.is_symlink()):
         return
     if kept is not None and resolved in (kept.resolve(), *kept.resolve().parents):
-        raise FileExistsError(f"{output} holds {kept}, which this command reads; choose another folder.")
+        raise FileExistsError(f"{output} contains {kept}, which this command reads; choose another folder.")
     if resolved in (Path.cwd(), *Path.cwd().parents):
         raise FileExistsError(f"{output} is the current folder or one above it; choose another folder.")
     if output.is_symlink() or os.path.ismount(output) or not output.is_dir():
@@ -59,16 +59,16 @@ def check_replaceable(output: Path, replace: bool, option: str, kept: Path | Non
     if not any(output.iterdir()):
         return
     if not _is_model(output):
-        raise FileExistsError(f"{output} exists, and does not hold a saved model; choose another folder.")
+        raise FileExistsError(f"{output} exists and does not contain a saved model; choose another folder.")
     if (output / "adapter_config.json").exists():
-        # Transformers would add it to whatever model is in the folder.
-        raise FileExistsError(f"{output} holds an adapter of peft, adapter_config.json; move it away first.")
+        # Transformers would add it to any model in the folder.
+        raise FileExistsError(f"{output} contains a peft adapter (adapter_config.json); move it away first.")
     if not replace:
         raise FileExistsError(f"{output} exists; choose another folder, or replace the model in it with {option}.")
 
 
 def _is_model(folder: Path) -> bool:
-    # An adapter of peft stands alone.
+    # A folder with a peft adapter that `adapt` trained has no config.json of its own.
     for name, field in (("config.json", "model_type"), ("adapter/adapter_config.json", "peft_type")):
         try:
             if field in json.loads((folder / name).read_text(encoding="utf-8")):
@@ -79,7 +79,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def _normalized(path: Path) -> Path:
-    """Without `..`, whose meaning changes when folders before it are made."""
+    """Return a path without `..`, which could resolve differently once parent folders have been created."""
     return Path(os.path.abspath(path))
 
 
@@ -89,19 +89,25 @@ def _prefix(output: Path) -> str:
 
 @contextmanager
 def written_whole(output: Path, replace: bool, option: str) -> Iterator[Path]:
-    """Yields a new folder to write into. It becomes `output` at the end, if nothing went wrong until then.
+    """Yield a new folder to write into. It becomes `output` at the end, unless an exception occurs.
 
-    If there is a model in `output`, its files are removed, and all others stay; a warning names them. A new file does
-    not take the place of one of these either, but gets `.new` into its name. What `check_replaceable` says before the
-    work is checked again after it, since something may have appeared there.
+    If `output` contains a model, the new files replace those of the model. All other files stay, and a warning lists
+    them. If a new file has the name of one that stays, `.new` is added to its name. `check_replaceable` runs again at
+    the end, since the folder may have changed in the meantime.
+
+    Args:
+        output: The folder to write.
+        replace: Whether the user allows replacing a model in it.
+        option: The option by which the user allows that, for the error.
 
     Raises:
-        FileExistsError: if the folder exists and may not be replaced, or not by weights that are NaN or infinite.
-        OSError: if nothing can be written beside `output`.
+        FileExistsError: If the folder exists and must not be replaced, or the new weights are NaN or infinite and would
+            replace others.
+        OSError: If the parent of `output` is not writable.
     """
     output = _normalized(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the output, so that the finished folder only has to be renamed.
+    # Next to the output, so that the finished folder only has to be renamed.
     with scratch_folder(output.parent, _prefix(output)) as scratch:
         written = scratch / "written"
         written.mkdir()
@@ -128,40 +134,43 @@ def _replace_model(output: Path, written: Path, replaced: Path) -> None:
     _give_way(output, written, outdated, modules)
     new = files_in(written)
     if not new:
-        raise FileNotFoundError(f"Nothing was written to replace {output} with.")
+        raise FileNotFoundError(f"No new files were written to replace those in {output}.")
     replace_files(output, written, replaced, new, outdated, _POINTERS)
     for folder in folders - {output}:
-        with suppress(OSError):  # It holds something else.
+        with suppress(OSError):  # The folder is not empty.
             folder.rmdir()
     if left := [name for name in others if name not in outdated]:
-        logger.warning(f"{output} still holds what was not part of the older model: {', '.join(left)}.")
+        logger.warning(f"{output} still contains files that were not part of the older model: {', '.join(left)}.")
 
 
 def _give_way(output: Path, written: Path, outdated: set[str], modules: list[str]) -> None:
-    """Renames new files that would take the place of files that stay."""
+    """Rename new files that have the name of a file that stays."""
     for name in sorted(files_in(written) - outdated):
         there, top = output / name, name.partition("/")[0]
         if top != name and (output / top).is_symlink():
-            raise FileExistsError(f"{output / top} is a link, in the place of a folder that is to be saved.")
-        if not (written / name).exists() or not os.path.lexists(there):  # Its folder was renamed, or it has a place.
+            raise FileExistsError(f"{output / top} is a link, but a folder must be saved there.")
+        if not (written / name).exists() or not os.path.lexists(there):  # Its folder was renamed, or its name is free.
             continue
         if there.is_file() and filecmp.cmp(there, written / name, shallow=False):
             continue
-        # What is in one folder belongs together, but modules are found by the names of their folders.
+        # The files of a subfolder belong together, so the whole subfolder is renamed, except for the folder of a
+        # module, which libraries find by its name.
         moved = Path(name if top in modules else top)
         aside = _free_name(output, moved)
         (written / moved).rename(written / aside)
-        logger.warning(f"{output / moved} is not as this package wrote it, and stays; the new one is {aside}.")
+        logger.warning(
+            f"{output / moved} was not written by this package or was edited, and stays; the new one is {aside}."
+        )
 
 
 def _free_name(output: Path, name: Path) -> Path:
-    """`README.new.md` for `README.md`, or another one if there is something that would be lost."""
+    """Return `README.new.md` for `README.md`, or a numbered name if that would overwrite someone's file."""
     names = (name.with_name(f"{name.stem}.new{number or ''}{name.suffix}") for number in itertools.count())
     return next(new for new in names if not os.path.lexists(output / new) or is_unedited(output / new))
 
 
 def write_whole(file: Path, parts: Iterable[str]) -> None:
-    """Writes a text file aside, and renames it when all of it is there."""
+    """Write a text file under a temporary name, and rename it when it is complete."""
     aside = file.with_name(f"{file.name}.part")
     with aside.open("w", encoding="utf-8") as writer:
         writer.writelines(parts)

@@ -276,7 +276,7 @@ def test_class_weights_are_for_classes(refused: Callable[..., str]) -> None:
 def test_an_output_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="does not hold a saved model"):
+    with pytest.raises(FileExistsError, match="does not contain a saved model"):
         run("classification", tmp_path / "no-encoder", tmp_path / "out", train_file="a.csv", overwrite=True)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 

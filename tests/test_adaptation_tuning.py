@@ -82,7 +82,7 @@ def test_an_adapter_alone_is_saved_and_gone_on_from_with_the_same_encoder(encode
             train_file=tmp_path / "dark.jsonl",
         )
     assert not (tmp_path / "third").exists()
-    with pytest.raises(FileExistsError, match=r"holds .*adapter, which this command reads"):
+    with pytest.raises(FileExistsError, match=r"contains .*adapter, which this command reads"):
         run("classification", encoder, tmp_path / "first", overwrite=True, **options)
 
 

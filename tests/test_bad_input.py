@@ -111,7 +111,7 @@ def test_bad_inputs_are_refused(
         ({"input_ids": ids(1, 6), "cu_seq_lens_q": [0, 3, 5]}, ["from 0 to", "6", "[0, 3, 5]"]),
         ({"input_ids": ids(1, 6), "cu_seq_lens_q": [[0, 3, 6]]}, ["(documents + 1,)", "(1, 3)"]),
         ({"input_ids": ids(1, 6), "cu_seq_lens_q": [1, 6]}, ["from 0 to", "6", "[1, 6]"]),
-        ({"input_ids": ids(1, 6), "cu_seq_lens_q": [0, 4, 2, 6]}, ["grow", "[0, 4, 2, 6]"]),
+        ({"input_ids": ids(1, 6), "cu_seq_lens_q": [0, 4, 2, 6]}, ["increase", "[0, 4, 2, 6]"]),
         ({"input_ids": ids(1, 6), "cu_seq_lens_q": [6]}, ["from 0 to", "6", "[6]"]),
         ({"input_ids": ids(2, 3), "cu_seq_lens_q": [0, 3]}, ["one packed row", "2 rows"]),
         (
@@ -134,9 +134,9 @@ def test_offsets_of_another_batch_are_refused(
     [
         ({"cu_seq_lens_q": [0, 3, 6]}, ["cu_seq_lens_q", "tensor", "list"]),
         ({"cu_seq_lens_q": torch.tensor([0.0, 3.0, 6.0])}, ["cu_seq_lens_q", "int32", "float32"]),
-        ({"cu_seq_lens_k": torch.tensor([0, 3, 6])}, ["cu_seq_lens_k", "without cu_seq_lens_q"]),
+        ({"cu_seq_lens_k": torch.tensor([0, 3, 6])}, ["cu_seq_lens_k", "needs cu_seq_lens_q"]),
         ({"seq_idx": torch.tensor([[0, 1]])}, ["seq_idx", "(1, 6)", "(1, 2)"]),
-        ({"seq_idx": torch.zeros(1, 6)}, ["seq_idx", "whole numbers", "float32"]),
+        ({"seq_idx": torch.zeros(1, 6)}, ["seq_idx", "integers", "float32"]),
         ({"seq_idx": ids(1, 6), "attention_mask": torch.ones(1, 6)}, ["seq_idx", "without attention_mask", "both"]),
     ],
     ids=["list", "floating", "keys-alone", "index-shape", "index-floating", "index-masked"],
@@ -149,7 +149,7 @@ def test_offsets_of_another_kind_are_refused(
 
 def test_with_one_segment_type_the_error_says_that_segments_can_be_left_out(tiny_config: Build) -> None:
     model = SequenceEncoderModel(tiny_config(type_vocab_size=1))
-    expected = ["token_type_ids", "1", "0 to 0", "type_vocab_size", "left out"]
+    expected = ["token_type_ids", "1", "0 to 0", "type_vocab_size", "leave them out"]
     assert_refused(model, {"input_ids": ids(), "token_type_ids": with_value(1)}, expected)
 
 
@@ -186,7 +186,7 @@ def test_a_configuration_changed_by_assignment_is_checked_before_anything_is_bui
 def test_a_text_longer_than_the_table_of_positions_is_refused_with_the_ways_out(tiny_config: Build) -> None:
     model = SequenceEncoderModel(tiny_config("bert"))
     assert model(torch.ones(1, LONGEST, dtype=torch.long)).last_hidden_state.isfinite().all()
-    expected = ["'learned'", str(LONGEST), f"max_position_embeddings={LONGEST}", "truncate", "'sinusoidal'", "'rotary'"]
+    expected = ["'learned'", str(LONGEST), f"max_position_embeddings={LONGEST}", "Truncate", "'sinusoidal'", "'rotary'"]
     assert_refused(model, {"input_ids": torch.ones(1, LONGEST + 1, dtype=torch.long)}, expected)
 
 
@@ -231,7 +231,7 @@ CHOICE, ANSWER = SequenceEncoderForMultipleChoice, SequenceEncoderForQuestionAns
         (MASKED, {}, {"labels": with_value(-1)}, ["labels", "-1", "0 to 96", "-100"]),
         (MASKED, {}, {"labels": ids(2, 4)}, ["labels", "(2, 5)", "(2, 4)"]),
         (MASKED, {}, {"labels": ids(5, 2)}, ["labels", "(2, 5)", "(5, 2)"]),
-        (MASKED, {}, {"labels": with_value(0.5)}, ["labels", "whole numbers", "float32"]),
+        (MASKED, {}, {"labels": with_value(0.5)}, ["labels", "integers", "float32"]),
         (MASKED, {}, {"labels": ids().tolist()}, ["labels", "tensor", "list"]),
         (MASKED, {}, {"labels": with_value(156).to(torch.uint8)}, ["labels", "156", "0 to 96"]),
         (ORDER, {}, {"labels": with_value(97)}, ["labels", "97", "0 to 96", "vocab_size"]),
@@ -243,14 +243,14 @@ CHOICE, ANSWER = SequenceEncoderForMultipleChoice, SequenceEncoderForQuestionAns
         (TEXTS, ONE, {"labels": with_value(1, 3)}, ["labels", "(2,)", "(3,)"]),
         (TEXTS, FEW, {"labels": [0, 1]}, ["labels", "tensor", "list"]),
         (TEXTS, NUMBERS, {"labels": [0.0, 1.0]}, ["labels", "tensor", "list"]),
-        (TEXTS, ONE, {"labels": with_value(1.0, 2)}, ["labels", "whole numbers", "float32"]),
+        (TEXTS, ONE, {"labels": with_value(1.0, 2)}, ["labels", "integers", "float32"]),
         (TEXTS, SEVERAL, {"labels": with_value(1.0, 2)}, ["labels", "(2, 3)", "multi_label", "(2,)"]),
         (TEXTS, SEVERAL, {"labels": with_value(2.0, 2, 3)}, ["labels", "2.0", "0 to 1"]),
         (TEXTS, NUMBERS, {"labels": with_value(2.0, 3, 2)}, ["labels", "(2, 3)", "regression", "(3, 2)"]),
         (TOKENS, FEW, {"labels": with_value(3)}, ["labels", "3", "0 to 2", "num_labels", "-100"]),
         (TOKENS, FEW, {"labels": with_value(1, 2)}, ["labels", "(2, 5)", "(2,)"]),
         (TOKENS, FEW, {"labels": with_value(1, 5, 2)}, ["labels", "(2, 5)", "(5, 2)"]),
-        (TOKENS, FEW, {"labels": with_value(1.0)}, ["labels", "whole numbers", "float32"]),
+        (TOKENS, FEW, {"labels": with_value(1.0)}, ["labels", "integers", "float32"]),
         (ANSWER, {}, {"start_positions": with_value(1, 2)}, ["end_positions", "missing"]),
         (ANSWER, {}, {"end_positions": with_value(1, 2)}, ["start_positions", "missing"]),
         (
@@ -275,7 +275,7 @@ CHOICE, ANSWER = SequenceEncoderForMultipleChoice, SequenceEncoderForQuestionAns
             ANSWER,
             {},
             {"start_positions": with_value(1.0, 2), "end_positions": with_value(1, 2)},
-            ["start_positions", "whole numbers", "float32"],
+            ["start_positions", "integers", "float32"],
         ),
     ],
     ids=case_name,

@@ -215,7 +215,7 @@ def test_positions_that_could_be_either_are_refused(make: Callable[..., Any], pa
     ours = convert(make("roberta", "Model"))
     ids = torch.randint(5, 97, (2, 4))
     for wrong, start in ([3, 4, 5, 6], 3), ([1, 2, 3, 4], 1), ([2, 3, 1, 4], 1), ([0, 1, 2, -1], -1):
-        message = rf"start a text at {start}; with position_offset=2 .* at 0, or at 2 .*position_ids_start=2"
+        message = rf"position_offset=2 .* at 0, or at 2 .*position_ids_start=2.* got a text that starts at {start}\."
         with pytest.raises(ValueError, match=message):
             ours(ids, position_ids=torch.tensor([[2, 3, 4, 5], wrong]), **path)
     # Without an offset there is one way to read them.

@@ -89,7 +89,7 @@ def test_nothing_is_overwritten_without_force_and_nothing_but_a_model_with_it(be
     target = bert_folder.parent / "ours"
     target.mkdir()
     (target / "notes.txt").write_text("of long work")
-    with pytest.raises(SystemExit, match="does not hold a saved model"):
+    with pytest.raises(SystemExit, match="does not contain a saved model"):
         main(["convert", str(bert_folder), str(target), "--force"])
     assert [path.name for path in target.iterdir()] == ["notes.txt"]
     (target / "notes.txt").rename(target / "training_args.bin")
@@ -101,7 +101,7 @@ def test_nothing_is_overwritten_without_force_and_nothing_but_a_model_with_it(be
         main(["convert", str(bert_folder), str(target), "--force"])
     assert not (target / "training_args.bin").exists()
     assert {"model.safetensors", "config_sentence_transformers.json"} <= {path.name for path in target.iterdir()}
-    with pytest.raises(SystemExit, match=r"holds .*bert, which this command reads"):
+    with pytest.raises(SystemExit, match=r"contains .*bert, which this command reads"):
         main(["convert", str(bert_folder), str(bert_folder), "--force"])
 
 

@@ -227,7 +227,7 @@ def test_a_list_of_modules_that_stays_in_a_folder_is_said(
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     sentence_model(plain, "normalize").save_pretrained(str(tmp_path))
     convert(plain).save_pretrained(tmp_path)
-    assert "modules.json stays as it is" in caplog.text
+    assert "modules.json is unchanged" in caplog.text
 
 
 def change(folder: Path, file: str, **fields: Any) -> None:
@@ -244,11 +244,11 @@ def change(folder: Path, file: str, **fields: Any) -> None:
         ("2_Dense/config.json", {"activation_function": "os.system"}, r"activation_function='os\.system'"),
         ("2_Dense/config.json", {"use_residual": True}, "use_residual=True"),
         ("1_Pooling/config.json", {"pooling_mode": "first"}, "got 'first'"),
-        ("sentence_bert_config.json", {"config_args": {"num_hidden_layers": 1}}, "config with .*num_hidden_layers"),
+        ("sentence_bert_config.json", {"config_args": {"num_hidden_layers": 1}}, "num_hidden_layers.* for the config"),
         (
             "sentence_bert_config.json",
             {"tokenizer_args": {"truncation_side": "left"}},
-            "tokenizer with .*truncation_side",
+            "truncation_side.* for the tokenizer",
         ),
         ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task='fill-mask'"),
         (
@@ -257,8 +257,8 @@ def change(folder: Path, file: str, **fields: Any) -> None:
             "method_output_name='pooler_output'",
         ),
         ("sentence_bert_config.json", {"module_output_name": "sentence_embedding"}, "module_output_name='sentence_emb"),
-        ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "that of a SparseEncoder"),
-        ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim of at least 1, got 0"),
+        ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "describes a SparseEncoder"),
+        ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim in .* at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_applied_is_refused_by_name(

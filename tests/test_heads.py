@@ -268,7 +268,7 @@ def test_heads_with_one_answer_a_row_refuse_rows_of_several_documents(
 ) -> None:
     model, inputs, _ = make(head)
     positions = torch.tensor([0, 1, 2, 0, 1, 0, 1]).expand(inputs["input_ids"].shape)
-    with pytest.raises(ValueError, match=rf"{type(model).__name__} gives one answer a row.*several documents"):
+    with pytest.raises(ValueError, match=rf"{type(model).__name__} makes one prediction per row.*several documents"):
         model(input_ids=inputs["input_ids"], position_ids=positions, **optional)
 
 

@@ -26,10 +26,10 @@ HUGE = 10**12
 SHARED: list[tuple[dict[str, Any], list[str]]] = [
     ({"num_labels": 10**11}, ["num_labels", "100000000000", "10,000,000"]),
     ({"num_labels": -1}, ["num_labels", "-1", "from 0"]),
-    ({"num_labels": 2.5}, ["num_labels", "2.5", "whole"]),
+    ({"num_labels": 2.5}, ["num_labels", "2.5", "integer"]),
     ({"id2label": {"0": "a", str(HUGE): "b"}}, ["id2label", str(HUGE), "0 to 9,999,999"]),
-    ({"id2label": {"0": "a", "-1": "b"}}, ["id2label", "'-1'", "whole numbers"]),
-    ({"id2label": {"0": "a", "second": "b"}}, ["id2label", "'second'", "whole numbers"]),
+    ({"id2label": {"0": "a", "-1": "b"}}, ["id2label", "'-1'", "integers"]),
+    ({"id2label": {"0": "a", "second": "b"}}, ["id2label", "'second'", "integers"]),
     ({"id2label": ["a", "b"]}, ["id2label", "dict"]),
     ({"dtype": "nonsense"}, ["dtype", "'nonsense'", "float32"]),
     ({"dtype": "nn"}, ["dtype", "'nn'", "float32"]),

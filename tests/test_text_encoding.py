@@ -160,9 +160,9 @@ def test_what_is_not_allowed_is_said(
 
 
 def test_what_is_no_text_is_named(model: SequenceEncoderModel, tokenizer: Any) -> None:
-    with pytest.raises(ValueError, match=r"sentences must be texts, got a tuple among them: \('a', 'pair'\)"):
+    with pytest.raises(ValueError, match=r"sentences must be strings, got a tuple: \('a', 'pair'\)"):
         model.encode(["Short.", ("a", "pair")], tokenizer)
-    with pytest.raises(ValueError, match="got a NoneType among them"):
+    with pytest.raises(ValueError, match="sentences must be strings, got a NoneType"):
         model.encode(["Short.", None], tokenizer)
 
 
@@ -264,7 +264,7 @@ def test_vectors_that_are_not_finite_are_refused_with_the_cause(model: SequenceE
     with pytest.raises(ValueError, match=r"sentences\[0\] is not finite.*too large for torch\.float16"):
         scaled.encode(TEXTS, tokenizer, dtype=torch.float16)
     model.layers[1].mlp.up_proj.weight.data[3, 5] = torch.nan
-    with pytest.raises(ValueError, match=r"weights are not, such as layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(ValueError, match=r"weights such as layers\.1\.mlp\.up_proj\.weight are not finite"):
         model.encode(TEXTS, tokenizer)
 
 
@@ -276,9 +276,9 @@ def test_a_tokenizer_that_does_not_seem_to_be_that_of_the_model_is_said(
     SequenceEncoderModel(rounded).encode("Short.", tokenizer)
     assert "does not seem" not in caplog.text
     SequenceEncoderModel(tiny_config("bert", vocab_size=1000)).encode("Short.", tokenizer)
-    assert f"it has {len(tokenizer)} tokens, and the model vectors for vocab_size=1000" in caplog.text
+    assert f"it has only {len(tokenizer)} tokens, but the model has vocab_size=1000" in caplog.text
     SequenceEncoderModel(tiny_config("bert", cls_token_id=55)).encode("Short.", tokenizer)
-    assert f"its cls_token_id is {tokenizer.cls_token_id}, and that of the model 55" in caplog.text
+    assert f"its cls_token_id is {tokenizer.cls_token_id}, but 55 in the model's configuration" in caplog.text
 
 
 def test_batches_are_full_and_sorted_and_hold_every_text_once() -> None:

@@ -84,7 +84,7 @@ def test_pickled_weights_are_named_with_the_remedy(refused: Callable[..., str], 
     torch.save({}, tmp_path / "pytorch_model.bin")
     message = refused("convert", tmp_path, tmp_path / "ours")
     assert "pytorch_model.bin is a pickled file" in message
-    assert "Convert the weights to model.safetensors" in message
+    assert "convert it to model.safetensors" in message
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_settings_that_are_not_there_are_named(refused: Callable[..., str]) -> N
 @pytest.mark.parametrize("tokenizer", ["quickstart-model", ["a text"]], ids=["a name", "texts"])
 def test_encode_refuses_what_is_no_tokenizer(tmp_path: Path, tokenizer: Any) -> None:
     model = SequenceEncoderModel.from_pretrained(save_encoder(tmp_path))
-    with pytest.raises(ValueError, match="tokenizer must be a tokenizer of transformers, got"):
+    with pytest.raises(ValueError, match="tokenizer must be a transformers tokenizer, got"):
         model.encode(["a text"], tokenizer)
 
 

@@ -1,4 +1,4 @@
-"""From text to ids and back."""
+"""The tokenizer and its training."""
 
 from .tokenization_sequence_encoder import SequenceEncoderTokenizer
 

@@ -1,4 +1,4 @@
-"""A tokenizer whose truncation and padding no other thread can change."""
+"""Copies of tokenizers whose truncation and padding no other thread can change."""
 
 import copy
 import itertools
@@ -12,21 +12,21 @@ _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 
 def private_copy(tokenizer: AnyTokenizer) -> AnyTokenizer:
-    """Copies a tokenizer so that calls of the copy and of the original do not affect each other.
+    """Copy a tokenizer so that calls of the copy and of the original do not affect each other.
 
-    A fast tokenizer stores truncation and padding in its backend, and transformers sets them there on every call: two
-    threads that call one tokenizer with different options can each get the other's. The copy has its own backend. It
-    shares the vocabulary with the original, so that making one takes about as long as tokenising one short text, and
-    holds all tokens that the original has at the time. A slow tokenizer keeps no such state, and is returned as it is.
+    Transformers stores truncation and padding in the backend of a fast tokenizer on every call. Two threads that call
+    the same tokenizer with different options can therefore get each other's options. The copy has its own backend with
+    all tokens that the original has now. It shares the vocabulary, so a copy takes about as long as tokenizing a short
+    text. Slow tokenizers store no options and are returned unchanged.
 
     Args:
-        tokenizer: of any class of transformers.
+        tokenizer: Any tokenizer of transformers.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: If it is anything else.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise ValueError(f"tokenizer must be a tokenizer of transformers, got {type(tokenizer).__name__}.")
+        raise ValueError(f"tokenizer must be a transformers tokenizer, got a {type(tokenizer).__name__}.")
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         return tokenizer
@@ -34,7 +34,7 @@ def private_copy(tokenizer: AnyTokenizer) -> AnyTokenizer:
     for part in _PARTS:
         if (value := getattr(backend, part)) is not None:
             setattr(own, part, value)
-    # In the order of their ids, which a backend gives out one after the other.
+    # In the order of their ids, since a backend assigns ids consecutively.
     added = [token for _, token in sorted(backend.get_added_tokens_decoder().items())]
     for special, tokens in itertools.groupby(added, key=lambda token: token.special):
         (own.add_special_tokens if special else own.add_tokens)(list(tokens))
@@ -44,10 +44,13 @@ def private_copy(tokenizer: AnyTokenizer) -> AnyTokenizer:
 
 
 def lowercased(tokenizer: AnyTokenizer) -> AnyTokenizer:
-    """Makes a private copy of a fast tokenizer lowercase all texts, and returns it.
+    """Make a fast tokenizer lowercase all texts, in place, and return it.
+
+    Args:
+        tokenizer: A private copy of a tokenizer.
 
     Raises:
-        ValueError: for a slow tokenizer.
+        ValueError: If the tokenizer is slow.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):

@@ -1,4 +1,4 @@
-"""The tokenizer: trained on the user's own texts, fast, and readable by plain transformers once saved."""
+"""The tokenizer: users train it on their own texts, and plain transformers loads it."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ SPECIAL_TOKENS = {
 }
 
 MODEL_INPUT_NAMES = ["input_ids", "token_type_ids", "attention_mask"]
-# A tokenizer without a vocabulary, the function that trains it in place, the characters that it must know, and the
-# number of tokens that one character makes.
+# A tokenizer without a vocabulary, the function that trains it in place, the characters that must be in its vocabulary,
+# and the number of tokens for each character.
 Recipe = tuple[Tokenizer, Callable[..., None], list[str], int]
 
 
 def _wordpiece(lowercase: bool) -> Recipe:
-    """Pieces of words (Schuster and Nakajima, 2012), split at spaces and punctuation as BERT does."""
+    """Create a WordPiece recipe (Schuster and Nakajima, 2012), which splits at spaces and punctuation like BERT."""
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS["unk_token"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    # `a` at the start of a word, and `##a` in the rest.
+    # `a` at the start of a word, and `##a` inside.
     return tokenizer, train_wordpiece, [], 2
 
 
 def _byte_level_bpe(lowercase: bool) -> Recipe:
-    """Merged pairs of bytes (Radford et al., 2019): nothing is unknown, and decoding gives the text back."""
+    """Create a byte-level BPE recipe (Radford et al., 2019), without unknown tokens; decoding restores the text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase() if lowercase else None
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -58,8 +58,8 @@ ALGORITHMS: dict[str, Callable[[bool], Recipe]] = {
 class SequenceEncoderTokenizer(TokenizerReadSafely, SavedWithCode, TokenizersBackend):
     """A fast tokenizer with BERT's special tokens: `[CLS] text [SEP]`, and `[CLS] text [SEP] pair [SEP]`.
 
-    Make one with `train_from_iterator`. What `save_pretrained` writes is whole in itself: `AutoTokenizer` loads it with
-    or without this package, and without remote code.
+    Create one with `train_from_iterator`. `AutoTokenizer` loads a saved one with or without this package, and without
+    remote code.
     """
 
     @classmethod
@@ -73,23 +73,24 @@ class SequenceEncoderTokenizer(TokenizerReadSafely, SavedWithCode, TokenizersBac
         model_max_length: int | None = None,
         show_progress: bool = True,
     ) -> SequenceEncoderTokenizer:
-        """Trains a tokenizer.
+        """Train a tokenizer.
 
         Args:
-            texts: the texts, or batches of them, read once.
-            vocab_size: the number of tokens at most, special ones included. WordPiece keeps a character twice, for the
-                start of a word and for the rest, and therefore only the (vocab_size - 5) / 2 most frequent characters;
-                words with others become `[UNK]`. Byte-level tokens leave nothing unknown.
+            texts: Texts, or batches of texts. They are read once.
+            vocab_size: Maximum number of tokens, including special tokens. WordPiece has two tokens for each character,
+                one for the start of a word and one for the rest. It therefore keeps the (vocab_size - 5) / 2 most
+                frequent characters, and words with other characters become `[UNK]`. Byte-level BPE has no unknown
+                tokens.
             algorithm: `"wordpiece"` or `"byte_level_bpe"`.
-            lowercase: whether case is dropped (and accents, in WordPiece).
-            min_frequency: how often a piece must occur to become a token.
-            model_max_length: where `truncation=True` cuts; unlimited by default.
-            show_progress: whether to show a progress bar.
+            lowercase: Whether to lowercase texts. WordPiece then strips accents as well.
+            min_frequency: How often a piece must occur to become a token.
+            model_max_length: Number of tokens that `truncation=True` truncates to; unlimited by default.
+            show_progress: Whether to show a progress bar.
 
         Raises:
-            ValueError: before any text is read, for an unknown algorithm, a number out of its range, or a `vocab_size`
-                that has no room for the special tokens and one character (WordPiece) or all bytes (byte-level BPE);
-                while reading, for what is no text; at the end, if there was none.
+            ValueError: If the algorithm is unknown, a number is out of range, or `vocab_size` has no room for the
+                special tokens and one character (WordPiece) or all bytes (byte-level BPE). These are checked before any
+                text is read. Also if an item is not a text, or there are no texts at all.
         """
         if algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm={algorithm!r} does not exist; choose one of {', '.join(ALGORITHMS)}.")
@@ -99,7 +100,7 @@ class SequenceEncoderTokenizer(TokenizerReadSafely, SavedWithCode, TokenizersBac
         _check_number("min_frequency", min_frequency, 0)
         if model_max_length is not None:
             _check_number("model_max_length", model_max_length, 3, ", the special tokens of a pair of texts")
-        # Byte-level tokens hold the space before a word: there, a mask stands for the word with its space.
+        # Byte-level tokens include the space before a word, so the mask token has to replace that space as well.
         mask = AddedToken(SPECIAL_TOKENS["mask_token"], lstrip=algorithm == "byte_level_bpe", special=True)
         train(
             tokenizer,
@@ -108,7 +109,7 @@ class SequenceEncoderTokenizer(TokenizerReadSafely, SavedWithCode, TokenizersBac
             min_frequency=min_frequency,
             special_tokens=[mask if name == "mask_token" else token for name, token in SPECIAL_TOKENS.items()],
             initial_alphabet=alphabet,
-            # Without it the trainer keeps all characters, beyond vocab_size.
+            # Without a limit the trainer keeps all characters, even more than `vocab_size`.
             limit_alphabet=(vocab_size - len(SPECIAL_TOKENS)) // tokens_per_character,
             show_progress=show_progress,
         )
@@ -127,11 +128,11 @@ class SequenceEncoderTokenizer(TokenizerReadSafely, SavedWithCode, TokenizersBac
 
 def _check_number(name: str, value: Any, smallest: int, reason: str = "") -> None:
     if not hasattr(value, "__index__") or isinstance(value, bool) or value < smallest:
-        raise ValueError(f"{name} must be a whole number of at least {smallest}{reason}, got {value!r}.")
+        raise ValueError(f"{name} must be an integer of at least {smallest}{reason}, got {value!r}.")
 
 
 def _read(texts: Iterable[str | Iterable[str]]) -> Iterator[str]:
-    """The texts one by one, and an error at the end if none of them had any characters."""
+    """Yield the texts one by one, and raise an error at the end if all of them were blank."""
     if isinstance(texts, str):
         raise ValueError("texts must be an iterable of texts, got a single text.")
     empty = True
@@ -139,13 +140,13 @@ def _read(texts: Iterable[str | Iterable[str]]) -> Iterator[str]:
         empty = empty and not text.strip()
         yield text
     if empty:
-        raise ValueError("texts holds no text to train a tokenizer on.")
+        raise ValueError("texts has no text to train a tokenizer on.")
 
 
 def _flatten(item: Any) -> Iterator[str]:
-    # Of a mapping the keys would be taken for texts. Datasets of torch have no `__iter__`, and can be iterated.
+    # The keys of a mapping would pass as texts. Datasets of torch have no `__iter__`, but can be iterated.
     if isinstance(item, bytes | Mapping) or not (hasattr(item, "__iter__") or hasattr(item, "__getitem__")):
-        raise ValueError(f"texts must be an iterable of texts or of batches of texts, got {type(item).__name__} in it.")
+        raise ValueError(f"texts must be an iterable of texts or batches of texts, got a {type(item).__name__}.")
     for part in item:
         if isinstance(part, str):
             yield part

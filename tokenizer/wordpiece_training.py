@@ -1,8 +1,8 @@
-"""Training WordPiece so that the same texts give the same vocabulary, with the same ids, in every run.
+"""Trains WordPiece so that the same texts give the same vocabulary, with the same ids, in every run.
 
 The trainer of tokenizers numbers the characters inside words (`##a`) in the order in which it meets the words, which it
-keeps in a hash map with a random seed. Ties between pairs are broken by these numbers, so ids, and at times tokens,
-differ from run to run. Here, the trainer first counts words only; then it trains on the counted words, with all
+keeps in a hash map with a random seed. It breaks ties between pairs by these numbers, so ids and sometimes tokens
+differ from run to run. Here, the trainer only counts words at first. Then it trains on the counted words, with all
 characters numbered in advance.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
 CONTINUING_PREFIX = "##"
-# How often a word is repeated in one text at most, so that a frequent word makes no text of gigabytes.
+# How often one text repeats a word at most. Otherwise the text of a frequent word could have gigabytes.
 _REPEATS = 1024
 
 
@@ -30,17 +30,17 @@ def train_wordpiece(
     limit_alphabet: int,
     show_progress: bool,
 ) -> None:
-    """Trains the WordPiece model of `tokenizer` in place.
+    """Train the WordPiece model of `tokenizer` in place.
 
     Args:
-        tokenizer: a tokenizer whose normalizer and pre-tokenizer split texts at least at white space.
-        texts: the texts, read once.
-        vocab_size: the number of tokens at most, special ones included.
-        min_frequency: how often a pair of tokens must occur to be merged.
-        special_tokens: the special tokens, which take the first ids.
-        initial_alphabet: characters that are kept however rare they are.
-        limit_alphabet: the number of characters to keep, the most frequent ones.
-        show_progress: whether to show progress bars.
+        tokenizer: A tokenizer that splits texts at least at white space.
+        texts: The texts, which are read once.
+        vocab_size: Maximum number of tokens, including special tokens.
+        min_frequency: How often a pair of tokens must occur to be merged.
+        special_tokens: The special tokens, which get the first ids.
+        initial_alphabet: Characters to keep even if they are rare.
+        limit_alphabet: Maximum number of characters to keep; the most frequent ones are kept.
+        show_progress: Whether to show progress bars.
     """
     words = _count_words(tokenizer, texts, show_progress)
     counts = Counter(dict.fromkeys(initial_alphabet, float("inf")))
@@ -72,7 +72,7 @@ def train_wordpiece(
 
 
 def _count_words(tokenizer: Tokenizer, texts: Iterator[str], show_progress: bool) -> dict[str, int]:
-    """How often each word occurs, which the trainer knows and tells through its pickled state alone."""
+    """Return how often each word occurs. The trainer exposes its counts only through its pickled state."""
     trainer = trainers.WordPieceTrainer(vocab_size=0, limit_alphabet=0, show_progress=show_progress)
     tokenizer.train_from_iterator(texts, trainer)
     words: dict[str, int] = json.loads(trainer.__getstate__())["WordPieceTrainer"]["bpe_trainer"]["words"]

@@ -1,1 +1,1 @@
-"""Self-attention: the layer, the masks and rotary positions it takes, and one file for each way to compute it."""
+"""Self-attention: the module, its masks and rotary positions, and one file for each way to compute it."""

@@ -1,8 +1,8 @@
-"""Attention over packed sequences: the one place that chooses how it runs, and the ways of an accelerator.
+"""Chooses the class that computes attention over packed sequences, and defines those for accelerators.
 
-A way is made once for a batch, from the `PackedBatch` that says where sequences end, and called in every layer with
-q, k, v of shape (1, T, H, head_dim); it returns (1, T, H, head_dim). What depends on the batch alone, such as a mask,
-is made once. `window` is how far a token sees to each side, None for all of its sequence.
+An instance is created once per batch from the `PackedBatch`, which knows the sequence boundaries. Every layer calls it
+with q, k and v of shape (1, T, H, head_dim), and gets (1, T, H, head_dim). What depends only on the batch, such as a
+mask, is computed once. `window` is how many tokens a token sees to each side; None means the whole sequence.
 """
 
 import inspect
@@ -24,9 +24,14 @@ from .per_length import EqualLengthAttention
 def choose_varlen_attention(
     implementation: str | None, device: torch.device, dtype: torch.dtype, dropout: float, training: bool
 ) -> type[PackedAttention]:
-    """The way that suits an attention implementation (`config._attn_implementation`) and what it is to compute with.
+    """Choose the class that computes attention over packed sequences.
 
-    dtype and dropout are those of the attention itself: under autocast its dtype, and none in evaluation.
+    Args:
+        implementation: The attention implementation, `config._attn_implementation`.
+        device: The device of the hidden states.
+        dtype: The dtype in which attention runs; under autocast, that of autocast.
+        dropout: The dropout probability of the attention weights; 0 in evaluation mode.
+        training: Whether the model is in training mode.
     """
     if is_flash_attention_requested(requested_attention_implementation=implementation):
         return FlashAttention
@@ -41,7 +46,7 @@ def choose_varlen_attention(
 
 
 def has_varlen_kernel(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch's own attention over cumulative lengths, with windows, runs here (torch.nn.attention.varlen)."""
+    """Return whether `torch.nn.attention.varlen` is available on this device and for this dtype, with windows."""
     half = dtype in (torch.float16, torch.bfloat16)
     return half and device.type == "cuda" and _varlen_kernel_takes_windows() and _is_ampere_or_newer(device.index)
 
@@ -61,12 +66,12 @@ def _is_ampere_or_newer(index: int | None) -> bool:
 
 
 def flash_window(window: int | None) -> int | None:
-    """A window as the flash functions count it: with the token itself."""
+    """Return a window as transformers' flash functions count it, which include the token itself."""
     return None if window is None else window + 1
 
 
 class FlashAttention(PackedAttention):
-    """transformers' flash interface, which reads the cumulative lengths."""
+    """Flash attention through transformers' interface, which takes cumulative sequence lengths."""
 
     def __call__(
         self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
@@ -88,12 +93,12 @@ class FlashAttention(PackedAttention):
 
 
 class VarlenKernelAttention(PackedAttention):
-    """torch's flash attention over cumulative lengths. It has no dropout."""
+    """Flash attention of torch over cumulative sequence lengths. It has no dropout."""
 
     def __call__(
         self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
-        """See `PackedAttention`; `attention` is not used."""
+        """See `PackedAttention`. `attention` is not used."""
         from torch.nn.attention.varlen import varlen_attn
 
         offsets, longest = self.cu_seq_lens.to(qkv[0].device), self.max_length
@@ -105,7 +110,7 @@ class VarlenKernelAttention(PackedAttention):
 
 
 class BlockMaskAttention(PackedAttention):
-    """flex attention with a block mask by sequence."""
+    """Flex attention with a block mask that separates the sequences."""
 
     def __init__(self, packed: PackedBatch) -> None:
         super().__init__(packed)
@@ -135,7 +140,7 @@ class BlockMaskAttention(PackedAttention):
 
 
 class PaddedRowsAttention(PackedAttention):
-    """Any other implementation: padded rows and a mask for the attention alone, packed again at once."""
+    """Attention for any other implementation: pads the sequences for the attention only, and packs the output."""
 
     def __init__(self, packed: PackedBatch) -> None:
         super().__init__(packed)

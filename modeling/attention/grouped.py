@@ -1,11 +1,12 @@
-"""Attention over packed sequences for training on a CPU: a few padded groups, each as plain matrix products.
+"""Attention over packed sequences for training on a CPU: a few padded groups, each computed with matrix products.
 
-Short sequences cost more in calls than in arithmetic, and a step of training makes several times the calls of
-inference. So sequences of similar lengths are taken together, padded for the attention alone, and all groups are one
-node for autograd. torch's fused kernel is not used: on a CPU it has no dropout, and its gradients are slow in bfloat16.
+Short sequences cost more in calls than in arithmetic, and a training step makes several times as many calls as
+inference. Sequences of similar lengths are therefore grouped and padded, only for the attention, and all groups are a
+single autograd node. torch's fused kernel is not used: on a CPU it has no dropout, and its backward pass is slow in
+bfloat16.
 
-Shapes: T packed tokens, P places of all groups with their padding, H heads, C channels of a head; N sequences of a
-group, L its longest.
+Shapes: T packed tokens, P positions of all groups including padding, H heads, C channels of a head, N sequences of a
+group, L length of the longest sequence of a group.
 """
 
 from itertools import accumulate
@@ -22,17 +23,17 @@ from .masks import additive_mask, within_window
 from .packed import QKV, AttentionFunction, split
 from .per_length import EqualLengthAttention
 
-# The longest sequence that is taken this way without dropout. The weights of its attention are kept for the gradients,
-# which the fused kernel does not do; where it is not to be had, this has no limit.
+# The longest sequence to group if there is no dropout. Grouping keeps the attention weights for the backward pass, and
+# the fused kernel does not. With dropout there is no limit, because the fused kernel cannot be used.
 LONGEST = 256
-# What one more group costs, in weights of attention that take as long.
+# The cost of another group, as the number of attention weights that take equally long.
 GROUP_COST = 40_000
 
 Run = tuple[int, int]
 
 
 class GroupedAttention(EqualLengthAttention):
-    """As by length, with dense attention over groups of similar lengths."""
+    """Like `EqualLengthAttention`, but with dense attention over groups of sequences of similar lengths."""
 
     def __init__(self, packed: PackedBatch) -> None:
         super().__init__(packed)
@@ -50,7 +51,7 @@ class GroupedAttention(EqualLengthAttention):
         """See `EqualLengthAttention`."""
         scaling, dropout = kwargs["scaling"], kwargs["dropout"]
         short = [run for run in runs if dropout or run[1] <= LONGEST]
-        # Another function may stand under the name, and another device may hold this layer.
+        # A user may have registered another function as "sdpa", or moved this layer to another device.
         plain = attention is sdpa_attention_forward and not kwargs.get("is_causal") and is_eager_on_cpu(*qkv)
         if not short or not plain:
             return super().dense(module, attention, qkv, runs, window, **kwargs)
@@ -65,8 +66,13 @@ class GroupedAttention(EqualLengthAttention):
 
 
 def group_runs(runs: list[Run], heads: int) -> list[list[Run]]:
-    """Neighbouring runs in the groups that cost least: the weights of attention in padded rows, and the calls."""
-    best: list[tuple[float, int]] = [(0.0, 0)]  # of the runs up to here, and where the last group starts
+    """Group neighbouring runs at the least cost, which counts attention weights in padded rows and calls.
+
+    Args:
+        runs: The number of sequences and their length, for each run of sequences of equal length.
+        heads: The number of attention heads.
+    """
+    best: list[tuple[float, int]] = [(0.0, 0)]  # The least cost of the first runs, and where their last group starts.
     for end in range(1, len(runs) + 1):
         options, count = [], 0
         for start in reversed(range(end)):
@@ -82,12 +88,12 @@ def group_runs(runs: list[Run], heads: int) -> list[list[Run]]:
 
 
 class GroupPlan:
-    """Which sequences are taken together, and where each token stands then.
+    """The groups of sequences, and the positions of tokens in them.
 
     Attributes:
-        shapes: (N, L) of each group.
-        tokens: (P,) the token at each place; at padding, any. None where there is no padding.
-        places: (T,) the place of each token; None likewise.
+        shapes: (N, L) for each group.
+        tokens: (P,) the token at each position, and an arbitrary token at padding. None if there is no padding.
+        places: (T,) the position of each token. None if there is no padding.
     """
 
     def __init__(self, runs: list[Run], like: torch.Tensor) -> None:
@@ -109,7 +115,7 @@ class GroupPlan:
         return torch.arange(shape[1], device=lengths.device) < lengths[:, None]
 
     def masks_of(self, window: int | None, like: torch.Tensor) -> list[torch.Tensor | None]:
-        """For each group what to add to the scores, (N or 1, 1, 1 or L, L), None where nothing is hidden."""
+        """Return the additive mask of each group, (N or 1, 1, 1 or L, L); None if it hides nothing."""
         key = (window, like.dtype)
         if key not in self.masks:
             groups = zip(self.lengths, self.shapes, strict=True)
@@ -130,18 +136,18 @@ class GroupPlan:
         return additive_mask(allowed[0] if len(allowed) == 1 else allowed[0] & allowed[1], like.dtype)
 
     def spread(self, packed: torch.Tensor) -> list[torch.Tensor]:
-        """(T, H, C) to (N * H, L, C) of each group."""
+        """Distribute packed tokens (T, H, C) to the groups, (N * H, L, C) each."""
         return self.rows(packed if self.tokens is None else packed.index_select(0, self.tokens))
 
     def rows(self, placed: torch.Tensor) -> list[torch.Tensor]:
-        """(P, H, C) to (N * H, L, C) of each group."""
+        """Split all positions (P, H, C) into the groups, (N * H, L, C) each."""
         return [
             part.unflatten(0, shape).transpose(1, 2).reshape(-1, shape[1], placed.shape[-1])
             for part, shape in zip(placed.split([n * length for n, length in self.shapes]), self.shapes, strict=True)
         ]
 
     def gather(self, rows: list[torch.Tensor], heads: int) -> torch.Tensor:
-        """The way back: (N * H, L, C) of each group to (T, H, C)."""
+        """Collect the packed tokens (T, H, C) from the groups, (N * H, L, C) each."""
         channels = rows[0].shape[-1]
         ends = list(accumulate(n * length for n, length in self.shapes))
         placed = rows[0].new_empty(ends[-1], heads, channels)
@@ -152,9 +158,9 @@ class GroupPlan:
 
 
 class _GroupedAttentionFunction(torch.autograd.Function):
-    """softmax(QKᵀ · scaling + mask) V with dropout of the weights; (T, H, C) each.
+    """The function softmax(QKᵀ · scaling + mask) V with dropout of the weights; q, k and v are (T, H, C).
 
-    Differentiable once, as torch's fused kernel is; gradients of gradients need `attn_implementation="eager"`.
+    It is differentiable once, like torch's fused kernel. Gradients of gradients need `attn_implementation="eager"`.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Masks of the padded path: which tokens see each other, in the form that the attention implementation takes.
+"""Attention masks for padded batches, in the format that each attention implementation takes.
 
 Shapes: B batch, S sequence, H heads.
 """
@@ -13,9 +13,9 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 
 
 def real_tokens(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Which tokens are no padding, (B, S) bool, or None for all of them.
+    """Return which tokens are not padding, (B, S) bool; None if all are.
 
-    Of a 4-D mask (bool, 0/1, or floating and added to the scores) these are the tokens that any token may see.
+    With a 4-D mask (bool, 0/1, or floating and added to the scores), a token is real if any token may attend to it.
     """
     if attention_mask is None or attention_mask.dim() == 2:
         return None if attention_mask is None else attention_mask != 0
@@ -23,30 +23,30 @@ def real_tokens(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def mask_of_padding(input_ids: torch.Tensor | None, pad_token_id: int | None) -> torch.Tensor | None:
-    """The mask of texts that come without one, (B, S): zero at the padding token, None if there is no such token."""
+    """Return an attention mask (B, S) for texts that have none: 0 at `pad_token_id`; None if that is None."""
     return None if input_ids is None or pad_token_id is None else (input_ids != pad_token_id).long()
 
 
 def within_window(query: Any, key: Any, window: int) -> Any:
-    """Whether tokens at the places `query` and `key` of a sequence see each other through a window."""
+    """Return whether tokens at the positions `query` and `key` of a sequence are within a window of each other."""
     return (query - key).abs() <= window
 
 
 def lowest_score(dtype: torch.dtype) -> float:
-    """Return what is added to a score to hide it.
+    """Return the value that a mask adds to a score to hide it.
 
-    It is half of the lowest number, so that the sum stays finite: a row of nothing but -inf has no softmax.
+    It is half of the lowest number, so that the sum stays finite: the softmax of a row of -inf would be NaN.
     """
     return torch.finfo(dtype).min / 2
 
 
 def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return what to add to scores, of the shape of `allowed`: zero where attention is allowed."""
+    """Return a mask to add to scores, of the same shape as `allowed`: zero where attention is allowed."""
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, lowest_score(dtype))
 
 
 def _visible(mask: torch.Tensor) -> torch.Tensor:
-    """A 4-D mask as bool: True where attention is allowed."""
+    """Convert a 4-D mask to bool: True where attention is allowed."""
     return mask > lowest_score(mask.dtype) if mask.is_floating_point() else mask != 0
 
 
@@ -56,13 +56,16 @@ def padded_masks(
     attention_mask: torch.Tensor | None,
     starts: torch.Tensor | None,
 ) -> dict[str, Any]:
-    """One mask for each layer type that the model has.
+    """Return the attention mask for each layer type of the model.
 
-    hidden_states (B, S, D) lends its shape, type and device. `starts`, (B, S) bool, marks where documents start in
-    rows that hold several; tokens then see their own document alone.
+    Args:
+        config: The configuration of the model.
+        hidden_states: (B, S, D), for shape, dtype and device.
+        attention_mask: (B, S) or 4-D mask of the caller.
+        starts: (B, S) bool, the starts of documents if rows have several. Tokens then attend to their own document.
 
     Raises:
-        ValueError: if the attention implementation cannot take such a mask.
+        ValueError: If the attention implementation does not support such a mask.
     """
     layer_types = set(config.layer_types or [])
     documents = None if starts is None else starts.long().cumsum(dim=1)
@@ -77,9 +80,9 @@ def padded_masks(
     flash = is_flash_attention_requested(config)
     if documents is not None and flash and (hidden_states.shape[0] > 1 or attention_mask is not None):
         raise ValueError(
-            f"attn_implementation={config._attn_implementation!r} takes rows of several documents here only in a batch "
-            "of one row without attention_mask; choose 'sdpa', or leave out what asks for the padded path "
-            "(output_hidden_states, torch.compile)."
+            f"attn_implementation={config._attn_implementation!r} with output_hidden_states or torch.compile supports "
+            "several documents per row only in a batch of one row without attention_mask; choose 'sdpa', or do without "
+            "these options."
         )
     if documents is not None and not flash:
 
@@ -101,7 +104,7 @@ def _custom_mask(
     documents: torch.Tensor | None,
     layer_type: str,
 ) -> torch.Tensor:
-    """The caller's 4-D mask, narrowed to each token's document, (B, S) long, and to the window in sliding layers."""
+    """Restrict the caller's 4-D mask to each token's document, (B, S) long, and to the window in sliding layers."""
     if config._attn_implementation not in ("eager", "sdpa"):
         raise ValueError(
             f"A 4-D attention_mask needs attn_implementation 'eager' or 'sdpa', got {config._attn_implementation!r}."

@@ -1,4 +1,4 @@
-"""What all ways of attention over packed sequences have in common."""
+"""The interface of all classes that compute attention over packed sequences."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,20 +9,20 @@ from torch import nn
 
 from ..packing import PackedBatch
 
-# Of transformers' attention interface: (module, q, k, v, mask, **kwargs) to the output and the weights.
+# A function of transformers' attention interface: (module, q, k, v, mask, **kwargs) to the output and the weights.
 AttentionFunction = Callable[..., tuple[torch.Tensor, Any]]
 QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def split(qkv: QKV, sizes: list[int]) -> list[QKV]:
-    """Query, key and value of as many tokens each. Not sliced: the gradient of a slice is as large as the whole."""
+    """Split query, key and value into parts. Slicing would give each part a gradient of the size of the whole."""
     return list(zip(*(x.split(sizes) for x in qkv), strict=True))
 
 
 class PackedAttention(ABC):
-    """Attention of every sequence of a batch to itself. Made once for a batch, and called in each layer.
+    """Attention within each sequence of a packed batch. Created once per batch, and called in each layer.
 
-    What depends on the batch alone, such as a mask, is made once.
+    What depends only on the batch, such as a mask, is computed once.
     """
 
     def __init__(self, packed: PackedBatch) -> None:
@@ -32,15 +32,15 @@ class PackedAttention(ABC):
     def __call__(
         self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
-        """Attends.
+        """Compute attention.
 
         Args:
-            module: the layer's, for `attention`.
-            attention: the function of the layer's attention implementation.
-            qkv: query, key and value, (1, T, H, head_dim) each.
-            window: how far a token sees to each side, None for all of its sequence.
-            kwargs: `dropout` and `scaling`, and what the caller of the model gave.
+            module: The attention module of the layer, which `attention` takes as its first argument.
+            attention: The function of the attention implementation.
+            qkv: Query, key and value, (1, T, H, head_dim) each.
+            window: How many tokens a token sees to each side; None means the whole sequence.
+            **kwargs: `dropout`, `scaling`, and the keyword arguments of the model's caller.
 
         Returns:
-            (1, T, H, head_dim).
+            The output, (1, T, H, head_dim).
         """

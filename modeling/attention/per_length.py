@@ -1,4 +1,4 @@
-"""Attention over packed sequences on a CPU: dense among sequences of one length, in a band where a window is narrow.
+"""Attention over packed sequences on a CPU: dense for sequences of equal length, banded for narrow windows.
 
 Shapes: T packed tokens, H heads, C channels of a head, N blocks, W window.
 """
@@ -12,14 +12,14 @@ from ..packing import PackedBatch
 from .masks import additive_mask, within_window
 from .packed import QKV, AttentionFunction, PackedAttention, split
 
-# Queries of a band that are taken together; they meet BLOCK + 2 W keys.
+# Number of queries in a block of a band. Each block attends to BLOCK + 2 W keys.
 BLOCK = 64
 
 
 class EqualLengthAttention(PackedAttention):
-    """Dense attention over each run of sequences of one length: no padding, and no mask but a window's.
+    """Dense attention over each run of sequences of equal length, without padding and with no mask but a window's.
 
-    Sequences with more tokens than a block of queries reaches through the window are taken together as a band.
+    Sequences longer than the keys that a block of queries can reach are computed together as a band.
     """
 
     def __init__(self, packed: PackedBatch) -> None:
@@ -33,7 +33,7 @@ class EqualLengthAttention(PackedAttention):
     ) -> torch.Tensor:
         """See `PackedAttention`."""
         q, k, v = (x[0] for x in qkv)
-        # Sequences come shortest first.
+        # Sequences are sorted by length, the shortest first.
         near = [run for run in self.runs if window is None or run[1] <= BLOCK + 2 * window]
         tokens = sum(count * length for count, length in near)
         if tokens == len(q):
@@ -58,11 +58,11 @@ class EqualLengthAttention(PackedAttention):
         window: int | None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Attention among all tokens of each sequence, (T, H, C) each to (T, H, C)."""
+        """Compute dense attention within each sequence, from (T, H, C) each to (T, H, C)."""
         outputs = []
         parts = split(qkv, [count * length for count, length in runs])
         for (count, length), part in zip(runs, parts, strict=True):
-            # A window that reaches from end to end hides nothing.
+            # A window that covers the whole sequence hides nothing.
             mask = self._window_mask(length, window, qkv[0]) if window is not None and window < length - 1 else None
             rows = (x.unflatten(0, (count, length)).transpose(1, 2) for x in part)
             output, _ = attention(module, *rows, mask, **kwargs)
@@ -70,7 +70,7 @@ class EqualLengthAttention(PackedAttention):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _window_mask(self, length: int, window: int, like: torch.Tensor) -> torch.Tensor:
-        """(1, 1, length, length), to be added to the scores."""
+        """Return the additive mask of a window, (1, 1, length, length)."""
         key = (length, window, like.dtype)
         if key not in self.window_masks:
             index = torch.arange(length, device=like.device)
@@ -79,10 +79,10 @@ class EqualLengthAttention(PackedAttention):
 
 
 class Band:
-    """Attention through a window, for sequences that are much longer: blocks of queries, each with the keys around it.
+    """Sliding-window attention for long sequences: each block of queries attends to the keys around it.
 
-    The computation grows with T · (BLOCK + 2 W), and not with the square of the lengths (Beltagy et al., 2020). The
-    blocks run over the sequences as they are packed, whatever their borders; one mask keeps both borders and window.
+    The cost grows with T · (BLOCK + 2 W) instead of the square of the lengths (Beltagy et al., 2020). Blocks may cross
+    the boundaries of packed sequences. A single mask enforces both the boundaries and the window.
     """
 
     def __init__(self, lengths: list[int], window: int, like: torch.Tensor) -> None:
@@ -90,25 +90,25 @@ class Band:
         self.blocks = -(-self.tokens // BLOCK)
         device = like.device
         missing = self.blocks * BLOCK - self.tokens
-        # What fills the last block is of no sequence; neither are the keys around the ends, and those are never seen.
+        # Queries that fill the last block have sequence -1, and keys beyond both ends -2, so they match no sequence.
         sequence = torch.repeat_interleave(
             torch.arange(len(lengths), device=device), torch.tensor(lengths, device=device)
         )
         queries = nn.functional.pad(sequence, (0, missing), value=-1).view(self.blocks, BLOCK, 1)
         keys = nn.functional.pad(sequence, (window, window + missing), value=-2)
         keys = keys.unfold(0, BLOCK + 2 * window, BLOCK)[:, None]
-        # The first of the keys around a block stands a window before its first query.
+        # The first key of a block is `window` tokens before its first query.
         places = torch.arange(BLOCK + 2 * window, device=device)
         near = within_window(places[:BLOCK, None] + window, places, window)
         self.mask = additive_mask((queries == keys) & near, like.dtype)[:, None]
 
     def __call__(self, module: nn.Module, attention: AttentionFunction, qkv: QKV, **kwargs: Any) -> torch.Tensor:
-        """Of (T, H, C) each, to (T, H, C)."""
+        """Compute attention from q, k and v, (T, H, C) each, to (T, H, C)."""
         q, k, v = qkv
         missing, window = self.blocks * BLOCK - self.tokens, self.window
         queries = nn.functional.pad(q, (0, 0, 0, 0, 0, missing)) if missing else q
         queries = queries.unflatten(0, (self.blocks, BLOCK)).transpose(1, 2)
-        # Overlapping views, (N, H, C, BLOCK + 2 W): no key is copied for a second block.
+        # Overlapping views, (N, H, C, BLOCK + 2 W), so that keys in several blocks are not copied.
         around = (
             nn.functional.pad(x, (0, 0, 0, 0, window, window + missing)).unfold(0, BLOCK + 2 * window, BLOCK)
             for x in (k, v)

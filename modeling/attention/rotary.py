@@ -1,6 +1,6 @@
-"""Rotary positions in attention: queries and keys are turned by the angles of their places (Su et al., 2021).
+"""Rotary positions: queries and keys are rotated by angles that depend on their positions (Su et al., 2021).
 
-Shapes: B batch, S sequence (packed: 1 and T), H heads, C channels of a head.
+Shapes: B batch, S sequence (1 and T for packed tokens), H heads, C channels of a head.
 """
 
 from typing import Any
@@ -9,14 +9,17 @@ import torch
 
 from ..cpu.eligibility import is_eager_on_cpu
 
-# Tokens that are turned together on a CPU: what is written on the way stays in the cache.
+# Number of tokens to rotate at once on a CPU, so that intermediate results stay in the cache.
 _ROTATED_AT_ONCE = 512
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turns the channel pairs (i, i + C / 2) of x, (B, S, ..., C), in the half-split layout of transformers.
+    """Rotate the channel pairs (i, i + C / 2), the half-split layout of transformers.
 
-    cos and sin are (B or 1, S, C), the sines of the first half negated.
+    Args:
+        x: (B, S, ..., C).
+        cos: (B or 1, S, C).
+        sin: (B or 1, S, C), negated in the first half of the channels.
     """
     between = (1,) * (x.dim() - cos.dim())
     cos, sin = (t.to(x.dtype).view(*t.shape[:2], *between, t.shape[-1]) for t in (cos, sin))
@@ -26,7 +29,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 def split_and_rotate(
     qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(B, S, H, 3, C) to query, key and value, (B, S, H, C) each, the first two rotated."""
+    """Split (B, S, H, 3, C) into query, key and value, (B, S, H, C) each, and rotate query and key."""
     if is_eager_on_cpu(qkv, cos, sin) and len(qkv) == 1:
         query, key, value = _SplitAndRotate.apply(qkv[0], cos[0].to(qkv.dtype), sin[0].to(qkv.dtype))
         return query[None], key[None], value[None]
@@ -41,7 +44,7 @@ def _turn(
 
 
 class _SplitAndRotate(torch.autograd.Function):
-    """For one row of tokens; cos and sin are (T, C). The gradients come back as one tensor, written once."""
+    """`split_and_rotate` for a single row; cos and sin are (T, C). The gradient is written once, as a single tensor."""
 
     @staticmethod
     def forward(
@@ -63,7 +66,7 @@ class _SplitAndRotate(torch.autograd.Function):
     ) -> tuple[torch.Tensor, None, None]:
         cos, sin = (t[:, None] for t in ctx.saved_tensors)
         if torch.is_grad_enabled() or not is_eager_on_cpu(of_query, of_key, of_value):
-            # For gradients of gradients, and for many at once: out of place.
+            # Out of place, for gradients of gradients and for batched gradients.
             turned = (_turn(gradient, cos, sin, -1) for gradient in (of_query, of_key))
             return torch.stack([*turned, of_value], dim=2), None, None
         of_qkv = of_query.new_empty(*of_query.shape[:2], 3, of_query.shape[2])

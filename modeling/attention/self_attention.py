@@ -1,4 +1,4 @@
-"""Multi-head self-attention through transformers' attention interface, for packed and for padded batches."""
+"""Multi-head self-attention through transformers' attention interface, for packed and padded batches."""
 
 from typing import Any
 
@@ -24,13 +24,23 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """softmax(QKᵀ · scaling + mask) V, with the weights as second output.
+    """Compute softmax(QKᵀ · scaling + mask) V.
 
-    q, k, v are (B, H, S, head_dim), the mask is additive, or bool where it says what is seen, and broadcasts to
-    (B, H, S, S); returns (B, S, H, head_dim) and (B, H, S, S).
+    The mask is added and the softmax computed in float32, or in float64 if the scores are. Otherwise the sum of a score
+    and the lowest number of the dtype could overflow to -inf, and a query that sees no key would get NaN weights.
 
-    The mask is added and the softmax taken in float32, or in float64 where the scores are float64. Otherwise the sum of
-    a score and the lowest number of the dtype can overflow to -inf, and a query that sees no key gets NaN weights.
+    Args:
+        module: The attention module.
+        query: (B, H, S, head_dim).
+        key: (B, H, S, head_dim).
+        value: (B, H, S, head_dim).
+        attention_mask: Added to the scores, or bool and True where attention is allowed. Broadcasts to (B, H, S, S).
+        scaling: The factor of the scores.
+        dropout: The dropout probability of the weights.
+        **kwargs: Not used.
+
+    Returns:
+        The output (B, S, H, head_dim) and the weights (B, H, S, S).
     """
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
@@ -44,9 +54,9 @@ def eager_attention_forward(
 
 
 class SelfAttention(nn.Module):
-    """Attention of one layer. `qkv_proj` gives, head by head, the query, the key and the value of that head."""
+    """Self-attention of one layer. The output of `qkv_proj` has the query, key and value of each head in turn."""
 
-    # Read by transformers' attention functions.
+    # Transformers' attention functions read this.
     is_causal = False
 
     def __init__(self, config: SequenceEncoderConfig, layer_type: str) -> None:
@@ -68,22 +78,32 @@ class SelfAttention(nn.Module):
         needed: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """hidden_states (B, S, D), or (1, T, D) of packed tokens that `attend` knows; the output has the same shape.
+        """Compute self-attention.
 
-        Where there is `needed`, the output is that of these packed tokens: each attends to all of its sequence.
+        Args:
+            hidden_states: (B, S, D), or (1, T, D) for packed tokens.
+            attention_mask: The mask of a padded batch, in the format of the attention implementation.
+            rotation: Cosines and sines of rotary positions.
+            attend: The attention over packed sequences; None for a padded batch.
+            needed: (K,) indices of the packed tokens to return. They still attend to their whole sequence.
+            **kwargs: Keyword arguments of the attention function.
+
+        Returns:
+            The output (B, S, D), (1, T, D), or (1, K, D) with `needed`; and the attention weights if the implementation
+            returns them.
         """
         qkv = fused_linear(self.qkv_proj, hidden_states).unflatten(-1, (-1, 3, self.head_dim))
         query, key, value = qkv.unbind(-2) if rotation is None else split_and_rotate(qkv, *rotation)
 
         implementation = self.config._attn_implementation
         if implementation == "sdpa" and kwargs.get("output_attentions"):
-            implementation = "eager"  # which has the weights, and takes the same masks
+            implementation = "eager"  # Returns the weights, and takes the same masks.
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         kwargs["dropout"] = self.dropout if self.training else 0.0
         kwargs["scaling"] = self.scaling
         weights = None
         if attend is not None:
-            output = value  # of no token, where the whole batch is padding
+            output = value  # Empty, if the whole batch is padding.
             if attend.lengths:
                 output = attend(self, attention, (query, key, value), self.window, **kwargs)
         else:
@@ -93,7 +113,7 @@ class SelfAttention(nn.Module):
                 key.transpose(1, 2),
                 value.transpose(1, 2),
                 attention_mask,
-                # For the flash functions; the others find the window in the mask.
+                # For the flash functions. For the others, the mask contains the window.
                 sliding_window=flash_window(self.window),
                 **kwargs,
             )

@@ -1,1 +1,1 @@
-"""What a CPU computes faster than the plain modules do, with the same results. Readers of the model can skip it."""
+"""Faster equivalents of plain modules on a CPU. Readers who want to understand the model can skip them."""

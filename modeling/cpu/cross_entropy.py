@@ -1,8 +1,8 @@
-"""Cross entropy over a vocabulary, in chunks that stay in the cache, for a CPU.
+"""Cross entropy over a vocabulary on a CPU, in chunks that stay in the cache.
 
-torch's writes the log-probabilities of all tokens, keeps them for the gradients, and writes two more of that size then:
-with tens of thousands of tokens to choose from they are the largest tensors of a model. Here probabilities exist for a
-few tokens at a time, and are computed again for the gradients, which are all that is written.
+`F.cross_entropy` keeps the log-probabilities of all tokens for the backward pass, which allocates two more tensors of
+that size. With a vocabulary of tens of thousands of tokens, these are the largest tensors of a model. Here
+probabilities exist only for a few tokens at a time. The backward pass computes them again and stores only gradients.
 
 Shapes: n tokens, V vocabulary.
 """
@@ -14,14 +14,19 @@ from torch.nn import functional as F
 
 from .eligibility import is_eager_on_cpu
 
-# Logits of a chunk.
+# Number of logits in a chunk.
 _CHUNK = 1 << 19
 
 
 def chunked_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
-    """The sum of -log softmax(logits)[label] over the labels (n,) that are not ignored; logits (n, V).
+    """Return the sum of -log softmax(logits)[label] over all labels except `ignore_index`.
 
-    It is computed and returned in float32, or in float64 where the logits are float64.
+    It is computed in float32, or in float64 if the logits are.
+
+    Args:
+        logits: (n, V).
+        labels: (n,).
+        ignore_index: The label to ignore.
     """
     if not is_eager_on_cpu(logits, labels):
         return _plain(logits, labels, ignore_index)
@@ -48,7 +53,7 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         logits, labels = ctx.saved_tensors
         if (again := torch.is_grad_enabled()) or not is_eager_on_cpu(gradient):
-            # For gradients of gradients, and for many at once.
+            # For gradients of gradients and batched gradients.
             with torch.enable_grad():
                 logits = logits if again else logits.detach().requires_grad_()
                 loss = _plain(logits, labels, ctx.ignore_index)

@@ -1,4 +1,4 @@
-"""Dropout whose random numbers do not take longer than the layers: on a CPU torch draws them one by one."""
+"""Dropout with fast random numbers. On a CPU, torch draws them one by one, which can take longer than the layers."""
 
 from typing import Any
 
@@ -7,15 +7,22 @@ from torch import nn
 
 from .eligibility import is_eager_on_cpu
 
-# A place is dropped by 16 random bits; torch draws four of them at once.
+# Each element takes 16 random bits; torch draws the bits of four elements at once.
 _RANDOM_VALUES = 1 << 16
 
 
 def draw_dropped(shape: torch.Size, p: float) -> tuple[torch.Tensor, float]:
-    """Which places to drop, a bool tensor of a shape, and what to multiply the others by.
+    """Draw which elements to drop.
 
-    The numbers are those of torch's generator, so `torch.manual_seed` and activation checkpointing hold. `p` is rounded
-    to a multiple of 2^-16, and the factor is that of the rounded probability.
+    The random numbers come from torch's generator, so `torch.manual_seed` and activation checkpointing work.
+
+    Args:
+        shape: The shape of the tensor.
+        p: The dropout probability, which is rounded to a multiple of 2^-16.
+
+    Returns:
+        A bool tensor of that shape, True for elements to drop; and the factor for the others, which matches the rounded
+        probability.
     """
     threshold = min(round(p * _RANDOM_VALUES), _RANDOM_VALUES - 1)
     count = shape.numel()
@@ -38,10 +45,10 @@ class _DropoutOnCPU(torch.autograd.Function):
 
 
 class Dropout(nn.Dropout):
-    """torch.nn.Dropout (Srivastava et al., 2014), several times faster in training on a CPU."""
+    """Dropout (Srivastava et al., 2014), several times faster than `torch.nn.Dropout` when training on a CPU."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Of any shape, to the same shape."""
+        """Apply dropout to a tensor of any shape."""
         if self.training and 0.0 < self.p < 1.0 and not self.inplace and is_eager_on_cpu(hidden_states):
             return _DropoutOnCPU.apply(hidden_states, self.p)
         return super().forward(hidden_states)

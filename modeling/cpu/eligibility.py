@@ -1,7 +1,7 @@
-"""When code written for a CPU and for eager mode may stand in the place of torch's own.
+"""Decides when code for eager mode on a CPU may replace torch's own.
 
-It computes the same, but knows nothing of hooks, adapters, compilers, function transforms and what else can take hold
-of a layer: where there is any, torch's own is called as it is.
+That code computes the same result, but does not support hooks, adapters, compilers, function transforms and other ways
+to intercept a layer. If any of these is active, torch's own code runs.
 """
 
 import torch
@@ -15,24 +15,24 @@ from torch.nn.modules.module import (
 )
 from transformers.utils.import_utils import is_tracing
 
-# Those of all modules, as dicts that torch fills. Its function that looks at all of them is missing in older releases.
+# The dicts of hooks for all modules. Older releases of torch have no public function that checks all of them.
 _GLOBAL_HOOKS = (_global_forward_hooks, _global_forward_pre_hooks, _global_backward_hooks, _global_backward_pre_hooks)
 
 
 def is_eager_on_cpu(*tensors: torch.Tensor) -> bool:
-    """Whether tensors are plain ones on a CPU, and nothing but autograd looks at what is done with them."""
+    """Return whether all tensors are plain CPU tensors, and nothing but autograd records the operations on them."""
     return (
         not is_tracing(tensors[0])
         and all(type(tensor) in (torch.Tensor, nn.Parameter) and tensor.device.type == "cpu" for tensor in tensors)
         and not torch._C._are_functorch_transforms_active()
-        # Many gradients at once (is_grads_batched) come as such.
+        # Batched gradients (`is_grads_batched`) use these tensors.
         and not any(torch._C._functorch.is_legacy_batchedtensor(tensor) for tensor in tensors)
         and forward_ad._current_level < 0
     )
 
 
 def is_unhooked(module: nn.Module) -> bool:
-    """Whether nothing hangs on a module, and its `forward` is that of its class (Accelerate puts another there)."""
+    """Return whether a module has no hooks and the `forward` of its class, which Accelerate replaces."""
     own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     hooks = (*own, *_GLOBAL_HOOKS)
     return not any(hooks) and "forward" not in module.__dict__

@@ -1,12 +1,12 @@
-"""Linear layers on a CPU: bias and activation in the same pass as the product, which oneDNN computes.
+"""Linear layers on a CPU, where oneDNN fuses the product with the bias and the activation.
 
-torch's own product first writes the bias to all rows, and the activation reads and writes them again; oneDNN applies
-both while a tile of the product is still in the cache. In float32 its product itself is faster too, which counts in
-training. The operator is what torch's compiler uses.
+`nn.Linear` first writes the bias to all rows, and the activation reads and writes them again. oneDNN applies both while
+a tile of the product is still in the cache. Its float32 product is also faster by itself, which helps training. The
+operator is the one that torch.compile uses.
 
-oneDNN, and torch's layer over it, keep a compiled kernel of about half a megabyte for every shape that they have seen,
-up to a thousand each. Texts of random lengths make a new number of rows in every batch, so a product in float32 is
-computed with some rows of zeros more: kernels are compiled for few numbers of rows.
+oneDNN and torch's layer above it each cache up to a thousand compiled kernels, one for every shape, of about half a
+megabyte each. With texts of random lengths, nearly every batch has a new number of rows. Float32 inputs are therefore
+padded with rows of zeros to one of a few numbers of rows.
 """
 
 from typing import Any
@@ -18,20 +18,20 @@ from transformers.activations import ACT2FN
 
 from .eligibility import is_eager_on_cpu, is_unhooked
 
-# By the class of the activation: the names that oneDNN has for it, and for the way to compute it. Not ReLU, which makes
-# zero of NaN there, and would hide a model that diverged.
+# oneDNN's names for the activation and its algorithm, by the class of the activation. ReLU is missing, because oneDNN's
+# maps NaN to zero, which would hide that a model diverged.
 _ACTIVATIONS = {
     type(ACT2FN["gelu"]): ("gelu", "none"),
     type(ACT2FN["gelu_new"]): ("gelu", "tanh"),
     type(ACT2FN["gelu_pytorch_tanh"]): ("gelu", "tanh"),
     type(ACT2FN["silu"]): ("swish", ""),
 }
-# From so many rows on, a product in float32 is oneDNN's; torch's own keeps no kernels, and is as fast for fewer.
+# Float32 products with fewer rows use torch's own code, which is equally fast for them and caches no kernels.
 _FEWEST_ROWS = 256
 
 
 def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor:
-    """linear(x); (..., in) to (..., out)."""
+    """Compute linear(x), from (..., in) to (..., out)."""
     if not can_fuse(linear, hidden_states):
         return linear(hidden_states)
     rows = hidden_states.reshape(-1, hidden_states.shape[-1])
@@ -43,8 +43,9 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
 
 
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-    """act(linear(x)); (..., in) to (..., out)."""
-    # Not in training: the first pass of a checkpointed layer has no gradients either, and the second must be the same.
+    """Compute act(linear(x)), from (..., in) to (..., out)."""
+    # Not in training: activation checkpointing runs a layer without gradients first, then with gradients, and both
+    # passes must give the same result.
     fused = type(act) in _ACTIVATIONS and is_unhooked(act) and not torch.is_grad_enabled() and not linear.training
     if not fused or not can_fuse(linear, hidden_states):
         return act(fused_linear(linear, hidden_states))
@@ -53,18 +54,27 @@ def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: to
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """xWᵀ + b without gradients, all of one dtype; x (rows, in), weight (out, in), bias (out,), to (rows, out)."""
+    """Compute xWᵀ + b without gradients.
+
+    Args:
+        x: (rows, in).
+        weight: (out, in), of the same dtype.
+        bias: (out,), of the same dtype.
+
+    Returns:
+        (rows, out).
+    """
     if not _has_onednn(x.dtype):
         return F.linear(x, weight, bias)
     output = _pointwise(x, weight, bias, None)
-    # Autograd allows no change of a view in place, and would keep the rows of zeros.
+    # Not a view: autograd would not allow changing it in place, and it would keep the padding rows in memory.
     return output if output.untyped_storage().nbytes() == output.nbytes else output.clone()
 
 
 def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None) -> torch.Tensor:
-    """act(xWᵀ + b); x (rows, in)."""
+    """Compute act(xWᵀ + b) for x of shape (rows, in)."""
     rows = len(x)
-    # In bfloat16, torch's own product is oneDNN's as well and keeps as many kernels: rounding would save nothing.
+    # In bfloat16, torch's own product also uses oneDNN and caches as many kernels, so padding would save nothing.
     if x.dtype == torch.float32:
         if rows < _FEWEST_ROWS:
             output = F.linear(x, weight, bias)
@@ -76,13 +86,13 @@ def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
 
 
 def rounded(rows: int) -> int:
-    """The next number of rows, of eight for each doubling and none closer than 64, that kernels are compiled for."""
+    """Round up to a number of rows for which a kernel is compiled: eight per doubling, at least 64 apart."""
     step = max(64, 1 << max(0, (rows - 1).bit_length() - 4))
     return -(-rows // step) * step
 
 
 def can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
-    """Whether a layer can be computed here without its being called."""
+    """Return whether oneDNN can compute a layer in place of its `forward`."""
     weight, bias = linear.weight, linear.bias
     parameters = (weight,) if bias is None else (weight, bias)
     return bool(
@@ -94,7 +104,7 @@ def can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and weight.dim() == 2
         and weight.shape[1] == hidden_states.shape[-1]
-        # oneDNN does not look at the strides of a bias.
+        # oneDNN ignores the strides of a bias.
         and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))
     )
 
@@ -105,11 +115,11 @@ def _has_onednn(dtype: torch.dtype) -> bool:
 
 
 class _Linear(torch.autograd.Function):
-    """xWᵀ + b with gradients; x (rows, in)."""
+    """The function xWᵀ + b with gradients, for x of shape (rows, in)."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        # Each is kept for the gradient of the other: frozen weights need no x.
+        # Each is kept for the gradient of the other, so a frozen weight does not keep x.
         of_x, of_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
         return product(x, weight, bias)
@@ -120,7 +130,7 @@ class _Linear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         of_x = None
         if needs_x:
-            # oneDNN's knows nothing of gradients of gradients, or of many at once.
+            # oneDNN's product does not support gradients of gradients or batched gradients.
             fused = not torch.is_grad_enabled() and is_eager_on_cpu(gradient)
             of_x = product(gradient, weight.t()) if fused else gradient @ weight
         return of_x, gradient.t() @ x if needs_weight else None, gradient.sum(0) if needs_bias else None

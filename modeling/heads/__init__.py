@@ -1,1 +1,1 @@
-"""What stands on top of the encoder: poolings, task heads, pretraining heads and their losses."""
+"""Pretraining heads, task heads and their losses."""

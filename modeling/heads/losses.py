@@ -1,8 +1,8 @@
-"""The losses of the heads. Each can be replaced through `model.loss_function`, with the arguments it has here.
+"""The losses of the heads. Users can replace each through `model.loss_function`, with the same arguments.
 
-All of them are sums over what is labelled, divided by `num_items_in_batch` where `Trainer` gives it (the number of
-labels in all micro-batches of a step, on all devices): so a step is the same however it is split. Without it they are
-means over the labels at hand. A batch without any label gives zero, not NaN.
+Each loss is a sum over the labels, divided by `num_items_in_batch` if `Trainer` passes it. This is the number of labels
+in all micro-batches of a step, on all devices, so a step gives the same result however it is split. Otherwise the loss
+is the mean over the labels of the batch. A batch without labels gives zero, not NaN.
 
 Shapes: B batch, S sequence, C classes, V vocabulary.
 """
@@ -33,7 +33,14 @@ def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
 def cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Count = None, ignore_index: int = IGNORED
 ) -> torch.Tensor:
-    """-log softmax(logits)[label], logits (..., C) and labels (...); in float32, or in the float64 of the logits."""
+    """Return the cross entropy -log softmax(logits)[label], in float32, or in float64 if the logits are.
+
+    Args:
+        logits: (..., C).
+        labels: (...).
+        num_items_in_batch: The divisor of the sum; by default the number of labels.
+        ignore_index: The label to ignore.
+    """
     labels = labels.reshape(-1).to(logits.device, torch.long)
     total = chunked_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, ignore_index)
     return _divide(total, (labels != ignore_index).sum(), num_items_in_batch)
@@ -42,7 +49,7 @@ def cross_entropy(
 def masked_lm_loss(
     logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, num_items_in_batch: Count = None, **kwargs: Any
 ) -> torch.Tensor:
-    """Cross entropy of the tokens behind the masks (Devlin et al., 2019); logits (..., V), labels (...)."""
+    """Return the cross entropy of the masked tokens (Devlin et al., 2019); logits (..., V), labels (...)."""
     return cross_entropy(logits.reshape(-1, vocab_size), labels, num_items_in_batch)
 
 
@@ -53,7 +60,7 @@ def token_classification_loss(
     num_items_in_batch: Count = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Cross entropy of each labelled token; logits (B, S, C), labels (B, S)."""
+    """Return the cross entropy of labelled tokens; logits (B, S, C), labels (B, S)."""
     return cross_entropy(logits, labels, num_items_in_batch)
 
 
@@ -64,7 +71,7 @@ def sequence_classification_loss(
     num_items_in_batch: Count = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Cross entropy, squared error or binary cross entropy, as `config.problem_type` says; pooled_logits (B, C)."""
+    """Return cross entropy, squared error or binary cross entropy, by `config.problem_type`; pooled_logits (B, C)."""
     if config.problem_type == "single_label_classification":
         return cross_entropy(pooled_logits, labels, num_items_in_batch)
     logits = _at_least_float32(pooled_logits)
@@ -81,7 +88,10 @@ def question_answering_loss(
     num_items_in_batch: Count = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """The mean of the cross entropies of start and end, each (B, S) against (B,); those past the end are ignored."""
+    """Return the mean of the cross entropies of starts and ends, logits (B, S) and positions (B,) each.
+
+    Positions past the end of the sequence are ignored.
+    """
     outside = start_logits.shape[1]
     losses = [
         cross_entropy(logits, positions.clamp(max=outside), num_items_in_batch, ignore_index=outside)
@@ -93,7 +103,7 @@ def question_answering_loss(
 def multiple_choice_loss(
     logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Count = None, **kwargs: Any
 ) -> torch.Tensor:
-    """Cross entropy over the choices; logits (B, choices), labels (B,)."""
+    """Return the cross entropy over the choices; logits (B, choices), labels (B,)."""
     return cross_entropy(logits, labels, num_items_in_batch)
 
 
@@ -104,11 +114,18 @@ def sentence_order_loss(
     num_items_in_batch: Count = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Cross entropy of the order of two segments (Lan et al., 2020); logits (B, 2), labels (B,): 1 where swapped.
+    """Return the cross entropy of the order of two segments (Lan et al., 2020).
 
-    The mean over the labelled rows; but where `num_items_in_batch` counts the masked tokens of a whole step, each row
-    weighs as much as its share of them, those that `token_labels` (B, S) labels: of all that a micro-batch knows, only
-    this adds up to the same sum however the step is split. A row without masked tokens then has no weight.
+    By default, this is the mean over the labelled rows. But if `num_items_in_batch` is the number of masked tokens in a
+    step, each row is weighted by its share of them. A micro-batch does not know the number of rows in the step, and
+    only these weights give the same sum however the step is split. A row without masked tokens has no weight then.
+
+    Args:
+        logits: (B, 2).
+        labels: (B,), 1 if the segments are swapped.
+        token_labels: (B, S) labels of masked tokens.
+        num_items_in_batch: The number of masked tokens in the step.
+        **kwargs: Not used.
     """
     if token_labels is None or num_items_in_batch is None:
         return cross_entropy(logits, labels)

@@ -1,4 +1,4 @@
-"""The heads of pretraining: masked language modelling, alone and together with sentence order.
+"""Pretraining heads: masked language modelling, alone and together with sentence order prediction.
 
 Shapes: B batch, S sequence, D hidden, V vocabulary.
 """
@@ -25,13 +25,13 @@ from .losses import masked_lm_loss, sentence_order_loss
 
 
 class _VocabularyModel(SequenceEncoderPreTrainedModel):
-    """What the models that predict tokens share: the head, the projection to the vocabulary and its tie."""
+    """Base class of models that predict tokens: the head and the vocabulary projection with tied weights."""
 
     _tied_weights_keys = {"decoder.weight": "model.embed_tokens.weight"}  # noqa: RUF012
     _tp_plan = {"decoder": "colwise_gather_output"}  # noqa: RUF012
     _fsdp_plan = {"decoder": "keep_full_weight"}  # noqa: RUF012
     _loss_function = staticmethod(masked_lm_loss)
-    _saves_recipe = True  # What is pretrained further is still an encoder of texts.
+    _saves_recipe = True  # An encoder still embeds texts after further pretraining.
 
     def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool) -> None:
         super().__init__(config)
@@ -40,11 +40,11 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         self.decoder = nn.Linear(config.prediction_dim, config.vocab_size)
 
     def get_output_embeddings(self) -> nn.Linear:
-        """The projection to the vocabulary."""
+        """Return the vocabulary projection."""
         return self.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replaces the projection to the vocabulary."""
+        """Replace the vocabulary projection."""
         self.decoder = new_embeddings
 
     def _check_labels(self, labels: torch.Tensor | None, shape: tuple[int, int] | None) -> None:
@@ -52,7 +52,7 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
             check_class_labels("labels", labels, self.config.vocab_size, "vocab_size", shape)
 
     def _needed(self, labels: torch.Tensor | None, shape: tuple[int, int] | None) -> torch.Tensor | bool:
-        """The tokens that are projected, as `SequenceEncoderModel` wants to know them."""
+        """Return the tokens to project to the vocabulary, as the `needed` argument of `SequenceEncoderModel`."""
         if labels is None or shape is None or not self.training or is_tracing(labels):
             return True
         return (labels.long() != IGNORED).view(shape)
@@ -64,7 +64,7 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         needed: torch.Tensor | bool,
         kwargs: Mapping[str, Any],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits and loss. In training only the labelled tokens are projected, and the logits are theirs: (n, V)."""
+        """Return the logits and the loss. In training, only the n labelled tokens have logits, (n, V)."""
         if labels is None:
             return self.decoder(self.head(hidden_states)), None
         labels = labels.to(hidden_states.device, torch.long)
@@ -93,16 +93,23 @@ class SequenceEncoderForMaskedLM(_VocabularyModel):
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[ForwardOptions],
     ) -> MaskedLMOutput:
-        """Predicts tokens. The inputs are those of `SequenceEncoderModel`.
+        """Predict tokens.
 
         Args:
-            labels: (B, S) token ids, -100 where nothing is to be predicted.
+            input_ids: See `SequenceEncoderModel.forward`, also for the other inputs.
+            attention_mask: (B, S) or a 4-D mask.
+            token_type_ids: (B, S).
+            position_ids: (B, S).
+            inputs_embeds: (B, S, E).
+            labels: (B, S) token ids, -100 at tokens to ignore.
+            **kwargs: See `ForwardOptions`.
 
         Returns:
-            `loss`, and `logits` (B, S, V); in training with labels, (labelled tokens, V), row by row.
+            `loss` and `logits` (B, S, V). In training with labels, `logits` has only the labelled tokens,
+            (labelled tokens, V), row by row.
 
         Raises:
-            ValueError: for bad inputs, and labels outside the vocabulary or of another shape.
+            ValueError: If the inputs are invalid, or labels are outside the vocabulary or have the wrong shape.
         """
         shape = batch_shape(input_ids, inputs_embeds)
         self._check_labels(labels, shape)
@@ -117,9 +124,16 @@ class SequenceEncoderForMaskedLM(_VocabularyModel):
 
 @dataclass
 class SequenceEncoderForPreTrainingOutput(ModelOutput):
-    """The weighted sum of the losses, the logits of both heads, and each loss before its weight.
+    """Output of `SequenceEncoderForPreTraining`.
 
-    `prediction_logits` are as of masked language modelling, `sop_logits` (B, 2): in order, swapped.
+    Attributes:
+        loss: The weighted sum of both losses.
+        prediction_logits: The logits of `SequenceEncoderForMaskedLM`.
+        sop_logits: (B, 2), the logits of segments in order and swapped.
+        hidden_states: The input of every layer and the output of the last, if requested.
+        attentions: The attention weights of every layer, if requested.
+        mlm_loss: The loss of masked language modelling, unweighted.
+        sop_loss: The loss of sentence order prediction, unweighted.
     """
 
     loss: torch.Tensor | None = None
@@ -132,7 +146,7 @@ class SequenceEncoderForPreTrainingOutput(ModelOutput):
 
 
 class SequenceEncoderForPreTraining(_VocabularyModel):
-    """The encoder with both heads of pretraining: masked tokens, and the order of two segments (Lan et al., 2020)."""
+    """The encoder with heads for masked language modelling and sentence order prediction (Lan et al., 2020)."""
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config, add_pooling_layer=True)
@@ -154,21 +168,27 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
         sop_weight: float = 1.0,
         **kwargs: Unpack[ForwardOptions],
     ) -> SequenceEncoderForPreTrainingOutput:
-        """Predicts masked tokens and segment order. The inputs are those of `SequenceEncoderModel`.
+        """Predict masked tokens and the order of segments.
 
         Args:
-            labels: (B, S) token ids, -100 where nothing is to be predicted.
-            sentence_order_label: (B,) 0 where the segments are in order, 1 where they are swapped, -100 where there is
-                one segment.
-            mlm_weight: of the loss of masked tokens in the sum. Where it is 0, none are predicted, and `labels` only
-                tell how much each text weighs.
-            sop_weight: of the loss of sentence order.
+            input_ids: See `SequenceEncoderModel.forward`, also for the other inputs.
+            attention_mask: (B, S) or a 4-D mask.
+            token_type_ids: (B, S).
+            position_ids: (B, S).
+            inputs_embeds: (B, S, E).
+            labels: (B, S) token ids, -100 at tokens to ignore.
+            sentence_order_label: (B,), 0 if the segments are in order, 1 if they are swapped, -100 if there is only one
+                segment.
+            mlm_weight: The weight of the masked language modelling loss. With 0, no tokens are predicted, and `labels`
+                only determine the weight of each text.
+            sop_weight: The weight of the sentence order loss.
+            **kwargs: See `ForwardOptions`.
 
         Returns:
-            The weighted sum of the losses whose labels are given, these losses, and the logits of both heads.
+            The logits of both heads, the losses for which there are labels, and their weighted sum.
 
         Raises:
-            ValueError: for bad inputs or labels, and for rows of several documents.
+            ValueError: If inputs or labels are invalid, or a row has several documents.
         """
         shape = batch_shape(input_ids, inputs_embeds)
         self._check_labels(labels, shape)
@@ -195,6 +215,6 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
 
 
 def _weighted_sum(*terms: tuple[float, torch.Tensor | None]) -> torch.Tensor | None:
-    """Of the losses that there are; None if there is none."""
+    """Return the weighted sum of the losses that are not None; None if all are."""
     weighted = [loss if weight == 1 else weight * loss for weight, loss in terms if loss is not None]
     return functools.reduce(torch.add, weighted) if weighted else None

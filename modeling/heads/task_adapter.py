@@ -1,4 +1,4 @@
-"""A frozen pretrained encoder with a trained linear classifier: the cheapest way from an encoder to a task.
+"""A linear classifier on a frozen pretrained encoder: the cheapest way to adapt an encoder to a task.
 
 Shapes: B batch, S sequence, D hidden, C classes.
 """
@@ -27,10 +27,11 @@ from .losses import sequence_classification_loss
 
 
 class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
-    """A frozen encoder, one vector for each text, and a linear classifier, which is all that is trained.
+    """A frozen encoder with one vector per text and a linear classifier. Only the classifier is trained.
 
-    The encoder stays in evaluation mode whatever `train()` says, and gets no gradients. Its vectors of a text are
-    always the same, so that `features` can be kept and given instead of the text (`train_adapted_model` does).
+    The encoder gets no gradients, and stays in evaluation mode even after `train()`. It therefore always returns the
+    same vector for a text, so callers can store `features` and pass them instead of the text, as `train_adapted_model`
+    does.
 
     ```python
     >>> from transformers import AutoModel
@@ -41,15 +42,16 @@ class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore
     ```
 
     Args:
-        encoder: a pretrained encoder of any family, of a model with a head its base; or a configuration, for random
-            weights.
-        num_classes: how many classes there are, 1 for a regression; by default those of the configuration.
-        pooling: `mean` over the tokens of a text, or its first token, `cls`; by default as the folder of the encoder or
-            the configuration says.
-        id2label: names of the classes.
+        encoder: A pretrained encoder of any family; or a configuration, for random weights. Of a model with a head,
+            only the base model is used.
+        num_classes: The number of classes, or 1 for regression; by default the number in the configuration.
+        pooling: `mean` for the mean over the tokens of a text, or `cls` for its first token. By default, the folder of
+            the encoder or the configuration decides.
+        id2label: The names of the classes.
 
     Raises:
-        ValueError: for an encoder that is none, a number of classes that is not positive, or a pooling that is neither.
+        ValueError: If the encoder is not a text-only model, `num_classes` is not positive, or `pooling` is not one of
+            the choices.
     """
 
     config_class = TaskAdapterConfig
@@ -85,31 +87,40 @@ class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore
         self.encoder.requires_grad_(False).eval()
         self.pool = POOLINGS[config.pooling]
         self.classifier = nn.Linear(self.encoder.config.hidden_size, num_labels)
-        # Not all encoders know segments.
+        # Not all encoders have segments.
         self._takes_segments = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         if base is not None:
             for module in base.modules():
-                # What has weights is not to be initialised, also where it was not transformers that loaded them.
+                # `post_init` must not initialise the encoder, even if its weights were not loaded by transformers.
                 cast(Any, module)._is_hf_initialized = True
         self.post_init()
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, from safetensors alone, and with the encoder frozen."""
+        """Load a model as in transformers, but only from safetensors, with a frozen encoder.
+
+        Args:
+            *args: Arguments of transformers' `from_pretrained`.
+            **kwargs: Keyword arguments of transformers' `from_pretrained`.
+
+        Raises:
+            ValueError: If `use_safetensors` is False or `dtype` is not a floating dtype.
+            OSError: If there are no safetensors weights, they are damaged, or their index is invalid.
+        """
         loaded = super().from_pretrained(*args, **kwargs)
-        # Loading has put new parameters in place of those that were frozen.
+        # Loading replaces the frozen parameters by new ones.
         (loaded[0] if isinstance(loaded, tuple) else loaded).encoder.requires_grad_(False)
         return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The classifier as BERT's starts. The encoder looks after itself."""
+        """Initialise the classifier as in BERT. The encoder initialises itself."""
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, mean=0.0, std=0.02)
             init.zeros_(module.bias)
 
     def train(self, mode: bool = True) -> "TaskAdapter":
-        """Sets the mode of the classifier; the encoder stays in evaluation mode."""
+        """Set the mode of the classifier. The encoder stays in evaluation mode."""
         super().train(mode)
         self.encoder.eval()
         return self
@@ -122,17 +133,17 @@ class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore
         token_type_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """The vectors of texts, (B, D), without gradients.
+        """Compute the vectors of texts, (B, D), without gradients.
 
         Args:
             input_ids: (B, S).
-            attention_mask: (B, S), zero at padding; by default, zero at the `pad_token_id` of the encoder's
-                configuration, if it has one.
-            token_type_ids: (B, S); left out where the encoder knows no segments.
-            kwargs: of the encoder.
+            attention_mask: (B, S), 0 at padding; by default 0 at the `pad_token_id` of the encoder's configuration, if
+                it has one.
+            token_type_ids: (B, S). Ignored if the encoder has no segments.
+            **kwargs: Keyword arguments of the encoder.
 
         Raises:
-            ValueError: for a floating mask that is meant to be added to the scores.
+            ValueError: If the values of a floating mask are invalid.
         """
         if token_type_ids is not None and self._takes_segments:
             kwargs["token_type_ids"] = token_type_ids
@@ -156,28 +167,28 @@ class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """Classifies texts, or their `features`.
+        """Classify texts, or their `features`.
 
         Args:
             input_ids: (B, S).
-            attention_mask: (B, S), as of `features`.
+            attention_mask: (B, S), see `features`.
             token_type_ids: (B, S).
-            features: (B, D) instead of the text, as the method of that name gives them.
-            labels: as of `SequenceEncoderForSequenceClassification`.
-            num_items_in_batch: over what the loss is averaged, where `Trainer` says so.
-            kwargs: of the encoder.
+            features: (B, D) vectors from the method `features`, instead of texts.
+            labels: See `SequenceEncoderForSequenceClassification`.
+            num_items_in_batch: The divisor of the loss, which `Trainer` passes; by default the number of labels.
+            **kwargs: Keyword arguments of the encoder.
 
         Returns:
             `loss` and `logits` (B, C).
 
         Raises:
-            ValueError: for bad labels or features, and for both a text and features.
+            ValueError: If labels or features are invalid, or both texts and features are given.
         """
         if features is not None:
             self._check_features(features, input_ids)
         texts = input_ids if features is None else features
         if labels is not None and texts is not None:
-            # The loss reads it there, and the next batch has the same kind of labels.
+            # The loss reads it from the configuration, and the next batch has the same kind of labels.
             self.config.problem_type = check_classification_labels(
                 labels, self.config.problem_type, self.classifier.out_features, len(texts)
             )
@@ -193,7 +204,7 @@ class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore
 
     def _check_features(self, features: torch.Tensor, input_ids: torch.Tensor | None) -> None:
         if input_ids is not None:
-            raise ValueError("features stand for a text that was encoded; give them or input_ids, got both.")
+            raise ValueError("Exactly one of features and input_ids is needed, got both.")
         check_tensor("features", features)
         channels = self.classifier.in_features
         if features.dim() != 2 or features.shape[1] != channels:
@@ -201,23 +212,23 @@ class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore
 
 
 def _base_of(encoder: PreTrainedModel) -> PreTrainedModel:
-    """The encoder without a head.
+    """Return the encoder without a head.
 
     Raises:
-        ValueError: if it is no encoder of texts.
+        ValueError: If it is not a text-only encoder.
     """
     if not isinstance(encoder, PreTrainedModel):
-        raise ValueError(f"encoder must be a model of transformers, got a {type(encoder).__name__}.")
+        raise ValueError(f"encoder must be a transformers model, got a {type(encoder).__name__}.")
     base = cast(PreTrainedModel, encoder.base_model)
     if base.config.is_encoder_decoder or not hasattr(base.config, "hidden_size"):
-        raise ValueError(f"encoder must be one of texts alone, got a {type(base).__name__}.")
+        raise ValueError(f"encoder must be a text-only model without a decoder, got a {type(base).__name__}.")
     return base
 
 
 def _from_config(config: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedModel:
     if not isinstance(config, PreTrainedConfig):
         raise ValueError(f"encoder_config must be the configuration of an encoder, got {config!r}.")
-    # Where this package is not installed, AutoModel does not know its own encoder.
+    # Without this package, AutoModel does not know the encoder.
     if isinstance(config, SequenceEncoderConfig):
         return SequenceEncoderModel._from_config(config)
     return cast(PreTrainedModel, AutoModel.from_config(config))

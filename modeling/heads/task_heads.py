@@ -1,4 +1,4 @@
-"""The heads that adapt an encoder to tasks: classifying texts and tokens, finding answers, choosing among texts.
+"""Task heads: classification of texts and tokens, question answering and multiple choice.
 
 Shapes: B batch, S sequence, D hidden, C classes.
 """
@@ -37,7 +37,7 @@ from .losses import (
 
 
 class _ClassifierModel(SequenceEncoderPreTrainedModel):
-    """What the classifying models share: the trunk, an optional dense head and dropout before their last layer."""
+    """Base class of models with a task head: the encoder, an optional dense head, and dropout before the last layer."""
 
     def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool) -> None:
         super().__init__(config)
@@ -50,7 +50,7 @@ class _ClassifierModel(SequenceEncoderPreTrainedModel):
 
 
 class SequenceEncoderForSequenceClassification(_ClassifierModel):
-    """The encoder with a classifier of whole texts: one label, several labels, or regression."""
+    """The encoder with a head for sequence classification: a single label, several labels, or regression."""
 
     _loss_function = staticmethod(sequence_classification_loss)
 
@@ -72,22 +72,29 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[ForwardOptions],
     ) -> SequenceClassifierOutput:
-        """Classifies texts. The inputs are those of `SequenceEncoderModel`.
+        """Classify texts.
 
         Args:
+            input_ids: See `SequenceEncoderModel.forward`, also for the other inputs.
+            attention_mask: (B, S) or a 4-D mask.
+            token_type_ids: (B, S).
+            position_ids: (B, S).
+            inputs_embeds: (B, S, E).
             labels: (B,) classes; (B, C) zeros and ones for `problem_type="multi_label_classification"`; (B,) or (B, C)
-                numbers for `"regression"`. Without a `problem_type`, one label means regression, whole numbers a
-                single label, and others several labels; it is then kept in the configuration.
+                numbers for `"regression"`. If the configuration has no `problem_type`, the first labels set it:
+                regression if `num_labels` is 1, otherwise a single label for integers and several labels for other
+                dtypes.
+            **kwargs: See `ForwardOptions`.
 
         Returns:
             `loss` and `logits` (B, C).
 
         Raises:
-            ValueError: for bad inputs or labels, and for rows of several documents.
+            ValueError: If inputs or labels are invalid, or a row has several documents.
         """
         shape = batch_shape(input_ids, inputs_embeds)
         if labels is not None and shape is not None:
-            # The loss reads it there, and the next batch has the same kind of labels.
+            # The loss reads it from the configuration, and the next batch has the same kind of labels.
             self.config.problem_type = check_classification_labels(
                 labels, self.config.problem_type, self.num_labels, shape[0]
             )
@@ -103,7 +110,7 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
 
 
 class SequenceEncoderForTokenClassification(_ClassifierModel):
-    """The encoder with a classifier of single tokens, for named entities and the like."""
+    """The encoder with a head for token classification, such as named entity recognition."""
 
     _loss_function = staticmethod(token_classification_loss)
 
@@ -125,16 +132,22 @@ class SequenceEncoderForTokenClassification(_ClassifierModel):
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[ForwardOptions],
     ) -> TokenClassifierOutput:
-        """Classifies tokens. The inputs are those of `SequenceEncoderModel`.
+        """Classify tokens.
 
         Args:
-            labels: (B, S) classes, -100 for what is to be ignored.
+            input_ids: See `SequenceEncoderModel.forward`, also for the other inputs.
+            attention_mask: (B, S) or a 4-D mask.
+            token_type_ids: (B, S).
+            position_ids: (B, S).
+            inputs_embeds: (B, S, E).
+            labels: (B, S) classes, -100 at tokens to ignore.
+            **kwargs: See `ForwardOptions`.
 
         Returns:
             `loss` and `logits` (B, S, C).
 
         Raises:
-            ValueError: for bad inputs or labels.
+            ValueError: If inputs or labels are invalid.
         """
         shape = batch_shape(input_ids, inputs_embeds)
         if labels is not None and shape is not None:
@@ -150,13 +163,13 @@ class SequenceEncoderForTokenClassification(_ClassifierModel):
 
 
 class SequenceEncoderForQuestionAnswering(_ClassifierModel):
-    """The encoder with a classifier of where an answer starts and ends in the text."""
+    """The encoder with a head for extractive question answering, which finds where an answer starts and ends."""
 
     _loss_function = staticmethod(question_answering_loss)
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config, add_pooling_layer=False)
-        # Its name in transformers, by which peft knows that it is to be trained.
+        # The name that transformers uses, by which peft recognises a head to train.
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
@@ -172,22 +185,28 @@ class SequenceEncoderForQuestionAnswering(_ClassifierModel):
         end_positions: torch.Tensor | None = None,
         **kwargs: Unpack[ForwardOptions],
     ) -> QuestionAnsweringModelOutput:
-        """Finds answers. The inputs are those of `SequenceEncoderModel`.
+        """Find answers.
 
         Args:
-            start_positions: (B,) index of the first token of the answer; S or more for one outside the text.
-            end_positions: (B,) index of the last token of the answer; likewise.
+            input_ids: See `SequenceEncoderModel.forward`, also for the other inputs.
+            attention_mask: (B, S) or a 4-D mask.
+            token_type_ids: (B, S).
+            position_ids: (B, S).
+            inputs_embeds: (B, S, E).
+            start_positions: (B,) index of the first token of the answer; S or more if it is outside the text.
+            end_positions: (B,) index of the last token of the answer; S or more if it is outside the text.
+            **kwargs: See `ForwardOptions`.
 
         Returns:
-            `loss`, `start_logits` and `end_logits`, (B, S), lowest at padding.
+            `loss`, `start_logits` and `end_logits` (B, S). The logits at padding are the lowest number of the dtype.
 
         Raises:
-            ValueError: for bad inputs, negative positions, or one of the two without the other.
+            ValueError: If inputs are invalid, positions are negative, or only one of the two is given.
         """
         shape = batch_shape(input_ids, inputs_embeds)
         if (start_positions is None) != (end_positions is None):
             missing = "start_positions" if start_positions is None else "end_positions"
-            raise ValueError(f"start_positions and end_positions go together; {missing} is missing.")
+            raise ValueError(f"start_positions and end_positions must be passed together; {missing} is missing.")
         if start_positions is not None and end_positions is not None and shape is not None:
             check_answer_positions("start_positions", start_positions, shape, attention_mask)
             check_answer_positions("end_positions", end_positions, shape, attention_mask)
@@ -213,7 +232,7 @@ class SequenceEncoderForQuestionAnswering(_ClassifierModel):
 
 
 class SequenceEncoderForMultipleChoice(_ClassifierModel):
-    """The encoder with a scorer of texts, of which the best is chosen."""
+    """The encoder with a head for multiple choice, which scores several texts."""
 
     _loss_function = staticmethod(multiple_choice_loss)
 
@@ -233,16 +252,23 @@ class SequenceEncoderForMultipleChoice(_ClassifierModel):
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[ForwardOptions],
     ) -> MultipleChoiceModelOutput:
-        """Scores choices. The inputs are those of `SequenceEncoderModel`, with a dimension of choices after the batch.
+        """Score choices.
 
         Args:
+            input_ids: See `SequenceEncoderModel.forward`, also for the other inputs. Here, all of them have a dimension
+                of choices after the batch, (B, choices, S).
+            attention_mask: (B, choices, S).
+            token_type_ids: (B, choices, S).
+            position_ids: (B, choices, S).
+            inputs_embeds: (B, choices, S, E).
             labels: (B,) index of the right choice.
+            **kwargs: See `ForwardOptions`.
 
         Returns:
             `loss` and `logits` (B, choices).
 
         Raises:
-            ValueError: for bad inputs or labels.
+            ValueError: If inputs or labels are invalid.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         batch, choices, _ = check_shapes(self.config, *inputs, dimensions=("batch", "choices", "sequence"))

@@ -1,1 +1,1 @@
-"""`encode`: from texts to vectors, as the folder of the model says."""
+"""`encode`: from texts to vectors, following the recipe in the folder of a model."""

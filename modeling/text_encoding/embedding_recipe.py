@@ -1,4 +1,4 @@
-"""How texts become vectors with an encoder: cut where, pooled how, and what follows, as a folder describes it.
+"""Embedding recipes, which describe how an encoder turns texts into vectors: truncation, pooling and later steps.
 
 Shapes: N texts, D channels.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# The activations of dense layers, by the names that sentence-transformers writes.
+# The activations of dense layers, by their names in files of sentence-transformers.
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     f"{each.__module__}.{each.__name__}": each
     for each in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.LeakyReLU, nn.ELU)
@@ -20,10 +20,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 @dataclass(frozen=True)
 class Normalize:
-    """Scales vectors to the length 1."""
+    """Scales vectors to unit length."""
 
     def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
-        """(N, D) to (N, D)."""
+        """Map (N, D) to (N, D)."""
         return F.normalize(vectors, dim=-1)
 
 
@@ -32,9 +32,9 @@ class Dense:
     """A dense layer after the pooling.
 
     Attributes:
-        weight: (D of the results, D).
-        bias: (D of the results,), or None.
-        activation: one of `ACTIVATIONS`.
+        weight: (outputs, inputs).
+        bias: (outputs,), or None.
+        activation: One of `ACTIVATIONS`.
     """
 
     weight: torch.Tensor
@@ -42,24 +42,24 @@ class Dense:
     activation: str
 
     def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
-        """(N, D) to (N, D of the results)."""
+        """Map (N, inputs) to (N, outputs)."""
         bias = None if self.bias is None else self.bias.to(vectors)
         return ACTIVATIONS[self.activation]()(F.linear(vectors, self.weight.to(vectors), bias))
 
 
 @dataclass(frozen=True)
 class EmbeddingRecipe:
-    """How texts become vectors. Without arguments: the mean of all tokens.
+    """A recipe for turning texts into vectors. Without arguments, it is the mean over all tokens.
 
     Attributes:
-        pooling: one or several of `POOLINGS_OF_TEXTS`, whose results are concatenated.
-        include_prompt: whether the tokens of a prompt are pooled.
-        after: what happens to pooled vectors, in this order.
-        max_length: the tokens that texts are cut to; None for what tokenizer and model allow.
-        lowercase: whether texts are lowercased, whatever the tokenizer does.
-        settings: the prompts, the name of the default one, `truncate_dim`, and whatever else
-            `config_sentence_transformers.json` holds.
-        obstacle: why a folder's description cannot be followed, None if it can.
+        pooling: One or more of `POOLINGS_OF_TEXTS`, whose results are concatenated.
+        include_prompt: Whether pooling includes the tokens of a prompt.
+        after: Steps after the pooling, in this order.
+        max_length: Number of tokens to truncate texts to; None for the limit of tokenizer and model.
+        lowercase: Whether to lowercase texts before the tokenizer processes them.
+        settings: The content of `config_sentence_transformers.json`, such as the prompts, the name of the default
+            prompt, and `truncate_dim`.
+        obstacle: The reason why the recipe of a folder is not supported; None if it is.
     """
 
     pooling: tuple[str, ...] = ("mean",)
@@ -72,37 +72,41 @@ class EmbeddingRecipe:
 
     @property
     def single_pooling(self) -> str:
-        """The pooling, for models that take a single one.
+        """The pooling, for models that support only one.
 
         Raises:
-            ValueError: if there are several, or the folder's description cannot be followed.
+            ValueError: If there are several poolings, or the recipe is not supported.
         """
         self.check()
         if len(self.pooling) > 1:
-            raise ValueError(f"The encoder comes with the poolings {', '.join(self.pooling)}; choose one as pooling=.")
+            raise ValueError(f"The encoder has several poolings, {', '.join(self.pooling)}; pass one as pooling=.")
         return self.pooling[0]
 
     def check(self) -> None:
-        """Checks that the folder's description can be followed.
+        """Check that the recipe is supported.
 
         Raises:
-            ValueError: if it cannot.
+            ValueError: If it is not.
         """
         if self.obstacle is not None:
             raise ValueError(
-                f"{self.obstacle}. SentenceTransformer may load the folder; pooling= takes the encoder alone."
+                f"{self.obstacle}. Load the folder with SentenceTransformer, or pass pooling= to use only the encoder."
             )
 
     def channels(self, hidden_size: int) -> int:
-        """The channels of the vectors."""
+        """Return the number of channels of the vectors before truncation, given the `hidden_size` of the encoder."""
         sizes = [step.weight.shape[0] for step in self.after if isinstance(step, Dense)]
         return sizes[-1] if sizes else hidden_size * len(self.pooling)
 
     def kept_channels(self, hidden_size: int, truncate_dim: int | None = None) -> int:
-        """How many channels of the vectors are kept: `truncate_dim`, or else as many as the folder says, or all.
+        """Return the number of channels to keep.
+
+        Args:
+            hidden_size: The hidden size of the encoder.
+            truncate_dim: The number of channels to keep; by default that of the settings, or else all.
 
         Raises:
-            ValueError: if the vectors have fewer than `truncate_dim`.
+            ValueError: If `truncate_dim` is less than 1 or more than the vectors have.
         """
         channels = self.channels(hidden_size)
         if truncate_dim is None:
@@ -112,10 +116,14 @@ class EmbeddingRecipe:
         return truncate_dim
 
     def prompt(self, prompt: str | None, prompt_name: str | None) -> str:
-        """The text to put before each text: the given one, the one of a name, or else the default; empty for none.
+        """Return the prompt to put before each text, which may be empty.
+
+        Args:
+            prompt: The prompt itself.
+            prompt_name: The name of a prompt in the settings; by default that of the default prompt.
 
         Raises:
-            ValueError: if both are given, or there is no prompt of that name.
+            ValueError: If both are given, or no prompt has that name.
         """
         if prompt is not None:
             if prompt_name is not None:
@@ -124,7 +132,7 @@ class EmbeddingRecipe:
         name = self.settings.get("default_prompt_name") if prompt_name is None else prompt_name
         if name is None:
             return ""
-        # Those that SentenceTransformer has for every model.
+        # SentenceTransformer has these two prompts for every model.
         prompts: dict[str, str | None] = {"query": "", "document": "", **(self.settings.get("prompts") or {})}
         if name not in prompts:
             raise ValueError(f"prompt_name must be one of {', '.join(map(repr, prompts))}, got {name!r}.")

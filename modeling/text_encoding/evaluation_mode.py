@@ -1,4 +1,4 @@
-"""Evaluation mode for a while, for several threads that share a model."""
+"""Temporary evaluation mode for models that several threads share."""
 
 import threading
 from collections.abc import Iterator
@@ -11,20 +11,20 @@ from torch import nn
 
 @dataclass
 class _Use:
-    """How many blocks are using a model, and which of its modules were in training mode before."""
+    """The number of active blocks for a model, and its modules that were in training mode before."""
 
     blocks: int = 0
     trained: list[nn.Module] = field(default_factory=list)
 
 
-# Not in the models themselves, which can be copied and pickled while they are in use.
+# Not stored in the models, which may be copied or pickled in the meantime.
 _USES: WeakKeyDictionary[nn.Module, _Use] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts a model into evaluation mode; the last of the blocks that overlap puts each module back into its mode."""
+    """Put a model into evaluation mode. The last of several overlapping blocks restores the mode of each module."""
     with _LOCK:
         use = _USES.setdefault(model, _Use())
         use.blocks += 1

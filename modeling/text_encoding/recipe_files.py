@@ -1,6 +1,7 @@
-"""Reads and writes the files in which sentence-transformers describes how texts become vectors.
+"""Reads and writes embedding recipes in the file formats of sentence-transformers.
 
-They are `modules.json`, a folder for each module, `sentence_bert_config.json` and `config_sentence_transformers.json`.
+The files are `modules.json`, a folder for each module, `sentence_bert_config.json` and
+`config_sentence_transformers.json`.
 """
 
 import json
@@ -22,10 +23,10 @@ from .text_pooling import check_pooling
 logger = logging.get_logger(__name__)
 
 SETTINGS = "config_sentence_transformers.json"
-# Those that older versions wrote are named after the encoder.
+# Older versions named the file after the encoder.
 _ENCODERS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 _LENGTHS = tuple(f"sentence_{encoder}_config.json" for encoder in _ENCODERS)
-# In the order in which results are concatenated.
+# In the order in which sentence-transformers concatenates the results.
 _POOLING_KEYS = {
     "cls": "pooling_mode_cls_token",
     "max": "pooling_mode_max_tokens",
@@ -37,11 +38,12 @@ _POOLING_KEYS = {
 _MODULE = "sentence_transformers.models."
 _KIND = "SentenceTransformer"
 _VECTORS = "sentence_embedding"
-# What the encoder gives to the pooling, by its name there and here.
+# The output of the encoder that pooling takes, by the keys that describe it.
 _TOKENS = {"module_output_name": "token_embeddings", "method": "forward", "method_output_name": "last_hidden_state"}
-# Of `cached_file`, among the arguments of `from_pretrained`.
+# Arguments of `from_pretrained` that `cached_file` takes.
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
-# Options of the tokenizer and the configuration that do not change the vectors, or, as the length, are followed.
+# Options of the tokenizer and the configuration that do not change the vectors, or that the recipe follows, like the
+# length.
 _LOADING_OPTIONS = (*_HUB_OPTIONS, "subfolder", "trust_remote_code", "use_auth_token")
 _TOKENIZER_OPTIONS = ("model_max_length", "use_fast", "padding_side")
 _CONFIG_OPTIONS = ("attn_implementation", "dtype", "torch_dtype", "use_cache")
@@ -49,30 +51,30 @@ _Find = Callable[[str], str | None]
 
 
 def recipe_of(model: PreTrainedModel) -> EmbeddingRecipe | None:
-    """The recipe that a model carries, or that of the folder that it was loaded from; None if there is none."""
+    """Return the recipe of a model, or of the folder that it was loaded from; None if there is none."""
     base: Any = model.base_model
     if hasattr(base, "embedding_recipe"):
         return cast("EmbeddingRecipe | None", base.embedding_recipe)
-    # From 5.24 on, transformers does not tell of which commit a model of the Hub is.
+    # Since 5.24, transformers does not store the commit of a model from the Hub.
     commit = getattr(model.config, "_commit_hash", None)
     return read_recipe(model.name_or_path, revision=commit) if model.name_or_path else None
 
 
 def read_recipe(name: str | os.PathLike[str], subfolder: str = "", **options: Any) -> EmbeddingRecipe | None:
-    """Reads how a folder says that texts become vectors.
+    """Read the embedding recipe of a folder.
 
     Args:
-        name: the folder of an encoder, or a Hub id.
-        subfolder: where the encoder is in it.
-        options: of `from_pretrained`; those that concern the Hub are used.
+        name: The folder of an encoder, or a Hub id.
+        subfolder: The subfolder of the encoder.
+        **options: Arguments of `from_pretrained`, of which those for the Hub are used.
 
     Returns:
-        None if there is no list of modules, or no pooling among them. A description that cannot be followed gives a
-        recipe with an `obstacle`.
+        The recipe, or None if there is no `modules.json` or it has no pooling. If the folder describes something that
+        is not supported, the recipe has an `obstacle`.
     """
     name = os.fspath(name)
     if os.path.isdir(name):
-        # Older folders of sentence-transformers keep the encoder in a folder of its own, and the list beside it.
+        # Older versions of sentence-transformers saved the encoder in a subfolder, next to `modules.json`.
         name, subfolder = os.path.split(os.path.abspath(os.path.join(name, subfolder)))
     else:
         try:
@@ -91,7 +93,7 @@ def read_recipe(name: str | os.PathLike[str], subfolder: str = "", **options: An
     try:
         modules = _modules(beside) if encoder.name else []
     except ValueError:
-        modules = []  # Some other list of a folder that is not of sentence-transformers.
+        modules = []  # A `modules.json` that sentence-transformers did not write.
     inside = not modules or modules[0]["path"] != encoder.name
     find = find_in(encoder) if inside else beside
     try:
@@ -102,10 +104,16 @@ def read_recipe(name: str | os.PathLike[str], subfolder: str = "", **options: An
 
 
 def write_recipe(folder: Path, recipe: EmbeddingRecipe, hidden_size: int) -> None:
-    """Writes the files of a recipe, in the form that all versions of sentence-transformers read."""
+    """Write the files of a recipe, in the format that all versions of sentence-transformers read.
+
+    Args:
+        folder: The folder of the encoder.
+        recipe: The recipe. If it has an obstacle, a warning is given and nothing is written.
+        hidden_size: The hidden size of the encoder.
+    """
     if recipe.obstacle is not None:
         logger.warning(
-            f"{recipe.obstacle}. What is saved is the encoder alone: copy {MODULE_LIST} and the folders that it names."
+            f"{recipe.obstacle}. Only the encoder is saved; copy {MODULE_LIST} and the folders that it names yourself."
         )
         return
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
@@ -143,7 +151,7 @@ def _read(modules: list[dict[str, str]], find: _Find) -> EmbeddingRecipe | None:
             return _json(find(str(place / file)))
 
         if not package.startswith("sentence_transformers") or (kind == "Transformer") != (index == 0):
-            raise ValueError(f"it does not apply the module {module['type']}")
+            raise ValueError(f"it does not support the module {module['type']}")
         if kind == "Transformer":
             fields |= _of_transformer(next(filter(None, map(config, _LENGTHS)), {}))
         elif kind == "Pooling" and index == 1:
@@ -153,33 +161,33 @@ def _read(modules: list[dict[str, str]], find: _Find) -> EmbeddingRecipe | None:
             after.append(Normalize())
         elif kind == "Dense" and index > 1:
             after.append(_dense(config("config.json"), find(str(place / "model.safetensors"))))
-        # A dropout does nothing outside training.
+        # Dropout has no effect in evaluation mode.
         elif kind != "Dropout":
-            raise ValueError(f"it does not apply the module {module['type']}")
+            raise ValueError(f"it does not support the module {module['type']}")
     settings = _json(find(SETTINGS))
     if (kind := settings.get("model_type", _KIND)) != _KIND:
-        raise ValueError(f"it is that of a {kind}")
+        raise ValueError(f"{SETTINGS} describes a {kind}, not a {_KIND}")
     kept = settings.get("truncate_dim")
     if kept is not None and (type(kept) is not int or kept < 1):
-        raise ValueError(f"{SETTINGS} must hold a truncate_dim of at least 1, got {kept!r}")
+        raise ValueError(f"truncate_dim in {SETTINGS} must be an integer of at least 1, got {kept!r}")
     return EmbeddingRecipe(**fields, after=tuple(after), settings=settings) if "pooling" in fields else None
 
 
 def _of_transformer(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("processing_kwargs"):
-        raise ValueError(f"it does not apply processing_kwargs={config['processing_kwargs']}")
+        raise ValueError(f"it does not support processing_kwargs={config['processing_kwargs']}")
     if (task := config.get("transformer_task", "feature-extraction")) != "feature-extraction":
-        raise ValueError(f"it does not apply transformer_task={task!r}")
+        raise ValueError(f"it does not support transformer_task={task!r}")
     of_texts = (config.get("modality_config") or {}).get("text") or {}
     for key, expected in _TOKENS.items():
         if (found := of_texts.get(key, config.get(key))) not in (None, expected):
-            raise ValueError(f"it does not apply {key}={found!r}")
-    # Each with the name that older versions wrote, which counts where both are there.
+            raise ValueError(f"it does not support {key}={found!r}")
+    # Older versions use the first name of each, which takes precedence.
     tokenizer = config.get("tokenizer_args", config.get("processor_kwargs")) or {}
     changes = config.get("config_args", config.get("config_kwargs")) or {}
     for kind, options, harmless in (("tokenizer", tokenizer, _TOKENIZER_OPTIONS), ("config", changes, _CONFIG_OPTIONS)):
         if unknown := {name: value for name, value in options.items() if name not in (*harmless, *_LOADING_OPTIONS)}:
-            raise ValueError(f"it does not load the {kind} with {unknown}")
+            raise ValueError(f"it does not support {unknown} for the {kind}")
     length = tokenizer.get("model_max_length", config.get("max_seq_length"))
     return {"max_length": length, "lowercase": bool(config.get("do_lower_case"))}
 
@@ -198,27 +206,27 @@ def _pooling_config(recipe: EmbeddingRecipe, hidden_size: int) -> dict[str, Any]
     if modes == tuple(mode for mode in _POOLING_KEYS if mode in modes):
         config |= {key: mode in modes for mode, key in _POOLING_KEYS.items()}
     else:
-        # An order that older versions do not know.
+        # Older versions do not support any other order.
         config["pooling_mode"] = list(modes)
-    # Older versions do not know this either.
+    # Older versions do not support this key either.
     return config if recipe.include_prompt else {**config, "include_prompt": False}
 
 
 def _check_names(kind: str, config: Mapping[str, Any]) -> None:
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, _VECTORS):
-            raise ValueError(f"it does not apply a module {kind} with {key}={config[key]!r}")
+            raise ValueError(f"it does not support a {kind} module with {key}={config[key]!r}")
 
 
 def _dense(config: Mapping[str, Any], weights: str | None) -> Dense:
     _check_names("Dense", config)
     if config.get("use_residual"):
-        raise ValueError("it does not apply a module Dense with use_residual=True")
+        raise ValueError("it does not support a Dense module with use_residual=True")
     activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
     if activation not in ACTIVATIONS:
-        raise ValueError(f"it does not apply a module Dense with activation_function={activation!r}")
+        raise ValueError(f"it does not support a Dense module with activation_function={activation!r}")
     if weights is None:
-        raise ValueError("the weights of its module Dense are not in model.safetensors, and pickled ones are not read")
+        raise ValueError("the weights of its Dense module must be in model.safetensors; pickled ones are not read")
     tensors = load_file(weights)
     return Dense(tensors["linear.weight"], tensors.get("linear.bias"), activation)
 
@@ -233,14 +241,14 @@ def _write_dense(folder: Path, step: Dense) -> None:
 
 
 def _json(path: str | None) -> dict[str, Any]:
-    """A file's content, empty where there is none.
+    """Return the content of a JSON file, or an empty dict if there is no file.
 
     Raises:
-        ValueError: if it is no object of JSON.
+        ValueError: If it is not a JSON object.
     """
     content = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold an object, got {content!r}")
+        raise ValueError(f"{path} must contain a JSON object, got {content!r}")
     return content
 
 

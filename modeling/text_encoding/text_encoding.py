@@ -1,4 +1,4 @@
-"""Encoding many texts: sorted by length, packed without padding up to a number of tokens, returned in their order.
+"""Encodes many texts: sorts them by length, packs them without padding, and returns vectors in the order of the texts.
 
 Shapes: N texts, T tokens of a batch, D channels of the vectors.
 """
@@ -20,15 +20,15 @@ from .text_pooling import check_pooling, needed_tokens, pooled
 
 logger = logging.get_logger(__name__)
 
-# Texts that are tokenised and sorted together: hundreds of batches.
+# Number of texts to tokenize and sort together, enough for hundreds of batches.
 CHUNK = 16_384
-# Vocabularies are often enlarged to a multiple of this, for speed.
+# Vocabularies are often padded to a multiple of this, for speed.
 _ROUNDED_TO = 128
 
 
 @dataclass(frozen=True)
 class _Call:
-    """What one call of `iter_encode` has settled: its own tokenizer, and how texts become vectors."""
+    """The settings of a call of `iter_encode`, with its private tokenizer."""
 
     tokenizer: PreTrainedTokenizerBase
     recipe: EmbeddingRecipe
@@ -40,7 +40,7 @@ class _Call:
     dtype: torch.dtype
 
     def ids(self, texts: list[str]) -> list[list[int]]:
-        """The tokens of each text."""
+        """Tokenize texts."""
         encoded = self.tokenizer(
             texts, truncation=self.max_length is not None, max_length=self.max_length, return_attention_mask=False
         )
@@ -48,14 +48,14 @@ class _Call:
 
     @property
     def skipped(self) -> int:
-        """The tokens at the start of each text that are not pooled: those of the prompt, where it is left out."""
+        """Number of tokens at the start of each text that pooling skips: those of the prompt, if it is excluded."""
         if self.recipe.include_prompt or not self.prompt:
             return 0
         (tokens,) = self.ids([self.prompt])
         return len(tokens) - (tokens[-1:] != [] and tokens[-1] in self.tokenizer.all_special_ids)
 
     def finish(self, vectors: torch.Tensor) -> torch.Tensor:
-        """What follows the pooling, (N, D) to (N, D)."""
+        """Apply all steps after the pooling, from (N, pooled channels) to (N, D)."""
         for step in self.recipe.after:
             vectors = step(vectors)
         vectors = vectors[:, : self.kept_channels]
@@ -65,11 +65,11 @@ class _Call:
 
 
 class TextEncoding:
-    """`encode` and `iter_encode`, as methods of the encoder.
+    """Mixin that gives the encoder the methods `encode` and `iter_encode`.
 
     Attributes:
-        embedding_recipe: how texts become vectors by default. `from_pretrained` reads it from the folder of a model of
-            sentence-transformers, and `save_pretrained` writes it; None for the mean of all tokens.
+        embedding_recipe: How texts become vectors by default; None for the mean over all tokens. `from_pretrained`
+            reads it from the folder of a sentence-transformers model, and `save_pretrained` writes it.
     """
 
     embedding_recipe: EmbeddingRecipe | None = None
@@ -82,26 +82,27 @@ class TextEncoding:
         convert_to_tensor: bool = False,
         **options: Any,
     ) -> torch.Tensor | Any:
-        """One vector for each text, for search, clustering and comparison.
+        """Compute a vector for each text, for search, clustering and comparison.
 
-        A model that comes from a folder of sentence-transformers gives the vectors that `SentenceTransformer` gives
-        for it, unless arguments say otherwise, which have the names of `SentenceTransformer.encode`; but a batch has a
-        number of tokens, not of texts, and no padding. Computed with the dtype and device of the model, in evaluation
-        mode and without gradients. Several threads may call it at once, with any options, but not beside one
-        that trains the model or changes its mode, which all threads share.
+        With default arguments, a model from a sentence-transformers folder returns the same vectors as
+        `SentenceTransformer`. Arguments have the names of `SentenceTransformer.encode`, but batches are limited by
+        tokens instead of texts, and have no padding.
+
+        The computation uses the dtype and device of the model, in evaluation mode and without gradients. Several
+        threads may call this method at the same time with different options, but not while another thread trains the
+        model or changes its mode.
 
         Args:
-            sentences: texts, or one of them.
-            tokenizer: that of the model.
-            convert_to_tensor: return a tensor on the device of the model, and not an array.
-            options: of `iter_encode`.
+            sentences: A text or several texts.
+            tokenizer: The tokenizer of the model.
+            convert_to_tensor: Whether to return a tensor on the device of the model instead of a NumPy array.
+            **options: Arguments of `iter_encode`.
 
         Returns:
             (N, D), in the order of the texts; (D,) for a single text.
 
         Raises:
-            ValueError: for arguments that are not allowed, for a folder whose description cannot be followed, and if
-                a vector is not finite.
+            ValueError: If an argument is invalid, the recipe of the folder is not supported, or a vector is not finite.
         """
         if not convert_to_tensor:
             _check_numpy_has(options.get("dtype"))
@@ -132,33 +133,35 @@ class TextEncoding:
         convert_to_tensor: bool = False,
         show_progress_bar: bool | None = None,
     ) -> Iterator[torch.Tensor | Any]:
-        """As `encode`, for more texts than memory holds: reads and yields some thousands at a time.
+        """Like `encode`, but for more texts than fit in memory: read and yield thousands of texts at a time.
+
+        By default, the recipe in the folder of the model decides.
 
         Args:
-            sentences: texts; may be an iterator without an end.
-            tokenizer: that of the model.
-            pooling: of the vectors of the last layer: `mean`, `cls`, `max`, `mean_sqrt_len_tokens`, `weightedmean` or
-                `lasttoken`; by default what the folder of the model says, or else `mean`.
-            normalize_embeddings: whether vectors are scaled to the length 1; by default what the folder says, or else
-                not.
-            max_length: longer texts are cut to so many tokens; by default to what the folder says, or else to what
-                tokenizer and model allow.
-            prompt: is put before each text.
-            prompt_name: that of a prompt of the folder; by default the folder's default prompt, if it has one.
-            truncate_dim: keep only so many of the channels; by default as many as the folder says, or else all.
-            max_tokens: of a batch, unless a single text has more.
-            dtype: of the results.
-            convert_to_tensor: yield tensors on the device of the model, and not arrays.
-            show_progress_bar: by default where the log level of transformers is INFO or lower.
+            sentences: Texts, also from an infinite iterator.
+            tokenizer: The tokenizer of the model.
+            pooling: How to pool the vectors of the last layer: `mean`, `cls`, `max`, `mean_sqrt_len_tokens`,
+                `weightedmean` or `lasttoken`. Defaults to the recipe, or else to `mean`.
+            normalize_embeddings: Whether to scale vectors to unit length. Defaults to the recipe, or else to False.
+            max_length: Number of tokens to truncate texts to. Defaults to the recipe, or else to the limit of the
+                tokenizer and the model.
+            prompt: A text to put before each text.
+            prompt_name: The name of a prompt of the recipe. Defaults to the default prompt of the recipe, if any.
+            truncate_dim: Number of channels to keep. Defaults to the recipe, or else to all.
+            max_tokens: Maximum number of tokens in a batch, unless a single text has more.
+            dtype: The dtype of the vectors.
+            convert_to_tensor: Whether to yield tensors on the device of the model instead of NumPy arrays.
+            show_progress_bar: Whether to show a progress bar; by default if the log level of transformers is INFO or
+                lower.
 
         Yields:
             (N, D) for the next N texts.
 
         Raises:
-            ValueError: as `encode`.
+            ValueError: If an argument is invalid, the recipe of the folder is not supported, or a vector is not finite.
         """
         if isinstance(sentences, str):
-            raise ValueError("sentences must be texts, got a single str; put it in a list.")
+            raise ValueError("sentences must be an iterable of strings, got a single str; put it in a list.")
         recipe = self.recipe_for(pooling, normalize_embeddings)
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
@@ -175,10 +178,14 @@ class TextEncoding:
         return self._iter_encode(sentences, call, convert_to_tensor, show_progress_bar)
 
     def recipe_for(self, pooling: str | None = None, normalize_embeddings: bool | None = None) -> EmbeddingRecipe:
-        """How texts become vectors, with arguments of `iter_encode` in place of what the folder says.
+        """Return the recipe of the model, changed by arguments of `iter_encode`.
+
+        Args:
+            pooling: The pooling, in place of that of the recipe.
+            normalize_embeddings: Whether to scale vectors to unit length, in place of what the recipe does.
 
         Raises:
-            ValueError: for a pooling that does not exist, or a folder whose description cannot be followed.
+            ValueError: If the pooling does not exist, or the recipe of the folder is not supported.
         """
         recipe = self.embedding_recipe or EmbeddingRecipe()
         if pooling is None:
@@ -193,13 +200,18 @@ class TextEncoding:
         return recipe
 
     def longest_text(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> int | None:
-        """The tokens that a text is cut to: `max_length`, or else what folder, tokenizer and model say.
+        """Return the number of tokens to truncate texts to.
+
+        Args:
+            tokenizer: The tokenizer of the model.
+            max_length: The number; by default the limit of the recipe, the tokenizer and the model.
 
         Returns:
-            None for no limit.
+            The number of tokens, or None if there is no limit.
 
         Raises:
-            ValueError: if `max_length` is more than the model has positions, or the tokenizer has more tokens than it.
+            ValueError: If `max_length` exceeds the positions of the model, or the tokenizer has more tokens than the
+                model.
         """
         config = cast(PreTrainedModel, self).config
         self._check_tokenizer(tokenizer)
@@ -209,7 +221,7 @@ class TextEncoding:
             limits = [positions, recipe.max_length if recipe and recipe.max_length else tokenizer.model_max_length]
             if recipe and not recipe.max_length:
                 limits.append(config.max_position_embeddings)  # As SentenceTransformer does.
-            # Tokenizers without a limit have an enormous one.
+            # Tokenizers without a limit have an enormous `model_max_length`.
             return min((limit for limit in limits if limit is not None and limit < 10**9), default=None)
         least = tokenizer.num_special_tokens_to_add() + 1
         if max_length < least or (positions is not None and max_length > positions):
@@ -218,27 +230,27 @@ class TextEncoding:
         return max_length
 
     def _check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Refuses a tokenizer with more tokens than the model has vectors, and warns of others that do not fit."""
+        """Refuse a tokenizer with more tokens than the model has embeddings, and warn if others do not seem to fit."""
         config = cast(PreTrainedModel, self).config
         size = len(tokenizer)
         if size > config.vocab_size:
             raise ValueError(
-                f"tokenizer has {size} tokens, and the model vectors for vocab_size={config.vocab_size}. Is it that of "
-                f"the model? If so, resize_token_embeddings({size}) makes room."
+                f"tokenizer has {size} tokens, more than vocab_size={config.vocab_size} of the model. If it belongs to "
+                f"the model, call model.resize_token_embeddings({size})."
             )
         differences = [
-            f"its {name} is {theirs}, and that of the model {ours}"
+            f"its {name} is {theirs}, but {ours} in the model's configuration"
             for name in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
             if name.removesuffix("_id") in tokenizer.special_tokens_map
             and (theirs := getattr(tokenizer, name)) != (ours := getattr(config, name))
             and ours is not None
         ]
         if config.vocab_size - size >= _ROUNDED_TO:
-            differences.append(f"it has {size} tokens, and the model vectors for vocab_size={config.vocab_size}")
+            differences.append(f"it has only {size} tokens, but the model has vocab_size={config.vocab_size}")
         if differences:
             logger.warning_once(
-                f"The tokenizer does not seem to be that of the model: {'; '.join(differences)}. Vectors from a wrong "
-                "tokenizer mean nothing."
+                f"The tokenizer does not seem to belong to the model: {'; '.join(differences)}. With the wrong "
+                "tokenizer, vectors are meaningless."
             )
 
     def _iter_encode(
@@ -251,7 +263,7 @@ class TextEncoding:
             while chunk := list(itertools.islice(iterator, CHUNK)):
                 for text in chunk:
                     if not isinstance(text, str):
-                        raise ValueError(f"sentences must be texts, got a {type(text).__name__} among them: {text!r}.")
+                        raise ValueError(f"sentences must be strings, got a {type(text).__name__}: {text!r}.")
                 ids = call.ids([call.prompt + text for text in chunk])
                 vectors = call.finish(self._encode_ids(ids, call.recipe.pooling, skipped, call.max_tokens, progress))
                 self._check_finite(vectors, done)
@@ -264,12 +276,12 @@ class TextEncoding:
         text = before + int(vectors.isfinite().all(dim=1).int().argmin())
         model = cast(PreTrainedModel, self)
         bad = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
-        cause = f"its weights are not, such as {bad[0]}" if bad else f"the numbers are too large for {vectors.dtype}"
+        cause = f"weights such as {bad[0]} are not finite" if bad else f"values are too large for {vectors.dtype}"
         cause = cause if bad or vectors.dtype == model.dtype else f"{cause} or {model.dtype}"
-        raise ValueError(f"The vector of sentences[{text}] is not finite: of the {type(self).__name__}, {cause}.")
+        raise ValueError(f"The vector of sentences[{text}] is not finite, because in {type(self).__name__} {cause}.")
 
     def _result_device(self) -> torch.device:
-        """That of the model; where weights are on the disk, they are on none until they are needed."""
+        """Return the device of the model, or the CPU if weights are offloaded and therefore on the meta device."""
         device = cast(PreTrainedModel, self).device
         return torch.device("cpu") if device.type == "meta" else device
 
@@ -277,13 +289,13 @@ class TextEncoding:
     def _encode_ids(
         self, ids: list[list[int]], modes: tuple[str, ...], skipped: int, max_tokens: int, progress: Any
     ) -> torch.Tensor:
-        """The pooled vectors in float32, or in float64 if the model is; zero for a text without tokens."""
+        """Return the pooled vectors in float32, or in float64 if the model is; zero for a text without tokens."""
         model = cast(PreTrainedModel, self)
         device = self._result_device()
         dtype = torch.promote_types(model.dtype, torch.float32)
         vectors = torch.zeros(len(ids), model.config.hidden_size * len(modes), device=device, dtype=dtype)
         with evaluation_mode(model):
-            # The longest first: if there is too little memory, it is seen at once.
+            # The longest texts come first, so that a lack of memory shows at once.
             for batch in reversed(token_batches([len(text) for text in ids], max_tokens)):
                 lengths = [len(ids[i]) for i in batch]
                 row = torch.tensor(list(itertools.chain.from_iterable(ids[i] for i in batch)))[None].to(device)
@@ -300,4 +312,4 @@ class TextEncoding:
 
 def _check_numpy_has(dtype: torch.dtype | None) -> None:
     if dtype == torch.bfloat16:
-        raise ValueError("dtype=torch.bfloat16 is none of numpy's; with it, pass convert_to_tensor=True.")
+        raise ValueError("NumPy has no bfloat16; with dtype=torch.bfloat16, pass convert_to_tensor=True.")

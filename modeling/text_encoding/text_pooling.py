@@ -1,6 +1,6 @@
-"""How the vectors of a text's tokens become one, for texts that stand one after the other in a row.
+"""Pools the token vectors of each text, for texts packed into one row.
 
-The names of the poolings are those of sentence-transformers.
+The poolings have the names of sentence-transformers.
 
 Shapes: N texts, L tokens of each of them, T tokens of all, D hidden.
 """
@@ -12,17 +12,17 @@ import torch
 
 
 def _weighted_mean(tokens: torch.Tensor, skipped: int) -> torch.Tensor:
-    """The mean weighted by position, which counts the tokens of the prompt."""
+    """Return the mean weighted by position, where positions include the tokens of the prompt."""
     weights = torch.arange(skipped + 1, skipped + 1 + tokens.shape[1], device=tokens.device, dtype=tokens.dtype)
     return weights @ tokens / weights.sum()
 
 
-# Which token stands for a text, by its length and the tokens of the prompt before it.
+# The index of the token that represents a text, from its length and the number of tokens to skip.
 _ONE_TOKEN: dict[str, Callable[[int, int], int]] = {
     "cls": lambda length, skipped: skipped if skipped < length else 0,
     "lasttoken": lambda length, skipped: length - 1,
 }
-# From the tokens of texts of one length without the prompt (N, L, D), and the tokens of the prompt, to (N, D).
+# From the tokens after the prompt, (N, L, D) for texts of equal length, and the tokens in the prompt, to (N, D).
 _ALL_TOKENS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
     "max": lambda tokens, skipped: tokens.amax(1),
     "mean": lambda tokens, skipped: tokens.mean(1),
@@ -33,27 +33,31 @@ POOLINGS_OF_TEXTS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean
 
 
 def check_pooling(pooling: str, allowed: Sequence[str] = POOLINGS_OF_TEXTS) -> None:
-    """Checks the name of a pooling.
+    """Check the name of a pooling.
+
+    Args:
+        pooling: The name.
+        allowed: The names to allow.
 
     Raises:
-        ValueError: if it is not one of those allowed.
+        ValueError: If the name is not allowed.
     """
     if pooling not in allowed:
         raise ValueError(f"pooling must be one of {', '.join(map(repr, allowed))}, got {pooling!r}.")
 
 
 def pooled(hidden_states: torch.Tensor, lengths: Sequence[int], modes: Sequence[str], skipped: int) -> torch.Tensor:
-    """Pools the tokens of each text.
+    """Pool the tokens of each text.
 
     Args:
-        hidden_states: (T, D) of texts one after the other, the shortest first.
-        lengths: of the texts.
-        modes: the poolings, whose results are concatenated.
-        skipped: tokens at the start of each text that are left out, those of a prompt.
+        hidden_states: (T, D) tokens of all texts in ascending order of length.
+        lengths: The lengths of the texts.
+        modes: The poolings, whose results are concatenated.
+        skipped: Number of tokens to skip at the start of each text, those of the prompt.
 
     Returns:
-        (N, D x modes), zero for a text without tokens after the prompt where all tokens count; in float32 or wider,
-        unless each mode takes one token of each text.
+        (N, D x modes), in float32 or wider unless every pooling selects a single token. Poolings over all tokens give
+        zeros for a text without tokens after the prompt.
     """
     runs = [(length, len(list(group))) for length, group in itertools.groupby(lengths)]
     parts = hidden_states.split([length * count for length, count in runs])
@@ -65,7 +69,13 @@ def pooled(hidden_states: torch.Tensor, lengths: Sequence[int], modes: Sequence[
 
 
 def needed_tokens(lengths: Sequence[int], modes: Sequence[str], skipped: int) -> torch.Tensor | bool:
-    """Which tokens of a row of texts `pooled` reads: (1, T) bool, or True for all."""
+    """Return which tokens `pooled` reads, (1, T) bool, or True for all.
+
+    Args:
+        lengths: The lengths of the texts.
+        modes: The poolings.
+        skipped: Number of tokens to skip at the start of each text.
+    """
     if any(mode not in _ONE_TOKEN for mode in modes):
         return True
     starts = itertools.accumulate(lengths[:-1], initial=0)
@@ -80,6 +90,6 @@ def needed_tokens(lengths: Sequence[int], modes: Sequence[str], skipped: int) ->
 def _pool(texts: torch.Tensor, mode: str, skipped: int) -> torch.Tensor:
     if mode in _ONE_TOKEN:
         return texts[:, _ONE_TOKEN[mode](texts.shape[1], skipped)]
-    # Sums over many tokens, and the places of tokens, can be more than float16 holds.
+    # Sums over many tokens, and positions, can overflow float16.
     tokens = texts[:, skipped:].to(torch.promote_types(texts.dtype, torch.float32))
     return _ALL_TOKENS[mode](tokens, skipped) if tokens.shape[1] else tokens.new_zeros(texts.shape[0], texts.shape[2])
