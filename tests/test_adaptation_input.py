@@ -168,12 +168,21 @@ def test_ranks_are_from_0_to_1(refused: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tuning": "adapter", "task": "ner"}, "--tuning adapter is not for --task ner; choose one of full, head"),
-        ({"tuning": "prompt", "task": "ner"}, "--tuning prompt is not for --task ner"),
-        ({"tuning": "prompt", "task": "qa"}, "--tuning prompt is not for --task qa"),
-        ({"tuning": "lora", "task": "embedding"}, "--tuning lora is not for --task embedding; choose one of full"),
-        ({"train_file": "a.csv", "dataset_name": "b"}, "one of --train_file and --dataset_name is needed, got both"),
-        ({}, "one of --train_file and --dataset_name is needed, got neither"),
+        (
+            {"tuning": "adapter", "task": "ner"},
+            "--tuning adapter does not support --task ner; choose one of full, head",
+        ),
+        ({"tuning": "prompt", "task": "ner"}, "--tuning prompt does not support --task ner"),
+        ({"tuning": "prompt", "task": "qa"}, "--tuning prompt does not support --task qa"),
+        (
+            {"tuning": "lora", "task": "embedding"},
+            "--tuning lora does not support --task embedding; choose one of full",
+        ),
+        (
+            {"train_file": "a.csv", "dataset_name": "b"},
+            "exactly one of --train_file and --dataset_name is needed, got both",
+        ),
+        ({}, "exactly one of --train_file and --dataset_name is needed, got neither"),
         ({"train_file": "a.csv", "max_length": 3}, "--max_length must be at least 8, got 3"),
         ({"train_file": "a.csv", "seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"train_file": "a.csv", "validation_share": 1.5}, "--validation_share must be between 0 and 1, got 1.5"),
@@ -183,8 +192,14 @@ def test_ranks_are_from_0_to_1(refused: Callable[..., str]) -> None:
         ({"train_file": "a.csv", "learning_rate": -1}, "--learning_rate must be above 0, got -1"),
         ({"train_file": "a.csv", "per_device_train_batch_size": 0}, "--per_device_train_batch_size must be at least 1"),
         ({"train_file": "a.csv", "report_to": "wandb"}, "pip install wandb"),
-        ({"train_file": "a.csv", "from_adapter": "b"}, "--from_adapter goes on with one of lora, dora, ia3, got"),
-        ({"train_file": "a.csv", "from_adapter": "b", "tuning": "prompt"}, "--from_adapter goes on with one of lora"),
+        (
+            {"train_file": "a.csv", "from_adapter": "b"},
+            "--from_adapter needs --tuning to be one of lora, dora, ia3, got",
+        ),
+        (
+            {"train_file": "a.csv", "from_adapter": "b", "tuning": "prompt"},
+            "--from_adapter needs --tuning to be one of lora",
+        ),
         (
             {"train_file": "a.csv", "learning_rat": 3},
             "there is no argument --learning_rat (did you mean --learning_rate?)",
@@ -285,7 +300,7 @@ def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["adapt", "--help"])
     told = " ".join(capsys.readouterr().out.split())
-    assert "The highest learning rate. (default: 0.0001)" in told
+    assert "Peak learning rate. (default: 0.0001)" in told
 
 
 def test_settings_can_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,13 +66,13 @@ def test_an_adapter_alone_is_saved_and_gone_on_from_with_the_same_encoder(encode
     first = json.loads((tmp_path / "first" / "results.json").read_text())
     assert again.best.metrics["test"]["accuracy"] == first["metrics"]["test"]["accuracy"]["mean"]
     other = save_encoder(tmp_path / "other", num_hidden_layers=1)
-    with pytest.raises(UsageError, match=r"is an adapter of .*, and --from is .*other"):
+    with pytest.raises(UsageError, match=r"is an adapter of .*, but --from is .*other"):
         run("classification", other, tmp_path / "third", **options)
-    with pytest.raises(UsageError, match="is of the kind LORA, use_dora=False, and --tuning dora not"):
+    with pytest.raises(UsageError, match="has type LORA with use_dora=False, which is not --tuning dora"):
         run("classification", encoder, tmp_path / "third", **{**options, "tuning": "dora"})
     rows = [{**row, "label": f"dark-{row['label']}"} for row in examples_of("classification", 24, 0)]
     (tmp_path / "dark.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UsageError, match="knows the labels blue, green, red, and the examples have dark-blue"):
+    with pytest.raises(UsageError, match="has the labels blue, green, red, but the examples have dark-blue"):
         run(
             "classification",
             encoder,

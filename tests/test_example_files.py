@@ -231,7 +231,9 @@ def test_an_encoder_of_another_family_points_to_the_tuning_that_takes_it(tmp_pat
     tokenizer.pad_token, tokenizer.eos_token = None, tokenizer.sep_token
     tokenizer.save_pretrained(tmp_path / "gpt2")
     files = write_examples(tmp_path, "classification", {"train": 30, "validation": 8})
-    with pytest.raises(UsageError, match=r"GPT2Model cannot be .* --tuning adapter takes an encoder of any family"):
+    with pytest.raises(
+        UsageError, match=r"GPT2Model cannot be .* --tuning adapter works with an encoder of any family"
+    ):
         run("classification", tmp_path / "gpt2", tmp_path / "out", **files)
     results = run("classification", tmp_path / "gpt2", tmp_path / "out", tuning="adapter", num_train_epochs=1, **files)
     assert results.trained == 3 * 24 + 3

@@ -136,7 +136,7 @@ def test_adapt_refuses_before_it_loads_an_encoder(
 
 def test_no_label_separator_is_refused(refused: Callable[..., str]) -> None:
     message = refused("adapt", "--task", "multi-label", "--from", "m", "--train_file", "a.csv", "--label_separator=")
-    assert "--label_separator must be a character or more" in message
+    assert "--label_separator must have at least one character" in message
 
 
 @pytest.mark.parametrize(
