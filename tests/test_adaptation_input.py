@@ -285,7 +285,7 @@ def test_what_is_no_class_is_told(refused: Callable[..., str], labels: list[Any]
 
 def test_class_weights_are_for_classes(refused: Callable[..., str]) -> None:
     message = refused("regression", examples_of("regression", 12, 0), class_weights="balanced")
-    assert "--class_weights are for classification and ner, got --task regression" in message
+    assert "--class_weights only supports classification and ner, got --task regression" in message
 
 
 def test_an_output_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:

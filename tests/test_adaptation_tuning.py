@@ -118,7 +118,7 @@ def test_texts_are_cut_to_what_the_encoder_has_positions_for(tmp_path: Path) -> 
         options = {"tuning": tuning, "train_file": tmp_path / "long.jsonl", "num_train_epochs": 1}
         options |= {"prompt_length": 8} if tuning == "prompt" else {}
         run("classification", folder, tmp_path / tuning, **options)
-    with pytest.raises(UsageError, match=r"--max_length must be at most 16, .* beside 8 of the prompts, got 24"):
+    with pytest.raises(UsageError, match=r"--max_length must be at most 16, .* beside the 8 virtual tokens, got 24"):
         run("classification", folder, tmp_path / "out", max_length=24, **options)
 
 

@@ -168,7 +168,7 @@ def test_a_folder_of_checkpoints_that_someone_empties_does_not_matter_to_rotatio
 def test_a_second_run_into_the_same_folder_is_refused(corpus: Path, output: Path) -> None:
     with (
         FileLock(output / "_pretraining" / "lock", timeout=0),
-        pytest.raises(FileExistsError, match="Another run writes into"),
+        pytest.raises(FileExistsError, match="Another run is writing to"),
     ):
         run_here(corpus, output, overwrite=True)
     assert (output / "checkpoint-2").exists()

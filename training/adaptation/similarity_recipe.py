@@ -39,7 +39,7 @@ class SimilarityRecipe:
         self.task = SIMILARITY_TASKS[run.model.task](run.data)
         self.rows = self.task.read(examples)
         if run.args.class_weights != "none":
-            raise UsageError(f"--class_weights are for classification and ner, got --task {run.model.task}.")
+            raise UsageError(f"--class_weights only supports classification and ner, got --task {run.model.task}.")
         if run.args.metric_for_best_model is not None:
             raise UsageError(f"--metric_for_best_model is not for --task {run.model.task}: its evaluator has one.")
         if run.args.search_trials:

@@ -167,7 +167,7 @@ def sole_run(run: Pretraining) -> Iterator[None]:
     try:
         lock.__enter__()
     except Timeout as error:
-        raise FileExistsError(f"Another run writes into {run.output}; choose another --output_dir.") from error
+        raise FileExistsError(f"Another run is writing to {run.output}; choose another --output_dir.") from error
     try:
         yield
     finally:
