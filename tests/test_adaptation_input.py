@@ -100,14 +100,14 @@ def test_a_label_that_is_missing_is_told_with_its_line(refused: Callable[..., st
 
 def test_many_wrong_rows_are_counted(refused: Callable[..., str]) -> None:
     rows = [{"text": None, "label": "a"} for _ in range(9)] + examples_of("classification", 9, 0)
-    assert "and 6 more rows are like that" in refused("classification", rows)
+    assert "and 6 more rows are wrong" in refused("classification", rows)
 
 
 @pytest.mark.parametrize("task", ["classification", "regression", "ranking", "multiple-choice"])
 def test_one_label_alone_is_nothing_to_learn(refused: Callable[..., str], task: str) -> None:
     label: Any = {"classification": "red", "regression": 1.0}.get(task, 1)
     message = refused(task, [{**row, "label": label} for row in examples_of(task, 12, 0)])
-    assert "two labels or more" in message or "the same in all training examples" in message
+    assert "at least two different labels" in message or "the same in all training examples" in message
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_answers_that_are_not_where_they_should_be_are_told(refused: Callable[..
 
 def test_words_and_tags_must_be_as_many(refused: Callable[..., str]) -> None:
     message = refused("ner", changed("ner", 2, tokens=["we", "saw"]))
-    assert "must have a tag for each word; line 3 of " in message
+    assert "must hold one tag per word; line 3 of " in message
     assert "train.jsonl has 2 words and 6 tags" in message
 
 
@@ -158,7 +158,7 @@ def test_a_choice_that_there_is_none_of_is_told(refused: Callable[..., str], lab
 
 def test_choices_must_be_as_many_in_every_row(refused: Callable[..., str]) -> None:
     message = refused("multiple-choice", changed("multiple-choice", 5, choices=["a", "b", "c"]))
-    assert "must hold as many texts in every row, got [2, 3]" in message
+    assert "must hold the same number of texts in every row, got [2, 3]" in message
 
 
 def test_ranks_are_from_0_to_1(refused: Callable[..., str]) -> None:
@@ -247,9 +247,9 @@ def test_files_that_cannot_be_read_are_named(refused: Callable[..., str], tmp_pa
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        (["['red', 'cat']"] * 12, "must hold labels: lists of names, or names with ',' between them"),
+        (["['red', 'cat']"] * 12, "must hold labels: lists of names, or names separated by ','"),
         ([["red", None]] * 12, "must hold labels"),
-        ([[1, 0, 0], [0, 1, 1]] * 6, "has a zero or one for each label; it must hold the names"),
+        ([[1, 0, 0], [0, 1, 1]] * 6, "must hold the names of the labels that a text has, got a 0 or 1"),
     ],
 )
 def test_labels_that_would_be_misread_are_refused(refused: Callable[..., str], cell: list[Any], message: str) -> None:
@@ -261,7 +261,7 @@ def test_a_metric_that_there_is_none_of_is_told(refused: Callable[..., str]) -> 
     rows = examples_of("classification", 12, 0)
     message = refused("classification", rows, metric_for_best_model="acuracy")
     assert "must be one of accuracy, f1, matthews_correlation, loss, got acuracy" in message
-    assert "--metric_for_best_model is not for" in refused(
+    assert "--metric_for_best_model does not support" in refused(
         "embedding", examples_of("embedding", 12, 0), metric_for_best_model="loss"
     )
 

@@ -197,7 +197,7 @@ def test_labels_have_one_name_however_they_are_written(read: Read, capsys: pytes
     assert capsys.readouterr().out == ""
     _, task = read("text,label\na,pos\nb,Pos \nc,pos \n")
     assert task.labels == ["Pos", "pos"]
-    assert "the labels Pos and pos differ only in case; they stay different." in capsys.readouterr().out
+    assert "Pos and pos differ only in case; they remain different labels." in capsys.readouterr().out
 
 
 def test_texts_that_look_like_numbers_stay_as_they_are(read: Read) -> None:

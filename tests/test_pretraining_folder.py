@@ -136,7 +136,7 @@ def test_resume_without_a_run_and_a_corpus_starts_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=r"--resume finds no interrupted run in .*--corpus"):
+    with pytest.raises(SystemExit, match=r"--resume found no interrupted run in .*--corpus"):
         main(["pretrain", *arguments])
     assert not list(tmp_path.iterdir())
 

@@ -250,4 +250,4 @@ def test_help_of_a_task_has_an_example_of_that_task(capsys: pytest.CaptureFixtur
 
 def test_resume_says_that_there_is_nothing_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["pretrain", *command(write_corpus(tmp_path), tmp_path / "run", max_steps=1), "--resume"])
-    assert "--resume finds no interrupted run in" in capsys.readouterr().out
+    assert "--resume found no interrupted run in" in capsys.readouterr().out

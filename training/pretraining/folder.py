@@ -186,7 +186,7 @@ def prepare_folder(run: Pretraining) -> None:
         _keep_arguments(run)
         return
     if run.args.resume:
-        print(f"--resume finds no interrupted run in {output}; a new one starts.")
+        print(f"--resume found no interrupted run in {output}; starting a new one.")
     for path in checkpoints_in(output):
         remove_checkpoint(path)
     for path in others_in(output):

@@ -34,7 +34,7 @@ def with_earlier_ones(arguments: list[str]) -> list[str]:
         given = {name: values for name, values in earlier.items() if name not in given} | given
     elif "corpus" not in given:
         raise UsageError(
-            f"--resume finds no interrupted run in {output}. Give its folder with --output_dir, or the texts of a new "
+            f"--resume found no interrupted run in {output}. Give its folder with --output_dir, or the texts of a new "
             "run with --corpus."
         )
     return [part for name, values in given.items() for part in (f"--{name}", *values)]
