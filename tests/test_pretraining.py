@@ -297,7 +297,7 @@ def test_rates_fit_preset_and_optimizer_unless_they_are_given(given: list[str], 
 def test_a_new_start_does_not_remove_what_it_starts_from(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path, max_steps=4)
     options = {"config_overrides": None, "from": tmp_path / "checkpoint-4"}
-    with pytest.raises(UsageError, match="would be removed"):
+    with pytest.raises(UsageError, match="would be deleted"):
         run_here(corpus, tmp_path, overwrite=True, **options)
     assert (tmp_path / "checkpoint-4" / "model.safetensors").exists()
 

@@ -69,7 +69,7 @@ def test_rotation_leaves_a_users_file(corpus: Path, tmp_path: Path) -> None:
 
 def test_checkpoints_of_another_program_are_not_removed(corpus: Path, output: Path) -> None:
     shutil.rmtree(output / "_pretraining")
-    with pytest.raises(UsageError, match=r"No run of pretrain wrote .*checkpoint-2"):
+    with pytest.raises(UsageError, match=r"pretrain did not write .*checkpoint-2"):
         run_here(corpus, output, overwrite=True)
     assert (output / "checkpoint-2" / "model.safetensors").exists()
 
@@ -149,7 +149,7 @@ def test_a_run_does_not_go_on_with_other_texts(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"corpus.jsonl has changed: it was \d+ windows of .* tokens, and is \d+ of"):
         run_here(corpus, output, max_steps=2, resume=True)
     corpus.write_text("".join(reversed(before.splitlines(True))))
-    with pytest.raises(UsageError, match=r"has changed: .* of other lengths"):
+    with pytest.raises(UsageError, match=r"has changed: .* with other lengths"):
         run_here(corpus, output, max_steps=2, resume=True)
     corpus.write_text(before)
     run_here(corpus, output, max_steps=2, resume=True)
