@@ -206,7 +206,7 @@ def test_a_compiled_model_learns_the_same(corpus: Path, tmp_path: Path) -> None:
         ({"train_sampling_strategy": "random"}, "sequential"),
         ({"ema_decay": 1}, "--ema_decay"),
         ({"text_column": "body"}, "text"),
-        ({"resume": True, "overwrite": True}, "one of them"),
+        ({"resume": True, "overwrite": True}, "set only one"),
         ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor must be 0"),
         ({"resume_from_checkpoint": "checkpoint-3"}, "--resume_from_checkpoint must be None"),
         ({"save_only_model": True}, "--save_only_model must be False"),

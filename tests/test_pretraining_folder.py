@@ -53,7 +53,7 @@ def test_a_new_start_removes_what_the_run_wrote_and_says_what_stays(
     said = capsys.readouterr().out
     for name in mine:
         assert (output / name).read_text() == "mine"
-    for named in ("checkpoint-5 stays", "my_research.py", "plan.md", "README.md stays"):
+    for named in ("checkpoint-5, which", "my_research.py", "plan.md", "README.md, which"):
         assert named in said
     assert [path.name for path in checkpoints_in(output)] == ["checkpoint-1"]
     assert os.listdir(output / "checkpoint-2") == ["my_research.py"]
@@ -146,7 +146,9 @@ def test_a_run_does_not_go_on_with_other_texts(tmp_path: Path) -> None:
     run_here(corpus, output, max_steps=1)
     before = corpus.read_text()
     corpus.write_text(before + before.splitlines()[0])
-    with pytest.raises(UsageError, match=r"corpus.jsonl has changed: it was \d+ windows of .* tokens, and is \d+ of"):
+    with pytest.raises(
+        UsageError, match=r"corpus.jsonl has changed: it had \d+ windows of .* tokens, and now has \d+ of"
+    ):
         run_here(corpus, output, max_steps=2, resume=True)
     corpus.write_text("".join(reversed(before.splitlines(True))))
     with pytest.raises(UsageError, match=r"has changed: .* with other lengths"):

@@ -92,7 +92,7 @@ def test_pickled_weights_are_named_with_the_remedy(refused: Callable[..., str], 
     [
         ("config_overrides", "num_attention_heads=7", "hidden_size=128 is not divisible by num_attention_heads=7"),
         ("config_overrides", "norm=batch", "Field 'norm' expected one of ('layer_norm', 'rms_norm'), got batch"),
-        ("config_overrides", "layers=3", "--config_overrides layers: there is no such field"),
+        ("config_overrides", "layers=3", "--config_overrides layers: SequenceEncoderConfig has no such field"),
         ("config_overrides", "num_hidden_layers=1000000000", "num_hidden_layers must be at most 10,000"),
         ("vocab_size", "-5", "--vocab_size must be at least 7 for --algorithm wordpiece, got -5"),
         ("config_overrides", "pad_token_id=9", "--config_overrides pad_token_id: the tokenizer sets this field"),
