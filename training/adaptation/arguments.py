@@ -112,7 +112,7 @@ class AdaptationOptions:
     class_weights: str = field(
         default="none", metadata={"help": "Weight rare classes more.", "choices": ["none", "balanced"]}
     )
-    seeds: int = field(default=1, metadata={"help": "Trainings with different seeds; keeps the best."})
+    seeds: int = field(default=1, metadata={"help": "Number of training runs; the best one is kept."})
     search_trials: int = field(default=0, metadata={"help": "Number of hyperparameter search trials."})
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after N evaluations without improvement.", "metavar": "N"}

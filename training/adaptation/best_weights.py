@@ -50,7 +50,7 @@ class BestWeights(TrainerCallback):
         """Keep the weights if this evaluation is the best so far."""
         name = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
         value = (metrics or {}).get(name)
-        # NaN compares as neither better nor worse.
+        # A NaN metric cannot be compared.
         if value is None or math.isnan(value):
             return
         score = (float(value if args.greater_is_better else -value), -float(metrics.get("eval_loss", 0.0)))
