@@ -77,7 +77,8 @@ class ModelArguments:
         },
     )
     tokenizer: str | None = field(
-        default=None, metadata={"help": "Tokenizer: a folder or a Hub id. By default, the corpus trains a new one."}
+        default=None,
+        metadata={"help": "Tokenizer: a folder or a Hub id. By default, a new one is trained on the corpus."},
     )
     vocab_size: int = field(default=30522, metadata={"help": "Vocabulary size of the new tokenizer."})
     algorithm: str = field(
