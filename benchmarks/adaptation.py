@@ -1,8 +1,8 @@
-"""Adapting the real all-MiniLM-L6-v2, carried over, beside transformers' BERT with the same weights and script.
+"""Compare fine-tuning of the converted all-MiniLM-L6-v2 with transformers' BERT, with the same weights and script.
 
-`entities`, `classification` and `retrieval`: quality over seeds, and speed, of full tuning, seed by seed in turns.
-`tunings`: full tuning, LoRA, IA3, TaskAdapter and head only. `frozen`: a further epoch of a TaskAdapter beside the
-first, and scikit-learn's logistic regression on the same vectors.
+`entities`, `classification` and `retrieval` measure the quality and speed of full tuning over several seeds, in which
+both models take turns. `tunings` compares full tuning, LoRA, IA3, TaskAdapter and head only. `frozen` compares later
+epochs of a TaskAdapter with its first, and its accuracy with scikit-learn's logistic regression on the same vectors.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from sequence_encoder.training.adaptation.tasks import HEAD_TASKS
 from sequence_encoder.training.hardware import faster_in_bfloat16
 
 SEEDS, TRAIN, TEST, LIBRARIES, LENGTH, BATCH, RATE = 5, 1000, 1000, 8, 128, 64, 2e-4
-# To measure a further epoch by, and to train as long as is of use.
+# Epochs to measure the time of one by, and epochs until the accuracy stops improving.
 FROZEN_EPOCHS, ADAPTER_EPOCHS, ADAPTER_RATE = 101, 30, 3e-3
 PEERS = ("transformers' BERT", "SequenceEncoder")
 CLASSES: dict[str, tuple[Any, Any]] = {
@@ -52,14 +52,14 @@ CLASSES: dict[str, tuple[Any, Any]] = {
 
 
 def documentation(count: int) -> list[Any]:
-    """Docstrings of the largest libraries, drawn at random."""
+    """Draw docstrings of the largest libraries at random."""
     docs = read_documentation()
     largest = {name for name, _ in Counter(doc.library for doc in docs).most_common(LIBRARIES)}
     return random.Random(0).sample([doc for doc in docs if doc.library in largest], count)
 
 
 def examples_of(task: str) -> dict[str, Any]:
-    """The tweets; or docstrings, whose library is to be named."""
+    """Return tweets with named entities, or docstrings labelled with their library."""
     from datasets import Dataset
 
     if task == "ner":
@@ -71,7 +71,7 @@ def examples_of(task: str) -> dict[str, Any]:
 
 
 def fine_tuning(task: str, epochs: int, seeds: int) -> None:
-    """Both peers with one `Trainer` script, in turns."""
+    """Train both models in turns with the same `Trainer` script."""
     reader = HEAD_TASKS[task](TaskDataArguments(train_file="examples"), LENGTH)
     rows = reader.read(examples_of(task))
     tokenizer = AutoTokenizer.from_pretrained(MINILM)
@@ -102,7 +102,7 @@ def fine_tuning(task: str, epochs: int, seeds: int) -> None:
 
 
 def arguments(folder: str, epochs: int, seed: int, **options: Any) -> TrainingArguments:
-    """The same for all, those of transformers' examples but for the batch, which is larger."""
+    """Return the arguments for all models: those of transformers' examples, with a larger batch size."""
     return TrainingArguments(
         output_dir=f"{folder}/out",
         num_train_epochs=epochs,
@@ -120,7 +120,7 @@ def arguments(folder: str, epochs: int, seed: int, **options: Any) -> TrainingAr
 
 
 def compare(title: str, metric: str, found: dict[str, list[tuple[float, float]]]) -> None:
-    """Means and deviations, and the ratio of the times of each seed."""
+    """Print means, standard deviations, and the median speedup over the seeds."""
     print(f"\n{title}")
     reference = [seconds for _, seconds in found[PEERS[0]]]
     for name, results in found.items():
@@ -131,7 +131,7 @@ def compare(title: str, metric: str, found: dict[str, list[tuple[float, float]]]
 
 
 def retrieval(epochs: int, seeds: int) -> None:
-    """The rest of a docstring is to be found by its first paragraph, with sentence-transformers' trainer and loss."""
+    """Train retrieval of a docstring's body from its first paragraph, with sentence-transformers' trainer and loss."""
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,
@@ -166,7 +166,7 @@ def retrieval(epochs: int, seeds: int) -> None:
                 transformer: Any = Transformer(checkpoint, max_seq_length=LENGTH)
                 model = SentenceTransformer(modules=[transformer, Pooling(384, pooling_mode="mean")])
                 if not found[name]:
-                    print(f"  {name}, before: nDCG@10 {evaluator(model)['cosine_ndcg@10']:.4f}")
+                    print(f"  {name}, before training: nDCG@10 {evaluator(model)['cosine_ndcg@10']:.4f}")
                 plain = arguments(folder, epochs, seed, learning_rate=2e-5)
                 given = {key: getattr(plain, key) for key, each in plain.__dataclass_fields__.items() if each.init}
                 trainer = SentenceTransformerTrainer(
@@ -185,7 +185,7 @@ def retrieval(epochs: int, seeds: int) -> None:
 
 
 def tunings(seeds: int) -> None:
-    """`sequence-encoder adapt` with each way of tuning, in a process of its own, for its memory."""
+    """Run `sequence-encoder adapt` with each way of tuning in a separate process, which also measures its memory."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for split, part in examples_of("classification").items():
@@ -197,7 +197,7 @@ def tunings(seeds: int) -> None:
             command += ["--train_file", str(folder / "train.jsonl"), "--test_file", str(folder / "test.jsonl")]
             command += ["--pooling", "mean", "--output_dir", str(folder / tuning), "--disable_tqdm", "True"]
             if tuning == "full":
-                # As above; the others have rates for small encoders by default.
+                # The rate of `arguments`. The other ways of tuning have defaults for small encoders.
                 command += ["--learning_rate", str(RATE)]
             started = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
@@ -212,7 +212,7 @@ def tunings(seeds: int) -> None:
 
 
 def frozen(seeds: int) -> None:
-    """The epochs of a TaskAdapter, and logistic regression on the same vectors, for several halves of the texts."""
+    """Time the epochs of a TaskAdapter, and compare it with logistic regression on random halves of the texts."""
     from sklearn.linear_model import LogisticRegression
 
     tokenizer, encoder = AutoTokenizer.from_pretrained(MINILM), convert(MINILM, base_model=True)
@@ -236,7 +236,7 @@ def frozen(seeds: int) -> None:
         train(list(range(TRAIN)), epochs)
         times.append(time.perf_counter() - started)
     further = (times[1] - times[0]) / (FROZEN_EPOCHS - 1)
-    print(f"\nfirst epoch {times[0]:.2f} s, a further one {further:.3f} s: {times[0] / further:.0f} x faster")
+    print(f"\nfirst epoch {times[0]:.2f} s, later epochs {further:.3f} s: {times[0] / further:.0f} x faster")
 
     adapter = TaskAdapter(encoder, len(labels), "mean")
     batches = [collate(items[first : first + 64]) for first in range(0, len(items), 64)]
@@ -256,7 +256,7 @@ def frozen(seeds: int) -> None:
 
 
 def main() -> None:
-    """Reads what to run."""
+    """Parse the command line, and run the chosen benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["entities", "classification", "retrieval", "tunings", "frozen"], nargs="+")
     parser.add_argument("--epochs", type=int, default=5)

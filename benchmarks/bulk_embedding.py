@@ -1,6 +1,6 @@
-"""How fast are many texts embedded, beside SentenceTransformer, which sorts them by length?
+"""Compare the speed of embedding many texts with SentenceTransformer, which sorts them by length.
 
-`encode` of both, with the same weights, from texts to pooled and scaled vectors, tokenising included.
+Both models have the same weights. `encode` is timed from texts to pooled and normalized embeddings, with tokenisation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TEXTS, MAX_LENGTH = 2048, 256
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     print_machine()
     texts, tokenizer = short_texts(TEXTS), AutoTokenizer.from_pretrained(MINILM)
     real = sum(len(ids) for ids in tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"])
@@ -34,9 +34,9 @@ def main() -> None:
         title = f"{TEXTS:,} texts, {real:,} tokens, {dtype}"
         print_table(title, seconds, real, "SentenceTransformer, sorted", matrix_operations(ours), product_limit(dtype))
         expected = encode_theirs(convert_to_tensor=True).double().numpy()
-        print(f"  least cosine to SentenceTransformer's: {(expected * vectors[dtype]).sum(1).min():.6f}")
+        print(f"  minimum cosine with SentenceTransformer: {(expected * vectors[dtype]).sum(1).min():.6f}")
     reference, halved = vectors.values()
-    print(f"\nleast cosine of bfloat16 to float32: {(reference * halved).sum(1).min():.6f}")
+    print(f"\nminimum cosine of bfloat16 with float32: {(reference * halved).sum(1).min():.6f}")
 
 
 if __name__ == "__main__":

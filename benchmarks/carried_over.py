@@ -1,8 +1,8 @@
-"""Is all-MiniLM-L6-v2, carried over, the same model for embeddings?
+"""Check that the converted all-MiniLM-L6-v2 gives the same embeddings as the original.
 
-Both are loaded with SentenceTransformer. Of 1,000 real docstrings the least cosine between their embeddings is printed;
-and given the source archive of gensim, which holds the Lee news with human judgements of similarity (Lee et al., 2005),
-the rank correlation of each with them.
+SentenceTransformer loads both models. The script prints the minimum cosine between their embeddings of 1,000 real
+docstrings. Given the source archive of gensim, which has the Lee news with human similarity judgements (Lee et al.,
+2005), it also prints the rank correlation of each model with these judgements.
 
     python benchmarks/carried_over.py [gensim-4.4.0.tar.gz]
 """
@@ -26,7 +26,7 @@ TEXTS, LEE_DOCUMENTS = 1000, 50
 
 
 def lee_correlation(model: SentenceTransformer, archive: Path) -> float:
-    """Spearman's correlation of cosines with human judgements, over all pairs of the 50 Lee documents."""
+    """Compute the Spearman correlation of cosines with human judgements over all pairs of the 50 Lee documents."""
     with tarfile.open(archive) as tar:
         found = {Path(name).name: name for name in tar.getnames() if "/test_data/" in name}
         documents, judged = (
@@ -39,7 +39,7 @@ def lee_correlation(model: SentenceTransformer, archive: Path) -> float:
 
 
 def main() -> None:
-    """Prints the figures."""
+    """Print the results."""
     texts = [doc.text for doc in read_documentation()]
     texts = texts[:: max(1, len(texts) // TEXTS)][:TEXTS]
     with tempfile.TemporaryDirectory() as folder:
@@ -48,10 +48,10 @@ def main() -> None:
         models = [SentenceTransformer(path, device="cpu") for path in (str(MINILM), target)]
     original, ours = (model.encode(texts, normalize_embeddings=True).astype(np.float64) for model in models)
     cosines = (original * ours).sum(1) / np.linalg.norm(original, axis=1) / np.linalg.norm(ours, axis=1)
-    print(f"{len(texts)} texts: the least cosine is 1 - {1 - cosines.min():.1e}")
+    print(f"{len(texts)} texts: the minimum cosine is 1 - {1 - cosines.min():.1e}")
     for archive in map(Path, sys.argv[1:2]):
         before, after = (lee_correlation(model, archive) for model in models)
-        print(f"Lee pairs, rank correlation: {before:.6f} original, {after:.6f} carried over")
+        print(f"Lee pairs, rank correlation: {before:.6f} original, {after:.6f} converted")
 
 
 if __name__ == "__main__":

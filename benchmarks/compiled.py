@@ -1,6 +1,6 @@
-"""When does torch.compile pay? The packed path as it is, beside the whole model compiled, which pads.
+"""Compare the eager model, which packs texts without padding, with `torch.compile` of the model, which pads.
 
-Texts as they arrive, equal lengths and one short text at a time; and steps of masked language modelling.
+The workloads are unsorted texts, texts of equal lengths, single short texts, and steps of masked language modelling.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TEXTS = 256
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     print_machine()
     tokenizer, texts = AutoTokenizer.from_pretrained(MINILM), short_texts(TEXTS)
     workloads = {

@@ -1,7 +1,7 @@
-"""How fast are ragged texts encoded as they arrive, beside transformers' BERT and torch's encoder, of the same weights?
+"""Compare the speed on texts of mixed lengths with transformers' BERT and torch's encoder, with the same weights.
 
-Batches of 32 texts in random order. Tokens are counted without padding. torch's encoder gets BERT's embeddings and
-turns them into nested tensors, which leave the padding out.
+Batches have 32 texts in random order. Speeds count tokens without padding. torch's encoder takes BERT's embeddings and
+converts them to nested tensors, which have no padding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TEXTS, BATCH = 512, 32
 
 
 class NestedTensorEncoder(torch.nn.Module):
-    """BERT's embeddings, and its layers as torch.nn.TransformerEncoder."""
+    """BERT's embeddings, followed by its layers as a `torch.nn.TransformerEncoder`."""
 
     def __init__(self, bert: BertModel) -> None:
         super().__init__()
@@ -50,19 +50,19 @@ class NestedTensorEncoder(torch.nn.Module):
         self.eval()
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: torch.Tensor) -> torch.Tensor:
-        """(B, S) to (B, S, D)."""
+        """Encode tokens (B, S) to hidden states (B, S, D)."""
         return self.encoder(self.embeddings(input_ids), src_key_padding_mask=attention_mask == 0)
 
 
 @torch.inference_mode()
 def encode(model: torch.nn.Module, data: list[dict[str, torch.Tensor]]) -> None:
-    """One pass over the data."""
+    """Run the model once over the data."""
     for batch in data:
         model(**batch)
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     print_machine()
     tokenizer, texts = AutoTokenizer.from_pretrained(MINILM), short_texts(TEXTS)
     data = padded_batches(tokenizer, texts, BATCH)
@@ -80,7 +80,7 @@ def main() -> None:
         operations = matrix_operations(models["SequenceEncoder"])
         print_table(title, seconds, real, "transformers' BERT", operations, product_limit(dtype))
         gain = seconds["transformers' BERT"] / seconds["SequenceEncoder"] * share
-        print(f"  {gain:.2f} times what leaving the padding out alone would give")
+        print(f"  {gain:.2f} times the gain from removing the padding alone")
 
 
 if __name__ == "__main__":

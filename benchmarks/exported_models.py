@@ -1,7 +1,8 @@
-"""How fast are many texts embedded, beside the same model in ONNX Runtime and in OpenVINO?
+"""Compare the speed of embedding many texts with the same model in ONNX Runtime and OpenVINO.
 
-From texts to pooled and scaled vectors, tokenising included. The exported models get batches of texts sorted by length,
-of the size that suits each best; only what stays close to float32 (cosine of every text at least 0.999) counts.
+It is timed from texts to pooled and normalized embeddings, with tokenisation. The exported models get texts sorted by
+length, in the batch size that suits each best. Results that are not close to float32 (a cosine of at least 0.999 for
+every text) do not count.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Run = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
 def encode(run: Run, tokenizer: object, texts: list[str], batch_size: int) -> np.ndarray:
-    """Vectors of the texts, in their order."""
+    """Embed the texts, and return the vectors in the order of the texts."""
     encoded = tokenizer(texts, truncation=True, max_length=MAX_LENGTH, return_attention_mask=False)["input_ids"]
     order = sorted(range(len(texts)), key=lambda index: len(encoded[index]))
     vectors = np.empty((len(texts), 384), dtype=np.float32)
@@ -42,7 +43,7 @@ def encode(run: Run, tokenizer: object, texts: list[str], batch_size: int) -> np
 
 
 def export(bert: BertModel, path: Path) -> None:
-    """BERT as ONNX, with any batch and length."""
+    """Export BERT to ONNX with dynamic batch size and length."""
 
     class Trunk(torch.nn.Module):
         def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
@@ -59,7 +60,7 @@ def export(bert: BertModel, path: Path) -> None:
 
 
 def onnx_runs(path: Path, threads: int) -> dict[str, Run]:
-    """ONNX Runtime as exported, with its own fusions for BERT, and quantised to 8 bits."""
+    """Load the model in ONNX Runtime: as exported, with its fusions for BERT, and also quantised to 8 bits."""
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.transformers import optimizer
@@ -80,7 +81,7 @@ def onnx_runs(path: Path, threads: int) -> dict[str, Run]:
 
 
 def openvino_runs(path: Path, threads: int) -> dict[str, Run]:
-    """OpenVINO as it comes (bfloat16 where the processor has it) and held to float32."""
+    """Load the model in OpenVINO: with its default precision (bfloat16 if the CPU supports it), and in float32."""
     import openvino
 
     runs = {}
@@ -97,7 +98,7 @@ def openvino_runs(path: Path, threads: int) -> dict[str, Run]:
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     print_machine()
     texts, tokenizer = short_texts(TEXTS), AutoTokenizer.from_pretrained(MINILM)
     real = sum(len(ids) for ids in tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"])
@@ -118,7 +119,7 @@ def main() -> None:
         seconds = interleaved(peers)
         closeness = {name: float((peer() * reference).sum(1).min()) for name, peer in peers.items()}
     print_table(f"{TEXTS:,} texts, {real:,} tokens", seconds, real, next(iter(peers)))
-    print("\nleast cosine to float32")
+    print("\nminimum cosine with float32")
     for name, cosine in closeness.items():
         print(f"  {name:<44} {cosine:.6f}{'' if cosine >= CLOSE else '  too far'}")
     fastest = min((name for name in peers if "Sequence" in name), key=seconds.__getitem__)

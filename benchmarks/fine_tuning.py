@@ -1,6 +1,6 @@
-"""How fast is a step of fine-tuning, beside transformers' BERT and ModernBERT of the same size?
+"""Compare the speed of fine-tuning with transformers' BERT and ModernBERT of the same size.
 
-Classification of ragged texts in batches of 32; forward, backward, AdamW. float32, and autocast to bfloat16.
+A step classifies 32 texts of mixed lengths: forward, backward, AdamW, in float32 or with autocast to bfloat16.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BATCHES, BATCH = 8, 32
 
 
 def make_models() -> dict[str, PreTrainedModel]:
-    """All in training mode, with the dropout of their configurations."""
+    """Create all models in training mode, with the dropout of their configurations."""
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
     size = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "num_labels": 3}
     bert = BertForSequenceClassification(BertConfig(intermediate_size=1536, **size))
@@ -42,13 +42,13 @@ def make_models() -> dict[str, PreTrainedModel]:
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     print_machine()
     tokenizer, texts = AutoTokenizer.from_pretrained(MINILM), short_texts(BATCHES * BATCH * 4)
-    # Of similar lengths, and as they come.
+    # Once with similar lengths, once with all lengths.
     for kind, chosen in (
-        ("of middling length", sorted(texts, key=len)[300:700]),
-        ("as they come", texts),
+        ("of medium length", sorted(texts, key=len)[300:700]),
+        ("of all lengths", texts),
     ):
         chosen = random.Random(0).sample(chosen, BATCHES * BATCH)
         data = padded_batches(tokenizer, chosen, BATCH, max_length=128)

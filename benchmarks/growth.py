@@ -1,7 +1,7 @@
-"""How does the cost of a token grow with the length of the texts, and with their number in a batch?
+"""Measure how the time per token grows with the length of the texts and the batch size.
 
-Beside transformers' BERT with the same weights, equal lengths, no padding; and the memory that a batch takes at its
-peak beyond what the process had, each in a process of its own.
+The texts of a batch have equal lengths, so there is no padding. The peer is transformers' BERT with the same weights.
+A separate process for each model and shape measures the peak memory of a batch beyond what the process used before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LENGTHS, BATCHES, TOKENS = (16, 64, 256, 1024, 4096), (1, 4, 16, 64), 4096
 
 
 def make(name: str) -> torch.nn.Module:
-    """MiniLM's size, random weights, positions for the longest."""
+    """Create a model of MiniLM's size with random weights and enough positions."""
     torch.manual_seed(0)
     config = BertConfig(
         hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536,
@@ -30,13 +30,13 @@ def make(name: str) -> torch.nn.Module:
 
 @torch.inference_mode()
 def encode(model: torch.nn.Module, ids: torch.Tensor, times: int) -> None:
-    """The same batch several times."""
+    """Encode the same batch several times."""
     for _ in range(times):
         model(ids)
 
 
 def peak_memory(name: str, batch: int, length: int) -> int:
-    """MiB of a fresh process that encodes one batch."""
+    """Return the MiB that a new process takes to encode one batch."""
     return extra_memory(
         f"import growth as g; m = g.make({name!r}); g.encode(m, torch.ones(1, 8).long(), 1);"
         f"ids = torch.ones({batch}, {length}).long()",
@@ -45,7 +45,7 @@ def peak_memory(name: str, batch: int, length: int) -> int:
 
 
 def main() -> None:
-    """Prints one line for each shape."""
+    """Print one line for each shape."""
     print_machine()
     models = {name: make(name) for name in ("transformers' BERT", "SequenceEncoder")}
     shapes = [(max(1, 256 // length), length) for length in LENGTHS] + [(batch, 64) for batch in BATCHES]

@@ -1,7 +1,7 @@
-"""How long does importing the package take, beside transformers' BERT classes, and what does the command line cost?
+"""Compare the import time of the package with transformers' BERT classes, and measure the start of the command line.
 
-Fresh processes, interleaved; the least of each counts, for noise only adds. Imports are wall-clock seconds, command
-lines seconds of CPU of the whole process.
+Each measurement runs in a new process, in turns. The minimum counts, since noise only adds time. Imports are measured
+in seconds of wall-clock time, command lines in seconds of CPU time of the whole process.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ COMMAND_LINES = {
 
 
 def seconds(statement: str) -> float:
-    """The time of a statement in a fresh process."""
+    """Measure the time of a statement in a new process."""
     program = f"import time; started = time.perf_counter(); {statement}; print(time.perf_counter() - started)"
     return float(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
 
 
 def cpu_seconds(arguments: list[str]) -> float:
-    """The CPU time of a command line in a fresh process."""
+    """Measure the CPU time of a command line in a new process."""
     before = os.times()
     subprocess.run([sys.executable, str(SCRIPT), *arguments], check=False, capture_output=True)
     after = os.times()
@@ -44,7 +44,7 @@ def cpu_seconds(arguments: list[str]) -> float:
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     times: dict[str, list[float]] = {name: [] for name in STATEMENTS}
     for _ in range(ROUNDS):
         for name, statement in STATEMENTS.items():

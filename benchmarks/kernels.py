@@ -1,6 +1,6 @@
-"""What does each CPU kernel gain? Every kernel on and off, in inference and in training, interleaved in one run.
+"""Measure the gain of each CPU kernel, switched on and off in turns in one run, for inference and training.
 
-A kernel that is off leaves the work to torch's own operators. Gains are shares of the time of a whole step.
+Without a kernel, torch's operators do the work. Gains are shares of the time of a whole step.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from peers import DTYPES, interleaved, print_machine, train
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM
 
-# Where each kernel asks whether it may run.
+# The module in which each kernel checks whether it may run.
 KERNELS = {
     "linear, with activation": "cpu.linear",
     "gated feed-forward": "cpu.gated",

@@ -1,4 +1,4 @@
-"""Is anything slower where there is no padding to leave out: equal lengths, and one text at a time?"""
+"""Compare the speed with transformers' BERT on batches without padding: equal lengths, and single texts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ TOKENS = 4096
 
 @torch.inference_mode()
 def encode(model: torch.nn.Module, ids: torch.Tensor, times: int, **options: torch.Tensor) -> None:
-    """The same batch several times."""
+    """Encode the same batch several times."""
     for _ in range(times):
         model(ids, **options)
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     print_machine()
     for dtype in DTYPES:
         bert = BertModel.from_pretrained(MINILM, dtype=dtype).eval()

@@ -1,7 +1,7 @@
-"""How fast are long documents encoded, beside transformers' ModernBERT with the same weights?
+"""Compare the speed and memory on long documents with transformers' ModernBERT, with the same weights.
 
-Full and sliding layers as ModernBERT has them, and sliding layers alone; time and, of each model in a process of its
-own, peak memory.
+The models have either ModernBERT's mix of full and sliding layers, or only sliding layers. A separate process for each
+model measures its peak memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LENGTHS = (512, 2048, 4096, 8192)
 
 
 def make(layer_types: list[str] | None = None) -> ModernBertModel:
-    """ModernBERT of 6 layers x 384."""
+    """Create a ModernBERT of 6 layers x 384."""
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
     torch.manual_seed(0)
     config = ModernBertConfig(
@@ -35,12 +35,12 @@ def make(layer_types: list[str] | None = None) -> ModernBertModel:
 
 @torch.inference_mode()
 def encode(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """One document."""
+    """Encode one document."""
     return model(ids).last_hidden_state
 
 
 def peak_memory(name: str, length: int, dtype: torch.dtype) -> int:
-    """MiB of a fresh process that encodes one document."""
+    """Return the MiB that a new process takes to encode one document."""
     return extra_memory(
         f"import long_documents as d; m = d.make().to({dtype});"
         f"m = d.convert(m) if {name!r} == 'SequenceEncoder' else m;"
@@ -50,7 +50,7 @@ def peak_memory(name: str, length: int, dtype: torch.dtype) -> int:
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     print_machine()
     for kind, layer_types in (("full and sliding layers", None), ("sliding layers", ["sliding_attention"] * 6)):
         for dtype in DTYPES:
@@ -62,7 +62,7 @@ def main() -> None:
                 print_table(f"one document of {length:,} tokens, {kind}, {dtype}", seconds, length, next(iter(models)))
                 if layer_types is None and length == max(LENGTHS):
                     for name in models:
-                        print(f"  {name}: {peak_memory(name, length, dtype):,} MiB more at its peak than before")
+                        print(f"  {name}: {peak_memory(name, length, dtype):,} MiB of peak memory")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How fast is a step of masked language modelling, beside BERT and ModernBERT with sparse prediction?
+"""Compare masked language modelling with transformers' BERT and its ModernBERT with sparse prediction.
 
-4 layers x 256, vocabulary 16,000, full batches of 32 x 128, 15 % of the tokens predicted; forward, backward, AdamW. The
-peak memory of each is that of a process of its own.
+The models have 4 layers x 256 and a vocabulary of 16,000. A step predicts 15 % of the tokens of a full batch of
+32 x 128: forward, backward, AdamW. A separate process for each model measures its peak memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAMES = (BERT, MODERNBERT, "SequenceEncoder, as BERT", "SequenceEncoder, as Mode
 
 
 def make_model(name: str) -> PreTrainedModel:
-    """In training mode, with the dropout of its configuration."""
+    """Create a model in training mode, with the dropout of its configuration."""
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
     size = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": VOCABULARY}
     if name.endswith("BERT") and "Modern" not in name:
@@ -33,7 +33,7 @@ def make_model(name: str) -> PreTrainedModel:
 
 
 def make_batches() -> list[dict[str, torch.Tensor]]:
-    """Random tokens, some of them masked."""
+    """Create batches of random tokens, some of them masked."""
     batches = []
     for _ in range(STEPS):
         ids = torch.randint(5, VOCABULARY, (BATCH, LENGTH))
@@ -46,14 +46,14 @@ def make_batches() -> list[dict[str, torch.Tensor]]:
 
 
 def peak_memory(name: str, halved: bool) -> int:
-    """MiB that training takes beyond what the process had before."""
+    """Return the MiB that training takes beyond what the process used before."""
     return extra_memory(
         "import masked_language_modelling as m", f"peers.train(m.make_model({name!r}), m.make_batches(), {halved})"
     )
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     print_machine()
     batches = make_batches()
     for dtype in DTYPES:

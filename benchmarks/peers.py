@@ -1,4 +1,4 @@
-"""What the benchmarks share: texts, how peers are timed beside each other, the limit of the machine, and the table."""
+"""Functions that the benchmarks share: texts, interleaved timing, peak memory, the machine's limit, and tables."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 def short_texts(count: int) -> list[str]:
-    """Sentences of the standard library's documentation, in random order."""
+    """Return sentences of the standard library's documentation in random order."""
     docs = [doc for path in find_libraries()[STANDARD_LIBRARY] for doc in docstrings_of(path)]
     return random.Random(0).sample([sentence for doc in docs for sentence in sentences(doc)], count)
 
 
 def interleaved(peers: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median seconds of each, one after the other in every round, after a round that does not count."""
+    """Run the peers in turns, and return the median seconds of each over the rounds, without the first."""
     times: dict[str, list[float]] = {name: [] for name in peers}
     for round_ in range(rounds + 1):
         for name, run in peers.items():
@@ -42,7 +42,7 @@ def interleaved(peers: Mapping[str, Callable[[], object]], rounds: int = ROUNDS)
 
 
 def train(model: torch.nn.Module, data: list[dict[str, torch.Tensor]], halved: bool) -> None:
-    """One pass over the data: forward, backward, AdamW; `halved` under autocast to bfloat16."""
+    """Train once over the data with AdamW, and with autocast to bfloat16 if `halved`."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     for batch in data:
         with torch.autocast("cpu", torch.bfloat16, enabled=halved):
@@ -53,7 +53,7 @@ def train(model: torch.nn.Module, data: list[dict[str, torch.Tensor]], halved: b
 
 
 def product_limit(dtype: torch.dtype, rows: int = 2048, inner: int = 384, columns: int = 1536) -> float:
-    """Operations a second of plain matrix products, the best of several."""
+    """Measure the floating-point operations per second of plain matrix products, as the best of several runs."""
     a, b = torch.randn(rows, inner, dtype=dtype), torch.randn(inner, columns, dtype=dtype)
     best = float("inf")
     for _ in range(7):
@@ -67,7 +67,7 @@ def product_limit(dtype: torch.dtype, rows: int = 2048, inner: int = 384, column
 def padded_batches(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], size: int, max_length: int = 512
 ) -> list[dict[str, torch.Tensor]]:
-    """Batches of so many texts, in their order, padded to the longest of each."""
+    """Tokenise texts in batches of `size` in their order, each padded to its longest text."""
     return [
         dict(tokenizer(texts[i : i + size], padding=True, truncation=True, max_length=max_length, return_tensors="pt"))
         for i in range(0, len(texts), size)
@@ -75,7 +75,7 @@ def padded_batches(
 
 
 def extra_memory(prepare: str, run: str) -> int:
-    """MiB that Python statements take at their peak beyond what others took before, in a process of its own."""
+    """Return the peak MiB that `run` takes beyond what `prepare` used, as statements in a new process."""
     program = (
         "import sys, torch; sys.path.insert(0, 'benchmarks'); import peers\n"
         f"{prepare}\npeers.peak_since_last(); before = peers.peak_since_last()\n{run}\n"
@@ -86,14 +86,14 @@ def extra_memory(prepare: str, run: str) -> int:
 
 
 def peak_since_last() -> int:
-    """MiB of this process at the most since the last call (Linux)."""
+    """Return the peak MiB of this process since the last call (Linux only)."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
 def matrix_operations(model: torch.nn.Module) -> int:
-    """Operations of the layers' matrix products for one token."""
+    """Return the floating-point operations per token of the layers' matrix products."""
     return sum(2 * p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "layer" in name)
 
 
@@ -105,7 +105,7 @@ def print_table(
     operations: int | None = None,
     limit: float | None = None,
 ) -> None:
-    """Real tokens a second, how many times those of the reference, and the share of what the products alone allow."""
+    """Print tokens per second without padding, the speedup over the reference, and the share of the product limit."""
     print(f"\n{title}")
     for name, value in seconds.items():
         share = (
@@ -115,6 +115,6 @@ def print_table(
 
 
 def print_machine() -> None:
-    """Where and when this was measured."""
+    """Print the date, the processor, the threads and the version of torch."""
     print(f"{date.today()}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, ", end="")
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}")

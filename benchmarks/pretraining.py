@@ -1,9 +1,10 @@
-"""How fast does pretraining learn, beside BERT as transformers' example trains it; and which parts of it help?
+"""Compare pretraining with BERT as transformers' example trains it, and ablate the parts of pretraining.
 
-On the documentation on this disk, with the same tokenizer, parameters and wall-clock, evaluated on the same masked
-tokens of documents that were held out. `race` runs BERT, and ours for that time and for a third of it; `ablation` one
-encoder for each axis. Time is that of training alone; the number of steps that fit is measured before: in the ablation
-by turns, so that what else the machine does slows all of them.
+All models train on the documentation of the installed libraries, with the same tokenizer, number of parameters and
+wall-clock time, and are evaluated on the same masked tokens of held-out documents. `race` trains BERT, and ours for the
+same time and for a third of it. `ablation` trains one encoder for each changed part. Only training time counts. The
+number of steps that fit is measured first; in the ablation the models take turns, so that other load on the machine
+slows all of them alike.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ from sequence_encoder.training.pretraining.recipe import prepare
 from sequence_encoder.training.pretraining.run import parse
 
 LENGTH, ROWS, VOCABULARY, HELD_OUT, EVALUATIONS = 128, 32, 8192, 200, 20
-# Steps whose time is measured, and how often.
+# The number of steps to measure, and the number of rounds.
 CALIBRATION, ROUNDS = 12, 3
 OURS = ["--size", "mini", "--max_length", str(LENGTH), "--max_tokens", str(ROWS * LENGTH)]
 
-# What differs from ours, which are rotary positions, norms before, gated networks and both objectives.
+# Differences from ours, which has rotary positions, pre-norm layers, gated networks and both objectives.
 ABLATION = {
     "ours": [],
     "sinusoidal positions": ["--config_overrides", "position_embedding=sinusoidal,rope_parameters=null"],
@@ -63,7 +64,7 @@ ABLATION = {
 
 
 class Clock(TrainerCallback):
-    """The held-out loss over the seconds of training; stops while it evaluates."""
+    """Callback that records the held-out loss over the seconds of training, without the time of evaluations."""
 
     def __init__(self, steps: int, evaluate: Callable[[PreTrainedModel], float], evaluations: int) -> None:
         self.steps, self.evaluate, self.evaluations = steps, evaluate, evaluations
@@ -72,15 +73,15 @@ class Clock(TrainerCallback):
 
     @property
     def passed(self) -> float:
-        """Seconds of training so far."""
+        """The seconds of training so far."""
         return sum(self.times)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Starts."""
+        """Start the clock."""
         self.last = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Evaluates where it is time to."""
+        """Record the time of the step, and evaluate if it is time to."""
         self.times.append(time.perf_counter() - self.last)
         if state.global_step * self.evaluations % self.steps < self.evaluations:
             self.curve.append((self.passed, self.evaluate(kwargs["model"])))
@@ -89,7 +90,7 @@ class Clock(TrainerCallback):
 
 
 class Held:
-    """The documents, a tokenizer for all, and masked tokens of documents that nobody trains on."""
+    """The documents, a tokenizer for all models, and masked tokens of held-out documents."""
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
@@ -106,7 +107,7 @@ class Held:
 
     @torch.no_grad()
     def loss(self, model: PreTrainedModel) -> float:
-        """Nats for each masked token."""
+        """Compute the loss in nats per masked token."""
         model.eval()
         total, count = 0.0, 0
         for batch in self.batches:
@@ -119,7 +120,7 @@ class Held:
 
 
 def bert_trainer(held: Held, rate: float, concatenated: bool, steps: int) -> Trainer:
-    """BERT of the size "mini", with the data of transformers' `run_mlm.py`."""
+    """Build a `Trainer` for BERT of the size "mini", with the data of transformers' `run_mlm.py`."""
     set_seed(0)
     config = BertConfig(
         vocab_size=len(held.tokenizer),
@@ -156,7 +157,7 @@ def bert_trainer(held: Held, rate: float, concatenated: bool, steps: int) -> Tra
 
 
 def our_trainer(held: Held, options: list[str], steps: int) -> Trainer:
-    """Ours, as `sequence-encoder pretrain` makes it."""
+    """Build the `Trainer` that `sequence-encoder pretrain` builds."""
     fixed = ["--output_dir", str(held.scratch / "ours"), "--overwrite", "--max_steps", str(steps)]
     fixed += ["--corpus", str(held.scratch / "documentation.jsonl"), "--tokenizer", str(held.scratch / "tokenizer")]
     fixed += ["--save_strategy", "no", "--report_to", "none", "--disable_tqdm", "True"]
@@ -164,7 +165,7 @@ def our_trainer(held: Held, options: list[str], steps: int) -> Trainer:
 
 
 def step_times(make: Callable[[int], Trainer], held: Held) -> list[float]:
-    """Seconds of single steps, without the first ones, which are slower."""
+    """Measure the seconds of single steps, without the first ones, which are slower."""
     clock = Clock(CALIBRATION, held.loss, 0)
     trainer = make(CALIBRATION)
     trainer.add_callback(clock)
@@ -175,7 +176,7 @@ def step_times(make: Callable[[int], Trainer], held: Held) -> list[float]:
 def timed(
     name: str, make: Callable[[int], Trainer], minutes: float, seconds: float, held: Held, evaluations: int
 ) -> Clock:
-    """Trains as many steps of so many seconds as fit into the time."""
+    """Train for as many steps of `seconds` each as fit into `minutes`."""
     steps = max(EVALUATIONS, round(60 * minutes / seconds))
     trainer, clock = make(steps), Clock(steps, held.loss, evaluations)
     size = sum(weight.numel() for weight in trainer.model.parameters())
@@ -186,7 +187,7 @@ def timed(
 
 
 def race(held: Held, minutes: float, rates: list[float]) -> None:
-    """BERT, ours for a third of the time, and ours for all of it; a plot, and the curves as JSON to go on from."""
+    """Train BERT, and ours for a third of the time and for all of it; plot the curves, and keep them to resume from."""
     file = held.scratch / "curves.json"
     curves: dict[str, list[tuple[float, float]]] = json.loads(file.read_text()) if file.exists() else {}
 
@@ -209,7 +210,7 @@ def race(held: Held, minutes: float, rates: list[float]) -> None:
 
 
 def plot(curves: dict[str, list[tuple[float, float]]], file: Path) -> None:
-    """Held-out losses over minutes of training."""
+    """Plot the held-out losses over minutes of training."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -217,13 +218,13 @@ def plot(curves: dict[str, list[tuple[float, float]]], file: Path) -> None:
     for name, curve in curves.items():
         seconds, losses = zip(*curve, strict=True)
         axes.plot([second / 60 for second in seconds], losses, label=name, marker=".")
-    axes.set(xlabel="minutes of training", ylabel="nats for each masked token, held out")
+    axes.set(xlabel="minutes of training", ylabel="held-out loss (nats per masked token)")
     axes.legend()
     figure.savefig(file, dpi=120)
 
 
 def ablation(held: Held, minutes: float, only: list[str]) -> None:
-    """One encoder for each line of `ABLATION`, for the same time."""
+    """Train one encoder for each line of `ABLATION`, for the same time."""
     makers = {name: partial(our_trainer, held, ABLATION[name]) for name in only or ABLATION}
     times: dict[str, list[float]] = {name: [] for name in makers}
     for _ in range(ROUNDS):
@@ -236,13 +237,13 @@ def ablation(held: Held, minutes: float, only: list[str]) -> None:
 
 
 def main() -> None:
-    """Reads what to run."""
+    """Parse the command line, and run the chosen benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["race", "ablation"])
     parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3], help="learning rates of BERT")
-    parser.add_argument("--only", nargs="+", default=[], help="lines of the ablation")
-    parser.add_argument("--scratch", type=Path, help="a folder to keep texts and tokenizer in")
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3], help="learning rates for BERT")
+    parser.add_argument("--only", nargs="+", default=[], help="only these lines of the ablation")
+    parser.add_argument("--scratch", type=Path, help="folder to keep the texts, the tokenizer and the curves in")
     options = parser.parse_args()
     print_machine()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The tests that ours skip though their counterpart does not: what they are about, ours does otherwise on purpose."""
+"""Tests that our models skip although their counterparts do not, because our models differ on purpose."""
 
 _NO_DYNAMIC = "rotary positions that rescale with the longest text would make an output depend on its batch"
 

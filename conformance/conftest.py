@@ -1,4 +1,4 @@
-"""The surroundings of a run: transformers' tests, no network, one thread a process, and nothing left behind."""
+"""Set up a run: make transformers' tests importable, go offline, use one thread per process, and clean up."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import tempfile
 
 import pytest
 
-# Before torch is imported. Those who run the tests and the ranks of distributed ones share the cores.
+# This must be set before torch is imported. The workers and the ranks of distributed tests share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 _IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if not _IS_WORKER:
-    # Some tests of transformers leave folders; the workers and the ranks inherit where.
+    # Some tests of transformers leave folders behind. Workers and ranks inherit the path.
     os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="conformance-")
     os.environ["HF_HOME"] = os.path.join(tempfile.tempdir, "huggingface")
 
@@ -23,7 +23,7 @@ make_importable()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Reports once, of all that the workers did."""
+    """Register the report in the main process, for the results of all workers."""
     if not _IS_WORKER:
         from report import Report
 
@@ -31,6 +31,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Removes what was left."""
+    """Remove what the tests left behind."""
     if not _IS_WORKER:
         shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)

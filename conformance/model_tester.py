@@ -1,4 +1,4 @@
-"""The tester that transformers' mixins ask for configurations and inputs, the same for all families."""
+"""The model tester that transformers' mixins need, which is the same for all model families."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from transformers import PreTrainedConfig
 
 
 class EncoderTester:
-    """Tiny models of a subject, and batches for them."""
+    """Tiny configurations of a subject, and batches for their models.
+
+    Args:
+        subject: The family of models to test.
+        with_dropout: Whether the configurations have dropout.
+    """
 
     is_training = True
     batch_size = 13
@@ -23,11 +28,11 @@ class EncoderTester:
     def __init__(self, subject: Subject, with_dropout: bool = True) -> None:
         self.subject = subject
         self.with_dropout = with_dropout
-        # The mixins of training look for a loss over the vocabulary here: they know it of models that generate.
+        # The training mixins look here for the model with a loss over the vocabulary.
         self.causal_lm_class = subject.classes["ForMaskedLM"]
 
     def get_config(self) -> PreTrainedConfig:
-        """A tiny configuration."""
+        """Return a tiny configuration."""
         config = self.subject.make_config()
         if not self.with_dropout:
             for name in [name for name, value in vars(config).items() if "dropout" in name and value]:
@@ -35,7 +40,7 @@ class EncoderTester:
         return config
 
     def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
-        """A tiny configuration and a batch (batch_size, seq_length) whose mask leaves out tokens anywhere."""
+        """Return a tiny configuration and a batch (batch_size, seq_length) with masked tokens at any position."""
         config, shape = self.get_config(), [self.batch_size, self.seq_length]
         inputs = {"input_ids": ids_tensor(shape, self.vocab_size), "attention_mask": random_attention_mask(shape)}
         if segments := getattr(config, "type_vocab_size", 0):
@@ -43,7 +48,7 @@ class EncoderTester:
         return config, inputs
 
     def pretraining_labels(self) -> dict[str, torch.Tensor]:
-        """The labels of both objectives, whatever the family calls the second one."""
+        """Return the labels of both objectives, under the family's name of the second one."""
         second = "sentence_order_label" if self.subject.beside else "next_sentence_label"
         zeros = torch.zeros(self.batch_size, self.seq_length, dtype=torch.long)
         return {"labels": zeros, second: zeros[:, 0]}

@@ -1,6 +1,6 @@
-"""What the pipelines of encoders must give: in place of transformers' own checks of them, which the archive leaves out.
+"""Checks of the pipelines of encoders, which replace transformers' own because the source archive lacks them.
 
-`PipelineTesterMixin` asks for a pipeline and examples by `get_test_pipeline`, and calls `run_pipeline_test` with both.
+`PipelineTesterMixin` gets a pipeline and examples from `get_test_pipeline`, and calls `run_pipeline_test` with both.
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ TEXTS = [TEXT, "The second text has a few more words than the first text."]
 
 
 class PipelineChecks:
-    """A task, the texts, and what a pipeline of it needs."""
+    """The checks of a pipeline on a few texts.
 
-    task: Any  # a name; the type that `pipeline` wants is one of many literals
+    Attributes:
+        task: The name of the task.
+        examples: The texts.
+        options: Further arguments of `pipeline`.
+    """
+
+    task: Any  # not `str`, because `pipeline` is typed with literals
     examples: list[str] = TEXTS
     options: dict[str, Any] = {}  # noqa: RUF012
 
     def get_test_pipeline(self, model: Any, tokenizer: Any, dtype: str = "float32", **processors: Any) -> Any:
-        """The pipeline and its examples. Encoders have no other processors."""
+        """Return the pipeline and its examples. Encoders have no other processors."""
         return pipeline(self.task, model=model, tokenizer=tokenizer, dtype=dtype, **self.options), self.examples
 
     def run_pipeline_test(self, made: Any, examples: list[str]) -> None:
-        """One text, several, and several in a padded batch, which has to change nothing."""
+        """Check single texts, several texts, and a padded batch, which must not change the outputs."""
         single = [made(example) for example in examples]
         for example, outputs in zip(examples, single, strict=True):
             self.check(made, example, outputs)
@@ -36,16 +42,16 @@ class PipelineChecks:
             assert_close([self.without_padding(outputs, single[i]) for i, outputs in enumerate(together)], single)
 
     def check(self, made: Any, example: str, outputs: Any) -> None:
-        """That the outputs are right for a text."""
+        """Assert that the outputs for a text are right."""
         raise NotImplementedError
 
     def without_padding(self, outputs: Any, single: Any) -> Any:
-        """Outputs of a text in a batch, as they would be of a single one."""
+        """Convert the outputs of a text in a batch to those of a single text."""
         return outputs
 
 
 class FeatureExtraction(PipelineChecks):
-    """A vector for each token."""
+    """Checks for one vector per token."""
 
     task = "feature-extraction"
 
@@ -56,17 +62,17 @@ class FeatureExtraction(PipelineChecks):
         assert all(len(vector) == made.model.config.hidden_size for vector in vectors)
 
     def without_padding(self, outputs: Any, single: Any) -> Any:
-        """See `PipelineChecks`: padding has vectors too."""
+        """See `PipelineChecks`. The pipeline returns vectors for padding too."""
         return [outputs[0][: len(single[0])]]
 
 
 class FillMask(PipelineChecks):
-    """The likeliest tokens, in order."""
+    """Checks for the most likely tokens, in order."""
 
     task = "fill-mask"
 
     def get_test_pipeline(self, model: Any, tokenizer: Any, dtype: str = "float32", **processors: Any) -> Any:
-        """See `PipelineChecks`, with a mask in each text."""
+        """See `PipelineChecks`. Each text has a mask token."""
         made, examples = super().get_test_pipeline(model, tokenizer, dtype)
         return made, [example.replace("text", tokenizer.mask_token, 1) for example in examples]
 
@@ -81,7 +87,7 @@ class FillMask(PipelineChecks):
 
 
 class TextClassification(PipelineChecks):
-    """A probability for each label, of which the likeliest is given."""
+    """Checks for the most likely label, and for a probability of each label."""
 
     task = "text-classification"
 
@@ -93,12 +99,12 @@ class TextClassification(PipelineChecks):
         assert_close(outputs, every[:1])
 
     def without_padding(self, outputs: Any, single: Any) -> Any:
-        """See `PipelineChecks`: of several texts there is no list for each."""
+        """See `PipelineChecks`. For several texts, the pipeline does not return a list per text."""
         return [outputs]
 
 
 class TokenClassification(PipelineChecks):
-    """A label for each token of the text, and where the text has it."""
+    """Checks for a label and a position of each token."""
 
     task = "token-classification"
 
@@ -113,7 +119,7 @@ class TokenClassification(PipelineChecks):
 
 
 class ZeroShot(PipelineChecks):
-    """A probability for each candidate, the likeliest first."""
+    """Checks for a probability of each candidate label, the most likely first."""
 
     task = "zero-shot-classification"
     options = {"candidate_labels": ["politics", "health"]}  # noqa: RUF012
@@ -127,7 +133,7 @@ class ZeroShot(PipelineChecks):
 
 
 def assert_close(one: Any, other: Any) -> None:
-    """That two outputs of a pipeline are the same but for rounding."""
+    """Assert that two outputs of a pipeline are equal up to rounding."""
     if isinstance(one, list | tuple):
         assert len(one) == len(other)
         for item, counterpart in zip(one, other, strict=True):

@@ -1,4 +1,4 @@
-"""What came out, ours beside BERT and ModernBERT, and what of it is not allowed."""
+"""The report of a run, which compares our models with BERT and ModernBERT and decides whether the run failed."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ REFERENCES = set(BESIDE.values())
 
 
 class Report:
-    """A plugin that prints a table, and makes a run fail where one of ours skips what its counterpart does not skip.
+    """A plugin that prints a table, and fails the run if our model skips a test that its counterpart does not skip.
 
-    What fails in the counterparts is counted, and does not make a run fail.
+    Failures of the counterparts are counted, but do not fail the run.
     """
 
     def __init__(self) -> None:
-        # By suite, subject and test, the worst that became of it and of its subtests.
+        # The worst outcome of a test and its subtests, by suite, subject and test.
         self.outcomes: dict[tuple[str, str, str], str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Notes an outcome."""
+        """Record an outcome."""
         path, *classes, test = report.nodeid.split("::")
         key = (PurePosixPath(path).stem.removeprefix("test_"), "::".join(classes), test)
         self.outcomes[key] = max(self.outcomes.get(key, "passed"), report.outcome, key=OUTCOMES.index)
 
     def own_skips(self) -> dict[str, list[str]]:
-        """By test, those of ours that skip it while their counterpart does not."""
+        """Return, for each test, our subjects that skip it while their counterpart does not."""
         skipped = defaultdict(list)
         for (suite, subject, test), outcome in sorted(self.outcomes.items()):
             shared = self.outcomes.get((suite, BESIDE.get(subject, subject), test)) == "skipped"
@@ -40,7 +40,7 @@ class Report:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Decides whether the run has failed."""
+        """Decide whether the run failed."""
         failed = {subject for (_, subject, _), outcome in self.outcomes.items() if outcome == "failed"}
         if session.exitstatus == pytest.ExitCode.TESTS_FAILED and failed and failed <= REFERENCES:
             session.exitstatus = pytest.ExitCode.OK
@@ -48,7 +48,7 @@ class Report:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Prints the table, and the skips that are ours alone."""
+        """Print the table, and the skips that only our models have."""
         counts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0] * len(OUTCOMES))
         for (suite, subject, _), outcome in self.outcomes.items():
             counts[suite, subject][OUTCOMES.index(outcome)] += 1
@@ -61,7 +61,7 @@ class Report:
             terminalreporter.line("".join(f"{cell:>18}" for cell in (name, *cells)))
         for (suite, subject, test), outcome in sorted(self.outcomes.items()):
             if outcome == "failed" and subject in REFERENCES:
-                terminalreporter.line(f"{suite}, {test} fails with {subject}, which does not count")
+                terminalreporter.line(f"{suite}, {test} fails for {subject}, which does not count")
         for test, skipping in self.own_skips().items():
             reason = ACCEPTED_SKIPS.get(test, "not accepted")
-            terminalreporter.line(f"{test} is skipped by {', '.join(skipping)} and not by the counterpart: {reason}")
+            terminalreporter.line(f"{test} is skipped for {', '.join(skipping)} but not for the counterpart: {reason}")

@@ -1,4 +1,4 @@
-"""Whose conformance is looked at: every preset with every head, beside BERT and ModernBERT of transformers."""
+"""The subjects of the tests: every preset with every head, and transformers' BERT and ModernBERT to compare with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers.models.auto import modeling_auto
 import sequence_encoder
 from sequence_encoder.configuration import PRESETS
 
-# The vocabulary does not divide by a number of ranks, as real ones do not.
+# The vocabulary is not divisible by the number of ranks, like real vocabularies.
 TINY: dict[str, Any] = {
     "vocab_size": 99,
     "hidden_size": 32,
@@ -28,7 +28,7 @@ TINY: dict[str, Any] = {
     "cls_token_id": None,
     "sep_token_id": None,
 }
-# The heads that there are, by the tables from which the mixins know what a class is for.
+# The suffix of each class, by the table of transformers that tells the mixins the purpose of a class.
 HEADS = {
     "MODEL_MAPPING_NAMES": "Model",
     "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "ForMaskedLM",
@@ -38,20 +38,20 @@ HEADS = {
     "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES": "ForQuestionAnswering",
     "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES": "ForMultipleChoice",
 }
-# They hold what ships with transformers; registering a class with an Auto class does not add to them.
+# Registering a class with an Auto class does not add it to these tables.
 for _table, _head in HEADS.items():
     getattr(modeling_auto, _table)[sequence_encoder.SequenceEncoderConfig.model_type] = f"SequenceEncoder{_head}"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A family of models in one configuration.
+    """A family of models with one configuration.
 
     Args:
-        name: what it is called in the report, and what its classes of tests are.
-        beside: the family of transformers that it is compared with; None for these themselves.
-        make_config: tiny, with other values for some fields.
-        classes: by the name of the head; the encoder without a head is "Model".
+        name: The name in the report and of the test classes.
+        beside: The subject of transformers to compare with, or None for these subjects themselves.
+        make_config: A function that creates a tiny configuration, with overrides for some fields.
+        classes: The model classes by the name of the head. The encoder without a head is "Model".
     """
 
     name: str
@@ -84,13 +84,13 @@ SUBJECTS = [
     _family("Bert", transformers.BertConfig),
     _family("ModernBert", transformers.ModernBertConfig),
 ]
-# What each of ours is compared with; the tokenizers are called by their algorithms.
+# The counterpart of each of our subjects. Tokenizers are named after their algorithms.
 BESIDE = {subject.name: subject.beside for subject in SUBJECTS if subject.beside}
 BESIDE |= {"wordpiece": "BertModel", "byte_level_bpe": "ModernBertModel"}
 
 
 def cases(suite: type, module: str) -> dict[str, type]:
-    """For every subject a class of that suite of tests, by its name."""
+    """Create a test class of a suite for every subject, by the subject's name."""
     return {
         subject.name: type(subject.name, (suite, unittest.TestCase), {"subject": subject, "__module__": module})
         for subject in SUBJECTS

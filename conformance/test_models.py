@@ -1,4 +1,4 @@
-"""Transformers' common tests of models and of configurations, for every subject and all of its heads."""
+"""Transformers' common tests of models and configurations, for every subject and all its heads."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from sequence_encoder.configuration import PRESETS
 
 
 class ModelTests(ModelTesterMixin):
-    """The tests, of a `subject`."""
+    """The tests of a `subject`."""
 
     subject: Subject
 
     def setUp(self) -> None:
-        """Makes the tester."""
+        """Create the tester, and skip what does not apply."""
         self.model_tester = EncoderTester(self.subject)
         self.all_model_classes = tuple(self.subject.classes.values())
-        # They look for a year in the file of the configuration, and take models without one for too old.
+        # The mixin looks for a year in the configuration's file, and takes models without one for older than 2023.
         self.test_can_init_all_missing_weights_before_2023 = self.subject.beside is not None
         positions = getattr(self.model_tester.get_config(), "rope_parameters", None)
         if "_rope_" in self._testMethodName and not positions:
-            # They look for the field, which a configuration of many architectures has without using it.
+            # The mixin only checks for the field, which our configuration has even if positions are not rotary.
             self.skipTest("Positions are not rotary.")
         if self.subject.beside and self._testMethodName in ACCEPTED_SKIPS:
             self.skipTest(ACCEPTED_SKIPS[self._testMethodName])
@@ -40,7 +40,7 @@ class ModelTests(ModelTesterMixin):
         return inputs
 
     def test_config(self) -> None:
-        """All that `ConfigTester` looks at."""
+        """Run all checks of `ConfigTester`."""
         config = self.model_tester.get_config()
         fields = {k: v for k, v in config.to_diff_dict().items() if k not in ("model_type", "transformers_version")}
         ConfigTester(self, config_class=type(config), **fields).run_common_tests()
@@ -50,10 +50,10 @@ globals().update(cases(ModelTests, __name__))
 
 
 def test_every_public_model_with_every_preset_is_among_the_subjects() -> None:
-    """So that what is added later is tested as well."""
+    """Models that are added later must be tested too."""
     public = {getattr(sequence_encoder, name) for name in sequence_encoder.__all__}
     models = {item for item in public if isinstance(item, type) and issubclass(item, PreTrainedModel)}
-    # A task adapter has no encoder of its own, and is tested with several in `tests`.
+    # A task adapter works with any encoder, and `tests` tests it with several.
     models -= {sequence_encoder.SequenceEncoderPreTrainedModel, sequence_encoder.TaskAdapter}
     ours = {subject.name: set(subject.classes.values()) for subject in SUBJECTS if subject.beside}
     assert ours == dict.fromkeys(PRESETS, models)

@@ -1,4 +1,4 @@
-"""Transformers' tests of pipelines, for every subject, with models that are saved and loaded as from the Hub."""
+"""Transformers' tests of pipelines for every subject, with models that are saved and loaded as from the Hub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TASKS = {
     "zero-shot": ("ZeroShot", "ForSequenceClassification"),
 }
 
-# The mixin reads from a folder, when it is imported, which models there are and what tokenizers they have.
+# When the mixin is imported, it reads the models and their tokenizers from this folder.
 _folder = tempfile.TemporaryDirectory()
 _summary = Path(_folder.name, "reports", "tiny_model_summary.json")
 _architectures = {model_class.__name__ for subject in SUBJECTS for model_class in subject.classes.values()}
@@ -43,22 +43,22 @@ pipeline_test_mapping.update({task: {"test": f"pipeline_checks.{checks}"} for ta
 
 @functools.cache
 def tokenizer() -> SequenceEncoderTokenizer:
-    """One for all."""
+    """Return the tokenizer that all subjects share."""
     return SequenceEncoderTokenizer.train_from_iterator(TEXTS * 2, vocab_size=99, show_progress=False)
 
 
 class PipelineTests(PipelineTesterMixin):
-    """The tests, of a `subject`."""
+    """The tests of a `subject`."""
 
     subject: Subject
 
     def setUp(self) -> None:
-        """Makes the tester, and says which model is for which task."""
+        """Create the tester, and map tasks to models."""
         self.model_tester = EncoderTester(self.subject)
         self.pipeline_model_mapping = {task: self.subject.classes[head] for task, (_, head) in TASKS.items()}
 
     def run_pipeline_test(self, task: str, repo_name: str, model_architecture: Any, **kwargs: Any) -> None:
-        """Saves the model that is then loaded and tested; each subject has its own, though of one class."""
+        """Save the model of the subject, which the mixin loads and tests."""
         repo_name = f"{self.subject.name}-{task}"
         folder = Path(_folder.name, model_architecture.config_class.model_type, repo_name)
         set_seed(0)

@@ -1,4 +1,4 @@
-"""Transformers' tests of tokenizers, for both of ours, beside BERT's and ModernBERT's with the same vocabularies."""
+"""Transformers' tests of tokenizers, for both of ours and for BERT's and ModernBERT's with the same vocabularies."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from sequence_encoder import SequenceEncoderTokenizer
 
-# Prose and code enough for a vocabulary.
+# These files have enough prose and code to train a vocabulary.
 FILES = sorted(Path(__file__).parent.glob("*.py"))
 
 
 class TokenizerTests(TokenizerTesterMixin):
-    """The tests, of an `algorithm` and of the class that reads what it has learnt."""
+    """The tests of an `algorithm` and of the class that loads the trained tokenizer."""
 
     algorithm: str
 
     @classmethod
     def setUpClass(cls) -> None:
-        """Trains a tokenizer, and saves it where the tests look for one."""
+        """Train a tokenizer, and save it where the tests look for one."""
         texts = [line for path in FILES for line in path.read_text(encoding="utf-8").splitlines()]
         trained = SequenceEncoderTokenizer.train_from_iterator(
             texts, vocab_size=2000, algorithm=cls.algorithm, show_progress=False
@@ -35,7 +35,7 @@ class TokenizerTests(TokenizerTesterMixin):
 
     @classmethod
     def tearDownClass(cls) -> None:
-        """Removes it."""
+        """Remove the tokenizer."""
         super().tearDownClass()
         shutil.rmtree(cls.trained)
 

@@ -1,7 +1,7 @@
-"""Transformers' own common tests: taken from the source distribution of the installed version, made importable.
+"""Transformers' common tests, from the source distribution of the installed version.
 
-They are in no wheel. Run as a script, this downloads the archive once, unpacks its tests beside the environment that
-runs it, and adds what the archive leaves out (`stand_ins/`).
+Wheels do not contain them. As a script, this module downloads the source archive once, unpacks its tests into the
+Python environment that runs it, and adds stand-ins for what the archive lacks (`stand_ins/`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STAND_INS = Path(__file__).parent / "stand_ins"
 
 
 def download() -> Path:
-    """The source distribution, from the package index if it is not there yet."""
+    """Download the source distribution from the package index, unless it is already there."""
     archive = CACHE / f"transformers-{transformers.__version__}.tar.gz"
     if not archive.exists():
         requirement = f"transformers=={transformers.__version__}"
@@ -32,7 +32,7 @@ def download() -> Path:
 
 
 def unpack(archive: Path) -> None:
-    """Writes the tests afresh, with the stand-ins for what is missing, over the sources that are installed."""
+    """Unpack the tests, add the stand-ins for what is missing, and link the installed sources."""
     shutil.rmtree(ROOT, ignore_errors=True)
     with tarfile.open(archive) as files:
         tests = [member for member in files if "tests" in Path(member.name).parts[1:2]]
@@ -42,19 +42,19 @@ def unpack(archive: Path) -> None:
         if "__pycache__" not in target.parts and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(stand_in, target)
-    # They read the sources from where they lie in the repository.
+    # The tests read the sources at the path that they have in the repository.
     (ROOT / "src").mkdir()
     (ROOT / "src" / "transformers").symlink_to(Path(transformers.__file__).parent, target_is_directory=True)
 
 
 def make_importable() -> None:
-    """Puts them on the path as the package `tests`, in this process and those that it starts.
+    """Put the tests on the path as the package `tests`, in this process and those that it starts.
 
     Raises:
-        FileNotFoundError: if they have not been unpacked.
+        FileNotFoundError: If they have not been unpacked.
     """
     if not ROOT.exists():
-        raise FileNotFoundError(f"There are no tests of transformers in {ROOT}; run `make conformance`.")
+        raise FileNotFoundError(f"The tests of transformers are not in {ROOT}; run `make conformance`.")
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
 

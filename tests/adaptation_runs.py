@@ -1,4 +1,4 @@
-"""A tiny encoder and small examples of every task, which it can learn, for the tests of `sequence-encoder adapt`."""
+"""A tiny encoder and small learnable examples of every task, for the tests of `sequence-encoder adapt`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FILLERS = ["a", "the", "is", "here", "of", "and", "we", "saw", "it", "by"]
 WORDS = [*COLOURS, *ANIMALS, *FILLERS, "where", "which", "?"]
 
 
-# Examples of each split, and how a tiny encoder learns them in seconds.
+# The number of examples in each split, and arguments with which a tiny encoder learns them in seconds.
 COUNTS = {"train": 240, "validation": 40, "test": 40}
 FAST: dict[str, Any] = {"learning_rate": 3e-3, "num_train_epochs": 8, "per_device_train_batch_size": 16}
 
 
 def save_encoder(folder: Path, **overrides: Any) -> Path:
-    """A tiny encoder with random weights and its tokenizer."""
+    """Save a tiny encoder with random weights and its tokenizer."""
     tokenizer = SequenceEncoderTokenizer.train_from_iterator([" ".join(WORDS)] * 5, vocab_size=90, show_progress=False)
     fields = {
         "vocab_size": len(tokenizer),
@@ -46,7 +46,7 @@ def save_encoder(folder: Path, **overrides: Any) -> Path:
 
 
 def examples_of(task: str, count: int, seed: int) -> list[dict[str, Any]]:
-    """Rows with the columns that a task has by default."""
+    """Return rows with the default columns of a task."""
     rng = random.Random(seed)
     return [_example(task, rng) for _ in range(count)]
 
@@ -83,7 +83,7 @@ def _example(task: str, rng: random.Random) -> dict[str, Any]:
 
 
 def write_examples(folder: Path, task: str, counts: dict[str, int]) -> dict[str, str]:
-    """JSON Lines for each split; the arguments that name them."""
+    """Write JSON Lines for each split, and return the arguments that name them."""
     arguments = {}
     for number, (split, count) in enumerate(counts.items()):
         file = folder / f"{task}-{split}.jsonl"
@@ -93,7 +93,7 @@ def write_examples(folder: Path, task: str, counts: dict[str, int]) -> dict[str,
 
 
 def arguments(task: str, encoder: Path, output: Path, **options: Any) -> list[str]:
-    """What is typed after `sequence-encoder adapt`."""
+    """Return the command line after `sequence-encoder adapt`."""
     given = {
         "task": task,
         "from": encoder,
@@ -112,5 +112,5 @@ def arguments(task: str, encoder: Path, output: Path, **options: Any) -> list[st
 
 
 def run(task: str, encoder: Path, output: Path, **options: Any) -> Results:
-    """`sequence-encoder adapt` in this process."""
+    """Run `sequence-encoder adapt` in this process."""
     return adapt(parse(arguments(task, encoder, output, **options)))

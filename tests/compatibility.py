@@ -1,9 +1,10 @@
-"""Runs the suite with other versions of what the package depends on, in environments under `.venv/compatibility`.
+"""Run the test suite with other versions of the dependencies, in environments under `.venv/compatibility`.
 
     python tests/compatibility.py oldest newest 5.12
 
-`oldest` has the lowest versions that pyproject.toml admits, `newest` the highest that there are, and `5.12` that minor
-of transformers with the highest of all else. OLDEST_PYTHON is the interpreter of the first, if not this one.
+`oldest` installs the lowest versions that pyproject.toml allows, `newest` the latest versions, and `5.12` that minor
+version of transformers with the latest versions of all other packages. The environment variable OLDEST_PYTHON names
+the interpreter for `oldest`; the default is the current interpreter.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ SHOWN = ("torch", "transformers", "tokenizers", "huggingface_hub", "accelerate",
 
 
 def lowest_versions() -> list[str]:
-    """A pin for each lower limit in pyproject.toml, as the installed package has them."""
+    """Return a pin for each lower limit in pyproject.toml, from the metadata of the installed package."""
     needed = [Requirement(line) for line in requires("sequence-encoder") or []]
     return [
         f"{requirement.name}=={limit.version}"
         for requirement in needed
-        # Not of the tools of the dev extra, which may be as new as they want.
+        # The tools of the dev extra have no pins, so they may be newer.
         if requirement.marker is None or requirement.marker.evaluate({"extra": "train"})
         for limit in requirement.specifier
         if limit.operator == ">="
@@ -37,7 +38,7 @@ def lowest_versions() -> list[str]:
 
 
 def make_environment(name: str) -> Path:
-    """Installs the package and its suite; returns the interpreter. What is there already is made up to date."""
+    """Create or update an environment with the package and the tools of its suite, and return its interpreter."""
     folder = ROOT / ".venv" / "compatibility" / name
     python = folder / "bin" / "python"
     base = os.environ.get("OLDEST_PYTHON") or sys.executable if name == "oldest" else sys.executable
@@ -56,7 +57,7 @@ def make_environment(name: str) -> Path:
 
 
 def versions(python: Path) -> str:
-    """What the environment holds, in one line."""
+    """Return the versions in an environment, in one line."""
     code = f"""
 import platform
 from importlib.metadata import version
@@ -66,7 +67,7 @@ print("Python " + platform.python_version(), *(f"{{name}} {{version(name)}}" for
 
 
 def run_suite(python: Path) -> tuple[bool, str]:
-    """Runs it with its output on the screen; returns whether it passed, and its last line."""
+    """Run the suite and print its output, and return whether it passed and its last line."""
     line = ""
     command = [python, "-m", "pytest", "-p", "no:cacheprovider"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as suite:
@@ -77,7 +78,7 @@ def run_suite(python: Path) -> tuple[bool, str]:
 
 
 def main(names: list[str]) -> int:
-    """Runs the suite in each environment, then says how each went; returns how many failed."""
+    """Run the suite in each environment, print a summary, and return the number of failures."""
     rows, failed = [], 0
     for number, name in enumerate(names, start=1):
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Tiny real models and ragged batches for all tests. Sizes differ from each other, so that a swapped axis fails."""
+"""Fixtures for all tests: tiny models and ragged batches. All sizes differ, so that a swapped axis fails."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ TINY: dict[str, Any] = {
     **{f"{name}_token_id": None for name in ("bos", "eos", "cls", "sep", "mask")},
 }
 
-# Tiny tensors gain nothing from a second thread, and lose much where others use the cores.
+# A second thread does not speed up tiny tensors, and slows them down on busy cores.
 torch.set_num_threads(1)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips what is marked `since(library, version, what)` where the library itself cannot do it yet."""
+    """Skip tests that are marked `since(library, version, what)` if the installed library is older."""
     for mark in item.iter_markers("since"):
         library, first, what = mark.args
         if Version(version(library)) < Version(first):
@@ -46,9 +46,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def without_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """`without_package(code, *arguments)`: runs code in a fresh process that cannot import the package, nor ask a Hub.
+    """Return `without_package(code, *arguments)`, which runs code without the package and without a Hub.
 
-    Returns what it prints last, as JSON.
+    The code runs in a new process. The function returns the last line that it prints, parsed as JSON.
     """
     modules = tmp_path_factory.mktemp("modules")
     environment = {**os.environ, "HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"}
@@ -76,7 +76,7 @@ def _seed() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., SequenceEncoderConfig]:
-    """`tiny_config(preset, **overrides)`: a preset at a few thousand parameters and without dropout."""
+    """Return `tiny_config(preset, **overrides)`, which builds a preset with few parameters and without dropout."""
 
     def build(preset: str = "vanilla", **overrides: Any) -> SequenceEncoderConfig:
         window = {"sliding_window": 3} if "sliding_window" in PRESETS[preset] else {}
@@ -87,7 +87,10 @@ def tiny_config() -> Callable[..., SequenceEncoderConfig]:
 
 @pytest.fixture(scope="session")
 def randomize() -> Callable[..., Any]:
-    """`randomize(model, seed=0)`: no weight and no bias is zero (or one) any more. Returns the model, in eval mode."""
+    """Return `randomize(model, seed=0)`, which adds noise to all weights, so that none is exactly zero or one.
+
+    The function returns the model in eval mode.
+    """
 
     def add_noise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
         generator = torch.Generator().manual_seed(seed)
@@ -101,9 +104,10 @@ def randomize() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def ragged() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    """`ragged(lengths, side="right", to=None)`: input_ids and attention_mask of texts padded to the longest or to `to`.
+    """Return `ragged(lengths, side="right", to=None)`, which builds input_ids and attention_mask of padded texts.
 
-    The text of a row stays the same however it is padded. Padding is random tokens, so that it would be noticed.
+    Texts are padded to the longest text or to `to`. The text of a row does not depend on the padding. The padding
+    consists of random tokens, so that a test fails if a model reads it.
     """
 
     def build(lengths: list[int], side: str = "right", to: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,7 +126,7 @@ def ragged() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
 
 @pytest.fixture
 def bert_folder(tmp_path: Path, randomize: Callable[..., Any]) -> Path:
-    """A tiny BERT with its tokenizer, in a folder such as sentence-transformers keeps."""
+    """Save a tiny BERT with its tokenizer in a folder in the format of sentence-transformers."""
     folder = tmp_path / "bert"
     texts = ["a model of a text", "the text is short", "return the weights of a model"] * 3
     tokenizer = SequenceEncoderTokenizer.train_from_iterator(texts, vocab_size=90, show_progress=False)
@@ -148,6 +152,6 @@ def bert_folder(tmp_path: Path, randomize: Callable[..., Any]) -> Path:
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[Hub]:
-    """A Hub of its own for the tests of a file. The token `hf_of_the_user` is that of `user`."""
+    """Serve a Hub for the tests of a file. The token `hf_of_the_user` belongs to `user`."""
     with Hub({"hf_of_the_user": "user"}).serve() as hub:
         yield hub

@@ -1,4 +1,7 @@
-"""Runs the command line with FSDP2 on CPUs, which Accelerate gives to accelerators alone; started by a launcher."""
+"""Run `sequence-encoder pretrain` with FSDP2 on CPUs, which Accelerate only supports on accelerators.
+
+A launcher starts this script.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from sequence_encoder.training.pretraining.run import parse
 
 
 def main() -> None:
-    """As `sequence-encoder pretrain` does."""
+    """Run the pretraining of the command line."""
     parsed = parse(sys.argv[1:])
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     pretrain(parsed).accelerator.end_training()
-    # Caches of DTensor keep the groups of gloo, whose threads can abort an interpreter that takes itself apart.
+    # DTensor caches the gloo groups, whose threads can abort the interpreter while it shuts down.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -1,7 +1,7 @@
-"""A process that pushes to a Hub and loads from it, with the client's own settings: `HubClient` starts one.
+"""A process that pushes to a Hub and loads from it, which `HubClient` starts.
 
-The client reads the address of the Hub when it is imported, so that it has to be in the environment by then. Run as a
-script, this file is that process: it takes calls, one JSON object a line, and answers each with a line.
+It is a separate process because huggingface_hub reads the Hub's address from the environment when it is imported. As a
+script, this file is that process: it reads a call per line as JSON, and answers each call with a line.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import torch
 
 
 class ClientError(Exception):
-    """What went wrong in the process: name and message of its exception."""
+    """Raised for an exception in the process, with the exception's name and message."""
 
 
 class HubClient:
-    """A process in which the functions of this file are called by their names: `client.call("load", "AutoModel", …)`.
+    """A process that calls functions of this file by name, as in `client.call("load", "AutoModel", …)`.
 
     Args:
-        url: the address of the Hub.
-        home: the folder of the client's cache.
-        token: whose user it is; without one, nobody's.
-        offline: whether the Hub is not to be asked.
-        package: whether the process can import `sequence_encoder`; one that cannot runs the code of the repositories.
+        url: The address of the Hub.
+        home: The folder of the client's cache.
+        token: The token of the user, or None for an anonymous client.
+        offline: Whether the client must not contact the Hub.
+        package: Whether the process can import `sequence_encoder`. If not, it runs the code of the repositories.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class HubClient:
         environment |= {
             "HF_ENDPOINT": url,
             "HF_HOME": str(home),
-            # Where hf_xet is installed, it would upload by a protocol of its own.
+            # If hf_xet is installed, it would upload with another protocol.
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -61,10 +61,19 @@ class HubClient:
             )
 
     def call(self, function: str, *arguments: Any, **options: Any) -> Any:
-        """What the function returns.
+        """Call a function in the process.
+
+        Args:
+            function: The name of the function.
+            *arguments: Its positional arguments.
+            **options: Its keyword arguments.
+
+        Returns:
+            The result of the function.
 
         Raises:
-            ClientError: if the function raises.
+            ClientError: If the function raises an exception.
+            RuntimeError: If the process has ended.
         """
         self._process.stdin.write(json.dumps([function, arguments, options]) + "\n")
         self._process.stdin.flush()
@@ -77,13 +86,13 @@ class HubClient:
         return answer["result"]
 
     def close(self) -> None:
-        """Ends the process, which has nothing left to do."""
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()
 
 
 def outputs(model: Any) -> list[list[Any]]:
-    """All that a model says to a fixed batch, the second text of which is shorter."""
+    """Return all outputs of a model for a fixed batch, whose second text is shorter."""
     ids = torch.arange(1, 15).reshape(2, 7)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
@@ -94,7 +103,7 @@ def outputs(model: Any) -> list[list[Any]]:
 
 
 def _serve() -> None:
-    # Progress and logs must not come between the answers.
+    # Progress bars and logs must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     trusting = {}
@@ -110,11 +119,11 @@ def _serve() -> None:
         return getattr(transformers, auto_class).from_pretrained(name, **trusting, **options)
 
     def push(auto_class: str, folder: str, name: str, **options: Any) -> str:
-        """The hash of the commit."""
+        """Push a saved model, and return the hash of the commit."""
         return saved(auto_class, folder).push_to_hub(name, **options).oid
 
     def save_and_push(auto_class: str, folder: str, other: str, output: str, name: str, **options: Any) -> list[str]:
-        """Saves a model with the weights of another one, pushes what is saved, and names the files of the folder."""
+        """Save a model with the weights of another model, push it, and return the files of the folder."""
         state_dict = saved(auto_class, other).state_dict()
         saved(auto_class, folder).save_pretrained(
             output, state_dict=state_dict, push_to_hub=True, repo_id=name, **options
@@ -131,18 +140,18 @@ def _serve() -> None:
         return saved("AutoModel", name).encode(texts, saved("AutoTokenizer", name)).tolist()
 
     def upload(folder: str, name: str) -> None:
-        """All files of a folder, as they are."""
+        """Upload all files of a folder unchanged."""
         huggingface_hub.create_repo(name, exist_ok=True)
         huggingface_hub.upload_folder(folder_path=folder, repo_id=name)
 
     def pooling_of_adapter(name: str) -> str:
-        """How a `TaskAdapter` pools whose encoder is in a repository."""
+        """Return the pooling of a `TaskAdapter` whose encoder is in a repository."""
         from sequence_encoder import TaskAdapter
 
         return TaskAdapter(saved("AutoModel", name), 2).config.pooling
 
     def train(auto_class: str, folder: str, name: str, output: str, trainer: str = "Trainer") -> list[list[Any]]:
-        """Two steps, each of which is saved and pushed. What a model says that is loaded from the folder."""
+        """Train two steps, save and push each, and return the outputs of the model loaded from the folder."""
         rows = [{"input_ids": [2, 3, 5, 7], "labels": row % 2} for row in range(2)]
         trainer_class = transformers.Trainer
         if trainer == "HubTrainer":
@@ -167,7 +176,7 @@ def _serve() -> None:
         return outputs(saved(auto_class, output))
 
     def push_card(name: str, content: str, revision: str | None = None) -> None:
-        """The Hub takes a card only if its metadata are valid."""
+        """Upload a card, which the Hub only accepts if its metadata is valid."""
         huggingface_hub.upload_file(
             path_or_fileobj=content.encode(), path_in_repo="README.md", repo_id=name, revision=revision
         )

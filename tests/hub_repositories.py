@@ -1,4 +1,4 @@
-"""What a Hub keeps: repositories, with branches that point to commits, whose files never change."""
+"""The repositories of a Hub, with branches that point to immutable commits."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-# As on the Hub: by name, through the .gitattributes that a new repository has, and whatever is too large for git.
+# As on the Hub, files are large by the patterns in the .gitattributes of a new repository, or by their size.
 LARGE_FILES = ("*.safetensors", "*.bin", "*.onnx")
 LARGE_SIZE = 10 * 2**20
 
 
 def is_large(path: str, size: int) -> bool:
-    """Whether a file is uploaded apart, before the commit, instead of in it."""
+    """Return whether a file is uploaded separately before the commit."""
     return size >= LARGE_SIZE or any(fnmatchcase(path, pattern) for pattern in LARGE_FILES)
 
 
@@ -36,7 +36,7 @@ class File:
 
     @property
     def blob(self) -> bytes:
-        """What git keeps: of a large file, where to find it."""
+        """The content that git stores, which is a pointer for a large file."""
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n"
         return pointer.encode() if self.large else self.content
 
@@ -46,13 +46,13 @@ class File:
 
     @property
     def etag(self) -> str:
-        """What names the content to clients, so that they do not transfer what they have."""
+        """The identifier of the content, with which clients avoid downloading it again."""
         return self.sha256 if self.large else self.blob_id
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A state of a repository: its files by their paths."""
+    """A state of a repository, with its files by path."""
 
     message: str
     files: Mapping[str, File]
@@ -67,7 +67,7 @@ class Commit:
 
 @dataclass
 class Repository:
-    """Branches and the commits that they point to or have pointed to."""
+    """The branches of a repository, and all its commits."""
 
     private: bool
     branches: dict[str, Commit] = field(default_factory=dict)
@@ -79,11 +79,11 @@ class Repository:
         self.commit("main", "initial commit", {".gitattributes": File(attributes.encode(), large=False)})
 
     def at(self, revision: str) -> Commit | None:
-        """The commit that a branch points to, or that has this hash; None where there is none."""
+        """Return the commit of a branch or a hash, or None if there is none."""
         return self.branches.get(revision) or self.commits.get(revision)
 
     def commit(self, branch: str, message: str, changes: Mapping[str, File | None]) -> Commit:
-        """Adds files, and removes those that are None. The branch moves once the new commit is whole."""
+        """Commit new files, and remove those that are None. The branch moves once the new commit is complete."""
         with self._writing:
             parent = self.branches.get(branch)
             files = {**(parent.files if parent else {}), **changes}

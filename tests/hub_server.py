@@ -1,7 +1,7 @@
-"""A Hub on this computer, for the real client: it is what `HF_ENDPOINT` points to.
+"""A local Hub for the real client, which finds it by `HF_ENDPOINT`.
 
-It speaks the part of the protocol that creating, pushing, loading and the checking of cards need. Large files go to and
-come from a second address, as they do on the Hub.
+It implements the part of the protocol for creating repositories, pushing, loading, and validating cards. Large files
+have a second address, as on the Hub.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sequence_encoder.tests.hub_repositories import Commit, File, Repository, is
 
 @dataclass
 class Request:
-    """What a client asks for; its body is read when it is used."""
+    """A request of a client, whose body is read on first use."""
 
     method: str
     path: str
@@ -47,7 +47,7 @@ class Request:
 
 @dataclass
 class Answer:
-    """What a client gets."""
+    """The response to a client."""
 
     content: Any = b""
     status: int = 200
@@ -55,7 +55,7 @@ class Answer:
 
 
 class Refusal(Exception):
-    """An answer that is an error; the client makes its exceptions from the code."""
+    """Raised to send an error response. The client derives its exceptions from the code."""
 
     def __init__(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
         super().__init__(message)
@@ -64,12 +64,12 @@ class Refusal(Exception):
 
 
 class ConnectionCut(Exception):
-    """The client gets no answer."""
+    """Raised to close the connection without a response."""
 
 
 @contextmanager
 def _served(respond: Callable[[Request], Answer]) -> Iterator[str]:
-    """Serves on a free port; gives the address."""
+    """Serve on a free port, and yield the address."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -77,7 +77,7 @@ def _served(respond: Callable[[Request], Answer]) -> Iterator[str]:
 
         def _handle(self, method: str) -> None:
             url = urlsplit(self.path)
-            # A HEAD is a GET of which the client wants the headers only.
+            # A HEAD request gets the headers of a GET request.
             asked = "GET" if method == "HEAD" else method
             request = Request(asked, url.path, parse_qs(url.query), self.headers, self.rfile.read)
             try:
@@ -87,7 +87,7 @@ def _served(respond: Callable[[Request], Answer]) -> Iterator[str]:
             except ConnectionCut:
                 self.close_connection = True
                 return
-            _ = request.body  # what is left unread would be taken for the next request
+            _ = request.body  # an unread body would be parsed as the next request
             raw = isinstance(answer.content, bytes)
             content = answer.content if raw else json.dumps(answer.content).encode()
             kind = "application/octet-stream" if raw else "application/json"
@@ -115,19 +115,21 @@ def _served(respond: Callable[[Request], Answer]) -> Iterator[str]:
 
 
 class Hub:
-    """Repositories, who may see and change them, and the two addresses they are served at.
+    """A Hub with repositories, users, and an address each for pages and for large files.
+
+    Args:
+        tokens: The accepted tokens, with the names of their users.
 
     Attributes:
-        url: what `HF_ENDPOINT` has to be.
-        repositories: by their names, `user/name`.
-        requests: method and path of each request so far.
-        cut: the connection to be cut next, at the half of what the client sends: `upload` of a large file, or
-            `commit`; None once that has happened.
-        unavailable: the path of a file that no client gets.
+        url: The value for `HF_ENDPOINT`.
+        repositories: The repositories by name, `user/name`.
+        requests: The method and path of each request so far.
+        cut: The request to cut off next after half of its body: `upload` of a large file, or `commit`. None
+            afterwards.
+        unavailable: The path of a file that the Hub fails to serve.
     """
 
     def __init__(self, tokens: Mapping[str, str]) -> None:
-        """`tokens` are those that are accepted, with the names of their users."""
         self.tokens = tokens
         self.repositories: dict[str, Repository] = {}
         self.requests: list[tuple[str, str]] = []
@@ -142,7 +144,7 @@ class Hub:
             yield self
 
     def files(self, name: str, revision: str = "main") -> Mapping[str, File]:
-        """The files of a repository by their paths."""
+        """Return the files of a repository by path."""
         return self._commit(self.repositories[name], revision).files
 
     def _respond(self, request: Request) -> Answer:
@@ -159,7 +161,7 @@ class Hub:
             request.read(request.length // 2)
             raise ConnectionCut
 
-    # Who is it, and what may they do?
+    # Users and their rights
 
     def _user(self, request: Request) -> str | None:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -170,7 +172,7 @@ class Hub:
         return self.tokens[token]
 
     def _repository(self, request: Request, name: str) -> Repository:
-        """Raises the same for a repository that is private as for one that is not there."""
+        """Find a repository. A private one raises the same error as one that does not exist."""
         user, repository = self._user(request), self.repositories.get(name)
         if repository and (not repository.private or user == name.split("/")[0]):
             return repository
@@ -272,7 +274,7 @@ class Hub:
         return Answer({"files": modes})
 
     def _where_to_upload(self, request: Request, name: str) -> Answer:
-        """An address for each large file that is not there yet. "basic" is a plain PUT."""
+        """Return an upload address for each large file that is missing. "basic" means a plain PUT."""
         self._writable(request, name)
         objects = []
         for wanted in request.json()["objects"]:
@@ -305,10 +307,10 @@ class Hub:
         commit = repository.commit(revision, message, changes)
         return Answer({"success": True, "commitOid": commit.sha, "commitUrl": f"{self.url}/{name}/commit/{commit.sha}"})
 
-    # The other address
+    # The address of large files
 
     def _store(self, request: Request) -> Answer:
-        """Large files: taken with a signature that is good for one upload, given to who knows the address."""
+        """Store a large file, given a signature for one upload, or return one to any client that has its address."""
         self.requests.append((request.method, request.path))
         if "Authorization" in request.headers:
             raise Refusal(400, "Only one way to authenticate is allowed")

@@ -1,8 +1,8 @@
-"""Installs each archive of a release into an empty environment, and uses it there.
+"""Install each archive of a release into an empty environment, and use the package there.
 
     python tests/installed_package.py dist/*
 
-The archives are wheels or source distributions. `make build` makes them and runs this script.
+The archives are wheels or source distributions. `make build` builds them and runs this script.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Reads each kind of file in the package: modules, the template of the card, and the sources that a save merges.
+# This code reads each kind of file in the package: modules, the card template, and the sources that a save merges.
 USE = """
 import sys
 from importlib.metadata import version
@@ -47,7 +47,7 @@ print(sequence_encoder.__version__)
 
 
 def check(archive: Path) -> str:
-    """Installs one archive and uses the package and its command; returns the version that both report."""
+    """Install one archive, use the package and its command, and return the version that both report."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     with tempfile.TemporaryDirectory() as folder:
 
@@ -67,7 +67,7 @@ def check(archive: Path) -> str:
 
 
 def main(archives: list[Path]) -> None:
-    """Checks each archive, and fails with the first that does not work."""
+    """Check each archive, and stop at the first that does not work."""
     if not archives:
         sys.exit("Name the archives to check: python tests/installed_package.py dist/*")
     for archive in archives:

@@ -1,4 +1,4 @@
-"""Small runs of `sequence-encoder pretrain`: in this process, in one that can be killed, and in several."""
+"""Small runs of `sequence-encoder pretrain`, in this process or in separate ones."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ TINY = {
 
 
 def write_corpus(folder: Path) -> Path:
-    """Documented texts as JSON Lines."""
+    """Write the texts as JSON Lines."""
     file = folder / "corpus.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
     return file
 
 
 def command(corpus: Path, output: Path, **options: Any) -> list[str]:
-    """The arguments of a small run; those given replace or complete `TINY`, None leaves one out."""
+    """Return the arguments of a small run. `options` override or extend `TINY`; None removes an argument."""
     unused = [*(["size"] if "from" in options else []), *(["vocab_size"] if {"from", "tokenizer"} & {*options} else [])]
     tiny = {name: value for name, value in TINY.items() if name not in unused}
     given = {"corpus": corpus, "output_dir": output, **tiny, **options}
@@ -50,12 +50,12 @@ def command(corpus: Path, output: Path, **options: Any) -> list[str]:
 
 
 def run_here(corpus: Path, output: Path, **options: Any) -> Trainer:
-    """Runs in this process."""
+    """Run in this process."""
     return pretrain(parse(command(corpus, output, **options)))
 
 
 def start(arguments: list[str], processes: int = 1, limit: str = "") -> subprocess.Popen[str]:
-    """Starts a run in processes of its own, with one thread each; `limit` is a line of shell before it."""
+    """Start a run in separate processes with one thread each. `limit` is a shell command to run first."""
     launcher = [sys.executable]
     if processes > 1:
         with socket.socket() as free:
@@ -73,12 +73,12 @@ def start(arguments: list[str], processes: int = 1, limit: str = "") -> subproce
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Waits for it: (exit status, what it said)."""
+    """Wait for a process, and return its exit status and its output."""
     said = process.communicate(timeout=300)[0]
     return process.returncode, said
 
 
 def losses(output: Path) -> list[dict[str, float]]:
-    """What was logged at each step of training."""
+    """Return the training logs of each step."""
     history = json.loads((output / "trainer_state.json").read_text())["log_history"]
     return [entry for entry in history if "loss" in entry]

@@ -473,9 +473,8 @@ def test_texts_that_are_cut_are_told_of_with_their_tokens(
     words = 19 if special == 3 else 20
     lost = 2 * (words + special - 16)
     said = capsys.readouterr().out
-    assert (
-        f"train: 20 examples; 2 of {_texts_of(task)} texts are cut to 16 tokens (--max_length), and {lost} of" in said
-    )
+    cut = f"2 of {_texts_of(task)} texts are truncated to 16 tokens (--max_length)"
+    assert f"train: 20 examples; {cut}, which drops {lost} of" in said
     told = json.loads((tmp_path / "out" / "results.json").read_text())["texts_cut"]
     assert (told["train"]["cut"], told["train"]["lost"]) == (2, lost)
 

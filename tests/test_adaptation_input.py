@@ -100,14 +100,14 @@ def test_a_label_that_is_missing_is_told_with_its_line(refused: Callable[..., st
 
 def test_many_wrong_rows_are_counted(refused: Callable[..., str]) -> None:
     rows = [{"text": None, "label": "a"} for _ in range(9)] + examples_of("classification", 9, 0)
-    assert "and 6 more rows are like that" in refused("classification", rows)
+    assert "and 6 more rows are wrong" in refused("classification", rows)
 
 
 @pytest.mark.parametrize("task", ["classification", "regression", "ranking", "multiple-choice"])
 def test_one_label_alone_is_nothing_to_learn(refused: Callable[..., str], task: str) -> None:
     label: Any = {"classification": "red", "regression": 1.0}.get(task, 1)
     message = refused(task, [{**row, "label": label} for row in examples_of(task, 12, 0)])
-    assert "two labels or more" in message or "the same in all training examples" in message
+    assert "at least two different labels" in message or "the same in all training examples" in message
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_answers_that_are_not_where_they_should_be_are_told(refused: Callable[..
 
 def test_words_and_tags_must_be_as_many(refused: Callable[..., str]) -> None:
     message = refused("ner", changed("ner", 2, tokens=["we", "saw"]))
-    assert "must have a tag for each word; line 3 of " in message
+    assert "must hold one tag per word; line 3 of " in message
     assert "train.jsonl has 2 words and 6 tags" in message
 
 
@@ -158,7 +158,7 @@ def test_a_choice_that_there_is_none_of_is_told(refused: Callable[..., str], lab
 
 def test_choices_must_be_as_many_in_every_row(refused: Callable[..., str]) -> None:
     message = refused("multiple-choice", changed("multiple-choice", 5, choices=["a", "b", "c"]))
-    assert "must hold as many texts in every row, got [2, 3]" in message
+    assert "must hold the same number of texts in every row, got [2, 3]" in message
 
 
 def test_ranks_are_from_0_to_1(refused: Callable[..., str]) -> None:
@@ -168,12 +168,21 @@ def test_ranks_are_from_0_to_1(refused: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tuning": "adapter", "task": "ner"}, "--tuning adapter is not for --task ner; choose one of full, head"),
-        ({"tuning": "prompt", "task": "ner"}, "--tuning prompt is not for --task ner"),
-        ({"tuning": "prompt", "task": "qa"}, "--tuning prompt is not for --task qa"),
-        ({"tuning": "lora", "task": "embedding"}, "--tuning lora is not for --task embedding; choose one of full"),
-        ({"train_file": "a.csv", "dataset_name": "b"}, "one of --train_file and --dataset_name is needed, got both"),
-        ({}, "one of --train_file and --dataset_name is needed, got neither"),
+        (
+            {"tuning": "adapter", "task": "ner"},
+            "--tuning adapter does not support --task ner; choose one of full, head",
+        ),
+        ({"tuning": "prompt", "task": "ner"}, "--tuning prompt does not support --task ner"),
+        ({"tuning": "prompt", "task": "qa"}, "--tuning prompt does not support --task qa"),
+        (
+            {"tuning": "lora", "task": "embedding"},
+            "--tuning lora does not support --task embedding; choose one of full",
+        ),
+        (
+            {"train_file": "a.csv", "dataset_name": "b"},
+            "exactly one of --train_file and --dataset_name is needed, got both",
+        ),
+        ({}, "exactly one of --train_file and --dataset_name is needed, got neither"),
         ({"train_file": "a.csv", "max_length": 3}, "--max_length must be at least 8, got 3"),
         ({"train_file": "a.csv", "seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"train_file": "a.csv", "validation_share": 1.5}, "--validation_share must be between 0 and 1, got 1.5"),
@@ -183,8 +192,14 @@ def test_ranks_are_from_0_to_1(refused: Callable[..., str]) -> None:
         ({"train_file": "a.csv", "learning_rate": -1}, "--learning_rate must be above 0, got -1"),
         ({"train_file": "a.csv", "per_device_train_batch_size": 0}, "--per_device_train_batch_size must be at least 1"),
         ({"train_file": "a.csv", "report_to": "wandb"}, "pip install wandb"),
-        ({"train_file": "a.csv", "from_adapter": "b"}, "--from_adapter goes on with one of lora, dora, ia3, got"),
-        ({"train_file": "a.csv", "from_adapter": "b", "tuning": "prompt"}, "--from_adapter goes on with one of lora"),
+        (
+            {"train_file": "a.csv", "from_adapter": "b"},
+            "--from_adapter needs --tuning to be one of lora, dora, ia3, got",
+        ),
+        (
+            {"train_file": "a.csv", "from_adapter": "b", "tuning": "prompt"},
+            "--from_adapter needs --tuning to be one of lora",
+        ),
         (
             {"train_file": "a.csv", "learning_rat": 3},
             "there is no option --learning_rat (did you mean --learning_rate?)",
@@ -232,9 +247,9 @@ def test_files_that_cannot_be_read_are_named(refused: Callable[..., str], tmp_pa
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        (["['red', 'cat']"] * 12, "must hold labels: lists of names, or names with ',' between them"),
+        (["['red', 'cat']"] * 12, "must hold labels: lists of names, or names separated by ','"),
         ([["red", None]] * 12, "must hold labels"),
-        ([[1, 0, 0], [0, 1, 1]] * 6, "has a zero or one for each label; it must hold the names"),
+        ([[1, 0, 0], [0, 1, 1]] * 6, "must hold the names of the labels that a text has, got a 0 or 1"),
     ],
 )
 def test_labels_that_would_be_misread_are_refused(refused: Callable[..., str], cell: list[Any], message: str) -> None:
@@ -246,7 +261,7 @@ def test_a_metric_that_there_is_none_of_is_told(refused: Callable[..., str]) -> 
     rows = examples_of("classification", 12, 0)
     message = refused("classification", rows, metric_for_best_model="acuracy")
     assert "must be one of accuracy, f1, matthews_correlation, loss, got acuracy" in message
-    assert "--metric_for_best_model is not for" in refused(
+    assert "--metric_for_best_model does not support" in refused(
         "embedding", examples_of("embedding", 12, 0), metric_for_best_model="loss"
     )
 
@@ -270,7 +285,7 @@ def test_what_is_no_class_is_told(refused: Callable[..., str], labels: list[Any]
 
 def test_class_weights_are_for_classes(refused: Callable[..., str]) -> None:
     message = refused("regression", examples_of("regression", 12, 0), class_weights="balanced")
-    assert "--class_weights are for classification and ner, got --task regression" in message
+    assert "--class_weights only supports classification and ner, got --task regression" in message
 
 
 def test_an_output_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
@@ -285,7 +300,7 @@ def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["adapt", "--help"])
     told = " ".join(capsys.readouterr().out.split())
-    assert "The highest learning rate. (default: 0.0001)" in told
+    assert "Peak learning rate. (default: 0.0001)" in told
 
 
 def test_settings_can_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

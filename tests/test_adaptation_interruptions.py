@@ -302,5 +302,5 @@ def _forked(function: Callable[..., Any], *given: Any, **options: Any) -> multip
 
 def _refused(encoder: Path, output: Path, options: dict[str, Any]) -> None:
     for resume in (False, True):
-        with pytest.raises(FileExistsError, match=f"Another run writes into {output}"):
+        with pytest.raises(FileExistsError, match=f"Another run is writing to {output}"):
             run("classification", encoder, output, **options, resume=resume, overwrite=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sequence_encoder.hub.model_card import Training
+from sequence_encoder.hub.card import Training
 from sequence_encoder.tests.adaptation_runs import run, save_encoder, write_examples
 from sequence_encoder.training.adaptation.report import Result, Results, _short, complete
 
@@ -30,7 +30,7 @@ def test_remarks_of_a_card_are_whole_sentences() -> None:
 
 def test_a_metric_that_is_no_number_is_told() -> None:
     (warning,) = results_of(math.nan, spearman=math.nan).warnings()
-    assert "spearman on the validation examples is not a number" in warning
+    assert "spearman on the validation examples is NaN" in warning
 
 
 @pytest.mark.parametrize(("before", "told"), [(1.0, 0), (0.0, 1)])

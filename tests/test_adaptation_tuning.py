@@ -66,13 +66,13 @@ def test_an_adapter_alone_is_saved_and_gone_on_from_with_the_same_encoder(encode
     first = json.loads((tmp_path / "first" / "results.json").read_text())
     assert again.best.metrics["test"]["accuracy"] == first["metrics"]["test"]["accuracy"]["mean"]
     other = save_encoder(tmp_path / "other", num_hidden_layers=1)
-    with pytest.raises(UsageError, match=r"is an adapter of .*, and --from is .*other"):
+    with pytest.raises(UsageError, match=r"is an adapter of .*, but --from is .*other"):
         run("classification", other, tmp_path / "third", **options)
-    with pytest.raises(UsageError, match="is of the kind LORA, use_dora=False, and --tuning dora not"):
+    with pytest.raises(UsageError, match="has type LORA with use_dora=False, which is not --tuning dora"):
         run("classification", encoder, tmp_path / "third", **{**options, "tuning": "dora"})
     rows = [{**row, "label": f"dark-{row['label']}"} for row in examples_of("classification", 24, 0)]
     (tmp_path / "dark.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UsageError, match="knows the labels blue, green, red, and the examples have dark-blue"):
+    with pytest.raises(UsageError, match="has the labels blue, green, red, but the examples have dark-blue"):
         run(
             "classification",
             encoder,
@@ -118,7 +118,7 @@ def test_texts_are_cut_to_what_the_encoder_has_positions_for(tmp_path: Path) -> 
         options = {"tuning": tuning, "train_file": tmp_path / "long.jsonl", "num_train_epochs": 1}
         options |= {"prompt_length": 8} if tuning == "prompt" else {}
         run("classification", folder, tmp_path / tuning, **options)
-    with pytest.raises(UsageError, match=r"--max_length must be at most 16, .* beside 8 of the prompts, got 24"):
+    with pytest.raises(UsageError, match=r"--max_length must be at most 16, .* beside the 8 virtual tokens, got 24"):
         run("classification", folder, tmp_path / "out", max_length=24, **options)
 
 

@@ -141,8 +141,8 @@ def test_rows_of_parquet_are_counted_from_one(read: Read, tmp_path: Path) -> Non
         (GERMAN.encode("utf-8") + b"\xff,a\n", "a.csv", "a.csv is not utf-8: byte 36 (line 4) is 0xff."),
         ('{"text": "ö"}'.encode("latin-1"), "a.jsonl", "a.jsonl is not utf-8: byte 10 (line 1) is 0xf6."),
         ("text,label,label\na,b,c\n", "a.csv", "a.csv has several columns named label; rename or remove"),
-        ("text,label\na,b\nc,d,e\n", "a.csv", "line 3 of a.csv has 3 cells where its header names 2."),
-        ("text,label\na,b\nc\n", "a.csv", "line 3 of a.csv has 1 cells where its header names 2."),
+        ("text,label\na,b\nc,d,e\n", "a.csv", "line 3 of a.csv has 3 cells, but the header has 2."),
+        ("text,label\na,b\nc\n", "a.csv", "line 3 of a.csv has 1 cells, but the header has 2."),
         ('text,label\na,b\n"c" he said,d\n', "a.csv", "the row that starts on line 3 of a.csv is not valid CSV"),
         ('text,label\na,b\n"c,d\ne,f\n', "a.csv", "the row that starts on line 3 of a.csv is not valid CSV"),
         ("", "a.csv", "--train_file a.csv is empty."),
@@ -151,7 +151,7 @@ def test_rows_of_parquet_are_counted_from_one(read: Read, tmp_path: Path) -> Non
         ("[]", "a.json", "--train_file a.json holds no examples."),
         ('{\n"text": ["a"]\n}', "a.json", "It must hold an object on each line, or one list of objects."),
         ('{"text": ["a"], "label": ["b"]}', "a.json", "line 1 of a.json has ['a']."),
-        ('["a", "b"]', "a.json", "item 1 of a.json must be an object, whose keys name the columns, got 'a'."),
+        ('["a", "b"]', "a.json", "item 1 of a.json must be an object with the column names as keys, got 'a'."),
         ('{"text": "a"}\n{"text": b}\n', "a.jsonl", "line 2 of a.jsonl is not valid JSON"),
         ("Text,Labels\na,b\n", "a.csv", "choose one of Text, Labels. Did you mean Text?"),
         ("text,lable\na,b\n", "a.csv", "choose one of text, lable. Did you mean lable?"),
@@ -182,7 +182,7 @@ def test_a_path_without_examples_is_named(read: Read) -> None:
     Path("folder/notes.md").touch()
     for source, message in (
         ("folder", "found no files ending in .txt, .json"),
-        ("nowhere", "there is no such file; a dataset of the Hub is given by --dataset_name."),
+        ("nowhere", "there is no such file. Use --dataset_name for a dataset on the Hub."),
         ("", "--validation_file must name a file or a folder, got an empty name."),
     ):
         assert message in refused(read, GERMAN, validation_file=source)
@@ -197,7 +197,7 @@ def test_labels_have_one_name_however_they_are_written(read: Read, capsys: pytes
     assert capsys.readouterr().out == ""
     _, task = read("text,label\na,pos\nb,Pos \nc,pos \n")
     assert task.labels == ["Pos", "pos"]
-    assert "the labels Pos and pos differ only in case; they stay different." in capsys.readouterr().out
+    assert "Pos and pos differ only in case; they remain different labels." in capsys.readouterr().out
 
 
 def test_texts_that_look_like_numbers_stay_as_they_are(read: Read) -> None:
@@ -210,7 +210,7 @@ def test_a_column_of_several_types_is_left_out_where_it_is_not_needed(
 ) -> None:
     content = '{"text":"a","label":1,"more":[1]}\n{"text":"b","label":2,"more":"x"}\n'
     assert read(content, "train.jsonl")[0] == [{"text": "a", "label": 1}, {"text": "b", "label": 2}]
-    assert "the column more is left out, since its rows hold values of several types" in capsys.readouterr().out
+    assert "the column more is ignored, because its values have different types" in capsys.readouterr().out
 
 
 def test_texts_of_a_test_that_were_trained_on_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,7 +231,9 @@ def test_an_encoder_of_another_family_points_to_the_tuning_that_takes_it(tmp_pat
     tokenizer.pad_token, tokenizer.eos_token = None, tokenizer.sep_token
     tokenizer.save_pretrained(tmp_path / "gpt2")
     files = write_examples(tmp_path, "classification", {"train": 30, "validation": 8})
-    with pytest.raises(UsageError, match=r"GPT2Model cannot be .* --tuning adapter takes an encoder of any family"):
+    with pytest.raises(
+        UsageError, match=r"GPT2Model cannot be .* --tuning adapter works with an encoder of any family"
+    ):
         run("classification", tmp_path / "gpt2", tmp_path / "out", **files)
     results = run("classification", tmp_path / "gpt2", tmp_path / "out", tuning="adapter", num_train_epochs=1, **files)
     assert results.trained == 3 * 24 + 3

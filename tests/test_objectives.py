@@ -224,7 +224,7 @@ def test_a_tokenizer_without_a_token_to_mask_with_is_refused() -> None:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer_of().backend_tokenizer, cls_token="[CLS]", pad_token="[PAD]"
     )
-    with pytest.raises(ValueError, match="has no sep, mask"):
+    with pytest.raises(ValueError, match="lacks sep, mask"):
         PretrainingCollator(tokenizer)
 
 

@@ -206,7 +206,7 @@ def test_a_compiled_model_learns_the_same(corpus: Path, tmp_path: Path) -> None:
         ({"train_sampling_strategy": "random"}, "sequential"),
         ({"ema_decay": 1}, "--ema_decay"),
         ({"text_column": "body"}, "text"),
-        ({"resume": True, "overwrite": True}, "one of them"),
+        ({"resume": True, "overwrite": True}, "set only one"),
         ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor must be 0"),
         ({"resume_from_checkpoint": "checkpoint-3"}, "--resume_from_checkpoint must be None"),
         ({"save_only_model": True}, "--save_only_model must be False"),
@@ -297,7 +297,7 @@ def test_rates_fit_preset_and_optimizer_unless_they_are_given(given: list[str], 
 def test_a_new_start_does_not_remove_what_it_starts_from(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path, max_steps=4)
     options = {"config_overrides": None, "from": tmp_path / "checkpoint-4"}
-    with pytest.raises(UsageError, match="would be removed"):
+    with pytest.raises(UsageError, match="would be deleted"):
         run_here(corpus, tmp_path, overwrite=True, **options)
     assert (tmp_path / "checkpoint-4" / "model.safetensors").exists()
 

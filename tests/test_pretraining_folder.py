@@ -53,7 +53,7 @@ def test_a_new_start_removes_what_the_run_wrote_and_says_what_stays(
     said = capsys.readouterr().out
     for name in mine:
         assert (output / name).read_text() == "mine"
-    for named in ("checkpoint-5 stays", "my_research.py", "plan.md", "README.md stays"):
+    for named in ("checkpoint-5, which", "my_research.py", "plan.md", "README.md, which"):
         assert named in said
     assert [path.name for path in checkpoints_in(output)] == ["checkpoint-1"]
     assert os.listdir(output / "checkpoint-2") == ["my_research.py"]
@@ -69,7 +69,7 @@ def test_rotation_leaves_a_users_file(corpus: Path, tmp_path: Path) -> None:
 
 def test_checkpoints_of_another_program_are_not_removed(corpus: Path, output: Path) -> None:
     shutil.rmtree(output / "_pretraining")
-    with pytest.raises(UsageError, match=r"No run of pretrain wrote .*checkpoint-2"):
+    with pytest.raises(UsageError, match=r"pretrain did not write .*checkpoint-2"):
         run_here(corpus, output, overwrite=True)
     assert (output / "checkpoint-2" / "model.safetensors").exists()
 
@@ -136,7 +136,7 @@ def test_resume_without_a_run_and_a_corpus_starts_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=r"--resume finds no interrupted run in .*--corpus"):
+    with pytest.raises(SystemExit, match=r"--resume found no interrupted run in .*--corpus"):
         main(["pretrain", *arguments])
     assert not list(tmp_path.iterdir())
 
@@ -146,10 +146,12 @@ def test_a_run_does_not_go_on_with_other_texts(tmp_path: Path) -> None:
     run_here(corpus, output, max_steps=1)
     before = corpus.read_text()
     corpus.write_text(before + before.splitlines()[0])
-    with pytest.raises(UsageError, match=r"corpus.jsonl has changed: it was \d+ windows of .* tokens, and is \d+ of"):
+    with pytest.raises(
+        UsageError, match=r"corpus.jsonl has changed: it had \d+ windows of .* tokens, and now has \d+ of"
+    ):
         run_here(corpus, output, max_steps=2, resume=True)
     corpus.write_text("".join(reversed(before.splitlines(True))))
-    with pytest.raises(UsageError, match=r"has changed: .* of other lengths"):
+    with pytest.raises(UsageError, match=r"has changed: .* with other lengths"):
         run_here(corpus, output, max_steps=2, resume=True)
     corpus.write_text(before)
     run_here(corpus, output, max_steps=2, resume=True)
@@ -168,7 +170,7 @@ def test_a_folder_of_checkpoints_that_someone_empties_does_not_matter_to_rotatio
 def test_a_second_run_into_the_same_folder_is_refused(corpus: Path, output: Path) -> None:
     with (
         FileLock(output / "_pretraining" / "lock", timeout=0),
-        pytest.raises(FileExistsError, match="Another run writes into"),
+        pytest.raises(FileExistsError, match="Another run is writing to"),
     ):
         run_here(corpus, output, overwrite=True)
     assert (output / "checkpoint-2").exists()

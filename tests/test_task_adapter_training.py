@@ -280,7 +280,7 @@ def whole(count: int, value: float = 1, width: int = 3) -> DataLoader[Any]:
         (lambda model: train_adapted_model(model, loader_of([]), 1, 0.1), "must give at least one batch, got none"),
         (
             lambda model: train_adapted_model(model, [], 1, 0.1),
-            "must be a DataLoader of torch, got a list",
+            "must be a torch DataLoader, got a list",
         ),
         (lambda model: train_adapted_model(model, whole(4), 1, 0.1), r"\(input_ids, targets\) or .*, got 4 values"),
         (lambda model: train_adapted_model(model, whole(1), 1, 0.1), "got 1 values"),

@@ -1,4 +1,4 @@
-"""Texts that are on every disk, and tokenizers trained on them."""
+"""Docstrings of the standard library as texts, and tokenizers trained on them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONG = " ".join(f"word{i}" for i in range(40))
 
 @functools.cache
 def tokenizer_of(algorithm: str = "wordpiece") -> SequenceEncoderTokenizer:
-    """A tokenizer of these texts."""
+    """Train a tokenizer on these texts."""
     return SequenceEncoderTokenizer.train_from_iterator(
         [*TEXTS, LONG], vocab_size=500, algorithm=algorithm, show_progress=False
     )

@@ -1,1 +1,1 @@
-"""Makes a package of the tests. Transformers executes this file where it wants its configurations."""
+"""Make the tests a package. Transformers executes this file when it looks up its configurations."""

@@ -1,4 +1,4 @@
-"""In place of the helpers that start the ranks of distributed tests, which the archive leaves out: on the CPU alone."""
+"""A stand-in for the helpers that start the ranks of distributed tests, which the archive lacks; CPU only."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def _get_rank_device(rank: int) -> torch.device:
 
 
 def _set_rank_device(rank: int) -> None:
-    """A rank of the CPU has no device of its own."""
+    """Do nothing, because all ranks share the CPU."""
 
 
 def _start_rank_processes(function: Callable[..., None], args: tuple[Any, ...], nprocs: int) -> None:
-    """Runs function(rank, *args) in as many processes; raises the error of the first that fails."""
-    # Forks of a server that has imported what takes long, and run nothing of it, are there at once.
+    """Run `function(rank, *args)` in `nprocs` processes, and raise the error of the first that fails."""
+    # The server imports the slow libraries once, so its forks start quickly.
     mp.set_forkserver_preload(PRELOAD)
     mp.start_processes(function, args, nprocs, start_method="forkserver")
 
@@ -48,7 +48,7 @@ def _run_rank(rank: int, function: Callable[..., None], args: tuple[Any, ...], h
 
 
 def run_distributed(world_size: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Makes of function(rank, ...) a function that runs it on all ranks of a process group."""
+    """Return a decorator that runs `function(rank, ...)` on all ranks of a process group."""
 
     def wrap(function: Callable[..., None]) -> Callable[..., None]:
         def run(*args: Any) -> None:

@@ -1,1 +1,1 @@
-"""`sequence-encoder adapt`: an encoder is trained for a task, on labelled examples."""
+"""Fine-tuning of an encoder for a task on labelled examples: `sequence-encoder adapt`."""

@@ -1,4 +1,4 @@
-"""Adapters of peft: made for an encoder, trained further, and recorded with where they are from."""
+"""PEFT adapters: add one to an encoder, resume training one, and record where it came from."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .arguments import AdaptedModelArguments
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Parts of heads that a pretrained encoder as a rule does not have, and that are trained with any adapter.
+# Modules of heads that pretrained encoders usually lack. They are trained with every adapter.
 _HEAD_PARTS = ("classifier", "qa_outputs", "head", "pooler")
-# peft's name of each, and whether it is DoRA.
+# The PEFT type of each way of tuning, and whether it uses DoRA.
 _KINDS = {"lora": ("LORA", False), "dora": ("LORA", True), "ia3": ("IA3", False)}
 
 
@@ -47,20 +47,23 @@ _PEFT_CONFIGS: dict[str, Callable[..., Any]] = {"lora": _lora, "dora": _dora, "i
 
 
 def tuned(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: str | None) -> Any:
-    """The model with the weights frozen that are not trained, wrapped by peft where that trains.
+    """Freeze the weights that are not trained, and wrap the model with PEFT if an adapter is trained.
 
     Args:
-        model: with its head.
-        arguments: say which way, and its sizes.
-        peft_task: peft's name for the task, None if it has none.
+        model: The model with its head.
+        arguments: The way of tuning and its sizes.
+        peft_task: PEFT's name of the task, or None if PEFT has none.
+
+    Returns:
+        The model, or a `PeftModel` around it.
 
     Raises:
-        UsageError: if an adapter is of another encoder.
+        UsageError: If `--from_adapter` does not fit the encoder.
     """
     if arguments.tuning == "head":
         cast("PreTrainedModel", model.base_model).requires_grad_(False)
         for name, module in model.base_model.named_children():
-            # Of a new head, whichever side of the base it stands on.
+            # The pooler belongs to the new head although it is part of the base model.
             module.requires_grad_(name == "pooler")
     if arguments.tuning not in _PEFT_CONFIGS:
         return model
@@ -70,7 +73,7 @@ def tuned(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: s
         return _from_adapter(model, arguments.from_adapter, str(arguments.from_checkpoint))
     parts = {name.rpartition(".")[2] for name, module in model.named_modules() if list(module.parameters())}
     heads = [part for part in _HEAD_PARTS if part in parts]
-    # Prompt tuning trains the head that peft knows for the task by itself.
+    # For prompt tuning, PEFT finds the head of the task itself.
     options = {} if arguments.tuning == "prompt" else {"modules_to_save": heads}
     return peft.get_peft_model(model, _PEFT_CONFIGS[arguments.tuning](arguments, task_type=peft_task, **options))
 
@@ -85,18 +88,18 @@ def _from_adapter(model: PreTrainedModel, folder: str, checkpoint: str) -> Any:
 
 
 def record_adapter(folder: Path, base: str, checkpoint: str, labels: list[str]) -> None:
-    """Writes into the folder of an adapter what peft does not, and nothing that only holds on this disk.
+    """Add the base model, the weights' digest and the labels to an adapter's folder, and remove local paths.
 
     Args:
-        folder: in which peft has saved the adapter.
-        base: what the adapter is loaded with: a Hub id, or a path from `folder`.
-        checkpoint: what was asked for.
-        labels: in their order.
+        folder: The folder that PEFT saved the adapter in.
+        base: The base model of the adapter: a Hub id, or a path relative to `folder`.
+        checkpoint: The encoder that the user named.
+        labels: The labels in the order of the outputs.
     """
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**config, "base_model_name_or_path": base}, indent=2), encoding="utf-8")
-    # It names the path of the encoder.
+    # PEFT's card contains the encoder's path on this disk.
     (folder / "README.md").unlink(missing_ok=True)
     origin = Path(checkpoint).resolve().name if Path(checkpoint).exists() else checkpoint
     told = {"from": origin, "weights": _digest(checkpoint), "labels": labels}
@@ -104,7 +107,7 @@ def record_adapter(folder: Path, base: str, checkpoint: str, labels: list[str]) 
 
 
 def _digest(checkpoint: str) -> str | None:
-    """Tells the weights of a local checkpoint from others, wherever it is moved; None for a Hub id."""
+    """Return a digest of a local checkpoint's weights, wherever its folder is, or None for a Hub id."""
     from ...conversion.source_models import transformer_folder
 
     files = sorted(Path(transformer_folder(checkpoint)).glob("*.safetensors")) if Path(checkpoint).is_dir() else []
@@ -117,17 +120,17 @@ def _digest(checkpoint: str) -> str | None:
 
 
 def check_adapter(arguments: AdaptedModelArguments, labels: list[str]) -> list[str]:
-    """Checks that `--from_adapter` is an adapter of this encoder, for these labels and this way of tuning.
+    """Check that `--from_adapter` fits the encoder, the labels and the way of tuning.
 
     Args:
-        arguments: what was asked for.
-        labels: of the examples.
+        arguments: The arguments of the run.
+        labels: The labels of the examples.
 
     Returns:
-        The labels in the order of the adapter's head; those that were given where it has none on record.
+        The labels in the order of the adapter's head, or `labels` if the adapter has not recorded any.
 
     Raises:
-        UsageError: if it is another one.
+        UsageError: If the adapter does not fit.
     """
     folder = Path(str(arguments.from_adapter))
     named = f"--from_adapter {folder}"
@@ -137,21 +140,23 @@ def check_adapter(arguments: AdaptedModelArguments, labels: list[str]) -> list[s
         told = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
         base, kind = config["base_model_name_or_path"], (config["peft_type"], bool(config.get("use_dora")))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{named} is no folder of a peft adapter: {error}") from error
+        raise UsageError(f"{named} is not the folder of a PEFT adapter: {error}") from error
     origin = told.get("from", base)
     weights = told.get("weights")
     if not any(_same(arguments.from_checkpoint, each) for each in (base, origin, str(folder.parent / "base"))) and (
         weights is None or weights != _digest(arguments.from_checkpoint)
     ):
         raise UsageError(
-            f"{named} is an adapter of {origin}, and --from is {arguments.from_checkpoint}: an adapter is of use with "
-            "the encoder that it was trained with, and no other."
+            f"{named} is an adapter of {origin}, but --from is {arguments.from_checkpoint}. An adapter only works with "
+            "the encoder that it was trained on."
         )
     if kind != _KINDS[arguments.tuning]:
-        raise UsageError(f"{named} is of the kind {kind[0]}, use_dora={kind[1]}, and --tuning {arguments.tuning} not.")
+        raise UsageError(
+            f"{named} has type {kind[0]} with use_dora={kind[1]}, which is not --tuning {arguments.tuning}."
+        )
     known = told.get("labels") or labels
     if set(known) != set(labels):
-        raise UsageError(f"{named} knows the labels {', '.join(known)}, and the examples have {', '.join(labels)}.")
+        raise UsageError(f"{named} has the labels {', '.join(known)}, but the examples have {', '.join(labels)}.")
     return list(known)
 
 

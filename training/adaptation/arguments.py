@@ -1,6 +1,6 @@
-"""The options of `sequence-encoder adapt`: which task, on which data, from which encoder, trained how.
+"""The options of `sequence-encoder adapt` for the task, the encoder and the training.
 
-Nothing here imports torch, so that mistakes on the command line are refused at once.
+Nothing here imports torch, so that the command line reports mistakes at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .tasks import HEAD_TASKS, TASKS
 from .tuning import TUNINGS
 
 _POOLED = ("classification", "multi-label", "regression", "multiple-choice", "embedding")
-# Arguments that only some values of another one use.
+# Arguments that have an effect only with some values of another argument.
 _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "rank": ("tuning", ("lora", "dora")),
     "prompt_length": ("tuning", ("prompt",)),
@@ -31,7 +31,7 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "eval_steps": ("eval_strategy", ("steps",)),
     "save_steps": ("save_strategy", ("steps",)),
 }
-# Arguments that another one leaves without a use.
+# Arguments that have no effect beside another argument.
 _NOT_USED_WITH = {
     "rank": "from_adapter",
     "validation_share": "validation_file",
@@ -44,39 +44,39 @@ _NOT_USED_WITH = {
 
 @dataclass
 class AdaptedModelArguments:
-    """What is trained.
+    """The task, the encoder, and the weights to train.
 
     Raises:
-        UsageError: for values that are not allowed.
+        UsageError: If a value is not allowed.
     """
 
     _argument_group_name = "model"
 
-    task: str = field(metadata={"help": "What the encoder learns to do.", "choices": list(TASKS)})
+    task: str = field(metadata={"help": "Task to train the encoder for.", "choices": list(TASKS)})
     from_checkpoint: str = field(
         metadata={
             "aliases": ["--from", "--model_name_or_path"],
             "help": "Encoder to train: a folder or a Hub id.",
         }
     )
-    tuning: str = field(default="full", metadata={"help": "Which weights are trained.", "choices": list(TUNINGS)})
-    from_adapter: str | None = field(default=None, metadata={"help": "Folder of a peft adapter to train further."})
+    tuning: str = field(default="full", metadata={"help": "Weights to train.", "choices": list(TUNINGS)})
+    from_adapter: str | None = field(default=None, metadata={"help": "Folder of a PEFT adapter to train further."})
     pooling: str | None = field(
         default=None,
         metadata={
-            "help": "How a text becomes one vector.",
+            "help": "How token vectors become one text vector.",
             "choices": ["mean", "cls"],
         },
     )
-    max_length: int | None = field(default=None, metadata={"help": "Tokens to cut texts to."})
+    max_length: int | None = field(default=None, metadata={"help": "Truncate texts to this many tokens."})
     rank: int = field(default=8, metadata={"help": "Rank of LoRA and DoRA."})
-    prompt_length: int = field(default=16, metadata={"help": "Virtual tokens of --tuning prompt."})
+    prompt_length: int = field(default=16, metadata={"help": "Number of virtual tokens for --tuning prompt."})
     matryoshka_dims: list[int] | None = field(
-        default=None, metadata={"help": "Lengths at which cut embeddings stay useful."}
+        default=None, metadata={"help": "Embedding sizes that truncated embeddings are trained for."}
     )
 
     def __post_init__(self) -> None:
-        # More than any encoder has use for takes all memory.
+        # Values beyond what any encoder can use would exhaust the memory.
         for name, least, most in (("max_length", 8, 1_000_000), ("rank", 1, 10_000), ("prompt_length", 1, 10_000)):
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
@@ -87,48 +87,48 @@ class AdaptedModelArguments:
         tunings = TASKS[self.task].tunings
         if self.tuning not in tunings:
             raise UsageError(
-                f"--tuning {self.tuning} is not for --task {self.task}; choose one of {', '.join(tunings)}."
+                f"--tuning {self.tuning} does not support --task {self.task}; choose one of {', '.join(tunings)}."
             )
-        # peft does not train prompts that it has loaded.
+        # PEFT does not train prompts that it has loaded.
         if self.from_adapter and not (TUNINGS[self.tuning].is_peft and TUNINGS[self.tuning].can_be_merged):
             named = ", ".join(name for name, tuning in TUNINGS.items() if tuning.is_peft and tuning.can_be_merged)
-            raise UsageError(f"--from_adapter goes on with one of {named}, got --tuning {self.tuning}.")
+            raise UsageError(f"--from_adapter needs --tuning to be one of {named}, got --tuning {self.tuning}.")
 
 
 @dataclass
 class AdaptationOptions:
-    """How it is trained: what `Trainer` does not have, and what it has with other defaults."""
+    """Training options that `TrainingArguments` lacks, and those whose defaults differ here."""
 
     _argument_group_name = "training"
 
-    output_dir: str | None = field(default="adapted", metadata={"help": "Folder for the model."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace a model or an unfinished run."})
+    output_dir: str | None = field(default="adapted", metadata={"help": "Folder to save the model in."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace a saved model or an interrupted run."})
     resume: bool = field(default=False, metadata={"help": "Continue an interrupted run."})
-    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the examples."})
-    learning_rate: float = field(default=1e-4, metadata={"help": "The highest learning rate."})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Number of epochs."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
     per_device_train_batch_size: int = field(
-        default=32, metadata={"help": "Examples per device and step.", "metavar": "N"}
+        default=32, metadata={"help": "Training batch size per device.", "metavar": "N"}
     )
     class_weights: str = field(
-        default="none", metadata={"help": "Weigh rare classes more.", "choices": ["none", "balanced"]}
+        default="none", metadata={"help": "Weight rare classes more.", "choices": ["none", "balanced"]}
     )
-    seeds: int = field(default=1, metadata={"help": "Trainings; keeps the best."})
-    search_trials: int = field(default=0, metadata={"help": "Trials of a hyperparameter search."})
+    seeds: int = field(default=1, metadata={"help": "Number of training runs; the best one is kept."})
+    search_trials: int = field(default=0, metadata={"help": "Number of hyperparameter search trials."})
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Evaluations without a better one.", "metavar": "N"}
+        default=None, metadata={"help": "Stop after N evaluations without improvement.", "metavar": "N"}
     )
     keep_best: bool = field(default=True, metadata={"help": "Keep the weights of the best evaluation."})
     seed: int = field(default=0, metadata={"help": "Seed of the first training."})
     bf16: bool | None = field(
-        default=None, metadata={"help": "Autocast to bfloat16; by default where the hardware gains from it."}
+        default=None, metadata={"help": "Autocast to bfloat16; the default depends on the hardware."}
     )
-    report_to: list[str] = field(  # `HfArgumentParser` would read one name otherwise
+    report_to: list[str] = field(  # with another type, `HfArgumentParser` would read only one name
         default_factory=lambda: ["none"],
-        metadata={"help": "tensorboard, trackio, codecarbon, others, or none."},
+        metadata={"help": "Loggers: tensorboard, trackio, codecarbon, others, or none."},
     )
-    warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or their share, in which the rate rises."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Decay of all weights but norms and biases."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples per device in an evaluation."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Warmup steps, or their share of all steps."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay; norms and biases are exempt."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation batch size per device."})
     eval_strategy: str = field(
         default="epoch", metadata={"help": "When to evaluate.", "choices": ["no", "steps", "epoch"]}
     )
@@ -136,17 +136,17 @@ class AdaptationOptions:
         default="steps",
         metadata={"help": "When to save a checkpoint.", "choices": ["no", "steps", "epoch"]},
     )
-    save_steps: float = field(default=0.1, metadata={"help": "Steps, or their share, between checkpoints."})
+    save_steps: float = field(default=0.1, metadata={"help": "Steps between checkpoints, or their share of all steps."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep while training."})
-    logging_steps: float = field(default=0.05, metadata={"help": "Steps, or their share, between two logs."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be False: such a loss ends a run."})
+    logging_steps: float = field(default=0.05, metadata={"help": "Steps between logs, or their share of all steps."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be False: a NaN loss ends the run."})
 
 
 def check_libraries(model: AdaptedModelArguments, options: AdaptationOptions) -> None:
-    """Check that all optional libraries are there that a run will need.
+    """Check that all optional libraries that the run needs are installed.
 
     Raises:
-        MissingLibraryError: if one is not.
+        MissingLibraryError: If one of them is missing.
     """
     extra = "adapt"
     require("adapt", "datasets", "filelock", extra=extra)
@@ -159,7 +159,7 @@ def check_libraries(model: AdaptedModelArguments, options: AdaptationOptions) ->
 
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of the way of tuning and of the task."""
+    """Return the defaults that the way of tuning and the task set."""
     _check_used(given)
     tuning, task = TUNINGS.get(given.get("tuning", "full")), TASKS.get(given.get("task", ""))
     defaults = dict(tuning.defaults) if tuning else {}
@@ -169,14 +169,14 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     return defaults
 
 
-# What the help shows only for some tasks and ways of tuning, beside what is refused for all others.
+# Options that the help of a task shows only where they have an effect.
 _SHOWN_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     **_USED_WITH,
     "class_weights": ("task", ("classification", "ner")),
     "search_trials": ("task", tuple(HEAD_TASKS)),
     "from_adapter": ("tuning", ("lora", "dora", "ia3")),
 }
-# What the help of a task leaves to the help of the command.
+# Options that only the help of the command without a task shows.
 _DETAILS = (
     *("encoding", "delimiter", "dataset_config_name", "validation_split", "test_split", "bf16", "report_to"),
     *("warmup_steps", "weight_decay"),
@@ -186,7 +186,7 @@ _DETAILS = (
 
 
 def _out_of_use(given: Mapping[str, Any]) -> set[str]:
-    """What the help leaves out: options and choices that a task does not have, and those that it leaves as they are."""
+    """Return the options and choices that the help leaves out because the task does not use or change them."""
     hidden, task = {"logging_nan_inf_filter"}, given.get("task")
     if task not in TASKS:
         return hidden
@@ -197,10 +197,10 @@ def _out_of_use(given: Mapping[str, Any]) -> set[str]:
 
 
 def _check_used(given: Mapping[str, Any]) -> None:
-    """Check that nothing was given that the run would ignore.
+    """Check that every given argument has an effect.
 
     Raises:
-        UsageError: if something was.
+        UsageError: If one has none.
     """
     fields = {each.name: each for kind in _KINDS for each in dataclasses.fields(kind)}
     for name, (other, values) in _USED_WITH.items():

@@ -1,4 +1,4 @@
-"""Callbacks of an adaptation: the weights of the best evaluation, an early end, and checkpoints that fit both."""
+"""Callbacks that keep the best weights, stop early, place checkpoints, and stop a training that diverges."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _FILE = "best_weights"
 
 
 class DivergedError(UsageError):
-    """A loss is infinite or no number."""
+    """Raised when a loss or the weights become NaN or infinite."""
 
 
 class BestWeights(TrainerCallback):
-    """Keeps the trained weights of the best evaluation, and puts them back at the end of the training.
+    """Callback that keeps the weights of the best evaluation and restores them when training ends.
 
-    What is best is `metric_for_best_model` and `greater_is_better` of the `TrainingArguments`; of equals the one with
-    the smaller loss, or else the later one. Each process keeps its own part where weights are sharded, and writes it
-    into every checkpoint.
+    `metric_for_best_model` and `greater_is_better` of the `TrainingArguments` decide which evaluation is best. Ties go
+    to the smaller loss, then to the later evaluation. Each process keeps its own shard of sharded weights and writes
+    it into every checkpoint.
 
     Args:
-        resume_from: the checkpoint that training resumes from.
+        resume_from: The checkpoint that training resumes from.
 
     Attributes:
-        epoch: of the weights that are kept.
+        epoch: The epoch of the kept weights.
     """
 
     def __init__(self, resume_from: Path | None = None) -> None:
@@ -41,16 +41,16 @@ class BestWeights(TrainerCallback):
         self.weights: dict[str, torch.Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Loads what the checkpoint has."""
+        """Load the best weights from the checkpoint."""
         if self.resume_from is not None:
             kept = torch.load(self.resume_from / _file(args), map_location=args.device)
             self.best, self.epoch, self.weights = kept["best"], kept["epoch"], kept["weights"]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        """Keeps the weights if they are better than all before."""
+        """Keep the weights if this evaluation is the best so far."""
         name = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
         value = (metrics or {}).get(name)
-        # A metric that is no number is none.
+        # A NaN metric cannot be compared.
         if value is None or math.isnan(value):
             return
         score = (float(value if args.greater_is_better else -value), -float(metrics.get("eval_loss", 0.0)))
@@ -60,13 +60,13 @@ class BestWeights(TrainerCallback):
             self.weights = {name: weight.detach().clone() for name, weight in trained}
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Saves the best weights with the checkpoint."""
+        """Save the best weights with the checkpoint."""
         kept = {"best": self.best, "epoch": self.epoch, "weights": self.weights}
         torch.save(kept, checkpoint_at(args, state) / _file(args))
 
     @torch.no_grad()
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Puts the best weights back."""
+        """Restore the best weights."""
         for name, weight in kwargs["model"].named_parameters():
             if name in self.weights:
                 weight.copy_(self.weights[name])
@@ -74,41 +74,41 @@ class BestWeights(TrainerCallback):
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """That of transformers, whose count of evaluations survives an interruption.
+    """`EarlyStoppingCallback` of transformers that keeps its count of evaluations when a run is resumed.
 
-    It does not warn that nothing brings the best weights back: here `BestWeights` does.
+    It does not warn that `load_best_model_at_end` is off, because `BestWeights` restores the best weights.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Takes the count of the checkpoint, or starts at zero."""
+        """Restore the count from the checkpoint, or start at zero."""
         kept = state.stateful_callbacks[type(self).__name__]["attributes"]
         self.early_stopping_patience_counter = kept["early_stopping_patience_counter"]
 
 
 class SaveAfterEvaluation(TrainerCallback):
-    """Moves checkpoints to where a training can be resumed without missing an evaluation.
+    """Callback that saves checkpoints where a resumed training does not miss an evaluation.
 
-    `Trainer` saves the last step of an epoch before it evaluates the epoch, and a training that is resumed from there
-    does not evaluate it any more. After the last step of all there is nothing to resume.
+    `Trainer` saves the last step of an epoch before it evaluates the epoch, and a training that resumes from there
+    skips that evaluation. No checkpoint is saved after the very last step, since nothing remains to resume.
     """
 
     def __init__(self) -> None:
         self.waits = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Puts a checkpoint off to the end of an epoch, if this is its last step."""
+        """Postpone the checkpoint to the end of the epoch if this is the epoch's last step."""
         if control.should_save and float(state.epoch).is_integer():
             self.waits, control.should_save = True, False
         self._skip_last(state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Saves what was put off."""
+        """Save the postponed checkpoint."""
         control.should_save = control.should_save or self.waits
         self.waits = False
         self._skip_last(state, control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Skips the checkpoint if the evaluation has ended the training."""
+        """Skip the checkpoint if the evaluation ended the training."""
         self._skip_last(state, control)
 
     def _skip_last(self, state: Any, control: Any) -> None:
@@ -117,20 +117,20 @@ class SaveAfterEvaluation(TrainerCallback):
 
 
 class StopAtDivergence(TrainerCallback):
-    """Ends a training whose loss or weights have become infinite or no number, before they are saved.
+    """Callback that stops a training whose loss or weights become NaN or infinite, before they are saved.
 
-    Add it after `BestWeights`, which may bring better weights back.
+    Add it after `BestWeights`, which may restore weights that are finite.
     """
 
     def __init__(self) -> None:
         self.before: list[str] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Notes what was so from the start, as the vector of a token that no text has can be."""
+        """Record the weights that are not finite at the start, such as the embedding of an unused token."""
         self.before = not_finite(kwargs["model"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Checks the weights after the last step, which no loss shows."""
+        """Check the weights after the last step, which no later loss would reveal."""
         if names := [name for name in not_finite(kwargs["model"]) if name not in self.before]:
             raise DivergedError(
                 f"the training has diverged: after step {state.global_step} the weights are NaN or infinite in "
@@ -138,7 +138,7 @@ class StopAtDivergence(TrainerCallback):
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Checks the losses of training and evaluation."""
+        """Check the losses of training and evaluation."""
         for name in ("loss", "eval_loss", "train_loss"):
             value = (logs or {}).get(name)
             if isinstance(value, int | float) and not math.isfinite(value):
@@ -149,13 +149,16 @@ class StopAtDivergence(TrainerCallback):
 
 
 def callbacks_of(args: Any, keep_best: bool, patience: int | None, resume_from: Path | None) -> list[TrainerCallback]:
-    """The callbacks of one training, in the order in which they have to be called.
+    """Return the callbacks of one training, in the order in which they must be called.
 
     Args:
-        args: those of the `Trainer`.
-        keep_best: whether to end with the weights of the best evaluation.
-        patience: evaluations without a better one after which training ends.
-        resume_from: the checkpoint that training resumes from.
+        args: The arguments of the `Trainer`.
+        keep_best: Whether to restore the weights of the best evaluation at the end.
+        patience: The number of evaluations without improvement after which training stops.
+        resume_from: The checkpoint that training resumes from.
+
+    Returns:
+        The callbacks.
     """
     best: list[TrainerCallback] = [BestWeights(resume_from)] if keep_best else []
     early: list[TrainerCallback] = [] if patience is None else [EarlyStopping(patience)]

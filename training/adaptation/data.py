@@ -1,4 +1,4 @@
-"""The examples of a task: from files or the Hub, a split each for training, validation and test."""
+"""Load the training, validation and test examples of a task from files or the Hub."""
 
 from __future__ import annotations
 
@@ -14,19 +14,27 @@ from .example_files import files_of
 
 
 def load_examples(data: TaskDataArguments) -> dict[str, Any]:
-    """`train` and, where they are given, `validation` and `test`: a `datasets.Dataset` each.
+    """Load the examples of each split.
+
+    Args:
+        data: Where the examples are.
+
+    Returns:
+        A `datasets.Dataset` for `train`, and for `validation` and `test` if the user gave them.
 
     Raises:
-        UsageError: if there are none, or they cannot be read.
+        UsageError: If the examples cannot be read, or a split is empty.
     """
     if data.dataset_name is not None:
         loaded = load_from_hub(data.dataset_name, "dataset_name", data.dataset_config_name)
         names = {"train": "train", "validation": data.validation_split, "test": data.test_split}
         examples = {split: loaded[name] for split, name in names.items() if name in loaded}
         if "train" not in examples:
-            raise UsageError(f"--dataset_name {data.dataset_name} has no split train, but {', '.join(loaded)}.")
+            raise UsageError(
+                f"--dataset_name {data.dataset_name} must have a split train, got the splits {', '.join(loaded)}."
+            )
         if "test" in examples and _is_unlabelled(examples["test"]):
-            print(f"The split {data.test_split} of {data.dataset_name} has no labels, and is left out.")
+            print(f"The split {data.test_split} of {data.dataset_name} has no labels and is skipped.")
             del examples["test"]
         for split, rows in examples.items():
             if not len(rows):
@@ -40,22 +48,30 @@ def load_examples(data: TaskDataArguments) -> dict[str, Any]:
 
 
 def hold_out(examples: dict[str, Any], data: TaskDataArguments, seed: int) -> dict[str, Any]:
-    """With a share of the training examples for validation, where there are none for it.
+    """Hold out a share of the training examples for validation, unless there is a validation split.
+
+    Args:
+        examples: The examples of each split.
+        data: The share to hold out.
+        seed: The seed of the random split.
+
+    Returns:
+        The examples with a validation split.
 
     Raises:
-        UsageError: if there are too few.
+        UsageError: If there are fewer than two training examples.
     """
     if "validation" in examples:
         return examples
     if len(examples["train"]) < 2:
-        raise UsageError(f"two training examples or more are needed, got {len(examples['train'])}.")
+        raise UsageError(f"at least two training examples are needed, got {len(examples['train'])}.")
     count = min(max(1, round(data.validation_share * len(examples["train"]))), len(examples["train"]) - 1)
     parts = examples["train"].train_test_split(test_size=count, seed=seed)
     return {**examples, "train": parts["train"], "validation": parts["test"]}
 
 
 def fingerprint(rows: Any) -> str:
-    """How many examples there are, and a digest of them."""
+    """Return the number of examples and a digest of their content."""
     digest = blake2b(digest_size=8)
     for batch in rows.iter(batch_size=1000):
         digest.update(json.dumps(batch, sort_keys=True, default=str).encode())
@@ -63,11 +79,11 @@ def fingerprint(rows: Any) -> str:
 
 
 def warn_of_shared(examples: Mapping[str, Any], texts: Sequence[str]) -> None:
-    """Says how many examples for validation and test have the texts of a training example.
+    """Print how many validation and test examples have the same texts as a training example.
 
     Args:
-        examples: of each split.
-        texts: the columns with the texts.
+        examples: The examples of each split.
+        texts: The columns with the texts.
     """
     known = set(_texts_of(examples["train"], texts))
     for split in ("validation", "test"):
@@ -79,11 +95,11 @@ def warn_of_shared(examples: Mapping[str, Any], texts: Sequence[str]) -> None:
 
 
 def _texts_of(rows: Any, texts: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    # Words come as lists.
+    # `str` makes lists of words hashable.
     return zip(*(map(str, rows[column]) for column in texts), strict=True)
 
 
 def _is_unlabelled(rows: Any) -> bool:
-    """Whether all classes of a split are -1, as in benchmarks that are judged elsewhere."""
+    """Return whether all class labels of a split are -1, as in benchmarks with hidden test labels."""
     classes = [name for name, feature in rows.features.items() if hasattr(feature, "str2int")]
     return any(set(rows[name]) == {-1} for name in classes)

@@ -1,4 +1,4 @@
-"""The encoder that `sequence-encoder adapt` starts from."""
+"""Load or convert the encoder that `sequence-encoder adapt` starts from."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from .tasks import TASKS
 
 
 def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool) -> tuple[str, PreTrainedTokenizerBase]:
-    """A checkpoint with the encoder, and its tokenizer: the one that was asked for if it is ours, else carried over.
+    """Find the encoder and its tokenizer, and convert the encoder if it belongs to another family.
 
     Args:
-        checkpoint: a folder or a Hub id.
-        folder: where an encoder is saved that is carried over.
-        any_family: whether one that cannot be carried over may stay as it is.
-        may_write: whether this process carries it over, or finds it done.
+        checkpoint: A folder or a Hub id.
+        folder: The folder to save a converted encoder in.
+        any_family: Whether an encoder that cannot be converted may be used as it is.
+        may_write: Whether this process converts the encoder. The others expect it in `folder`.
+
+    Returns:
+        The checkpoint of the encoder, and its tokenizer.
 
     Raises:
-        UsageError: if there is no such encoder, or no tokenizer with it.
+        UsageError: If there is no such encoder, or it has no usable tokenizer.
     """
     try:
         beside = folder_of(checkpoint)
@@ -40,18 +43,18 @@ def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool)
                 if not any_family:
                     raise _pointing_to_adapter(error, config) from error
         tokenizer = read_tokenizer(named)
-        # Encoders that read from left to right come without a padding token, and the mask hides any token as well.
+        # Causal models come without a padding token. Any token will do, because the mask hides padding.
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         if tokenizer.pad_token is None:
-            raise ValueError("its tokenizer has neither a padding token nor one for the end of a text.")
+            raise ValueError("its tokenizer has neither a padding token nor an end-of-text token.")
         return named, tokenizer
     except (OSError, ValueError) as error:
         raise error if isinstance(error, UsageError) else UsageError(f"--from {checkpoint}: {error}") from error
 
 
 def _pointing_to_adapter(error: UsageError, config: PreTrainedConfig) -> UsageError:
-    """The error, with what the user can do where nothing but the family stands in the way."""
+    """Add a hint at `--tuning adapter` to the error if only the model family is the obstacle."""
     if config.is_encoder_decoder or config.model_type in FAMILIES:
         return error
     tasks = ", ".join(name for name, task in TASKS.items() if "adapter" in task.tunings)
-    return UsageError(f"{error} --tuning adapter takes an encoder of any family, for --task {tasks}.")
+    return UsageError(f"{error} --tuning adapter works with an encoder of any family, for --task {tasks}.")

@@ -1,7 +1,7 @@
-"""Rows of example files, each with its place, so that an error can name the line that the user has to mend.
+"""Read example files, and find the line of a row, so that errors can name the line to fix.
 
-`datasets` reads Parquet and Arrow, whose columns have types. It does not read CSV and JSON here: it guesses the type of
-a column, so that one bad cell changes all the others, and it does not keep the lines.
+`datasets` reads Parquet and Arrow, whose columns have types. CSV and JSON are read here instead, because `datasets`
+guesses the type of a column from its cells, so that one bad cell changes all others, and does not keep line numbers.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExampleFiles:
-    """The files of one split, in the order in which they are read.
+    """The files of one split, in reading order.
 
     Args:
-        named: what the user asked for, for errors.
-        reader: the kind of the files.
-        files: one or more.
-        text_format: how their bytes become cells.
+        named: The argument that the user gave, for error messages.
+        reader: The format of the files.
+        files: At least one file.
+        text_format: The encoding and the delimiter of text files.
     """
 
     named: str
@@ -38,10 +38,10 @@ class ExampleFiles:
     text_format: TextFormat
 
     def load(self) -> Any:
-        """Reads all rows into a `datasets.Dataset`. In CSV, a cell is a text, and None if it is empty.
+        """Read all rows into a `datasets.Dataset`. CSV cells become strings, and empty cells None.
 
         Raises:
-            UsageError: if a file cannot be read, or there are no rows.
+            UsageError: If a file cannot be read, or there are no rows.
         """
         if self.reader in ("csv", "tsv", "json"):
             rows = self._as_dataset([row for _, row in self._rows()])
@@ -52,7 +52,7 @@ class ExampleFiles:
         return rows
 
     def place(self, index: int) -> str:
-        """Where the user finds a row, such as "line 3 of train.csv"; `index` counts the rows from 0."""
+        """Return where the user finds a row, such as "line 3 of train.csv". `index` counts from 0."""
         if self.reader in ("csv", "tsv", "json"):
             return next(itertools.islice(self._rows(), index, None))[0]
         return f"row {index + 1} of {self.files[0] if len(self.files) == 1 else self.named}"
@@ -70,13 +70,13 @@ class ExampleFiles:
         for line, cells in records:
             if len(cells) != len(header):
                 raise UsageError(
-                    f"line {line} of {file} has {len(cells)} cells where its header names {len(header)}. A cell "
-                    f"with {delimiter!r} in it must stand in double quotes."
+                    f"line {line} of {file} has {len(cells)} cells, but the header has {len(header)}. Put cells that "
+                    f"contain {delimiter!r} in double quotes."
                 )
             yield f"line {line}", {name: cell or None for name, cell in zip(header, cells, strict=True)}
 
     def _as_dataset(self, rows: list[dict[str, Any]]) -> Any:
-        """The rows as columns. A column that holds numbers and texts becomes one of texts."""
+        """Convert rows to columns. A column that mixes numbers and strings becomes a column of strings."""
         import pyarrow as pa
         from datasets import Dataset
 
@@ -89,50 +89,48 @@ class ExampleFiles:
                 raise UsageError(self._no_character(name, cells)) from error
             except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
                 if any(isinstance(cell, list | dict) for cell in cells):
-                    print(f"{self.named}: the column {name} is left out, since its rows hold values of several types.")
+                    print(f"{self.named}: the column {name} is ignored, because its values have different types.")
                 else:
                     columns[name] = pa.array([None if cell is None else str(cell) for cell in cells])
         return Dataset(pa.table(columns))
 
     def _no_character(self, name: str, cells: list[Any]) -> str:
-        """Says which cell has half of a character, as JSON can spell it."""
+        """Return an error message for the first cell that has an unpaired surrogate, which JSON can contain."""
         for index, cell in enumerate(cells):
             try:
                 json.dumps(cell, ensure_ascii=False).encode()
             except UnicodeEncodeError as error:
                 half = ascii(error.object[error.start])
-                return f"{self.place(index)} has {half} in the column {name}, half of a character; mend or remove it."
+                return f"{self.place(index)} has {half} in the column {name}, half of a character; fix or remove it."
         raise AssertionError(f"The column {name} can be encoded.")
 
 
 def files_of(data: TaskDataArguments, split: str) -> ExampleFiles | None:
-    """The files that the user named for a split, None if there are none.
+    """Return the files that the user named for a split, or None.
 
     Raises:
-        UsageError: if there is no such file, or it is of no kind that has columns.
+        UsageError: If there is no such file, or its format has no columns.
     """
     argument = f"{split}_file"
     if (source := getattr(data, argument)) is None:
         return None
     found = find_files(source, argument)
     if found is None:
-        raise UsageError(
-            f"--{argument} {source}: there is no such file; a dataset of the Hub is given by --dataset_name."
-        )
+        raise UsageError(f"--{argument} {source}: there is no such file. Use --dataset_name for a dataset on the Hub.")
     reader, files = found
     if reader == "text":
-        raise UsageError(f"--{argument} {source} must be CSV, TSV, JSON, Parquet or Arrow, whose columns have names.")
+        raise UsageError(f"--{argument} {source} must be CSV, TSV, JSON, Parquet or Arrow, with named columns.")
     return ExampleFiles(f"--{argument} {source}", reader, files, TextFormat(data.encoding, data.delimiter))
 
 
 def place_of(data: TaskDataArguments, split: str, index: int) -> str:
-    """Where the user finds a row of a split; `index` counts the rows from 0, as `datasets` does."""
+    """Return where the user finds a row of a split. `index` counts from 0, as in `datasets`."""
     files = files_of(data, split)
     return f"row {index} (from 0) of the {split} split" if files is None else files.place(index)
 
 
 def _json_rows(file: Path, text_format: TextFormat) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a list, or those on the lines of a file."""
+    """Yield the objects of a JSON list or of JSON Lines, each with its place."""
     with opened(file, text_format.encoding) as text:
         if not (start := next((line for line in text if line.strip()), "")).lstrip().startswith("["):
             text.seek(0)
@@ -164,5 +162,5 @@ def _json_lines(file: Path, lines: Any, start: str) -> Iterator[tuple[str, dict[
 
 def _object(file: Path, place: str, row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise UsageError(f"{place} of {file} must be an object, whose keys name the columns, got {row!r}.")
+        raise UsageError(f"{place} of {file} must be an object with the column names as keys, got {row!r}.")
     return row

@@ -1,4 +1,4 @@
-"""Vectors of texts that were encoded once: in memory, then on the disk, both bounded.
+"""A cache of text vectors that fills memory first and then the disk, each up to a limit.
 
 Shapes: B batch, S sequence, D hidden.
 """
@@ -16,18 +16,18 @@ import torch
 
 from ...saving.scratch_folders import scratch_folder
 
-# Vectors that are kept in one piece of memory, or written to the disk at once.
+# Vectors per block of memory or file.
 _ROWS = 4096
 
 
 class FeatureCache:
-    """The vectors of texts by their tokens, so that no text is encoded twice, in whichever batch it comes again.
+    """A cache of text vectors, keyed by the tokens of a text, whichever batch the text appears in.
 
     Args:
-        encode: gives (B, D) for a batch of tensors.
-        memory_bytes: of vectors that are kept in memory.
-        disk_bytes: of vectors that are kept in a temporary file when there is no more room in memory. Texts for which
-            there is no room in either are encoded each time.
+        encode: A function that returns vectors (B, D) for a batch of tensors.
+        memory_bytes: The most bytes of vectors to keep in memory.
+        disk_bytes: The most bytes of vectors to keep in temporary files once the memory is full. Texts that fit
+            neither are encoded each time.
     """
 
     def __init__(
@@ -41,10 +41,13 @@ class FeatureCache:
         self.encoded = 0
 
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The vectors (B, D) of a batch, on its device, in float32 (or what the encoder gives, if that is wider).
+        """Return the vectors of a batch, and encode the texts that are not cached.
 
         Args:
-            inputs: `input_ids` (B, S), and whatever else the encoder takes of the same shape.
+            inputs: `input_ids` (B, S), and any other inputs of the encoder with that shape.
+
+        Returns:
+            The vectors (B, D) on the device of the inputs, in float32 or the encoder's dtype if that is wider.
         """
         keys = _keys(inputs)
         missing = [index for index, key in enumerate(keys) if key not in self.rows]
@@ -63,7 +66,7 @@ class FeatureCache:
         return torch.stack(vectors).to(device)
 
     def close(self) -> None:
-        """Gives the disk back."""
+        """Drop all vectors and delete the temporary files."""
         self.pieces.clear()
         self.rows.clear()
         if self.scratch is not None:
@@ -90,7 +93,7 @@ class FeatureCache:
         self.rows[key] = row
 
     def _new_piece(self, vector: torch.Tensor) -> torch.Tensor | None:
-        """Room for more vectors, None where there is none left."""
+        """Allocate a block for more vectors, or return None if memory and disk are full."""
         size = _ROWS * vector.numel() * vector.element_size()
         after = size * (len(self.pieces) + 1)
         if after <= self.limits[0]:
@@ -106,9 +109,9 @@ class FeatureCache:
 
 
 def _keys(inputs: Mapping[str, torch.Tensor]) -> list[bytes]:
-    """What tells the texts of a batch from each other, however much padding follows them.
+    """Return a key for each text of a batch that does not depend on the padding after the text.
 
-    What stands before a token, if only padding or a hole of the mask, can be part of its position.
+    Padding and masked tokens before the last token are part of the key, because they can shift positions.
     """
     names = sorted(inputs)
     arrays: dict[str, Any] = {name: inputs[name].detach().cpu().numpy() for name in names}

@@ -1,4 +1,4 @@
-"""The recipe for tasks with a head of transformers: examples, model, `Trainer`, and what is written in the end."""
+"""The recipe for tasks with a head of transformers: prepare examples, build the model and `Trainer`, and save."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ from .tasks import HEAD_TASKS
 from .tasks.task import Cut
 from .tuning import TUNINGS
 
-# Tokens that texts are cut to, if nothing else is asked for.
+# Default of --max_length.
 _LENGTH = 256
-# Heads whose last layer has a row for each label.
+# Heads whose last layer has one row per label.
 _CLASSIFIERS = ("SequenceClassification", "TokenClassification", "MultipleChoice")
-# Heads that take one vector for each text.
+# Heads that use one vector per text.
 _POOLING = ("SequenceClassification", "MultipleChoice")
 
 
 class HeadRecipe:
-    """One task with a head, from examples to a trained model.
+    """The steps from examples to a trained model, for one task with a head.
 
     Args:
-        run: what was asked for.
-        examples: of each split.
+        run: The arguments of the run.
+        examples: The examples of each split.
 
     Raises:
-        UsageError: for examples that are not as the task needs them.
+        UsageError: If the task cannot use the examples or the arguments.
     """
 
     def __init__(self, run: Adaptation, examples: dict[str, Any]) -> None:
@@ -65,24 +65,24 @@ class HeadRecipe:
         self.task = HEAD_TASKS[run.model.task](run.data)
         self.rows = self.task.read(examples)
         if run.args.class_weights != "none" and run.model.task not in ("classification", "ner"):
-            raise UsageError(f"--class_weights are for classification and ner, got --task {run.model.task}.")
+            raise UsageError(f"--class_weights only supports classification and ner, got --task {run.model.task}.")
         if self.metric not in (allowed := (*self.task.metric_names, "loss")):
             raise UsageError(f"--metric_for_best_model must be one of {', '.join(allowed)}, got {self.metric}.")
         if run.model.from_adapter is not None:
             self.task.follow(check_adapter(run.model, self.task.labels))
 
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Tokenises, and for a frozen encoder computes all vectors.
+        """Tokenise the examples, and compute all text vectors if the encoder is frozen.
 
         Args:
-            checkpoint: of an encoder.
-            tokenizer: that of it.
+            checkpoint: The checkpoint of the encoder.
+            tokenizer: The tokenizer of the encoder.
         """
         self.checkpoint, self.tokenizer = checkpoint, tokenizer
         config = AutoConfig.from_pretrained(checkpoint)
         prompts = self.run.model.prompt_length if self.run.model.tuning == "prompt" else 0
         self.task.max_length = text_length(self.run.model.max_length, config, prompts)
-        # A trained head goes on with its labels in its order, if they are those of the examples.
+        # A trained head is kept, with the order of its labels, if the examples have the same labels.
         trained = (config.architectures or [""])[0].rpartition("For")[2]
         same_head = trained == self.task.auto_class.rpartition("For")[2]
         known = [config.id2label[index] for index in sorted(config.id2label or {})]
@@ -105,20 +105,20 @@ class HeadRecipe:
             self.collator = default_data_collator
 
     def _may_follow(self, labels: list[str]) -> bool:
-        """Whether the labels of a trained head are those of the examples, whose order is then that of the head."""
+        """Return whether the examples have the labels of a trained head; if so, take over their order."""
         if self.run.model.from_adapter is not None:
             return labels == self.task.labels
         return not self.task.labels or self.task.follow(labels)
 
     @property
     def _pooling_fields(self) -> dict[str, Any]:
-        """How texts are pooled for a head, where that is not as the configuration of the checkpoint says."""
+        """The configuration fields of the pooling, where the pooling differs from the checkpoint's configuration."""
         if self.task.auto_class.rpartition("For")[2] not in _POOLING:
             return {}
         return pooling_fields(self.checkpoint, self.run.model.pooling)
 
     def model(self, seed: int) -> Any:
-        """The encoder with a new head, tuned as asked for."""
+        """Build the encoder with its head, prepared for the way of tuning."""
         set_seed(seed)
         asked, labels = self.run.model, self.task.label_fields
         if asked.tuning == "adapter":
@@ -142,12 +142,18 @@ class HeadRecipe:
     def trainer(
         self, args: AdaptationArguments, resume_from: Path | None = None, with_model: bool = True
     ) -> HubTrainer:
-        """A `Trainer` for the model of a seed, or with `with_model=False` for those of a search.
+        """Build a `Trainer` for the model of one seed, or for the models of a search.
 
         Args:
-            args: of the `Trainer`.
-            resume_from: the checkpoint that it will resume from.
-            with_model: whether it has a model, or makes one for each trial.
+            args: The arguments of the `Trainer`.
+            resume_from: The checkpoint that the training will resume from.
+            with_model: Whether the `Trainer` gets a model. If not, it builds one for each trial of a search.
+
+        Returns:
+            The `Trainer`.
+
+        Raises:
+            UsageError: If `Trainer` refuses the arguments.
         """
         if with_model:
             model: dict[str, Any] = {"model": self.model(args.seed)}
@@ -165,32 +171,32 @@ class HeadRecipe:
                 compute_loss_func=None if self.weights is None else weighted_loss(self.weights),
                 callbacks=callbacks_of(args, args.keep_best, args.early_stopping_patience, resume_from),
             )
-        # What `Trainer` and Accelerate say of arguments that they cannot follow.
+        # `Trainer` and Accelerate raise these for arguments that they do not support.
         except (ValueError, ImportError) as error:
             raise UsageError(error) from error
 
     @property
     def max_length(self) -> int:
-        """Tokens that texts are cut to."""
+        """The number of tokens that texts are truncated to."""
         return self.task.max_length
 
     @property
     def labels(self) -> list[str]:
-        """The names of the classes, if there are any."""
+        """The names of the classes, empty for tasks without classes."""
         return self.task.labels
 
     @property
     def metric(self) -> str:
-        """The metric by which the best weights are chosen."""
+        """The metric that selects the best weights."""
         return str(self.run.args.metric_for_best_model).removeprefix("eval_")
 
     @property
     def logged(self) -> tuple[str, ...]:
-        """What a trainer logs that is worth a column on the console."""
+        """The logged values that the console shows as columns."""
         return tuple(dict.fromkeys(("loss", "eval_loss", f"eval_{self.metric}")))
 
     def judge(self, trainer: Any, split: str) -> Judgement:
-        """What the model of a trainer answers to the examples of a split, and how good that is."""
+        """Evaluate the model of a trainer on the examples of a split."""
         rows, inputs = self.rows[split], self.inputs[split]
         while_training = trainer.compute_metrics
         trainer.compute_metrics = self.task.metrics(rows, inputs)
@@ -202,20 +208,20 @@ class HeadRecipe:
         )
 
     def constant(self, split: str) -> dict[str, float] | None:
-        """The metrics of always giving the same answer; None if the task has no such answer."""
+        """Return the metrics of a constant answer, or None if the task has no such answer."""
         inputs = self.inputs[split]
         outputs = self.task.constant(self.inputs["train"], inputs)
         return None if outputs is None else self.task.metrics(self.rows[split], inputs)(outputs)
 
     def score(self, metrics: dict[str, float]) -> float:
-        """What is to be large."""
+        """Return the value of the metric, negated if smaller is better."""
         value = metrics[self.metric]
         return value if self.run.args.greater_is_better else -value
 
     def write(self, trainer: Any, folder: Path) -> None:
-        """The model and its tokenizer; what peft has trained also alone, in `adapter`.
+        """Save the model and its tokenizer, and a PEFT adapter also separately in `adapter`.
 
-        Prompts are no weights of the model: where these are trained, the folder holds no other model than `base`.
+        Trained prompts cannot be merged into the model. The folder then has no model besides the encoder in `base`.
         """
         model: Any = trainer.accelerator.unwrap_model(trainer.model)
         tuning = TUNINGS[self.run.model.tuning]
@@ -228,12 +234,12 @@ class HeadRecipe:
         model.save_pretrained(folder)
 
     def write_cards(self, results: Results, folder: Path) -> None:
-        """The cards of the model and of its adapter, into their folder."""
+        """Write the cards of the model and of its adapter into their folders."""
         training, tuning = self._training(results), TUNINGS[self.run.model.tuning]
         fields = card_fields_of(self.run.model.from_checkpoint)
         if tuning.is_peft:
             with_base = (folder / "base").exists()
-            # What cannot be merged is all that there is.
+            # Without a merged model, the adapter's card is also the card of the whole folder.
             for inside in (True,) if tuning.can_be_merged else (True, False):
                 card = adapter_card(
                     self.task.auto_class, self.run.model, self.task.labels, with_base, inside, training, fields
@@ -243,20 +249,20 @@ class HeadRecipe:
                 return
         card = model_card(
             getattr(transformers, self.task.auto_class).from_pretrained(folder),
-            # Not the path: that is of this disk, and the card will be read elsewhere.
+            # The name alone, because the local path means nothing to readers of the card.
             self.run.args.hub_model_id or self.run.output.resolve().name,
             training,
             **fields,
             base_model=_of_the_hub(self.run.model.from_checkpoint),
             datasets=_of_the_hub(self.run.data.dataset_name),
-            limits=[f"It was trained on texts of at most {self.task.max_length} tokens; longer ones were cut."],
+            limits=[f"Trained on texts of at most {self.task.max_length} tokens; longer texts were truncated."],
         )
         save_card(folder / "README.md", card.content)
 
     def training(self, trainer: Any) -> Training:
-        """What a trainer knows of the training that it has done."""
+        """Return what the card says about the training of a trainer."""
         training = training_of(trainer, task=CARD_TASKS[self.task.auto_class][0])
-        # The metrics are those of all trainings.
+        # `complete` adds the metrics of all trainings.
         training.progress, training.results = None, []
         kept = next((each for each in trainer.callback_handler.callbacks if isinstance(each, BestWeights)), None)
         if kept is not None and kept.epoch is not None:
@@ -264,7 +270,7 @@ class HeadRecipe:
         return training
 
     def _training(self, results: Results) -> Training:
-        """What the card says of the training whose model is kept."""
+        """Return what the card says about the training whose model is kept."""
         data = self.run.data
         files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
         datasets = {split: Path(file).name for split, file in files.items() if file is not None}
@@ -273,23 +279,23 @@ class HeadRecipe:
         return complete(Training(**results.best.training), results, origin, datasets, kind)
 
     def _write_adapter(self, model: Any, folder: Path) -> None:
-        """The adapter with its record, and the encoder that it stands on, unless the Hub has just that."""
+        """Save the adapter with its record, and its base encoder unless the Hub has exactly that encoder."""
         adapter, base, origin = folder / "adapter", folder / "base", self.checkpoint
         pooling = self._pooling_fields
         if _of_the_hub(origin) is None or pooling:
             with new_head():
                 encoder = SequenceEncoderModel.from_pretrained(origin, dtype="auto")
-            # The head of the adapter then fits without further arguments.
+            # With these fields, the adapter's head fits without further arguments.
             encoder.config = SequenceEncoderConfig.from_pretrained(origin, **self.task.label_fields, **pooling)
             encoder.save_pretrained(base)
             origin = "../base"
-        # While it saves, peft looks there for the size of the vocabulary.
+        # When PEFT saves, it looks up the vocabulary size at this path.
         model.peft_config["default"].base_model_name_or_path = self.checkpoint
         model.save_pretrained(adapter)
         record_adapter(adapter, origin, self.run.model.from_checkpoint, self.task.labels)
 
     def _features(self, inputs: Any) -> Any:
-        """The vectors of texts instead of their tokens."""
+        """Encode the texts, and return their vectors in place of their tokens."""
         from datasets import Dataset
         from torch.utils.data import DataLoader
 
@@ -309,7 +315,7 @@ class HeadRecipe:
         return torch.autocast(args.device.type, torch.bfloat16, enabled=bool(args.bf16))
 
     def _class_weights(self) -> torch.Tensor | None:
-        """(C,), the rarer a class the more, with the mean 1 over examples."""
+        """Compute class weights (C,) that are inverse to the class frequencies, with mean 1 over the examples."""
         if self.run.args.class_weights == "none":
             return None
         names = self.task.labels
@@ -322,7 +328,7 @@ class HeadRecipe:
 
 @contextmanager
 def new_head() -> Iterator[None]:
-    """Silence the reports of weights that are new or left over, as those of a head are, and of deprecated calls."""
+    """Silence the reports of missing and unexpected weights, which a new head causes, and of deprecated calls."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -334,31 +340,34 @@ def new_head() -> Iterator[None]:
 
 
 def text_length(asked: int | None, config: Any, prompts: int = 0, default: int | None = None) -> int:
-    """Tokens that texts are cut to: what was asked for, or else a default, if the encoder has positions for it.
+    """Return the number of tokens to truncate texts to.
 
     Args:
-        asked: what was asked for.
-        config: of the encoder.
-        prompts: positions that virtual tokens take.
-        default: what the folder of the encoder says.
+        asked: `--max_length`, if the user gave it.
+        config: The configuration of the encoder.
+        prompts: The number of positions that virtual tokens take.
+        default: The maximum length that the encoder's folder names, if any.
+
+    Returns:
+        `asked`, or a default that the encoder has positions for.
 
     Raises:
-        UsageError: if more was asked for than there are positions.
+        UsageError: If `asked` exceeds the positions of the encoder.
     """
     positions = getattr(config, "max_position_embeddings", None)
     limited = positions is not None and getattr(config, "position_embedding", "learned") == "learned"
     room = int(positions or 0) - prompts if limited else None
     if asked is not None and room is not None and asked > room:
-        beside = f" beside {prompts} of the prompts" if prompts else ""
+        beside = f" beside the {prompts} virtual tokens" if prompts else ""
         raise UsageError(
-            f"--max_length must be at most {room}, what the encoder has positions for{beside}, got {asked}."
+            f"--max_length must be at most {room}, the positions that the encoder has{beside}, got {asked}."
         )
     default = default or _LENGTH
     return asked or min(default, room or default)
 
 
 def weighted_loss(weights: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """The cross entropy with a weight for each class (C,), as `Trainer` calls it."""
+    """Return a cross entropy with class weights (C,), with the signature that `Trainer` calls."""
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         logits = outputs["logits"].flatten(0, -2).float()
@@ -376,5 +385,5 @@ def _of_the_hub(name: str | None) -> str | None:
 
 
 def _name(checkpoint: str) -> str:
-    """What to call a checkpoint or a dataset: an id of the Hub, or the last part of a path."""
+    """Return the display name of a checkpoint or dataset: its Hub id, or the last part of its path."""
     return _of_the_hub(checkpoint) or Path(checkpoint).resolve().name

@@ -1,7 +1,7 @@
-"""The recipe of `sequence-encoder adapt`: from an encoder and examples to a model of a task, in one or many processes.
+"""Run `sequence-encoder adapt`: train an encoder for a task on examples, in one or several processes.
 
-The output folder holds the model, its tokenizer, its card and `results.json`, and appears as a whole in the end. Until
-then `adaptation_scratch` keeps what an interrupted run is resumed from.
+The output folder holds the model, its tokenizer, its card and `results.json`, and appears as a whole at the end. Until
+then, the folder that `scratch` describes keeps what an interrupted run resumes from.
 """
 
 from __future__ import annotations
@@ -51,14 +51,20 @@ from .tasks import HEAD_TASKS
 
 
 def adapt(run: Adaptation) -> Results:
-    """Runs it all, and returns the metrics; those of no training if a run is resumed that is finished.
+    """Run an adaptation from examples to the saved model.
+
+    Args:
+        run: The arguments of the run.
+
+    Returns:
+        The results of all trainings, without any training if `resume` finds the run finished.
 
     Raises:
-        FileExistsError: if there is something in the output folder, and not `overwrite`, or it is no model; or if an
-            interrupted run is there, and neither `resume` nor `overwrite`.
-        KeyboardInterrupt: if the user interrupts it; its message says what is kept and how to resume.
-        UsageError: for examples that are not as the task needs them, and arguments that contradict each other. Both are
-            found before anything is computed.
+        FileExistsError: If the output folder is not empty and `overwrite` is not set, or it holds something other than
+            a model; or if there is an interrupted run and neither `resume` nor `overwrite` is set.
+        KeyboardInterrupt: If the user interrupts the run. The message says what is kept and how to resume.
+        UsageError: If the task cannot use the examples, or arguments contradict each other. Both are found before
+            anything is computed.
     """
     check_libraries(run.model, run.args)
     try:
@@ -85,7 +91,7 @@ def _adapt(run: Adaptation) -> Results:
                 push(run, model_files(run.output))
             return Results(run.model.task, run.model.tuning)
         if args.resume and not resumed and args.should_save:
-            print(f"--resume finds no interrupted run of {run.output}; a new one starts.")
+            print(f"--resume found no interrupted run of {run.output}; starting a new one.")
         with args.main_process_first(local=args.save_on_each_node, desc="preparing"):
             any_family = run.model.tuning == "adapter"
             set_seed(args.seed)
@@ -128,11 +134,15 @@ def _adapt(run: Adaptation) -> Results:
 
 
 def check_output(run: Adaptation, may_be_finished: bool = False) -> None:
-    """Check that the output folder may be written, or that a finished run may be in it.
+    """Check that the run may write the output folder.
+
+    Args:
+        run: The arguments of the run.
+        may_be_finished: Whether the folder may already hold the finished run.
 
     Raises:
-        FileExistsError: if there is something in it that may not be replaced.
-        OSError: if nothing can be written there.
+        FileExistsError: If the folder holds something that must not be replaced.
+        OSError: If the folder cannot be written.
     """
     if run.args.should_save:
         for kept in (run.model.from_checkpoint, run.model.from_adapter):
@@ -141,12 +151,12 @@ def check_output(run: Adaptation, may_be_finished: bool = False) -> None:
 
 
 def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
-    """Reads the examples, and checks all that can be checked without an encoder."""
+    """Read the examples, and check everything that can be checked without an encoder."""
     with run.args.main_process_first(local=run.args.save_on_each_node, desc="reading examples"):
         examples = load_examples(run.data)
         kind = HeadRecipe if run.model.task in HEAD_TASKS else SimilarityRecipe
         recipe = kind(run, examples)
-        # After labels were learned: a rare one may be held out.
+        # The recipe has read the labels before, since a rare label may be held out.
         recipe.rows = hold_out(recipe.rows, run.data, run.args.seed)
         if run.args.should_save:
             warn_of_shared(recipe.rows, recipe.task.texts)
@@ -154,11 +164,12 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
 
 
 def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
-    """Trains once, or resumes that; keeps the model in the scratch folder if it is the best so far."""
+    """Run or resume one training, and keep its model in the scratch folder if it is the best so far."""
     folder = training_folder(run, seed)
     args = _arguments(run, folder, seed, results.found)
     if not results.baselines:
-        # Accelerate takes a model that was evaluated as prepared, and would not synchronise its gradients.
+        # The baselines need a trainer of their own: Accelerate would take the evaluated model as prepared for training,
+        # and would not synchronise its gradients.
         results.baselines = baselines(recipe, copy.deepcopy(args))
     if args.should_save:
         remove_unfinished(folder)
@@ -209,7 +220,7 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
 
 
 def baselines(recipe: Any, args: AdaptationArguments) -> dict[str, dict[str, dict[str, float]]]:
-    """The metrics of each split before training, and of always giving the same answer."""
+    """Compute the metrics of each split before training, and those of a constant answer."""
     splits = [split for split in ("validation", "test") if split in recipe.rows]
     trainer = recipe.trainer(args)
     show_table(trainer, recipe.logged)
@@ -219,13 +230,20 @@ def baselines(recipe: Any, args: AdaptationArguments) -> dict[str, dict[str, dic
 
 
 def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
-    """The learning rate, epochs and batch size that `Trainer.hyperparameter_search` finds with optuna.
+    """Search the learning rate, the epochs and the batch size with `Trainer.hyperparameter_search` and Optuna.
 
-    A search that is resumed keeps its finished trials. It draws others after them than it would have without the
-    interruption: the state of its random numbers is not kept.
+    A resumed search keeps its finished trials. Its later trials differ from those of an uninterrupted search, because
+    the state of the sampler's random numbers is not saved.
+
+    Args:
+        run: The arguments of the run.
+        recipe: The recipe that builds the `Trainer`.
+
+    Returns:
+        The best hyperparameters.
 
     Raises:
-        UsageError: if all trials diverge.
+        UsageError: If all trials diverge.
     """
     import optuna
     from optuna.trial import TrialState
@@ -251,7 +269,7 @@ def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
     trial_args = _arguments(run, run.scratch / "search", args.seed, {"save_strategy": SaveStrategy.NO})
     try:
         trainer = recipe.trainer(trial_args, with_model=False)
-        # optuna logs one line for each trial.
+        # Optuna already logs a line for each trial.
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
         best: Any = trainer.hyperparameter_search(
@@ -269,10 +287,14 @@ def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
 
 
 def push(run: Adaptation, files: set[str]) -> None:
-    """Uploads files of the output folder in one commit; others in it are the user's.
+    """Upload files of the output folder to the Hub in one commit.
+
+    Args:
+        run: The arguments of the run.
+        files: The files that the run wrote. Other files in the folder belong to the user and are not uploaded.
 
     Raises:
-        UsageError: if the Hub does not take it.
+        UsageError: If the upload fails.
     """
     from huggingface_hub import HfApi
 
@@ -287,11 +309,11 @@ def push(run: Adaptation, files: set[str]) -> None:
             commit_message=f"Adapted to {run.model.task}",
         )
     except HUB_ERRORS as error:
-        raise UsageError(f"the model is saved in {run.output}, but could not be pushed: {error}") from error
+        raise UsageError(f"the model is saved in {run.output}, but could not be pushed to the Hub: {error}") from error
 
 
 def _arguments(run: Adaptation, folder: Path, seed: int, changed: dict[str, Any]) -> AdaptationArguments:
-    """Those of one training, whose `Trainer` does not push, and writes into the scratch folder."""
+    """Return the arguments of one training, whose `Trainer` writes into `folder` and does not push."""
     args = copy.deepcopy(run.args)
     args.seed, args.push_to_hub, args.output_dir = seed, False, str(folder)
     for name, value in changed.items():

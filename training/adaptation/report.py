@@ -1,4 +1,4 @@
-"""What an adaptation leaves beside its model: the metrics of all trainings, and what the model card says."""
+"""The results of an adaptation: metrics, warnings, card data, predictions, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Baseline(NamedTuple):
-    """What the console calls a baseline: in the head of the table, and in a sentence."""
+    """The names of a baseline on the console: in the table's header and in a sentence."""
 
     head: str
     in_words: str
@@ -33,22 +33,22 @@ _BASELINES = {
     "before_training": _Baseline("before training", "before training"),
     "constant_answer": _Baseline("constant answer", "for always giving the same answer"),
 }
-# A picture with more of them cannot be read.
+# A picture with more labels is illegible.
 _MOST_LABELS = 40
 
 
 @dataclass
 class Result:
-    """One training.
+    """The results of one training.
 
     Attributes:
-        seed: of the head, the order and dropout.
-        metrics: of each split by their names.
-        seconds: of training.
-        score: by which the best of several is chosen; larger is better.
-        training: the fields of `Training` that the `Trainer` knows, for the model card.
-        confusion: how often each label (rows) is taken for each other one (columns), in the test examples if there are
-            any, else in those for validation.
+        seed: The seed of the head, the data order and dropout.
+        metrics: The metrics of each split, by name.
+        seconds: The duration of the training.
+        score: The value that selects the best training; larger is better.
+        training: The fields of `Training` that the `Trainer` knows, for the model card.
+        confusion: The confusion matrix, with true labels as rows and predicted labels as columns, on the test examples
+            or, without them, on the validation examples.
     """
 
     seed: int
@@ -61,12 +61,12 @@ class Result:
 
 @dataclass
 class Judgement:
-    """How a model does on the examples of a split.
+    """The evaluation of a model on the examples of a split.
 
     Attributes:
-        metrics: by their names.
-        answers: to each example.
-        confusion: as of `Result`.
+        metrics: The metrics, by name.
+        answers: The answer of the model to each example.
+        confusion: The confusion matrix; see `Result`.
     """
 
     metrics: dict[str, float]
@@ -76,22 +76,22 @@ class Judgement:
 
 @dataclass
 class Results:
-    """All trainings of a run.
+    """The results of all trainings of a run.
 
     Attributes:
-        task: its name.
-        tuning: how.
-        parameters: of the model.
-        trained: how many of them were trained.
-        found: hyper-parameters that a search has chosen.
-        trainings: with a seed each.
-        baselines: the metrics of each split before the training and, where the task has such an answer, for always
-            giving the same one: the most frequent label, or the mean of numbers.
-        metric: the one by which weights and models are chosen.
-        labels: the names of the classes, in the order of `Result.confusion`.
-        cut: what `--max_length` leaves out of the texts of each split.
-        peak_memory: the most bytes that this process had in use.
-        run: a digest of what was asked for, by which a finished run is known.
+        task: The name of the task.
+        tuning: The way of tuning.
+        parameters: The number of parameters of the model.
+        trained: The number of trained parameters.
+        found: The hyperparameters that a search found.
+        trainings: One result per seed.
+        baselines: The metrics of each split before training, and those of a constant answer for tasks that have one:
+            the most frequent label, or the mean of the numbers.
+        metric: The metric that selects weights and models.
+        labels: The names of the classes, in the order of `Result.confusion`.
+        cut: How many texts and tokens of each split `--max_length` truncates.
+        peak_memory: The most bytes that this process used.
+        run: A digest of the arguments and examples that identifies a finished run.
     """
 
     task: str
@@ -109,12 +109,12 @@ class Results:
 
     @property
     def best(self) -> Result:
-        """The training whose model is kept: of equals the one with the smaller loss."""
+        """The training whose model is kept. Ties go to the smaller loss."""
         loss = [result.metrics["validation"].get("loss", 0.0) for result in self.trainings]
         return self.trainings[max(range(len(loss)), key=lambda i: (self.trainings[i].score, -loss[i]))]
 
     def spread(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """(mean, standard deviation) of each metric of each split."""
+        """Compute the mean and the standard deviation of each metric of each split."""
         spread: dict[str, dict[str, tuple[float, float]]] = {}
         for split, metrics in self.trainings[0].metrics.items():
             for name in metrics:
@@ -125,16 +125,16 @@ class Results:
 
     @classmethod
     def read(cls, file: Path) -> Results:
-        """The finished trainings of an interrupted run."""
+        """Read the finished trainings of an interrupted run."""
         fields = json.loads(file.read_text(encoding="utf-8"))
         return cls(**{**fields, "trainings": [Result(**result) for result in fields["trainings"]]})
 
     def as_record(self) -> str:
-        """What `read` reads."""
+        """Serialise the results for `read`."""
         return json.dumps(asdict(self))
 
     def as_json(self) -> str:
-        """All of it."""
+        """Serialise the results for `results.json`."""
         told = {
             "task": self.task,
             "tuning": self.tuning,
@@ -173,37 +173,37 @@ class Results:
 
     @property
     def judged_split(self) -> str:
-        """The split that says how good the model is."""
+        """The split whose metrics are reported: test if there is one, else validation."""
         return "test" if "test" in self.best.metrics else "validation"
 
     def warnings(self) -> list[str]:
-        """What a user would want to know before using the model."""
+        """Return warnings that the user should see before using the model."""
         metric, found = self.metric, self.best.metrics["validation"]
         if math.isnan(found[metric]):
             return [
-                f"{metric} on the validation examples is not a number, so that nothing tells how good the model is: "
-                "they are too few, or all answers are the same."
+                f"{metric} on the validation examples is NaN, so the quality of the model is unknown: there are too "
+                "few examples, or all answers are the same."
             ]
-        # The score is the value of the metric, or less it where less is better; zero has a sign as well.
+        # The score is the metric, negated if smaller is better. `copysign` also works for zero.
         sign = math.copysign(1, self.best.score) * math.copysign(1, found[metric])
         warnings = []
         for name, splits in self.baselines.items():
             value = splits["validation"].get(metric)
             if value is not None and self.best.score <= sign * value:
                 warnings.append(
-                    f"{metric} on the validation examples is {found[metric]:.4g}, and {value:.4g} "
+                    f"{metric} on the validation examples is {found[metric]:.4g}, compared with {value:.4g} "
                     f"{_BASELINES[name].in_words}: the training has not helped."
                 )
         before = self.baselines.get("before_training", {}).get("validation", {}).get("loss", math.inf)
         if found.get("loss", 0.0) > before:
             warnings.append(
-                f"the loss on the validation examples is {found['loss']:.4g}, and {before:.4g} before training; try a "
-                "lower --learning_rate, or fewer epochs."
+                f"the loss on the validation examples is {found['loss']:.4g}, compared with {before:.4g} before "
+                "training; try a lower --learning_rate or fewer epochs."
             )
         return warnings
 
     def as_text(self) -> str:
-        """A table for the console."""
+        """Format the metrics and warnings for the console."""
         rows = [["", "", "trained", *(_BASELINES[name].head for name in self.baselines)]]
         for split, metrics in self.spread().items():
             for name, (mean, deviation) in metrics.items():
@@ -220,14 +220,17 @@ class Results:
 def complete(
     training: Training, results: Results, origin: str, datasets: Mapping[str, str], task_type: str
 ) -> Training:
-    """What is known of a training, with the metrics of this run: of the test split, if there is one.
+    """Complete the card data of a training with the results of the run.
 
     Args:
-        training: what the `Trainer` knows.
-        results: of all trainings.
-        origin: the name of the encoder.
-        datasets: the names of the examples of each split.
-        task_type: the Hub's name of what the model does.
+        training: The data that the `Trainer` knows, which is changed in place.
+        results: The results of all trainings.
+        origin: The name of the encoder.
+        datasets: The name of the dataset of each split.
+        task_type: The Hub's name of the task.
+
+    Returns:
+        `training`, with the metrics of the test split or, without one, the validation split.
     """
     split = results.judged_split
     training.data = f"Adapted to {results.task} on {datasets['train']}, from {origin}."
@@ -253,8 +256,8 @@ def complete(
     if len(results.trainings) > 1:
         told = ", ".join(f"{name} {mean:.4f} ± {sd:.4f}" for name, (mean, sd) in results.spread()[split].items())
         remarks.append(
-            f"Of {len(results.trainings)} trainings with different seeds this is the best by the validation examples; "
-            f"all of them: {told}."
+            f"This is the best of {len(results.trainings)} trainings with different seeds, selected on the validation "
+            f"examples. Mean and standard deviation of all: {told}."
         )
     training.remarks = " ".join(remarks) or None
     return training
@@ -269,16 +272,19 @@ def adapter_card(
     training: Training,
     fields: Mapping[str, Any],
 ) -> ModelCard:
-    """The card of what peft has trained, alone.
+    """Build the card of a PEFT adapter.
 
     Args:
-        auto_class: of the model that it adapts.
-        arguments: what was trained.
-        labels: in the order of the outputs.
-        with_base: whether the encoder lies in `base`, beside the adapter's folder.
-        inside: whether the card lies in the adapter's folder, and not in the one around it.
-        training: how it went.
-        fields: of the encoder's card, which hold for the adapter too.
+        auto_class: The Auto class of the adapted model.
+        arguments: The arguments of the adaptation.
+        labels: The labels in the order of the outputs.
+        with_base: Whether the encoder is in `base`, beside the adapter's folder.
+        inside: Whether the card goes into the adapter's folder rather than its parent.
+        training: The data and results of the training.
+        fields: The fields of the encoder's card that also apply to the adapter.
+
+    Returns:
+        The card.
     """
     origin, adapter = "../base" if inside else "base", "." if inside else "adapter"
     if not with_base:
@@ -300,14 +306,14 @@ def adapter_card(
 
 # An adapter for {arguments.task}
 
-{training.data} Trained with peft, as {arguments.tuning}.{f" {training.remarks}" if training.remarks else ""}
+{training.data} Trained with PEFT ({arguments.tuning}).{f" {training.remarks}" if training.remarks else ""}
 
 ```python
 import sequence_encoder
 from peft import PeftModel
 from transformers import {auto_class}
 
-# The paths are those from the folder of this card. For a repository of the Hub, give its name, with
+# Paths are relative to the folder of this card. For a Hub repository, pass its name with
 # {subfolders}.
 encoder = {auto_class}.from_pretrained({origin!r}{options})
 model = PeftModel.from_pretrained(encoder, {adapter!r})
@@ -321,7 +327,7 @@ model = PeftModel.from_pretrained(encoder, {adapter!r})
 
 
 def plot_confusion(results: Results, file: Path) -> None:
-    """Draw the confusion matrix of the kept model as a PNG, if the task has one and its labels fit into a picture."""
+    """Draw the confusion matrix of the kept model as a PNG, if it has one that is not too large to read."""
     counts = results.best.confusion
     if counts is None or len(counts) > _MOST_LABELS:
         return
@@ -330,7 +336,7 @@ def plot_confusion(results: Results, file: Path) -> None:
     size = 2.5 + 0.45 * len(counts)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axes = figure.subplots()
-    # The colour is the share of the examples with this label.
+    # The colour shows the share within a row.
     shares = [[count / max(1, sum(row)) for count in row] for row in counts]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, of_row in enumerate(counts):
@@ -345,8 +351,8 @@ def plot_confusion(results: Results, file: Path) -> None:
 
 
 def _short(labels: Sequence[str]) -> list[str]:
-    """The labels, long ones without their middle, and numbered where nothing else would tell them apart."""
-    # Dollar signs begin a formula.
+    """Shorten long labels in the middle, and number those that would look the same."""
+    # Matplotlib takes dollar signs for formulas.
     short = [(label if len(label) <= 24 else f"{label[:15]}…{label[-8:]}").replace("$", r"\$") for label in labels]
     times = Counter(short)
     return [f"{label} ({index})" if times[label] > 1 else label for index, label in enumerate(short)]
@@ -354,7 +360,7 @@ def _short(labels: Sequence[str]) -> list[str]:
 
 @contextmanager
 def decorating(what: str) -> Iterator[None]:
-    """Let nothing that decorates a finished model fail the run: warn, and go on."""
+    """Turn any error inside the block into a warning, because the model itself is finished."""
     try:
         yield
     except Exception as error:
@@ -362,7 +368,7 @@ def decorating(what: str) -> Iterator[None]:
 
 
 def write_predictions(file: Path, rows: Any, answers: Sequence[Any]) -> None:
-    """Write the columns of examples, and `prediction`, as JSON Lines."""
+    """Write the columns of the examples and a column `prediction` as JSON Lines."""
     lines = (
         json.dumps({**row, "prediction": answer}, ensure_ascii=False, default=str) + "\n"
         for row, answer in zip(rows, answers, strict=True)
@@ -371,7 +377,7 @@ def write_predictions(file: Path, rows: Any, answers: Sequence[Any]) -> None:
 
 
 def metrics_of(found: Mapping[str, float], prefix: str) -> dict[str, float]:
-    """The metrics among what an evaluation returns, without its prefix."""
+    """Return the metrics of an evaluation without the prefix, leaving out speeds and times."""
     times = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
     names = {name.removeprefix(f"{prefix}_"): float(value) for name, value in found.items() if name.startswith(prefix)}
     return {name: value for name, value in names.items() if name not in times}

@@ -1,4 +1,4 @@
-"""One run of `sequence-encoder adapt`: everything that was asked for, with the arguments of `Trainer`."""
+"""The arguments of one run of `sequence-encoder adapt`, including those of `Trainer`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .data_arguments import TaskDataArguments
 
 @dataclass
 class AdaptationArguments(AdaptationOptions, TrainingArguments):  # type: ignore[misc]
-    """How an encoder is adapted: all arguments of `Trainer`, with defaults for adaptation, and a few more.
+    """`TrainingArguments` with other defaults, and the options of `AdaptationOptions`.
 
     Raises:
-        UsageError: for values that are not allowed.
+        UsageError: If a value is not allowed.
     """
 
     def __post_init__(self) -> None:
@@ -46,12 +46,12 @@ class AdaptationArguments(AdaptationOptions, TrainingArguments):  # type: ignore
 
 @dataclass
 class Adaptation:
-    """One run: what it was asked for.
+    """The arguments of one run.
 
     Attributes:
-        model: what is trained.
-        data: on which examples.
-        args: how.
+        model: The task, the encoder, and the weights to train.
+        data: The examples.
+        args: The options of the training.
     """
 
     model: AdaptedModelArguments
@@ -65,14 +65,14 @@ class Adaptation:
 
     @property
     def scratch(self) -> Path:
-        """What is needed while training, beside the output folder."""
+        """The scratch folder, beside the output folder."""
         return self.output.with_name(f".{self.output.name}-adaptation")
 
 
 def parse(arguments: list[str]) -> Adaptation:
-    """Read the command line, as `CommandLine.read` does.
+    """Parse the command line with `CommandLine.read`.
 
     Raises:
-        UsageError: for names and values that are not allowed.
+        UsageError: If a name or a value is not allowed.
     """
     return Adaptation(*COMMAND_LINE.read(arguments, (AdaptedModelArguments, TaskDataArguments, AdaptationArguments)))

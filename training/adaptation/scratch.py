@@ -1,10 +1,10 @@
-"""What a run of `sequence-encoder adapt` keeps beside its output folder until it is finished.
+"""The scratch folder that `sequence-encoder adapt` keeps beside its output folder until the run is finished.
 
 .NAME-adaptation/
   lock             held while a run uses the folder; the system releases it when the process ends
-  settings.json    what must not change when the run is resumed; the encoder in `base` is whole if this is there
-  base/            the encoder, where it was carried over from another family
-  search.db        the finished trials of a search for hyperparameters
+  settings.json    what must not change when the run is resumed; written once the encoder in `base` is complete
+  base/            the encoder, if it was converted from another family
+  search.db        the finished trials of a hyperparameter search
   trainings/SEED/  the checkpoints and logs of a training
   models/SEED/     the best model so far
   results.json     the finished trainings
@@ -31,7 +31,7 @@ from .report import Results
 from .run import Adaptation
 
 _LOCK, _SETTINGS, _SEARCH, _RESULTS = "lock", "settings.json", "search.db", "results.json"
-# Arguments that change nothing in what is learned; all that begin like these.
+# Prefixes of the arguments that do not affect what is learned.
 _MAY_CHANGE = (
     *("output_dir", "overwrite", "resume", "seeds", "push_to_hub", "hub_", "report_to", "run_name", "project"),
     *("trackio_", "disable_tqdm", "log_", "logging_", "save_", "dataloader_", "use_cpu", "local_rank", "ddp_"),
@@ -40,22 +40,22 @@ _MAY_CHANGE = (
 
 @contextlib.contextmanager
 def scratch_of(run: Adaptation, settings: Mapping[str, Any]) -> Iterator[bool]:
-    """Hold the scratch folder of a run, which is gone afterwards unless it holds something to resume from.
+    """Lock the scratch folder of a run, and delete it afterwards unless the run can be resumed from it.
 
-    Only processes that save use the folder; the others are given the same answer.
+    Only processes that save use the folder. The other processes get the same answer.
 
     Args:
-        run: what was asked for.
-        settings: what `settings_of` says of it.
+        run: The arguments of the run.
+        settings: The result of `settings_of`.
 
     Yields:
         Whether the run resumes an earlier one.
 
     Raises:
-        FileExistsError: if another run uses the folder, or an interrupted one left something there and this one has
-            neither `resume` nor `overwrite`.
-        PermissionError: if the folder cannot be made.
-        UsageError: if the interrupted run had other settings.
+        FileExistsError: If another run uses the folder, or it holds an interrupted run and neither `resume` nor
+            `overwrite` is set.
+        PermissionError: If the folder cannot be created.
+        UsageError: If the interrupted run had other settings.
     """
     folder, output = run.scratch, run.output
     if not run.args.should_save:
@@ -66,7 +66,7 @@ def scratch_of(run: Adaptation, settings: Mapping[str, Any]) -> Iterator[bool]:
         lock = FileLock(folder / _LOCK, timeout=0)
         lock.acquire()
     except Timeout as error:
-        raise FileExistsError(f"Another run writes into {output}; choose another --output_dir.") from error
+        raise FileExistsError(f"Another run is writing to {output}; choose another --output_dir.") from error
     except OSError as error:
         raise PermissionError(f"{output} cannot be written: {error.strerror}.") from error
     finished = False
@@ -80,7 +80,7 @@ def scratch_of(run: Adaptation, settings: Mapping[str, Any]) -> Iterator[bool]:
 
 
 def holds_progress(folder: Path) -> bool:
-    """Whether a scratch folder holds a finished training, trials of a search, or a checkpoint."""
+    """Return whether a scratch folder holds a finished training, trials of a search, or a checkpoint."""
     if not (folder / _SETTINGS).exists():
         return False
     return (
@@ -91,7 +91,7 @@ def holds_progress(folder: Path) -> bool:
 
 
 def progress_of(run: Adaptation) -> str:
-    """What an interrupted run leaves, and how to resume it."""
+    """Describe what an interrupted run leaves, and how to resume it."""
     folder = run.scratch
     if not holds_progress(folder):
         return "Interrupted before the first checkpoint; nothing was saved."
@@ -99,7 +99,7 @@ def progress_of(run: Adaptation) -> str:
     if results.trainings:
         kept.append(f"the finished trainings of seeds {', '.join(str(result.seed) for result in results.trainings)}")
     elif (folder / _SEARCH).exists():
-        kept.append("what the search has found" if results.found else "the finished trials of the search")
+        kept.append("the result of the search" if results.found else "the finished trials of the search")
     for training in sorted(folder.glob("trainings/*")):
         if checkpoint := last_whole_checkpoint(training):
             kept.append(f"the training of seed {training.name} up to step {step_of(checkpoint)}")
@@ -107,12 +107,12 @@ def progress_of(run: Adaptation) -> str:
 
 
 def _prepared(run: Adaptation, settings: Mapping[str, Any]) -> bool:
-    """Check what an earlier run left and remove what this one does not need; return whether it is resumed."""
+    """Check what an earlier run left, remove what this run does not need, and return whether this run resumes it."""
     folder, file = run.scratch, run.scratch / _SETTINGS
     resumed = holds_progress(folder) and run.args.resume
     if holds_progress(folder) and not (run.args.resume or run.args.overwrite):
         raise FileExistsError(
-            f"{folder} holds an interrupted run; continue it with --resume, or start again with --overwrite."
+            f"{folder} holds an interrupted run; continue it with --resume, or start over with --overwrite."
         )
     if resumed:
         before = json.loads(file.read_text(encoding="utf-8"))
@@ -120,7 +120,7 @@ def _prepared(run: Adaptation, settings: Mapping[str, Any]) -> bool:
         if changed:
             told = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
             raise UsageError(
-                f"--resume continues a run with the same arguments and examples, and these differ: {told}."
+                f"--resume continues a run with the same arguments and examples, but these differ: {told}."
             )
     else:
         for path in folder.iterdir():
@@ -132,12 +132,12 @@ def _prepared(run: Adaptation, settings: Mapping[str, Any]) -> bool:
 
 
 def record_settings(run: Adaptation, settings: Mapping[str, Any]) -> None:
-    """Write the settings of a run, once its encoder is there."""
+    """Write the settings of a run once its encoder is complete."""
     write_whole(run.scratch / _SETTINGS, [json.dumps(settings, indent=1)])
 
 
 def settings_of(run: Adaptation, examples: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same when a run is resumed: arguments, the examples of each split, the number of processes."""
+    """Return what must not change when a run is resumed: arguments, examples and the number of processes."""
     given = {**dataclasses.asdict(run.model), **dataclasses.asdict(run.data), **run.args.to_dict()}
     given = {name: value for name, value in given.items() if not name.startswith(_MAY_CHANGE)}
     given |= {f"{split} examples": fingerprint(rows) for split, rows in examples.items()}
@@ -146,12 +146,12 @@ def settings_of(run: Adaptation, examples: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:
-    """By which a finished run is known in its results, which may be published, and settings name folders."""
+    """Return the digest that identifies a run in its results. Results may be published, and settings contain paths."""
     return blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def is_finished(run: Adaptation, settings: Mapping[str, Any]) -> bool:
-    """Whether the output folder holds what the run would write."""
+    """Return whether the output folder already holds the results of the run."""
     try:
         told = json.loads((run.output / _RESULTS).read_text(encoding="utf-8"))
         seeds = range(run.args.seed, run.args.seed + run.args.seeds)
@@ -161,27 +161,27 @@ def is_finished(run: Adaptation, settings: Mapping[str, Any]) -> bool:
 
 
 def training_folder(run: Adaptation, seed: int) -> Path:
-    """Where the checkpoints and logs of a training are."""
+    """Return the folder of the checkpoints and logs of a training."""
     return run.scratch / "trainings" / str(seed)
 
 
 def model_folder(run: Adaptation, seed: int) -> Path:
-    """Where the model of a training is, if it is the best so far."""
+    """Return the folder of a training's model, which exists only for the best training so far."""
     return run.scratch / "models" / str(seed)
 
 
 def search_storage(run: Adaptation) -> str:
-    """Where optuna keeps the trials of a search."""
+    """Return the URL of the database with the trials of a search."""
     return f"sqlite:///{run.scratch / _SEARCH}"
 
 
 def finished(run: Adaptation) -> Results:
-    """The finished trainings of an interrupted run."""
+    """Read the finished trainings of an interrupted run."""
     file = run.scratch / _RESULTS
     return Results.read(file) if file.exists() else Results(run.model.task, run.model.tuning)
 
 
 def record(run: Adaptation, results: Results) -> None:
-    """Write what is finished."""
+    """Write the results of the finished trainings."""
     if run.args.should_save:
         write_whole(run.scratch / _RESULTS, [results.as_record()])

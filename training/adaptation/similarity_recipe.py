@@ -1,4 +1,4 @@
-"""The recipe for embeddings and for ranking: models, losses and trainers of sentence-transformers on our encoder."""
+"""The recipe for embedding and ranking: sentence-transformers models, losses and trainers around the encoder."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .tasks import SIMILARITY_TASKS
 
 
 class SimilarityRecipe:
-    """One task of sentence-transformers, from examples to a trained model; as `HeadRecipe`.
+    """The steps from examples to a trained model, for one task of sentence-transformers; see `HeadRecipe`.
 
     Args:
-        run: what was asked for.
-        examples: of each split.
+        run: The arguments of the run.
+        examples: The examples of each split.
 
     Raises:
-        UsageError: for examples that are not as the task needs them.
+        UsageError: If the task cannot use the examples or the arguments.
     """
 
     def __init__(self, run: Adaptation, examples: dict[str, Any]) -> None:
@@ -39,28 +39,41 @@ class SimilarityRecipe:
         self.task = SIMILARITY_TASKS[run.model.task](run.data)
         self.rows = self.task.read(examples)
         if run.args.class_weights != "none":
-            raise UsageError(f"--class_weights are for classification and ner, got --task {run.model.task}.")
+            raise UsageError(f"--class_weights only supports classification and ner, got --task {run.model.task}.")
         if run.args.metric_for_best_model is not None:
-            raise UsageError(f"--metric_for_best_model is not for --task {run.model.task}: its evaluator has one.")
+            raise UsageError(
+                f"--metric_for_best_model does not support --task {run.model.task}, whose evaluator sets the metric."
+            )
         if run.args.search_trials:
-            raise UsageError(f"--search_trials are for tasks with a head, got --task {run.model.task}.")
+            raise UsageError(f"--search_trials does not support --task {run.model.task}.")
 
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Makes the evaluators; the trainers tokenise by themselves."""
+        """Build the evaluators. The trainers tokenise the texts themselves.
+
+        Args:
+            checkpoint: The checkpoint of the encoder.
+            tokenizer: The tokenizer of the encoder.
+        """
         self.checkpoint = checkpoint
         config, recipe = AutoConfig.from_pretrained(checkpoint), read_recipe(checkpoint)
-        # What the folder says is for single texts; a cross-encoder reads pairs.
+        # The folder's maximum length applies to single texts, while a cross-encoder reads pairs.
         said = recipe.max_length if recipe is not None and self.task.kind == "SentenceTransformer" else None
         self.max_length = text_length(self.run.model.max_length, config, default=said)
         self.cut = {split: self.task.cut(rows, tokenizer, self.max_length) for split, rows in self.rows.items()}
         self.evaluators = {split: self.task.evaluator(rows) for split, rows in self.rows.items() if split != "train"}
 
     def trainer(self, args: AdaptationArguments, resume_from: Path | None = None) -> Any:
-        """A `Trainer` of sentence-transformers for the model of a seed.
+        """Build a `Trainer` of sentence-transformers for the model of one seed.
 
         Args:
-            args: of the `Trainer`.
-            resume_from: the checkpoint that it will resume from.
+            args: The arguments of the `Trainer`.
+            resume_from: The checkpoint that the training will resume from.
+
+        Returns:
+            The `Trainer`.
+
+        Raises:
+            UsageError: If `Trainer` refuses the arguments.
         """
         set_seed(args.seed)
         with new_head():
@@ -68,7 +81,7 @@ class SimilarityRecipe:
         given = {each.name: getattr(args, each.name) for each in fields(TrainingArguments) if each.init}
         given |= {"metric_for_best_model": self._primary_metric(model), "greater_is_better": True}
         if self.task.kind == "SentenceTransformer":
-            # A text must not be among the wrong ones of its own.
+            # A duplicate of a text's pair would count as a negative.
             given["batch_sampler"] = "no_duplicates"
         arguments_class = getattr(self.library, f"{self.task.kind}TrainingArguments")
         trainer_class = getattr(self.library, f"{self.task.kind}Trainer")
@@ -87,35 +100,35 @@ class SimilarityRecipe:
 
     @property
     def labels(self) -> list[str]:
-        """None: there are no classes."""
+        """An empty list, because there are no classes."""
         return []
 
     @property
     def metric(self) -> str:
-        """The metric by which the best weights are chosen; known once an evaluator was called."""
+        """The metric that selects the best weights, known once the evaluator was called."""
         return str(self.evaluators["validation"].primary_metric)
 
     @property
     def logged(self) -> tuple[str, ...]:
-        """What a trainer logs that is worth a column on the console."""
+        """The logged values that the console shows as columns."""
         return "loss", f"eval_{self.metric}"
 
     def judge(self, trainer: Any, split: str) -> Judgement:
-        """What the model of a trainer gives for the pairs of a split, and how good that is."""
+        """Evaluate the model of a trainer on the pairs of a split."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         found = {f"eval_{name}": value for name, value in self.evaluators[split](model).items()}
         return Judgement(metrics_of(found, "eval"), self.task.answers(model, self.rows[split]))
 
     def constant(self, split: str) -> dict[str, float] | None:
-        """None: a model that gives each pair the same ranks nothing."""
+        """Return None, because a model that scores all pairs the same ranks nothing."""
         return None
 
     def score(self, metrics: dict[str, float]) -> float:
-        """What is to be large."""
+        """Return the value of the metric, which is better if larger."""
         return metrics[self.metric]
 
     def write(self, trainer: Any, folder: Path) -> None:
-        """The model with its tokenizer, and the card of sentence-transformers, which loads it where ours is not."""
+        """Save the model, its tokenizer, and the card of sentence-transformers with `trust_remote_code=True`."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         name = self.run.args.hub_model_id or self.run.output.name
         card_data = model.model_card_data
@@ -125,7 +138,7 @@ class SimilarityRecipe:
         card_data.language = card_data.language or fields.get("language") or []
         model.save_pretrained(str(folder), model_name=name)
         card = folder / "README.md"
-        # Where sentence-transformers fails to write a card, it says so, and goes on.
+        # If sentence-transformers cannot write the card, it only logs an error.
         if not card.exists():
             return
         text = card.read_text(encoding="utf-8")
@@ -133,14 +146,14 @@ class SimilarityRecipe:
         save_card(card, text.replace(f"{loads})", f"{loads}, trust_remote_code=True)"))
 
     def write_cards(self, results: Results, folder: Path) -> None:
-        """Nothing: sentence-transformers writes its card with the model."""
+        """Do nothing, because sentence-transformers writes the card when it saves the model."""
 
     def training(self, trainer: Any) -> Training:
-        """Nothing that the card of sentence-transformers does not say already."""
+        """Return an empty record, because sentence-transformers describes the training in its card."""
         return Training()
 
     def _primary_metric(self, model: Any) -> str:
-        """The name that the evaluator has for what matters most; some know it only once they were called."""
+        """Return the name of the evaluator's main metric, which some evaluators set only when they are called."""
         evaluator = self.evaluators["validation"]
         if getattr(evaluator, "primary_metric", None) is None:
             evaluator(model)

@@ -1,4 +1,4 @@
-"""Training of a `TaskAdapter`: each text is encoded once, and every further epoch is one of a linear classifier.
+"""Train a `TaskAdapter`: encode each text once, and train a linear classifier on the vectors.
 
 Shapes: B batch, S sequence, D hidden.
 """
@@ -27,35 +27,36 @@ def train_adapted_model(
     memory_bytes: int = 2**30,
     disk_bytes: int = 2**34,
 ) -> list[float]:
-    """Trains the classifier of a `TaskAdapter` with AdamW, and reports the mean loss of each epoch.
+    """Train the classifier of a `TaskAdapter` with AdamW, and print the mean loss of each epoch.
 
-    On Accelerate: on whatever device there is, and in as many processes as `accelerate launch` starts. The encoder is
-    frozen and gives a text the same vector each time, so that what was encoded is kept, by its tokens and where they
-    stand: the result is that of encoding again, however the loader shuffles.
+    The training uses Accelerate, with the available device and the processes that `accelerate launch` starts. The
+    frozen encoder always gives a text the same vector, so vectors are cached by tokens and positions. The result is
+    the same as without the cache, however the loader shuffles.
 
     Args:
-        model: is trained in place, and moved to the device.
-        train_loader: gives batches of tensors in any of these forms:
+        model: The model, which is trained in place and moved to the device.
+        train_loader: The loader, which must give batches of tensors in one of these forms:
 
-            - `(input_ids, attention_mask, targets)`, of shapes (B, S), (B, S) and (B,);
+            - `(input_ids, attention_mask, targets)`, with shapes (B, S), (B, S) and (B,);
             - `(input_ids, targets)`;
-            - a dictionary of inputs with `labels` or `label` in it, as the data collators of transformers make it;
+            - a dictionary of inputs with `labels` or `label`, such as the data collators of transformers return;
             - `(inputs, targets)`, where `inputs` is such a dictionary.
 
-            A batch without `attention_mask` has padding where `input_ids` equal the `pad_token_id` of the encoder's
-            configuration, and none if there is no such id.
-        epochs: how often the loader is gone through.
-        learning_rate: of AdamW.
-        memory_bytes: of vectors that each process keeps in memory.
-        disk_bytes: of those that it keeps on the disk beyond that; what fits neither is encoded again each time.
+            In a batch without `attention_mask`, padding is where `input_ids` equal the `pad_token_id` of the encoder's
+            configuration. Without that id, there is no padding.
+        epochs: The number of passes over the loader.
+        learning_rate: The learning rate of AdamW.
+        memory_bytes: The most bytes of vectors that each process keeps in memory.
+        disk_bytes: The most bytes of further vectors that each process keeps on the disk. Texts that fit neither are
+            encoded in every epoch.
 
     Returns:
         The mean loss of each epoch.
 
     Raises:
-        ValueError: for arguments that are not allowed, and for a batch in any other form.
+        ValueError: If an argument is not allowed, or a batch has another form.
     """
-    # Not at the top, since the package shows this function where only models are needed.
+    # Imported here because the package exports this function, and models do not need Accelerate.
     from accelerate import Accelerator
 
     _check(model, train_loader, epochs, learning_rate)
@@ -97,9 +98,9 @@ def train_adapted_model(
 
 def _check(model: TaskAdapter, train_loader: DataLoader[Any], epochs: int, learning_rate: float) -> None:
     if not isinstance(model, TaskAdapter):
-        raise ValueError(f"model must be a TaskAdapter, got a {type(model).__name__}; make one of it: TaskAdapter(it).")
+        raise ValueError(f"model must be a TaskAdapter, got a {type(model).__name__}; wrap it: TaskAdapter(model).")
     if not isinstance(train_loader, DataLoader):
-        raise ValueError(f"train_loader must be a DataLoader of torch, got a {type(train_loader).__name__}.")
+        raise ValueError(f"train_loader must be a torch DataLoader, got a {type(train_loader).__name__}.")
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}.")
     if not learning_rate > 0:
@@ -107,10 +108,10 @@ def _check(model: TaskAdapter, train_loader: DataLoader[Any], epochs: int, learn
 
 
 def _split(batch: Any, model: TaskAdapter) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """The inputs of the encoder, with a mask if padding can be known, and the labels.
+    """Split a batch into the encoder's inputs, with a mask if padding can be inferred, and the labels.
 
     Raises:
-        ValueError: for a batch in a form that is not allowed, or with a bad mask.
+        ValueError: If the batch has a form that is not allowed, or a bad mask.
     """
     inputs: dict[str, Any]
     if isinstance(batch, Mapping):
@@ -139,10 +140,10 @@ def _split(batch: Any, model: TaskAdapter) -> tuple[dict[str, torch.Tensor], tor
 
 
 def _checked_mask(mask: Any, ids: torch.Tensor) -> torch.Tensor:
-    """A mask of any type as whole numbers.
+    """Convert a mask of any type to integers.
 
     Raises:
-        ValueError: if it has another shape than the tokens, or other values than zero and one.
+        ValueError: If its shape differs from that of the tokens, or it has values other than 0 and 1.
     """
     check_tensor("attention_mask", mask)
     if mask.shape != ids.shape:

@@ -1,4 +1,4 @@
-"""Ways of tuning an encoder: which weights are trained, and with which defaults."""
+"""The ways of tuning an encoder, and their default hyperparameters."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Tuning:
     """A way of tuning.
 
     Attributes:
-        defaults: of the training, where nothing else is said.
-        is_peft: whether peft does it.
-        can_be_merged: whether the trained weights become part of the encoder in the end.
+        defaults: Training arguments that apply unless the user sets them.
+        is_peft: Whether PEFT trains an adapter.
+        can_be_merged: Whether the trained weights can be merged into the encoder.
     """
 
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class Tuning:
     can_be_merged: bool = True
 
 
-# The fewer weights, the larger the steps.
+# The fewer weights are trained, the higher the learning rate.
 TUNINGS: dict[str, Tuning] = {
     "full": Tuning(),
     "head": Tuning({"learning_rate": 3e-3, "num_train_epochs": 10.0}),

@@ -1,1 +1,1 @@
-"""`sequence-encoder pretrain`: masked tokens and sentence order, on any corpus."""
+"""Pretraining with masked language modelling and sentence order prediction: `sequence-encoder pretrain`."""

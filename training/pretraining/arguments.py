@@ -1,6 +1,6 @@
-"""The options of `sequence-encoder pretrain`: what is trained, on what, how; and their defaults for each preset.
+"""The options of `sequence-encoder pretrain` for the model and the training, and their defaults for each preset.
 
-Nothing here imports torch, so that mistakes on the command line are refused at once.
+Nothing here imports torch, so that the command line reports mistakes at once.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ...command_line.parser import CommandLine, check_used
 from ...data.corpus import CorpusArguments
 from .objective_arguments import Objectives
 
-# In the output folder, for what is needed to go on after an interruption.
+# The folder in the output folder for what an interrupted run needs to resume.
 SCRATCH = "_pretraining"
 
-# Layers and channels of the sizes of Turc et al. (2019). A head has 64 channels, a feed-forward network four times as
-# many as the layer, and a gated one two thirds of that, which makes as many parameters.
+# Layers and hidden sizes of Turc et al. (2019). Heads have 64 channels. The intermediate size is four times the hidden
+# size, and for gated networks two thirds of that, which gives the same number of parameters.
 SIZES = {
     "tiny": (2, 128),
     "mini": (4, 256),
@@ -30,68 +30,69 @@ SIZES = {
     "large": (24, 1024),
 }
 
-# Arguments that another one leaves without a use.
+# Pairs of an argument and another one beside which it has no effect.
 _OF_NEW_TOKENIZERS = ("vocab_size", "algorithm", "lowercase")
 _NOT_USED_WITH = (
     *((name, "from_checkpoint") for name in ("preset", "size", *_OF_NEW_TOKENIZERS)),
     *((name, "tokenizer") for name in _OF_NEW_TOKENIZERS),
 )
 
-# Five special tokens, and one character in WordPiece's two forms, or all bytes.
+# Five special tokens, and either one character in WordPiece's two forms or all bytes.
 _SMALLEST_VOCABULARIES = {"wordpiece": 7, "byte_level_bpe": 261}
 
-# What the presets are trained with where nothing else is said. Post-norm layers need small steps and a long warmup.
+# Training defaults of the presets. Post-norm layers need a low learning rate and a long warmup.
 _POST_NORM: dict[str, Any] = {"learning_rate": 5e-4, "warmup_steps": 0.1, "muon": False}
 TRAINING_DEFAULTS: dict[str, dict[str, Any]] = {
     "vanilla": _POST_NORM,
     "bert": _POST_NORM,
     "modernbert": {"learning_rate": 5e-3, "warmup_steps": 0.02, "muon": True},
 }
-# AdamW alone is trained with smaller steps than Muon.
+# AdamW alone needs a lower learning rate than Muon.
 _ADAMW_RATE = 1e-3
-# What a checkpoint goes on with: small steps, which leave it what it has learned.
+# Defaults for continued pretraining: a low learning rate, to preserve what the checkpoint has learned.
 CONTINUED_DEFAULTS: dict[str, Any] = {"learning_rate": 5e-4, "warmup_steps": 0.1, "muon": True}
 
 
 @dataclass
 class ModelArguments:
-    """Which encoder is trained.
+    """The encoder to train, its tokenizer, and the lengths of its inputs.
 
     Raises:
-        UsageError: for values that are not allowed.
+        UsageError: If a value is not allowed.
     """
 
     _argument_group_name = "model"
 
     preset: str = field(default="modernbert", metadata={"help": "Architecture.", "choices": list(TRAINING_DEFAULTS)})
-    size: str = field(default="mini", metadata={"help": "Layers and channels.", "choices": list(SIZES)})
+    size: str = field(default="mini", metadata={"help": "Number of layers and hidden size.", "choices": list(SIZES)})
     config_overrides: str | None = field(
-        default=None, metadata={"help": "Fields of the configuration: 'num_hidden_layers=6,norm=rms_norm'."}
+        default=None, metadata={"help": "Configuration fields, such as 'num_hidden_layers=6,norm=rms_norm'."}
     )
     from_checkpoint: str | None = field(
         default=None,
         metadata={
             "aliases": ["--from"],
-            "help": "Encoder to train further, with its tokenizer: a folder or a Hub id. Replaces --preset, --size "
-            "and --vocab_size.",
+            "help": "Encoder to continue pretraining, with its tokenizer: a folder or a Hub id. Replaces --preset, "
+            "--size and --vocab_size.",
         },
     )
     tokenizer: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id; by default a new one is trained on the corpus."}
+        default=None,
+        metadata={"help": "Tokenizer: a folder or a Hub id. By default, a new one is trained on the corpus."},
     )
-    vocab_size: int = field(default=30522, metadata={"help": "Tokens of the new tokenizer."})
+    vocab_size: int = field(default=30522, metadata={"help": "Vocabulary size of the new tokenizer."})
     algorithm: str = field(
         default="wordpiece",
         metadata={"help": "Algorithm of the new tokenizer.", "choices": ["wordpiece", "byte_level_bpe"]},
     )
-    lowercase: bool = field(default=False, metadata={"help": "Make the new tokenizer drop case."})
-    max_length: int = field(default=512, metadata={"help": "Tokens of the longest window."})
-    max_tokens: int = field(default=8192, metadata={"help": "Tokens of a pack, which holds many windows."})
+    lowercase: bool = field(default=False, metadata={"help": "Make the new tokenizer lowercase texts."})
+    max_length: int = field(default=512, metadata={"help": "Maximum number of tokens in a window."})
+    max_tokens: int = field(default=8192, metadata={"help": "Maximum number of tokens in a pack of windows."})
 
     def __post_init__(self) -> None:
         if self.max_length < 5:
             raise UsageError(f"--max_length must be at least 5, got {self.max_length}.")
-        # More than any computer has memory for.
+        # No computer has memory for more.
         for name, most in (("max_length", 10**6), ("max_tokens", 10**8), ("vocab_size", 10**7)):
             if (value := getattr(self, name)) > most:
                 raise UsageError(f"--{name} must be at most {most:,}, got {value}.")
@@ -99,7 +100,7 @@ class ModelArguments:
             raise UsageError(f"--max_tokens must be at least --max_length {self.max_length}, got {self.max_tokens}.")
         if self.from_checkpoint is not None and (self.tokenizer or self.config_overrides):
             raise UsageError(
-                "--from brings its own tokenizer and configuration; leave out --tokenizer and --config_overrides."
+                "--from comes with its own tokenizer and configuration; omit --tokenizer and --config_overrides."
             )
         least = _SMALLEST_VOCABULARIES.get(self.algorithm, 0)
         if self.tokenizer is None and self.from_checkpoint is None and self.vocab_size < least:
@@ -116,11 +117,11 @@ class ModelArguments:
 
         for name in sorted(overrides.keys() - {each.name for each in fields(SequenceEncoderConfig)}):
             raise UsageError(
-                f"--config_overrides {name}: there is no such field of the configuration; SequenceEncoderConfig lists "
-                "them."
+                f"--config_overrides {name}: SequenceEncoderConfig has no such field; its documentation lists the "
+                "fields."
             )
         for name in sorted(each for each in overrides if each.endswith("_token_id")):
-            raise UsageError(f"--config_overrides {name}: the tokenizer says it; leave it out.")
+            raise UsageError(f"--config_overrides {name}: the tokenizer sets this field; omit it.")
         try:
             SequenceEncoderConfig.from_preset(self.preset, **self.config_fields())
         except (StrictDataclassError, ValueError, TypeError) as error:
@@ -129,12 +130,16 @@ class ModelArguments:
             raise UsageError(f"--config_overrides {self.config_overrides}: {reason}") from error
 
     def overrides(self) -> dict[str, Any]:
-        """The fields of `--config_overrides`."""
+        """Parse the configuration fields of `--config_overrides`.
+
+        Raises:
+            UsageError: If a part has no value.
+        """
         found: dict[str, Any] = {}
         for part in filter(None, (self.config_overrides or "").split(",")):
             name, equals, value = part.partition("=")
             if not equals:
-                raise UsageError(f"--config_overrides must be like 'name=value,name=value', got {part!r}.")
+                raise UsageError(f"--config_overrides must have the form 'name=value,name=value', got {part!r}.")
             try:
                 found[name.strip()] = json.loads(value)
             except ValueError:
@@ -142,7 +147,7 @@ class ModelArguments:
         return found
 
     def config_fields(self) -> dict[str, Any]:
-        """The fields of the configuration that size and overrides give."""
+        """Return the configuration fields that the size and the overrides set."""
         from ...configuration.presets import PRESETS
 
         layers, hidden = SIZES[self.size]
@@ -153,7 +158,7 @@ class ModelArguments:
             "hidden_size": hidden,
             "num_attention_heads": hidden // 64,
             "intermediate_size": 64 * round(8 / 3 * hidden / 64) if gated else 4 * hidden,
-            # Sentence order has few labels a batch; through the mean their noise would reach every masked token.
+            # Sentence order has few labels per batch. With mean pooling, their noise would reach every masked token.
             "pooling": "cls",
         }
         return {**sizes, **overrides}
@@ -161,70 +166,74 @@ class ModelArguments:
 
 @dataclass
 class PretrainingOptions:
-    """How it is trained: what `Trainer` does not have, and what it has with other defaults."""
+    """Training options that `TrainingArguments` lacks, and those whose defaults differ here."""
 
     _argument_group_name = "training"
 
-    output_dir: str | None = field(default="pretrained", metadata={"help": "Folder for the model and its checkpoints."})
+    output_dir: str | None = field(
+        default="pretrained", metadata={"help": "Folder to save the model and its checkpoints in."}
+    )
     resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in the output folder."})
-    overwrite: bool = field(default=False, metadata={"help": "Start anew and remove what an earlier run left there."})
+    overwrite: bool = field(default=False, metadata={"help": "Start over, and remove what an earlier run left."})
     muon: bool = field(
-        default=True, metadata={"help": "Train matrices with Muon and the rest with AdamW, instead of --optim."}
+        default=True, metadata={"help": "Train matrices with Muon and other weights with AdamW instead of --optim."}
     )
     lr_decay_share: float = field(
-        default=0.3, metadata={"help": "Last share of the training, in which the rate falls."}
+        default=0.3, metadata={"help": "Share of the steps, at the end, over which the learning rate decays."}
     )
     ema_decay: float | None = field(
         default=None,
-        metadata={"help": "Save an average of the weights, in which the past has this share."},
+        metadata={"help": "Save an exponential moving average of the weights with this decay."},
     )
     per_device_train_batch_size: int = field(default=1, metadata={"help": "Packs per device and step."})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Windows per device in an evaluation."})
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the corpus."})
-    learning_rate: float = field(default=5e-3, metadata={"help": "The highest learning rate."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Decay of all weights but norms and biases."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Evaluation batch size per device."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Number of epochs."})
+    learning_rate: float = field(default=5e-3, metadata={"help": "Peak learning rate."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay; norms and biases are exempt."})
     adam_beta2: float = field(default=0.98, metadata={"help": "Second beta of AdamW."})
     lr_scheduler_type: str = field(
         default="warmup_stable_decay",
-        metadata={"help": "warmup_stable_decay (a trapezoid), cosine, linear and others."},
+        metadata={"help": "Schedule: warmup_stable_decay (a trapezoid), cosine, linear and others."},
     )
-    warmup_steps: float = field(default=0.02, metadata={"help": "Steps, or their share, in which the rate rises."})
+    warmup_steps: float = field(default=0.02, metadata={"help": "Warmup steps, or their share of all steps."})
     bf16: bool | None = field(
-        default=None, metadata={"help": "Autocast to bfloat16; by default where the hardware gains from it."}
+        default=None, metadata={"help": "Autocast to bfloat16; the default depends on the hardware."}
     )
-    logging_steps: float = field(default=10, metadata={"help": "Steps, or their share, between two logs."})
-    eval_steps: float | None = field(default=0.1, metadata={"help": "Steps, or their share, between evaluations."})
-    save_steps: float = field(default=0.1, metadata={"help": "Steps, or their share, between checkpoints."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between logs, or their share of all steps."})
+    eval_steps: float | None = field(
+        default=0.1, metadata={"help": "Steps between evaluations, or their share of all steps."}
+    )
+    save_steps: float = field(default=0.1, metadata={"help": "Steps between checkpoints, or their share of all steps."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False."})
     train_sampling_strategy: str = field(
-        default="sequential", metadata={"help": "Must be 'sequential': packs are shuffled before."}
+        default="sequential", metadata={"help": "Must be 'sequential': the packs are already shuffled."}
     )
-    report_to: list[str] = field(  # `HfArgumentParser` would read one name otherwise
+    report_to: list[str] = field(  # with another type, `HfArgumentParser` would read only one name
         default_factory=lambda: ["tensorboard"],
-        metadata={"help": "Where to log: tensorboard, trackio, codecarbon (energy) and others, or none."},
+        metadata={"help": "Loggers: tensorboard, trackio, codecarbon (energy), others, or none."},
     )
-    seed: int = field(default=0, metadata={"help": "Seed of the weights, the order and the masks."})
+    seed: int = field(default=0, metadata={"help": "Seed of the weights, the data order and the masks."})
 
 
 def check_libraries(options: PretrainingOptions) -> None:
-    """Check that all optional libraries are there that a run will need.
+    """Check that all optional libraries that the run needs are installed.
 
     Raises:
-        MissingLibraryError: if one is not.
+        MissingLibraryError: If one of them is missing.
     """
     require("pretrain", "datasets", "matplotlib", extra="train")
     require_reporters(options.report_to)
 
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of the preset, or of a checkpoint that is trained further."""
+    """Return the defaults of the preset, or those of continued pretraining."""
     check_used(given, _NOT_USED_WITH)
     preset = given.get("preset", ModelArguments.preset)
     continued = given.get("from_checkpoint") is not None
     defaults = dict(CONTINUED_DEFAULTS if continued else TRAINING_DEFAULTS.get(preset, {}))
     if "optim" in given:
-        # Whoever names an optimizer means it.
+        # An explicit --optim takes precedence.
         defaults["muon"] = False
     if not given.get("muon", defaults.get("muon", True)):
         defaults["learning_rate"] = min(defaults.get("learning_rate", _ADAMW_RATE), _ADAMW_RATE)
@@ -235,7 +244,7 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 
 COMMAND_LINE = CommandLine(
     "pretrain",
-    "Pretrain an encoder on masked tokens and sentence order.",
+    "Pretrain an encoder to predict masked tokens and sentence order.",
     '--corpus "texts/*.txt" --size mini --output_dir pretrained',
     (ModelArguments, CorpusArguments, Objectives, PretrainingOptions),
     with_trainer=True,

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights: what a training ends with is then less of its last steps alone."""
+"""An exponential moving average of the weights, which smooths out the noise of the last steps."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _FOLDER = "ema"
 
 
 class ExponentialMovingAverage(TrainerCallback):
-    """Averages the weights after every step, and puts the average in their place when training ends.
+    """Callback that averages the weights after every step, and replaces them by the average when training ends.
 
-    The share of the past is `decay`, less at the start: (1 + step) / (10 + step). In checkpoints the average is beside
-    the weights, sharded if they are, and loads in any number of processes.
+    The decay starts lower and is min(`decay`, (1 + step) / (10 + step)). Checkpoints hold the average beside the
+    weights. It is sharded if they are, and loads in any number of processes.
 
     Args:
-        decay: the share of the past, in (0, 1).
-        resume_from: the checkpoint that training goes on from.
+        decay: The decay of the average, in (0, 1).
+        resume_from: The checkpoint that training resumes from.
 
     Raises:
-        ValueError: if `decay` is out of its range.
+        ValueError: If `decay` is out of range.
     """
 
     def __init__(self, decay: float, resume_from: Path | None = None) -> None:
@@ -42,7 +42,7 @@ class ExponentialMovingAverage(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Starts with the weights, or with the average of a checkpoint."""
+        """Initialise the average with the weights, or load it from the checkpoint."""
         weights = dict(_weights(kwargs["model"]))
         self.average = {name: weight.detach().clone() for name, weight in weights.items()}
         if self.resume_from is not None:
@@ -51,13 +51,13 @@ class ExponentialMovingAverage(TrainerCallback):
 
     @torch.no_grad()
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Moves the average."""
+        """Update the average."""
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         for name, weight in _weights(kwargs["model"]):
             self.average[name].lerp_(weight, 1 - decay)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Saves the average with the checkpoint."""
+        """Save the average with the checkpoint."""
         folder = checkpoint_at(args, state) / _FOLDER
         with _of_one_process():
             checkpoint.save(self.average, checkpoint_id=folder)
@@ -66,14 +66,14 @@ class ExponentialMovingAverage(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Gives the weights the values of the average."""
+        """Replace the weights by the average."""
         for name, weight in _weights(kwargs["model"]):
             weight.copy_(self.average[name])
 
 
 @contextmanager
 def _of_one_process() -> Iterator[None]:
-    """Without the warning that one process alone saves and loads, which is meant."""
+    """Silence the warning that a single process saves and loads, which is intended."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is ")
         yield

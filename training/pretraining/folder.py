@@ -1,13 +1,13 @@
 """The output folder of `sequence-encoder pretrain`: what it may hold at the start, and what a run keeps in it.
 
 checkpoint-N/     the training after N steps
-_pretraining/     what an interrupted run needs to be resumed (`Trainer` pushes nothing that begins with an underscore)
+_pretraining/     what an interrupted run needs to resume (`Trainer` pushes nothing that begins with an underscore)
   lock            held while a run uses the folder; the system releases it when the process ends
   settings.json   what must not change when the run is resumed
-  arguments.json  what was given on the command line, and counts for a run that resumes it
-  windows.json    how many windows and tokens the texts are, and a digest; the same when the run is resumed
-  tokenizer/      and other parts of the preparation
-trainer_state.json  written after the model: the run is finished
+  arguments.json  the command line, which also applies when the run is resumed
+  windows.json    the number of windows and tokens, and a digest, which must not change when the run is resumed
+  tokenizer/      and other results of the preparation
+trainer_state.json  written after the model, and so marks a finished run
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ _PREPARED = (
 
 
 def check_folder(run: Pretraining) -> None:
-    """Check that the output folder can take the run, before anything is written.
+    """Check that the run may use the output folder, before it writes anything.
 
     Raises:
-        FileExistsError: if it holds a model or checkpoints, and the run has neither `resume` nor `overwrite`.
-        UsageError: if it overlaps with the corpus, has symbolic links in it, cannot be resumed, or holds what the run
-            starts from.
+        FileExistsError: If the folder holds a model or checkpoints, and neither `resume` nor `overwrite` is set.
+        UsageError: If the folder overlaps with the corpus, contains symbolic links, cannot be resumed, or holds the
+            model or tokenizer that the run starts from.
     """
     output, scratch, args = run.output, run.scratch, run.args
     _check_apart(output, run.corpus.corpus)
@@ -76,8 +76,8 @@ def check_folder(run: Pretraining) -> None:
     for path in (scratch, *output.glob("checkpoint-*")):
         if path.is_symlink():
             raise UsageError(
-                f"{path} is a symbolic link, and a run removes what is there. Move the folder itself to {output}, or "
-                "let --output_dir name a link to all of it."
+                f"{path} is a symbolic link, but a run may delete it. Move its target to {output}, or make the whole "
+                "--output_dir a link."
             )
     file = scratch / _SETTINGS
     if args.resume and file.exists():
@@ -86,20 +86,20 @@ def check_folder(run: Pretraining) -> None:
     if not (checkpoints := checkpoints_in(output)) and not (output / "config.json").exists():
         return
     if args.resume:
-        raise UsageError(f"--resume needs {file}, which is not there; start anew with --overwrite.")
+        raise UsageError(f"--resume needs {file}, which does not exist; start over with --overwrite.")
     if not args.overwrite:
         raise FileExistsError(
-            f"{output} holds a model or checkpoints; go on with --resume, or start anew with --overwrite."
+            f"{output} holds a model or checkpoints; continue with --resume, or start over with --overwrite."
         )
     if checkpoints and not file.exists():
-        raise UsageError(f"No run of pretrain wrote {checkpoints[0]}; move it away, or choose another --output_dir.")
+        raise UsageError(f"pretrain did not write {checkpoints[0]}; move it away, or choose another --output_dir.")
     for name, source in (("from", run.model.from_checkpoint), ("tokenizer", run.model.tokenizer)):
         if source and any(Path(source).resolve().is_relative_to(path.resolve()) for path in (*checkpoints, scratch)):
-            raise UsageError(f"--{name} {source} would be removed; choose another --output_dir.")
+            raise UsageError(f"--{name} {source} would be deleted; choose another --output_dir.")
 
 
 def _check_apart(output: Path, corpus: str) -> None:
-    """Check that the files of the output do not become texts, and that no text lies among them."""
+    """Check that the corpus does not include files of the output folder, and is not inside it."""
     found = None if corpus == DOCUMENTATION else find_files(corpus, "corpus")
     if found is None:
         return
@@ -114,13 +114,13 @@ def _check_apart(output: Path, corpus: str) -> None:
             inside = "**" in levels or len(levels) > len(resolved.relative_to(fixed).parts)
     if inside or any(file.resolve().is_relative_to(resolved) for file in found[1]):
         raise UsageError(
-            f"--output_dir {output} and --corpus {corpus} overlap, so that files of the run would be taken for texts, "
-            "or texts be among them; choose another --output_dir."
+            f"--output_dir {output} and --corpus {corpus} overlap, so the run could read its own files as texts or "
+            "delete texts; choose another --output_dir."
         )
 
 
 def _pattern_levels(pattern: Path) -> int:
-    """How many parts of a pattern there are from the first with a wildcard on."""
+    """Count the parts of a pattern from the first one with a wildcard."""
     parts = pattern.parts
     return len(parts) - next(place for place, part in enumerate(parts) if glob.has_magic(part))
 
@@ -129,36 +129,36 @@ def _check_unchanged(run: Pretraining, file: Path) -> None:
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"{file} is damaged ({error}); start anew with --overwrite.") from error
+        raise UsageError(f"{file} is damaged ({error}); start over with --overwrite.") from error
     settings = settings_of(run)
     changed = [name for name in settings if before.get(name) != settings[name]]
     if changed:
         told = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
         raise UsageError(
-            f"--resume goes on with the same texts, model, objectives and optimizer, and these differ: {told}."
+            f"--resume continues with the same texts, model, objectives and optimizer, but these differ: {told}."
         )
 
 
 def settings_of(run: Pretraining) -> dict[str, Any]:
-    """What must not change when a run goes on."""
+    """Return what must not change when a run is resumed."""
     settings: dict[str, Any] = {}
     for part in (run.model, run.corpus, run.objectives):
         settings |= dataclasses.asdict(part)
     settings.pop("num_proc")
     args = run.args
-    # The state of the optimizer in a checkpoint brings its own settings back, but for the learning rate.
+    # The optimizer state in a checkpoint restores these settings, but not the learning rate.
     optimizer = ("muon", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
     settings |= {name: getattr(args, name) for name in ("seed", "ema_decay", *optimizer)}
-    # As they are read again.
+    # The same types as after reading the file.
     return json.loads(json.dumps(settings | {"packs a step": packs_per_step(args)}))
 
 
 @contextmanager
 def sole_run(run: Pretraining) -> Iterator[None]:
-    """Keep other runs out of the output folder.
+    """Lock the output folder against other runs.
 
     Raises:
-        FileExistsError: if another run is there.
+        FileExistsError: If another run uses the folder.
     """
     lock: Any = nullcontext()
     if run.args.should_save:
@@ -167,7 +167,7 @@ def sole_run(run: Pretraining) -> Iterator[None]:
     try:
         lock.__enter__()
     except Timeout as error:
-        raise FileExistsError(f"Another run writes into {run.output}; choose another --output_dir.") from error
+        raise FileExistsError(f"Another run is writing to {run.output}; choose another --output_dir.") from error
     try:
         yield
     finally:
@@ -175,26 +175,26 @@ def sole_run(run: Pretraining) -> Iterator[None]:
 
 
 def prepare_folder(run: Pretraining) -> None:
-    """Make the output folder ready for a new run, or for resuming one."""
+    """Prepare the output folder for a new or a resumed run."""
     output, scratch = run.output, run.scratch
     if not run.args.should_save:
         return
     check_folder(run)
     if run.args.resume and (scratch / _SETTINGS).exists():
         for path in remove_unfinished(output):
-            print(f"Removed {path}, which was not finished.")
+            print(f"Removed the incomplete {path}.")
         _keep_arguments(run)
         return
     if run.args.resume:
-        print(f"--resume finds no interrupted run in {output}; a new one starts.")
+        print(f"--resume found no interrupted run in {output}; starting a new one.")
     for path in checkpoints_in(output):
         remove_checkpoint(path)
     for path in others_in(output):
-        print(f"{path} stays: no run of pretrain wrote it.")
+        print(f"Kept {path}, which pretrain did not write.")
     scratch.mkdir(parents=True, exist_ok=True)
-    # A lock that is removed keeps nobody out.
+    # Removing the lock file would let another run in.
     remove_written(scratch, _PREPARED, kept=(_LOCK,))
-    # Until the run is finished.
+    # This file marks a finished run.
     (output / TRAINER_STATE_NAME).unlink(missing_ok=True)
     scratch.mkdir(exist_ok=True)
     write_whole(scratch / _SETTINGS, [json.dumps(settings_of(run), indent=1)])
@@ -202,10 +202,10 @@ def prepare_folder(run: Pretraining) -> None:
 
 
 def check_windows(run: Pretraining, train: PackedWindows) -> None:
-    """Check that the texts are those that the run began with; their lengths in tokens tell.
+    """Check by the numbers of tokens that a resumed run has the same texts.
 
     Raises:
-        UsageError: if they are not.
+        UsageError: If the texts have changed.
     """
     file = run.scratch / _WINDOWS
     found = {"windows": len(train.windows), "tokens": train.tokens, "digest": train.digest}
@@ -213,9 +213,9 @@ def check_windows(run: Pretraining, train: PackedWindows) -> None:
         before = json.loads(file.read_text(encoding="utf-8"))
         if before != found:
             raise UsageError(
-                f"--resume goes on with the same texts, and --corpus {run.corpus.corpus} has changed: it was "
-                f"{before['windows']:,} windows of {before['tokens']:,} tokens, and is {found['windows']:,} of "
-                f"{found['tokens']:,}{'' if before['tokens'] != found['tokens'] else ', of other lengths'}."
+                f"--resume continues with the same texts, but --corpus {run.corpus.corpus} has changed: it had "
+                f"{before['windows']:,} windows of {before['tokens']:,} tokens, and now has {found['windows']:,} of "
+                f"{found['tokens']:,}{'' if before['tokens'] != found['tokens'] else ', with other lengths'}."
             )
     elif run.args.should_save:
         write_whole(file, [json.dumps(found)])
@@ -226,7 +226,7 @@ def _keep_arguments(run: Pretraining) -> None:
 
 
 def finished_steps(run: Pretraining) -> int:
-    """How many steps the finished run in the output folder has taken; 0 if there is none."""
+    """Return the number of steps of the finished run in the output folder, or 0 if there is none."""
     file = run.output / TRAINER_STATE_NAME
     if not file.exists() or not (run.output / "config.json").exists():
         return 0
@@ -234,7 +234,7 @@ def finished_steps(run: Pretraining) -> int:
 
 
 def progress_of(run: Pretraining) -> str:
-    """What an interrupted run leaves, and how to go on."""
+    """Describe what an interrupted run leaves, and how to resume it."""
     last = last_whole_checkpoint(run.output)
     if last is None:
         return "interrupted before the first checkpoint; nothing was saved."

@@ -1,4 +1,4 @@
-"""The tokenizer and the model that `sequence-encoder pretrain` starts from."""
+"""Create or load the tokenizer and the model that `sequence-encoder pretrain` starts from."""
 
 from __future__ import annotations
 
@@ -17,17 +17,24 @@ from ...tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
 from .arguments import ModelArguments
 from .objective_arguments import Objectives
 
-# Documents to train a tokenizer on; more change little.
+# Documents to train a tokenizer on. More documents hardly change it.
 _TOKENIZER_TEXTS = 200_000
-# Training takes the square of the length of a word: of a megabyte in base64, more than an hour.
+# Training time is quadratic in the length of a word: a megabyte of base64 would take more than an hour.
 _LONG_WORD = re.compile(r"\S{1000,}")
 
 
 def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:
-    """The tokenizer that is asked for, or one that is trained on the first of the texts.
+    """Load the tokenizer that the user named, or train one on the first texts.
+
+    Args:
+        arguments: The arguments of the model.
+        texts: The texts of the corpus.
+
+    Returns:
+        The tokenizer.
 
     Raises:
-        UsageError: if it cannot be loaded or trained, or has no [CLS], [SEP], [PAD] or [MASK].
+        UsageError: If it cannot be loaded or trained.
     """
     try:
         if arguments.tokenizer is None:
@@ -38,7 +45,7 @@ def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTraine
                 algorithm=arguments.algorithm,
                 lowercase=arguments.lowercase,
                 model_max_length=arguments.max_length,
-                # Five bars, which are also drawn where there is no terminal.
+                # The trainer would draw five bars, even without a terminal.
                 show_progress=False,
             )
         tokenizer = read_tokenizer(arguments.tokenizer)
@@ -54,7 +61,19 @@ def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTraine
 def new_model(
     arguments: ModelArguments, objectives: Objectives, tokenizer: PreTrainedTokenizerBase
 ) -> SequenceEncoderPreTrainedModel:
-    """An encoder with random weights and the heads that the objectives need."""
+    """Create an encoder with random weights and the heads that the objectives need.
+
+    Args:
+        arguments: The arguments of the model.
+        objectives: The objectives of the training.
+        tokenizer: The tokenizer, which sets the vocabulary size and the special tokens.
+
+    Returns:
+        The model.
+
+    Raises:
+        UsageError: If the vocabulary is too small for the tokenizer, or the encoder has too few positions.
+    """
     fields: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "type_vocab_size": 2 if objectives.sop_weight else 0,
@@ -73,10 +92,10 @@ def new_model(
 
 
 def carried_over_model(folder: Path, arguments: ModelArguments, objectives: Objectives) -> PreTrainedModel:
-    """The model that `carry_over` saved, with the heads that the objectives need.
+    """Load the model that `carry_over` saved, with the heads that the objectives need.
 
     Raises:
-        UsageError: if it takes no texts as long as asked for.
+        UsageError: If the encoder has too few positions.
     """
     model = model_class(objectives).from_pretrained(folder)
     check_room(model.config, arguments, "--from")
@@ -89,18 +108,18 @@ def check_room(config: PreTrainedConfig, arguments: ModelArguments, named: str) 
     Args:
         config: The configuration of the encoder.
         arguments: The arguments of the command.
-        named: What the user calls the encoder.
+        named: The name of the encoder in error messages.
 
     Raises:
-        UsageError: if it has too few positions.
+        UsageError: If it has too few positions.
     """
     limit = config.max_position_embeddings
     if config.position_embedding == "learned" and arguments.max_length > limit:
         raise UsageError(
-            f"--max_length must be at most {limit}, what {named} has positions for, got {arguments.max_length}."
+            f"--max_length must be at most {limit}, the positions that {named} has, got {arguments.max_length}."
         )
 
 
 def model_class(objectives: Objectives) -> type[SequenceEncoderPreTrainedModel]:
-    """The class with the heads that the objectives need."""
+    """Return the model class with the heads that the objectives need."""
     return SequenceEncoderForPreTraining if objectives.sop_weight else SequenceEncoderForMaskedLM

@@ -1,4 +1,4 @@
-"""The arguments of the objectives of pretraining: their weights, and how many tokens are predicted."""
+"""The arguments of the pretraining objectives: their weights, and the share of masked tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-# How the share of predicted tokens goes from the first to the last, by the progress of the training.
+# The progress of the masking probability from its initial to its final value, by the progress of the training.
 MASK_SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 0.0,
     "linear": lambda progress: progress,
@@ -16,32 +16,33 @@ MASK_SCHEDULES: dict[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class Objectives:
-    """What a model learns from.
+    """The objectives of pretraining.
 
     Args:
-        mlm_weight: of the loss of masked tokens in the sum; 0 masks nothing.
-        sop_weight: of the loss of sentence order; 0 leaves it out.
-        mlm_probability: the share of tokens to predict; of these 80 % are masked, 10 % replaced and 10 % kept.
-        final_mlm_probability: that share at the end of the training, where the schedule is not "constant".
-        mlm_schedule: how it goes there, "constant", "linear" or "cosine" (fewer masks late: Yang et al., 2023).
-        whole_word_mask: whether all tokens of a word are predicted, or none.
+        mlm_weight: The weight of the masked language modelling loss; 0 disables masking.
+        sop_weight: The weight of the sentence order loss; 0 disables this objective.
+        mlm_probability: The share of tokens to predict. Of these, 80 % are masked, 10 % replaced and 10 % kept.
+        final_mlm_probability: The share at the end of the training, unless the schedule is "constant".
+        mlm_schedule: The schedule of the share, "constant", "linear" or "cosine". A share that falls during training
+            follows Yang et al. (2023).
+        whole_word_mask: Whether to predict either all tokens of a word or none.
 
     Raises:
-        ValueError: for numbers and names that are not allowed.
+        ValueError: If a number or a name is not allowed.
     """
 
     _argument_group_name = "objectives"
 
-    mlm_weight: float = field(default=1.0, metadata={"help": "Weight of the loss of masked tokens; 0 masks nothing."})
-    sop_weight: float = field(default=1.0, metadata={"help": "Weight of the loss of sentence order; 0 leaves it out."})
+    mlm_weight: float = field(default=1.0, metadata={"help": "Weight of the masked token loss; 0 disables masking."})
+    sop_weight: float = field(default=1.0, metadata={"help": "Weight of the sentence order loss; 0 disables it."})
     mlm_probability: float = field(default=0.3, metadata={"help": "Share of tokens to predict."})
     final_mlm_probability: float = field(
-        default=0.15, metadata={"help": "Share of tokens to predict at the end, unless --mlm_schedule is constant."}
+        default=0.15, metadata={"help": "Share at the end of the training, unless --mlm_schedule is constant."}
     )
     mlm_schedule: str = field(
         default="constant", metadata={"help": "How that share changes.", "choices": list(MASK_SCHEDULES)}
     )
-    whole_word_mask: bool = field(default=False, metadata={"help": "Predict all tokens of a word, or none."})
+    whole_word_mask: bool = field(default=False, metadata={"help": "Predict either all tokens of a word or none."})
 
     def __post_init__(self) -> None:
         for name in ("mlm_weight", "sop_weight"):
@@ -58,6 +59,6 @@ class Objectives:
             )
 
     def probability(self, progress: float) -> float:
-        """The share of tokens to predict when a share of the training is over."""
+        """Return the share of tokens to predict at a progress of the training, from 0 to 1."""
         moved = MASK_SCHEDULES[self.mlm_schedule](progress)
         return self.mlm_probability + moved * (self.final_mlm_probability - self.mlm_probability)

@@ -1,6 +1,6 @@
-"""What pretraining logs: loss and accuracy of each objective, speed, and a loss that is no number ends the training.
+"""The metrics of pretraining: loss and accuracy of each objective, speed, and a stop when the loss is not finite.
 
-Everything is measured from outside, on what an unmodified `Trainer` gives its model.
+Hooks and callbacks measure everything on an unmodified `Trainer`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerContro
 from ...command_line import UsageError
 from ...modeling.checks import IGNORED
 
-# What is summed over the rows of batches.
+# The values that are summed over the rows of batches.
 _SUMS = ("mlm_loss", "mlm_right", "mlm_count", "sop_loss", "sop_right", "sop_count", "tokens")
 
 
 class ObjectiveMetrics(TrainerCallback):
-    """Adds to each log of a `Trainer` the loss and the accuracy of each objective, and the tokens a second.
+    """Callback that adds the loss and accuracy of each objective and the tokens per second to a `Trainer`'s logs.
 
-    Means are over the masked tokens, and over the pairs of segments, that all processes saw since the last log. `watch`
-    the trainer before it trains.
+    Losses and accuracies are means over the masked tokens and the pairs of segments that all processes saw since the
+    last log. Call `watch` with the trainer before it trains.
 
     Args:
-        operations_per_token: of training, or None where the share of the peak is not to be logged.
-        peak: operations a second of all devices together.
+        operations_per_token: The floating-point operations of training per token. None disables the share of the peak.
+        peak: The floating-point operations per second of all devices together.
     """
 
     def __init__(self, operations_per_token: float | None = None, peak: float | None = None) -> None:
@@ -39,7 +39,7 @@ class ObjectiveMetrics(TrainerCallback):
         self._forget()
 
     def watch(self, trainer: Trainer) -> None:
-        """Becomes the second callback of a trainer: the first decides what follows a step, all others read logs."""
+        """Register as the trainer's second callback: after the one that sets `control`, before those that read logs."""
         self.trainer = trainer
         trainer.callback_handler.callbacks.insert(1, self)
 
@@ -51,9 +51,9 @@ class ObjectiveMetrics(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Starts to look at the outputs of the model."""
+        """Register a forward hook on the model."""
         assert self.trainer is not None
-        # The outermost module: what is inside may be compiled.
+        # The hook is on the outermost module, because inner modules may be compiled.
         model = self.trainer.model_wrapped
         self.hook = model.register_forward_hook(self._see, with_kwargs=True)
         self._forget()
@@ -61,20 +61,20 @@ class ObjectiveMetrics(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Looks no longer."""
+        """Remove the hook."""
         self.hook.remove()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The batches of the step have come."""
+        """Count the time since the last step as waiting for batches."""
         self.waited += time.perf_counter() - self.ended
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ends the training before something is saved that has lost its numbers.
+        """Stop the training before it saves weights that are not finite.
 
         Raises:
-            UsageError: if a loss, or a weight that would be saved, is infinite or no number.
+            UsageError: If a loss, or a weight that would be saved, is NaN or infinite.
         """
         self._check(state, control)
         self.ended = time.perf_counter()
@@ -82,16 +82,16 @@ class ObjectiveMetrics(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """As after a step."""
+        """Check the loss and the weights as after a step."""
         self._check(state, control)
 
     def _check(self, state: TrainerState, control: TrainerControl) -> None:
-        # What training ends with is saved, whether or not it is a checkpoint.
+        # The weights at the end of the training are always saved.
         saves = control.should_save or control.should_training_stop
         if not (control.should_log or saves):
             return
         assert self.trainer is not None
-        # None where a log took them just before.
+        # The sums are None if a log has just consumed them.
         sums = torch.zeros((), device=self.trainer.args.device) if self.sums is None else self.sums.clone()
         if saves:
             for weight in self.trainer.model_wrapped.parameters():
@@ -99,8 +99,8 @@ class ObjectiveMetrics(TrainerCallback):
                 sums += 0 * local.detach().sum()
         if not self._of_all_processes(sums).isfinite().all():
             raise UsageError(
-                f"The loss is no longer a number, at step {state.global_step} or little before. Nothing was saved "
-                "since. Lower --learning_rate or --max_grad_norm, or warm up longer, and go on with --resume."
+                f"The loss became NaN or infinite at step {state.global_step} or shortly before. Nothing was saved "
+                "since. Lower --learning_rate or --max_grad_norm, or warm up longer, and continue with --resume."
             )
 
     def on_log(
@@ -111,7 +111,7 @@ class ObjectiveMetrics(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Adds what was measured since the last log of training."""
+        """Add the metrics since the last log of training."""
         if logs is None or "loss" not in logs or self.sums is None:
             return
         sums = self._of_all_processes(self.sums)
@@ -126,11 +126,11 @@ class ObjectiveMetrics(TrainerCallback):
         self._forget()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """The time of an evaluation is none of training."""
+        """Exclude the time of the evaluation from the training time."""
         self._leave_out()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Nor is that of saving."""
+        """Exclude the time of saving from the training time."""
         self._leave_out()
 
     def _leave_out(self) -> None:
@@ -147,17 +147,17 @@ class ObjectiveMetrics(TrainerCallback):
 
     def _of_all_processes(self, sums: torch.Tensor) -> torch.Tensor:
         assert self.trainer is not None
-        # Those that share a model by tensor parallelism see the same batch.
+        # Processes that share a model by tensor parallelism see the same batch.
         return self.trainer.accelerator.reduce(sums.clone(), "sum") / self.trainer.get_tp_size()
 
 
 def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
-    """The sums of `_SUMS` over a batch, (7,): a masked language model's, or those of both heads of pretraining."""
+    """Compute the sums of `_SUMS` over a batch, (7,), for a masked language model or a model with both heads."""
     labels = inputs["labels"]
     device = labels.device
     count = (labels != IGNORED).sum()
     mask = inputs.get("attention_mask")
-    # Apple's GPUs have no more than 32 bits.
+    # MPS does not support float64.
     exact = torch.float32 if device.type == "mps" else torch.float64
     values = dict.fromkeys(_SUMS, torch.zeros((), device=device))
     values["tokens"] = torch.as_tensor(labels.numel(), device=device) if mask is None else mask.sum()
@@ -179,7 +179,7 @@ def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
 
 
 def means(sums: torch.Tensor | np.ndarray) -> dict[str, float]:
-    """Loss and accuracy of the objectives that were trained, of the sums that `sums_of` gives."""
+    """Compute the loss and accuracy of the trained objectives from the result of `sums_of`."""
     told = dict(zip(_SUMS, sums.tolist(), strict=False))
     found: dict[str, float] = {}
     for name in ("mlm", "sop"):
@@ -189,9 +189,9 @@ def means(sums: torch.Tensor | np.ndarray) -> dict[str, float]:
 
 
 def compact_logits(logits: Any, labels: Any) -> torch.Tensor:
-    """Sums for each row, (B, 6), instead of logits (B, S, V): the `preprocess_logits_for_metrics` of a `Trainer`."""
+    """Reduce logits (B, S, V) to sums for each row, (B, 6), as `preprocess_logits_for_metrics` of a `Trainer`."""
     tokens, order = labels if isinstance(labels, tuple | list) else (labels, None)
-    # Those of one head come alone.
+    # A model with one head returns its logits without a tuple.
     alone = (logits, None) if order is None else (None, logits)
     predictions, scores = logits if isinstance(logits, tuple | list) else alone
     sums = torch.zeros(len(tokens), 3, device=tokens.device)
@@ -204,12 +204,12 @@ def compact_logits(logits: Any, labels: Any) -> torch.Tensor:
 
 
 def _loss_right_count(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(n, 3): the loss, whether it is right and whether it counts, of each of n answers."""
+    """Return the loss, whether it is right, and whether it counts, for each of n answers, (n, 3)."""
     counts = labels != IGNORED
     losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
     return torch.stack([losses, (logits.argmax(-1) == labels).float() * counts, counts.float()], dim=1)
 
 
 def objective_means(prediction: EvalPrediction) -> dict[str, float]:
-    """Loss and accuracy of each objective over all rows: the `compute_metrics` of a `Trainer` with `compact_logits`."""
+    """Compute loss and accuracy of each objective, as `compute_metrics` of a `Trainer` with `compact_logits`."""
     return means(np.asarray(prediction.predictions, dtype=np.float64).sum(axis=0))

@@ -1,7 +1,7 @@
-"""The objectives of pretraining: the collator that swaps segments and masks tokens.
+"""The collator of pretraining, which swaps segments and masks tokens.
 
-Some tokens are hidden, and the model is to restore them (masked language modelling, Devlin et al., 2019); half of the
-time the two segments of a window are swapped, and the model is to tell (sentence order, Lan et al., 2020).
+The model predicts masked tokens (masked language modelling, Devlin et al., 2019), and whether the two segments of a
+window are swapped, as half of them are (sentence order prediction, Lan et al., 2020).
 """
 
 from __future__ import annotations
@@ -20,39 +20,46 @@ from .objective_arguments import Objectives
 
 
 class PretrainingCollator:
-    """Makes batches of `PackedWindows`: swapped half of the time, masked, and padded around what the model computes.
+    """Data collator that builds padded batches from packs of `PackedWindows`, and draws swaps and masks.
 
-    A batch is for `SequenceEncoderForPreTraining`; without `sop_weight` also for `SequenceEncoderForMaskedLM`. What is
-    drawn for a pack follows from its seed. `Trainer` drops what it does not know: tell it
-    `remove_unused_columns=False`.
+    The batches are for `SequenceEncoderForPreTraining`, or without `sop_weight` also for `SequenceEncoderForMaskedLM`.
+    The seed of a pack determines what is drawn for it. Set `remove_unused_columns=False` in `TrainingArguments`, or
+    `Trainer` drops the columns of the packs.
 
     Args:
-        tokenizer: needs [CLS], [SEP], [PAD] and [MASK].
-        objectives: what is to be predicted.
+        tokenizer: The tokenizer, which must have [CLS], [SEP], [PAD] and [MASK].
+        objectives: The objectives of the training.
 
     Raises:
-        ValueError: if the tokenizer lacks one of these, or does not tell where words start although they are needed.
+        ValueError: If the tokenizer lacks one of these tokens, or whole words are masked and it does not mark where
+            words start.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, objectives: Objectives | None = None) -> None:
         self.objectives = objectives or Objectives()
         ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad", "mask")}
         if missing := [name for name, token in ids.items() if token is None]:
-            raise ValueError(f"tokenizer must have cls, sep, pad and mask tokens, and has no {', '.join(missing)}.")
+            raise ValueError(f"tokenizer must have cls, sep, pad and mask tokens, but lacks {', '.join(missing)}.")
         self.cls, self.sep, self.pad, self.mask = ids.values()
         self.vocab_size = len(tokenizer)
         self.continues = continuing_tokens(tokenizer) if self.objectives.whole_word_mask else None
 
     def __call__(self, packs: Sequence[Any]) -> dict[str, Any]:
-        """`input_ids`, `attention_mask`, `labels` (B, S); for sentence order also `token_type_ids` (B, S),
-        `sentence_order_label` (B,): 1 where the segments are swapped, -100 where there is one; and the weights.
+        """Build a batch from packs.
+
+        Args:
+            packs: Items of `PackedWindows`.
+
+        Returns:
+            `input_ids`, `attention_mask` and `labels` (B, S). For sentence order, also `token_type_ids` (B, S),
+            `sentence_order_label` (B,), which is 1 for swapped segments and -100 for a single segment, and the weights.
 
         Raises:
-            ValueError: for items without windows.
+            ValueError: If an item has no windows.
         """
         if packs and "windows" not in packs[0]:
             raise ValueError(
-                f"An item has {sorted(packs[0])} and no 'windows'; set remove_unused_columns=False in "
+                f"An item must have 'windows', got {sorted(packs[0])}; set remove_unused_columns=False in "
                 "TrainingArguments and train on PackedWindows."
             )
         rows: list[np.ndarray] = []
@@ -86,7 +93,7 @@ class PretrainingCollator:
         return batch
 
     def _join(self, window: Any, swap: bool) -> tuple[np.ndarray, int]:
-        """The tokens of a row with the special ones, and where the second segment starts."""
+        """Return the tokens of a row with special tokens, and where the second segment starts."""
         ids = np.asarray(window["input_ids"], dtype=np.int64)
         cut = window["cut"] if self.objectives.sop_weight else 0
         if not cut:
@@ -97,19 +104,19 @@ class PretrainingCollator:
     def _hide(
         self, rows: list[np.ndarray], paired: np.ndarray, rng: np.random.Generator, probability: float
     ) -> list[np.ndarray]:
-        """Masks tokens of the rows in place, and returns their labels."""
+        """Mask tokens of the rows in place, and return the labels."""
         ids = np.concatenate(rows)
         labels = np.full_like(ids, IGNORED)
         ends = np.cumsum([len(row) for row in rows])
         if not self.objectives.mlm_weight:
-            # `Trainer` counts labels to weigh the parts of a step: one a text whose order is to be told.
+            # `Trainer` weights the parts of a step by their number of labels, so each pair of segments gets one.
             starts = ends - [len(row) for row in rows]
             labels[starts[paired]] = self.cls
             return np.split(labels, ends[:-1])
         special = (ids == self.cls) | (ids == self.sep)
         chosen = rng.random(len(ids)) < probability
         if self.continues is not None:
-            # The first token of a word decides. Special tokens are words of their own.
+            # The first token of a word decides for all its tokens. Each special token is a separate word.
             words = np.cumsum(~self.continues[ids] | special | np.roll(special, 1))
             chosen = chosen[np.searchsorted(words, words)]
         chosen &= ~special
@@ -124,7 +131,7 @@ class PretrainingCollator:
 
 
 def _padded(rows: Sequence[np.ndarray], value: int) -> torch.Tensor:
-    """(B, S), each row filled up with `value`."""
+    """Stack rows to (B, S), padded with `value`."""
     lengths = np.array([len(row) for row in rows])
     filled = np.full((len(rows), lengths.max()), value, dtype=np.int64)
     filled[np.arange(filled.shape[1]) < lengths[:, None]] = np.concatenate(rows)
@@ -132,10 +139,16 @@ def _padded(rows: Sequence[np.ndarray], value: int) -> torch.Tensor:
 
 
 def continuing_tokens(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Which tokens of the vocabulary go on with a word that another one began, (V,) bool.
+    """Find the tokens of the vocabulary that continue a word.
+
+    Args:
+        tokenizer: A WordPiece, byte-level or SentencePiece tokenizer.
+
+    Returns:
+        A boolean array (V,) that is true for tokens that continue a word.
 
     Raises:
-        ValueError: if the tokenizer marks neither the start of words nor what follows.
+        ValueError: If the tokenizer does not mark where words start or continue.
     """
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -144,18 +157,18 @@ def continuing_tokens(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
         prefix = form["model"]["continuing_subword_prefix"]
         return np.array([token.startswith(prefix) for token in tokens])
     written = json.dumps([form.get("pre_tokenizer"), form.get("decoder")])
-    # Punctuation stands without a space, and is no part of the word before.
+    # Punctuation has no space before it, but does not continue the word.
     if "ByteLevel" in written:
         return np.array([_goes_on_in_bytes(token[:1]) for token in tokens])
     if "Metaspace" in written:
-        # Letters, digits, and the marks that many alphabets write vowels with; the space itself is a symbol.
+        # Letters, numbers, and the combining marks that many scripts write vowels with. "▁" is in none of these.
         return np.array([unicodedata.category(token[0])[0] in "LNM" if token else False for token in tokens])
     raise ValueError("whole_word_mask needs a tokenizer of WordPiece, byte-level or SentencePiece tokens.")
 
 
 def _goes_on_in_bytes(sign: str) -> bool:
-    """Whether a byte is a letter, a digit, or one of the several of a character that is not ASCII.
+    """Return whether a byte continues a word: a letter, a digit, or a byte of a non-ASCII character.
 
-    It is told by its sign in a byte-level vocabulary, where those from "Ā" to "ġ" are spaces and controls.
+    `sign` is the byte's character in a byte-level vocabulary, in which "Ā" to "ġ" are spaces and control characters.
     """
     return sign.isalnum() if sign.isascii() else not "Ā" <= sign <= "ġ"

@@ -1,7 +1,7 @@
-"""The recipe of `sequence-encoder pretrain`: from a corpus to an encoder, with `Trainer`, in any number of processes.
+"""Run `sequence-encoder pretrain`: train an encoder on a corpus with `Trainer`, in any number of processes.
 
-The output folder holds the model, its tokenizer, its card, a plot of its losses, and checkpoints; `_pretraining` in it
-what is needed to go on after an interruption. (The underscore keeps `Trainer` from pushing it to the Hub.)
+The output folder holds the model, its tokenizer, its card, a plot of its losses, and checkpoints. Its subfolder
+`_pretraining` holds what an interrupted run needs to resume. The underscore keeps `Trainer` from pushing it to the Hub.
 """
 
 from __future__ import annotations
@@ -34,14 +34,20 @@ from .trainer import make_trainer, packs_per_step
 
 
 def pretrain(run: Pretraining) -> HubTrainer:
-    """Run it all, and return the trainer.
+    """Run a pretraining from the corpus to the saved model.
+
+    Args:
+        run: The arguments of the run.
+
+    Returns:
+        The trainer with the trained model.
 
     Raises:
-        FileExistsError: if there is a model or a checkpoint in the output folder, and neither `resume` nor `overwrite`;
-            or if another run is there.
-        KeyboardInterrupt: if the user interrupts it; its message says what is saved and how to go on.
-        UsageError: for arguments that contradict each other or an interrupted run, texts that cannot be read, a loss
-            that is no longer a number, and a disk that is full.
+        FileExistsError: If the output folder holds a model or a checkpoint and neither `resume` nor `overwrite` is set,
+            or another run uses the folder.
+        KeyboardInterrupt: If the user interrupts the run. The message says what is saved and how to resume.
+        UsageError: If arguments contradict each other or an interrupted run, texts cannot be read, the loss becomes NaN
+            or infinite, or the disk is full.
     """
     check_libraries(run.args)
     check_folder(run)
@@ -53,7 +59,7 @@ def pretrain(run: Pretraining) -> HubTrainer:
             if run.args.resume and finished_steps(run) >= planned:
                 load_finished(run, trainer)
                 return trainer
-            # Before the callbacks that look at what follows a step.
+            # It must come before the callbacks that read `control` after a step.
             trainer.callback_handler.callbacks.insert(1, stop)
             train_whole(trainer, run.args.resume_from_checkpoint)
             stop.raise_if_asked()
@@ -64,15 +70,25 @@ def pretrain(run: Pretraining) -> HubTrainer:
 
 
 def prepare(run: Pretraining) -> HubTrainer:
-    """Reads and tokenises the texts, and makes the trainer."""
+    """Read and tokenise the texts, and build the trainer.
+
+    Args:
+        run: The arguments of the run.
+
+    Returns:
+        The trainer.
+
+    Raises:
+        UsageError: If arguments contradict each other, or texts cannot be read.
+    """
     model, corpus, args = run.model, run.corpus, run.args
     if corpus.streaming and args.max_steps <= 0:
-        raise UsageError("--streaming needs --max_steps: nobody knows where a stream ends.")
+        raise UsageError("--streaming needs --max_steps, because the length of a stream is unknown.")
     if args.eval_strategy != "no" and not corpus.eval_documents:
         raise UsageError(
-            f"--eval_strategy {IntervalStrategy(args.eval_strategy).value} needs --eval_documents, to evaluate on."
+            f"--eval_strategy {IntervalStrategy(args.eval_strategy).value} needs --eval_documents to evaluate on."
         )
-    # The first process does the work, and the others find it done.
+    # The first process does the work, and the others load the results.
     with args.main_process_first(local=args.save_on_each_node, desc="preparing"):
         prepare_folder(run)
         set_seed(args.seed)
@@ -93,7 +109,7 @@ def prepare(run: Pretraining) -> HubTrainer:
         encoder = divided(encoder, tensor_parallel_size(), run.scratch / "undivided")
     try:
         return make_trainer(run, encoder, tokenizer, collator, train, held_out)
-    # What `Trainer` and Accelerate say of arguments that they cannot follow, and the Hub of a new repository.
+    # With --push_to_hub, `Trainer` creates the repository. The other errors are arguments that it does not support.
     except HUB_ERRORS as error:
         raise UsageError(f"--push_to_hub: the repository could not be created: {error}") from error
     except (ValueError, ImportError) as error:
@@ -101,12 +117,12 @@ def prepare(run: Pretraining) -> HubTrainer:
 
 
 def prepare_tokenizer(run: Pretraining, texts: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of the run, made by its first process once and for all."""
+    """Load the tokenizer of the run, which its first process creates once."""
     folder = run.scratch / "tokenizer"
     if not folder.exists():
         checkpoint = run.model.from_checkpoint
         if checkpoint is None:
-            # Reading moves the place that a stream keeps.
+            # Reading would advance the position of the stream.
             texts = copy.deepcopy(texts) if run.corpus.streaming else texts
             tokenizer = make_tokenizer(run.model, (text_of(item["text"]) for item in texts))
         else:
@@ -118,7 +134,7 @@ def prepare_tokenizer(run: Pretraining, texts: Any) -> PreTrainedTokenizerBase:
 
 
 def prepare_packs(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBase) -> PackedWindows | PackedStream:
-    """The packs to train on."""
+    """Build the packs to train on."""
     model, corpus, args = run.model, run.corpus, run.args
     pairs = bool(run.objectives.sop_weight)
     if corpus.streaming:
@@ -140,7 +156,7 @@ def prepare_packs(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBa
 
 
 def evaluation_set(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBase) -> EvaluationWindows:
-    """The windows to evaluate on, always the same and with the same masks."""
+    """Build the windows to evaluate on, which always have the same masks."""
     if run.corpus.streaming:
         from datasets import Dataset
 
@@ -150,24 +166,24 @@ def evaluation_set(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerB
 
 
 def load_finished(run: Pretraining, trainer: HubTrainer) -> None:
-    """Give the trainer the weights of the finished run in the output folder, and change nothing there."""
+    """Load the weights of the finished run in the output folder into the trainer, without changing the folder."""
     if tensor_parallel_size() == 1:
         model: Any = trainer.accelerator.unwrap_model(trainer.model)
         model.load_state_dict(type(model).from_pretrained(run.output).state_dict())
     if trainer.is_world_process_zero():
         print(
-            f"The run in {run.output.resolve()} is finished, after {finished_steps(run):,} steps. To train on, give a "
-            "larger --max_steps or --num_train_epochs."
+            f"The run in {run.output.resolve()} is finished, after {finished_steps(run):,} steps. To continue "
+            "training, increase --max_steps or --num_train_epochs."
         )
 
 
 def finish(run: Pretraining, trainer: HubTrainer) -> None:
-    """Save the model and the tokenizer, evaluate, and add the curves and the card.
+    """Save the model and the tokenizer, evaluate, and write the plot and the card.
 
-    The model comes first, so that it is there whatever fails later.
+    The model comes first, so that it is kept even if a later step fails.
     """
     if trainer.is_fsdp_enabled:
-        # Checkpoints may be in shards, which are no model that can be loaded.
+        # Checkpoints may be sharded, but the saved model must load without FSDP.
         cast(Any, trainer.accelerator.state.fsdp_plugin).set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(run.output), _internal_call=True)
     if trainer.eval_dataset is not None:
@@ -180,7 +196,9 @@ def finish(run: Pretraining, trainer: HubTrainer) -> None:
         try:
             trainer.push_to_hub(commit_message="Model save")
         except HUB_ERRORS as error:
-            raise UsageError(f"the model is saved in {run.output}, but could not be pushed: {error}") from error
+            raise UsageError(
+                f"the model is saved in {run.output}, but could not be pushed to the Hub: {error}"
+            ) from error
     if trainer.is_world_process_zero():
         print(f"Saved in {run.output.resolve()}.")
     trainer.accelerator.wait_for_everyone()

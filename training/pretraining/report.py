@@ -1,4 +1,4 @@
-"""What pretraining leaves behind beside the model: its curves as a picture, and the model card."""
+"""The plot of the losses and the model card that pretraining writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from .run import Pretraining
 
 
 def plot_losses(history: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Draws all losses of a `Trainer`'s log history over steps, those of evaluations dashed, and writes a PNG."""
+    """Plot all losses of a `Trainer`'s log history over steps as a PNG, with evaluation losses dashed.
+
+    Args:
+        history: The log history.
+        file: The path of the PNG.
+    """
     from matplotlib.figure import Figure
 
     curves: dict[str, list[tuple[int, float]]] = {}
@@ -42,10 +47,10 @@ def plot_losses(history: Sequence[Mapping[str, Any]], file: Path) -> None:
 
 
 def write_card(run: Pretraining, trainer: HubTrainer) -> None:
-    """The model card, `README.md` in the output folder, unless somebody has written one there."""
+    """Write the model card, unless the user has edited the `README.md` in the output folder."""
     file = run.output / "README.md"
     if file.exists() and not is_unedited(file):
-        print(f"{file} stays as you wrote it.")
+        print(f"Kept {file}, which you have edited.")
         return
     model = cast(PreTrainedModel, trainer.accelerator.unwrap_model(trainer.model))
     documented = run.corpus.corpus == DOCUMENTATION
@@ -80,8 +85,8 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
         base_model=origin if origin and not Path(origin).exists() else None,
         datasets=run.corpus.corpus if of_the_hub else None,
         limits=[
-            f"It has seen texts of at most {run.model.max_length} tokens.",
-            "It was pretrained alone: fine-tune it for a task.",
+            f"Trained on texts of at most {run.model.max_length} tokens.",
+            "Only pretrained; fine-tune it for a task before use.",
         ],
     )
     save_card(run.output / "README.md", card.content)

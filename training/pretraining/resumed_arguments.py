@@ -1,4 +1,4 @@
-"""The arguments of an interrupted pretraining, which count for the run that resumes it unless they are given again."""
+"""The arguments of an interrupted pretraining, which also apply when it is resumed unless the user overrides them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ _YES: tuple[list[str], ...] = ([], ["true"], ["t"], ["yes"], ["y"], ["1"])
 
 
 def with_earlier_ones(arguments: list[str]) -> list[str]:
-    """Complete a command line with `--resume` by the arguments of the run that it resumes.
+    """Complete a command line that has `--resume` with the arguments of the interrupted run.
+
+    Args:
+        arguments: The command line.
+
+    Returns:
+        The completed command line, or `arguments` if they do not have `--resume`.
 
     Raises:
-        UsageError: if there is no such run, and no corpus is given to start one.
+        UsageError: If there is no such run, and no corpus to start a new one.
     """
     given = by_name(arguments)
     if [value.lower() for value in given.get("resume", ["no"])] not in _YES:
@@ -30,18 +36,18 @@ def with_earlier_ones(arguments: list[str]) -> list[str]:
         try:
             earlier = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UsageError(f"{file} is damaged ({error}); start anew with --overwrite.") from error
+            raise UsageError(f"{file} is damaged ({error}); start over with --overwrite.") from error
         given = {name: values for name, values in earlier.items() if name not in given} | given
     elif "corpus" not in given:
         raise UsageError(
-            f"--resume finds no interrupted run in {output}. Give its folder with --output_dir, or the texts of a new "
-            "run with --corpus."
+            f"--resume found no interrupted run in {output}. Set --output_dir to its folder, or --corpus to the "
+            "texts of a new run."
         )
     return [part for name, values in given.items() for part in (f"--{name}", *values)]
 
 
 def by_name(arguments: list[str]) -> dict[str, list[str]]:
-    """The values of each argument, in the order in which they are given last."""
+    """Group a command line by argument, where the last occurrence of an argument wins."""
     if arguments and not arguments[0].startswith("-"):
         arguments = [*read_settings(Path(arguments[0])), *arguments[1:]]
     found: dict[str, list[str]] = {}
@@ -58,6 +64,6 @@ def by_name(arguments: list[str]) -> dict[str, list[str]]:
 
 
 def to_keep(arguments: list[str]) -> str:
-    """What `with_earlier_ones` reads: all arguments but those that say where a run is and how it starts."""
+    """Serialise the arguments for `with_earlier_ones`, without those that only concern this start."""
     kept = {name: values for name, values in by_name(arguments).items() if name not in _OF_THIS_START}
     return json.dumps(kept, indent=1)

@@ -1,4 +1,4 @@
-"""One run of `sequence-encoder pretrain`: everything that was asked for, with the arguments of `Trainer`."""
+"""The arguments of one run of `sequence-encoder pretrain`, including those of `Trainer`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .resumed_arguments import with_earlier_ones
 
 @dataclass
 class PretrainingArguments(PretrainingOptions, TrainingArguments):  # type: ignore[misc]
-    """How an encoder is pretrained: all arguments of `Trainer`, with defaults for pretraining, and a few more.
+    """`TrainingArguments` with other defaults, and the options of `PretrainingOptions`.
 
     Raises:
-        UsageError: for values that are not allowed.
+        UsageError: If a value is not allowed.
     """
 
     def __post_init__(self) -> None:
@@ -37,27 +37,27 @@ class PretrainingArguments(PretrainingOptions, TrainingArguments):  # type: igno
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UsageError(f"--ema_decay must be between 0 and 1, got {self.ema_decay}.")
         if self.ema_decay is not None and self.load_best_model_at_end:
-            raise UsageError("--ema_decay ends with the average of the weights, --load_best_model_at_end with others.")
+            raise UsageError("--ema_decay and --load_best_model_at_end both replace the final weights; set only one.")
         if self.resume and self.overwrite:
-            raise UsageError("--resume goes on and --overwrite starts anew: give one of them.")
+            raise UsageError("--resume continues a run and --overwrite starts over; set only one.")
         check_training_arguments(self)
         settle_device(self)
         super().__post_init__()
-        # The rest of a trapezoid follows from the number of steps.
+        # `complete_schedule` sets the real value once the number of steps is known.
         trapezoid = self.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY
         check_schedule(self, **({"num_decay_steps": 1} if trapezoid else {}))
 
 
 @dataclass
 class Pretraining:
-    """One run: what it was asked for.
+    """The arguments of one run.
 
     Attributes:
-        model: which encoder.
-        corpus: on which texts.
-        objectives: to learn what.
-        args: how.
-        arguments: the command line that says all of this, where one does.
+        model: The encoder to train.
+        corpus: The texts to train on.
+        objectives: The objectives of the training.
+        args: The options of the training.
+        arguments: The command line that these were parsed from, if any.
     """
 
     model: ModelArguments
@@ -73,15 +73,15 @@ class Pretraining:
 
     @property
     def scratch(self) -> Path:
-        """What is needed to go on after an interruption."""
+        """The folder for what an interrupted run needs to resume."""
         return self.output / SCRATCH
 
 
 def parse(arguments: list[str]) -> Pretraining:
-    """Read the command line, as `CommandLine.read` does; with `--resume`, completed by that of the interrupted run.
+    """Parse the command line with `CommandLine.read`. With `--resume`, the interrupted run completes it.
 
     Raises:
-        UsageError: for names and values that are not allowed.
+        UsageError: If a name or a value is not allowed.
     """
     arguments = with_earlier_ones(arguments)
     kinds = (ModelArguments, CorpusArguments, Objectives, PretrainingArguments)

@@ -1,4 +1,4 @@
-"""The `Trainer` of a pretraining run: steps, schedule, optimizer, and what it logs and saves beside."""
+"""Build the `Trainer` of a pretraining run with its schedule, optimizer, metrics and checkpoints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .run import Pretraining, PretrainingArguments
 
 
 def packs_per_step(args: PretrainingArguments) -> int:
-    """Packs that all processes together train on in a step."""
+    """Return the number of packs per step over all processes."""
     apart = args.world_size // tensor_parallel_size()
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * apart
 
@@ -39,7 +39,19 @@ def make_trainer(
     train: PackedWindows | PackedStream,
     held_out: EvaluationWindows | None,
 ) -> HubTrainer:
-    """The `Trainer` of the run, with what it needs to log and to go on."""
+    """Build the `Trainer` of a run.
+
+    Args:
+        run: The arguments of the run. Its training arguments are completed in place.
+        model: The model to train.
+        tokenizer: The tokenizer to save with the model.
+        collator: The data collator.
+        train: The packs to train on.
+        held_out: The windows to evaluate on, or None.
+
+    Returns:
+        The `Trainer`.
+    """
     args = run.args
     a_step = packs_per_step(args)
     steps = args.max_steps
@@ -54,14 +66,14 @@ def make_trainer(
     train.plan(steps * a_step)
     checkpoint = last_whole_checkpoint(run.output) if args.resume else None
     if isinstance(train, PackedStream):
-        # The stream goes to its place by itself, and in all processes alike.
+        # The stream seeks to its position itself, in every process.
         args.ignore_data_skip = True
         cast(Any, args.accelerator_config).dispatch_batches = False
         train.start_at(a_step * step_of(checkpoint) if checkpoint else 0)
     complete_schedule(args, steps)
     settle_intervals(args, steps)
     if args.ddp_find_unused_parameters is None:
-        # Looking for weights without a gradient takes time; only without masked tokens are there any, in their head.
+        # The search for unused weights takes time. Only the head for masked tokens can be unused, without that loss.
         args.ddp_find_unused_parameters = not run.objectives.mlm_weight
     metrics = ObjectiveMetrics(
         operations_per_token(model, run),
@@ -80,7 +92,7 @@ def make_trainer(
         optimizer_cls_and_kwargs=muon(model, args) if args.muon else None,
     )
     if trainer.is_fsdp_enabled and trainer.accelerator.mixed_precision == "bf16":
-        # Accelerate would also round the number of labels that a loss is divided by, and sums of gradients.
+        # Accelerate would also round the number of labels that divides the loss, and the sums of gradients.
         cast(Any, trainer.accelerator.state.fsdp_plugin).mixed_precision_policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
@@ -93,7 +105,7 @@ def make_trainer(
 
 
 def complete_schedule(args: PretrainingArguments, steps: int) -> None:
-    """Tells a trapezoidal schedule how long it decays, and how: by the root of the time (Hägele et al., 2024)."""
+    """Set the length of a trapezoidal schedule's decay, and its 1-sqrt form (Hägele et al., 2024)."""
     if args.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
         decay = min(math.ceil(args.lr_decay_share * steps), steps - args.get_warmup_steps(steps))
         defaults = {"num_decay_steps": decay, "decay_type": "1-sqrt"}
@@ -101,7 +113,7 @@ def complete_schedule(args: PretrainingArguments, steps: int) -> None:
 
 
 def settle_intervals(args: PretrainingArguments, steps: int) -> None:
-    """Turn shares of the training into steps, as `Trainer` saves them: it compares both when a run is resumed."""
+    """Convert shares of the training to steps, because `Trainer` saves steps and compares them when a run resumes."""
     for name in ("logging_steps", "eval_steps", "save_steps"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -109,7 +121,7 @@ def settle_intervals(args: PretrainingArguments, steps: int) -> None:
 
 
 def columns(run: Pretraining) -> list[str]:
-    """What the table on the console shows of the logs."""
+    """Return the logged values that the console shows as columns."""
     objectives = [
         name for name, weight in (("mlm", run.objectives.mlm_weight), ("sop", run.objectives.sop_weight)) if weight
     ]
@@ -119,7 +131,7 @@ def columns(run: Pretraining) -> list[str]:
 
 
 def checkpoint_callbacks(run: Pretraining, checkpoint: Path | None) -> list[Any]:
-    """What writes into checkpoints and goes on from them; what marks them as whole is the last."""
+    """Return the callbacks that write into checkpoints. The one that marks them as complete comes last."""
     callbacks: list[Any] = [SettingsOfNow()]
     if run.args.ema_decay is not None:
         callbacks.append(ExponentialMovingAverage(run.args.ema_decay, checkpoint))
@@ -130,7 +142,7 @@ def checkpoint_callbacks(run: Pretraining, checkpoint: Path | None) -> list[Any]
 
 
 def muon(model: PreTrainedModel, args: PretrainingArguments) -> tuple[Any, dict[str, Any]]:
-    """The optimizer and its arguments, as `Trainer` takes them."""
+    """Return the optimizer class and its arguments, in the form that `Trainer` takes."""
     return MuonWithAdamW, {
         "model": model,
         "lr": args.learning_rate,
@@ -141,9 +153,10 @@ def muon(model: PreTrainedModel, args: PretrainingArguments) -> tuple[Any, dict[
 
 
 def operations_per_token(model: PreTrainedModel, run: Pretraining) -> float:
-    """Operations of training for one token: of matrix products, forward and twice as many backward.
+    """Estimate the floating-point operations of training per token: matrix products, forward and backward.
 
-    Attention is that to half of a window; the vocabulary is for masked tokens alone.
+    The backward pass takes twice as many as the forward pass. A token attends to half of a window on average, and only
+    masked tokens are multiplied with the vocabulary.
     """
     config: Any = model.config
     inside = sum(weight.numel() for name, weight in model.named_parameters() if ".layers." in name and weight.ndim == 2)

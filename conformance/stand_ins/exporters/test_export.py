@@ -1,5 +1,5 @@
-"""In place of tests of the exporters, which the archive leaves out."""
+"""A stand-in for the tests of the exporters, which the archive lacks."""
 
 
 class ExportTesterMixin:
-    """Nothing is exported."""
+    """A mixin without tests."""

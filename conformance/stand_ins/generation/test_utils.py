@@ -1,5 +1,5 @@
-"""In place of tests of text generation, which the archive leaves out and encoders do not have."""
+"""A stand-in for the tests of text generation, which the archive lacks and encoders do not need."""
 
 
 class GenerationTesterMixin:
-    """Nothing is generated."""
+    """A mixin without tests."""

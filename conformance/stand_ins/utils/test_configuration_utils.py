@@ -1,4 +1,4 @@
-"""In place of the values that `ConfigTester` sets: the archive leaves them out. None is a default."""
+"""A stand-in for the values that `ConfigTester` sets, which the archive lacks. None of them is a default."""
 
 config_common_kwargs = {
     "return_dict": False,

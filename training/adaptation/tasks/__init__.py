@@ -1,4 +1,4 @@
-"""The tasks that an encoder is adapted to: their columns, labels and metrics, and how examples become inputs."""
+"""The tasks that an encoder can be adapted to, with their columns, labels, inputs and metrics."""
 
 from .answers import Answers
 from .choices import Choices

@@ -1,4 +1,4 @@
-"""Answers to questions, as spans of a context that may be long: it is read in windows, which overlap."""
+"""Extractive question answering. Long contexts are split into overlapping windows."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from ....inference.question_answering import Offsets
 
-# Of the longest question and answer, in tokens.
+# The most tokens of a question and of an answer.
 _QUESTION, _ANSWER = 64, 30
 
 
 class Answers(HeadTask):
-    """Questions, contexts, answers as in SQuAD: `{"text": [...], "answer_start": [...]}`, empty where there is none."""
+    """Question answering with answers as in SQuAD: `{"text": [...], "answer_start": [...]}`, empty if unanswerable."""
 
     auto_class = "AutoModelForQuestionAnswering"
     peft_task = "QUESTION_ANS"
@@ -50,12 +50,12 @@ class Answers(HeadTask):
                     if start < 0 or not text or context[start : start + len(text)] != text:
                         raise UsageError(
                             f"--label_column {self.label}: {place_of(data, split, row)} has the answer {text!r} at "
-                            f"{start}, but its context of {len(context)} characters does not have it there."
+                            f"{start}, but its context of {len(context)} characters does not contain it there."
                         )
         return dict(examples)
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """See `HeadTask`: the windows, with the first and the last token of the answer; without one, token 0."""
+        """See `HeadTask`. Each window is an input with the answer's first and last token, or token 0 without answer."""
         from datasets import Dataset
 
         from ....inference.question_answering import windows_of
@@ -81,7 +81,7 @@ class Answers(HeadTask):
                         **{name: encoded[name][index] for name in names},
                         "start_positions": start,
                         "end_positions": end,
-                        # For the metrics; no inputs of the model.
+                        # The metrics need these; the model does not.
                         "row": row,
                         "offsets": window,
                     }
@@ -92,13 +92,13 @@ class Answers(HeadTask):
         """See `HeadTask`."""
         from transformers import DataCollatorWithPadding
 
-        # Positions of answers are counted from the left.
+        # Padding on the left would shift the positions of answers.
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.padding_side = "right"
         return DataCollatorWithPadding(tokenizer)
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
-        """The share of answers that are found exactly, and F1 of their words, as SQuAD counts them, in percent."""
+        """Return a function that computes the exact match and the word F1 of SQuAD, in percent."""
 
         def judge(prediction: EvalPrediction) -> dict[str, float]:
             exact, f1 = 0.0, 0.0
@@ -112,7 +112,7 @@ class Answers(HeadTask):
         return judge
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
-        """See `HeadTask`: the best answer of all windows of each context, empty where there is none."""
+        """See `HeadTask`. The answer is the best of all windows of a context, or an empty string."""
         import torch
 
         from ....inference.question_answering import best_answers
@@ -130,7 +130,7 @@ class Answers(HeadTask):
 
 
 def _tokens_of(span: tuple[int, int] | None, offsets: Offsets) -> tuple[int, int]:
-    """The first and the last token of a span of characters; the first of the window if it does not hold all of it."""
+    """Return the first and last token of a span of characters, or (0, 0) if the window does not contain all of it."""
     if span is None:
         return 0, 0
     of_context = [(index, place) for index, place in enumerate(offsets) if place is not None]
@@ -141,13 +141,13 @@ def _tokens_of(span: tuple[int, int] | None, offsets: Offsets) -> tuple[int, int
 
 
 def _words(answer: str) -> list[str]:
-    """As SQuAD compares answers: in lower case, without punctuation and articles."""
+    """Split an answer into words as SQuAD does: lowercased, without punctuation and articles."""
     plain = "".join(character for character in answer.lower() if character not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", plain).split()
 
 
 def _overlap(found: list[str], true: list[str]) -> float:
-    """F1 of words."""
+    """Compute the F1 of the words of two answers."""
     if not found or not true:
         return float(found == true)
     common = sum((Counter(found) & Counter(true)).values())

@@ -1,7 +1,4 @@
-"""Choosing among texts: the ending of a story, the answer to a question.
-
-Shapes: N examples.
-"""
+"""Multiple choice, such as the ending of a story or the answer to a question."""
 
 from __future__ import annotations
 
@@ -19,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class Choices(HeadTask):
-    """A text, choices (a column for each, or one of lists), and the number of the right one, from 0 on.
+    """Multiple choice: a text, its choices, and the index of the right choice.
 
-    With a second text column, its text begins every choice, as in SWAG.
+    Each choice has a column, or one column has lists of choices. If there is a second text column, its text is put
+    before every choice, as in SWAG.
     """
 
     auto_class = "AutoModelForMultipleChoice"
@@ -44,7 +42,8 @@ class Choices(HeadTask):
             counts = {len(cell) for rows in examples.values() for cell in rows[self.choices[0]]}
             if len(counts) > 1:
                 raise UsageError(
-                    f"--choice_columns {self.choices[0]} must hold as many texts in every row, got {sorted(counts)}."
+                    f"--choice_columns {self.choices[0]} must hold the same number of texts in every row, got "
+                    f"{sorted(counts)}."
                 )
             count = counts.pop()
         else:
@@ -58,7 +57,7 @@ class Choices(HeadTask):
         return examples
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """See `HeadTask`: a list of inputs for each example."""
+        """See `HeadTask`. Each example has a list of inputs, one per choice."""
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
             size = len(batch[self.text])
@@ -93,15 +92,15 @@ class Choices(HeadTask):
         return DataCollatorForMultipleChoice(tokenizer)
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
-        """The share of right choices."""
+        """Return a function that computes the accuracy."""
         return _accuracy
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
-        """See `HeadTask`: the number of a choice for each example."""
+        """See `HeadTask`. The answer is the index of a choice."""
         return logits_of(found).argmax(-1).tolist()
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
-        """See `HeadTask`: the number that is the right one most often."""
+        """See `HeadTask`. The constant answer is the index that is right most often."""
         return always(most_frequent(train["labels"], len(inputs[0]["input_ids"])), inputs["labels"])
 
 

@@ -1,4 +1,4 @@
-"""Labels of whole texts, or of pairs of them: one label, several labels, or a number.
+"""Classification of texts or text pairs with one label or several, and regression.
 
 Shapes: N examples, C classes.
 """
@@ -27,14 +27,14 @@ from .task import TUNINGS_OF_TEXTS, Examples, HeadTask, Metrics, tokenised
 if TYPE_CHECKING:
     from transformers import EvalPrediction, PreTrainedTokenizerBase
 
-# Half stars from 0 to 10 may be classes; what has more steps is a scale.
+# Ratings from 0 to 10 in halves may be classes. More distinct fractions are a scale.
 _MOST_FRACTIONS = 21
-# Which may have an example each.
+# This few classes are allowed even with one example each.
 _FEW_CLASSES = 10
 
 
 class Classification(HeadTask):
-    """One label for each text, of whatever type the labels are."""
+    """Classification with one label per text. Labels may have any type."""
 
     auto_class = "AutoModelForSequenceClassification"
     peft_task = "SEQ_CLS"
@@ -66,11 +66,11 @@ class Classification(HeadTask):
         return dict(examples)
 
     def _target(self, value: Any) -> Any:
-        """The label of a row, as the model takes it."""
+        """Convert the label of a row to the model's target."""
         return self.label_fields["label2id"][label_text(value)]
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """See `HeadTask`: `input_ids` and the like, and `labels`."""
+        """See `HeadTask`. The inputs are the tokenizer's outputs and `labels`."""
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
             pairs = batch[self.pair] if self.pair else None
@@ -86,15 +86,15 @@ class Classification(HeadTask):
         return DataCollatorWithPadding(tokenizer)
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
-        """Accuracy, F1 (the mean over classes), and Matthews' correlation."""
+        """Return a function that computes accuracy, macro F1 and the Matthews correlation."""
         return single_label_metrics
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
-        """See `HeadTask`: a label for each text."""
+        """See `HeadTask`. The answer is a label."""
         return [self.labels[index] for index in logits_of(found).argmax(-1)]
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
-        """See `HeadTask`: the label that most training examples have."""
+        """See `HeadTask`. The constant answer is the most frequent label."""
         return always(most_frequent(train["labels"], len(self.labels)), inputs["labels"])
 
     def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
@@ -106,7 +106,7 @@ class Classification(HeadTask):
 
 
 class MultiLabel(Classification):
-    """Any number of labels for each text: lists, or names with a separator between them."""
+    """Classification with any number of labels per text, given as lists or as names with a separator."""
 
     best_metric = "f1"
     metric_names = ("f1", "f1_macro", "accuracy")
@@ -115,14 +115,14 @@ class MultiLabel(Classification):
     label_column = "labels"
 
     def _read_labels(self, examples: Examples) -> dict[str, Any]:
-        allowed = f"labels: lists of names, or names with {self.data.label_separator!r} between them"
+        allowed = f"labels: lists of names, or names separated by {self.data.label_separator!r}"
         check_values(self.data, examples, "label_column", self.label, _is_labels, allowed)
         for rows in examples.values():
             sizes = {len(cell) if isinstance(cell, list) else 0 for cell in rows[self.label]}
             if sizes == {max(sizes)} and max(sizes) > 1 and {x for cell in rows[self.label] for x in cell} <= {0, 1}:
                 raise UsageError(
-                    f"--label_column {self.label} has a zero or one for each label; it must hold the names of the "
-                    "labels that a text has."
+                    f"--label_column {self.label} must hold the names of the labels that a text has, got a 0 or 1 for "
+                    "each label."
                 )
         self._set_labels(label_names(examples, self.label, self._split))
         return dict(examples)
@@ -130,7 +130,7 @@ class MultiLabel(Classification):
     def _split(self, cell: Any) -> Iterable[Any]:
         if isinstance(cell, str):
             return [name for part in cell.split(self.data.label_separator) if (name := part.strip())]
-        # An empty cell of a CSV file is none.
+        # An empty CSV cell means no labels.
         return [] if cell is None else cell if isinstance(cell, list) else [cell]
 
     def _target(self, value: Any) -> Any:
@@ -140,24 +140,24 @@ class MultiLabel(Classification):
         return target
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
-        """F1 over all labels, its mean over labels, and the share of texts that have all of theirs right."""
+        """Return a function that computes micro F1, macro F1, and the share of texts with all labels right."""
         return multi_label_metrics
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
-        """See `HeadTask`: a list of labels for each text."""
+        """See `HeadTask`. The answer is a list of labels."""
         return [[self.labels[index] for index in np.flatnonzero(row > 0)] for row in logits_of(found)]
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
-        """See `HeadTask`: the labels that more than half of the training examples have."""
+        """See `HeadTask`. The constant answer has the labels of more than half of the training examples."""
         return always(np.asarray(list(train["labels"])).mean(0) - 0.5, inputs["labels"])
 
     def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
-        """See `HeadTask`: a text may have several labels, so that none is taken for another."""
+        """See `HeadTask`. With several labels per text, there is no confusion matrix."""
         return None
 
 
 class Regression(Classification):
-    """A number for each text."""
+    """Regression of one number per text."""
 
     best_metric = "spearman"
     metric_names = ("pearson", "spearman", "rmse")
@@ -174,27 +174,27 @@ class Regression(Classification):
         return float(value)
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
-        """Pearson's and Spearman's correlations, and the root of the mean squared error."""
+        """Return a function that computes the Pearson and Spearman correlations and the RMSE."""
         return regression_metrics
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
-        """See `HeadTask`: a number for each text."""
+        """See `HeadTask`. The answer is a number."""
         return logits_of(found).reshape(-1).tolist()
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
-        """See `HeadTask`: the mean of the training examples."""
+        """See `HeadTask`. The constant answer is the mean of the training labels."""
         return always(np.asarray(list(train["labels"])).mean(keepdims=True), inputs["labels"])
 
     def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
-        """See `HeadTask`: there are no labels."""
+        """See `HeadTask`. There are no classes to confuse."""
         return None
 
 
 def _check_classes(column: str, labels: list[Any]) -> None:
-    """Check that labels are classes: numbers on a scale are not, nor are labels that hardly any two texts share.
+    """Check that labels are classes, and neither numbers on a scale nor almost unique to each text.
 
     Raises:
-        UsageError: if they are not.
+        UsageError: If they are not.
     """
     classes = set(labels)
     numbers = all(isinstance(label, int | float) for label in classes)
@@ -209,7 +209,7 @@ def _check_classes(column: str, labels: list[Any]) -> None:
 
 
 def single_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Of logits (N, C) and labels (N,)."""
+    """Compute the metrics of `Classification` from logits (N, C) and labels (N,)."""
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     predicted, labels = logits_of(prediction).argmax(-1), np.asarray(prediction.label_ids)
@@ -221,7 +221,7 @@ def single_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def multi_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Of logits and labels (N, C)."""
+    """Compute the metrics of `MultiLabel` from logits and labels (N, C)."""
     from sklearn.metrics import accuracy_score, f1_score
 
     predicted, labels = logits_of(prediction) > 0, np.asarray(prediction.label_ids) > 0.5
@@ -233,7 +233,7 @@ def multi_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def regression_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Of logits (N, 1) and numbers (N,)."""
+    """Compute the metrics of `Regression` from logits (N, 1) and labels (N,)."""
     from scipy.stats import pearsonr, spearmanr
 
     predicted, labels = logits_of(prediction).reshape(-1), np.asarray(prediction.label_ids).reshape(-1)
@@ -246,18 +246,18 @@ def regression_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def logits_of(prediction: EvalPrediction) -> Any:
-    """The logits, which stand alone or first."""
+    """Return the logits, which are the only or the first prediction."""
     logits = prediction.predictions
     return np.asarray(logits[0] if isinstance(logits, tuple) else logits)
 
 
 def most_frequent(labels: Iterable[int], count: int) -> Any:
-    """Logits (C,) of the label that is there most often."""
+    """Return logits (C,) that select the most frequent label."""
     return np.eye(count)[np.bincount(np.asarray(list(labels)), minlength=count).argmax()]
 
 
 def always(logits: Any, labels: Iterable[Any]) -> EvalPrediction:
-    """The same logits (C,) for all labels (N,) or (N, C)."""
+    """Pair the same logits (C,) with all labels (N,) or (N, C)."""
     from transformers import EvalPrediction
 
     known = np.asarray(list(labels))
@@ -265,7 +265,7 @@ def always(logits: Any, labels: Iterable[Any]) -> EvalPrediction:
 
 
 def _is_labels(value: Any) -> bool:
-    # What looks like a list in a text is one that was written to CSV.
+    # A string that starts with a bracket is a list that was written to CSV.
     if isinstance(value, list):
         return all(isinstance(name, str | int) for name in value)
     return value is None or (_is_label(value) and not str(value).startswith("["))

@@ -1,4 +1,4 @@
-"""Checks of the columns of examples, before anything is computed: what is missing, empty or of another kind."""
+"""Check and convert the columns of examples before anything is computed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ..example_files import place_of
 if TYPE_CHECKING:
     from ..data_arguments import TaskDataArguments
 
-# Rows that are named in an error, and how much of each value.
+# The most rows that an error shows, and the most characters of each value.
 _SHOWN, _CHARACTERS = 3, 80
-# A whole number as pandas and others write it in a column of floats.
+# A whole number as pandas writes it in a column of floats.
 _WHOLE = re.compile(r"-?\d+\.0+")
 
 
 def check_there(examples: Mapping[str, Any], columns: Mapping[str, str | list[str] | None]) -> None:
-    """Checks that every split has the columns, and that no two of them are the same.
+    """Check that every split has the columns, and that all of them are different.
 
     Args:
-        examples: a `datasets.Dataset` for each split.
-        columns: the name of each, or several, by the argument that says so.
+        examples: A `datasets.Dataset` for each split.
+        columns: The argument that names a column or several, and the names.
 
     Raises:
-        UsageError: if one is not there; it says which there are. If one is named twice: a label that is read as a text
-            makes results that are perfect and mean nothing.
+        UsageError: If a column is missing, or is named twice. A label that is also read as a text would give perfect
+            but meaningless results.
     """
     arguments: dict[str, str] = {}
     for argument, named in columns.items():
@@ -42,7 +42,7 @@ def check_there(examples: Mapping[str, Any], columns: Mapping[str, str | list[st
                     )
             if column in arguments:
                 both = " and ".join(f"--{name}" for name in dict.fromkeys((arguments[column], argument)))
-                raise UsageError(f"{both} must name different columns, and {column} is named twice.")
+                raise UsageError(f"{both} must name different columns, got {column} twice.")
             arguments[column] = argument
 
 
@@ -60,16 +60,24 @@ def check_values(
     is_allowed: Callable[[Any], bool],
     allowed: str,
 ) -> None:
-    """Checks every value of a column.
+    """Check every value of a column.
+
+    Args:
+        data: Where the examples are, for error messages.
+        examples: The examples of each split.
+        argument: The argument that names the column.
+        column: The name of the column.
+        is_allowed: A function that returns whether a value is allowed.
+        allowed: A description of the allowed values.
 
     Raises:
-        UsageError: if one is not allowed, such as an empty cell; it says where it is.
+        UsageError: If a value is not allowed. The message shows where it is.
     """
     for split, rows in examples.items():
         wrong = [row for row, value in enumerate(rows[column]) if not is_allowed(value)]
         if wrong:
             shown = ", ".join(f"{place_of(data, split, row)} has {_shown(rows[column][row])}" for row in wrong[:_SHOWN])
-            more = f", and {len(wrong) - _SHOWN} more rows are like that" if len(wrong) > _SHOWN else ""
+            more = f", and {len(wrong) - _SHOWN} more rows are wrong" if len(wrong) > _SHOWN else ""
             raise UsageError(f"--{argument} {column} must hold {allowed}; {shown}{more}.")
 
 
@@ -79,10 +87,10 @@ def _shown(value: Any) -> str:
 
 
 def check_texts(data: TaskDataArguments, examples: Mapping[str, Any], argument: str, column: str | None) -> None:
-    """Checks that a column holds a text in every row.
+    """Check that a column holds a text in every row. Without a column, there is nothing to check.
 
     Raises:
-        UsageError: if it does not.
+        UsageError: If a row holds something else.
     """
     if column is not None:
         check_values(data, examples, argument, column, lambda value: isinstance(value, str), "a text in every row")
@@ -95,10 +103,20 @@ def with_numbers(
     is_allowed: Callable[[float], bool] = math.isfinite,
     allowed: str = "a number in every row",
 ) -> dict[str, Any]:
-    """The examples with the cells of a label column as numbers, which CSV files have as texts.
+    """Convert the cells of a label column to numbers. CSV files hold them as strings.
+
+    Args:
+        data: Where the examples are, for error messages.
+        examples: The examples of each split.
+        column: The name of the label column.
+        is_allowed: A function that returns whether a number is allowed.
+        allowed: A description of the allowed numbers.
+
+    Returns:
+        The examples of each split with numbers in the column.
 
     Raises:
-        UsageError: if a cell is no number, or one that is not allowed; it says where it is.
+        UsageError: If a cell is not an allowed number. The message shows where it is.
     """
 
     def check(value: Any) -> bool:
@@ -122,57 +140,60 @@ def _number(value: Any) -> float | None:
 
 
 def check_varies(examples: Mapping[str, Any], column: str) -> None:
-    """Checks that the training examples have two labels or more.
+    """Check that the training examples have at least two different labels.
 
     Raises:
-        UsageError: if they have one.
+        UsageError: If all labels are the same.
     """
     if len(set(examples["train"][column])) < 2:
-        raise UsageError(f"--label_column {column} is the same in all training examples; nothing can be learned.")
+        raise UsageError(f"--label_column {column} is the same in all training examples, so there is nothing to learn.")
 
 
 def label_text(value: Any) -> str:
-    """A label as its name, without spaces around it; a file may have the same number as 1 or as 1.0."""
+    """Convert a label to its name: stripped, and with 1.0 written as 1, since files may hold either."""
     name = str(value).strip()
     return name.partition(".")[0] if _WHOLE.fullmatch(name) else name
 
 
 def label_names(examples: Mapping[str, Any], column: str, values: Callable[[Any], Iterable[Any]]) -> list[str]:
-    """The names of the labels of the training examples, in order: numbers by their size, words by the alphabet.
+    """Collect the label names of the training examples, with numbers in numeric and words in alphabetical order.
 
     Args:
-        examples: for each split.
-        column: of the labels.
-        values: the labels in a cell.
+        examples: The examples of each split.
+        column: The name of the label column.
+        values: A function that returns the labels in a cell.
+
+    Returns:
+        The names.
 
     Raises:
-        UsageError: if there is one label alone, or another split has one that the training examples have not.
+        UsageError: If there are fewer than two labels, or another split has a label that the training examples lack.
     """
     found = {split: {label_text(x) for cell in rows[column] for x in values(cell)} for split, rows in examples.items()}
     names = sorted(found["train"], key=_order)
     if len(names) < 2:
         raise UsageError(
-            f"--label_column {column} must hold two labels or more, and the training examples have "
+            f"--label_column {column} must hold at least two different labels, but the training examples have "
             f"{', '.join(names) or 'none'}."
         )
     for split, labels in found.items():
         if unseen := sorted(labels - found["train"]):
             raise UsageError(
-                f"--label_column {column}: the {split} examples have the labels {', '.join(unseen[:5])}, of which "
-                f"there is none to train on; those are {', '.join(names[:20])}."
+                f"--label_column {column}: the {split} examples have the labels {', '.join(unseen[:5])}, but the "
+                f"training examples only have {', '.join(names[:20])}."
             )
     warn_of_case(names, column)
     return names
 
 
 def warn_of_case(names: Iterable[str], column: str) -> None:
-    """Says which labels differ in nothing but capital letters, as slips of annotators do."""
+    """Print the labels that differ only in case, which may be annotation mistakes."""
     same: dict[str, list[str]] = {}
     for name in names:
         same.setdefault(name.casefold(), []).append(name)
     for few in same.values():
         if len(few) > 1:
-            print(f"--label_column {column}: the labels {' and '.join(few)} differ only in case; they stay different.")
+            print(f"--label_column {column}: {' and '.join(few)} differ only in case; they remain different labels.")
 
 
 def _order(name: str) -> tuple[bool, float, str]:
@@ -183,14 +204,14 @@ def _order(name: str) -> tuple[bool, float, str]:
 
 
 def names_of_numbers(feature: Any) -> list[str] | None:
-    """The names that a `datasets` feature has for its numbers, itself or in lists; None where it has none."""
+    """Return the class names of a `datasets` feature, which may be nested in lists, or None if it has none."""
     while hasattr(feature, "feature"):
         feature = feature.feature
     return list(feature.names) if hasattr(feature, "names") and hasattr(feature, "str2int") else None
 
 
 def named(rows: Any, column: str) -> Any:
-    """The rows with numbers in a column replaced by the names that the dataset has for them, if it has any."""
+    """Replace class numbers in a column by their names, if the dataset has names for them."""
     names = names_of_numbers(rows.features[column])
     if names is None:
         return rows

@@ -1,4 +1,4 @@
-"""Named entities and other spans: labels of words, from tags of words or from spans of characters."""
+"""Token classification, such as named entities, from tags of words or spans of characters."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _ENTITY_TAG = re.compile(r"O|[BIESLU]-.+")
 
 
 class Entities(HeadTask):
-    """Labels of words, in one of two forms.
+    """Labels of words, from examples in one of two forms.
 
-    Words (a list in each row) with as many tags, such as `B-person`, `I-person` and `O`; or texts with a list of spans
-    in each row, `{"start": 0, "end": 5, "label": "person"}`, of which tags of words are made. Tags without such
-    prefixes, as parts of speech are, are judged word by word.
+    Each row has a list of words and a tag for each word, such as `B-person`, `I-person` or `O`; or it has a text and a
+    list of spans, `{"start": 0, "end": 5, "label": "person"}`, which are converted to tags. Tags without these
+    prefixes, such as parts of speech, are evaluated word by word.
     """
 
     auto_class = "AutoModelForTokenClassification"
@@ -57,7 +57,7 @@ class Entities(HeadTask):
             for row, (words, tags) in enumerate(zip(rows[self.text], rows[self.label], strict=True)):
                 if len(words) != len(tags):
                     raise UsageError(
-                        f"--label_column {self.label} must have a tag for each word; {place_of(data, split, row)} has "
+                        f"--label_column {self.label} must hold one tag per word; {place_of(data, split, row)} has "
                         f"{len(words)} words and {len(tags)} tags."
                     )
         self._set_labels(label_names(examples, self.label, lambda tags: tags))
@@ -69,11 +69,11 @@ class Entities(HeadTask):
                 if not 0 <= span["start"] < span["end"] <= len(text):
                     raise UsageError(
                         f"--label_column {self.label}: {place_of(self.data, split, row)} has a span from "
-                        f"{span['start']} to {span['end']}, outside of its text of {len(text)} characters."
+                        f"{span['start']} to {span['end']}, which is outside its text of {len(text)} characters."
                     )
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """See `HeadTask`: the first token of each word has its label, all others none."""
+        """See `HeadTask`. The first token of each word has the word's label; the loss ignores the other tokens."""
         from ....modeling.checks import IGNORED
 
         label2id = self.label_fields["label2id"]
@@ -91,7 +91,7 @@ class Entities(HeadTask):
                     row.append(IGNORED if word is None or word == before else label2id[label_text(tags[word])])
                     before = word
                 labels.append(row)
-                # Of the words that have a label; no inputs of the model.
+                # `answers` needs the places of the labelled words; the model does not.
                 kept = [word for word, label in zip(words, row, strict=True) if word is not None and label != IGNORED]
                 places.append([self._place(encoded, index, word, batch[self.text][index]) for word in kept])
             return {**dict(encoded), "labels": labels, "places": places}
@@ -99,11 +99,11 @@ class Entities(HeadTask):
         return tokenised(rows, encode)
 
     def _place(self, encoded: Any, index: int, word: int, text: Any) -> list[int]:
-        """The characters of a word of a text, or its place in a list of words."""
+        """Return the span of a word, in characters for examples with spans, else in words."""
         return list(_stripped(text, *encoded.word_to_chars(index, word))) if self.spans else [word, word + 1]
 
     def _tags_of_words(self, encoded: Any, index: int, text: str, spans: list[Any]) -> dict[int, str]:
-        """The tag of each word of a text, by spans of its characters. Words may begin with a space."""
+        """Convert spans of characters to a tag for each word of a text. Words may begin with a space."""
         tags: dict[int, str] = {}
         places = [_stripped(text, span["start"], span["end"]) for span in spans]
         for word in sorted({word for word in encoded.word_ids(index) if word is not None}):
@@ -124,7 +124,7 @@ class Entities(HeadTask):
         return DataCollatorForTokenClassification(tokenizer)
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
-        """Precision, recall and F1 of whole entities (seqeval), or of words, and the accuracy of words."""
+        """Return a function that computes precision, recall and F1 of entities (seqeval) or words, and accuracy."""
         from ....modeling.checks import IGNORED
 
         labels = self.labels
@@ -141,7 +141,7 @@ class Entities(HeadTask):
         return judge
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
-        """See `HeadTask`: the tags of the words of each text, or its spans; None for words that were cut off."""
+        """See `HeadTask`. The answer is a list of spans, or of tags with None for words that were truncated."""
         from ....modeling.checks import IGNORED
 
         predicted, known = logits_of(found).argmax(-1), np.asarray(found.label_ids)
@@ -156,7 +156,7 @@ class Entities(HeadTask):
         return answers
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
-        """See `HeadTask`: the tag that most words of the training examples have."""
+        """See `HeadTask`. The constant answer is the most frequent tag."""
         from transformers import EvalPrediction
 
         from ....modeling.checks import IGNORED
@@ -169,7 +169,7 @@ class Entities(HeadTask):
 
 
 def _spans_of(tags: list[str], places: list[list[int]]) -> list[dict[str, Any]]:
-    """The spans of characters that tags of words stand for."""
+    """Convert tags of words to spans of characters."""
     spans: list[dict[str, Any]] = []
     before = _OUTSIDE
     for tag, (start, end) in zip(tags, places, strict=True):
@@ -203,27 +203,27 @@ def _judge_words(found: list[list[str]], true: list[list[str]]) -> dict[str, flo
 
 
 def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
-    """A span of characters without the spaces at its ends."""
+    """Return a span without the whitespace at its ends."""
     inside = text[start:end]
     return start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())
 
 
 def label_names_of_spans(examples: Examples, column: str) -> list[str]:
-    """The kinds of spans in the training examples.
+    """Collect the labels of the spans in the training examples.
 
     Raises:
-        UsageError: if there are none, or another split has one that they have not.
+        UsageError: If there are no spans, or another split has a label that the training examples lack.
     """
     found = {
         split: {label_text(span["label"]) for cell in rows[column] for span in cell} for split, rows in examples.items()
     }
     if not found["train"]:
-        raise UsageError(f"--label_column {column}: there is no span in the training examples.")
+        raise UsageError(f"--label_column {column}: the training examples have no spans.")
     for split, kinds in found.items():
         if unseen := sorted(kinds - found["train"]):
             raise UsageError(
-                f"--label_column {column}: the {split} examples have spans of {', '.join(unseen[:5])}, of which there "
-                "is none to train on."
+                f"--label_column {column}: the {split} examples have spans with the labels {', '.join(unseen[:5])}, "
+                "but the training examples do not."
             )
     warn_of_case(found["train"], column)
     return sorted(found["train"])

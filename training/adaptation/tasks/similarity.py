@@ -1,4 +1,4 @@
-"""Vectors of texts for search, and scores of pairs: models, losses and evaluators of sentence-transformers."""
+"""Text embeddings and pair scores, with models, losses and evaluators of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 class SimilarityTask(ABC):
-    """A task of sentence-transformers, for pairs of texts.
+    """A task of sentence-transformers on pairs of texts.
 
     Args:
-        data: where the examples are, and what their columns are called.
+        data: Where the examples are, and what their columns are called.
 
     Attributes:
-        tunings: the ways of tuning that there are for it.
-        kind: the prefix of the classes that train it.
-        scores: which numbers pairs may have, as arguments of `with_numbers`.
-        scored: whether the pairs have numbers.
-        texts: the columns that `read` leaves, but for the scores.
+        tunings: The ways of tuning that the task supports.
+        kind: The prefix of the classes that train it.
+        scores: The allowed scores, as arguments of `with_numbers`.
+        scored: Whether the pairs have scores.
+        texts: The text columns that `read` returns.
     """
 
     tunings: ClassVar[tuple[str, ...]] = ("full",)
@@ -42,10 +42,16 @@ class SimilarityTask(ABC):
         self.scored = True
 
     def read(self, examples: Mapping[str, Any]) -> dict[str, Any]:
-        """Checks the examples of each split, and leaves the columns that are used: two texts, and a score if any.
+        """Check the examples of each split, and keep the columns that are used.
+
+        Args:
+            examples: The examples of each split.
+
+        Returns:
+            The examples with two texts and, if there are scores, a label.
 
         Raises:
-            UsageError: for columns, texts or scores that are not as they should be.
+            UsageError: If the task cannot use the columns, texts or scores.
         """
         label = self._label_column(examples)
         check_there(examples, {"text_column": self.text, "text_pair_column": self.pair, "label_column": label})
@@ -60,40 +66,43 @@ class SimilarityTask(ABC):
 
     @abstractmethod
     def _label_column(self, examples: Mapping[str, Any]) -> str | None:
-        """The column of scores, None for pairs that simply belong together."""
+        """Return the column with the scores, or None if all pairs are positive pairs."""
 
     @abstractmethod
     def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
-        """A model of sentence-transformers around an encoder.
+        """Build a sentence-transformers model around an encoder.
 
         Args:
-            checkpoint: of the encoder.
-            pooling: None for what the checkpoint says.
-            max_length: tokens that texts are cut to.
+            checkpoint: The checkpoint of the encoder.
+            pooling: The pooling, or None for the pooling of the checkpoint.
+            max_length: The number of tokens that texts are truncated to.
+
+        Returns:
+            The model.
 
         Raises:
-            UsageError: if what the checkpoint says cannot be followed.
+            UsageError: If the checkpoint has modules that are not supported.
         """
 
     @abstractmethod
     def answers(self, model: Any, rows: Any) -> list[float]:
-        """What the model gives for each pair of texts."""
+        """Return the model's score of each pair of texts."""
 
     @abstractmethod
     def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
-        """What `max_length` leaves out of the texts of a split."""
+        """Count the texts and tokens of a split that `max_length` truncates."""
 
     @abstractmethod
     def loss(self, model: Any, matryoshka_dims: list[int] | None) -> Any:
-        """What is trained for."""
+        """Build the loss of the training."""
 
     @abstractmethod
     def evaluator(self, rows: Any) -> Any:
-        """Judges a model by the examples of a split; its `primary_metric` is that by which weights are chosen."""
+        """Build an evaluator on the examples of a split. Its `primary_metric` selects the best weights."""
 
 
 class Embedding(SimilarityTask):
-    """A vector for each text: near to those of texts that belong to it, or as near as scores say."""
+    """Embeddings that are close for the texts of a pair, or as similar as the pair's score."""
 
     kind = "SentenceTransformer"
 
@@ -102,7 +111,7 @@ class Embedding(SimilarityTask):
         return given or ("score" if "score" in examples["train"].column_names else None)
 
     def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
-        """See `SimilarityTask`: the encoder and what follows it in its folder, else the mean of all tokens."""
+        """See `SimilarityTask`. The modules follow the encoder's folder; without any there, the mean is pooled."""
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
@@ -135,12 +144,12 @@ class Embedding(SimilarityTask):
         return SentenceTransformer(modules=modules, **given)
 
     def answers(self, model: Any, rows: Any) -> list[float]:
-        """See `SimilarityTask`: the similarity of their vectors."""
+        """See `SimilarityTask`. The score is the similarity of the two embeddings."""
         one, other = (model.encode(list(rows[name]), show_progress_bar=False) for name in ("text", "text_pair"))
         return model.similarity_pairwise(one, other).tolist()
 
     def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
-        """See `SimilarityTask`; each text is read alone."""
+        """See `SimilarityTask`. The model reads each text separately."""
         cut = Cut()
         for batch in rows.iter(1000):
             cut.tokenise(tokenizer, max_length, batch["text"])
@@ -148,7 +157,7 @@ class Embedding(SimilarityTask):
         return cut
 
     def loss(self, model: Any, matryoshka_dims: list[int] | None) -> Any:
-        """See `SimilarityTask`: CoSENT for scores, else multiple negatives ranking; Matryoshka around it if asked."""
+        """See `SimilarityTask`. The loss is CoSENT for scores, else multiple negatives ranking, also as Matryoshka."""
         from sentence_transformers.sentence_transformer import losses
 
         loss: Any = losses.CoSENTLoss(model) if self.scored else losses.MultipleNegativesRankingLoss(model)
@@ -157,7 +166,7 @@ class Embedding(SimilarityTask):
         return losses.MatryoshkaLoss(model, loss, matryoshka_dims=matryoshka_dims)
 
     def evaluator(self, rows: Any) -> Any:
-        """See `SimilarityTask`: the rank correlation with scores, or how high a text is found by its pair."""
+        """See `SimilarityTask`. It computes the rank correlation with scores, else the retrieval of pairs."""
         from sentence_transformers.sentence_transformer import evaluation
 
         if self.scored:
@@ -179,7 +188,7 @@ class Embedding(SimilarityTask):
 
 
 class Ranking(SimilarityTask):
-    """A score for each pair of texts, read together: how well the second answers the first."""
+    """Scores of text pairs that the model reads together, such as a passage's relevance to a query."""
 
     kind = "CrossEncoder"
     scores: ClassVar[dict[str, Any]] = {
@@ -191,7 +200,7 @@ class Ranking(SimilarityTask):
         return self.data.label_column or "label"
 
     def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
-        """See `SimilarityTask`: the encoder with a classifier of one output."""
+        """See `SimilarityTask`. The model is the encoder with a classifier of one output."""
         from sentence_transformers import CrossEncoder
 
         from ...encoders import pooling_fields
@@ -201,7 +210,7 @@ class Ranking(SimilarityTask):
         )
 
     def answers(self, model: Any, rows: Any) -> list[float]:
-        """See `SimilarityTask`: their score."""
+        """See `SimilarityTask`."""
         pairs = list(zip(rows["text"], rows["text_pair"], strict=True))
         return model.predict(pairs, show_progress_bar=False).tolist()
 
@@ -213,20 +222,20 @@ class Ranking(SimilarityTask):
         return cut
 
     def loss(self, model: Any, matryoshka_dims: list[int] | None) -> Any:
-        """See `SimilarityTask`: binary cross entropy, for labels from 0 to 1."""
+        """See `SimilarityTask`. The loss is binary cross entropy with labels from 0 to 1."""
         from sentence_transformers.cross_encoder import losses
 
         return losses.BinaryCrossEntropyLoss(model)
 
     def evaluator(self, rows: Any) -> Any:
-        """See `SimilarityTask`: average precision of labels of 0 and 1, else the rank correlation."""
+        """See `SimilarityTask`. It computes average precision for labels of 0 and 1, else the rank correlation."""
         from sentence_transformers.cross_encoder import evaluation
 
         pairs = [list(pair) for pair in zip(rows["text"], rows["text_pair"], strict=True)]
         labels = list(rows["label"])
         if len(set(labels)) < 2:
             raise UsageError(
-                "the examples for validation or test have the same label in all rows; nothing can be told."
+                "the validation or test examples all have the same label, so the model cannot be evaluated."
             )
         if set(labels) == {0, 1}:
             whole = [int(label) for label in labels]
@@ -235,6 +244,6 @@ class Ranking(SimilarityTask):
 
 
 def _renamed(rows: Any, names: dict[str, str]) -> Any:
-    """The columns that have new names, in their order."""
+    """Select and rename the columns of `names`, in that order."""
     rows = rows.select_columns(list(names))
     return rows.rename_columns({old: new for old, new in names.items() if old != new})

@@ -1,4 +1,4 @@
-"""What a task with a head of transformers is: its columns, its labels, how examples become inputs, its metrics."""
+"""The base class of tasks with a head of transformers: columns, labels, inputs and metrics."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 Examples = Mapping[str, Any]
 Metrics = Callable[["EvalPrediction"], dict[str, float]]
-# Of all heads; and of those that give one answer a text. peft's prompts stand before the tokens and move their places,
-# which labels of tokens and answers do not follow.
+# Prompts only suit heads with one answer per text: PEFT puts them before the tokens and so shifts their positions, but
+# does not shift the labels of tokens and the positions of answers.
 TUNINGS_OF_HEADS = ("full", "head", "lora", "dora", "ia3")
 TUNINGS_OF_TEXTS = (*TUNINGS_OF_HEADS, "prompt", "adapter")
 
 
 def tokenised(rows: Any, encode: Callable[[dict[str, list[Any]]], dict[str, Any]]) -> Any:
-    """What a function makes of all rows, in place of their columns. Not cached: it depends on what is asked for."""
+    """Replace the columns of all rows by what `encode` returns. The result depends on options and is not cached."""
     return rows.map(
         encode, batched=True, remove_columns=rows.column_names, desc="Tokenising", load_from_cache_file=False
     )
@@ -29,13 +29,13 @@ def tokenised(rows: Any, encode: Callable[[dict[str, list[Any]]], dict[str, Any]
 
 @dataclass
 class Cut:
-    """What `max_length` leaves out of the texts of a split.
+    """Counts of the texts and tokens of a split that `max_length` truncates.
 
     Attributes:
-        texts: all of them; a pair that is read together counts as one.
-        cut: those that lose tokens.
-        tokens: of all texts.
-        lost: the tokens that are left out.
+        texts: The number of texts. A pair that the model reads together counts as one.
+        cut: The number of truncated texts.
+        tokens: The number of tokens that remain.
+        lost: The number of tokens that are cut off.
     """
 
     texts: int = 0
@@ -46,7 +46,18 @@ class Cut:
     def tokenise(
         self, tokenizer: Any, max_length: int, first: list[Any], second: list[Any] | None = None, **options: Any
     ) -> BatchEncoding:
-        """Tokenise texts, or pairs of them, cut to `max_length`, and count what that cuts."""
+        """Tokenise texts or text pairs, truncated to `max_length`, and count what is cut off.
+
+        Args:
+            tokenizer: The tokenizer.
+            max_length: The number of tokens to truncate to.
+            first: The texts.
+            second: The second texts of pairs.
+            **options: Further arguments of the tokenizer.
+
+        Returns:
+            The tokenizer's output.
+        """
         encoded = tokenizer(first, second, truncation=True, max_length=max_length, **options)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         full = [row for row, length in enumerate(lengths) if length >= max_length]
@@ -61,32 +72,32 @@ class Cut:
         return encoded
 
     def in_words(self, max_length: int) -> str:
-        """A sentence for the console."""
+        """Describe the counts in a sentence for the console."""
         if not self.cut:
-            return f"none of the texts is longer than {max_length} tokens"
+            return f"no text is longer than {max_length} tokens"
         return (
-            f"{self.cut:,} of {self.texts:,} texts are cut to {max_length} tokens (--max_length), and "
-            f"{self.lost:,} of {self.tokens + self.lost:,} tokens are left out"
+            f"{self.cut:,} of {self.texts:,} texts are truncated to {max_length} tokens (--max_length), which drops "
+            f"{self.lost:,} of {self.tokens + self.lost:,} tokens"
         )
 
 
 class HeadTask(ABC):
-    """A task, for certain columns of examples.
+    """A task with a head of transformers.
 
     Args:
-        data: where the examples are, and what their columns are called.
-        max_length: tokens that a text is cut to; to be set before examples are encoded.
+        data: Where the examples are, and what their columns are called.
+        max_length: The number of tokens that texts are truncated to. Set it before examples are encoded.
 
     Attributes:
-        auto_class: of transformers, for the model.
-        peft_task: peft's name of it.
-        best_metric: by which the best weights are chosen, if nothing else is asked for.
-        metric_names: all that there are.
-        tunings: the ways of tuning that there are for it.
-        libraries: that it needs beside those of all tasks.
-        texts: the columns that make up a text, known once examples were read.
-        label_fields: of the configuration, known once examples were read.
-        cut: what is cut of the texts that are encoded.
+        auto_class: The Auto class of transformers for the model.
+        peft_task: PEFT's name of the task, or None.
+        best_metric: The metric that selects the best weights by default.
+        metric_names: All metrics of the task.
+        tunings: The ways of tuning that the task supports.
+        libraries: Optional libraries that this task needs.
+        texts: The columns with the texts, set by `read`.
+        label_fields: The fields of the configuration that describe the labels, set by `read`.
+        cut: Counts of what `encode` truncates.
     """
 
     auto_class: ClassVar[str]
@@ -104,55 +115,74 @@ class HeadTask(ABC):
 
     @abstractmethod
     def read(self, examples: Examples) -> dict[str, Any]:
-        """Checks the examples of each split and learns their labels.
+        """Check the examples of each split, and collect their labels.
+
+        Args:
+            examples: The examples of each split.
 
         Returns:
-            The examples as `encode` wants them.
+            The examples in the form that `encode` takes.
 
         Raises:
-            UsageError: for columns, texts or labels that are not as they should be; nothing was computed yet.
+            UsageError: If the task cannot use the columns, texts or labels.
         """
 
     @abstractmethod
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """The examples of a split as inputs of the model: a `datasets.Dataset`."""
+        """Convert the examples of a split to a `datasets.Dataset` of model inputs."""
 
     @abstractmethod
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """Makes batches of what `encode` gives."""
+        """Return the data collator for the inputs that `encode` returns."""
 
     @abstractmethod
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
-        """Judges the predictions for the examples of a split, `rows`, encoded as `inputs`."""
+        """Return a function that computes the metrics of predictions for a split.
+
+        Args:
+            rows: The examples of the split.
+            inputs: The examples as `encode` returns them.
+
+        Returns:
+            The `compute_metrics` of a `Trainer`.
+        """
 
     @abstractmethod
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
-        """What the model answers for each example of a split, in the form of the labels where it has one.
+        """Convert the model's outputs to one answer per example, in the form of the labels where possible.
 
         Args:
-            rows: the examples.
-            inputs: the same, encoded.
-            found: the outputs of the model for `inputs`.
+            rows: The examples of the split.
+            inputs: The examples as `encode` returns them.
+            found: The outputs of the model for `inputs`.
+
+        Returns:
+            The answers.
         """
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
-        """The outputs of a model that has only seen the labels of the training inputs, and always answers the same.
+        """Return the outputs of a baseline that always gives the same answer, chosen from the training labels.
 
-        None for tasks that have no such answer.
+        Args:
+            train: The encoded training examples.
+            inputs: The encoded examples to answer.
+
+        Returns:
+            The outputs, or None for tasks without such an answer.
         """
         return None
 
     def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
-        """How often each label (rows) is taken for each other one (columns); None for tasks without such labels."""
+        """Compute the confusion matrix, with true labels as rows, or return None for tasks without one."""
         return None
 
     @property
     def labels(self) -> list[str]:
-        """The names of the classes, in the order of the outputs; none for tasks without classes."""
+        """The names of the classes in the order of the outputs, empty for tasks without classes."""
         return list(self.label_fields.get("id2label", {}).values())
 
     def follow(self, labels: list[str]) -> bool:
-        """Takes over the order of the labels of a trained head; returns whether they are the same labels."""
+        """Take over the label order of a trained head, and return whether its labels are the same."""
         if set(labels) != set(self.labels):
             return False
         self._set_labels(labels)
