@@ -38,7 +38,7 @@ class SourceEncoder(nn.Module):
 
 
 def sinusoids(length: int) -> torch.Tensor:
-    """sin on even and cos on odd channels, (length, HIDDEN), one number after the other."""
+    """Sin on even and cos on odd channels, (length, HIDDEN), one number after the other."""
     waves = [math.sin, math.cos]
     return torch.tensor(
         [[waves[c % 2](p / 10000 ** ((c - c % 2) / HIDDEN)) for c in range(HIDDEN)] for p in range(length)]
