@@ -18,6 +18,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
 from sequence_encoder.configuration import PRESETS
+from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.hub_server import Hub
 
 TINY: dict[str, Any] = {
@@ -46,18 +47,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def without_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """`without_package(code, *arguments)`: runs code in a fresh process that cannot import the package, nor ask a Hub.
+    """`without_package(code, *arguments)`: runs code in a process that cannot import the package, nor ask a Hub.
 
-    Returns what it prints last, as JSON.
+    The process is a fork that shares its imports with others, unless it has to be `fresh`. Returns what it prints last,
+    as JSON.
     """
     modules = tmp_path_factory.mktemp("modules")
-    environment = {**os.environ, "HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"}
     start = "import sys; sys.modules['sequence_encoder'] = None; import torch; torch.set_num_threads(1)\n"
 
-    def run(code: str, *arguments: Any) -> Any:
+    def run(code: str, *arguments: Any, fresh: bool = False) -> Any:
+        own = {"HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"} if fresh else {}
         result = subprocess.run(
-            [sys.executable, "-c", start + code, *map(str, arguments)],
-            env=environment,
+            [sys.executable if fresh else forked_python(), "-c", start + code, *map(str, arguments)],
+            env={**os.environ, **own},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

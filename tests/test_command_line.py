@@ -16,6 +16,7 @@ from sequence_encoder.__main__ import _FAMILIES, COMMANDS, main
 from sequence_encoder.command_line.parser import _trainer_options
 from sequence_encoder.conversion.source_models import FAMILIES
 from sequence_encoder.data import documentation
+from sequence_encoder.tests.forked_python import forked_python
 
 SCRIPT = Path(__file__).resolve().parents[1] / "sequence_encoder_cli.py"
 ADAPT = ("adapt", "--task", "classification", "--from", "somewhere", "--train_file", "train.csv")
@@ -135,7 +136,7 @@ def test_values_of_another_kind_are_named(folder: Path) -> None:
 
 
 def test_the_module_runs_as_a_program_and_fails_with_a_message_alone(folder: Path) -> None:
-    command = [sys.executable, "-m", "sequence_encoder", "quickstart", "--minutes", "0.5"]
+    command = [forked_python(), "-m", "sequence_encoder", "quickstart", "--minutes", "0.5"]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 1
     assert finished.stdout == ""

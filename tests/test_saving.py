@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import torch
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, SequenceEncoderTokenizer
 from sequence_encoder.saving.staged_files import staged
+from sequence_encoder.tests.forked_python import forked_python
 
 Build = Callable[..., Any]
 
@@ -126,7 +126,7 @@ def test_a_save_that_cannot_finish_changes_nothing(
     limit = max(len(content) for name, content in before.items() if name != "model.safetensors") + 1000
     assert len(before["model.safetensors"]) > limit
     finished = subprocess.run(
-        [sys.executable, "-c", FAIL, str(tmp_path / "new"), str(tmp_path / "old"), end, str(limit)],
+        [forked_python(), "-c", FAIL, str(tmp_path / "new"), str(tmp_path / "old"), end, str(limit)],
         capture_output=True,
         check=False,
     )
