@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -69,6 +70,13 @@ def without_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., A
         return json.loads(result.stdout.splitlines()[-1])
 
     return run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _freeze() -> None:
+    """Leave modules and the tests of other files out of garbage collections: each `Trainer` starts a whole one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
