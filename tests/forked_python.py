@@ -7,9 +7,11 @@ server, with its open files, folder, environment and limits. The server forks, a
 executable passes signals on and ends as the fork ends. If something kills the executable, the server kills the fork.
 
 The server imports what the package builds on, and never the package itself. A fork differs from a fresh process in
-three ways: it does not notice that the package forgot to import one of those modules; all forks of a server hash
-strings alike; and they share what libraries read from the environment when they are imported (no network, one thread,
-caches of the server). Tests that promise something about these start `sys.executable`.
+two ways: it does not notice that the package forgot to import one of those modules, and all forks of a server hash
+strings alike. Tests that promise something about these start `sys.executable`.
+
+Some libraries read the environment when they are imported. The server asks no Hub and has caches of its own; a fork
+with other settings imports those libraries again.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ IMPORTED = (
     *("transformers.models.bert.modeling_bert", "accelerate.commands.launch"),
     *("datasets", "peft", "sklearn.metrics", "sentence_transformers"),
 )
-# The variables that libraries read when they are imported.
+# The variables that these libraries read when they are imported.
 READ_ON_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_")
+READERS = ("huggingface_hub", "transformers", "accelerate", "peft", "sentence_transformers")
 
 
 @functools.cache
@@ -160,18 +163,17 @@ def run(request: dict[str, Any], path: list[str], executable: str) -> None:
         request: What the executable was given.
         path: The modules' path without that of the script and that of the environment.
         executable: The executable, which is then `sys.executable`, so that launchers start forks as well.
-
-    Raises:
-        ValueError: If the environment has variables that this process read otherwise when it imported libraries.
     """
     environment = request["environment"]
-    imported = {name: value for name, value in os.environ.items() if name.startswith(READ_ON_IMPORT)}
-    differing = {name for name in environment if name.startswith(READ_ON_IMPORT)} - imported.keys()
-    differing |= {name for name in imported if environment.get(name, imported[name]) != imported[name]}
-    if differing:
-        raise ValueError(f"The libraries have been imported with other values of {', '.join(sorted(differing))}.")
+    settings = {name: value for name, value in os.environ.items() if name.startswith(READ_ON_IMPORT)}
+    given = {name: value for name, value in environment.items() if name.startswith(READ_ON_IMPORT)}
+    if given.items() <= settings.items():
+        environment |= settings
+    else:
+        for name in [name for name in sys.modules if name.partition(".")[0] in READERS]:
+            del sys.modules[name]
     os.environ.clear()
-    os.environ.update(environment | imported)
+    os.environ.update(environment)
     os.chdir(request["folder"])
     for name, limits in request["limits"].items():
         resource.setrlimit(getattr(resource, name), limits)
@@ -184,9 +186,9 @@ def run(request: dict[str, Any], path: list[str], executable: str) -> None:
         options.append(arguments.pop(0))
     if options:
         sys.stdout.reconfigure(write_through=True)
-    given = [os.path.abspath(entry) for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    named = [os.path.abspath(entry) for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     first = {"-c": "", "-m": os.getcwd()}.get(arguments[0], os.path.dirname(os.path.abspath(arguments[0])))
-    sys.path[:] = [first, *given, *path]
+    sys.path[:] = [first, *named, *path]
     if arguments[0] == "-c":
         main = types.ModuleType("__main__")
         sys.modules["__main__"] = main

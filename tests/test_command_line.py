@@ -181,7 +181,7 @@ except SystemExit as stopped:
 from transformers import AutoConfig
 print(type(AutoConfig.for_model("sequence_encoder")).__module__)
 """
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    finished = subprocess.run([forked_python(), "-c", program], capture_output=True, text=True, check=True)
     message, module = finished.stdout.splitlines()
     assert "my-model exists" in message
     assert module == "sequence_encoder.configuration.configuration_sequence_encoder"
