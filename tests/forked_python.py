@@ -8,7 +8,8 @@ executable passes signals on and ends as the fork ends. If something kills the e
 
 The server imports what the package builds on, and never the package itself. A fork differs from a fresh process in
 two ways: it does not notice that the package forgot to import one of those modules, and all forks of a server hash
-strings alike. Tests that promise something about these start `sys.executable`.
+strings alike. Tests that promise something about these start `sys.executable`. And a fork that has done its work ends
+without taking the interpreter apart, unless it is one of several ranks.
 
 Some libraries read the environment when they are imported. The server asks no Hub and has caches of its own; a fork
 with other settings imports those libraries again.
@@ -31,6 +32,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -189,17 +191,32 @@ def run(request: dict[str, Any], path: list[str], executable: str) -> None:
     named = [os.path.abspath(entry) for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     first = {"-c": "", "-m": os.getcwd()}.get(arguments[0], os.path.dirname(os.path.abspath(arguments[0])))
     sys.path[:] = [first, *named, *path]
-    if arguments[0] == "-c":
-        main = types.ModuleType("__main__")
-        sys.modules["__main__"] = main
-        sys.argv = ["-c", *arguments[2:]]
-        exec(compile(arguments[1], "<string>", "exec"), main.__dict__)
-    elif arguments[0] == "-m":
-        sys.argv = arguments[1:]
-        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = arguments
-        runpy.run_path(arguments[0], run_name="__main__")
+    try:
+        if arguments[0] == "-c":
+            main = types.ModuleType("__main__")
+            sys.modules["__main__"] = main
+            sys.argv = ["-c", *arguments[2:]]
+            exec(compile(arguments[1], "<string>", "exec"), main.__dict__)
+        elif arguments[0] == "-m":
+            sys.argv = arguments[1:]
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = arguments
+            runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    if "RANK" not in os.environ:
+        _end()
+
+
+def _end() -> None:
+    """End with status 0. To take the interpreter apart would copy all the pages that the forks share."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _main(descriptor: str, executable: str) -> None:
