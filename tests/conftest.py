@@ -38,6 +38,14 @@ TINY: dict[str, Any] = {
 torch.set_num_threads(1)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Let chosen tests run in this process: workers would import and collect everything for a few of them."""
+    if config.option.keyword or config.args_source is config.ArgsSource.ARGS:
+        config.option.dist = "no"
+        return 0
+    return None
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips what is marked `since(library, version, what)` where the library itself cannot do it yet."""
     for mark in item.iter_markers("since"):

@@ -32,7 +32,8 @@ def main() -> None:
     code = os.waitstatus_to_exitcode(int.from_bytes(status, "big"))
     if code < 0:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        signal.signal(-code, signal.SIG_DFL)
+        if code != -signal.SIGKILL:  # whose effect nothing can change
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
 
