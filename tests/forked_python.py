@@ -129,6 +129,8 @@ class Server:
             return None
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # A shell lets what runs in the background ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for other in (connection, self.listener, *self.processes):
             other.close()
         for target, file in enumerate(files):
