@@ -5,20 +5,23 @@ BIN := .venv/bin
 # Which environments `make compatibility` runs the suite in: oldest, newest, or a release of transformers such as 5.12.
 ENVIRONMENTS ?= oldest newest
 
-.PHONY: install quickstart test conformance compatibility bench style
+# Setuptools warns of folders with the package's name in front of an editable installation; the checkout has none.
+INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: install quickstart test conformance compatibility bench style build
 
 install: .venv/installed
 
 # The pip of older Pythons cannot build seqeval.
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev]'
+	$(INSTALL) --upgrade 'pip>=23.1'
+	$(INSTALL) --editable '.[train,dev]'
 	touch $@
 
 # Not in install, since the quickstart's corpus is what is installed.
 .venv/installed-bench: pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev,bench]'
+	$(INSTALL) --editable '.[train,dev,bench]'
 	touch $@
 
 quickstart: install
@@ -48,3 +51,11 @@ style: install
 	$(BIN)/ruff format --check .
 	mkdir -p .venv/types && ln -sfn ../.. .venv/types/sequence_encoder
 	MYPYPATH=.venv/types $(BIN)/mypy -p sequence_encoder
+	$(BIN)/lint-imports --no-logo
+
+# The wheel is built from the source distribution, which therefore holds all that a build needs.
+build: install
+	rm -rf dist
+	$(BIN)/python -m build --quiet --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tests/installed_package.py dist/*

@@ -26,6 +26,7 @@ from .saving.auto_classes import AUTO_CLASSES
 from .saving.saving import SavedWithCard
 from .tokenizer import SequenceEncoderTokenizer
 from .training.adaptation.task_adapter_training import train_adapted_model
+from .version import __version__ as __version__
 
 __all__ = [
     "SequenceEncoderConfig",

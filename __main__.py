@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 
 from .command_line import UsageError
+from .version import __version__
 
 Run = Callable[[], object]
 # By name; importing the families imports torch.
@@ -34,10 +34,11 @@ def quickstart(arguments: list[str]) -> Run:
 
 def pretrain(arguments: list[str]) -> Run:
     """Pretrain an encoder on masked tokens and sentence order, on any corpus, in one process or many."""
-    from .training.pretraining.arguments import COMMAND_LINE
+    from .training.pretraining.arguments import COMMAND_LINE, check_libraries
     from .training.pretraining.resumed_arguments import with_earlier_ones
 
-    COMMAND_LINE.check(with_earlier_ones(arguments))
+    *_, options = COMMAND_LINE.check(with_earlier_ones(arguments))
+    check_libraries(options)
 
     def run() -> None:
         from .training.pretraining.recipe import pretrain
@@ -51,9 +52,10 @@ def pretrain(arguments: list[str]) -> Run:
 
 def adapt(arguments: list[str]) -> Run:
     """Train an encoder for a task: classification, entities, answers, embeddings, ranking and others."""
-    from .training.adaptation.arguments import COMMAND_LINE
+    from .training.adaptation.arguments import COMMAND_LINE, check_libraries
 
-    COMMAND_LINE.check(arguments)
+    model, _, options = COMMAND_LINE.check(arguments)
+    check_libraries(model, options)
 
     def run() -> None:
         from accelerate import PartialState
@@ -104,14 +106,6 @@ COMMANDS: dict[str, Callable[[list[str]], Run]] = {
 }
 
 
-class _Version(argparse.Action):
-    """Looks the version up only where it is asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *args: object) -> None:
-        """Print it and exit."""
-        parser.exit(message=f"{version('sequence-encoder')}\n")
-
-
 def main(arguments: list[str] | None = None, before_run: Callable[[], object] = lambda: None) -> None:
     """Run the command that is named first; each has its own `--help`.
 
@@ -127,7 +121,7 @@ def main(arguments: list[str] | None = None, before_run: Callable[[], object] = 
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument("--version", action="version", version=__version__, help="show the version and exit")
     parser.add_argument("command", choices=COMMANDS, help="what to do; add --help for its arguments")
     command = parser.parse_args(arguments[:1]).command
     try:

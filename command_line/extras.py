@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from . import UsageError
@@ -30,6 +31,16 @@ def require(purpose: str, *libraries: str, extra: str | None = None) -> None:
             f"{purpose} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
             f"Install with: pip install {wanted}"
         )
+
+
+def require_reporters(names: Iterable[str]) -> None:
+    """Check the libraries of `--report_to` that an extra installs; the callbacks of `Trainer` look for all others.
+
+    Raises:
+        MissingLibraryError: if one is missing.
+    """
+    if "tensorboard" in names:
+        require("--report_to tensorboard", "tensorboard", extra="train")
 
 
 def is_installed(library: str) -> bool:

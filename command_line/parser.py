@@ -11,6 +11,7 @@ import ast
 import difflib
 import functools
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -75,8 +76,11 @@ class CommandLine:
     narrowed_by: tuple[str, ...] = ()
     out_of_use: Callable[[Values], Collection[str]] = field(default=lambda given: ())
 
-    def check(self, arguments: list[str]) -> None:
+    def check(self, arguments: list[str]) -> tuple[Any, ...]:
         """Show the help and exit, or refuse every mistake that can be seen without importing torch.
+
+        Returns:
+            One of each of `kinds`.
 
         Raises:
             UsageError: for names and values that are not allowed.
@@ -84,7 +88,7 @@ class CommandLine:
         if asked := {"-h", "--help", "--help-all"}.intersection(arguments):
             self._print_help(arguments, everything="--help-all" in asked)
             sys.exit(0)
-        self.read(arguments, self.kinds, _trainer_options() if self.with_trainer else {})
+        return self.read(arguments, self.kinds, _trainer_options() if self.with_trainer else {})
 
     def read(
         self, arguments: list[str], kinds: tuple[type, ...], elsewhere: Mapping[str, str] | None = None
@@ -121,7 +125,7 @@ class CommandLine:
         found, left_over = parser.parse_known_args(arguments, argparse.Namespace(**dict.fromkeys(names, unset)))
         if left_over and not elsewhere:
             raise UsageError(f"no option takes {' '.join(left_over)}; each starts with --.")
-        given = {name: value for name, value in vars(found).items() if value is not unset}
+        given = {name: _at_home(value) for name, value in vars(found).items() if value is not unset}
         for name in _takes_objects(kinds):
             if isinstance(given.get(name), str):
                 given[name] = _read_object(name, given[name])
@@ -184,6 +188,23 @@ def check_names(command: str, arguments: Iterable[str], known: Collection[str]) 
         raise UsageError(f"there is no argument {', '.join(said)}. See sequence-encoder {command} --help.")
 
 
+def check_used(given: Values, instead: Iterable[tuple[str, str]]) -> None:
+    """Check that nothing was given that a run would ignore.
+
+    Args:
+        given: the fields that were given, with their values.
+        instead: fields, each with one that leaves it without a use.
+
+    Raises:
+        UsageError: if something was.
+    """
+    for name, other in instead:
+        # `--max_steps -1` is its default.
+        if name in given and given.get(other) not in (None, -1):
+            shown = other.removesuffix("_checkpoint")
+            raise UsageError(f"--{name} has no effect with --{shown}; leave one of them out.")
+
+
 def read_settings(file: Path) -> list[str]:
     """The options that a file of YAML or JSON stands for.
 
@@ -202,8 +223,9 @@ def read_settings(file: Path) -> list[str]:
     try:
         # JSON is YAML too.
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} cannot be read: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        # YAML's errors show the place on lines of its own.
+        raise UsageError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise UsageError(f"{file} must hold names and values, got {type(settings).__name__}.")
     options: list[str] = []
@@ -213,6 +235,11 @@ def read_settings(file: Path) -> list[str]:
         elif value is not None:
             options.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
     return options
+
+
+def _at_home(value: Any) -> Any:
+    """A path that begins with `~/`, which a shell leaves as it is after `=` and in quotes."""
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def _takes_objects(kinds: Iterable[Any]) -> list[str]:
@@ -225,7 +252,7 @@ def _read_object(name: str, text: str) -> dict[str, Any]:
     """A JSON object, from the command line or from the file that it names."""
     try:
         found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UsageError(f"--{name} must be a JSON object or a file with one, got {text!r}: {error}") from error
     if not isinstance(found, dict):
         raise UsageError(f"--{name} must be a JSON object or a file with one, got {text!r}.")

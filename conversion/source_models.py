@@ -122,6 +122,8 @@ def transformer_folder(checkpoint: str | os.PathLike[str]) -> str | os.PathLike[
         FileNotFoundError: if it can be no Hub id, and there is no such folder.
     """
     name = os.fspath(checkpoint)
+    if not name:
+        raise ValueError("A checkpoint is a folder or a Hub id, got nothing.")
     if os.path.isfile(name):
         raise ValueError(f"A checkpoint is a folder or a Hub id, but {name} is a file.")
     if not os.path.isdir(name):

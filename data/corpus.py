@@ -73,6 +73,11 @@ class CorpusArguments:
                 raise UsageError(f"--{name} must be at least {least}, got {value}.")
         TextFormat(self.encoding, self.delimiter)
         if self.corpus != DOCUMENTATION:
+            for name, default in (("dataset_config", None), ("split", "train")):
+                if (value := getattr(self, name)) != default and find_files(self.corpus, "corpus") is not None:
+                    raise UsageError(
+                        f"--{name} {value} is for a dataset of the Hub, and --corpus {self.corpus} is not."
+                    )
             find_files(self.corpus, "corpus")
         elif self.streaming:
             raise UsageError("--streaming is for files and datasets of the Hub; the documentation fits any disk.")
@@ -105,7 +110,10 @@ def load_corpus(arguments: CorpusArguments, scratch: Path, seed: int) -> tuple[A
         return texts, None
     if arguments.streaming:
         # Reading moves the place that a stream keeps, also that of what shares its source.
-        return texts.skip(count), copy.deepcopy(texts).take(count)
+        train, held_out = texts.skip(count), copy.deepcopy(texts).take(count)
+        if next(iter(copy.deepcopy(train)), None) is None:
+            raise UsageError(f"--eval_documents {count} leaves nothing of --corpus {arguments.corpus} to train on.")
+        return train, held_out
     if count >= len(texts):
         raise UsageError(f"--eval_documents {count} leaves nothing of the {len(texts)} documents to train on.")
     parts = texts.train_test_split(test_size=count, seed=seed)
@@ -191,28 +199,28 @@ def read_files(reader: str, files: list[Path], named: str, streaming: bool = Fal
     def load(files: list[Path], streaming: bool) -> Any:
         # Names are taken for patterns.
         names = [glob.escape(str(file)) for file in files]
-        # What it says is said again, with a remedy.
-        with without_warning(f"datasets.packaged_modules.{reader}.{reader}", "Failed to read file"):
-            return load_dataset(reader, data_files=names, split="train", streaming=streaming, **options)
+        return load_dataset(reader, data_files=names, split="train", streaming=streaming, **options)
 
-    try:
-        rows = load(files, streaming)
-        if streaming:
-            next(iter(copy.deepcopy(rows)), None)
-        return rows
-    # Each reader has errors of its own.
-    except Exception as error:
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and error.errno:
-            raise
-        for file in files:
-            try:
-                for _ in load([file], True):
-                    pass
-            except Exception as cause:
-                told = undecodable(file, options["encoding"]) if "encoding" in options else None
-                told = told or f"{file} cannot be read as {reader}: {str(cause) or type(cause).__name__}"
-                raise UsageError(told) from error
-        raise UsageError(f"{named} cannot be read: {error.__cause__ or error}") from error
+    # What it says is said again, with a remedy.
+    with without_warning(f"datasets.packaged_modules.{reader}.{reader}", "Failed to "):
+        try:
+            rows = load(files, streaming)
+            if streaming:
+                next(iter(copy.deepcopy(rows)), None)
+            return rows
+        # Each reader has errors of its own.
+        except Exception as error:
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and error.errno:
+                raise
+            for file in files:
+                try:
+                    for _ in load([file], True):
+                        pass
+                except Exception as cause:
+                    told = undecodable(file, options["encoding"]) if "encoding" in options else None
+                    told = told or f"{file} cannot be read as {reader}: {str(cause) or type(cause).__name__}"
+                    raise UsageError(told) from error
+            raise UsageError(f"{named} cannot be read: {error.__cause__ or error}") from error
 
 
 def load_from_hub(name: str, argument: str, config: str | None, **options: Any) -> Any:

@@ -12,6 +12,7 @@ from array import array
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Generic, TypedDict, TypeVar
 
 import numpy as np
@@ -130,6 +131,7 @@ class PackedWindows(Dataset[Pack]):
             ends.append(len(self._members))
         self._ends = np.array(ends)
         self.tokens = int(lengths.sum())
+        self.digest = blake2b(lengths.astype("<i4").tobytes(), digest_size=8).hexdigest()
         self.count = len(ends) - 1
         self.length = max(self.count - self.count % multiple_of, multiple_of)
         self.total = self.length

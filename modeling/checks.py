@@ -4,7 +4,7 @@ Shapes: B batch, S sequence. Values are not looked at while a graph is traced, w
 each look makes the host wait for an accelerator, so that those of one kind are taken together.
 """
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedConfig
@@ -16,12 +16,6 @@ from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 IGNORED = -100
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
-
-
-class HasProblemType(Protocol):
-    """A configuration that says what the labels of its texts are."""
-
-    problem_type: ProblemType | None
 
 
 def check_tensor(name: str, value: Any) -> None:
@@ -257,6 +251,21 @@ def check_offsets(
         )
 
 
+def check_document_index(seq_idx: torch.Tensor, attention_mask: torch.Tensor | None, shape: tuple[int, int]) -> None:
+    """Checks `seq_idx` where it alone says which document each token is of: a whole number for each, and no mask.
+
+    Raises:
+        ValueError: if it describes another batch than the one at hand.
+    """
+    _check_whole_numbers("seq_idx", seq_idx)
+    if tuple(seq_idx.shape) != shape:
+        raise ValueError(f"seq_idx must have shape {shape}, got {tuple(seq_idx.shape)}.")
+    if attention_mask is not None:
+        raise ValueError(
+            "seq_idx without position_ids describes a batch without padding and goes without attention_mask, got both."
+        )
+
+
 def check_class_labels(name: str, labels: torch.Tensor, size: int, limit: str, shape: tuple[int, ...]) -> None:
     """Checks that class labels have the expected shape and are -100 (ignored) or in [0, size).
 
@@ -321,14 +330,15 @@ def check_targets(name: str, labels: torch.Tensor, num_labels: int, problem_type
             )
 
 
-def check_classification_labels(labels: torch.Tensor, config: HasProblemType, num_labels: int, batch: int) -> None:
-    """Checks the labels of whole texts, and keeps in the configuration what kind they are if it does not say so yet.
+def check_classification_labels(
+    labels: torch.Tensor, problem_type: ProblemType | None, num_labels: int, batch: int
+) -> ProblemType:
+    """Checks the labels of whole texts, and returns what kind they are: `problem_type`, or what they show without it.
 
     Raises:
         ValueError: for labels of another shape or type, or outside the range.
     """
     check_tensor("labels", labels)
-    problem_type = config.problem_type
     if problem_type is None:
         # As transformers decides: zeros and ones of type bool are several labels.
         whole = labels.dtype in (torch.int32, torch.int64)
@@ -338,7 +348,7 @@ def check_classification_labels(labels: torch.Tensor, config: HasProblemType, nu
         check_class_labels("labels", labels, num_labels, "num_labels", (batch,))
     else:
         check_targets("labels", labels, num_labels, problem_type, batch)
-    config.problem_type = problem_type
+    return problem_type
 
 
 def check_answer_positions(
@@ -357,9 +367,9 @@ def check_answer_positions(
     index = positions.reshape(-1).long()
     wrong = index < 0
     if isinstance(attention_mask, torch.Tensor) and tuple(attention_mask.shape) == shape:
-        real = (attention_mask != 0).to(index.device)
-        inside = (index < shape[1]) & real.any(dim=1)
-        wrong = wrong | (inside & ~real.gather(1, index.clamp(0, shape[1] - 1)[:, None])[:, 0])
+        token_mask = (attention_mask != 0).to(index.device)
+        inside = (index < shape[1]) & token_mask.any(dim=1)
+        wrong = wrong | (inside & ~token_mask.gather(1, index.clamp(0, shape[1] - 1)[:, None])[:, 0])
     if bool(wrong.any()):
         value = int(index[wrong][0])
         if value >= 0:

@@ -8,7 +8,7 @@ from transformers.activations import ACT2FN
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .cpu.dropout import Dropout
-from .cpu.eligibility import is_eager_on_cpu, is_untouched
+from .cpu.eligibility import is_eager_on_cpu, is_unhooked
 from .cpu.linear import fused_linear, fused_linear_activation, product
 
 # Tokens that are gated together in training on a CPU: what is written on the way stays in the cache.
@@ -66,7 +66,7 @@ class GatedMLP(nn.Module):
             and type(self.act) in _RECOMPUTABLE
             and type(dropout) is Dropout
             and not (dropout.training and dropout.p)
-            and all(is_untouched(module) for module in (self.act, dropout, down))
+            and all(is_unhooked(module) for module in (self.act, dropout, down))
             # Of the product, were the layer called.
             and states.dtype
             == (torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else down.weight.dtype)

@@ -28,4 +28,4 @@ class ForwardOptions(TypedDict, total=False):
     max_length_k: int | None
     """The same."""
     seq_idx: torch.Tensor | None
-    """(1, S) the number of the text that each token is of."""
+    """(B, S) the number of the text that each token is of; followed where nothing else says it."""

@@ -11,14 +11,15 @@ from .attention.self_attention import SelfAttention
 from .cpu.dropout import Dropout
 from .feed_forward import FEED_FORWARDS
 from .norms import NORMS
-from .packing import take
+from .packing import select_tokens
 
 
 class EncoderLayer(GradientCheckpointingLayer):
     """The parts of a layer, with the same names wherever its norms stand.
 
-    Layers take hidden states (B, S, D), or (1, T, D) of packed tokens, and return the same shape; or, where `wanted`
-    says which tokens are needed of the last layer, theirs. All other keyword arguments go to the attention.
+    Layers take hidden states (B, S, D), or (1, T, D) of packed tokens, and return the same shape. With `needed`, the
+    indices (K,) of packed tokens, they return the hidden states of these tokens only, (1, K, D). All other keyword
+    arguments go to the attention.
     """
 
     def __init__(self, config: SequenceEncoderConfig, layer_idx: int) -> None:
@@ -34,10 +35,10 @@ class EncoderLayer(GradientCheckpointingLayer):
 class PostNormLayer(EncoderLayer):
     """Each norm after its residual addition, as in `torch.nn.TransformerEncoderLayer`."""
 
-    def forward(self, hidden_states: torch.Tensor, wanted: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, needed: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """See `EncoderLayer`."""
-        attended, _ = self.self_attn(hidden_states, wanted=wanted, **kwargs)
-        hidden_states = self.attn_norm(take(hidden_states, wanted) + self.dropout(attended))
+        attended, _ = self.self_attn(hidden_states, needed=needed, **kwargs)
+        hidden_states = self.attn_norm(select_tokens(hidden_states, needed) + self.dropout(attended))
         return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
 
 
@@ -50,10 +51,10 @@ class PreNormLayer(EncoderLayer):
             # What comes in has just been normalised.
             self.attn_norm = nn.Identity()
 
-    def forward(self, hidden_states: torch.Tensor, wanted: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, needed: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """See `EncoderLayer`."""
-        attended, _ = self.self_attn(self.attn_norm(hidden_states), wanted=wanted, **kwargs)
-        hidden_states = take(hidden_states, wanted) + self.dropout(attended)
+        attended, _ = self.self_attn(self.attn_norm(hidden_states), needed=needed, **kwargs)
+        hidden_states = select_tokens(hidden_states, needed) + self.dropout(attended)
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
 
 

@@ -27,6 +27,7 @@ from .attention.masks import padded_masks, real_tokens
 from .attention.packed import PackedAttention
 from .attention.self_attention import SelfAttention
 from .checks import (
+    check_document_index,
     check_embeddings_type,
     check_first_positions,
     check_inputs,
@@ -38,7 +39,14 @@ from .embeddings import InputEmbeddings
 from .forward_options import ForwardOptions
 from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
-from .packing import PackedBatch, offsets_from_starts, positions_from_zero, rows_hold_several, sequence_starts
+from .packing import (
+    PackedBatch,
+    offsets_from_starts,
+    positions_from_documents,
+    positions_from_zero,
+    rows_hold_several,
+    sequence_starts,
+)
 from .pooling import Pooler, is_first_token
 from .text_encoding.recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
 from .text_encoding.text_encoding import TextEncoding
@@ -168,7 +176,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             needed: whose vectors in `last_hidden_state` will be used: of all tokens, or (B, S) bool, or none, where it
                 is `pooler_output` alone. The last layer computes no others, and they may be zero.
             kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation` "sdpa" or "eager"),
-                `return_dict`; and `cu_seq_lens_q` (N + 1,) of a batch that comes packed in one row.
+                `return_dict`; and `cu_seq_lens_q` (N + 1,) or `seq_idx` (B, S) of a batch that comes packed.
 
         Returns:
             `last_hidden_state` (B, S, D), zero at padding, and `pooler_output` (B, D): None without a pooling layer,
@@ -177,9 +185,58 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         Raises:
             ValueError: for arguments that contradict the configuration or each other.
         """
+        shape = self._check(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, needed, kwargs)
+        tokens = cast(torch.Tensor, input_ids if inputs_embeds is None else inputs_embeds)
+        inputs = (input_ids, token_type_ids, inputs_embeds)
+        token_mask = real_tokens(attention_mask)
+        token_mask = None if token_mask is None else token_mask.expand(shape)
+        cu_seq_lens, seq_idx = kwargs.get("cu_seq_lens_q"), kwargs.get("seq_idx")
+        if seq_idx is not None and cu_seq_lens is None and position_ids is None:
+            check_document_index(seq_idx, attention_mask, shape)
+            position_ids = positions_from_documents(seq_idx)
+        if position_ids is not None:
+            position_ids = self._positions_from_zero(position_ids.expand(shape), tokens, token_mask, cu_seq_lens)
+        documents = (shape, tokens.device, token_mask, position_ids, cu_seq_lens)
+
+        packed = None
+        if not self._needs_padding(tokens, attention_mask, kwargs):
+            packed = PackedBatch.from_padded(*documents)
+            if "sliding_attention" in (self.config.layer_types or []) and packed.has_gaps():
+                # A window counts the tokens that the mask leaves out; packing would bring distant tokens into it.
+                self._check_windows_with_gaps()
+                packed = None
+        if packed is not None:
+            several_documents = packed.several_per_row
+            needed_tokens = self._needed_tokens(packed, needed, token_mask)
+            last_hidden_state = self._encode_packed(packed, needed_tokens, *inputs, kwargs)
+        else:
+            starts = sequence_starts(*documents)
+            may_restart = position_ids is not None or cu_seq_lens is not None
+            several_documents = may_restart and not is_tracing(tokens) and rows_hold_several(starts)
+            position_ids = offsets_from_starts(starts) if position_ids is None else position_ids
+            position_ids = position_ids if token_mask is None else position_ids * token_mask
+            document_starts = starts if several_documents or (may_restart and is_tracing(tokens)) else None
+            last_hidden_state = self._encode_padded(attention_mask, document_starts, position_ids, *inputs, kwargs)
+        if token_mask is not None:
+            token_mask = token_mask.to(last_hidden_state.device)
+            if packed is None:
+                last_hidden_state = last_hidden_state.masked_fill(~token_mask[..., None], 0)
+        pooled = None if self.pooler is None or several_documents else self.pooler(last_hidden_state, token_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=last_hidden_state, pooler_output=pooled)
+
+    def _check(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        needed: torch.Tensor | bool,
+        kwargs: Any,
+    ) -> tuple[int, int]:
+        """Checks the arguments of `forward`, settles whether attentions are asked for, and returns (B, S)."""
         shape = check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        cu_seq_lens = kwargs.get("cu_seq_lens_q")
-        check_offsets(cu_seq_lens, kwargs.get("cu_seq_lens_k"), attention_mask, shape)
+        check_offsets(kwargs.get("cu_seq_lens_q"), kwargs.get("cu_seq_lens_k"), attention_mask, shape)
         if inputs_embeds is not None:
             check_embeddings_type(self.config, inputs_embeds, self.dtype)
         kwargs["output_attentions"] = self._requested("output_attentions", kwargs)
@@ -188,83 +245,61 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         check_needed(needed, shape)
         if input_ids is not None:
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
-        tokens = input_ids if inputs_embeds is None else inputs_embeds
-        assert tokens is not None
-        real = real_tokens(attention_mask)
-        real = None if real is None else real.expand(shape)
-        if position_ids is not None:
-            position_ids = position_ids.expand(shape)
-            if offset := self.config.position_offset:
-                starts = sequence_starts(shape, tokens.device, real, position_ids, cu_seq_lens)
-                check_first_positions(position_ids, starts, offset)
-                position_ids = positions_from_zero(position_ids, starts, offset)
+        return shape
 
-        packed = None
-        if not self._needs_padding(tokens, attention_mask, kwargs):
-            packed = PackedBatch.from_padded(shape, tokens.device, real, position_ids, cu_seq_lens)
-            if "sliding_attention" in (self.config.layer_types or []) and packed.has_gaps():
-                # A window counts the tokens that the mask leaves out; packing would bring distant tokens into it.
-                self._check_windows_with_gaps()
-                packed = None
-
-        if packed is not None:
-            several_documents = packed.several_per_row
-            wanted = self._wanted(packed, needed, real)
-            last_hidden_state = self._encode_packed(packed, input_ids, token_type_ids, inputs_embeds, wanted, kwargs)
-        else:
-            starts = sequence_starts(shape, tokens.device, real, position_ids, cu_seq_lens)
-            may_restart = position_ids is not None or cu_seq_lens is not None
-            several_documents = may_restart and not is_tracing(tokens) and rows_hold_several(starts)
-            if position_ids is None:
-                position_ids = offsets_from_starts(starts)
-            if real is not None:
-                position_ids = position_ids * real
-            documents = starts if several_documents or (may_restart and is_tracing(tokens)) else None
-            last_hidden_state = self._encode_padded(
-                input_ids, attention_mask, documents, token_type_ids, position_ids, inputs_embeds, kwargs
-            )
-        if real is not None:
-            real = real.to(last_hidden_state.device)
-            if packed is None:
-                last_hidden_state = last_hidden_state.masked_fill(~real[..., None], 0)
-        pooled = None if self.pooler is None or several_documents else self.pooler(last_hidden_state, real)
-        return BaseModelOutputWithPooling(last_hidden_state=last_hidden_state, pooler_output=pooled)
+    def _positions_from_zero(
+        self,
+        position_ids: torch.Tensor,
+        tokens: torch.Tensor,
+        token_mask: torch.Tensor | None,
+        cu_seq_lens: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Positions that count each document from 0, also where the caller counts from `position_offset`."""
+        offset = self.config.position_offset
+        if not offset:
+            return position_ids
+        shape = (position_ids.shape[0], position_ids.shape[1])
+        starts = sequence_starts(shape, tokens.device, token_mask, position_ids, cu_seq_lens)
+        check_first_positions(position_ids, starts, offset)
+        return positions_from_zero(position_ids, starts, offset)
 
     def _encode_packed(
         self,
         packed: PackedBatch,
+        needed: torch.Tensor | None,
         input_ids: torch.Tensor | None,
         token_type_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
-        wanted: torch.Tensor | None,
         kwargs: Mapping[str, Any],
     ) -> torch.Tensor:
-        """The real tokens as one row (1, T, D) through all layers, and the wanted ones back to (B, S, D)."""
+        """The real tokens as one row (1, T, D) through all layers, and the needed ones back to (B, S, D)."""
         kwargs = {name: value for name, value in kwargs.items() if name not in _PACKING_KEYWORDS}
         input_ids, token_type_ids, inputs_embeds = (
             None if padded is None else packed.pack(padded) for padded in (input_ids, token_type_ids, inputs_embeds)
         )
         hidden_states, rotations = self._embed(input_ids, token_type_ids, packed.position_ids, inputs_embeds)
-        packed.attend = self._choose_attention(hidden_states)(packed)
-        for index, layer in enumerate(cast("list[EncoderLayer]", self.layers), start=1):
-            if wanted is not None and index == len(self.layers):
-                kwargs["wanted"] = wanted
-            hidden_states = layer(hidden_states, rotation=rotations.get(layer.layer_type), packed=packed, **kwargs)
-        # There may be no layer, or a hook that puts all tokens back.
-        left_out = wanted is not None and hidden_states.shape[1] == len(wanted)
-        return packed.unpack(self.norm(hidden_states), wanted if left_out else None)
+        attend = self._choose_attention(hidden_states)(packed)
+        for layer in cast("list[EncoderLayer]", self.layers):
+            hidden_states = layer(
+                hidden_states,
+                rotation=rotations.get(layer.layer_type),
+                attend=attend,
+                needed=needed if layer is self.layers[-1] else None,
+                **kwargs,
+            )
+        return packed.unpack(self.norm(hidden_states), needed)
 
-    def _wanted(
-        self, packed: PackedBatch, needed: torch.Tensor | bool, real: torch.Tensor | None
+    def _needed_tokens(
+        self, packed: PackedBatch, needed: torch.Tensor | bool, token_mask: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """Which packed tokens the last layer has to compute, None for all: whoever watches this model sees all."""
-        if needed is True or self._forward_hooks:
+        """The packed tokens that the last layer has to compute, (K,); None for all, which hooks expect to see."""
+        if needed is True or not self.layers or self._forward_hooks or self.layers[-1]._forward_hooks:
             return None
         tokens = torch.as_tensor(needed, device=packed.position_ids.device).expand(packed.shape)
         if self.pooler is not None and not packed.several_per_row:
             if self.config.pooling != "cls":
                 return None
-            tokens = tokens | is_first_token(packed.shape, real, tokens.device)
+            tokens = tokens | is_first_token(packed.shape, token_mask, tokens.device)
         return packed.places_of(tokens)
 
     def _choose_attention(self, hidden_states: torch.Tensor) -> type[PackedAttention]:
@@ -276,11 +311,11 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
 
     def _encode_padded(
         self,
-        input_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         document_starts: torch.Tensor | None,
-        token_type_ids: torch.Tensor | None,
         position_ids: torch.Tensor,
+        input_ids: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
         kwargs: Mapping[str, Any],
     ) -> torch.Tensor:

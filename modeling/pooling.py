@@ -14,28 +14,28 @@ from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .norms import NORMS
 
 
-def first_token(hidden_states: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
-    """The first real token of each row, (B, S, D) to (B, D); `real` is (B, S) bool, None for no padding."""
-    if real is None:
+def first_token(hidden_states: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
+    """The first real token of each row, (B, S, D) to (B, D); `token_mask` is (B, S) bool, None for no padding."""
+    if token_mask is None:
         return hidden_states[:, 0]
     rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
-    return hidden_states[rows, real.int().argmax(dim=1)]
+    return hidden_states[rows, token_mask.int().argmax(dim=1)]
 
 
-def is_first_token(shape: tuple[int, int], real: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+def is_first_token(shape: tuple[int, int], token_mask: torch.Tensor | None, device: torch.device) -> torch.Tensor:
     """Which tokens `first_token` takes, (B, S) bool."""
-    first = 0 if real is None else real.int().argmax(dim=1, keepdim=True)
+    first = 0 if token_mask is None else token_mask.int().argmax(dim=1, keepdim=True)
     return (torch.arange(shape[1], device=device) == first).expand(shape)
 
 
-def mean_of_tokens(hidden_states: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+def mean_of_tokens(hidden_states: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
     """The mean over the real tokens of each row, (B, S, D) to (B, D); zero for a row that is all padding."""
-    if real is None:
+    if token_mask is None:
         return hidden_states.mean(dim=1)
-    counts = real.sum(dim=1, keepdim=True).clamp(min=1)
+    counts = token_mask.sum(dim=1, keepdim=True).clamp(min=1)
     # A sum over many tokens can be more than float16 holds.
     dtype = torch.promote_types(hidden_states.dtype, torch.float32)
-    total = hidden_states.masked_fill(~real[..., None], 0).sum(dim=1, dtype=dtype)
+    total = hidden_states.masked_fill(~token_mask[..., None], 0).sum(dim=1, dtype=dtype)
     return (total / counts).to(hidden_states.dtype)
 
 
@@ -57,9 +57,9 @@ class Pooler(nn.Module):
             self.dense = nn.Linear(config.hidden_size, config.hidden_size)
             self.act = ACT2FN[config.pooler_act]
 
-    def forward(self, hidden_states: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
-        """hidden_states (B, S, D), real (B, S) bool or None for no padding, to (B, D)."""
-        return self.act(self.dense(self.pool(hidden_states, real)))
+    def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
+        """hidden_states (B, S, D), token_mask (B, S) bool or None for no padding, to (B, D)."""
+        return self.act(self.dense(self.pool(hidden_states, token_mask)))
 
 
 class DenseHead(nn.Module):

@@ -16,7 +16,7 @@ MODELING = "modeling_sequence_encoder"
 # Each imports only those before it.
 BUNDLE_FILES = ("saving_sequence_encoder.py", "configuration_sequence_encoder.py", f"{MODELING}.py")
 # In the docstring of each; it tells them from the user's own files.
-MARK = "Merged from the sources of sequence-encoder (https://pypi.org/project/sequence-encoder), where changes belong."
+MARK = "Merged from the sources of the Python package sequence-encoder, where changes belong."
 
 
 def auto_map(model_type: str, given: dict[str, Any]) -> dict[str, Any]:

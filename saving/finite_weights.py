@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -33,6 +36,19 @@ def not_finite(model: nn.Module, state_dict: Mapping[str, torch.Tensor] | None =
         return []
     finite = torch.stack(extremes).isfinite().all(dim=1).tolist()
     return [name for name, is_finite in zip(checked, finite, strict=True) if not is_finite]
+
+
+def not_finite_in(folder: Path) -> list[str]:
+    """The names of the weights that are not finite in the files of a folder and those below; holds one at a time."""
+    names = []
+    for file in sorted(folder.rglob("*.safetensors")):
+        with suppress(SafetensorError), safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 # no dictionary
+                tensor = weights.get_tensor(name)
+                checked = tensor.dtype in _FLOATING and tensor.numel()
+                if checked and not torch.stack(tensor.aminmax()).isfinite().all():
+                    names.append(name)
+    return names
 
 
 def in_words(names: list[str]) -> str:

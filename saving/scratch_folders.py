@@ -45,7 +45,7 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
         if fcntl is None:
             lock.close()
         # The lock is released last: no other process removes the same files at the same time.
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         lock.close()
 
 
@@ -85,17 +85,31 @@ def _remove_abandoned(parent: Path, prefix: str) -> None:
             _remove_if_abandoned(parent / name)
 
 
+def _remove(folder: Path) -> None:
+    """Removes a scratch folder, its lock last: a process that is killed meanwhile leaves one that is known as such."""
+    with suppress(OSError):
+        for path in [path for path in folder.iterdir() if path.name != _LOCK]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        (folder / _LOCK).unlink()
+        folder.rmdir()
+
+
 def _remove_if_abandoned(folder: Path) -> None:
     lock = folder / _LOCK
     try:
         if lock.is_symlink() or not lock.is_file():
+            # Its process was killed before it had a lock, or after it had removed that, or is about to make it; in this
+            # case it makes another folder. What is not empty is no scratch folder, and stays.
+            folder.rmdir()
             return
         with lock.open("rb+") as file:
             if fcntl is None:
                 file.close()
             else:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lock.unlink()
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
     except OSError:
         return  # In use, or of another user.

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .finite_weights import in_words, not_finite_in
 from .model_files import is_unedited, model_files
 from .module_list import MODULE_LIST, module_paths
 from .scratch_folders import scratch_folder
@@ -39,13 +40,14 @@ def check_replaceable(output: Path, replace: bool, option: str, kept: Path | Non
     output = _normalized(output)
     resolved = output.resolve()
     check_parents(output)
-    there = next(parent for parent in output.parents if parent.exists())
+    there = next((parent for parent in output.parents if parent.exists()), output)
     try:
         # Only an attempt tells: file systems can be read-only, and root may write into most other places.
         with scratch_folder(there, _prefix(output)):
             pass
     except OSError as error:
-        raise PermissionError(f"{output} cannot be written: files cannot be made in {there}.") from error
+        reason = getattr(error.__cause__, "strerror", None) or error
+        raise PermissionError(f"{output} cannot be written: files cannot be made in {there} ({reason}).") from error
     if not (output.exists() or output.is_symlink()):
         return
     if kept is not None and resolved in (kept.resolve(), *kept.resolve().parents):
@@ -94,7 +96,7 @@ def written_whole(output: Path, replace: bool, option: str) -> Iterator[Path]:
     work is checked again after it, since something may have appeared there.
 
     Raises:
-        FileExistsError: if the folder exists and may not be replaced.
+        FileExistsError: if the folder exists and may not be replaced, or not by weights that are NaN or infinite.
         OSError: if nothing can be written beside `output`.
     """
     output = _normalized(output)
@@ -114,6 +116,11 @@ def written_whole(output: Path, replace: bool, option: str) -> Iterator[Path]:
 def _replace_model(output: Path, written: Path, replaced: Path) -> None:
     modules = [path for path in module_paths(written) if path]
     outdated = model_files(output, modules)
+    if any(name.endswith((".safetensors", ".bin")) for name in outdated) and (names := not_finite_in(written)):
+        raise FileExistsError(
+            f"The new weights are NaN or infinite in {in_words(names)}, and would replace those in {output}; choose "
+            "another folder."
+        )
     folders = {output, *((output / name).parent for name in outdated)}
     others = sorted(
         path.relative_to(output).as_posix() for folder in folders for path in folder.iterdir() if path not in folders

@@ -133,6 +133,17 @@ def _serve() -> None:
     def encode(name: str, texts: list[str]) -> list[list[float]]:
         return saved("AutoModel", name).encode(texts, saved("AutoTokenizer", name)).tolist()
 
+    def upload(folder: str, name: str) -> None:
+        """All files of a folder, as they are."""
+        huggingface_hub.create_repo(name, exist_ok=True)
+        huggingface_hub.upload_folder(folder_path=folder, repo_id=name)
+
+    def pooling_of_adapter(name: str) -> str:
+        """How a `TaskAdapter` pools whose encoder is in a repository."""
+        from sequence_encoder import TaskAdapter
+
+        return TaskAdapter(saved("AutoModel", name), 2).config.pooling
+
     def train(auto_class: str, folder: str, name: str, output: str, trainer: str = "Trainer") -> list[list[Any]]:
         """Two steps, each of which is saved and pushed. What a model says that is loaded from the folder."""
         rows = [{"input_ids": [2, 3, 5, 7], "labels": row % 2} for row in range(2)]
@@ -164,7 +175,7 @@ def _serve() -> None:
             path_or_fileobj=content.encode(), path_in_repo="README.md", repo_id=name, revision=revision
         )
 
-    served = (push, save_and_push, load, tokenize, encode, train, push_card)
+    served = (push, save_and_push, load, tokenize, encode, upload, pooling_of_adapter, train, push_card)
     functions = {function.__name__: function for function in served}
     for line in sys.stdin:
         name, arguments, options = json.loads(line)

@@ -43,7 +43,9 @@ def write_corpus(folder: Path) -> Path:
 
 def command(corpus: Path, output: Path, **options: Any) -> list[str]:
     """The arguments of a small run; those given replace or complete `TINY`, None leaves one out."""
-    given = {"corpus": corpus, "output_dir": output, **TINY, **options}
+    unused = [*(["size"] if "from" in options else []), *(["vocab_size"] if {"from", "tokenizer"} & {*options} else [])]
+    tiny = {name: value for name, value in TINY.items() if name not in unused}
+    given = {"corpus": corpus, "output_dir": output, **tiny, **options}
     settings = {name: value for name, value in given.items() if value is not None}
     return [part for name, value in settings.items() for part in (f"--{name}", *str(value).split(" "))]
 

@@ -146,6 +146,20 @@ def test_a_loss_that_is_no_number_ends_the_run_and_saves_nothing(encoder: Path, 
         assert not list(tmp_path.glob(f"{task}")) + list(tmp_path.glob(f".{task}*"))
 
 
+def test_weights_that_are_no_numbers_end_the_run_and_replace_no_model(encoder: Path, tmp_path: Path) -> None:
+    """No loss follows the last step, which spoils them."""
+    files = write_examples(tmp_path, "classification", {"train": 64, "validation": 8})
+    run("classification", encoder, tmp_path / "out", **files, max_steps=1)
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    spoiled = {"max_steps": 1, "learning_rate": 1e39, "warmup_steps": 0, "keep_best": False, "eval_strategy": "no"}
+    with pytest.raises(
+        UsageError, match=r"diverged: after step 1 the weights are NaN or infinite in .*Nothing is saved"
+    ):
+        run("classification", encoder, tmp_path / "out", **files, **spoiled, overwrite=True)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob(".out*"))
+
+
 def test_what_decorates_a_model_cannot_lose_it(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -321,7 +321,7 @@ LIBRARIES = [
     ({"task": "ranking"}, "sentence_transformers", "--task ranking needs sentence_transformers"),
     ({"task": "classification", "tuning": "lora"}, "peft", "--tuning lora needs peft"),
     ({"task": "classification", "search_trials": 2}, "optuna", "--search_trials needs optuna"),
-    ({"task": "classification"}, "datasets", "sequence-encoder adapt needs datasets"),
+    ({"task": "classification"}, "datasets", "adapt needs datasets"),
     (
         {"task": "classification", "report_to": "tensorboard"},
         "tensorboard",

@@ -17,6 +17,7 @@ from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import FAST, arguments, run, save_encoder, write_examples
 from sequence_encoder.tests.comparisons import assert_same_weights
+from sequence_encoder.training.adaptation import scratch as adaptation_scratch
 from sequence_encoder.training.adaptation.run import parse
 from sequence_encoder.training.adaptation.scratch import scratch_of
 
@@ -212,12 +213,72 @@ def test_an_interruption_before_the_first_checkpoint_leaves_nothing(
 def test_two_runs_into_one_folder_do_not_meet(encoder: Path, tmp_path: Path) -> None:
     options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS)}
     first = parse(arguments("classification", encoder, tmp_path / "out", **options))
-    with scratch_of(first):
+    with scratch_of(first, {}):
         (first.scratch / "mine").touch()
         process = _forked(_refused, encoder, tmp_path / "out", options)
         assert process.exitcode == 0
         assert (first.scratch / "mine").exists()
     assert not first.scratch.exists()
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one that was killed between the last two things that it does, to show its model and to tidy up."""
+    options = {**OPTIONS, **write_examples(tmp_path, "classification", {"train": 32, "validation": 8})}
+    remove = adaptation_scratch.shutil.rmtree
+
+    def killed(path: Path, *given: Any, **named: Any) -> None:
+        if str(path).endswith("-adaptation"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        remove(path, *given, **named)
+
+    monkeypatch.setattr(adaptation_scratch.shutil, "rmtree", killed)
+    process = _forked(run, "classification", encoder, tmp_path / "out", **options)
+    assert process.exitcode == -signal.SIGKILL
+    monkeypatch.undo()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    for _ in range(2):
+        run("classification", encoder, tmp_path / "out", **options, resume=True)
+        assert f"The run in {tmp_path / 'out'} is finished." in capsys.readouterr().out
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+        assert not list(tmp_path.glob(".out*"))
+    for changed in ({"learning_rate": 0.1}, {"seeds": 2}):
+        with pytest.raises(FileExistsError, match=r"out exists; .* --overwrite"):
+            run("classification", encoder, tmp_path / "out", **{**options, **changed}, resume=True)
+
+
+def test_a_run_is_not_resumed_on_other_examples(encoder: Path, tmp_path: Path, interrupt: Interrupt) -> None:
+    options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS)}
+    interrupt(7)
+    with pytest.raises(KeyboardInterrupt):
+        run("classification", encoder, tmp_path / "out", **options)
+    file = Path(options["train_file"])
+    text = file.read_text()
+    for changed, count in ((text + text.splitlines()[0], "241"), (text.replace("cat", "dog", 1), "240")):
+        file.write_text(changed)
+        with pytest.raises(
+            UsageError, match=rf"these differ: train examples \(was '240 with .*', is '{count} with the digest \w+'\)"
+        ):
+            run("classification", encoder, tmp_path / "out", **options, resume=True)
+    # Another place, or another time, makes no other examples.
+    file.write_text(text)
+    run("classification", encoder, tmp_path / "out", **options, resume=True)
+
+
+def test_sigterm_is_told_as_ctrl_c_is(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS)}
+    step_of_trainer = Trainer.training_step
+
+    def step(self: Any, *given: Any, **named: Any) -> Any:
+        if self.state.global_step == 7:
+            signal.raise_signal(signal.SIGTERM)
+        return step_of_trainer(self, *given, **named)
+
+    monkeypatch.setattr(Trainer, "training_step", step)
+    with pytest.raises(KeyboardInterrupt, match=r"seed 0 up to step 5\. Continue .* --resume"):
+        run("classification", encoder, tmp_path / "out", **options)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def _forked(function: Callable[..., Any], *given: Any, **options: Any) -> multiprocessing.process.BaseProcess:

@@ -18,15 +18,15 @@ from transformers.masking_utils import flash_attention_mask
 from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.modeling.attention.dispatch import (
-    InRows,
-    WithBlockMask,
-    WithOffsets,
-    WithVarlenKernel,
+    BlockMaskAttention,
+    FlashAttention,
+    PaddedRowsAttention,
+    VarlenKernelAttention,
     choose_varlen_attention,
 )
-from sequence_encoder.modeling.attention.grouped import InGroups
+from sequence_encoder.modeling.attention.grouped import GroupedAttention
 from sequence_encoder.modeling.attention.packed import PackedAttention
-from sequence_encoder.modeling.attention.per_length import ByLength
+from sequence_encoder.modeling.attention.per_length import EqualLengthAttention
 from sequence_encoder.modeling.attention.self_attention import SelfAttention, eager_attention_forward
 from sequence_encoder.modeling.packing import PackedBatch, offsets_from_starts, sequence_starts
 from sequence_encoder.tests.comparisons import assert_same
@@ -79,13 +79,13 @@ AttentionInterface.register("reference_flash", reference_flash)
 AttentionMaskInterface.register("reference_flash", flash_attention_mask)
 
 WAYS = {
-    "by_length-eager": (ByLength, "eager"),
-    "by_length-sdpa": (ByLength, "sdpa"),
-    "in_groups-sdpa": (InGroups, "sdpa"),
-    "in_rows-eager": (InRows, "eager"),
-    "in_rows-sdpa": (InRows, "sdpa"),
-    "block_mask-flex": (WithBlockMask, "flex_attention"),
-    "offsets-flash": (WithOffsets, "reference_flash"),
+    "by_length-eager": (EqualLengthAttention, "eager"),
+    "by_length-sdpa": (EqualLengthAttention, "sdpa"),
+    "in_groups-sdpa": (GroupedAttention, "sdpa"),
+    "in_rows-eager": (PaddedRowsAttention, "eager"),
+    "in_rows-sdpa": (PaddedRowsAttention, "sdpa"),
+    "block_mask-flex": (BlockMaskAttention, "flex_attention"),
+    "offsets-flash": (FlashAttention, "reference_flash"),
 }
 
 
@@ -105,18 +105,18 @@ def packed_batch(lengths: list[int]) -> PackedBatch:
 @pytest.mark.parametrize(
     ("implementation", "device", "way"),
     [
-        ("eager", "cpu", ByLength),
-        ("sdpa", "cpu", ByLength),
-        (None, "cpu", ByLength),
-        ("eager", "cuda", InRows),
-        ("sdpa", "cuda", InRows),  # in float32
-        ("a_function_of_the_user", "cuda", InRows),
-        ("flex_attention", "cpu", WithBlockMask),
-        ("flex_attention", "cuda", WithBlockMask),
-        ("flash_attention_2", "cuda", WithOffsets),
-        ("flash_attention_3", "cuda", WithOffsets),
-        ("kernels-community/flash-attn3", "cuda", WithOffsets),
-        ("kernels-community/flash-attn2", "cpu", WithOffsets),
+        ("eager", "cpu", EqualLengthAttention),
+        ("sdpa", "cpu", EqualLengthAttention),
+        (None, "cpu", EqualLengthAttention),
+        ("eager", "cuda", PaddedRowsAttention),
+        ("sdpa", "cuda", PaddedRowsAttention),  # in float32
+        ("a_function_of_the_user", "cuda", PaddedRowsAttention),
+        ("flex_attention", "cpu", BlockMaskAttention),
+        ("flex_attention", "cuda", BlockMaskAttention),
+        ("flash_attention_2", "cuda", FlashAttention),
+        ("flash_attention_3", "cuda", FlashAttention),
+        ("kernels-community/flash-attn3", "cuda", FlashAttention),
+        ("kernels-community/flash-attn2", "cpu", FlashAttention),
     ],
 )
 def test_the_way_suits_implementation_and_device(implementation: str | None, device: str, way: type) -> None:
@@ -127,17 +127,17 @@ def test_the_way_suits_implementation_and_device(implementation: str | None, dev
 def test_the_kernel_for_any_lengths_is_left_to_half_precision_without_dropout(
     dtype: torch.dtype, dropout: float
 ) -> None:
-    assert choose_varlen_attention("sdpa", torch.device("cuda"), dtype, dropout, training=True) is InRows
+    assert choose_varlen_attention("sdpa", torch.device("cuda"), dtype, dropout, training=True) is PaddedRowsAttention
 
 
 @pytest.mark.parametrize(
     ("implementation", "dtype", "dropout", "training", "way"),
     [
-        ("sdpa", torch.float32, 0.1, True, InGroups),
-        ("sdpa", torch.bfloat16, 0.0, True, InGroups),
-        ("sdpa", torch.bfloat16, 0.0, False, ByLength),
-        ("eager", torch.float32, 0.1, True, ByLength),
-        ("a_function_of_the_user", torch.bfloat16, 0.1, True, ByLength),
+        ("sdpa", torch.float32, 0.1, True, GroupedAttention),
+        ("sdpa", torch.bfloat16, 0.0, True, GroupedAttention),
+        ("sdpa", torch.bfloat16, 0.0, False, EqualLengthAttention),
+        ("eager", torch.float32, 0.1, True, EqualLengthAttention),
+        ("a_function_of_the_user", torch.bfloat16, 0.1, True, EqualLengthAttention),
     ],
 )
 def test_training_on_a_cpu_is_in_groups_where_the_fused_kernel_is_slow(
@@ -166,7 +166,7 @@ def test_every_way_attends_within_sequence_and_window(
     expected = torch.zeros_like(v[0])
     with torch.enable_grad():
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-        for first, end in pairwise(packed.cu_seqlens.tolist()):
+        for first, end in pairwise(packed.cu_seq_lens.tolist()):
             one_q, one_k, one_v = (x[0, first:end] for x in leaves)
             scores = torch.einsum("qhd,khd->hqk", one_q, one_k) * 0.7
             index = torch.arange(end - first)
@@ -285,8 +285,8 @@ def test_packing_puts_short_sequences_first() -> None:
     assert packed.indices is not None
     assert packed.indices.tolist() == [5, 8, 10, 0, 1, 2]
     assert packed.position_ids.tolist() == [[0, 0, 2, 0, 1, 2]]
-    assert packed.cu_seqlens.dtype == torch.int32
-    assert packed.cu_seqlens.tolist() == [0, 1, 3, 6]
+    assert packed.cu_seq_lens.dtype == torch.int32
+    assert packed.cu_seq_lens.tolist() == [0, 1, 3, 6]
     assert packed.has_gaps()
 
     rows = packed.to_rows()
@@ -302,7 +302,7 @@ def test_a_batch_without_padding_stays_where_it_is() -> None:
         assert packed.indices is None
         assert packed.runs() == [(3, 4)]
         assert packed.position_ids.tolist() == [[0, 1, 2, 3] * 3]
-        assert packed.cu_seqlens.tolist() == [0, 4, 8, 12]
+        assert packed.cu_seq_lens.tolist() == [0, 4, 8, 12]
         assert not packed.has_gaps()
 
 
@@ -395,14 +395,15 @@ def test_the_kernel_for_any_lengths_attends_as_the_cpu_does(
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("torch's kernel needs Ampere or newer")
     cuda, lengths = torch.device("cuda"), [140, 5, 270, 200, 270]
-    assert choose_varlen_attention("sdpa", cuda, torch.bfloat16, 0.0, training=False) is WithVarlenKernel
+    assert choose_varlen_attention("sdpa", cuda, torch.bfloat16, 0.0, training=False) is VarlenKernelAttention
     config = tiny_config("modernbert")
     config._attn_implementation = "sdpa"
     module = SelfAttention(config, "full_attention").eval()
     attention = AttentionInterface().get_interface("sdpa", eager_attention_forward)
     q, k, v = torch.randn(3, 1, sum(lengths), 3, 16).bfloat16().unbind()
     mask = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
-    on_cpu = ByLength(packed_batch(lengths))(module, attention, (q.float(), k.float(), v.float()), window, scaling=0.7)
+    attend = EqualLengthAttention(packed_batch(lengths))
+    on_cpu = attend(module, attention, (q.float(), k.float(), v.float()), window, scaling=0.7)
     packed = PackedBatch.from_padded(tuple(mask.shape), cuda, mask.cuda())
-    found = WithVarlenKernel(packed)(module, attention, (q.cuda(), k.cuda(), v.cuda()), window, scaling=0.7)
+    found = VarlenKernelAttention(packed)(module, attention, (q.cuda(), k.cuda(), v.cuda()), window, scaling=0.7)
     torch.testing.assert_close(found.float().cpu(), on_cpu, rtol=0, atol=0.03)

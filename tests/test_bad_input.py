@@ -135,8 +135,11 @@ def test_offsets_of_another_batch_are_refused(
         ({"cu_seq_lens_q": [0, 3, 6]}, ["cu_seq_lens_q", "tensor", "list"]),
         ({"cu_seq_lens_q": torch.tensor([0.0, 3.0, 6.0])}, ["cu_seq_lens_q", "int32", "float32"]),
         ({"cu_seq_lens_k": torch.tensor([0, 3, 6])}, ["cu_seq_lens_k", "without cu_seq_lens_q"]),
+        ({"seq_idx": torch.tensor([[0, 1]])}, ["seq_idx", "(1, 6)", "(1, 2)"]),
+        ({"seq_idx": torch.zeros(1, 6)}, ["seq_idx", "whole numbers", "float32"]),
+        ({"seq_idx": ids(1, 6), "attention_mask": torch.ones(1, 6)}, ["seq_idx", "without attention_mask", "both"]),
     ],
-    ids=["list", "floating", "keys-alone"],
+    ids=["list", "floating", "keys-alone", "index-shape", "index-floating", "index-masked"],
 )
 def test_offsets_of_another_kind_are_refused(
     tiny_config: Build, arguments: dict[str, Any], expected: list[str]

@@ -61,7 +61,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [((), "command"), (("quickstrat",), "'quickstrat'"), (("--minutes", "3"), "command")],
+    [((), "command"), (("quickstrat",), "'quickstrat'"), (("--pretraining_steps", "3"), "command")],
     ids=["nothing", "misspelt", "option"],
 )
 def test_what_is_no_command_is_refused_with_the_commands_there_are(
@@ -88,15 +88,16 @@ def test_help_of_a_command_lists_its_arguments(folder: Path, capsys: pytest.Capt
     assert exit_of("quickstart", "--help") == 0
     shown = capsys.readouterr().out
     assert "usage: sequence-encoder quickstart" in shown
-    assert [name for name in ("--minutes", "--output_dir", "--overwrite") if name not in shown] == []
+    assert [name for name in ("--pretraining_steps", "--output_dir", "--overwrite") if name not in shown] == []
     assert contents(folder) == {}
 
 
-@pytest.mark.parametrize("minutes", ["1.5", "0", "-3", "nan", "inf"])
-def test_too_few_minutes_are_refused_with_their_number(folder: Path, minutes: str) -> None:
-    message = exit_of("quickstart", "--minutes", minutes)
+@pytest.mark.parametrize("option", ["--pretraining_steps", "--adaptation_steps"])
+@pytest.mark.parametrize("steps", ["0", "-3"])
+def test_too_few_steps_are_refused_with_their_number(folder: Path, option: str, steps: str) -> None:
+    message = exit_of("quickstart", option, steps)
     assert isinstance(message, str)
-    assert [part for part in ("sequence-encoder quickstart", "--minutes", minutes) if part not in message] == []
+    assert [part for part in ("sequence-encoder quickstart", option, steps) if part not in message] == []
     assert contents(folder) == {}
 
 
@@ -129,18 +130,18 @@ def test_arguments_that_a_command_does_not_know_are_named(folder: Path) -> None:
 
 
 def test_values_of_another_kind_are_named(folder: Path) -> None:
-    message = exit_of("quickstart", "--minutes", "many")
+    message = exit_of("quickstart", "--adaptation_steps", "many")
     assert isinstance(message, str)
-    assert [part for part in ("--minutes", "many") if part not in message] == []
+    assert [part for part in ("--adaptation_steps", "many") if part not in message] == []
     assert contents(folder) == {}
 
 
 def test_the_module_runs_as_a_program_and_fails_with_a_message_alone(folder: Path) -> None:
-    command = [forked_python(), "-m", "sequence_encoder", "quickstart", "--minutes", "0.5"]
+    command = [forked_python(), "-m", "sequence_encoder", "quickstart", "--adaptation_steps", "0"]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 1
     assert finished.stdout == ""
-    assert "--minutes" in finished.stderr.splitlines()[-1]
+    assert "--adaptation_steps" in finished.stderr.splitlines()[-1]
     assert "Traceback" not in finished.stderr
     assert contents(folder) == {}
 
@@ -298,3 +299,14 @@ def test_a_missing_library_is_one_line_with_the_command_that_installs_it(
     assert len(message.splitlines()) == 1
     assert [part for part in (told, missing, "not installed", "pip install") if part not in message] == []
     assert sorted(contents(folder)) == ["train.csv"]
+
+
+def test_a_missing_library_is_told_before_torch_is_imported(folder: Path) -> None:
+    pretrain = ("pretrain", "--corpus", "train.csv")
+    (folder / "train.csv").write_text("text,label\na text,1\n")
+    program = f"import sys; sys.modules['datasets'] = None; SCRIPT = {str(SCRIPT)!r}\n{RUN_ALL}"
+    command = [sys.executable, "-c", program, str(SCRIPT), json.dumps([ADAPT, pretrain])]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    codes, imported = json.loads(ran.stdout)
+    assert ["datasets" in code and "pip install" in code for code in codes] == [True, True]
+    assert imported == []

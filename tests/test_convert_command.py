@@ -291,3 +291,21 @@ def test_a_checkpoint_is_named_by_its_id_on_the_hub(bert_folder: Path, tmp_path:
     expected = convert(bert_folder).state_dict()
     for name, tensor in AutoModelForMaskedLM.from_pretrained(target).state_dict().items():
         assert torch.equal(tensor, expected[name])
+
+
+def test_weights_that_are_not_finite_replace_no_others(
+    bert_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "ours"
+    main(["convert", str(bert_folder), str(target)])
+    before = (target / "model.safetensors").read_bytes()
+    theirs = BertForMaskedLM.from_pretrained(bert_folder)
+    with torch.no_grad():
+        # No sample text has a second segment.
+        theirs.bert.embeddings.token_type_embeddings.weight[1] = float("nan")
+    theirs.save_pretrained(tmp_path / "spoiled")
+    with pytest.raises(
+        SystemExit, match=rf"NaN or infinite in model.embeddings.types.weight, and would replace those in {target}"
+    ):
+        main(["convert", str(tmp_path / "spoiled"), str(target), "--force"])
+    assert (target / "model.safetensors").read_bytes() == before

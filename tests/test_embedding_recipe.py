@@ -251,6 +251,13 @@ def change(folder: Path, file: str, **fields: Any) -> None:
             "tokenizer with .*truncation_side",
         ),
         ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task='fill-mask'"),
+        (
+            "sentence_bert_config.json",
+            {"modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}}},
+            "method_output_name='pooler_output'",
+        ),
+        ("sentence_bert_config.json", {"module_output_name": "sentence_embedding"}, "module_output_name='sentence_emb"),
+        ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "that of a SparseEncoder"),
         ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim of at least 1, got 0"),
     ],
 )

@@ -11,6 +11,7 @@ import torch
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel, TaskAdapter
 from sequence_encoder.saving.finite_weights import not_finite
+from sequence_encoder.saving.whole_folders import written_whole
 
 Build = Callable[..., Any]
 
@@ -62,6 +63,26 @@ def test_a_task_adapter_is_looked_at_as_well(
     assert "NaN" not in caplog.text
     with pytest.raises(ValueError, match=r"TaskAdapter are NaN or infinite in classifier.bias, and would replace"):
         spoil(adapter, float("nan"), "classifier.bias").save_pretrained(tmp_path)
+
+
+def test_a_folder_that_is_replaced_as_a_whole_keeps_its_weights(tiny_config: Build, tmp_path: Path) -> None:
+    """As by `convert --force` and `adapt --overwrite`."""
+    model, folder = SequenceEncoderModel(tiny_config()), tmp_path / "model"
+
+    def replace() -> None:
+        with written_whole(folder, True, "--force") as written:
+            model.save_pretrained(written / "adapter")
+            SequenceEncoderModel(tiny_config()).save_pretrained(written)
+
+    replace()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    spoil(model, float("inf"))
+    with pytest.raises(FileExistsError, match=rf"infinite in layers.1.mlp.down_proj.weight, .* those in {folder}; cho"):
+        replace()
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    # There is nothing to lose in a new one.
+    folder = tmp_path / "new"
+    replace()
 
 
 def test_weights_that_are_elsewhere_are_not_looked_at(tiny_config: Build) -> None:

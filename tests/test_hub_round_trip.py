@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from sequence_encoder import SequenceEncoderTokenizer, TaskAdapter
+from sequence_encoder import SequenceEncoderTokenizer, TaskAdapter, convert
 from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
 from sequence_encoder.tests.hub_client import ClientError, HubClient, outputs
 from sequence_encoder.tests.hub_repositories import LARGE_SIZE
@@ -134,6 +134,17 @@ def test_encode_follows_what_a_repository_says(
     assert "1_Pooling/config.json" in hub.files(name)
     expected = torch.from_numpy(model.encode([TEXT, "leaves"], tokenizer, **options))
     torch.testing.assert_close(torch.tensor(reader.call("encode", name, [TEXT, "leaves"])), expected)
+
+
+def test_an_adapter_pools_as_the_repository_of_an_encoder_of_another_family_says(
+    user: HubClient, name: str, saved: Build, tmp_path: Path
+) -> None:
+    folder = saved("AutoModel", pooler_act="tanh")[0]
+    model, tokenizer = transformers.AutoModel.from_pretrained(folder), SequenceEncoderTokenizer.from_pretrained(folder)
+    save_sentence_transformer(tmp_path / "model", model, tokenizer, pooling="cls")
+    convert(model, to="bert").save_pretrained(tmp_path / "model")
+    user.call("upload", str(tmp_path / "model"), name)
+    assert user.call("pooling_of_adapter", name) == "cls"
 
 
 def test_the_card_of_a_pushed_model_is_valid(hub: Hub, user: HubClient, name: str, saved: Build) -> None:

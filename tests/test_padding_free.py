@@ -114,11 +114,12 @@ def test_packed_and_padded_paths_equal_one_text_at_a_time(
         assert_same_gradients(found_gradients, expected_gradients)
 
 
-# As positions that restart, as cumulative lengths, or both.
+# As positions that restart, as cumulative lengths, as numbers of documents, or several of these.
 FLATTENING: list[dict[str, Any]] = [
     {},
     {"return_flash_attn_kwargs": True, "return_seq_idx": True},
     {"return_flash_attn_kwargs": True, "return_position_ids": False},
+    {"return_seq_idx": True, "return_position_ids": False},
 ]
 
 
@@ -430,7 +431,7 @@ def test_what_was_planned_for_a_batch_goes_with_it(tiny_model: MakeModel, ragged
     """At once, and not when garbage is collected: masks of long texts are large."""
     model, plans = tiny_model("modernbert"), []
     model.layers[0].self_attn.register_forward_hook(
-        lambda module, args, kwargs, output: plans.append(weakref.ref(kwargs["packed"])), with_kwargs=True
+        lambda module, args, kwargs, output: plans.append(weakref.ref(kwargs["attend"])), with_kwargs=True
     )
     gc.disable()
     try:

@@ -19,7 +19,7 @@ from transformers import Trainer
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.pretraining_runs import command, run_here, write_corpus
-from sequence_encoder.training.checkpoints import checkpoints_in
+from sequence_encoder.training.checkpoints import checkpoints_in, remove_older
 from sequence_encoder.training.pretraining import recipe as pretraining
 from sequence_encoder.training.pretraining.run import parse
 
@@ -139,6 +139,30 @@ def test_resume_without_a_run_and_a_corpus_starts_nothing(
     with pytest.raises(SystemExit, match=r"--resume finds no interrupted run in .*--corpus"):
         main(["pretrain", *arguments])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_does_not_go_on_with_other_texts(tmp_path: Path) -> None:
+    corpus, output = write_corpus(tmp_path), tmp_path / "out"
+    run_here(corpus, output, max_steps=1)
+    before = corpus.read_text()
+    corpus.write_text(before + before.splitlines()[0])
+    with pytest.raises(UsageError, match=r"corpus.jsonl has changed: it was \d+ windows of .* tokens, and is \d+ of"):
+        run_here(corpus, output, max_steps=2, resume=True)
+    corpus.write_text("".join(reversed(before.splitlines(True))))
+    with pytest.raises(UsageError, match=r"has changed: .* of other lengths"):
+        run_here(corpus, output, max_steps=2, resume=True)
+    corpus.write_text(before)
+    run_here(corpus, output, max_steps=2, resume=True)
+
+
+@pytest.mark.parametrize("name", ["weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim"])
+def test_what_the_state_of_the_optimizer_would_undo_is_refused(corpus: Path, output: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=rf"these differ: .*{name} \(was .*, is '?(0.5|sgd)'?\)"):
+        run_here(corpus, output, max_steps=4, resume=True, **{name: "sgd" if name == "optim" else 0.5})
+
+
+def test_a_folder_of_checkpoints_that_someone_empties_does_not_matter_to_rotation(tmp_path: Path) -> None:
+    remove_older(tmp_path, 1, None)
 
 
 def test_a_second_run_into_the_same_folder_is_refused(corpus: Path, output: Path) -> None:

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path, s
     output.mkdir()
     (output / "config.json").write_text('{"model_type": "sequence_encoder"}')
     (output / "training_args.bin").write_text("of before")
-    arguments = QuickstartArguments(output_dir=str(output), overwrite=True)
-    # Less than the command line admits.
-    arguments.minutes = 0.3
+    arguments = QuickstartArguments(output_dir=str(output), overwrite=True, pretraining_steps=30, adaptation_steps=20)
     results, printed = run(arguments, LIBRARIES)
     return results, output, printed
 
@@ -126,8 +125,7 @@ def test_the_card_holds_the_metadata_and_the_results(finished: tuple[Results, Pa
 
 def test_a_checkpoint_of_another_family_is_adapted_instead(bert_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "adapted"
-    arguments = QuickstartArguments(output_dir=str(output), from_checkpoint=str(bert_folder))
-    arguments.minutes = 0.12
+    arguments = QuickstartArguments(output_dir=str(output), from_checkpoint=str(bert_folder), adaptation_steps=10)
     results, printed = run(arguments, LIBRARIES[1:3])
     assert results.pretraining is None
     assert "masked tokens" not in printed
@@ -139,6 +137,22 @@ def test_a_checkpoint_of_another_family_is_adapted_instead(bert_folder: Path, tm
     card = ModelCard.load(output / "README.md")
     assert "The encoder is that of bert." in card.text
     assert "Pretrained on" not in card.text
+
+
+def test_the_same_seed_and_steps_give_the_same_table(tmp_path: Path) -> None:
+    tables = []
+    for name in ("first", "second"):
+        arguments = QuickstartArguments(output_dir=str(tmp_path / name), pretraining_steps=3, adaptation_steps=2)
+        results, _ = run(arguments, LIBRARIES[1:3])
+        assert results.pretraining is not None
+        tables.append(replace(results, pretraining=replace(results.pretraining, seconds=0.0, tokens_per_second=0.0)))
+    assert tables[0] == tables[1]
+    assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")}) == 1
+
+
+def test_steps_of_pretraining_are_refused_with_a_checkpoint() -> None:
+    with pytest.raises(UsageError, match="--pretraining_steps has no effect with --from"):
+        QuickstartArguments(from_checkpoint="bert", pretraining_steps=10)
 
 
 def test_a_checkpoint_that_cannot_be_carried_over_ends_it(bert_folder: Path, tmp_path: Path) -> None:

@@ -99,3 +99,25 @@ def test_folders_that_only_have_such_a_name_are_left_alone(tmp_path: Path, name:
     with scratch_folder(tmp_path, "_saving-"):
         pass
     assert names(folder) == {"notes.txt"}
+
+
+@pytest.mark.parametrize("killed_at", ["before the lock", "while removing"])
+def test_what_has_no_lock_yet_or_no_more_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: str
+) -> None:
+    def kill(*given: object, **named: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        if killed_at == "before the lock":
+            monkeypatch.setattr(Path, "open", kill)
+        else:
+            monkeypatch.setattr(scratch_folders.shutil, "rmtree", kill)
+        with scratch_folder(tmp_path, "_saving-") as folder:
+            (folder / "model").mkdir()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert len(names(tmp_path)) == 1
+    with scratch_folder(tmp_path, "_saving-"):
+        assert len(names(tmp_path)) == 1
+    assert names(tmp_path) == set()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import DataCollatorWithPadding
+from transformers import BertConfig, BertModel, DataCollatorWithPadding
 
 from sequence_encoder import SequenceEncoderModel, TaskAdapter, train_adapted_model
 from sequence_encoder.tests.forked_python import forked_python
@@ -145,6 +145,35 @@ def test_every_form_of_a_batch_trains_the_same_classifier(adapter: TaskAdapter, 
     assert sum(counted) == 2 * len({text for text, _ in EXAMPLES})
 
 
+def left_padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(map(len, rows))
+    padded = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    return padded, (padded != 0).long()
+
+
+def with_a_hole(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A text of two tokens with a hole of the mask between them, and a text of four."""
+    text, other = rows
+    return torch.tensor([[text[0], 9, text[1], 0], other]), torch.tensor([[1, 0, 1, 0], [1, 1, 1, 1]])
+
+
+@pytest.mark.parametrize("family", ["ours", "bert"])
+@pytest.mark.parametrize("form", ["left", "hole"])
+def test_a_text_whose_tokens_stand_elsewhere_is_encoded_again(adapter: TaskAdapter, family: str, form: str) -> None:
+    if family == "bert":
+        sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 30}
+        adapter = TaskAdapter(BertModel(BertConfig(vocab_size=50, initializer_range=0.5, **sizes)), 2)
+    text, other = [5, 6], [7, 8, 9, 10]
+    batches = [left_padded([text]), left_padded([text, other])]
+    if form == "hole":
+        batches = [(torch.tensor([text]), torch.ones(1, 2, dtype=torch.long)), with_a_hole([text, other])]
+    cache = FeatureCache(lambda inputs: adapter.features(**inputs), 2**20, 0)
+    for ids, mask in batches:
+        torch.testing.assert_close(
+            cache({"input_ids": ids, "attention_mask": mask}), adapter.features(ids, mask), atol=1e-5, rtol=1e-5
+        )
+
+
 def test_a_tensor_dataset_trains_as_in_the_source(adapter: TaskAdapter) -> None:
     ids = torch.randint(5, 400, (12, 7))
     mask = (torch.arange(7) < torch.randint(2, 8, (12, 1))).long()
@@ -180,8 +209,8 @@ def test_a_text_is_known_again_in_another_batch_with_other_padding() -> None:
     )
     second = cache(
         {
-            "input_ids": torch.tensor([[0, 0, 7, 8, 9], [1, 2, 3, 4, 5], [4, 5, 0, 0, 0]]),
-            "attention_mask": torch.tensor([[0, 0, 1, 1, 1], [1] * 5, [1, 1, 0, 0, 0]]),
+            "input_ids": torch.tensor([[7, 8, 9, 0, 0], [1, 2, 3, 4, 5], [4, 5, 0, 0, 0]]),
+            "attention_mask": torch.tensor([[1, 1, 1, 0, 0], [1] * 5, [1, 1, 0, 0, 0]]),
         }
     )
     assert [len(batch) for batch in encoded] == [2, 1]

@@ -19,9 +19,10 @@ import torch
 from accelerate import disk_offload
 
 from sequence_encoder import SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder.data.batching import token_batches
 from sequence_encoder.modeling.text_encoding import text_encoding
 from sequence_encoder.modeling.text_encoding.evaluation_mode import evaluation_mode
-from sequence_encoder.modeling.text_encoding.text_encoding import token_batches
+from sequence_encoder.modeling.text_encoding.text_pooling import pooled
 
 TEXTS = [
     "The weights of a model are returned.",
@@ -170,6 +171,13 @@ def test_configurations_and_precisions_of_any_kind(tiny_config: Callable[..., An
     exact = model.encode(TEXTS, tokenizer, dtype=torch.float64)
     expected = model(**tokenizer(TEXTS[0], return_tensors="pt"), return_dict=True).last_hidden_state.mean(1)
     torch.testing.assert_close(torch.tensor(exact[:1]), expected.detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "mean_sqrt_len_tokens", "weightedmean"])
+def test_long_texts_in_half_precision_have_the_vectors_that_they_have_in_float32(pooling: str) -> None:
+    tokens = torch.randn(2 * 500, 8, generator=torch.Generator().manual_seed(0)) * 10 + 300
+    expected = pooled(tokens.half().float(), [500, 500], [pooling], 0)
+    torch.testing.assert_close(pooled(tokens.half(), [500, 500], [pooling], 0), expected)
 
 
 def test_weights_on_the_disk_give_vectors_in_memory(

@@ -16,8 +16,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel
 from sequence_encoder.modeling.attention import grouped as attention_in_groups
 from sequence_encoder.modeling.attention import rotary as rotation
-from sequence_encoder.modeling.attention.grouped import GroupPlan, InGroups, group_runs
-from sequence_encoder.modeling.attention.per_length import ByLength
+from sequence_encoder.modeling.attention.grouped import GroupedAttention, GroupPlan, group_runs
+from sequence_encoder.modeling.attention.per_length import EqualLengthAttention
 from sequence_encoder.modeling.attention.rotary import rotate, split_and_rotate
 from sequence_encoder.modeling.cpu import cross_entropy as chunked_cross_entropy
 from sequence_encoder.modeling.cpu.dropout import Dropout
@@ -238,7 +238,7 @@ def test_dropout_of_attention_has_the_gradients_of_its_outputs(
     monkeypatch.setattr(attention_in_groups, "GROUP_COST", cost)
     lengths = [3, 7, 1, 3, 6]
     mask = torch.arange(7)[None, :] < torch.tensor(lengths)[:, None]
-    attend = InGroups(PackedBatch.from_padded((5, 7), torch.device("cpu"), mask))
+    attend = GroupedAttention(PackedBatch.from_padded((5, 7), torch.device("cpu"), mask))
 
     def attention(*qkv: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(7)
@@ -259,7 +259,7 @@ def test_dropout_of_attention_has_the_gradients_of_its_outputs(
 
 def test_padding_in_a_group_that_sees_nothing_leaves_gradients_finite() -> None:
     mask = torch.arange(24)[None, :] < torch.tensor([10, 24])[:, None]
-    attend = InGroups(PackedBatch.from_padded((2, 24), torch.device("cpu"), mask))
+    attend = GroupedAttention(PackedBatch.from_padded((2, 24), torch.device("cpu"), mask))
     qkv = [torch.full((1, 34, 2, 4), value, dtype=torch.float16, requires_grad=True) for value in (9.0, -9.0, 1.0)]
     attend(nn.Module(), sdpa_attention_forward, tuple(qkv), 3, dropout=0.1, scaling=0.5).sum().backward()
     assert all(x.grad is not None and x.grad.isfinite().all() for x in qkv)
@@ -302,7 +302,7 @@ def test_what_is_long_or_not_of_this_way_is_left_to_the_attention_function(monke
     def run(attention: Any, **kwargs: Any) -> torch.Tensor:
         module = nn.Module()
         module.is_causal = False
-        return InGroups(packed)(module, attention, qkv, None, dropout=0.0, scaling=0.5, **kwargs)
+        return GroupedAttention(packed)(module, attention, qkv, None, dropout=0.0, scaling=0.5, **kwargs)
 
     expected = run(function)
     assert seen == [3, 4, 5, 7]
@@ -313,7 +313,9 @@ def test_what_is_long_or_not_of_this_way_is_left_to_the_attention_function(monke
     torch.testing.assert_close(run(function), expected)
     assert seen == [3, 4, 5, 7, 5, 7]
     monkeypatch.setattr(attention_in_groups, "LONGEST", 7)
-    causal = ByLength(packed)(nn.Module(), sdpa_attention_forward, qkv, None, dropout=0.0, scaling=0.5, is_causal=True)
+    causal = EqualLengthAttention(packed)(
+        nn.Module(), sdpa_attention_forward, qkv, None, dropout=0.0, scaling=0.5, is_causal=True
+    )
     torch.testing.assert_close(run(function, is_causal=True), causal)
 
 

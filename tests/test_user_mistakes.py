@@ -13,8 +13,9 @@ from transformers import BertConfig
 
 from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.__main__ import main
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import save_encoder, write_examples
-from sequence_encoder.tests.pretraining_runs import command, write_corpus
+from sequence_encoder.tests.pretraining_runs import command, run_here, write_corpus
 from sequence_encoder.training.adaptation.encoder import encoder_of
 
 
@@ -72,6 +73,8 @@ def test_a_name_that_is_neither_here_nor_on_the_hub_is_refused_at_once(
     corpus = write_corpus(tmp_path)
     message = refused("pretrain", *command(corpus, tmp_path / "run", tokenizer="some/one"))
     assert re.search(rf"--tokenizer some/one: {told}", message)
+    arguments = command(corpus, tmp_path / "other", config_overrides=None, **{"from": "some/one"})
+    assert re.search(rf"--from some/one: {told}", refused("pretrain", *arguments))
 
 
 def test_pickled_weights_are_named_with_the_remedy(refused: Callable[..., str], tmp_path: Path) -> None:
@@ -92,6 +95,12 @@ def test_pickled_weights_are_named_with_the_remedy(refused: Callable[..., str], 
         ("config_overrides", "layers=3", "--config_overrides layers: there is no such field"),
         ("config_overrides", "num_hidden_layers=1000000000", "num_hidden_layers must be at most 10,000"),
         ("vocab_size", "-5", "--vocab_size must be at least 7 for --algorithm wordpiece, got -5"),
+        ("config_overrides", "pad_token_id=9", "--config_overrides pad_token_id: the tokenizer says it"),
+        ("vocab_size", "9" * 21, "--vocab_size must be at most 10,000,000"),
+        ("max_tokens", "9" * 21, "--max_tokens must be at most 100,000,000"),
+        ("lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_type cosine_with_min_lr: One of min_lr"),
+        ("split", "test", "--split test is for a dataset of the Hub"),
+        ("eval_strategy", "steps", "--eval_strategy steps needs --eval_documents"),
         ("output_dir", "/proc/x", "--output_dir /proc/x cannot be written"),
     ],
 )
@@ -100,7 +109,96 @@ def test_pretrain_refuses_before_it_reads_a_text(
 ) -> None:
     arguments = command(write_corpus(tmp_path), tmp_path / "run", config_overrides=None)
     assert told in refused("pretrain", *arguments, f"--{option}={value}")
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--rank 99999999 --tuning lora", "--rank must be at most 10,000"),
+        ("--prompt_length 99999999 --tuning prompt", "--prompt_length must be at most 10,000"),
+        (f"--max_length {'9' * 21}", "--max_length must be at most 1,000,000"),
+        ("--seed 4294967295 --seeds 2", "--seed must be at most 4294967294 with --seeds 2"),
+        ("--neftune_noise_alpha=-5", "--neftune_noise_alpha must be at least 0"),
+        ("--optim adamw_torch_npu_fused", "--optim adamw_torch_npu_fused: "),
+        ("--lr_scheduler_type warmup_stable_decay", "--lr_scheduler_type warmup_stable_decay: "),
+        ('--lr_scheduler_kwargs {"nope":1}', '--lr_scheduler_type linear, --lr_scheduler_kwargs {"nope": 1}: '),
+        ("--text_column label", "--text_column and --label_column must name different columns"),
+        ("--text_pair_column text", "--text_column and --text_pair_column must name different columns"),
+        ("--output_dir /", "/ holds nowhere"),
+    ],
+)
+def test_adapt_refuses_before_it_loads_an_encoder(
+    refused: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], options: str, told: str
+) -> None:
+    assert told in refused(*adapt_from("nowhere"), *options.split())
+
+
+def test_no_label_separator_is_refused(refused: Callable[..., str]) -> None:
+    message = refused("adapt", "--task", "multi-label", "--from", "m", "--train_file", "a.csv", "--label_separator=")
+    assert "--label_separator must be a character or more" in message
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("[" * 100_000, "{} is not valid JSON: maximum recursion depth"),
+        ('{"text": "a \\ud800", "label": "b"}', r"line 1 of {} has '\ud800' in the column text, half of a character"),
+    ],
+    ids=["too deep", "half a character"],
+)
+def test_json_that_no_table_can_hold_is_named(
+    refused: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], tmp_path: Path, line: str, told: str
+) -> None:
+    (tmp_path / "odd.jsonl").write_text(line)
+    assert told.format(tmp_path / "odd.jsonl") in refused(*adapt_from("m"), "--train_file", tmp_path / "odd.jsonl")
+
+
+def test_damaged_settings_are_one_line(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("a: [")
+    assert "settings.yaml cannot be read" in refused("adapt", tmp_path / "settings.yaml")
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_folder(
+    refused: Callable[..., str],
+    adapt_from: Callable[..., tuple[Any, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.csv").write_text("text,label\n")
+    assert "mine.csv holds no examples" in refused(*adapt_from("m"), "--train_file=~/mine.csv")
+
+
+@pytest.mark.parametrize(
+    ("option", "other"), [("size", "from"), ("vocab_size", "from"), ("vocab_size", "tokenizer"), ("algorithm", "from")]
+)
+def test_what_a_checkpoint_decides_is_not_asked_for(refused: Callable[..., str], option: str, other: str) -> None:
+    value = {"size": "tiny", "vocab_size": "300", "algorithm": "wordpiece"}[option]
+    message = refused("pretrain", "--corpus", "a.txt", f"--{other}", "m", f"--{option}", value)
+    assert f"--{option} has no effect with --{other}" in message
+
+
+def test_a_stream_that_is_held_out_whole_is_told(refused: Callable[..., str], tmp_path: Path) -> None:
+    arguments = command(write_corpus(tmp_path), tmp_path / "run", streaming=True, eval_documents=10_000)
+    assert "--eval_documents 10000 leaves nothing of" in refused("pretrain", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ("vocab_size=7", "vocab_size=7: the tokenizer has"),
+        ("max_position_embeddings=9", "--max_length must be at most 9"),
+    ],
+)
+def test_an_encoder_that_its_texts_do_not_fit_is_refused(tmp_path: Path, overrides: str, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        run_here(write_corpus(tmp_path), tmp_path / "run", preset="bert", config_overrides=overrides)
+
+
+def test_a_damaged_corpus_is_one_line(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text\n"open\n')
+    assert "a.csv cannot be read as csv" in refused("pretrain", *command(tmp_path / "a.csv", tmp_path / "run"))
 
 
 def test_a_file_of_another_encoding_is_told_in_one_line(refused: Callable[..., str], tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Any
+from typing import Any, cast
 
+import torch
 from huggingface_hub import get_token
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import Trainer, TrainingArguments
+from transformers import SchedulerType, Trainer, TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+from transformers.training_args import OptimizerNames
 
 from ..command_line import UsageError
-from ..command_line.extras import require
+from ..command_line.extras import require, require_reporters
 from .hardware import faster_in_bfloat16, has_accelerator
 
 # What a push fails with. The errors of connections are not OSErrors; their base class is the second of HfHubHTTPError.
@@ -49,6 +52,7 @@ _AT_LEAST = {
     "warmup_steps": 0,
     "weight_decay": 0,
     "max_grad_norm": 0,
+    "neftune_noise_alpha": 0,
 }
 _ABOVE_ZERO = ("learning_rate", "adam_epsilon", "logging_steps", "eval_steps", "save_steps")
 _BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing_factor")
@@ -82,12 +86,32 @@ def check_training_arguments(args: TrainingArguments) -> None:
     _check_libraries(args)
 
 
+def check_schedule(args: TrainingArguments, **completed: Any) -> None:
+    """Check that there can be such a schedule of the learning rate; `Trainer` makes it once the data is read.
+
+    Args:
+        args: after `TrainingArguments.__post_init__`.
+        completed: what the recipe will add to `--lr_scheduler_kwargs`.
+
+    Raises:
+        UsageError: if there cannot.
+    """
+    asked = cast("dict[str, Any]", args.lr_scheduler_kwargs or {})
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate)
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 0, 10**6, {**completed, **asked})
+    except (ValueError, TypeError) as error:
+        shown = f", --lr_scheduler_kwargs {json.dumps(asked)}" if asked else ""
+        raise UsageError(
+            f"--lr_scheduler_type {SchedulerType(args.lr_scheduler_type).value}{shown}: {error}"
+        ) from error
+
+
 def _check_libraries(args: TrainingArguments) -> None:
     names = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
+    require_reporters(names)
     for name in names:
-        if name == "tensorboard":
-            require("--report_to tensorboard", "tensorboard", extra="train")
-        elif name not in ("none", "all"):
+        if name not in ("none", "all"):
             try:
                 # A callback looks for its library when it is made. `Trainer` makes it after the data is read.
                 for callback in get_reporting_integration_callbacks(name):
@@ -104,6 +128,7 @@ def _check_libraries(args: TrainingArguments) -> None:
         Trainer.get_optimizer_cls_and_kwargs(args)
     except ImportError as error:
         raise UsageError(f"--optim {args.optim}: {error}") from error
-    except ValueError:
-        # Some optimizers need the model, which is not there yet.
-        pass
+    except ValueError as error:
+        # These need the model, which is not there yet.
+        if not OptimizerNames(args.optim).value.startswith(("lomo", "adalomo", "galore", "apollo")):
+            raise UsageError(f"--optim {args.optim}: {error}") from error

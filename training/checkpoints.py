@@ -20,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..command_line import UsageError
 from ..command_line.console import without_warning
+from ..saving.code_bundle import BUNDLE_FILES
 
 MARKER = "complete"
 # What `Trainer` and its callbacks write into a checkpoint.
@@ -29,8 +30,8 @@ _WRITTEN = (
     *("config.json", "generation_config.json", "model.safetensors", "model-*.safetensors", "*.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*"),
     *("merges.txt", "chat_template.jinja", "adapter_config.json", "adapter_model.safetensors", "README.md"),
-    *("sequence_encoder_*.py", "configuration_sequence_encoder.py", "modeling_sequence_encoder.py"),
-    *("tokenization_sequence_encoder.py", "__pycache__", "_saving-*", "ema", "best_weights*", "zero_to_fp32.py"),
+    *(*BUNDLE_FILES, "sequence_encoder_*.py", "tokenization_sequence_encoder.py"),
+    *("__pycache__", "_saving-*", "ema", "best_weights*", "zero_to_fp32.py"),
     *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling"),
 )
 
@@ -116,7 +117,8 @@ def remove_older(folder: Path, limit: int | None, best: str | None) -> None:
         limit: how many stay; None or 0 for all of them. The latest always stays.
         best: the one that stays whatever its age, if there is one.
     """
-    *older, _ = checkpoints_in(folder)
+    # None is left where someone removed the folder.
+    older = checkpoints_in(folder)[:-1]
     removable = [path for path in older if best is None or path.name != Path(best).name]
     if limit:
         for path in removable[: max(0, len(older) + 1 - limit)]:

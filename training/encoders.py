@@ -37,7 +37,7 @@ def carry_over(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTok
         if tokenizer is None:
             raise ValueError("there is no tokenizer with it.")
         ours = model if isinstance(model, SequenceEncoderPreTrainedModel) else convert(model)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"--from {checkpoint}: {error}") from error
     ours.float().save_pretrained(folder)
     return tokenizer

@@ -15,9 +15,10 @@ from transformers.masking_utils import create_bidirectional_mask, create_bidirec
 from transformers.utils.generic import is_flash_attention_requested
 
 from ..packing import PackedBatch
-from .grouped import InGroups
+from .grouped import GroupedAttention
+from .masks import within_window
 from .packed import QKV, AttentionFunction, PackedAttention
-from .per_length import ByLength
+from .per_length import EqualLengthAttention
 
 
 def choose_varlen_attention(
@@ -28,15 +29,15 @@ def choose_varlen_attention(
     dtype and dropout are those of the attention itself: under autocast its dtype, and none in evaluation.
     """
     if is_flash_attention_requested(requested_attention_implementation=implementation):
-        return WithOffsets
+        return FlashAttention
     if implementation == "flex_attention":
-        return WithBlockMask
+        return BlockMaskAttention
     if device.type == "cpu":
         grouped = dropout or (training and dtype == torch.bfloat16)
-        return InGroups if grouped and implementation == "sdpa" else ByLength
+        return GroupedAttention if grouped and implementation == "sdpa" else EqualLengthAttention
     if implementation == "sdpa" and not dropout and has_varlen_kernel(device, dtype):
-        return WithVarlenKernel
-    return InRows
+        return VarlenKernelAttention
+    return PaddedRowsAttention
 
 
 def has_varlen_kernel(device: torch.device, dtype: torch.dtype) -> bool:
@@ -64,14 +65,14 @@ def flash_window(window: int | None) -> int | None:
     return None if window is None else window + 1
 
 
-class WithOffsets(PackedAttention):
+class FlashAttention(PackedAttention):
     """transformers' flash interface, which reads the cumulative lengths."""
 
     def __call__(
         self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
         """See `PackedAttention`."""
-        offsets, longest = self.cu_seqlens.to(qkv[0].device), self.max_length
+        offsets, longest = self.cu_seq_lens.to(qkv[0].device), self.max_length
         output, _ = attention(
             module,
             *(x.transpose(1, 2) for x in qkv),
@@ -86,7 +87,7 @@ class WithOffsets(PackedAttention):
         return output
 
 
-class WithVarlenKernel(PackedAttention):
+class VarlenKernelAttention(PackedAttention):
     """torch's flash attention over cumulative lengths. It has no dropout."""
 
     def __call__(
@@ -95,7 +96,7 @@ class WithVarlenKernel(PackedAttention):
         """See `PackedAttention`; `attention` is not used."""
         from torch.nn.attention.varlen import varlen_attn
 
-        offsets, longest = self.cu_seqlens.to(qkv[0].device), self.max_length
+        offsets, longest = self.cu_seq_lens.to(qkv[0].device), self.max_length
         q, k, v = (x[0] for x in qkv)
         reach = -1 if window is None else window
         lengths = (offsets, offsets, longest, longest)
@@ -103,7 +104,7 @@ class WithVarlenKernel(PackedAttention):
         return cast(torch.Tensor, output)[None]
 
 
-class WithBlockMask(PackedAttention):
+class BlockMaskAttention(PackedAttention):
     """flex attention with a block mask by sequence."""
 
     def __init__(self, packed: PackedBatch) -> None:
@@ -113,12 +114,12 @@ class WithBlockMask(PackedAttention):
     def _mask(self, window: int | None, device: torch.device) -> Any:
         from torch.nn.attention.flex_attention import create_block_mask
 
-        lengths = self.cu_seqlens.diff().long()
+        lengths = self.cu_seq_lens.diff().long()
         sequence = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths).to(device)
 
         def mask_mod(_b: torch.Tensor, _h: torch.Tensor, q_idx: torch.Tensor, kv_idx: torch.Tensor) -> torch.Tensor:
             same = sequence[q_idx] == sequence[kv_idx]
-            return same if window is None else same & ((q_idx - kv_idx).abs() <= window)
+            return same if window is None else same & within_window(q_idx, kv_idx, window)
 
         return create_block_mask(mask_mod, None, None, len(sequence), len(sequence), device=device)
 
@@ -133,7 +134,7 @@ class WithBlockMask(PackedAttention):
         return output
 
 
-class InRows(PackedAttention):
+class PaddedRowsAttention(PackedAttention):
     """Any other implementation: padded rows and a mask for the attention alone, packed again at once."""
 
     def __init__(self, packed: PackedBatch) -> None:

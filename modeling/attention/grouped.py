@@ -18,8 +18,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from ..cpu.dropout import draw_dropped
 from ..cpu.eligibility import is_eager_on_cpu
 from ..packing import PackedBatch
+from .masks import additive_mask, within_window
 from .packed import QKV, AttentionFunction, split
-from .per_length import ByLength, added_mask, within_window
+from .per_length import EqualLengthAttention
 
 # The longest sequence that is taken this way without dropout. The weights of its attention are kept for the gradients,
 # which the fused kernel does not do; where it is not to be had, this has no limit.
@@ -30,7 +31,7 @@ GROUP_COST = 40_000
 Run = tuple[int, int]
 
 
-class InGroups(ByLength):
+class GroupedAttention(EqualLengthAttention):
     """As by length, with dense attention over groups of similar lengths."""
 
     def __init__(self, packed: PackedBatch) -> None:
@@ -46,7 +47,7 @@ class InGroups(ByLength):
         window: int | None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """See `ByLength`."""
+        """See `EqualLengthAttention`."""
         scaling, dropout = kwargs["scaling"], kwargs["dropout"]
         short = [run for run in runs if dropout or run[1] <= LONGEST]
         # Another function may stand under the name, and another device may hold this layer.
@@ -57,9 +58,9 @@ class InGroups(ByLength):
         if tokens not in self.plans:
             self.plans[tokens] = GroupPlan(short, qkv[0])
         if tokens == len(qkv[0]):
-            return _AttentionInGroups.apply(*qkv, self.plans[tokens], window, scaling, dropout)
+            return _GroupedAttentionFunction.apply(*qkv, self.plans[tokens], window, scaling, dropout)
         first, rest = split(qkv, [tokens, len(qkv[0]) - tokens])
-        grouped = _AttentionInGroups.apply(*first, self.plans[tokens], window, scaling, dropout)
+        grouped = _GroupedAttentionFunction.apply(*first, self.plans[tokens], window, scaling, dropout)
         return torch.cat([grouped, super().dense(module, attention, rest, runs[len(short) :], window, **kwargs)])
 
 
@@ -96,15 +97,15 @@ class GroupPlan:
         ]
         self.shapes = [(len(lengths), int(lengths[-1])) for lengths in self.lengths]
         self.masks: dict[tuple[int | None, torch.dtype], list[torch.Tensor | None]] = {}
-        real = [self._real(*group) for group in zip(self.lengths, self.shapes, strict=True)]
+        token_mask = [self._token_mask(*group) for group in zip(self.lengths, self.shapes, strict=True)]
         self.tokens = self.places = None
-        if not all(bool(part.all()) for part in real):
-            everywhere = torch.cat([part.flatten() for part in real])
+        if not all(bool(part.all()) for part in token_mask):
+            everywhere = torch.cat([part.flatten() for part in token_mask])
             self.places = everywhere.nonzero().squeeze(1)
             self.tokens = everywhere.cumsum(0) - 1
 
     @staticmethod
-    def _real(lengths: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    def _token_mask(lengths: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
         return torch.arange(shape[1], device=lengths.device) < lengths[:, None]
 
     def masks_of(self, window: int | None, like: torch.Tensor) -> list[torch.Tensor | None]:
@@ -120,12 +121,13 @@ class GroupPlan:
     ) -> torch.Tensor | None:
         allowed = []
         if bool(lengths[0] < lengths[-1]):
-            allowed.append(self._real(lengths, shape)[:, None, None])
+            allowed.append(self._token_mask(lengths, shape)[:, None, None])
         if window is not None and window < shape[1] - 1:
-            allowed.append(within_window(shape[1], window, lengths.device))
+            index = torch.arange(shape[1], device=lengths.device)
+            allowed.append(within_window(index[:, None], index, window)[None, None])
         if not allowed:
             return None
-        return added_mask(allowed[0] if len(allowed) == 1 else allowed[0] & allowed[1], like)
+        return additive_mask(allowed[0] if len(allowed) == 1 else allowed[0] & allowed[1], like.dtype)
 
     def spread(self, packed: torch.Tensor) -> list[torch.Tensor]:
         """(T, H, C) to (N * H, L, C) of each group."""
@@ -149,7 +151,7 @@ class GroupPlan:
         return placed if self.places is None else placed.index_select(0, self.places)
 
 
-class _AttentionInGroups(torch.autograd.Function):
+class _GroupedAttentionFunction(torch.autograd.Function):
     """softmax(QKᵀ · scaling + mask) V with dropout of the weights; (T, H, C) each.
 
     Differentiable once, as torch's fused kernel is; gradients of gradients need `attn_implementation="eager"`.

@@ -27,11 +27,27 @@ def mask_of_padding(input_ids: torch.Tensor | None, pad_token_id: int | None) ->
     return None if input_ids is None or pad_token_id is None else (input_ids != pad_token_id).long()
 
 
+def within_window(query: Any, key: Any, window: int) -> Any:
+    """Whether tokens at the places `query` and `key` of a sequence see each other through a window."""
+    return (query - key).abs() <= window
+
+
+def lowest_score(dtype: torch.dtype) -> float:
+    """Return what is added to a score to hide it.
+
+    It is half of the lowest number, so that the sum stays finite: a row of nothing but -inf has no softmax.
+    """
+    return torch.finfo(dtype).min / 2
+
+
+def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what to add to scores, of the shape of `allowed`: zero where attention is allowed."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, lowest_score(dtype))
+
+
 def _visible(mask: torch.Tensor) -> torch.Tensor:
     """A 4-D mask as bool: True where attention is allowed."""
-    if mask.is_floating_point():
-        return mask > torch.finfo(mask.dtype).min / 2
-    return mask != 0
+    return mask > lowest_score(mask.dtype) if mask.is_floating_point() else mask != 0
 
 
 def padded_masks(
@@ -90,17 +106,16 @@ def _custom_mask(
         raise ValueError(
             f"A 4-D attention_mask needs attn_implementation 'eager' or 'sdpa', got {config._attn_implementation!r}."
         )
-    # Half of the lowest number, so that a score added to it stays finite: rows of nothing but -inf have no softmax.
-    lowest = torch.finfo(hidden_states.dtype).min / 2
     index = torch.arange(mask.shape[-1], device=mask.device)
     allowed = torch.ones_like(mask, dtype=torch.bool) if mask.is_floating_point() else mask != 0
     if layer_type == "sliding_attention":
         assert config.sliding_window is not None
-        allowed = allowed & ((index[:, None] - index[None, :]).abs() <= config.sliding_window)
+        allowed = allowed & within_window(index[:, None], index, config.sliding_window)
     if documents is not None:
         allowed = allowed & (documents[:, None, :, None] == documents[:, None, None, :])
     if mask.is_floating_point():
+        lowest = lowest_score(hidden_states.dtype)
         return torch.where(allowed, mask.to(hidden_states.dtype).clamp(min=lowest), lowest)
     if config._attn_implementation == "sdpa":
         return allowed
-    return torch.zeros_like(allowed, dtype=hidden_states.dtype).masked_fill(~allowed, lowest)
+    return additive_mask(allowed, hidden_states.dtype)

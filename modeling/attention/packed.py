@@ -26,8 +26,7 @@ class PackedAttention(ABC):
     """
 
     def __init__(self, packed: PackedBatch) -> None:
-        # Not the batch itself, which holds this: the two would live until the garbage is collected.
-        self.cu_seqlens, self.lengths, self.max_length = packed.cu_seqlens, packed.lengths, packed.max_length
+        self.cu_seq_lens, self.lengths, self.max_length = packed.cu_seq_lens, packed.lengths, packed.max_length
 
     @abstractmethod
     def __call__(

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from ..packing import PackedBatch
+from .masks import additive_mask, within_window
 from .packed import QKV, AttentionFunction, PackedAttention, split
 
 # Queries of a band that are taken together; they meet BLOCK + 2 W keys.
 BLOCK = 64
 
 
-class ByLength(PackedAttention):
+class EqualLengthAttention(PackedAttention):
     """Dense attention over each run of sequences of one length: no padding, and no mask but a window's.
 
     Sequences with more tokens than a block of queries reaches through the window are taken together as a band.
@@ -72,7 +73,8 @@ class ByLength(PackedAttention):
         """(1, 1, length, length), to be added to the scores."""
         key = (length, window, like.dtype)
         if key not in self.window_masks:
-            self.window_masks[key] = added_mask(within_window(length, window, like.device), like)
+            index = torch.arange(length, device=like.device)
+            self.window_masks[key] = additive_mask(within_window(index[:, None], index, window), like.dtype)[None, None]
         return self.window_masks[key]
 
 
@@ -95,9 +97,10 @@ class Band:
         queries = nn.functional.pad(sequence, (0, missing), value=-1).view(self.blocks, BLOCK, 1)
         keys = nn.functional.pad(sequence, (window, window + missing), value=-2)
         keys = keys.unfold(0, BLOCK + 2 * window, BLOCK)[:, None]
-        ahead = torch.arange(BLOCK + 2 * window, device=device) - torch.arange(BLOCK, device=device)[:, None]
-        near = (ahead >= 0) & (ahead <= 2 * window)
-        self.mask = added_mask((queries == keys) & near, like)[:, None]
+        # The first of the keys around a block stands a window before its first query.
+        places = torch.arange(BLOCK + 2 * window, device=device)
+        near = within_window(places[:BLOCK, None] + window, places, window)
+        self.mask = additive_mask((queries == keys) & near, like.dtype)[:, None]
 
     def __call__(self, module: nn.Module, attention: AttentionFunction, qkv: QKV, **kwargs: Any) -> torch.Tensor:
         """Of (T, H, C) each, to (T, H, C)."""
@@ -112,15 +115,3 @@ class Band:
         )
         output, _ = attention(module, queries, *(x.transpose(2, 3) for x in around), self.mask, **kwargs)
         return output.reshape(self.blocks * BLOCK, *q.shape[1:])[: self.tokens]
-
-
-def within_window(length: int, window: int, device: torch.device) -> torch.Tensor:
-    """Which tokens of a sequence see which through a window, (1, 1, length, length) bool."""
-    index = torch.arange(length, device=device)
-    return ((index[:, None] - index).abs() <= window)[None, None]
-
-
-def added_mask(allowed: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """What to add to scores so that only what is allowed counts; some queries may see nothing, and are finite too."""
-    lowest = torch.finfo(like.dtype).min / 2
-    return torch.zeros(allowed.shape, dtype=like.dtype, device=like.device).masked_fill_(~allowed, lowest)

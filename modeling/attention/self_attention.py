@@ -8,8 +8,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..cpu.linear import fused_linear
-from ..packing import PackedBatch, take
+from ..packing import select_tokens
 from .dispatch import flash_window
+from .packed import PackedAttention
 from .rotary import split_and_rotate
 
 
@@ -63,13 +64,13 @@ class SelfAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: Any = None,
         rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
-        packed: PackedBatch | None = None,
-        wanted: torch.Tensor | None = None,
+        attend: PackedAttention | None = None,
+        needed: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """hidden_states (B, S, D), or (1, T, D) where `packed` describes the T tokens; the output has its shape.
+        """hidden_states (B, S, D), or (1, T, D) of packed tokens that `attend` knows; the output has the same shape.
 
-        Where there is `wanted`, the output is that of these packed tokens: each attends to all of its sequence.
+        Where there is `needed`, the output is that of these packed tokens: each attends to all of its sequence.
         """
         qkv = fused_linear(self.qkv_proj, hidden_states).unflatten(-1, (-1, 3, self.head_dim))
         query, key, value = qkv.unbind(-2) if rotation is None else split_and_rotate(qkv, *rotation)
@@ -81,11 +82,10 @@ class SelfAttention(nn.Module):
         kwargs["dropout"] = self.dropout if self.training else 0.0
         kwargs["scaling"] = self.scaling
         weights = None
-        if packed is not None:
-            assert packed.attend is not None
+        if attend is not None:
             output = value  # of no token, where the whole batch is padding
-            if packed.lengths:
-                output = packed.attend(self, attention, (query, key, value), self.window, **kwargs)
+            if attend.lengths:
+                output = attend(self, attention, (query, key, value), self.window, **kwargs)
         else:
             output, weights = attention(
                 self,
@@ -97,4 +97,4 @@ class SelfAttention(nn.Module):
                 sliding_window=flash_window(self.window),
                 **kwargs,
             )
-        return fused_linear(self.o_proj, take(output.flatten(2), wanted)), weights
+        return fused_linear(self.o_proj, select_tokens(output.flatten(2), needed)), weights

@@ -31,7 +31,7 @@ def is_eager_on_cpu(*tensors: torch.Tensor) -> bool:
     )
 
 
-def is_untouched(module: nn.Module) -> bool:
+def is_unhooked(module: nn.Module) -> bool:
     """Whether nothing hangs on a module, and its `forward` is that of its class (Accelerate puts another there)."""
     own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     hooks = (*own, *_GLOBAL_HOOKS)

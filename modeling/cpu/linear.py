@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
-from .eligibility import is_eager_on_cpu, is_untouched
+from .eligibility import is_eager_on_cpu, is_unhooked
 
 # By the class of the activation: the names that oneDNN has for it, and for the way to compute it. Not ReLU, which makes
 # zero of NaN there, and would hide a model that diverged.
@@ -45,7 +45,7 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """act(linear(x)); (..., in) to (..., out)."""
     # Not in training: the first pass of a checkpointed layer has no gradients either, and the second must be the same.
-    fused = type(act) in _ACTIVATIONS and is_untouched(act) and not torch.is_grad_enabled() and not linear.training
+    fused = type(act) in _ACTIVATIONS and is_unhooked(act) and not torch.is_grad_enabled() and not linear.training
     if not fused or not can_fuse(linear, hidden_states):
         return act(fused_linear(linear, hidden_states))
     rows = hidden_states.reshape(-1, hidden_states.shape[-1])
@@ -88,7 +88,7 @@ def can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
     return bool(
         is_eager_on_cpu(hidden_states, *parameters)
         and type(linear) is nn.Linear
-        and is_untouched(linear)
+        and is_unhooked(linear)
         and all(parameter.dtype == hidden_states.dtype for parameter in parameters)
         and _has_onednn(weight.dtype)
         and not torch.is_autocast_enabled("cpu")

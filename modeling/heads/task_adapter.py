@@ -142,8 +142,8 @@ class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore
             attention_mask = mask_of_padding(input_ids, self.encoder.config.pad_token_id)
         outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         hidden_states = outputs.last_hidden_state
-        real = real_tokens(attention_mask)
-        return self.pool(hidden_states, None if real is None else real.to(hidden_states.device))
+        token_mask = real_tokens(attention_mask)
+        return self.pool(hidden_states, None if token_mask is None else token_mask.to(hidden_states.device))
 
     @can_return_tuple
     def forward(
@@ -173,14 +173,16 @@ class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore
         Raises:
             ValueError: for bad labels or features, and for both a text and features.
         """
-        if features is None:
-            if labels is not None and input_ids is not None:
-                check_classification_labels(labels, self.config, self.classifier.out_features, len(input_ids))
-            features = self.features(input_ids, attention_mask, token_type_ids, **kwargs)
-        else:
+        if features is not None:
             self._check_features(features, input_ids)
-            if labels is not None:
-                check_classification_labels(labels, self.config, self.classifier.out_features, len(features))
+        texts = input_ids if features is None else features
+        if labels is not None and texts is not None:
+            # The loss reads it there, and the next batch has the same kind of labels.
+            self.config.problem_type = check_classification_labels(
+                labels, self.config.problem_type, self.classifier.out_features, len(texts)
+            )
+        if features is None:
+            features = self.features(input_ids, attention_mask, token_type_ids, **kwargs)
         logits = self.classifier(features.to(self.classifier.weight.dtype))
         loss = None
         if labels is not None:

@@ -87,7 +87,10 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
         """
         shape = batch_shape(input_ids, inputs_embeds)
         if labels is not None and shape is not None:
-            check_classification_labels(labels, self.config, self.num_labels, shape[0])
+            # The loss reads it there, and the next batch has the same kind of labels.
+            self.config.problem_type = check_classification_labels(
+                labels, self.config.problem_type, self.num_labels, shape[0]
+            )
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.model(*inputs, needed=False, return_dict=True, **kwargs)
         logits = self.classifier(self._before_last(text_vectors(outputs, self)))
@@ -192,8 +195,8 @@ class SequenceEncoderForQuestionAnswering(_ClassifierModel):
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
         )
         logits = self.qa_outputs(self._before_last(outputs.last_hidden_state))
-        if (real := real_tokens(attention_mask)) is not None:
-            logits = logits.masked_fill(~real[..., None].to(logits.device), torch.finfo(logits.dtype).min)
+        if (token_mask := real_tokens(attention_mask)) is not None:
+            logits = logits.masked_fill(~token_mask[..., None].to(logits.device), torch.finfo(logits.dtype).min)
         start_logits, end_logits = logits.unbind(dim=-1)
         loss = None
         if start_positions is not None and end_positions is not None:

@@ -35,7 +35,10 @@ _POOLING_KEYS = {
     "lasttoken": "pooling_mode_lasttoken",
 }
 _MODULE = "sentence_transformers.models."
+_KIND = "SentenceTransformer"
 _VECTORS = "sentence_embedding"
+# What the encoder gives to the pooling, by its name there and here.
+_TOKENS = {"module_output_name": "token_embeddings", "method": "forward", "method_output_name": "last_hidden_state"}
 # Of `cached_file`, among the arguments of `from_pretrained`.
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 # Options of the tokenizer and the configuration that do not change the vectors, or, as the length, are followed.
@@ -50,9 +53,9 @@ def recipe_of(model: PreTrainedModel) -> EmbeddingRecipe | None:
     base: Any = model.base_model
     if hasattr(base, "embedding_recipe"):
         return cast("EmbeddingRecipe | None", base.embedding_recipe)
-    name, commit = model.name_or_path or "", getattr(model.config, "_commit_hash", None)
-    # Without a commit it was not loaded from the Hub, whatever its name is.
-    return read_recipe(name, revision=commit) if commit or os.path.isdir(name) else None
+    # From 5.24 on, transformers does not tell of which commit a model of the Hub is.
+    commit = getattr(model.config, "_commit_hash", None)
+    return read_recipe(model.name_or_path, revision=commit) if model.name_or_path else None
 
 
 def read_recipe(name: str | os.PathLike[str], subfolder: str = "", **options: Any) -> EmbeddingRecipe | None:
@@ -154,6 +157,8 @@ def _read(modules: list[dict[str, str]], find: _Find) -> EmbeddingRecipe | None:
         elif kind != "Dropout":
             raise ValueError(f"it does not apply the module {module['type']}")
     settings = _json(find(SETTINGS))
+    if (kind := settings.get("model_type", _KIND)) != _KIND:
+        raise ValueError(f"it is that of a {kind}")
     kept = settings.get("truncate_dim")
     if kept is not None and (type(kept) is not int or kept < 1):
         raise ValueError(f"{SETTINGS} must hold a truncate_dim of at least 1, got {kept!r}")
@@ -165,6 +170,10 @@ def _of_transformer(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"it does not apply processing_kwargs={config['processing_kwargs']}")
     if (task := config.get("transformer_task", "feature-extraction")) != "feature-extraction":
         raise ValueError(f"it does not apply transformer_task={task!r}")
+    of_texts = (config.get("modality_config") or {}).get("text") or {}
+    for key, expected in _TOKENS.items():
+        if (found := of_texts.get(key, config.get(key))) not in (None, expected):
+            raise ValueError(f"it does not apply {key}={found!r}")
     # Each with the name that older versions wrote, which counts where both are there.
     tokenizer = config.get("tokenizer_args", config.get("processor_kwargs")) or {}
     changes = config.get("config_args", config.get("config_kwargs")) or {}

@@ -87,7 +87,8 @@ class TextEncoding:
         A model that comes from a folder of sentence-transformers gives the vectors that `SentenceTransformer` gives
         for it, unless arguments say otherwise, which have the names of `SentenceTransformer.encode`; but a batch has a
         number of tokens, not of texts, and no padding. Computed with the dtype and device of the model, in evaluation
-        mode and without gradients. Several threads may call it at once, with any options.
+        mode and without gradients. Several threads may call it at once, with any options, but not beside one
+        that trains the model or changes its mode, which all threads share.
 
         Args:
             sentences: texts, or one of them.

@@ -52,7 +52,8 @@ def pooled(hidden_states: torch.Tensor, lengths: Sequence[int], modes: Sequence[
         skipped: tokens at the start of each text that are left out, those of a prompt.
 
     Returns:
-        (N, D x modes), zero for a text without tokens after the prompt where all tokens count.
+        (N, D x modes), zero for a text without tokens after the prompt where all tokens count; in float32 or wider,
+        unless each mode takes one token of each text.
     """
     runs = [(length, len(list(group))) for length, group in itertools.groupby(lengths)]
     parts = hidden_states.split([length * count for length, count in runs])
@@ -79,5 +80,6 @@ def needed_tokens(lengths: Sequence[int], modes: Sequence[str], skipped: int) ->
 def _pool(texts: torch.Tensor, mode: str, skipped: int) -> torch.Tensor:
     if mode in _ONE_TOKEN:
         return texts[:, _ONE_TOKEN[mode](texts.shape[1], skipped)]
-    tokens = texts[:, skipped:]
-    return _ALL_TOKENS[mode](tokens, skipped) if tokens.shape[1] else texts.new_zeros(texts.shape[0], texts.shape[2])
+    # Sums over many tokens, and the places of tokens, can be more than float16 holds.
+    tokens = texts[:, skipped:].to(torch.promote_types(texts.dtype, torch.float32))
+    return _ALL_TOKENS[mode](tokens, skipped) if tokens.shape[1] else tokens.new_zeros(texts.shape[0], texts.shape[2])

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...command_line import UsageError
-from ...command_line.parser import CommandLine
+from ...command_line.extras import require, require_reporters
+from ...command_line.parser import CommandLine, check_used
 from .data_arguments import TaskDataArguments
 from .tasks import HEAD_TASKS, TASKS
 from .tuning import TUNINGS
@@ -75,14 +76,18 @@ class AdaptedModelArguments:
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("max_length", 8), ("rank", 1), ("prompt_length", 1)):
+        # More than any encoder has use for takes all memory.
+        for name, least, most in (("max_length", 8, 1_000_000), ("rank", 1, 10_000), ("prompt_length", 1, 10_000)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"--{name} must be at least {least}, got {value}.")
-        allowed = TASKS[self.task].tunings
-        if self.tuning not in allowed:
+            if value is not None and not least <= value <= most:
+                allowed = f"at least {least}" if value < least else f"at most {most:,}"
+                raise UsageError(f"--{name} must be {allowed}, got {value}.")
+        if wrong := [size for size in self.matryoshka_dims or () if size < 1]:
+            raise UsageError(f"--matryoshka_dims must be at least 1, got {wrong[0]}.")
+        tunings = TASKS[self.task].tunings
+        if self.tuning not in tunings:
             raise UsageError(
-                f"--tuning {self.tuning} is not for --task {self.task}; choose one of {', '.join(allowed)}."
+                f"--tuning {self.tuning} is not for --task {self.task}; choose one of {', '.join(tunings)}."
             )
         # peft does not train prompts that it has loaded.
         if self.from_adapter and not (TUNINGS[self.tuning].is_peft and TUNINGS[self.tuning].can_be_merged):
@@ -137,6 +142,22 @@ class AdaptationOptions:
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Must be False: such a loss ends a run."})
 
 
+def check_libraries(model: AdaptedModelArguments, options: AdaptationOptions) -> None:
+    """Check that all optional libraries are there that a run will need.
+
+    Raises:
+        MissingLibraryError: if one is not.
+    """
+    extra = "adapt"
+    require("adapt", "datasets", "filelock", extra=extra)
+    require(f"--task {model.task}", *TASKS[model.task].libraries, extra=extra)
+    if TUNINGS[model.tuning].is_peft:
+        require(f"--tuning {model.tuning}", "peft", extra=extra)
+    if options.search_trials:
+        require("--search_trials", "optuna", extra=extra)
+    require_reporters(options.report_to)
+
+
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults of the way of tuning and of the task."""
     _check_used(given)
@@ -187,10 +208,7 @@ def _check_used(given: Mapping[str, Any]) -> None:
         if name in given and value in fields[other].metadata.get("choices", (value,)) and value not in values:
             allowed = " or ".join((", ".join(values[:-1]), values[-1]) if len(values) > 1 else values)
             raise UsageError(f"--{name} has no effect with --{other} {value}; it is for --{other} {allowed}.")
-    for name, other in _NOT_USED_WITH.items():
-        # `--max_steps -1` is its default.
-        if name in given and given.get(other) not in (None, -1):
-            raise UsageError(f"--{name} has no effect with --{other}; leave one of them out.")
+    check_used(given, _NOT_USED_WITH.items())
 
 
 _KINDS = (AdaptedModelArguments, TaskDataArguments, AdaptationOptions)

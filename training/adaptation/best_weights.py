@@ -10,6 +10,7 @@ import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from ...command_line import UsageError
+from ...saving.finite_weights import in_words, not_finite
 from ..checkpoints import WholeCheckpoints, checkpoint_at
 
 _FILE = "best_weights"
@@ -116,7 +117,25 @@ class SaveAfterEvaluation(TrainerCallback):
 
 
 class StopAtDivergence(TrainerCallback):
-    """Ends a training whose loss is infinite or no number, before its weights are saved."""
+    """Ends a training whose loss or weights have become infinite or no number, before they are saved.
+
+    Add it after `BestWeights`, which may bring better weights back.
+    """
+
+    def __init__(self) -> None:
+        self.before: list[str] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Notes what was so from the start, as the vector of a token that no text has can be."""
+        self.before = not_finite(kwargs["model"])
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Checks the weights after the last step, which no loss shows."""
+        if names := [name for name in not_finite(kwargs["model"]) if name not in self.before]:
+            raise DivergedError(
+                f"the training has diverged: after step {state.global_step} the weights are NaN or infinite in "
+                f"{in_words(names)}. Nothing is saved. Try a lower --learning_rate than {args.learning_rate:g}."
+            )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Checks the losses of training and evaluation."""
@@ -140,7 +159,7 @@ def callbacks_of(args: Any, keep_best: bool, patience: int | None, resume_from: 
     """
     best: list[TrainerCallback] = [BestWeights(resume_from)] if keep_best else []
     early: list[TrainerCallback] = [] if patience is None else [EarlyStopping(patience)]
-    return [StopAtDivergence(), *best, *early, SaveAfterEvaluation(), WholeCheckpoints(args)]
+    return [*best, StopAtDivergence(), *early, SaveAfterEvaluation(), WholeCheckpoints(args)]
 
 
 def _file(args: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 from ...command_line import UsageError
@@ -50,6 +52,14 @@ def hold_out(examples: dict[str, Any], data: TaskDataArguments, seed: int) -> di
     count = min(max(1, round(data.validation_share * len(examples["train"]))), len(examples["train"]) - 1)
     parts = examples["train"].train_test_split(test_size=count, seed=seed)
     return {**examples, "train": parts["train"], "validation": parts["test"]}
+
+
+def fingerprint(rows: Any) -> str:
+    """How many examples there are, and a digest of them."""
+    digest = blake2b(digest_size=8)
+    for batch in rows.iter(batch_size=1000):
+        digest.update(json.dumps(batch, sort_keys=True, default=str).encode())
+    return f"{len(rows):,} with the digest {digest.hexdigest()}"
 
 
 def warn_of_shared(examples: Mapping[str, Any], texts: Sequence[str]) -> None:

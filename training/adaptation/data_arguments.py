@@ -48,4 +48,6 @@ class TaskDataArguments:
             raise UsageError(f"--validation_share must be between 0 and 1, got {self.validation_share}.")
         if self.doc_stride < 0:
             raise UsageError(f"--doc_stride must be at least 0, got {self.doc_stride}.")
+        if not self.label_separator:
+            raise UsageError("--label_separator must be a character or more, got nothing.")
         TextFormat(self.encoding, self.delimiter)

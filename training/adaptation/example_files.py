@@ -85,12 +85,24 @@ class ExampleFiles:
             cells = [row.get(name) for row in rows]
             try:
                 columns[name] = pa.array(cells)
+            except UnicodeEncodeError as error:
+                raise UsageError(self._no_character(name, cells)) from error
             except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
                 if any(isinstance(cell, list | dict) for cell in cells):
                     print(f"{self.named}: the column {name} is left out, since its rows hold values of several types.")
                 else:
                     columns[name] = pa.array([None if cell is None else str(cell) for cell in cells])
         return Dataset(pa.table(columns))
+
+    def _no_character(self, name: str, cells: list[Any]) -> str:
+        """Says which cell has half of a character, as JSON can spell it."""
+        for index, cell in enumerate(cells):
+            try:
+                json.dumps(cell, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                half = ascii(error.object[error.start])
+                return f"{self.place(index)} has {half} in the column {name}, half of a character; mend or remove it."
+        raise AssertionError(f"The column {name} can be encoded.")
 
 
 def files_of(data: TaskDataArguments, split: str) -> ExampleFiles | None:
@@ -129,7 +141,7 @@ def _json_rows(file: Path, text_format: TextFormat) -> Iterator[tuple[str, dict[
         text.seek(0)
         try:
             found = json.load(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise UsageError(f"{file} is not valid JSON: {error}.") from error
     for number, row in enumerate(found, 1):
         yield f"item {number}", _object(file, f"item {number}", row)
@@ -141,7 +153,7 @@ def _json_lines(file: Path, lines: Any, start: str) -> Iterator[tuple[str, dict[
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             if line == start and start.lstrip().startswith("{"):
                 hint = " It must hold an object on each line, or one list of objects."
             else:

@@ -106,16 +106,19 @@ class FeatureCache:
 
 
 def _keys(inputs: Mapping[str, torch.Tensor]) -> list[bytes]:
-    """What tells the texts of a batch from each other, however they are padded."""
+    """What tells the texts of a batch from each other, however much padding follows them.
+
+    What stands before a token, if only padding or a hole of the mask, can be part of its position.
+    """
     names = sorted(inputs)
     arrays: dict[str, Any] = {name: inputs[name].detach().cpu().numpy() for name in names}
     mask = arrays.get("attention_mask")
     keys = []
     for index in range(len(inputs["input_ids"])):
         told = blake2b(digest_size=16)
+        end = None if mask is None else int(max(mask[index].nonzero()[0], default=-1)) + 1
         for name in names:
-            row = arrays[name][index]
             told.update(name.encode())
-            told.update((row if mask is None else row[mask[index] != 0]).tobytes())
+            told.update(arrays[name][index][:end].tobytes())
         keys.append(told.digest())
     return keys

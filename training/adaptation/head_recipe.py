@@ -233,11 +233,13 @@ class HeadRecipe:
         fields = card_fields_of(self.run.model.from_checkpoint)
         if tuning.is_peft:
             with_base = (folder / "base").exists()
-            card = adapter_card(self.task.auto_class, self.run.model, self.task.labels, with_base, training, fields)
-            save_card(folder / "adapter" / "README.md", card.content)
+            # What cannot be merged is all that there is.
+            for inside in (True,) if tuning.can_be_merged else (True, False):
+                card = adapter_card(
+                    self.task.auto_class, self.run.model, self.task.labels, with_base, inside, training, fields
+                )
+                save_card(folder / "adapter" / "README.md" if inside else folder / "README.md", card.content)
             if not tuning.can_be_merged:
-                card.text += "\nThe adapter is in the folder `adapter` of this one.\n"
-                save_card(folder / "README.md", card.content)
                 return
         card = model_card(
             getattr(transformers, self.task.auto_class).from_pretrained(folder),

@@ -19,12 +19,14 @@ from transformers.trainer_utils import SaveStrategy
 
 from ...command_line import UsageError
 from ...command_line.console import fewer_bars, show_table
-from ...command_line.extras import require
+from ...saving.model_files import model_files
 from ...saving.staged_files import files_in
 from ...saving.whole_folders import check_replaceable, written_whole
 from ..arguments import HUB_ERRORS
 from ..checkpoints import checkpoints_in, last_whole_checkpoint, remove_unfinished, train_whole
 from ..hardware import peak_memory
+from ..interruptions import GracefulStop
+from .arguments import check_libraries
 from .best_weights import DivergedError
 from .data import hold_out, load_examples, warn_of_shared
 from .encoder import encoder_of
@@ -32,22 +34,24 @@ from .head_recipe import HeadRecipe
 from .report import Result, Results, decorating, plot_confusion, write_predictions
 from .run import Adaptation, AdaptationArguments
 from .scratch import (
+    digest_of,
     finished,
+    is_finished,
     model_folder,
     progress_of,
     record,
     record_settings,
     scratch_of,
     search_storage,
+    settings_of,
     training_folder,
 )
 from .similarity_recipe import SimilarityRecipe
-from .tasks import HEAD_TASKS, TASKS
-from .tuning import TUNINGS
+from .tasks import HEAD_TASKS
 
 
 def adapt(run: Adaptation) -> Results:
-    """Runs it all, and returns the metrics.
+    """Runs it all, and returns the metrics; those of no training if a run is resumed that is finished.
 
     Raises:
         FileExistsError: if there is something in the output folder, and not `overwrite`, or it is no model; or if an
@@ -56,9 +60,9 @@ def adapt(run: Adaptation) -> Results:
         UsageError: for examples that are not as the task needs them, and arguments that contradict each other. Both are
             found before anything is computed.
     """
-    check_libraries(run)
+    check_libraries(run.model, run.args)
     try:
-        with fewer_bars():
+        with fewer_bars(), GracefulStop().watch():
             return _adapt(run)
     except KeyboardInterrupt as interruption:
         raise KeyboardInterrupt(progress_of(run)) from interruption
@@ -66,11 +70,22 @@ def adapt(run: Adaptation) -> Results:
 
 def _adapt(run: Adaptation) -> Results:
     args = run.args
-    if args.should_save:
-        for kept in (run.model.from_checkpoint, run.model.from_adapter):
-            check_replaceable(run.output, args.overwrite, "--overwrite", Path(kept) if kept else None)
-    with scratch_of(run) as resumed:
-        recipe = read_examples(run)
+    may_be_finished = args.resume and (run.output / "results.json").exists()
+    check_output(run, may_be_finished)
+    recipe = read_examples(run)
+    settings = settings_of(run, recipe.rows)
+    done = may_be_finished and is_finished(run, settings)
+    if not done:
+        check_output(run)
+    with scratch_of(run, settings) as resumed:
+        if done:
+            if args.process_index == 0:
+                print(f"The run in {run.output.resolve()} is finished.")
+            if args.should_save and args.push_to_hub:
+                push(run, model_files(run.output))
+            return Results(run.model.task, run.model.tuning)
+        if args.resume and not resumed and args.should_save:
+            print(f"--resume finds no interrupted run of {run.output}; a new one starts.")
         with args.main_process_first(local=args.save_on_each_node, desc="preparing"):
             any_family = run.model.tuning == "adapter"
             set_seed(args.seed)
@@ -78,12 +93,13 @@ def _adapt(run: Adaptation) -> Results:
                 run.model.from_checkpoint, run.scratch / "base", any_family, args.should_save and not resumed
             )
             if args.should_save:
-                record_settings(run)
+                record_settings(run, settings)
             recipe.prepare(checkpoint, tokenizer)
         if args.process_index == 0:
             for split, cut in recipe.cut.items():
                 print(f"{split}: {len(recipe.rows[split]):,} examples; {cut.in_words(recipe.max_length)}.")
         results = finished(run)
+        results.run = digest_of(settings)
         results.labels, results.cut = recipe.labels, {split: asdict(cut) for split, cut in recipe.cut.items()}
         if args.search_trials and not results.found:
             results.found = search(run, recipe)
@@ -111,19 +127,17 @@ def _adapt(run: Adaptation) -> Results:
     return results
 
 
-def check_libraries(run: Adaptation) -> None:
-    """Check that all optional libraries are there that the run will need.
+def check_output(run: Adaptation, may_be_finished: bool = False) -> None:
+    """Check that the output folder may be written, or that a finished run may be in it.
 
     Raises:
-        MissingLibraryError: if one is not.
+        FileExistsError: if there is something in it that may not be replaced.
+        OSError: if nothing can be written there.
     """
-    model, optional = run.model, "adapt"
-    require("sequence-encoder adapt", "datasets", "filelock", extra=optional)
-    require(f"--task {model.task}", *TASKS[model.task].libraries, extra=optional)
-    if TUNINGS[model.tuning].is_peft:
-        require(f"--tuning {model.tuning}", "peft", extra=optional)
-    if run.args.search_trials:
-        require("--search_trials", "optuna", extra=optional)
+    if run.args.should_save:
+        for kept in (run.model.from_checkpoint, run.model.from_adapter):
+            replace = run.args.overwrite or may_be_finished
+            check_replaceable(run.output, replace, "--overwrite", Path(kept) if kept else None)
 
 
 def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:

@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -90,6 +91,7 @@ class Results:
         labels: the names of the classes, in the order of `Result.confusion`.
         cut: what `--max_length` leaves out of the texts of each split.
         peak_memory: the most bytes that this process had in use.
+        run: a digest of what was asked for, by which a finished run is known.
     """
 
     task: str
@@ -103,6 +105,7 @@ class Results:
     labels: list[str] = field(default_factory=list)
     cut: dict[str, dict[str, int]] = field(default_factory=dict)
     peak_memory: int = 0
+    run: str = ""
 
     @property
     def best(self) -> Result:
@@ -142,6 +145,7 @@ class Results:
             "hyperparameters_found": self.found,
             "seeds": [result.seed for result in self.trainings],
             "kept_seed": self.best.seed,
+            "run": self.run,
             "texts_cut": self.cut,
             "baselines": self.baselines,
             "warnings": self.warnings(),
@@ -175,8 +179,13 @@ class Results:
     def warnings(self) -> list[str]:
         """What a user would want to know before using the model."""
         metric, found = self.metric, self.best.metrics["validation"]
-        # The score is the value of the metric, or less it where less is better.
-        sign = 1 if self.best.score == found[metric] else -1
+        if math.isnan(found[metric]):
+            return [
+                f"{metric} on the validation examples is not a number, so that nothing tells how good the model is: "
+                "they are too few, or all answers are the same."
+            ]
+        # The score is the value of the metric, or less it where less is better; zero has a sign as well.
+        sign = math.copysign(1, self.best.score) * math.copysign(1, found[metric])
         warnings = []
         for name, splits in self.baselines.items():
             value = splits["validation"].get(metric)
@@ -240,7 +249,7 @@ def complete(
         for name, value in results.best.metrics[split].items()
         if name != "loss"
     ]
-    remarks = [f"{warning[0].upper()}{warning[1:]}." for warning in results.warnings()]
+    remarks = [f"{warning[0].upper()}{warning[1:]}" for warning in results.warnings()]
     if len(results.trainings) > 1:
         told = ", ".join(f"{name} {mean:.4f} ± {sd:.4f}" for name, (mean, sd) in results.spread()[split].items())
         remarks.append(
@@ -256,6 +265,7 @@ def adapter_card(
     arguments: AdaptedModelArguments,
     labels: list[str],
     with_base: bool,
+    inside: bool,
     training: Training,
     fields: Mapping[str, Any],
 ) -> ModelCard:
@@ -266,10 +276,13 @@ def adapter_card(
         arguments: what was trained.
         labels: in the order of the outputs.
         with_base: whether the encoder lies in `base`, beside the adapter's folder.
+        inside: whether the card lies in the adapter's folder, and not in the one around it.
         training: how it went.
         fields: of the encoder's card, which hold for the adapter too.
     """
-    origin = "../base" if with_base else arguments.from_checkpoint
+    origin, adapter = "../base" if inside else "base", "." if inside else "adapter"
+    if not with_base:
+        origin = arguments.from_checkpoint
     of_the_hub = not Path(arguments.from_checkpoint).exists()
     data = ModelCardData(
         library_name="peft",
@@ -287,16 +300,17 @@ def adapter_card(
 
 # An adapter for {arguments.task}
 
-{training.data} Trained with peft, as {arguments.tuning}.
+{training.data} Trained with peft, as {arguments.tuning}.{f" {training.remarks}" if training.remarks else ""}
 
 ```python
 import sequence_encoder
 from peft import PeftModel
 from transformers import {auto_class}
 
-# The paths are those from this folder. In a repository, they are its name with {subfolders}.
+# The paths are those from the folder of this card. For a repository of the Hub, give its name, with
+# {subfolders}.
 encoder = {auto_class}.from_pretrained({origin!r}{options})
-model = PeftModel.from_pretrained(encoder, ".")
+model = PeftModel.from_pretrained(encoder, {adapter!r})
 ```
 
 | metric | value |
@@ -321,9 +335,9 @@ def plot_confusion(results: Results, file: Path) -> None:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, of_row in enumerate(counts):
         for column, count in enumerate(of_row):
-            shade = "white" if shares[row][column] > 0.5 else "black"
+            shade = "white" if shares[row][column] > 0.5 else "black" if count else "silver"
             axes.text(column, row, str(count), ha="center", va="center", color=shade)
-    axes.set_xticks(range(len(counts)), _short(results.labels), rotation=45, ha="right")
+    axes.set_xticks(range(len(counts)), _short(results.labels), rotation=45, rotation_mode="anchor", ha="right")
     axes.set_yticks(range(len(counts)), _short(results.labels))
     axes.set_xlabel("label of the model")
     axes.set_ylabel(f"label of the {results.judged_split} example")
@@ -331,8 +345,11 @@ def plot_confusion(results: Results, file: Path) -> None:
 
 
 def _short(labels: Sequence[str]) -> list[str]:
+    """The labels, long ones without their middle, and numbered where nothing else would tell them apart."""
     # Dollar signs begin a formula.
-    return [(label if len(label) <= 24 else f"{label[:23]}…").replace("$", r"\$") for label in labels]
+    short = [(label if len(label) <= 24 else f"{label[:15]}…{label[-8:]}").replace("$", r"\$") for label in labels]
+    times = Counter(short)
+    return [f"{label} ({index})" if times[label] > 1 else label for index, label in enumerate(short)]
 
 
 @contextmanager

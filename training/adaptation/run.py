@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import TrainingArguments
 
 from ...command_line import UsageError
-from ..arguments import check_fixed, check_training_arguments, settle_device
+from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
 from .arguments import COMMAND_LINE, AdaptationOptions, AdaptedModelArguments
 from .data_arguments import TaskDataArguments
 
@@ -26,6 +26,8 @@ class AdaptationArguments(AdaptationOptions, TrainingArguments):  # type: ignore
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{name} must be at least {least}, got {value}.")
+        if self.seed + self.seeds > 2**32:
+            raise UsageError(f"--seed must be at most {2**32 - self.seeds} with --seeds {self.seeds}, got {self.seed}.")
         check_training_arguments(self)
         check_fixed(
             self,
@@ -39,6 +41,7 @@ class AdaptationArguments(AdaptationOptions, TrainingArguments):  # type: ignore
             raise UsageError("--early_stopping_patience needs --keep_best and an --eval_strategy other than no.")
         settle_device(self)
         super().__post_init__()
+        check_schedule(self)
 
 
 @dataclass

@@ -16,7 +16,8 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from filelock import FileLock, Timeout
 from ...command_line import UsageError
 from ...saving.whole_folders import write_whole
 from ..checkpoints import MARKER, last_whole_checkpoint, step_of
+from .data import fingerprint
 from .report import Results
 from .run import Adaptation
 
@@ -37,10 +39,14 @@ _MAY_CHANGE = (
 
 
 @contextlib.contextmanager
-def scratch_of(run: Adaptation) -> Iterator[bool]:
+def scratch_of(run: Adaptation, settings: Mapping[str, Any]) -> Iterator[bool]:
     """Hold the scratch folder of a run, which is gone afterwards unless it holds something to resume from.
 
     Only processes that save use the folder; the others are given the same answer.
+
+    Args:
+        run: what was asked for.
+        settings: what `settings_of` says of it.
 
     Yields:
         Whether the run resumes an earlier one.
@@ -65,7 +71,7 @@ def scratch_of(run: Adaptation) -> Iterator[bool]:
         raise PermissionError(f"{output} cannot be written: {error.strerror}.") from error
     finished = False
     try:
-        yield _prepared(run)
+        yield _prepared(run, settings)
         finished = True
     finally:
         if finished or not holds_progress(folder):
@@ -100,7 +106,7 @@ def progress_of(run: Adaptation) -> str:
     return f"Interrupted. {folder} keeps {' and '.join(kept)}. Continue with the same command and --resume."
 
 
-def _prepared(run: Adaptation) -> bool:
+def _prepared(run: Adaptation, settings: Mapping[str, Any]) -> bool:
     """Check what an earlier run left and remove what this one does not need; return whether it is resumed."""
     folder, file = run.scratch, run.scratch / _SETTINGS
     resumed = holds_progress(folder) and run.args.resume
@@ -109,14 +115,14 @@ def _prepared(run: Adaptation) -> bool:
             f"{folder} holds an interrupted run; continue it with --resume, or start again with --overwrite."
         )
     if resumed:
-        before, now = json.loads(file.read_text(encoding="utf-8")), settings_of(run)
-        changed = [name for name in now if before.get(name) != now[name]]
+        before = json.loads(file.read_text(encoding="utf-8"))
+        changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
-            told = ", ".join(f"{name} (was {before.get(name)!r}, is {now[name]!r})" for name in changed)
-            raise UsageError(f"--resume continues a run with the same arguments, and these differ: {told}.")
+            told = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
+            raise UsageError(
+                f"--resume continues a run with the same arguments and examples, and these differ: {told}."
+            )
     else:
-        if run.args.resume:
-            print(f"--resume finds no interrupted run of {run.output}; a new one starts.")
         for path in folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -125,17 +131,33 @@ def _prepared(run: Adaptation) -> bool:
     return resumed
 
 
-def record_settings(run: Adaptation) -> None:
+def record_settings(run: Adaptation, settings: Mapping[str, Any]) -> None:
     """Write the settings of a run, once its encoder is there."""
-    write_whole(run.scratch / _SETTINGS, [json.dumps(settings_of(run), indent=1)])
+    write_whole(run.scratch / _SETTINGS, [json.dumps(settings, indent=1)])
 
 
-def settings_of(run: Adaptation) -> dict[str, Any]:
-    """The arguments that must be the same when a run is resumed, and the number of processes."""
+def settings_of(run: Adaptation, examples: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same when a run is resumed: arguments, the examples of each split, the number of processes."""
     given = {**dataclasses.asdict(run.model), **dataclasses.asdict(run.data), **run.args.to_dict()}
     given = {name: value for name, value in given.items() if not name.startswith(_MAY_CHANGE)}
+    given |= {f"{split} examples": fingerprint(rows) for split, rows in examples.items()}
     given["processes"] = run.args.world_size
     return json.loads(json.dumps(given, default=str))
+
+
+def digest_of(settings: Mapping[str, Any]) -> str:
+    """By which a finished run is known in its results, which may be published, and settings name folders."""
+    return blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def is_finished(run: Adaptation, settings: Mapping[str, Any]) -> bool:
+    """Whether the output folder holds what the run would write."""
+    try:
+        told = json.loads((run.output / _RESULTS).read_text(encoding="utf-8"))
+        seeds = range(run.args.seed, run.args.seed + run.args.seeds)
+        return told["run"] == digest_of(settings) and set(seeds) <= set(told["seeds"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def training_folder(run: Adaptation, seed: int) -> Path:

@@ -30,8 +30,8 @@ def train_adapted_model(
     """Trains the classifier of a `TaskAdapter` with AdamW, and reports the mean loss of each epoch.
 
     On Accelerate: on whatever device there is, and in as many processes as `accelerate launch` starts. The encoder is
-    frozen and gives a text the same vector each time, so that what was encoded is kept, by its tokens: the result is
-    that of encoding again, however the loader shuffles.
+    frozen and gives a text the same vector each time, so that what was encoded is kept, by its tokens and where they
+    stand: the result is that of encoding again, however the loader shuffles.
 
     Args:
         model: is trained in place, and moved to the device.
@@ -75,7 +75,9 @@ def train_adapted_model(
             )
             for batch in bar:
                 inputs, labels = _split(batch, model)
-                check_classification_labels(labels, model.config, model.classifier.out_features, len(labels))
+                check_classification_labels(
+                    labels, model.config.problem_type, model.classifier.out_features, len(labels)
+                )
                 loss = prepared(features=cache(inputs), labels=labels).loss
                 accelerator.backward(loss)
                 optimizer.step()

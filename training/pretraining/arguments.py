@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ...command_line import UsageError
-from ...command_line.parser import CommandLine
+from ...command_line.extras import require, require_reporters
+from ...command_line.parser import CommandLine, check_used
 from ...data.corpus import CorpusArguments
 from .objective_arguments import Objectives
 
@@ -28,6 +29,13 @@ SIZES = {
     "base": (12, 768),
     "large": (24, 1024),
 }
+
+# Arguments that another one leaves without a use.
+_OF_NEW_TOKENIZERS = ("vocab_size", "algorithm", "lowercase")
+_NOT_USED_WITH = (
+    *((name, "from_checkpoint") for name in ("preset", "size", *_OF_NEW_TOKENIZERS)),
+    *((name, "tokenizer") for name in _OF_NEW_TOKENIZERS),
+)
 
 # Five special tokens, and one character in WordPiece's two forms, or all bytes.
 _SMALLEST_VOCABULARIES = {"wordpiece": 7, "byte_level_bpe": 261}
@@ -83,6 +91,10 @@ class ModelArguments:
     def __post_init__(self) -> None:
         if self.max_length < 5:
             raise UsageError(f"--max_length must be at least 5, got {self.max_length}.")
+        # More than any computer has memory for.
+        for name, most in (("max_length", 10**6), ("max_tokens", 10**8), ("vocab_size", 10**7)):
+            if (value := getattr(self, name)) > most:
+                raise UsageError(f"--{name} must be at most {most:,}, got {value}.")
         if self.max_tokens < self.max_length:
             raise UsageError(f"--max_tokens must be at least --max_length {self.max_length}, got {self.max_tokens}.")
         if self.from_checkpoint is not None and (self.tokenizer or self.config_overrides):
@@ -107,6 +119,8 @@ class ModelArguments:
                 f"--config_overrides {name}: there is no such field of the configuration; SequenceEncoderConfig lists "
                 "them."
             )
+        for name in sorted(each for each in overrides if each.endswith("_token_id")):
+            raise UsageError(f"--config_overrides {name}: the tokenizer says it; leave it out.")
         try:
             SequenceEncoderConfig.from_preset(self.preset, **self.config_fields())
         except (StrictDataclassError, ValueError, TypeError) as error:
@@ -193,8 +207,19 @@ class PretrainingOptions:
     seed: int = field(default=0, metadata={"help": "Seed of the weights, the order and the masks."})
 
 
+def check_libraries(options: PretrainingOptions) -> None:
+    """Check that all optional libraries are there that a run will need.
+
+    Raises:
+        MissingLibraryError: if one is not.
+    """
+    require("pretrain", "datasets", "matplotlib", extra="train")
+    require_reporters(options.report_to)
+
+
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults of the preset, or of a checkpoint that is trained further."""
+    check_used(given, _NOT_USED_WITH)
     preset = given.get("preset", ModelArguments.preset)
     continued = given.get("from_checkpoint") is not None
     defaults = dict(CONTINUED_DEFAULTS if continued else TRAINING_DEFAULTS.get(preset, {}))

@@ -5,6 +5,7 @@ _pretraining/     what an interrupted run needs to be resumed (`Trainer` pushes 
   lock            held while a run uses the folder; the system releases it when the process ends
   settings.json   what must not change when the run is resumed
   arguments.json  what was given on the command line, and counts for a run that resumes it
+  windows.json    how many windows and tokens the texts are, and a digest; the same when the run is resumed
   tokenizer/      and other parts of the preparation
 trainer_state.json  written after the model: the run is finished
 """
@@ -25,6 +26,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ...command_line import UsageError
 from ...data.corpus import DOCUMENTATION, find_files
+from ...data.packs import PackedWindows
 from ...saving.staged_files import make_folder
 from ...saving.whole_folders import write_whole
 from ..checkpoints import (
@@ -41,9 +43,10 @@ from .resumed_arguments import to_keep
 from .run import Pretraining
 from .trainer import packs_per_step
 
-_LOCK, _SETTINGS = "lock", "settings.json"
+_LOCK, _SETTINGS, _WINDOWS = "lock", "settings.json", "windows.json"
 _PREPARED = (
     _SETTINGS,
+    _WINDOWS,
     ARGUMENTS,
     "tokenizer",
     "tokenizer.part",
@@ -131,7 +134,9 @@ def _check_unchanged(run: Pretraining, file: Path) -> None:
     changed = [name for name in settings if before.get(name) != settings[name]]
     if changed:
         told = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
-        raise UsageError(f"--resume goes on with the same texts, model and objectives, and these differ: {told}.")
+        raise UsageError(
+            f"--resume goes on with the same texts, model, objectives and optimizer, and these differ: {told}."
+        )
 
 
 def settings_of(run: Pretraining) -> dict[str, Any]:
@@ -141,8 +146,11 @@ def settings_of(run: Pretraining) -> dict[str, Any]:
         settings |= dataclasses.asdict(part)
     settings.pop("num_proc")
     args = run.args
-    settings |= {name: getattr(args, name) for name in ("seed", "muon", "ema_decay")}
-    return settings | {"packs a step": packs_per_step(args)}
+    # The state of the optimizer in a checkpoint brings its own settings back, but for the learning rate.
+    optimizer = ("muon", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+    settings |= {name: getattr(args, name) for name in ("seed", "ema_decay", *optimizer)}
+    # As they are read again.
+    return json.loads(json.dumps(settings | {"packs a step": packs_per_step(args)}))
 
 
 @contextmanager
@@ -191,6 +199,26 @@ def prepare_folder(run: Pretraining) -> None:
     scratch.mkdir(exist_ok=True)
     write_whole(scratch / _SETTINGS, [json.dumps(settings_of(run), indent=1)])
     _keep_arguments(run)
+
+
+def check_windows(run: Pretraining, train: PackedWindows) -> None:
+    """Check that the texts are those that the run began with; their lengths in tokens tell.
+
+    Raises:
+        UsageError: if they are not.
+    """
+    file = run.scratch / _WINDOWS
+    found = {"windows": len(train.windows), "tokens": train.tokens, "digest": train.digest}
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if before != found:
+            raise UsageError(
+                f"--resume goes on with the same texts, and --corpus {run.corpus.corpus} has changed: it was "
+                f"{before['windows']:,} windows of {before['tokens']:,} tokens, and is {found['windows']:,} of "
+                f"{found['tokens']:,}{'' if before['tokens'] != found['tokens'] else ', of other lengths'}."
+            )
+    elif run.args.should_save:
+        write_whole(file, [json.dumps(found)])
 
 
 def _keep_arguments(run: Pretraining) -> None:

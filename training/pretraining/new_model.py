@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...command_line import UsageError
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
@@ -62,7 +62,14 @@ def new_model(
         **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")},
         **arguments.config_fields(),
     }
-    return model_class(objectives)(SequenceEncoderConfig.from_preset(arguments.preset, **fields))
+    config = SequenceEncoderConfig.from_preset(arguments.preset, **fields)
+    if config.vocab_size < len(tokenizer):
+        raise UsageError(
+            f"--config_overrides vocab_size={config.vocab_size}: the tokenizer has {len(tokenizer)} tokens; train a "
+            "smaller one with --vocab_size."
+        )
+    check_room(config, arguments, "the encoder")
+    return model_class(objectives)(config)
 
 
 def carried_over_model(folder: Path, arguments: ModelArguments, objectives: Objectives) -> PreTrainedModel:
@@ -72,12 +79,26 @@ def carried_over_model(folder: Path, arguments: ModelArguments, objectives: Obje
         UsageError: if it takes no texts as long as asked for.
     """
     model = model_class(objectives).from_pretrained(folder)
-    limit = model.config.max_position_embeddings
-    if model.config.position_embedding == "learned" and arguments.max_length > limit:
-        raise UsageError(
-            f"--max_length must be at most {limit}, what --from has positions for, got {arguments.max_length}."
-        )
+    check_room(model.config, arguments, "--from")
     return model
+
+
+def check_room(config: PreTrainedConfig, arguments: ModelArguments, named: str) -> None:
+    """Check that an encoder has positions for windows of `--max_length` tokens.
+
+    Args:
+        config: The configuration of the encoder.
+        arguments: The arguments of the command.
+        named: What the user calls the encoder.
+
+    Raises:
+        UsageError: if it has too few positions.
+    """
+    limit = config.max_position_embeddings
+    if config.position_embedding == "learned" and arguments.max_length > limit:
+        raise UsageError(
+            f"--max_length must be at most {limit}, what {named} has positions for, got {arguments.max_length}."
+        )
 
 
 def model_class(objectives: Objectives) -> type[SequenceEncoderPreTrainedModel]:

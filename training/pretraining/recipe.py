@@ -10,11 +10,10 @@ import copy
 import os
 from typing import Any, cast
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers import AutoTokenizer, IntervalStrategy, PreTrainedTokenizerBase, set_seed
 
 from ...command_line import UsageError
 from ...command_line.console import fewer_bars
-from ...command_line.extras import require
 from ...data.corpus import load_corpus, text_of
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
@@ -25,7 +24,8 @@ from ..encoders import carry_over
 from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from ..tensor_parallel import divided, tensor_parallel_size
-from .folder import check_folder, finished_steps, prepare_folder, progress_of, sole_run
+from .arguments import check_libraries
+from .folder import check_folder, check_windows, finished_steps, prepare_folder, progress_of, sole_run
 from .new_model import carried_over_model, make_tokenizer, new_model
 from .objectives import PretrainingCollator
 from .report import plot_losses, write_card
@@ -43,7 +43,7 @@ def pretrain(run: Pretraining) -> HubTrainer:
         UsageError: for arguments that contradict each other or an interrupted run, texts that cannot be read, a loss
             that is no longer a number, and a disk that is full.
     """
-    require("pretrain", "datasets", "matplotlib", extra="train")
+    check_libraries(run.args)
     check_folder(run)
     stop = GracefulStop()
     try:
@@ -69,7 +69,9 @@ def prepare(run: Pretraining) -> HubTrainer:
     if corpus.streaming and args.max_steps <= 0:
         raise UsageError("--streaming needs --max_steps: nobody knows where a stream ends.")
     if args.eval_strategy != "no" and not corpus.eval_documents:
-        raise UsageError(f"--eval_strategy {args.eval_strategy} needs --eval_documents, to evaluate on.")
+        raise UsageError(
+            f"--eval_strategy {IntervalStrategy(args.eval_strategy).value} needs --eval_documents, to evaluate on."
+        )
     # The first process does the work, and the others find it done.
     with args.main_process_first(local=args.save_on_each_node, desc="preparing"):
         prepare_folder(run)
@@ -132,7 +134,9 @@ def prepare_packs(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBa
             args.should_save,
         )
     windows = windows_of(texts, tokenizer, model.max_length, pairs, corpus.num_proc)
-    return PackedWindows(windows, model.max_tokens, args.seed, multiple_of=packs_per_step(args))
+    train = PackedWindows(windows, model.max_tokens, args.seed, multiple_of=packs_per_step(args))
+    check_windows(run, train)
+    return train
 
 
 def evaluation_set(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBase) -> EvaluationWindows:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 
 from ...command_line import UsageError
 from ...data.corpus import CorpusArguments
-from ..arguments import check_fixed, check_training_arguments, settle_device
+from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
 from .arguments import COMMAND_LINE, SCRATCH, ModelArguments, PretrainingOptions
 from .objective_arguments import Objectives
 from .resumed_arguments import with_earlier_ones
@@ -43,6 +43,9 @@ class PretrainingArguments(PretrainingOptions, TrainingArguments):  # type: igno
         check_training_arguments(self)
         settle_device(self)
         super().__post_init__()
+        # The rest of a trapezoid follows from the number of steps.
+        trapezoid = self.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY
+        check_schedule(self, **({"num_decay_steps": 1} if trapezoid else {}))
 
 
 @dataclass

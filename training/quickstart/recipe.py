@@ -33,7 +33,6 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from ...command_line import UsageError
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...data.documentation import Docstring, read_documentation, split_by_file
 from ...data.packs import EvaluationWindows, PackedWindows
@@ -49,7 +48,7 @@ from ..pretraining.objective_metrics import means, sums_of
 from ..pretraining.objectives import PretrainingCollator
 from .arguments import QuickstartArguments
 from .report import RELOAD, Pretraining, Results, print_results, write_card
-from .time_budget import TimeBudget
+from .step_bar import StepBar
 
 MAX_LENGTH = 128
 # Of a step of pretraining.
@@ -58,10 +57,6 @@ VOCAB_SIZE = 4096
 LABELLED_PER_LIBRARY = 50
 TEST_TEXTS = 1500
 HELD_OUT_WINDOWS = 512
-# Of the time that is left after reading and tokenising; what remains is for evaluating and reloading.
-PRETRAINING_SHARE, ADAPTATION_SHARE = 0.8, 0.06
-# Of a checkpoint that needs no pretraining, for each of the two adaptations.
-CARRIED_OVER_SHARE = 0.37
 
 PREDICT = """
 import json, sys
@@ -76,7 +71,7 @@ def quickstart(arguments: QuickstartArguments) -> Results:
     Raises:
         FileExistsError: if the output folder exists and may not be replaced, before anything is done.
         OSError: if it cannot be written, likewise.
-        UsageError: if there is too little to read, or reading took all the time.
+        UsageError: if there is too little to read.
     """
     started = time.perf_counter()
     output = Path(arguments.output_dir)
@@ -84,14 +79,14 @@ def quickstart(arguments: QuickstartArguments) -> Results:
     source = arguments.from_checkpoint
     check_replaceable(output, *may_replace, kept=Path(source) if source else None)
     with written_whole(output, *may_replace) as finished, tempfile.TemporaryDirectory() as scratch:
-        results = _run(arguments, started, Path(scratch), finished)
+        results = _run(arguments, Path(scratch), finished)
     print_results(results, output, time.perf_counter() - started)
     return results
 
 
-def _run(arguments: QuickstartArguments, started: float, pretrained: Path, finished: Path) -> Results:
+def _run(arguments: QuickstartArguments, pretrained: Path, finished: Path) -> Results:
     """Leaves the encoder in the folder `pretrained` and the classifier in `finished`."""
-    ends, seed, checkpoint = started + 60 * arguments.minutes, arguments.seed, arguments.from_checkpoint
+    seed, checkpoint = arguments.seed, arguments.from_checkpoint
     # First, so that a checkpoint that cannot be used ends it at once.
     carried_over = None if checkpoint is None else carry_over(checkpoint, pretrained, base_model=True)
     if carried_over is not None:
@@ -106,16 +101,14 @@ def _run(arguments: QuickstartArguments, started: float, pretrained: Path, finis
         windows, held_out = (
             list(segment_windows((doc.text for doc in docs), tokenizer, MAX_LENGTH)) for docs in (train, test)
         )
-        left = time_left(ends, arguments.minutes)
-        results = Results(pretrain(windows, held_out, tokenizer, pretrained, PRETRAINING_SHARE * left, seed))
-        seconds, optimizer = ADAPTATION_SHARE * left, adamw
+        steps = arguments.pretraining_steps
+        results, optimizer = Results(pretrain(windows, held_out, tokenizer, pretrained, steps, seed)), adamw
     else:
-        tokenizer, results = carried_over, Results(None, checkpoint)
-        seconds, optimizer = CARRIED_OVER_SHARE * time_left(ends, arguments.minutes), muon
+        tokenizer, results, optimizer = carried_over, Results(None, checkpoint), muon
     task = Task(few_of_each(train, libraries, seed), test[:TEST_TEXTS], libraries, tokenizer)
     results.labelled, results.tested = len(task.train), len(task.test)
-    results.random_accuracy, _ = adapt(task, pretrained, seconds, optimizer, seed, from_random=True)
-    results.accuracy, trainer = adapt(task, pretrained, seconds, optimizer, seed)
+    results.random_accuracy, _ = adapt(task, pretrained, arguments.adaptation_steps, optimizer, seed, from_random=True)
+    results.accuracy, trainer = adapt(task, pretrained, arguments.adaptation_steps, optimizer, seed)
     results.majority_accuracy = Counter(doc.library for doc in task.test).most_common(1)[0][1] / len(task.test)
     model = cast(PreTrainedModel, trainer.model)
     model.save_pretrained(finished)
@@ -126,20 +119,6 @@ def _run(arguments: QuickstartArguments, started: float, pretrained: Path, finis
     training = training_of(trainer, "docstrings of installed libraries")
     write_card(finished, model, training, results, libraries, MAX_LENGTH)
     return results
-
-
-def time_left(ends: float, minutes: float) -> float:
-    """The seconds until `ends`.
-
-    Raises:
-        UsageError: if there are none.
-    """
-    left = ends - time.perf_counter()
-    if left <= 0:
-        raise UsageError(
-            f"--minutes {minutes} leaves no time to train: reading alone took {60 * minutes - left:.0f} s."
-        )
-    return left
 
 
 def train_tokenizer(docs: list[Docstring]) -> SequenceEncoderTokenizer:
@@ -158,7 +137,7 @@ def pretrain(
     held_out: list[Window],
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
-    seconds: float,
+    steps: int,
     seed: int,
 ) -> Pretraining:
     """Trains an encoder on masked tokens and sentence order, and saves it in `folder`."""
@@ -191,7 +170,7 @@ def pretrain(
     )
     before = evaluate_pretraining(model, batches)
     packs = PackedWindows(windows, MAX_TOKENS, seed)
-    trainer = trainer_for("Pretraining", model, seconds, MuonWithAdamW(model, 5e-3), 1, packs, collate, seed)
+    trainer = trainer_for("Pretraining", model, steps, MuonWithAdamW(model, 5e-3), 1, packs, collate, seed)
     started = time.perf_counter()
     trainer.train()
     took = time.perf_counter() - started
@@ -254,7 +233,7 @@ def muon(model: PreTrainedModel) -> torch.optim.Optimizer:
 def adapt(
     task: Task,
     pretrained: Path,
-    seconds: float,
+    steps: int,
     make_optimizer: Callable[[PreTrainedModel], torch.optim.Optimizer],
     seed: int,
     from_random: bool = False,
@@ -277,7 +256,7 @@ def adapt(
     description = "Adapting random weights" if from_random else "Adapting the pretrained encoder"
     collate = DataCollatorWithPadding(task.tokenizer)
     optimizer = make_optimizer(model)
-    trainer = trainer_for(description, model, seconds, optimizer, 16, task.encode(task.train), collate, seed)
+    trainer = trainer_for(description, model, steps, optimizer, 16, task.encode(task.train), collate, seed)
     trainer.train()
     metrics = trainer.evaluate(task.encode(task.test))
     return metrics["eval_accuracy"], trainer
@@ -292,23 +271,23 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
 def trainer_for(
     description: str,
     model: PreTrainedModel,
-    seconds: float,
+    steps: int,
     optimizer: torch.optim.Optimizer,
     batch_size: int,
     dataset: Any,
     collate: Callable[[list[dict[str, Any]]], Any],
     seed: int,
 ) -> Trainer:
-    """A plain `Trainer` that trains for `seconds`."""
-    budget = TimeBudget(seconds, description)
+    """A plain `Trainer` with a progress bar."""
     trainer = Trainer(
         model,
         TrainingArguments(
             output_dir=tempfile.gettempdir(),
             per_device_train_batch_size=batch_size,
             per_device_eval_batch_size=64,
-            # The budget ends the training.
-            max_steps=10**7,
+            max_steps=steps,
+            lr_scheduler_type="linear",
+            warmup_steps=0.1,
             # `Trainer` takes bfloat16 on a CPU only where it is told that the CPU is meant.
             use_cpu=not has_accelerator(),
             bf16=faster_in_bfloat16(),
@@ -322,9 +301,9 @@ def trainer_for(
         ),
         train_dataset=dataset,
         data_collator=collate,
-        optimizers=(optimizer, budget.schedule(optimizer)),
+        optimizers=(optimizer, None),
         compute_metrics=accuracy,
-        callbacks=[budget],
+        callbacks=[StepBar(description)],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

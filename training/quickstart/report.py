@@ -97,7 +97,7 @@ def print_results(results: Results, output: Path, seconds: float) -> None:
     rows = [
         *before,
         ("accuracy of naming the library", f"{results.accuracy:.3f}", f"{results.labelled:,} labels"),
-        ("  adapted from random weights", f"{results.random_accuracy:.3f}", "same data, same time"),
+        ("  adapted from random weights", f"{results.random_accuracy:.3f}", "same data, same steps"),
         ("  always the most frequent one", f"{results.majority_accuracy:.3f}", ""),
         ("  reloaded in a fresh process", f"{results.reloaded_accuracy:.3f}", "through pipeline, float32"),
         *speed,

@@ -36,9 +36,7 @@ class Choices(HeadTask):
         self.label, self.choices = data.label_column or "label", data.choice_columns or ["choices"]
         self.texts = (self.text, *([self.start] if self.start else []), *self.choices)
         columns = {"text_column": self.text, "text_pair_column": self.start, "label_column": self.label}
-        check_there(examples, columns)
-        for column in self.choices:
-            check_there(examples, {"choice_columns": column})
+        check_there(examples, {**columns, "choice_columns": self.choices})
         check_texts(data, examples, "text_column", self.text)
         check_texts(data, examples, "text_pair_column", self.start)
         if len(self.choices) == 1:

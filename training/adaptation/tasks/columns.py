@@ -20,23 +20,30 @@ _SHOWN, _CHARACTERS = 3, 80
 _WHOLE = re.compile(r"-?\d+\.0+")
 
 
-def check_there(examples: Mapping[str, Any], columns: Mapping[str, str | None]) -> None:
-    """Checks that every split has the columns.
+def check_there(examples: Mapping[str, Any], columns: Mapping[str, str | list[str] | None]) -> None:
+    """Checks that every split has the columns, and that no two of them are the same.
 
     Args:
         examples: a `datasets.Dataset` for each split.
-        columns: the name of each, by the argument that says so.
+        columns: the name of each, or several, by the argument that says so.
 
     Raises:
-        UsageError: if one is not there; it says which there are.
+        UsageError: if one is not there; it says which there are. If one is named twice: a label that is read as a text
+            makes results that are perfect and mean nothing.
     """
-    for split, rows in examples.items():
-        for argument, column in columns.items():
-            if column is not None and column not in rows.column_names:
-                raise UsageError(
-                    f"--{argument} {column} is not in the {split} examples; choose one of "
-                    f"{', '.join(rows.column_names)}.{_nearest(column, rows.column_names)}"
-                )
+    arguments: dict[str, str] = {}
+    for argument, named in columns.items():
+        for column in [named] if isinstance(named, str) else named or []:
+            for split, rows in examples.items():
+                if column not in rows.column_names:
+                    raise UsageError(
+                        f"--{argument} {column} is not in the {split} examples; choose one of "
+                        f"{', '.join(rows.column_names)}.{_nearest(column, rows.column_names)}"
+                    )
+            if column in arguments:
+                both = " and ".join(f"--{name}" for name in dict.fromkeys((arguments[column], argument)))
+                raise UsageError(f"{both} must name different columns, and {column} is named twice.")
+            arguments[column] = argument
 
 
 def _nearest(column: str, names: list[str]) -> str:

@@ -47,13 +47,12 @@ class SimilarityTask(ABC):
         Raises:
             UsageError: for columns, texts or scores that are not as they should be.
         """
-        check_there(examples, {"text_column": self.text, "text_pair_column": self.pair})
+        label = self._label_column(examples)
+        check_there(examples, {"text_column": self.text, "text_pair_column": self.pair, "label_column": label})
         check_texts(self.data, examples, "text_column", self.text)
         check_texts(self.data, examples, "text_pair_column", self.pair)
-        label = self._label_column(examples)
         self.scored = label is not None
         if label is not None:
-            check_there(examples, {"label_column": label})
             examples = with_numbers(self.data, examples, label, **self.scores)
             check_varies(examples, label)
         names = {self.text: "text", self.pair: "text_pair", **({label: "label"} if label else {})}
