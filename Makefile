@@ -31,8 +31,9 @@ install: .venv/installed
 quickstart: install
 	$(BIN)/sequence-encoder quickstart --overwrite
 
+# All tests run in a process for each core; those that ARGS chooses, such as `-k name` or a file, in one.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 # Transformers' own tests are in its source distribution alone, which is fetched once for each version.
 conformance: install

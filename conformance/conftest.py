@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -28,6 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
         from report import Report
 
         config.pluginmanager.register(Report())
+
+
+def pytest_collection_finish() -> None:
+    """Leave what has been imported out of garbage collections, which `Trainer` and transformers' tests start often."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

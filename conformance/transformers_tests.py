@@ -6,6 +6,7 @@ Python environment that runs it, and adds stand-ins for what the archive lacks (
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,9 @@ def make_importable() -> None:
         raise FileNotFoundError(f"The tests of transformers are not in {ROOT}; run `make conformance`.")
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
+        # Of a server of forks, Python passes on the path of modules only in the environment.
+        here = str(Path(__file__).parent)
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), here, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ print("Python " + platform.python_version(), *(f"{{name}} {{version(name)}}" for
 def run_suite(python: Path) -> tuple[bool, str]:
     """Run the suite and print its output, and return whether it passed and its last line."""
     line = ""
-    command = [python, "-m", "pytest", "-p", "no:cacheprovider"]
+    workers = ["--numprocesses", "auto", "--maxprocesses", "8", "--dist", "worksteal"]
+    command = [python, "-m", "pytest", "-p", "no:cacheprovider", *workers]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as suite:
         assert suite.stdout is not None
         for line in suite.stdout:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
 from sequence_encoder.configuration import PRESETS
+from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.hub_server import Hub
 
 TINY: dict[str, Any] = {
@@ -34,6 +37,16 @@ TINY: dict[str, Any] = {
 
 # A second thread does not speed up tiny tensors, and slows them down on busy cores.
 torch.set_num_threads(1)
+# A shell lets what runs in the background ignore Ctrl-C, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Let chosen tests run in this process: workers would import and collect everything for a few of them."""
+    if config.option.keyword or config.args_source is config.ArgsSource.ARGS:
+        config.option.dist = "no"
+        return 0
+    return None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -48,16 +61,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def without_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Return `without_package(code, *arguments)`, which runs code without the package and without a Hub.
 
-    The code runs in a new process. The function returns the last line that it prints, parsed as JSON.
+    The code runs in a fork that shares its imports with others, or in a new process with `fresh=True`. The function
+    returns the last line that it prints, parsed as JSON.
     """
     modules = tmp_path_factory.mktemp("modules")
-    environment = {**os.environ, "HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"}
     start = "import sys; sys.modules['sequence_encoder'] = None; import torch; torch.set_num_threads(1)\n"
 
-    def run(code: str, *arguments: Any) -> Any:
+    def run(code: str, *arguments: Any, fresh: bool = False) -> Any:
+        own = {"HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"} if fresh else {}
         result = subprocess.run(
-            [sys.executable, "-c", start + code, *map(str, arguments)],
-            env=environment,
+            [sys.executable if fresh else forked_python(), "-c", start + code, *map(str, arguments)],
+            env={**os.environ, **own},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -67,6 +81,13 @@ def without_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., A
         return json.loads(result.stdout.splitlines()[-1])
 
     return run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _freeze() -> None:
+    """Leave modules and the tests of other files out of garbage collections: each `Trainer` starts a whole one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -34,6 +34,9 @@ class HubClient:
     def __init__(
         self, url: str, home: Path, *, token: str | None = None, offline: bool = False, package: bool = True
     ) -> None:
+        # Not above, because this file as a script may have to run without the package.
+        from sequence_encoder.tests.forked_python import forked_python
+
         foreign = ("HF_", "HUGGING", "TRANSFORMERS_")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         environment |= {
@@ -52,7 +55,7 @@ class HubClient:
         self._log = home / "log.txt"
         with self._log.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, *([] if package else ["--without-package"])],
+                [forked_python(), __file__, *([] if package else ["--without-package"])],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import Trainer
 
+from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.texts import TEXTS
 from sequence_encoder.training.pretraining.recipe import pretrain
 from sequence_encoder.training.pretraining.run import parse
@@ -54,10 +55,17 @@ def run_here(corpus: Path, output: Path, **options: Any) -> Trainer:
     return pretrain(parse(command(corpus, output, **options)))
 
 
-def start(arguments: list[str], processes: int = 1, limit: str = "") -> subprocess.Popen[str]:
-    """Start a run in separate processes with one thread each. `limit` is a shell command to run first."""
-    launcher = [sys.executable]
+def start(
+    arguments: list[str], processes: int = 1, limit: str = "", python: str | None = None
+) -> subprocess.Popen[str]:
+    """Start a run in separate processes with one thread each. `limit` is a shell command to run first.
+
+    The processes are forks, unless `python` names another interpreter. Several processes have a launcher as their
+    parent, which is a new process.
+    """
+    launcher = [python or forked_python()]
     if processes > 1:
+        launcher = [sys.executable]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -65,7 +73,7 @@ def start(arguments: list[str], processes: int = 1, limit: str = "") -> subproce
     line = " ".join(f"'{part}'" for part in [*launcher, "-m", "sequence_encoder", "pretrain", *arguments])
     return subprocess.Popen(
         ["bash", "-c", f"{limit}\nexec {line}"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHON_EXEC": forked_python()},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

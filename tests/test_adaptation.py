@@ -21,6 +21,7 @@ from transformers import pipeline
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.inference import QuestionAnsweringPipeline
 from sequence_encoder.tests.adaptation_runs import COUNTS, FAST, examples_of, run, save_encoder, write_examples
+from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.training.adaptation.data_arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.tasks import HEAD_TASKS
 
@@ -531,12 +532,18 @@ def test_two_processes_adapt_as_one(encoder: Path, tmp_path: Path) -> None:
     }
     given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     command = ["adapt", "--task", "classification", "--learning_rate", "3e-3", "--disable_tqdm", "True", *given]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    # The two are fresh processes, so that their sets have other orders.
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "PYTHON_EXEC": sys.executable,
+    }
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
     for name, start, batch in (("one", [], 16), ("two", launch, 8)):
         where = ["--output_dir", str(tmp_path / name), "--per_device_train_batch_size", str(batch)]
-        program = [sys.executable, *start, "-m", "sequence_encoder", *command, *where]
+        program = [forked_python(), *start, "-m", "sequence_encoder", *command, *where]
         finished = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
         assert finished.returncode == 0, finished.stderr
         told = json.loads((tmp_path / name / "results.json").read_text())

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 from transformers import Trainer
 
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import FAST, arguments, run, save_encoder, write_examples
+from sequence_encoder.tests.comparisons import assert_same_weights
 from sequence_encoder.training.adaptation import scratch as adaptation_scratch
 from sequence_encoder.training.adaptation.run import parse
 from sequence_encoder.training.adaptation.scratch import scratch_of
@@ -51,24 +50,13 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Interrupt]:
     assert not at
 
 
-def model_of(folder: Path) -> dict[str, torch.Tensor]:
-    """All weights of a saved model, and of its adapter."""
-    return {
-        f"{file.relative_to(folder)}: {name}": weight
-        for file in sorted(folder.rglob("*.safetensors"))
-        for name, weight in load_file(file).items()
-    }
-
-
 def results_of(folder: Path) -> dict[str, Any]:
     found = json.loads((folder / "results.json").read_text())
     return {name: value for name, value in found.items() if name not in ("seconds", "peak_memory")}
 
 
 def assert_same(folder: Path, other: Path) -> None:
-    one, two = model_of(folder), model_of(other)
-    assert one.keys() == two.keys()
-    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+    assert_same_weights(folder, other)
     assert results_of(folder) == results_of(other)
     assert not list(folder.parent.glob(".*-adaptation"))
 

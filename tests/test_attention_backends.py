@@ -29,6 +29,7 @@ from sequence_encoder.modeling.attention.packed import PackedAttention
 from sequence_encoder.modeling.attention.per_length import EqualLengthAttention
 from sequence_encoder.modeling.attention.self_attention import SelfAttention, eager_attention_forward
 from sequence_encoder.modeling.packing import PackedBatch, offsets_from_starts, sequence_starts
+from sequence_encoder.tests.comparisons import assert_same
 
 CPU = torch.device("cpu")
 LENGTHS = [3, 7, 1, 3, 11]
@@ -94,10 +95,6 @@ def running(implementation: str) -> Iterator[None]:
     flex = implementation == "flex_attention"
     with torch.compiler.set_stance("force_eager" if flex else "default"), torch.set_grad_enabled(not flex):
         yield
-
-
-def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))
 
 
 def packed_batch(lengths: list[int]) -> PackedBatch:

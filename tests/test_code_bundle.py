@@ -77,7 +77,7 @@ def outputs(saved: Path, without_package: Build, tmp_path_factory: pytest.TempPa
     names = json.dumps({name: auto for name, (auto, _) in SAVED.items()})
     trusting = json.dumps({"trust_remote_code": True})
     found = {
-        "without": without_package(PREDICT, saved, folder / "without", trusting, names),
+        "without": without_package(PREDICT, saved, folder / "without", trusting, names, fresh=True),
         "again": without_package(PREDICT, folder / "without", folder / "again", trusting, names),
     }
     program = "sys.modules.pop('sequence_encoder'); import sequence_encoder\n"

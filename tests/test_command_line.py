@@ -16,6 +16,7 @@ from sequence_encoder.__main__ import _FAMILIES, COMMANDS, main
 from sequence_encoder.command_line.parser import _trainer_options
 from sequence_encoder.conversion.source_models import FAMILIES
 from sequence_encoder.data import documentation
+from sequence_encoder.tests.forked_python import forked_python
 
 SCRIPT = Path(__file__).resolve().parents[1] / "sequence_encoder_cli.py"
 ADAPT = ("adapt", "--task", "classification", "--from", "somewhere", "--train_file", "train.csv")
@@ -136,7 +137,7 @@ def test_values_of_another_kind_are_named(folder: Path) -> None:
 
 
 def test_the_module_runs_as_a_program_and_fails_with_a_message_alone(folder: Path) -> None:
-    command = [sys.executable, "-m", "sequence_encoder", "quickstart", "--adaptation_steps", "0"]
+    command = [forked_python(), "-m", "sequence_encoder", "quickstart", "--adaptation_steps", "0"]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 1
     assert finished.stdout == ""
@@ -181,7 +182,7 @@ except SystemExit as stopped:
 from transformers import AutoConfig
 print(type(AutoConfig.for_model("sequence_encoder")).__module__)
 """
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    finished = subprocess.run([forked_python(), "-c", program], capture_output=True, text=True, check=True)
     message, module = finished.stdout.splitlines()
     assert "my-model exists" in message
     assert module == "sequence_encoder.configuration.configuration_sequence_encoder"

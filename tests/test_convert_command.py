@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from sequence_encoder import SequenceEncoderForMaskedLM, convert
 from sequence_encoder.__main__ import main
 from sequence_encoder.conversion.command import check_same, outputs_of
 from sequence_encoder.conversion.convert import convert_and_release
+from sequence_encoder.tests.forked_python import forked_python
 
 POOLING = "1_Pooling/config.json"
 
@@ -281,7 +281,7 @@ def test_a_checkpoint_is_named_by_its_id_on_the_hub(bert_folder: Path, tmp_path:
     (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
     target = tmp_path / "ours"
     subprocess.run(
-        [sys.executable, "-m", "sequence_encoder", "convert", "someone/tiny", str(target)],
+        [forked_python(), "-m", "sequence_encoder", "convert", "someone/tiny", str(target)],
         env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
         check=True,
         capture_output=True,

@@ -16,6 +16,7 @@ import transformers
 
 from sequence_encoder.data import documentation
 from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encoder
+from sequence_encoder.tests.forked_python import forked_python
 
 SCRIPTS = Path(__file__).parent.parent / "examples"
 # The script of each task, the head that it trains, and what it must reach of which metric.
@@ -50,13 +51,12 @@ def test_every_script_trains_evaluates_and_saves(encoder: Path, tmp_path: Path, 
         rows = [as_swag(row) for row in rows] if task == "multiple-choice" else rows
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     choices = ["--ending_column_names", "ending0", "ending1"] if task == "multiple-choice" else []
-    command = [sys.executable, str(SCRIPTS / f"{script}.py"), "--model_name_or_path", str(encoder)]
+    command = [forked_python(), str(SCRIPTS / f"{script}.py"), "--model_name_or_path", str(encoder)]
     command += ["--train_file", str(tmp_path / "train.jsonl"), "--validation_file", str(tmp_path / "validation.jsonl")]
     command += ["--do_train", "--do_eval", "--output_dir", str(tmp_path / "out"), "--learning_rate", "3e-3"]
     command += ["--num_train_epochs", "8", "--per_device_train_batch_size", "16", "--use_cpu", "--report_to", "none"]
     command += ["--save_strategy", "no", *choices, *OPTIONS.get(task, [])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     found = json.loads((tmp_path / "out" / "eval_results.json").read_text())[metric]
     assert found < 0.3 if task == "regression" else found >= goal
@@ -66,10 +66,10 @@ def test_every_script_trains_evaluates_and_saves(encoder: Path, tmp_path: Path, 
 
 def run_script(name: str, *arguments: str, folder: Path, path: Path | None = None) -> str:
     """What a script prints."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
+    environment = dict(os.environ)
     if path is not None:
         environment["PYTHONPATH"] = os.pathsep.join([str(path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, str(SCRIPTS / name), *arguments]
+    command = [forked_python(), str(SCRIPTS / name), *arguments]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=folder)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout

@@ -16,6 +16,7 @@ from transformers import DataCollatorWithFlattening
 
 from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.configuration import PRESETS
+from sequence_encoder.tests.comparisons import assert_same
 
 LENGTHS = [5, 11, 1, 5, 3]
 HIDDEN = 24
@@ -46,12 +47,6 @@ def tiny_model(tiny_config: Callable[..., Any], randomize: Callable[..., Any]) -
         return model
 
     return build
-
-
-def assert_same(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
-    """Equal up to `tolerance` times the largest expected value."""
-    scale = max(1.0, float(expected.detach().abs().max()))
-    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * scale)
 
 
 def assert_same_gradients(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

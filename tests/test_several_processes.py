@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
+from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.pretraining_runs import command, losses, run_here, write_corpus
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +48,7 @@ def train(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
         options |= {"gradient_accumulation_steps": 2 // apart, "learning_rate": 2e-3}
         arguments = command(corpus, output, **options, resume=True)
         launcher = [
-            sys.executable,
+            forked_python(),
             "-m",
             "accelerate.commands.launch",
             "--config_file",

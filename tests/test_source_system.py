@@ -15,6 +15,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, PreTrainedModel
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel
+from sequence_encoder.tests.comparisons import assert_same
 
 VOCAB, HIDDEN, LAYERS, HEADS, INNER = 97, 24, 3, 3, 40
 LENGTHS = [5, 11, 1, 5, 8]
@@ -119,10 +120,6 @@ def from_modernbert(tensors: Tensors) -> Tensors:
         }
         ours |= renamed(tensors, {f"{layer}.{theirs}.": f"{layer}.{mine}." for theirs, mine in names.items()})
     return ours
-
-
-def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))
 
 
 def assert_same_gradients(ours: nn.Module, theirs: nn.Module, to_ours: Callable[[Tensors], Tensors]) -> None:

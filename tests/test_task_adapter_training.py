@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import BertConfig, BertModel, DataCollatorWithPadding
 
 from sequence_encoder import SequenceEncoderModel, TaskAdapter, train_adapted_model
+from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
 from sequence_encoder.training.adaptation.feature_cache import FeatureCache
 
@@ -248,8 +248,8 @@ def test_two_processes_train_as_one(adapter: TaskAdapter, tmp_path: Path) -> Non
     (tmp_path / "examples.json").write_text(json.dumps(EXAMPLES[:16]))
     (tmp_path / "train.py").write_text(TWO_PROCESSES)
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    several = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for command, batch_size, name in (([sys.executable], 8, "one"), (several, 4, "two")):
+    several = [forked_python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for command, batch_size, name in (([forked_python()], 8, "one"), (several, 4, "two")):
         arguments = [str(tmp_path / "train.py"), str(tmp_path / "adapter"), str(batch_size), str(tmp_path / name)]
         arguments.append(str(tmp_path / "examples.json"))
         finished = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)

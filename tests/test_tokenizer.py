@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from sequence_encoder import SequenceEncoderTokenizer
+from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tokenizer import tokenization_sequence_encoder as module
 
 TEXTS = [
@@ -278,7 +278,7 @@ def test_a_saved_tokenizer_loads_without_the_package_and_encodes_the_same(algori
     texts = [*TEXTS[:4], "a [MASK] of  two", "漢字 👩‍👩‍👧", ""]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(tmp_path), json.dumps(texts)],
+        [forked_python(), "-c", WITHOUT_THE_PACKAGE, str(tmp_path), json.dumps(texts)],
         capture_output=True,
         text=True,
         env={**environment, "HF_HUB_OFFLINE": "1"},

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-PRELOAD = ["torch.distributed.fsdp", "torch.distributed.tensor", "transformers.trainer_utils", "sequence_encoder"]
+PRELOAD = ["torch.distributed.fsdp", "torch.distributed.tensor", "transformers.trainer_utils", "test_training"]
 
 
 def _get_distributed_backend() -> str:
