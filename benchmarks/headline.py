@@ -1,4 +1,4 @@
-"""Draw the figure of the README from the tables in `RESULTS.md`: tokens a second beside peers, in float32.
+"""Draw the figure of the README from the tables in `RESULTS.md`: tokens per second beside peers, in float32.
 
 Run it after the results change. It writes `docs/speed-light.svg` and `docs/speed-dark.svg`.
 """
@@ -24,7 +24,7 @@ COLOURS = {"light": ("#1f2328", "#1a7f64", "#b3bac2"), "dark": ("#e6edf3", "#3fb
 
 
 def read_speeds(results: str, heading: str, column: int) -> dict[str, int]:
-    """Read the tokens a second of each peer from the first table below a heading.
+    """Read the tokens per second of each peer from the first table below a heading.
 
     Args:
         results: The text of `RESULTS.md`.
