@@ -15,11 +15,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel
 from sequence_encoder.modeling.attention import grouped as attention_in_groups
-from sequence_encoder.modeling.attention import rotary as rotation
 from sequence_encoder.modeling.attention.grouped import GroupedAttention, GroupPlan, group_runs
 from sequence_encoder.modeling.attention.per_length import EqualLengthAttention
 from sequence_encoder.modeling.attention.rotary import rotate, split_and_rotate
 from sequence_encoder.modeling.cpu import cross_entropy as chunked_cross_entropy
+from sequence_encoder.modeling.cpu import rotary
 from sequence_encoder.modeling.cpu.dropout import Dropout
 from sequence_encoder.modeling.cpu.eligibility import is_eager_on_cpu
 from sequence_encoder.modeling.cpu.linear import fused_linear
@@ -220,7 +220,7 @@ def test_cross_entropy_in_chunks_is_that_of_torch(
 def test_rotations_of_one_row_equal_those_of_many(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, tokens: int
 ) -> None:
-    monkeypatch.setattr(rotation, "_TOKENS", tokens)
+    monkeypatch.setattr(rotary, "_ROTATED_AT_ONCE", tokens)
     qkv = torch.randn(1, 23, 3, 3, 8, dtype=dtype, requires_grad=True)
     angles = torch.randn(1, 23, 4)
     cos, sin = torch.cat([angles.cos()] * 2, dim=-1), torch.cat([-angles.sin(), angles.sin()], dim=-1)
@@ -336,8 +336,8 @@ def test_a_step_is_that_of_the_plain_layers(
         return [loss.detach(), *(parameter.grad for parameter in model.parameters())]
 
     found = step()
-    for module in ("dropout", "fused_linear", "feed_forward", "chunked_cross_entropy", "rotation"):
-        monkeypatch.setattr(f"sequence_encoder.modeling.{module}.is_eager_on_cpu", lambda *tensors: False)
+    for module in ("dropout", "linear", "gated", "cross_entropy", "rotary"):
+        monkeypatch.setattr(f"sequence_encoder.modeling.cpu.{module}.is_eager_on_cpu", lambda *tensors: False)
     monkeypatch.setattr(attention_in_groups, "LONGEST", 0)
     assert_close(found, step(), 6e-2 if halved else 1e-5)
 
