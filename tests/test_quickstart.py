@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.data import documentation
+from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.training.quickstart.recipe import QuickstartArguments, Results, quickstart
 
 LIBRARIES = ("asyncio", "email", "importlib", "logging", "unittest")
@@ -30,6 +31,8 @@ def run(arguments: QuickstartArguments, libraries: tuple[str, ...]) -> tuple[Res
             documentation, "find_libraries", lambda: {name: sorted((root / name).rglob("*.py")) for name in libraries}
         )
         patch.setattr("builtins.print", lambda *values, **_: printed.append(" ".join(map(str, values))))
+        # Of the process that loads the model again. The lines to paste run in a fresh one.
+        patch.setattr(sys, "executable", forked_python())
         results = quickstart(arguments)
     return results, "\n".join(printed)
 
