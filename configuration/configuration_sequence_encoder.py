@@ -43,6 +43,9 @@ _ACCEPTED_KEYWORDS = {
 _MOST_LAYERS = 10_000
 _MOST_WEIGHTS = 10**12
 
+# Each has an id in a configuration, and in a tokenizer.
+_SPECIAL_TOKENS = ("pad", "bos", "eos", "cls", "sep", "mask")
+
 
 @strict
 class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
@@ -187,11 +190,13 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
     mask_token_id: int | None = None
 
     @classmethod
-    def from_preset(cls, name: str, **overrides: Any) -> "SequenceEncoderConfig":
+    def from_preset(cls, name: str, *, tokenizer: Any = None, **overrides: Any) -> "SequenceEncoderConfig":
         """Return the configuration of a well-known encoder family at base size.
 
         Args:
             name: `vanilla`, `bert`, `roberta`, `distilbert` or `modernbert`.
+            tokenizer: A tokenizer of transformers, which sets `vocab_size` and the ids of the special tokens. Those
+                that it does not have become None.
             **overrides: Fields to change. If `num_hidden_layers` is changed alone, the pattern of layer types is cut or
                 repeated to fit.
 
@@ -202,6 +207,9 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
 
         if name not in PRESETS:
             raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
+        if tokenizer is not None:
+            ids = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id", None) for token in _SPECIAL_TOKENS}
+            overrides = {"vocab_size": len(tokenizer), **ids, **overrides}
         return cls(**_override(copy.deepcopy(PRESETS[name]), overrides))
 
     @classmethod

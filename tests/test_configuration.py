@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 
-from sequence_encoder import SequenceEncoderConfig
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
 from sequence_encoder.configuration import PRESETS
 
 Build = Callable[..., SequenceEncoderConfig]
@@ -290,3 +290,15 @@ def test_rope_parameters_are_nested_by_layer_type_whatever_their_form(
 def test_rotary_positions_have_a_base_without_being_told(tiny_config: Build, given: dict[str, Any] | None) -> None:
     parameters = tiny_config(**ROTARY, rope_parameters=given).rope_parameters["full_attention"]
     assert parameters == {"rope_type": "default", "rope_theta": SequenceEncoderConfig.default_theta}
+
+
+@every_preset
+def test_a_tokenizer_sets_the_vocabulary_and_the_special_tokens_of_a_preset(preset: str) -> None:
+    tokenizer = SequenceEncoderTokenizer.train_from_iterator(["a b"], vocab_size=20, show_progress=False)
+    config = SequenceEncoderConfig.from_preset(preset, tokenizer=tokenizer, num_hidden_layers=2)
+    assert config.vocab_size == len(tokenizer)
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")}
+    assert {name: getattr(config, name) for name in ids} == ids
+    # RoBERTa's preset has these, but the tokenizer does not.
+    assert config.bos_token_id is config.eos_token_id is None
+    assert SequenceEncoderConfig.from_preset(preset, tokenizer=tokenizer, vocab_size=64).vocab_size == 64

@@ -75,13 +75,11 @@ def new_model(
         UsageError: If the vocabulary is too small for the tokenizer, or the encoder has too few positions.
     """
     fields: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
         "type_vocab_size": 2 if objectives.sop_weight else 0,
         "max_position_embeddings": arguments.max_length,
-        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")},
         **arguments.config_fields(),
     }
-    config = SequenceEncoderConfig.from_preset(arguments.preset, **fields)
+    config = SequenceEncoderConfig.from_preset(arguments.preset, tokenizer=tokenizer, **fields)
     if config.vocab_size < len(tokenizer):
         raise UsageError(
             f"--config_overrides vocab_size={config.vocab_size}: the tokenizer has {len(tokenizer)} tokens; train a "

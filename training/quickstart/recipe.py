@@ -155,7 +155,7 @@ def pretrain(
         # ModernBERT's architecture learns from the first minute on; post-norm layers do not.
         SequenceEncoderConfig.from_preset(
             "modernbert",
-            vocab_size=len(tokenizer),
+            tokenizer=tokenizer,
             hidden_size=256,
             num_hidden_layers=2,
             num_attention_heads=4,
@@ -166,10 +166,6 @@ def pretrain(
             pooling="cls",
             classifier_head="linear",
             classifier_dropout=0.1,
-            pad_token_id=tokenizer.pad_token_id,
-            cls_token_id=tokenizer.cls_token_id,
-            sep_token_id=tokenizer.sep_token_id,
-            mask_token_id=tokenizer.mask_token_id,
         )
     )
     before = evaluate_pretraining(model, batches)
