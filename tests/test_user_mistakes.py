@@ -125,7 +125,7 @@ def test_pretrain_refuses_before_it_reads_a_text(
         ('--lr_scheduler_kwargs {"nope":1}', '--lr_scheduler_type linear, --lr_scheduler_kwargs {"nope": 1}: '),
         ("--text_column label", "--text_column and --label_column must name different columns"),
         ("--text_pair_column text", "--text_column and --text_pair_column must name different columns"),
-        ("--output_dir /", "/ holds nowhere"),
+        ("--output_dir /", "/ contains nowhere"),
     ],
 )
 def test_adapt_refuses_before_it_loads_an_encoder(
