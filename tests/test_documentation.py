@@ -387,5 +387,5 @@ def test_of_large_libraries_only_some_files_are_read(disk: Disk, max_bytes: int,
 )
 def test_fewer_than_two_libraries_are_an_error(disk: Disk, libraries: dict[str, dict[str, str]]) -> None:
     disk(libraries)
-    with pytest.raises(UsageError, match="two libraries"):
+    with pytest.raises(UsageError, match="fewer than two installed libraries"):
         read()

@@ -200,7 +200,7 @@ def test_a_compiled_model_learns_the_same(corpus: Path, tmp_path: Path) -> None:
         ({"config_overrides": "hidden_size=33,num_attention_heads=2"}, "not divisible"),
         ({"config_overrides": "hiden_size=32"}, "hiden_size"),
         ({"tokenizer": "no/tokenizer/here"}, "--tokenizer"),
-        ({"eval_documents": 1000}, "--eval_documents 1000"),
+        ({"eval_documents": 1000}, "--eval_documents must be less than"),
         ({"vocab_size": 3}, "vocab_size"),
         ({"streaming": True, "max_steps": -1}, "--max_steps"),
         ({"train_sampling_strategy": "random"}, "sequential"),
