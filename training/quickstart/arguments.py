@@ -8,7 +8,7 @@ from ...command_line import UsageError
 from ...command_line.parser import CommandLine
 
 # With these defaults, the quickstart takes less than five minutes on two cores of a server CPU.
-PRETRAINING_STEPS, ADAPTATION_STEPS = 800, 200
+PRETRAINING_STEPS, ADAPTATION_STEPS = 1200, 300
 
 
 @dataclass
