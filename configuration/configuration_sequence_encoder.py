@@ -390,6 +390,11 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def num_hidden_states(self) -> int:
+        """Number of hidden states that a model can return: those of the embeddings and of each layer."""
+        return self.num_hidden_layers + 1
+
+    @property
     def embedding_dim(self) -> int:
         """Number of channels of the embeddings."""
         return self.hidden_size if self.embedding_size is None else self.embedding_size

@@ -108,7 +108,11 @@ POSITION_EMBEDDINGS: dict[str, type[Positions]] = {
 }
 
 
-class InputEmbeddings(nn.Module):
+class HiddenStateModule(nn.Module):
+    """Base class of the modules whose outputs a model returns with `output_hidden_states=True`."""
+
+
+class InputEmbeddings(HiddenStateModule):
     """The module between the token vectors and the first layer: scale, segment types, positions, norm and dropout.
 
     If the embeddings have another number of channels (E) than the layers (D), a projection follows (Lan et al., 2020).

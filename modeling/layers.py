@@ -9,12 +9,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .attention.self_attention import SelfAttention
 from .cpu.dropout import Dropout
+from .embeddings import HiddenStateModule
 from .feed_forward import FEED_FORWARDS
 from .norms import NORMS
 from .packing import select_tokens
 
 
-class EncoderLayer(GradientCheckpointingLayer):
+class EncoderLayer(GradientCheckpointingLayer, HiddenStateModule):
     """Base class of layers, with submodules of the same names for both placements of the norms.
 
     Layers take hidden states (B, S, D), or (1, T, D) for packed tokens, and return the same shape. With `needed`, the

@@ -35,7 +35,7 @@ from .checks import (
     check_offsets,
     check_positions,
 )
-from .embeddings import InputEmbeddings
+from .embeddings import HiddenStateModule, InputEmbeddings
 from .forward_options import ForwardOptions
 from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
@@ -56,12 +56,12 @@ logger = logging.get_logger(__name__)
 # Keyword arguments that describe a batch that the caller packed, for example with `DataCollatorWithFlattening`.
 _PACKING_KEYWORDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 # `output_hidden_states` records the outputs of the embeddings and of each layer, so that it also works without layers.
-# Before 5.9, transformers can only record the input of the first layer instead of the output of the embeddings.
+# Before 5.9, transformers can only record the input of the first layer instead of the output of the embeddings. Later,
+# it also selects hidden states by index, and looks up their number for negative indices.
 _HIDDEN_STATES: Any = EncoderLayer
 if "capture_initial_hidden_state" in OutputRecorder.__dataclass_fields__:
-    _HIDDEN_STATES = [
-        OutputRecorder(module, capture_initial_hidden_state=False) for module in (InputEmbeddings, EncoderLayer)
-    ]
+    _HIDDEN_STATES = OutputRecorder(HiddenStateModule, capture_initial_hidden_state=False)
+    _HIDDEN_STATES.num_hidden_layers_key = "num_hidden_states"
 
 
 class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`

@@ -441,3 +441,16 @@ def test_what_was_planned_for_a_batch_goes_with_it(tiny_model: MakeModel, ragged
         assert [plan() for plan in plans] == [None]
     finally:
         gc.enable()
+
+
+@pytest.mark.since("transformers", "5.24", "selecting hidden states by index")
+@pytest.mark.parametrize("selected", [[0, -1], [2], [-2]])
+def test_hidden_states_are_selected_by_index(tiny_model: MakeModel, ragged: MakeBatch, selected: list[int]) -> None:
+    model = tiny_model("bert")
+    ids, mask = ragged(LENGTHS)
+    expected = model(ids, mask, output_hidden_states=True).hidden_states
+    found = model(ids, mask, output_hidden_states=selected).hidden_states
+    places = {index % len(expected) for index in selected}
+    assert {index for index, states in enumerate(found) if states is not None} == places
+    for index in places:
+        assert_same(found[index], expected[index])
