@@ -17,9 +17,7 @@ from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel
 from sequence_encoder.modeling.attention import grouped as attention_in_groups
 from sequence_encoder.modeling.attention.grouped import GroupedAttention, GroupPlan, group_runs
 from sequence_encoder.modeling.attention.per_length import EqualLengthAttention
-from sequence_encoder.modeling.attention.rotary import rotate, split_and_rotate
 from sequence_encoder.modeling.cpu import cross_entropy as chunked_cross_entropy
-from sequence_encoder.modeling.cpu import rotary
 from sequence_encoder.modeling.cpu.dropout import Dropout
 from sequence_encoder.modeling.cpu.eligibility import is_eager_on_cpu
 from sequence_encoder.modeling.cpu.linear import fused_linear
@@ -215,21 +213,6 @@ def test_cross_entropy_in_chunks_is_that_of_torch(
     assert not torch.autograd.grad(nothing, logits)[0].any()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
-@pytest.mark.parametrize("tokens", [5, 512])
-def test_rotations_of_one_row_equal_those_of_many(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, tokens: int
-) -> None:
-    monkeypatch.setattr(rotary, "_ROTATED_AT_ONCE", tokens)
-    qkv = torch.randn(1, 23, 3, 3, 8, dtype=dtype, requires_grad=True)
-    angles = torch.randn(1, 23, 4)
-    cos, sin = torch.cat([angles.cos()] * 2, dim=-1), torch.cat([-angles.sin(), angles.sin()], dim=-1)
-    query, key, value = split_and_rotate(qkv, cos, sin)
-    expected = [rotate(qkv[..., 0, :], cos, sin), rotate(qkv[..., 1, :], cos, sin), qkv[..., 2, :]]
-    assert_close([query, key, value], expected, tolerance)
-    assert_close(gradients(torch.stack([query, key, value]), [qkv]), gradients(torch.stack(expected), [qkv]), tolerance)
-
-
 @pytest.mark.parametrize("cost", [0, 200, 10**9], ids=["alone", "some", "together"])
 @pytest.mark.parametrize("window", [None, 2])
 def test_dropout_of_attention_has_the_gradients_of_its_outputs(
@@ -336,7 +319,7 @@ def test_a_step_is_that_of_the_plain_layers(
         return [loss.detach(), *(parameter.grad for parameter in model.parameters())]
 
     found = step()
-    for module in ("dropout", "linear", "gated", "cross_entropy", "rotary"):
+    for module in ("dropout", "linear", "gated", "cross_entropy"):
         monkeypatch.setattr(f"sequence_encoder.modeling.cpu.{module}.is_eager_on_cpu", lambda *tensors: False)
     monkeypatch.setattr(attention_in_groups, "LONGEST", 0)
     assert_close(found, step(), 6e-2 if halved else 1e-5)

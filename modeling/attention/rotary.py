@@ -5,8 +5,6 @@ Shapes: B batch, S sequence (1 and T for packed tokens), H heads, C channels of 
 
 import torch
 
-from ..cpu.rotary import rotates_row, split_and_rotate_row
-
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate the channel pairs (i, i + C / 2), the half-split layout of transformers.
@@ -25,7 +23,5 @@ def split_and_rotate(
     qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Split (B, S, H, 3, C) into query, key and value, (B, S, H, C) each, and rotate query and key."""
-    if rotates_row(qkv, cos, sin):
-        return split_and_rotate_row(qkv, cos, sin)
     query, key = rotate(qkv[..., :2, :], cos, sin).unbind(-2)
     return query, key, qkv[..., 2, :]

@@ -21,7 +21,6 @@ from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM
 KERNELS = {
     "linear, with activation": "cpu.linear",
     "gated feed-forward": "cpu.gated",
-    "rotary positions": "cpu.rotary",
     "dropout": "cpu.dropout",
     "cross entropy": "cpu.cross_entropy",
     "attention in groups": "attention.grouped",
