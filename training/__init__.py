@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from ..command_line.lazy_exports import lazy_exports
 
-# Imported lazily, because the command line parses its options without torch.
 _MODULES = {
     "HubTrainer": "hub_trainer",
     "Objectives": "pretraining.objective_arguments",
@@ -13,10 +11,4 @@ _MODULES = {
     "training_of": "hub_trainer",
 }
 __all__ = [*_MODULES]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a name of `__all__` from its module."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+__getattr__ = lazy_exports(__name__, _MODULES)
