@@ -1,4 +1,4 @@
-# Each target makes `.venv` if there is none and installs what it needs. PYTHON chooses the interpreter.
+# Each target creates `.venv` if it is missing and installs what it needs. PYTHON chooses the interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 

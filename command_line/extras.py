@@ -19,7 +19,7 @@ def require(purpose: str, *libraries: str, extra: str | None = None) -> None:
     Args:
         purpose: The feature that needs them, as the user asked for it, such as "--tuning lora".
         *libraries: The import names of the libraries.
-        extra: The extra of this package that installs them, or None if there is none.
+        extra: The extra of this package that installs them, or None if no extra does.
 
     Raises:
         MissingLibraryError: If any of them is missing.

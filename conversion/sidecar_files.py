@@ -15,7 +15,7 @@ from ..saving.model_files import TOKENIZER_FILES, VOCABULARIES
 from ..saving.module_list import MODULE_LIST, module_paths
 from .source_models import transformer_folder
 
-# Patterns of the sentence-transformers files, the card and the licence. Modules are folders of their own.
+# Patterns of the sentence-transformers files, the card and the licence. Each module has a separate folder.
 TRAVELLING = (MODULE_LIST, "sentence_*_config.json", "config_sentence_transformers.json", "README.md", "LICENSE*")
 
 

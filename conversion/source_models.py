@@ -104,7 +104,7 @@ def read_config(checkpoint: str | os.PathLike[str]) -> PreTrainedConfig:
     """Read the configuration of a folder or a Hub id.
 
     Raises:
-        OSError: If there is none, or if it cannot be read.
+        OSError: If the configuration is missing or cannot be read.
         ValueError: If it is invalid.
     """
     if Path(checkpoint).is_dir() and not Path(checkpoint, "config.json").is_file():

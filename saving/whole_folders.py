@@ -68,7 +68,7 @@ def check_replaceable(output: Path, replace: bool, option: str, kept: Path | Non
 
 
 def _is_model(folder: Path) -> bool:
-    # A folder with a peft adapter that `adapt` trained has no config.json of its own.
+    # A folder with a peft adapter that `adapt` trained does not contain a config.json.
     for name, field in (("config.json", "model_type"), ("adapter/adapter_config.json", "peft_type")):
         try:
             if field in json.loads((folder / name).read_text(encoding="utf-8")):

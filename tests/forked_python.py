@@ -11,7 +11,7 @@ two ways: it does not notice that the package forgot to import one of those modu
 strings alike. Tests that promise something about these start `sys.executable`. And a fork that has done its work ends
 without taking the interpreter apart, unless it is one of several ranks.
 
-Some libraries read the environment when they are imported. The server asks no Hub and has caches of its own; a fork
+Some libraries read the environment when they are imported. The server is offline and uses separate caches; a fork
 with other settings imports those libraries again.
 """
 

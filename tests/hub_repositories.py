@@ -79,7 +79,7 @@ class Repository:
         self.commit("main", "initial commit", {".gitattributes": File(attributes.encode(), large=False)})
 
     def at(self, revision: str) -> Commit | None:
-        """Return the commit of a branch or a hash, or None if there is none."""
+        """Return the commit of a branch or a hash, or None if it does not exist."""
         return self.branches.get(revision) or self.commits.get(revision)
 
     def commit(self, branch: str, message: str, changes: Mapping[str, File | None]) -> Commit:

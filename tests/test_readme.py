@@ -1,4 +1,4 @@
-"""Run the code of the README and the guides: each block alone, in a folder of its own, on tiny stand-in models.
+"""Run the code of the README and the guides: each block alone, in a separate folder, on tiny stand-in models.
 
 A block that does not run has a comment right before it that says why: `<!-- not run: needs two GPUs -->`.
 """

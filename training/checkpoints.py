@@ -100,7 +100,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """Return the latest complete checkpoint in a folder, or None if there is none."""
+    """Return the latest complete checkpoint in a folder, or None if no checkpoint is complete."""
     return next((path for path in reversed(checkpoints_in(folder)) if (path / MARKER).exists()), None)
 
 

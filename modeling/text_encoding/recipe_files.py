@@ -51,7 +51,7 @@ _Find = Callable[[str], str | None]
 
 
 def recipe_of(model: PreTrainedModel) -> EmbeddingRecipe | None:
-    """Return the recipe of a model, or of the folder that it was loaded from; None if there is none."""
+    """Return the recipe of a model, or else of the folder that it was loaded from, or None without a recipe."""
     base: Any = model.base_model
     if hasattr(base, "embedding_recipe"):
         return cast("EmbeddingRecipe | None", base.embedding_recipe)

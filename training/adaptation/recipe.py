@@ -168,7 +168,7 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
     folder = training_folder(run, seed)
     args = _arguments(run, folder, seed, results.found)
     if not results.baselines:
-        # The baselines need a trainer of their own: Accelerate would take the evaluated model as prepared for training,
+        # The baselines need a separate trainer: Accelerate would take the evaluated model as prepared for training,
         # and would not synchronise its gradients.
         results.baselines = baselines(recipe, copy.deepcopy(args))
     if args.should_save:

@@ -226,7 +226,7 @@ def _keep_arguments(run: Pretraining) -> None:
 
 
 def finished_steps(run: Pretraining) -> int:
-    """Return the number of steps of the finished run in the output folder, or 0 if there is none."""
+    """Return the number of steps of the finished run in the output folder, or 0 without a finished run."""
     file = run.output / TRAINER_STATE_NAME
     if not file.exists() or not (run.output / "config.json").exists():
         return 0
