@@ -69,6 +69,18 @@ def test_logits_are_those_of_the_pooled_real_tokens(encoder: SequenceEncoderMode
         torch.testing.assert_close(adapter(**padded).logits[0], adapter.classifier(vector), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("family", OTHERS)
+def test_padding_of_other_families_does_not_change_features(randomize: Build, family: str, pooling: str) -> None:
+    """Their encoders compute vectors for padding too, which must not enter the mean."""
+    adapter = TaskAdapter(randomize(OTHERS[family]()), 5, pooling)
+    texts = ["return it", *TEXTS[:4]]
+    padded = batch_of(texts)
+    assert adapter.encoder(**padded).last_hidden_state[padded["attention_mask"] == 0].abs().max() > 0.01
+    alone = torch.cat([adapter.features(**batch_of([text])) for text in texts])
+    torch.testing.assert_close(adapter.features(**padded), alone, atol=1e-5, rtol=1e-4)
+
+
 def test_features_can_stand_for_the_text(encoder: SequenceEncoderModel) -> None:
     adapter, batch, labels = TaskAdapter(encoder, 5), batch_of(TEXTS[:4]), torch.tensor([0, 1, 2, 3])
     features = adapter.features(**batch)
