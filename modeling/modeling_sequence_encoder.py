@@ -47,7 +47,7 @@ from .packing import (
     rows_hold_several,
     sequence_starts,
 )
-from .pooling import Pooler, is_first_token
+from .pooling import Pooler
 from .text_encoding.recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
 from .text_encoding.text_encoding import TextEncoding
 
@@ -314,9 +314,10 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             return None
         tokens = torch.as_tensor(needed, device=packed.position_ids.device).expand(packed.shape)
         if self.pooler is not None and not packed.several_per_row:
-            if self.config.pooling != "cls":
+            read = self.pooler.tokens_read(packed.shape, token_mask, tokens.device)
+            if read is None:
                 return None
-            tokens = tokens | is_first_token(packed.shape, token_mask, tokens.device)
+            tokens = tokens | read
         return packed.places_of(tokens)
 
     def _choose_attention(self, hidden_states: torch.Tensor) -> type[PackedAttention]:

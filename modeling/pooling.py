@@ -1,58 +1,111 @@
-"""Pooling of the tokens of a text into one vector, and the dense heads before a projection.
+"""Pooling: one vector for each text, from the vectors of its tokens.
+
+The poolings have the names of sentence-transformers. Each takes hidden states (B, S, D) and a token mask (B, S), which
+is False at padding, or None if there is no padding, and returns (B, D). Poolings that compute, rather than select a
+token, return at least float32, because sums over many tokens can overflow float16. They give zeros for a row without
+tokens.
 
 Shapes: B batch, S sequence, D hidden.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from .norms import NORMS
+
+Mask = torch.Tensor | None
 
 
-def first_token(hidden_states: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
-    """Return the first real token of each row, (B, S, D) to (B, D).
+def first_index(token_mask: torch.Tensor) -> torch.Tensor:
+    """Return the index of the first token of each row, (B, S) bool to (B,); 0 for a row without tokens."""
+    return token_mask.int().argmax(dim=1)
 
-    Args:
-        hidden_states: (B, S, D).
-        token_mask: (B, S) bool, False at padding; None if there is no padding.
-    """
+
+def last_index(token_mask: torch.Tensor) -> torch.Tensor:
+    """Return the index of the last token of each row, (B, S) bool to (B,); S - 1 for a row without tokens."""
+    return token_mask.shape[1] - 1 - token_mask.flip(1).int().argmax(dim=1)
+
+
+# The poolings that select a single token, with the function that returns its index.
+SELECTED_TOKENS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"cls": first_index, "lasttoken": last_index}
+
+
+def first_token(hidden_states: torch.Tensor, token_mask: Mask) -> torch.Tensor:
+    """Return the first token of each row."""
     if token_mask is None:
         return hidden_states[:, 0]
-    rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
-    return hidden_states[rows, token_mask.int().argmax(dim=1)]
+    return hidden_states[torch.arange(len(hidden_states), device=hidden_states.device), first_index(token_mask)]
 
 
-def is_first_token(shape: tuple[int, int], token_mask: torch.Tensor | None, device: torch.device) -> torch.Tensor:
-    """Return which tokens `first_token` selects, (B, S) bool."""
-    first = 0 if token_mask is None else token_mask.int().argmax(dim=1, keepdim=True)
-    return (torch.arange(shape[1], device=device) == first).expand(shape)
+def last_token(hidden_states: torch.Tensor, token_mask: Mask) -> torch.Tensor:
+    """Return the last token of each row."""
+    if token_mask is None:
+        return hidden_states[:, -1]
+    return hidden_states[torch.arange(len(hidden_states), device=hidden_states.device), last_index(token_mask)]
 
 
-def mean_of_tokens(hidden_states: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
-    """Return the mean over the real tokens of each row, (B, S, D) to (B, D); zero for a row of padding.
+def _filled(hidden_states: torch.Tensor, token_mask: Mask, value: float) -> torch.Tensor:
+    """Return the hidden states in at least float32, with `value` at padding."""
+    hidden_states = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+    return hidden_states if token_mask is None else hidden_states.masked_fill(~token_mask[..., None], value)
+
+
+def _counts(hidden_states: torch.Tensor, token_mask: Mask) -> torch.Tensor | int:
+    """Return the number of tokens of each row, (B, 1), and at least 1."""
+    return hidden_states.shape[1] if token_mask is None else token_mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def mean_of_tokens(hidden_states: torch.Tensor, token_mask: Mask) -> torch.Tensor:
+    """Return the mean over the tokens of each row."""
+    return _filled(hidden_states, token_mask, 0).sum(dim=1) / _counts(hidden_states, token_mask)
+
+
+def mean_by_square_root(hidden_states: torch.Tensor, token_mask: Mask) -> torch.Tensor:
+    """Return the sum over the tokens of each row, divided by the square root of their number."""
+    return _filled(hidden_states, token_mask, 0).sum(dim=1) / _counts(hidden_states, token_mask) ** 0.5
+
+
+def mean_by_position(hidden_states: torch.Tensor, token_mask: Mask) -> torch.Tensor:
+    """Return the mean over the tokens of each row, weighted by their positions from 1 to S (Muennighoff, 2022)."""
+    tokens = _filled(hidden_states, token_mask, 0)
+    weights = torch.arange(1, tokens.shape[1] + 1, device=tokens.device, dtype=tokens.dtype)[None]
+    weights = weights if token_mask is None else weights * token_mask
+    return (tokens * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def maximum_of_tokens(hidden_states: torch.Tensor, token_mask: Mask) -> torch.Tensor:
+    """Return the maximum over the tokens of each row."""
+    maximum = _filled(hidden_states, token_mask, -torch.inf).amax(dim=1)
+    return maximum if token_mask is None else maximum.masked_fill(~token_mask.any(dim=1, keepdim=True), 0)
+
+
+POOLINGS: dict[str, Callable[[torch.Tensor, Mask], torch.Tensor]] = {
+    "mean": mean_of_tokens,
+    "cls": first_token,
+    "max": maximum_of_tokens,
+    "mean_sqrt_len_tokens": mean_by_square_root,
+    "weightedmean": mean_by_position,
+    "lasttoken": last_token,
+}
+# The poolings that a configuration may have. `encode` takes all.
+CONFIGURABLE_POOLINGS = ("cls", "mean")
+
+
+def check_pooling(pooling: str, allowed: Sequence[str] = tuple(POOLINGS)) -> None:
+    """Check the name of a pooling.
 
     Args:
-        hidden_states: (B, S, D).
-        token_mask: (B, S) bool, False at padding; None if there is no padding.
+        pooling: The name.
+        allowed: The names to allow.
+
+    Raises:
+        ValueError: If the name is not allowed.
     """
-    if token_mask is None:
-        return hidden_states.mean(dim=1)
-    counts = token_mask.sum(dim=1, keepdim=True).clamp(min=1)
-    # A sum over many tokens can overflow float16.
-    dtype = torch.promote_types(hidden_states.dtype, torch.float32)
-    total = hidden_states.masked_fill(~token_mask[..., None], 0).sum(dim=1, dtype=dtype)
-    return (total / counts).to(hidden_states.dtype)
-
-
-POOLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]] = {
-    "cls": first_token,
-    "mean": mean_of_tokens,
-}
+    if pooling not in allowed:
+        raise ValueError(f"pooling must be one of {', '.join(map(repr, allowed))}, got {pooling!r}.")
 
 
 class Pooler(nn.Module):
@@ -61,6 +114,7 @@ class Pooler(nn.Module):
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__()
         self.pool = POOLINGS[config.pooling]
+        self.selected = SELECTED_TOKENS.get(config.pooling)
         self.dense: nn.Module = nn.Identity()
         self.act: nn.Module = nn.Identity()
         if config.pooler_act is not None:
@@ -74,43 +128,13 @@ class Pooler(nn.Module):
             hidden_states: (B, S, D).
             token_mask: (B, S) bool, False at padding; None if there is no padding.
         """
-        return self.act(self.dense(self.pool(hidden_states, token_mask)))
+        return self.act(self.dense(self.pool(hidden_states, token_mask).to(hidden_states.dtype)))
 
-
-class DenseHead(nn.Module):
-    """A dense layer with activation and norm, as in BERT before the vocabulary projection."""
-
-    def __init__(self, config: SequenceEncoderConfig, size: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, size, bias=config.head_bias)
-        self.act = ACT2FN[config.hidden_act]
-        self.norm = NORMS[config.norm](config, size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Map (..., D) to (..., size)."""
-        return self.norm(self.act(self.dense(hidden_states)))
-
-
-# Each takes a configuration and the number of output channels.
-HEADS: dict[str, Callable[[SequenceEncoderConfig, int], nn.Module]] = {
-    "linear": lambda config, size: nn.Identity(),
-    "dense": DenseHead,
-}
-
-
-def text_vectors(outputs: BaseModelOutputWithPooling, model: nn.Module) -> torch.Tensor:
-    """Return the `pooler_output` (B, D), which models with one prediction per row need.
-
-    Args:
-        outputs: The outputs of the encoder.
-        model: The model, for the error.
-
-    Raises:
-        ValueError: If it is None, because a row has several documents.
-    """
-    if outputs.pooler_output is None:
-        raise ValueError(
-            f"{type(model).__name__} makes one prediction per row, but a row of this batch has several documents "
-            "(cu_seq_lens_q, or position_ids that restart); pass one text per row."
-        )
-    return outputs.pooler_output
+    def tokens_read(
+        self, shape: tuple[int, int], token_mask: torch.Tensor | None, device: torch.device
+    ) -> torch.Tensor | None:
+        """Return which tokens the pooling reads, (B, S) bool; None if it reads all."""
+        if self.selected is None:
+            return None
+        mask = torch.ones(shape, dtype=torch.bool, device=device) if token_mask is None else token_mask
+        return torch.arange(shape[1], device=device) == self.selected(mask)[:, None]

@@ -103,4 +103,4 @@ def test_a_query_that_sees_no_key_stays_finite(dtype: torch.dtype, boolean: bool
 def test_the_mean_of_many_tokens(dtype: torch.dtype) -> None:
     hidden_states = torch.full((2, 4096, 3), 25.0, dtype=dtype)
     real = torch.arange(4096) < torch.tensor([4000, 4096])[:, None]
-    assert torch.equal(POOLINGS["mean"](hidden_states, real), hidden_states[:, 0])
+    assert torch.equal(POOLINGS["mean"](hidden_states, real).to(dtype), hidden_states[:, 0])

@@ -282,24 +282,20 @@ def test_what_is_long_or_not_of_this_way_is_left_to_the_attention_function(monke
         seen.append(q.shape[2])
         return sdpa_attention_forward(module, q, *args, **kwargs)
 
-    def run(attention: Any, **kwargs: Any) -> torch.Tensor:
+    def run(attend: type[EqualLengthAttention], **kwargs: Any) -> torch.Tensor:
         module = nn.Module()
         module.is_causal = False
-        return GroupedAttention(packed)(module, attention, qkv, None, dropout=0.0, scaling=0.5, **kwargs)
+        return attend(packed)(module, function, qkv, None, dropout=0.0, scaling=0.5, **kwargs)
 
-    expected = run(function)
+    expected = run(EqualLengthAttention)
     assert seen == [3, 4, 5, 7]
-    monkeypatch.setattr(attention_in_groups, "sdpa_attention_forward", function)
-    torch.testing.assert_close(run(function), expected)
+    torch.testing.assert_close(run(GroupedAttention), expected)
     assert seen == [3, 4, 5, 7]
     monkeypatch.setattr(attention_in_groups, "LONGEST", 4)
-    torch.testing.assert_close(run(function), expected)
+    torch.testing.assert_close(run(GroupedAttention), expected)
     assert seen == [3, 4, 5, 7, 5, 7]
     monkeypatch.setattr(attention_in_groups, "LONGEST", 7)
-    causal = EqualLengthAttention(packed)(
-        nn.Module(), sdpa_attention_forward, qkv, None, dropout=0.0, scaling=0.5, is_causal=True
-    )
-    torch.testing.assert_close(run(function, is_causal=True), causal)
+    torch.testing.assert_close(run(GroupedAttention, is_causal=True), run(EqualLengthAttention, is_causal=True))
 
 
 @pytest.mark.parametrize("preset", ["vanilla", "bert", "modernbert"])

@@ -13,9 +13,8 @@ from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import load_checkpoint, transformer_folder
 from ..hub.passed_on import passed_on
 from ..modeling import SequenceEncoderPreTrainedModel
-from ..modeling.pooling import POOLINGS
+from ..modeling.pooling import CONFIGURABLE_POOLINGS, check_pooling
 from ..modeling.text_encoding.recipe_files import read_recipe
-from ..modeling.text_encoding.text_pooling import check_pooling
 
 
 def carry_over(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTokenizerBase:
@@ -67,7 +66,7 @@ def pooling_fields(checkpoint: str, asked: str | None) -> dict[str, Any]:
     """
     if asked is None and (recipe := read_recipe(checkpoint)) is not None:
         try:
-            check_pooling(asked := recipe.single_pooling, tuple(POOLINGS))
+            check_pooling(asked := recipe.single_pooling, CONFIGURABLE_POOLINGS)
         except ValueError as error:
             raise UsageError(f"--pooling is required for this checkpoint: {error}") from error
     # The pooler's dense layer was trained on the first token, so mean pooling drops it.

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ..cpu.dropout import draw_dropped
 from ..cpu.eligibility import is_eager_on_cpu
@@ -51,9 +50,8 @@ class GroupedAttention(EqualLengthAttention):
         """See `EqualLengthAttention`."""
         scaling, dropout = kwargs["scaling"], kwargs["dropout"]
         short = [run for run in runs if dropout or run[1] <= LONGEST]
-        # A user may have registered another function as "sdpa", or moved this layer to another device.
-        plain = attention is sdpa_attention_forward and not kwargs.get("is_causal") and is_eager_on_cpu(*qkv)
-        if not short or not plain:
+        # This layer may be on another device than the first one, for which this class was chosen.
+        if not short or kwargs.get("is_causal") or not is_eager_on_cpu(*qkv):
             return super().dense(module, attention, qkv, runs, window, **kwargs)
         tokens = sum(count * length for count, length in short)
         if tokens not in self.plans:

@@ -19,7 +19,8 @@ from ..cpu.cross_entropy import chunked_cross_entropy
 Count = torch.Tensor | int | None
 
 
-def _divide(total: torch.Tensor, at_hand: torch.Tensor | int, num_items_in_batch: Count) -> torch.Tensor:
+def divided_by_count(total: torch.Tensor, at_hand: torch.Tensor | int, num_items_in_batch: Count) -> torch.Tensor:
+    """Divide a sum of losses by `num_items_in_batch` if `Trainer` passes it, otherwise by the labels at hand."""
     count = at_hand if num_items_in_batch is None else num_items_in_batch
     if isinstance(count, torch.Tensor):
         return total / count.to(total.device).clamp(min=1)
@@ -43,7 +44,23 @@ def cross_entropy(
     """
     labels = labels.reshape(-1).to(logits.device, torch.long)
     total = chunked_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, ignore_index)
-    return _divide(total, (labels != ignore_index).sum(), num_items_in_batch)
+    return divided_by_count(total, (labels != ignore_index).sum(), num_items_in_batch)
+
+
+def cross_entropy_per_label(
+    logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the cross entropy of each label, (..., C) and (...) to (N,), in at least float32; 0 where ignored.
+
+    Args:
+        logits: (..., C).
+        labels: (...).
+        class_weights: (C,) factors of the losses by label.
+    """
+    logits = _at_least_float32(logits.reshape(-1, logits.shape[-1]))
+    labels = labels.reshape(-1).to(logits.device, torch.long)
+    class_weights = None if class_weights is None else class_weights.to(logits)
+    return F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORED, reduction="none")
 
 
 def masked_lm_loss(
@@ -77,7 +94,7 @@ def sequence_classification_loss(
     logits = _at_least_float32(pooled_logits)
     targets = labels.to(logits.device, logits.dtype).view_as(logits)
     error = F.mse_loss if config.problem_type == "regression" else F.binary_cross_entropy_with_logits
-    return _divide(error(logits, targets, reduction="sum"), targets.numel(), num_items_in_batch)
+    return divided_by_count(error(logits, targets, reduction="sum"), targets.numel(), num_items_in_batch)
 
 
 def question_answering_loss(
@@ -129,8 +146,7 @@ def sentence_order_loss(
     """
     if token_labels is None or num_items_in_batch is None:
         return cross_entropy(logits, labels)
-    labels = labels.reshape(-1).to(logits.device, torch.long)
-    losses = F.cross_entropy(_at_least_float32(logits), labels, ignore_index=IGNORED, reduction="none")
-    masked = (token_labels.long() != IGNORED).reshape(len(labels), -1).sum(dim=1).to(logits.device)
+    losses = cross_entropy_per_label(logits, labels)
+    masked = (token_labels.long() != IGNORED).reshape(len(losses), -1).sum(dim=1).to(logits.device)
     total = (losses * masked).sum()
-    return _divide(total, masked.sum(), num_items_in_batch)
+    return divided_by_count(total, masked.sum(), num_items_in_batch)

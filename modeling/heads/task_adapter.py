@@ -20,9 +20,8 @@ from ...saving.saving import SavedWithCard
 from ..attention.masks import mask_of_padding, real_tokens
 from ..checks import check_classification_labels, check_floating_mask, check_num_labels, check_tensor
 from ..modeling_sequence_encoder import SequenceEncoderModel
-from ..pooling import POOLINGS
+from ..pooling import CONFIGURABLE_POOLINGS, POOLINGS, check_pooling
 from ..text_encoding.recipe_files import recipe_of
-from ..text_encoding.text_pooling import check_pooling
 from .losses import sequence_classification_loss
 
 
@@ -79,7 +78,7 @@ class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore
                 pooling = recipe.single_pooling
         _set_classes(config, num_classes, id2label)
         if pooling is not None:
-            check_pooling(pooling, tuple(POOLINGS))
+            check_pooling(pooling, CONFIGURABLE_POOLINGS)
             config.pooling = cast(Any, pooling)
         super().__init__(config)
         num_labels = check_num_labels(type(self).__name__, config)
@@ -154,7 +153,8 @@ class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore
         outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         hidden_states = outputs.last_hidden_state
         token_mask = real_tokens(attention_mask)
-        return self.pool(hidden_states, None if token_mask is None else token_mask.to(hidden_states.device))
+        token_mask = None if token_mask is None else token_mask.to(hidden_states.device)
+        return self.pool(hidden_states, token_mask).to(hidden_states.dtype)
 
     @can_return_tuple
     def forward(

@@ -27,7 +27,7 @@ from ..checks import (
 from ..cpu.dropout import Dropout
 from ..forward_options import ForwardOptions
 from ..modeling_sequence_encoder import SequenceEncoderModel, SequenceEncoderPreTrainedModel
-from ..pooling import HEADS, text_vectors
+from .dense_head import HEADS, text_vectors
 from .losses import (
     multiple_choice_loss,
     question_answering_loss,

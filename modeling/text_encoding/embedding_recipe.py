@@ -52,7 +52,7 @@ class EmbeddingRecipe:
     """A recipe for turning texts into vectors. Without arguments, it is the mean over all tokens.
 
     Attributes:
-        pooling: One or more of `POOLINGS_OF_TEXTS`, whose results are concatenated.
+        pooling: One or more of `POOLINGS`, whose results are concatenated.
         include_prompt: Whether pooling includes the tokens of a prompt.
         after: Steps after the pooling, in this order.
         max_length: Number of tokens to truncate texts to; None for the limit of tokenizer and model.

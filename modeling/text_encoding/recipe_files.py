@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file, logging
 
 from ...saving.module_list import MODULE_LIST, read_module_list
+from ..pooling import check_pooling
 from .embedding_recipe import ACTIVATIONS, Dense, EmbeddingRecipe, Normalize
-from .text_pooling import check_pooling
 
 logger = logging.get_logger(__name__)
 

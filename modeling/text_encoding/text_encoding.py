@@ -14,9 +14,10 @@ from transformers.utils import logging
 
 from ...data.batching import token_batches
 from ...tokenizer.private_copy import lowercased, private_copy
+from ..pooling import check_pooling
 from .embedding_recipe import EmbeddingRecipe, Normalize
 from .evaluation_mode import evaluation_mode
-from .text_pooling import check_pooling, needed_tokens, pooled
+from .text_pooling import needed_tokens, pooled
 
 logger = logging.get_logger(__name__)
 

@@ -1,49 +1,24 @@
-"""Pools the token vectors of each text, for texts packed into one row.
-
-The poolings have the names of sentence-transformers.
+"""Pooling of texts that are packed into one row in ascending order of length.
 
 Shapes: N texts, L tokens of each of them, T tokens of all, D hidden.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
-
-def _weighted_mean(tokens: torch.Tensor, skipped: int) -> torch.Tensor:
-    """Return the mean weighted by position, where positions include the tokens of the prompt."""
-    weights = torch.arange(skipped + 1, skipped + 1 + tokens.shape[1], device=tokens.device, dtype=tokens.dtype)
-    return weights @ tokens / weights.sum()
+from ..pooling import POOLINGS, SELECTED_TOKENS
 
 
-# The index of the token that represents a text, from its length and the number of tokens to skip.
-_ONE_TOKEN: dict[str, Callable[[int, int], int]] = {
-    "cls": lambda length, skipped: skipped if skipped < length else 0,
-    "lasttoken": lambda length, skipped: length - 1,
-}
-# From the tokens after the prompt, (N, L, D) for texts of equal length, and the tokens in the prompt, to (N, D).
-_ALL_TOKENS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
-    "max": lambda tokens, skipped: tokens.amax(1),
-    "mean": lambda tokens, skipped: tokens.mean(1),
-    "mean_sqrt_len_tokens": lambda tokens, skipped: tokens.sum(1) / tokens.shape[1] ** 0.5,
-    "weightedmean": _weighted_mean,
-}
-POOLINGS_OF_TEXTS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+def _runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (number of texts, length) for each run of texts of equal length."""
+    return [(len(list(group)), length) for length, group in itertools.groupby(lengths)]
 
 
-def check_pooling(pooling: str, allowed: Sequence[str] = POOLINGS_OF_TEXTS) -> None:
-    """Check the name of a pooling.
-
-    Args:
-        pooling: The name.
-        allowed: The names to allow.
-
-    Raises:
-        ValueError: If the name is not allowed.
-    """
-    if pooling not in allowed:
-        raise ValueError(f"pooling must be one of {', '.join(map(repr, allowed))}, got {pooling!r}.")
+def _token_mask(length: int, skipped: int) -> torch.Tensor:
+    """Return which tokens of a text to pool, (1, L) bool: those after the prompt."""
+    return torch.arange(length)[None] >= skipped
 
 
 def pooled(hidden_states: torch.Tensor, lengths: Sequence[int], modes: Sequence[str], skipped: int) -> torch.Tensor:
@@ -59,12 +34,13 @@ def pooled(hidden_states: torch.Tensor, lengths: Sequence[int], modes: Sequence[
         (N, D x modes), in float32 or wider unless every pooling selects a single token. Poolings over all tokens give
         zeros for a text without tokens after the prompt.
     """
-    runs = [(length, len(list(group))) for length, group in itertools.groupby(lengths)]
-    parts = hidden_states.split([length * count for length, count in runs])
+    runs = _runs(lengths)
+    parts = hidden_states.split([count * length for count, length in runs])
     vectors = []
-    for part, (length, count) in zip(parts, runs, strict=True):
+    for part, (count, length) in zip(parts, runs, strict=True):
         texts = part.unflatten(0, (count, length))
-        vectors.append(torch.cat([_pool(texts, mode, skipped) for mode in modes], dim=-1))
+        mask = _token_mask(length, skipped).to(texts.device).expand(count, -1) if skipped else None
+        vectors.append(torch.cat([POOLINGS[mode](texts, mask) for mode in modes], dim=-1))
     return torch.cat(vectors)
 
 
@@ -76,20 +52,11 @@ def needed_tokens(lengths: Sequence[int], modes: Sequence[str], skipped: int) ->
         modes: The poolings.
         skipped: Number of tokens to skip at the start of each text.
     """
-    if any(mode not in _ONE_TOKEN for mode in modes):
+    if any(mode not in SELECTED_TOKENS for mode in modes):
         return True
-    starts = itertools.accumulate(lengths[:-1], initial=0)
-    places = [
-        start + _ONE_TOKEN[mode](length, skipped)
-        for start, length in zip(starts, lengths, strict=True)
-        for mode in modes
-    ]
-    return torch.zeros(1, sum(lengths), dtype=torch.bool).index_fill(1, torch.tensor(places), True)
-
-
-def _pool(texts: torch.Tensor, mode: str, skipped: int) -> torch.Tensor:
-    if mode in _ONE_TOKEN:
-        return texts[:, _ONE_TOKEN[mode](texts.shape[1], skipped)]
-    # Sums over many tokens, and positions, can overflow float16.
-    tokens = texts[:, skipped:].to(torch.promote_types(texts.dtype, torch.float32))
-    return _ALL_TOKENS[mode](tokens, skipped) if tokens.shape[1] else tokens.new_zeros(texts.shape[0], texts.shape[2])
+    runs = _runs(lengths)
+    needed = torch.zeros(1, sum(lengths), dtype=torch.bool)
+    for part, (count, length) in zip(needed[0].split([count * length for count, length in runs]), runs, strict=True):
+        for mode in modes:
+            part.view(count, length)[:, SELECTED_TOKENS[mode](_token_mask(length, skipped))] = True
+    return needed

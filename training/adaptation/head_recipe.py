@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import transformers
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
@@ -28,13 +27,14 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ...hub.card import TASKS as CARD_TASKS
 from ...hub.card import Training, model_card
 from ...modeling.checks import IGNORED
+from ...modeling.heads.losses import cross_entropy_per_label, divided_by_count
 from ...modeling.heads.task_adapter import TaskAdapter
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.model_files import save_card
 from ..encoders import card_fields_of, pooling_fields
 from ..hub_trainer import HubTrainer, training_of
 from .adapters import check_adapter, record_adapter, tuned
-from .best_weights import BestWeights, callbacks_of
+from .callbacks import BestWeights, callbacks_of
 from .report import Judgement, Results, adapter_card, complete, metrics_of
 from .run import Adaptation, AdaptationArguments
 from .tasks import HEAD_TASKS
@@ -370,12 +370,8 @@ def weighted_loss(weights: torch.Tensor) -> Callable[..., torch.Tensor]:
     """Return a cross entropy with class weights (C,), with the signature that `Trainer` calls."""
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        logits = outputs["logits"].flatten(0, -2).float()
-        labels = labels.flatten().to(logits.device)
-        total = F.cross_entropy(logits, labels, weights.to(logits), ignore_index=IGNORED, reduction="sum")
-        return total / (
-            num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum().clamp(min=1)
-        )
+        total = cross_entropy_per_label(outputs["logits"], labels, weights).sum()
+        return divided_by_count(total, (labels != IGNORED).sum(), num_items_in_batch)
 
     return loss
 

@@ -27,7 +27,7 @@ from ..checkpoints import checkpoints_in, last_whole_checkpoint, remove_unfinish
 from ..hardware import peak_memory
 from ..interruptions import GracefulStop
 from .arguments import check_libraries
-from .best_weights import DivergedError
+from .callbacks import DivergedError
 from .data import hold_out, load_examples, warn_of_shared
 from .encoder import encoder_of
 from .head_recipe import HeadRecipe

@@ -13,7 +13,7 @@ from ...hub.card import Training
 from ...modeling.text_encoding.recipe_files import read_recipe
 from ...saving.model_files import save_card
 from ..encoders import card_fields_of
-from .best_weights import callbacks_of
+from .callbacks import callbacks_of
 from .head_recipe import new_head, text_length
 from .report import Judgement, Results, metrics_of
 from .run import Adaptation, AdaptationArguments

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
-from torch.nn import functional as F
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...command_line import UsageError
 from ...modeling.checks import IGNORED
+from ...modeling.heads.losses import cross_entropy_per_label
 
 # The values that are summed over the rows of batches.
 _SUMS = ("mlm_loss", "mlm_right", "mlm_count", "sop_loss", "sop_right", "sop_count", "tokens")
@@ -206,7 +206,7 @@ def compact_logits(logits: Any, labels: Any) -> torch.Tensor:
 def _loss_right_count(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the loss, whether it is right, and whether it counts, for each of n answers, (n, 3)."""
     counts = labels != IGNORED
-    losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
+    losses = cross_entropy_per_label(logits, labels).float()
     return torch.stack([losses, (logits.argmax(-1) == labels).float() * counts, counts.float()], dim=1)
 
 
