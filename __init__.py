@@ -25,7 +25,7 @@ from .modeling import (
 from .saving.auto_classes import AUTO_CLASSES
 from .saving.saving import SavedWithCard
 from .tokenizer import SequenceEncoderTokenizer
-from .training.adaptation.task_adapter_training import train_adapted_model
+from .training.task_adapter.training import train_adapted_model
 from .version import __version__ as __version__
 
 __all__ = [

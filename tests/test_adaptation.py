@@ -22,7 +22,7 @@ from sequence_encoder.command_line import UsageError
 from sequence_encoder.inference import QuestionAnsweringPipeline
 from sequence_encoder.tests.adaptation_runs import COUNTS, FAST, examples_of, run, save_encoder, write_examples
 from sequence_encoder.tests.forked_python import forked_python
-from sequence_encoder.training.adaptation.data_arguments import TaskDataArguments
+from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.tasks import HEAD_TASKS
 
 Build = Callable[..., Any]

@@ -26,8 +26,8 @@ from sequence_encoder.command_line import UsageError
 from sequence_encoder.conversion import convert
 from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
 from sequence_encoder.training.adaptation.arguments import AdaptedModelArguments
-from sequence_encoder.training.adaptation.data_arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.encoder import encoder_of
+from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.recipe import read_examples
 from sequence_encoder.training.adaptation.run import Adaptation, AdaptationArguments
 from sequence_encoder.training.adaptation.tasks.similarity import Embedding

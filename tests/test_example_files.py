@@ -13,8 +13,8 @@ import pytest
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.data.corpus import CorpusArguments, load_corpus
 from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encoder, write_examples
-from sequence_encoder.training.adaptation.data import load_examples
-from sequence_encoder.training.adaptation.data_arguments import TaskDataArguments
+from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
+from sequence_encoder.training.adaptation.examples.loading import load_examples
 from sequence_encoder.training.adaptation.tasks import TASKS
 
 Read = Callable[..., tuple[list[dict[str, Any]], Any]]

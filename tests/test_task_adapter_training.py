@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel, DataCollatorWithPadding
 from sequence_encoder import SequenceEncoderModel, TaskAdapter, train_adapted_model
 from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
-from sequence_encoder.training.adaptation.feature_cache import FeatureCache
+from sequence_encoder.training.task_adapter.feature_cache import FeatureCache
 
 Build = Callable[..., Any]
 

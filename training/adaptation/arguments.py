@@ -13,7 +13,7 @@ from typing import Any
 from ...command_line import UsageError
 from ...command_line.extras import require, require_reporters
 from ...command_line.parser import CommandLine, check_used
-from .data_arguments import TaskDataArguments
+from .examples.arguments import TaskDataArguments
 from .tasks import HEAD_TASKS, TASKS
 from .tuning import TUNINGS
 

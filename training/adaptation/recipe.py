@@ -28,8 +28,8 @@ from ..hardware import peak_memory
 from ..interruptions import GracefulStop
 from .arguments import check_libraries
 from .callbacks import DivergedError
-from .data import hold_out, load_examples, warn_of_shared
 from .encoder import encoder_of
+from .examples.loading import hold_out, load_examples, warn_of_shared
 from .head_recipe import HeadRecipe
 from .report import Result, Results, decorating, plot_confusion, write_predictions
 from .run import Adaptation, AdaptationArguments

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from ...command_line import UsageError
 from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
 from .arguments import COMMAND_LINE, AdaptationOptions, AdaptedModelArguments
-from .data_arguments import TaskDataArguments
+from .examples.arguments import TaskDataArguments
 
 
 @dataclass

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from ...command_line import UsageError
 from ...saving.whole_folders import write_whole
 from ..checkpoints import MARKER, last_whole_checkpoint, step_of
-from .data import fingerprint
+from .examples.loading import fingerprint
 from .report import Results
 from .run import Adaptation
 

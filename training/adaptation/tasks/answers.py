@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ....command_line import UsageError
-from ..example_files import place_of
+from ..examples.files import place_of
 from .columns import check_texts, check_there, check_values
 from .task import Examples, HeadTask, Metrics
 

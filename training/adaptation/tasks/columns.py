@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ....command_line import UsageError
-from ..example_files import place_of
+from ..examples.files import place_of
 
 if TYPE_CHECKING:
-    from ..data_arguments import TaskDataArguments
+    from ..examples.arguments import TaskDataArguments
 
 # The most rows that an error shows, and the most characters of each value.
 _SHOWN, _CHARACTERS = 3, 80

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....command_line import UsageError
-from ..example_files import place_of
+from ..examples.files import place_of
 from .classification import logits_of, most_frequent
 from .columns import check_texts, check_there, check_values, label_names, label_text, named, warn_of_case
 from .task import Examples, HeadTask, Metrics, tokenised

@@ -12,7 +12,7 @@ from .columns import check_texts, check_there, check_varies, with_numbers
 from .task import Cut
 
 if TYPE_CHECKING:
-    from ..data_arguments import TaskDataArguments
+    from ..examples.arguments import TaskDataArguments
 
 
 class SimilarityTask(ABC):

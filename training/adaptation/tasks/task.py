@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from transformers import BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
 
-    from ..data_arguments import TaskDataArguments
+    from ..examples.arguments import TaskDataArguments
 
 Examples = Mapping[str, Any]
 Metrics = Callable[["EvalPrediction"], dict[str, float]]

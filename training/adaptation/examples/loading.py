@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from ...command_line import UsageError
-from ...data.corpus import load_from_hub
-from .data_arguments import TaskDataArguments
-from .example_files import files_of
+from ....command_line import UsageError
+from ....data.corpus import load_from_hub
+from .arguments import TaskDataArguments
+from .files import files_of
 
 
 def load_examples(data: TaskDataArguments) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ...command_line import UsageError
-from ...data.text_files import TextFormat
+from ....command_line import UsageError
+from ....data.text_files import TextFormat
 
 
 @dataclass

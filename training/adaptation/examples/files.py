@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...command_line import UsageError
-from ...data.corpus import find_files, read_files
-from ...data.text_files import TextFormat, csv_header, csv_records, opened
+from ....command_line import UsageError
+from ....data.corpus import find_files, read_files
+from ....data.text_files import TextFormat, csv_header, csv_records, opened
 
 if TYPE_CHECKING:
-    from .data_arguments import TaskDataArguments
+    from .arguments import TaskDataArguments
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Training of a `TaskAdapter`, the classifier on a frozen encoder."""
