@@ -60,16 +60,26 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         hidden_size (`int`, defaults to 512): Number of channels of the layers.
         num_hidden_layers (`int`, defaults to 6): Number of layers.
         num_attention_heads (`int`, defaults to 8): Number of attention heads of each layer.
+        num_key_value_heads (`int`, *optional*): Number of heads of keys and values, which divides
+            `num_attention_heads`; each serves a group of query heads (Ainslie et al., 2023). By default, there are as
+            many as query heads.
         intermediate_size (`int`, defaults to 2048): Number of inner channels of the feed-forward networks.
         max_position_embeddings (`int`, defaults to 512): Maximum number of tokens in a text. Only learned positions
             enforce it.
-        position_embedding (`"sinusoidal"`, `"learned"` or `"rotary"`, defaults to `"sinusoidal"`): How the model
-            encodes the positions of tokens.
+        position_embedding (`"sinusoidal"`, `"learned"`, `"rotary"` or `"none"`, defaults to `"sinusoidal"`): How the
+            model encodes the positions of tokens.
         position_offset (`int`, defaults to 0): Number of unused rows at the start of the table of learned positions.
             RoBERTa has `pad_token_id + 1` of them. The `position_ids` of a text may start at 0 or at this offset.
         rope_parameters (`dict`, *optional*): Parameters of rotary positions, in the format of transformers:
             `rope_theta` (defaults to 10000), `rope_type` (`default`, `linear`, `llama3` or `yarn`) and what that type
             needs, either for all layers or nested by layer type.
+        position_bias (`"bucketed"` or `"alibi"`, *optional*): What is added to attention scores for the distance of two
+            tokens, with any `position_embedding`: a learned number for each head and bucket of distances, as in T5 and
+            MPNet, or a penalty that grows linearly (Press et al., 2022).
+        relative_attention_num_buckets (`int`, defaults to 32): Number of buckets of a `bucketed` position bias, half of
+            them for each direction.
+        relative_attention_max_distance (`int`, defaults to 128): Distance from which all distances share the last
+            bucket of their direction.
         norm_placement (`"post"` or `"pre"`, defaults to `"post"`): Whether norms come after each residual addition or
             before each branch. `pre` adds a norm after the last layer, and omits the attention norm of the first layer
             if `embedding_norm` already normalises its input.
@@ -141,12 +151,16 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
     hidden_size: int = 512
     num_hidden_layers: int = 6
     num_attention_heads: int = 8
+    num_key_value_heads: int | None = None
     intermediate_size: int = 2048
     max_position_embeddings: int = 512
 
-    position_embedding: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
+    position_embedding: Literal["sinusoidal", "learned", "rotary", "none"] = "sinusoidal"
     position_offset: int = 0
     rope_parameters: dict[str, Any] | None = None
+    position_bias: Literal["bucketed", "alibi"] | None = None
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
     norm_placement: Literal["post", "pre"] = "post"
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
     norm_eps: float = 1e-5
@@ -253,6 +267,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         self._check_size()
         if self.embedding_size == self.hidden_size:
             self.embedding_size = None
+        if self.num_key_value_heads == self.num_attention_heads:
+            self.num_key_value_heads = None
         if self.layer_types is None:
             self.layer_types = ["full_attention"] * self.num_hidden_layers
         if 0 < len(self.layer_types) < self.num_hidden_layers:
@@ -310,6 +326,11 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.num_attention_heads % max(self.key_value_heads, 1) or self.key_value_heads < 1:
+            raise ValueError(
+                f"num_key_value_heads must divide num_attention_heads={self.num_attention_heads}, got "
+                f"{self.num_key_value_heads}."
+            )
         if self.embedding_size is not None and self.embedding_size < 1:
             raise ValueError(f"embedding_size must be at least 1, or None, got {self.embedding_size}.")
         if self.tie_word_embeddings and self.prediction_dim != self.embedding_dim:
@@ -344,6 +365,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
                 f"position_offset={self.position_offset} needs position_embedding='learned', got "
                 f"{self.position_embedding!r}; leave it out, or pass position_offset=0."
             )
+        self._check_position_bias()
         if self.position_embedding != "rotary":
             if self.rope_parameters is not None:
                 raise ValueError(
@@ -357,6 +379,18 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
                 f"hidden_size / num_attention_heads = {self.head_dim}."
             )
         check_rope_parameters(self.rope_parameters, self.layer_types or [])
+
+    def _check_position_bias(self) -> None:
+        buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
+        if buckets < 4 or buckets % 4:
+            raise ValueError(f"relative_attention_num_buckets must be a multiple of 4, at least 4, got {buckets}.")
+        if distance <= buckets // 4:
+            raise ValueError(
+                f"relative_attention_max_distance must be above a quarter of relative_attention_num_buckets={buckets}, "
+                f"got {distance}."
+            )
+        if self.position_bias is not None and "sliding_attention" in (self.layer_types or []):
+            raise ValueError(f"position_bias={self.position_bias!r} needs layers of 'full_attention' only.")
 
     def validate_layer_type(self) -> None:
         """Check the layer types, in place of transformers' own check. `@strict` calls this after construction."""
@@ -388,6 +422,11 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
     def head_dim(self) -> int:
         """Number of channels of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def key_value_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return self.num_attention_heads if self.num_key_value_heads is None else self.num_key_value_heads
 
     @property
     def num_hidden_states(self) -> int:

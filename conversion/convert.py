@@ -19,7 +19,7 @@ from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.recipe_files import recipe_of
 from .family import Family
-from .key_mapping import to_ours, to_theirs
+from .key_mapping import Heads, to_ours, to_theirs
 from .source_models import FAMILIES, find_family, load_checkpoint
 
 _OURS = "SequenceEncoder"
@@ -137,7 +137,7 @@ def _carry_over(model: PreTrainedModel, release: bool) -> PreTrainedModel:
         ours = getattr(modeling, _OURS + head)(config)
     rules = family.rules(head, config.num_hidden_layers, model.base_model_prefix)
     device = model.device
-    tensors = to_ours(rules, _tensors(model, release), ours.state_dict(), config.num_attention_heads)
+    tensors = to_ours(rules, _tensors(model, release), ours.state_dict(), _heads(config))
     return _filled(ours, tensors, device)
 
 
@@ -160,11 +160,15 @@ def _give_back(model: PreTrainedModel, family: Family, base_model: bool, release
         model_class = getattr(transformers, family.model_prefixes[0] + head)
         theirs = model_class(config, **({"add_pooling_layer": False} if without_pooler else {}))
     rules = family.rules(head, model.config.num_hidden_layers, theirs.base_model_prefix)
-    device, heads = model.device, model.config.num_attention_heads
+    device, heads = model.device, _heads(model.config)
     tensors = _tensors(model, release)
     if head == "Model" and not has_pooler:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
     return _filled(theirs, to_theirs(rules, tensors, heads), device)
+
+
+def _heads(config: SequenceEncoderConfig) -> Heads:
+    return Heads(config.num_attention_heads, config.key_value_heads)
 
 
 def _tensors(model: PreTrainedModel, release: bool) -> dict[str, torch.Tensor]:

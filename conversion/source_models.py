@@ -21,12 +21,15 @@ from .distilbert import DISTILBERT
 from .electra import ELECTRA
 from .family import Family
 from .modernbert import MODERNBERT
+from .mpnet import MPNET
 from .roberta import ROBERTA
 from .source_files import check_source
 
 logger = logging.get_logger(__name__)
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, MODERNBERT)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, MPNET, MODERNBERT)
+}
 
 
 def find_family(class_name: str) -> tuple[Family, str]:

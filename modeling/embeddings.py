@@ -102,6 +102,7 @@ def default_rope_frequencies(
 
 
 POSITION_EMBEDDINGS: dict[str, type[Positions]] = {
+    "none": Positions,
     "sinusoidal": SinusoidalPositions,
     "learned": LearnedPositions,
     "rotary": RotaryPositions,

@@ -22,9 +22,10 @@ from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..saving.loading import LoadedSafely
 from ..saving.module_list import MODULE_LIST
 from ..saving.saving import SavedWithCard
-from .attention.dispatch import choose_varlen_attention
+from .attention.dispatch import check_takes_bias, choose_varlen_attention
 from .attention.masks import padded_masks, real_tokens
 from .attention.packed import PackedAttention
+from .attention.position_bias import POSITION_BIASES, biased_mask
 from .attention.self_attention import SelfAttention
 from .checks import (
     check_document_index,
@@ -156,6 +157,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_dim)
         self.embeddings = InputEmbeddings(config)
+        self.position_bias = POSITION_BIASES[config.position_bias](config)
         layer = LAYERS[config.norm_placement]
         self.layers = nn.ModuleList(layer(config, index) for index in range(config.num_hidden_layers))
         self.norm = NORMS[config.norm](config) if config.norm_placement == "pre" else nn.Identity()
@@ -215,8 +217,9 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         packed = None
         if not self._needs_padding(tokens, attention_mask, kwargs):
             packed = PackedBatch.from_padded(*documents)
-            if "sliding_attention" in (self.config.layer_types or []) and packed.has_gaps():
-                # A window counts tokens that the mask leaves out. Packing would move distant tokens into the window.
+            counts = self.position_bias is not None or "sliding_attention" in (self.config.layer_types or [])
+            if counts and packed.has_gaps():
+                # Windows and distances count tokens that the mask leaves out. Packing would bring others closer.
                 self._check_windows_with_gaps()
                 packed = None
         if packed is not None:
@@ -292,7 +295,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             None if padded is None else packed.pack(padded) for padded in (input_ids, token_type_ids, inputs_embeds)
         )
         hidden_states, rotations = self._embed(input_ids, token_type_ids, packed.position_ids, inputs_embeds)
-        attend = self._choose_attention(hidden_states)(packed)
+        attend = self._choose_attention(hidden_states)(packed, self._biases(packed.max_length, hidden_states))
         for layer in cast("list[EncoderLayer]", self.layers):
             hidden_states = layer(
                 hidden_states,
@@ -321,11 +324,21 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         return packed.places_of(tokens)
 
     def _choose_attention(self, hidden_states: torch.Tensor) -> type[PackedAttention]:
-        device, dtype = hidden_states.device, hidden_states.dtype
-        if torch.is_autocast_enabled(device.type):
-            dtype = torch.get_autocast_dtype(device.type)
         dropout = self.config.attention_dropout if self.training else 0.0
-        return choose_varlen_attention(self.config._attn_implementation, device, dtype, dropout, self.training)
+        return choose_varlen_attention(
+            self.config._attn_implementation,
+            hidden_states.device,
+            _dtype_of_scores(hidden_states),
+            dropout,
+            self.training,
+            self.position_bias is not None,
+        )
+
+    def _biases(self, length: int, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """Return the position biases (H, L, L) for texts of up to `length` tokens, if the model has them."""
+        if self.position_bias is None:
+            return None
+        return self.position_bias(length, hidden_states.device).to(_dtype_of_scores(hidden_states))
 
     def _encode_padded(
         self,
@@ -340,6 +353,10 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         """Apply all layers to all (B, S) tokens, with masks that hide padding."""
         hidden_states, rotations = self._embed(input_ids, token_type_ids, position_ids, inputs_embeds)
         masks = padded_masks(self.config, hidden_states, attention_mask, document_starts)
+        bias = self._biases(hidden_states.shape[1], hidden_states)
+        if bias is not None:
+            check_takes_bias(self.config._attn_implementation)
+            masks = {layer_type: biased_mask(mask, bias) for layer_type, mask in masks.items()}
         if document_starts is not None and is_flash_attention_requested(self.config):
             # The flash functions of transformers separate documents where positions restart.
             kwargs = {**kwargs, "position_ids": offsets_from_starts(document_starts)}
@@ -397,3 +414,9 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             or self._requested("output_hidden_states", kwargs)
             or kwargs["output_attentions"]
         )
+
+
+def _dtype_of_scores(hidden_states: torch.Tensor) -> torch.dtype:
+    """Return the dtype in which attention runs; under autocast, that of autocast."""
+    device = hidden_states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype

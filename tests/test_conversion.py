@@ -58,6 +58,8 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "electra": ("Electra", {**_BERT, "embedding_size": 24}),
     "electra-narrow": ("Electra", {**_BERT, "embedding_size": 15}),
     "electra-wide-untied": ("Electra", {**_BERT, "embedding_size": 35, "tie_word_embeddings": False}),
+    "mpnet": ("MPNet", {**_BERT, "pad_token_id": 1}),
+    "mpnet-untied": ("MPNet", {**_BERT, "pad_token_id": 1, "tie_word_embeddings": False}),
     "modernbert": ("ModernBert", _MODERN),
     "modernbert-biases-mean": ("ModernBert", {**_MODERN, **_ALL_BIASES, "classifier_pooling": "mean"}),
     "modernbert-local-only": ("ModernBert", {**_MODERN, "layer_types": ["sliding_attention"] * 3}),
@@ -89,7 +91,7 @@ CASES = [
 ]
 every_case = pytest.mark.parametrize(("name", "head"), CASES)
 # What a head holds beside the bias that it uses, where it is not tied to it.
-UNUSED = {"bert-untied": "cls.predictions.bias", "roberta-untied": "lm_head.bias"}
+UNUSED = {"bert-untied": "cls.predictions.bias", "roberta-untied": "lm_head.bias", "mpnet-untied": "lm_head.bias"}
 BACK = {"xlm-roberta": "roberta", "camembert": "roberta"}
 
 
