@@ -136,7 +136,7 @@ class VarlenKernelAttention(PackedAttention):
         q, k, v = (x[0] for x in qkv)
         reach = -1 if window is None else window
         lengths = (offsets, offsets, longest, longest)
-        grouped: dict[str, bool] = {}
+        grouped: dict[str, Any] = {}
         if k.shape[1] < q.shape[1] and "enable_gqa" in _varlen_parameters():
             grouped["enable_gqa"] = True
         elif k.shape[1] < q.shape[1]:
