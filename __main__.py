@@ -14,7 +14,7 @@ from .version import __version__
 
 Run = Callable[[], object]
 # Listed here, because importing the families imports torch.
-_FAMILIES = ("bert", "roberta", "distilbert", "electra", "modernbert")
+_FAMILIES = ("bert", "roberta", "distilbert", "electra", "mpnet", "modernbert")
 
 
 def quickstart(arguments: list[str]) -> Run:
@@ -98,11 +98,37 @@ def convert(arguments: list[str]) -> Run:
     return run
 
 
+def inspect(arguments: list[str]) -> Run:
+    """Say from its config.json alone whether and how a checkpoint can be converted, and how large the model is."""
+    from .command_line.parser import check_names
+
+    parser = argparse.ArgumentParser(
+        prog="sequence-encoder inspect",
+        description=f"{inspect.__doc__}\n\n  sequence-encoder inspect google-bert/bert-base-uncased",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", help="folder or Hub id of the checkpoint")
+    check_names("inspect", arguments, ("--help", "-h"))
+    parsed = parser.parse_args(arguments)
+
+    def run() -> None:
+        from .conversion.inspection import inspect
+
+        try:
+            print(inspect(parsed.model))
+        except ValueError as error:
+            raise UsageError(error) from error
+
+    return run
+
+
 COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "quickstart": quickstart,
     "pretrain": pretrain,
     "adapt": adapt,
     "convert": convert,
+    "inspect": inspect,
 }
 
 
