@@ -19,8 +19,8 @@ Rows = list[dict[str, Any]]
 
 
 @pytest.fixture
-def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Return `refused(task, train, **options)`, which returns the error of a run and checks that it wrote nothing."""
+def error_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return `error_of(task, train, **options)`, which returns the error of a run and checks that it wrote nothing."""
 
     def give(task: str, train: Rows, validation: Rows | None = None, **options: Any) -> str:
         for split, rows in (("train", train), ("validation", validation)):
@@ -66,9 +66,9 @@ COLUMNS = [
 
 @pytest.mark.parametrize(("task", "column", "argument"), COLUMNS)
 def test_a_missing_column_is_named_with_the_existing_ones(
-    refused: Callable[..., str], task: str, column: str, argument: str
+    error_of: Callable[..., str], task: str, column: str, argument: str
 ) -> None:
-    message = refused(task, without(task, column))
+    message = error_of(task, without(task, column))
     assert f"--{argument} {column} is not in the train examples; choose one of " in message
     assert all(name in message for name in without(task, column)[0])
 
@@ -84,29 +84,29 @@ def test_a_missing_column_is_named_with_the_existing_ones(
     ],
 )
 def test_a_missing_text_is_reported_with_its_line(
-    refused: Callable[..., str], tmp_path: Path, task: str, column: str
+    error_of: Callable[..., str], tmp_path: Path, task: str, column: str
 ) -> None:
-    message = refused(task, changed(task, 7, **{column: None}))
+    message = error_of(task, changed(task, 7, **{column: None}))
     assert f" {column} must hold a " in message
     assert f"line 8 of {tmp_path / 'train.jsonl'} has None" in message
 
 
 @pytest.mark.parametrize("task", ["classification", "regression", "ranking", "multiple-choice"])
-def test_a_missing_label_is_reported_with_its_line(refused: Callable[..., str], tmp_path: Path, task: str) -> None:
-    message = refused(task, changed(task, 3, label=None))
+def test_a_missing_label_is_reported_with_its_line(error_of: Callable[..., str], tmp_path: Path, task: str) -> None:
+    message = error_of(task, changed(task, 3, label=None))
     assert "--label_column label must hold" in message
     assert f"line 4 of {tmp_path / 'train.jsonl'} has None" in message
 
 
-def test_many_wrong_rows_are_counted(refused: Callable[..., str]) -> None:
+def test_many_wrong_rows_are_counted(error_of: Callable[..., str]) -> None:
     rows = [{"text": None, "label": "a"} for _ in range(9)] + examples_of("classification", 9, 0)
-    assert "and 6 more rows are wrong" in refused("classification", rows)
+    assert "and 6 more rows are wrong" in error_of("classification", rows)
 
 
 @pytest.mark.parametrize("task", ["classification", "regression", "ranking", "multiple-choice"])
-def test_a_single_label_is_rejected(refused: Callable[..., str], task: str) -> None:
+def test_a_single_label_is_rejected(error_of: Callable[..., str], task: str) -> None:
     label: Any = {"classification": "red", "regression": 1.0}.get(task, 1)
-    message = refused(task, [{**row, "label": label} for row in examples_of(task, 12, 0)])
+    message = error_of(task, [{**row, "label": label} for row in examples_of(task, 12, 0)])
     assert "at least two different labels" in message or "the same in all training examples" in message
 
 
@@ -115,54 +115,54 @@ def test_a_single_label_is_rejected(refused: Callable[..., str], task: str) -> N
     [("classification", {"label": "pink"}), ("multi-label", {"labels": ["red", "pink"]}), ("ner", {"ner_tags": None})],
 )
 def test_validation_labels_that_are_not_trained_on_are_named(
-    refused: Callable[..., str], task: str, values: dict[str, Any]
+    error_of: Callable[..., str], task: str, values: dict[str, Any]
 ) -> None:
     if task == "ner":
         tags = examples_of("ner", 12, 1)[2]["ner_tags"]
         values = {"ner_tags": ["B-pink", *tags[1:]]}
     validation = examples_of(task, 12, 1)
     validation[2] = {**validation[2], **values}
-    message = refused(task, examples_of(task, 12, 0), validation)
+    message = error_of(task, examples_of(task, 12, 0), validation)
     assert "the validation examples have the labels" in message
     assert "pink" in message
 
 
 @pytest.mark.parametrize(("start", "end"), [(-1, 3), (5, 5), (0, 12), (30, 40)])
-def test_spans_outside_their_text_are_rejected(refused: Callable[..., str], start: int, end: int) -> None:
+def test_spans_outside_their_text_are_rejected(error_of: Callable[..., str], start: int, end: int) -> None:
     rows = [{"text": "we saw it", "entities": [{"start": 0, "end": 2, "label": "who"}]} for _ in range(5)]
     rows[3] = {"text": "we saw it", "entities": [{"start": start, "end": end, "label": "who"}]}
-    message = refused("ner", rows, label_column="entities")
+    message = error_of("ner", rows, label_column="entities")
     assert message.startswith("--label_column entities: line 4 of ")
     assert f"train.jsonl has a span from {start} to {end}" in message
 
 
 @pytest.mark.parametrize("start", [-1, 2, 900])
-def test_misplaced_answers_are_rejected(refused: Callable[..., str], start: int) -> None:
-    message = refused(
+def test_misplaced_answers_are_rejected(error_of: Callable[..., str], start: int) -> None:
+    message = error_of(
         "qa", changed("qa", 4, context="it is an owl", answers={"text": ["owl"], "answer_start": [start]})
     )
     assert message.startswith("--label_column answers: line 5 of ")
     assert f"train.jsonl has the answer 'owl' at {start}" in message
 
 
-def test_words_and_tags_must_have_the_same_length(refused: Callable[..., str]) -> None:
-    message = refused("ner", changed("ner", 2, tokens=["we", "saw"]))
+def test_words_and_tags_must_have_the_same_length(error_of: Callable[..., str]) -> None:
+    message = error_of("ner", changed("ner", 2, tokens=["we", "saw"]))
     assert "must hold one tag per word; line 3 of " in message
     assert "train.jsonl has 2 words and 6 tags" in message
 
 
 @pytest.mark.parametrize("label", [2, -1])
-def test_a_label_without_a_choice_is_rejected(refused: Callable[..., str], label: int) -> None:
-    assert f"train.jsonl has {label}." in refused("multiple-choice", changed("multiple-choice", 5, label=label))
+def test_a_label_without_a_choice_is_rejected(error_of: Callable[..., str], label: int) -> None:
+    assert f"train.jsonl has {label}." in error_of("multiple-choice", changed("multiple-choice", 5, label=label))
 
 
-def test_every_row_must_have_the_same_number_of_choices(refused: Callable[..., str]) -> None:
-    message = refused("multiple-choice", changed("multiple-choice", 5, choices=["a", "b", "c"]))
+def test_every_row_must_have_the_same_number_of_choices(error_of: Callable[..., str]) -> None:
+    message = error_of("multiple-choice", changed("multiple-choice", 5, choices=["a", "b", "c"]))
     assert "must hold the same number of texts in every row, got [2, 3]" in message
 
 
-def test_ranking_labels_must_be_between_0_and_1(refused: Callable[..., str]) -> None:
-    assert "numbers from 0 to 1" in refused("ranking", changed("ranking", 5, label=3))
+def test_ranking_labels_must_be_between_0_and_1(error_of: Callable[..., str]) -> None:
+    assert "numbers from 0 to 1" in error_of("ranking", changed("ranking", 5, label=3))
 
 
 @pytest.mark.parametrize(
@@ -237,11 +237,11 @@ def test_contradictory_arguments_are_rejected(options: dict[str, Any], message: 
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.txt", "no-such-folder/rows.csv"])
-def test_files_that_cannot_be_read_are_named(refused: Callable[..., str], tmp_path: Path, name: str) -> None:
+def test_files_that_cannot_be_read_are_named(error_of: Callable[..., str], tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     if file.parent.exists():
         file.write_bytes(b"" if name.endswith(".csv") else b"a text")
-    assert str(file) in refused("classification", [], train_file=file)
+    assert str(file) in error_of("classification", [], train_file=file)
 
 
 @pytest.mark.parametrize(
@@ -252,16 +252,16 @@ def test_files_that_cannot_be_read_are_named(refused: Callable[..., str], tmp_pa
         ([[1, 0, 0], [0, 1, 1]] * 6, "must hold the names of the labels that a text has, got a 0 or 1"),
     ],
 )
-def test_ambiguous_labels_are_rejected(refused: Callable[..., str], cell: list[Any], message: str) -> None:
+def test_ambiguous_labels_are_rejected(error_of: Callable[..., str], cell: list[Any], message: str) -> None:
     rows = [{"text": "it is red", "labels": value} for value in cell]
-    assert message in refused("multi-label", rows)
+    assert message in error_of("multi-label", rows)
 
 
-def test_an_unknown_metric_is_rejected(refused: Callable[..., str]) -> None:
+def test_an_unknown_metric_is_rejected(error_of: Callable[..., str]) -> None:
     rows = examples_of("classification", 12, 0)
-    message = refused("classification", rows, metric_for_best_model="acuracy")
+    message = error_of("classification", rows, metric_for_best_model="acuracy")
     assert "must be one of accuracy, f1, matthews_correlation, loss, got acuracy" in message
-    assert "--metric_for_best_model does not support" in refused(
+    assert "--metric_for_best_model does not support" in error_of(
         "embedding", examples_of("embedding", 12, 0), metric_for_best_model="loss"
     )
 
@@ -277,14 +277,14 @@ def test_an_unknown_metric_is_rejected(refused: Callable[..., str]) -> None:
         ([f"title {index}" for index in range(60)], "choose another --label_column"),
     ],
 )
-def test_labels_that_are_not_classes_are_rejected(refused: Callable[..., str], labels: list[Any], remedy: str) -> None:
-    message = refused("classification", [{"text": "a red cat", "label": label} for label in labels])
+def test_labels_that_are_not_classes_are_rejected(error_of: Callable[..., str], labels: list[Any], remedy: str) -> None:
+    message = error_of("classification", [{"text": "a red cat", "label": label} for label in labels])
     assert f"--label_column label has {len(set(labels))} different labels in {len(labels)} training" in message
     assert remedy in message
 
 
-def test_class_weights_need_classes(refused: Callable[..., str]) -> None:
-    message = refused("regression", examples_of("regression", 12, 0), class_weights="balanced")
+def test_class_weights_need_classes(error_of: Callable[..., str]) -> None:
+    message = error_of("regression", examples_of("regression", 12, 0), class_weights="balanced")
     assert "--class_weights only supports classification and ner, got --task regression" in message
 
 

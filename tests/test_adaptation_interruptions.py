@@ -213,7 +213,7 @@ def test_two_runs_cannot_write_to_one_folder(encoder: Path, tmp_path: Path) -> N
     first = parse(arguments("classification", encoder, tmp_path / "out", **options))
     with scratch_of(first, {}):
         (first.scratch / "mine").touch()
-        process = _forked(_refused, encoder, tmp_path / "out", options)
+        process = _forked(_check_rejected, encoder, tmp_path / "out", options)
         assert process.exitcode == 0
         assert (first.scratch / "mine").exists()
     assert not first.scratch.exists()
@@ -286,7 +286,7 @@ def _forked(function: Callable[..., Any], *given: Any, **options: Any) -> multip
     return process
 
 
-def _refused(encoder: Path, output: Path, options: dict[str, Any]) -> None:
+def _check_rejected(encoder: Path, output: Path, options: dict[str, Any]) -> None:
     for resume in (False, True):
         with pytest.raises(FileExistsError, match=f"Another run is writing to {output}"):
             run("classification", encoder, output, **options, resume=resume, overwrite=True)

@@ -40,7 +40,7 @@ def case_name(value: Any) -> str:
     return value.__name__ if isinstance(value, type) else "+".join(value)
 
 
-def assert_refused(model: torch.nn.Module, arguments: dict[str, Any], expected: list[str]) -> None:
+def assert_rejected(model: torch.nn.Module, arguments: dict[str, Any], expected: list[str]) -> None:
     """Check that a call raises a ValueError with all expected parts before any layer runs."""
     layers_run: list[Any] = []
     hook = model.get_submodule(model.base_model_prefix if hasattr(model, "model") else "").layers[0]
@@ -98,11 +98,11 @@ def assert_refused(model: torch.nn.Module, arguments: dict[str, Any], expected: 
     ids=case_name,
 )
 @pytest.mark.parametrize("optional", [{}, {"output_hidden_states": True}], ids=["packed", "padded"])
-def test_bad_inputs_are_refused(
+def test_bad_inputs_are_rejected(
     tiny_config: Build, arguments: dict[str, Any], expected: list[str], optional: dict[str, bool]
 ) -> None:
     model = SequenceEncoderModel(tiny_config("bert"))
-    assert_refused(model, {**arguments, **optional}, expected)
+    assert_rejected(model, {**arguments, **optional}, expected)
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def test_bad_inputs_are_refused(
     ],
     ids=case_name,
 )
-def test_offsets_that_do_not_fit_the_batch_are_refused(
+def test_offsets_that_do_not_fit_the_batch_are_rejected(
     tiny_config: Build, arguments: dict[str, Any], expected: list[str]
 ) -> None:
     offsets = torch.tensor(arguments["cu_seq_lens_q"], dtype=torch.int32)
     model = SequenceEncoderModel(tiny_config())
-    assert_refused(model, {**arguments, "cu_seq_lens_q": offsets}, ["cu_seq_lens_q", *expected])
+    assert_rejected(model, {**arguments, "cu_seq_lens_q": offsets}, ["cu_seq_lens_q", *expected])
 
 
 @pytest.mark.parametrize(
@@ -141,28 +141,28 @@ def test_offsets_that_do_not_fit_the_batch_are_refused(
     ],
     ids=["list", "floating", "keys-alone", "index-shape", "index-floating", "index-masked"],
 )
-def test_offsets_of_the_wrong_type_or_shape_are_refused(
+def test_offsets_of_the_wrong_type_or_shape_are_rejected(
     tiny_config: Build, arguments: dict[str, Any], expected: list[str]
 ) -> None:
-    assert_refused(SequenceEncoderModel(tiny_config()), {"input_ids": ids(1, 6), **arguments}, expected)
+    assert_rejected(SequenceEncoderModel(tiny_config()), {"input_ids": ids(1, 6), **arguments}, expected)
 
 
 def test_the_error_for_a_single_segment_type_suggests_no_token_type_ids(tiny_config: Build) -> None:
     model = SequenceEncoderModel(tiny_config(type_vocab_size=1))
     expected = ["token_type_ids", "1", "0 to 0", "type_vocab_size", "leave them out"]
-    assert_refused(model, {"input_ids": ids(), "token_type_ids": with_value(1)}, expected)
+    assert_rejected(model, {"input_ids": ids(), "token_type_ids": with_value(1)}, expected)
 
 
 def test_inputs_embeds_of_another_dtype_need_a_sum_in_the_dtype_of_the_weights(tiny_config: Build) -> None:
     vectors = torch.randn(BATCH, LENGTH, HIDDEN).bfloat16()
     plain, summed = (SequenceEncoderModel(tiny_config(preset)).eval() for preset in ("vanilla", "bert"))
-    assert_refused(plain, {"inputs_embeds": vectors}, ["inputs_embeds", "torch.float32", "torch.bfloat16"])
+    assert_rejected(plain, {"inputs_embeds": vectors}, ["inputs_embeds", "torch.float32", "torch.bfloat16"])
     torch.testing.assert_close(
         summed(inputs_embeds=vectors).last_hidden_state, summed(inputs_embeds=vectors.float()).last_hidden_state
     )
     with torch.autocast("cpu", torch.bfloat16):
         assert plain(inputs_embeds=vectors).last_hidden_state.isfinite().all()
-    assert_refused(summed.bfloat16(), {"inputs_embeds": vectors.float()}, ["inputs_embeds", "torch.float32"])
+    assert_rejected(summed.bfloat16(), {"inputs_embeds": vectors.float()}, ["inputs_embeds", "torch.float32"])
 
 
 @pytest.mark.parametrize(
@@ -183,11 +183,11 @@ def test_an_assigned_field_is_validated_before_the_model_is_built(
         model_class(config)
 
 
-def test_a_text_beyond_the_position_table_is_refused_with_alternatives(tiny_config: Build) -> None:
+def test_a_text_beyond_the_position_table_is_rejected_with_alternatives(tiny_config: Build) -> None:
     model = SequenceEncoderModel(tiny_config("bert"))
     assert model(torch.ones(1, LONGEST, dtype=torch.long)).last_hidden_state.isfinite().all()
     expected = ["'learned'", str(LONGEST), f"max_position_embeddings={LONGEST}", "Truncate", "'sinusoidal'", "'rotary'"]
-    assert_refused(model, {"input_ids": torch.ones(1, LONGEST + 1, dtype=torch.long)}, expected)
+    assert_rejected(model, {"input_ids": torch.ones(1, LONGEST + 1, dtype=torch.long)}, expected)
 
 
 def test_padding_does_not_count_towards_the_maximum_length(tiny_config: Build, ragged: Build) -> None:
@@ -280,10 +280,10 @@ CHOICE, ANSWER = SequenceEncoderForMultipleChoice, SequenceEncoderForQuestionAns
     ],
     ids=case_name,
 )
-def test_invalid_labels_are_refused_before_any_layer_runs(
+def test_invalid_labels_are_rejected_before_any_layer_runs(
     tiny_config: Build, model_class: type[Any], fields: dict[str, Any], labels: dict[str, Any], expected: list[str]
 ) -> None:
-    assert_refused(model_class(tiny_config(**fields)), {"input_ids": ids(), **labels}, expected)
+    assert_rejected(model_class(tiny_config(**fields)), {"input_ids": ids(), **labels}, expected)
 
 
 @pytest.mark.parametrize(
@@ -304,10 +304,10 @@ def test_invalid_labels_are_refused_before_any_layer_runs(
     ],
     ids=case_name,
 )
-def test_invalid_multiple_choice_inputs_are_refused(
+def test_invalid_multiple_choice_inputs_are_rejected(
     tiny_config: Build, arguments: dict[str, Any], expected: list[str]
 ) -> None:
-    assert_refused(SequenceEncoderForMultipleChoice(tiny_config()), arguments, expected)
+    assert_rejected(SequenceEncoderForMultipleChoice(tiny_config()), arguments, expected)
 
 
 @pytest.mark.parametrize(
@@ -339,22 +339,24 @@ def test_uint8_labels_do_not_become_the_ignored_label(tiny_config: Build, traini
 
 
 @pytest.mark.parametrize("labels", [with_value(1.0, 2), with_value(1, 2, 3), with_value(9, 2)])
-def test_refused_labels_do_not_change_the_configuration(tiny_config: Build, labels: torch.Tensor) -> None:
+def test_rejected_labels_do_not_change_the_configuration(tiny_config: Build, labels: torch.Tensor) -> None:
     model = SequenceEncoderForSequenceClassification(tiny_config(**FEW))
-    assert_refused(model, {"input_ids": ids(), "labels": labels}, ["labels"])
+    assert_rejected(model, {"input_ids": ids(), "labels": labels}, ["labels"])
     assert model.config.problem_type is None
     assert model(ids(), labels=with_value(1, 2)).loss.isfinite()
 
 
-def test_an_answer_in_padding_is_refused(tiny_config: Build, ragged: Build) -> None:
+def test_an_answer_in_padding_is_rejected(tiny_config: Build, ragged: Build) -> None:
     model = SequenceEncoderForQuestionAnswering(tiny_config())
     tokens, mask = ragged([5, 3])
     positions = {"start_positions": torch.tensor([0, 1]), "end_positions": torch.tensor([4, 4])}
-    assert_refused(model, {"input_ids": tokens, "attention_mask": mask, **positions}, ["end_positions", "4", "padding"])
+    assert_rejected(
+        model, {"input_ids": tokens, "attention_mask": mask, **positions}, ["end_positions", "4", "padding"]
+    )
 
 
 @pytest.mark.parametrize("model_class", [TEXTS, TOKENS])
-def test_a_classifier_without_labels_is_refused(tiny_config: Build, model_class: type[Any]) -> None:
+def test_a_classifier_without_labels_is_rejected(tiny_config: Build, model_class: type[Any]) -> None:
     with pytest.raises(ValueError, match=rf"{model_class.__name__} needs num_labels >= 1.*got 0"):
         model_class(tiny_config(num_labels=0))
 
@@ -364,7 +366,9 @@ def test_attentions_are_returned_if_the_implementation_computes_them(tiny_config
     attentions = model(ids(), output_attentions=True).attentions
     assert [weights.shape for weights in attentions] == [(BATCH, 3, LENGTH, LENGTH)] * 3
     model.set_attn_implementation("flex_attention")
-    assert_refused(model, {"input_ids": ids(), "output_attentions": True}, ["output_attentions", "'flex_att", "'sdpa'"])
+    assert_rejected(
+        model, {"input_ids": ids(), "output_attentions": True}, ["output_attentions", "'flex_att", "'sdpa'"]
+    )
 
 
 @pytest.mark.parametrize("preset", ["vanilla", "bert", "modernbert"])

@@ -64,7 +64,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     [((), "command"), (("quickstrat",), "'quickstrat'"), (("--pretraining_steps", "3"), "command")],
     ids=["nothing", "misspelt", "option"],
 )
-def test_an_unknown_command_is_refused_with_the_list_of_commands(
+def test_an_unknown_command_is_rejected_with_the_list_of_commands(
     arguments: tuple[str, ...], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_of(*arguments) == 2
@@ -94,7 +94,7 @@ def test_help_of_a_command_lists_its_arguments(folder: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize("option", ["--pretraining_steps", "--adaptation_steps"])
 @pytest.mark.parametrize("steps", ["0", "-3"])
-def test_too_few_steps_are_refused_with_their_number(folder: Path, option: str, steps: str) -> None:
+def test_too_few_steps_are_rejected_with_their_number(folder: Path, option: str, steps: str) -> None:
     message = exit_of("quickstart", option, steps)
     assert isinstance(message, str)
     assert [part for part in ("sequence-encoder quickstart", option, steps) if part not in message] == []
@@ -102,7 +102,7 @@ def test_too_few_steps_are_refused_with_their_number(folder: Path, option: str, 
 
 
 @pytest.mark.parametrize("inside", ["config.json", "more/notes.txt"], ids=["model", "notes"])
-def test_an_existing_output_folder_is_refused_and_unchanged(folder: Path, inside: str) -> None:
+def test_an_existing_output_folder_is_rejected_and_unchanged(folder: Path, inside: str) -> None:
     output = folder / "my-model"
     (output / inside).parent.mkdir(parents=True)
     (output / inside).write_text('{"model_type": "bert"}')
@@ -114,7 +114,7 @@ def test_an_existing_output_folder_is_refused_and_unchanged(folder: Path, inside
     assert contents(folder) == before
 
 
-def test_an_existing_file_in_place_of_the_output_folder_is_refused(folder: Path) -> None:
+def test_an_existing_file_in_place_of_the_output_folder_is_rejected(folder: Path) -> None:
     (folder / "my-model").write_text("precious")
     message = exit_of("quickstart", "--output_dir", "my-model")
     assert isinstance(message, str)

@@ -31,7 +31,7 @@ def choices() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def assert_refused(call: Callable[[], Any], expected: list[str]) -> None:
+def assert_rejected(call: Callable[[], Any], expected: list[str]) -> None:
     with pytest.raises((StrictDataclassError, ValueError)) as error:
         call()
     assert [part for part in expected if part not in str(error.value)] == []
@@ -58,7 +58,7 @@ def test_every_axis_takes_one_of_several_names() -> None:
 
 
 @pytest.mark.parametrize("field", CHOICES)
-def test_an_unknown_choice_is_refused_with_the_allowed_ones(tiny_config: Build, field: str) -> None:
+def test_an_unknown_choice_is_rejected_with_the_allowed_ones(tiny_config: Build, field: str) -> None:
     wrong = ["nonsense"] if field == "layer_types" else "nonsense"
     with pytest.raises(StrictDataclassError) as error:
         tiny_config(**{field: wrong})
@@ -132,13 +132,13 @@ def test_every_choice_is_accepted(tiny_config: Build, field: str, value: str) ->
 def test_invalid_and_contradictory_fields_are_named_with_their_values(
     tiny_config: Build, fields: dict[str, Any], expected: list[str]
 ) -> None:
-    assert_refused(lambda: tiny_config(**fields), expected)
+    assert_rejected(lambda: tiny_config(**fields), expected)
 
 
 @pytest.mark.parametrize(
     ("field", "value"), [("hidden_size", "24"), ("norm_bias", "yes"), ("norm_eps", None), ("layer_types", "full")]
 )
-def test_a_value_of_the_wrong_type_is_refused_by_name(tiny_config: Build, field: str, value: Any) -> None:
+def test_a_value_of_the_wrong_type_is_rejected_by_name(tiny_config: Build, field: str, value: Any) -> None:
     with pytest.raises(StrictDataclassError, match=field):
         tiny_config(**{field: value})
 
@@ -222,7 +222,7 @@ def test_configurations_share_no_lists_or_dicts_with_the_preset(preset: str) -> 
     assert len(other.layer_types or []) == other.num_hidden_layers
 
 
-def test_an_unknown_preset_is_refused_with_the_list_of_presets() -> None:
+def test_an_unknown_preset_is_rejected_with_the_list_of_presets() -> None:
     with pytest.raises(ValueError, match=r"'gpt2'.*" + ", ".join(PRESETS)):
         SequenceEncoderConfig.from_preset("gpt2")
 
@@ -247,7 +247,7 @@ def test_the_default_is_the_vanilla_encoder() -> None:
     assert {name: getattr(config, name) for name in expected} == expected
 
 
-def test_from_preset_refuses_a_depth_of_the_wrong_type() -> None:
+def test_from_preset_rejects_a_depth_of_the_wrong_type() -> None:
     with pytest.raises(StrictDataclassError, match=r"num_hidden_layers.*expected int, got str"):
         SequenceEncoderConfig.from_preset("modernbert", num_hidden_layers="4")
 

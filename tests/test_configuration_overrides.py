@@ -22,7 +22,7 @@ ROTARY = {"position_embedding": "rotary"}
 SLIDING = {"layer_types": ["sliding_attention"], "sliding_window": 2}
 
 
-def assert_refused(call: Callable[[], Any], expected: list[str]) -> None:
+def assert_rejected(call: Callable[[], Any], expected: list[str]) -> None:
     with pytest.raises((StrictDataclassError, ValueError)) as error:
         call()
     assert [part for part in expected if part not in str(error.value)] == []
@@ -86,10 +86,10 @@ def test_overrides_while_loading_behave_as_in_the_constructor(
     ],
     ids=str,
 )
-def test_overrides_that_contradict_saved_fields_are_refused(
+def test_overrides_that_contradict_saved_fields_are_rejected(
     saved: Path, load: Build, overrides: dict[str, Any], expected: list[str]
 ) -> None:
-    assert_refused(lambda: load(saved, **overrides), expected)
+    assert_rejected(lambda: load(saved, **overrides), expected)
 
 
 @pytest.mark.parametrize("overrides", [ROTARY, SLIDING, {**ROTARY, **SLIDING}], ids=str)
@@ -201,13 +201,13 @@ def test_validating_a_valid_configuration_changes_nothing(tiny_config: Build, pr
     ],
     ids=str,
 )
-def test_validate_refuses_assigned_contradictions(
+def test_validate_rejects_assigned_contradictions(
     tiny_config: Build, changes: dict[str, Any], expected: list[str]
 ) -> None:
     config = tiny_config()
     for name, value in changes.items():
         setattr(config, name, value)
-    assert_refused(config.validate, expected)
+    assert_rejected(config.validate, expected)
 
 
 @every_preset

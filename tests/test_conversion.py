@@ -211,7 +211,7 @@ def test_compiled_models_accept_positions_with_the_original_offset(make: Callabl
 
 
 @pytest.mark.parametrize("path", [{}, {"output_hidden_states": True}], ids=["packed", "padded"])
-def test_positions_that_start_elsewhere_are_refused(make: Callable[..., Any], path: dict[str, bool]) -> None:
+def test_positions_that_start_elsewhere_are_rejected(make: Callable[..., Any], path: dict[str, bool]) -> None:
     converted = convert(make("roberta", "Model"))
     ids = torch.randint(5, 97, (2, 4))
     for wrong, start in ([3, 4, 5, 6], 3), ([1, 2, 3, 4], 1), ([2, 3, 1, 4], 1), ([0, 1, 2, -1], -1):

@@ -59,7 +59,7 @@ def electra(model: str = "ElectraModel", **options: Any) -> Any:
         ),
     ],
 )
-def test_an_unsupported_source_is_refused_by_name(make: Callable[[], Any], message: str) -> None:
+def test_an_unsupported_source_is_rejected_by_name(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"(?s){message}"):
         convert(make())
 
@@ -384,27 +384,27 @@ def test_the_dense_layer_of_a_classifier_is_dropped_with_it(tmp_path: Path, to: 
         assert type(convert(model, to=to, base_model=True)) is type(source.base_model)
 
 
-def test_a_family_with_a_similar_name_is_refused() -> None:
+def test_a_family_with_a_similar_name_is_rejected() -> None:
     config = transformers.RobertaPreLayerNormConfig(**SIZES)
     with pytest.raises(ValueError, match=r"RobertaPreLayerNormModel cannot be converted\. The supported families"):
         convert(transformers.RobertaPreLayerNormModel(config))
 
 
-def test_weights_on_the_meta_device_are_refused() -> None:
+def test_weights_on_the_meta_device_are_rejected() -> None:
     with torch.device("meta"):
         model = bert()
     with pytest.raises(ValueError, match="BertModel are on the meta device"):
         convert(model)
 
 
-def test_weights_that_do_not_fit_the_configuration_are_refused() -> None:
+def test_weights_that_do_not_fit_the_configuration_are_rejected() -> None:
     model = bert("BertForSequenceClassification")
     model.classifier = torch.nn.Linear(24, 7)
     with pytest.raises(ValueError, match=r"(?s)do not fit the configuration.*classifier\.weight"):
         convert(model)
 
 
-def test_a_configuration_with_a_wrong_type_is_refused(tmp_path: Path) -> None:
+def test_a_configuration_with_a_wrong_type_is_rejected(tmp_path: Path) -> None:
     bert().save_pretrained(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"hidden_act": "gelu"', '"hidden_act": null'))

@@ -215,7 +215,7 @@ def test_files_that_only_resemble_a_tokenizer_are_not_copied(bert_folder: Path) 
     assert list(target.glob("tokenizer*")) == []
 
 
-def test_a_padding_id_that_differs_from_the_tokenizer_is_refused(
+def test_a_padding_id_that_differs_from_the_tokenizer_is_rejected(
     bert_folder: Path, tiny_config: Callable[..., Any]
 ) -> None:
     """RoBERTa skips the id of padding when it counts positions."""

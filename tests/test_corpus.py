@@ -148,7 +148,7 @@ def test_texts_can_come_from_another_column(folder: Path, streaming: bool) -> No
 
 
 @streamed_or_not
-def test_a_missing_column_is_refused_with_the_existing_ones(folder: Path, streaming: bool) -> None:
+def test_a_missing_column_is_rejected_with_the_existing_ones(folder: Path, streaming: bool) -> None:
     write_lines(folder / "a.jsonl", TEXTS, column="body")
     with pytest.raises(
         UsageError, match=r"--text_column text is not a column of --corpus .*; choose one of number, body"
@@ -165,7 +165,7 @@ def test_missing_texts_become_empty(folder: Path, ending: str, streaming: bool) 
 
 
 @pytest.mark.parametrize(("value", "kind"), [(3, "int"), (0, "int"), (["a"], "list"), (1.5, "float")])
-def test_values_that_are_not_texts_are_refused(value: Any, kind: str) -> None:
+def test_values_that_are_not_texts_are_rejected(value: Any, kind: str) -> None:
     with pytest.raises(UsageError, match=rf"--text_column must name a column of texts, got .* of type {kind}\."):
         texts_of({"text": ["a", None, value]})
 
@@ -174,7 +174,7 @@ def test_values_that_are_not_texts_are_refused(value: Any, kind: str) -> None:
     "corpus",
     ["missing.txt", "missing.jsonl.gz", "./missing", "/missing", "/missing/folder", "a/b/c", "missing/*.jsonl"],
 )
-def test_missing_files_are_refused_without_asking_the_hub(corpus: str) -> None:
+def test_missing_files_are_rejected_without_asking_the_hub(corpus: str) -> None:
     with pytest.raises(UsageError, match=r"--corpus .*missing.*(there is|found) no|--corpus a/b/c: there is no"):
         find_files(corpus, "corpus")
 
@@ -192,14 +192,14 @@ def test_a_dataset_name_is_left_to_the_hub() -> None:
         (["a.dat"], r"\.dat"),
     ],
 )
-def test_mixed_and_unknown_file_formats_are_refused(folder: Path, names: list[str], endings: str) -> None:
+def test_mixed_and_unknown_file_formats_are_rejected(folder: Path, names: list[str], endings: str) -> None:
     for name in names:
         (folder / name).write_text("text\n")
     with pytest.raises(UsageError, match=rf"must have the same format, one of \.txt, .*, got {endings}\."):
         load(folder / "*", folder)
 
 
-def test_a_folder_without_texts_is_refused(folder: Path) -> None:
+def test_a_folder_without_texts_is_rejected(folder: Path) -> None:
     (folder / "README.md").write_text("text")
     with pytest.raises(UsageError, match=r"found no files ending in \.txt, \.json"):
         load(folder)
@@ -207,7 +207,7 @@ def test_a_folder_without_texts_is_refused(folder: Path) -> None:
 
 @streamed_or_not
 @pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv", ".parquet"])
-def test_an_empty_corpus_is_refused(folder: Path, ending: str, streaming: bool) -> None:
+def test_an_empty_corpus_is_rejected(folder: Path, ending: str, streaming: bool) -> None:
     (folder / f"a{ending}").touch()
     with pytest.raises(UsageError, match=r"--corpus .* is empty\."):
         load(folder, streaming=streaming)
@@ -215,7 +215,7 @@ def test_an_empty_corpus_is_refused(folder: Path, ending: str, streaming: bool) 
 
 @streamed_or_not
 @pytest.mark.parametrize("ending", [".parquet", ".jsonl.gz", ".csv"])
-def test_a_corpus_without_documents_is_refused(folder: Path, ending: str, streaming: bool) -> None:
+def test_a_corpus_without_documents_is_rejected(folder: Path, ending: str, streaming: bool) -> None:
     KINDS[ending](folder / f"a{ending}", [])
     with pytest.raises(UsageError, match=r"--corpus .*(is empty|cannot be read)|a\..* cannot be read as .*: .+"):
         load(folder, streaming=streaming)
@@ -260,7 +260,7 @@ def test_the_unreadable_file_is_named(folder: Path, ending: str, damage: Callabl
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".csv", ".txt", ".jsonl.gz"])
-def test_a_stream_with_an_unreadable_first_file_is_refused_at_once(folder: Path, ending: str) -> None:
+def test_a_stream_with_an_unreadable_first_file_is_rejected_at_once(folder: Path, ending: str) -> None:
     KINDS[ending](folder / f"0{ending}", TEXTS)
     KINDS[ending](folder / f"1{ending}", TEXTS)
     corrupt(folder / f"0{ending}")
@@ -268,7 +268,7 @@ def test_a_stream_with_an_unreadable_first_file_is_refused_at_once(folder: Path,
         load(folder, streaming=True)
 
 
-def test_files_with_different_columns_are_refused(folder: Path) -> None:
+def test_files_with_different_columns_are_rejected(folder: Path) -> None:
     write_lines(folder / "a.jsonl", TEXTS)
     write_lines(folder / "b.jsonl", TEXTS, column="body")
     with pytest.raises(UsageError, match=r"(?s)--corpus .* cannot be read: .*(column names|same columns)"):
@@ -294,7 +294,7 @@ def test_the_first_documents_of_a_stream_are_held_out(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [12, 13])
-def test_holding_all_documents_out_is_refused(folder: Path, count: int) -> None:
+def test_holding_all_documents_out_is_rejected(folder: Path, count: int) -> None:
     write_lines(folder / "a.jsonl", TEXTS)
     with pytest.raises(UsageError, match=rf"--eval_documents must be less than the 12 documents, got {count}"):
         load(folder, eval_documents=count)
@@ -309,7 +309,7 @@ def test_holding_all_documents_out_is_refused(folder: Path, count: int) -> None:
         ({"streaming": True}, "--streaming needs files or a Hub dataset"),
     ],
 )
-def test_out_of_range_arguments_are_refused(options: dict[str, Any], message: str) -> None:
+def test_out_of_range_arguments_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         CorpusArguments(**options)
 

@@ -263,7 +263,7 @@ def change(folder: Path, file: str, **fields: Any) -> None:
         ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim in .* at least 1, got 0"),
     ],
 )
-def test_unsupported_modules_are_refused_by_name(
+def test_unsupported_modules_are_rejected_by_name(
     plain: Path,
     tmp_path: Path,
     file: str,

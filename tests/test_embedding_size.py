@@ -79,12 +79,12 @@ def test_an_embedding_size_equal_to_hidden_size_becomes_none(tiny_config: TinyCo
         ),
     ],
 )
-def test_invalid_embedding_sizes_are_refused(tiny_config: TinyConfig, overrides: dict[str, Any], message: str) -> None:
+def test_invalid_embedding_sizes_are_rejected(tiny_config: TinyConfig, overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(StrictDataclassError, match=message):
         tiny_config(**overrides)
 
 
-def test_inputs_embeds_of_the_wrong_size_are_refused(tiny_config: TinyConfig) -> None:
+def test_inputs_embeds_of_the_wrong_size_are_rejected(tiny_config: TinyConfig) -> None:
     model = SequenceEncoderModel(tiny_config(embedding_size=14))
     with pytest.raises(ValueError, match=r"embedding_size=14.*got \(1, 3, 24\)"):
         model(inputs_embeds=torch.zeros(1, 3, 24))

@@ -38,7 +38,7 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
     return give
 
 
-def refused(read: Read, *arguments: Any, **options: Any) -> str:
+def error_of(read: Read, *arguments: Any, **options: Any) -> str:
     with pytest.raises(UsageError) as caught:
         read(*arguments, **options)
     return str(caught.value)
@@ -102,16 +102,16 @@ def test_all_supported_formats_give_the_same_rows(
 def test_the_offending_row_is_named_by_its_line_number(
     read: Read, content: str, name: str, task: str, message: str
 ) -> None:
-    assert message in refused(read, content, name, task)
+    assert message in error_of(read, content, name, task)
 
 
 def test_errors_name_the_file_of_a_row(read: Read) -> None:
     Path("parts").mkdir()
     Path("parts/a.csv").write_text("text,label\na,1\nb,2\n")
-    assert "; line 3 of parts/b.csv has '?'." in refused(
+    assert "; line 3 of parts/b.csv has '?'." in error_of(
         read, "text,label\na,1\nb,?\n", "parts/b.csv", "regression", validation_file="parts/a.csv"
     )
-    assert "; line 3 of parts/b.csv has '?'." in refused(
+    assert "; line 3 of parts/b.csv has '?'." in error_of(
         read, "text,label\na,1\nb,2\n", "train.csv", "regression", validation_file="parts"
     )
 
@@ -120,7 +120,7 @@ def test_parquet_rows_are_counted_from_one(read: Read, tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     pandas.DataFrame([{"text": "a", "label": 1.0}, {"text": "b", "label": None}]).to_parquet(tmp_path / "a.parquet")
     content = (tmp_path / "a.parquet").read_bytes()
-    assert "row 2 of a.parquet has " in refused(read, content, "a.parquet", "regression")
+    assert "row 2 of a.parquet has " in error_of(read, content, "a.parquet", "regression")
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_parquet_rows_are_counted_from_one(read: Read, tmp_path: Path) -> None:
         (b"\x1f\x8bno", "a.csv.gz", "a.csv.gz cannot be read: "),
     ],
 )
-def test_an_invalid_file_is_refused_with_a_remedy(read: Read, content: str | bytes, name: str, message: str) -> None:
-    assert message in refused(read, content, name)
+def test_an_invalid_file_is_rejected_with_a_remedy(read: Read, content: str | bytes, name: str, message: str) -> None:
+    assert message in error_of(read, content, name)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_an_invalid_file_is_refused_with_a_remedy(read: Read, content: str | byt
     ],
 )
 def test_a_wrong_encoding_or_delimiter_is_named(read: Read, options: dict[str, Any], message: str) -> None:
-    assert message in refused(read, GERMAN, **options)
+    assert message in error_of(read, GERMAN, **options)
 
 
 def test_a_path_without_examples_is_named(read: Read) -> None:
@@ -183,7 +183,7 @@ def test_a_path_without_examples_is_named(read: Read) -> None:
         ("nowhere", "there is no such file. Use --dataset_name for a dataset on the Hub."),
         ("", "--validation_file must name a file or a folder, got an empty name."),
     ):
-        assert message in refused(read, GERMAN, validation_file=source)
+        assert message in error_of(read, GERMAN, validation_file=source)
 
 
 def test_spellings_of_a_number_are_one_label(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,7 +217,7 @@ def test_test_texts_that_occur_in_training_are_counted(tmp_path: Path, capsys: p
     assert "3 of the 3 test examples have the same text as a training example" in capsys.readouterr().out
 
 
-def test_an_unsupported_encoder_is_refused_with_a_hint_to_adapter_tuning(tmp_path: Path) -> None:
+def test_an_unsupported_encoder_is_rejected_with_a_hint_to_adapter_tuning(tmp_path: Path) -> None:
     from transformers import AutoTokenizer, GPT2Config, GPT2Model
 
     save_encoder(tmp_path / "ours")
@@ -266,7 +266,7 @@ def test_a_corpus_supports_the_same_formats(
         ('{"text": "ö"}\n'.encode("latin-1"), "a.jsonl", r"is not utf-8: byte 10 \(line 1\) is 0xf6"),
     ],
 )
-def test_an_invalid_corpus_is_refused_with_the_same_remedies(
+def test_an_invalid_corpus_is_rejected_with_the_same_remedies(
     tmp_path: Path, content: str | bytes, name: str, message: str
 ) -> None:
     file = tmp_path / name

@@ -261,7 +261,7 @@ def test_predictions_and_losses_do_not_depend_on_the_padding_side(make: Build, h
 
 @pytest.mark.parametrize("head", POOLED)
 @pytest.mark.parametrize("optional", [{}, {"output_hidden_states": True}])
-def test_heads_with_one_prediction_per_row_refuse_packed_documents(
+def test_heads_with_one_prediction_per_row_reject_packed_documents(
     make: Build, head: str, optional: dict[str, bool]
 ) -> None:
     model, inputs, _ = make(head)
@@ -271,7 +271,7 @@ def test_heads_with_one_prediction_per_row_refuse_packed_documents(
 
 
 @pytest.mark.parametrize("optional", [{}, {"output_hidden_states": True}])
-def test_packed_documents_are_refused_even_next_to_a_row_of_padding(make: Build, optional: dict[str, bool]) -> None:
+def test_packed_documents_are_rejected_even_next_to_a_row_of_padding(make: Build, optional: dict[str, bool]) -> None:
     model, inputs, _ = make("single_label")
     positions = torch.arange(max(LENGTHS)).repeat(len(LENGTHS), 1)
     positions[0] = torch.tensor([0, 1, 2, 0, 1, 2, 3])

@@ -35,7 +35,7 @@ def secret(tmp_path: Path) -> Path:
     return tmp_path / "private" / "secret.json"
 
 
-def assert_refused(folder: Path, message: str) -> None:
+def assert_rejected(folder: Path, message: str) -> None:
     """Check that everything that reads a checkpoint rejects it and writes nothing."""
     target = folder.parent / "target"
     with pytest.raises(SystemExit, match=message):
@@ -57,18 +57,18 @@ def assert_refused(folder: Path, message: str) -> None:
         *("1_Pooling/deep/more.json", "additional_chat_templates/tool.jinja", "sentence_bert_config.json"),
     ],
 )
-def test_a_link_out_of_the_folder_is_refused(bert_folder: Path, secret: Path, name: str) -> None:
+def test_a_link_out_of_the_folder_is_rejected(bert_folder: Path, secret: Path, name: str) -> None:
     path = bert_folder / name
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     path.symlink_to(secret)
-    assert_refused(bert_folder, rf"{name} links to .*secret\.json, outside")
+    assert_rejected(bert_folder, rf"{name} links to .*secret\.json, outside")
 
 
-def test_a_linked_module_outside_the_folder_is_refused(bert_folder: Path, secret: Path) -> None:
+def test_a_linked_module_outside_the_folder_is_rejected(bert_folder: Path, secret: Path) -> None:
     shutil.rmtree(bert_folder / "1_Pooling")
     (bert_folder / "1_Pooling").symlink_to(secret.parent)
-    assert_refused(bert_folder, "1_Pooling links to .*private, outside")
+    assert_rejected(bert_folder, "1_Pooling links to .*private, outside")
 
 
 def test_a_link_inside_the_folder_is_followed(bert_folder: Path) -> None:
@@ -105,40 +105,40 @@ def test_the_hub_cache_with_its_links_is_read(bert_folder: Path, secret: Path, t
     card = snapshot / "README.md"
     card.unlink()
     card.symlink_to(secret)
-    assert_refused(snapshot, r"README\.md links to .*secret\.json, outside")
+    assert_rejected(snapshot, r"README\.md links to .*secret\.json, outside")
     # An archive can contain a whole cache.
     blobs = snapshot.parents[1] / "blobs"
     card.unlink()
     card.symlink_to(blobs / "secret.json")
     shutil.rmtree(blobs)
     blobs.symlink_to(secret.parent)
-    assert_refused(snapshot, "links to .*, outside")
+    assert_rejected(snapshot, "links to .*, outside")
 
 
 @pytest.mark.parametrize("path", ["../private", "/etc", "1_Pooling/../../private", "..\\private", "C:\\private"])
 @pytest.mark.parametrize("place", [0, 1])
-def test_a_module_outside_the_folder_is_refused(bert_folder: Path, secret: Path, path: str, place: int) -> None:
+def test_a_module_outside_the_folder_is_rejected(bert_folder: Path, secret: Path, path: str, place: int) -> None:
     """This includes the first module, whose configuration is read if the folder has none."""
     paths = ["1_Pooling"]
     paths.insert(place, path)
     (bert_folder / "modules.json").write_text(json.dumps([{"path": each} for each in paths]))
     (bert_folder / "config.json").rename(bert_folder / "1_Pooling" / "config.json")
-    assert_refused(bert_folder, r"modules\.json names .*, which is not inside")
+    assert_rejected(bert_folder, r"modules\.json names .*, which is not inside")
 
 
-def test_a_pipe_is_refused_without_waiting(bert_folder: Path) -> None:
+def test_a_pipe_is_rejected_without_waiting(bert_folder: Path) -> None:
     (bert_folder / "LICENSE").unlink(missing_ok=True)
     os.mkfifo(bert_folder / "LICENSE")
-    assert_refused(bert_folder, "LICENSE is not a regular file")
+    assert_rejected(bert_folder, "LICENSE is not a regular file")
 
 
-def test_a_huge_text_file_is_refused(bert_folder: Path) -> None:
+def test_a_huge_text_file_is_rejected(bert_folder: Path) -> None:
     with (bert_folder / "README.md").open("wb") as card:
         card.truncate(2**33)
-    assert_refused(bert_folder, r"README\.md .* got 8,589,934,592")
+    assert_rejected(bert_folder, r"README\.md .* got 8,589,934,592")
 
 
-def test_weights_outside_the_folder_are_refused(bert_folder: Path) -> None:
+def test_weights_outside_the_folder_are_rejected(bert_folder: Path) -> None:
     (bert_folder / "model.safetensors").rename(bert_folder.parent / "secret.safetensors")
     index = {"metadata": {}, "weight_map": {"bert.embeddings.word_embeddings.weight": "../secret.safetensors"}}
     (bert_folder / "model.safetensors.index.json").write_text(json.dumps(index))

@@ -193,7 +193,7 @@ def test_push_to_hub_while_saving_pushes_the_saved_files(
     assert reader.call("load", "AutoModel", name, **{k: v for k, v in options.items() if k == "variant"}) == expected
 
 
-def test_an_invalid_repository_name_is_refused_before_anything_is_saved(
+def test_an_invalid_repository_name_is_rejected_before_anything_is_saved(
     user: HubClient, saved: Build, tmp_path: Path
 ) -> None:
     folder, _ = saved("AutoModel")

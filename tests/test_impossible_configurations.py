@@ -50,7 +50,7 @@ SIZES: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-def assert_refused(build: Callable[[], Any], expected: list[str]) -> None:
+def assert_rejected(build: Callable[[], Any], expected: list[str]) -> None:
     """Check that the error has the expected parts, in any order."""
     pattern = "(?s)" + "".join(f"(?=.*{re.escape(part)})" for part in expected)
     with pytest.raises(ValueError, match=pattern):
@@ -58,22 +58,22 @@ def assert_refused(build: Callable[[], Any], expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("fields", "expected"), [*SHARED, *SIZES])
-def test_impossible_values_are_refused(
+def test_impossible_values_are_rejected(
     tiny_config: Build, tmp_path: Path, fields: dict[str, Any], expected: list[str]
 ) -> None:
-    assert_refused(lambda: tiny_config(**fields), expected)
+    assert_rejected(lambda: tiny_config(**fields), expected)
     SequenceEncoderModel(tiny_config()).save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     if "torch_dtype" in fields:
         del stored["dtype"]
     (tmp_path / "config.json").write_text(json.dumps({**stored, **fields}))
     for load in (AutoConfig.from_pretrained, AutoModel.from_pretrained, SequenceEncoderModel.from_pretrained):
-        assert_refused(lambda load=load: load(tmp_path), expected)
+        assert_rejected(lambda load=load: load(tmp_path), expected)
 
 
 @pytest.mark.parametrize(("fields", "expected"), SHARED)
-def test_impossible_task_adapter_values_are_refused(fields: dict[str, Any], expected: list[str]) -> None:
-    assert_refused(lambda: TaskAdapterConfig(**fields), expected)
+def test_impossible_task_adapter_values_are_rejected(fields: dict[str, Any], expected: list[str]) -> None:
+    assert_rejected(lambda: TaskAdapterConfig(**fields), expected)
 
 
 def test_assigned_sizes_are_checked_by_the_model(tiny_config: Build) -> None:
@@ -91,11 +91,11 @@ def test_assigned_sizes_are_checked_by_the_model(tiny_config: Build) -> None:
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
 @pytest.mark.parametrize("wrong", ["nonsense", "nn", "int8", torch.int8, {"": "nonsense"}])
-def test_an_invalid_dtype_is_refused_while_loading(tiny_config: Build, tmp_path: Path, name: str, wrong: Any) -> None:
+def test_an_invalid_dtype_is_rejected_while_loading(tiny_config: Build, tmp_path: Path, name: str, wrong: Any) -> None:
     SequenceEncoderModel(tiny_config()).save_pretrained(tmp_path)
     expected = [name, "nonsense" if isinstance(wrong, dict) else str(wrong), "float32"]
     for load in (SequenceEncoderModel.from_pretrained, AutoModel.from_pretrained):
-        assert_refused(lambda load=load: load(tmp_path, **{name: wrong}), expected)
+        assert_rejected(lambda load=load: load(tmp_path, **{name: wrong}), expected)
     for given in ("auto", "bfloat16", torch.bfloat16, None):
         model = SequenceEncoderModel.from_pretrained(tmp_path, **{name: given})
         assert model.dtype == (torch.bfloat16 if given in ("bfloat16", torch.bfloat16) else torch.float32)

@@ -184,7 +184,7 @@ def test_a_subclass_has_the_card_of_its_base_class(tiny_config: Build) -> None:
     assert "| labels | x, y |" in card.text
 
 
-def test_a_card_of_another_model_is_refused() -> None:
+def test_a_card_of_another_model_is_rejected() -> None:
     theirs = BertModel(BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3, intermediate_size=40))
     with pytest.raises(ValueError, match="must be a model of sequence_encoder, got a BertModel"):
         model_card(theirs, "user/name")

@@ -211,14 +211,14 @@ def test_without_mlm_weight_no_token_is_masked(tokenizer: SequenceEncoderTokeniz
 
 
 @pytest.mark.parametrize("items", [[{}], [{"input_ids": [1, 2]}]])
-def test_items_that_are_not_packs_are_refused_with_the_cause(
+def test_items_that_are_not_packs_are_rejected_with_the_cause(
     tokenizer: SequenceEncoderTokenizer, items: list[Any]
 ) -> None:
     with pytest.raises(ValueError, match=r"'windows'.*remove_unused_columns=False.*PackedWindows"):
         PretrainingCollator(tokenizer)(items)
 
 
-def test_a_tokenizer_without_a_mask_token_is_refused() -> None:
+def test_a_tokenizer_without_a_mask_token_is_rejected() -> None:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer_of().backend_tokenizer, cls_token="[CLS]", pad_token="[PAD]"
     )
@@ -239,6 +239,6 @@ def test_a_tokenizer_without_a_mask_token_is_refused() -> None:
         ({"mlm_schedule": "step"}, "'step' does not exist; choose one of constant, linear, cosine"),
     ],
 )
-def test_out_of_range_objectives_are_refused(options: dict[str, Any], message: str) -> None:
+def test_out_of_range_objectives_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Objectives(**options)

@@ -196,7 +196,7 @@ def test_a_step_with_overflowing_gradients_is_skipped(
     ("options", "message"),
     [({"lr": -1.0}, "learning rate"), ({"lr": RATE, "momentum": 1.0}, r"momentum must be in \[0, 1\), got 1\.0")],
 )
-def test_out_of_range_options_are_refused(model: PreTrainedModel, options: dict[str, Any], message: str) -> None:
+def test_out_of_range_options_are_rejected(model: PreTrainedModel, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MuonWithAdamW(model, **options)
 

@@ -96,7 +96,7 @@ def test_an_endless_stream_is_packed_with_little_lookahead() -> None:
 
 
 @pytest.mark.parametrize("length", [0, BUDGET + 1])
-def test_an_item_that_exceeds_the_budget_is_refused(length: int) -> None:
+def test_an_item_that_exceeds_the_budget_is_rejected(length: int) -> None:
     with pytest.raises(ValueError, match=rf"max_tokens={BUDGET} .* {length} tokens"):
         list(pack([("fits", BUDGET), ("does not", length)], BUDGET))
 
@@ -188,18 +188,18 @@ def test_progress_covers_the_whole_training() -> None:
 
 
 @pytest.mark.parametrize("index", [-1, 10**6])
-def test_an_index_outside_the_epoch_is_refused(index: int) -> None:
+def test_an_index_outside_the_epoch_is_rejected(index: int) -> None:
     with pytest.raises(IndexError, match=rf"index must be from 0 to .* got {index}\."):
         packed()[index]
 
 
 @pytest.mark.parametrize("windows", [[], Dataset.from_dict({"input_ids": [], "cut": [], "length": []})])
-def test_an_empty_list_of_windows_is_refused(windows: Any) -> None:
+def test_an_empty_list_of_windows_is_rejected(windows: Any) -> None:
     with pytest.raises(ValueError, match="windows is empty"):
         packed(windows)
 
 
-def test_a_budget_below_the_longest_window_is_refused() -> None:
+def test_a_budget_below_the_longest_window_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"max_tokens=39 .* 40 tokens"):
         packed(max_tokens=39)
 

@@ -284,12 +284,12 @@ def test_the_empty_answer_is_returned_only_if_allowed(answering: QuestionAnsweri
         ({**QUESTION, "handle_impossible_answer": "no"}, "handle_impossible_answer must be True or False, got 'no'"),
     ],
 )
-def test_invalid_questions_and_options_are_refused(answering: Any, call: dict[str, Any], message: str) -> None:
+def test_invalid_questions_and_options_are_rejected(answering: Any, call: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         answering(**call)
 
 
-def test_other_heads_and_slow_tokenizers_are_refused(saved: Path, tokenizer: Any, answering: Any) -> None:
+def test_other_heads_and_slow_tokenizers_are_rejected(saved: Path, tokenizer: Any, answering: Any) -> None:
     with pytest.raises(ValueError, match="must have a question answering head, got a SequenceEncoderModel"):
         QuestionAnsweringPipeline(model=answering.model.model, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="tokenizer must be a fast tokenizer"):

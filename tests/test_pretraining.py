@@ -228,7 +228,7 @@ def test_compilation_does_not_change_the_losses(corpus: Path, tmp_path: Path) ->
         ({"streaming": True, "dataloader_num_workers": 2}, "dataloader_num_workers must be 0 or 1"),
     ],
 )
-def test_bad_arguments_are_refused_before_training(
+def test_bad_arguments_are_rejected_before_training(
     corpus: Path, tmp_path: Path, options: dict[str, Any], expected_text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
@@ -275,7 +275,7 @@ def test_a_missing_library_is_reported_with_its_pip_command_before_reading(
         ("corpus: [", "cannot be read"),
     ],
 )
-def test_invalid_settings_files_are_refused(tmp_path: Path, settings: str, expected_text: str) -> None:
+def test_invalid_settings_files_are_rejected(tmp_path: Path, settings: str, expected_text: str) -> None:
     (tmp_path / "settings.yaml").write_text(settings)
     with pytest.raises(SystemExit, match=expected_text):
         main(["pretrain", str(tmp_path / "settings.yaml")])

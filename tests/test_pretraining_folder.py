@@ -76,7 +76,7 @@ def test_checkpoints_of_another_program_are_not_deleted(corpus: Path, output: Pa
 
 @pytest.mark.parametrize("linked", ["_pretraining", "checkpoint-2"])
 @pytest.mark.parametrize("option", ["resume", "overwrite"])
-def test_symbolic_links_are_refused_by_name(corpus: Path, output: Path, linked: str, option: str) -> None:
+def test_symbolic_links_are_rejected_by_name(corpus: Path, output: Path, linked: str, option: str) -> None:
     shutil.move(output / linked, output.parent / "elsewhere")
     (output / linked).symlink_to(output.parent / "elsewhere")
     with pytest.raises(SystemExit, match=f"{output / linked} is a symbolic link"):
@@ -96,7 +96,7 @@ def test_symbolic_links_are_refused_by_name(corpus: Path, output: Path, linked: 
         ("*/*.jsonl", "out"),
     ],
 )
-def test_an_output_folder_that_overlaps_with_the_corpus_is_refused(
+def test_an_output_folder_that_overlaps_with_the_corpus_is_rejected(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, output_dir: str
 ) -> None:
     (tmp_path / "texts").mkdir()
@@ -158,7 +158,7 @@ def test_a_run_is_not_resumed_on_another_corpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim"])
-def test_arguments_that_the_optimizer_state_would_undo_are_refused(corpus: Path, output: Path, name: str) -> None:
+def test_arguments_that_the_optimizer_state_would_undo_are_rejected(corpus: Path, output: Path, name: str) -> None:
     with pytest.raises(UsageError, match=rf"these differ: .*{name} \(was .*, is '?(0.5|sgd)'?\)"):
         run_here(corpus, output, max_steps=4, resume=True, **{name: "sgd" if name == "optim" else 0.5})
 
@@ -167,7 +167,7 @@ def test_checkpoint_rotation_works_in_an_empty_folder(tmp_path: Path) -> None:
     remove_older(tmp_path, 1, None)
 
 
-def test_a_second_run_into_the_same_folder_is_refused(corpus: Path, output: Path) -> None:
+def test_a_second_run_into_the_same_folder_is_rejected(corpus: Path, output: Path) -> None:
     with (
         FileLock(output / "_pretraining" / "lock", timeout=0),
         pytest.raises(FileExistsError, match="Another run is writing to"),

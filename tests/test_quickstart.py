@@ -153,12 +153,12 @@ def test_the_same_seed_and_steps_give_the_same_table(tmp_path: Path) -> None:
     assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")}) == 1
 
 
-def test_pretraining_steps_are_refused_with_a_checkpoint() -> None:
+def test_pretraining_steps_are_rejected_with_a_checkpoint() -> None:
     with pytest.raises(UsageError, match="--pretraining_steps has no effect with --from"):
         QuickstartArguments(from_checkpoint="bert", pretraining_steps=10)
 
 
-def test_a_checkpoint_that_cannot_be_converted_is_refused(bert_folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_converted_is_rejected(bert_folder: Path, tmp_path: Path) -> None:
     config = bert_folder / "config.json"
     config.write_text(config.read_text().replace('"is_decoder": false', '"is_decoder": true'))
     arguments = QuickstartArguments(output_dir=str(tmp_path / "adapted"), from_checkpoint=str(bert_folder))
@@ -167,7 +167,7 @@ def test_a_checkpoint_that_cannot_be_converted_is_refused(bert_folder: Path, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["bert"]
 
 
-def test_a_checkpoint_without_a_tokenizer_is_refused(bert_folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_tokenizer_is_rejected(bert_folder: Path, tmp_path: Path) -> None:
     for path in bert_folder.glob("tokenizer*"):
         path.unlink()
     arguments = QuickstartArguments(output_dir=str(tmp_path / "adapted"), from_checkpoint=str(bert_folder))

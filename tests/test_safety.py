@@ -55,35 +55,35 @@ except OSError as error:
 
 @pytest.mark.parametrize("load", [SequenceEncoderModel.from_pretrained, AutoModel.from_pretrained], ids=["own", "auto"])
 @pytest.mark.parametrize("kept", [0, 5, 99, 20_000])
-def test_truncated_weights_are_refused_by_name(saved: Path, load: Build, kept: int) -> None:
+def test_truncated_weights_are_rejected_by_name(saved: Path, load: Build, kept: int) -> None:
     weights = saved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:kept])
     with pytest.raises(OSError, match=rf"The weights of .*{saved.name} are damaged or incomplete"):
         load(saved)
 
 
-def test_a_damaged_header_is_refused(saved: Path) -> None:
+def test_a_damaged_header_is_rejected(saved: Path) -> None:
     weights = saved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:8] + b"{" * 200 + weights.read_bytes()[208:])
     with pytest.raises(OSError, match="damaged or incomplete"):
         SequenceEncoderModel.from_pretrained(saved)
 
 
-def test_a_truncated_shard_is_refused(split: Path) -> None:
+def test_a_truncated_shard_is_rejected(split: Path) -> None:
     part = sorted(split.glob("*.safetensors"))[1]
     part.write_bytes(part.read_bytes()[:-10])
     with pytest.raises(OSError, match="damaged or incomplete"):
         SequenceEncoderModel.from_pretrained(split)
 
 
-def test_a_missing_shard_is_refused_by_name(split: Path) -> None:
+def test_a_missing_shard_is_rejected_by_name(split: Path) -> None:
     part = sorted(split.glob("*.safetensors"))[1]
     part.unlink()
     with pytest.raises(OSError, match=part.name):
         SequenceEncoderModel.from_pretrained(split)
 
 
-def test_the_saved_code_refuses_damaged_weights_too(saved: Path, without_package: Build) -> None:
+def test_the_saved_code_rejects_damaged_weights_too(saved: Path, without_package: Build) -> None:
     weights = saved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:99])
     assert "are damaged or incomplete" in error_without_package(saved, without_package)
@@ -132,7 +132,7 @@ def test_pickled_weights_cannot_be_requested(saved: Path, value: Any) -> None:
         (lambda index: '{"weight_map": []}', "is damaged and has no weight_map"),
     ],
 )
-def test_an_index_with_files_outside_the_folder_is_refused(split: Path, change: Any, message: str) -> None:
+def test_an_index_with_files_outside_the_folder_is_rejected(split: Path, change: Any, message: str) -> None:
     index = split / "model.safetensors.index.json"
     index.write_text(change(index.read_text()))
     with pytest.raises(OSError, match=message):
@@ -150,13 +150,13 @@ def test_pickled_weights_are_not_converted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("load", [SequenceEncoderModel.from_pretrained, SequenceEncoderConfig.from_pretrained])
-def test_the_configuration_of_another_model_type_is_refused(tmp_path: Path, load: Build) -> None:
+def test_the_configuration_of_another_model_type_is_rejected(tmp_path: Path, load: Build) -> None:
     BertConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="model_type must be 'sequence_encoder', got 'bert'"):
         load(tmp_path)
 
 
-def test_a_tokenizer_larger_than_the_model_is_refused(model: SequenceEncoderModel, tmp_path: Path) -> None:
+def test_a_tokenizer_larger_than_the_model_is_rejected(model: SequenceEncoderModel, tmp_path: Path) -> None:
     words = " ".join(f"word{number}" for number in range(200))
     tokenizer = SequenceEncoderTokenizer.train_from_iterator([words] * 2, vocab_size=150, show_progress=False)
     size = len(tokenizer)

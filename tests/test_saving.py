@@ -147,7 +147,7 @@ def test_a_failure_while_moving_files_is_rolled_back(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-def test_a_folder_in_place_of_a_file_is_refused_before_anything_is_moved(
+def test_a_folder_in_place_of_a_file_is_rejected_before_anything_is_moved(
     new: SequenceEncoderModel, tmp_path: Path
 ) -> None:
     (tmp_path / "model.safetensors").mkdir()
@@ -157,7 +157,7 @@ def test_a_folder_in_place_of_a_file_is_refused_before_anything_is_moved(
 
 
 @pytest.mark.parametrize("kind", ["model", "configuration", "tokenizer"])
-def test_a_file_in_place_of_the_folder_is_refused(
+def test_a_file_in_place_of_the_folder_is_rejected(
     new: SequenceEncoderModel, tokenizer: SequenceEncoderTokenizer, tmp_path: Path, kind: str
 ) -> None:
     (tmp_path / "taken").write_text("mine")
@@ -168,7 +168,7 @@ def test_a_file_in_place_of_the_folder_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["model", "configuration", "tokenizer"])
-def test_a_path_where_no_folder_can_be_created_is_refused(
+def test_a_path_where_no_folder_can_be_created_is_rejected(
     new: SequenceEncoderModel, tokenizer: SequenceEncoderTokenizer, tmp_path: Path, kind: str
 ) -> None:
     saved = {"model": new, "configuration": new.config, "tokenizer": tokenizer}[kind]

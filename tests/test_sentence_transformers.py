@@ -46,7 +46,7 @@ def test_the_folder_stores_the_pooling_and_the_maximum_length(
     assert torch.equal(again(ids).last_hidden_state, model(ids).last_hidden_state)
 
 
-def test_existing_folders_and_wrong_arguments_are_refused(
+def test_existing_folders_and_wrong_arguments_are_rejected(
     tiny_config: Callable[..., Any], tokenizer: Any, tmp_path: Path
 ) -> None:
     model, folder = SequenceEncoderModel(tiny_config()), tmp_path / "model"

@@ -307,13 +307,13 @@ def test_a_broken_stream_raises_an_error(tmp_path: Path, kind: str) -> None:
         contents(packs)
 
 
-def test_a_stream_of_numbers_is_refused(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_a_stream_of_numbers_is_rejected(tokenizer: SequenceEncoderTokenizer) -> None:
     stream = IterableDataset.from_generator(lambda: iter([{"text": 3}]))
     with pytest.raises(UsageError, match=r"--text_column .* 3 of type int"):
         next(iter(PackedStream(stream, tokenizer, LONGEST, BUDGET)))
 
 
-def test_one_worker_gives_the_same_packs_and_several_are_refused(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_one_worker_gives_the_same_packs_and_several_are_rejected(tokenizer: SequenceEncoderTokenizer) -> None:
     def load(workers: int) -> Iterator[Pack]:
         texts = IterableDataset.from_generator(lambda: ({"text": text} for text in documents()))
         stream = PackedStream(texts, tokenizer, LONGEST, BUDGET, buffer=BLOCK)

@@ -213,6 +213,6 @@ def test_the_card_describes_the_frozen_encoder(encoder: SequenceEncoderModel) ->
         ),
     ],
 )
-def test_invalid_arguments_are_refused(encoder: SequenceEncoderModel, make: Build, message: str) -> None:
+def test_invalid_arguments_are_rejected(encoder: SequenceEncoderModel, make: Build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(encoder)

@@ -298,6 +298,6 @@ def one_batch(count: int, value: float = 1, width: int = 3) -> DataLoader[Any]:
         ),
     ],
 )
-def test_bad_arguments_are_refused(adapter: TaskAdapter, call: Build, message: str) -> None:
+def test_bad_arguments_are_rejected(adapter: TaskAdapter, call: Build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(adapter)

@@ -150,7 +150,7 @@ def test_texts_without_tokens_have_zero_vectors(model: SequenceEncoderModel, tok
         ({"dtype": torch.bfloat16}, "convert_to_tensor=True"),
     ],
 )
-def test_invalid_options_are_refused(
+def test_invalid_options_are_rejected(
     model: SequenceEncoderModel, tokenizer: Any, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -161,7 +161,7 @@ def test_invalid_options_are_refused(
         model.iter_encode("Short.", tokenizer)
 
 
-def test_sentences_that_are_not_strings_are_refused(model: SequenceEncoderModel, tokenizer: Any) -> None:
+def test_sentences_that_are_not_strings_are_rejected(model: SequenceEncoderModel, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match=r"sentences must be strings, got a tuple: \('a', 'pair'\)"):
         model.encode(["Short.", ("a", "pair")], tokenizer)
     with pytest.raises(ValueError, match="sentences must be strings, got a NoneType"):

@@ -137,7 +137,7 @@ def test_a_data_loader_accepts_the_sampler() -> None:
         ({"max_tokens": 9, "lengths": [3, 0]}, "lengths must be at least 1, got 0"),
     ],
 )
-def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TokenBudgetBatchSampler(**{"lengths": LENGTHS, **options})
 

@@ -91,7 +91,7 @@ def test_byte_level_tokens_restore_any_text_even_with_a_minimal_vocabulary(vocab
         assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
-def test_a_vocabulary_that_exceeds_its_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vocabulary_that_exceeds_its_size_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, trainer, *rest = module.ALGORITHMS["wordpiece"](False)
 
     def without_a_limit(*arguments: Any, **options: Any) -> None:
@@ -329,7 +329,7 @@ def test_bad_arguments_are_named_with_their_values(options: dict[str, Any], expe
 @pytest.mark.parametrize(
     "options", [{"vocab_size": 6}, {"min_frequency": -1}, {"model_max_length": 0}, {"algorithm": "unigram"}], ids=str
 )
-def test_bad_arguments_are_refused_before_a_text_is_read(options: dict[str, Any]) -> None:
+def test_bad_arguments_are_rejected_before_a_text_is_read(options: dict[str, Any]) -> None:
     texts = iter(TEXTS)
     with pytest.raises(ValueError, match=next(iter(options))):
         SequenceEncoderTokenizer.train_from_iterator(texts, **{"show_progress": False, **options})

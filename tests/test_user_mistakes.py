@@ -20,8 +20,8 @@ from sequence_encoder.training.adaptation.encoder import encoder_of
 
 
 @pytest.fixture
-def refused(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Return `refused(*arguments)`, which runs a command that must end with one line, and returns that line."""
+def error_of(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return `error_of(*arguments)`, which runs a command that must end with one line, and returns that line."""
 
     def run(*arguments: Any) -> str:
         capfd.readouterr()
@@ -47,42 +47,42 @@ def adapt_from(tmp_path: Path) -> Callable[[str | Path], tuple[Any, ...]]:
     return arguments
 
 
-def test_a_folder_without_a_model_is_refused_with_the_missing_file(
-    refused: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], tmp_path: Path
+def test_a_folder_without_a_model_is_rejected_with_the_missing_file(
+    error_of: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     without = save_encoder(tmp_path / "without")
     for file in without.glob("tokenizer*"):
         file.unlink()
-    assert "empty is not a saved model: it has no config.json" in refused(*adapt_from(tmp_path / "empty"))
+    assert "empty is not a saved model: it has no config.json" in error_of(*adapt_from(tmp_path / "empty"))
     with pytest.raises(ValueError, match=r"without has no tokenizer files, such as tokenizer\.json\.$"):
         encoder_of(str(without), tmp_path / "out", any_family=False, may_write=False)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_checkpoint_name_is_refused_at_once(
-    refused: Callable[..., str],
+def test_an_unknown_checkpoint_name_is_rejected_at_once(
+    error_of: Callable[..., str],
     adapt_from: Callable[..., tuple[Any, ...]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     expected = r"some/one is not a local folder and could not be downloaded from the Hub: .+"
-    assert re.search(expected, refused(*adapt_from("some/one")))
-    assert re.search(expected, refused("convert", "some/one", tmp_path / "ours"))
+    assert re.search(expected, error_of(*adapt_from("some/one")))
+    assert re.search(expected, error_of("convert", "some/one", tmp_path / "ours"))
     corpus = write_corpus(tmp_path)
-    message = refused("pretrain", *command(corpus, tmp_path / "run", tokenizer="some/one"))
+    message = error_of("pretrain", *command(corpus, tmp_path / "run", tokenizer="some/one"))
     assert re.search(rf"--tokenizer some/one: {expected}", message)
     arguments = command(corpus, tmp_path / "other", config_overrides=None, **{"from": "some/one"})
-    assert re.search(rf"--from some/one: {expected}", refused("pretrain", *arguments))
+    assert re.search(rf"--from some/one: {expected}", error_of("pretrain", *arguments))
 
 
-def test_pickled_weights_are_refused_with_a_remedy(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_pickled_weights_are_rejected_with_a_remedy(error_of: Callable[..., str], tmp_path: Path) -> None:
     BertConfig(vocab_size=40, hidden_size=16, num_attention_heads=2, architectures=["BertModel"]).save_pretrained(
         tmp_path
     )
     torch.save({}, tmp_path / "pytorch_model.bin")
-    message = refused("convert", tmp_path, tmp_path / "ours")
+    message = error_of("convert", tmp_path, tmp_path / "ours")
     assert "pytorch_model.bin is a pickled file" in message
     assert "convert it to model.safetensors" in message
 
@@ -104,11 +104,11 @@ def test_pickled_weights_are_refused_with_a_remedy(refused: Callable[..., str], 
         ("output_dir", "/proc/x", "--output_dir /proc/x cannot be written"),
     ],
 )
-def test_pretrain_refuses_bad_arguments_before_it_reads_a_text(
-    refused: Callable[..., str], tmp_path: Path, option: str, value: str, expected: str
+def test_pretrain_rejects_bad_arguments_before_it_reads_a_text(
+    error_of: Callable[..., str], tmp_path: Path, option: str, value: str, expected: str
 ) -> None:
     arguments = command(write_corpus(tmp_path), tmp_path / "run", config_overrides=None)
-    assert expected in refused("pretrain", *arguments, f"--{option}={value}")
+    assert expected in error_of("pretrain", *arguments, f"--{option}={value}")
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
@@ -128,14 +128,14 @@ def test_pretrain_refuses_bad_arguments_before_it_reads_a_text(
         ("--output_dir /", "/ contains nowhere"),
     ],
 )
-def test_adapt_refuses_bad_arguments_before_it_loads_an_encoder(
-    refused: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], options: str, expected: str
+def test_adapt_rejects_bad_arguments_before_it_loads_an_encoder(
+    error_of: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], options: str, expected: str
 ) -> None:
-    assert expected in refused(*adapt_from("nowhere"), *options.split())
+    assert expected in error_of(*adapt_from("nowhere"), *options.split())
 
 
-def test_an_empty_label_separator_is_refused(refused: Callable[..., str]) -> None:
-    message = refused("adapt", "--task", "multi-label", "--from", "m", "--train_file", "a.csv", "--label_separator=")
+def test_an_empty_label_separator_is_rejected(error_of: Callable[..., str]) -> None:
+    message = error_of("adapt", "--task", "multi-label", "--from", "m", "--train_file", "a.csv", "--label_separator=")
     assert "--label_separator must have at least one character" in message
 
 
@@ -147,41 +147,43 @@ def test_an_empty_label_separator_is_refused(refused: Callable[..., str]) -> Non
     ],
     ids=["too deep", "half a character"],
 )
-def test_json_that_does_not_fit_a_table_is_refused_by_name(
-    refused: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], tmp_path: Path, line: str, expected: str
+def test_json_that_does_not_fit_a_table_is_rejected_by_name(
+    error_of: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], tmp_path: Path, line: str, expected: str
 ) -> None:
     (tmp_path / "odd.jsonl").write_text(line)
-    assert expected.format(tmp_path / "odd.jsonl") in refused(*adapt_from("m"), "--train_file", tmp_path / "odd.jsonl")
+    assert expected.format(tmp_path / "odd.jsonl") in error_of(*adapt_from("m"), "--train_file", tmp_path / "odd.jsonl")
 
 
-def test_damaged_settings_are_reported_in_one_line(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_damaged_settings_are_reported_in_one_line(error_of: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text("a: [")
-    assert "settings.yaml cannot be read" in refused("adapt", tmp_path / "settings.yaml")
+    assert "settings.yaml cannot be read" in error_of("adapt", tmp_path / "settings.yaml")
 
 
 def test_a_tilde_is_expanded_to_the_home_folder(
-    refused: Callable[..., str],
+    error_of: Callable[..., str],
     adapt_from: Callable[..., tuple[Any, ...]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.csv").write_text("text,label\n")
-    assert "mine.csv holds no examples" in refused(*adapt_from("m"), "--train_file=~/mine.csv")
+    assert "mine.csv holds no examples" in error_of(*adapt_from("m"), "--train_file=~/mine.csv")
 
 
 @pytest.mark.parametrize(
     ("option", "other"), [("size", "from"), ("vocab_size", "from"), ("vocab_size", "tokenizer"), ("algorithm", "from")]
 )
-def test_options_that_a_checkpoint_determines_are_refused(refused: Callable[..., str], option: str, other: str) -> None:
+def test_options_that_a_checkpoint_determines_are_rejected(
+    error_of: Callable[..., str], option: str, other: str
+) -> None:
     value = {"size": "tiny", "vocab_size": "300", "algorithm": "wordpiece"}[option]
-    message = refused("pretrain", "--corpus", "a.txt", f"--{other}", "m", f"--{option}", value)
+    message = error_of("pretrain", "--corpus", "a.txt", f"--{other}", "m", f"--{option}", value)
     assert f"--{option} has no effect with --{other}" in message
 
 
-def test_holding_out_a_whole_stream_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_holding_out_a_whole_stream_is_rejected(error_of: Callable[..., str], tmp_path: Path) -> None:
     arguments = command(write_corpus(tmp_path), tmp_path / "run", streaming=True, eval_documents=10_000)
-    assert "--eval_documents 10000 leaves no document of" in refused("pretrain", *arguments)
+    assert "--eval_documents 10000 leaves no document of" in error_of("pretrain", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -191,23 +193,23 @@ def test_holding_out_a_whole_stream_is_refused(refused: Callable[..., str], tmp_
         ("max_position_embeddings=9", "--max_length must be at most 9"),
     ],
 )
-def test_an_encoder_too_small_for_tokenizer_or_texts_is_refused(tmp_path: Path, overrides: str, expected: str) -> None:
+def test_an_encoder_too_small_for_tokenizer_or_texts_is_rejected(tmp_path: Path, overrides: str, expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
         run_here(write_corpus(tmp_path), tmp_path / "run", preset="bert", config_overrides=overrides)
 
 
-def test_a_damaged_corpus_is_reported_in_one_line(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_a_damaged_corpus_is_reported_in_one_line(error_of: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('text\n"open\n')
-    assert "a.csv cannot be read as csv" in refused("pretrain", *command(tmp_path / "a.csv", tmp_path / "run"))
+    assert "a.csv cannot be read as csv" in error_of("pretrain", *command(tmp_path / "a.csv", tmp_path / "run"))
 
 
-def test_a_wrong_encoding_is_reported_in_one_line(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_a_wrong_encoding_is_reported_in_one_line(error_of: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("text\ncafé\n".encode("latin-1"))
-    assert "--encoding latin-1" in refused("pretrain", *command(tmp_path / "a.csv", tmp_path / "run"))
+    assert "--encoding latin-1" in error_of("pretrain", *command(tmp_path / "a.csv", tmp_path / "run"))
 
 
-def test_a_push_without_a_token_is_refused_before_training(
-    refused: Callable[..., str],
+def test_a_push_without_a_token_is_rejected_before_training(
+    error_of: Callable[..., str],
     adapt_from: Callable[..., tuple[Any, ...]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -216,12 +218,12 @@ def test_a_push_without_a_token_is_refused_before_training(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
     expected = "--push_to_hub needs a token of the Hub: log in with `hf auth login`, or set HF_TOKEN."
-    assert expected in refused(*adapt_from("nowhere"), "--push_to_hub")
-    assert expected in refused("pretrain", *command(write_corpus(tmp_path), tmp_path / "run"), "--push_to_hub")
+    assert expected in error_of(*adapt_from("nowhere"), "--push_to_hub")
+    assert expected in error_of("pretrain", *command(write_corpus(tmp_path), tmp_path / "run"), "--push_to_hub")
 
 
 def test_an_unreachable_hub_is_reported_in_one_line(
-    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_none")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://localhost:9")
@@ -229,12 +231,12 @@ def test_an_unreachable_hub_is_reported_in_one_line(
         main(["pretrain", *command(write_corpus(tmp_path), tmp_path / "run"), "--push_to_hub"])
 
 
-def test_a_missing_settings_file_is_named(refused: Callable[..., str]) -> None:
-    assert "there is no file nowhere.yaml" in refused("adapt", "nowhere.yaml")
+def test_a_missing_settings_file_is_named(error_of: Callable[..., str]) -> None:
+    assert "there is no file nowhere.yaml" in error_of("adapt", "nowhere.yaml")
 
 
 @pytest.mark.parametrize("tokenizer", ["quickstart-model", ["a text"]], ids=["a name", "texts"])
-def test_encode_refuses_invalid_tokenizers(tmp_path: Path, tokenizer: Any) -> None:
+def test_encode_rejects_invalid_tokenizers(tmp_path: Path, tokenizer: Any) -> None:
     model = SequenceEncoderModel.from_pretrained(save_encoder(tmp_path))
     with pytest.raises(ValueError, match="tokenizer must be a transformers tokenizer, got"):
         model.encode(["a text"], tokenizer)

@@ -163,14 +163,14 @@ def test_a_failure_while_replacing_is_rolled_back(tmp_path: Path) -> None:
     assert contents(folder) == before
 
 
-def test_an_adapter_that_would_load_with_the_new_model_is_refused(tmp_path: Path) -> None:
+def test_an_adapter_that_would_load_with_the_new_model_is_rejected(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(FileExistsError, match="contains a peft adapter"):
         check_replaceable(folder, True, "--force")
 
 
-def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for path in ("file/model", "file/deep/model", "dangling/model"):

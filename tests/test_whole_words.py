@@ -140,7 +140,7 @@ def test_a_word_ends_with_its_segment(tokenizer: PreTrainedTokenizerBase) -> Non
     assert differ == {"segments": True, "windows": True}
 
 
-def test_a_tokenizer_without_word_boundaries_is_refused() -> None:
+def test_a_tokenizer_without_word_boundaries_is_rejected() -> None:
     backend = Tokenizer(models.WordLevel({token: place for place, token in enumerate([*SPECIAL.values(), "[MASK]"])}))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]", **SPECIAL)
     with pytest.raises(ValueError, match="whole_word_mask needs a tokenizer"):

@@ -171,7 +171,7 @@ def test_special_tokens_in_a_text_are_not_parsed(tokenizer: SequenceEncoderToken
 
 
 @pytest.mark.parametrize("max_length", [4, 3, 0, -1])
-def test_a_length_without_room_for_two_tokens_is_refused(tokenizer: SequenceEncoderTokenizer, max_length: int) -> None:
+def test_a_length_without_room_for_two_tokens_is_rejected(tokenizer: SequenceEncoderTokenizer, max_length: int) -> None:
     with pytest.raises(ValueError, match=rf"max_length.* 5\b.*got {max_length}\."):
         list(segment_windows(TEXTS, tokenizer, max_length))
     with pytest.raises(ValueError, match=rf"max_length.* 4\b.*got {max_length - 1}\."):
@@ -210,12 +210,12 @@ def test_tokenised_windows_are_cached_on_disk(tokenizer: SequenceEncoderTokenize
     assert files[3] == files[2]
 
 
-def test_documents_without_tokens_are_refused(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_documents_without_tokens_are_rejected(tokenizer: SequenceEncoderTokenizer) -> None:
     dataset = Dataset.from_dict({"text": ["", " ", None]})
     with pytest.raises(UsageError, match="none of the 3 documents"):
         windows_of(dataset, tokenizer, LONGEST)
 
 
-def test_a_column_of_numbers_is_refused(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_a_column_of_numbers_is_rejected(tokenizer: SequenceEncoderTokenizer) -> None:
     with pytest.raises(UsageError, match=r"--text_column .* 3 of type int"):
         windows_of(Dataset.from_dict({"text": [3]}), tokenizer, LONGEST)
