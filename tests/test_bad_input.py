@@ -147,13 +147,13 @@ def test_offsets_of_the_wrong_type_or_shape_are_rejected(
     assert_rejected(SequenceEncoderModel(tiny_config()), {"input_ids": ids(1, 6), **arguments}, expected)
 
 
-def test_the_error_for_a_single_segment_type_suggests_no_token_type_ids(tiny_config: Build) -> None:
+def test_with_one_segment_type_the_error_suggests_leaving_token_type_ids_out(tiny_config: Build) -> None:
     model = SequenceEncoderModel(tiny_config(type_vocab_size=1))
     expected = ["token_type_ids", "1", "0 to 0", "type_vocab_size", "leave them out"]
     assert_rejected(model, {"input_ids": ids(), "token_type_ids": with_value(1)}, expected)
 
 
-def test_inputs_embeds_of_another_dtype_need_a_sum_in_the_dtype_of_the_weights(tiny_config: Build) -> None:
+def test_inputs_embeds_of_another_dtype_are_accepted_if_the_sum_promotes_them(tiny_config: Build) -> None:
     vectors = torch.randn(BATCH, LENGTH, HIDDEN).bfloat16()
     plain, summed = (SequenceEncoderModel(tiny_config(preset)).eval() for preset in ("vanilla", "bert"))
     assert_rejected(plain, {"inputs_embeds": vectors}, ["inputs_embeds", "torch.float32", "torch.bfloat16"])
