@@ -86,14 +86,14 @@ def main(names: list[str]) -> int:
         print(f"[{number}/{len(names)}] {name}: installing", flush=True)
         try:
             python = make_environment(name)
-            held = versions(python)
-            print(f"[{number}/{len(names)}] {name}: {held}", flush=True)
+            installed = versions(python)
+            print(f"[{number}/{len(names)}] {name}: {installed}", flush=True)
             passed, line = run_suite(python)
         except subprocess.CalledProcessError as error:
-            passed, held, line = False, "", f"not installed: {error}"
+            passed, installed, line = False, "", f"not installed: {error}"
         failed += not passed
         minutes = (time.monotonic() - start) / 60
-        rows.append(f"{name}: {line} ({minutes:.0f} min)\n    {held}")
+        rows.append(f"{name}: {line} ({minutes:.0f} min)\n    {installed}")
     print("", *rows, sep="\n")
     return failed
 

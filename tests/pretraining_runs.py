@@ -82,8 +82,8 @@ def start(
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for a process, and return its exit status and its output."""
-    said = process.communicate(timeout=300)[0]
-    return process.returncode, said
+    output_text = process.communicate(timeout=300)[0]
+    return process.returncode, output_text
 
 
 def losses(output: Path) -> list[dict[str, float]]:
