@@ -61,9 +61,10 @@ def convert(
 
     Args:
         source: A folder, a Hub id, or a model, whose weights are copied. Without `to`, its family is BERT (or any model
-            with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA or ModernBERT. With `to`, it is a
-            SequenceEncoder.
-        to: The family to convert a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra` or `modernbert`.
+            with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, MPNet or ModernBERT. With `to`,
+            it is a SequenceEncoder.
+        to: The family to convert a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra`, `mpnet` or
+            `modernbert`.
         base_model: Whether to convert only the encoder and drop the head.
 
     Returns:

@@ -13,6 +13,10 @@ from ..configuration.configuration_task_adapter import TaskAdapterConfig
 _NORMS = {"layer_norm": "layer norm", "rms_norm": "RMS norm"}
 _PLACES = {"post": "after each residual addition", "pre": "before each branch, and after the last layer"}
 _FEED_FORWARDS = {"mlp": "two linear layers with {act} between them", "glu": "gated by {act} (GLU)"}
+_BIASES = {
+    "bucketed": "a learned bias on the attention scores for each of {} ranges of distances",
+    "alibi": "a penalty on the attention scores that grows with the distance (ALiBi)",
+}
 # Heads that do not pool.
 _OF_TOKENS = ("ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
 _POOLINGS = {"mean": "the mean of all tokens", "cls": "the first token"}
@@ -45,7 +49,7 @@ def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:
     return [
         (
             "layers",
-            f"{config.num_hidden_layers}, with {config.hidden_size:,} channels and {config.num_attention_heads} heads",
+            f"{config.num_hidden_layers}, with {config.hidden_size:,} channels and {_heads(config)}",
         ),
         ("attention", _attention(config)),
         ("positions", _positions(config)),
@@ -53,6 +57,13 @@ def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:
         ("feed-forward", f"{feed_forward}, {config.intermediate_size:,} channels"),
         ("embeddings", _embeddings(config)),
     ]
+
+
+def _heads(config: SequenceEncoderConfig) -> str:
+    queries = f"{config.num_attention_heads} heads"
+    if config.num_key_value_heads is None:
+        return queries
+    return f"{queries} that share {config.num_key_value_heads} heads of keys and values"
 
 
 def _attention(config: SequenceEncoderConfig) -> str:
@@ -65,10 +76,15 @@ def _attention(config: SequenceEncoderConfig) -> str:
 
 
 def _positions(config: SequenceEncoderConfig) -> str:
+    parts = {"none": [], "rotary": [_rotary(config)]}.get(config.position_embedding, [config.position_embedding])
     if config.position_embedding == "learned":
-        return f"learned, for up to {config.max_position_embeddings:,} tokens"
-    if config.position_embedding == "sinusoidal":
-        return "sinusoidal"
+        parts = [f"learned, for up to {config.max_position_embeddings:,} tokens"]
+    if config.position_bias is not None:
+        parts = [*parts, _BIASES[config.position_bias].format(config.relative_attention_num_buckets)]
+    return "; ".join(parts) or "none"
+
+
+def _rotary(config: SequenceEncoderConfig) -> str:
     bases = {parameters["rope_theta"] for parameters in (config.rope_parameters or {}).values()}
     return f"rotary, with base {' or '.join(f'{base:,.0f}' for base in sorted(bases))}"
 

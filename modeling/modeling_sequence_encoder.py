@@ -295,7 +295,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             None if padded is None else packed.pack(padded) for padded in (input_ids, token_type_ids, inputs_embeds)
         )
         hidden_states, rotations = self._embed(input_ids, token_type_ids, packed.position_ids, inputs_embeds)
-        attend = self._choose_attention(hidden_states)(packed, self._biases(packed.max_length, hidden_states))
+        attend = self._choose_attention(hidden_states)(packed, self._biases(max(packed.max_length, 1), hidden_states))
         for layer in cast("list[EncoderLayer]", self.layers):
             hidden_states = layer(
                 hidden_states,

@@ -186,7 +186,8 @@ def test_every_backend_attends_within_sequence_and_window(
                 assert_same(found, wanted)
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+# Flash attention does not support a position bias.
+@pytest.mark.parametrize("preset", sorted(name for name, preset in PRESETS.items() if "position_bias" not in preset))
 @pytest.mark.parametrize("kwargs", [{}, {"output_hidden_states": True}], ids=["packed", "padded"])
 @pytest.mark.parametrize("batch", ["right", "left", "positions", "offsets"])
 def test_flash_attention_equals_sdpa(

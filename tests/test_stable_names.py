@@ -63,6 +63,7 @@ TRUNKS: dict[str, tuple[list[str], list[list[str]], list[str]]] = {
     "bert": (["embed_tokens.weight", *NORM, *POSITIONS, *TYPES], [LAYER, LAYER], POOLER),
     "roberta": (["embed_tokens.weight", *NORM, *POSITIONS, *TYPES], [LAYER, LAYER], POOLER),
     "distilbert": (["embed_tokens.weight", *NORM, *POSITIONS], [LAYER, LAYER], POOLER),
+    "mpnet": (["embed_tokens.weight", *NORM, *POSITIONS, "position_bias.table.weight"], [LAYER, LAYER], POOLER),
     "modernbert": (
         ["embed_tokens.weight", "embeddings.norm.weight", "norm.weight"],
         [MODERN_LAYER_0, MODERN_LAYER],
