@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 from sequence_encoder.tests.forked_python import forked_python
-from sequence_encoder.tests.pretraining_runs import command, losses, run_here, write_corpus
+from sequence_encoder.tests.pretraining_runs import command, go_back, losses, run_here, write_corpus
 
 ROOT = Path(__file__).parent.parent
 STEPS = 20
@@ -101,6 +101,16 @@ def assert_same_losses(
             assert entry.get(name) == pytest.approx(expected.get(name), abs=atol), (entry["step"], name)
 
 
+def go_on(train: Callable[..., Path], processes: int, way: str, output: Path, **options: Any) -> Path:
+    """Train on from the checkpoint half way."""
+    state = output / f"checkpoint-{STEPS // 2}" / "trainer_state.json"
+    before = state.read_bytes()
+    train(processes, way, output, **options)
+    # A run that started over would have written it again, with other times.
+    assert state.read_bytes() == before
+    return output
+
+
 def test_two_processes_have_the_losses_of_one(one: Path, two: Path) -> None:
     assert_same_losses(two, one)
 
@@ -121,8 +131,8 @@ def test_a_checkpoint_goes_on_in_another_number_of_processes(
     before = two if processes == 1 else train(1, way)
     output = tmp_path / "out"
     shutil.copytree(before, output)
-    shutil.rmtree(output / f"checkpoint-{STEPS}")
-    assert_same_losses(train(processes, way, output), one)
+    go_back(output, STEPS // 2)
+    assert_same_losses(go_on(train, processes, way, output), one)
 
 
 @divides
@@ -138,8 +148,8 @@ def test_shards_of_an_average_and_less_memory_change_no_loss(train: Callable[...
     # Half way, an average of shards goes on in one process.
     output = tmp_path / "out"
     shutil.copytree(sharded, output)
-    shutil.rmtree(output / f"checkpoint-{STEPS}")
-    train(1, "fsdp2", output, **averaged)
+    go_back(output, STEPS // 2)
+    go_on(train, 1, "fsdp2", output, **averaged)
     for name, weight in load_file(output / "model.safetensors").items():
         torch.testing.assert_close(weight, found[name], atol=5e-3, rtol=0)
 
