@@ -25,6 +25,7 @@ Row = dict[str, Any]
 EXAMPLES, LENGTH = 4, 7
 # A step that is the gradient itself: Adam would magnify rounding where a gradient is all but zero.
 SGD: Row = {"optim": "sgd", "learning_rate": 0.1}
+DROPOUTS = ("hidden_dropout", "attention_dropout", "mlp_dropout", "embedding_dropout", "classifier_dropout")
 
 # name: model class, fields of the configuration, labels of (row number, input_ids); rows differ in what is labelled
 HEADS: dict[str, tuple[type[Any], Row, Callable[[int, list[int]], Row]]] = {
@@ -86,11 +87,17 @@ def train(tiny_config: Build, tmp_path: Path) -> Callable[..., tuple[Any, Any, d
     """`train(head, dataset, **arguments)`: trainer, result, and the weights before. The weights start the same."""
 
     def run(
-        head: str, dataset: list[Row], preset: str = "vanilla", collator: Any = default_data_collator, **arguments: Any
+        head: str,
+        dataset: list[Row],
+        preset: str = "vanilla",
+        collator: Any = default_data_collator,
+        dropout: float = 0.0,
+        resume: Path | None = None,
+        **arguments: Any,
     ) -> tuple[Any, Any, dict[str, torch.Tensor]]:
         model_class, fields, _ = HEADS[head]
         torch.manual_seed(0)
-        model = model_class(tiny_config(preset, **fields))
+        model = model_class(tiny_config(preset, **fields, **dict.fromkeys(DROPOUTS, dropout)))
         before = {name: weight.clone() for name, weight in model.state_dict().items()}
         settings = {
             "output_dir": str(tmp_path),
@@ -111,7 +118,7 @@ def train(tiny_config: Build, tmp_path: Path) -> Callable[..., tuple[Any, Any, d
             eval_dataset=dataset,
             data_collator=collator,
         )
-        return trainer, trainer.train(), before
+        return trainer, trainer.train(resume_from_checkpoint=resume and str(resume)), before
 
     return run
 
@@ -156,16 +163,28 @@ def test_accumulated_micro_batches_make_the_step_of_one_large_batch(train: Build
 @pytest.mark.parametrize("head", ["masked_lm", "single_label"])
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_gradient_checkpointing_makes_the_same_step(train: Build, head: str, use_reentrant: bool) -> None:
-    plain, _, _ = train(head, examples(head), **SGD)
+    plain, _, _ = train(head, examples(head), **SGD, dropout=0.2)
     saving, _, _ = train(
         head,
         examples(head),
         **SGD,
+        dropout=0.2,
         gradient_checkpointing=True,
         gradient_checkpointing_kwargs={"use_reentrant": use_reentrant},
     )
     assert saving.model.is_gradient_checkpointing
     torch.testing.assert_close(weights(saving), weights(plain), atol=1e-6, rtol=1e-4)
+
+
+@every_head
+def test_a_resumed_training_ends_with_the_same_weights(train: Build, head: str, tmp_path: Path) -> None:
+    """The checkpoint lies in the middle of an epoch, and dropout draws random numbers in each step."""
+    steps = {"max_steps": 5, "per_device_train_batch_size": EXAMPLES // 2, "save_strategy": "steps", "save_steps": 3}
+    whole, _, _ = train(head, examples(head), "bert", dropout=0.2, **steps)
+    resumed, result, _ = train(head, examples(head), "bert", dropout=0.2, **steps, resume=tmp_path / "checkpoint-3")
+    assert result.global_step == 5
+    expected = weights(whole)
+    assert [name for name, weight in weights(resumed).items() if not torch.equal(weight, expected[name])] == []
 
 
 @pytest.mark.parametrize("head", ["masked_lm", "token_classification"])
