@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments, default_data_collator
 
 from sequence_encoder import (
@@ -18,6 +20,7 @@ from sequence_encoder import (
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
 )
+from sequence_encoder.modeling.attention.self_attention import SelfAttention
 
 Build = Callable[..., Any]
 Row = dict[str, Any]
@@ -163,15 +166,15 @@ def test_accumulated_micro_batches_make_the_step_of_one_large_batch(train: Build
 @pytest.mark.parametrize("head", ["masked_lm", "single_label"])
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_gradient_checkpointing_makes_the_same_step(train: Build, head: str, use_reentrant: bool) -> None:
+    saves = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
+    calls: Counter[type] = Counter()
+    counting = register_module_forward_pre_hook(lambda module, _: calls.update([type(module)]))
     plain, _, _ = train(head, examples(head), **SGD, dropout=0.2)
-    saving, _, _ = train(
-        head,
-        examples(head),
-        **SGD,
-        dropout=0.2,
-        gradient_checkpointing=True,
-        gradient_checkpointing_kwargs={"use_reentrant": use_reentrant},
-    )
+    once = calls[SelfAttention]
+    saving, _, _ = train(head, examples(head), **SGD, dropout=0.2, **saves)
+    counting.remove()
+    # Each layer computes again in the backward pass what it did not keep.
+    assert calls[SelfAttention] - once == 2 * once > 0
     assert saving.model.is_gradient_checkpointing
     torch.testing.assert_close(weights(saving), weights(plain), atol=1e-6, rtol=1e-4)
 
