@@ -101,6 +101,20 @@ def test_a_pushed_model_loads_by_its_name_with_the_same_outputs(
     assert not files["config.json"].large
 
 
+def test_only_who_lacks_the_package_runs_the_code_of_a_repository(
+    user: HubClient, reader: HubClient, settings: dict[str, bool], name: str, saved: Build
+) -> None:
+    folder, expected = saved("AutoModel")
+    for path in Path(folder).glob("*.py"):
+        path.write_text("raise RuntimeError('this was run')")
+    user.call("upload", folder, name)
+    if settings["package"]:
+        assert reader.call("load", "AutoModel", name) == expected
+    else:
+        with pytest.raises(ClientError, match="this was run"):
+            reader.call("load", "AutoModel", name)
+
+
 def test_a_pushed_adapter_loads_by_its_name_with_the_same_outputs(
     hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sequence_encoder.command_line import UsageError
@@ -137,6 +138,9 @@ def test_a_checkpoint_of_another_family_is_adapted_instead(bert_folder: Path, tm
     assert (model.config.hidden_size, model.config.model_type) == (24, "sequence_encoder")
     assert sorted(model.config.label2id) == list(LIBRARIES[1:3])
     assert AutoTokenizer.from_pretrained(output).get_vocab() == AutoTokenizer.from_pretrained(bert_folder).get_vocab()
+    # A few small steps away from the checkpoint, and far from the random weights that it is compared with.
+    embedding = load_file(bert_folder / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    torch.testing.assert_close(model.get_input_embeddings().weight.detach(), embedding, atol=0.02, rtol=0)
     card = ModelCard.load(output / "README.md")
     assert "The encoder is bert." in card.text
     assert "pretrained on" not in card.text

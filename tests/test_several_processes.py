@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 from sequence_encoder.tests.forked_python import forked_python
-from sequence_encoder.tests.pretraining_runs import command, losses, run_here, write_corpus
+from sequence_encoder.tests.pretraining_runs import command, losses, rewind, run_here, write_corpus
 
 ROOT = Path(__file__).parent.parent
 STEPS = 20
@@ -103,6 +103,16 @@ def assert_same_losses(
             assert entry.get(name) == pytest.approx(expected.get(name), abs=atol), (entry["step"], name)
 
 
+def resumed(train: Callable[..., Path], processes: int, parallelism: str, output: Path, **options: Any) -> Path:
+    """Train on from the checkpoint half way."""
+    state = output / f"checkpoint-{STEPS // 2}" / "trainer_state.json"
+    before = state.read_bytes()
+    train(processes, parallelism, output, **options)
+    # A run that started over would have written it again, with other times.
+    assert state.read_bytes() == before
+    return output
+
+
 def test_two_processes_have_the_losses_of_one(one: Path, two: Path) -> None:
     assert_same_losses(two, one)
 
@@ -123,8 +133,8 @@ def test_a_checkpoint_resumes_in_another_number_of_processes(
     before = two if processes == 1 else train(1, parallelism)
     output = tmp_path / "out"
     shutil.copytree(before, output)
-    shutil.rmtree(output / f"checkpoint-{STEPS}")
-    assert_same_losses(train(processes, parallelism, output), one)
+    rewind(output, STEPS // 2)
+    assert_same_losses(resumed(train, processes, parallelism, output), one)
 
 
 @shards_models
@@ -142,8 +152,8 @@ def test_sharded_averages_and_activation_checkpointing_keep_the_losses(
     # The sharded average resumes halfway in one process.
     output = tmp_path / "out"
     shutil.copytree(sharded, output)
-    shutil.rmtree(output / f"checkpoint-{STEPS}")
-    train(1, "fsdp2", output, **averaged)
+    rewind(output, STEPS // 2)
+    resumed(train, 1, "fsdp2", output, **averaged)
     for name, weight in load_file(output / "model.safetensors").items():
         torch.testing.assert_close(weight, found[name], atol=5e-3, rtol=0)
 

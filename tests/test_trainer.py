@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments, default_data_collator
 
 from sequence_encoder import (
@@ -18,6 +20,7 @@ from sequence_encoder import (
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
 )
+from sequence_encoder.modeling.attention.self_attention import SelfAttention
 
 Build = Callable[..., Any]
 Row = dict[str, Any]
@@ -25,6 +28,7 @@ Row = dict[str, Any]
 EXAMPLES, LENGTH = 4, 7
 # SGD steps are proportional to the gradient. Adam would amplify rounding where a gradient is almost zero.
 SGD: Row = {"optim": "sgd", "learning_rate": 0.1}
+DROPOUTS = ("hidden_dropout", "attention_dropout", "mlp_dropout", "embedding_dropout", "classifier_dropout")
 
 # name: model class, configuration fields, labels of (row number, input_ids). The rows have different labelled tokens.
 HEADS: dict[str, tuple[type[Any], Row, Callable[[int, list[int]], Row]]] = {
@@ -86,11 +90,17 @@ def train(tiny_config: Build, tmp_path: Path) -> Callable[..., tuple[Any, Any, d
     """Return `train(head, dataset, **arguments)`, which returns the trainer, its result and the initial weights."""
 
     def run(
-        head: str, dataset: list[Row], preset: str = "vanilla", collator: Any = default_data_collator, **arguments: Any
+        head: str,
+        dataset: list[Row],
+        preset: str = "vanilla",
+        collator: Any = default_data_collator,
+        dropout: float = 0.0,
+        resume: Path | None = None,
+        **arguments: Any,
     ) -> tuple[Any, Any, dict[str, torch.Tensor]]:
         model_class, fields, _ = HEADS[head]
         torch.manual_seed(0)
-        model = model_class(tiny_config(preset, **fields))
+        model = model_class(tiny_config(preset, **fields, **dict.fromkeys(DROPOUTS, dropout)))
         before = {name: weight.clone() for name, weight in model.state_dict().items()}
         settings = {
             "output_dir": str(tmp_path),
@@ -111,7 +121,7 @@ def train(tiny_config: Build, tmp_path: Path) -> Callable[..., tuple[Any, Any, d
             eval_dataset=dataset,
             data_collator=collator,
         )
-        return trainer, trainer.train(), before
+        return trainer, trainer.train(resume_from_checkpoint=resume and str(resume)), before
 
     return run
 
@@ -156,16 +166,28 @@ def test_gradient_accumulation_equals_one_large_batch(train: Build, head: str) -
 @pytest.mark.parametrize("head", ["masked_lm", "single_label"])
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_gradient_checkpointing_does_not_change_the_step(train: Build, head: str, use_reentrant: bool) -> None:
-    plain, _, _ = train(head, examples(head), **SGD)
-    saving, _, _ = train(
-        head,
-        examples(head),
-        **SGD,
-        gradient_checkpointing=True,
-        gradient_checkpointing_kwargs={"use_reentrant": use_reentrant},
-    )
+    saves = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
+    calls: Counter[type] = Counter()
+    counting = register_module_forward_pre_hook(lambda module, _: calls.update([type(module)]))
+    plain, _, _ = train(head, examples(head), **SGD, dropout=0.2)
+    once = calls[SelfAttention]
+    saving, _, _ = train(head, examples(head), **SGD, dropout=0.2, **saves)
+    counting.remove()
+    # Each layer computes again in the backward pass what it did not keep.
+    assert calls[SelfAttention] - once == 2 * once > 0
     assert saving.model.is_gradient_checkpointing
     torch.testing.assert_close(weights(saving), weights(plain), atol=1e-6, rtol=1e-4)
+
+
+@every_head
+def test_a_resumed_training_ends_with_the_same_weights(train: Build, head: str, tmp_path: Path) -> None:
+    """The checkpoint lies in the middle of an epoch, and dropout draws random numbers in each step."""
+    steps = {"max_steps": 5, "per_device_train_batch_size": EXAMPLES // 2, "save_strategy": "steps", "save_steps": 3}
+    whole, _, _ = train(head, examples(head), "bert", dropout=0.2, **steps)
+    resumed, result, _ = train(head, examples(head), "bert", dropout=0.2, **steps, resume=tmp_path / "checkpoint-3")
+    assert result.global_step == 5
+    expected = weights(whole)
+    assert [name for name, weight in weights(resumed).items() if not torch.equal(weight, expected[name])] == []
 
 
 @pytest.mark.parametrize("head", ["masked_lm", "token_classification"])
