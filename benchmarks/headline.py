@@ -1,4 +1,4 @@
-"""Draw the figure of the README from the tables in `RESULTS.md`: tokens per second beside peers, in float32.
+"""Draw the figure of the README from the tables in `RESULTS.md`: tokens per second compared with other libraries, in float32.
 
 Run it after the results change. It writes `docs/speed-light.svg` and `docs/speed-dark.svg`.
 """

@@ -59,8 +59,8 @@ def merged_code(files: tuple[str, ...], note: str) -> dict[str, str]:
 
 
 def _file_of(path: Path, files: tuple[str, ...]) -> str:
-    room = path.relative_to(_ROOT).parts[0]
-    return next((name for name in files if name.startswith(f"{room}_")), files[-1])
+    folder = path.relative_to(_ROOT).parts[0]
+    return next((name for name in files if name.startswith(f"{folder}_")), files[-1])
 
 
 def _in_order(entries: list[Path]) -> list[Path]:
