@@ -35,9 +35,9 @@ def quickstart(arguments: list[str]) -> Run:
 def pretrain(arguments: list[str]) -> Run:
     """Pretrain an encoder on any corpus with masked tokens and sentence order, in one process or many."""
     from .training.pretraining.arguments import COMMAND_LINE, check_libraries
-    from .training.pretraining.resumed_arguments import with_earlier_ones
+    from .training.pretraining.resumed_arguments import with_saved_arguments
 
-    *_, options = COMMAND_LINE.check(with_earlier_ones(arguments))
+    *_, options = COMMAND_LINE.check(with_saved_arguments(arguments))
     check_libraries(options)
 
     def run() -> None:

@@ -202,12 +202,13 @@ def tunings(seeds: int) -> None:
             started = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
             seconds = (time.perf_counter() - started) / seeds
-            told = json.loads((folder / tuning / "results.json").read_text())
-            accuracy = told["metrics"]["test"]["accuracy"]
+            results = json.loads((folder / tuning / "results.json").read_text())
+            accuracy = results["metrics"]["test"]["accuracy"]
             shown = f"{accuracy['mean']:.4f} ± {accuracy['deviation']:.4f}"
-            memory = told["peak_memory"] // 2**20
+            memory = results["peak_memory"] // 2**20
             print(
-                f"{tuning:<10} {shown:<18} {told['trained_parameters']:>12,} {seconds:>8.0f} {memory:>12,}", flush=True
+                f"{tuning:<10} {shown:<18} {results['trained_parameters']:>12,} {seconds:>8.0f} {memory:>12,}",
+                flush=True,
             )
 
 

@@ -1,4 +1,4 @@
-"""Draw the figure of the README from the tables in `RESULTS.md`: tokens per second compared with other libraries, in float32.
+"""Draw the figure of the README, which compares speeds in float32, from the tables in `RESULTS.md`.
 
 Run it after the results change. It writes `docs/speed-light.svg` and `docs/speed-dark.svg`.
 """

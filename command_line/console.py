@@ -120,7 +120,7 @@ def _text(value: Any) -> str:
 
 
 @contextmanager
-def fewer_bars() -> Iterator[None]:
+def hide_progress_bars() -> Iterator[None]:
     """Hide the progress bars of loading and saving models, and those of `datasets` if no terminal shows them.
 
     Downloads from the Hub keep their bars.
@@ -148,11 +148,11 @@ def fewer_bars() -> Iterator[None]:
 def without_warning(logger: str, beginning: str) -> Iterator[None]:
     """Hide the messages of a logger that start with the given words."""
 
-    def says_else(record: logging.LogRecord) -> bool:
+    def does_not_start(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(beginning)
 
-    logging.getLogger(logger).addFilter(says_else)
+    logging.getLogger(logger).addFilter(does_not_start)
     try:
         yield
     finally:
-        logging.getLogger(logger).removeFilter(says_else)
+        logging.getLogger(logger).removeFilter(does_not_start)

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration import SequenceEncoderConfig
-from ..saving.whole_folders import check_replaceable, written_whole
+from ..saving.whole_folders import atomic_folder, check_replaceable
 from .conversion_card import adjust_card
 from .convert import convert_and_release, our_config
 from .sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
@@ -65,10 +65,10 @@ def convert_checkpoint(
     texts = sample_ids(config, tokenizer)
     before, original = outputs_of(model, texts), type(model).__name__
     converted = convert_and_release(model, to, base_model)
-    difference = check_same(before, outputs_of(converted, texts))
+    difference = check_same_outputs(before, outputs_of(converted, texts))
     names = f"{original} to {type(converted).__name__}"
     print(f"Converted {names}. On sample texts, their outputs differ by at most {difference:.1e}.")
-    with written_whole(output, force, "--force") as written:
+    with atomic_folder(output, force, "--force") as written:
         place = written / encoder.relative_to(beside)
         converted.save_pretrained(place)
         if tokenizer is not None:
@@ -114,7 +114,7 @@ def outputs_of(model: PreTrainedModel, texts: list[torch.Tensor]) -> list[tuple[
     return [tuple(value for value in output.to_tuple() if isinstance(value, torch.Tensor)) for output in outputs]
 
 
-def check_same(one: list[tuple[torch.Tensor, ...]], other: list[tuple[torch.Tensor, ...]]) -> float:
+def check_same_outputs(one: list[tuple[torch.Tensor, ...]], other: list[tuple[torch.Tensor, ...]]) -> float:
     """Return the largest difference between the outputs that both models have.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..saving.module_list import module_paths
 
 # Far more than any card, licence or module list needs.
-_LARGEST_TEXT = 64 * 2**20
+_MAX_TEXT_BYTES = 64 * 2**20
 _TEXTS = ("README.md", "LICENSE", "config.json", "modules.json")
 _CHAT_TEMPLATES = "additional_chat_templates"
 
@@ -26,7 +26,7 @@ def check_source(folder: Path) -> None:
     Raises:
         ValueError: If a link points out of the folder, a file is not a regular file, or a text file is too large.
     """
-    allowed = _places(folder)
+    allowed = _allowed_folders(folder)
     for path in _read_from(folder):
         target = path.resolve()
         if not any(target.is_relative_to(place) for place in allowed):
@@ -35,11 +35,11 @@ def check_source(folder: Path) -> None:
             )
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ValueError(f"{path} is not a regular file.")
-        if path.name.startswith(_TEXTS) and path.is_file() and path.stat().st_size > _LARGEST_TEXT:
-            raise ValueError(f"{path} must have at most {_LARGEST_TEXT:,} bytes, got {path.stat().st_size:,}.")
+        if path.name.startswith(_TEXTS) and path.is_file() and path.stat().st_size > _MAX_TEXT_BYTES:
+            raise ValueError(f"{path} must have at most {_MAX_TEXT_BYTES:,} bytes, got {path.stat().st_size:,}.")
 
 
-def _places(folder: Path) -> list[Path]:
+def _allowed_folders(folder: Path) -> list[Path]:
     """Return the places that files may link to: the folder, and the blobs of the Hub cache for a snapshot in it."""
     resolved = folder.resolve()
     caches = [parent.parent / "blobs" for parent in resolved.parents if parent.name == "snapshots"]

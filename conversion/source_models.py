@@ -1,4 +1,4 @@
-"""Recognises models of other families, and loads checkpoints with no weight missing or left over."""
+"""Recognises models of other families, and loads checkpoints only if all weights are present and used."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
         base_model: Whether to load only the encoder, instead of the class that the configuration names.
 
     Raises:
-        ValueError: If the class cannot be converted, or if weights are missing or left over.
+        ValueError: If the class cannot be converted, or if weights are missing or unused.
     """
     checkpoint = transformer_folder(checkpoint)
     config = read_config(checkpoint)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..command_line import UsageError
 from .documentation import read_documentation, split_by_file
-from .text_files import TextFormat, csv_header, csv_records, encoding_of, undecodable
+from .text_files import TextFormat, csv_header, csv_records, describe_decoding_error, encoding_of
 
 DOCUMENTATION = "documentation"
 # The `datasets` reader for each file extension.
@@ -53,7 +53,7 @@ class CorpusArguments:
     )
     encoding: str | None = field(
         default=None,
-        metadata={"help": "Encoding of the files, such as latin-1 (default: UTF-8)."},
+        metadata={"help": "Encoding of the files, such as latin-1; the default is UTF-8."},
     )
     delimiter: str | None = field(default=None, metadata={"help": "Column separator of CSV files, such as ';'."})
     streaming: bool = field(default=False, metadata={"help": "Read and tokenise during training; needs --max_steps."})
@@ -64,7 +64,9 @@ class CorpusArguments:
         default=0,
         metadata={"help": "Number of documents held out for evaluation: random ones, or the first of a stream."},
     )
-    num_proc: int | None = field(default=None, metadata={"help": "Tokenising processes (default: one per core)."})
+    num_proc: int | None = field(
+        default=None, metadata={"help": "Number of tokenising processes; the default is one per core."}
+    )
 
     def __post_init__(self) -> None:
         for name, least in (("shuffle_buffer", 1), ("eval_documents", 0), ("num_proc", 1)):
@@ -107,7 +109,7 @@ def load_corpus(arguments: CorpusArguments, scratch: Path, seed: int) -> tuple[A
         texts = load_from_hub(arguments.corpus, "corpus", arguments.dataset_config, **options)
     else:
         texts = _load(*source, arguments)
-    texts = _text_alone(texts, arguments)
+    texts = _keep_text_column(texts, arguments)
     count = arguments.eval_documents
     if not count:
         return texts, None
@@ -223,9 +225,9 @@ def read_files(reader: str, files: list[Path], named: str, streaming: bool = Fal
                     for _ in load([file], True):
                         pass
                 except Exception as cause:
-                    told = undecodable(file, options["encoding"]) if "encoding" in options else None
-                    told = told or f"{file} cannot be read as {reader}: {str(cause) or type(cause).__name__}"
-                    raise UsageError(told) from error
+                    message = describe_decoding_error(file, options["encoding"]) if "encoding" in options else None
+                    message = message or f"{file} cannot be read as {reader}: {str(cause) or type(cause).__name__}"
+                    raise UsageError(message) from error
             raise UsageError(f"{named} cannot be read: {error.__cause__ or error}") from error
 
 
@@ -250,7 +252,7 @@ def load_from_hub(name: str, argument: str, config: str | None, **options: Any) 
         raise UsageError(f"--{argument} {name}: {error}") from error
 
 
-def _text_alone(texts: Any, arguments: CorpusArguments) -> Any:
+def _keep_text_column(texts: Any, arguments: CorpusArguments) -> Any:
     """Keep only the column of the texts, and call it "text"."""
     # Reading a stream moves its position.
     first = next(iter(copy.deepcopy(texts) if arguments.streaming else texts), None)
@@ -283,7 +285,7 @@ def text_of(text: Any) -> str:
 
 
 def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
-    """Write the docstrings on this disk as JSON Lines, unless the files exist already.
+    """Write the docstrings of the installed libraries as JSON Lines, unless the files already exist.
 
     Held-out docstrings come from other source files than those to train on.
 
@@ -299,7 +301,7 @@ def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
         UsageError: If more than half of the docstrings would be held out.
     """
     # This module imports transformers, which takes seconds.
-    from ..saving.whole_folders import write_whole
+    from ..saving.whole_folders import write_atomically
 
     files = [folder / "documentation.jsonl", folder / "documentation-held-out.jsonl"][: 1 + bool(held_out)]
     if all(file.exists() for file in files):
@@ -315,5 +317,5 @@ def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
         train, others = split_by_file(docs, share, seed)
         share = min(1.0, 1.2 * share)
     for file, part in zip(files, (train, others[:held_out]), strict=False):
-        write_whole(file, (json.dumps({"text": doc.text}) + "\n" for doc in part))
+        write_atomically(file, (json.dumps({"text": doc.text}) + "\n" for doc in part))
     return files

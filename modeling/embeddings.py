@@ -115,7 +115,8 @@ class HiddenStateModule(nn.Module):
 class InputEmbeddings(HiddenStateModule):
     """The module between the token vectors and the first layer: scale, segment types, positions, norm and dropout.
 
-    If the embeddings have another number of channels (E) than the layers (D), a projection follows (Lan et al., 2020).
+    If the embeddings and the layers have different numbers of channels (E and D), a projection follows (Lan et al.,
+    2020).
     """
 
     def __init__(self, config: SequenceEncoderConfig) -> None:

@@ -22,8 +22,8 @@ from sequence_encoder.tests.pretraining_runs import command, finish, run_here, s
 from sequence_encoder.training.checkpoints import (
     MARKER,
     checkpoints_in,
-    last_whole_checkpoint,
-    remove_unfinished,
+    last_complete_checkpoint,
+    remove_incomplete,
     step_of,
 )
 
@@ -128,7 +128,7 @@ def test_a_run_in_two_processes_survives_the_death_of_one(
     status, said = finish(process)
     # The launcher ends the other one.
     assert status != 0, said
-    assert last_whole_checkpoint(tmp_path) is not None
+    assert last_complete_checkpoint(tmp_path) is not None
     status, said = finish(start(arguments(tmp_path, **options), processes=2))
     assert status == 0, said
     # Dropout is drawn in each process, so that only what was seen is the same as in one.
@@ -189,11 +189,11 @@ def test_only_checkpoints_that_were_finished_count(tmp_path: Path) -> None:
         (tmp_path / f"checkpoint-{step}").mkdir()
     for other in ("checkpoint-x", "runs", "checkpoint-"):
         (tmp_path / other).mkdir()
-    assert last_whole_checkpoint(tmp_path) is None
+    assert last_complete_checkpoint(tmp_path) is None
     for step in (5, 10):
         (tmp_path / f"checkpoint-{step}" / MARKER).touch()
-    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    assert remove_unfinished(tmp_path) == [tmp_path / "checkpoint-100"]
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert remove_incomplete(tmp_path) == [tmp_path / "checkpoint-100"]
     assert {path.name for path in tmp_path.iterdir()} == {
         "checkpoint-5",
         "checkpoint-10",
@@ -280,4 +280,4 @@ def test_a_stream_that_breaks_off_ends_with_what_its_reader_says(corpus: Path, t
             max_steps=100,
             save_steps=4,
         )
-    assert last_whole_checkpoint(tmp_path / "out") is not None
+    assert last_complete_checkpoint(tmp_path / "out") is not None

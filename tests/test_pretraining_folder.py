@@ -19,7 +19,7 @@ from transformers import Trainer
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.pretraining_runs import command, run_here, write_corpus
-from sequence_encoder.training.checkpoints import checkpoints_in, remove_older
+from sequence_encoder.training.checkpoints import checkpoints_in, rotate_checkpoints
 from sequence_encoder.training.pretraining import recipe as pretraining
 from sequence_encoder.training.pretraining.run import parse
 
@@ -164,7 +164,7 @@ def test_what_the_state_of_the_optimizer_would_undo_is_refused(corpus: Path, out
 
 
 def test_a_folder_of_checkpoints_that_someone_empties_does_not_matter_to_rotation(tmp_path: Path) -> None:
-    remove_older(tmp_path, 1, None)
+    rotate_checkpoints(tmp_path, 1, None)
 
 
 def test_a_second_run_into_the_same_folder_is_refused(corpus: Path, output: Path) -> None:

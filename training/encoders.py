@@ -11,14 +11,14 @@ from ..command_line import UsageError
 from ..conversion import convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import load_checkpoint, transformer_folder
-from ..hub.passed_on import passed_on
+from ..hub.passed_on import inherited_card_fields
 from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.pooling import POOLINGS
 from ..modeling.text_encoding.recipe_files import read_recipe
 from ..modeling.text_encoding.text_pooling import check_pooling
 
 
-def carry_over(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTokenizerBase:
+def save_as_sequence_encoder(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTokenizerBase:
     """Save a checkpoint as a SequenceEncoder in float32, converted if necessary.
 
     Args:
@@ -49,7 +49,7 @@ def carry_over(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTok
 def card_fields_of(checkpoint: str) -> dict[str, Any]:
     """Return the licence and the language of a checkpoint, if known, which models trained from it inherit."""
     try:
-        return passed_on(folder_of(checkpoint))
+        return inherited_card_fields(folder_of(checkpoint))
     except (OSError, ValueError):
         return {}
 

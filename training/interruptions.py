@@ -19,9 +19,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class GracefulStop(TrainerCallback):
     """A callback that stops a training with a checkpoint on Ctrl-C or SIGTERM.
 
-    The current step is finished first. A second signal stops at once. So does the first one if no training runs, or if
-    there are several processes, which would not stop at the same step. Add this callback before those that read
-    `control` after a step, and train inside `watch`.
+    The current step is finished first. A second signal stops at once. The first signal also stops at once if no
+    training is running, or if there are several processes, which would not stop at the same step. Add this callback
+    before those that read `control` after a step, and train inside `watch`.
     """
 
     def __init__(self) -> None:
@@ -38,15 +38,15 @@ class GracefulStop(TrainerCallback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._request_stop) for number in _SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def raise_if_asked(self) -> None:
-        """Skip the work after the training if a signal has stopped the training.
+    def raise_if_stopped(self) -> None:
+        """Raise if a signal has stopped the training, to skip the work after it.
 
         Raises:
             KeyboardInterrupt: If a signal has stopped the training.
@@ -54,7 +54,7 @@ class GracefulStop(TrainerCallback):
         if self.asked:
             raise KeyboardInterrupt
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.process:
             # This is a worker process. The terminal sends Ctrl-C to it as well, but the training still needs it.
             if number == signal.SIGTERM:

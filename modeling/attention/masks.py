@@ -28,7 +28,7 @@ def mask_of_padding(input_ids: torch.Tensor | None, pad_token_id: int | None) ->
 
 
 def within_window(query: Any, key: Any, window: int) -> Any:
-    """Return whether tokens at the positions `query` and `key` of a sequence are within a window of each other."""
+    """Return whether tokens at the positions `query` and `key` of a sequence are at most `window` apart."""
     return (query - key).abs() <= window
 
 

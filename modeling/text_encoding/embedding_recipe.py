@@ -59,7 +59,7 @@ class EmbeddingRecipe:
         lowercase: Whether to lowercase texts before the tokenizer processes them.
         settings: The content of `config_sentence_transformers.json`, such as the prompts, the name of the default
             prompt, and `truncate_dim`.
-        obstacle: The reason why the recipe of a folder is not supported; None if it is.
+        obstacle: The reason why the recipe of a folder is not supported; None if it is supported.
     """
 
     pooling: tuple[str, ...] = ("mean",)

@@ -64,7 +64,7 @@ class _Call:
         return vectors.to(self.dtype)
 
 
-class TextEncoding:
+class TextEncodingMixin:
     """Mixin that gives the encoder the methods `encode` and `iter_encode`.
 
     Attributes:
@@ -105,7 +105,7 @@ class TextEncoding:
             ValueError: If an argument is invalid, the recipe of the folder is not supported, or a vector is not finite.
         """
         if not convert_to_tensor:
-            _check_numpy_has(options.get("dtype"))
+            _check_numpy_dtype(options.get("dtype"))
         texts = [sentences] if isinstance(sentences, str) else sentences
         parts = cast("list[torch.Tensor]", list(self.iter_encode(texts, tokenizer, convert_to_tensor=True, **options)))
         if parts:
@@ -135,7 +135,7 @@ class TextEncoding:
     ) -> Iterator[torch.Tensor | Any]:
         """Like `encode`, but for more texts than fit in memory: read and yield thousands of texts at a time.
 
-        By default, the recipe in the folder of the model decides.
+        By default, this follows the embedding recipe in the folder of the model.
 
         Args:
             sentences: Texts, also from an infinite iterator.
@@ -167,7 +167,7 @@ class TextEncoding:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
         kept = recipe.kept_channels(cast(PreTrainedModel, self).config.hidden_size, truncate_dim)
         if not convert_to_tensor:
-            _check_numpy_has(dtype)
+            _check_numpy_dtype(dtype)
         prompt = recipe.prompt(prompt, prompt_name)
         own = private_copy(tokenizer)
         max_length = self.longest_text(tokenizer, max_length)
@@ -181,8 +181,8 @@ class TextEncoding:
         """Return the recipe of the model, changed by arguments of `iter_encode`.
 
         Args:
-            pooling: The pooling, in place of that of the recipe.
-            normalize_embeddings: Whether to scale vectors to unit length, in place of what the recipe does.
+            pooling: The pooling, instead of the recipe's.
+            normalize_embeddings: Whether to scale vectors to unit length, instead of the recipe's setting.
 
         Raises:
             ValueError: If the pooling does not exist, or the recipe of the folder is not supported.
@@ -230,7 +230,7 @@ class TextEncoding:
         return max_length
 
     def _check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Refuse a tokenizer with more tokens than the model has embeddings, and warn if others do not seem to fit."""
+        """Refuse a tokenizer with more tokens than the model has, and warn if it does not seem to fit the model."""
         config = cast(PreTrainedModel, self).config
         size = len(tokenizer)
         if size > config.vocab_size:
@@ -310,6 +310,6 @@ class TextEncoding:
         return vectors
 
 
-def _check_numpy_has(dtype: torch.dtype | None) -> None:
+def _check_numpy_dtype(dtype: torch.dtype | None) -> None:
     if dtype == torch.bfloat16:
         raise ValueError("NumPy has no bfloat16; with dtype=torch.bfloat16, pass convert_to_tensor=True.")

@@ -102,8 +102,8 @@ def record_adapter(folder: Path, base: str, checkpoint: str, labels: list[str]) 
     # PEFT's card contains the encoder's path on this disk.
     (folder / "README.md").unlink(missing_ok=True)
     origin = Path(checkpoint).resolve().name if Path(checkpoint).exists() else checkpoint
-    told = {"from": origin, "weights": _digest(checkpoint), "labels": labels}
-    (folder / ADAPTER_RECORD).write_text(json.dumps(told, indent=1), encoding="utf-8")
+    recorded = {"from": origin, "weights": _digest(checkpoint), "labels": labels}
+    (folder / ADAPTER_RECORD).write_text(json.dumps(recorded, indent=1), encoding="utf-8")
 
 
 def _digest(checkpoint: str) -> str | None:
@@ -137,12 +137,12 @@ def check_adapter(arguments: AdaptedModelArguments, labels: list[str]) -> list[s
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         record = folder / ADAPTER_RECORD
-        told = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        recorded = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
         base, kind = config["base_model_name_or_path"], (config["peft_type"], bool(config.get("use_dora")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{named} is not the folder of a PEFT adapter: {error}") from error
-    origin = told.get("from", base)
-    weights = told.get("weights")
+    origin = recorded.get("from", base)
+    weights = recorded.get("weights")
     if not any(_same(arguments.from_checkpoint, each) for each in (base, origin, str(folder.parent / "base"))) and (
         weights is None or weights != _digest(arguments.from_checkpoint)
     ):
@@ -154,7 +154,7 @@ def check_adapter(arguments: AdaptedModelArguments, labels: list[str]) -> list[s
         raise UsageError(
             f"{named} has type {kind[0]} with use_dora={kind[1]}, which is not --tuning {arguments.tuning}."
         )
-    known = told.get("labels") or labels
+    known = recorded.get("labels") or labels
     if set(known) != set(labels):
         raise UsageError(f"{named} has the labels {', '.join(known)}, but the examples have {', '.join(labels)}.")
     return list(known)

@@ -78,8 +78,8 @@ def fingerprint(rows: Any) -> str:
     return f"{len(rows):,} with the digest {digest.hexdigest()}"
 
 
-def warn_of_shared(examples: Mapping[str, Any], texts: Sequence[str]) -> None:
-    """Print how many validation and test examples have the same texts as a training example.
+def warn_about_shared_texts(examples: Mapping[str, Any], texts: Sequence[str]) -> None:
+    """Warn how many validation and test examples have the same texts as a training example.
 
     Args:
         examples: The examples of each split.

@@ -1,4 +1,4 @@
-"""The scratch folder that `sequence-encoder adapt` keeps beside its output folder until the run is finished.
+"""The scratch folder that `sequence-encoder adapt` keeps next to its output folder until the run is finished.
 
 .NAME-adaptation/
   lock             held while a run uses the folder; the system releases it when the process ends
@@ -24,8 +24,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ...command_line import UsageError
-from ...saving.whole_folders import write_whole
-from ..checkpoints import MARKER, last_whole_checkpoint, step_of
+from ...saving.whole_folders import write_atomically
+from ..checkpoints import MARKER, last_complete_checkpoint, step_of
 from .data import fingerprint
 from .report import Results
 from .run import Adaptation
@@ -74,12 +74,12 @@ def scratch_of(run: Adaptation, settings: Mapping[str, Any]) -> Iterator[bool]:
         yield _prepared(run, settings)
         finished = True
     finally:
-        if finished or not holds_progress(folder):
+        if finished or not has_progress(folder):
             shutil.rmtree(folder, ignore_errors=True)
         lock.release()
 
 
-def holds_progress(folder: Path) -> bool:
+def has_progress(folder: Path) -> bool:
     """Return whether a scratch folder holds a finished training, trials of a search, or a checkpoint."""
     if not (folder / _SETTINGS).exists():
         return False
@@ -93,7 +93,7 @@ def holds_progress(folder: Path) -> bool:
 def progress_of(run: Adaptation) -> str:
     """Describe what an interrupted run leaves, and how to resume it."""
     folder = run.scratch
-    if not holds_progress(folder):
+    if not has_progress(folder):
         return "Interrupted before the first checkpoint; nothing was saved."
     kept, results = [], finished(run)
     if results.trainings:
@@ -101,7 +101,7 @@ def progress_of(run: Adaptation) -> str:
     elif (folder / _SEARCH).exists():
         kept.append("the result of the search" if results.found else "the finished trials of the search")
     for training in sorted(folder.glob("trainings/*")):
-        if checkpoint := last_whole_checkpoint(training):
+        if checkpoint := last_complete_checkpoint(training):
             kept.append(f"the training of seed {training.name} up to step {step_of(checkpoint)}")
     return f"Interrupted. {folder} keeps {' and '.join(kept)}. Continue with the same command and --resume."
 
@@ -109,8 +109,8 @@ def progress_of(run: Adaptation) -> str:
 def _prepared(run: Adaptation, settings: Mapping[str, Any]) -> bool:
     """Check what an earlier run left, remove what this run does not need, and return whether this run resumes it."""
     folder, file = run.scratch, run.scratch / _SETTINGS
-    resumed = holds_progress(folder) and run.args.resume
-    if holds_progress(folder) and not (run.args.resume or run.args.overwrite):
+    resumed = has_progress(folder) and run.args.resume
+    if has_progress(folder) and not (run.args.resume or run.args.overwrite):
         raise FileExistsError(
             f"{folder} holds an interrupted run; continue it with --resume, or start over with --overwrite."
         )
@@ -118,9 +118,9 @@ def _prepared(run: Adaptation, settings: Mapping[str, Any]) -> bool:
         before = json.loads(file.read_text(encoding="utf-8"))
         changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
-            told = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
+            differences = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
             raise UsageError(
-                f"--resume continues a run with the same arguments and examples, but these differ: {told}."
+                f"--resume continues a run with the same arguments and examples, but these differ: {differences}."
             )
     else:
         for path in folder.iterdir():
@@ -133,7 +133,7 @@ def _prepared(run: Adaptation, settings: Mapping[str, Any]) -> bool:
 
 def record_settings(run: Adaptation, settings: Mapping[str, Any]) -> None:
     """Write the settings of a run once its encoder is complete."""
-    write_whole(run.scratch / _SETTINGS, [json.dumps(settings, indent=1)])
+    write_atomically(run.scratch / _SETTINGS, [json.dumps(settings, indent=1)])
 
 
 def settings_of(run: Adaptation, examples: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,16 +146,16 @@ def settings_of(run: Adaptation, examples: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:
-    """Return the digest that identifies a run in its results. Results may be published, and settings contain paths."""
+    """Return the digest that identifies a run in its results, which may be published, while settings contain paths."""
     return blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def is_finished(run: Adaptation, settings: Mapping[str, Any]) -> bool:
     """Return whether the output folder already holds the results of the run."""
     try:
-        told = json.loads((run.output / _RESULTS).read_text(encoding="utf-8"))
+        saved = json.loads((run.output / _RESULTS).read_text(encoding="utf-8"))
         seeds = range(run.args.seed, run.args.seed + run.args.seeds)
-        return told["run"] == digest_of(settings) and set(seeds) <= set(told["seeds"])
+        return saved["run"] == digest_of(settings) and set(seeds) <= set(saved["seeds"])
     except (OSError, ValueError, TypeError, KeyError):
         return False
 
@@ -184,4 +184,4 @@ def finished(run: Adaptation) -> Results:
 def record(run: Adaptation, results: Results) -> None:
     """Write the results of the finished trainings."""
     if run.args.should_save:
-        write_whole(run.scratch / _RESULTS, [results.as_record()])
+        write_atomically(run.scratch / _RESULTS, [results.as_record()])

@@ -31,10 +31,10 @@ SIZES = {
 }
 
 # Pairs of an argument and another one beside which it has no effect.
-_OF_NEW_TOKENIZERS = ("vocab_size", "algorithm", "lowercase")
+_NEW_TOKENIZER_OPTIONS = ("vocab_size", "algorithm", "lowercase")
 _NOT_USED_WITH = (
-    *((name, "from_checkpoint") for name in ("preset", "size", *_OF_NEW_TOKENIZERS)),
-    *((name, "tokenizer") for name in _OF_NEW_TOKENIZERS),
+    *((name, "from_checkpoint") for name in ("preset", "size", *_NEW_TOKENIZER_OPTIONS)),
+    *((name, "tokenizer") for name in _NEW_TOKENIZER_OPTIONS),
 )
 
 # Five special tokens, and either one character in WordPiece's two forms or all bytes.
@@ -174,7 +174,7 @@ class PretrainingOptions:
         default="pretrained", metadata={"help": "Folder to save the model and its checkpoints in."}
     )
     resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in the output folder."})
-    overwrite: bool = field(default=False, metadata={"help": "Start over, and remove what an earlier run left."})
+    overwrite: bool = field(default=False, metadata={"help": "Start over and delete what an earlier run wrote."})
     muon: bool = field(
         default=True, metadata={"help": "Train matrices with Muon and other weights with AdamW instead of --optim."}
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....command_line import UsageError
 from ..example_files import place_of
-from .columns import check_texts, check_there, check_values
+from .columns import check_columns, check_texts, check_values
 from .task import Examples, HeadTask, Metrics
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Answers(HeadTask):
         self.label = data.label_column or "answers"
         self.texts = (self.question, self.context)
         columns = {"text_column": self.question, "text_pair_column": self.context, "label_column": self.label}
-        check_there(examples, columns)
+        check_columns(examples, columns)
         check_texts(data, examples, "text_column", self.question)
         check_texts(data, examples, "text_pair_column", self.context)
         allowed = "text and answer_start, lists of the same length"

@@ -20,7 +20,7 @@ _SHOWN, _CHARACTERS = 3, 80
 _WHOLE = re.compile(r"-?\d+\.0+")
 
 
-def check_there(examples: Mapping[str, Any], columns: Mapping[str, str | list[str] | None]) -> None:
+def check_columns(examples: Mapping[str, Any], columns: Mapping[str, str | list[str] | None]) -> None:
     """Check that every split has the columns, and that all of them are different.
 
     Args:
@@ -182,11 +182,11 @@ def label_names(examples: Mapping[str, Any], column: str, values: Callable[[Any]
                 f"--label_column {column}: the {split} examples have the labels {', '.join(unseen[:5])}, but the "
                 f"training examples only have {', '.join(names[:20])}."
             )
-    warn_of_case(names, column)
+    warn_about_case(names, column)
     return names
 
 
-def warn_of_case(names: Iterable[str], column: str) -> None:
+def warn_about_case(names: Iterable[str], column: str) -> None:
     """Print the labels that differ only in case, which may be annotation mistakes."""
     same: dict[str, list[str]] = {}
     for name in names:
@@ -204,7 +204,7 @@ def _order(name: str) -> tuple[bool, float, str]:
 
 
 def names_of_numbers(feature: Any) -> list[str] | None:
-    """Return the class names of a `datasets` feature, which may be nested in lists, or None if it has none."""
+    """Return the class names of a `datasets` feature, which may be nested in lists, or None without class names."""
     while hasattr(feature, "feature"):
         feature = feature.feature
     return list(feature.names) if hasattr(feature, "names") and hasattr(feature, "str2int") else None
