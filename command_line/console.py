@@ -1,4 +1,4 @@
-"""The console output of a training: one progress bar, and one table of losses and metrics."""
+"""The console output of a training run: one progress bar, and one table of losses and metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCont
 from transformers.trainer_utils import IntervalStrategy, has_length
 from transformers.utils import logging as transformers_bars
 
-# Number of rows for a training without evaluations.
+# Number of rows for a training run without evaluations.
 _ROWS = 20
 
 
@@ -121,7 +121,7 @@ def _text(value: Any) -> str:
 
 @contextmanager
 def hide_progress_bars() -> Iterator[None]:
-    """Hide the progress bars of loading and saving models, and those of `datasets` if no terminal shows them.
+    """Hide the progress bars for loading and saving models, and the bars of `datasets` if there is no terminal.
 
     Downloads from the Hub keep their bars.
     """

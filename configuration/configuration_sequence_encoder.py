@@ -82,7 +82,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `quick_gelu` or `silu`.
         layer_types (`list[str]`, *optional*): `"full_attention"` or `"sliding_attention"` for each layer. A shorter
             list is repeated. By default, all layers use full attention.
-        sliding_window (`int`, *optional*): How many tokens a token sees to each side in layers with sliding attention.
+        sliding_window (`int`, *optional*): Number of tokens to attend to on each side in layers with sliding attention.
         attention_bias (`bool`, defaults to `True`): Whether the linear layers of attention have a bias.
         mlp_bias (`bool`, defaults to `True`): Whether the linear layers of the feed-forward network have a bias.
         embedding_size (`int`, *optional*): Number of channels of the embeddings; `hidden_size` by default. If the two

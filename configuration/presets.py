@@ -41,7 +41,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Sanh et al., 2019.
     "distilbert": {**_BERT, "num_hidden_layers": 6, "type_vocab_size": 0, "pooler_act": "relu"},
-    # Warner et al., 2024: tokens see the whole text in every third layer, and 64 tokens to each side in the others.
+    # Warner et al., 2024: tokens attend to the whole text in every third layer, and to 64 tokens on each side in the
+    # others.
     "modernbert": {
         "vocab_size": 50368,
         "hidden_size": 768,

@@ -39,7 +39,7 @@ def convert_checkpoint(
         target: The folder to write.
         to: See `convert`.
         base_model: See `convert`.
-        force: Whether to replace `target` if it holds a saved model.
+        force: Whether to replace `target` if it contains a saved model.
 
     Returns:
         The largest difference between the outputs of the two models.
@@ -50,9 +50,9 @@ def convert_checkpoint(
     """
     output = Path(target)
     check_replaceable(output, force, "--force", kept=Path(source))
-    beside = folder_of(source)
-    encoder = Path(transformer_folder(beside))
-    model = load_checkpoint(source if encoder == beside else encoder, base_model)
+    source_folder = folder_of(source)
+    encoder = Path(transformer_folder(source_folder))
+    model = load_checkpoint(source if encoder == source_folder else encoder, base_model)
     tokenizer = load_tokenizer(encoder, model)
     if tokenizer is None:
         print(f"{encoder} has no tokenizer, so none is saved and the models are compared on random token ids.")
@@ -69,11 +69,11 @@ def convert_checkpoint(
     names = f"{original} to {type(converted).__name__}"
     print(f"Converted {names}. On sample texts, their outputs differ by at most {difference:.1e}.")
     with atomic_folder(output, force, "--force") as written:
-        place = written / encoder.relative_to(beside)
+        place = written / encoder.relative_to(source_folder)
         converted.save_pretrained(place)
         if tokenizer is not None:
             save_tokenizer(tokenizer, place, list(SAMPLES))
-        copy_sidecar_files(beside, encoder, written)
+        copy_sidecar_files(source_folder, encoder, written)
         adjust_card(written, output.resolve().name, converted)
     print(f"Saved in {output}.")
     return difference
@@ -115,7 +115,7 @@ def outputs_of(model: PreTrainedModel, texts: list[torch.Tensor]) -> list[tuple[
 
 
 def check_same_outputs(one: list[tuple[torch.Tensor, ...]], other: list[tuple[torch.Tensor, ...]]) -> float:
-    """Return the largest difference between the outputs that both models have.
+    """Compare the outputs of two models, and return the largest difference.
 
     Raises:
         ValueError: If the difference is NaN, or larger than rounding explains for outputs of this size.

@@ -53,7 +53,7 @@ STACKED_QKV = Layout(
 
 @dataclass(frozen=True)
 class Rule:
-    """Maps one of our tensors to the tensors that hold it in the other family."""
+    """Maps one of our tensors to the corresponding tensors of the other family."""
 
     ours: str
     theirs: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The files beside a checkpoint's weights: its tokenizer, its sentence-transformers modules and its card."""
+"""The other files of a checkpoint: its tokenizer, its sentence-transformers modules and its card."""
 
 from __future__ import annotations
 

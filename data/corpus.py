@@ -46,7 +46,7 @@ class CorpusArguments:
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
     split: str = field(default="train", metadata={"help": "Split of the Hub dataset."})
-    text_column: str = field(default="text", metadata={"help": "Column that holds the texts."})
+    text_column: str = field(default="text", metadata={"help": "Column with the texts."})
     sample_by: str = field(
         default="line",
         metadata={"help": "What counts as a document in a text file.", "choices": ["line", "paragraph", "document"]},
@@ -114,7 +114,7 @@ def load_corpus(arguments: CorpusArguments, scratch: Path, seed: int) -> tuple[A
     if not count:
         return texts, None
     if arguments.streaming:
-        # Reading a stream moves its position, and that of every stream with the same source.
+        # Reading a stream moves its position, and the position of every stream with the same source.
         train, held_out = texts.skip(count), copy.deepcopy(texts).take(count)
         if next(iter(copy.deepcopy(train)), None) is None:
             raise UsageError(f"--eval_documents {count} leaves no document of --corpus {arguments.corpus} to train on.")
@@ -312,7 +312,8 @@ def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
             f"--eval_documents must be at most {len(docs) // 2}, half of the {len(docs)} docstrings, got {held_out}."
         )
     train, others, share = docs, docs[:0], held_out / len(docs)
-    # A file can hold one docstring or hundreds, so the share of files gives only about that share of docstrings.
+    # A file can contain one docstring or hundreds, so a share of the files has only roughly that share of the
+    # docstrings.
     while len(others) < held_out:
         train, others = split_by_file(docs, share, seed)
         share = min(1.0, 1.2 * share)

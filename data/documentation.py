@@ -171,7 +171,7 @@ def read_documentation(
     max_bytes: int = 15_000_000,
     show_progress: bool = True,
 ) -> list[Docstring]:
-    """Read the docstrings of the libraries that have the most of them, without near-duplicates.
+    """Read the docstrings of the libraries with the most docstrings, without near-duplicates.
 
     Args:
         max_libraries: The number of libraries.

@@ -21,7 +21,7 @@ from .corpus import text_of
 from .packs import Pack, pack
 from .windows import Window, segment_windows
 
-# The most characters in a block, however few documents that is.
+# Maximum number of characters in a block, however few documents that is.
 BLOCK_CHARACTERS = 200_000_000
 
 

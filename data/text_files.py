@@ -109,7 +109,7 @@ def csv_records(file: Path, encoding: str | None, delimiter: str) -> Iterator[tu
     Raises:
         UsageError: If the quotes in the file do not match.
     """
-    # A cell can hold a whole book.
+    # A cell can contain a whole book.
     csv.field_size_limit(2**31 - 1)
     with open_text(file, encoding) as text:
         reader = csv.reader(text, delimiter=delimiter, strict=True)

@@ -11,7 +11,7 @@ from ..command_line import UsageError
 from .corpus import texts_of
 from .windows import segment_windows
 
-# Number of documents that a process holds in memory at once, with their tokens.
+# Number of documents that a process keeps in memory at once, with their tokens.
 _BATCH = 100
 
 

@@ -20,7 +20,7 @@ from .architecture_in_words import describe_architecture
 from .card_rules import check_card
 
 TEMPLATE = Path(__file__).parent.parent / "hub_card.md"
-# Marks cards that hold nothing but what the model itself says, so that a push may render them again.
+# Marks cards that were rendered from the model alone, so that a push may render them again.
 MARKER = "Rendered by sequence-encoder, which renders it again when the model is pushed; without this line it does not."
 
 # The Hub's name of each task, and whether transformers has a pipeline for it.
@@ -163,7 +163,7 @@ def model_card(
 def card_to_push(
     model: PreTrainedModel, api: HfApi, repo_id: str, revision: str | None, tags: Iterable[str] | None
 ) -> ModelCard:
-    """Return the card to push: the repository's own card if it holds more than a rendered one, or else a new one.
+    """Return the card to push: the repository's card if it contains more than a rendered one, or else a new one.
 
     Args:
         model: The model to push.

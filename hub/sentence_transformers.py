@@ -34,7 +34,7 @@ def save_sentence_transformer(
         pooling: See `encode`.
         normalize_embeddings: See `encode`.
         max_length: See `encode`.
-        replace: Whether to replace `folder` if it holds a saved model.
+        replace: Whether to replace `folder` if it contains a saved model.
 
     Raises:
         FileExistsError: If `folder` exists and must not be replaced.

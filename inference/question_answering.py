@@ -187,7 +187,7 @@ def windows_of(
     room = length - min(len(asked), max_question_len) - tokenizer.num_special_tokens_to_add(pair=True)
     if room < 1:
         raise ValueError(
-            f"max_seq_len={length} leaves no room for a context beside a question of {length - room} tokens."
+            f"max_seq_len={length} leaves no room for a context after a question of {length - room} tokens."
         )
     encoded = tokenizer(
         question,
@@ -221,7 +221,7 @@ def best_answers(
         context: The text to find the answer in.
         top_k: Number of answers.
         max_answer_len: Maximum number of tokens in an answer.
-        handle_impossible_answer: Whether an empty answer is allowed. The first token of a window stands for it.
+        handle_impossible_answer: Whether an empty answer is allowed. The first token of a window represents it.
 
     Returns:
         Dictionaries with `score`, `start`, `end` and `answer`, the best answer first.

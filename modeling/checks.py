@@ -47,7 +47,7 @@ def _check_integers(name: str, values: Any) -> None:
 
 
 def _check_ranges(checked: list[tuple[str, torch.Tensor, int, str]]) -> None:
-    """Check tuples of a name, a tensor, the number of allowed values from 0, and what sets this limit."""
+    """Check that integers are in range, given tuples of a name, a tensor, the upper limit, and what sets it."""
     if not checked or is_tracing(checked[0][1]):
         return
     extremes = torch.stack([torch.stack(ids.aminmax()).long() for _, ids, _, _ in checked]).tolist()

@@ -74,8 +74,8 @@ class RotaryPositions(Positions):
     def rotations(self, position_ids: torch.Tensor) -> Rotations:
         """Return cosines and sines for each layer type, (B or 1, S, head_dim) each, in float32.
 
-        A rotated channel is itself times the cosine plus its partner times the sine, so the sines of the first half of
-        the channels are negated.
+        Rotation multiplies each channel by the cosine and adds its partner times the sine, so the sines of the first
+        half of the channels are negated.
 
         Frequencies are computed on every call, since a buffer would be lost if the model starts on the meta device.
 

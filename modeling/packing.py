@@ -89,7 +89,7 @@ def positions_from_zero(position_ids: torch.Tensor, starts: torch.Tensor, offset
 
 @dataclass
 class PackedBatch:
-    """A plan that packs the real tokens of a batch into one row and unpacks them.
+    """A plan for packing the real tokens of a batch into one row, and for unpacking them.
 
     Attributes:
         shape: (B, S) of the padded batch.

@@ -41,7 +41,8 @@ class AtomicSavingMixin(PushToHubMixin):
     ) -> Any:
         """Save to a folder. Either all files appear there at the end, or none do.
 
-        Weights of an earlier model that the new ones do not replace are removed. All other files of the folder stay.
+        Weights of an earlier model that the new ones do not replace are removed. All other files in the folder are
+        kept.
 
         Args:
             save_directory: The folder, which is created if it does not exist.

@@ -1,4 +1,4 @@
-"""Writes several files into a folder atomically: all of them appear or none, and other files stay."""
+"""Writes several files into a folder atomically: all of them appear or none. Other files are kept."""
 
 from __future__ import annotations
 

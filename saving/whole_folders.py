@@ -91,9 +91,9 @@ def _prefix(output: Path) -> str:
 def atomic_folder(output: Path, replace: bool, option: str) -> Iterator[Path]:
     """Yield a new folder to write into. It becomes `output` at the end, unless an exception occurs.
 
-    If `output` contains a model, the new files replace those of the model. All other files stay, and a warning lists
-    them. If a new file has the name of one that stays, `.new` is added to its name. `check_replaceable` runs again at
-    the end, since the folder may have changed in the meantime.
+    If `output` contains a model, the new files replace those of the model. All other files are kept, and a warning
+    lists them. If a new file has the name of a kept file, `.new` is added to its name. `check_replaceable` runs again
+    at the end, since the folder may have changed in the meantime.
 
     Args:
         output: The folder to write.
@@ -144,7 +144,7 @@ def _replace_model(output: Path, written: Path, replaced: Path) -> None:
 
 
 def _rename_conflicting(output: Path, written: Path, outdated: set[str], modules: list[str]) -> None:
-    """Rename new files that have the name of a file that stays."""
+    """Rename new files that have the name of a file that is kept."""
     for name in sorted(files_in(written) - outdated):
         there, top = output / name, name.partition("/")[0]
         if top != name and (output / top).is_symlink():

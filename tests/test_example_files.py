@@ -149,7 +149,7 @@ def test_rows_of_parquet_are_counted_from_one(read: Read, tmp_path: Path) -> Non
         ("\n \n", "a.csv", "a.csv has no header: its first line must name the columns."),
         ("text,label\n", "a.csv", "--train_file a.csv has no examples."),
         ("[]", "a.json", "--train_file a.json has no examples."),
-        ('{\n"text": ["a"]\n}', "a.json", "It must hold an object on each line, or one list of objects."),
+        ('{\n"text": ["a"]\n}', "a.json", "It must contain an object on each line, or one list of objects."),
         ('{"text": ["a"], "label": ["b"]}', "a.json", "line 1 of a.json has ['a']."),
         ('["a", "b"]', "a.json", "item 1 of a.json must be an object with the column names as keys, got 'a'."),
         ('{"text": "a"}\n{"text": b}\n', "a.jsonl", "line 2 of a.jsonl is not valid JSON"),

@@ -151,7 +151,7 @@ def test_a_run_does_not_go_on_with_other_texts(tmp_path: Path) -> None:
     ):
         run_here(corpus, output, max_steps=2, resume=True)
     corpus.write_text("".join(reversed(before.splitlines(True))))
-    with pytest.raises(UsageError, match=r"has changed: .* with other lengths"):
+    with pytest.raises(UsageError, match=r"has changed: .* with different lengths"):
         run_here(corpus, output, max_steps=2, resume=True)
     corpus.write_text(before)
     run_here(corpus, output, max_steps=2, resume=True)
@@ -213,7 +213,7 @@ def test_an_interrupted_run_saves_what_it_has_learned_and_says_how_to_go_on(
         main(["pretrain", *command(corpus, tmp_path / "out", **options)])
     assert exit_.value.code == 130
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"{tmp_path / 'out' / 'checkpoint-3'} holds the first 3 steps" in said
+    assert f"{tmp_path / 'out' / 'checkpoint-3'} contains the first 3 steps" in said
     assert "--resume" in said
     assert not (tmp_path / "out" / "config.json").exists()
     tokenizer = tmp_path / "tokenizer"

@@ -72,7 +72,7 @@ def remove_matching(folder: Path, names: Sequence[str], kept: Sequence[str] = ()
     """Remove the matching files and folders in a folder, and print the names of the others.
 
     Args:
-        folder: The folder. It is removed if it is empty in the end.
+        folder: The folder. It is removed if nothing is left in it.
         names: Patterns, as in `fnmatch`.
         kept: The names of files to keep without printing them.
     """
@@ -211,7 +211,7 @@ class CurrentSettingsCallback(TrainerCallback):
 class RestoreRandomStateCallback(TrainerCallback):
     """A callback that restores the random state of a checkpoint at the start of the first step.
 
-    For a stream, `Trainer` restores it before it creates the iterator, which draws a random number.
+    For a stream, `Trainer` restores it too early: creating the iterator then draws a random number.
 
     Args:
         checkpoint: The checkpoint that training resumes from.

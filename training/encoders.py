@@ -1,4 +1,4 @@
-"""Loads the checkpoint that a training starts from, and reads what the new model inherits from it."""
+"""Loads the checkpoint that a training run starts from, and reads what the new model inherits from it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def save_as_sequence_encoder(checkpoint: str, folder: Path, base_model: bool) ->
         UsageError: If the checkpoint cannot be converted.
     """
     try:
-        beside = folder_of(checkpoint)
-        encoder = transformer_folder(beside)
-        model = load_checkpoint(checkpoint if encoder == beside else encoder, base_model=base_model)
+        source_folder = folder_of(checkpoint)
+        encoder = transformer_folder(source_folder)
+        model = load_checkpoint(checkpoint if encoder == source_folder else encoder, base_model=base_model)
         tokenizer = load_tokenizer(encoder, model)
         if tokenizer is None:
             raise ValueError("the checkpoint has no tokenizer.")
@@ -55,7 +55,7 @@ def card_fields_of(checkpoint: str) -> dict[str, Any]:
 
 
 def pooling_fields(checkpoint: str, asked: str | None) -> dict[str, Any]:
-    """Return the pooling fields that the configuration of the checkpoint must change to.
+    """Return the pooling fields to set in the configuration of the checkpoint.
 
     Args:
         checkpoint: The checkpoint of an encoder.

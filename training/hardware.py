@@ -1,4 +1,4 @@
-"""Facts about the hardware: its name, its speed, its bfloat16 support and the peak memory."""
+"""Information about the hardware: its name, its speed, its bfloat16 support and the peak memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A `Trainer` that writes this package's model cards, and the summary of a training for such a card."""
+"""A `Trainer` that writes this package's model cards, and the summary of a training run for such a card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..saving.code_bundle import write_code
 from ..saving.model_files import save_card
 from .hardware import device_name
 
-# Evaluations log these values beside the metrics.
+# Evaluations log these values in addition to the metrics.
 _NO_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time")
 # Lines that mark cards that nobody has edited: by `HubTrainer`, and by transformers' `Trainer`.
 _GENERATED = "Rendered by HubTrainer, which renders it again after the next training; without this line it does not."

@@ -1,4 +1,4 @@
-"""Saves a checkpoint when Ctrl-C or the system stops a training."""
+"""Saves a checkpoint when Ctrl-C or the system stops a training run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class GracefulStop(TrainerCallback):
-    """A callback that stops a training with a checkpoint on Ctrl-C or SIGTERM.
+    """A callback that saves a checkpoint and stops training on Ctrl-C or SIGTERM.
 
     The current step is finished first. A second signal stops at once. The first signal also stops at once if no
     training is running, or if there are several processes, which would not stop at the same step. Add this callback

@@ -103,7 +103,7 @@ class EmbeddingRecipe:
 
         Args:
             hidden_size: The hidden size of the encoder.
-            truncate_dim: The number of channels to keep; by default that of the settings, or else all.
+            truncate_dim: The number of channels to keep. Defaults to the settings, or else to all channels.
 
         Raises:
             ValueError: If `truncate_dim` is less than 1 or more than the vectors have.
@@ -120,7 +120,7 @@ class EmbeddingRecipe:
 
         Args:
             prompt: The prompt itself.
-            prompt_name: The name of a prompt in the settings; by default that of the default prompt.
+            prompt_name: The name of a prompt in the settings. Defaults to the default prompt.
 
         Raises:
             ValueError: If both are given, or no prompt has that name.

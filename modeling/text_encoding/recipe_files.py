@@ -89,13 +89,13 @@ def read_recipe(name: str | os.PathLike[str], subfolder: str = "", **options: An
     def find_in(root: PurePosixPath) -> _Find:
         return lambda file: cached_file(name, str(root / file), **hub)
 
-    beside = find_in(encoder.parent)
+    find_outside = find_in(encoder.parent)
     try:
-        modules = _modules(beside) if encoder.name else []
+        modules = _modules(find_outside) if encoder.name else []
     except ValueError:
         modules = []  # A `modules.json` that sentence-transformers did not write.
     inside = not modules or modules[0]["path"] != encoder.name
-    find = find_in(encoder) if inside else beside
+    find = find_in(encoder) if inside else find_outside
     try:
         return _read(_modules(find) if inside else modules, find)
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -48,7 +48,7 @@ class _Call:
 
     @property
     def skipped(self) -> int:
-        """Number of tokens at the start of each text that pooling skips: those of the prompt, if it is excluded."""
+        """Number of tokens at the start of each text that pooling skips: the prompt, if it is excluded."""
         if self.recipe.include_prompt or not self.prompt:
             return 0
         (tokens,) = self.ids([self.prompt])

@@ -73,7 +73,7 @@ def tuned(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: s
         return _from_adapter(model, arguments.from_adapter, str(arguments.from_checkpoint))
     parts = {name.rpartition(".")[2] for name, module in model.named_modules() if list(module.parameters())}
     heads = [part for part in _HEAD_PARTS if part in parts]
-    # For prompt tuning, PEFT finds the head of the task itself.
+    # For prompt tuning, PEFT itself finds the head of the task.
     options = {} if arguments.tuning == "prompt" else {"modules_to_save": heads}
     return peft.get_peft_model(model, _PEFT_CONFIGS[arguments.tuning](arguments, task_type=peft_task, **options))
 

@@ -31,7 +31,7 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "eval_steps": ("eval_strategy", ("steps",)),
     "save_steps": ("save_strategy", ("steps",)),
 }
-# Arguments that have no effect beside another argument.
+# Arguments that have no effect with another argument.
 _NOT_USED_WITH = {
     "rank": "from_adapter",
     "validation_share": "validation_file",

@@ -17,7 +17,7 @@ def load_examples(data: TaskDataArguments) -> dict[str, Any]:
     """Load the examples of each split.
 
     Args:
-        data: Where the examples are.
+        data: The source of the examples.
 
     Returns:
         A `datasets.Dataset` for `train`, and for `validation` and `test` if the user gave them.

@@ -30,9 +30,9 @@ def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool)
         UsageError: If there is no such encoder, or it has no usable tokenizer.
     """
     try:
-        beside = folder_of(checkpoint)
-        encoder = transformer_folder(beside)
-        named = str(checkpoint if encoder == beside else encoder)
+        source_folder = folder_of(checkpoint)
+        encoder = transformer_folder(source_folder)
+        named = str(checkpoint if encoder == source_folder else encoder)
         config = read_config(named)
         if config.model_type != SequenceEncoderConfig.model_type:
             try:

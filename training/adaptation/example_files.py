@@ -153,7 +153,7 @@ def _json_lines(file: Path, lines: Any, start: str) -> Iterator[tuple[str, dict[
             row = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
             if line == start and start.lstrip().startswith("{"):
-                hint = " It must hold an object on each line, or one list of objects."
+                hint = " It must contain an object on each line, or one list of objects."
             else:
                 hint = ""
             raise UsageError(f"line {number} of {file} is not valid JSON: {error}.{hint}") from error

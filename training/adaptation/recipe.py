@@ -57,11 +57,11 @@ def adapt(run: Adaptation) -> Results:
         run: The arguments of the run.
 
     Returns:
-        The results of all trainings. If `resume` is set and the run is finished, nothing is trained again.
+        The results of all training runs. If `resume` is set and the run is finished, nothing is trained again.
 
     Raises:
-        FileExistsError: If the output folder is not empty and `overwrite` is not set, or it holds something other than
-            a model; or if there is an interrupted run and neither `resume` nor `overwrite` is set.
+        FileExistsError: If the output folder is not empty and `overwrite` is not set, or it contains something other
+            than a model; or if there is an interrupted run and neither `resume` nor `overwrite` is set.
         KeyboardInterrupt: If the user interrupts the run. The message says what is kept and how to resume.
         UsageError: If the task cannot use the examples, or arguments contradict each other. Both are found before
             anything is computed.
@@ -91,7 +91,7 @@ def _adapt(run: Adaptation) -> Results:
                 push(run, model_files(run.output))
             return Results(run.model.task, run.model.tuning)
         if args.resume and not resumed and args.should_save:
-            print(f"--resume found no interrupted run of {run.output}; starting a new one.")
+            print(f"--resume found no interrupted run for {run.output}; starting a new one.")
         with args.main_process_first(local=args.save_on_each_node, desc="preparing"):
             any_family = run.model.tuning == "adapter"
             set_seed(args.seed)
@@ -138,10 +138,10 @@ def check_output(run: Adaptation, may_be_finished: bool = False) -> None:
 
     Args:
         run: The arguments of the run.
-        may_be_finished: Whether the folder may already hold the finished run.
+        may_be_finished: Whether the folder may already contain the finished run.
 
     Raises:
-        FileExistsError: If the folder holds something that must not be replaced.
+        FileExistsError: If the folder contains something that must not be replaced.
         OSError: If the folder cannot be written.
     """
     if run.args.should_save:
@@ -164,7 +164,7 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
 
 
 def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
-    """Run or resume one training, and keep its model in the scratch folder if it is the best so far."""
+    """Run or resume one training run, and keep its model in the scratch folder if it is the best so far."""
     folder = training_folder(run, seed)
     args = _arguments(run, folder, seed, results.found)
     if not results.baselines:
@@ -220,7 +220,7 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
 
 
 def baselines(recipe: Any, args: AdaptationArguments) -> dict[str, dict[str, dict[str, float]]]:
-    """Compute the metrics of each split before training, and those of a constant answer."""
+    """Compute the metrics of each split before training, and the metrics of a constant answer."""
     splits = [split for split in ("validation", "test") if split in recipe.rows]
     trainer = recipe.trainer(args)
     show_table(trainer, recipe.logged)
@@ -313,7 +313,7 @@ def push(run: Adaptation, files: set[str]) -> None:
 
 
 def _arguments(run: Adaptation, folder: Path, seed: int, changed: dict[str, Any]) -> AdaptationArguments:
-    """Return the arguments of one training, whose `Trainer` writes into `folder` and does not push."""
+    """Return the arguments of one training run, whose `Trainer` writes into `folder` and does not push."""
     args = copy.deepcopy(run.args)
     args.seed, args.push_to_hub, args.output_dir = seed, False, str(folder)
     for name, value in changed.items():

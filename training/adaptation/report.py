@@ -39,7 +39,7 @@ _MAX_LABELS = 40
 
 @dataclass
 class Result:
-    """The results of one training.
+    """The results of one training run.
 
     Attributes:
         seed: The seed of the head, the data order and dropout.
@@ -76,7 +76,7 @@ class Judgement:
 
 @dataclass
 class Results:
-    """The results of all trainings of a run.
+    """The results of all training runs of an adaptation.
 
     Attributes:
         task: The name of the task.
@@ -85,8 +85,8 @@ class Results:
         trained: The number of trained parameters.
         found: The hyperparameters that a search found.
         trainings: One result per seed.
-        baselines: The metrics of each split before training, and those of a constant answer for tasks that have one:
-            the most frequent label, or the mean of the numbers.
+        baselines: The metrics of each split before training and, for tasks that have one, the metrics of a constant
+            answer: the most frequent label, or the mean of the numbers.
         metric: The metric that selects weights and models.
         labels: The names of the classes, in the order of `Result.confusion`.
         cut: How many texts and tokens of each split `--max_length` truncates.
@@ -125,7 +125,7 @@ class Results:
 
     @classmethod
     def read(cls, file: Path) -> Results:
-        """Read the finished trainings of an interrupted run."""
+        """Read the finished training runs of an interrupted adaptation."""
         fields = json.loads(file.read_text(encoding="utf-8"))
         return cls(**{**fields, "trainings": [Result(**result) for result in fields["trainings"]]})
 
@@ -220,11 +220,11 @@ class Results:
 def complete(
     training: Training, results: Results, origin: str, datasets: Mapping[str, str], task_type: str
 ) -> Training:
-    """Complete the card data of a training with the results of the run.
+    """Complete the card data of a training run with the results of the adaptation.
 
     Args:
         training: The data that the `Trainer` knows, which is changed in place.
-        results: The results of all trainings.
+        results: The results of all training runs.
         origin: The name of the encoder.
         datasets: The name of the dataset of each split.
         task_type: The Hub's name of the task.
@@ -256,8 +256,8 @@ def complete(
     if len(results.trainings) > 1:
         summary = ", ".join(f"{name} {mean:.4f} ± {sd:.4f}" for name, (mean, sd) in results.spread()[split].items())
         remarks.append(
-            f"This is the best of {len(results.trainings)} trainings with different seeds, selected on the validation "
-            f"examples. Mean and standard deviation of all: {summary}."
+            f"This is the best of {len(results.trainings)} training runs with different seeds, selected on the "
+            f"validation examples. Mean and standard deviation of all: {summary}."
         )
     training.remarks = " ".join(remarks) or None
     return training
@@ -352,7 +352,7 @@ def plot_confusion(results: Results, file: Path) -> None:
 
 def _short(labels: Sequence[str]) -> list[str]:
     """Shorten long labels in the middle, and number those that would look the same."""
-    # Matplotlib takes dollar signs for formulas.
+    # Matplotlib interprets dollar signs as formulas.
     short = [(label if len(label) <= 24 else f"{label[:15]}…{label[-8:]}").replace("$", r"\$") for label in labels]
     times = Counter(short)
     return [f"{label} ({index})" if times[label] > 1 else label for index, label in enumerate(short)]
@@ -360,7 +360,7 @@ def _short(labels: Sequence[str]) -> list[str]:
 
 @contextmanager
 def errors_as_warnings(what: str) -> Iterator[None]:
-    """Turn any error inside the block into a warning, because the model itself is finished."""
+    """Turn any error inside the block into a warning, because the model is already saved."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The arguments of one run of `sequence-encoder adapt`, including those of `Trainer`."""
+"""The arguments of one run of `sequence-encoder adapt`, including the arguments of `Trainer`."""
 
 from __future__ import annotations
 

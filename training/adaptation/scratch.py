@@ -1,13 +1,11 @@
 """The scratch folder that `sequence-encoder adapt` keeps next to its output folder until the run is finished.
 
 .NAME-adaptation/
-  lock             held while a run uses the folder; the system releases it when the process ends
-  settings.json    what must not change when the run is resumed; written once the encoder in `base` is complete
-  base/            the encoder, if it was converted from another family
-  search.db        the finished trials of a hyperparameter search
-  trainings/SEED/  the checkpoints and logs of a training
-  models/SEED/     the best model so far
-  results.json     the finished trainings
+  lock             held while a run uses the folder; the system releases it when the process ends settings.json    what
+  must not change when the run is resumed; written once the encoder in `base` is complete base/            the encoder,
+  if it was converted from another family search.db        the finished trials of a hyperparameter search
+  trainings/SEED/  the checkpoints and logs of a training models/SEED/     the best model so far results.json     the
+  results of the finished training runs
 """
 
 from __future__ import annotations
@@ -52,7 +50,7 @@ def scratch_of(run: Adaptation, settings: Mapping[str, Any]) -> Iterator[bool]:
         Whether the run resumes an earlier one.
 
     Raises:
-        FileExistsError: If another run uses the folder, or it holds an interrupted run and neither `resume` nor
+        FileExistsError: If another run uses the folder, or it contains an interrupted run and neither `resume` nor
             `overwrite` is set.
         PermissionError: If the folder cannot be created.
         UsageError: If the interrupted run had other settings.
@@ -80,7 +78,7 @@ def scratch_of(run: Adaptation, settings: Mapping[str, Any]) -> Iterator[bool]:
 
 
 def has_progress(folder: Path) -> bool:
-    """Return whether a scratch folder holds a finished training, trials of a search, or a checkpoint."""
+    """Return whether a scratch folder contains a finished training run, trials of a search, or a checkpoint."""
     if not (folder / _SETTINGS).exists():
         return False
     return (
@@ -97,7 +95,9 @@ def progress_of(run: Adaptation) -> str:
         return "Interrupted before the first checkpoint; nothing was saved."
     kept, results = [], finished(run)
     if results.trainings:
-        kept.append(f"the finished trainings of seeds {', '.join(str(result.seed) for result in results.trainings)}")
+        kept.append(
+            f"the finished training runs of seeds {', '.join(str(result.seed) for result in results.trainings)}"
+        )
     elif (folder / _SEARCH).exists():
         kept.append("the result of the search" if results.found else "the finished trials of the search")
     for training in sorted(folder.glob("trainings/*")):
@@ -112,7 +112,7 @@ def _prepared(run: Adaptation, settings: Mapping[str, Any]) -> bool:
     resumed = has_progress(folder) and run.args.resume
     if has_progress(folder) and not (run.args.resume or run.args.overwrite):
         raise FileExistsError(
-            f"{folder} holds an interrupted run; continue it with --resume, or start over with --overwrite."
+            f"{folder} contains an interrupted run; continue it with --resume, or start over with --overwrite."
         )
     if resumed:
         before = json.loads(file.read_text(encoding="utf-8"))
@@ -151,7 +151,7 @@ def digest_of(settings: Mapping[str, Any]) -> str:
 
 
 def is_finished(run: Adaptation, settings: Mapping[str, Any]) -> bool:
-    """Return whether the output folder already holds the results of the run."""
+    """Return whether the output folder already contains the results of the run."""
     try:
         saved = json.loads((run.output / _RESULTS).read_text(encoding="utf-8"))
         seeds = range(run.args.seed, run.args.seed + run.args.seeds)
@@ -161,7 +161,7 @@ def is_finished(run: Adaptation, settings: Mapping[str, Any]) -> bool:
 
 
 def training_folder(run: Adaptation, seed: int) -> Path:
-    """Return the folder of the checkpoints and logs of a training."""
+    """Return the folder of the checkpoints and logs of a training run."""
     return run.scratch / "trainings" / str(seed)
 
 
@@ -176,12 +176,12 @@ def search_storage(run: Adaptation) -> str:
 
 
 def finished(run: Adaptation) -> Results:
-    """Read the finished trainings of an interrupted run."""
+    """Read the results of the finished training runs of an interrupted adaptation."""
     file = run.scratch / _RESULTS
     return Results.read(file) if file.exists() else Results(run.model.task, run.model.tuning)
 
 
 def record(run: Adaptation, results: Results) -> None:
-    """Write the results of the finished trainings."""
+    """Write the results of the finished training runs."""
     if run.args.should_save:
         write_atomically(run.scratch / _RESULTS, [results.as_record()])

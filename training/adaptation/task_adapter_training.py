@@ -54,7 +54,7 @@ def train_adapted_model(
         The mean loss of each epoch.
 
     Raises:
-        ValueError: If an argument is not allowed, or a batch has another form.
+        ValueError: If an argument is invalid, or a batch has an unsupported form.
     """
     # Imported here because the package exports this function, and models do not need Accelerate.
     from accelerate import Accelerator

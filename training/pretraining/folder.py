@@ -61,7 +61,7 @@ def check_folder(run: Pretraining) -> None:
     """Check that the run may use the output folder, before it writes anything.
 
     Raises:
-        FileExistsError: If the folder holds a model or checkpoints, and neither `resume` nor `overwrite` is set.
+        FileExistsError: If the folder contains a model or checkpoints, and neither `resume` nor `overwrite` is set.
         UsageError: If the folder overlaps with the corpus, contains symbolic links, cannot be resumed, or holds the
             model or tokenizer that the run starts from.
     """
@@ -215,7 +215,7 @@ def check_windows(run: Pretraining, train: PackedWindows) -> None:
             raise UsageError(
                 f"--resume continues with the same texts, but --corpus {run.corpus.corpus} has changed: it had "
                 f"{before['windows']:,} windows of {before['tokens']:,} tokens, and now has {found['windows']:,} of "
-                f"{found['tokens']:,}{'' if before['tokens'] != found['tokens'] else ', with other lengths'}."
+                f"{found['tokens']:,}{'' if before['tokens'] != found['tokens'] else ', with different lengths'}."
             )
     elif run.args.should_save:
         write_atomically(file, [json.dumps(found)])
@@ -239,5 +239,6 @@ def progress_of(run: Pretraining) -> str:
     if last is None:
         return "interrupted before the first checkpoint; nothing was saved."
     return (
-        f"interrupted; {last} holds the first {step_of(last)} steps. To continue, run the same command with --resume."
+        f"interrupted; {last} contains the first {step_of(last)} steps. To continue, run the same command with "
+        "--resume."
     )

@@ -45,7 +45,7 @@ def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTraine
                 algorithm=arguments.algorithm,
                 lowercase=arguments.lowercase,
                 model_max_length=arguments.max_length,
-                # The trainer would draw five bars, even without a terminal.
+                # The trainer would show five bars, even without a terminal.
                 show_progress=False,
             )
         tokenizer = read_tokenizer(arguments.tokenizer)

@@ -43,8 +43,8 @@ def pretrain(run: Pretraining) -> HubTrainer:
         The trainer with the trained model.
 
     Raises:
-        FileExistsError: If the output folder holds a model or a checkpoint and neither `resume` nor `overwrite` is set,
-            or another run uses the folder.
+        FileExistsError: If the output folder contains a model or a checkpoint and neither `resume` nor `overwrite` is
+            set, or another run uses the folder.
         KeyboardInterrupt: If the user interrupts the run. The message says what is saved and how to resume.
         UsageError: If arguments contradict each other or an interrupted run, texts cannot be read, the loss becomes NaN
             or infinite, or the disk is full.

@@ -47,7 +47,7 @@ def with_saved_arguments(arguments: list[str]) -> list[str]:
 
 
 def by_name(arguments: list[str]) -> dict[str, list[str]]:
-    """Group a command line by argument, where the last occurrence of an argument wins."""
+    """Group a command line by argument. The last occurrence of an argument wins."""
     if arguments and not arguments[0].startswith("-"):
         arguments = [*read_settings(Path(arguments[0])), *arguments[1:]]
     found: dict[str, list[str]] = {}

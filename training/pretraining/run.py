@@ -1,4 +1,4 @@
-"""The arguments of one run of `sequence-encoder pretrain`, including those of `Trainer`."""
+"""The arguments of one run of `sequence-encoder pretrain`, including the arguments of `Trainer`."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def make_trainer(
     train.plan(steps * per_step)
     checkpoint = last_complete_checkpoint(run.output) if args.resume else None
     if isinstance(train, PackedStream):
-        # The stream seeks to its position itself, in every process.
+        # The stream itself seeks to its position, in every process.
         args.ignore_data_skip = True
         cast(Any, args.accelerator_config).dispatch_batches = False
         train.start_at(per_step * step_of(checkpoint) if checkpoint else 0)

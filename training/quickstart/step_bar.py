@@ -1,4 +1,4 @@
-"""The progress bar of a training: the steps, the remaining time and the latest loss."""
+"""The progress bar of a training run: the steps, the remaining time and the latest loss."""
 
 from __future__ import annotations
 

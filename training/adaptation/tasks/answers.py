@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ....inference.question_answering import Offsets
 
-# The most tokens of a question and of an answer.
+# Maximum number of tokens in a question and in an answer.
 _QUESTION, _ANSWER = 64, 30
 
 

@@ -42,7 +42,7 @@ class Choices(HeadTask):
             counts = {len(cell) for rows in examples.values() for cell in rows[self.choices[0]]}
             if len(counts) > 1:
                 raise UsageError(
-                    f"--choice_columns {self.choices[0]} must hold the same number of texts in every row, got "
+                    f"--choice_columns {self.choices[0]} must contain the same number of texts in every row, got "
                     f"{sorted(counts)}."
                 )
             count = counts.pop()

@@ -121,7 +121,7 @@ class MultiLabel(Classification):
             sizes = {len(cell) if isinstance(cell, list) else 0 for cell in rows[self.label]}
             if sizes == {max(sizes)} and max(sizes) > 1 and {x for cell in rows[self.label] for x in cell} <= {0, 1}:
                 raise UsageError(
-                    f"--label_column {self.label} must hold the names of the labels that a text has, got a 0 or 1 for "
+                    f"--label_column {self.label} must contain the names of a text's labels, got a 0 or 1 for "
                     "each label."
                 )
         self._set_labels(label_names(examples, self.label, self._split))

@@ -57,7 +57,7 @@ class Entities(HeadTask):
             for row, (words, tags) in enumerate(zip(rows[self.text], rows[self.label], strict=True)):
                 if len(words) != len(tags):
                     raise UsageError(
-                        f"--label_column {self.label} must hold one tag per word; {place_of(data, split, row)} has "
+                        f"--label_column {self.label} must contain one tag per word; {place_of(data, split, row)} has "
                         f"{len(words)} words and {len(tags)} tags."
                     )
         self._set_labels(label_names(examples, self.label, lambda tags: tags))
