@@ -1,4 +1,4 @@
-"""The configuration of a SequenceEncoder: a few independent axes instead of a class for every architecture."""
+"""The configuration of a SequenceEncoder: independent fields instead of a class for every architecture."""
 
 # No `from __future__ import annotations` here: `@strict` reads the types of the fields, and skips a type given as a
 # string.
@@ -49,7 +49,7 @@ _SPECIAL_TOKENS = ("pad", "bos", "eos", "cls", "sep", "mask")
 
 @strict
 class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedConfig):
-    r"""Configuration of a SequenceEncoder, which selects an architecture along independent axes.
+    r"""Configuration of a SequenceEncoder. Independent fields select its architecture.
 
     The defaults are the encoder of *Attention Is All You Need* (Vaswani et al., 2017) as `torch.nn.TransformerEncoder`
     implements it: scaled embeddings plus sinusoidal positions, post-norm layers with a ReLU feed-forward network, and

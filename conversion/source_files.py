@@ -1,4 +1,4 @@
-"""A check of untrusted checkpoint folders: no file in them may link to a place outside."""
+"""Checks that no file in an untrusted checkpoint folder links outside the folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_source(folder: Path) -> None:
         folder: The folder of a checkpoint.
 
     Raises:
-        ValueError: If a link points out of the folder, a file is not a regular file, or a text file is too large.
+        ValueError: If a link points outside the folder, a file is not a regular file, or a text file is too large.
     """
     allowed = _allowed_folders(folder)
     for path in _read_from(folder):
@@ -40,14 +40,14 @@ def check_source(folder: Path) -> None:
 
 
 def _allowed_folders(folder: Path) -> list[Path]:
-    """Return the places that files may link to: the folder, and the blobs of the Hub cache for a snapshot in it."""
+    """Return the folders that files may link to: the folder itself and, for a snapshot in the Hub cache, its blobs."""
     resolved = folder.resolve()
     caches = [parent.parent / "blobs" for parent in resolved.parents if parent.name == "snapshots"]
     return [resolved, *caches]
 
 
 def _read_from(folder: Path) -> Iterator[Path]:
-    """Yield every path that the conversion may read: the files in the folder and those of its modules."""
+    """Yield every path that the conversion may read: the files in the folder and in its modules."""
     yield from (path for path in folder.iterdir() if not path.is_dir())
     for name in {*filter(None, module_paths(folder)), _CHAT_TEMPLATES}:
         # Any part of the path can be a link.

@@ -124,8 +124,7 @@ def transformer_folder(checkpoint: str | os.PathLike[str]) -> str | os.PathLike[
     This is the checkpoint itself, or the folder of the first module in older checkpoints of sentence-transformers.
 
     Raises:
-        ValueError: If the checkpoint is a file, its module list is damaged, or one of its files links to a place
-            outside.
+        ValueError: If the checkpoint is a file, its module list is damaged, or one of its files links outside it.
         FileNotFoundError: If there is no such folder, and the name cannot be a Hub id.
     """
     name = os.fspath(checkpoint)

@@ -287,7 +287,7 @@ def text_of(text: Any) -> str:
 def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
     """Write the docstrings of the installed libraries as JSON Lines, unless the files already exist.
 
-    Held-out docstrings come from other source files than those to train on.
+    Held-out docstrings and training docstrings come from different source files.
 
     Args:
         folder: The folder to write to.

@@ -40,7 +40,7 @@ class Pack(TypedDict):
     Attributes:
         windows: The windows, which fit the token budget together.
         seed: The seed of everything random in this pack, such as its masks.
-        progress: The share of the training that precedes this pack, from 0 to 1.
+        progress: The share of all training that precedes this pack, from 0 to 1.
     """
 
     windows: list[Window]

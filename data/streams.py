@@ -62,7 +62,7 @@ class PackedStream(IterableDataset[Pack]):
         self.total = total
 
     def start_at(self, number: int) -> None:
-        """Start the next iteration at the pack `number`, the number of packs that were trained on."""
+        """Start the next iteration after the first `number` packs, which were trained on before."""
         self.first = number
 
     def __iter__(self) -> Iterator[Pack]:

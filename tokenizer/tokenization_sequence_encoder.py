@@ -140,7 +140,7 @@ def _read(texts: Iterable[str | Iterable[str]]) -> Iterator[str]:
         empty = empty and not text.strip()
         yield text
     if empty:
-        raise ValueError("texts has no text to train a tokenizer on.")
+        raise ValueError("texts contains no text to train a tokenizer on.")
 
 
 def _flatten(item: Any) -> Iterator[str]:

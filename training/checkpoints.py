@@ -186,7 +186,7 @@ class WholeCheckpoints(TrainerCallback):
 
 
 class CurrentSettingsCallback(TrainerCallback):
-    """A callback that applies the current learning rate and intervals to a resumed training.
+    """A callback that applies the current learning rate and intervals to a resumed training run.
 
     `Trainer` itself takes both from the checkpoint.
     """

@@ -54,7 +54,7 @@ class HubTrainer(Trainer):
     """A `Trainer` that writes this package's model cards, and whose pushes always include the model's code.
 
     `Trainer` itself writes a card without the model's architecture, and its pushes during training include only the
-    weights and the configuration. Resuming a finished training does not train further. Everything else is as in
+    weights and the configuration. Resuming a finished training run does not train further. Everything else is as in
     `Trainer`.
     """
 

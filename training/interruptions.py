@@ -69,7 +69,7 @@ class GracefulStop(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop with a checkpoint from now on, in a single process."""
+        """From now on, stop with a checkpoint, unless there are several processes."""
         self.training = args.world_size == 1
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -80,5 +80,5 @@ class GracefulStop(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop at once from now on, because there is nothing left to save."""
+        """From now on, stop at once, because there is nothing left to save."""
         self.training = False

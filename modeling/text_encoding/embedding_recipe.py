@@ -127,7 +127,7 @@ class EmbeddingRecipe:
         """
         if prompt is not None:
             if prompt_name is not None:
-                raise ValueError(f"prompt and prompt_name exclude each other, got {prompt!r} and {prompt_name!r}.")
+                raise ValueError(f"prompt and prompt_name are mutually exclusive, got {prompt!r} and {prompt_name!r}.")
             return prompt
         name = self.settings.get("default_prompt_name") if prompt_name is None else prompt_name
         if name is None:

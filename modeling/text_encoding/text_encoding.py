@@ -28,7 +28,7 @@ _ROUNDED_TO = 128
 
 @dataclass(frozen=True)
 class _Call:
-    """The settings of a call of `iter_encode`, with its private tokenizer."""
+    """The settings of a call to `iter_encode`, with its private tokenizer."""
 
     tokenizer: PreTrainedTokenizerBase
     recipe: EmbeddingRecipe
@@ -235,7 +235,7 @@ class TextEncodingMixin:
         size = len(tokenizer)
         if size > config.vocab_size:
             raise ValueError(
-                f"tokenizer has {size} tokens, more than vocab_size={config.vocab_size} of the model. If it belongs to "
+                f"tokenizer has {size} tokens, but the model has vocab_size={config.vocab_size}. If it belongs to "
                 f"the model, call model.resize_token_embeddings({size})."
             )
         differences = [

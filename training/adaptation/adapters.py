@@ -1,4 +1,4 @@
-"""PEFT adapters: add one to an encoder, resume training one, and record where it came from."""
+"""Adds a PEFT adapter to an encoder, continues to train one, and records where it came from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Modules of heads that pretrained encoders usually lack. They are trained with every adapter.
 _HEAD_PARTS = ("classifier", "qa_outputs", "head", "pooler")
-# The PEFT type of each way of tuning, and whether it uses DoRA.
+# The PEFT type of each tuning method, and whether it uses DoRA.
 _KINDS = {"lora": ("LORA", False), "dora": ("LORA", True), "ia3": ("IA3", False)}
 
 
@@ -51,7 +51,7 @@ def tuned(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: s
 
     Args:
         model: The model with its head.
-        arguments: The way of tuning and its sizes.
+        arguments: The tuning method and its sizes.
         peft_task: PEFT's name of the task, or None if PEFT has none.
 
     Returns:
@@ -120,7 +120,7 @@ def _digest(checkpoint: str) -> str | None:
 
 
 def check_adapter(arguments: AdaptedModelArguments, labels: list[str]) -> list[str]:
-    """Check that `--from_adapter` fits the encoder, the labels and the way of tuning.
+    """Check that `--from_adapter` fits the encoder, the labels and the tuning method.
 
     Args:
         arguments: The arguments of the run.

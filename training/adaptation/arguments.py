@@ -159,7 +159,7 @@ def check_libraries(model: AdaptedModelArguments, options: AdaptationOptions) ->
 
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults that the way of tuning and the task set."""
+    """Return the defaults that the tuning method and the task set."""
     _check_used(given)
     tuning, task = TUNINGS.get(given.get("tuning", "full")), TASKS.get(given.get("task", ""))
     defaults = dict(tuning.defaults) if tuning else {}
@@ -200,7 +200,7 @@ def _check_used(given: Mapping[str, Any]) -> None:
     """Check that every given argument has an effect.
 
     Raises:
-        UsageError: If one has none.
+        UsageError: If an argument has no effect.
     """
     fields = {each.name: each for kind in _KINDS for each in dataclasses.fields(kind)}
     for name, (other, values) in _USED_WITH.items():

@@ -51,7 +51,7 @@ from .tasks import HEAD_TASKS
 
 
 def adapt(run: Adaptation) -> Results:
-    """Run an adaptation from examples to the saved model.
+    """Fine-tune an encoder, from reading the examples to saving the model.
 
     Args:
         run: The arguments of the run.

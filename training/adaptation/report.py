@@ -45,7 +45,7 @@ class Result:
         seed: The seed of the head, the data order and dropout.
         metrics: The metrics of each split, by name.
         seconds: The duration of the training.
-        score: The value that selects the best training; larger is better.
+        score: The value that selects the best training run; larger is better.
         training: The fields of `Training` that the `Trainer` knows, for the model card.
         confusion: The confusion matrix, with true labels as rows and predicted labels as columns, on the test examples
             or, without them, on the validation examples.
@@ -80,7 +80,7 @@ class Results:
 
     Attributes:
         task: The name of the task.
-        tuning: The way of tuning.
+        tuning: The tuning method.
         parameters: The number of parameters of the model.
         trained: The number of trained parameters.
         found: The hyperparameters that a search found.
@@ -109,7 +109,7 @@ class Results:
 
     @property
     def best(self) -> Result:
-        """The training whose model is kept. Ties go to the smaller loss."""
+        """The training run whose model is kept. Ties go to the smaller loss."""
         loss = [result.metrics["validation"].get("loss", 0.0) for result in self.trainings]
         return self.trainings[max(range(len(loss)), key=lambda i: (self.trainings[i].score, -loss[i]))]
 

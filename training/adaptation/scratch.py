@@ -1,11 +1,13 @@
 """The scratch folder that `sequence-encoder adapt` keeps next to its output folder until the run is finished.
 
 .NAME-adaptation/
-  lock             held while a run uses the folder; the system releases it when the process ends settings.json    what
-  must not change when the run is resumed; written once the encoder in `base` is complete base/            the encoder,
-  if it was converted from another family search.db        the finished trials of a hyperparameter search
-  trainings/SEED/  the checkpoints and logs of a training models/SEED/     the best model so far results.json     the
-  results of the finished training runs
+  lock             held while a run uses the folder; the system releases it when the process ends
+  settings.json    what must not change when the run is resumed; written once the encoder in `base` is complete
+  base/            the encoder, if it was converted from another family
+  search.db        the finished trials of a hyperparameter search
+  trainings/SEED/  the checkpoints and logs of a training run
+  models/SEED/     the best model so far
+  results.json     the results of the finished training runs
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def has_progress(folder: Path) -> bool:
 
 
 def progress_of(run: Adaptation) -> str:
-    """Describe what an interrupted run leaves, and how to resume it."""
+    """Describe what an interrupted run has saved, and how to resume it."""
     folder = run.scratch
     if not has_progress(folder):
         return "Interrupted before the first checkpoint; nothing was saved."
@@ -166,7 +168,7 @@ def training_folder(run: Adaptation, seed: int) -> Path:
 
 
 def model_folder(run: Adaptation, seed: int) -> Path:
-    """Return the folder of a training's model, which exists only for the best training so far."""
+    """Return the folder of a training's model, which exists only for the best training run so far."""
     return run.scratch / "models" / str(seed)
 
 

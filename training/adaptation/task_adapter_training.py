@@ -111,7 +111,7 @@ def _split(batch: Any, model: TaskAdapter) -> tuple[dict[str, torch.Tensor], tor
     """Split a batch into the encoder's inputs, with a mask if padding can be inferred, and the labels.
 
     Raises:
-        ValueError: If the batch has a form that is not allowed, or a bad mask.
+        ValueError: If the batch has an unsupported form, or an invalid mask.
     """
     inputs: dict[str, Any]
     if isinstance(batch, Mapping):

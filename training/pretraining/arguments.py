@@ -185,7 +185,7 @@ class PretrainingOptions:
         default=None,
         metadata={"help": "Save an exponential moving average of the weights with this decay."},
     )
-    per_device_train_batch_size: int = field(default=1, metadata={"help": "Packs per device and step."})
+    per_device_train_batch_size: int = field(default=1, metadata={"help": "Training batch size per device, in packs."})
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Evaluation batch size per device."})
     num_train_epochs: float = field(default=10.0, metadata={"help": "Number of epochs."})
     learning_rate: float = field(default=5e-3, metadata={"help": "Peak learning rate."})

@@ -234,7 +234,7 @@ def finished_steps(run: Pretraining) -> int:
 
 
 def progress_of(run: Pretraining) -> str:
-    """Describe what an interrupted run leaves, and how to resume it."""
+    """Describe what an interrupted run has saved, and how to resume it."""
     last = last_complete_checkpoint(run.output)
     if last is None:
         return "interrupted before the first checkpoint; nothing was saved."

@@ -61,6 +61,6 @@ class Objectives:
             )
 
     def probability(self, progress: float) -> float:
-        """Return the share of tokens to predict at a progress of the training, from 0 to 1."""
+        """Return the share of tokens to predict, given the completed share of the training."""
         moved = MASK_SCHEDULES[self.mlm_schedule](progress)
         return self.mlm_probability + moved * (self.final_mlm_probability - self.mlm_probability)

@@ -34,7 +34,7 @@ from .trainer import make_trainer, packs_per_step
 
 
 def pretrain(run: Pretraining) -> HubTrainer:
-    """Run a pretraining from the corpus to the saved model.
+    """Pretrain an encoder, from reading the corpus to saving the model.
 
     Args:
         run: The arguments of the run.
@@ -180,7 +180,7 @@ def load_finished(run: Pretraining, trainer: HubTrainer) -> None:
 def finish(run: Pretraining, trainer: HubTrainer) -> None:
     """Save the model and the tokenizer, evaluate, and write the plot and the card.
 
-    The model comes first, so that it is kept even if a later step fails.
+    The model is saved first, so that it is kept even if a later step fails.
     """
     if trainer.is_fsdp_enabled:
         # Checkpoints may be sharded, but the saved model must load without FSDP.

@@ -119,7 +119,7 @@ def complete_schedule(args: PretrainingArguments, steps: int) -> None:
 
 
 def resolve_intervals(args: PretrainingArguments, steps: int) -> None:
-    """Convert shares of the training to steps, because `Trainer` saves steps and compares them when a run resumes."""
+    """Convert intervals from shares to steps, because `Trainer` saves steps and compares them when a run resumes."""
     for name in ("logging_steps", "eval_steps", "save_steps"):
         value = getattr(args, name)
         if value is not None and value < 1:

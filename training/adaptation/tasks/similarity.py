@@ -22,7 +22,7 @@ class SimilarityTask(ABC):
         data: The source of the examples, and the names of their columns.
 
     Attributes:
-        tunings: The ways of tuning that the task supports.
+        tunings: The tuning methods that the task supports.
         kind: The prefix of the classes that train it.
         scores: The allowed scores, as arguments of `with_numbers`.
         scored: Whether the pairs have scores.

@@ -93,7 +93,7 @@ class HeadTask(ABC):
         peft_task: PEFT's name of the task, or None.
         best_metric: The metric that selects the best weights by default.
         metric_names: All metrics of the task.
-        tunings: The ways of tuning that the task supports.
+        tunings: The tuning methods that the task supports.
         libraries: Optional libraries that this task needs.
         texts: The columns with the texts, set by `read`.
         label_fields: The fields of the configuration that describe the labels, set by `read`.
