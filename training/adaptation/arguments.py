@@ -110,7 +110,7 @@ class AdaptationOptions:
         default=32, metadata={"help": "Training batch size per device.", "metavar": "N"}
     )
     class_weights: str = field(
-        default="none", metadata={"help": "Whether to give rare classes more weight.", "choices": ["none", "balanced"]}
+        default="none", metadata={"help": "Class weights in the loss.", "choices": ["none", "balanced"]}
     )
     seeds: int = field(default=1, metadata={"help": "Number of training runs; the best one is kept."})
     search_trials: int = field(default=0, metadata={"help": "Number of hyperparameter search trials."})

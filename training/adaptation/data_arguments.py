@@ -32,9 +32,7 @@ class TaskDataArguments:
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
     validation_split: str = field(default="validation", metadata={"help": "Validation split of that dataset."})
     test_split: str = field(default="test", metadata={"help": "Test split of that dataset."})
-    validation_share: float = field(
-        default=0.1, metadata={"help": "Share of the training examples to hold out if there is no validation data."}
-    )
+    validation_share: float = field(default=0.1, metadata={"help": "Share held out if there is no validation data."})
     text_column: str | None = field(default=None, metadata={"help": "Column with the texts, words or questions."})
     text_pair_column: str | None = field(default=None, metadata={"help": "Column with the second texts or contexts."})
     label_column: str | None = field(default=None, metadata={"help": "Column with the labels, scores or answers."})
