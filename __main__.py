@@ -35,9 +35,9 @@ def quickstart(arguments: list[str]) -> Run:
 def pretrain(arguments: list[str]) -> Run:
     """Pretrain an encoder on any corpus with masked tokens and sentence order, in one process or many."""
     from .training.pretraining.arguments import COMMAND_LINE, check_libraries
-    from .training.pretraining.resumed_arguments import with_earlier_ones
+    from .training.pretraining.resumed_arguments import with_saved_arguments
 
-    *_, options = COMMAND_LINE.check(with_earlier_ones(arguments))
+    *_, options = COMMAND_LINE.check(with_saved_arguments(arguments))
     check_libraries(options)
 
     def run() -> None:
@@ -83,7 +83,7 @@ def convert(arguments: list[str]) -> Run:
     parser.add_argument("target", help="folder to write")
     parser.add_argument("--to", choices=_FAMILIES, help="family to convert a SequenceEncoder to")
     parser.add_argument("--base-model", action="store_true", help="convert only the encoder, without its head")
-    parser.add_argument("--force", action="store_true", help="replace the target folder if it holds a saved model")
+    parser.add_argument("--force", action="store_true", help="replace the target folder if it contains a saved model")
     check_names("convert", arguments, ("--to", "--base-model", "--force", "--help", "-h"))
     parsed = parser.parse_args(arguments)
 

@@ -38,7 +38,7 @@ from sequence_encoder import SequenceEncoderTokenizer
 from sequence_encoder.data.corpus import write_documentation
 from sequence_encoder.data.packs import EvaluationWindows
 from sequence_encoder.data.windows import segment_windows
-from sequence_encoder.saving.whole_folders import write_whole
+from sequence_encoder.saving.whole_folders import write_atomically
 from sequence_encoder.training.hardware import faster_in_bfloat16
 from sequence_encoder.training.pretraining.objectives import Objectives, PretrainingCollator
 from sequence_encoder.training.pretraining.recipe import prepare
@@ -195,7 +195,7 @@ def race(held: Held, minutes: float, rates: list[float]) -> None:
         if name not in curves:
             seconds = statistics.median([time for _ in range(2) for time in step_times(make, held)])
             curves[name] = timed(name, make, share * minutes, seconds, held, EVALUATIONS).curve
-            write_whole(file, [json.dumps(curves)])
+            write_atomically(file, [json.dumps(curves)])
         return curves[name][-1][1]
 
     best = min(rates, key=lambda rate: run(f"BERT, concatenated, {rate:g}", partial(bert_trainer, held, rate, True)))

@@ -1,4 +1,4 @@
-"""The configuration of a SequenceEncoder: a few independent axes instead of a class for every architecture."""
+"""The configuration of a SequenceEncoder: independent fields instead of a class for every architecture."""
 
 # No `from __future__ import annotations` here: `@strict` reads the types of the fields, and skips a type given as a
 # string.
@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.utils import logging
 
-from ..saving.loading import ReadSafely, check_fields
-from ..saving.saving import SavedWithAutoMap
+from ..saving.loading import SafeConfigLoadingMixin, check_fields
+from ..saving.saving import AutoMapSavingMixin
 from .peft_targets import register_with_peft
 from .rope_parameters import check_rope_parameters, nest_by_layer_type
-from .shared_fields import CheckedSharedFields
+from .shared_fields import CheckedConfig
 
 logger = logging.get_logger(__name__)
 
@@ -40,16 +40,16 @@ _ACCEPTED_KEYWORDS = {
 
 
 # Sizes beyond these fail only after minutes or with no memory left: 10**12 weights are 4 TB in float32.
-_MOST_LAYERS = 10_000
-_MOST_WEIGHTS = 10**12
+_MAX_LAYERS = 10_000
+_MAX_WEIGHTS = 10**12
 
 # Each has an id in a configuration, and in a tokenizer.
 _SPECIAL_TOKENS = ("pad", "bos", "eos", "cls", "sep", "mask")
 
 
 @strict
-class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
-    r"""Configuration of a SequenceEncoder, which selects an architecture along independent axes.
+class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedConfig):
+    r"""Configuration of a SequenceEncoder. Independent fields select its architecture.
 
     The defaults are the encoder of *Attention Is All You Need* (Vaswani et al., 2017) as `torch.nn.TransformerEncoder`
     implements it: scaled embeddings plus sinusoidal positions, post-norm layers with a ReLU feed-forward network, and
@@ -92,7 +92,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `quick_gelu` or `silu`.
         layer_types (`list[str]`, *optional*): `"full_attention"` or `"sliding_attention"` for each layer. A shorter
             list is repeated. By default, all layers use full attention.
-        sliding_window (`int`, *optional*): How many tokens a token sees to each side in layers with sliding attention.
+        sliding_window (`int`, *optional*): Number of tokens to attend to on each side in layers with sliding attention.
         attention_bias (`bool`, defaults to `True`): Whether the linear layers of attention have a bias.
         mlp_bias (`bool`, defaults to `True`): Whether the linear layers of the feed-forward network have a bias.
         embedding_size (`int`, *optional*): Number of channels of the embeddings; `hidden_size` by default. If the two
@@ -117,7 +117,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         embedding_dropout (`float`, defaults to 0.1): Dropout probability of the embeddings.
         classifier_dropout (`float`, defaults to 0.1): Dropout probability before the classifiers of the heads.
         initializer (`"xavier_uniform"` or `"normal"`, defaults to `"xavier_uniform"`): How matrices are initialised.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of the `normal` initializer.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of the `normal` initialisation.
         problem_type (`str`, *optional*): `single_label_classification`, `multi_label_classification` or `regression`.
             By default, the labels of the first batch decide.
         pad_token_id (`int`, *optional*, defaults to 0): Id of the padding token.
@@ -209,8 +209,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
 
         Args:
             name: `vanilla`, `bert`, `roberta`, `distilbert`, `mpnet` or `modernbert`.
-            tokenizer: A tokenizer of transformers, which sets `vocab_size` and the ids of the special tokens. Those
-                that it does not have become None.
+            tokenizer: A tokenizer of transformers, which sets `vocab_size` and the ids of the special tokens. Ids of
+                tokens that it does not have become None.
             **overrides: Fields to change. If `num_hidden_layers` is changed alone, the pattern of layer types is cut or
                 repeated to fit.
 
@@ -263,7 +263,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         return super().to_dict()
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self._warn_of_unknown(kwargs)
+        self._warn_about_unknown_fields(kwargs)
         self._check_size()
         if self.embedding_size == self.hidden_size:
             self.embedding_size = None
@@ -276,31 +276,31 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             self.layer_types = (list(self.layer_types) * repeats)[: self.num_hidden_layers]
         super().__post_init__(**kwargs)
 
-    def _warn_of_unknown(self, kwargs: dict[str, Any]) -> None:
-        """Warn of keywords that are not fields, since transformers silently keeps a misspelt one as an attribute."""
+    def _warn_about_unknown_fields(self, kwargs: dict[str, Any]) -> None:
+        """Warn about keywords that are not fields, since transformers silently keeps a misspelt one as an attribute."""
         own = [field.name for field in fields(self) if field.name in SequenceEncoderConfig.__annotations__]
         for name in kwargs:
             if name in _ACCEPTED_KEYWORDS or name.startswith("_"):
                 continue
             close = ["rope_parameters"] if name.startswith("rope_") else difflib.get_close_matches(name, own, n=1)
             hint = f" Did you mean `{close[0]}`?" if close else ""
-            logger.warning(f"`{name}` is not a field of SequenceEncoderConfig and changes nothing in the model.{hint}")
+            logger.warning(f"`{name}` is not a field of SequenceEncoderConfig and does not affect the model.{hint}")
 
     def _check_size(self) -> None:
         """Refuse sizes that would exhaust the memory before anything else checks them."""
-        if self.num_hidden_layers > _MOST_LAYERS:
-            raise ValueError(f"num_hidden_layers must be at most {_MOST_LAYERS:,}, got {self.num_hidden_layers}.")
+        if self.num_hidden_layers > _MAX_LAYERS:
+            raise ValueError(f"num_hidden_layers must be at most {_MAX_LAYERS:,}, got {self.num_hidden_layers}.")
         width, positions = self.embedding_dim, self.position_offset + self.max_position_embeddings
         rows = self.vocab_size + self.type_vocab_size + (positions if self.position_embedding == "learned" else 0)
         matrices = {"mlp": 2, "glu": 3}[self.feed_forward]
         layer = self.hidden_size * (4 * self.hidden_size + matrices * self.intermediate_size)
         weights = rows * width + self.num_hidden_layers * layer
-        if weights > _MOST_WEIGHTS:
+        if weights > _MAX_WEIGHTS:
             sizes = ("vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size")
             given = ", ".join(f"{name}={getattr(self, name)}" for name in (*sizes, "num_hidden_layers"))
             raise ValueError(
                 f"{given} need about {weights:,} weights ({weights * 4 >> 30:,} GiB in float32); at most "
-                f"{_MOST_WEIGHTS:,} weights are allowed."
+                f"{_MAX_WEIGHTS:,} weights are allowed."
             )
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Family:
     Args:
         name: The name of the family, as in the presets.
         model_prefixes: The prefixes of its class names. Converting back creates classes with the first prefix.
-        fields: Maps our field names to theirs, where both hold the same value.
+        fields: Maps our field names to theirs, where both have the same value.
         settings: The values that our fields have for the whole family.
         required: Their fields that must have a given value. A missing field counts as having it.
         trunk: The rules for embeddings and norms.

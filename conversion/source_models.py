@@ -1,4 +1,4 @@
-"""Recognises models of other families, and loads checkpoints with no weight missing or left over."""
+"""Recognises models of other families, and loads checkpoints only if all weights are present and used."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
         base_model: Whether to load only the encoder, instead of the class that the configuration names.
 
     Raises:
-        ValueError: If the class cannot be converted, or if weights are missing or left over.
+        ValueError: If the class cannot be converted, or if weights are missing or unused.
     """
     checkpoint = transformer_folder(checkpoint)
     config = read_config(checkpoint)
@@ -127,8 +127,7 @@ def transformer_folder(checkpoint: str | os.PathLike[str]) -> str | os.PathLike[
     This is the checkpoint itself, or the folder of the first module in older checkpoints of sentence-transformers.
 
     Raises:
-        ValueError: If the checkpoint is a file, its module list is damaged, or one of its files links to a place
-            outside.
+        ValueError: If the checkpoint is a file, its module list is damaged, or one of its files links outside it.
         FileNotFoundError: If there is no such folder, and the name cannot be a Hub id.
     """
     name = os.fspath(checkpoint)

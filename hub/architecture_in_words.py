@@ -22,7 +22,7 @@ _OF_TOKENS = ("ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
 _POOLINGS = {"mean": "the mean of all tokens", "cls": "the first token"}
 
 
-def architecture_in_words(model: PreTrainedModel) -> list[tuple[str, str]]:
+def describe_architecture(model: PreTrainedModel) -> list[tuple[str, str]]:
     """Return (part, description) rows: the axes of the configuration, the sizes and the labels."""
     config: Any = model.config
     rows = [("parameters", f"{model.num_parameters():,}, {str(model.dtype).removeprefix('torch.')}")]
@@ -90,13 +90,13 @@ def _rotary(config: SequenceEncoderConfig) -> str:
 
 
 def _embeddings(config: SequenceEncoderConfig) -> str:
-    said = [f"{config.vocab_size:,} tokens"]
+    parts = [f"{config.vocab_size:,} tokens"]
     if config.embedding_size is not None:
-        said.append(f"{config.embedding_size:,} channels")
+        parts.append(f"{config.embedding_size:,} channels")
     if config.type_vocab_size:
-        said.append(f"{config.type_vocab_size} segment types")
+        parts.append(f"{config.type_vocab_size} segment types")
     if config.scale_embeddings:
-        said.append("scaled by the square root of the hidden size")
+        parts.append("scaled by the square root of the hidden size")
     if config.embedding_norm:
-        said.append("normalised")
-    return ", ".join(said)
+        parts.append("normalised")
+    return ", ".join(parts)

@@ -19,9 +19,9 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..saving.loading import LoadedSafely
+from ..saving.loading import SafeModelLoadingMixin
 from ..saving.module_list import MODULE_LIST
-from ..saving.saving import SavedWithCard
+from ..saving.saving import ModelSavingMixin
 from .attention.dispatch import check_takes_bias, choose_varlen_attention
 from .attention.masks import padded_masks, real_tokens
 from .attention.packed import PackedAttention
@@ -42,15 +42,15 @@ from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
 from .packing import (
     PackedBatch,
+    has_several_per_row,
     offsets_from_starts,
     positions_from_documents,
     positions_from_zero,
-    rows_hold_several,
     sequence_starts,
 )
 from .pooling import Pooler
 from .text_encoding.recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
-from .text_encoding.text_encoding import TextEncoding
+from .text_encoding.text_encoding import TextEncodingMixin
 
 logger = logging.get_logger(__name__)
 
@@ -65,7 +65,7 @@ if "capture_initial_hidden_state" in OutputRecorder.__dataclass_fields__:
     _HIDDEN_STATES.num_hidden_layers_key = "num_hidden_states"
 
 
-class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
+class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
     """Base class of all SequenceEncoder models: loading, saving, initialisation, and features of transformers."""
 
     config_class = SequenceEncoderConfig
@@ -139,7 +139,7 @@ class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedMode
             init.zeros_(bias)
 
 
-class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # type: ignore[misc] # as above
+class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  # type: ignore[misc] # as above
     """The encoder without a task head.
 
     The model does not compute padding. It packs the real tokens of a batch into one row, applies all layers, and
@@ -184,9 +184,9 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             attention_mask: (B, S), 0 at padding; or a 4-D mask (B, 1 or heads, S, S), which has zeros and ones if it is
                 bool or integer, and is added to the scores if it is floating.
             token_type_ids: (B, S) segments. Ignored if `type_vocab_size` is 0, so that any tokenizer works.
-            position_ids: (B, S). By default the distance of each token from the first real token of its row. Wherever
-                they do not increase, a new document starts, and documents do not attend to each other. With a
-                `position_offset`, each document may start at 0 or at that offset, as in RoBERTa.
+            position_ids: (B, S). By default, the distance of each token from the first real token of its row. A new
+                document starts wherever the positions do not increase, and documents do not attend to each other. With
+                a `position_offset`, each document may start at 0 or at that offset, as in RoBERTa.
             inputs_embeds: (B, S, E) token vectors instead of `input_ids`.
             needed: The tokens whose vectors in `last_hidden_state` the caller uses: True for all, False if the caller
                 uses only `pooler_output`, or (B, S) bool. The last layer may skip all other tokens, whose vectors are
@@ -229,7 +229,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         else:
             starts = sequence_starts(*documents)
             may_restart = position_ids is not None or cu_seq_lens is not None
-            several_documents = may_restart and not is_tracing(tokens) and rows_hold_several(starts)
+            several_documents = may_restart and not is_tracing(tokens) and has_several_per_row(starts)
             position_ids = offsets_from_starts(starts) if position_ids is None else position_ids
             position_ids = position_ids if token_mask is None else position_ids * token_mask
             document_starts = starts if several_documents or (may_restart and is_tracing(tokens)) else None

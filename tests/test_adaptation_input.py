@@ -87,14 +87,14 @@ def test_a_missing_text_is_reported_with_its_line(
     error_of: Callable[..., str], tmp_path: Path, task: str, column: str
 ) -> None:
     message = error_of(task, changed(task, 7, **{column: None}))
-    assert f" {column} must hold a " in message
+    assert f" {column} must contain a " in message
     assert f"line 8 of {tmp_path / 'train.jsonl'} has None" in message
 
 
 @pytest.mark.parametrize("task", ["classification", "regression", "ranking", "multiple-choice"])
 def test_a_missing_label_is_reported_with_its_line(error_of: Callable[..., str], tmp_path: Path, task: str) -> None:
     message = error_of(task, changed(task, 3, label=None))
-    assert "--label_column label must hold" in message
+    assert "--label_column label must contain" in message
     assert f"line 4 of {tmp_path / 'train.jsonl'} has None" in message
 
 
@@ -147,7 +147,7 @@ def test_misplaced_answers_are_rejected(error_of: Callable[..., str], start: int
 
 def test_words_and_tags_must_have_the_same_length(error_of: Callable[..., str]) -> None:
     message = error_of("ner", changed("ner", 2, tokens=["we", "saw"]))
-    assert "must hold one tag per word; line 3 of " in message
+    assert "must contain one tag per word; line 3 of " in message
     assert "train.jsonl has 2 words and 6 tags" in message
 
 
@@ -158,7 +158,7 @@ def test_a_label_without_a_choice_is_rejected(error_of: Callable[..., str], labe
 
 def test_every_row_must_have_the_same_number_of_choices(error_of: Callable[..., str]) -> None:
     message = error_of("multiple-choice", changed("multiple-choice", 5, choices=["a", "b", "c"]))
-    assert "must hold the same number of texts in every row, got [2, 3]" in message
+    assert "must contain the same number of texts in every row, got [2, 3]" in message
 
 
 def test_ranking_labels_must_be_between_0_and_1(error_of: Callable[..., str]) -> None:
@@ -247,9 +247,9 @@ def test_files_that_cannot_be_read_are_named(error_of: Callable[..., str], tmp_p
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        (["['red', 'cat']"] * 12, "must hold labels: lists of names, or names separated by ','"),
-        ([["red", None]] * 12, "must hold labels"),
-        ([[1, 0, 0], [0, 1, 1]] * 6, "must hold the names of the labels that a text has, got a 0 or 1"),
+        (["['red', 'cat']"] * 12, "must contain labels: lists of names, or names separated by ','"),
+        ([["red", None]] * 12, "must contain labels"),
+        ([[1, 0, 0], [0, 1, 1]] * 6, "must contain the names of a text's labels, got a 0 or 1"),
     ],
 )
 def test_ambiguous_labels_are_rejected(error_of: Callable[..., str], cell: list[Any], message: str) -> None:

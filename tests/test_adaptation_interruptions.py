@@ -127,7 +127,7 @@ def test_finished_seeds_are_not_trained_again(
     run("classification", encoder, tmp_path / "whole", **options)
     interrupt(17, seed=1)
     with pytest.raises(
-        KeyboardInterrupt, match="finished trainings of seeds 0 and the training of seed 1 up to step 15"
+        KeyboardInterrupt, match="finished training runs of seeds 0 and the training of seed 1 up to step 15"
     ):
         run("classification", encoder, tmp_path / "halves", **options)
     train, seeds = Trainer.train, []

@@ -346,4 +346,4 @@ def test_saved_code_has_each_definition_of_the_package_once(saved: Path) -> None
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 defined.setdefault(node.name, []).append(name)
     assert {name: files for name, files in defined.items() if len(files) > 1} == {}
-    assert {"SequenceEncoderModel", "TaskAdapter", "SavedWhole", "SequenceEncoderConfig"} <= defined.keys()
+    assert {"SequenceEncoderModel", "TaskAdapter", "AtomicSavingMixin", "SequenceEncoderConfig"} <= defined.keys()

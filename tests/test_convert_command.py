@@ -25,7 +25,7 @@ from transformers import (
 
 from sequence_encoder import SequenceEncoderForMaskedLM, convert
 from sequence_encoder.__main__ import main
-from sequence_encoder.conversion.command import check_same, outputs_of
+from sequence_encoder.conversion.command import check_same_outputs, outputs_of
 from sequence_encoder.conversion.convert import convert_and_release
 from sequence_encoder.tests.forked_python import forked_python
 
@@ -234,20 +234,20 @@ def test_changed_weights_are_detected_by_the_check(bert_folder: Path) -> None:
     model = BertForMaskedLM.from_pretrained(bert_folder)
     texts = [torch.randint(5, 20, (1, 7))]
     right = outputs_of(model, texts)
-    assert check_same(right, outputs_of(model, texts)) == 0
+    assert check_same_outputs(right, outputs_of(model, texts)) == 0
     weight = model.bert.encoder.layer[1].output.dense.weight
     for change in (0.5, float("nan")):
         with torch.no_grad():
             weight[3, 5] += change
         with pytest.raises(ValueError, match="more than rounding explains"):
-            check_same(right, outputs_of(model, texts))
+            check_same_outputs(right, outputs_of(model, texts))
 
 
 def test_the_tolerance_scales_with_the_outputs() -> None:
     large, near, far = ([(torch.tensor([1e6 + distance, 1.0]),)] for distance in (0, 10, 10_000))
-    assert check_same(large, near) == 10
+    assert check_same_outputs(large, near) == 10
     with pytest.raises(ValueError, match=r"differ by 1\.0e\+04"):
-        check_same(large, far)
+        check_same_outputs(large, far)
 
 
 def test_a_bfloat16_model_is_compared_in_float32_and_unchanged(bert_folder: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel, TaskAdapter
 from sequence_encoder.saving.finite_weights import not_finite
-from sequence_encoder.saving.whole_folders import written_whole
+from sequence_encoder.saving.whole_folders import atomic_folder
 
 Build = Callable[..., Any]
 
@@ -70,7 +70,7 @@ def test_replacing_a_whole_folder_keeps_its_finite_weights(tiny_config: Build, t
     model, folder = SequenceEncoderModel(tiny_config()), tmp_path / "model"
 
     def replace() -> None:
-        with written_whole(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--force") as written:
             model.save_pretrained(written / "adapter")
             SequenceEncoderModel(tiny_config()).save_pretrained(written)
 

@@ -23,7 +23,7 @@ from sequence_encoder import (
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.training.adaptation.encoder import encoder_of
-from sequence_encoder.training.encoders import carry_over
+from sequence_encoder.training.encoders import save_as_sequence_encoder
 
 Build = Callable[..., Any]
 
@@ -43,7 +43,7 @@ def assert_rejected(folder: Path, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         convert(folder)
     with pytest.raises(UsageError, match=message):
-        carry_over(str(folder), target, base_model=True)
+        save_as_sequence_encoder(str(folder), target, base_model=True)
     for any_family in (False, True):
         with pytest.raises(UsageError, match=message):
             encoder_of(str(folder), target, any_family, may_write=True)
@@ -200,6 +200,6 @@ def test_a_damaged_tokenizer_is_named(bert_folder: Path, text: str) -> None:
     with pytest.raises(SystemExit, match=r"The tokenizer in .*bert cannot be read"):
         main(["convert", str(bert_folder), str(bert_folder.parent / "target")])
     with pytest.raises(UsageError, match=r"The tokenizer in .*bert cannot be read"):
-        carry_over(str(bert_folder), bert_folder.parent / "target", base_model=True)
+        save_as_sequence_encoder(str(bert_folder), bert_folder.parent / "target", base_model=True)
     with pytest.raises(OSError, match=r"The tokenizer of .*bert cannot be read"):
         SequenceEncoderTokenizer.from_pretrained(bert_folder)

@@ -22,8 +22,8 @@ from sequence_encoder.tests.pretraining_runs import command, finish, rewind, run
 from sequence_encoder.training.checkpoints import (
     MARKER,
     checkpoints_in,
-    last_whole_checkpoint,
-    remove_unfinished,
+    last_complete_checkpoint,
+    remove_incomplete,
     step_of,
 )
 
@@ -122,7 +122,7 @@ def test_a_run_in_two_processes_survives_the_death_of_one(
     status, output_text = finish(process)
     # The launcher ends the other one.
     assert status != 0, output_text
-    last = last_whole_checkpoint(killed)
+    last = last_complete_checkpoint(killed)
     assert last is not None
     before = contents(last)
     status, output_text = finish(start(arguments(killed, **options), processes=2))
@@ -186,11 +186,11 @@ def test_only_complete_checkpoints_count(tmp_path: Path) -> None:
         (tmp_path / f"checkpoint-{step}").mkdir()
     for other in ("checkpoint-x", "runs", "checkpoint-"):
         (tmp_path / other).mkdir()
-    assert last_whole_checkpoint(tmp_path) is None
+    assert last_complete_checkpoint(tmp_path) is None
     for step in (5, 10):
         (tmp_path / f"checkpoint-{step}" / MARKER).touch()
-    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    assert remove_unfinished(tmp_path) == [tmp_path / "checkpoint-100"]
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert remove_incomplete(tmp_path) == [tmp_path / "checkpoint-100"]
     assert {path.name for path in tmp_path.iterdir()} == {
         "checkpoint-5",
         "checkpoint-10",
@@ -277,4 +277,4 @@ def test_a_broken_stream_ends_the_run_with_the_error_of_its_reader(corpus: Path,
             max_steps=100,
             save_steps=4,
         )
-    assert last_whole_checkpoint(tmp_path / "out") is not None
+    assert last_complete_checkpoint(tmp_path / "out") is not None

@@ -19,7 +19,7 @@ from transformers import Trainer
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.pretraining_runs import command, run_here, write_corpus
-from sequence_encoder.training.checkpoints import checkpoints_in, remove_older
+from sequence_encoder.training.checkpoints import checkpoints_in, rotate_checkpoints
 from sequence_encoder.training.pretraining import recipe as pretraining
 from sequence_encoder.training.pretraining.run import parse
 
@@ -151,7 +151,7 @@ def test_a_run_is_not_resumed_on_another_corpus(tmp_path: Path) -> None:
     ):
         run_here(corpus, output, max_steps=2, resume=True)
     corpus.write_text("".join(reversed(before.splitlines(True))))
-    with pytest.raises(UsageError, match=r"has changed: .* with other lengths"):
+    with pytest.raises(UsageError, match=r"has changed: .* with different lengths"):
         run_here(corpus, output, max_steps=2, resume=True)
     corpus.write_text(before)
     run_here(corpus, output, max_steps=2, resume=True)
@@ -164,7 +164,7 @@ def test_arguments_that_the_optimizer_state_would_undo_are_rejected(corpus: Path
 
 
 def test_checkpoint_rotation_works_in_an_empty_folder(tmp_path: Path) -> None:
-    remove_older(tmp_path, 1, None)
+    rotate_checkpoints(tmp_path, 1, None)
 
 
 def test_a_second_run_into_the_same_folder_is_rejected(corpus: Path, output: Path) -> None:
@@ -213,7 +213,7 @@ def test_an_interrupted_run_saves_a_checkpoint_and_says_how_to_resume(
         main(["pretrain", *command(corpus, tmp_path / "out", **options)])
     assert exit_.value.code == 130
     output_text = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"{tmp_path / 'out' / 'checkpoint-3'} holds the first 3 steps" in output_text
+    assert f"{tmp_path / 'out' / 'checkpoint-3'} contains the first 3 steps" in output_text
     assert "--resume" in output_text
     assert not (tmp_path / "out" / "config.json").exists()
     tokenizer = tmp_path / "tokenizer"

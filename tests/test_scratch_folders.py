@@ -13,7 +13,7 @@ import pytest
 from sequence_encoder.saving import scratch_folders
 from sequence_encoder.saving.scratch_folders import scratch_folder
 from sequence_encoder.saving.staged_files import staged
-from sequence_encoder.saving.whole_folders import check_replaceable, written_whole
+from sequence_encoder.saving.whole_folders import atomic_folder, check_replaceable
 
 Save = Callable[[Path], AbstractContextManager[Path]]
 
@@ -43,7 +43,7 @@ def stage(output: Path) -> AbstractContextManager[Path]:
 
 
 def replace(output: Path) -> AbstractContextManager[Path]:
-    return written_whole(output, True, "--force")
+    return atomic_folder(output, True, "--force")
 
 
 def names(folder: Path) -> set[str]:

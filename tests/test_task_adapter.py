@@ -183,10 +183,10 @@ def test_the_card_describes_the_frozen_encoder(encoder: SequenceEncoderModel) ->
     assert "pipeline_tag: text-classification" in card
     assert "the encoder is frozen" in card
     assert "a, b, c" in card
-    assert "leaves the padding out" in card
+    assert "padding-free text encoder" in card
     other = model_card(TaskAdapter(OTHERS["bert"](), 3), "someone/adapter").content
     assert "BertModel" in other
-    assert "leaves the padding out" not in other
+    assert "padding-free text encoder" not in other
 
 
 @pytest.mark.parametrize(

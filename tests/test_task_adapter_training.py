@@ -272,10 +272,10 @@ def one_batch(count: int, value: float = 1, width: int = 3) -> DataLoader[Any]:
         (lambda model: train_adapted_model(model, loader_of(EXAMPLES), 1, 0), "learning_rate must be above 0, got 0"),
         (
             lambda model: train_adapted_model(model, DataLoader([{"input_ids": torch.tensor([5])}]), 1, 0.1),
-            "must give labels, got input_ids",
+            "must yield labels, got input_ids",
         ),
-        (lambda model: train_adapted_model(model, DataLoader([torch.tensor([5])]), 1, 0.1), "must give dictionaries"),
-        (lambda model: train_adapted_model(model, loader_of([]), 1, 0.1), "must give at least one batch, got none"),
+        (lambda model: train_adapted_model(model, DataLoader([torch.tensor([5])]), 1, 0.1), "must yield dictionaries"),
+        (lambda model: train_adapted_model(model, loader_of([]), 1, 0.1), "must yield at least one batch, got none"),
         (
             lambda model: train_adapted_model(model, [], 1, 0.1),
             "must be a torch DataLoader, got a list",

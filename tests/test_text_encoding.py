@@ -143,7 +143,7 @@ def test_texts_without_tokens_have_zero_vectors(model: SequenceEncoderModel, tok
     [
         ({"pooling": "first"}, "pooling must be one of 'mean', 'cls', 'max', .*, got 'first'"),
         ({"prompt_name": "passage"}, "prompt_name must be one of 'query', 'document', got 'passage'"),
-        ({"prompt": "query: ", "prompt_name": "query"}, "prompt and prompt_name exclude each other"),
+        ({"prompt": "query: ", "prompt_name": "query"}, "prompt and prompt_name are mutually exclusive"),
         ({"truncate_dim": 25}, "truncate_dim must be from 1 to 24, got 25"),
         ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
         ({"max_length": 2}, "max_length must be at least 3"),

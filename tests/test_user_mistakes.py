@@ -167,7 +167,7 @@ def test_a_tilde_is_expanded_to_the_home_folder(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.csv").write_text("text,label\n")
-    assert "mine.csv holds no examples" in error_of(*adapt_from("m"), "--train_file=~/mine.csv")
+    assert "mine.csv has no examples" in error_of(*adapt_from("m"), "--train_file=~/mine.csv")
 
 
 @pytest.mark.parametrize(

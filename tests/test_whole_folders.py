@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sequence_encoder.saving.model_files import save_card
-from sequence_encoder.saving.whole_folders import check_replaceable, written_whole
+from sequence_encoder.saving.whole_folders import atomic_folder, check_replaceable
 
 
 def model_folder(folder: Path) -> Path:
@@ -91,7 +91,7 @@ def test_user_files_are_kept_and_files_of_the_older_model_removed(
     write(folder, {**USER_FILES, **older})
     (folder / "link").symlink_to(tmp_path)
     new = {"config.json": "new", "model.safetensors": "new", "1_Pooling/config.json": "new"}
-    with written_whole(folder, True, "--force") as written:
+    with atomic_folder(folder, True, "--force") as written:
         write(written, new)
     (folder / "link").unlink()
     assert contents(folder) == {**USER_FILES, **new}
@@ -105,7 +105,7 @@ def test_new_files_do_not_overwrite_user_files(tmp_path: Path) -> None:
     write(folder, USER_FILES)
     new = {"config.json": "new", "README.md": "new", "LICENSE": "mine", "adapter/adapter_config.json": "new"}
     for _ in range(2):
-        with written_whole(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--force") as written:
             write(written, new)
             save_card(written / "README.md", "a new card")
         (folder / "config.json").write_text('{"model_type": "bert"}')
@@ -119,13 +119,13 @@ def test_new_files_do_not_overwrite_user_files(tmp_path: Path) -> None:
 def test_a_card_is_replaced_until_someone_edits_it(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     for edition in ("first", "second"):
-        with written_whole(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--force") as written:
             (written / "config.json").write_text('{"model_type": "bert"}')
             save_card(written / "README.md", edition)
         assert (folder / "README.md").read_text().startswith(edition)
     edited = (folder / "README.md").read_text().replace("second", "second, and mine")
     (folder / "README.md").write_text(edited)
-    with written_whole(folder, True, "--force") as written:
+    with atomic_folder(folder, True, "--force") as written:
         save_card(written / "README.md", "third")
     assert (folder / "README.md").read_text() == edited
     assert (folder / "README.new.md").read_text().startswith("third")
@@ -139,7 +139,7 @@ def test_the_target_of_a_link_is_neither_removed_nor_written(tmp_path: Path) -> 
     before = contents(folder)
 
     def replace() -> None:
-        with written_whole(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--force") as written:
             write(written, {"config.json": "new", "1_Pooling/config.json": "new"})
 
     with pytest.raises(FileExistsError, match="1_Pooling is a link"):
@@ -154,7 +154,7 @@ def test_a_failure_while_replacing_is_rolled_back(tmp_path: Path) -> None:
     before = contents(folder)
 
     def replace() -> None:
-        with written_whole(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--force") as written:
             write(written, {"config.json": "new", "model.safetensors": "new", "modules.json": '[{"path": "sub"}]'})
             write(written, {"sub/config.json": "new"})
 
@@ -198,7 +198,7 @@ def test_the_current_folder_and_folders_being_read_are_not_replaced(
 
 def test_a_finished_folder_replaces_the_older_one(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "deep" / "model")
-    with written_whole(folder, True, "--force") as written:
+    with atomic_folder(folder, True, "--force") as written:
         (written / "new").write_text("new")
         assert names(folder) == ["config.json", "model.safetensors"]
     assert names(folder) == ["new"]
@@ -209,7 +209,7 @@ def test_an_error_changes_nothing(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
 
     def fail() -> None:
-        with written_whole(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--force") as written:
             (written / "half").write_text("half")
             raise KeyboardInterrupt
 
@@ -223,7 +223,7 @@ def test_the_older_folder_is_restored_if_replacing_fails(tmp_path: Path) -> None
     folder = model_folder(tmp_path / "model")
 
     def lose() -> None:
-        with written_whole(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--force") as written:
             written.rmdir()
 
     with pytest.raises(FileNotFoundError):
@@ -240,7 +240,7 @@ def test_a_path_through_a_missing_folder_is_resolved_before_the_check(tmp_path: 
         check_replaceable(tmp_path / "new" / ".." / "precious", True, "--force")
 
     def write() -> None:
-        with written_whole(tmp_path / "new" / ".." / "precious", False, "--force"):
+        with atomic_folder(tmp_path / "new" / ".." / "precious", False, "--force"):
             pass
 
     with pytest.raises(FileExistsError, match="does not contain a saved model"):
@@ -253,7 +253,7 @@ def test_files_that_appear_during_the_work_are_kept(tmp_path: Path) -> None:
     folder = tmp_path / "model"
 
     def write(replace: bool) -> None:
-        with written_whole(folder, replace, "--force") as written:
+        with atomic_folder(folder, replace, "--force") as written:
             (written / "config.json").write_text("{}")
             folder.mkdir()
             (folder / "notes.txt").write_text("of another")

@@ -10,7 +10,7 @@ from ....data.text_files import TextFormat
 
 @dataclass
 class TaskDataArguments:
-    """Where the examples are, and what their columns are called.
+    """The source of the examples, and the names of their columns.
 
     Raises:
         UsageError: If a value is not allowed.
@@ -18,7 +18,9 @@ class TaskDataArguments:
 
     _argument_group_name = "examples"
 
-    train_file: str | None = field(default=None, metadata={"help": "CSV, TSV, JSON (Lines), Parquet or Arrow."})
+    train_file: str | None = field(
+        default=None, metadata={"help": "Training examples, as CSV, TSV, JSON (Lines), Parquet or Arrow."}
+    )
     validation_file: str | None = field(default=None, metadata={"help": "Examples that select the best weights."})
     test_file: str | None = field(default=None, metadata={"help": "Examples that evaluate the selected weights."})
     encoding: str | None = field(
