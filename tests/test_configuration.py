@@ -166,7 +166,7 @@ def test_a_transformers_field_warns_and_suggests_ours_if_there_is_one(
     tiny_config: Build, name: str, meant: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = tiny_config(**ROTARY, **{name: {"factor": 2.0}})
-    assert f"`{name}` is not a field of SequenceEncoderConfig and changes nothing" in caplog.text
+    assert f"`{name}` is not a field of SequenceEncoderConfig and does not affect" in caplog.text
     assert caplog.text.count("Did you mean") == (meant is not None)
     assert meant is None or f"Did you mean `{meant}`?" in caplog.text
     assert config.rope_parameters == tiny_config(**ROTARY).rope_parameters

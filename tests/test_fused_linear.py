@@ -13,7 +13,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from sequence_encoder import SequenceEncoderModel
-from sequence_encoder.modeling.cpu.linear import fused_linear, fused_linear_activation, product, rounded
+from sequence_encoder.modeling.cpu.linear import fused_linear, fused_linear_activation, product, round_up_rows
 
 
 @pytest.mark.parametrize("act", ["relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"])
@@ -113,8 +113,8 @@ def test_traced_models_run(tiny_config: Callable[..., Any], randomize: Callable[
 def test_products_are_padded_to_few_shapes() -> None:
     numbers = range(256, 4097)
     # oneDNN compiles a kernel for each number of rows.
-    assert len({rounded(number) for number in numbers}) == 29
-    assert all(0 <= rounded(number) - number < max(64, number / 8) for number in numbers)
+    assert len({round_up_rows(number) for number in numbers}) == 29
+    assert all(0 <= round_up_rows(number) - number < max(64, number / 8) for number in numbers)
 
 
 @pytest.mark.parametrize("rows", [1, 255, 256, 300, 1024, 1300, 2305])

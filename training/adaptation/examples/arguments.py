@@ -18,9 +18,7 @@ class TaskDataArguments:
 
     _argument_group_name = "examples"
 
-    train_file: str | None = field(
-        default=None, metadata={"help": "Training examples, as CSV, TSV, JSON (Lines), Parquet or Arrow."}
-    )
+    train_file: str | None = field(default=None, metadata={"help": "CSV, TSV, JSON (Lines), Parquet or Arrow."})
     validation_file: str | None = field(default=None, metadata={"help": "Examples that select the best weights."})
     test_file: str | None = field(default=None, metadata={"help": "Examples that evaluate the selected weights."})
     encoding: str | None = field(
