@@ -45,7 +45,7 @@ def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:
     return [
         (
             "layers",
-            f"{config.num_hidden_layers}, with {config.hidden_size:,} channels and {config.num_attention_heads} heads",
+            f"{_depth(config)}, with {config.hidden_size:,} channels and {config.num_attention_heads} heads",
         ),
         ("attention", _attention(config)),
         ("positions", _positions(config)),
@@ -53,6 +53,13 @@ def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:
         ("feed-forward", f"{feed_forward}, {config.intermediate_size:,} channels"),
         ("embeddings", _embeddings(config)),
     ]
+
+
+def _depth(config: SequenceEncoderConfig) -> str:
+    if config.num_hidden_groups is None:
+        return f"{config.num_hidden_layers}"
+    groups = "" if config.num_hidden_groups == 1 else f" in {config.num_hidden_groups} groups"
+    return f"{config.num_hidden_layers} that share their weights{groups}"
 
 
 def _attention(config: SequenceEncoderConfig) -> str:

@@ -159,7 +159,9 @@ def operations_per_token(model: PreTrainedModel, run: Pretraining) -> float:
     masked tokens are multiplied with the vocabulary.
     """
     config: Any = model.config
-    inside = sum(weight.numel() for name, weight in model.named_parameters() if ".layers." in name and weight.ndim == 2)
+    # All layers have matrices of the same sizes, and the weights that layers share count once for each layer.
+    first = [weight for name, weight in model.named_parameters() if ".layers.0." in name]
+    inside = config.num_hidden_layers * sum(weight.numel() for weight in first if weight.ndim == 2)
     attention = config.num_hidden_layers * config.hidden_size * run.model.max_length
     vocabulary = (
         config.vocab_size * config.prediction_dim * run.objectives.mlm_probability * bool(run.objectives.mlm_weight)
