@@ -300,7 +300,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         rows = self.vocab_size + self.type_vocab_size + (positions if self.position_embedding == "learned" else 0)
         matrices = {"mlp": 2, "glu": 3}[self.feed_forward]
         layer = self.hidden_size * (4 * self.hidden_size + matrices * self.intermediate_size)
-        weights = rows * width + self.num_distinct_layers * layer
+        # There can be more groups than layers, which `validate_architecture` refuses.
+        weights = rows * width + min(self.num_distinct_layers, self.num_hidden_layers) * layer
         if weights > _MOST_WEIGHTS:
             sizes = ("vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size")
             given = ", ".join(f"{name}={getattr(self, name)}" for name in (*sizes, "num_hidden_layers"))
