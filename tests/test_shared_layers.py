@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import peft
@@ -20,6 +21,7 @@ from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, 
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.hub.card import model_card
 from sequence_encoder.tests.comparisons import assert_same
+from sequence_encoder.training.pretraining.trainer import operations_per_token
 
 Build = Callable[..., Any]
 LENGTHS = [5, 11, 1, 7]
@@ -193,6 +195,16 @@ def test_weights_are_held_saved_and_counted_once(
     words = {1: "| 3 that share their weights, with", 2: "| 3 that share their weights in 2 groups, with"}
     assert words[groups] in model_card(model, "user/name").text
     assert f"{model.num_parameters():,}" in model_card(model, "user/name").text
+
+
+@every_number
+def test_operations_count_weights_once_for_each_layer(shared: Build, groups: int) -> None:
+    """The share of a device's peak is computed from them."""
+    model = shared("bert", groups, SequenceEncoderForMaskedLM)
+    run: Any = SimpleNamespace(
+        model=SimpleNamespace(max_length=64), objectives=SimpleNamespace(mlm_probability=0.3, mlm_weight=1.0)
+    )
+    assert operations_per_token(model, run) == operations_per_token(separate(model), run)
 
 
 @every_number
