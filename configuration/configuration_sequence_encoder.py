@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ..saving.loading import SafeConfigLoadingMixin, check_fields
 from ..saving.saving import AutoMapSavingMixin
+from .layer_groups import check_number_of_groups, check_types_in_groups, group_of_each_layer
 from .peft_targets import register_with_peft
 from .rope_parameters import check_rope_parameters, nest_by_layer_type
 from .shared_fields import CheckedConfig
@@ -59,6 +60,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         vocab_size (`int`, defaults to 30522): Number of tokens in the vocabulary.
         hidden_size (`int`, defaults to 512): Number of channels of the layers.
         num_hidden_layers (`int`, defaults to 6): Number of layers.
+        num_hidden_groups (`int`, *optional*): Number of groups of consecutive layers that share their weights, as in
+            ALBERT; 1 if all layers do. By default, each layer has its own weights.
         num_attention_heads (`int`, defaults to 8): Number of attention heads of each layer.
         num_key_value_heads (`int`, *optional*): Number of heads of keys and values, which divides
             `num_attention_heads`; each serves a group of query heads (Ainslie et al., 2023). By default, there are as
@@ -82,7 +85,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             bucket of their direction.
         norm_placement (`"post"` or `"pre"`, defaults to `"post"`): Whether norms come after each residual addition or
             before each branch. `pre` adds a norm after the last layer, and omits the attention norm of the first layer
-            if `embedding_norm` already normalises its input.
+            if `embedding_norm` already normalises its input and no other layer shares its weights.
         norm (`"layer_norm"` or `"rms_norm"`, defaults to `"layer_norm"`): The norm used everywhere.
         norm_eps (`float`, defaults to 1e-5): Epsilon of the norms.
         norm_bias (`bool`, defaults to `True`): Whether layer norms have a bias.
@@ -150,6 +153,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     vocab_size: int = 30522
     hidden_size: int = 512
     num_hidden_layers: int = 6
+    num_hidden_groups: int | None = None
     num_attention_heads: int = 8
     num_key_value_heads: int | None = None
     intermediate_size: int = 2048
@@ -269,6 +273,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             self.embedding_size = None
         if self.num_key_value_heads == self.num_attention_heads:
             self.num_key_value_heads = None
+        if self.num_hidden_groups == self.num_hidden_layers:
+            self.num_hidden_groups = None
         if self.layer_types is None:
             self.layer_types = ["full_attention"] * self.num_hidden_layers
         if 0 < len(self.layer_types) < self.num_hidden_layers:
@@ -294,7 +300,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         rows = self.vocab_size + self.type_vocab_size + (positions if self.position_embedding == "learned" else 0)
         matrices = {"mlp": 2, "glu": 3}[self.feed_forward]
         layer = self.hidden_size * (4 * self.hidden_size + matrices * self.intermediate_size)
-        weights = rows * width + self.num_hidden_layers * layer
+        # There can be more groups than layers, which `validate_architecture` rejects.
+        weights = rows * width + min(self.num_distinct_layers, self.num_hidden_layers) * layer
         if weights > _MAX_WEIGHTS:
             sizes = ("vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size")
             given = ", ".join(f"{name}={getattr(self, name)}" for name in (*sizes, "num_hidden_layers"))
@@ -341,6 +348,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         for name in ("num_hidden_layers", "type_vocab_size", "position_offset"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        check_number_of_groups(self.num_hidden_layers, self.num_hidden_groups)
         for name in ("norm_eps", "initializer_range"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
@@ -400,6 +408,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
                 f"layer_types has {len(layer_types)} entries for num_hidden_layers={self.num_hidden_layers}; pass one "
                 "entry per layer, or a shorter pattern that is repeated."
             )
+        check_types_in_groups(layer_types, self.layer_groups)
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ValueError(f"sliding_window must be at least 1, or None, got {self.sliding_window}.")
         if "sliding_attention" in layer_types and self.sliding_window is None:
@@ -417,6 +426,16 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             f"layers.*.mlp.{name}": style,
             "layers.*.mlp.down_proj": "rowwise",
         }
+
+    @property
+    def layer_groups(self) -> list[int]:
+        """The group of each layer. Layers of the same group share their weights."""
+        return group_of_each_layer(self.num_hidden_layers, self.num_hidden_groups)
+
+    @property
+    def num_distinct_layers(self) -> int:
+        """Number of layers that have their own weights."""
+        return self.num_hidden_layers if self.num_hidden_groups is None else self.num_hidden_groups
 
     @property
     def head_dim(self) -> int:

@@ -61,10 +61,8 @@ def convert(
 
     Args:
         source: A folder, a Hub id, or a model, whose weights are copied. Without `to`, its family is BERT (or any model
-            with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, MPNet or ModernBERT. With `to`,
-            it is a SequenceEncoder.
-        to: The family to convert a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra`, `mpnet` or
-            `modernbert`.
+            with BERT's architecture) or another one in the table of the guide. With `to`, it is a SequenceEncoder.
+        to: The name of the family to convert a SequenceEncoder back to, such as `bert` or `modernbert`.
         base_model: Whether to convert only the encoder and drop the head.
 
     Returns:
@@ -136,7 +134,7 @@ def _convert_to_ours(model: PreTrainedModel, release: bool) -> PreTrainedModel:
     config = our_config(model)
     with no_init_weights():
         ours = getattr(modeling, _OURS + head)(config)
-    rules = family.rules(head, config.num_hidden_layers, model.base_model_prefix)
+    rules = family.rules(head, config.num_distinct_layers, model.base_model_prefix)
     device = model.device
     tensors = to_ours(rules, _tensors(model, release), ours.state_dict(), _heads(config))
     return _filled(ours, tensors, device)
@@ -160,7 +158,7 @@ def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool,
     with no_init_weights():
         model_class = getattr(transformers, family.model_prefixes[0] + head)
         theirs = model_class(config, **({"add_pooling_layer": False} if without_pooler else {}))
-    rules = family.rules(head, model.config.num_hidden_layers, theirs.base_model_prefix)
+    rules = family.rules(head, model.config.num_distinct_layers, theirs.base_model_prefix)
     device, heads = model.device, _heads(model.config)
     tensors = _tensors(model, release)
     if head == "Model" and not has_pooler:
@@ -229,9 +227,10 @@ def write_config(family: Family, head: str, config: SequenceEncoderConfig) -> Pr
     theirs: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
     theirs |= {name: getattr(config, ours) for ours, name in family.all_fields(head).items()}
     theirs |= {**family.write(config), **_shared_fields(config), "dtype": config.dtype}
-    if head == "ForQuestionAnswering":
-        # The two outputs are the start and the end of the answer.
-        theirs |= {"id2label": None, "label2id": None, "num_labels": 2}
+    # The two outputs for an answer are its start and its end. Some families also name the outputs of other heads.
+    outputs = 2 if head == "ForQuestionAnswering" else family.heads[head].required.get("num_labels")
+    if outputs is not None:
+        theirs |= {"id2label": None, "label2id": None, "num_labels": outputs}
     return cast(PreTrainedConfig, getattr(transformers, f"{family.model_prefixes[0]}Config")(**theirs))
 
 

@@ -78,11 +78,11 @@ class Family:
         return {**self.fields, **self.heads[head].fields}
 
     def rules(self, head: str, depth: int, base_model_prefix: str) -> list[Rule]:
-        """Return all rules for a model with `depth` layers.
+        """Return all rules for a model with `depth` distinct layers.
 
         Args:
             head: The suffix of the class name, such as `ForMaskedLM`.
-            depth: The number of layers.
+            depth: The number of layers that have their own weights.
             base_model_prefix: The attribute that holds the trunk in their class.
         """
         ours, theirs = ("", "") if head == "Model" else ("model.", f"{base_model_prefix}.")

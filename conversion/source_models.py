@@ -16,6 +16,7 @@ from .. import modeling
 from ..configuration import SequenceEncoderConfig
 from ..saving.loading import check_config_file, check_weight_maps
 from ..saving.module_list import module_paths
+from .albert import ALBERT
 from .bert import BERT
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
@@ -28,7 +29,7 @@ from .source_files import check_source
 logger = logging.get_logger(__name__)
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, MPNET, MODERNBERT)
+    family.name: family for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, ALBERT, MPNET, MODERNBERT)
 }
 
 
@@ -87,9 +88,10 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
         find_family(f"{prefix}Model")
         names = [f"{prefix}Model"]
     elif named is not None:
-        find_family(named)
-        # BERT's pretraining checkpoints have both heads, but their configurations often name BertForMaskedLM.
-        names = [named, *(["BertForPreTraining"] if named == "BertForMaskedLM" else [])]
+        family, head = find_family(named)
+        # Pretraining checkpoints can have both heads, although their configurations name only ForMaskedLM.
+        both = head == "ForMaskedLM" and "ForPreTraining" in family.heads
+        names = [named, *([f"{named.removesuffix(head)}ForPreTraining"] if both else [])]
     else:
         # Old checkpoints do not name their class. They come from pretraining.
         family, _ = find_family(f"{prefix}Model")

@@ -49,7 +49,7 @@ def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:
     return [
         (
             "layers",
-            f"{config.num_hidden_layers}, with {config.hidden_size:,} channels and {_heads(config)}",
+            f"{_depth(config)}, with {config.hidden_size:,} channels and {_heads(config)}",
         ),
         ("attention", _attention(config)),
         ("positions", _positions(config)),
@@ -64,6 +64,13 @@ def _heads(config: SequenceEncoderConfig) -> str:
     if config.num_key_value_heads is None:
         return queries
     return f"{queries} that share {config.num_key_value_heads} heads of keys and values"
+
+
+def _depth(config: SequenceEncoderConfig) -> str:
+    if config.num_hidden_groups is None:
+        return f"{config.num_hidden_layers}"
+    groups = "" if config.num_hidden_groups == 1 else f" in {config.num_hidden_groups} groups"
+    return f"{config.num_hidden_layers} that share their weights{groups}"
 
 
 def _attention(config: SequenceEncoderConfig) -> str:

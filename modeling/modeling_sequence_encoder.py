@@ -158,8 +158,9 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_dim)
         self.embeddings = InputEmbeddings(config)
         self.position_bias = POSITION_BIASES[config.position_bias](config)
-        layer = LAYERS[config.norm_placement]
-        self.layers = nn.ModuleList(layer(config, index) for index in range(config.num_hidden_layers))
+        layer, groups = LAYERS[config.norm_placement], config.layer_groups
+        # One module for each group of layers, made for the first layer of the group.
+        self.layers = nn.ModuleList(layer(config, groups.index(group)) for group in range(config.num_distinct_layers))
         self.norm = NORMS[config.norm](config) if config.norm_placement == "pre" else nn.Identity()
         self.pooler = Pooler(config) if add_pooling_layer else None
         self.gradient_checkpointing = False
@@ -296,15 +297,22 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         )
         hidden_states, rotations = self._embed(input_ids, token_type_ids, packed.position_ids, inputs_embeds)
         attend = self._choose_attention(hidden_states)(packed, self._biases(max(packed.max_length, 1), hidden_states))
-        for layer in cast("list[EncoderLayer]", self.layers):
+        layers = self._layers_in_order()
+        for depth, layer in enumerate(layers, start=1):
             hidden_states = layer(
                 hidden_states,
                 rotation=rotations.get(layer.layer_type),
                 attend=attend,
-                needed=needed if layer is self.layers[-1] else None,
+                needed=needed if depth == len(layers) else None,
                 **kwargs,
             )
         return packed.unpack(self.norm(hidden_states), needed)
+
+    def _layers_in_order(self) -> list[EncoderLayer]:
+        """Return the layer of each depth. Layers that share their weights are the same module."""
+        layers = list(cast("list[EncoderLayer]", self.layers))
+        shared = self.config.num_hidden_groups is not None
+        return [layers[group] for group in self.config.layer_groups] if shared else layers
 
     def _needed_tokens(
         self, packed: PackedBatch, needed: torch.Tensor | bool, token_mask: torch.Tensor | None
@@ -360,7 +368,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         if document_starts is not None and is_flash_attention_requested(self.config):
             # The flash functions of transformers separate documents where positions restart.
             kwargs = {**kwargs, "position_ids": offsets_from_starts(document_starts)}
-        for layer in cast("list[EncoderLayer]", self.layers):
+        for layer in self._layers_in_order():
             hidden_states = layer(
                 hidden_states,
                 attention_mask=masks[layer.layer_type],

@@ -34,6 +34,8 @@ _DISTILBERT = {
     "max_position_embeddings": 50,
     "num_labels": 5,
 }
+# Two groups of three layers have two layers and one.
+_ALBERT = {**_BERT, "embedding_size": 15, "num_hidden_groups": 2}
 _MODERN = {
     **_BERT,
     "local_attention": 6,
@@ -60,6 +62,10 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "electra-wide-untied": ("Electra", {**_BERT, "embedding_size": 35, "tie_word_embeddings": False}),
     "mpnet": ("MPNet", {**_BERT, "pad_token_id": 1}),
     "mpnet-untied": ("MPNet", {**_BERT, "pad_token_id": 1, "tie_word_embeddings": False}),
+    "albert": ("Albert", _ALBERT),
+    "albert-one-group-wide": ("Albert", {**_ALBERT, "embedding_size": 35, "num_hidden_groups": 1}),
+    "albert-untied-unshared": ("Albert", {**_ALBERT, "tie_word_embeddings": False, "num_hidden_groups": 3}),
+    "albert-gelu": ("Albert", {**_ALBERT, "hidden_act": "gelu", "layer_norm_eps": 1e-3, "type_vocab_size": 1}),
     "modernbert": ("ModernBert", _MODERN),
     "modernbert-biases-mean": ("ModernBert", {**_MODERN, **_ALL_BIASES, "classifier_pooling": "mean"}),
     "modernbert-local-only": ("ModernBert", {**_MODERN, "layer_types": ["sliding_attention"] * 3}),
@@ -87,11 +93,16 @@ CASES = [
     )
     for name in CONFIGURATIONS
     for head in HEADS
-    if head != "ForPreTraining" or name.startswith("bert")
+    if head != "ForPreTraining" or name.startswith(("bert", "albert"))
 ]
 every_case = pytest.mark.parametrize(("name", "head"), CASES)
 # An untied head has a bias that it does not use.
-UNUSED = {"bert-untied": "cls.predictions.bias", "roberta-untied": "lm_head.bias", "mpnet-untied": "lm_head.bias"}
+UNUSED = {
+    "bert-untied": "cls.predictions.bias",
+    "roberta-untied": "lm_head.bias",
+    "mpnet-untied": "lm_head.bias",
+    "albert-untied-unshared": "predictions.bias",
+}
 BACK = {"xlm-roberta": "roberta", "camembert": "roberta"}
 
 
@@ -101,7 +112,7 @@ def make(randomize: Callable[..., Any]) -> Callable[..., PreTrainedModel]:
 
     def build(name: str, head: str, **overrides: Any) -> PreTrainedModel:
         family, options = CONFIGURATIONS[name]
-        labels = {"num_labels": 2} if head == "ForQuestionAnswering" else {}
+        labels = {"num_labels": 2} if head in ("ForQuestionAnswering", "ForPreTraining") else {}
         config = getattr(transformers, f"{family}Config")(**{**options, **labels, **overrides})
         config._attn_implementation = "eager"
         model = randomize(getattr(transformers, family + head)(config))
@@ -162,7 +173,7 @@ def test_outputs_and_gradients_equal_the_original(make: Callable[..., Any], name
             torch.testing.assert_close(gradients[key], gradient, rtol=1e-4, atol=1e-4, msg=key)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "electra"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "electra", "albert"])
 def test_left_padding_equals_the_original_with_explicit_positions(make: Callable[..., Any], name: str) -> None:
     original = make(name, "Model")
     _, left = ragged_batches(original.config, "Model")
@@ -228,10 +239,12 @@ def test_positions_that_start_elsewhere_are_rejected(make: Callable[..., Any], p
     )
 
 
-@pytest.mark.parametrize("family", ["Bert", "ModernBert"])
+@pytest.mark.parametrize("family", ["Bert", "Albert", "ModernBert"])
 def test_logits_at_base_size_equal_the_original(family: str) -> None:
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
-    options = {"vocab_size": 997, "num_hidden_layers": 12, **(special if family == "ModernBert" else {})}
+    base = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+    own = {"Albert": base, "ModernBert": special}.get(family, {})
+    options = {"vocab_size": 997, "num_hidden_layers": 12, **own}
     original = getattr(transformers, f"{family}ForMaskedLM")(getattr(transformers, f"{family}Config")(**options)).eval()
     with torch.no_grad():
         for parameter in original.parameters():
@@ -257,7 +270,7 @@ def test_an_unused_bias_is_dropped_with_a_warning(
     assert f"{UNUSED[name]} is not converted" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "modernbert"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "albert", "modernbert"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_the_question_answering_loss_does_not_depend_on_padding(make: Callable[..., Any], name: str, side: str) -> None:
     original = make(name, "ForQuestionAnswering")

@@ -31,6 +31,10 @@ def electra(model: str = "ElectraModel", **options: Any) -> Any:
     return getattr(transformers, model)(transformers.ElectraConfig(**{**SIZES, "embedding_size": 24, **options}))
 
 
+def albert(model: str = "AlbertModel", **options: Any) -> Any:
+    return getattr(transformers, model)(transformers.AlbertConfig(**{**SIZES, "embedding_size": 12, **options}))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -45,6 +49,12 @@ def electra(model: str = "ElectraModel", **options: Any) -> Any:
             lambda: electra("ElectraForMultipleChoice", summary_activation="relu"),
             "summary_activation='relu'.*summary_activation='gelu'",
         ),
+        (lambda: albert(inner_group_num=2), "inner_group_num=2.*inner_group_num=1"),
+        (lambda: albert(embedding_size=24), "embedding_size=24 is not supported.*hidden_size"),
+        (lambda: albert(num_hidden_groups=3), "num_hidden_groups must be from 1 to num_hidden_layers=2, .*got 3"),
+        (lambda: albert(num_hidden_groups=0), "num_hidden_groups must be from 1 .*got 0"),
+        (lambda: albert(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
+        (lambda: albert("AlbertForPreTraining", num_labels=5), "num_labels=5.*num_labels=2"),
         (
             lambda: transformers.ModernBertForSequenceClassification(
                 transformers.ModernBertConfig(**SIZES, pad_token_id=0, classifier_activation="relu")
@@ -73,6 +83,9 @@ def test_an_unsupported_source_is_rejected_by_name(make: Callable[[], Any], mess
         ("roberta", {"feed_forward": "glu", "pad_token_id": 1}, "roberta", "feed_forward='glu'"),
         ("bert", {"norm": "rms_norm"}, "bert", "norm='rms_norm'"),
         ("bert", {"embedding_size": 12}, "bert", "embedding_size=12.*bert has None"),
+        ("bert", {"num_hidden_groups": 1}, "bert", "num_hidden_groups=1.*bert has None"),
+        ("bert", {"embedding_size": 12, "norm": "rms_norm"}, "albert", "norm='rms_norm'"),
+        ("bert", {}, "albert", "embedding_size=24 is not supported"),
         ("bert", {"layer_types": ["sliding_attention"], "sliding_window": 4}, "bert", "layer_types"),
         ("bert", {"mlp_dropout": 0.1}, "bert", "mlp_dropout=0.1"),
         ("bert", {"embedding_dropout": 0.3}, "bert", "embedding_dropout=0.3"),
@@ -176,12 +189,12 @@ def expected_first(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return model(ids).last_hidden_state[:, 0]
 
 
-def test_a_masked_language_model_with_both_pretraining_heads_keeps_them(tmp_path: Path) -> None:
-    model = bert("BertForPreTraining")
-    model.config.architectures = ["BertForMaskedLM"]
+@pytest.mark.parametrize("family", ["Bert", "Albert"])
+def test_a_masked_language_model_with_both_pretraining_heads_keeps_them(tmp_path: Path, family: str) -> None:
+    model = {"Bert": bert, "Albert": albert}[family](f"{family}ForPreTraining")
     model.save_pretrained(tmp_path)
     config = tmp_path / "config.json"
-    config.write_text(config.read_text().replace("BertForPreTraining", "BertForMaskedLM"))
+    config.write_text(config.read_text().replace(f"{family}ForPreTraining", f"{family}ForMaskedLM"))
     assert type(convert(tmp_path)).__name__ == "SequenceEncoderForPreTraining"
 
 
@@ -333,6 +346,26 @@ def test_converting_back_shares_no_weights(randomize: Callable[..., Any]) -> Non
             for parameter in convert(ours, to="bert").parameters():
                 parameter.zero_()
         assert all(torch.equal(tensor, before[key]) for key, tensor in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_an_encoder_without_shared_layers_has_as_many_groups_as_layers(
+    tiny_config: Callable[..., SequenceEncoderConfig], layers: int
+) -> None:
+    config = tiny_config("bert", embedding_size=12, num_hidden_layers=layers)
+    ours = SequenceEncoderModel(config).eval()
+    theirs = convert(ours, to="albert")
+    assert theirs.config.num_hidden_groups == layers
+    ids = torch.randint(5, 97, (2, 9))
+    torch.testing.assert_close(theirs(ids).pooler_output, ours(ids).pooler_output, rtol=1e-5, atol=1e-5)
+    assert convert(theirs).config.num_hidden_groups is None
+
+
+def test_the_order_of_sentences_has_two_outputs_however_many_labels_there_are() -> None:
+    ours = convert(albert("AlbertForPreTraining"))
+    ours.config.num_labels = 5
+    theirs = convert(ours, to="albert")
+    assert theirs.config.num_labels == theirs.sop_classifier.classifier.out_features == 2
 
 
 @pytest.mark.parametrize("to", ["bert", "electra", "distilbert"])

@@ -15,9 +15,9 @@ from ...command_line.console import show_table
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
 from ..checkpoints import (
+    CompleteCheckpoints,
     CurrentSettingsCallback,
     RestoreRandomStateCallback,
-    CompleteCheckpoints,
     last_complete_checkpoint,
     step_of,
 )
@@ -165,7 +165,9 @@ def operations_per_token(model: PreTrainedModel, run: Pretraining) -> float:
     masked tokens are multiplied with the vocabulary.
     """
     config: Any = model.config
-    inside = sum(weight.numel() for name, weight in model.named_parameters() if ".layers." in name and weight.ndim == 2)
+    # All layers have matrices of the same sizes, and the weights that layers share count once for each layer.
+    first = [weight for name, weight in model.named_parameters() if ".layers.0." in name]
+    inside = config.num_hidden_layers * sum(weight.numel() for weight in first if weight.ndim == 2)
     attention = config.num_hidden_layers * config.hidden_size * run.model.max_length
     vocabulary = (
         config.vocab_size * config.prediction_dim * run.objectives.mlm_probability * bool(run.objectives.mlm_weight)
