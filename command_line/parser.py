@@ -315,18 +315,18 @@ def _add_to_help(group: Any, shown: Iterable[Field[Any]], defaults: Values, hidd
     """Add a line for each field to the help: its option, its meaning and its default."""
     for each in shown:
         default = defaults.get(each.name, each.default_factory() if callable(each.default_factory) else each.default)
-        told = str(each.metadata.get("help", ""))
+        help_text = str(each.metadata.get("help", ""))
         if isinstance(default, bool):
             forms = (f"--{each.name}", f"--no_{each.name}") if default else (_shown(each),)
-            group.add_argument(*forms, action="store_true", help=told)
+            group.add_argument(*forms, action="store_true", help=help_text)
             continue
         if default is not None and default is not MISSING:
             values = default if isinstance(default, list) else [getattr(default, "value", default)]
-            told += f" (default: {' '.join(map(str, values)).replace('%', '%%')})"
+            help_text += f" (default: {' '.join(map(str, values)).replace('%', '%%')})"
         choices = [str(choice) for choice in each.metadata.get("choices", ()) if f"{each.name}={choice}" not in hidden]
         word = "{" + ",".join(choices) + "}" if choices else each.name.rpartition("_")[2].upper()
         word = each.metadata.get("metavar", word)
-        group.add_argument(_shown(each), metavar=word, help=told)
+        group.add_argument(_shown(each), metavar=word, help=help_text)
 
 
 def _shown(each: Field[Any]) -> str:

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from .finite_weights import in_words, not_finite
+from .finite_weights import find_non_finite, summarize_names
 
 logger = logging.get_logger(__name__)
 
@@ -51,10 +51,10 @@ class SafeModelLoadingMixin:
                 f"The weights of {pretrained_model_name_or_path} are damaged or incomplete ({error}); copy or download "
                 "them again."
             ) from error
-        if names := not_finite(loaded[0] if isinstance(loaded, tuple) else loaded):
+        if names := find_non_finite(loaded[0] if isinstance(loaded, tuple) else loaded):
             logger.warning(
-                f"The weights of {pretrained_model_name_or_path} are NaN or infinite in {in_words(names)}, and outputs "
-                "will be as well. Copy or download the weights again, or use an earlier checkpoint."
+                f"The weights of {pretrained_model_name_or_path} are NaN or infinite in {summarize_names(names)}, and "
+                "outputs will be as well. Copy or download the weights again, or use an earlier checkpoint."
             )
         return loaded
 

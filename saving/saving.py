@@ -16,7 +16,7 @@ from transformers.utils import PushToHubMixin, logging
 
 from .auto_classes import AUTO_CLASSES, is_package_class
 from .code_bundle import auto_map, custom_pipelines, write_code
-from .finite_weights import in_words, not_finite
+from .finite_weights import find_non_finite, summarize_names
 from .staged_files import files_in, staged
 
 logger = logging.get_logger(__name__)
@@ -214,8 +214,8 @@ class ModelSavingMixin(AtomicSavingMixin):
             ValueError: If such weights would overwrite those in the folder.
         """
         state_dict = args[1] if len(args) > 1 else kwargs.get("state_dict")
-        if names := not_finite(cast(Any, self), state_dict):
-            problem = f"The weights of this {type(self).__name__} are NaN or infinite in {in_words(names)}"
+        if names := find_non_finite(cast(Any, self), state_dict):
+            problem = f"The weights of this {type(self).__name__} are NaN or infinite in {summarize_names(names)}"
             if any(Path(save_directory).glob("model*.safetensors")):
                 raise ValueError(f"{problem}, and would replace those in {save_directory}; choose another folder.")
             logger.warning(f"{problem}. They are saved anyway; the training has probably diverged.")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .finite_weights import in_words, not_finite_in
+from .finite_weights import find_non_finite_in, summarize_names
 from .model_files import is_unedited, model_files
 from .module_list import MODULE_LIST, module_paths
 from .scratch_folders import scratch_folder
@@ -122,10 +122,10 @@ def atomic_folder(output: Path, replace: bool, option: str) -> Iterator[Path]:
 def _replace_model(output: Path, written: Path, replaced: Path) -> None:
     modules = [path for path in module_paths(written) if path]
     outdated = model_files(output, modules)
-    if any(name.endswith((".safetensors", ".bin")) for name in outdated) and (names := not_finite_in(written)):
+    if any(name.endswith((".safetensors", ".bin")) for name in outdated) and (names := find_non_finite_in(written)):
         raise FileExistsError(
-            f"The new weights are NaN or infinite in {in_words(names)}, and would replace those in {output}; choose "
-            "another folder."
+            f"The new weights are NaN or infinite in {summarize_names(names)}, and would replace those in {output}; "
+            "choose another folder."
         )
     folders = {output, *((output / name).parent for name in outdated)}
     others = sorted(

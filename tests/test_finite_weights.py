@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel, TaskAdapter
-from sequence_encoder.saving.finite_weights import not_finite
+from sequence_encoder.saving.finite_weights import find_non_finite
 from sequence_encoder.saving.whole_folders import atomic_folder
 
 Build = Callable[..., Any]
@@ -33,7 +33,7 @@ def test_saving_and_loading_warn(
     caplog.clear()
     again = SequenceEncoderModel.from_pretrained(tmp_path)
     assert f"weights of {tmp_path} are NaN or infinite in layers.1.mlp.down_proj.weight," in caplog.text
-    assert not_finite(again) == ["layers.1.mlp.down_proj.weight"]
+    assert find_non_finite(again) == ["layers.1.mlp.down_proj.weight"]
     caplog.clear()
     SequenceEncoderModel.from_pretrained(tmp_path, output_loading_info=True)
     assert "NaN or infinite" in caplog.text
@@ -86,5 +86,5 @@ def test_replacing_a_whole_folder_keeps_its_finite_weights(tiny_config: Build, t
 
 
 def test_meta_and_empty_weights_are_not_checked(tiny_config: Build) -> None:
-    assert not_finite(SequenceEncoderModel(tiny_config()).to("meta")) == []
-    assert not_finite(torch.nn.Linear(0, 3)) == []
+    assert find_non_finite(SequenceEncoderModel(tiny_config()).to("meta")) == []
+    assert find_non_finite(torch.nn.Linear(0, 3)) == []

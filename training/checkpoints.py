@@ -132,7 +132,7 @@ def train_with_cleanup(trainer: Trainer, checkpoint: str | Path | None) -> None:
     """Train, and leave only complete checkpoints behind if writing one fails.
 
     Args:
-        trainer: A trainer with the callback `CompleteCheckpoints`.
+        trainer: A trainer with the callback `CompleteCheckpointsCallback`.
         checkpoint: The checkpoint to resume from, if any.
 
     Raises:
@@ -159,7 +159,7 @@ def train_with_cleanup(trainer: Trainer, checkpoint: str | Path | None) -> None:
         raise
 
 
-class CompleteCheckpoints(TrainerCallback):
+class CompleteCheckpointsCallback(TrainerCallback):
     """A callback that marks complete checkpoints, and only then removes older ones.
 
     It replaces the `save_total_limit` of `Trainer`, which removes older checkpoints before all processes have written

@@ -46,7 +46,7 @@ def _prompt(arguments: AdaptedModelArguments, **options: Any) -> Any:
 _PEFT_CONFIGS: dict[str, Callable[..., Any]] = {"lora": _lora, "dora": _dora, "ia3": _ia3, "prompt": _prompt}
 
 
-def tuned(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: str | None) -> Any:
+def apply_tuning(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: str | None) -> Any:
     """Freeze the weights that are not trained, and wrap the model with PEFT if an adapter is trained.
 
     Args:

@@ -60,7 +60,7 @@ class Result:
 
 
 @dataclass
-class Judgement:
+class Evaluation:
     """The evaluation of a model on the examples of a split.
 
     Attributes:

@@ -15,7 +15,7 @@ from ...command_line.console import show_table
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
 from ..checkpoints import (
-    CompleteCheckpoints,
+    CompleteCheckpointsCallback,
     CurrentSettingsCallback,
     RestoreRandomStateCallback,
     last_complete_checkpoint,
@@ -144,7 +144,7 @@ def checkpoint_callbacks(run: Pretraining, checkpoint: Path | None) -> list[Any]
     if tensor_parallel_size() > 1:
         run.args.save_only_model = True
         callbacks.append(TensorParallelCheckpoints())
-    return [*callbacks, CompleteCheckpoints(run.args)]
+    return [*callbacks, CompleteCheckpointsCallback(run.args)]
 
 
 def muon(model: PreTrainedModel, args: PretrainingArguments) -> tuple[Any, dict[str, Any]]:

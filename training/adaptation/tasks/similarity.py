@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ....command_line import UsageError
 from .columns import check_columns, check_texts, check_varies, with_numbers
-from .task import Cut
+from .task import TruncationCounts
 
 if TYPE_CHECKING:
     from ..examples.arguments import TaskDataArguments
@@ -89,7 +89,7 @@ class SimilarityTask(ABC):
         """Return the model's score of each pair of texts."""
 
     @abstractmethod
-    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
+    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> TruncationCounts:
         """Count the texts and tokens of a split that `max_length` truncates."""
 
     @abstractmethod
@@ -148,9 +148,9 @@ class Embedding(SimilarityTask):
         one, other = (model.encode(list(rows[name]), show_progress_bar=False) for name in ("text", "text_pair"))
         return model.similarity_pairwise(one, other).tolist()
 
-    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
+    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> TruncationCounts:
         """See `SimilarityTask`. The model reads each text separately."""
-        cut = Cut()
+        cut = TruncationCounts()
         for batch in rows.iter(1000):
             cut.tokenise(tokenizer, max_length, batch["text"])
             cut.tokenise(tokenizer, max_length, batch["text_pair"])
@@ -214,9 +214,9 @@ class Ranking(SimilarityTask):
         pairs = list(zip(rows["text"], rows["text_pair"], strict=True))
         return model.predict(pairs, show_progress_bar=False).tolist()
 
-    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
+    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> TruncationCounts:
         """See `SimilarityTask`."""
-        cut = Cut()
+        cut = TruncationCounts()
         for batch in rows.iter(1000):
             cut.tokenise(tokenizer, max_length, batch["text"], batch["text_pair"])
         return cut

@@ -28,7 +28,7 @@ def tokenised(rows: Any, encode: Callable[[dict[str, list[Any]]], dict[str, Any]
 
 
 @dataclass
-class Cut:
+class TruncationCounts:
     """Counts of the texts and tokens of a split that `max_length` truncates.
 
     Attributes:
@@ -110,7 +110,7 @@ class HeadTask(ABC):
     def __init__(self, data: TaskDataArguments, max_length: int = 0) -> None:
         self.data, self.max_length = data, max_length
         self.label_fields: dict[str, Any] = {}
-        self.cut = Cut()
+        self.cut = TruncationCounts()
         self.texts: tuple[str, ...] = ()
 
     @abstractmethod
