@@ -169,7 +169,7 @@ class CommandLine:
             for name in self.narrowed_by[:1]:
                 narrowed = f"--{name} {name.upper()} --help lists the options of one {name}"
                 adds.append(f"{self.command} --help lists the options of every {name}" if name in given else narrowed)
-            parser.epilog = f"{', '.join(adds)}."
+            parser.epilog = f"{'; '.join(adds)}."
         parser.print_help()
 
 
@@ -236,7 +236,7 @@ def read_settings(file: Path) -> list[str]:
         # A YAML error spans several lines.
         raise UsageError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
-        raise UsageError(f"{file} must hold names and values, got {type(settings).__name__}.")
+        raise UsageError(f"{file} must contain names and values, got {type(settings).__name__}.")
     options: list[str] = []
     for name, value in settings.items():
         if isinstance(value, list):
@@ -262,9 +262,11 @@ def _read_object(name: str, text: str) -> dict[str, Any]:
     try:
         found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise UsageError(f"--{name} must be a JSON object or a file that holds one, got {text!r}: {error}") from error
+        raise UsageError(
+            f"--{name} must be a JSON object or a file that contains one, got {text!r}: {error}"
+        ) from error
     if not isinstance(found, dict):
-        raise UsageError(f"--{name} must be a JSON object or a file that holds one, got {text!r}.")
+        raise UsageError(f"--{name} must be a JSON object or a file that contains one, got {text!r}.")
     return found
 
 

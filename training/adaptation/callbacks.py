@@ -10,7 +10,7 @@ import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from ...command_line import UsageError
-from ...saving.finite_weights import find_non_finite, in_words
+from ...saving.finite_weights import find_non_finite, summarize_names
 from ..checkpoints import CompleteCheckpointsCallback, checkpoint_at
 
 _FILE = "best_weights"
@@ -134,7 +134,7 @@ class StopAtDivergence(TrainerCallback):
         if names := [name for name in find_non_finite(kwargs["model"]) if name not in self.before]:
             raise DivergedError(
                 f"the training has diverged: after step {state.global_step} the weights are NaN or infinite in "
-                f"{in_words(names)}. Nothing is saved. Try a lower --learning_rate than {args.learning_rate:g}."
+                f"{summarize_names(names)}. Nothing is saved. Try a lower --learning_rate than {args.learning_rate:g}."
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
