@@ -262,11 +262,9 @@ def _read_object(name: str, text: str) -> dict[str, Any]:
     try:
         found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise UsageError(
-            f"--{name} must be a JSON object or a file that contains one, got {text!r}: {error}"
-        ) from error
+        raise UsageError(f"--{name} must be a JSON object or a file with one, got {text!r}: {error}") from error
     if not isinstance(found, dict):
-        raise UsageError(f"--{name} must be a JSON object or a file that contains one, got {text!r}.")
+        raise UsageError(f"--{name} must be a JSON object or a file with one, got {text!r}.")
     return found
 
 

@@ -268,7 +268,7 @@ def test_hard_coded_names_match_the_libraries() -> None:
         ("overwrite: perhaps", "--overwrite: Truthy value expected: got perhaps"),
         (
             "lr_scheduler_kwargs: '{a'",
-            "--lr_scheduler_kwargs must be a JSON object or a file that contains one, got '{a'",
+            "--lr_scheduler_kwargs must be a JSON object or a file with one, got '{a'",
         ),
         ("lr: 3\nepochs: 2", "--lr (did you mean --learning_rate?), --epochs (did you mean --num_train_epochs?)"),
         ("- task", "must contain names and values, got list"),
