@@ -136,14 +136,24 @@ def test_a_value_of_the_wrong_type_is_named(folder: Path) -> None:
     assert contents(folder) == {}
 
 
-def test_running_the_module_fails_with_a_message_and_no_traceback(folder: Path) -> None:
-    command = [forked_python(), "-m", "sequence_encoder", "quickstart", "--adaptation_steps", "0"]
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [("--adaptation_steps", "0", "--adaptation_steps"), ("--output_dir", "my-model", "my-model exists")],
+    ids=["while parsing", "while running"],
+)
+def test_the_module_runs_as_a_program_and_fails_with_a_message_alone(
+    folder: Path, option: str, value: str, told: str
+) -> None:
+    (folder / "my-model").mkdir()
+    (folder / "my-model" / "notes.txt").write_text("mine")
+    before = contents(folder)
+    command = [forked_python(), "-m", "sequence_encoder", "quickstart", option, value]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 1
     assert finished.stdout == ""
-    assert "--adaptation_steps" in finished.stderr.splitlines()[-1]
+    assert told in finished.stderr.splitlines()[-1]
     assert "Traceback" not in finished.stderr
-    assert contents(folder) == {}
+    assert contents(folder) == before
 
 
 def test_help_and_errors_do_not_import_torch(folder: Path) -> None:
