@@ -13,6 +13,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from sequence_encoder import convert
+from sequence_encoder.conversion.source_models import FAMILIES
 from sequence_encoder.modeling import SequenceEncoderPreTrainedModel
 
 _BERT = {
@@ -43,6 +44,10 @@ _MODERN = {
     "cls_token_id": 1,
     "sep_token_id": 2,
 }
+# Widths that no two parts share, and types of rotary positions that transformers' class computes as ours does.
+_ROTARY = {**_BERT, "type_vocab_size": 2, "pad_token_id": 0}
+_LINEAR = {"rope_type": "linear", "rope_theta": 300.0, "factor": 3.0}
+_YARN = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 12}
 _ALL_BIASES = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
 
 CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -61,6 +66,12 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "modernbert": ("ModernBert", _MODERN),
     "modernbert-biases-mean": ("ModernBert", {**_MODERN, **_ALL_BIASES, "classifier_pooling": "mean"}),
     "modernbert-local-only": ("ModernBert", {**_MODERN, "layer_types": ["sliding_attention"] * 3}),
+    "nomic_bert": ("NomicBert", _ROTARY),
+    "nomic_bert-untied-linear": ("NomicBert", {**_ROTARY, "tie_word_embeddings": False, "rope_parameters": _LINEAR}),
+    "nomic_bert-gelu-yarn": (
+        "NomicBert",
+        {**_ROTARY, "type_vocab_size": 1, "hidden_act": "gelu", "layer_norm_eps": 1e-3, "rope_parameters": _YARN},
+    ),
 }
 HEADS = (
     "Model",
@@ -77,6 +88,14 @@ _SINCE = {
     "xlm-roberta-ForMultipleChoice": ("transformers", "5.14", "makes the pooler that this head reads"),
     "camembert-ForMultipleChoice": ("transformers", "5.14", "makes the pooler that this head reads"),
 }
+BACK = {"xlm-roberta": "roberta", "camembert": "roberta"}
+
+
+def family_of(name: str) -> str:
+    """The family that a configuration comes back to."""
+    return BACK.get(name, name.partition("-")[0])
+
+
 CASES = [
     pytest.param(
         name,
@@ -85,12 +104,15 @@ CASES = [
     )
     for name in CONFIGURATIONS
     for head in HEADS
-    if head != "ForPreTraining" or name.startswith("bert")
+    if head in FAMILIES[family_of(name)].heads
 ]
 every_case = pytest.mark.parametrize(("name", "head"), CASES)
 # What a head holds beside the bias that it uses, where it is not tied to it.
-UNUSED = {"bert-untied": "cls.predictions.bias", "roberta-untied": "lm_head.bias"}
-BACK = {"xlm-roberta": "roberta", "camembert": "roberta"}
+UNUSED = {
+    "bert-untied": "cls.predictions.bias",
+    "roberta-untied": "lm_head.bias",
+    "nomic_bert-untied-linear": "cls.predictions.bias",
+}
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +264,7 @@ def test_logits_of_twelve_layers_at_full_width_are_the_same(family: str) -> None
 
 
 def convert_back(ours: PreTrainedModel, name: str) -> PreTrainedModel:
-    return convert(ours, to=BACK.get(name, name.partition("-")[0]))
+    return convert(ours, to=family_of(name))
 
 
 @pytest.mark.parametrize("name", UNUSED)

@@ -52,6 +52,7 @@ LAYER = [f"{part}.{kind}" for part in PARTS for kind in ("bias", "weight")]
 MODERN_PARTS = ["mlp.down_proj", "mlp.gate_up_proj", "mlp_norm", "self_attn.o_proj", "self_attn.qkv_proj"]
 MODERN_LAYER_0 = [f"{part}.weight" for part in MODERN_PARTS]
 MODERN_LAYER = ["attn_norm.weight", *MODERN_LAYER_0]
+NOMIC_LAYER = sorted([*MODERN_LAYER, "attn_norm.bias", "mlp_norm.bias"])
 POOLER = ["pooler.dense.bias", "pooler.dense.weight"]
 NORM = ["embeddings.norm.bias", "embeddings.norm.weight"]
 POSITIONS = ["embeddings.positions.table.weight"]
@@ -63,6 +64,7 @@ TRUNKS: dict[str, tuple[list[str], list[list[str]], list[str]]] = {
     "bert": (["embed_tokens.weight", *NORM, *POSITIONS, *TYPES], [LAYER, LAYER], POOLER),
     "roberta": (["embed_tokens.weight", *NORM, *POSITIONS, *TYPES], [LAYER, LAYER], POOLER),
     "distilbert": (["embed_tokens.weight", *NORM, *POSITIONS], [LAYER, LAYER], POOLER),
+    "nomic": (["embed_tokens.weight", *NORM, *TYPES], [NOMIC_LAYER, NOMIC_LAYER], POOLER),
     "modernbert": (
         ["embed_tokens.weight", "embeddings.norm.weight", "norm.weight"],
         [MODERN_LAYER_0, MODERN_LAYER],
