@@ -85,6 +85,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         sliding_window (`int`, *optional*): How many tokens a token sees to each side in layers with sliding attention.
         attention_bias (`bool`, defaults to `True`): Whether the linear layers of attention have a bias.
         mlp_bias (`bool`, defaults to `True`): Whether the linear layers of the feed-forward network have a bias.
+        mlp_down_bias (`bool`, *optional*): Whether the last of these layers has a bias; by default as `mlp_bias` says.
         embedding_size (`int`, *optional*): Number of channels of the embeddings; `hidden_size` by default. If the two
             differ, the model projects the embeddings to `hidden_size`, and a `dense` prediction head projects back, as
             in ELECTRA.
@@ -157,6 +158,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
     sliding_window: int | None = None
     attention_bias: bool = True
     mlp_bias: bool = True
+    mlp_down_bias: bool | None = None
 
     embedding_size: int | None = None
     scale_embeddings: bool = True
@@ -253,6 +255,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         self._check_size()
         if self.embedding_size == self.hidden_size:
             self.embedding_size = None
+        if self.mlp_down_bias == self.mlp_bias:
+            self.mlp_down_bias = None
         if self.layer_types is None:
             self.layer_types = ["full_attention"] * self.num_hidden_layers
         if 0 < len(self.layer_types) < self.num_hidden_layers:
@@ -388,6 +392,11 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
     def head_dim(self) -> int:
         """Number of channels of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def has_down_bias(self) -> bool:
+        """Whether the last layer of the feed-forward network has a bias."""
+        return self.mlp_bias if self.mlp_down_bias is None else self.mlp_down_bias
 
     @property
     def num_hidden_states(self) -> int:

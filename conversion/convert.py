@@ -60,10 +60,10 @@ def convert(
 
     Args:
         source: A folder, a Hub id, or a model, whose weights are copied. Without `to`, its family is BERT (or any model
-            with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, ModernBERT or Nomic BERT. With
-            `to`, it is a SequenceEncoder.
-        to: The family to convert a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra`, `modernbert` or
-            `nomic_bert`.
+            with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, ModernBERT, Nomic BERT or GTE.
+            With `to`, it is a SequenceEncoder.
+        to: The family to convert a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra`, `modernbert`,
+            `nomic_bert` or `gte`.
         base_model: Whether to convert only the encoder and drop the head.
 
     Returns:
@@ -235,7 +235,7 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
     """
     if head not in family.heads:
         return [f"{family.name} has no counterpart of {_OURS}{head}; it has {', '.join(family.heads)}"]
-    if "type_vocab_size" in family.fields and not config.type_vocab_size:
+    if "type_vocab_size" in family.fields and not (config.type_vocab_size or family.types_optional):
         return [f"type_vocab_size=0 is not supported: {family.name} needs at least 1"]
     try:
         again = read_config(family, head, write_config(family, head, config))

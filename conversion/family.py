@@ -56,6 +56,7 @@ class Family:
         heads: The heads by the suffix of the class name, such as `ForMaskedLM`, which is the same on both sides.
         read: Returns the remaining fields of our configuration, computed from theirs.
         write: Returns the remaining fields of their configuration, computed from ours.
+        types_optional: Whether `type_vocab_size` may be 0.
         renamed: Maps old names of their fields, which checkpoints still have, to the names in transformers.
     """
 
@@ -69,6 +70,7 @@ class Family:
     heads: Mapping[str, Head]
     read: Callable[[PreTrainedConfig], dict[str, Any]] = lambda config: {}
     write: Callable[[PreTrainedConfig], dict[str, Any]] = lambda config: {}
+    types_optional: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property

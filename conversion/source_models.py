@@ -22,6 +22,7 @@ from .bert import BERT
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
 from .family import Family
+from .gte import GTE
 from .modernbert import MODERNBERT
 from .nomic_bert import NOMIC_BERT
 from .roberta import ROBERTA
@@ -30,7 +31,7 @@ from .source_files import check_source
 logger = logging.get_logger(__name__)
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, MODERNBERT, NOMIC_BERT)
+    family.name: family for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, MODERNBERT, NOMIC_BERT, GTE)
 }
 
 

@@ -42,6 +42,9 @@ def architecture_in_words(model: PreTrainedModel) -> list[tuple[str, str]]:
 
 def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:
     feed_forward = _FEED_FORWARDS[config.feed_forward].format(act=config.hidden_act)
+    if config.mlp_down_bias is not None:
+        biased = "the last layer only" if config.mlp_down_bias else "all but the last layer"
+        feed_forward += f", with a bias in {biased}"
     return [
         (
             "layers",

@@ -41,6 +41,27 @@ _NOMIC: dict[str, Any] = {
     "vocab_size": 30528,
 }
 
+_GTE: dict[str, Any] = {
+    "attention_probs_dropout_prob": 0.0,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 768,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+    "layer_norm_type": "layer_norm",
+    "logn_attention_clip1": False,
+    "logn_attention_scale": False,
+    "max_position_embeddings": 8192,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pack_qkv": True,
+    "pad_token_id": 1,
+    "position_embedding_type": "rope",
+    "type_vocab_size": 1,
+    "vocab_size": 250048,
+}
+
 PUBLISHED: dict[str, dict[str, Any]] = {
     "nomic-ai/nomic-embed-text-v1.5": {
         **_NOMIC,
@@ -65,5 +86,15 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "num_shared_experts": 0,
         "qkv_proj_bias": True,
         "type_vocab_size": 1,
+    },
+    "Snowflake/snowflake-arctic-embed-m-v2.0": {
+        **_GTE,
+        "architectures": ["GteModel"],
+        "classifier_dropout": 0.1,
+        "model_type": "gte",
+        "rope_scaling": None,
+        "rope_theta": 160000,
+        "unpad_inputs": "true",
+        "use_memory_efficient_attention": "true",
     },
 }

@@ -222,6 +222,14 @@ def test_a_configuration_does_not_share_its_parts_with_the_preset_or_another(pre
     assert len(other.layer_types or []) == other.num_hidden_layers
 
 
+def test_a_bias_of_its_own_that_is_the_common_one_is_none() -> None:
+    assert SequenceEncoderConfig(mlp_down_bias=True).mlp_down_bias is None
+    config = SequenceEncoderConfig(mlp_bias=False, mlp_down_bias=True)
+    assert config.has_down_bias
+    assert SequenceEncoderConfig.from_dict(config.to_dict()).has_down_bias
+    assert not SequenceEncoderConfig(mlp_bias=False).has_down_bias
+
+
 def test_an_unknown_preset_is_refused_and_the_presets_are_named() -> None:
     with pytest.raises(ValueError, match=r"'gpt2'.*" + ", ".join(PRESETS)):
         SequenceEncoderConfig.from_preset("gpt2")

@@ -72,6 +72,9 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "NomicBert",
         {**_ROTARY, "type_vocab_size": 1, "hidden_act": "gelu", "layer_norm_eps": 1e-3, "rope_parameters": _YARN},
     ),
+    "gte": ("Gte", {**_ROTARY, "pad_token_id": 1}),
+    "gte-no-types-untied": ("Gte", {**_ROTARY, "type_vocab_size": 0, "tie_word_embeddings": False}),
+    "gte-one-type-linear": ("Gte", {**_ROTARY, "type_vocab_size": 1, "rope_parameters": _LINEAR}),
 }
 HEADS = (
     "Model",
@@ -83,7 +86,11 @@ HEADS = (
     "ForMultipleChoice",
 )
 # What transformers' own classes could not do at first.
+_GTE = ("transformers", "5.18", "has GTE")
 _SINCE = {
+    "gte": _GTE,
+    "gte-no-types-untied": _GTE,
+    "gte-one-type-linear": _GTE,
     "modernbert-local-only": ("transformers", "5.17", "takes layers of one type in ModernBERT"),
     "xlm-roberta-ForMultipleChoice": ("transformers", "5.14", "makes the pooler that this head reads"),
     "camembert-ForMultipleChoice": ("transformers", "5.14", "makes the pooler that this head reads"),

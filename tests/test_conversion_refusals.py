@@ -34,6 +34,9 @@ def electra(model: str = "ElectraModel", **options: Any) -> Any:
     return getattr(transformers, model)(transformers.ElectraConfig(**{**SIZES, "embedding_size": 24, **options}))
 
 
+_GTE = pytest.mark.since("transformers", "5.18", "has GTE")
+
+
 def nomic(model: str = "NomicBertModel", pooler: bool = False, **options: Any) -> Any:
     config = transformers.NomicBertConfig(**{**SIZES, **options})
     return getattr(transformers, model)(config, **({"add_pooling_layer": True} if pooler else {}))
@@ -48,6 +51,16 @@ def nomic(model: str = "NomicBertModel", pooler: bool = False, **options: Any) -
         (
             lambda: nomic(rope_parameters={"rope_type": "dynamic", "rope_theta": 9.0, "factor": 2.0}),
             "rope_type.*'dynamic' is not supported",
+        ),
+        pytest.param(
+            lambda: transformers.GteModel(transformers.GteConfig(**SIZES, logn_attention_scale=True)),
+            "logn_attention_scale=True",
+            marks=_GTE,
+        ),
+        pytest.param(
+            lambda: transformers.GteForMaskedLM(transformers.GteConfig(**SIZES, hidden_act="silu")),
+            "hidden_act='silu'.*ForMaskedLM of gte needs 'gelu'",
+            marks=_GTE,
         ),
         (lambda: bert(is_decoder=True), "is_decoder=True"),
         (lambda: bert(is_decoder=True, add_cross_attention=True), "is_decoder=True|add_cross_attention=True"),
@@ -101,6 +114,8 @@ def test_a_source_that_cannot_be_represented_is_refused_by_name(make: Callable[[
         ("bert", {"norm": "rms_norm", "mlp_dropout": 0.1}, "bert", "norm='rms_norm'.*; mlp_dropout=0.1"),
         ("nomic", {"attention_bias": True}, "nomic_bert", "attention_bias=True.*nomic_bert has False"),
         ("nomic", {"layer_types": ["sliding_attention"], "sliding_window": 4}, "nomic_bert", "layer_types="),
+        pytest.param("nomic", {"attention_bias": True}, "gte", "mlp_down_bias=None.*gte has True", marks=_GTE),
+        ("nomic", {"mlp_down_bias": True}, "nomic_bert", "mlp_down_bias=True.*nomic_bert has None"),
         ("bert", {}, "nomic_bert", "position_embedding='learned'.*nomic_bert has 'rotary'"),
     ],
 )

@@ -147,12 +147,19 @@ def test_what_is_known_of_the_training_is_told(tiny_config: Build) -> None:
             "bert",
             ["for up to 64 tokens", "2 segment types", "at most 64 tokens", "the first token, followed by a dense"],
         ),
+        ("nomic", ["rotary, with base 1,000", "gated by silu (GLU), 40 channels", "2 segment types"]),
         ("modernbert", ["rotary, with base 10,000 or 160,000", "gated by gelu", "at most 3 tokens away in 2 of"]),
     ],
 )
 def test_the_axes_are_told_in_words(tiny_config: Build, preset: str, told: list[str]) -> None:
     text = model_card(SequenceEncoderModel(tiny_config(preset)), "user/name").text
     assert [words for words in told if words not in text] == []
+
+
+def test_a_bias_in_part_of_the_feed_forward_network_is_told(tiny_config: Build) -> None:
+    for preset, down, words in (("nomic", True, "the last layer only"), ("bert", False, "all but the last layer")):
+        text = model_card(SequenceEncoderModel(tiny_config(preset, mlp_down_bias=down)), "user/name").text
+        assert f", with a bias in {words}, 40 channels" in text
 
 
 def test_a_folder_that_it_was_loaded_from_is_not_called_its_base(

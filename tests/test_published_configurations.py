@@ -24,7 +24,7 @@ OLD = {
     "rotary_emb_base": "rope_theta",
 }
 REFUSED = {"nomic-ai/nomic-embed-text-v2-moe": r"num_experts=8 is not supported"}
-SINCE: dict[str, tuple[str, str, str]] = {}
+SINCE = {"gte": ("transformers", "5.18", "has GTE")}
 
 
 def small(fields: dict[str, Any]) -> dict[str, Any]:

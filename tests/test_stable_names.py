@@ -144,6 +144,18 @@ def test_keys_of_the_trunk_are_pinned(tiny_config: TinyConfig, preset: str) -> N
         assert not dict(model.named_buffers())  # what is not in the state dict is computed, not kept
 
 
+@pytest.mark.parametrize("preset", ["bert", "nomic"])
+def test_the_last_layer_of_the_feed_forward_network_may_differ_in_its_bias(
+    tiny_config: TinyConfig, preset: str
+) -> None:
+    same = layer_keys(tiny_config(preset))
+    config = tiny_config(preset)
+    other = tiny_config(preset, mlp_down_bias=not config.mlp_bias)
+    changed = {f"layers.{index}.mlp.down_proj.bias" for index in range(3)}
+    assert set(layer_keys(other)) ^ set(same) == changed
+    assert layer_keys(tiny_config(preset, mlp_down_bias=config.mlp_bias)) == same
+
+
 @every_head
 @pytest.mark.parametrize("preset", sorted(DENSE_HEADS))
 def test_keys_of_the_heads_are_pinned(
