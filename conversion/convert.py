@@ -60,10 +60,10 @@ def convert(
 
     Args:
         source: A folder, a Hub id, or a model, whose weights are copied. Without `to`, its family is BERT (or any model
-            with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, ModernBERT, Nomic BERT or GTE.
-            With `to`, it is a SequenceEncoder.
+            with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, ModernBERT, Nomic BERT, GTE or
+            jina-embeddings-v3. With `to`, it is a SequenceEncoder.
         to: The family to convert a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra`, `modernbert`,
-            `nomic_bert` or `gte`.
+            `nomic_bert`, `gte` or `jina_embeddings_v3`.
         base_model: Whether to convert only the encoder and drop the head.
 
     Returns:
@@ -78,7 +78,7 @@ def convert(
     if not isinstance(source, str | os.PathLike | PreTrainedModel):
         raise ValueError(
             f"source must be a folder, a Hub id or a transformers model, got a {type(source).__name__}. For a "
-            "SentenceTransformer, pass its [0].auto_model."
+            "SentenceTransformer, pass its [0].auto_model; for a PeftModel, its merge_and_unload()."
         )
     if not isinstance(source, PreTrainedModel):
         loaded = load_checkpoint(source, base_model)
@@ -132,6 +132,11 @@ def _convert(model: PreTrainedModel, to: str | None, base_model: bool, release: 
 
 def _carry_over(model: PreTrainedModel, release: bool) -> PreTrainedModel:
     family, head = find_family(type(model).__name__)
+    if any(".base_layer." in name for name in model.state_dict()):
+        raise ValueError(
+            f"This {type(model).__name__} has adapters of peft for matrices that are joined here. Merge them with "
+            "merge_and_unload() of its PeftModel, or convert it without them."
+        )
     config = our_config(model)
     with no_init_weights():
         ours = getattr(modeling, _OURS + head)(config)

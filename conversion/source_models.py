@@ -23,6 +23,7 @@ from .distilbert import DISTILBERT
 from .electra import ELECTRA
 from .family import Family
 from .gte import GTE
+from .jina_embeddings_v3 import JINA_EMBEDDINGS_V3
 from .modernbert import MODERNBERT
 from .nomic_bert import NOMIC_BERT
 from .roberta import ROBERTA
@@ -31,7 +32,8 @@ from .source_files import check_source
 logger = logging.get_logger(__name__)
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, MODERNBERT, NOMIC_BERT, GTE)
+    family.name: family
+    for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, MODERNBERT, NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3)
 }
 
 

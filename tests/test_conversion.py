@@ -75,6 +75,11 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "gte": ("Gte", {**_ROTARY, "pad_token_id": 1}),
     "gte-no-types-untied": ("Gte", {**_ROTARY, "type_vocab_size": 0, "tie_word_embeddings": False}),
     "gte-one-type-linear": ("Gte", {**_ROTARY, "type_vocab_size": 1, "rope_parameters": _LINEAR}),
+    "jina_embeddings_v3": ("JinaEmbeddingsV3", {**_ROTARY, "pad_token_id": 1}),
+    "jina_embeddings_v3-untied-yarn": (
+        "JinaEmbeddingsV3",
+        {**_ROTARY, "type_vocab_size": 1, "tie_word_embeddings": False, "rope_parameters": _YARN},
+    ),
 }
 HEADS = (
     "Model",
@@ -119,6 +124,7 @@ UNUSED = {
     "bert-untied": "cls.predictions.bias",
     "roberta-untied": "lm_head.bias",
     "nomic_bert-untied-linear": "cls.predictions.bias",
+    "jina_embeddings_v3-untied-yarn": "lm_head.bias",
 }
 
 

@@ -251,6 +251,22 @@ def test_a_family_that_the_installed_release_lacks_is_named(monkeypatch: pytest.
         convert(ours, to="nomic_bert")
 
 
+def test_a_lora_is_refused_until_it_is_merged(randomize: Callable[..., Any]) -> None:
+    peft = pytest.importorskip("peft")
+    config = transformers.JinaEmbeddingsV3Config(**SIZES)
+    base = randomize(transformers.JinaEmbeddingsV3Model(config))
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "fc1"], init_lora_weights=False)
+    adapted = peft.get_peft_model(base, lora).eval()
+    ids = torch.randint(5, 97, (2, 9))
+    expected = adapted(ids).last_hidden_state
+    with pytest.raises(ValueError, match=r"source must be a folder.*PeftModel, its merge_and_unload\(\)"):
+        convert(adapted)
+    with pytest.raises(ValueError, match=r"JinaEmbeddingsV3Model has adapters of peft.*merge_and_unload\(\)"):
+        convert(base)
+    found = convert(adapted.merge_and_unload())(ids).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def expected_first(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return model(ids).last_hidden_state[:, 0]
 

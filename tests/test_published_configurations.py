@@ -23,7 +23,10 @@ OLD = {
     "layer_norm_epsilon": "layer_norm_eps",
     "rotary_emb_base": "rope_theta",
 }
-REFUSED = {"nomic-ai/nomic-embed-text-v2-moe": r"num_experts=8 is not supported"}
+REFUSED = {
+    "nomic-ai/nomic-embed-text-v2-moe": "num_experts=8 is not supported",
+    "jinaai/jina-embeddings-v3": "position_embedding_type='rotary' is not supported",
+}
 SINCE = {"gte": ("transformers", "5.18", "has GTE")}
 
 
