@@ -14,7 +14,10 @@ from .version import __version__
 
 Run = Callable[[], object]
 # Listed here, because importing the families imports torch.
-_FAMILIES = ("bert", "roberta", "distilbert", "electra", "modernbert", "nomic_bert", "gte", "jina_embeddings_v3")
+_FAMILIES = (
+    *("bert", "roberta", "distilbert", "electra", "modernbert", "nomic_bert", "gte", "jina_embeddings_v3"),
+    *("ernie",),
+)
 
 
 def quickstart(arguments: list[str]) -> Run:

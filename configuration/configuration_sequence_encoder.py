@@ -93,6 +93,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             number of channels.
         embedding_norm (`bool`, defaults to `False`): Whether to normalise the sum of the embeddings.
         type_vocab_size (`int`, defaults to 0): Number of segment types. With 0 there is no segment embedding.
+        task_type_vocab_size (`int`, defaults to 0): Number of task types, as in ERNIE. The model adds the embedding of
+            task 0 to all tokens, as ERNIE does for texts without `task_type_ids`. With 0 there is no such embedding.
         pooling (`"mean"` or `"cls"`, defaults to `"mean"`): Whether the vector of a text is the mean over its tokens or
             its first token.
         pooler_act (`"tanh"`, `"relu"` or `"gelu"`, *optional*): Adds BERT's pooler, a dense layer with this activation.
@@ -164,6 +166,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
     scale_embeddings: bool = True
     embedding_norm: bool = False
     type_vocab_size: int = 0
+    task_type_vocab_size: int = 0
 
     pooling: Literal["mean", "cls"] = "mean"
     pooler_act: Literal["tanh", "relu", "gelu"] | None = None
@@ -279,12 +282,14 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         if self.num_hidden_layers > _MOST_LAYERS:
             raise ValueError(f"num_hidden_layers must be at most {_MOST_LAYERS:,}, got {self.num_hidden_layers}.")
         width, positions = self.embedding_dim, self.position_offset + self.max_position_embeddings
-        rows = self.vocab_size + self.type_vocab_size + (positions if self.position_embedding == "learned" else 0)
+        rows = self.vocab_size + self.type_vocab_size + self.task_type_vocab_size
+        rows += positions if self.position_embedding == "learned" else 0
         matrices = {"mlp": 2, "glu": 3}[self.feed_forward]
         layer = self.hidden_size * (4 * self.hidden_size + matrices * self.intermediate_size)
         weights = rows * width + self.num_hidden_layers * layer
         if weights > _MOST_WEIGHTS:
-            sizes = ("vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size")
+            sizes = ["vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size"]
+            sizes += ["task_type_vocab_size"] if self.task_type_vocab_size else []
             given = ", ".join(f"{name}={getattr(self, name)}" for name in (*sizes, "num_hidden_layers"))
             raise ValueError(
                 f"{given} need about {weights:,} weights ({weights * 4 >> 30:,} GiB in float32); at most "
@@ -321,7 +326,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
                 f"tie_word_embeddings=True needs prediction_head='dense' with embedding_size={self.embedding_size} and "
                 f"hidden_size={self.hidden_size}, got prediction_head={self.prediction_head!r}."
             )
-        for name in ("num_hidden_layers", "type_vocab_size", "position_offset"):
+        for name in ("num_hidden_layers", "type_vocab_size", "task_type_vocab_size", "position_offset"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
         for name in ("norm_eps", "initializer_range"):

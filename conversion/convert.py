@@ -60,10 +60,10 @@ def convert(
 
     Args:
         source: A folder, a Hub id, or a model, whose weights are copied. Without `to`, its family is BERT (or any model
-            with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, ModernBERT, Nomic BERT, GTE or
-            jina-embeddings-v3. With `to`, it is a SequenceEncoder.
+            with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, ModernBERT, Nomic BERT, GTE,
+            jina-embeddings-v3 or ERNIE. With `to`, it is a SequenceEncoder.
         to: The family to convert a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra`, `modernbert`,
-            `nomic_bert`, `gte` or `jina_embeddings_v3`.
+            `nomic_bert`, `gte`, `jina_embeddings_v3` or `ernie`.
         base_model: Whether to convert only the encoder and drop the head.
 
     Returns:

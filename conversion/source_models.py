@@ -21,6 +21,7 @@ from ..saving.module_list import module_paths
 from .bert import BERT
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
+from .ernie import ERNIE
 from .family import Family
 from .gte import GTE
 from .jina_embeddings_v3 import JINA_EMBEDDINGS_V3
@@ -33,7 +34,7 @@ logger = logging.get_logger(__name__)
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, MODERNBERT, NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3)
+    for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, MODERNBERT, NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, ERNIE)
 }
 
 

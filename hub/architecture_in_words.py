@@ -82,6 +82,8 @@ def _embeddings(config: SequenceEncoderConfig) -> str:
         said.append(f"{config.embedding_size:,} channels")
     if config.type_vocab_size:
         said.append(f"{config.type_vocab_size} segment types")
+    if config.task_type_vocab_size:
+        said.append(f"{config.task_type_vocab_size} task types, of which task 0 is used")
     if config.scale_embeddings:
         said.append("scaled by the square root of the hidden size")
     if config.embedding_norm:

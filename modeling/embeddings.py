@@ -123,6 +123,8 @@ class InputEmbeddings(HiddenStateModule):
         super().__init__()
         self.scale = math.sqrt(config.embedding_dim) if config.scale_embeddings else 1.0
         self.types = nn.Embedding(config.type_vocab_size, config.embedding_dim) if config.type_vocab_size else None
+        tasks = config.task_type_vocab_size
+        self.tasks = nn.Embedding(tasks, config.embedding_dim) if tasks else None
         self.positions = POSITION_EMBEDDINGS[config.position_embedding](config)
         self.norm = NORMS[config.norm](config, config.embedding_dim) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.embedding_dropout)
@@ -147,4 +149,6 @@ class InputEmbeddings(HiddenStateModule):
             if token_type_ids is None:
                 token_type_ids = torch.zeros_like(position_ids)
             hidden_states = hidden_states + self.types(token_type_ids)
+        if self.tasks is not None:
+            hidden_states = hidden_states + self.tasks(position_ids.new_zeros(1))
         return self.projection(self.dropout(self.norm(self.positions(hidden_states, position_ids))))

@@ -62,6 +62,27 @@ _GTE: dict[str, Any] = {
     "vocab_size": 250048,
 }
 
+_ERNIE: dict[str, Any] = {
+    "architectures": ["ErnieModel"],
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 768,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-5,
+    "max_position_embeddings": 2048,
+    "model_type": "ernie",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pad_token_id": 0,
+    "position_embedding_type": "absolute",
+    "task_type_vocab_size": 3,
+    "type_vocab_size": 4,
+    "use_task_id": True,
+    "vocab_size": 40000,
+}
+
 PUBLISHED: dict[str, dict[str, Any]] = {
     "nomic-ai/nomic-embed-text-v1.5": {
         **_NOMIC,
@@ -145,4 +166,21 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "type_vocab_size": 1,
         "vocab_size": 250002,
     },
+    "nghuyong/ernie-3.0-base-zh": _ERNIE,
+    "nghuyong/ernie-3.0-xbase-zh": {
+        **_ERNIE,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 20,
+        "task_type_vocab_size": 16,
+    },
+    "nghuyong/ernie-3.0-nano-zh": {
+        **_ERNIE,
+        "hidden_size": 312,
+        "intermediate_size": 1248,
+        "num_hidden_layers": 4,
+        "task_type_vocab_size": 16,
+    },
+    "shibing624/text2vec-base-chinese-sentence": _ERNIE,
 }

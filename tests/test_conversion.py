@@ -80,6 +80,9 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "JinaEmbeddingsV3",
         {**_ROTARY, "type_vocab_size": 1, "tie_word_embeddings": False, "rope_parameters": _YARN},
     ),
+    "ernie": ("Ernie", {**_BERT, "use_task_id": True, "task_type_vocab_size": 4}),
+    "ernie-no-tasks": ("Ernie", {**_BERT, "type_vocab_size": 4, "hidden_act": "relu"}),
+    "ernie-untied": ("Ernie", {**_BERT, "use_task_id": True, "tie_word_embeddings": False}),
 }
 HEADS = (
     "Model",
@@ -124,6 +127,7 @@ UNUSED = {
     "bert-untied": "cls.predictions.bias",
     "roberta-untied": "lm_head.bias",
     "nomic_bert-untied-linear": "cls.predictions.bias",
+    "ernie-untied": "cls.predictions.bias",
     "jina_embeddings_v3-untied-yarn": "lm_head.bias",
 }
 

@@ -162,6 +162,11 @@ def test_a_bias_in_part_of_the_feed_forward_network_is_told(tiny_config: Build) 
         assert f", with a bias in {words}, 40 channels" in text
 
 
+def test_the_embedding_of_a_task_is_told(tiny_config: Build) -> None:
+    text = model_card(SequenceEncoderModel(tiny_config("bert", task_type_vocab_size=4)), "user/name").text
+    assert "4 task types, of which task 0 is used" in text
+
+
 def test_a_folder_that_it_was_loaded_from_is_not_called_its_base(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

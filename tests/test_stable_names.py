@@ -144,6 +144,13 @@ def test_keys_of_the_trunk_are_pinned(tiny_config: TinyConfig, preset: str) -> N
         assert not dict(model.named_buffers())  # what is not in the state dict is computed, not kept
 
 
+def test_the_embedding_of_a_task_has_a_pinned_key(tiny_config: TinyConfig) -> None:
+    keys, other = (
+        set(SequenceEncoderModel(tiny_config("bert", task_type_vocab_size=tasks)).state_dict()) for tasks in (0, 3)
+    )
+    assert other - keys == {"embeddings.tasks.weight"}
+
+
 @pytest.mark.parametrize("preset", ["bert", "nomic"])
 def test_the_last_layer_of_the_feed_forward_network_may_differ_in_its_bias(
     tiny_config: TinyConfig, preset: str
