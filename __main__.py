@@ -14,7 +14,10 @@ from .version import __version__
 
 Run = Callable[[], object]
 # Listed here, because importing the families imports torch.
-_FAMILIES = ("bert", "roberta", "distilbert", "electra", "albert", "mpnet", "modernbert")
+_FAMILIES = (
+    *("bert", "roberta", "distilbert", "electra", "albert", "ernie", "mpnet"),
+    *("nomic_bert", "gte", "jina_embeddings_v3", "modernbert"),
+)
 
 
 def quickstart(arguments: list[str]) -> Run:

@@ -98,6 +98,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         sliding_window (`int`, *optional*): Number of tokens to attend to on each side in layers with sliding attention.
         attention_bias (`bool`, defaults to `True`): Whether the linear layers of attention have a bias.
         mlp_bias (`bool`, defaults to `True`): Whether the linear layers of the feed-forward network have a bias.
+        mlp_down_bias (`bool`, *optional*): Whether the last layer of the feed-forward network has a bias; `mlp_bias` by
+            default.
         embedding_size (`int`, *optional*): Number of channels of the embeddings; `hidden_size` by default. If the two
             differ, the model projects the embeddings to `hidden_size`, and a `dense` prediction head projects back, as
             in ELECTRA.
@@ -105,6 +107,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             number of channels.
         embedding_norm (`bool`, defaults to `False`): Whether to normalise the sum of the embeddings.
         type_vocab_size (`int`, defaults to 0): Number of segment types. With 0 there is no segment embedding.
+        task_type_vocab_size (`int`, defaults to 0): Number of task types, as in ERNIE. The model adds the embedding of
+            task 0 to all tokens, as ERNIE does for texts without `task_type_ids`. With 0 there is no such embedding.
         pooling (`"mean"` or `"cls"`, defaults to `"mean"`): Whether the vector of a text is the mean over its tokens or
             its first token.
         pooler_act (`"tanh"`, `"relu"` or `"gelu"`, *optional*): Adds BERT's pooler, a dense layer with this activation.
@@ -175,11 +179,13 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     sliding_window: int | None = None
     attention_bias: bool = True
     mlp_bias: bool = True
+    mlp_down_bias: bool | None = None
 
     embedding_size: int | None = None
     scale_embeddings: bool = True
     embedding_norm: bool = False
     type_vocab_size: int = 0
+    task_type_vocab_size: int = 0
 
     pooling: Literal["mean", "cls"] = "mean"
     pooler_act: Literal["tanh", "relu", "gelu"] | None = None
@@ -212,7 +218,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         """Return the configuration of a well-known encoder family at base size.
 
         Args:
-            name: `vanilla`, `bert`, `roberta`, `distilbert`, `mpnet` or `modernbert`.
+            name: `vanilla`, `bert`, `roberta`, `distilbert`, `mpnet`, `nomic` or `modernbert`.
             tokenizer: A tokenizer of transformers, which sets `vocab_size` and the ids of the special tokens. Ids of
                 tokens that it does not have become None.
             **overrides: Fields to change. If `num_hidden_layers` is changed alone, the pattern of layer types is cut or
@@ -275,6 +281,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             self.num_key_value_heads = None
         if self.num_hidden_groups == self.num_hidden_layers:
             self.num_hidden_groups = None
+        if self.mlp_down_bias == self.mlp_bias:
+            self.mlp_down_bias = None
         if self.layer_types is None:
             self.layer_types = ["full_attention"] * self.num_hidden_layers
         if 0 < len(self.layer_types) < self.num_hidden_layers:
@@ -297,13 +305,15 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         if self.num_hidden_layers > _MAX_LAYERS:
             raise ValueError(f"num_hidden_layers must be at most {_MAX_LAYERS:,}, got {self.num_hidden_layers}.")
         width, positions = self.embedding_dim, self.position_offset + self.max_position_embeddings
-        rows = self.vocab_size + self.type_vocab_size + (positions if self.position_embedding == "learned" else 0)
+        rows = self.vocab_size + self.type_vocab_size + self.task_type_vocab_size
+        rows += positions if self.position_embedding == "learned" else 0
         matrices = {"mlp": 2, "glu": 3}[self.feed_forward]
         layer = self.hidden_size * (4 * self.hidden_size + matrices * self.intermediate_size)
         # There can be more groups than layers, which `validate_architecture` rejects.
         weights = rows * width + min(self.num_distinct_layers, self.num_hidden_layers) * layer
         if weights > _MAX_WEIGHTS:
-            sizes = ("vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size")
+            sizes = ["vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size"]
+            sizes += ["task_type_vocab_size"] if self.task_type_vocab_size else []
             given = ", ".join(f"{name}={getattr(self, name)}" for name in (*sizes, "num_hidden_layers"))
             raise ValueError(
                 f"{given} need about {weights:,} weights ({weights * 4 >> 30:,} GiB in float32); at most "
@@ -345,7 +355,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
                 f"tie_word_embeddings=True needs prediction_head='dense' with embedding_size={self.embedding_size} and "
                 f"hidden_size={self.hidden_size}, got prediction_head={self.prediction_head!r}."
             )
-        for name in ("num_hidden_layers", "type_vocab_size", "position_offset"):
+        for name in ("num_hidden_layers", "type_vocab_size", "task_type_vocab_size", "position_offset"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
         check_number_of_groups(self.num_hidden_layers, self.num_hidden_groups)
@@ -446,6 +456,11 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     def key_value_heads(self) -> int:
         """Number of heads of keys and values."""
         return self.num_attention_heads if self.num_key_value_heads is None else self.num_key_value_heads
+
+    @property
+    def has_down_bias(self) -> bool:
+        """Whether the last layer of the feed-forward network has a bias."""
+        return self.mlp_bias if self.mlp_down_bias is None else self.mlp_down_bias
 
     @property
     def num_hidden_states(self) -> int:

@@ -54,6 +54,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pad_token_id": 1,
         "eos_token_id": 2,
     },
+    # Nussbaum et al., 2024.
+    "nomic": {
+        **_BERT,
+        "vocab_size": 30528,
+        "max_position_embeddings": 2048,
+        "position_embedding": "rotary",
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1000.0}},
+        "feed_forward": "glu",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "embedding_dropout": 0.0,
+        "classifier_dropout": 0.0,
+    },
     # Warner et al., 2024: tokens attend to the whole text in every third layer, and to 64 tokens on each side in the
     # others.
     "modernbert": {

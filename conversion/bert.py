@@ -53,12 +53,15 @@ LAYER = [
 ]
 CLASSIFIER = module("classifier", "classifier")
 ANSWERS = module("qa_outputs", "qa_outputs")
-_PREDICTIONS = [
-    *module("head.dense", "cls.predictions.transform.dense"),
-    *module("head.norm", "cls.predictions.transform.LayerNorm"),
+DECODER = [
     Rule("decoder.weight", ("cls.predictions.decoder.weight",)),
     # Two names for one tensor.
     Rule("decoder.bias", ("cls.predictions.decoder.bias", "cls.predictions.bias")),
+]
+_PREDICTIONS = [
+    *module("head.dense", "cls.predictions.transform.dense"),
+    *module("head.norm", "cls.predictions.transform.LayerNorm"),
+    *DECODER,
 ]
 TANH = {"pooler_act": "tanh"}
 

@@ -8,7 +8,6 @@ from dataclasses import fields
 from typing import Any, cast
 
 import torch
-import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -18,7 +17,7 @@ from ..configuration import SequenceEncoderConfig
 from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.recipe_files import recipe_of
-from .family import Family
+from .family import Family, their_class
 from .key_mapping import Heads, to_ours, to_theirs
 from .source_models import FAMILIES, find_family, load_checkpoint
 
@@ -77,7 +76,7 @@ def convert(
     if not isinstance(source, str | os.PathLike | PreTrainedModel):
         raise ValueError(
             f"source must be a folder, a Hub id or a transformers model, got a {type(source).__name__}. For a "
-            "SentenceTransformer, pass its [0].auto_model."
+            "SentenceTransformer, pass its [0].auto_model; for a PeftModel, its merge_and_unload()."
         )
     if not isinstance(source, PreTrainedModel):
         loaded = load_checkpoint(source, base_model)
@@ -131,6 +130,11 @@ def _convert(model: PreTrainedModel, to: str | None, base_model: bool, release: 
 
 def _convert_to_ours(model: PreTrainedModel, release: bool) -> PreTrainedModel:
     family, head = find_family(type(model).__name__)
+    if any(".base_layer." in name for name in model.state_dict()):
+        raise ValueError(
+            f"This {type(model).__name__} has peft adapters, which cannot be converted. Merge them with "
+            "merge_and_unload() of its PeftModel, or remove them with its unload()."
+        )
     config = our_config(model)
     with no_init_weights():
         ours = getattr(modeling, _OURS + head)(config)
@@ -154,10 +158,9 @@ def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool,
         raise ValueError(f"The model cannot be converted to {family.name}: {'; '.join(obstacles)}.{way_out}")
     config = write_config(family, head, model.config)
     config.tie_word_embeddings &= _may_be_tied(model)
-    without_pooler = head == "Model" and family.has_pooler and not has_pooler
+    options = {"add_pooling_layer": has_pooler} if head == "Model" and family.has_pooler else {}
     with no_init_weights():
-        model_class = getattr(transformers, family.model_prefixes[0] + head)
-        theirs = model_class(config, **({"add_pooling_layer": False} if without_pooler else {}))
+        theirs = their_class(family.model_prefixes[0] + head)(config, **options)
     rules = family.rules(head, model.config.num_distinct_layers, theirs.base_model_prefix)
     device, heads = model.device, _heads(model.config)
     tensors = _tensors(model, release)
@@ -201,14 +204,7 @@ def read_config(family: Family, head: str, config: PreTrainedConfig) -> Sequence
     Raises:
         ValueError: If it has a value that ours does not support.
     """
-    for name, other in family.heads[head].same.items():
-        value, needed = getattr(config, name), getattr(config, other)
-        if value != needed:
-            raise ValueError(f"{name}={value!r} is not supported: it must equal {other}={needed!r}.")
-    for name, only in {**family.required, **family.heads[head].required}.items():
-        value = getattr(config, name, only)
-        if value != only:
-            raise ValueError(f"{name}={value!r} is not supported: a SequenceEncoder needs {name}={only!r}.")
+    family.check(head, config)
     ours: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
     ours |= {name: getattr(config, theirs) for name, theirs in family.all_fields(head).items()}
     ours |= {**family.settings, **family.read(config)}
@@ -231,7 +227,7 @@ def write_config(family: Family, head: str, config: SequenceEncoderConfig) -> Pr
     outputs = 2 if head == "ForQuestionAnswering" else family.heads[head].required.get("num_labels")
     if outputs is not None:
         theirs |= {"id2label": None, "label2id": None, "num_labels": outputs}
-    return cast(PreTrainedConfig, getattr(transformers, f"{family.model_prefixes[0]}Config")(**theirs))
+    return cast(PreTrainedConfig, their_class(f"{family.model_prefixes[0]}Config")(**theirs))
 
 
 def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_pooler: bool) -> list[str]:
@@ -247,7 +243,7 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
     """
     if head not in family.heads:
         return [f"{family.name} has no counterpart of {_OURS}{head}; it has {', '.join(family.heads)}"]
-    if "type_vocab_size" in family.fields and not config.type_vocab_size:
+    if "type_vocab_size" in family.fields and not (config.type_vocab_size or family.types_optional):
         return [f"type_vocab_size=0 is not supported: {family.name} needs at least 1"]
     try:
         again = read_config(family, head, write_config(family, head, config))

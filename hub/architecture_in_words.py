@@ -46,6 +46,9 @@ def describe_architecture(model: PreTrainedModel) -> list[tuple[str, str]]:
 
 def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:
     feed_forward = _FEED_FORWARDS[config.feed_forward].format(act=config.hidden_act)
+    if config.mlp_down_bias is not None:
+        biased = "the last layer only" if config.mlp_down_bias else "all but the last layer"
+        feed_forward += f", with a bias in {biased}"
     return [
         (
             "layers",
@@ -102,6 +105,8 @@ def _embeddings(config: SequenceEncoderConfig) -> str:
         parts.append(f"{config.embedding_size:,} channels")
     if config.type_vocab_size:
         parts.append(f"{config.type_vocab_size} segment types")
+    if config.task_type_vocab_size:
+        parts.append(f"{config.task_type_vocab_size} task types, of which task 0 is used")
     if config.scale_embeddings:
         parts.append("scaled by the square root of the hidden size")
     if config.embedding_norm:

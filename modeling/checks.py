@@ -209,7 +209,7 @@ def check_embeddings_type(config: SequenceEncoderConfig, inputs_embeds: torch.Te
     if given == weights or (given != torch.float64 and torch.is_autocast_enabled(inputs_embeds.device.type)):
         return
     # Adding segments or learned positions promotes to the wider dtype, as in BERT.
-    widened = config.type_vocab_size > 0 or config.position_embedding == "learned"
+    widened = bool(config.type_vocab_size or config.task_type_vocab_size) or config.position_embedding == "learned"
     if not (widened and torch.promote_types(given, weights) == weights):
         raise ValueError(
             f"inputs_embeds must be {weights} like the model's weights, got {given}; convert them with "

@@ -98,7 +98,8 @@ def default_rope_frequencies(
     """Return the frequencies of `rope_type="default"`, θ^(-2i / head_dim) for channel pairs i, and the factor 1."""
     assert config.rope_parameters is not None
     pairs = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32)
-    return config.rope_parameters[layer_type]["rope_theta"] ** (-pairs / config.head_dim), 1.0
+    # In the same order as in transformers, so that converted models have the same bits.
+    return 1.0 / config.rope_parameters[layer_type]["rope_theta"] ** (pairs / config.head_dim), 1.0
 
 
 POSITION_EMBEDDINGS: dict[str, type[Positions]] = {
@@ -124,6 +125,8 @@ class InputEmbeddings(HiddenStateModule):
         super().__init__()
         self.scale = math.sqrt(config.embedding_dim) if config.scale_embeddings else 1.0
         self.types = nn.Embedding(config.type_vocab_size, config.embedding_dim) if config.type_vocab_size else None
+        tasks = config.task_type_vocab_size
+        self.tasks = nn.Embedding(tasks, config.embedding_dim) if tasks else None
         self.positions = POSITION_EMBEDDINGS[config.position_embedding](config)
         self.norm = NORMS[config.norm](config, config.embedding_dim) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.embedding_dropout)
@@ -148,4 +151,6 @@ class InputEmbeddings(HiddenStateModule):
             if token_type_ids is None:
                 token_type_ids = torch.zeros_like(position_ids)
             hidden_states = hidden_states + self.types(token_type_ids)
+        if self.tasks is not None:
+            hidden_states = hidden_states + self.tasks(position_ids.new_zeros(1))
         return self.projection(self.dropout(self.norm(self.positions(hidden_states, position_ids))))

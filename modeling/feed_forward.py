@@ -18,7 +18,7 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.act = ACT2FN[config.hidden_act]
         self.dropout = Dropout(config.mlp_dropout)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.has_down_bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Map (..., D) to (..., D)."""
@@ -34,7 +34,7 @@ class GatedMLP(nn.Module):
         self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
         self.act = ACT2FN[config.hidden_act]
         self.dropout = Dropout(config.mlp_dropout)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.has_down_bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Map (..., D) to (..., D)."""

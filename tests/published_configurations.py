@@ -7,6 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+
+def _sizes(hidden_size: int, layers: int, heads: int) -> dict[str, int]:
+    sizes = {"hidden_size": hidden_size, "intermediate_size": 4 * hidden_size}
+    return {**sizes, "num_hidden_layers": layers, "num_attention_heads": heads}
+
+
 _ALBERT: dict[str, Any] = {
     "architectures": ["AlbertForMaskedLM"],
     "attention_probs_dropout_prob": 0,
@@ -34,11 +40,81 @@ _ALBERT_V1 = {**_ALBERT, "attention_probs_dropout_prob": 0.1, "hidden_act": "gel
 # Fields of the original code, which neither it nor transformers reads.
 _ALBERT_UNREAD = {"down_scale_factor": 1, "gap_size": 0, "net_structure_type": 0, "num_memory_blocks": 0}
 
+_ERNIE: dict[str, Any] = {
+    "architectures": ["ErnieModel"],
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 768,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-5,
+    "max_position_embeddings": 2048,
+    "model_type": "ernie",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pad_token_id": 0,
+    "position_embedding_type": "absolute",
+    "task_type_vocab_size": 3,
+    "type_vocab_size": 4,
+    "use_task_id": True,
+    "vocab_size": 40000,
+}
 
-def _sizes(hidden_size: int, layers: int, heads: int) -> dict[str, int]:
-    sizes = {"hidden_size": hidden_size, "intermediate_size": 4 * hidden_size}
-    return {**sizes, "num_hidden_layers": layers, "num_attention_heads": heads}
+_NOMIC: dict[str, Any] = {
+    "architectures": ["NomicBertModel"],
+    "activation_function": "swiglu",
+    "attn_pdrop": 0.0,
+    "causal": False,
+    "embd_pdrop": 0.0,
+    "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-12,
+    "max_trained_positions": 2048,
+    "mlp_fc1_bias": False,
+    "mlp_fc2_bias": False,
+    "model_type": "nomic_bert",
+    "n_embd": 768,
+    "n_head": 12,
+    "n_inner": 3072,
+    "n_layer": 12,
+    "n_positions": 8192,
+    "parallel_block": False,
+    "parallel_block_tied_norm": False,
+    "prenorm": False,
+    "qkv_proj_bias": False,
+    "resid_pdrop": 0.0,
+    "rotary_emb_base": 1000,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_interleaved": False,
+    "rotary_emb_scale_base": None,
+    "rotary_scaling_factor": None,
+    "scale_attn_by_inverse_layer_idx": False,
+    "scale_attn_weights": True,
+    "type_vocab_size": 2,
+    "use_rms_norm": False,
+    "vocab_size": 30528,
+}
 
+_GTE: dict[str, Any] = {
+    "attention_probs_dropout_prob": 0.0,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 768,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+    "layer_norm_type": "layer_norm",
+    "logn_attention_clip1": False,
+    "logn_attention_scale": False,
+    "max_position_embeddings": 8192,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pack_qkv": True,
+    "pad_token_id": 1,
+    "position_embedding_type": "rope",
+    "type_vocab_size": 1,
+    "vocab_size": 250048,
+}
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "albert/albert-base-v1": _ALBERT_V1,
@@ -55,5 +131,104 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "hidden_act": "relu",
         "layers_to_keep": [],
         "vocab_size": 21128,
+    },
+    "nghuyong/ernie-3.0-base-zh": _ERNIE,
+    "nghuyong/ernie-3.0-xbase-zh": {
+        **_ERNIE,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 20,
+        "task_type_vocab_size": 16,
+    },
+    "nghuyong/ernie-3.0-nano-zh": {
+        **_ERNIE,
+        "hidden_size": 312,
+        "intermediate_size": 1248,
+        "num_hidden_layers": 4,
+        "task_type_vocab_size": 16,
+    },
+    "shibing624/text2vec-base-chinese-sentence": _ERNIE,
+    "nomic-ai/nomic-embed-text-v1.5": {
+        **_NOMIC,
+        "max_position_embeddings": 2048,
+        "rope_parameters": {"rope_theta": 1000.0, "rope_type": "default"},
+    },
+    # An earlier revision, before transformers had this family.
+    "nomic-ai/nomic-embed-text-v1.5@6ce67c1": {**_NOMIC, "embd_pdrop": 0.1, "resid_pdrop": 0.1},
+    "nomic-ai/nomic-embed-text-v2-moe": {
+        **_NOMIC,
+        "activation_function": "gelu",
+        "add_pooling_layer": False,
+        "expert_choice_router": False,
+        "ffn_div": 1,
+        "layer_norm_epsilon": 1e-5,
+        "mlp_fc1_bias": True,
+        "mlp_fc2_bias": True,
+        "moe_every_n_layers": 2,
+        "moe_normalize_expert_weights": False,
+        "moe_top_k": 2,
+        "num_experts": 8,
+        "num_shared_experts": 0,
+        "qkv_proj_bias": True,
+        "type_vocab_size": 1,
+    },
+    "Snowflake/snowflake-arctic-embed-m-v2.0": {
+        **_GTE,
+        "architectures": ["GteModel"],
+        "classifier_dropout": 0.1,
+        "model_type": "gte",
+        "rope_scaling": None,
+        "rope_theta": 160000,
+        "unpad_inputs": "true",
+        "use_memory_efficient_attention": "true",
+    },
+    # As transformers documents it.
+    "jinaai/jina-embeddings-v3-hf": {
+        "architectures": ["JinaEmbeddingsV3Model"],
+        "attention_probs_dropout_prob": 0.1,
+        "bos_token_id": 0,
+        "classifier_dropout": None,
+        "eos_token_id": 2,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "hidden_size": 1024,
+        "initializer_range": 0.02,
+        "intermediate_size": 4096,
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": 8194,
+        "model_type": "jina_embeddings_v3",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "pad_token_id": 1,
+        "rope_parameters": {"rope_theta": 20000.0, "rope_type": "default"},
+        "type_vocab_size": 1,
+        "vocab_size": 250002,
+    },
+    # Made for code on the Hub, under the model type of XLM-R.
+    "jinaai/jina-embeddings-v3": {
+        "architectures": ["XLMRobertaModel"],
+        "attention_probs_dropout_prob": 0.1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "layer_norm_eps": 1e-5,
+        "load_trained_adapters": True,
+        "lora_adaptations": [
+            *("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching")
+        ],
+        "lora_alpha": 1,
+        "lora_rank": 4,
+        "max_position_embeddings": 8194,
+        "model_type": "xlm-roberta",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "pad_token_id": 1,
+        "position_embedding_type": "rotary",
+        "type_vocab_size": 1,
+        "vocab_size": 250002,
     },
 }

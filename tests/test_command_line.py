@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -267,7 +268,13 @@ def test_trainer_options_appear_only_in_help_all(command: str, capsys: pytest.Ca
 def test_hard_coded_names_match_the_libraries() -> None:
     names = {f"--{each.name}" for each in dataclasses.fields(TrainingArguments) if each.init}
     assert names - set(_trainer_options()) == set()
-    assert set(_FAMILIES) == set(FAMILIES)
+    assert tuple(FAMILIES) == _FAMILIES
+
+
+def test_the_guide_lists_every_family_that_can_be_converted() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "convert.md").read_text()
+    table = guide.partition("| Family | `--to` |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| [^|]+ \| `(\w+)` \|", table, re.MULTILINE) == list(FAMILIES)
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,14 @@ def test_configurations_share_no_lists_or_dicts_with_the_preset(preset: str) -> 
     assert len(other.layer_types or []) == other.num_hidden_layers
 
 
+def test_a_down_bias_equal_to_the_other_biases_becomes_none() -> None:
+    assert SequenceEncoderConfig(mlp_down_bias=True).mlp_down_bias is None
+    config = SequenceEncoderConfig(mlp_bias=False, mlp_down_bias=True)
+    assert config.has_down_bias
+    assert SequenceEncoderConfig.from_dict(config.to_dict()).has_down_bias
+    assert not SequenceEncoderConfig(mlp_bias=False).has_down_bias
+
+
 def test_an_unknown_preset_is_rejected_with_the_list_of_presets() -> None:
     with pytest.raises(ValueError, match=r"'gpt2'.*" + ", ".join(PRESETS)):
         SequenceEncoderConfig.from_preset("gpt2")

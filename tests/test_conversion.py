@@ -13,6 +13,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from sequence_encoder import convert
+from sequence_encoder.conversion.source_models import FAMILIES
 from sequence_encoder.modeling import SequenceEncoderPreTrainedModel
 
 _BERT = {
@@ -45,6 +46,9 @@ _MODERN = {
     "cls_token_id": 1,
     "sep_token_id": 2,
 }
+_ROTARY = {**_BERT, "type_vocab_size": 2, "pad_token_id": 0}
+_LINEAR = {"rope_type": "linear", "rope_theta": 300.0, "factor": 3.0}
+_YARN = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 12}
 _ALL_BIASES = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
 
 CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -60,12 +64,29 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "electra": ("Electra", {**_BERT, "embedding_size": 24}),
     "electra-narrow": ("Electra", {**_BERT, "embedding_size": 15}),
     "electra-wide-untied": ("Electra", {**_BERT, "embedding_size": 35, "tie_word_embeddings": False}),
-    "mpnet": ("MPNet", {**_BERT, "pad_token_id": 1}),
-    "mpnet-untied": ("MPNet", {**_BERT, "pad_token_id": 1, "tie_word_embeddings": False}),
     "albert": ("Albert", _ALBERT),
     "albert-one-group-wide": ("Albert", {**_ALBERT, "embedding_size": 35, "num_hidden_groups": 1}),
     "albert-untied-unshared": ("Albert", {**_ALBERT, "tie_word_embeddings": False, "num_hidden_groups": 3}),
     "albert-gelu": ("Albert", {**_ALBERT, "hidden_act": "gelu", "layer_norm_eps": 1e-3, "type_vocab_size": 1}),
+    "ernie": ("Ernie", {**_BERT, "use_task_id": True, "task_type_vocab_size": 4}),
+    "ernie-no-tasks": ("Ernie", {**_BERT, "type_vocab_size": 4, "hidden_act": "relu"}),
+    "ernie-untied": ("Ernie", {**_BERT, "use_task_id": True, "tie_word_embeddings": False}),
+    "mpnet": ("MPNet", {**_BERT, "pad_token_id": 1}),
+    "mpnet-untied": ("MPNet", {**_BERT, "pad_token_id": 1, "tie_word_embeddings": False}),
+    "nomic_bert": ("NomicBert", _ROTARY),
+    "nomic_bert-untied-linear": ("NomicBert", {**_ROTARY, "tie_word_embeddings": False, "rope_parameters": _LINEAR}),
+    "nomic_bert-gelu-yarn": (
+        "NomicBert",
+        {**_ROTARY, "type_vocab_size": 1, "hidden_act": "gelu", "layer_norm_eps": 1e-3, "rope_parameters": _YARN},
+    ),
+    "gte": ("Gte", {**_ROTARY, "pad_token_id": 1}),
+    "gte-no-types-untied": ("Gte", {**_ROTARY, "type_vocab_size": 0, "tie_word_embeddings": False}),
+    "gte-one-type-linear": ("Gte", {**_ROTARY, "type_vocab_size": 1, "rope_parameters": _LINEAR}),
+    "jina_embeddings_v3": ("JinaEmbeddingsV3", {**_ROTARY, "pad_token_id": 1}),
+    "jina_embeddings_v3-untied-yarn": (
+        "JinaEmbeddingsV3",
+        {**_ROTARY, "type_vocab_size": 1, "tie_word_embeddings": False, "rope_parameters": _YARN},
+    ),
     "modernbert": ("ModernBert", _MODERN),
     "modernbert-biases-mean": ("ModernBert", {**_MODERN, **_ALL_BIASES, "classifier_pooling": "mean"}),
     "modernbert-local-only": ("ModernBert", {**_MODERN, "layer_types": ["sliding_attention"] * 3}),
@@ -80,11 +101,23 @@ HEADS = (
     "ForMultipleChoice",
 )
 # Older releases of transformers do not support these.
+_GTE = ("transformers", "5.18", "has GTE")
 _SINCE = {
+    "gte": _GTE,
+    "gte-no-types-untied": _GTE,
+    "gte-one-type-linear": _GTE,
     "modernbert-local-only": ("transformers", "5.17", "takes layers of one type in ModernBERT"),
     "xlm-roberta-ForMultipleChoice": ("transformers", "5.14", "makes the pooler that this head reads"),
     "camembert-ForMultipleChoice": ("transformers", "5.14", "makes the pooler that this head reads"),
 }
+BACK = {"xlm-roberta": "roberta", "camembert": "roberta"}
+
+
+def family_of(name: str) -> str:
+    """The family that a configuration comes back to."""
+    return BACK.get(name, name.partition("-")[0])
+
+
 CASES = [
     pytest.param(
         name,
@@ -93,17 +126,19 @@ CASES = [
     )
     for name in CONFIGURATIONS
     for head in HEADS
-    if head != "ForPreTraining" or name.startswith(("bert", "albert"))
+    if head in FAMILIES[family_of(name)].heads
 ]
 every_case = pytest.mark.parametrize(("name", "head"), CASES)
 # An untied head has a bias that it does not use.
 UNUSED = {
     "bert-untied": "cls.predictions.bias",
     "roberta-untied": "lm_head.bias",
-    "mpnet-untied": "lm_head.bias",
     "albert-untied-unshared": "predictions.bias",
+    "ernie-untied": "cls.predictions.bias",
+    "mpnet-untied": "lm_head.bias",
+    "nomic_bert-untied-linear": "cls.predictions.bias",
+    "jina_embeddings_v3-untied-yarn": "lm_head.bias",
 }
-BACK = {"xlm-roberta": "roberta", "camembert": "roberta"}
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +292,7 @@ def test_logits_at_base_size_equal_the_original(family: str) -> None:
 
 
 def convert_back(converted: PreTrainedModel, name: str) -> PreTrainedModel:
-    return convert(converted, to=BACK.get(name, name.partition("-")[0]))
+    return convert(converted, to=family_of(name))
 
 
 @pytest.mark.parametrize("name", UNUSED)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel, convert
+from sequence_encoder.conversion import family as family_module
 
 SIZES = {
     "vocab_size": 97,
@@ -21,6 +25,9 @@ SIZES = {
     "intermediate_size": 40,
     "max_position_embeddings": 50,
 }
+
+
+_GTE = pytest.mark.since("transformers", "5.18", "has GTE")
 
 
 def bert(model: str = "BertModel", **options: Any) -> Any:
@@ -35,9 +42,31 @@ def albert(model: str = "AlbertModel", **options: Any) -> Any:
     return getattr(transformers, model)(transformers.AlbertConfig(**{**SIZES, "embedding_size": 12, **options}))
 
 
+def nomic(model: str = "NomicBertModel", pooler: bool = False, **options: Any) -> Any:
+    config = transformers.NomicBertConfig(**{**SIZES, **options})
+    return getattr(transformers, model)(config, **({"add_pooling_layer": True} if pooler else {}))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: nomic(num_experts=8), "num_experts=8 .*num_experts=0"),
+        (lambda: nomic(prenorm=True), "prenorm=True"),
+        (lambda: nomic(head_dim=10), "head_dim=10 .*hidden_size / num_attention_heads = 24 / 3"),
+        (
+            lambda: nomic(rope_parameters={"rope_type": "dynamic", "rope_theta": 9.0, "factor": 2.0}),
+            "rope_type.*'dynamic' is not supported",
+        ),
+        pytest.param(
+            lambda: transformers.GteModel(transformers.GteConfig(**SIZES, logn_attention_scale=True)),
+            "logn_attention_scale=True",
+            marks=_GTE,
+        ),
+        pytest.param(
+            lambda: transformers.GteForMaskedLM(transformers.GteConfig(**SIZES, hidden_act="silu")),
+            "hidden_act='silu'.*ForMaskedLM of gte needs 'gelu'",
+            marks=_GTE,
+        ),
         (lambda: bert(is_decoder=True), "is_decoder=True"),
         (lambda: bert(is_decoder=True, add_cross_attention=True), "is_decoder=True|add_cross_attention=True"),
         (lambda: bert(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
@@ -97,6 +126,12 @@ def test_an_unsupported_source_is_rejected_by_name(make: Callable[[], Any], mess
         ("modernbert", {"embedding_norm": False}, "modernbert", "embedding_norm=False"),
         ("roberta", {}, "bert", "position_offset=2.*bert has 0"),
         ("bert", {"norm": "rms_norm", "mlp_dropout": 0.1}, "bert", "norm='rms_norm'.*; mlp_dropout=0.1"),
+        ("nomic", {"attention_bias": True}, "nomic_bert", "attention_bias=True.*nomic_bert has False"),
+        ("nomic", {"layer_types": ["sliding_attention"], "sliding_window": 4}, "nomic_bert", "layer_types="),
+        pytest.param("nomic", {"attention_bias": True}, "gte", "mlp_down_bias=None.*gte has True", marks=_GTE),
+        ("bert", {"task_type_vocab_size": 3}, "bert", "task_type_vocab_size=3.*bert has 0"),
+        ("nomic", {"mlp_down_bias": True}, "nomic_bert", "mlp_down_bias=True.*nomic_bert has None"),
+        ("bert", {}, "nomic_bert", "position_embedding='learned'.*nomic_bert has 'rotary'"),
     ],
 )
 def test_converting_back_names_the_unsupported_field(
@@ -110,15 +145,16 @@ def test_converting_back_names_the_unsupported_field(
 
 def test_the_error_names_the_families_that_are_possible() -> None:
     ours = convert(bert())
-    with pytest.raises(ValueError, match=r"to distilbert: .*type_vocab_size=2.* It can be converted to bert\."):
+    with pytest.raises(ValueError, match=r"to distilbert: .*type_vocab_size=2.* can be converted to bert or ernie\."):
         convert(ours, to="distilbert")
 
 
-@pytest.mark.parametrize("preset", ["bert", "roberta", "distilbert", "modernbert"])
+@pytest.mark.parametrize("preset", ["bert", "roberta", "distilbert", "nomic", "modernbert"])
 def test_a_preset_converts_to_its_family(tiny_config: Callable[..., SequenceEncoderConfig], preset: str) -> None:
     extra = {"pad_token_id": 1} if preset == "roberta" else {}
-    theirs = convert(SequenceEncoderForMaskedLM(tiny_config(preset, **extra)), to=preset)
-    assert theirs.config.model_type == preset
+    family = {"nomic": "nomic_bert"}.get(preset, preset)
+    theirs = convert(SequenceEncoderForMaskedLM(tiny_config(preset, **extra)), to=family)
+    assert theirs.config.model_type == family
 
 
 def test_fields_of_heads_that_a_model_lacks_do_not_prevent_conversion(
@@ -183,6 +219,66 @@ def test_a_model_without_a_pooler_stays_without_one(tmp_path: Path, randomize: C
     assert (
         "pooler.dense.weight" not in convert(SequenceEncoderModel(convert(bert()).config, False), "bert").state_dict()
     )
+
+
+def test_a_pooler_that_a_class_has_only_on_request_is_kept(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+    model = randomize(nomic(pooler=True))
+    model.save_pretrained(tmp_path)
+    ids = torch.randint(5, 97, (2, 9))
+    for source in (model, tmp_path):
+        ours = convert(source)
+        torch.testing.assert_close(ours(ids).pooler_output, model(ids).pooler_output, rtol=1e-5, atol=1e-5)
+        assert "pooler.dense.weight" in convert(ours, to="nomic_bert").state_dict()
+    assert convert(nomic()).config.pooler_act is None
+
+
+def test_fields_with_old_names_are_read(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+    values = {
+        "hidden_size": ("n_embd", 24),
+        "num_hidden_layers": ("n_layer", 2),
+        "num_attention_heads": ("n_head", 6),
+        "intermediate_size": ("n_inner", 40),
+        "max_position_embeddings": ("n_positions", 50),
+        "rope_theta": ("rotary_emb_base", 77),
+        "layer_norm_eps": ("layer_norm_epsilon", 1e-3),
+        "hidden_dropout_prob": ("resid_pdrop", 0.3),
+        "attention_probs_dropout_prob": ("attn_pdrop", 0.2),
+    }
+    config = transformers.NomicBertConfig(vocab_size=97, **{new: value for new, (_, value) in values.items()})
+    model = randomize(transformers.NomicBertForMaskedLM(config))
+    model.save_pretrained(tmp_path)
+    given = {"model_type": "nomic_bert", "architectures": ["NomicBertForMaskedLM"], "vocab_size": 97}
+    old = dict(values.values())
+    ids = torch.randint(5, 97, (2, 9))
+    # New names are read first, and checkpoints may have both.
+    for fields in (old, {**old, "n_positions": 8192, "max_position_embeddings": 50}):
+        (tmp_path / "config.json").write_text(json.dumps({**given, **fields}))
+        ours = convert(tmp_path)
+        torch.testing.assert_close(ours(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
+        assert (ours.config.hidden_dropout, ours.config.attention_dropout) == (0.3, 0.2)
+        assert ours.config.max_position_embeddings == 50
+
+
+def test_a_family_that_the_installed_release_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = convert(nomic())
+    monkeypatch.setattr(family_module, "transformers", types.SimpleNamespace(__version__="5.7.0"))
+    with pytest.raises(ValueError, match=r"to nomic_bert: transformers 5\.7\.0 has no NomicBertConfig; install"):
+        convert(ours, to="nomic_bert")
+
+
+def test_a_lora_is_rejected_until_it_is_merged(randomize: Callable[..., Any]) -> None:
+    config = transformers.JinaEmbeddingsV3Config(**SIZES)
+    base = randomize(transformers.JinaEmbeddingsV3Model(config))
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "fc1"], init_lora_weights=False)
+    adapted = peft.get_peft_model(base, lora).eval()
+    ids = torch.randint(5, 97, (2, 9))
+    expected = adapted(ids).last_hidden_state
+    with pytest.raises(ValueError, match=r"source must be a folder.*PeftModel, its merge_and_unload\(\)"):
+        convert(adapted)
+    with pytest.raises(ValueError, match=r"JinaEmbeddingsV3Model has peft adapters.*merge_and_unload\(\)"):
+        convert(base)
+    found = convert(adapted.merge_and_unload())(ids).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def expected_first(model: Any, ids: torch.Tensor) -> torch.Tensor:

@@ -147,12 +147,24 @@ def test_the_card_describes_the_training(tiny_config: Build) -> None:
             "bert",
             ["for up to 64 tokens", "2 segment types", "at most 64 tokens", "the first token, followed by a dense"],
         ),
+        ("nomic", ["rotary, with base 1,000", "gated by silu (GLU), 40 channels", "2 segment types"]),
         ("modernbert", ["rotary, with base 10,000 or 160,000", "gated by gelu", "at most 3 tokens away in 2 of"]),
     ],
 )
 def test_the_card_describes_the_architecture_in_words(tiny_config: Build, preset: str, expected: list[str]) -> None:
     text = model_card(SequenceEncoderModel(tiny_config(preset)), "user/name").text
     assert [words for words in expected if words not in text] == []
+
+
+def test_a_bias_in_part_of_the_feed_forward_network_is_described(tiny_config: Build) -> None:
+    for preset, down, words in (("nomic", True, "the last layer only"), ("bert", False, "all but the last layer")):
+        text = model_card(SequenceEncoderModel(tiny_config(preset, mlp_down_bias=down)), "user/name").text
+        assert f", with a bias in {words}, 40 channels" in text
+
+
+def test_the_embedding_of_a_task_is_described(tiny_config: Build) -> None:
+    text = model_card(SequenceEncoderModel(tiny_config("bert", task_type_vocab_size=4)), "user/name").text
+    assert "4 task types, of which task 0 is used" in text
 
 
 def test_a_local_folder_is_not_named_as_the_base_model(

@@ -52,6 +52,7 @@ LAYER = [f"{part}.{kind}" for part in PARTS for kind in ("bias", "weight")]
 MODERN_PARTS = ["mlp.down_proj", "mlp.gate_up_proj", "mlp_norm", "self_attn.o_proj", "self_attn.qkv_proj"]
 MODERN_LAYER_0 = [f"{part}.weight" for part in MODERN_PARTS]
 MODERN_LAYER = ["attn_norm.weight", *MODERN_LAYER_0]
+NOMIC_LAYER = sorted([*MODERN_LAYER, "attn_norm.bias", "mlp_norm.bias"])
 POOLER = ["pooler.dense.bias", "pooler.dense.weight"]
 NORM = ["embeddings.norm.bias", "embeddings.norm.weight"]
 POSITIONS = ["embeddings.positions.table.weight"]
@@ -64,6 +65,7 @@ TRUNKS: dict[str, tuple[list[str], list[list[str]], list[str]]] = {
     "roberta": (["embed_tokens.weight", *NORM, *POSITIONS, *TYPES], [LAYER, LAYER], POOLER),
     "distilbert": (["embed_tokens.weight", *NORM, *POSITIONS], [LAYER, LAYER], POOLER),
     "mpnet": (["embed_tokens.weight", *NORM, *POSITIONS, "position_bias.table.weight"], [LAYER, LAYER], POOLER),
+    "nomic": (["embed_tokens.weight", *NORM, *TYPES], [NOMIC_LAYER, NOMIC_LAYER], POOLER),
     "modernbert": (
         ["embed_tokens.weight", "embeddings.norm.weight", "norm.weight"],
         [MODERN_LAYER_0, MODERN_LAYER],
@@ -141,6 +143,25 @@ def test_keys_of_the_trunk_are_pinned(tiny_config: TinyConfig, preset: str) -> N
         model = SequenceEncoderModel(config, add_pooling_layer=pooler)
         assert sorted(model.state_dict()) == sorted(trunk_keys(preset, pooler))
         assert not dict(model.named_buffers())  # values outside the state dict are computed
+
+
+def test_the_embedding_of_a_task_has_a_pinned_key(tiny_config: TinyConfig) -> None:
+    keys, other = (
+        set(SequenceEncoderModel(tiny_config("bert", task_type_vocab_size=tasks)).state_dict()) for tasks in (0, 3)
+    )
+    assert other - keys == {"embeddings.tasks.weight"}
+
+
+@pytest.mark.parametrize("preset", ["bert", "nomic"])
+def test_the_last_layer_of_the_feed_forward_network_may_differ_in_its_bias(
+    tiny_config: TinyConfig, preset: str
+) -> None:
+    same = layer_keys(tiny_config(preset))
+    config = tiny_config(preset)
+    other = tiny_config(preset, mlp_down_bias=not config.mlp_bias)
+    changed = {f"layers.{index}.mlp.down_proj.bias" for index in range(3)}
+    assert set(layer_keys(other)) ^ set(same) == changed
+    assert layer_keys(tiny_config(preset, mlp_down_bias=config.mlp_bias)) == same
 
 
 @every_head

@@ -1,0 +1,36 @@
+"""jina-embeddings-v3 (Sturua et al., 2024): RoBERTa with rotary positions, without the LoRAs of its tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from .bert import FIELDS, classifier_dropout
+from .family import Family
+from .key_mapping import module
+from .nomic_bert import NOMIC_BERT, ROTARY_LAYER, ROTARY_TRUNK
+from .roberta import ROBERTA
+from .rotary_fields import read_rope, write_rope
+
+
+def _read(config: PreTrainedConfig) -> dict[str, Any]:
+    return {**classifier_dropout(config), **read_rope(config)}
+
+
+JINA_EMBEDDINGS_V3 = Family(
+    name="jina_embeddings_v3",
+    model_prefixes=("JinaEmbeddingsV3",),
+    fields=FIELDS,
+    settings={**NOMIC_BERT.settings, "feed_forward": "mlp", "attention_bias": True, "mlp_bias": True},
+    required={},
+    trunk=ROTARY_TRUNK,
+    layer=[
+        *ROTARY_LAYER,
+        *module("layers.{}.mlp.up_proj", "layers.{}.mlp.fc1"),
+        *module("layers.{}.mlp.down_proj", "layers.{}.mlp.fc2"),
+    ],
+    heads={name: head for name, head in ROBERTA.heads.items() if name != "ForMultipleChoice"},
+    read=_read,
+    write=write_rope,
+)
