@@ -95,7 +95,8 @@ def read_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     # Loading from the local folder saves transformers the requests to the Hub.
     folder = folder_of(os.fspath(source))
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        # `None` would ask on a terminal whether to run code from the Hub.
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # Tokenizer files have a dozen formats, and their parsers raise all kinds of errors.
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             raise ValueError(f"{source} has no tokenizer files, such as tokenizer.json.") from error

@@ -184,7 +184,22 @@ def _serve() -> None:
             path_or_fileobj=content.encode(), path_in_repo="README.md", repo_id=name, revision=revision
         )
 
-    served = (push, save_and_push, load, tokenize, encode, upload, pooling_of_adapter, train, push_card)
+    def convert_and_run(name: str) -> list[list[Any]]:
+        """Convert a checkpoint of another family, and return the outputs of the new model."""
+        return outputs(sequence_encoder.convert(name))
+
+    served = (
+        convert_and_run,
+        push,
+        save_and_push,
+        load,
+        tokenize,
+        encode,
+        upload,
+        pooling_of_adapter,
+        train,
+        push_card,
+    )
     functions = {function.__name__: function for function in served}
     for line in sys.stdin:
         name, arguments, options = json.loads(line)
