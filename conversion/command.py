@@ -33,7 +33,8 @@ def convert_checkpoint(
 ) -> float | None:
     """Convert a checkpoint, compare the outputs of both models, and save the new model.
 
-    If the code of the source is on the Hub, its outputs cannot be compared, because that code is not run. The weights are in memory only once, in float32, plus one tensor: each weight is released when it is converted.
+    The weights are in memory only once, in float32, plus one tensor: each weight is released when it is converted. If
+    the code of the source is on the Hub, the outputs cannot be compared, because that code is not run.
 
     Args:
         source: A folder or a Hub id.

@@ -146,8 +146,8 @@ def _convert_to_ours(model: PreTrainedModel, release: bool) -> PreTrainedModel:
             f"This {type(model).__name__} has peft adapters, which cannot be converted. Merge them with "
             "merge_and_unload() of its PeftModel, or remove them with its unload()."
         )
-    config = our_config(model)
-    return _from_tensors(family, head, config, _tensors(model, release), model.base_model_prefix, model.device)
+    config, device = our_config(model), model.device
+    return _from_tensors(family, head, config, _tensors(model, release), model.base_model_prefix, device)
 
 
 def _from_tensors(

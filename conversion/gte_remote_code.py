@@ -57,8 +57,10 @@ def _rope(config: Any) -> dict[str, Any]:
     scaling = config.rope_scaling
     if scaling is None:
         return {"rope_type": "default", "rope_theta": config.rope_theta}
-    kind, factor = (scaling.get("type"), scaling.get("factor")) if isinstance(scaling, dict) else (None, None)
-    if kind != "ntk" or scaling.get("mixed_b") is not None or type(factor) not in (int, float) or factor < 1:
+    given: dict[str, Any] = scaling if isinstance(scaling, dict) else {}
+    factor: Any = given.get("factor")
+    valid = type(factor) in (int, float) and factor >= 1
+    if given.get("type") != "ntk" or given.get("mixed_b") is not None or not valid:
         raise ValueError(
             f"rope_scaling={scaling!r} is not supported: it must be null, or have the type 'ntk' with a factor of at "
             "least 1 and without mixed_b."

@@ -114,7 +114,7 @@ def _serve() -> None:
         sys.modules["sequence_encoder"] = None  # type: ignore[assignment]
         trusting = {"trust_remote_code": True}
     else:
-        import sequence_encoder  # noqa: F401
+        import sequence_encoder
     import huggingface_hub
     import transformers
 
@@ -188,8 +188,15 @@ def _serve() -> None:
         """Convert a checkpoint of another family, and return the outputs of the new model."""
         return outputs(sequence_encoder.convert(name))
 
+    def inspect(name: str) -> dict[str, Any]:
+        """Return what `sequence-encoder inspect` says about a repository."""
+        from sequence_encoder.conversion.inspection import inspect
+
+        return inspect(name).as_dict()
+
     served = (
         convert_and_run,
+        inspect,
         push,
         save_and_push,
         load,
