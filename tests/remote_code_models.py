@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -352,3 +352,22 @@ MODELS = {
     "new": RemoteCodeModel(NEW, new_shapes, new_model, "new."),
     "nomic_bert": RemoteCodeModel(NOMIC, nomic_shapes, nomic_bert, "bert."),
 }
+
+
+def variant(name: str, **fields: Any) -> RemoteCodeModel:
+    """Return a family's model with other fields."""
+    return replace(MODELS[name], fields={**MODELS[name].fields, **fields})
+
+
+def encoder(name: str, **fields: Any) -> RemoteCodeModel:
+    """Return a family's model without a head."""
+    architecture = {"neobert": "NeoBERT", "jina_bert": "JinaBertModel", "new": "NewModel"}[name]
+    return variant(name, architectures=[architecture], **fields)
+
+
+def batch(side: str = "right") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return token ids, a mask and segments of texts of several lengths."""
+    lengths = torch.tensor([11, 4, 7])[:, None]
+    places = torch.arange(11)
+    mask = (places < lengths if side == "right" else places >= 11 - lengths).long()
+    return torch.randint(5, 97, (3, 11)) * mask, mask, torch.randint(0, 2, (3, 11)) * mask
