@@ -97,9 +97,8 @@ def read_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     try:
         # `None` would ask on a terminal whether to run code from the Hub.
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        if type(tokenizer).__module__.startswith("transformers."):
-            # The new folder does not have the code that this refers to.
-            tokenizer.init_kwargs.pop("auto_map", None)
+        # The new folder does not have the code that this refers to. Saving adds the reference to our own code again.
+        tokenizer.init_kwargs.pop("auto_map", None)
         return tokenizer
     except Exception as error:  # Tokenizer files have a dozen formats, and their parsers raise all kinds of errors.
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
