@@ -158,10 +158,21 @@ def _from_tensors(
     base_model_prefix: str,
     device: torch.device,
 ) -> PreTrainedModel:
-    with no_init_weights():
-        ours = getattr(modeling, _OURS + head)(config)
+    model_class = getattr(modeling, _OURS + head)
+    # A wrong size in the configuration must not allocate memory.
+    with torch.device("meta"):
+        needed = model_class(config).state_dict()
     rules = family.rules(head, config.num_distinct_layers, base_model_prefix)
-    return _filled(ours, to_ours(rules, theirs, ours.state_dict(), _heads(config)), device)
+    tensors = to_ours(rules, theirs, needed, _heads(config))
+    for name, tensor in tensors.items():
+        if tensor.shape != needed[name].shape:
+            raise ValueError(
+                f"The weights do not fit the configuration: {name} of the new model would have the shape "
+                f"{tuple(tensor.shape)}, and needs {tuple(needed[name].shape)}."
+            )
+    with no_init_weights():
+        ours = model_class(config)
+    return _filled(ours, tensors, device)
 
 
 def convert_remote_code(found: RemoteCodeCheckpoint, base_model: bool = False) -> PreTrainedModel:

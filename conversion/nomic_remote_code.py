@@ -20,7 +20,11 @@ def _rounded_up(size: int, multiple: int) -> int:
 
 
 def _read(config: Any) -> dict[str, Any]:
-    width = config.intermediate_size or int(8 * config.hidden_size / 3)
+    width = config.intermediate_size
+    if width is None:
+        width = int(8 * config.hidden_size / 3)
+    if type(width) is not int:
+        raise ValueError(f"n_inner must be a number, got {width!r}.")
     dropout = config.classifier_dropout
     return {
         "vocab_size": _rounded_up(config.vocab_size, max(config.pad_vocab_size_multiple, 1)),

@@ -16,7 +16,8 @@ from transformers.utils import logging
 
 from .. import modeling
 from ..configuration import SequenceEncoderConfig
-from ..saving.loading import check_config_file, check_weight_maps
+from ..configuration.shared_fields import check_number_of_labels
+from ..saving.loading import check_config_file, check_dtype, check_weight_maps
 from ..saving.module_list import module_paths
 from .albert import ALBERT
 from .bert import BERT
@@ -33,6 +34,9 @@ from .roberta import ROBERTA
 from .source_files import check_source
 
 logger = logging.get_logger(__name__)
+
+# What transformers raises for fields that it does not check, such as an unknown activation or no attention heads.
+_CANNOT_BE_BUILT = (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, AssertionError, MemoryError)
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -149,7 +153,12 @@ def config_fields(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
     if Path(checkpoint).is_dir() and not Path(checkpoint, "config.json").is_file():
         raise FileNotFoundError(f"{checkpoint} is not a saved model: it has no config.json.")
     check_config_file(Path(checkpoint))
-    return PreTrainedConfig.get_config_dict(checkpoint)[0]
+    fields = PreTrainedConfig.get_config_dict(checkpoint)[0]
+    # Before transformers uses them.
+    for name in ("dtype", "torch_dtype"):
+        check_dtype(name, fields.get(name))
+    check_number_of_labels("num_labels", fields.get("num_labels") or 0)
+    return fields
 
 
 def _with_new_names(config: PreTrainedConfig, family: Family, checkpoint: str | os.PathLike[str]) -> PreTrainedConfig:
@@ -205,6 +214,12 @@ def _load_all(
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(
             f"The weights of {checkpoint} are damaged or incomplete ({error}); copy or download them again."
+        ) from error
+    except _CANNOT_BE_BUILT as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(
+            f"transformers cannot build a {model_class.__name__} from the configuration of {checkpoint} ({reason}). "
+            f"`sequence-encoder inspect {checkpoint}` names the fields that are not valid."
         ) from error
     model, info = loaded
     missing = info["missing_keys"]

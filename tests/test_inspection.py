@@ -187,6 +187,8 @@ def test_the_target_of_the_command_has_a_name(
         ('{"model_type": "bert", "architectures": "BertModel"}', "architectures is 'BertModel'"),
         ('{"model_type": "neobert", "architectures": [3]}', r"architectures is \[3\]"),
         ('{"model_type": 7}', "model_type must be a string"),
+        ('{"model_type": "bert", "num_labels": 1e30}', "num_labels must be an integer"),
+        ('{"model_type": "bert", "dtype": 3}', "dtype must be a floating dtype"),
         (
             '{"model_type": "sequence_encoder", "architectures": ["Other"]}',
             "architecture 'Other', which is not a model",
@@ -211,6 +213,26 @@ def test_a_missing_folder_or_configuration_ends_with_a_message(tmp_path: Path) -
         main(["inspect", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"there is no option --jsn"):
         main(["inspect", str(tmp_path), "--jsn"])
+
+
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [
+        ({"hidden_act": "x"}, "hidden_act"),
+        ({"num_attention_heads": 0}, "num_attention_heads"),
+        ({"vocab_size": 0}, "vocab_size"),
+        ({"hidden_size": 10**30}, "hidden_size"),
+    ],
+)
+def test_fields_with_which_transformers_fails_are_named(
+    write: Callable[..., Path], field: dict[str, Any], named: str
+) -> None:
+    folder = write(**bert(architectures=["BertModel"], **field))
+    assert named in str(inspect(folder).obstacle)
+    transformers.BertModel(transformers.BertConfig(**SIZES)).save_pretrained(folder / "whole")
+    (folder / "whole" / "config.json").write_text((folder / "config.json").read_text())
+    with pytest.raises(ValueError, match=rf"{named}|cannot build a BertModel .*`sequence-encoder inspect"):
+        convert(folder / "whole")
 
 
 def test_json_has_the_same_facts(write: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:

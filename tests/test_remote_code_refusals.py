@@ -50,6 +50,7 @@ def rejections() -> list[tuple[RemoteCodeModel, str]]:
         (encoder("new", torch_dtype="int8"), "dtype must be a floating dtype of torch.*'int8'"),
         (variant("new", architectures=["NewForRetroMAE"]), "NewForRetroMAE cannot.*NewForMaskedLM.*base_model=True"),
         (variant("nomic_bert", mlp_fc1_bias=True), "mlp_fc1_bias=True"),
+        (variant("nomic_bert", n_inner="x"), "n_inner must be a number, got 'x'"),
         (variant("nomic_bert", num_experts=8), "num_experts=8"),
         (variant("nomic_bert", rotary_emb_fraction=0.5), "rotary_emb_fraction=0.5"),
     ]
@@ -93,6 +94,16 @@ def test_weights_are_all_used_and_fit(tmp_path: Path) -> None:
         ValueError, match=r"encoder\.layer\.0\.attention\.self\.layer_norm_q\.weight .*normalise queries"
     ):
         convert(save(tmp_path, code.fields, normed))
+
+
+def test_a_size_in_the_configuration_allocates_nothing(tmp_path: Path) -> None:
+    """A billion rows of 24 channels are 96 GB."""
+    model = encoder("new")
+    fields = {**model.fields, "vocab_size": 10**9}
+    with pytest.raises(ValueError, match=r"embed_tokens\.weight .* shape \(97, 24\), and needs \(1000000000, 24\)"):
+        convert(save(tmp_path, fields, model.weights()))
+    with pytest.raises(ValueError, match=r"num_labels must be an integer from 0 to 10,000,000, got 1000000000000"):
+        convert(save(tmp_path, {**model.fields, "num_labels": 10**12}, model.weights()))
 
 
 def test_a_left_over_head_is_dropped_on_request(tmp_path: Path) -> None:
