@@ -13,10 +13,12 @@ from transformers import AutoModel
 
 from sequence_encoder import convert
 from sequence_encoder.__main__ import main
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.conversion.remote_code_checkpoints import REMOTE_CODE_FAMILIES
 from sequence_encoder.tests.hub_client import HubClient
 from sequence_encoder.tests.hub_server import Hub
 from sequence_encoder.tests.remote_code_models import MODELS, RemoteCodeModel, batch, encoder, save, variant
+from sequence_encoder.training.adaptation.encoder import encoder_of
 
 _CLASSIFIER = {"classifier.weight": (5, 24), "classifier.bias": (5,)}
 
@@ -257,3 +259,17 @@ def test_the_guide_lists_every_family() -> None:
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(REMOTE_CODE_FAMILIES)
     named = set(re.findall(r"`(\w+)`", table)) - set(REMOTE_CODE_FAMILIES)
     assert named <= {name for family in REMOTE_CODE_FAMILIES.values() for name in family.classes}
+
+
+def test_training_starts_from_such_a_checkpoint(bert_folder: Path, tmp_path: Path) -> None:
+    model = variant("jina_bert", vocab_size=1000)
+    folder = save(bert_folder, model.fields, model.weights())
+    place, tokenizer = encoder_of(str(folder), tmp_path / "encoder", any_family=False, may_write=True)
+    ids, mask, types = batch()
+    found = AutoModel.from_pretrained(place)(ids, attention_mask=mask, token_type_ids=types).last_hidden_state
+    expected = model.states(model.weights(), ids, mask, types)
+    torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], rtol=1e-5, atol=1e-5)
+    assert tokenizer.pad_token == "[PAD]"
+    save(folder, {**model.fields, "feed_forward_type": "original"}, {"nothing": torch.ones(1)})
+    with pytest.raises(UsageError, match="feed_forward_type='original'"):
+        encoder_of(str(folder), tmp_path / "other", any_family=True, may_write=True)
