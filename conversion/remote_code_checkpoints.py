@@ -15,7 +15,6 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file, logging
 
 from ..configuration import SequenceEncoderConfig
-from ..configuration.shared_fields import CheckedConfig
 from ..saving.loading import check_dtype, check_weight_maps
 from .family import Family
 from .gte_remote_code import GTE_REMOTE_CODE
@@ -73,7 +72,7 @@ class RemoteCodeCheckpoint:
             _check_type(name, values[name], default)
         labels = {name: given[name] for name in _LABELS if given.get(name) is not None}
         try:
-            common = CheckedConfig(**labels)
+            common = PreTrainedConfig(**labels)
         except (TypeError, AttributeError) as error:
             raise ValueError(f"The labels of {self.place} are not valid: {error}") from error
         values |= {name: values.get(name) for name in _COMMON}

@@ -103,7 +103,9 @@ def read_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     except Exception as error:  # Tokenizer files have a dozen formats, and their parsers raise all kinds of errors.
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             raise ValueError(f"{source} has no tokenizer files, such as tokenizer.json.") from error
-        raise ValueError(f"The tokenizer in {source} cannot be read: {error}") from error
+        needs_code = "trust_remote_code" in str(error)
+        reason = "it needs code from the Hub, which this package does not run" if needs_code else error
+        raise ValueError(f"The tokenizer in {source} cannot be read: {reason}") from error
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, texts: list[str]) -> None:

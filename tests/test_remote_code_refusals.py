@@ -15,7 +15,7 @@ from sequence_encoder import convert
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.conversion.remote_code_checkpoints import REMOTE_CODE_FAMILIES
-from sequence_encoder.tests.hub_client import HubClient
+from sequence_encoder.tests.hub_client import ClientError, HubClient
 from sequence_encoder.tests.hub_server import Hub
 from sequence_encoder.tests.remote_code_models import MODELS, RemoteCodeModel, batch, encoder, save, variant
 from sequence_encoder.training.adaptation.encoder import encoder_of
@@ -171,7 +171,7 @@ def test_pickled_damaged_and_linked_weights_are_rejected(tmp_path: Path) -> None
 @pytest.mark.parametrize("stated", ["bfloat16", None])
 def test_the_dtype_is_that_of_the_checkpoint(tmp_path: Path, stated: str | None) -> None:
     model = encoder("new", **({"torch_dtype": stated} if stated else {}))
-    weights = {name: tensor.bfloat16() for name, tensor in model.weights().items()}
+    weights = {name: tensor if stated else tensor.bfloat16() for name, tensor in model.weights().items()}
     converted = convert(save(tmp_path, model.fields, weights))
     assert converted.dtype == converted.config.dtype == torch.bfloat16
 
@@ -221,6 +221,17 @@ def test_the_command_says_that_outputs_are_not_compared(
     torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], rtol=1e-5, atol=1e-5)
 
 
+def test_code_of_a_tokenizer_is_not_run(bert_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda *prompt: "y")
+    model = encoder("neobert", vocab_size=1000)
+    folder = save(bert_folder, model.fields, model.weights())
+    auto_map = {"AutoTokenizer": ["model.Tokenizer", "model.Tokenizer"]}
+    settings = {"tokenizer_class": "Tokenizer", "auto_map": auto_map}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(SystemExit, match=r"tokenizer in .* cannot be read: it needs code from the Hub, which"):
+        main(["convert", str(folder), str(folder.parent / "ours")])
+
+
 def test_weights_that_give_nan_are_not_written(tmp_path: Path) -> None:
     model = encoder("new")
     weights = {**model.weights(), "encoder.layer.1.mlp_ln.bias": torch.full((24,), torch.nan)}
@@ -248,6 +259,10 @@ def test_a_hub_id_is_read_without_its_code(hub: Hub, tmp_path: Path) -> None:
             expected = model.states(model.weights(), ids, mask)
             torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], rtol=1e-5, atol=1e-5)
             assert not any(path.endswith(".py") for _, path in hub.requests)
+        (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../other/model.safetensors"}}')
+        user.call("upload", str(folder), "user/remote-code-outside")
+        with pytest.raises(ClientError, match=r"must name \.safetensors files in its own folder"):
+            reader.call("convert_and_run", "user/remote-code-outside")
     finally:
         user.close()
         reader.close()
