@@ -49,8 +49,8 @@ def choose_varlen_attention(
     if implementation == "flex_attention":
         return BlockMaskAttention
     if device.type == "cpu":
-        # torch's fused kernel has no dropout, is slow in the backward pass in bfloat16, and gives a bias no gradient.
-        grouped = dropout or (training and (dtype == torch.bfloat16 or biased))
+        # torch's fused kernel has no dropout, is slow for short sequences in bfloat16, and gives a bias no gradient.
+        grouped = dropout or dtype == torch.bfloat16 or (training and biased)
         return GroupedAttention if grouped and implementation == "sdpa" else EqualLengthAttention
     if biased:
         # The biases of padded rows would need memory for the square of the longest length, for each row and head.
