@@ -88,8 +88,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         norm_bias (`bool`, defaults to `True`): Whether layer norms have a bias.
         feed_forward (`"mlp"` or `"glu"`, defaults to `"mlp"`): Whether the feed-forward network computes act(xW₁)W₂ or
             the gated (act(xW₁) * xV)W₂ of Shazeer (2020).
-        hidden_act (`str`, defaults to `"relu"`): Activation of the feed-forward network and of dense heads: `relu`,
-            `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `quick_gelu` or `silu`.
+        hidden_act (`str`, defaults to `"relu"`): Activation of the feed-forward network: `relu`, `gelu`, `gelu_new`,
+            `gelu_pytorch_tanh`, `quick_gelu` or `silu`.
         layer_types (`list[str]`, *optional*): `"full_attention"` or `"sliding_attention"` for each layer. A shorter
             list is repeated. By default, all layers use full attention.
         sliding_window (`int`, *optional*): How many tokens a token sees to each side in layers with sliding attention.
@@ -105,10 +105,17 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         pooling (`"mean"` or `"cls"`, defaults to `"mean"`): Whether the vector of a text is the mean over its tokens or
             its first token.
         pooler_act (`"tanh"`, `"relu"` or `"gelu"`, *optional*): Adds BERT's pooler, a dense layer with this activation.
-        prediction_head (`"linear"` or `"dense"`, defaults to `"linear"`): Whether only the vocabulary projection
-            follows the encoder, or a dense layer with activation and norm comes before it.
+        pooler_placement (`"after"` or `"before"`, defaults to `"after"`): Whether this layer follows the pooling, or
+            comes before it, on the vector of each token, as in EuroBERT.
+        prediction_head (`"linear"`, `"dense"` or `"mlp"`, defaults to `"linear"`): What follows the encoder before the
+            vocabulary projection: nothing, a dense layer with activation and norm, or two dense layers with an
+            activation after each, as in UltraBERT.
+        prediction_head_size (`int`, *optional*): Number of channels between the layers of an `mlp` prediction head;
+            `hidden_size` by default.
+        decoder_bias (`bool`, defaults to `True`): Whether the vocabulary projection has a bias.
         classifier_head (`"linear"` or `"dense"`, defaults to `"linear"`): The same for the classifiers of task heads.
-        head_bias (`bool`, defaults to `True`): Whether the dense layer of these heads has a bias.
+        head_act (`str`, *optional*): Activation of these heads, one of those of `hidden_act`; `hidden_act` by default.
+        head_bias (`bool`, defaults to `True`): Whether the dense layers of these heads have a bias.
         tie_word_embeddings (`bool`, defaults to `False`): Whether the vocabulary projection shares the weights of the
             token embeddings.
         hidden_dropout (`float`, defaults to 0.1): Dropout probability of the residual branches.
@@ -179,8 +186,12 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
 
     pooling: Literal["mean", "cls"] = "mean"
     pooler_act: Literal["tanh", "relu", "gelu"] | None = None
-    prediction_head: Literal["linear", "dense"] = "linear"
+    pooler_placement: Literal["after", "before"] = "after"
+    prediction_head: Literal["linear", "dense", "mlp"] = "linear"
+    prediction_head_size: int | None = None
+    decoder_bias: bool = True
     classifier_head: Literal["linear", "dense"] = "linear"
+    head_act: Literal["relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"] | None = None
     head_bias: bool = True
     tie_word_embeddings: bool = False
 
@@ -263,12 +274,22 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         return super().to_dict()
 
     def __post_init__(self, **kwargs: Any) -> None:
+        head_dim = kwargs.pop("head_dim", None)
         self._warn_of_unknown(kwargs)
         self._check_size()
+        if head_dim is not None and head_dim * self.num_attention_heads != self.hidden_size:
+            raise ValueError(
+                f"head_dim={head_dim} is not supported: it must be hidden_size={self.hidden_size} / "
+                f"num_attention_heads={self.num_attention_heads}. Leave it out."
+            )
         if self.embedding_size == self.hidden_size:
             self.embedding_size = None
         if self.num_key_value_heads == self.num_attention_heads:
             self.num_key_value_heads = None
+        if self.prediction_head_size == self.hidden_size:
+            self.prediction_head_size = None
+        if self.head_act == self.hidden_act:
+            self.head_act = None
         if self.layer_types is None:
             self.layer_types = ["full_attention"] * self.num_hidden_layers
         if 0 < len(self.layer_types) < self.num_hidden_layers:
@@ -293,7 +314,10 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         width, positions = self.embedding_dim, self.position_offset + self.max_position_embeddings
         rows = self.vocab_size + self.type_vocab_size + (positions if self.position_embedding == "learned" else 0)
         matrices = {"mlp": 2, "glu": 3}[self.feed_forward]
-        layer = self.hidden_size * (4 * self.hidden_size + matrices * self.intermediate_size)
+        # Each head of keys and values has as many channels as a head of queries. Invalid numbers are refused later.
+        grouped = min(max(self.key_value_heads, 0), self.num_attention_heads)
+        attention = 2 * self.hidden_size + 2 * grouped * self.hidden_size // max(self.num_attention_heads, 1)
+        layer = self.hidden_size * (attention + matrices * self.intermediate_size)
         weights = rows * width + self.num_hidden_layers * layer
         if weights > _MOST_WEIGHTS:
             sizes = ("vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size")
@@ -333,6 +357,14 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             )
         if self.embedding_size is not None and self.embedding_size < 1:
             raise ValueError(f"embedding_size must be at least 1, or None, got {self.embedding_size}.")
+        if self.prediction_head_size is not None:
+            if self.prediction_head != "mlp":
+                raise ValueError(
+                    f"prediction_head_size={self.prediction_head_size} needs prediction_head='mlp', got "
+                    f"{self.prediction_head!r}."
+                )
+            if self.prediction_head_size < 1:
+                raise ValueError(f"prediction_head_size must be at least 1, or None, got {self.prediction_head_size}.")
         if self.tie_word_embeddings and self.prediction_dim != self.embedding_dim:
             raise ValueError(
                 f"tie_word_embeddings=True needs prediction_head='dense' with embedding_size={self.embedding_size} and "
@@ -441,7 +473,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
     @property
     def prediction_dim(self) -> int:
         """Number of input channels of the vocabulary projection."""
-        return self.embedding_dim if self.prediction_head == "dense" else self.hidden_size
+        return self.hidden_size if self.prediction_head == "linear" else self.embedding_dim
 
 
 def _override(given: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

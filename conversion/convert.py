@@ -8,7 +8,6 @@ from dataclasses import fields
 from typing import Any, cast
 
 import torch
-import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -18,7 +17,7 @@ from ..configuration import SequenceEncoderConfig
 from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.recipe_files import recipe_of
-from .family import Family
+from .family import Family, their_class
 from .key_mapping import Heads, to_ours, to_theirs
 from .source_models import FAMILIES, find_family, load_checkpoint
 
@@ -46,8 +45,12 @@ _ONLY_FOR = {
     "mask_token_id": (),
     "pooling": _WITH_POOLER,
     "pooler_act": _WITH_POOLER,
+    "pooler_placement": _WITH_POOLER,
     "prediction_head": _PREDICTING,
+    "prediction_head_size": _PREDICTING,
+    "decoder_bias": _PREDICTING,
     "classifier_head": _CLASSIFYING,
+    "head_act": (*_PREDICTING, *_CLASSIFYING),
     "head_bias": (*_PREDICTING, *_CLASSIFYING),
 }
 
@@ -61,9 +64,10 @@ def convert(
 
     Args:
         source: A folder, a Hub id, or a model, whose weights are copied. Without `to`, its family is BERT (or any model
-            with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA or ModernBERT. With `to`, it is a
-            SequenceEncoder.
-        to: The family to convert a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra` or `modernbert`.
+            with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, ModernBERT, EuroBERT or
+            UltraBERT. With `to`, it is a SequenceEncoder.
+        to: The family to convert a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra`, `modernbert`,
+            `eurobert` or `ultrabert`.
         base_model: Whether to convert only the encoder and drop the head.
 
     Returns:
@@ -155,10 +159,9 @@ def _give_back(model: PreTrainedModel, family: Family, base_model: bool, release
         raise ValueError(f"The model cannot be converted to {family.name}: {'; '.join(obstacles)}.{way_out}")
     config = write_config(family, head, model.config)
     config.tie_word_embeddings &= _may_be_tied(model)
-    without_pooler = head == "Model" and family.has_pooler and not has_pooler
+    options = {"add_pooling_layer": has_pooler} if head == "Model" and family.has_pooler else {}
     with no_init_weights():
-        model_class = getattr(transformers, family.model_prefixes[0] + head)
-        theirs = model_class(config, **({"add_pooling_layer": False} if without_pooler else {}))
+        theirs = their_class(family.model_prefixes[0] + head)(config, **options)
     rules = family.rules(head, model.config.num_hidden_layers, theirs.base_model_prefix)
     device, heads = model.device, _heads(model.config)
     tensors = _tensors(model, release)
@@ -202,14 +205,7 @@ def read_config(family: Family, head: str, config: PreTrainedConfig) -> Sequence
     Raises:
         ValueError: If it has a value that ours does not support.
     """
-    for name, other in family.heads[head].same.items():
-        value, needed = getattr(config, name), getattr(config, other)
-        if value != needed:
-            raise ValueError(f"{name}={value!r} is not supported: it must equal {other}={needed!r}.")
-    for name, only in {**family.required, **family.heads[head].required}.items():
-        value = getattr(config, name, only)
-        if value != only:
-            raise ValueError(f"{name}={value!r} is not supported: a SequenceEncoder needs {name}={only!r}.")
+    family.check(head, config)
     ours: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
     ours |= {name: getattr(config, theirs) for name, theirs in family.all_fields(head).items()}
     ours |= {**family.settings, **family.read(config)}
@@ -231,7 +227,7 @@ def write_config(family: Family, head: str, config: SequenceEncoderConfig) -> Pr
     if head == "ForQuestionAnswering":
         # The two outputs are the start and the end of the answer.
         theirs |= {"id2label": None, "label2id": None, "num_labels": 2}
-    return cast(PreTrainedConfig, getattr(transformers, f"{family.model_prefixes[0]}Config")(**theirs))
+    return cast(PreTrainedConfig, their_class(f"{family.model_prefixes[0]}Config")(**theirs))
 
 
 def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_pooler: bool) -> list[str]:
@@ -256,7 +252,9 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
     obstacles = []
     no_pooler = head == "Model" and not has_pooler
     for name in (field.name for field in fields(config) if field.name in SequenceEncoderConfig.__annotations__):
-        irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (name in ("pooling", "pooler_act") and no_pooler)
+        irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (
+            name in ("pooling", "pooler_act", "pooler_placement") and no_pooler
+        )
         irrelevant |= name == "sliding_window" and "sliding_attention" not in (config.layer_types or [])
         if not irrelevant and getattr(config, name) != getattr(again, name):
             obstacles.append(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import transformers
 from transformers import PreTrainedConfig
 
 from .key_mapping import Rule, for_layers, with_prefixes
@@ -55,6 +56,7 @@ class Family:
         heads: The heads by the suffix of the class name, such as `ForMaskedLM`, which is the same on both sides.
         read: Returns the remaining fields of our configuration, computed from theirs.
         write: Returns the remaining fields of their configuration, computed from ours.
+        renamed: Maps old names of their fields, which checkpoints still have, to the names in transformers.
     """
 
     name: str
@@ -67,11 +69,31 @@ class Family:
     heads: Mapping[str, Head]
     read: Callable[[PreTrainedConfig], dict[str, Any]] = lambda config: {}
     write: Callable[[PreTrainedConfig], dict[str, Any]] = lambda config: {}
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_pooler(self) -> bool:
         """Whether the model without a head can have a pooler."""
         return any(rule.ours.startswith("pooler.") for rule in self.trunk)
+
+    def check(self, head: str, config: PreTrainedConfig) -> None:
+        """Check the fields of their configuration that must have a given value, or the same value as another field.
+
+        Args:
+            head: The suffix of the class name, such as `ForMaskedLM`.
+            config: Their configuration.
+
+        Raises:
+            ValueError: If a field has another value.
+        """
+        for name, other in self.heads[head].same.items():
+            value, needed = getattr(config, name), getattr(config, other)
+            if value != needed:
+                raise ValueError(f"{name}={value!r} is not supported: it must equal {other}={needed!r}.")
+        for name, only in {**self.required, **self.heads[head].required}.items():
+            value = getattr(config, name, only)
+            if value != only:
+                raise ValueError(f"{name}={value!r} is not supported: a SequenceEncoder needs {name}={only!r}.")
 
     def all_fields(self, head: str) -> dict[str, str]:
         """Map our field names to theirs, for a model with this head."""
@@ -87,3 +109,15 @@ class Family:
         """
         ours, theirs = ("", "") if head == "Model" else ("model.", f"{base_model_prefix}.")
         return [*with_prefixes([*self.trunk, *for_layers(self.layer, depth)], ours, theirs), *self.heads[head].rules]
+
+
+def their_class(name: str) -> Any:
+    """Return the class of transformers with this name.
+
+    Raises:
+        ValueError: If the installed release is too old to have it.
+    """
+    found = getattr(transformers, name, None)
+    if found is None:
+        raise ValueError(f"transformers {transformers.__version__} has no {name}; install a newer release.")
+    return found

@@ -58,6 +58,11 @@ SAME = Layout(
 )
 # Query, key and value in three tensors.
 SEPARATE_QKV = Layout(_heads_of_three, _three_of_heads)
+# Several tensors, one below the other.
+STACKED = Layout(
+    lambda tensors, heads: torch.cat(tensors),
+    lambda tensor, heads, count: [part.clone() for part in tensor.chunk(count)],
+)
 # One tensor with the queries of all heads, then the keys, then the values.
 STACKED_QKV = Layout(
     lambda tensors, heads: _heads_of_three(_unstacked(tensors[0], heads), heads),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,18 @@ from ..saving.module_list import module_paths
 from .bert import BERT
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
+from .eurobert import EUROBERT
 from .family import Family
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .roberta import ROBERTA
 from .source_files import check_source
+from .ultrabert import ULTRABERT
 
 logger = logging.get_logger(__name__)
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, MPNET, MODERNBERT)
+    family.name: family for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, MPNET, MODERNBERT, EUROBERT, ULTRABERT)
 }
 
 
@@ -83,21 +87,22 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
             raise ValueError(f"{checkpoint} has the architecture {named!r}, which is not a model of this package.")
         return _load_all(checkpoint, model_class, base_model)
     prefix = type(config).__name__.removesuffix("Config")
+    family, head = find_family(f"{prefix}Model" if base_model or named is None else named)
+    config = _with_new_names(config, family, checkpoint)
+    family.check(head, config)
+    family.read(config)  # Refuses values that transformers would fail on.
     if base_model:
-        find_family(f"{prefix}Model")
         names = [f"{prefix}Model"]
     elif named is not None:
-        find_family(named)
         # BERT's pretraining checkpoints have both heads, but their configurations often name BertForMaskedLM.
         names = [named, *(["BertForPreTraining"] if named == "BertForMaskedLM" else [])]
     else:
         # Old checkpoints do not name their class. They come from pretraining.
-        family, _ = find_family(f"{prefix}Model")
         names = [prefix + head for head in ("Model", "ForPreTraining", "ForMaskedLM") if head in family.heads]
     errors = []
     for name in names:
         try:
-            return _load_all(checkpoint, getattr(transformers, name), base_model)
+            return _load_all(checkpoint, getattr(transformers, name), base_model, config=config)
         except ValueError as error:
             errors.append(error)
     raise errors[0]
@@ -119,6 +124,17 @@ def read_config(checkpoint: str | os.PathLike[str]) -> PreTrainedConfig:
         raise
     except (StrictDataclassError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"The configuration of {checkpoint} is not valid: {error}") from error
+
+
+def _with_new_names(config: PreTrainedConfig, family: Family, checkpoint: str | os.PathLike[str]) -> PreTrainedConfig:
+    """Read the fields that a checkpoint has only under an old name."""
+    if not any(hasattr(config, old) for old in family.renamed):
+        return config
+    given, _ = PreTrainedConfig.get_config_dict(checkpoint)
+    new = {name: given[old] for old, name in family.renamed.items() if given.get(old) is not None and name not in given}
+    renamed = type(config).from_dict({**given, **new})
+    renamed.name_or_path = config.name_or_path
+    return renamed
 
 
 def transformer_folder(checkpoint: str | os.PathLike[str]) -> str | os.PathLike[str]:
@@ -167,10 +183,9 @@ def _load_all(
         ) from error
     model, info = loaded
     missing = info["missing_keys"]
-    if missing and not options and all(key.startswith("pooler.") for key in missing):
-        # Embedding models are often saved without their pooler.
-        return _load_all(checkpoint, model_class, base_model, add_pooling_layer=False)
     left_over = set(info["unexpected_keys"])
+    if "add_pooling_layer" not in options and _has_other_pooler(model_class, missing, left_over):
+        return _load_all(checkpoint, model_class, base_model, **options, add_pooling_layer=not missing)
     if base_model:
         parts = {name.partition(".")[0] for name in model.state_dict()}
         left_over = {key for key in left_over if key.partition(".")[0] in parts | {model_class.base_model_prefix}}
@@ -189,3 +204,15 @@ def _load_all(
             names = ", ".join(sorted(key if isinstance(key, str) else key[0] for key in keys))
             raise ValueError(f"{checkpoint} cannot be loaded as a {model_class.__name__}: it {fault}: {names}.")
     return model
+
+
+def _has_other_pooler(model_class: type[PreTrainedModel], missing: Iterable[str], left_over: Iterable[str]) -> bool:
+    """Return whether a checkpoint has a pooler and its class has none by default, or the other way round.
+
+    Embedding models are often saved without their pooler.
+    """
+    if "add_pooling_layer" not in inspect.signature(model_class).parameters:
+        return False
+    if missing:
+        return all(key.startswith("pooler.") for key in missing)
+    return any(key.removeprefix(f"{model_class.base_model_prefix}.").startswith("pooler.") for key in left_over)

@@ -98,7 +98,8 @@ def default_rope_frequencies(
     """Return the frequencies of `rope_type="default"`, θ^(-2i / head_dim) for channel pairs i, and the factor 1."""
     assert config.rope_parameters is not None
     pairs = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32)
-    return config.rope_parameters[layer_type]["rope_theta"] ** (-pairs / config.head_dim), 1.0
+    # In the same order as in transformers, so that converted models have the same bits.
+    return 1.0 / config.rope_parameters[layer_type]["rope_theta"] ** (pairs / config.head_dim), 1.0
 
 
 POSITION_EMBEDDINGS: dict[str, type[Positions]] = {

@@ -36,8 +36,10 @@ def attend_in_groups(
     if repeats == 1:
         return attention(module, query, key, value, mask, **kwargs)[0]
     length = query.shape[2]
-    if mask is not None:
-        mask = mask.expand(-1, query.shape[1], -1, -1).unflatten(1, (groups, repeats)).flatten(2, 3)
+    if mask is not None and mask.shape[1] == 1:
+        mask = mask.expand(-1, repeats, -1, -1).flatten(1, 2)[:, None]
+    elif mask is not None:
+        mask = mask.unflatten(1, (groups, repeats)).flatten(2, 3)
     query = query.unflatten(1, (groups, repeats)).flatten(2, 3)
     output, _ = attention(module, query, key, value, mask, **kwargs)
     return output.unflatten(1, (repeats, length)).permute(0, 2, 3, 1, 4).flatten(2, 3)

@@ -1,0 +1,27 @@
+"""Reads and writes the parameters of rotary positions, which other families do not nest by layer type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ..configuration.rope_parameters import check_rope_parameters
+
+_LAYER_TYPE = "full_attention"
+
+
+def read_rope(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return our `rope_parameters` for theirs.
+
+    Raises:
+        ValueError: If their type is not supported.
+    """
+    nested = {_LAYER_TYPE: dict(config.rope_parameters)}
+    check_rope_parameters(nested, [_LAYER_TYPE])
+    return {"rope_parameters": nested}
+
+
+def write_rope(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return their `rope_parameters` for ours."""
+    return {"rope_parameters": dict((config.rope_parameters or {}).get(_LAYER_TYPE, {}))}
