@@ -303,7 +303,11 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         for name in kwargs:
             if name in _ACCEPTED_KEYWORDS or name.startswith("_"):
                 continue
-            close = ["rope_parameters"] if name.startswith("rope_") else difflib.get_close_matches(name, own, n=1)
+            close = (
+                ["rope_parameters"]
+                if name.startswith("rope_")
+                else difflib.get_close_matches(name, own, n=1, cutoff=0.65)
+            )
             hint = f" Did you mean `{close[0]}`?" if close else ""
             logger.warning(f"`{name}` is not a field of SequenceEncoderConfig and changes nothing in the model.{hint}")
 

@@ -13,6 +13,11 @@ from ..configuration.configuration_task_adapter import TaskAdapterConfig
 _NORMS = {"layer_norm": "layer norm", "rms_norm": "RMS norm"}
 _PLACES = {"post": "after each residual addition", "pre": "before each branch, and after the last layer"}
 _FEED_FORWARDS = {"mlp": "two linear layers with {act} between them", "glu": "gated by {act} (GLU)"}
+_BIASES = {
+    None: "",
+    "bucketed": "a learned bias of attention for each bucket of distances",
+    "alibi": "a bias of attention that grows linearly with the distance (ALiBi)",
+}
 # Heads that do not pool.
 _OF_TOKENS = ("ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
 _POOLINGS = {"mean": "the mean of all tokens", "cls": "the first token"}
@@ -29,8 +34,7 @@ def architecture_in_words(model: PreTrainedModel) -> list[tuple[str, str]]:
         config = config.encoder_config
     else:
         if not any(kind.__name__.endswith(_OF_TOKENS) for kind in type(model).__mro__):
-            pooler = f", followed by a dense layer with {config.pooler_act}" if config.pooler_act else ""
-            rows.append(("pooling", _POOLINGS[config.pooling] + pooler))
+            rows.append(("pooling", _POOLINGS[config.pooling] + _pooler(config)))
     if isinstance(config, SequenceEncoderConfig):
         rows += _axes(config)
     if any(kind.__name__.endswith(("Classification", "TaskAdapter")) for kind in type(model).__mro__):
@@ -45,7 +49,7 @@ def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:
     return [
         (
             "layers",
-            f"{config.num_hidden_layers}, with {config.hidden_size:,} channels and {config.num_attention_heads} heads",
+            f"{config.num_hidden_layers}, with {config.hidden_size:,} channels and {_heads(config)}",
         ),
         ("attention", _attention(config)),
         ("positions", _positions(config)),
@@ -53,6 +57,20 @@ def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:
         ("feed-forward", f"{feed_forward}, {config.intermediate_size:,} channels"),
         ("embeddings", _embeddings(config)),
     ]
+
+
+def _heads(config: SequenceEncoderConfig) -> str:
+    heads = f"{config.num_attention_heads} heads"
+    if config.num_key_value_heads is None:
+        return heads
+    return f"{heads}, which share {config.num_key_value_heads} of keys and values"
+
+
+def _pooler(config: SequenceEncoderConfig) -> str:
+    if config.pooler_act is None:
+        return ""
+    layer = f"a dense layer with {config.pooler_act}"
+    return f", followed by {layer}" if config.pooler_placement == "after" else f" after {layer} for each token"
 
 
 def _attention(config: SequenceEncoderConfig) -> str:
@@ -65,6 +83,13 @@ def _attention(config: SequenceEncoderConfig) -> str:
 
 
 def _positions(config: SequenceEncoderConfig) -> str:
+    bias = _BIASES[config.position_bias]
+    if config.position_embedding == "none":
+        return bias or "none"
+    return f"{_position_embedding(config)}; {bias}" if bias else _position_embedding(config)
+
+
+def _position_embedding(config: SequenceEncoderConfig) -> str:
     if config.position_embedding == "learned":
         return f"learned, for up to {config.max_position_embeddings:,} tokens"
     if config.position_embedding == "sinusoidal":

@@ -148,11 +148,23 @@ def test_what_is_known_of_the_training_is_told(tiny_config: Build) -> None:
             ["for up to 64 tokens", "2 segment types", "at most 64 tokens", "the first token, followed by a dense"],
         ),
         ("modernbert", ["rotary, with base 10,000 or 160,000", "gated by gelu", "at most 3 tokens away in 2 of"]),
+        ("mpnet", ["learned, for up to 64 tokens; a learned bias of attention for each bucket of distances"]),
+        (
+            "eurobert",
+            ["24 channels and 3 heads |", "RMS norm", "the mean of all tokens after a dense layer with gelu for"],
+        ),
     ],
 )
 def test_the_axes_are_told_in_words(tiny_config: Build, preset: str, told: list[str]) -> None:
     text = model_card(SequenceEncoderModel(tiny_config(preset)), "user/name").text
     assert [words for words in told if words not in text] == []
+
+
+def test_grouped_queries_and_distances_alone_are_told_in_words(tiny_config: Build) -> None:
+    config = tiny_config(num_key_value_heads=1, position_embedding="none", position_bias="alibi")
+    text = model_card(SequenceEncoderModel(config), "user/name").text
+    assert "24 channels and 3 heads, which share 1 of keys and values |" in text
+    assert "| positions | a bias of attention that grows linearly with the distance (ALiBi) |" in text
 
 
 def test_a_folder_that_it_was_loaded_from_is_not_called_its_base(
