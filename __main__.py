@@ -14,7 +14,7 @@ from .version import __version__
 
 Run = Callable[[], object]
 # Listed here, because importing the families imports torch.
-_FAMILIES = ("bert", "roberta", "distilbert", "electra", "modernbert")
+_FAMILIES = ("bert", "roberta", "distilbert", "electra", "modernbert", "eurobert", "ultrabert")
 
 
 def quickstart(arguments: list[str]) -> Run:

@@ -219,7 +219,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         """Return the configuration of a well-known encoder family at base size.
 
         Args:
-            name: `vanilla`, `bert`, `roberta`, `distilbert` or `modernbert`.
+            name: `vanilla`, `bert`, `roberta`, `distilbert`, `mpnet`, `eurobert` or `modernbert`.
             tokenizer: A tokenizer of transformers, which sets `vocab_size` and the ids of the special tokens. Those
                 that it does not have become None.
             **overrides: Fields to change. If `num_hidden_layers` is changed alone, the pattern of layer types is cut or

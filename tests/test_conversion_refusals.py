@@ -31,9 +31,22 @@ def electra(model: str = "ElectraModel", **options: Any) -> Any:
     return getattr(transformers, model)(transformers.ElectraConfig(**{**SIZES, "embedding_size": 24, **options}))
 
 
+def eurobert(model: str = "EuroBertModel", **options: Any) -> Any:
+    fields = {**SIZES, "num_attention_heads": 6, "num_key_value_heads": 2, "pad_token_id": 0}
+    return getattr(transformers, model)(transformers.EuroBertConfig(**{**fields, **options}))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: eurobert(head_dim=8), "head_dim=8 .*hidden_size / num_attention_heads = 4"),
+        (lambda: eurobert(classifier_pooling="max"), "classifier_pooling='max' .*'bos', 'mean', 'late'"),
+        (lambda: eurobert(hidden_act="mish"), "hidden_act.*mish"),
+        (lambda: eurobert(num_key_value_heads=4), "num_key_value_heads must divide num_attention_heads=6, got 4"),
+        (
+            lambda: eurobert(rope_parameters={"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}),
+            "rope_type'.='dynamic' is not supported",
+        ),
         (lambda: bert(is_decoder=True), "is_decoder=True"),
         (lambda: bert(is_decoder=True, add_cross_attention=True), "is_decoder=True|add_cross_attention=True"),
         (lambda: bert(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
@@ -84,6 +97,11 @@ def test_a_source_that_cannot_be_represented_is_refused_by_name(make: Callable[[
         ("modernbert", {"embedding_norm": False}, "modernbert", "embedding_norm=False"),
         ("roberta", {}, "bert", "position_offset=2.*bert has 0"),
         ("bert", {"norm": "rms_norm", "mlp_dropout": 0.1}, "bert", "norm='rms_norm'.*; mlp_dropout=0.1"),
+        ("bert", {"num_key_value_heads": 1}, "bert", "num_key_value_heads=1.*bert has None"),
+        ("bert", {"pooler_placement": "before"}, "bert", "pooler_placement='before'.*bert has 'after'"),
+        ("eurobert", {"norm": "layer_norm"}, "eurobert", "norm='layer_norm'.*'rms_norm'"),
+        ("eurobert", {"layer_types": ["sliding_attention"], "sliding_window": 3}, "eurobert", "layer_types"),
+        ("eurobert", {}, "eurobert", "pooler_act='gelu' is not supported"),
     ],
 )
 def test_the_way_back_says_which_axis_stands_in_the_way(
@@ -101,7 +119,36 @@ def test_the_families_that_fit_are_named() -> None:
         convert(ours, to="distilbert")
 
 
-@pytest.mark.parametrize("preset", ["bert", "roberta", "distilbert", "modernbert"])
+def test_the_head_of_a_vocabulary_says_which_axis_stands_in_the_way(
+    tiny_config: Callable[..., SequenceEncoderConfig],
+) -> None:
+    for overrides, to, message in (
+        ({"decoder_bias": True}, "eurobert", "decoder_bias=True is not supported: eurobert has False"),
+        ({"mlp_bias": True}, "eurobert", "decoder_bias=False is not supported: eurobert has True"),
+        ({"prediction_head": "dense"}, "eurobert", "prediction_head='dense'.*'linear'"),
+        ({"head_act": "relu", "prediction_head": "mlp"}, "eurobert", "prediction_head='mlp'.*; head_act='relu'"),
+        ({"decoder_bias": False}, "bert", "decoder_bias=False is not supported: bert has True"),
+        (
+            {"prediction_head": "mlp", "prediction_head_size": 5},
+            "bert",
+            "prediction_head='mlp'.*prediction_head_size=5",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert(SequenceEncoderForMaskedLM(tiny_config(to, **overrides)), to=to)
+
+
+def test_an_older_name_of_a_field_is_read(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+    """The class of transformers ignores `clf_pooling`, and would pool as its default says."""
+    theirs = randomize(eurobert("EuroBertForSequenceClassification", classifier_pooling="bos"))
+    theirs.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace("classifier_pooling", "clf_pooling"))
+    ids = torch.randint(5, 97, (2, 9))
+    torch.testing.assert_close(convert(tmp_path)(ids).logits, theirs(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["bert", "roberta", "distilbert", "eurobert", "modernbert"])
 def test_a_preset_can_be_given_to_its_family(tiny_config: Callable[..., SequenceEncoderConfig], preset: str) -> None:
     extra = {"pad_token_id": 1} if preset == "roberta" else {}
     theirs = convert(SequenceEncoderForMaskedLM(tiny_config(preset, **extra)), to=preset)
@@ -370,14 +417,14 @@ def test_fields_that_a_model_does_not_read_do_not_stand_in_the_way(
         assert convert(SequenceEncoderModel(preset), to=to).config.model_type == to
 
 
-@pytest.mark.parametrize("to", ["electra", "distilbert"])
+@pytest.mark.parametrize("to", ["electra", "distilbert", "eurobert"])
 def test_the_dense_layer_of_a_classifier_is_left_out_with_it(tmp_path: Path, to: str) -> None:
     config = transformers.DistilBertConfig(vocab_size=97, dim=24, n_layers=1, n_heads=3, hidden_dim=40)
-    source = (
-        electra("ElectraForSequenceClassification")
-        if to == "electra"
-        else transformers.DistilBertForSequenceClassification(config)
-    )
+    source = {
+        "electra": lambda: electra("ElectraForSequenceClassification"),
+        "distilbert": lambda: transformers.DistilBertForSequenceClassification(config),
+        "eurobert": lambda: eurobert("EuroBertForSequenceClassification"),
+    }[to]()
     ours = convert(source)
     ours.save_pretrained(tmp_path)
     for model in (ours, tmp_path):

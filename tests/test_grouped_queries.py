@@ -11,10 +11,14 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel
 from sequence_encoder.modeling.attention import grouped as attention_in_groups
+from sequence_encoder.modeling.attention.grouped import GroupedAttention
+from sequence_encoder.modeling.attention.per_length import EqualLengthAttention
 from sequence_encoder.modeling.attention.self_attention import SelfAttention
+from sequence_encoder.modeling.packing import PackedBatch
 from sequence_encoder.tests.comparisons import assert_same
 
 Build = Callable[..., Any]
@@ -128,6 +132,32 @@ def test_training_drops_the_same_weights_as_with_copied_keys(
     found = step(grouped, *batch)
     assert_same_steps(found, step(copied, *batch), keys)
     assert not torch.equal(found["output"], grouped.eval()(*batch).last_hidden_state)
+
+
+@every_count
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("biased", [False, True])
+def test_training_in_groups_has_the_gradients_of_its_outputs(
+    monkeypatch: pytest.MonkeyPatch, keys: int, window: int | None, biased: bool
+) -> None:
+    monkeypatch.setattr(attention_in_groups, "GROUP_COST", 200)
+    mask = torch.arange(7)[None, :] < torch.tensor([3, 7, 1, 3, 6])[:, None]
+    packed = PackedBatch.from_padded((5, 7), torch.device("cpu"), mask)
+    module = nn.Module()
+    module.is_causal = False
+    sizes = [(1, 20, heads, 4) for heads in (HEADS, keys, keys)] + [(HEADS, 7, 7)] * biased
+    inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
+
+    def attention(q: Any, k: Any, v: Any, bias: Any = None, kind: Any = GroupedAttention, dropout: float = 0.4) -> Any:
+        torch.manual_seed(7)
+        return kind(packed, bias)(module, sdpa_attention_forward, (q, k, v), window, dropout=dropout, scaling=0.5)
+
+    assert torch.autograd.gradcheck(attention, inputs, fast_mode=True)
+    if not (biased and window):  # A model has not both.
+        found, expected = (
+            attention(*inputs, kind=kind, dropout=0.0) for kind in (GroupedAttention, EqualLengthAttention)
+        )
+        torch.testing.assert_close(found, expected)
 
 
 @every_count
