@@ -65,7 +65,7 @@ class CommandLine:
         with_trainer: Whether the command also accepts the options of `Trainer`.
         defaults: Returns the defaults that depend on the given options and differ from the defaults of the fields.
         narrowed_by: The options that decide which other options apply.
-        out_of_use: Returns what the help leaves out for given values of `narrowed_by`: "option" or "option=choice".
+        left_out: Returns what the help leaves out for given values of `narrowed_by`: "option" or "option=choice".
     """
 
     command: str
@@ -75,7 +75,7 @@ class CommandLine:
     with_trainer: bool = False
     defaults: Callable[[Values], Values] = dict
     narrowed_by: tuple[str, ...] = ()
-    out_of_use: Callable[[Values], Collection[str]] = field(default=lambda given: ())
+    left_out: Callable[[Values], Collection[str]] = field(default=lambda given: ())
 
     def check(self, arguments: list[str]) -> tuple[Any, ...]:
         """Show the help and exit, or report every mistake that can be found without importing torch.
@@ -153,7 +153,7 @@ class CommandLine:
             formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=36),
             add_help=False,
         )
-        defaults, hidden = self.defaults(given), () if everything else self.out_of_use(given)
+        defaults, hidden = self.defaults(given), () if everything else self.left_out(given)
         for kind in self.kinds:
             shown = [each for each in fields(kind) if each.name not in {*hidden, *given}]
             group = parser.add_argument_group(getattr(kind, "_argument_group_name", "options"))

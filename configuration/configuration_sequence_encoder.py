@@ -1,4 +1,4 @@
-"""The configuration of a SequenceEncoder: a few independent axes instead of a class for every architecture."""
+"""The configuration of a SequenceEncoder: independent fields instead of a class for every architecture."""
 
 # No `from __future__ import annotations` here: `@strict` reads the types of the fields, and skips a type given as a
 # string.
@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.utils import logging
 
-from ..saving.loading import ReadSafely, check_fields
-from ..saving.saving import SavedWithAutoMap
+from ..saving.loading import SafeConfigLoadingMixin, check_fields
+from ..saving.saving import AutoMapSavingMixin
+from .layer_groups import check_number_of_groups, check_types_in_groups, group_of_each_layer
 from .peft_targets import register_with_peft
 from .rope_parameters import check_rope_parameters, nest_by_layer_type
-from .shared_fields import CheckedSharedFields
+from .shared_fields import CheckedConfig
 
 logger = logging.get_logger(__name__)
 
@@ -40,16 +41,16 @@ _ACCEPTED_KEYWORDS = {
 
 
 # Sizes beyond these fail only after minutes or with no memory left: 10**12 weights are 4 TB in float32.
-_MOST_LAYERS = 10_000
-_MOST_WEIGHTS = 10**12
+_MAX_LAYERS = 10_000
+_MAX_WEIGHTS = 10**12
 
 # Each has an id in a configuration, and in a tokenizer.
 _SPECIAL_TOKENS = ("pad", "bos", "eos", "cls", "sep", "mask")
 
 
 @strict
-class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
-    r"""Configuration of a SequenceEncoder, which selects an architecture along independent axes.
+class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedConfig):
+    r"""Configuration of a SequenceEncoder. Independent fields select its architecture.
 
     The defaults are the encoder of *Attention Is All You Need* (Vaswani et al., 2017) as `torch.nn.TransformerEncoder`
     implements it: scaled embeddings plus sinusoidal positions, post-norm layers with a ReLU feed-forward network, and
@@ -59,6 +60,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         vocab_size (`int`, defaults to 30522): Number of tokens in the vocabulary.
         hidden_size (`int`, defaults to 512): Number of channels of the layers.
         num_hidden_layers (`int`, defaults to 6): Number of layers.
+        num_hidden_groups (`int`, *optional*): Number of groups of consecutive layers that share their weights, as in
+            ALBERT; 1 if all layers do. By default, each layer has its own weights.
         num_attention_heads (`int`, defaults to 8): Number of attention heads of each layer.
         num_key_value_heads (`int`, *optional*): Number of heads of keys and values, which divides
             `num_attention_heads`; each serves a group of query heads (Ainslie et al., 2023). By default, there are as
@@ -82,7 +85,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             bucket of their direction.
         norm_placement (`"post"` or `"pre"`, defaults to `"post"`): Whether norms come after each residual addition or
             before each branch. `pre` adds a norm after the last layer, and omits the attention norm of the first layer
-            if `embedding_norm` already normalises its input.
+            if `embedding_norm` already normalises its input and no other layer shares its weights.
         norm (`"layer_norm"` or `"rms_norm"`, defaults to `"layer_norm"`): The norm used everywhere.
         norm_eps (`float`, defaults to 1e-5): Epsilon of the norms.
         norm_bias (`bool`, defaults to `True`): Whether layer norms have a bias.
@@ -92,7 +95,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             `gelu_pytorch_tanh`, `quick_gelu` or `silu`.
         layer_types (`list[str]`, *optional*): `"full_attention"` or `"sliding_attention"` for each layer. A shorter
             list is repeated. By default, all layers use full attention.
-        sliding_window (`int`, *optional*): How many tokens a token sees to each side in layers with sliding attention.
+        sliding_window (`int`, *optional*): Number of tokens to attend to on each side in layers with sliding attention.
         attention_bias (`bool`, defaults to `True`): Whether the linear layers of attention have a bias.
         mlp_bias (`bool`, defaults to `True`): Whether the linear layers of the feed-forward network have a bias.
         embedding_size (`int`, *optional*): Number of channels of the embeddings; `hidden_size` by default. If the two
@@ -124,7 +127,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         embedding_dropout (`float`, defaults to 0.1): Dropout probability of the embeddings.
         classifier_dropout (`float`, defaults to 0.1): Dropout probability before the classifiers of the heads.
         initializer (`"xavier_uniform"` or `"normal"`, defaults to `"xavier_uniform"`): How matrices are initialised.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of the `normal` initializer.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of the `normal` initialisation.
         problem_type (`str`, *optional*): `single_label_classification`, `multi_label_classification` or `regression`.
             By default, the labels of the first batch decide.
         pad_token_id (`int`, *optional*, defaults to 0): Id of the padding token.
@@ -157,6 +160,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
     vocab_size: int = 30522
     hidden_size: int = 512
     num_hidden_layers: int = 6
+    num_hidden_groups: int | None = None
     num_attention_heads: int = 8
     num_key_value_heads: int | None = None
     intermediate_size: int = 2048
@@ -220,8 +224,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
 
         Args:
             name: `vanilla`, `bert`, `roberta`, `distilbert`, `mpnet`, `eurobert` or `modernbert`.
-            tokenizer: A tokenizer of transformers, which sets `vocab_size` and the ids of the special tokens. Those
-                that it does not have become None.
+            tokenizer: A tokenizer of transformers, which sets `vocab_size` and the ids of the special tokens. Ids of
+                tokens that it does not have become None.
             **overrides: Fields to change. If `num_hidden_layers` is changed alone, the pattern of layer types is cut or
                 repeated to fit.
 
@@ -275,7 +279,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
 
     def __post_init__(self, **kwargs: Any) -> None:
         head_dim = kwargs.pop("head_dim", None)
-        self._warn_of_unknown(kwargs)
+        self._warn_about_unknown_fields(kwargs)
         self._check_size()
         if head_dim is not None and head_dim * self.num_attention_heads != self.hidden_size:
             raise ValueError(
@@ -290,6 +294,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             self.prediction_head_size = None
         if self.head_act == self.hidden_act:
             self.head_act = None
+        if self.num_hidden_groups == self.num_hidden_layers:
+            self.num_hidden_groups = None
         if self.layer_types is None:
             self.layer_types = ["full_attention"] * self.num_hidden_layers
         if 0 < len(self.layer_types) < self.num_hidden_layers:
@@ -297,8 +303,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             self.layer_types = (list(self.layer_types) * repeats)[: self.num_hidden_layers]
         super().__post_init__(**kwargs)
 
-    def _warn_of_unknown(self, kwargs: dict[str, Any]) -> None:
-        """Warn of keywords that are not fields, since transformers silently keeps a misspelt one as an attribute."""
+    def _warn_about_unknown_fields(self, kwargs: dict[str, Any]) -> None:
+        """Warn about keywords that are not fields, since transformers silently keeps a misspelt one as an attribute."""
         own = [field.name for field in fields(self) if field.name in SequenceEncoderConfig.__annotations__]
         for name in kwargs:
             if name in _ACCEPTED_KEYWORDS or name.startswith("_"):
@@ -309,12 +315,12 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
                 else difflib.get_close_matches(name, own, n=1, cutoff=0.65)
             )
             hint = f" Did you mean `{close[0]}`?" if close else ""
-            logger.warning(f"`{name}` is not a field of SequenceEncoderConfig and changes nothing in the model.{hint}")
+            logger.warning(f"`{name}` is not a field of SequenceEncoderConfig and does not affect the model.{hint}")
 
     def _check_size(self) -> None:
         """Refuse sizes that would exhaust the memory before anything else checks them."""
-        if self.num_hidden_layers > _MOST_LAYERS:
-            raise ValueError(f"num_hidden_layers must be at most {_MOST_LAYERS:,}, got {self.num_hidden_layers}.")
+        if self.num_hidden_layers > _MAX_LAYERS:
+            raise ValueError(f"num_hidden_layers must be at most {_MAX_LAYERS:,}, got {self.num_hidden_layers}.")
         width, positions = self.embedding_dim, self.position_offset + self.max_position_embeddings
         rows = self.vocab_size + self.type_vocab_size + (positions if self.position_embedding == "learned" else 0)
         matrices = {"mlp": 2, "glu": 3}[self.feed_forward]
@@ -322,13 +328,14 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         grouped = min(max(self.key_value_heads, 0), self.num_attention_heads)
         attention = 2 * self.hidden_size + 2 * grouped * self.hidden_size // max(self.num_attention_heads, 1)
         layer = self.hidden_size * (attention + matrices * self.intermediate_size)
-        weights = rows * width + self.num_hidden_layers * layer
-        if weights > _MOST_WEIGHTS:
+        # There can be more groups than layers, which `validate_architecture` rejects.
+        weights = rows * width + min(self.num_distinct_layers, self.num_hidden_layers) * layer
+        if weights > _MAX_WEIGHTS:
             sizes = ("vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size")
             given = ", ".join(f"{name}={getattr(self, name)}" for name in (*sizes, "num_hidden_layers"))
             raise ValueError(
                 f"{given} need about {weights:,} weights ({weights * 4 >> 30:,} GiB in float32); at most "
-                f"{_MOST_WEIGHTS:,} weights are allowed."
+                f"{_MAX_WEIGHTS:,} weights are allowed."
             )
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
@@ -377,6 +384,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         for name in ("num_hidden_layers", "type_vocab_size", "position_offset"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        check_number_of_groups(self.num_hidden_layers, self.num_hidden_groups)
         for name in ("norm_eps", "initializer_range"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
@@ -436,6 +444,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
                 f"layer_types has {len(layer_types)} entries for num_hidden_layers={self.num_hidden_layers}; pass one "
                 "entry per layer, or a shorter pattern that is repeated."
             )
+        check_types_in_groups(layer_types, self.layer_groups)
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ValueError(f"sliding_window must be at least 1, or None, got {self.sliding_window}.")
         if "sliding_attention" in layer_types and self.sliding_window is None:
@@ -453,6 +462,16 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             f"layers.*.mlp.{name}": style,
             "layers.*.mlp.down_proj": "rowwise",
         }
+
+    @property
+    def layer_groups(self) -> list[int]:
+        """The group of each layer. Layers of the same group share their weights."""
+        return group_of_each_layer(self.num_hidden_layers, self.num_hidden_groups)
+
+    @property
+    def num_distinct_layers(self) -> int:
+        """Number of layers that have their own weights."""
+        return self.num_hidden_layers if self.num_hidden_groups is None else self.num_hidden_groups
 
     @property
     def head_dim(self) -> int:

@@ -85,7 +85,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pad_token_id": 128001,
         "mask_token_id": 128002,
     },
-    # Warner et al., 2024: tokens see the whole text in every third layer, and 64 tokens to each side in the others.
+    # Warner et al., 2024: tokens attend to the whole text in every third layer, and to 64 tokens on each side in the
+    # others.
     "modernbert": {
         "vocab_size": 50368,
         "hidden_size": 768,

@@ -72,7 +72,7 @@ STACKED_QKV = Layout(
 
 @dataclass(frozen=True)
 class Rule:
-    """Maps one of our tensors to the tensors that hold it in the other family."""
+    """Maps one of our tensors to the corresponding tensors of the other family."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -108,7 +108,7 @@ def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads
         heads: The numbers of attention heads.
 
     Raises:
-        ValueError: If a tensor is missing or left over. The message names it.
+        ValueError: If a tensor is missing or unused. The message names it.
     """
     by_name = {rule.ours: rule for rule in rules}
     ours: Tensors = {}
@@ -118,18 +118,18 @@ def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads
             raise ValueError(f"The checkpoint has no {', '.join(absent)}.")
         tensors = [theirs.pop(key) for key in rule.theirs]
         if rule.layout is SAME:
-            _warn_of_dead_weights(rule, tensors)
+            _warn_about_unused_weights(rule, tensors)
         ours[name] = rule.layout.join(tensors, heads)
     if theirs:
         raise ValueError(f"The checkpoint has tensors that our model does not use: {', '.join(sorted(theirs))}.")
     return ours
 
 
-def _warn_of_dead_weights(rule: Rule, tensors: list[torch.Tensor]) -> None:
+def _warn_about_unused_weights(rule: Rule, tensors: list[torch.Tensor]) -> None:
     for key, tensor in zip(rule.theirs[1:], tensors[1:], strict=True):
         if not torch.equal(tensor, tensors[0]):
             logger.warning(
-                f"{key} is not converted, because the model uses {rule.theirs[0]} instead, which has other values."
+                f"{key} is not converted, because the model uses {rule.theirs[0]} instead, which has different values."
             )
 
 
@@ -145,8 +145,8 @@ def to_theirs(rules: Iterable[Rule], ours: Tensors, heads: Heads) -> Tensors:
         ValueError: If the other family has no counterpart of a tensor. The message names it.
     """
     by_name = {rule.ours: rule for rule in rules}
-    if homeless := sorted(ours.keys() - by_name.keys()):
-        raise ValueError(f"The other family has no counterpart of the tensors {', '.join(homeless)}.")
+    if unmapped := sorted(ours.keys() - by_name.keys()):
+        raise ValueError(f"The other family has no counterpart of the tensors {', '.join(unmapped)}.")
     theirs: Tensors = {}
     for name in list(ours):
         rule = by_name[name]

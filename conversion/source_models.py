@@ -1,4 +1,4 @@
-"""Recognises models of other families, and loads checkpoints with no weight missing or left over."""
+"""Recognises models of other families, and loads checkpoints only if all weights are present and used."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .. import modeling
 from ..configuration import SequenceEncoderConfig
 from ..saving.loading import check_config_file, check_weight_maps
 from ..saving.module_list import module_paths
+from .albert import ALBERT
 from .bert import BERT
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
@@ -32,7 +33,8 @@ from .ultrabert import ULTRABERT
 logger = logging.get_logger(__name__)
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, MPNET, MODERNBERT, EUROBERT, ULTRABERT)
+    family.name: family
+    for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, ALBERT, MPNET, MODERNBERT, EUROBERT, ULTRABERT)
 }
 
 
@@ -71,7 +73,7 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
         base_model: Whether to load only the encoder, instead of the class that the configuration names.
 
     Raises:
-        ValueError: If the class cannot be converted, or if weights are missing or left over.
+        ValueError: If the class cannot be converted, or if weights are missing or unused.
     """
     checkpoint = transformer_folder(checkpoint)
     config = read_config(checkpoint)
@@ -94,8 +96,9 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
     if base_model:
         names = [f"{prefix}Model"]
     elif named is not None:
-        # BERT's pretraining checkpoints have both heads, but their configurations often name BertForMaskedLM.
-        names = [named, *(["BertForPreTraining"] if named == "BertForMaskedLM" else [])]
+        # Pretraining checkpoints can have both heads, although their configurations name only ForMaskedLM.
+        both = head == "ForMaskedLM" and "ForPreTraining" in family.heads
+        names = [named, *([f"{named.removesuffix(head)}ForPreTraining"] if both else [])]
     else:
         # Old checkpoints do not name their class. They come from pretraining.
         names = [prefix + head for head in ("Model", "ForPreTraining", "ForMaskedLM") if head in family.heads]
@@ -143,8 +146,7 @@ def transformer_folder(checkpoint: str | os.PathLike[str]) -> str | os.PathLike[
     This is the checkpoint itself, or the folder of the first module in older checkpoints of sentence-transformers.
 
     Raises:
-        ValueError: If the checkpoint is a file, its module list is damaged, or one of its files links to a place
-            outside.
+        ValueError: If the checkpoint is a file, its module list is damaged, or one of its files links outside it.
         FileNotFoundError: If there is no such folder, and the name cannot be a Hub id.
     """
     name = os.fspath(checkpoint)

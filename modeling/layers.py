@@ -48,7 +48,8 @@ class PreNormLayer(EncoderLayer):
 
     def __init__(self, config: SequenceEncoderConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
-        if layer_idx == 0 and config.embedding_norm and config.embedding_dim == config.hidden_size:
+        alone = config.layer_groups.count(0) == 1
+        if layer_idx == 0 and alone and config.embedding_norm and config.embedding_dim == config.hidden_size:
             # `embedding_norm` has just normalised the input.
             self.attn_norm = nn.Identity()
 

@@ -19,9 +19,9 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..saving.loading import LoadedSafely
+from ..saving.loading import SafeModelLoadingMixin
 from ..saving.module_list import MODULE_LIST
-from ..saving.saving import SavedWithCard
+from ..saving.saving import ModelSavingMixin
 from .attention.dispatch import check_takes_bias, choose_varlen_attention
 from .attention.masks import padded_masks, real_tokens
 from .attention.packed import PackedAttention
@@ -42,15 +42,15 @@ from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
 from .packing import (
     PackedBatch,
+    has_several_per_row,
     offsets_from_starts,
     positions_from_documents,
     positions_from_zero,
-    rows_hold_several,
     sequence_starts,
 )
 from .pooling import Pooler
 from .text_encoding.recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
-from .text_encoding.text_encoding import TextEncoding
+from .text_encoding.text_encoding import TextEncodingMixin
 
 logger = logging.get_logger(__name__)
 
@@ -65,7 +65,7 @@ if "capture_initial_hidden_state" in OutputRecorder.__dataclass_fields__:
     _HIDDEN_STATES.num_hidden_layers_key = "num_hidden_states"
 
 
-class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
+class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
     """Base class of all SequenceEncoder models: loading, saving, initialisation, and features of transformers."""
 
     config_class = SequenceEncoderConfig
@@ -139,7 +139,7 @@ class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedMode
             init.zeros_(bias)
 
 
-class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # type: ignore[misc] # as above
+class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  # type: ignore[misc] # as above
     """The encoder without a task head.
 
     The model does not compute padding. It packs the real tokens of a batch into one row, applies all layers, and
@@ -158,8 +158,9 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_dim)
         self.embeddings = InputEmbeddings(config)
         self.position_bias = POSITION_BIASES[config.position_bias](config)
-        layer = LAYERS[config.norm_placement]
-        self.layers = nn.ModuleList(layer(config, index) for index in range(config.num_hidden_layers))
+        layer, groups = LAYERS[config.norm_placement], config.layer_groups
+        # One module for each group of layers, made for the first layer of the group.
+        self.layers = nn.ModuleList(layer(config, groups.index(group)) for group in range(config.num_distinct_layers))
         self.norm = NORMS[config.norm](config) if config.norm_placement == "pre" else nn.Identity()
         self.pooler = Pooler(config) if add_pooling_layer else None
         self.gradient_checkpointing = False
@@ -184,9 +185,9 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             attention_mask: (B, S), 0 at padding; or a 4-D mask (B, 1 or heads, S, S), which has zeros and ones if it is
                 bool or integer, and is added to the scores if it is floating.
             token_type_ids: (B, S) segments. Ignored if `type_vocab_size` is 0, so that any tokenizer works.
-            position_ids: (B, S). By default the distance of each token from the first real token of its row. Wherever
-                they do not increase, a new document starts, and documents do not attend to each other. With a
-                `position_offset`, each document may start at 0 or at that offset, as in RoBERTa.
+            position_ids: (B, S). By default, the distance of each token from the first real token of its row. A new
+                document starts wherever the positions do not increase, and documents do not attend to each other. With
+                a `position_offset`, each document may start at 0 or at that offset, as in RoBERTa.
             inputs_embeds: (B, S, E) token vectors instead of `input_ids`.
             needed: The tokens whose vectors in `last_hidden_state` the caller uses: True for all, False if the caller
                 uses only `pooler_output`, or (B, S) bool. The last layer may skip all other tokens, whose vectors are
@@ -229,7 +230,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         else:
             starts = sequence_starts(*documents)
             may_restart = position_ids is not None or cu_seq_lens is not None
-            several_documents = may_restart and not is_tracing(tokens) and rows_hold_several(starts)
+            several_documents = may_restart and not is_tracing(tokens) and has_several_per_row(starts)
             position_ids = offsets_from_starts(starts) if position_ids is None else position_ids
             position_ids = position_ids if token_mask is None else position_ids * token_mask
             document_starts = starts if several_documents or (may_restart and is_tracing(tokens)) else None
@@ -295,16 +296,23 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             None if padded is None else packed.pack(padded) for padded in (input_ids, token_type_ids, inputs_embeds)
         )
         hidden_states, rotations = self._embed(input_ids, token_type_ids, packed.position_ids, inputs_embeds)
-        attend = self._choose_attention(hidden_states)(packed, self._biases(packed.max_length, hidden_states))
-        for layer in cast("list[EncoderLayer]", self.layers):
+        attend = self._choose_attention(hidden_states)(packed, self._biases(max(packed.max_length, 1), hidden_states))
+        layers = self._layers_in_order()
+        for depth, layer in enumerate(layers, start=1):
             hidden_states = layer(
                 hidden_states,
                 rotation=rotations.get(layer.layer_type),
                 attend=attend,
-                needed=needed if layer is self.layers[-1] else None,
+                needed=needed if depth == len(layers) else None,
                 **kwargs,
             )
         return packed.unpack(self.norm(hidden_states), needed)
+
+    def _layers_in_order(self) -> list[EncoderLayer]:
+        """Return the layer of each depth. Layers that share their weights are the same module."""
+        layers = list(cast("list[EncoderLayer]", self.layers))
+        shared = self.config.num_hidden_groups is not None
+        return [layers[group] for group in self.config.layer_groups] if shared else layers
 
     def _needed_tokens(
         self, packed: PackedBatch, needed: torch.Tensor | bool, token_mask: torch.Tensor | None
@@ -360,7 +368,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         if document_starts is not None and is_flash_attention_requested(self.config):
             # The flash functions of transformers separate documents where positions restart.
             kwargs = {**kwargs, "position_ids": offsets_from_starts(document_starts)}
-        for layer in cast("list[EncoderLayer]", self.layers):
+        for layer in self._layers_in_order():
             hidden_states = layer(
                 hidden_states,
                 attention_mask=masks[layer.layer_type],

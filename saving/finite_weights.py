@@ -45,7 +45,7 @@ def not_finite(model: nn.Module, state_dict: Mapping[str, torch.Tensor] | None =
 def not_finite_in(folder: Path) -> list[str]:
     """Return the names of NaN or infinite weights in the safetensors files of a folder and its subfolders.
 
-    It holds one tensor in memory at a time.
+    Only one tensor is in memory at a time.
     """
     names = []
     for file in sorted(folder.rglob("*.safetensors")):

@@ -15,14 +15,14 @@ from .finite_weights import in_words, not_finite
 logger = logging.get_logger(__name__)
 
 
-class LoadedSafely:
+class SafeModelLoadingMixin:
     """Mixin for models that refuses pickled weights. List it before the base class of transformers."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """Load a model as in transformers, but only from safetensors, since unpickling can execute code.
 
-        It warns if weights are NaN or infinite.
+        A warning is logged if weights are NaN or infinite.
 
         Args:
             pretrained_model_name_or_path: A folder or a Hub id.
@@ -59,7 +59,7 @@ class LoadedSafely:
         return loaded
 
 
-class ReadSafely:
+class SafeConfigLoadingMixin:
     """Mixin for configurations that reports errors in a file. List it before the base class of transformers."""
 
     @classmethod
@@ -83,7 +83,7 @@ class ReadSafely:
         return cast(Any, super()).from_dict(config_dict, **kwargs)
 
 
-class TokenizerReadSafely:
+class SafeTokenizerLoadingMixin:
     """Mixin for tokenizers that reports which folder cannot be read. List it before the base class of transformers."""
 
     @classmethod

@@ -16,7 +16,7 @@ QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def split(qkv: QKV, sizes: list[int]) -> list[QKV]:
-    """Split query, key and value into parts. Slicing would give each part a gradient of the size of the whole."""
+    """Split query, key and value into parts. Slicing would allocate a full-size gradient for each part."""
     return list(zip(*(x.split(sizes) for x in qkv), strict=True))
 
 
@@ -50,7 +50,7 @@ class PackedAttention(ABC):
             module: The attention module of the layer, which `attention` takes as its first argument.
             attention: The function of the attention implementation.
             qkv: Query (1, T, H, head_dim), and key and value, which may have fewer heads.
-            window: How many tokens a token sees to each side; None means the whole sequence.
+            window: Number of tokens to attend to on each side; None for the whole sequence.
             **kwargs: `dropout`, `scaling`, and the keyword arguments of the model's caller.
 
         Returns:

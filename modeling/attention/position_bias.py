@@ -27,12 +27,15 @@ class PositionBias(nn.Module):
         """Return the biases of queries and keys, (H, L, L).
 
         Args:
-            length: The length L.
+            length: The length L, at least 1.
             device: The device of the result.
         """
-        distances = torch.arange(1 - length, length, device=device)
-        # Query i sees the distances from -i to L - 1 - i.
-        return self.values(distances).unfold(1, length, 1).flip(1)
+        distances = torch.arange(2 * length, device=device)
+        # The distances from 0 to L - 1 and from -L to -1, repeated for every query. Rows that are one element shorter
+        # shift each query by one more element than the query before, and need no gather.
+        values = self.values(torch.where(distances < length, distances, distances - 2 * length))
+        rows = values[:, None].expand(-1, length, -1).flatten(1)[:, : length * (2 * length - 1)]
+        return rows.unflatten(1, (length, 2 * length - 1))[..., :length]
 
 
 class BucketedBias(PositionBias):

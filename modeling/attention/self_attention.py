@@ -27,7 +27,8 @@ def eager_attention_forward(
     """Compute softmax(QKᵀ · scaling + mask) V.
 
     The mask is added and the softmax computed in float32, or in float64 if the scores are. Otherwise the sum of a score
-    and the lowest number of the dtype could overflow to -inf, and a query that sees no key would get NaN weights.
+    and the lowest number of the dtype could overflow to -inf, and a query that may not attend to any key would get NaN
+    weights.
 
     Args:
         module: The attention module.

@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from ...command_line import UsageError
 from ...saving.finite_weights import in_words, not_finite
-from ..checkpoints import WholeCheckpoints, checkpoint_at
+from ..checkpoints import CompleteCheckpoints, checkpoint_at
 
 _FILE = "best_weights"
 
@@ -162,7 +162,7 @@ def callbacks_of(args: Any, keep_best: bool, patience: int | None, resume_from: 
     """
     best: list[TrainerCallback] = [BestWeights(resume_from)] if keep_best else []
     early: list[TrainerCallback] = [] if patience is None else [EarlyStopping(patience)]
-    return [*best, StopAtDivergence(), *early, SaveAfterEvaluation(), WholeCheckpoints(args)]
+    return [*best, StopAtDivergence(), *early, SaveAfterEvaluation(), CompleteCheckpoints(args)]
 
 
 def _file(args: Any) -> str:
