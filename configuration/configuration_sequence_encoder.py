@@ -91,8 +91,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         norm_bias (`bool`, defaults to `True`): Whether layer norms have a bias.
         feed_forward (`"mlp"` or `"glu"`, defaults to `"mlp"`): Whether the feed-forward network computes act(xW₁)W₂ or
             the gated (act(xW₁) * xV)W₂ of Shazeer (2020).
-        hidden_act (`str`, defaults to `"relu"`): Activation of the feed-forward network and of dense heads: `relu`,
-            `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `quick_gelu` or `silu`.
+        hidden_act (`str`, defaults to `"relu"`): Activation of the feed-forward network: `relu`, `gelu`, `gelu_new`,
+            `gelu_pytorch_tanh`, `quick_gelu` or `silu`.
         layer_types (`list[str]`, *optional*): `"full_attention"` or `"sliding_attention"` for each layer. A shorter
             list is repeated. By default, all layers use full attention.
         sliding_window (`int`, *optional*): Number of tokens to attend to on each side in layers with sliding attention.
@@ -112,10 +112,17 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         pooling (`"mean"` or `"cls"`, defaults to `"mean"`): Whether the vector of a text is the mean over its tokens or
             its first token.
         pooler_act (`"tanh"`, `"relu"` or `"gelu"`, *optional*): Adds BERT's pooler, a dense layer with this activation.
-        prediction_head (`"linear"` or `"dense"`, defaults to `"linear"`): Whether only the vocabulary projection
-            follows the encoder, or a dense layer with activation and norm comes before it.
+        pooler_placement (`"after"` or `"before"`, defaults to `"after"`): Whether this layer follows the pooling, or
+            comes before it, on the vector of each token, as in EuroBERT.
+        prediction_head (`"linear"`, `"dense"` or `"mlp"`, defaults to `"linear"`): What follows the encoder before the
+            vocabulary projection: nothing, a dense layer with activation and norm, or two dense layers with an
+            activation after each, as in UltraBERT.
+        prediction_head_size (`int`, *optional*): Number of channels between the layers of an `mlp` prediction head;
+            `hidden_size` by default.
+        decoder_bias (`bool`, defaults to `True`): Whether the vocabulary projection has a bias.
         classifier_head (`"linear"` or `"dense"`, defaults to `"linear"`): The same for the classifiers of task heads.
-        head_bias (`bool`, defaults to `True`): Whether the dense layer of these heads has a bias.
+        head_act (`str`, *optional*): Activation of these heads, one of those of `hidden_act`; `hidden_act` by default.
+        head_bias (`bool`, defaults to `True`): Whether the dense layers of these heads have a bias.
         tie_word_embeddings (`bool`, defaults to `False`): Whether the vocabulary projection shares the weights of the
             token embeddings.
         hidden_dropout (`float`, defaults to 0.1): Dropout probability of the residual branches.
@@ -189,8 +196,12 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
 
     pooling: Literal["mean", "cls"] = "mean"
     pooler_act: Literal["tanh", "relu", "gelu"] | None = None
-    prediction_head: Literal["linear", "dense"] = "linear"
+    pooler_placement: Literal["after", "before"] = "after"
+    prediction_head: Literal["linear", "dense", "mlp"] = "linear"
+    prediction_head_size: int | None = None
+    decoder_bias: bool = True
     classifier_head: Literal["linear", "dense"] = "linear"
+    head_act: Literal["relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"] | None = None
     head_bias: bool = True
     tie_word_embeddings: bool = False
 
@@ -218,7 +229,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         """Return the configuration of a well-known encoder family at base size.
 
         Args:
-            name: `vanilla`, `bert`, `roberta`, `distilbert`, `mpnet`, `nomic` or `modernbert`.
+            name: `vanilla`, `bert`, `roberta`, `distilbert`, `mpnet`, `nomic`, `eurobert` or `modernbert`.
             tokenizer: A tokenizer of transformers, which sets `vocab_size` and the ids of the special tokens. Ids of
                 tokens that it does not have become None.
             **overrides: Fields to change. If `num_hidden_layers` is changed alone, the pattern of layer types is cut or
@@ -273,12 +284,22 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         return super().to_dict()
 
     def __post_init__(self, **kwargs: Any) -> None:
+        head_dim = kwargs.pop("head_dim", None)
         self._warn_about_unknown_fields(kwargs)
         self._check_size()
+        if head_dim is not None and head_dim * self.num_attention_heads != self.hidden_size:
+            raise ValueError(
+                f"head_dim={head_dim} is not supported: it must be hidden_size={self.hidden_size} / "
+                f"num_attention_heads={self.num_attention_heads}. Leave it out."
+            )
         if self.embedding_size == self.hidden_size:
             self.embedding_size = None
         if self.num_key_value_heads == self.num_attention_heads:
             self.num_key_value_heads = None
+        if self.prediction_head_size == self.hidden_size:
+            self.prediction_head_size = None
+        if self.head_act == self.hidden_act:
+            self.head_act = None
         if self.num_hidden_groups == self.num_hidden_layers:
             self.num_hidden_groups = None
         if self.mlp_down_bias == self.mlp_bias:
@@ -296,19 +317,26 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         for name in kwargs:
             if name in _ACCEPTED_KEYWORDS or name.startswith("_"):
                 continue
-            close = ["rope_parameters"] if name.startswith("rope_") else difflib.get_close_matches(name, own, n=1)
+            close = (
+                ["rope_parameters"]
+                if name.startswith("rope_")
+                else difflib.get_close_matches(name, own, n=1, cutoff=0.65)
+            )
             hint = f" Did you mean `{close[0]}`?" if close else ""
             logger.warning(f"`{name}` is not a field of SequenceEncoderConfig and does not affect the model.{hint}")
 
     def _check_size(self) -> None:
-        """Refuse sizes that would exhaust the memory before anything else checks them."""
+        """Reject sizes that would exhaust the memory before anything else checks them."""
         if self.num_hidden_layers > _MAX_LAYERS:
             raise ValueError(f"num_hidden_layers must be at most {_MAX_LAYERS:,}, got {self.num_hidden_layers}.")
         width, positions = self.embedding_dim, self.position_offset + self.max_position_embeddings
         rows = self.vocab_size + self.type_vocab_size + self.task_type_vocab_size
         rows += positions if self.position_embedding == "learned" else 0
         matrices = {"mlp": 2, "glu": 3}[self.feed_forward]
-        layer = self.hidden_size * (4 * self.hidden_size + matrices * self.intermediate_size)
+        # Each head of keys and values has as many channels as a head of queries. Invalid numbers are rejected later.
+        grouped = min(max(self.key_value_heads, 0), self.num_attention_heads)
+        attention = 2 * self.hidden_size + 2 * grouped * self.hidden_size // max(self.num_attention_heads, 1)
+        layer = self.hidden_size * (attention + matrices * self.intermediate_size)
         # There can be more groups than layers, which `validate_architecture` rejects.
         weights = rows * width + min(self.num_distinct_layers, self.num_hidden_layers) * layer
         if weights > _MAX_WEIGHTS:
@@ -350,6 +378,14 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             )
         if self.embedding_size is not None and self.embedding_size < 1:
             raise ValueError(f"embedding_size must be at least 1, or None, got {self.embedding_size}.")
+        if self.prediction_head_size is not None:
+            if self.prediction_head != "mlp":
+                raise ValueError(
+                    f"prediction_head_size={self.prediction_head_size} needs prediction_head='mlp', got "
+                    f"{self.prediction_head!r}."
+                )
+            if self.prediction_head_size < 1:
+                raise ValueError(f"prediction_head_size must be at least 1, or None, got {self.prediction_head_size}.")
         if self.tie_word_embeddings and self.prediction_dim != self.embedding_dim:
             raise ValueError(
                 f"tie_word_embeddings=True needs prediction_head='dense' with embedding_size={self.embedding_size} and "
@@ -475,7 +511,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     @property
     def prediction_dim(self) -> int:
         """Number of input channels of the vocabulary projection."""
-        return self.embedding_dim if self.prediction_head == "dense" else self.hidden_size
+        return self.hidden_size if self.prediction_head == "linear" else self.embedding_dim
 
 
 def _override(given: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

@@ -45,8 +45,12 @@ _ONLY_FOR = {
     "mask_token_id": (),
     "pooling": _WITH_POOLER,
     "pooler_act": _WITH_POOLER,
+    "pooler_placement": _WITH_POOLER,
     "prediction_head": _PREDICTING,
+    "prediction_head_size": _PREDICTING,
+    "decoder_bias": _PREDICTING,
     "classifier_head": _CLASSIFYING,
+    "head_act": (*_PREDICTING, *_CLASSIFYING),
     "head_bias": (*_PREDICTING, *_CLASSIFYING),
 }
 
@@ -252,7 +256,9 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
     obstacles = []
     no_pooler = head == "Model" and not has_pooler
     for name in (field.name for field in fields(config) if field.name in SequenceEncoderConfig.__annotations__):
-        irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (name in ("pooling", "pooler_act") and no_pooler)
+        irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (
+            name in ("pooling", "pooler_act", "pooler_placement") and no_pooler
+        )
         irrelevant |= name == "sliding_window" and "sliding_attention" not in (config.layer_types or [])
         if not irrelevant and getattr(config, name) != getattr(again, name):
             obstacles.append(

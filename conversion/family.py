@@ -123,3 +123,17 @@ def their_class(name: str) -> Any:
     if found is None:
         raise ValueError(f"transformers {transformers.__version__} has no {name}; install a newer release.")
     return found
+
+
+def check_head_dim(config: PreTrainedConfig) -> None:
+    """Check that the attention heads divide the channels of the layers among them.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    heads, channels = config.num_attention_heads, config.hidden_size
+    if config.head_dim is not None and config.head_dim * heads != channels:
+        raise ValueError(
+            f"head_dim={config.head_dim} is not supported: it must equal hidden_size / num_attention_heads = "
+            f"{channels} / {heads}."
+        )

@@ -23,6 +23,7 @@ from .bert import BERT
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
 from .ernie import ERNIE
+from .eurobert import EUROBERT
 from .family import Family
 from .gte import GTE
 from .jina_embeddings_v3 import JINA_EMBEDDINGS_V3
@@ -31,6 +32,7 @@ from .mpnet import MPNET
 from .nomic_bert import NOMIC_BERT
 from .roberta import ROBERTA
 from .source_files import check_source
+from .ultrabert import ULTRABERT
 
 logger = logging.get_logger(__name__)
 
@@ -38,7 +40,7 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         *(BERT, ROBERTA, DISTILBERT, ELECTRA, ALBERT, ERNIE, MPNET),
-        *(NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, MODERNBERT),
+        *(NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, EUROBERT, ULTRABERT, MODERNBERT),
     )
 }
 

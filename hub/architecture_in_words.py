@@ -33,8 +33,7 @@ def describe_architecture(model: PreTrainedModel) -> list[tuple[str, str]]:
         config = config.encoder_config
     else:
         if not any(kind.__name__.endswith(_OF_TOKENS) for kind in type(model).__mro__):
-            pooler = f", followed by a dense layer with {config.pooler_act}" if config.pooler_act else ""
-            rows.append(("pooling", _POOLINGS[config.pooling] + pooler))
+            rows.append(("pooling", _POOLINGS[config.pooling] + _pooler(config)))
     if isinstance(config, SequenceEncoderConfig):
         rows += _axes(config)
     if any(kind.__name__.endswith(("Classification", "TaskAdapter")) for kind in type(model).__mro__):
@@ -74,6 +73,13 @@ def _depth(config: SequenceEncoderConfig) -> str:
         return f"{config.num_hidden_layers}"
     groups = "" if config.num_hidden_groups == 1 else f" in {config.num_hidden_groups} groups"
     return f"{config.num_hidden_layers} that share their weights{groups}"
+
+
+def _pooler(config: SequenceEncoderConfig) -> str:
+    if config.pooler_act is None:
+        return ""
+    layer = f"a dense layer with {config.pooler_act}"
+    return f", followed by {layer}" if config.pooler_placement == "after" else f" after {layer} for each token"
 
 
 def _attention(config: SequenceEncoderConfig) -> str:

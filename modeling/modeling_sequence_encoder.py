@@ -148,7 +148,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
     Args:
         config: The configuration.
         add_pooling_layer: Whether to compute `pooler_output`, one vector per text: `config.pooling`, followed by a
-            dense layer if `config.pooler_act` is set.
+            dense layer if `config.pooler_act` is set, or preceded by it with `config.pooler_placement="before"`.
     """
 
     _saves_recipe = True

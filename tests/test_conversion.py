@@ -49,6 +49,9 @@ _MODERN = {
 _ROTARY = {**_BERT, "type_vocab_size": 2, "pad_token_id": 0}
 _LINEAR = {"rope_type": "linear", "rope_theta": 300.0, "factor": 3.0}
 _YARN = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 12}
+_EURO = {**_BERT, "num_attention_heads": 6, "num_key_value_heads": 2, "pad_token_id": 0, "mask_token_id": 4}
+_ULTRA = {**_EURO, "sliding_window": 3, "prediction_head_size": 31}
+del _ULTRA["mask_token_id"]
 _ALL_BIASES = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
 
 CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -87,9 +90,42 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "JinaEmbeddingsV3",
         {**_ROTARY, "type_vocab_size": 1, "tie_word_embeddings": False, "rope_parameters": _YARN},
     ),
+    "eurobert": ("EuroBert", _EURO),
+    "eurobert-as-many-keys-mean-linear": (
+        "EuroBert",
+        {**_EURO, "num_key_value_heads": None, "classifier_pooling": "mean", "rope_parameters": _LINEAR},
+    ),
+    "eurobert-one-key-biases-bos-tied-yarn": (
+        "EuroBert",
+        {
+            **_EURO,
+            "num_key_value_heads": 1,
+            "classifier_pooling": "bos",
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": True,
+            "rms_norm_eps": 1e-3,
+            "hidden_act": "gelu",
+            "rope_parameters": _YARN,
+        },
+    ),
+    "ultrabert": ("Ultrabert", _ULTRA),
+    "ultrabert-biases-mean-tied": (
+        "Ultrabert",
+        {
+            **_ULTRA,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "classifier_pooling": "mean",
+            "tie_word_embeddings": True,
+            "prediction_head_size": 24,
+            "layer_types": ["full_attention"] * 3,
+        },
+    ),
     "modernbert": ("ModernBert", _MODERN),
     "modernbert-biases-mean": ("ModernBert", {**_MODERN, **_ALL_BIASES, "classifier_pooling": "mean"}),
     "modernbert-local-only": ("ModernBert", {**_MODERN, "layer_types": ["sliding_attention"] * 3}),
+    "modernbert-no-decoder-bias": ("ModernBert", {**_MODERN, "decoder_bias": False}),
 }
 HEADS = (
     "Model",
@@ -109,12 +145,14 @@ _SINCE = {
     "modernbert-local-only": ("transformers", "5.17", "takes layers of one type in ModernBERT"),
     "xlm-roberta-ForMultipleChoice": ("transformers", "5.14", "makes the pooler that this head reads"),
     "camembert-ForMultipleChoice": ("transformers", "5.14", "makes the pooler that this head reads"),
+    "ultrabert": ("transformers", "5.20", "has UltraBERT"),
+    "ultrabert-biases-mean-tied": ("transformers", "5.20", "has UltraBERT"),
 }
 BACK = {"xlm-roberta": "roberta", "camembert": "roberta"}
 
 
 def family_of(name: str) -> str:
-    """The family that a configuration comes back to."""
+    """Return the family that a configuration converts back to."""
     return BACK.get(name, name.partition("-")[0])
 
 

@@ -38,6 +38,11 @@ def electra(model: str = "ElectraModel", **options: Any) -> Any:
     return getattr(transformers, model)(transformers.ElectraConfig(**{**SIZES, "embedding_size": 24, **options}))
 
 
+def eurobert(model: str = "EuroBertModel", **options: Any) -> Any:
+    fields = {**SIZES, "num_attention_heads": 6, "num_key_value_heads": 2, "pad_token_id": 0}
+    return getattr(transformers, model)(transformers.EuroBertConfig(**{**fields, **options}))
+
+
 def albert(model: str = "AlbertModel", **options: Any) -> Any:
     return getattr(transformers, model)(transformers.AlbertConfig(**{**SIZES, "embedding_size": 12, **options}))
 
@@ -50,23 +55,6 @@ def nomic(model: str = "NomicBertModel", pooler: bool = False, **options: Any) -
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nomic(num_experts=8), "num_experts=8 .*num_experts=0"),
-        (lambda: nomic(prenorm=True), "prenorm=True"),
-        (lambda: nomic(head_dim=10), "head_dim=10 .*hidden_size / num_attention_heads = 24 / 3"),
-        (
-            lambda: nomic(rope_parameters={"rope_type": "dynamic", "rope_theta": 9.0, "factor": 2.0}),
-            "rope_type.*'dynamic' is not supported",
-        ),
-        pytest.param(
-            lambda: transformers.GteModel(transformers.GteConfig(**SIZES, logn_attention_scale=True)),
-            "logn_attention_scale=True",
-            marks=_GTE,
-        ),
-        pytest.param(
-            lambda: transformers.GteForMaskedLM(transformers.GteConfig(**SIZES, hidden_act="silu")),
-            "hidden_act='silu'.*ForMaskedLM of gte needs 'gelu'",
-            marks=_GTE,
-        ),
         (lambda: bert(is_decoder=True), "is_decoder=True"),
         (lambda: bert(is_decoder=True, add_cross_attention=True), "is_decoder=True|add_cross_attention=True"),
         (lambda: bert(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
@@ -84,6 +72,31 @@ def nomic(model: str = "NomicBertModel", pooler: bool = False, **options: Any) -
         (lambda: albert(num_hidden_groups=0), "num_hidden_groups must be from 1 .*got 0"),
         (lambda: albert(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
         (lambda: albert("AlbertForPreTraining", num_labels=5), "num_labels=5.*num_labels=2"),
+        (lambda: nomic(num_experts=8), "num_experts=8 .*num_experts=0"),
+        (lambda: nomic(prenorm=True), "prenorm=True"),
+        (lambda: nomic(head_dim=10), "head_dim=10 .*hidden_size / num_attention_heads = 24 / 3"),
+        (
+            lambda: nomic(rope_parameters={"rope_type": "dynamic", "rope_theta": 9.0, "factor": 2.0}),
+            "rope_type.*'dynamic' is not supported",
+        ),
+        pytest.param(
+            lambda: transformers.GteModel(transformers.GteConfig(**SIZES, logn_attention_scale=True)),
+            "logn_attention_scale=True",
+            marks=_GTE,
+        ),
+        pytest.param(
+            lambda: transformers.GteForMaskedLM(transformers.GteConfig(**SIZES, hidden_act="silu")),
+            "hidden_act='silu'.*ForMaskedLM of gte needs 'gelu'",
+            marks=_GTE,
+        ),
+        (lambda: eurobert(head_dim=8), "head_dim=8 .*hidden_size / num_attention_heads = 24 / 6"),
+        (lambda: eurobert(classifier_pooling="max"), "classifier_pooling='max' .*'bos', 'mean', 'late'"),
+        (lambda: eurobert(hidden_act="mish"), "hidden_act.*mish"),
+        (lambda: eurobert(num_key_value_heads=4), "num_key_value_heads must divide num_attention_heads=6, got 4"),
+        (
+            lambda: eurobert(rope_parameters={"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}),
+            "rope_type'.='dynamic' is not supported",
+        ),
         (
             lambda: transformers.ModernBertForSequenceClassification(
                 transformers.ModernBertConfig(**SIZES, pad_token_id=0, classifier_activation="relu")
@@ -132,6 +145,11 @@ def test_an_unsupported_source_is_rejected_by_name(make: Callable[[], Any], mess
         ("bert", {"task_type_vocab_size": 3}, "bert", "task_type_vocab_size=3.*bert has 0"),
         ("nomic", {"mlp_down_bias": True}, "nomic_bert", "mlp_down_bias=True.*nomic_bert has None"),
         ("bert", {}, "nomic_bert", "position_embedding='learned'.*nomic_bert has 'rotary'"),
+        ("bert", {"num_key_value_heads": 1}, "bert", "num_key_value_heads=1.*bert has None"),
+        ("bert", {"pooler_placement": "before"}, "bert", "pooler_placement='before'.*bert has 'after'"),
+        ("eurobert", {"norm": "layer_norm"}, "eurobert", "norm='layer_norm'.*'rms_norm'"),
+        ("eurobert", {"layer_types": ["sliding_attention"], "sliding_window": 3}, "eurobert", "layer_types"),
+        ("eurobert", {}, "eurobert", "pooler_act='gelu' is not supported"),
     ],
 )
 def test_converting_back_names_the_unsupported_field(
@@ -149,7 +167,36 @@ def test_the_error_names_the_families_that_are_possible() -> None:
         convert(ours, to="distilbert")
 
 
-@pytest.mark.parametrize("preset", ["bert", "roberta", "distilbert", "nomic", "modernbert"])
+def test_converting_a_vocabulary_head_back_names_the_unsupported_field(
+    tiny_config: Callable[..., SequenceEncoderConfig],
+) -> None:
+    for overrides, to, message in (
+        ({"decoder_bias": True}, "eurobert", "decoder_bias=True is not supported: eurobert has False"),
+        ({"mlp_bias": True}, "eurobert", "decoder_bias=False is not supported: eurobert has True"),
+        ({"prediction_head": "dense"}, "eurobert", "prediction_head='dense'.*'linear'"),
+        ({"head_act": "relu", "prediction_head": "mlp"}, "eurobert", "prediction_head='mlp'.*; head_act='relu'"),
+        ({"decoder_bias": False}, "bert", "decoder_bias=False is not supported: bert has True"),
+        (
+            {"prediction_head": "mlp", "prediction_head_size": 5},
+            "bert",
+            "prediction_head='mlp'.*prediction_head_size=5",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert(SequenceEncoderForMaskedLM(tiny_config(to, **overrides)), to=to)
+
+
+def test_an_older_name_of_a_field_is_read(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+    """The class of transformers ignores `clf_pooling` and pools by its default."""
+    model = randomize(eurobert("EuroBertForSequenceClassification", classifier_pooling="bos"))
+    model.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace("classifier_pooling", "clf_pooling"))
+    ids = torch.randint(5, 97, (2, 9))
+    torch.testing.assert_close(convert(tmp_path)(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["bert", "roberta", "distilbert", "nomic", "eurobert", "modernbert"])
 def test_a_preset_converts_to_its_family(tiny_config: Callable[..., SequenceEncoderConfig], preset: str) -> None:
     extra = {"pad_token_id": 1} if preset == "roberta" else {}
     family = {"nomic": "nomic_bert"}.get(preset, preset)
@@ -499,14 +546,14 @@ def test_unused_fields_do_not_prevent_conversion(
         assert convert(SequenceEncoderModel(preset), to=to).config.model_type == to
 
 
-@pytest.mark.parametrize("to", ["electra", "distilbert"])
+@pytest.mark.parametrize("to", ["electra", "distilbert", "eurobert"])
 def test_the_dense_layer_of_a_classifier_is_dropped_with_it(tmp_path: Path, to: str) -> None:
     config = transformers.DistilBertConfig(vocab_size=97, dim=24, n_layers=1, n_heads=3, hidden_dim=40)
-    source = (
-        electra("ElectraForSequenceClassification")
-        if to == "electra"
-        else transformers.DistilBertForSequenceClassification(config)
-    )
+    source = {
+        "electra": lambda: electra("ElectraForSequenceClassification"),
+        "distilbert": lambda: transformers.DistilBertForSequenceClassification(config),
+        "eurobert": lambda: eurobert("EuroBertForSequenceClassification"),
+    }[to]()
     ours = convert(source)
     ours.save_pretrained(tmp_path)
     for model in (ours, tmp_path):

@@ -66,6 +66,7 @@ TRUNKS: dict[str, tuple[list[str], list[list[str]], list[str]]] = {
     "distilbert": (["embed_tokens.weight", *NORM, *POSITIONS], [LAYER, LAYER], POOLER),
     "mpnet": (["embed_tokens.weight", *NORM, *POSITIONS, "position_bias.table.weight"], [LAYER, LAYER], POOLER),
     "nomic": (["embed_tokens.weight", *NORM, *TYPES], [NOMIC_LAYER, NOMIC_LAYER], POOLER),
+    "eurobert": (["embed_tokens.weight", "norm.weight"], [MODERN_LAYER, MODERN_LAYER], POOLER),
     "modernbert": (
         ["embed_tokens.weight", "embeddings.norm.weight", "norm.weight"],
         [MODERN_LAYER_0, MODERN_LAYER],
@@ -77,6 +78,7 @@ assert TRUNKS.keys() == PRESETS.keys()
 DENSE_HEADS = {
     "vanilla": [],
     "bert": ["head.dense.bias", "head.dense.weight", "head.norm.bias", "head.norm.weight"],
+    "eurobert": [],
     "modernbert": ["head.dense.weight", "head.norm.weight"],
 }
 CLASSIFIER = ["classifier.bias", "classifier.weight"]
@@ -172,6 +174,7 @@ def test_keys_of_the_heads_are_pinned(
     own, pooler, dense_head = HEADS[head]
     config = two_layers(tiny_config, preset)
     dense = DENSE_HEADS[preset] if getattr(config, dense_head) == "dense" else []
+    own = own if config.decoder_bias else [key for key in own if key != "decoder.bias"]
     expected = [*(f"model.{key}" for key in trunk_keys(preset, pooler)), *dense, *own]
     assert sorted(head(config).state_dict()) == sorted(expected)
 

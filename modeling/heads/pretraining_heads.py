@@ -37,7 +37,7 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         super().__init__(config)
         self.model = SequenceEncoderModel(config, add_pooling_layer=add_pooling_layer)
         self.head = HEADS[config.prediction_head](config, config.prediction_dim)
-        self.decoder = nn.Linear(config.prediction_dim, config.vocab_size)
+        self.decoder = nn.Linear(config.prediction_dim, config.vocab_size, bias=config.decoder_bias)
 
     def get_output_embeddings(self) -> nn.Linear:
         """Return the vocabulary projection."""
