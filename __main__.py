@@ -16,7 +16,7 @@ Run = Callable[[], object]
 # Listed here, because importing the families imports torch.
 _FAMILIES = (
     *("bert", "roberta", "distilbert", "electra", "modernbert", "nomic_bert", "gte", "jina_embeddings_v3"),
-    *("ernie",),
+    *("ernie", "data2vec_text", "roberta_prelayernorm", "xlm_roberta_xl", "megatron_bert"),
 )
 
 

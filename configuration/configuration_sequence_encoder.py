@@ -73,6 +73,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         norm_placement (`"post"` or `"pre"`, defaults to `"post"`): Whether norms come after each residual addition or
             before each branch. `pre` adds a norm after the last layer, and omits the attention norm of the first layer
             if `embedding_norm` already normalises its input.
+        first_attn_norm (`bool`, defaults to `False`): Whether the first layer with `norm_placement="pre"` has its
+            attention norm even then, as in RoBERTa-PreLayerNorm.
         norm (`"layer_norm"` or `"rms_norm"`, defaults to `"layer_norm"`): The norm used everywhere.
         norm_eps (`float`, defaults to 1e-5): Epsilon of the norms.
         norm_bias (`bool`, defaults to `True`): Whether layer norms have a bias.
@@ -151,6 +153,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
     position_offset: int = 0
     rope_parameters: dict[str, Any] | None = None
     norm_placement: Literal["post", "pre"] = "post"
+    first_attn_norm: bool = False
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
     norm_eps: float = 1e-5
     norm_bias: bool = True
@@ -329,6 +332,12 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         for name in ("num_hidden_layers", "type_vocab_size", "task_type_vocab_size", "position_offset"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        if self.first_attn_norm and not (self.norm_placement == "pre" and self.embedding_norm):
+            raise ValueError(
+                "first_attn_norm=True needs norm_placement='pre' and embedding_norm=True, got "
+                f"{self.norm_placement!r} and {self.embedding_norm}. Other first layers have all norms of their "
+                "placement."
+            )
         for name in ("norm_eps", "initializer_range"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")

@@ -61,9 +61,11 @@ def convert(
     Args:
         source: A folder, a Hub id, or a model, whose weights are copied. Without `to`, its family is BERT (or any model
             with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, ModernBERT, Nomic BERT, GTE,
-            jina-embeddings-v3 or ERNIE. With `to`, it is a SequenceEncoder.
+            jina-embeddings-v3, ERNIE, data2vec, RoBERTa-PreLayerNorm, XLM-R XL or Megatron BERT. With `to`, it is a
+            SequenceEncoder.
         to: The family to convert a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra`, `modernbert`,
-            `nomic_bert`, `gte`, `jina_embeddings_v3` or `ernie`.
+            `nomic_bert`, `gte`, `jina_embeddings_v3`, `ernie`, `data2vec_text`, `roberta_prelayernorm`,
+            `xlm_roberta_xl` or `megatron_bert`.
         base_model: Whether to convert only the encoder and drop the head.
 
     Returns:

@@ -19,6 +19,7 @@ from ..configuration import SequenceEncoderConfig
 from ..saving.loading import check_config_file, check_weight_maps
 from ..saving.module_list import module_paths
 from .bert import BERT
+from .data2vec_text import DATA2VEC_TEXT
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
 from .ernie import ERNIE
@@ -27,6 +28,7 @@ from .gte import GTE
 from .jina_embeddings_v3 import JINA_EMBEDDINGS_V3
 from .modernbert import MODERNBERT
 from .nomic_bert import NOMIC_BERT
+from .pre_norm import MEGATRON_BERT, ROBERTA_PRELAYERNORM, XLM_ROBERTA_XL
 from .roberta import ROBERTA
 from .source_files import check_source
 
@@ -34,7 +36,21 @@ logger = logging.get_logger(__name__)
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (BERT, ROBERTA, DISTILBERT, ELECTRA, MODERNBERT, NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, ERNIE)
+    for family in (
+        BERT,
+        ROBERTA,
+        DISTILBERT,
+        ELECTRA,
+        MODERNBERT,
+        NOMIC_BERT,
+        GTE,
+        JINA_EMBEDDINGS_V3,
+        ERNIE,
+        DATA2VEC_TEXT,
+        ROBERTA_PRELAYERNORM,
+        XLM_ROBERTA_XL,
+        MEGATRON_BERT,
+    )
 }
 
 
@@ -90,9 +106,10 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
         return _load_all(checkpoint, model_class, base_model)
     prefix = type(config).__name__.removesuffix("Config")
     family, head = find_family(f"{prefix}Model" if base_model or named is None else named)
-    config = _with_new_names(config, family, checkpoint)
-    family.check(head, config)
-    family.read(config)  # Refuses values that transformers would fail on.
+    renamed = _with_new_names(config, family, checkpoint)
+    options = {} if renamed is config else {"config": renamed}
+    family.check(head, renamed)
+    family.read(renamed)  # Refuses values that transformers would fail on.
     if base_model:
         names = [f"{prefix}Model"]
     elif named is not None:
@@ -104,7 +121,7 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
     errors = []
     for name in names:
         try:
-            return _load_all(checkpoint, getattr(transformers, name), base_model, config=config)
+            return _load_all(checkpoint, getattr(transformers, name), base_model, **options)
         except ValueError as error:
             errors.append(error)
     raise errors[0]

@@ -52,10 +52,14 @@ def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:
         ),
         ("attention", _attention(config)),
         ("positions", _positions(config)),
-        ("norms", f"{_NORMS[config.norm]}, {_PLACES[config.norm_placement]}"),
+        ("norms", f"{_NORMS[config.norm]}, {_PLACES[config.norm_placement]}{_after_embeddings(config)}"),
         ("feed-forward", f"{feed_forward}, {config.intermediate_size:,} channels"),
         ("embeddings", _embeddings(config)),
     ]
+
+
+def _after_embeddings(config: SequenceEncoderConfig) -> str:
+    return ", the first also after the normalised embeddings" if config.first_attn_norm else ""
 
 
 def _attention(config: SequenceEncoderConfig) -> str:

@@ -83,6 +83,43 @@ _ERNIE: dict[str, Any] = {
     "vocab_size": 40000,
 }
 
+_ROBERTA: dict[str, Any] = {
+    "attention_probs_dropout_prob": 0.1,
+    "bos_token_id": 0,
+    "classifier_dropout": None,
+    "eos_token_id": 2,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 1024,
+    "initializer_range": 0.02,
+    "intermediate_size": 4096,
+    "layer_norm_eps": 1e-5,
+    "max_position_embeddings": 514,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "pad_token_id": 1,
+    "position_embedding_type": "absolute",
+    "type_vocab_size": 1,
+    "vocab_size": 50265,
+}
+_MEGATRON: dict[str, Any] = {
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 1024,
+    "initializer_range": 0.02,
+    "intermediate_size": 4096,
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "model_type": "megatron-bert",
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "pad_token_id": 0,
+    "position_embedding_type": "absolute",
+    "type_vocab_size": 2,
+    "vocab_size": 50176,
+}
+
 PUBLISHED: dict[str, dict[str, Any]] = {
     "nomic-ai/nomic-embed-text-v1.5": {
         **_NOMIC,
@@ -183,4 +220,44 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "task_type_vocab_size": 16,
     },
     "shibing624/text2vec-base-chinese-sentence": _ERNIE,
+    "facebook/data2vec-text-base": {
+        **_ROBERTA,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "mask_token_id": 50264,
+        "model_type": "data2vec-text",
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+    },
+    "andreasmadsen/efficient_mlm_m0.40": {
+        **_ROBERTA,
+        "architectures": ["RobertaPreLayerNormForMaskedLM"],
+        "model_type": "roberta-prelayernorm",
+    },
+    "vince62s/wmt23-cometkiwi-da-roberta-xl": {
+        **_ROBERTA,
+        "architectures": ["XLMRobertaXLForMaskedLM"],
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "xlm-roberta-xl",
+        "num_attention_heads": 32,
+        "num_hidden_layers": 36,
+        "vocab_size": 250880,
+    },
+    "UFNLP/gatortron-base": {**_MEGATRON, "tokenizer_type": "BertWordPieceCase"},
+    "KBLab/megatron.bert-large.wordpiece-64k-pretok.25k-steps": {
+        **_MEGATRON,
+        "architectures": ["MegatronBertModel"],
+        "vocab_size": 64000,
+    },
+    "IDEA-CCNL/Erlangshen-MegatronBert-3.9B-Chinese": {
+        **_MEGATRON,
+        "architectures": ["MegatronBertForMaskedLM"],
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_attention_heads": 40,
+        "num_hidden_layers": 48,
+        "vocab_size": 21248,
+    },
+    "EMBO/BioMegatron345mCased": {**_MEGATRON, "hidden_act": "gelu_new", "initializer_range": 0.2, "vocab_size": 29056},
 }

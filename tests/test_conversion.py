@@ -83,6 +83,14 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "ernie": ("Ernie", {**_BERT, "use_task_id": True, "task_type_vocab_size": 4}),
     "ernie-no-tasks": ("Ernie", {**_BERT, "type_vocab_size": 4, "hidden_act": "relu"}),
     "ernie-untied": ("Ernie", {**_BERT, "use_task_id": True, "tie_word_embeddings": False}),
+    "data2vec_text": ("Data2VecText", {**_ROBERTA, "type_vocab_size": 1}),
+    "data2vec_text-untied": ("Data2VecText", {**_ROBERTA, "tie_word_embeddings": False}),
+    "roberta_prelayernorm": ("RobertaPreLayerNorm", _ROBERTA),
+    "roberta_prelayernorm-untied": ("RobertaPreLayerNorm", {**_ROBERTA, "tie_word_embeddings": False}),
+    "xlm_roberta_xl": ("XLMRobertaXL", {**_ROBERTA, "type_vocab_size": 1}),
+    "xlm_roberta_xl-untied": ("XLMRobertaXL", {**_ROBERTA, "tie_word_embeddings": False}),
+    "megatron_bert": ("MegatronBert", _BERT),
+    "megatron_bert-untied": ("MegatronBert", {**_BERT, "hidden_act": "gelu_new", "tie_word_embeddings": False}),
 }
 HEADS = (
     "Model",
@@ -128,6 +136,8 @@ UNUSED = {
     "roberta-untied": "lm_head.bias",
     "nomic_bert-untied-linear": "cls.predictions.bias",
     "ernie-untied": "cls.predictions.bias",
+    "megatron_bert-untied": "cls.predictions.bias",
+    **{f"{name}-untied": "lm_head.bias" for name in ("data2vec_text", "roberta_prelayernorm", "xlm_roberta_xl")},
     "jina_embeddings_v3-untied-yarn": "lm_head.bias",
 }
 

@@ -116,6 +116,18 @@ def test_a_source_that_cannot_be_represented_is_refused_by_name(make: Callable[[
         ("nomic", {"attention_bias": True}, "nomic_bert", "attention_bias=True.*nomic_bert has False"),
         ("nomic", {"layer_types": ["sliding_attention"], "sliding_window": 4}, "nomic_bert", "layer_types="),
         pytest.param("nomic", {"attention_bias": True}, "gte", "mlp_down_bias=None.*gte has True", marks=_GTE),
+        (
+            "bert",
+            {"norm_placement": "pre", "first_attn_norm": True},
+            "megatron_bert",
+            "embedding_norm=True.*megatron_bert has False",
+        ),
+        (
+            "roberta",
+            {"norm_placement": "pre", "pad_token_id": 1},
+            "roberta_prelayernorm",
+            "first_attn_norm=False.*True",
+        ),
         ("bert", {"task_type_vocab_size": 3}, "bert", "task_type_vocab_size=3.*bert has 0"),
         ("nomic", {"mlp_down_bias": True}, "nomic_bert", "mlp_down_bias=True.*nomic_bert has None"),
         ("bert", {}, "nomic_bert", "position_embedding='learned'.*nomic_bert has 'rotary'"),
@@ -481,9 +493,9 @@ def test_the_dense_layer_of_a_classifier_is_left_out_with_it(tmp_path: Path, to:
 
 
 def test_what_only_begins_with_the_name_of_a_family_is_of_none() -> None:
-    config = transformers.RobertaPreLayerNormConfig(**SIZES)
-    with pytest.raises(ValueError, match=r"RobertaPreLayerNormModel cannot be converted\. The supported families"):
-        convert(transformers.RobertaPreLayerNormModel(config))
+    model = transformers.BertGenerationEncoder(transformers.BertGenerationConfig(**SIZES))
+    with pytest.raises(ValueError, match=r"BertGenerationEncoder cannot be converted\. The supported families"):
+        convert(model)
 
 
 def test_weights_that_are_not_in_memory_are_refused() -> None:
