@@ -61,11 +61,11 @@ def convert(
     Args:
         source: A folder, a Hub id, or a model, whose weights are copied. Without `to`, its family is BERT (or any model
             with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, ModernBERT, Nomic BERT, GTE,
-            jina-embeddings-v3, ERNIE, data2vec, RoBERTa-PreLayerNorm, XLM-R XL or Megatron BERT. With `to`, it is a
-            SequenceEncoder.
+            jina-embeddings-v3, ERNIE, data2vec, RoBERTa-PreLayerNorm, XLM-R XL, Megatron BERT or RoFormer. With
+            `to`, it is a SequenceEncoder.
         to: The family to convert a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra`, `modernbert`,
             `nomic_bert`, `gte`, `jina_embeddings_v3`, `ernie`, `data2vec_text`, `roberta_prelayernorm`,
-            `xlm_roberta_xl` or `megatron_bert`.
+            `xlm_roberta_xl`, `megatron_bert` or `roformer`.
         base_model: Whether to convert only the encoder and drop the head.
 
     Returns:
@@ -143,9 +143,11 @@ def _carry_over(model: PreTrainedModel, release: bool) -> PreTrainedModel:
     with no_init_weights():
         ours = getattr(modeling, _OURS + head)(config)
     rules = family.rules(head, config.num_hidden_layers, model.base_model_prefix)
-    device = model.device
-    tensors = to_ours(rules, _tensors(model, release), ours.state_dict(), config.num_attention_heads)
-    return _filled(ours, tensors, device)
+    device, constants = model.device, family.constants(model)
+    theirs = _tensors(model, release)
+    for name, constant in constants.items():
+        _check_constant(name, theirs.pop(name), constant)
+    return _filled(ours, to_ours(rules, theirs, ours.state_dict(), config.num_attention_heads), device)
 
 
 def _give_back(model: PreTrainedModel, family: Family, base_model: bool, release: bool) -> PreTrainedModel:
@@ -170,7 +172,15 @@ def _give_back(model: PreTrainedModel, family: Family, base_model: bool, release
     tensors = _tensors(model, release)
     if head == "Model" and not has_pooler:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
-    return _filled(theirs, to_theirs(rules, tensors, heads), device)
+    constants = {name: constant.to(model.dtype) for name, constant in family.constants(theirs).items()}
+    return _filled(theirs, to_theirs(rules, tensors, heads) | constants, device)
+
+
+def _check_constant(name: str, tensor: torch.Tensor, constant: torch.Tensor) -> None:
+    """Check that a tensor of a checkpoint has the values that a SequenceEncoder computes."""
+    expected = constant.to(tensor)
+    if not torch.allclose(tensor, expected, rtol=0, atol=4 * torch.finfo(tensor.dtype).eps):
+        raise ValueError(f"{name} has other values than those that a SequenceEncoder computes; it was changed.")
 
 
 def _tensors(model: PreTrainedModel, release: bool) -> dict[str, torch.Tensor]:

@@ -30,6 +30,7 @@ from .modernbert import MODERNBERT
 from .nomic_bert import NOMIC_BERT
 from .pre_norm import MEGATRON_BERT, ROBERTA_PRELAYERNORM, XLM_ROBERTA_XL
 from .roberta import ROBERTA
+from .roformer import ROFORMER
 from .source_files import check_source
 
 logger = logging.get_logger(__name__)
@@ -50,6 +51,7 @@ FAMILIES: dict[str, Family] = {
         ROBERTA_PRELAYERNORM,
         XLM_ROBERTA_XL,
         MEGATRON_BERT,
+        ROFORMER,
     )
 }
 
@@ -201,7 +203,10 @@ def _load_all(
             f"The weights of {checkpoint} are damaged or incomplete ({error}); copy or download them again."
         ) from error
     model, info = loaded
-    missing = info["missing_keys"]
+    missing = set(info["missing_keys"])
+    if not isinstance(model, modeling.SequenceEncoderPreTrainedModel):
+        family, _ = find_family(model_class.__name__)
+        missing -= family.constants(model).keys()
     left_over = set(info["unexpected_keys"])
     if "add_pooling_layer" not in options and _has_other_pooler(model_class, missing, left_over):
         return _load_all(checkpoint, model_class, base_model, **options, add_pooling_layer=not missing)

@@ -120,6 +120,25 @@ _MEGATRON: dict[str, Any] = {
     "vocab_size": 50176,
 }
 
+_ROFORMER: dict[str, Any] = {
+    "architectures": ["RoFormerForMaskedLM"],
+    "attention_probs_dropout_prob": 0.1,
+    "embedding_size": 768,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 768,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 1536,
+    "model_type": "roformer",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pad_token_id": 0,
+    "type_vocab_size": 2,
+    "vocab_size": 50000,
+}
+
 PUBLISHED: dict[str, dict[str, Any]] = {
     "nomic-ai/nomic-embed-text-v1.5": {
         **_NOMIC,
@@ -260,4 +279,38 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "vocab_size": 21248,
     },
     "EMBO/BioMegatron345mCased": {**_MEGATRON, "hidden_act": "gelu_new", "initializer_range": 0.2, "vocab_size": 29056},
+    "junnyu/roformer_chinese_base": _ROFORMER,
+    "junnyu/roformer_chinese_char_small": {
+        **_ROFORMER,
+        "embedding_size": 384,
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "max_position_embeddings": 512,
+        "num_attention_heads": 6,
+        "num_hidden_layers": 6,
+        "rotary_value": False,
+        "vocab_size": 12000,
+    },
+    "alchemab/antiberta2": {
+        **_ROFORMER,
+        "embedding_size": 1024,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "max_position_embeddings": 256,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 16,
+        "rotary_value": False,
+        "vocab_size": 30,
+    },
+    "junnyu/roformer_small_discriminator": {
+        **_ROFORMER,
+        "architectures": ["RoFormerModel"],
+        "embedding_size": 128,
+        "hidden_size": 256,
+        "intermediate_size": 1024,
+        "max_position_embeddings": 128,
+        "num_attention_heads": 4,
+        "rotary_value": True,
+        "vocab_size": 30522,
+    },
 }

@@ -38,6 +38,10 @@ def electra(model: str = "ElectraModel", **options: Any) -> Any:
 _GTE = pytest.mark.since("transformers", "5.18", "has GTE")
 
 
+def roformer(model: str = "RoFormerModel", **options: Any) -> Any:
+    return getattr(transformers, model)(transformers.RoFormerConfig(**{**SIZES, **options}))
+
+
 def nomic(model: str = "NomicBertModel", pooler: bool = False, **options: Any) -> Any:
     config = transformers.NomicBertConfig(**{**SIZES, **options})
     return getattr(transformers, model)(config, **({"add_pooling_layer": True} if pooler else {}))
@@ -46,6 +50,12 @@ def nomic(model: str = "NomicBertModel", pooler: bool = False, **options: Any) -
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: roformer(rotary_value=True), "rotary_value=True"),
+        (lambda: roformer("RoFormerForMultipleChoice"), "RoFormerForMultipleChoice cannot be converted"),
+        (
+            lambda: roformer("RoFormerForSequenceClassification", hidden_act="relu"),
+            "hidden_act='relu'.*ForSequenceClassification of roformer needs 'gelu'",
+        ),
         (lambda: nomic(num_experts=8), "num_experts=8 .*num_experts=0"),
         (lambda: nomic(prenorm=True), "prenorm=True"),
         (lambda: nomic(head_dim=10), "head_dim=10 .*hidden_size / num_attention_heads = 24 / 3"),
@@ -263,6 +273,19 @@ def test_a_family_that_the_installed_release_lacks_is_named(monkeypatch: pytest.
     monkeypatch.setattr(family_module, "transformers", types.SimpleNamespace(__version__="5.7.0"))
     with pytest.raises(ValueError, match=r"to nomic_bert: transformers 5\.7\.0 has no NomicBertConfig; install"):
         convert(ours, to="nomic_bert")
+
+
+def test_a_table_of_positions_may_be_missing_but_not_changed(tmp_path: Path) -> None:
+    model = roformer("RoFormerForMaskedLM").to(torch.bfloat16)
+    assert type(convert(model)) is SequenceEncoderForMaskedLM
+    model.save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda tensors: tensors.__delitem__("roformer.encoder.embed_positions.weight"))
+    ids = torch.randint(5, 97, (2, 9))
+    assert torch.equal(convert(tmp_path)(ids).logits, convert(model)(ids).logits)
+    with torch.no_grad():
+        model.roformer.encoder.embed_positions.weight[3, 1] += 0.1
+    with pytest.raises(ValueError, match=r"roformer\.encoder\.embed_positions\.weight has other values"):
+        convert(model)
 
 
 def test_a_lora_is_refused_until_it_is_merged(randomize: Callable[..., Any]) -> None:
