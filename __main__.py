@@ -17,7 +17,7 @@ Run = Callable[[], object]
 _FAMILIES = (
     *("bert", "roberta", "distilbert", "electra", "modernbert", "nomic_bert", "gte", "jina_embeddings_v3"),
     *("ernie", "data2vec_text", "roberta_prelayernorm", "xlm_roberta_xl", "megatron_bert"),
-    *("roformer",),
+    *("roformer", "rembert"),
 )
 
 

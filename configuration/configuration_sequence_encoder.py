@@ -102,6 +102,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         pooler_act (`"tanh"`, `"relu"` or `"gelu"`, *optional*): Adds BERT's pooler, a dense layer with this activation.
         prediction_head (`"linear"` or `"dense"`, defaults to `"linear"`): Whether only the vocabulary projection
             follows the encoder, or a dense layer with activation and norm comes before it.
+        prediction_size (`int`, *optional*): Number of channels of the dense prediction head; by default those of the
+            embeddings.
         classifier_head (`"linear"` or `"dense"`, defaults to `"linear"`): The same for the classifiers of task heads.
         head_bias (`bool`, defaults to `True`): Whether the dense layer of these heads has a bias.
         tie_word_embeddings (`bool`, defaults to `False`): Whether the vocabulary projection shares the weights of the
@@ -174,6 +176,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
     pooling: Literal["mean", "cls"] = "mean"
     pooler_act: Literal["tanh", "relu", "gelu"] | None = None
     prediction_head: Literal["linear", "dense"] = "linear"
+    prediction_size: int | None = None
     classifier_head: Literal["linear", "dense"] = "linear"
     head_bias: bool = True
     tie_word_embeddings: bool = False
@@ -261,6 +264,8 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         self._check_size()
         if self.embedding_size == self.hidden_size:
             self.embedding_size = None
+        if self.prediction_size == self.embedding_dim:
+            self.prediction_size = None
         if self.mlp_down_bias == self.mlp_bias:
             self.mlp_down_bias = None
         if self.layer_types is None:
@@ -324,10 +329,16 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.embedding_size is not None and self.embedding_size < 1:
             raise ValueError(f"embedding_size must be at least 1, or None, got {self.embedding_size}.")
+        if self.prediction_size is not None and not (self.prediction_size >= 1 and self.prediction_head == "dense"):
+            raise ValueError(
+                "prediction_size must be at least 1 with prediction_head='dense', or None, got "
+                f"{self.prediction_size} with {self.prediction_head!r}."
+            )
         if self.tie_word_embeddings and self.prediction_dim != self.embedding_dim:
+            size = "" if self.prediction_size is None else f" and prediction_size={self.prediction_size}"
             raise ValueError(
                 f"tie_word_embeddings=True needs prediction_head='dense' with embedding_size={self.embedding_size} and "
-                f"hidden_size={self.hidden_size}, got prediction_head={self.prediction_head!r}."
+                f"hidden_size={self.hidden_size}, got prediction_head={self.prediction_head!r}{size}."
             )
         for name in ("num_hidden_layers", "type_vocab_size", "task_type_vocab_size", "position_offset"):
             if getattr(self, name) < 0:
@@ -425,7 +436,9 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
     @property
     def prediction_dim(self) -> int:
         """Number of input channels of the vocabulary projection."""
-        return self.embedding_dim if self.prediction_head == "dense" else self.hidden_size
+        if self.prediction_head == "linear":
+            return self.hidden_size
+        return self.embedding_dim if self.prediction_size is None else self.prediction_size
 
 
 def _override(given: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

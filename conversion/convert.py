@@ -46,6 +46,7 @@ _ONLY_FOR = {
     "pooling": _WITH_POOLER,
     "pooler_act": _WITH_POOLER,
     "prediction_head": _PREDICTING,
+    "prediction_size": _PREDICTING,
     "classifier_head": _CLASSIFYING,
     "head_bias": (*_PREDICTING, *_CLASSIFYING),
 }
@@ -61,11 +62,11 @@ def convert(
     Args:
         source: A folder, a Hub id, or a model, whose weights are copied. Without `to`, its family is BERT (or any model
             with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, ModernBERT, Nomic BERT, GTE,
-            jina-embeddings-v3, ERNIE, data2vec, RoBERTa-PreLayerNorm, XLM-R XL, Megatron BERT or RoFormer. With
-            `to`, it is a SequenceEncoder.
+            jina-embeddings-v3, ERNIE, data2vec, RoBERTa-PreLayerNorm, XLM-R XL, Megatron BERT, RoFormer or
+            RemBERT. With `to`, it is a SequenceEncoder.
         to: The family to convert a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra`, `modernbert`,
             `nomic_bert`, `gte`, `jina_embeddings_v3`, `ernie`, `data2vec_text`, `roberta_prelayernorm`,
-            `xlm_roberta_xl`, `megatron_bert` or `roformer`.
+            `xlm_roberta_xl`, `megatron_bert`, `roformer` or `rembert`.
         base_model: Whether to convert only the encoder and drop the head.
 
     Returns:

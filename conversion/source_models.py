@@ -29,6 +29,7 @@ from .jina_embeddings_v3 import JINA_EMBEDDINGS_V3
 from .modernbert import MODERNBERT
 from .nomic_bert import NOMIC_BERT
 from .pre_norm import MEGATRON_BERT, ROBERTA_PRELAYERNORM, XLM_ROBERTA_XL
+from .rembert import REMBERT
 from .roberta import ROBERTA
 from .roformer import ROFORMER
 from .source_files import check_source
@@ -52,7 +53,15 @@ FAMILIES: dict[str, Family] = {
         XLM_ROBERTA_XL,
         MEGATRON_BERT,
         ROFORMER,
+        REMBERT,
     )
+}
+
+
+# Why families cannot be converted that are otherwise like those that can, by the prefix of their class names.
+_REASONS = {
+    "Esm": "token_dropout scales the embeddings of a text by its share of masked tokens, contact_head belongs to the "
+    "encoder, and a SequenceEncoder has neither.",
 }
 
 
@@ -80,7 +89,11 @@ def find_family(class_name: str) -> tuple[Family, str]:
             f"{class_name} is already a SequenceEncoder. To convert it to another family, pass to= or --to with "
             f"one of {', '.join(FAMILIES)}."
         )
-    raise ValueError(f"{class_name} cannot be converted. The supported families are {', '.join(FAMILIES)}.")
+    reasons = [
+        reason for prefix, reason in _REASONS.items() if class_name.startswith((f"{prefix}Model", f"{prefix}For"))
+    ]
+    reason = f": {reasons[0]}" if reasons else "."
+    raise ValueError(f"{class_name} cannot be converted{reason} The supported families are {', '.join(FAMILIES)}.")
 
 
 def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False) -> PreTrainedModel:

@@ -93,6 +93,11 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "megatron_bert-untied": ("MegatronBert", {**_BERT, "hidden_act": "gelu_new", "tie_word_embeddings": False}),
     "roformer": ("RoFormer", _BERT),
     "roformer-narrow-untied": ("RoFormer", {**_BERT, "embedding_size": 15, "tie_word_embeddings": False}),
+    "rembert": ("RemBert", {**_BERT, "input_embedding_size": 15, "output_embedding_size": 33}),
+    "rembert-same-outputs": (
+        "RemBert",
+        {**_BERT, "input_embedding_size": 33, "output_embedding_size": 33, "type_vocab_size": 1, "hidden_act": "relu"},
+    ),
 }
 HEADS = (
     "Model",

@@ -50,6 +50,14 @@ def nomic(model: str = "NomicBertModel", pooler: bool = False, **options: Any) -
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda: transformers.RemBertModel(transformers.RemBertConfig(**SIZES, input_embedding_size=24)),
+            "input_embedding_size=24 is not supported: it must differ from hidden_size",
+        ),
+        (
+            lambda: transformers.EsmModel(transformers.EsmConfig(**SIZES, pad_token_id=1, mask_token_id=4)),
+            "EsmModel cannot be converted: token_dropout .* contact_head .*The supported families are bert",
+        ),
         (lambda: roformer(rotary_value=True), "rotary_value=True"),
         (lambda: roformer("RoFormerForMultipleChoice"), "RoFormerForMultipleChoice cannot be converted"),
         (
@@ -138,6 +146,7 @@ def test_a_source_that_cannot_be_represented_is_refused_by_name(make: Callable[[
             "roberta_prelayernorm",
             "first_attn_norm=False.*True",
         ),
+        ("bert", {"embedding_size": 12}, "rembert", "tie_word_embeddings=True.*rembert has False"),
         ("bert", {"task_type_vocab_size": 3}, "bert", "task_type_vocab_size=3.*bert has 0"),
         ("nomic", {"mlp_down_bias": True}, "nomic_bert", "mlp_down_bias=True.*nomic_bert has None"),
         ("bert", {}, "nomic_bert", "position_embedding='learned'.*nomic_bert has 'rotary'"),

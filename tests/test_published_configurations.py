@@ -26,6 +26,7 @@ OLD = {
 }
 REFUSED = {
     "nomic-ai/nomic-embed-text-v2-moe": "num_experts=8 is not supported",
+    "AmelieSchreiber/esm_mlmppi_ph50": "EsmForMaskedLM cannot be converted: token_dropout",
     "junnyu/roformer_small_discriminator": "rotary_value=True is not supported",
     "jinaai/jina-embeddings-v3": "position_embedding_type='rotary' is not supported",
 }
