@@ -76,9 +76,9 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "gte-no-types-untied": ("Gte", {**_ROTARY, "type_vocab_size": 0, "tie_word_embeddings": False}),
     "gte-one-type-linear": ("Gte", {**_ROTARY, "type_vocab_size": 1, "rope_parameters": _LINEAR}),
     "jina_embeddings_v3": ("JinaEmbeddingsV3", {**_ROTARY, "pad_token_id": 1}),
-    "jina_embeddings_v3-untied-yarn": (
+    "jina_embeddings_v3-untied-linear": (
         "JinaEmbeddingsV3",
-        {**_ROTARY, "type_vocab_size": 1, "tie_word_embeddings": False, "rope_parameters": _YARN},
+        {**_ROTARY, "type_vocab_size": 1, "tie_word_embeddings": False, "rope_parameters": _LINEAR},
     ),
     "ernie": ("Ernie", {**_BERT, "use_task_id": True, "task_type_vocab_size": 4}),
     "ernie-no-tasks": ("Ernie", {**_BERT, "type_vocab_size": 4, "hidden_act": "relu"}),
@@ -111,6 +111,7 @@ HEADS = (
 # What transformers' own classes could not do at first.
 _GTE = ("transformers", "5.18", "has GTE")
 _SINCE = {
+    "nomic_bert-gelu-yarn": ("transformers", "5.9", "takes YaRN that is nested by layer type"),
     "gte": _GTE,
     "gte-no-types-untied": _GTE,
     "gte-one-type-linear": _GTE,
@@ -146,7 +147,7 @@ UNUSED = {
     "megatron_bert-untied": "cls.predictions.bias",
     "roformer-narrow-untied": "cls.predictions.bias",
     **{f"{name}-untied": "lm_head.bias" for name in ("data2vec_text", "roberta_prelayernorm", "xlm_roberta_xl")},
-    "jina_embeddings_v3-untied-yarn": "lm_head.bias",
+    "jina_embeddings_v3-untied-linear": "lm_head.bias",
 }
 
 
