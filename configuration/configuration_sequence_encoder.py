@@ -86,6 +86,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         norm_placement (`"post"` or `"pre"`, defaults to `"post"`): Whether norms come after each residual addition or
             before each branch. `pre` adds a norm after the last layer, and omits the attention norm of the first layer
             if `embedding_norm` already normalises its input and no other layer shares its weights.
+        first_attn_norm (`bool`, defaults to `False`): Whether the first layer with `norm_placement="pre"` has its
+            attention norm even then, as in RoBERTa-PreLayerNorm.
         norm (`"layer_norm"` or `"rms_norm"`, defaults to `"layer_norm"`): The norm used everywhere.
         norm_eps (`float`, defaults to 1e-5): Epsilon of the norms.
         norm_bias (`bool`, defaults to `True`): Whether layer norms have a bias.
@@ -119,6 +121,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             activation after each, as in UltraBERT.
         prediction_head_size (`int`, *optional*): Number of channels between the layers of an `mlp` prediction head;
             `hidden_size` by default.
+        prediction_size (`int`, *optional*): Number of channels of the dense prediction head; by default those of the
+            embeddings.
         decoder_bias (`bool`, defaults to `True`): Whether the vocabulary projection has a bias.
         classifier_head (`"linear"` or `"dense"`, defaults to `"linear"`): The same for the classifiers of task heads.
         head_act (`str`, *optional*): Activation of these heads, one of those of `hidden_act`; `hidden_act` by default.
@@ -177,6 +181,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
     norm_placement: Literal["post", "pre"] = "post"
+    first_attn_norm: bool = False
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
     norm_eps: float = 1e-5
     norm_bias: bool = True
@@ -199,6 +204,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     pooler_placement: Literal["after", "before"] = "after"
     prediction_head: Literal["linear", "dense", "mlp"] = "linear"
     prediction_head_size: int | None = None
+    prediction_size: int | None = None
     decoder_bias: bool = True
     classifier_head: Literal["linear", "dense"] = "linear"
     head_act: Literal["relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"] | None = None
@@ -298,6 +304,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             self.num_key_value_heads = None
         if self.prediction_head_size == self.hidden_size:
             self.prediction_head_size = None
+        if self.prediction_size == self.embedding_dim:
+            self.prediction_size = None
         if self.head_act == self.hidden_act:
             self.head_act = None
         if self.num_hidden_groups == self.num_hidden_layers:
@@ -386,15 +394,27 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
                 )
             if self.prediction_head_size < 1:
                 raise ValueError(f"prediction_head_size must be at least 1, or None, got {self.prediction_head_size}.")
+        if self.prediction_size is not None and not (self.prediction_size >= 1 and self.prediction_head == "dense"):
+            raise ValueError(
+                "prediction_size must be at least 1 with prediction_head='dense', or None, got "
+                f"{self.prediction_size} with {self.prediction_head!r}."
+            )
         if self.tie_word_embeddings and self.prediction_dim != self.embedding_dim:
+            size = "" if self.prediction_size is None else f" and prediction_size={self.prediction_size}"
             raise ValueError(
                 f"tie_word_embeddings=True needs prediction_head='dense' with embedding_size={self.embedding_size} and "
-                f"hidden_size={self.hidden_size}, got prediction_head={self.prediction_head!r}."
+                f"hidden_size={self.hidden_size}, got prediction_head={self.prediction_head!r}{size}."
             )
         for name in ("num_hidden_layers", "type_vocab_size", "task_type_vocab_size", "position_offset"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
         check_number_of_groups(self.num_hidden_layers, self.num_hidden_groups)
+        if self.first_attn_norm and not (self.norm_placement == "pre" and self.embedding_norm):
+            raise ValueError(
+                "first_attn_norm=True needs norm_placement='pre' and embedding_norm=True, got "
+                f"{self.norm_placement!r} and {self.embedding_norm}. Other first layers have all norms of their "
+                "placement."
+            )
         for name in ("norm_eps", "initializer_range"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
@@ -511,7 +531,9 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     @property
     def prediction_dim(self) -> int:
         """Number of input channels of the vocabulary projection."""
-        return self.hidden_size if self.prediction_head == "linear" else self.embedding_dim
+        if self.prediction_head == "linear":
+            return self.hidden_size
+        return self.embedding_dim if self.prediction_size is None else self.prediction_size
 
 
 def _override(given: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

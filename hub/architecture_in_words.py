@@ -55,7 +55,7 @@ def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:
         ),
         ("attention", _attention(config)),
         ("positions", _positions(config)),
-        ("norms", f"{_NORMS[config.norm]}, {_PLACES[config.norm_placement]}"),
+        ("norms", f"{_NORMS[config.norm]}, {_PLACES[config.norm_placement]}{_after_embeddings(config)}"),
         ("feed-forward", f"{feed_forward}, {config.intermediate_size:,} channels"),
         ("embeddings", _embeddings(config)),
     ]
@@ -80,6 +80,10 @@ def _pooler(config: SequenceEncoderConfig) -> str:
         return ""
     layer = f"a dense layer with {config.pooler_act}"
     return f", followed by {layer}" if config.pooler_placement == "after" else f" after {layer} for each token"
+
+
+def _after_embeddings(config: SequenceEncoderConfig) -> str:
+    return ", the first also after the normalised embeddings" if config.first_attn_norm else ""
 
 
 def _attention(config: SequenceEncoderConfig) -> str:
@@ -111,6 +115,8 @@ def _embeddings(config: SequenceEncoderConfig) -> str:
         parts.append(f"{config.embedding_size:,} channels")
     if config.type_vocab_size:
         parts.append(f"{config.type_vocab_size} segment types")
+    if config.prediction_size is not None:
+        parts.append(f"predicted from {config.prediction_size:,} channels")
     if config.task_type_vocab_size:
         parts.append(f"{config.task_type_vocab_size} task types, of which task 0 is used")
     if config.scale_embeddings:

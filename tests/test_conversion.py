@@ -86,9 +86,9 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "gte-no-types-untied": ("Gte", {**_ROTARY, "type_vocab_size": 0, "tie_word_embeddings": False}),
     "gte-one-type-linear": ("Gte", {**_ROTARY, "type_vocab_size": 1, "rope_parameters": _LINEAR}),
     "jina_embeddings_v3": ("JinaEmbeddingsV3", {**_ROTARY, "pad_token_id": 1}),
-    "jina_embeddings_v3-untied-yarn": (
+    "jina_embeddings_v3-untied-linear": (
         "JinaEmbeddingsV3",
-        {**_ROTARY, "type_vocab_size": 1, "tie_word_embeddings": False, "rope_parameters": _YARN},
+        {**_ROTARY, "type_vocab_size": 1, "tie_word_embeddings": False, "rope_parameters": _LINEAR},
     ),
     "eurobert": ("EuroBert", _EURO),
     "eurobert-as-many-keys-mean-linear": (
@@ -122,6 +122,21 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_types": ["full_attention"] * 3,
         },
     ),
+    "data2vec_text": ("Data2VecText", {**_ROBERTA, "type_vocab_size": 1}),
+    "data2vec_text-untied": ("Data2VecText", {**_ROBERTA, "tie_word_embeddings": False}),
+    "roberta_prelayernorm": ("RobertaPreLayerNorm", _ROBERTA),
+    "roberta_prelayernorm-untied": ("RobertaPreLayerNorm", {**_ROBERTA, "tie_word_embeddings": False}),
+    "xlm_roberta_xl": ("XLMRobertaXL", {**_ROBERTA, "type_vocab_size": 1}),
+    "xlm_roberta_xl-untied": ("XLMRobertaXL", {**_ROBERTA, "tie_word_embeddings": False}),
+    "megatron_bert": ("MegatronBert", _BERT),
+    "megatron_bert-untied": ("MegatronBert", {**_BERT, "hidden_act": "gelu_new", "tie_word_embeddings": False}),
+    "roformer": ("RoFormer", _BERT),
+    "roformer-narrow-untied": ("RoFormer", {**_BERT, "embedding_size": 15, "tie_word_embeddings": False}),
+    "rembert": ("RemBert", {**_BERT, "input_embedding_size": 15, "output_embedding_size": 33}),
+    "rembert-same-outputs": (
+        "RemBert",
+        {**_BERT, "input_embedding_size": 33, "output_embedding_size": 33, "type_vocab_size": 1, "hidden_act": "relu"},
+    ),
     "modernbert": ("ModernBert", _MODERN),
     "modernbert-biases-mean": ("ModernBert", {**_MODERN, **_ALL_BIASES, "classifier_pooling": "mean"}),
     "modernbert-local-only": ("ModernBert", {**_MODERN, "layer_types": ["sliding_attention"] * 3}),
@@ -138,10 +153,13 @@ HEADS = (
 )
 # Older releases of transformers do not support these.
 _GTE = ("transformers", "5.18", "has GTE")
+_YARN_BY_TYPE = ("transformers", "5.9", "takes YaRN that is nested by layer type")
 _SINCE = {
+    "nomic_bert-gelu-yarn": _YARN_BY_TYPE,
     "gte": _GTE,
     "gte-no-types-untied": _GTE,
     "gte-one-type-linear": _GTE,
+    "eurobert-one-key-biases-bos-tied-yarn": _YARN_BY_TYPE,
     "modernbert-local-only": ("transformers", "5.17", "takes layers of one type in ModernBERT"),
     "xlm-roberta-ForMultipleChoice": ("transformers", "5.14", "makes the pooler that this head reads"),
     "camembert-ForMultipleChoice": ("transformers", "5.14", "makes the pooler that this head reads"),
@@ -175,7 +193,10 @@ UNUSED = {
     "ernie-untied": "cls.predictions.bias",
     "mpnet-untied": "lm_head.bias",
     "nomic_bert-untied-linear": "cls.predictions.bias",
-    "jina_embeddings_v3-untied-yarn": "lm_head.bias",
+    "jina_embeddings_v3-untied-linear": "lm_head.bias",
+    **{f"{name}-untied": "lm_head.bias" for name in ("data2vec_text", "roberta_prelayernorm", "xlm_roberta_xl")},
+    "megatron_bert-untied": "cls.predictions.bias",
+    "roformer-narrow-untied": "cls.predictions.bias",
 }
 
 
@@ -241,8 +262,9 @@ def test_outputs_and_gradients_equal_the_original(make: Callable[..., Any], name
     for parameter in (*converted.parameters(), *original.parameters()):
         parameter.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     gradients = convert_back(converted, name).state_dict()
+    frozen = {key for key, parameter in original.named_parameters() if not parameter.requires_grad}
     for key, gradient in original.state_dict().items():
-        if key != UNUSED.get(name):
+        if key not in (UNUSED.get(name), *frozen):
             torch.testing.assert_close(gradients[key], gradient, rtol=1e-4, atol=1e-4, msg=key)
 
 

@@ -47,6 +47,10 @@ def albert(model: str = "AlbertModel", **options: Any) -> Any:
     return getattr(transformers, model)(transformers.AlbertConfig(**{**SIZES, "embedding_size": 12, **options}))
 
 
+def roformer(model: str = "RoFormerModel", **options: Any) -> Any:
+    return getattr(transformers, model)(transformers.RoFormerConfig(**{**SIZES, **options}))
+
+
 def nomic(model: str = "NomicBertModel", pooler: bool = False, **options: Any) -> Any:
     config = transformers.NomicBertConfig(**{**SIZES, **options})
     return getattr(transformers, model)(config, **({"add_pooling_layer": True} if pooler else {}))
@@ -98,6 +102,20 @@ def nomic(model: str = "NomicBertModel", pooler: bool = False, **options: Any) -
             "rope_type'.='dynamic' is not supported",
         ),
         (
+            lambda: transformers.RemBertModel(transformers.RemBertConfig(**SIZES, input_embedding_size=24)),
+            "input_embedding_size=24 is not supported: it must differ from hidden_size",
+        ),
+        (
+            lambda: transformers.EsmModel(transformers.EsmConfig(**SIZES, pad_token_id=1, mask_token_id=4)),
+            "EsmModel cannot be converted: token_dropout .* contact_head .*The supported families are bert",
+        ),
+        (lambda: roformer(rotary_value=True), "rotary_value=True"),
+        (lambda: roformer("RoFormerForMultipleChoice"), "RoFormerForMultipleChoice cannot be converted"),
+        (
+            lambda: roformer("RoFormerForSequenceClassification", hidden_act="relu"),
+            "hidden_act='relu'.*ForSequenceClassification of roformer needs 'gelu'",
+        ),
+        (
             lambda: transformers.ModernBertForSequenceClassification(
                 transformers.ModernBertConfig(**SIZES, pad_token_id=0, classifier_activation="relu")
             ),
@@ -142,6 +160,19 @@ def test_an_unsupported_source_is_rejected_by_name(make: Callable[[], Any], mess
         ("nomic", {"attention_bias": True}, "nomic_bert", "attention_bias=True.*nomic_bert has False"),
         ("nomic", {"layer_types": ["sliding_attention"], "sliding_window": 4}, "nomic_bert", "layer_types="),
         pytest.param("nomic", {"attention_bias": True}, "gte", "mlp_down_bias=None.*gte has True", marks=_GTE),
+        (
+            "bert",
+            {"norm_placement": "pre", "first_attn_norm": True},
+            "megatron_bert",
+            "embedding_norm=True.*megatron_bert has False",
+        ),
+        (
+            "roberta",
+            {"norm_placement": "pre", "pad_token_id": 1},
+            "roberta_prelayernorm",
+            "first_attn_norm=False.*True",
+        ),
+        ("bert", {"embedding_size": 12}, "rembert", "tie_word_embeddings=True.*rembert has False"),
         ("bert", {"task_type_vocab_size": 3}, "bert", "task_type_vocab_size=3.*bert has 0"),
         ("nomic", {"mlp_down_bias": True}, "nomic_bert", "mlp_down_bias=True.*nomic_bert has None"),
         ("bert", {}, "nomic_bert", "position_embedding='learned'.*nomic_bert has 'rotary'"),
@@ -311,6 +342,19 @@ def test_a_family_that_the_installed_release_lacks_is_named(monkeypatch: pytest.
     monkeypatch.setattr(family_module, "transformers", types.SimpleNamespace(__version__="5.7.0"))
     with pytest.raises(ValueError, match=r"to nomic_bert: transformers 5\.7\.0 has no NomicBertConfig; install"):
         convert(ours, to="nomic_bert")
+
+
+def test_a_table_of_positions_may_be_missing_but_not_changed(tmp_path: Path) -> None:
+    model = roformer("RoFormerForMaskedLM").to(torch.bfloat16)
+    assert type(convert(model)) is SequenceEncoderForMaskedLM
+    model.save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda tensors: tensors.__delitem__("roformer.encoder.embed_positions.weight"))
+    ids = torch.randint(5, 97, (2, 9))
+    assert torch.equal(convert(tmp_path)(ids).logits, convert(model)(ids).logits)
+    with torch.no_grad():
+        model.roformer.encoder.embed_positions.weight[3, 1] += 0.1
+    with pytest.raises(ValueError, match=r"roformer\.encoder\.embed_positions\.weight has other values"):
+        convert(model)
 
 
 def test_a_lora_is_rejected_until_it_is_merged(randomize: Callable[..., Any]) -> None:
@@ -561,9 +605,9 @@ def test_the_dense_layer_of_a_classifier_is_dropped_with_it(tmp_path: Path, to: 
 
 
 def test_a_family_with_a_similar_name_is_rejected() -> None:
-    config = transformers.RobertaPreLayerNormConfig(**SIZES)
-    with pytest.raises(ValueError, match=r"RobertaPreLayerNormModel cannot be converted\. The supported families"):
-        convert(transformers.RobertaPreLayerNormModel(config))
+    model = transformers.BertGenerationEncoder(transformers.BertGenerationConfig(**SIZES))
+    with pytest.raises(ValueError, match=r"BertGenerationEncoder cannot be converted\. The supported families"):
+        convert(model)
 
 
 def test_weights_on_the_meta_device_are_rejected() -> None:

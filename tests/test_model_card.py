@@ -167,6 +167,16 @@ def test_a_bias_in_part_of_the_feed_forward_network_is_described(tiny_config: Bu
         assert f", with a bias in {words}, 40 channels" in text
 
 
+def test_a_norm_after_normalised_embeddings_is_described(tiny_config: Build) -> None:
+    text = model_card(SequenceEncoderModel(tiny_config("modernbert", first_attn_norm=True)), "user/name").text
+    assert "after the last layer, the first also after the normalised embeddings" in text
+
+
+def test_the_width_of_predictions_is_described(tiny_config: Build) -> None:
+    config = tiny_config("bert", prediction_size=33, tie_word_embeddings=False)
+    assert "predicted from 33 channels" in model_card(SequenceEncoderModel(config), "user/name").text
+
+
 def test_the_embedding_of_a_task_is_described(tiny_config: Build) -> None:
     text = model_card(SequenceEncoderModel(tiny_config("bert", task_type_vocab_size=4)), "user/name").text
     assert "4 task types, of which task 0 is used" in text

@@ -147,6 +147,11 @@ def test_keys_of_the_trunk_are_pinned(tiny_config: TinyConfig, preset: str) -> N
         assert not dict(model.named_buffers())  # values outside the state dict are computed
 
 
+def test_the_first_pre_norm_layer_has_its_norm_on_request(tiny_config: TinyConfig) -> None:
+    keys, other = (set(layer_keys(tiny_config("modernbert", first_attn_norm=first))) for first in (False, True))
+    assert other - keys == {"layers.0.attn_norm.weight"}
+
+
 def test_the_embedding_of_a_task_has_a_pinned_key(tiny_config: TinyConfig) -> None:
     keys, other = (
         set(SequenceEncoderModel(tiny_config("bert", task_type_vocab_size=tasks)).state_dict()) for tasks in (0, 3)
