@@ -51,6 +51,18 @@ def albert(model: str = "AlbertModel", **options: Any) -> Any:
             lambda: eurobert(rope_parameters={"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}),
             "rope_type'.='dynamic' is not supported",
         ),
+        (
+            lambda: eurobert(
+                rope_parameters={
+                    "rope_type": "yarn",
+                    "rope_theta": 100.0,
+                    "factor": 2.0,
+                    "original_max_position_embeddings": 8,
+                    "truncate": False,
+                }
+            ),
+            r"rope_parameters\['truncate'\]=False is not supported",
+        ),
         (lambda: bert(is_decoder=True), "is_decoder=True"),
         (lambda: bert(is_decoder=True, add_cross_attention=True), "is_decoder=True|add_cross_attention=True"),
         (lambda: bert(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
