@@ -102,6 +102,18 @@ def nomic(model: str = "NomicBertModel", pooler: bool = False, **options: Any) -
             "rope_type'.='dynamic' is not supported",
         ),
         (
+            lambda: eurobert(
+                rope_parameters={
+                    "rope_type": "yarn",
+                    "rope_theta": 100.0,
+                    "factor": 2.0,
+                    "original_max_position_embeddings": 8,
+                    "truncate": False,
+                }
+            ),
+            r"rope_parameters\['truncate'\]=False is not supported",
+        ),
+        (
             lambda: transformers.RemBertModel(transformers.RemBertConfig(**SIZES, input_embedding_size=24)),
             "input_embedding_size=24 is not supported: it must differ from hidden_size",
         ),
