@@ -23,7 +23,7 @@ from .modeling import (
     TaskAdapter,
 )
 from .saving.auto_classes import AUTO_CLASSES
-from .saving.saving import SavedWithCard
+from .saving.saving import ModelSavingMixin
 from .tokenizer import SequenceEncoderTokenizer
 from .training.task_adapter.training import train_adapted_model
 from .version import __version__ as __version__
@@ -50,5 +50,5 @@ for _config_class in (SequenceEncoderConfig, TaskAdapterConfig):
     for _auto_class, _model_class in AUTO_CLASSES[_config_class.model_type].items():
         if _auto_class != "AutoConfig":
             getattr(modeling_auto, _auto_class).register(_config_class, getattr(modeling, _model_class))
-SavedWithCard.card_to_push = card_to_push
+ModelSavingMixin.card_to_push = card_to_push
 AutoTokenizer.register(SequenceEncoderConfig, SequenceEncoderTokenizer)

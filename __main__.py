@@ -15,9 +15,9 @@ from .version import __version__
 Run = Callable[[], object]
 # Listed here, because importing the families imports torch.
 _FAMILIES = (
-    *("bert", "roberta", "distilbert", "electra", "modernbert", "nomic_bert", "gte", "jina_embeddings_v3"),
-    *("ernie", "data2vec_text", "roberta_prelayernorm", "xlm_roberta_xl", "megatron_bert"),
-    *("roformer", "rembert"),
+    *("bert", "roberta", "distilbert", "electra", "albert", "ernie", "mpnet"),
+    *("data2vec_text", "roberta_prelayernorm", "xlm_roberta_xl", "megatron_bert", "rembert"),
+    *("nomic_bert", "gte", "jina_embeddings_v3", "roformer", "modernbert"),
 )
 
 
@@ -39,9 +39,9 @@ def quickstart(arguments: list[str]) -> Run:
 def pretrain(arguments: list[str]) -> Run:
     """Pretrain an encoder on any corpus with masked tokens and sentence order, in one process or many."""
     from .training.pretraining.arguments import COMMAND_LINE, check_libraries
-    from .training.pretraining.resumed_arguments import with_earlier_ones
+    from .training.pretraining.resumed_arguments import with_saved_arguments
 
-    *_, options = COMMAND_LINE.check(with_earlier_ones(arguments))
+    *_, options = COMMAND_LINE.check(with_saved_arguments(arguments))
     check_libraries(options)
 
     def run() -> None:
@@ -87,7 +87,7 @@ def convert(arguments: list[str]) -> Run:
     parser.add_argument("target", help="folder to write")
     parser.add_argument("--to", choices=_FAMILIES, help="family to convert a SequenceEncoder to")
     parser.add_argument("--base-model", action="store_true", help="convert only the encoder, without its head")
-    parser.add_argument("--force", action="store_true", help="replace the target folder if it holds a saved model")
+    parser.add_argument("--force", action="store_true", help="replace the target folder if it contains a saved model")
     check_names("convert", arguments, ("--to", "--base-model", "--force", "--help", "-h"))
     parsed = parser.parse_args(arguments)
 
@@ -102,11 +102,37 @@ def convert(arguments: list[str]) -> Run:
     return run
 
 
+def inspect(arguments: list[str]) -> Run:
+    """Say from its config.json alone whether and how a checkpoint can be converted, and how large the model is."""
+    from .command_line.parser import check_names
+
+    parser = argparse.ArgumentParser(
+        prog="sequence-encoder inspect",
+        description=f"{inspect.__doc__}\n\n  sequence-encoder inspect google-bert/bert-base-uncased",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", help="folder or Hub id of the checkpoint")
+    check_names("inspect", arguments, ("--help", "-h"))
+    parsed = parser.parse_args(arguments)
+
+    def run() -> None:
+        from .conversion.inspection import inspect
+
+        try:
+            print(inspect(parsed.model))
+        except ValueError as error:
+            raise UsageError(error) from error
+
+    return run
+
+
 COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "quickstart": quickstart,
     "pretrain": pretrain,
     "adapt": adapt,
     "convert": convert,
+    "inspect": inspect,
 }
 
 

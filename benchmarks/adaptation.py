@@ -1,4 +1,4 @@
-"""Compare fine-tuning of the converted all-MiniLM-L6-v2 with transformers' BERT, with the same weights and script.
+"""Compare fine-tuning of the converted all-MiniLM-L6-v2 and of transformers' BERT, with the same weights and script.
 
 `entities`, `classification` and `retrieval` measure the quality and speed of full tuning over several seeds, in which
 both models take turns. `tunings` compares full tuning, LoRA, IA3, TaskAdapter and head only. `frozen` compares later
@@ -42,7 +42,7 @@ from sequence_encoder.training.adaptation.tasks import HEAD_TASKS
 from sequence_encoder.training.hardware import faster_in_bfloat16
 
 SEEDS, TRAIN, TEST, LIBRARIES, LENGTH, BATCH, RATE = 5, 1000, 1000, 8, 128, 64, 2e-4
-# Epochs to measure the time of one by, and epochs until the accuracy stops improving.
+# Epochs over which the time of one is measured, and epochs until the accuracy stops improving.
 FROZEN_EPOCHS, ADAPTER_EPOCHS, ADAPTER_RATE = 101, 30, 3e-3
 PEERS = ("transformers' BERT", "SequenceEncoder")
 CLASSES: dict[str, tuple[Any, Any]] = {
@@ -102,7 +102,7 @@ def fine_tuning(task: str, epochs: int, seeds: int) -> None:
 
 
 def arguments(folder: str, epochs: int, seed: int, **options: Any) -> TrainingArguments:
-    """Return the arguments for all models: those of transformers' examples, with a larger batch size."""
+    """Return the same arguments for all models: those of transformers' examples, with a larger batch size."""
     return TrainingArguments(
         output_dir=f"{folder}/out",
         num_train_epochs=epochs,
@@ -185,7 +185,7 @@ def retrieval(epochs: int, seeds: int) -> None:
 
 
 def tunings(seeds: int) -> None:
-    """Run `sequence-encoder adapt` with each way of tuning in a separate process, which also measures its memory."""
+    """Run `sequence-encoder adapt` with each tuning method in a separate process, which also measures its memory."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for split, part in examples_of("classification").items():
@@ -197,17 +197,18 @@ def tunings(seeds: int) -> None:
             command += ["--train_file", str(folder / "train.jsonl"), "--test_file", str(folder / "test.jsonl")]
             command += ["--pooling", "mean", "--output_dir", str(folder / tuning), "--disable_tqdm", "True"]
             if tuning == "full":
-                # The rate of `arguments`. The other ways of tuning have defaults for small encoders.
+                # The learning rate of `arguments`. The defaults of the other methods suit small encoders.
                 command += ["--learning_rate", str(RATE)]
             started = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
             seconds = (time.perf_counter() - started) / seeds
-            told = json.loads((folder / tuning / "results.json").read_text())
-            accuracy = told["metrics"]["test"]["accuracy"]
+            results = json.loads((folder / tuning / "results.json").read_text())
+            accuracy = results["metrics"]["test"]["accuracy"]
             shown = f"{accuracy['mean']:.4f} ± {accuracy['deviation']:.4f}"
-            memory = told["peak_memory"] // 2**20
+            memory = results["peak_memory"] // 2**20
             print(
-                f"{tuning:<10} {shown:<18} {told['trained_parameters']:>12,} {seconds:>8.0f} {memory:>12,}", flush=True
+                f"{tuning:<10} {shown:<18} {results['trained_parameters']:>12,} {seconds:>8.0f} {memory:>12,}",
+                flush=True,
             )
 
 

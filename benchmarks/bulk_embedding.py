@@ -1,4 +1,4 @@
-"""Compare the speed of embedding many texts with SentenceTransformer, which sorts them by length.
+"""Compare the speed of embedding many texts with that of SentenceTransformer, which also sorts them by length.
 
 Both models have the same weights. `encode` is timed from texts to pooled and normalized embeddings, with tokenisation.
 """

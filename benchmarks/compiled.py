@@ -39,17 +39,17 @@ def main() -> None:
         for name, batches in workloads.items():
             real = sum(int(batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum()) for batch in batches)
             seconds = interleaved(
-                {"as it is": partial(encode, model, batches), "compiled": partial(encode, compiled, batches)}
+                {"eager": partial(encode, model, batches), "compiled": partial(encode, compiled, batches)}
             )
-            print_table(f"{name}, {dtype}", seconds, real, "as it is")
+            print_table(f"{name}, {dtype}", seconds, real, "eager")
     data = make_batches()
     for dtype in DTYPES:
         halved = dtype == torch.bfloat16
-        models = {"as it is": make_model(NAMES[3]), "compiled": make_model(NAMES[3])}
+        models = {"eager": make_model(NAMES[3]), "compiled": make_model(NAMES[3])}
         models["compiled"].compile()
         seconds = interleaved({n: partial(train, m, data, halved) for n, m in models.items()}, rounds=3)
         title = f"steps of masked language modelling, {'autocast to ' if halved else ''}{dtype}"
-        print_table(title, seconds, STEPS * data[0]["input_ids"].numel(), "as it is")
+        print_table(title, seconds, STEPS * data[0]["input_ids"].numel(), "eager")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Measure the gain of each CPU kernel, switched on and off in turns in one run, for inference and training.
+"""Measure how much time each CPU kernel saves in inference and training. One run switches each on and off in turns.
 
-Without a kernel, torch's operators do the work. Gains are shares of the time of a whole step.
+Without a kernel, torch's operators do the work. Savings are shares of the time of a whole step.
 """
 
 from __future__ import annotations

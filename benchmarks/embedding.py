@@ -1,4 +1,4 @@
-"""Compare the speed on texts of mixed lengths with transformers' BERT and torch's encoder, with the same weights.
+"""Compare the speed of transformers' BERT and torch's encoder on texts of mixed lengths, with the same weights.
 
 Batches have 32 texts in random order. Speeds count tokens without padding. torch's encoder takes BERT's embeddings and
 converts them to nested tensors, which have no padding.

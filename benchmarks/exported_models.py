@@ -1,8 +1,7 @@
-"""Compare the speed of embedding many texts with the same model in ONNX Runtime and OpenVINO.
+"""Compare the speed of embedding many texts with that of the same model in ONNX Runtime and OpenVINO.
 
-It is timed from texts to pooled and normalized embeddings, with tokenisation. The exported models get texts sorted by
-length, in the batch size that suits each best. Results that are not close to float32 (a cosine of at least 0.999 for
-every text) do not count.
+Times include tokenisation, pooling and normalization. The exported models get texts sorted by length, each in its best
+batch size. Models whose embeddings are not close to float32 (a cosine of at least 0.999 for every text) do not count.
 """
 
 from __future__ import annotations
@@ -126,7 +125,7 @@ def main() -> None:
     for kind in ("ONNX", "OpenVINO"):
         close = [name for name in peers if kind in name and closeness[name] >= CLOSE]
         best = min(close, key=seconds.__getitem__)
-        print(f"best of ours beside {best}: {seconds[best] / seconds[fastest]:.2f} x")
+        print(f"our best compared with {best}: {seconds[best] / seconds[fastest]:.2f} x")
 
 
 if __name__ == "__main__":

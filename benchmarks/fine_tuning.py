@@ -1,4 +1,4 @@
-"""Compare the speed of fine-tuning with transformers' BERT and ModernBERT of the same size.
+"""Compare the speed of fine-tuning with that of transformers' BERT and ModernBERT of the same size.
 
 A step classifies 32 texts of mixed lengths: forward, backward, AdamW, in float32 or with autocast to bfloat16.
 """
@@ -45,7 +45,7 @@ def main() -> None:
     """Print the tables."""
     print_machine()
     tokenizer, texts = AutoTokenizer.from_pretrained(MINILM), short_texts(BATCHES * BATCH * 4)
-    # Once with similar lengths, once with all lengths.
+    # First with similar lengths, then with all lengths.
     for kind, chosen in (
         ("of medium length", sorted(texts, key=len)[300:700]),
         ("of all lengths", texts),

@@ -1,4 +1,4 @@
-"""Draw the figure of the README from the tables in `RESULTS.md`: tokens per second beside peers, in float32.
+"""Draw the README's figure from the tables in `RESULTS.md`: tokens per second compared with peers, in float32.
 
 Run it after the results change. It writes `docs/speed-light.svg` and `docs/speed-dark.svg`.
 """
@@ -61,11 +61,11 @@ def draw(speeds: dict[str, dict[str, int]], file: Path, text: str, ours: str, th
 
 
 def main() -> None:
-    """Draw the figure for light and for dark pages."""
+    """Draw the figure for light and dark pages."""
     results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
     speeds = {title: read_speeds(results, heading, column) for title, heading, column in PANELS}
     matplotlib.use("svg")
-    # The same figures give the same file.
+    # A fixed salt makes the output deterministic.
     matplotlib.rcParams["svg.hashsalt"] = "sequence-encoder"
     for page, colours in COLOURS.items():
         draw(speeds, ROOT / "docs" / f"speed-{page}.svg", *colours)

@@ -1,10 +1,10 @@
 """Compare pretraining with BERT as transformers' example trains it, and ablate the parts of pretraining.
 
 All models train on the documentation of the installed libraries, with the same tokenizer, number of parameters and
-wall-clock time, and are evaluated on the same masked tokens of held-out documents. `race` trains BERT, and ours for the
-same time and for a third of it. `ablation` trains one encoder for each changed part. Only training time counts. The
-number of steps that fit is measured first; in the ablation the models take turns, so that other load on the machine
-slows all of them alike.
+wall-clock time, and are evaluated on the same masked tokens of held-out documents. `race` trains BERT for all of that
+time, and our encoder for all and for a third of it. `ablation` trains one encoder for each changed part. Only training
+time counts. The script first measures how many steps fit into the time. In the ablation, the models take turns in this
+measurement, so that other load on the machine slows all of them alike.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from sequence_encoder import SequenceEncoderTokenizer
 from sequence_encoder.data.corpus import write_documentation
 from sequence_encoder.data.packs import EvaluationWindows
 from sequence_encoder.data.windows import segment_windows
-from sequence_encoder.saving.whole_folders import write_whole
+from sequence_encoder.saving.whole_folders import write_atomically
 from sequence_encoder.training.hardware import faster_in_bfloat16
 from sequence_encoder.training.pretraining.objectives import Objectives, PretrainingCollator
 from sequence_encoder.training.pretraining.recipe import prepare
@@ -81,7 +81,7 @@ class Clock(TrainerCallback):
         self.last = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Record the time of the step, and evaluate if it is time to."""
+        """Record the time of the step, and evaluate if an evaluation is due."""
         self.times.append(time.perf_counter() - self.last)
         if state.global_step * self.evaluations % self.steps < self.evaluations:
             self.curve.append((self.passed, self.evaluate(kwargs["model"])))
@@ -187,7 +187,7 @@ def timed(
 
 
 def race(held: Held, minutes: float, rates: list[float]) -> None:
-    """Train BERT, and ours for a third of the time and for all of it; plot the curves, and keep them to resume from."""
+    """Train BERT, and our encoder for a third of the time and all of it. Plot the curves, and save them to resume."""
     file = held.scratch / "curves.json"
     curves: dict[str, list[tuple[float, float]]] = json.loads(file.read_text()) if file.exists() else {}
 
@@ -195,7 +195,7 @@ def race(held: Held, minutes: float, rates: list[float]) -> None:
         if name not in curves:
             seconds = statistics.median([time for _ in range(2) for time in step_times(make, held)])
             curves[name] = timed(name, make, share * minutes, seconds, held, EVALUATIONS).curve
-            write_whole(file, [json.dumps(curves)])
+            write_atomically(file, [json.dumps(curves)])
         return curves[name][-1][1]
 
     best = min(rates, key=lambda rate: run(f"BERT, concatenated, {rate:g}", partial(bert_trainer, held, rate, True)))

@@ -1,4 +1,4 @@
-"""The console output of a training: one progress bar, and one table of losses and metrics."""
+"""The console output of a training run: one progress bar, and one table of losses and metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCont
 from transformers.trainer_utils import IntervalStrategy, has_length
 from transformers.utils import logging as transformers_bars
 
-# Number of rows for a training without evaluations.
+# Number of rows for a training run without evaluations.
 _ROWS = 20
 
 
@@ -120,8 +120,8 @@ def _text(value: Any) -> str:
 
 
 @contextmanager
-def fewer_bars() -> Iterator[None]:
-    """Hide the progress bars of loading and saving models, and those of `datasets` if no terminal shows them.
+def hide_progress_bars() -> Iterator[None]:
+    """Hide the progress bars for loading and saving models, and the bars of `datasets` if there is no terminal.
 
     Downloads from the Hub keep their bars.
     """
@@ -148,11 +148,11 @@ def fewer_bars() -> Iterator[None]:
 def without_warning(logger: str, beginning: str) -> Iterator[None]:
     """Hide the messages of a logger that start with the given words."""
 
-    def says_else(record: logging.LogRecord) -> bool:
+    def does_not_start(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(beginning)
 
-    logging.getLogger(logger).addFilter(says_else)
+    logging.getLogger(logger).addFilter(does_not_start)
     try:
         yield
     finally:
-        logging.getLogger(logger).removeFilter(says_else)
+        logging.getLogger(logger).removeFilter(does_not_start)

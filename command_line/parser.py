@@ -65,7 +65,7 @@ class CommandLine:
         with_trainer: Whether the command also accepts the options of `Trainer`.
         defaults: Returns the defaults that depend on the given options and differ from the defaults of the fields.
         narrowed_by: The options that decide which other options apply.
-        out_of_use: Returns what the help leaves out for given values of `narrowed_by`: "option" or "option=choice".
+        left_out: Returns what the help leaves out for given values of `narrowed_by`: "option" or "option=choice".
     """
 
     command: str
@@ -75,7 +75,7 @@ class CommandLine:
     with_trainer: bool = False
     defaults: Callable[[Values], Values] = dict
     narrowed_by: tuple[str, ...] = ()
-    out_of_use: Callable[[Values], Collection[str]] = field(default=lambda given: ())
+    left_out: Callable[[Values], Collection[str]] = field(default=lambda given: ())
 
     def check(self, arguments: list[str]) -> tuple[Any, ...]:
         """Show the help and exit, or report every mistake that can be found without importing torch.
@@ -153,7 +153,7 @@ class CommandLine:
             formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=36),
             add_help=False,
         )
-        defaults, hidden = self.defaults(given), () if everything else self.out_of_use(given)
+        defaults, hidden = self.defaults(given), () if everything else self.left_out(given)
         for kind in self.kinds:
             shown = [each for each in fields(kind) if each.name not in {*hidden, *given}]
             group = parser.add_argument_group(getattr(kind, "_argument_group_name", "options"))
@@ -169,7 +169,7 @@ class CommandLine:
             for name in self.narrowed_by[:1]:
                 narrowed = f"--{name} {name.upper()} --help lists the options of one {name}"
                 adds.append(f"{self.command} --help lists the options of every {name}" if name in given else narrowed)
-            parser.epilog = f"{', '.join(adds)}."
+            parser.epilog = f"{'; '.join(adds)}."
         parser.print_help()
 
 
@@ -236,7 +236,7 @@ def read_settings(file: Path) -> list[str]:
         # A YAML error spans several lines.
         raise UsageError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
-        raise UsageError(f"{file} must hold names and values, got {type(settings).__name__}.")
+        raise UsageError(f"{file} must contain names and values, got {type(settings).__name__}.")
     options: list[str] = []
     for name, value in settings.items():
         if isinstance(value, list):
@@ -262,9 +262,9 @@ def _read_object(name: str, text: str) -> dict[str, Any]:
     try:
         found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise UsageError(f"--{name} must be a JSON object or a file that holds one, got {text!r}: {error}") from error
+        raise UsageError(f"--{name} must be a JSON object or a file with one, got {text!r}: {error}") from error
     if not isinstance(found, dict):
-        raise UsageError(f"--{name} must be a JSON object or a file that holds one, got {text!r}.")
+        raise UsageError(f"--{name} must be a JSON object or a file with one, got {text!r}.")
     return found
 
 
@@ -315,18 +315,18 @@ def _add_to_help(group: Any, shown: Iterable[Field[Any]], defaults: Values, hidd
     """Add a line for each field to the help: its option, its meaning and its default."""
     for each in shown:
         default = defaults.get(each.name, each.default_factory() if callable(each.default_factory) else each.default)
-        told = str(each.metadata.get("help", ""))
+        help_text = str(each.metadata.get("help", ""))
         if isinstance(default, bool):
             forms = (f"--{each.name}", f"--no_{each.name}") if default else (_shown(each),)
-            group.add_argument(*forms, action="store_true", help=told)
+            group.add_argument(*forms, action="store_true", help=help_text)
             continue
         if default is not None and default is not MISSING:
             values = default if isinstance(default, list) else [getattr(default, "value", default)]
-            told += f" (default: {' '.join(map(str, values)).replace('%', '%%')})"
+            help_text += f" (default: {' '.join(map(str, values)).replace('%', '%%')})"
         choices = [str(choice) for choice in each.metadata.get("choices", ()) if f"{each.name}={choice}" not in hidden]
         word = "{" + ",".join(choices) + "}" if choices else each.name.rpartition("_")[2].upper()
         word = each.metadata.get("metavar", word)
-        group.add_argument(_shown(each), metavar=word, help=told)
+        group.add_argument(_shown(each), metavar=word, help=help_text)
 
 
 def _shown(each: Field[Any]) -> str:

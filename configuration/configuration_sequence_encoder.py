@@ -1,4 +1,4 @@
-"""The configuration of a SequenceEncoder: a few independent axes instead of a class for every architecture."""
+"""The configuration of a SequenceEncoder: independent fields instead of a class for every architecture."""
 
 # No `from __future__ import annotations` here: `@strict` reads the types of the fields, and skips a type given as a
 # string.
@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.utils import logging
 
-from ..saving.loading import ReadSafely, check_fields
-from ..saving.saving import SavedWithAutoMap
+from ..saving.loading import SafeConfigLoadingMixin, check_fields
+from ..saving.saving import AutoMapSavingMixin
+from .layer_groups import check_number_of_groups, check_types_in_groups, group_of_each_layer
 from .peft_targets import register_with_peft
 from .rope_parameters import check_rope_parameters, nest_by_layer_type
-from .shared_fields import CheckedSharedFields
+from .shared_fields import CheckedConfig
 
 logger = logging.get_logger(__name__)
 
@@ -40,16 +41,16 @@ _ACCEPTED_KEYWORDS = {
 
 
 # Sizes beyond these fail only after minutes or with no memory left: 10**12 weights are 4 TB in float32.
-_MOST_LAYERS = 10_000
-_MOST_WEIGHTS = 10**12
+_MAX_LAYERS = 10_000
+_MAX_WEIGHTS = 10**12
 
 # Each has an id in a configuration, and in a tokenizer.
 _SPECIAL_TOKENS = ("pad", "bos", "eos", "cls", "sep", "mask")
 
 
 @strict
-class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
-    r"""Configuration of a SequenceEncoder, which selects an architecture along independent axes.
+class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedConfig):
+    r"""Configuration of a SequenceEncoder. Independent fields select its architecture.
 
     The defaults are the encoder of *Attention Is All You Need* (Vaswani et al., 2017) as `torch.nn.TransformerEncoder`
     implements it: scaled embeddings plus sinusoidal positions, post-norm layers with a ReLU feed-forward network, and
@@ -59,20 +60,32 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         vocab_size (`int`, defaults to 30522): Number of tokens in the vocabulary.
         hidden_size (`int`, defaults to 512): Number of channels of the layers.
         num_hidden_layers (`int`, defaults to 6): Number of layers.
+        num_hidden_groups (`int`, *optional*): Number of groups of consecutive layers that share their weights, as in
+            ALBERT; 1 if all layers do. By default, each layer has its own weights.
         num_attention_heads (`int`, defaults to 8): Number of attention heads of each layer.
+        num_key_value_heads (`int`, *optional*): Number of heads of keys and values, which divides
+            `num_attention_heads`; each serves a group of query heads (Ainslie et al., 2023). By default, there are as
+            many as query heads.
         intermediate_size (`int`, defaults to 2048): Number of inner channels of the feed-forward networks.
         max_position_embeddings (`int`, defaults to 512): Maximum number of tokens in a text. Only learned positions
             enforce it.
-        position_embedding (`"sinusoidal"`, `"learned"` or `"rotary"`, defaults to `"sinusoidal"`): How the model
-            encodes the positions of tokens.
+        position_embedding (`"sinusoidal"`, `"learned"`, `"rotary"` or `"none"`, defaults to `"sinusoidal"`): How the
+            model encodes the positions of tokens.
         position_offset (`int`, defaults to 0): Number of unused rows at the start of the table of learned positions.
             RoBERTa has `pad_token_id + 1` of them. The `position_ids` of a text may start at 0 or at this offset.
         rope_parameters (`dict`, *optional*): Parameters of rotary positions, in the format of transformers:
             `rope_theta` (defaults to 10000), `rope_type` (`default`, `linear`, `llama3` or `yarn`) and what that type
             needs, either for all layers or nested by layer type.
+        position_bias (`"bucketed"` or `"alibi"`, *optional*): What is added to attention scores for the distance of two
+            tokens, with any `position_embedding`: a learned number for each head and bucket of distances, as in T5 and
+            MPNet, or a penalty that grows linearly (Press et al., 2022).
+        relative_attention_num_buckets (`int`, defaults to 32): Number of buckets of a `bucketed` position bias, half of
+            them for each direction.
+        relative_attention_max_distance (`int`, defaults to 128): Distance from which all distances share the last
+            bucket of their direction.
         norm_placement (`"post"` or `"pre"`, defaults to `"post"`): Whether norms come after each residual addition or
             before each branch. `pre` adds a norm after the last layer, and omits the attention norm of the first layer
-            if `embedding_norm` already normalises its input.
+            if `embedding_norm` already normalises its input and no other layer shares its weights.
         first_attn_norm (`bool`, defaults to `False`): Whether the first layer with `norm_placement="pre"` has its
             attention norm even then, as in RoBERTa-PreLayerNorm.
         norm (`"layer_norm"` or `"rms_norm"`, defaults to `"layer_norm"`): The norm used everywhere.
@@ -84,10 +97,11 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `quick_gelu` or `silu`.
         layer_types (`list[str]`, *optional*): `"full_attention"` or `"sliding_attention"` for each layer. A shorter
             list is repeated. By default, all layers use full attention.
-        sliding_window (`int`, *optional*): How many tokens a token sees to each side in layers with sliding attention.
+        sliding_window (`int`, *optional*): Number of tokens to attend to on each side in layers with sliding attention.
         attention_bias (`bool`, defaults to `True`): Whether the linear layers of attention have a bias.
         mlp_bias (`bool`, defaults to `True`): Whether the linear layers of the feed-forward network have a bias.
-        mlp_down_bias (`bool`, *optional*): Whether the last of these layers has a bias; by default as `mlp_bias` says.
+        mlp_down_bias (`bool`, *optional*): Whether the last layer of the feed-forward network has a bias; `mlp_bias` by
+            default.
         embedding_size (`int`, *optional*): Number of channels of the embeddings; `hidden_size` by default. If the two
             differ, the model projects the embeddings to `hidden_size`, and a `dense` prediction head projects back, as
             in ELECTRA.
@@ -114,7 +128,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         embedding_dropout (`float`, defaults to 0.1): Dropout probability of the embeddings.
         classifier_dropout (`float`, defaults to 0.1): Dropout probability before the classifiers of the heads.
         initializer (`"xavier_uniform"` or `"normal"`, defaults to `"xavier_uniform"`): How matrices are initialised.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of the `normal` initializer.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of the `normal` initialisation.
         problem_type (`str`, *optional*): `single_label_classification`, `multi_label_classification` or `regression`.
             By default, the labels of the first batch decide.
         pad_token_id (`int`, *optional*, defaults to 0): Id of the padding token.
@@ -147,13 +161,18 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
     vocab_size: int = 30522
     hidden_size: int = 512
     num_hidden_layers: int = 6
+    num_hidden_groups: int | None = None
     num_attention_heads: int = 8
+    num_key_value_heads: int | None = None
     intermediate_size: int = 2048
     max_position_embeddings: int = 512
 
-    position_embedding: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
+    position_embedding: Literal["sinusoidal", "learned", "rotary", "none"] = "sinusoidal"
     position_offset: int = 0
     rope_parameters: dict[str, Any] | None = None
+    position_bias: Literal["bucketed", "alibi"] | None = None
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
     norm_placement: Literal["post", "pre"] = "post"
     first_attn_norm: bool = False
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
@@ -205,9 +224,9 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         """Return the configuration of a well-known encoder family at base size.
 
         Args:
-            name: `vanilla`, `bert`, `roberta`, `distilbert`, `nomic` or `modernbert`.
-            tokenizer: A tokenizer of transformers, which sets `vocab_size` and the ids of the special tokens. Those
-                that it does not have become None.
+            name: `vanilla`, `bert`, `roberta`, `distilbert`, `mpnet`, `nomic` or `modernbert`.
+            tokenizer: A tokenizer of transformers, which sets `vocab_size` and the ids of the special tokens. Ids of
+                tokens that it does not have become None.
             **overrides: Fields to change. If `num_hidden_layers` is changed alone, the pattern of layer types is cut or
                 repeated to fit.
 
@@ -260,12 +279,16 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         return super().to_dict()
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self._warn_of_unknown(kwargs)
+        self._warn_about_unknown_fields(kwargs)
         self._check_size()
         if self.embedding_size == self.hidden_size:
             self.embedding_size = None
         if self.prediction_size == self.embedding_dim:
             self.prediction_size = None
+        if self.num_key_value_heads == self.num_attention_heads:
+            self.num_key_value_heads = None
+        if self.num_hidden_groups == self.num_hidden_layers:
+            self.num_hidden_groups = None
         if self.mlp_down_bias == self.mlp_bias:
             self.mlp_down_bias = None
         if self.layer_types is None:
@@ -275,33 +298,34 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             self.layer_types = (list(self.layer_types) * repeats)[: self.num_hidden_layers]
         super().__post_init__(**kwargs)
 
-    def _warn_of_unknown(self, kwargs: dict[str, Any]) -> None:
-        """Warn of keywords that are not fields, since transformers silently keeps a misspelt one as an attribute."""
+    def _warn_about_unknown_fields(self, kwargs: dict[str, Any]) -> None:
+        """Warn about keywords that are not fields, since transformers silently keeps a misspelt one as an attribute."""
         own = [field.name for field in fields(self) if field.name in SequenceEncoderConfig.__annotations__]
         for name in kwargs:
             if name in _ACCEPTED_KEYWORDS or name.startswith("_"):
                 continue
             close = ["rope_parameters"] if name.startswith("rope_") else difflib.get_close_matches(name, own, n=1)
             hint = f" Did you mean `{close[0]}`?" if close else ""
-            logger.warning(f"`{name}` is not a field of SequenceEncoderConfig and changes nothing in the model.{hint}")
+            logger.warning(f"`{name}` is not a field of SequenceEncoderConfig and does not affect the model.{hint}")
 
     def _check_size(self) -> None:
         """Refuse sizes that would exhaust the memory before anything else checks them."""
-        if self.num_hidden_layers > _MOST_LAYERS:
-            raise ValueError(f"num_hidden_layers must be at most {_MOST_LAYERS:,}, got {self.num_hidden_layers}.")
+        if self.num_hidden_layers > _MAX_LAYERS:
+            raise ValueError(f"num_hidden_layers must be at most {_MAX_LAYERS:,}, got {self.num_hidden_layers}.")
         width, positions = self.embedding_dim, self.position_offset + self.max_position_embeddings
         rows = self.vocab_size + self.type_vocab_size + self.task_type_vocab_size
         rows += positions if self.position_embedding == "learned" else 0
         matrices = {"mlp": 2, "glu": 3}[self.feed_forward]
         layer = self.hidden_size * (4 * self.hidden_size + matrices * self.intermediate_size)
-        weights = rows * width + self.num_hidden_layers * layer
-        if weights > _MOST_WEIGHTS:
+        # There can be more groups than layers, which `validate_architecture` rejects.
+        weights = rows * width + min(self.num_distinct_layers, self.num_hidden_layers) * layer
+        if weights > _MAX_WEIGHTS:
             sizes = ["vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size"]
             sizes += ["task_type_vocab_size"] if self.task_type_vocab_size else []
             given = ", ".join(f"{name}={getattr(self, name)}" for name in (*sizes, "num_hidden_layers"))
             raise ValueError(
                 f"{given} need about {weights:,} weights ({weights * 4 >> 30:,} GiB in float32); at most "
-                f"{_MOST_WEIGHTS:,} weights are allowed."
+                f"{_MAX_WEIGHTS:,} weights are allowed."
             )
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
@@ -327,6 +351,11 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.num_attention_heads % max(self.key_value_heads, 1) or self.key_value_heads < 1:
+            raise ValueError(
+                f"num_key_value_heads must divide num_attention_heads={self.num_attention_heads}, got "
+                f"{self.num_key_value_heads}."
+            )
         if self.embedding_size is not None and self.embedding_size < 1:
             raise ValueError(f"embedding_size must be at least 1, or None, got {self.embedding_size}.")
         if self.prediction_size is not None and not (self.prediction_size >= 1 and self.prediction_head == "dense"):
@@ -343,6 +372,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         for name in ("num_hidden_layers", "type_vocab_size", "task_type_vocab_size", "position_offset"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        check_number_of_groups(self.num_hidden_layers, self.num_hidden_groups)
         if self.first_attn_norm and not (self.norm_placement == "pre" and self.embedding_norm):
             raise ValueError(
                 "first_attn_norm=True needs norm_placement='pre' and embedding_norm=True, got "
@@ -373,6 +403,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
                 f"position_offset={self.position_offset} needs position_embedding='learned', got "
                 f"{self.position_embedding!r}; leave it out, or pass position_offset=0."
             )
+        self._check_position_bias()
         if self.position_embedding != "rotary":
             if self.rope_parameters is not None:
                 raise ValueError(
@@ -387,6 +418,18 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
             )
         check_rope_parameters(self.rope_parameters, self.layer_types or [])
 
+    def _check_position_bias(self) -> None:
+        buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
+        if buckets < 4 or buckets % 4:
+            raise ValueError(f"relative_attention_num_buckets must be a multiple of 4, at least 4, got {buckets}.")
+        if distance <= buckets // 4:
+            raise ValueError(
+                f"relative_attention_max_distance must be above a quarter of relative_attention_num_buckets={buckets}, "
+                f"got {distance}."
+            )
+        if self.position_bias is not None and "sliding_attention" in (self.layer_types or []):
+            raise ValueError(f"position_bias={self.position_bias!r} needs layers of 'full_attention' only.")
+
     def validate_layer_type(self) -> None:
         """Check the layer types, in place of transformers' own check. `@strict` calls this after construction."""
         layer_types = self.layer_types or []
@@ -395,6 +438,7 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
                 f"layer_types has {len(layer_types)} entries for num_hidden_layers={self.num_hidden_layers}; pass one "
                 "entry per layer, or a shorter pattern that is repeated."
             )
+        check_types_in_groups(layer_types, self.layer_groups)
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ValueError(f"sliding_window must be at least 1, or None, got {self.sliding_window}.")
         if "sliding_attention" in layer_types and self.sliding_window is None:
@@ -414,9 +458,24 @@ class SequenceEncoderConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
         }
 
     @property
+    def layer_groups(self) -> list[int]:
+        """The group of each layer. Layers of the same group share their weights."""
+        return group_of_each_layer(self.num_hidden_layers, self.num_hidden_groups)
+
+    @property
+    def num_distinct_layers(self) -> int:
+        """Number of layers that have their own weights."""
+        return self.num_hidden_layers if self.num_hidden_groups is None else self.num_hidden_groups
+
+    @property
     def head_dim(self) -> int:
         """Number of channels of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def key_value_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return self.num_attention_heads if self.num_key_value_heads is None else self.num_key_value_heads
 
     @property
     def has_down_bias(self) -> bool:

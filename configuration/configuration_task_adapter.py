@@ -8,14 +8,14 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 
-from ..saving.loading import ReadSafely
-from ..saving.saving import SavedWithAutoMap
+from ..saving.loading import SafeConfigLoadingMixin
+from ..saving.saving import AutoMapSavingMixin
 from .configuration_sequence_encoder import SequenceEncoderConfig
-from .shared_fields import CheckedSharedFields
+from .shared_fields import CheckedConfig
 
 
 @strict
-class TaskAdapterConfig(ReadSafely, SavedWithAutoMap, CheckedSharedFields):
+class TaskAdapterConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedConfig):
     """Configuration of a `TaskAdapter`.
 
     Args:

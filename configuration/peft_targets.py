@@ -14,7 +14,7 @@ _SCALED, _SCALED_INPUTS = ["qkv_proj", "down_proj"], ["down_proj"]
 def register_with_peft(model_type: str) -> None:
     """Add the default target modules of a model type to peft's tables, if peft is imported.
 
-    Entries that a user has set stay as they are.
+    Entries that a user has set are not changed.
     """
     constants: Any = sys.modules.get("peft.utils.constants")
     if constants is None:

@@ -41,6 +41,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Sanh et al., 2019.
     "distilbert": {**_BERT, "num_hidden_layers": 6, "type_vocab_size": 0, "pooler_act": "relu"},
+    # Song et al., 2020.
+    "mpnet": {
+        **_BERT,
+        "vocab_size": 30527,
+        "type_vocab_size": 0,
+        "position_offset": 2,
+        "position_bias": "bucketed",
+        "relative_attention_num_buckets": 32,
+        "relative_attention_max_distance": 128,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+    },
     # Nussbaum et al., 2024.
     "nomic": {
         **_BERT,
@@ -57,7 +70,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "embedding_dropout": 0.0,
         "classifier_dropout": 0.0,
     },
-    # Warner et al., 2024: tokens see the whole text in every third layer, and 64 tokens to each side in the others.
+    # Warner et al., 2024: tokens attend to the whole text in every third layer, and to 64 tokens on each side in the
+    # others.
     "modernbert": {
         "vocab_size": 50368,
         "hidden_size": 768,

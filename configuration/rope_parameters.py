@@ -20,7 +20,8 @@ def nest_by_layer_type(given: dict[str, Any], layer_types: Sequence[str], defaul
     """Return the parameters for each of the layer types.
 
     Args:
-        given: Parameters for all layers, parameters nested by layer type, or both. Nested ones override common ones.
+        given: Parameters for all layers, parameters nested by layer type, or both. Nested parameters override common
+            ones.
         layer_types: The layer types that the model has. Parameters for others are left out.
         default_theta: The default of `rope_theta`.
 

@@ -12,10 +12,10 @@ from ..saving.loading import check_dtype
 logger = logging.get_logger(__name__)
 
 # Transformers makes a dictionary entry for each label: many more would exhaust the memory before any weight exists.
-MOST_LABELS = 10_000_000
+MAX_LABELS = 10_000_000
 
 
-class CheckedSharedFields(PreTrainedConfig):
+class CheckedConfig(PreTrainedConfig):
     """A configuration that refuses an invalid `dtype`, `id2label` or `num_labels`."""
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -38,7 +38,7 @@ class CheckedSharedFields(PreTrainedConfig):
 
 
 def check_number_of_labels(name: str, number: Any) -> None:
-    """Check that a number of labels is an integer from 0 to `MOST_LABELS`.
+    """Check that a number of labels is an integer from 0 to `MAX_LABELS`.
 
     Args:
         name: The name of the number, for the error.
@@ -47,8 +47,8 @@ def check_number_of_labels(name: str, number: Any) -> None:
     Raises:
         ValueError: If it is not.
     """
-    if not isinstance(number, int) or not 0 <= number <= MOST_LABELS:
-        raise ValueError(f"{name} must be an integer from 0 to {MOST_LABELS:,}, got {number!r}.")
+    if not isinstance(number, int) or not 0 <= number <= MAX_LABELS:
+        raise ValueError(f"{name} must be an integer from 0 to {MAX_LABELS:,}, got {number!r}.")
 
 
 def _check_id2label(id2label: Any) -> None:
@@ -60,7 +60,7 @@ def _check_id2label(id2label: Any) -> None:
             index = int(key)
         except (TypeError, ValueError):
             index = -1
-        if not 0 <= index < MOST_LABELS:
-            raise ValueError(f"id2label has the index {key!r}; indices must be integers from 0 to {MOST_LABELS - 1:,}.")
+        if not 0 <= index < MAX_LABELS:
+            raise ValueError(f"id2label has the index {key!r}; indices must be integers from 0 to {MAX_LABELS - 1:,}.")
     if missing := sorted(set(range(len(id2label))) - {int(key) for key in id2label}):
         logger.warning(f"id2label has {len(id2label)} labels, but none for the index {missing[0]}.")

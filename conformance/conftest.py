@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what has been imported out of garbage collections, which `Trainer` and transformers' tests start often."""
+    """Exclude imported objects from garbage collection, which `Trainer` and transformers' tests start often."""
     gc.collect()
     gc.freeze()
 

@@ -49,6 +49,6 @@ class EncoderTester:
 
     def pretraining_labels(self) -> dict[str, torch.Tensor]:
         """Return the labels of both objectives, under the family's name of the second one."""
-        second = "sentence_order_label" if self.subject.beside else "next_sentence_label"
+        second = "sentence_order_label" if self.subject.counterpart else "next_sentence_label"
         zeros = torch.zeros(self.batch_size, self.seq_length, dtype=torch.long)
         return {"labels": zeros, second: zeros[:, 0]}

@@ -7,10 +7,10 @@ from pathlib import PurePosixPath
 
 import pytest
 from accepted_skips import ACCEPTED_SKIPS
-from subjects import BESIDE
+from subjects import COUNTERPARTS
 
 OUTCOMES = ("passed", "skipped", "failed")
-REFERENCES = set(BESIDE.values())
+REFERENCES = set(COUNTERPARTS.values())
 
 
 class Report:
@@ -33,7 +33,7 @@ class Report:
         """Return, for each test, our subjects that skip it while their counterpart does not."""
         skipped = defaultdict(list)
         for (suite, subject, test), outcome in sorted(self.outcomes.items()):
-            shared = self.outcomes.get((suite, BESIDE.get(subject, subject), test)) == "skipped"
+            shared = self.outcomes.get((suite, COUNTERPARTS.get(subject, subject), test)) == "skipped"
             if outcome == "skipped" and not shared:
                 skipped[test].append(subject)
         return skipped
@@ -53,7 +53,9 @@ class Report:
         for (suite, subject, _), outcome in self.outcomes.items():
             counts[suite, subject][OUTCOMES.index(outcome)] += 1
         suites = sorted({suite for suite, _ in counts})
-        subjects = [name for name in [*BESIDE, *sorted(REFERENCES)] if any(name == subject for _, subject in counts)]
+        subjects = [
+            name for name in [*COUNTERPARTS, *sorted(REFERENCES)] if any(name == subject for _, subject in counts)
+        ]
         terminalreporter.section("passed / skipped / failed")
         terminalreporter.line("".join(f"{column:>18}" for column in ("", *suites)))
         for name in subjects:

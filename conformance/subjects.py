@@ -49,13 +49,13 @@ class Subject:
 
     Args:
         name: The name in the report and of the test classes.
-        beside: The subject of transformers to compare with, or None for these subjects themselves.
+        counterpart: The subject of transformers to compare with, or None for these subjects themselves.
         make_config: A function that creates a tiny configuration, with overrides for some fields.
         classes: The model classes by the name of the head. The encoder without a head is "Model".
     """
 
     name: str
-    beside: str | None
+    counterpart: str | None
     make_config: Callable[..., PreTrainedConfig]
     classes: dict[str, type[PreTrainedModel]]
 
@@ -68,8 +68,8 @@ def _preset(name: str) -> Subject:
     def make_config(**overrides: Any) -> PreTrainedConfig:
         return sequence_encoder.SequenceEncoderConfig.from_preset(name, **{**TINY, **overrides})
 
-    beside = "ModernBertModel" if name == "modernbert" else "BertModel"
-    return Subject(name, beside, make_config, _classes(sequence_encoder, "SequenceEncoder"))
+    counterpart = "ModernBertModel" if name == "modernbert" else "BertModel"
+    return Subject(name, counterpart, make_config, _classes(sequence_encoder, "SequenceEncoder"))
 
 
 def _family(name: str, config_class: Callable[..., PreTrainedConfig]) -> Subject:
@@ -85,8 +85,8 @@ SUBJECTS = [
     _family("ModernBert", transformers.ModernBertConfig),
 ]
 # The counterpart of each of our subjects. Tokenizers are named after their algorithms.
-BESIDE = {subject.name: subject.beside for subject in SUBJECTS if subject.beside}
-BESIDE |= {"wordpiece": "BertModel", "byte_level_bpe": "ModernBertModel"}
+COUNTERPARTS = {subject.name: subject.counterpart for subject in SUBJECTS if subject.counterpart}
+COUNTERPARTS |= {"wordpiece": "BertModel", "byte_level_bpe": "ModernBertModel"}
 
 
 def cases(suite: type, module: str) -> dict[str, type]:

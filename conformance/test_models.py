@@ -25,12 +25,12 @@ class ModelTests(ModelTesterMixin):
         self.model_tester = EncoderTester(self.subject)
         self.all_model_classes = tuple(self.subject.classes.values())
         # The mixin looks for a year in the configuration's file, and takes models without one for older than 2023.
-        self.test_can_init_all_missing_weights_before_2023 = self.subject.beside is not None
+        self.test_can_init_all_missing_weights_before_2023 = self.subject.counterpart is not None
         positions = getattr(self.model_tester.get_config(), "rope_parameters", None)
         if "_rope_" in self._testMethodName and not positions:
             # The mixin only checks for the field, which our configuration has even if positions are not rotary.
             self.skipTest("Positions are not rotary.")
-        if self.subject.beside and self._testMethodName in ACCEPTED_SKIPS:
+        if self.subject.counterpart and self._testMethodName in ACCEPTED_SKIPS:
             self.skipTest(ACCEPTED_SKIPS[self._testMethodName])
 
     def _prepare_for_class(self, inputs_dict: dict[str, Any], model_class: Any, return_labels: bool = False) -> Any:
@@ -49,11 +49,11 @@ class ModelTests(ModelTesterMixin):
 globals().update(cases(ModelTests, __name__))
 
 
-def test_every_public_model_with_every_preset_is_among_the_subjects() -> None:
+def test_every_public_model_is_tested_with_every_preset() -> None:
     """Models that are added later must be tested too."""
     public = {getattr(sequence_encoder, name) for name in sequence_encoder.__all__}
     models = {item for item in public if isinstance(item, type) and issubclass(item, PreTrainedModel)}
     # A task adapter works with any encoder, and `tests` tests it with several.
     models -= {sequence_encoder.SequenceEncoderPreTrainedModel, sequence_encoder.TaskAdapter}
-    ours = {subject.name: set(subject.classes.values()) for subject in SUBJECTS if subject.beside}
+    ours = {subject.name: set(subject.classes.values()) for subject in SUBJECTS if subject.counterpart}
     assert ours == dict.fromkeys(PRESETS, models)

@@ -58,7 +58,7 @@ def make_importable() -> None:
         raise FileNotFoundError(f"The tests of transformers are not in {ROOT}; run `make conformance`.")
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-        # Of a server of forks, Python passes on the path of modules only in the environment.
+        # A fork server gets the module path only through the environment.
         here = str(Path(__file__).parent)
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), here, *filter(None, [os.environ.get("PYTHONPATH")])])
 

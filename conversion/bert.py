@@ -25,7 +25,7 @@ FIELDS = {
 }
 # transformers no longer supports relative positions, but older configurations still ask for them.
 REQUIRED = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
-# The fields of the preset that hold for the whole family, whatever a configuration says.
+# The fields of the preset that apply to the whole family, whatever a configuration says.
 SETTINGS = {
     name: value
     for name, value in PRESETS["bert"].items()

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration import SequenceEncoderConfig
-from ..saving.whole_folders import check_replaceable, written_whole
+from ..saving.whole_folders import atomic_folder, check_replaceable
 from .conversion_card import adjust_card
 from .convert import convert_and_release, our_config
 from .sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
@@ -39,7 +39,7 @@ def convert_checkpoint(
         target: The folder to write.
         to: See `convert`.
         base_model: See `convert`.
-        force: Whether to replace `target` if it holds a saved model.
+        force: Whether to replace `target` if it contains a saved model.
 
     Returns:
         The largest difference between the outputs of the two models.
@@ -50,9 +50,9 @@ def convert_checkpoint(
     """
     output = Path(target)
     check_replaceable(output, force, "--force", kept=Path(source))
-    beside = folder_of(source)
-    encoder = Path(transformer_folder(beside))
-    model = load_checkpoint(source if encoder == beside else encoder, base_model)
+    source_folder = folder_of(source)
+    encoder = Path(transformer_folder(source_folder))
+    model = load_checkpoint(source if encoder == source_folder else encoder, base_model)
     tokenizer = load_tokenizer(encoder, model)
     if tokenizer is None:
         print(f"{encoder} has no tokenizer, so none is saved and the models are compared on random token ids.")
@@ -65,15 +65,15 @@ def convert_checkpoint(
     texts = sample_ids(config, tokenizer)
     before, original = outputs_of(model, texts), type(model).__name__
     converted = convert_and_release(model, to, base_model)
-    difference = check_same(before, outputs_of(converted, texts))
+    difference = check_same_outputs(before, outputs_of(converted, texts))
     names = f"{original} to {type(converted).__name__}"
     print(f"Converted {names}. On sample texts, their outputs differ by at most {difference:.1e}.")
-    with written_whole(output, force, "--force") as written:
-        place = written / encoder.relative_to(beside)
+    with atomic_folder(output, force, "--force") as written:
+        place = written / encoder.relative_to(source_folder)
         converted.save_pretrained(place)
         if tokenizer is not None:
             save_tokenizer(tokenizer, place, list(SAMPLES))
-        copy_sidecar_files(beside, encoder, written)
+        copy_sidecar_files(source_folder, encoder, written)
         adjust_card(written, output.resolve().name, converted)
     print(f"Saved in {output}.")
     return difference
@@ -114,8 +114,8 @@ def outputs_of(model: PreTrainedModel, texts: list[torch.Tensor]) -> list[tuple[
     return [tuple(value for value in output.to_tuple() if isinstance(value, torch.Tensor)) for output in outputs]
 
 
-def check_same(one: list[tuple[torch.Tensor, ...]], other: list[tuple[torch.Tensor, ...]]) -> float:
-    """Return the largest difference between the outputs that both models have.
+def check_same_outputs(one: list[tuple[torch.Tensor, ...]], other: list[tuple[torch.Tensor, ...]]) -> float:
+    """Compare the outputs of two models, and return the largest difference.
 
     Raises:
         ValueError: If the difference is NaN, or larger than rounding explains for outputs of this size.

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from ..hub.card import auto_class_of
 from ..modeling import SequenceEncoderPreTrainedModel
-from ..saving.model_files import save_card, without_mark
+from ..saving.model_files import remove_mark, save_card
 from ..saving.module_list import MODULE_LIST
 
 _START, _END = "<!-- sequence-encoder: this section is about the conversion -->", "<!-- end of the conversion -->"
@@ -53,7 +53,7 @@ def adjust_card(folder: Path, name: str, model: PreTrainedModel) -> None:
     path = folder / "README.md"
     if not path.exists():
         return
-    text = _SECTION.sub("", without_mark(path.read_text(encoding="utf-8", errors="replace")))
+    text = _SECTION.sub("", remove_mark(path.read_text(encoding="utf-8", errors="replace")))
     if isinstance(model, SequenceEncoderPreTrainedModel):
         kind = _SENTENCES if (folder / MODULE_LIST).exists() else _MODEL
         lines = kind.format(auto_class=auto_class_of(model), place=json.dumps(name, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""Converts models of other families to ours and back: the same function, with weights in another layout."""
+"""Converts models of other families to ours and back. The outputs stay the same; the layout of the weights changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.recipe_files import recipe_of
 from .family import Family, their_class
-from .key_mapping import to_ours, to_theirs
+from .key_mapping import Heads, to_ours, to_theirs
 from .source_models import FAMILIES, find_family, load_checkpoint
 
 _OURS = "SequenceEncoder"
@@ -33,7 +33,7 @@ _COMMON = (
     "problem_type",
 )
 # Fields that a sentence-transformers cross-encoder adds to the configuration of any model.
-_TRAVELLING = ("sentence_transformers", "sbert_ce_default_activation_function")
+_SHARED_FIELDS = ("sentence_transformers", "sbert_ce_default_activation_function")
 # Fields that only matter for models with these heads. Initialisation and special tokens matter for none.
 _WITH_POOLER = ("Model", "ForPreTraining", "ForSequenceClassification", "ForMultipleChoice")
 _PREDICTING = ("ForMaskedLM", "ForPreTraining")
@@ -61,20 +61,16 @@ def convert(
 
     Args:
         source: A folder, a Hub id, or a model, whose weights are copied. Without `to`, its family is BERT (or any model
-            with BERT's architecture), RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, ModernBERT, Nomic BERT, GTE,
-            jina-embeddings-v3, ERNIE, data2vec, RoBERTa-PreLayerNorm, XLM-R XL, Megatron BERT, RoFormer or
-            RemBERT. With `to`, it is a SequenceEncoder.
-        to: The family to convert a SequenceEncoder back to: `bert`, `roberta`, `distilbert`, `electra`, `modernbert`,
-            `nomic_bert`, `gte`, `jina_embeddings_v3`, `ernie`, `data2vec_text`, `roberta_prelayernorm`,
-            `xlm_roberta_xl`, `megatron_bert`, `roformer` or `rembert`.
+            with BERT's architecture) or another one in the table of the guide. With `to`, it is a SequenceEncoder.
+        to: The name of the family to convert a SequenceEncoder back to, such as `bert` or `modernbert`.
         base_model: Whether to convert only the encoder and drop the head.
 
     Returns:
         The converted model, with the head and the dtype of the source, in evaluation mode.
 
     Raises:
-        ValueError: If the other side has no equivalent of the family, the head or the configuration, or if weights are
-            missing or left over. The message names the cause.
+        ValueError: If the target has no equivalent of the family, the head or the configuration, or if weights are
+            missing or unused. The message names the cause.
     """
     if to is not None and to not in FAMILIES:
         raise ValueError(f"to must be one of {', '.join(FAMILIES)}, got {to!r}.")
@@ -129,29 +125,29 @@ def our_config(model: PreTrainedModel) -> SequenceEncoderConfig:
 
 def _convert(model: PreTrainedModel, to: str | None, base_model: bool, release: bool) -> PreTrainedModel:
     if to is None:
-        return _carry_over(model, release)
-    return _give_back(model, FAMILIES[to], base_model, release)
+        return _convert_to_ours(model, release)
+    return _convert_to_theirs(model, FAMILIES[to], base_model, release)
 
 
-def _carry_over(model: PreTrainedModel, release: bool) -> PreTrainedModel:
+def _convert_to_ours(model: PreTrainedModel, release: bool) -> PreTrainedModel:
     family, head = find_family(type(model).__name__)
     if any(".base_layer." in name for name in model.state_dict()):
         raise ValueError(
-            f"This {type(model).__name__} has adapters of peft for matrices that are joined here. Merge them with "
-            "merge_and_unload() of its PeftModel, or convert it without them."
+            f"This {type(model).__name__} has peft adapters, which cannot be converted. Merge them with "
+            "merge_and_unload() of its PeftModel, or remove them with its unload()."
         )
     config = our_config(model)
     with no_init_weights():
         ours = getattr(modeling, _OURS + head)(config)
-    rules = family.rules(head, config.num_hidden_layers, model.base_model_prefix)
+    rules = family.rules(head, config.num_distinct_layers, model.base_model_prefix)
     device, constants = model.device, family.constants(model)
     theirs = _tensors(model, release)
     for name, constant in constants.items():
         _check_constant(name, theirs.pop(name), constant)
-    return _filled(ours, to_ours(rules, theirs, ours.state_dict(), config.num_attention_heads), device)
+    return _filled(ours, to_ours(rules, theirs, ours.state_dict(), _heads(config)), device)
 
 
-def _give_back(model: PreTrainedModel, family: Family, base_model: bool, release: bool) -> PreTrainedModel:
+def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool, release: bool) -> PreTrainedModel:
     if not isinstance(model, SequenceEncoderPreTrainedModel):
         raise ValueError(f"Only a SequenceEncoder can be converted to {family.name}, got a {type(model).__name__}.")
     head = type(model).__name__.removeprefix(_OURS)
@@ -168,8 +164,8 @@ def _give_back(model: PreTrainedModel, family: Family, base_model: bool, release
     options = {"add_pooling_layer": has_pooler} if head == "Model" and family.has_pooler else {}
     with no_init_weights():
         theirs = their_class(family.model_prefixes[0] + head)(config, **options)
-    rules = family.rules(head, model.config.num_hidden_layers, theirs.base_model_prefix)
-    device, heads = model.device, model.config.num_attention_heads
+    rules = family.rules(head, model.config.num_distinct_layers, theirs.base_model_prefix)
+    device, heads = model.device, _heads(model.config)
     tensors = _tensors(model, release)
     if head == "Model" and not has_pooler:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
@@ -184,8 +180,12 @@ def _check_constant(name: str, tensor: torch.Tensor, constant: torch.Tensor) -> 
         raise ValueError(f"{name} has other values than those that a SequenceEncoder computes; it was changed.")
 
 
+def _heads(config: SequenceEncoderConfig) -> Heads:
+    return Heads(config.num_attention_heads, config.key_value_heads)
+
+
 def _tensors(model: PreTrainedModel, release: bool) -> dict[str, torch.Tensor]:
-    """Return copies of a model's tensors by name; with `release`, the tensors themselves, which the model gives up."""
+    """Return copies of a model's tensors by name; with `release`, the tensors themselves, removed from the model."""
     tensors = dict(model.state_dict())
     if not release:
         return {name: tensor.clone() for name, tensor in tensors.items()}
@@ -224,7 +224,7 @@ def read_config(family: Family, head: str, config: PreTrainedConfig) -> Sequence
             raise ValueError(f"{name}={ours[name]!r} is not supported: {head} of {family.name} needs {only!r}.")
         ours[name] = only
     try:
-        return SequenceEncoderConfig(**ours, **_travelling(config), dtype=config.dtype)
+        return SequenceEncoderConfig(**ours, **_shared_fields(config), dtype=config.dtype)
     except StrictDataclassError as error:
         raise ValueError(f"A SequenceEncoder does not support this {type(config).__name__}. {error}") from error
 
@@ -233,10 +233,11 @@ def write_config(family: Family, head: str, config: SequenceEncoderConfig) -> Pr
     """Translate our configuration into theirs. `obstacles_to` checks that nothing is lost."""
     theirs: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
     theirs |= {name: getattr(config, ours) for ours, name in family.all_fields(head).items()}
-    theirs |= {**family.write(config), **_travelling(config), "dtype": config.dtype}
-    if head == "ForQuestionAnswering":
-        # The two outputs are the start and the end of the answer.
-        theirs |= {"id2label": None, "label2id": None, "num_labels": 2}
+    theirs |= {**family.write(config), **_shared_fields(config), "dtype": config.dtype}
+    # The two outputs for an answer are its start and its end. Some families also name the outputs of other heads.
+    outputs = 2 if head == "ForQuestionAnswering" else family.heads[head].required.get("num_labels")
+    if outputs is not None:
+        theirs |= {"id2label": None, "label2id": None, "num_labels": outputs}
     return cast(PreTrainedConfig, their_class(f"{family.model_prefixes[0]}Config")(**theirs))
 
 
@@ -271,5 +272,5 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
     return obstacles
 
 
-def _travelling(config: PreTrainedConfig) -> dict[str, Any]:
-    return {name: copy.deepcopy(getattr(config, name)) for name in _TRAVELLING if hasattr(config, name)}
+def _shared_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    return {name: copy.deepcopy(getattr(config, name)) for name in _SHARED_FIELDS if hasattr(config, name)}

@@ -48,7 +48,7 @@ class Family:
     Args:
         name: The name of the family, as in the presets.
         model_prefixes: The prefixes of its class names. Converting back creates classes with the first prefix.
-        fields: Maps our field names to theirs, where both hold the same value.
+        fields: Maps our field names to theirs, where both have the same value.
         settings: The values that our fields have for the whole family.
         required: Their fields that must have a given value. A missing field counts as having it.
         trunk: The rules for embeddings and norms.
@@ -57,8 +57,8 @@ class Family:
         read: Returns the remaining fields of our configuration, computed from theirs.
         write: Returns the remaining fields of their configuration, computed from ours.
         constants: Returns the tensors of their model that its configuration determines, and that ours computes.
-        types_optional: Whether `type_vocab_size` may be 0.
-        renamed: Maps old names of their fields, which checkpoints still have, to the names in transformers.
+        types_optional: Whether the family supports `type_vocab_size=0`.
+        renamed: Maps old names of their fields, which some checkpoints use, to the names in transformers.
     """
 
     name: str
@@ -104,11 +104,11 @@ class Family:
         return {**self.fields, **self.heads[head].fields}
 
     def rules(self, head: str, depth: int, base_model_prefix: str) -> list[Rule]:
-        """Return all rules for a model with `depth` layers.
+        """Return all rules for a model with `depth` distinct layers.
 
         Args:
             head: The suffix of the class name, such as `ForMaskedLM`.
-            depth: The number of layers.
+            depth: The number of layers that have their own weights.
             base_model_prefix: The attribute that holds the trunk in their class.
         """
         ours, theirs = ("", "") if head == "Model" else ("model.", f"{base_model_prefix}.")

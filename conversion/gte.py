@@ -12,8 +12,8 @@ from .key_mapping import module
 from .nomic_bert import GATED, NOMIC_BERT, ROTARY_LAYER, ROTARY_TRUNK
 from .rotary_fields import read_rope, write_rope
 
-# Also the dropout inside the feed-forward network, of which only the last layer has a bias.
 _FIELDS = FIELDS | {"mlp_dropout": "hidden_dropout_prob"}
+# Only the last layer of the feed-forward network has a bias.
 _BIASES = {"attention_bias": True, "mlp_bias": False, "mlp_down_bias": True}
 
 
@@ -26,7 +26,7 @@ GTE = Family(
     model_prefixes=("Gte",),
     fields=_FIELDS,
     settings={name: value for name, value in NOMIC_BERT.settings.items() if name not in _FIELDS} | _BIASES,
-    # Fields of Alibaba's own code, which transformers' class ignores.
+    # Fields of Alibaba's own code that the class in transformers ignores.
     required={"layer_norm_type": "layer_norm", "position_embedding_type": "rope", "logn_attention_scale": False},
     trunk=ROTARY_TRUNK,
     layer=[*ROTARY_LAYER, *GATED],

@@ -1,13 +1,14 @@
 """Weight tables, which map our tensors to the tensors of another family.
 
 A table is a list of rules, one for each of our tensors, with `{}` for the layer index. Every rule is invertible, so one
-table serves both directions. Shapes: D hidden size, H heads, C channels per head.
+table serves both directions. Shapes: D hidden size, H heads, G heads of keys and values, C channels per head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from transformers.utils import logging
@@ -17,24 +18,37 @@ logger = logging.get_logger(__name__)
 Tensors = dict[str, torch.Tensor]
 
 
+class Heads(NamedTuple):
+    """The numbers of attention heads of a model."""
+
+    queries: int
+    keys: int
+
+
 @dataclass(frozen=True)
 class Layout:
-    """A pair of functions that join their tensors into one of ours and split it again, given the number of heads."""
+    """A pair of functions that join their tensors into one of ours and split it again, given the numbers of heads."""
 
-    join: Callable[[list[torch.Tensor], int], torch.Tensor]
-    split: Callable[[torch.Tensor, int, int], list[torch.Tensor]]
-
-
-def _heads_of_three(tensors: list[torch.Tensor], heads: int) -> torch.Tensor:
-    """Interleave query, key and value, (H·C, …) each, by head into the (H·3·C, …) layout of `qkv_proj`."""
-    return torch.stack([tensor.unflatten(0, (heads, -1)) for tensor in tensors], dim=1).flatten(0, 2)
+    join: Callable[[list[torch.Tensor], Heads], torch.Tensor]
+    split: Callable[[torch.Tensor, Heads, int], list[torch.Tensor]]
 
 
-def _three_of_heads(tensor: torch.Tensor, heads: int, count: int) -> list[torch.Tensor]:
-    return [
-        part.flatten(0, 1).clone(memory_format=torch.contiguous_format)
-        for part in tensor.unflatten(0, (heads, 3, -1)).unbind(1)
-    ]
+def _heads_of_three(tensors: list[torch.Tensor], heads: Heads) -> torch.Tensor:
+    """Interleave query (H·C, …), and key and value (G·C, …), into the (G·(H/G + 2)·C, …) layout of `qkv_proj`."""
+    return torch.cat([tensor.unflatten(0, (heads.keys, -1)) for tensor in tensors], dim=1).flatten(0, 1)
+
+
+def _three_of_heads(tensor: torch.Tensor, heads: Heads, count: int) -> list[torch.Tensor]:
+    groups = tensor.unflatten(0, (heads.keys, -1))
+    repeats = heads.queries // heads.keys
+    channels = groups.shape[1] // (repeats + 2)
+    parts = groups.split([repeats * channels, channels, channels], dim=1)
+    return [part.flatten(0, 1).clone(memory_format=torch.contiguous_format) for part in parts]
+
+
+def _unstacked(tensor: torch.Tensor, heads: Heads) -> list[torch.Tensor]:
+    channels = len(tensor) // (heads.queries + 2 * heads.keys)
+    return list(tensor.split([count * channels for count in (heads.queries, heads.keys, heads.keys)]))
 
 
 def _half_split(tensor: torch.Tensor, heads: int) -> torch.Tensor:
@@ -47,14 +61,14 @@ def _adjacent(tensor: torch.Tensor, heads: int) -> torch.Tensor:
     return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
-def _half_split_heads_of_three(tensors: list[torch.Tensor], heads: int) -> torch.Tensor:
+def _half_split_heads_of_three(tensors: list[torch.Tensor], heads: Heads) -> torch.Tensor:
     query, key, value = tensors
-    return _heads_of_three([_half_split(query, heads), _half_split(key, heads), value], heads)
+    return _heads_of_three([_half_split(query, heads.queries), _half_split(key, heads.keys), value], heads)
 
 
-def _three_of_adjacent_heads(tensor: torch.Tensor, heads: int, count: int) -> list[torch.Tensor]:
+def _three_of_adjacent_heads(tensor: torch.Tensor, heads: Heads, count: int) -> list[torch.Tensor]:
     query, key, value = _three_of_heads(tensor, heads, count)
-    return [_adjacent(query, heads), _adjacent(key, heads), value]
+    return [_adjacent(query, heads.queries), _adjacent(key, heads.keys), value]
 
 
 # The same tensor on both sides. If theirs has several names, the model uses the first; an untied copy is dead weight.
@@ -73,14 +87,14 @@ STACKED = Layout(
 )
 # One tensor with the queries of all heads, then the keys, then the values.
 STACKED_QKV = Layout(
-    lambda tensors, heads: _heads_of_three(list(tensors[0].chunk(3)), heads),
+    lambda tensors, heads: _heads_of_three(_unstacked(tensors[0], heads), heads),
     lambda tensor, heads, count: [torch.cat(_three_of_heads(tensor, heads, 3))],
 )
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Maps one of our tensors to the tensors that hold it in the other family."""
+    """Maps one of our tensors to the corresponding tensors of the other family."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -106,17 +120,17 @@ def for_layers(rules: Iterable[Rule], count: int) -> list[Rule]:
     return [rule.named(*[lambda name, i=i: name.format(i)] * 2) for i in range(count) for rule in rules]
 
 
-def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads: int) -> Tensors:
+def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads: Heads) -> Tensors:
     """Build the tensors that our model needs from theirs.
 
     Args:
         rules: The rules of the model. If two rules name the same tensor, the later one applies.
         theirs: Their tensors. Each one is removed when it is used.
         needed: The names of our tensors.
-        heads: The number of attention heads.
+        heads: The numbers of attention heads.
 
     Raises:
-        ValueError: If a tensor is missing or left over. The message names it.
+        ValueError: If a tensor is missing or unused. The message names it.
     """
     by_name = {rule.ours: rule for rule in rules}
     ours: Tensors = {}
@@ -126,35 +140,35 @@ def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads
             raise ValueError(f"The checkpoint has no {', '.join(absent)}.")
         tensors = [theirs.pop(key) for key in rule.theirs]
         if rule.layout is SAME:
-            _warn_of_dead_weights(rule, tensors)
+            _warn_about_unused_weights(rule, tensors)
         ours[name] = rule.layout.join(tensors, heads)
     if theirs:
         raise ValueError(f"The checkpoint has tensors that our model does not use: {', '.join(sorted(theirs))}.")
     return ours
 
 
-def _warn_of_dead_weights(rule: Rule, tensors: list[torch.Tensor]) -> None:
+def _warn_about_unused_weights(rule: Rule, tensors: list[torch.Tensor]) -> None:
     for key, tensor in zip(rule.theirs[1:], tensors[1:], strict=True):
         if not torch.equal(tensor, tensors[0]):
             logger.warning(
-                f"{key} is not converted, because the model uses {rule.theirs[0]} instead, which has other values."
+                f"{key} is not converted, because the model uses {rule.theirs[0]} instead, which has different values."
             )
 
 
-def to_theirs(rules: Iterable[Rule], ours: Tensors, heads: int) -> Tensors:
+def to_theirs(rules: Iterable[Rule], ours: Tensors, heads: Heads) -> Tensors:
     """Build their tensors from ours, as the inverse of `to_ours`.
 
     Args:
         rules: The rules of the model. If two rules name the same tensor, the later one applies.
         ours: Our tensors. Each one is removed when it is used.
-        heads: The number of attention heads.
+        heads: The numbers of attention heads.
 
     Raises:
         ValueError: If the other family has no counterpart of a tensor. The message names it.
     """
     by_name = {rule.ours: rule for rule in rules}
-    if homeless := sorted(ours.keys() - by_name.keys()):
-        raise ValueError(f"The other family has no counterpart of the tensors {', '.join(homeless)}.")
+    if unmapped := sorted(ours.keys() - by_name.keys()):
+        raise ValueError(f"The other family has no counterpart of the tensors {', '.join(unmapped)}.")
     theirs: Tensors = {}
     for name in list(ours):
         rule = by_name[name]

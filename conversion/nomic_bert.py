@@ -12,7 +12,7 @@ from .family import Family, Head
 from .key_mapping import SEPARATE_QKV, STACKED, Rule, module
 from .rotary_fields import read_rope, write_rope
 
-# Post-norm layers with rotary positions and attention in the modules of transformers' newer families.
+# Families with rotary positions whose classes in transformers share their names of weights.
 ROTARY_TRUNK = [
     Rule("embed_tokens.weight", ("embeddings.word_embeddings.weight",)),
     Rule("embeddings.types.weight", ("embeddings.token_type_embeddings.weight",)),
@@ -53,7 +53,7 @@ NOMIC_BERT = Family(
         for name, value in PRESETS["nomic"].items()
         if name not in FIELDS and name not in ("rope_parameters", "tie_word_embeddings", "pooler_act")
     },
-    # Fields of Nomic's own code, which transformers' class ignores. The mixtures of experts have its model type too.
+    # Fields of Nomic's own code that the class in transformers ignores. Mixtures of experts have the same model type.
     required={
         "num_experts": 0,
         "activation_function": "swiglu",

@@ -1,4 +1,4 @@
-"""Reads and writes the parameters of rotary positions, which other families do not nest by layer type."""
+"""Reads and writes the rotary parameters of families whose layers all have the same type."""
 
 from __future__ import annotations
 

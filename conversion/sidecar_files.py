@@ -1,4 +1,4 @@
-"""The files beside a checkpoint's weights: its tokenizer, its sentence-transformers modules and its card."""
+"""The other files of a checkpoint: its tokenizer, its sentence-transformers modules and its card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..saving.module_list import MODULE_LIST, module_paths
 from .source_models import transformer_folder
 
 # Patterns of the sentence-transformers files, the card and the licence. Each module has a separate folder.
-TRAVELLING = (MODULE_LIST, "sentence_*_config.json", "config_sentence_transformers.json", "README.md", "LICENSE*")
+SIDECAR_FILES = (MODULE_LIST, "sentence_*_config.json", "config_sentence_transformers.json", "README.md", "LICENSE*")
 
 
 def folder_of(source: str) -> Path:
@@ -30,7 +30,7 @@ def folder_of(source: str) -> Path:
     if os.path.exists(transformer_folder(source)):
         return Path(source)
     try:
-        folder = Path(snapshot_download(source, allow_patterns=[*TRAVELLING, *TOKENIZER_FILES, "config.json"]))
+        folder = Path(snapshot_download(source, allow_patterns=[*SIDECAR_FILES, *TOKENIZER_FILES, "config.json"]))
         if modules := module_folders(folder):
             snapshot_download(source, allow_patterns=[f"{module}/*" for module in modules])
     except RepositoryNotFoundError as error:
@@ -59,7 +59,7 @@ def copy_sidecar_files(folder: Path, encoder: Path, target: Path) -> None:
 
     A module without files, such as `Normalize`, need not have a folder.
     """
-    files = [path for pattern in TRAVELLING for path in folder.glob(pattern)]
+    files = [path for pattern in SIDECAR_FILES for path in folder.glob(pattern)]
     for module in module_folders(folder):
         inside = (folder / module).rglob("*") if folder / module != encoder else encoder.glob("sentence_*_config.json")
         files += [path for path in inside if path.is_file()]
@@ -103,7 +103,7 @@ def read_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, texts: list[str]) -> None:
-    """Save a tokenizer beside its new model, and check on sample texts that it loads as the same tokenizer.
+    """Save a tokenizer with its new model, and check on sample texts that it loads as the same tokenizer.
 
     Raises:
         ValueError: If it loads as a different tokenizer.
@@ -114,4 +114,4 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, texts: list
         again(texts, texts)["input_ids"] != tokenizer(texts, texts)["input_ids"]
         or again.pad_token != tokenizer.pad_token
     ):
-        raise ValueError(f"The saved {type(tokenizer).__name__} loads as a different tokenizer beside the new model.")
+        raise ValueError(f"The saved {type(tokenizer).__name__} loads as a different tokenizer with the new model.")

@@ -1,4 +1,4 @@
-"""Recognises models of other families, and loads checkpoints with no weight missing or left over."""
+"""Recognises models of other families, and loads checkpoints only if all weights are present and used."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .. import modeling
 from ..configuration import SequenceEncoderConfig
 from ..saving.loading import check_config_file, check_weight_maps
 from ..saving.module_list import module_paths
+from .albert import ALBERT
 from .bert import BERT
 from .data2vec_text import DATA2VEC_TEXT
 from .distilbert import DISTILBERT
@@ -27,6 +28,7 @@ from .family import Family
 from .gte import GTE
 from .jina_embeddings_v3 import JINA_EMBEDDINGS_V3
 from .modernbert import MODERNBERT
+from .mpnet import MPNET
 from .nomic_bert import NOMIC_BERT
 from .pre_norm import MEGATRON_BERT, ROBERTA_PRELAYERNORM, XLM_ROBERTA_XL
 from .rembert import REMBERT
@@ -39,24 +41,11 @@ logger = logging.get_logger(__name__)
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        BERT,
-        ROBERTA,
-        DISTILBERT,
-        ELECTRA,
-        MODERNBERT,
-        NOMIC_BERT,
-        GTE,
-        JINA_EMBEDDINGS_V3,
-        ERNIE,
-        DATA2VEC_TEXT,
-        ROBERTA_PRELAYERNORM,
-        XLM_ROBERTA_XL,
-        MEGATRON_BERT,
-        ROFORMER,
-        REMBERT,
+        *(BERT, ROBERTA, DISTILBERT, ELECTRA, ALBERT, ERNIE, MPNET),
+        *(DATA2VEC_TEXT, ROBERTA_PRELAYERNORM, XLM_ROBERTA_XL, MEGATRON_BERT, REMBERT),
+        *(NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, ROFORMER, MODERNBERT),
     )
 }
-
 
 # Why families cannot be converted that are otherwise like those that can, by the prefix of their class names.
 _REASONS = {
@@ -104,7 +93,7 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
         base_model: Whether to load only the encoder, instead of the class that the configuration names.
 
     Raises:
-        ValueError: If the class cannot be converted, or if weights are missing or left over.
+        ValueError: If the class cannot be converted, or if weights are missing or unused.
     """
     checkpoint = transformer_folder(checkpoint)
     config = read_config(checkpoint)
@@ -124,12 +113,13 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
     renamed = _with_new_names(config, family, checkpoint)
     options = {} if renamed is config else {"config": renamed}
     family.check(head, renamed)
-    family.read(renamed)  # Refuses values that transformers would fail on.
+    family.read(renamed)  # Rejects values with which transformers cannot build the model.
     if base_model:
         names = [f"{prefix}Model"]
     elif named is not None:
-        # BERT's pretraining checkpoints have both heads, but their configurations often name BertForMaskedLM.
-        names = [named, *(["BertForPreTraining"] if named == "BertForMaskedLM" else [])]
+        # Pretraining checkpoints can have both heads, although their configurations name only ForMaskedLM.
+        both = head == "ForMaskedLM" and "ForPreTraining" in family.heads
+        names = [named, *([f"{named.removesuffix(head)}ForPreTraining"] if both else [])]
     else:
         # Old checkpoints do not name their class. They come from pretraining.
         names = [prefix + head for head in ("Model", "ForPreTraining", "ForMaskedLM") if head in family.heads]
@@ -177,8 +167,7 @@ def transformer_folder(checkpoint: str | os.PathLike[str]) -> str | os.PathLike[
     This is the checkpoint itself, or the folder of the first module in older checkpoints of sentence-transformers.
 
     Raises:
-        ValueError: If the checkpoint is a file, its module list is damaged, or one of its files links to a place
-            outside.
+        ValueError: If the checkpoint is a file, its module list is damaged, or one of its files links outside it.
         FileNotFoundError: If there is no such folder, and the name cannot be a Hub id.
     """
     name = os.fspath(checkpoint)

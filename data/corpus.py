@@ -11,7 +11,7 @@ from typing import Any
 
 from ..command_line import UsageError
 from .documentation import read_documentation, split_by_file
-from .text_files import TextFormat, csv_header, csv_records, encoding_of, undecodable
+from .text_files import TextFormat, csv_header, csv_records, describe_decoding_error, encoding_of
 
 DOCUMENTATION = "documentation"
 # The `datasets` reader for each file extension.
@@ -46,14 +46,14 @@ class CorpusArguments:
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
     split: str = field(default="train", metadata={"help": "Split of the Hub dataset."})
-    text_column: str = field(default="text", metadata={"help": "Column that holds the texts."})
+    text_column: str = field(default="text", metadata={"help": "Column with the texts."})
     sample_by: str = field(
         default="line",
         metadata={"help": "What counts as a document in a text file.", "choices": ["line", "paragraph", "document"]},
     )
     encoding: str | None = field(
         default=None,
-        metadata={"help": "Encoding of the files, such as latin-1 (default: UTF-8)."},
+        metadata={"help": "Encoding of the files, such as latin-1; the default is UTF-8."},
     )
     delimiter: str | None = field(default=None, metadata={"help": "Column separator of CSV files, such as ';'."})
     streaming: bool = field(default=False, metadata={"help": "Read and tokenise during training; needs --max_steps."})
@@ -64,7 +64,9 @@ class CorpusArguments:
         default=0,
         metadata={"help": "Number of documents held out for evaluation: random ones, or the first of a stream."},
     )
-    num_proc: int | None = field(default=None, metadata={"help": "Tokenising processes (default: one per core)."})
+    num_proc: int | None = field(
+        default=None, metadata={"help": "Number of tokenising processes; the default is one per core."}
+    )
 
     def __post_init__(self) -> None:
         for name, least in (("shuffle_buffer", 1), ("eval_documents", 0), ("num_proc", 1)):
@@ -107,12 +109,12 @@ def load_corpus(arguments: CorpusArguments, scratch: Path, seed: int) -> tuple[A
         texts = load_from_hub(arguments.corpus, "corpus", arguments.dataset_config, **options)
     else:
         texts = _load(*source, arguments)
-    texts = _text_alone(texts, arguments)
+    texts = _keep_text_column(texts, arguments)
     count = arguments.eval_documents
     if not count:
         return texts, None
     if arguments.streaming:
-        # Reading a stream moves its position, and that of every stream with the same source.
+        # Reading a stream moves its position, and the position of every stream with the same source.
         train, held_out = texts.skip(count), copy.deepcopy(texts).take(count)
         if next(iter(copy.deepcopy(train)), None) is None:
             raise UsageError(f"--eval_documents {count} leaves no document of --corpus {arguments.corpus} to train on.")
@@ -223,9 +225,9 @@ def read_files(reader: str, files: list[Path], named: str, streaming: bool = Fal
                     for _ in load([file], True):
                         pass
                 except Exception as cause:
-                    told = undecodable(file, options["encoding"]) if "encoding" in options else None
-                    told = told or f"{file} cannot be read as {reader}: {str(cause) or type(cause).__name__}"
-                    raise UsageError(told) from error
+                    message = describe_decoding_error(file, options["encoding"]) if "encoding" in options else None
+                    message = message or f"{file} cannot be read as {reader}: {str(cause) or type(cause).__name__}"
+                    raise UsageError(message) from error
             raise UsageError(f"{named} cannot be read: {error.__cause__ or error}") from error
 
 
@@ -250,7 +252,7 @@ def load_from_hub(name: str, argument: str, config: str | None, **options: Any) 
         raise UsageError(f"--{argument} {name}: {error}") from error
 
 
-def _text_alone(texts: Any, arguments: CorpusArguments) -> Any:
+def _keep_text_column(texts: Any, arguments: CorpusArguments) -> Any:
     """Keep only the column of the texts, and call it "text"."""
     # Reading a stream moves its position.
     first = next(iter(copy.deepcopy(texts) if arguments.streaming else texts), None)
@@ -283,9 +285,9 @@ def text_of(text: Any) -> str:
 
 
 def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
-    """Write the docstrings on this disk as JSON Lines, unless the files exist already.
+    """Write the docstrings of the installed libraries as JSON Lines, unless the files already exist.
 
-    Held-out docstrings come from other source files than those to train on.
+    Held-out docstrings and training docstrings come from different source files.
 
     Args:
         folder: The folder to write to.
@@ -299,7 +301,7 @@ def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
         UsageError: If more than half of the docstrings would be held out.
     """
     # This module imports transformers, which takes seconds.
-    from ..saving.whole_folders import write_whole
+    from ..saving.whole_folders import write_atomically
 
     files = [folder / "documentation.jsonl", folder / "documentation-held-out.jsonl"][: 1 + bool(held_out)]
     if all(file.exists() for file in files):
@@ -310,10 +312,11 @@ def write_documentation(folder: Path, held_out: int, seed: int) -> list[Path]:
             f"--eval_documents must be at most {len(docs) // 2}, half of the {len(docs)} docstrings, got {held_out}."
         )
     train, others, share = docs, docs[:0], held_out / len(docs)
-    # A file can hold one docstring or hundreds, so the share of files gives only about that share of docstrings.
+    # A file can contain one docstring or hundreds, so a share of the files has only roughly that share of the
+    # docstrings.
     while len(others) < held_out:
         train, others = split_by_file(docs, share, seed)
         share = min(1.0, 1.2 * share)
     for file, part in zip(files, (train, others[:held_out]), strict=False):
-        write_whole(file, (json.dumps({"text": doc.text}) + "\n" for doc in part))
+        write_atomically(file, (json.dumps({"text": doc.text}) + "\n" for doc in part))
     return files

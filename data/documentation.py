@@ -58,7 +58,7 @@ class Docstring:
 
 
 def find_libraries() -> dict[str, list[Path]]:
-    """Return the Python files of the standard library and of every importable package on disk, by library."""
+    """Return the Python files of the standard library and of every installed package, by library."""
     installed = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
     installed |= {Path(entry) for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))}
     roots: dict[str, Path] = {STANDARD_LIBRARY: Path(sysconfig.get_path("stdlib"))}
@@ -171,20 +171,20 @@ def read_documentation(
     max_bytes: int = 15_000_000,
     show_progress: bool = True,
 ) -> list[Docstring]:
-    """Read the docstrings of the libraries that have the most of them, without near-duplicates.
+    """Read the docstrings of the libraries with the most docstrings, without near-duplicates.
 
     Args:
         max_libraries: The number of libraries.
         min_words: Shorter docstrings are left out.
         max_characters: Longer docstrings are truncated.
-        max_bytes: The most source code to read from a library. Of a larger one, the same random files are read each
-            time.
+        max_bytes: The maximum number of bytes of source code to read from a library. If a library is larger, the same
+            random files are read each time.
         show_progress: Whether to show a progress bar.
 
     Raises:
-        UsageError: If fewer than two libraries on this disk have documentation.
+        UsageError: If fewer than two installed libraries have docstrings.
     """
-    files = [(library, path) for library, paths in find_libraries().items() for path in _some_of(paths, max_bytes)]
+    files = [(library, path) for library, paths in find_libraries().items() for path in _sample_files(paths, max_bytes)]
     found: list[tuple[str, str, str]] = []
     # A file takes milliseconds, so the workers get them in chunks. They disable the garbage collector, because syntax
     # trees have no cycles and searching for cycles takes as long as parsing.
@@ -204,7 +204,7 @@ def read_documentation(
     return without_near_duplicates(docs)
 
 
-def _some_of(paths: list[Path], max_bytes: int) -> Iterator[Path]:
+def _sample_files(paths: list[Path], max_bytes: int) -> Iterator[Path]:
     """Yield files in a random order until they reach `max_bytes` together, but at least one."""
     total = 0
     for path in random.Random(0).sample(paths, len(paths)):

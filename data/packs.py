@@ -1,8 +1,8 @@
 """Packs windows without padding into token budgets, for an unmodified `Trainer`.
 
-Without padding, the cost of a batch is its number of real tokens, so all steps take about equally long. Everything
-random (which windows share a pack, the order of an epoch, the masks) depends only on the seed and on the position in
-the training. It is therefore the same after a resume, and for any number of processes.
+Without padding, the cost of a batch depends on its number of real tokens, so all steps take about the same time.
+Everything random (which windows share a pack, the order of an epoch, the masks) depends only on the seed and on the
+position in the training. A resumed run, or one with a different number of processes, therefore draws the same.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Pack(TypedDict):
     Attributes:
         windows: The windows, which fit the token budget together.
         seed: The seed of everything random in this pack, such as its masks.
-        progress: The share of the training that precedes this pack, from 0 to 1.
+        progress: The share of all training that precedes this pack, from 0 to 1.
     """
 
     windows: list[Window]
@@ -105,9 +105,9 @@ class PackedWindows(Dataset[Pack]):
         windows: The windows of `segment_windows`, in a list or a `datasets.Dataset`.
         max_tokens: The token budget of a pack, including special tokens.
         seed: The seed of the packs, their order, and what the collator draws.
-        multiple_of: The number of packs in a step on all devices. The last packs of an epoch that do not fill a step
-            are dropped, different ones each epoch, so that the steps are the same for any number of processes. If
-            there are too few packs for one step, they repeat.
+        multiple_of: The number of packs in a step on all devices. The last packs of an epoch are dropped if they do not
+            fill a step, so that the steps are the same for any number of processes; each epoch drops different packs.
+            If there are too few packs for one step, they repeat.
         show_progress: Whether to show a progress bar if packing takes longer than two seconds.
 
     Raises:

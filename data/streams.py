@@ -16,12 +16,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from ..command_line import UsageError
-from ..saving.whole_folders import write_whole
+from ..saving.whole_folders import write_atomically
 from .corpus import text_of
 from .packs import Pack, pack
 from .windows import Window, segment_windows
 
-# The most characters in a block, however few documents that is.
+# Maximum number of characters in a block, however few documents that is.
 BLOCK_CHARACTERS = 200_000_000
 
 
@@ -31,7 +31,7 @@ class PackedStream(IterableDataset[Pack]):
     Args:
         texts: A streamed dataset with a column "text" that can save its position (`state_dict`).
         tokenizer: The tokenizer of the model.
-        max_length: The most tokens in a window.
+        max_length: The maximum number of tokens in a window.
         max_tokens: The token budget of a pack.
         pairs: Whether to cut windows into two segments.
         buffer: The number of documents in a block. The windows of a block are shuffled.
@@ -62,7 +62,7 @@ class PackedStream(IterableDataset[Pack]):
         self.total = total
 
     def start_at(self, number: int) -> None:
-        """Start the next iteration at the pack `number`, the number of packs that were trained on."""
+        """Start the next iteration after the first `number` packs, which were trained on before."""
         self.first = number
 
     def __iter__(self) -> Iterator[Pack]:
@@ -88,7 +88,7 @@ class PackedStream(IterableDataset[Pack]):
                         progress = min(1.0, number / self.total)
                         yield {"windows": windows, "seed": [self.seed, number], "progress": progress}
                     number += 1
-                self._note({"pack": number, "epoch": epoch, "source": self.texts.state_dict()})
+                self._record_block({"pack": number, "epoch": epoch, "source": self.texts.state_dict()})
             if number == before and number == place["pack"] == 0:
                 raise UsageError("The stream contains no text.")
             epoch += 1
@@ -111,10 +111,10 @@ class PackedStream(IterableDataset[Pack]):
             place = start
             kept.append(line + "\n")
         if self.writes:
-            write_whole(self.journal, kept)
+            write_atomically(self.journal, kept)
         return place
 
-    def _note(self, start: dict[str, Any]) -> None:
+    def _record_block(self, start: dict[str, Any]) -> None:
         if self.journal is not None and self.writes:
             with self.journal.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(start) + "\n")

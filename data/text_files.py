@@ -87,7 +87,7 @@ def encoding_of(files: Iterable[Path], encoding: str | None = None) -> str:
 
 
 @contextlib.contextmanager
-def opened(file: Path, encoding: str | None = None) -> Iterator[TextIO]:
+def open_text(file: Path, encoding: str | None = None) -> Iterator[TextIO]:
     """Open a text file, which may be compressed, without translating its line ends.
 
     Raises:
@@ -98,7 +98,7 @@ def opened(file: Path, encoding: str | None = None) -> Iterator[TextIO]:
         with fsspec.open(str(file), "rt", compression=_compression(file), encoding=encoding, newline="") as text:
             yield cast(TextIO, text)
     except UnicodeError as error:
-        raise UsageError(undecodable(file, encoding) or f"{file} is not {encoding}: {error}.") from error
+        raise UsageError(describe_decoding_error(file, encoding) or f"{file} is not {encoding}: {error}.") from error
     except _DAMAGE as error:
         raise UsageError(f"{file} cannot be read: {error}") from error
 
@@ -109,9 +109,9 @@ def csv_records(file: Path, encoding: str | None, delimiter: str) -> Iterator[tu
     Raises:
         UsageError: If the quotes in the file do not match.
     """
-    # A cell can hold a whole book.
+    # A cell can contain a whole book.
     csv.field_size_limit(2**31 - 1)
-    with opened(file, encoding) as text:
+    with open_text(file, encoding) as text:
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         line = 1
         try:
@@ -151,7 +151,7 @@ def csv_header(file: Path, records: Iterator[tuple[int, list[str]]], delimiter: 
     return names
 
 
-def undecodable(file: Path, encoding: str) -> str | None:
+def describe_decoding_error(file: Path, encoding: str) -> str | None:
     """Describe where a file cannot be decoded and how to fix that, or return None if no such place is found."""
     # Lines are decoded one by one, because an error of an incremental decoder counts from its last chunk.
     if not "a\n".encode(encoding).endswith(b"a\n"):

@@ -1,8 +1,8 @@
 """Batches with about the same number of tokens, instead of the same number of texts.
 
-Without padding, the cost of a batch is its number of real tokens, so all steps take about equally long. The texts of a
-batch have similar lengths, because attention on a CPU groups texts of equal length and because labels and logits are
-padded.
+Without padding, the cost of a batch depends on its number of real tokens, so all steps take about the same time. The
+texts of a batch have similar lengths, because attention on a CPU groups texts of equal length and because labels and
+logits are padded.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ POOL = 64
 class TokenBudgetBatchSampler(Sampler[list[int]]):
     """A `batch_sampler` for a `DataLoader`: batches of indices with at most `max_tokens` tokens.
 
-    Each complete iteration is an epoch, with other batches. All processes get the same number of batches. Accelerate
-    divides the batches among processes itself: leave `num_replicas` and `rank` at their defaults, and resume as with
-    any other loader, with `loader.set_epoch(epoch)` and `accelerate.skip_first_batches(loader, batches)`. Without
-    Accelerate, resume with `start_at`.
+    Each complete iteration is an epoch, with different batches. All processes get the same number of batches.
+    Accelerate divides the batches among processes itself: leave `num_replicas` and `rank` at their defaults, and resume
+    as with any other loader, with `loader.set_epoch(epoch)` and `accelerate.skip_first_batches(loader, batches)`.
+    Without Accelerate, resume with `start_at`.
 
     Args:
         lengths: The number of tokens in each example.
@@ -67,7 +67,7 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
 
     @property
     def sampler(self) -> TokenBudgetBatchSampler:
-        """This object, because Accelerate calls `set_epoch` on the `sampler` attribute."""
+        """The sampler itself, because Accelerate calls `set_epoch` on the `sampler` attribute."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -170,7 +170,7 @@ class TokenBudgetCollator:
         self.collate, self.columns = collate, columns
 
     def __call__(self, batches: list[Any]) -> Any:
-        """Collate the examples of batches, usually of one, or single examples, into one batch."""
+        """Collate single examples, or the examples of one or more batches, into one batch."""
         examples = list(itertools.chain.from_iterable(item if isinstance(item, list) else [item] for item in batches))
         if self.columns is not None:
             examples = [{name: example[name] for name in self.columns if name in example} for example in examples]

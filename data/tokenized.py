@@ -11,7 +11,7 @@ from ..command_line import UsageError
 from .corpus import texts_of
 from .windows import segment_windows
 
-# Number of documents that a process holds in memory at once, with their tokens.
+# Number of documents that a process keeps in memory at once, with their tokens.
 _BATCH = 100
 
 
@@ -25,7 +25,7 @@ def windows_of(
     Args:
         texts: The documents.
         tokenizer: The tokenizer of the model.
-        max_length: The most tokens in a window.
+        max_length: The maximum number of tokens in a window.
         pairs: Whether to cut windows into two segments.
         num_proc: The number of processes. Defaults to one per core, or fewer if there are few documents.
 

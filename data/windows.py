@@ -15,7 +15,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 # Number of characters to tokenise in one call, so that long texts take no more memory than short ones.
-_LOT = 1_000_000
+_GROUP_CHARACTERS = 1_000_000
 # A sentence ends after a full stop, question mark or exclamation mark followed by a space, at an empty line, and before
 # a list item.
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])|\n\s*\n|\n(?=\s*(?:[-*>]|\w+\s*:|\w+ \())")
@@ -48,7 +48,7 @@ def segment_windows(
     Args:
         texts: The texts. Texts without tokens yield no windows.
         tokenizer: The tokenizer of the model.
-        max_length: The most tokens in a window, including [CLS] and one [SEP], or two with two segments.
+        max_length: The maximum number of tokens in a window, including [CLS] and one [SEP], or two with two segments.
         pairs: Whether to cut windows into two segments, at the sentence boundary nearest to the middle.
 
     Raises:
@@ -60,7 +60,7 @@ def segment_windows(
         raise ValueError(
             f"max_length must be at least {special + 2}, for two tokens and {special} special tokens, got {max_length}."
         )
-    for lot in _lots(map(sentences, texts)):
+    for lot in _groups_of_texts(map(sentences, texts)):
         for sentence_ids in _tokenized(lot, tokenizer):
             for window in _runs(sentence_ids, room):
                 cut = _middle(window) if pairs else 0
@@ -68,7 +68,7 @@ def segment_windows(
                 yield {"input_ids": ids, "cut": cut, "length": len(ids) + (3 if cut else 2)}
 
 
-def _lots(texts: Iterable[list[str]]) -> Iterator[list[list[str]]]:
+def _groups_of_texts(texts: Iterable[list[str]]) -> Iterator[list[list[str]]]:
     """Group texts to tokenise them together, because a tokenizer uses several cores only within one call."""
     lot: list[list[str]] = []
     characters = 0
@@ -76,7 +76,7 @@ def _lots(texts: Iterable[list[str]]) -> Iterator[list[list[str]]]:
         if parts:
             lot.append(parts)
             characters += sum(map(len, parts))
-        if characters >= _LOT:
+        if characters >= _GROUP_CHARACTERS:
             yield lot
             lot, characters = [], 0
     if lot:

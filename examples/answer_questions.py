@@ -31,7 +31,9 @@ from sequence_encoder.data import Docstring, read_documentation
 class QuestionArguments:
     """The model, the questions and the index."""
 
-    model_name_or_path: str = field(metadata={"help": "Sentence encoder: of this package, or to be converted."})
+    model_name_or_path: str = field(
+        metadata={"help": "Sentence encoder of this package, or of a family that can be converted."}
+    )
     questions: list[str] = field(metadata={"help": "Questions in plain words."})
     index_dir: str = field(
         default="answers-index",
@@ -81,7 +83,7 @@ def load_encoder(name: str) -> SequenceEncoderModel:
 def train_intents(
     encoder: SequenceEncoderModel, tokenizer: PreTrainedTokenizerBase, docs: list[Docstring], epochs: int
 ) -> TaskAdapter:
-    """Train the classifier of intents, on texts in which the names of libraries are hidden."""
+    """Train the intent classifier on texts that hide the names of libraries."""
     labels = sorted({doc.library for doc in docs})
     adapter = TaskAdapter(encoder, len(labels), id2label=dict(enumerate(labels)))
     items = [

@@ -32,7 +32,7 @@ def read_arguments(*kinds: type) -> tuple[Any, ...]:
 
 
 def load_splits(arguments: ScriptArguments) -> Any:
-    """Load the splits `train` and `validation`, as far as they are given."""
+    """Load the given splits of `train` and `validation`."""
     if arguments.dataset_name is not None:
         return load_dataset(arguments.dataset_name, arguments.dataset_config_name)
     given = {"train": arguments.train_file, "validation": arguments.validation_file}
@@ -44,7 +44,7 @@ def load_splits(arguments: ScriptArguments) -> Any:
 
 
 def train_and_evaluate(trainer: Trainer, arguments: TrainingArguments) -> None:
-    """Train, evaluate and push, as `--do_train`, `--do_eval` and `--push_to_hub` say."""
+    """Train, evaluate and push, depending on `--do_train`, `--do_eval` and `--push_to_hub`."""
     if arguments.do_train:
         trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
         trainer.save_model()

@@ -5,8 +5,8 @@
         --num_train_epochs 8 --learning_rate 2e-4 --output_dir tagger
     python extract_entities.py --model_name_or_path tagger --text_file texts.txt --output_file entities.jsonl
 
-Each line describes one entity: its kind, its name in its first spelling, the number of its mentions, and the place of
-each mention: the line of the text file, and the characters.
+Each line describes one entity: its kind, its name as first spelled, the number of its mentions, and the position of
+each mention, which is a line of the text file and a range of characters.
 """
 
 from __future__ import annotations

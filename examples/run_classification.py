@@ -3,7 +3,7 @@
     python run_classification.py --model_name_or_path MODEL --train_file train.csv --validation_file valid.csv \
         --do_train --do_eval --output_dir classifier
 
-A plain `Trainer` script to start from. `sequence-encoder adapt --task classification` does more, and
+This is a plain `Trainer` script to start from. `sequence-encoder adapt --task classification` does more, and
 converts encoders of other families, which this script leaves as they are.
 """
 
@@ -59,7 +59,7 @@ def metrics_for(problem_type: str) -> Any:
 
 
 def main() -> None:
-    """Train and evaluate a model as the arguments say."""
+    """Train and evaluate a model according to the arguments."""
     arguments, training_arguments = read_arguments(ClassificationArguments, TrainingArguments)
     set_seed(training_arguments.seed)
     data = load_splits(arguments)

@@ -1,9 +1,9 @@
-"""Fine-tune an encoder to find answers in a context, as in SQuAD; long contexts are read in windows that overlap.
+"""Fine-tune an encoder to find answers in a context, as in SQuAD. Long contexts are read in overlapping windows.
 
     python run_qa.py --model_name_or_path MODEL --train_file train.jsonl --validation_file valid.jsonl \
         --do_train --do_eval --output_dir reader
 
-A plain `Trainer` script to start from. `sequence-encoder adapt --task qa` does more, and
+This is a plain `Trainer` script to start from. `sequence-encoder adapt --task qa` does more, and
 converts encoders of other families, which this script leaves as they are.
 """
 
@@ -37,7 +37,7 @@ class AnswerArguments(ScriptArguments):
 
 
 def main() -> None:
-    """Train and evaluate a model as the arguments say."""
+    """Train and evaluate a model according to the arguments."""
     arguments, training_arguments = read_arguments(AnswerArguments, TrainingArguments)
     set_seed(training_arguments.seed)
     data = load_splits(arguments)

@@ -3,7 +3,7 @@
     python run_ranking.py --model_name_or_path MODEL --train_file pairs.jsonl --validation_file valid.jsonl \
         --do_train --do_eval --output_dir ranker
 
-A plain sentence-transformers script to start from. `sequence-encoder adapt --task ranking` does more.
+This is a plain sentence-transformers script to start from. `sequence-encoder adapt --task ranking` does more.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RankingArguments(ScriptArguments):
 
 
 def main() -> None:
-    """Train and evaluate a model as the arguments say."""
+    """Train and evaluate a model according to the arguments."""
     arguments, training_arguments = read_arguments(RankingArguments, CrossEncoderTrainingArguments)
     set_seed(training_arguments.seed)
     names = [arguments.text_column_name, arguments.text_pair_column_name, arguments.label_column_name]

@@ -3,7 +3,7 @@
     python run_swag.py --model_name_or_path MODEL --train_file train.jsonl --validation_file valid.jsonl \
         --do_train --do_eval --output_dir chooser
 
-A plain `Trainer` script to start from. `sequence-encoder adapt --task multiple-choice` does more, and
+This is a plain `Trainer` script to start from. `sequence-encoder adapt --task multiple-choice` does more, and
 converts encoders of other families, which this script leaves as they are.
 """
 
@@ -40,7 +40,7 @@ class ChoiceArguments(ScriptArguments):
 
 
 def main() -> None:
-    """Train and evaluate a model as the arguments say."""
+    """Train and evaluate a model according to the arguments."""
     arguments, training_arguments = read_arguments(ChoiceArguments, TrainingArguments)
     set_seed(training_arguments.seed)
     data = load_splits(arguments)

@@ -1,4 +1,4 @@
-"""What a model needs on the Hub: its card, and the files of sentence-transformers."""
+"""Model cards, and saving in the format of sentence-transformers."""
 
 from .card import Training, model_card
 from .sentence_transformers import save_sentence_transformer

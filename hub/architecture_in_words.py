@@ -13,12 +13,16 @@ from ..configuration.configuration_task_adapter import TaskAdapterConfig
 _NORMS = {"layer_norm": "layer norm", "rms_norm": "RMS norm"}
 _PLACES = {"post": "after each residual addition", "pre": "before each branch, and after the last layer"}
 _FEED_FORWARDS = {"mlp": "two linear layers with {act} between them", "glu": "gated by {act} (GLU)"}
+_BIASES = {
+    "bucketed": "a learned bias on the attention scores for each of {} ranges of distances",
+    "alibi": "a penalty on the attention scores that grows with the distance (ALiBi)",
+}
 # Heads that do not pool.
 _OF_TOKENS = ("ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
 _POOLINGS = {"mean": "the mean of all tokens", "cls": "the first token"}
 
 
-def architecture_in_words(model: PreTrainedModel) -> list[tuple[str, str]]:
+def describe_architecture(model: PreTrainedModel) -> list[tuple[str, str]]:
     """Return (part, description) rows: the axes of the configuration, the sizes and the labels."""
     config: Any = model.config
     rows = [("parameters", f"{model.num_parameters():,}, {str(model.dtype).removeprefix('torch.')}")]
@@ -48,7 +52,7 @@ def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:
     return [
         (
             "layers",
-            f"{config.num_hidden_layers}, with {config.hidden_size:,} channels and {config.num_attention_heads} heads",
+            f"{_depth(config)}, with {config.hidden_size:,} channels and {_heads(config)}",
         ),
         ("attention", _attention(config)),
         ("positions", _positions(config)),
@@ -62,6 +66,20 @@ def _after_embeddings(config: SequenceEncoderConfig) -> str:
     return ", the first also after the normalised embeddings" if config.first_attn_norm else ""
 
 
+def _heads(config: SequenceEncoderConfig) -> str:
+    queries = f"{config.num_attention_heads} heads"
+    if config.num_key_value_heads is None:
+        return queries
+    return f"{queries} that share {config.num_key_value_heads} heads of keys and values"
+
+
+def _depth(config: SequenceEncoderConfig) -> str:
+    if config.num_hidden_groups is None:
+        return f"{config.num_hidden_layers}"
+    groups = "" if config.num_hidden_groups == 1 else f" in {config.num_hidden_groups} groups"
+    return f"{config.num_hidden_layers} that share their weights{groups}"
+
+
 def _attention(config: SequenceEncoderConfig) -> str:
     counts = Counter(config.layer_types)
     sliding = counts["sliding_attention"]
@@ -72,26 +90,31 @@ def _attention(config: SequenceEncoderConfig) -> str:
 
 
 def _positions(config: SequenceEncoderConfig) -> str:
+    parts = {"none": [], "rotary": [_rotary(config)]}.get(config.position_embedding, [config.position_embedding])
     if config.position_embedding == "learned":
-        return f"learned, for up to {config.max_position_embeddings:,} tokens"
-    if config.position_embedding == "sinusoidal":
-        return "sinusoidal"
+        parts = [f"learned, for up to {config.max_position_embeddings:,} tokens"]
+    if config.position_bias is not None:
+        parts = [*parts, _BIASES[config.position_bias].format(config.relative_attention_num_buckets)]
+    return "; ".join(parts) or "none"
+
+
+def _rotary(config: SequenceEncoderConfig) -> str:
     bases = {parameters["rope_theta"] for parameters in (config.rope_parameters or {}).values()}
     return f"rotary, with base {' or '.join(f'{base:,.0f}' for base in sorted(bases))}"
 
 
 def _embeddings(config: SequenceEncoderConfig) -> str:
-    said = [f"{config.vocab_size:,} tokens"]
+    parts = [f"{config.vocab_size:,} tokens"]
     if config.embedding_size is not None:
-        said.append(f"{config.embedding_size:,} channels")
+        parts.append(f"{config.embedding_size:,} channels")
     if config.type_vocab_size:
-        said.append(f"{config.type_vocab_size} segment types")
+        parts.append(f"{config.type_vocab_size} segment types")
     if config.prediction_size is not None:
-        said.append(f"predicted from {config.prediction_size:,} channels")
+        parts.append(f"predicted from {config.prediction_size:,} channels")
     if config.task_type_vocab_size:
-        said.append(f"{config.task_type_vocab_size} task types, of which task 0 is used")
+        parts.append(f"{config.task_type_vocab_size} task types, of which task 0 is used")
     if config.scale_embeddings:
-        said.append("scaled by the square root of the hidden size")
+        parts.append("scaled by the square root of the hidden size")
     if config.embedding_norm:
-        said.append("normalised")
-    return ", ".join(said)
+        parts.append("normalised")
+    return ", ".join(parts)

@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..saving.auto_classes import ADAPTER_MODELS, AUTO_MODELS
-from .architecture_in_words import architecture_in_words
+from .architecture_in_words import describe_architecture
 from .card_rules import check_card
 
 TEMPLATE = Path(__file__).parent.parent / "hub_card.md"
-# Marks cards that hold nothing but what the model itself says, so that a push may render them again.
+# Marks cards that were rendered from the model alone, so that a push may render them again.
 MARKER = "Rendered by sequence-encoder, which renders it again when the model is pushed; without this line it does not."
 
 # The Hub's name of each task, and whether transformers has a pipeline for it.
@@ -63,14 +63,14 @@ class Training:
 
     def paragraphs(self) -> list[str]:
         """Return sentences that describe the training."""
-        said = [self.data or "The training data is not recorded."]
+        sentences = [self.data or "The training data is not recorded."]
         if self.seconds is not None or self.hardware is not None:
             time = "" if self.seconds is None else f" for {_duration(self.seconds)}"
-            said.append(f"Trained{time} on {self.hardware or 'unrecorded hardware'}.")
+            sentences.append(f"Trained{time} on {self.hardware or 'unrecorded hardware'}.")
         if self.energy is not None:
             carbon = "" if self.emissions is None else f" and emitted {self.emissions * 1000:.3g} g of CO₂ equivalents"
-            said.append(f"codecarbon estimates that the training used {self.energy:.3g} kWh{carbon}.")
-        return said
+            sentences.append(f"codecarbon estimates that the training used {self.energy:.3g} kWh{carbon}.")
+        return sentences
 
 
 def model_card(
@@ -117,7 +117,7 @@ def model_card(
     task, has_pipeline = TASKS[auto_class]
     config = getattr(model.config, "encoder_config", model.config)
     loaded_from = model.config._name_or_path
-    if base_model is None and loaded_from != model_id and _is_of_the_hub(loaded_from):
+    if base_model is None and loaded_from != model_id and _is_hub_repository(loaded_from):
         base_model = loaded_from
     data = ModelCardData(
         library_name="transformers",
@@ -143,7 +143,7 @@ def model_card(
         task=task if has_pipeline else None,
         auto_class=auto_class,
         packs=isinstance(config, SequenceEncoderConfig),
-        architecture=[(name, _cell(value)) for name, value in architecture_in_words(model)],
+        architecture=[(name, _cell(value)) for name, value in describe_architecture(model)],
         training=training.paragraphs(),
         hyperparameters={_cell(name): _cell(value) for name, value in training.hyperparameters.items()},
         progress=training.progress,
@@ -163,7 +163,7 @@ def model_card(
 def card_to_push(
     model: PreTrainedModel, api: HfApi, repo_id: str, revision: str | None, tags: Iterable[str] | None
 ) -> ModelCard:
-    """Return the card to push: the repository's own card if it holds more than a rendered one, or else a new one.
+    """Return the card to push: the repository's card if it contains more than a rendered one, or else a new one.
 
     Args:
         model: The model to push.
@@ -203,7 +203,7 @@ def auto_class_of(model: PreTrainedModel) -> str:
     raise ValueError(f"model must be a model of sequence_encoder, got a {type(model).__name__}.")
 
 
-def _is_of_the_hub(name: str) -> bool:
+def _is_hub_repository(name: str) -> bool:
     """Return whether a name is a Hub repository with files in the local cache, and not a folder of that name."""
     try:
         validate_repo_id(name)
@@ -222,27 +222,27 @@ def _shown(result: EvalResult) -> tuple[Any, ...]:
 
 
 def _emissions(training: Training) -> dict[str, Any]:
-    """Return the emissions as the Hub expects them: in grams, with their source."""
+    """Return the emissions in the Hub's format: in grams, with their source."""
     if training.emissions is None:
         return {}
-    told = {"emissions": training.emissions * 1000, "source": "codecarbon", "hardware_used": training.hardware}
-    return {"co2_eq_emissions": {name: value for name, value in told.items() if value is not None}}
+    fields = {"emissions": training.emissions * 1000, "source": "codecarbon", "hardware_used": training.hardware}
+    return {"co2_eq_emissions": {name: value for name, value in fields.items() if value is not None}}
 
 
 def _results(training: Training) -> list[str]:
-    said = [training.remarks] if training.remarks else []
-    return said or ([] if training.results else ["No results are recorded."])
+    sentences = [training.remarks] if training.remarks else []
+    return sentences or ([] if training.results else ["No results are recorded."])
 
 
 def _limits(model: PreTrainedModel, training: Training) -> list[str]:
     config = getattr(model.config, "encoder_config", model.config)
-    said = []
+    sentences = []
     if getattr(config, "position_embedding", None) == "learned":
-        said.append(f"Texts can have at most {config.max_position_embeddings:,} tokens; truncate longer ones.")
+        sentences.append(f"Texts can have at most {config.max_position_embeddings:,} tokens; truncate longer ones.")
     if not training.results and not training.remarks:
-        said.append("No evaluation is recorded, so the quality of the model is unknown.")
-    said.append("May reproduce errors and biases of its training data.")
-    return said
+        sentences.append("No evaluation is recorded, so the quality of the model is unknown.")
+    sentences.append("May reproduce errors and biases of its training data.")
+    return sentences
 
 
 def _duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from huggingface_hub import metadata_load
 _FIELDS = {"license": str, "license_name": str, "license_link": str, "language": str | list}
 
 
-def passed_on(folder: Path) -> dict[str, Any]:
+def inherited_card_fields(folder: Path) -> dict[str, Any]:
     """Return the card fields that derived models inherit, by their names on the Hub.
 
     Args:

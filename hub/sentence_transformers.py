@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..modeling import SequenceEncoderModel
 from ..modeling.text_encoding.recipe_files import write_recipe
-from ..saving.whole_folders import check_replaceable, written_whole
+from ..saving.whole_folders import atomic_folder, check_replaceable
 
 
 def save_sentence_transformer(
@@ -34,7 +34,7 @@ def save_sentence_transformer(
         pooling: See `encode`.
         normalize_embeddings: See `encode`.
         max_length: See `encode`.
-        replace: Whether to replace `folder` if it holds a saved model.
+        replace: Whether to replace `folder` if it contains a saved model.
 
     Raises:
         FileExistsError: If `folder` exists and must not be replaced.
@@ -46,7 +46,7 @@ def save_sentence_transformer(
     recipe = dataclasses.replace(recipe, max_length=model.longest_text(tokenizer, max_length))
     may_replace = (replace, "replace=True")
     check_replaceable(Path(folder), *may_replace)
-    with written_whole(Path(folder), *may_replace) as written:
+    with atomic_folder(Path(folder), *may_replace) as written:
         model.save_pretrained(written)
         tokenizer.save_pretrained(written)
         write_recipe(written, recipe, model.config.hidden_size)

@@ -142,13 +142,17 @@ class QuestionAnsweringPipeline(_Pipeline):
             handle_impossible_answer: Whether an empty answer is allowed.
         """
         scored = [
-            (self._of_window(window["start"], window), self._of_window(window["end"], window), window["offsets"])
+            (
+                self._unpadded_logits(window["start"], window),
+                self._unpadded_logits(window["end"], window),
+                window["offsets"],
+            )
             for window in windows
         ]
         answers = best_answers(scored, windows[0]["context"], top_k, max_answer_len, handle_impossible_answer)
         return answers if top_k > 1 else next(iter(answers), {"score": 0.0, "start": 0, "end": 0, "answer": ""})
 
-    def _of_window(self, logits: torch.Tensor, window: dict[str, Any]) -> torch.Tensor:
+    def _unpadded_logits(self, logits: torch.Tensor, window: dict[str, Any]) -> torch.Tensor:
         """Return the logits (S,) of the tokens of a window, without the padding of the batch."""
         logits, tokens = logits.flatten().float().cpu(), len(window["offsets"])
         return logits[-tokens:] if self.tokenizer.padding_side == "left" else logits[:tokens]
@@ -183,7 +187,7 @@ def windows_of(
     room = length - min(len(asked), max_question_len) - tokenizer.num_special_tokens_to_add(pair=True)
     if room < 1:
         raise ValueError(
-            f"max_seq_len={length} leaves no room for a context beside a question of {length - room} tokens."
+            f"max_seq_len={length} leaves no room for a context after a question of {length - room} tokens."
         )
     encoded = tokenizer(
         question,
@@ -217,7 +221,7 @@ def best_answers(
         context: The text to find the answer in.
         top_k: Number of answers.
         max_answer_len: Maximum number of tokens in an answer.
-        handle_impossible_answer: Whether an empty answer is allowed. The first token of a window stands for it.
+        handle_impossible_answer: Whether an empty answer is allowed. The first token of a window represents it.
 
     Returns:
         Dictionaries with `score`, `start`, `end` and `answer`, the best answer first.

@@ -40,14 +40,14 @@ def _check_ids(name: str, ids: Any) -> None:
         raise ValueError(f"{name} must be int32 or int64, got {ids.dtype}.")
 
 
-def _check_whole_numbers(name: str, values: Any) -> None:
+def _check_integers(name: str, values: Any) -> None:
     check_tensor(name, values)
     if values.is_floating_point():
         raise ValueError(f"{name} must be integers, got {values.dtype}.")
 
 
 def _check_ranges(checked: list[tuple[str, torch.Tensor, int, str]]) -> None:
-    """Check tuples of a name, a tensor, the number of allowed values from 0, and what sets this limit."""
+    """Check that integers are in range, given tuples of a name, a tensor, the upper limit, and what sets it."""
     if not checked or is_tracing(checked[0][1]):
         return
     extremes = torch.stack([torch.stack(ids.aminmax()).long() for _, ids, _, _ in checked]).tolist()
@@ -248,7 +248,7 @@ def check_first_positions(position_ids: torch.Tensor, starts: torch.Tensor, offs
         offset: The `position_offset`.
 
     Raises:
-        ValueError: If a sequence starts at another position, which does not show from where it counts.
+        ValueError: If a sequence starts at any other position, so that its offset is unknown.
     """
     if is_tracing(position_ids):
         return
@@ -313,7 +313,7 @@ def check_document_index(seq_idx: torch.Tensor, attention_mask: torch.Tensor | N
     Raises:
         ValueError: If it does not fit the batch.
     """
-    _check_whole_numbers("seq_idx", seq_idx)
+    _check_integers("seq_idx", seq_idx)
     if tuple(seq_idx.shape) != shape:
         raise ValueError(f"seq_idx must have shape {shape}, got {tuple(seq_idx.shape)}.")
     if attention_mask is not None:
@@ -335,7 +335,7 @@ def check_class_labels(name: str, labels: torch.Tensor, size: int, limit: str, s
     Raises:
         ValueError: If the shape is wrong, the dtype is floating, or a label is out of range.
     """
-    _check_whole_numbers(name, labels)
+    _check_integers(name, labels)
     if tuple(labels.shape) not in (tuple(shape), (*shape, 1), (torch.Size(shape).numel(),)):
         raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(labels.shape)}.")
     if is_tracing(labels) or labels.numel() == 0:
@@ -449,7 +449,7 @@ def check_answer_positions(
     Raises:
         ValueError: If the shape or dtype is wrong, or a position is negative or at padding according to a 2-D mask.
     """
-    _check_whole_numbers(name, positions)
+    _check_integers(name, positions)
     if positions.numel() != shape[0]:
         raise ValueError(f"{name} must have shape ({shape[0]},), got {tuple(positions.shape)}.")
     if is_tracing(positions) or positions.numel() == 0:

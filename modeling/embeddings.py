@@ -74,8 +74,8 @@ class RotaryPositions(Positions):
     def rotations(self, position_ids: torch.Tensor) -> Rotations:
         """Return cosines and sines for each layer type, (B or 1, S, head_dim) each, in float32.
 
-        A rotated channel is itself times the cosine plus its partner times the sine, so the sines of the first half of
-        the channels are negated.
+        Rotation multiplies each channel by the cosine and adds its partner times the sine, so the sines of the first
+        half of the channels are negated.
 
         Frequencies are computed on every call, since a buffer would be lost if the model starts on the meta device.
 
@@ -103,6 +103,7 @@ def default_rope_frequencies(
 
 
 POSITION_EMBEDDINGS: dict[str, type[Positions]] = {
+    "none": Positions,
     "sinusoidal": SinusoidalPositions,
     "learned": LearnedPositions,
     "rotary": RotaryPositions,
@@ -116,7 +117,8 @@ class HiddenStateModule(nn.Module):
 class InputEmbeddings(HiddenStateModule):
     """The module between the token vectors and the first layer: scale, segment types, positions, norm and dropout.
 
-    If the embeddings have another number of channels (E) than the layers (D), a projection follows (Lan et al., 2020).
+    If the embeddings and the layers have different numbers of channels (E and D), a projection follows (Lan et al.,
+    2020).
     """
 
     def __init__(self, config: SequenceEncoderConfig) -> None:

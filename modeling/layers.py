@@ -48,8 +48,9 @@ class PreNormLayer(EncoderLayer):
 
     def __init__(self, config: SequenceEncoderConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
+        alone = config.layer_groups.count(0) == 1
         normalised = config.embedding_norm and config.embedding_dim == config.hidden_size
-        if layer_idx == 0 and normalised and not config.first_attn_norm:
+        if layer_idx == 0 and alone and normalised and not config.first_attn_norm:
             # `embedding_norm` has just normalised the input.
             self.attn_norm = nn.Identity()
 

@@ -19,12 +19,13 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..saving.loading import LoadedSafely
+from ..saving.loading import SafeModelLoadingMixin
 from ..saving.module_list import MODULE_LIST
-from ..saving.saving import SavedWithCard
-from .attention.dispatch import choose_varlen_attention
+from ..saving.saving import ModelSavingMixin
+from .attention.dispatch import check_takes_bias, choose_varlen_attention
 from .attention.masks import padded_masks, real_tokens
 from .attention.packed import PackedAttention
+from .attention.position_bias import POSITION_BIASES, biased_mask
 from .attention.self_attention import SelfAttention
 from .checks import (
     check_document_index,
@@ -41,15 +42,15 @@ from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
 from .packing import (
     PackedBatch,
+    has_several_per_row,
     offsets_from_starts,
     positions_from_documents,
     positions_from_zero,
-    rows_hold_several,
     sequence_starts,
 )
 from .pooling import Pooler
 from .text_encoding.recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
-from .text_encoding.text_encoding import TextEncoding
+from .text_encoding.text_encoding import TextEncodingMixin
 
 logger = logging.get_logger(__name__)
 
@@ -64,7 +65,7 @@ if "capture_initial_hidden_state" in OutputRecorder.__dataclass_fields__:
     _HIDDEN_STATES.num_hidden_layers_key = "num_hidden_states"
 
 
-class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
+class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
     """Base class of all SequenceEncoder models: loading, saving, initialisation, and features of transformers."""
 
     config_class = SequenceEncoderConfig
@@ -138,7 +139,7 @@ class SequenceEncoderPreTrainedModel(LoadedSafely, SavedWithCard, PreTrainedMode
             init.zeros_(bias)
 
 
-class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # type: ignore[misc] # as above
+class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  # type: ignore[misc] # as above
     """The encoder without a task head.
 
     The model does not compute padding. It packs the real tokens of a batch into one row, applies all layers, and
@@ -156,8 +157,10 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_dim)
         self.embeddings = InputEmbeddings(config)
-        layer = LAYERS[config.norm_placement]
-        self.layers = nn.ModuleList(layer(config, index) for index in range(config.num_hidden_layers))
+        self.position_bias = POSITION_BIASES[config.position_bias](config)
+        layer, groups = LAYERS[config.norm_placement], config.layer_groups
+        # One module for each group of layers, made for the first layer of the group.
+        self.layers = nn.ModuleList(layer(config, groups.index(group)) for group in range(config.num_distinct_layers))
         self.norm = NORMS[config.norm](config) if config.norm_placement == "pre" else nn.Identity()
         self.pooler = Pooler(config) if add_pooling_layer else None
         self.gradient_checkpointing = False
@@ -182,9 +185,9 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             attention_mask: (B, S), 0 at padding; or a 4-D mask (B, 1 or heads, S, S), which has zeros and ones if it is
                 bool or integer, and is added to the scores if it is floating.
             token_type_ids: (B, S) segments. Ignored if `type_vocab_size` is 0, so that any tokenizer works.
-            position_ids: (B, S). By default the distance of each token from the first real token of its row. Wherever
-                they do not increase, a new document starts, and documents do not attend to each other. With a
-                `position_offset`, each document may start at 0 or at that offset, as in RoBERTa.
+            position_ids: (B, S). By default, the distance of each token from the first real token of its row. A new
+                document starts wherever the positions do not increase, and documents do not attend to each other. With
+                a `position_offset`, each document may start at 0 or at that offset, as in RoBERTa.
             inputs_embeds: (B, S, E) token vectors instead of `input_ids`.
             needed: The tokens whose vectors in `last_hidden_state` the caller uses: True for all, False if the caller
                 uses only `pooler_output`, or (B, S) bool. The last layer may skip all other tokens, whose vectors are
@@ -215,8 +218,9 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         packed = None
         if not self._needs_padding(tokens, attention_mask, kwargs):
             packed = PackedBatch.from_padded(*documents)
-            if "sliding_attention" in (self.config.layer_types or []) and packed.has_gaps():
-                # A window counts tokens that the mask leaves out. Packing would move distant tokens into the window.
+            counts = self.position_bias is not None or "sliding_attention" in (self.config.layer_types or [])
+            if counts and packed.has_gaps():
+                # Windows and distances count tokens that the mask leaves out. Packing would bring others closer.
                 self._check_windows_with_gaps()
                 packed = None
         if packed is not None:
@@ -226,7 +230,7 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         else:
             starts = sequence_starts(*documents)
             may_restart = position_ids is not None or cu_seq_lens is not None
-            several_documents = may_restart and not is_tracing(tokens) and rows_hold_several(starts)
+            several_documents = may_restart and not is_tracing(tokens) and has_several_per_row(starts)
             position_ids = offsets_from_starts(starts) if position_ids is None else position_ids
             position_ids = position_ids if token_mask is None else position_ids * token_mask
             document_starts = starts if several_documents or (may_restart and is_tracing(tokens)) else None
@@ -292,16 +296,23 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             None if padded is None else packed.pack(padded) for padded in (input_ids, token_type_ids, inputs_embeds)
         )
         hidden_states, rotations = self._embed(input_ids, token_type_ids, packed.position_ids, inputs_embeds)
-        attend = self._choose_attention(hidden_states)(packed)
-        for layer in cast("list[EncoderLayer]", self.layers):
+        attend = self._choose_attention(hidden_states)(packed, self._biases(max(packed.max_length, 1), hidden_states))
+        layers = self._layers_in_order()
+        for depth, layer in enumerate(layers, start=1):
             hidden_states = layer(
                 hidden_states,
                 rotation=rotations.get(layer.layer_type),
                 attend=attend,
-                needed=needed if layer is self.layers[-1] else None,
+                needed=needed if depth == len(layers) else None,
                 **kwargs,
             )
         return packed.unpack(self.norm(hidden_states), needed)
+
+    def _layers_in_order(self) -> list[EncoderLayer]:
+        """Return the layer of each depth. Layers that share their weights are the same module."""
+        layers = list(cast("list[EncoderLayer]", self.layers))
+        shared = self.config.num_hidden_groups is not None
+        return [layers[group] for group in self.config.layer_groups] if shared else layers
 
     def _needed_tokens(
         self, packed: PackedBatch, needed: torch.Tensor | bool, token_mask: torch.Tensor | None
@@ -321,11 +332,21 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         return packed.places_of(tokens)
 
     def _choose_attention(self, hidden_states: torch.Tensor) -> type[PackedAttention]:
-        device, dtype = hidden_states.device, hidden_states.dtype
-        if torch.is_autocast_enabled(device.type):
-            dtype = torch.get_autocast_dtype(device.type)
         dropout = self.config.attention_dropout if self.training else 0.0
-        return choose_varlen_attention(self.config._attn_implementation, device, dtype, dropout, self.training)
+        return choose_varlen_attention(
+            self.config._attn_implementation,
+            hidden_states.device,
+            _dtype_of_scores(hidden_states),
+            dropout,
+            self.training,
+            self.position_bias is not None,
+        )
+
+    def _biases(self, length: int, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """Return the position biases (H, L, L) for texts of up to `length` tokens, if the model has them."""
+        if self.position_bias is None:
+            return None
+        return self.position_bias(length, hidden_states.device).to(_dtype_of_scores(hidden_states))
 
     def _encode_padded(
         self,
@@ -340,10 +361,14 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
         """Apply all layers to all (B, S) tokens, with masks that hide padding."""
         hidden_states, rotations = self._embed(input_ids, token_type_ids, position_ids, inputs_embeds)
         masks = padded_masks(self.config, hidden_states, attention_mask, document_starts)
+        bias = self._biases(hidden_states.shape[1], hidden_states)
+        if bias is not None:
+            check_takes_bias(self.config._attn_implementation)
+            masks = {layer_type: biased_mask(mask, bias) for layer_type, mask in masks.items()}
         if document_starts is not None and is_flash_attention_requested(self.config):
             # The flash functions of transformers separate documents where positions restart.
             kwargs = {**kwargs, "position_ids": offsets_from_starts(document_starts)}
-        for layer in cast("list[EncoderLayer]", self.layers):
+        for layer in self._layers_in_order():
             hidden_states = layer(
                 hidden_states,
                 attention_mask=masks[layer.layer_type],
@@ -397,3 +422,9 @@ class SequenceEncoderModel(TextEncoding, SequenceEncoderPreTrainedModel):  # typ
             or self._requested("output_hidden_states", kwargs)
             or kwargs["output_attentions"]
         )
+
+
+def _dtype_of_scores(hidden_states: torch.Tensor) -> torch.dtype:
+    """Return the dtype in which attention runs; under autocast, that of autocast."""
+    device = hidden_states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype

@@ -52,7 +52,7 @@ def sequence_starts(
     return starts & token_mask
 
 
-def rows_hold_several(starts: torch.Tensor) -> bool:
+def has_several_per_row(starts: torch.Tensor) -> bool:
     """Return whether any row has more than one sequence, given the `starts` (B, S) of sequences."""
     return bool((starts.sum(dim=1) > 1).any())
 
@@ -63,7 +63,7 @@ def select_tokens(packed: torch.Tensor, needed: torch.Tensor | None) -> torch.Te
 
 
 def offsets_from_starts(starts: torch.Tensor) -> torch.Tensor:
-    """Return the distance of each token from the start of its sequence along the row, (B, S) bool to (B, S) long."""
+    """Return the distance of each token from the start of its sequence in the row, (B, S) bool to (B, S) long."""
     index = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
     return index - torch.where(starts, index, 0).cummax(dim=1).values
 
@@ -89,7 +89,7 @@ def positions_from_zero(position_ids: torch.Tensor, starts: torch.Tensor, offset
 
 @dataclass
 class PackedBatch:
-    """A plan that packs the real tokens of a batch into one row and unpacks them.
+    """A plan for packing the real tokens of a batch into one row, and for unpacking them.
 
     Attributes:
         shape: (B, S) of the padded batch.
@@ -124,7 +124,7 @@ class PackedBatch:
         starts, several = None, False
         if position_ids is not None or cu_seq_lens is not None:
             starts = sequence_starts(shape, device, token_mask, position_ids, cu_seq_lens)
-            several = rows_hold_several(starts)
+            several = has_several_per_row(starts)
         if token_mask is None and not several:
             offsets = torch.arange(seq, device=device).expand(shape) if position_ids is None else position_ids
             cu_seq_lens = torch.arange(0, batch * seq + 1, seq, dtype=torch.int32, device=device)
@@ -186,7 +186,7 @@ class PackedBatch:
         return flat.view(*self.shape, *tail)
 
     def places_of(self, needed: torch.Tensor) -> torch.Tensor | None:
-        """Return the ascending indices in the packed row of the tokens in (B, S) bool; None if they are all tokens."""
+        """Return the packed indices of the tokens that (B, S) bool selects, ascending; None if it selects all."""
         chosen = self.pack(needed)[0]
         places = chosen.nonzero().squeeze(1)
         return None if len(places) == len(chosen) else places

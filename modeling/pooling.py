@@ -37,14 +37,14 @@ def first_token(hidden_states: torch.Tensor, token_mask: Mask) -> torch.Tensor:
     """Return the first token of each row."""
     if token_mask is None:
         return hidden_states[:, 0]
-    return hidden_states[torch.arange(len(hidden_states), device=hidden_states.device), first_index(token_mask)]
+    return hidden_states[torch.arange(hidden_states.shape[0], device=hidden_states.device), first_index(token_mask)]
 
 
 def last_token(hidden_states: torch.Tensor, token_mask: Mask) -> torch.Tensor:
     """Return the last token of each row."""
     if token_mask is None:
         return hidden_states[:, -1]
-    return hidden_states[torch.arange(len(hidden_states), device=hidden_states.device), last_index(token_mask)]
+    return hidden_states[torch.arange(hidden_states.shape[0], device=hidden_states.device), last_index(token_mask)]
 
 
 def _filled(hidden_states: torch.Tensor, token_mask: Mask, value: float) -> torch.Tensor:

@@ -21,7 +21,7 @@ AUTO_CLASSES = {
 }
 
 
-def is_ours(auto_class: type[Any]) -> bool:
+def is_package_class(auto_class: type[Any]) -> bool:
     """Return whether a class is one of the classes in the tables, rather than a user's subclass."""
     names = {name for classes in AUTO_CLASSES.values() for name in classes.values()}
     return auto_class.__name__ in names and auto_class.__module__.partition(".")[0] == __name__.partition(".")[0]

@@ -1,6 +1,6 @@
 """The code that loads a saved folder without this package: three files that transformers' Auto classes can import.
 
-The package merges its sources into these files. Code that runs from a saved folder copies the files beside it.
+The package merges its sources into these files. Code that runs from a saved folder copies the files in that folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def auto_map(model_type: str, given: dict[str, Any]) -> dict[str, Any]:
     Args:
         model_type: The type of the configuration.
         given: The current `auto_map`. Entries for other classes, such as a user's subclass, are kept. Entries for
-            classes of this package are replaced, because their code is saved beside the configuration.
+            classes of this package are replaced, because their code is saved with the configuration.
     """
     classes = AUTO_CLASSES[model_type]
     ours = {auto_class: f"{MODELING}.{name}" for auto_class, name in classes.items()}

@@ -13,7 +13,7 @@ from torch import nn
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def not_finite(model: nn.Module, state_dict: Mapping[str, torch.Tensor] | None = None) -> list[str]:
+def find_non_finite(model: nn.Module, state_dict: Mapping[str, torch.Tensor] | None = None) -> list[str]:
     """Return the names of parameters that are NaN or infinite.
 
     Only plain floating tensors in memory are checked. Checking sharded or offloaded weights would need other processes
@@ -42,10 +42,10 @@ def not_finite(model: nn.Module, state_dict: Mapping[str, torch.Tensor] | None =
     return [name for name, is_finite in zip(checked, finite, strict=True) if not is_finite]
 
 
-def not_finite_in(folder: Path) -> list[str]:
+def find_non_finite_in(folder: Path) -> list[str]:
     """Return the names of NaN or infinite weights in the safetensors files of a folder and its subfolders.
 
-    It holds one tensor in memory at a time.
+    Only one tensor is in memory at a time.
     """
     names = []
     for file in sorted(folder.rglob("*.safetensors")):
@@ -58,7 +58,7 @@ def not_finite_in(folder: Path) -> list[str]:
     return names
 
 
-def in_words(names: list[str]) -> str:
+def summarize_names(names: list[str]) -> str:
     """Return the first three names and the number of the others, for a message."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

@@ -10,19 +10,19 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from .finite_weights import in_words, not_finite
+from .finite_weights import find_non_finite, summarize_names
 
 logger = logging.get_logger(__name__)
 
 
-class LoadedSafely:
+class SafeModelLoadingMixin:
     """Mixin for models that refuses pickled weights. List it before the base class of transformers."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """Load a model as in transformers, but only from safetensors, since unpickling can execute code.
 
-        It warns if weights are NaN or infinite.
+        A warning is logged if weights are NaN or infinite.
 
         Args:
             pretrained_model_name_or_path: A folder or a Hub id.
@@ -51,15 +51,15 @@ class LoadedSafely:
                 f"The weights of {pretrained_model_name_or_path} are damaged or incomplete ({error}); copy or download "
                 "them again."
             ) from error
-        if names := not_finite(loaded[0] if isinstance(loaded, tuple) else loaded):
+        if names := find_non_finite(loaded[0] if isinstance(loaded, tuple) else loaded):
             logger.warning(
-                f"The weights of {pretrained_model_name_or_path} are NaN or infinite in {in_words(names)}, and outputs "
-                "will be as well. Copy or download the weights again, or use an earlier checkpoint."
+                f"The weights of {pretrained_model_name_or_path} are NaN or infinite in {summarize_names(names)}, and "
+                "outputs will be as well. Copy or download the weights again, or use an earlier checkpoint."
             )
         return loaded
 
 
-class ReadSafely:
+class SafeConfigLoadingMixin:
     """Mixin for configurations that reports errors in a file. List it before the base class of transformers."""
 
     @classmethod
@@ -83,7 +83,7 @@ class ReadSafely:
         return cast(Any, super()).from_dict(config_dict, **kwargs)
 
 
-class TokenizerReadSafely:
+class SafeTokenizerLoadingMixin:
     """Mixin for tokenizers that reports which folder cannot be read. List it before the base class of transformers."""
 
     @classmethod

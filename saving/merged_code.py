@@ -59,8 +59,8 @@ def merged_code(files: tuple[str, ...], note: str) -> dict[str, str]:
 
 
 def _file_of(path: Path, files: tuple[str, ...]) -> str:
-    room = path.relative_to(_ROOT).parts[0]
-    return next((name for name in files if name.startswith(f"{room}_")), files[-1])
+    folder = path.relative_to(_ROOT).parts[0]
+    return next((name for name in files if name.startswith(f"{folder}_")), files[-1])
 
 
 def _in_order(entries: list[Path]) -> list[Path]:
@@ -136,12 +136,12 @@ def _add_import(part: _Part, file_of: dict[Path, str], path: Path, node: ast.Imp
 
 
 def _without_relative_imports(lines: list[str], start: int, end: int, node: ast.stmt) -> Iterator[str]:
-    """Yield the lines of a statement without relative imports inside functions, whose names the file defines itself."""
+    """Yield the lines of a statement without the relative imports inside functions, whose names the file defines."""
     left_out: set[int] = set()
     for inner in ast.walk(node):
         if isinstance(inner, ast.ImportFrom) and inner.level:
             last = inner.end_lineno or inner.lineno
-            # The blank line after the import goes as well.
+            # The blank line after the import is removed as well.
             left_out |= {*range(inner.lineno, last + 1), *([last + 1] if not lines[last] else [])}
     return (line for number, line in enumerate(lines[start:end], start + 1) if number not in left_out)
 

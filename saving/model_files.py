@@ -1,7 +1,7 @@
 """Finds the files of a folder that belong to a saved model: those that this package and its libraries write.
 
-Most are recognised by a name that only saved models use. Users may choose some of the names themselves, such as
-`README.md` or `results.json`. Such a file counts only if its content shows that this package wrote it. A model card
+Most files are recognised by a name that only saved models use. Users may also have files with some of the names, such
+as `README.md` or `results.json`. Such a file counts only if its content shows that this package wrote it. A model card
 must also be unedited.
 """
 
@@ -55,11 +55,11 @@ def model_files(folder: Path, modules: Iterable[str] = ()) -> set[str]:
         folder: The folder of a saved model.
         modules: Subfolders of sentence-transformers modules, in addition to those in the folder's `modules.json`.
     """
-    found = _named(folder) | _code(folder)
+    found = _known_files(folder) | _code(folder)
     for module in {*modules, *_modules(folder)}:
-        found |= {f"{module}/{name}" for name in _named(folder / module)}
+        found |= {f"{module}/{name}" for name in _known_files(folder / module)}
     if (folder / "adapter" / ADAPTER_RECORD).is_file():
-        found |= {f"{part}/{name}" for part in ("adapter", "base") for name in _named(folder / part)}
+        found |= {f"{part}/{name}" for part in ("adapter", "base") for name in _known_files(folder / part)}
         found |= {f"base/{name}" for name in _code(folder / "base")}
     if _is_results(folder / "results.json"):
         found |= {name for name in _BESIDE_RESULTS if (folder / name).is_file()}
@@ -73,7 +73,7 @@ def save_card(path: Path, text: str) -> None:
     path.write_text(f"{text}\n\n{mark}\n", encoding="utf-8")
 
 
-def without_mark(text: str) -> str:
+def remove_mark(text: str) -> str:
     """Return the text of a card without the mark of `save_card`."""
     return _MARK.sub("\n", text)
 
@@ -92,7 +92,7 @@ def _digest(text: str) -> str:
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _named(folder: Path) -> set[str]:
+def _known_files(folder: Path) -> set[str]:
     """Return the names of model files directly in a folder; none if it is a link, since they are in another folder."""
     if folder.is_symlink() or not folder.is_dir():
         return set()

@@ -14,9 +14,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import PushToHubMixin, logging
 
-from .auto_classes import AUTO_CLASSES, is_ours
+from .auto_classes import AUTO_CLASSES, is_package_class
 from .code_bundle import auto_map, custom_pipelines, write_code
-from .finite_weights import in_words, not_finite
+from .finite_weights import find_non_finite, summarize_names
 from .staged_files import files_in, staged
 
 logger = logging.get_logger(__name__)
@@ -24,7 +24,7 @@ logger = logging.get_logger(__name__)
 _PUSH_OPTIONS = set(inspect.signature(PushToHubMixin.push_to_hub).parameters) - {"self", "max_shard_size"}
 
 
-class SavedWhole(PushToHubMixin):
+class AtomicSavingMixin(PushToHubMixin):
     """Mixin whose `save_pretrained` and `push_to_hub` write all files or none.
 
     List it before the base class of transformers.
@@ -33,7 +33,7 @@ class SavedWhole(PushToHubMixin):
     @classmethod
     def register_for_auto_class(cls, *args: Any, **kwargs: Any) -> None:
         """Register a user's subclass for an Auto class. Classes of this package are always in `auto_map`."""
-        if not is_ours(cls):
+        if not is_package_class(cls):
             cast(Any, super()).register_for_auto_class(*args, **kwargs)
 
     def save_pretrained(
@@ -41,7 +41,8 @@ class SavedWhole(PushToHubMixin):
     ) -> Any:
         """Save to a folder. Either all files appear there at the end, or none do.
 
-        Weights of an earlier model that the new ones do not replace are removed. All other files of the folder stay.
+        Weights of an earlier model that the new ones do not replace are removed. All other files in the folder are
+        kept.
 
         Args:
             save_directory: The folder, which is created if it does not exist.
@@ -62,7 +63,7 @@ class SavedWhole(PushToHubMixin):
             # All processes write their parts into the same folder, and transformers pushes the result.
             shared = {"push_to_hub": True, "repo_id": repo_id, **push_options} if push_to_hub else {}
             return self._write(folder, *args, **shared, **kwargs)
-        left_over = _left_over(kwargs.get("variant"))
+        left_over = _outdated_weights(kwargs.get("variant"))
         with staged(folder, left_over) as new:
             saved = self._write(new, *args, **kwargs)
             if kwargs.get("is_main_process", True):
@@ -116,8 +117,10 @@ class SavedWhole(PushToHubMixin):
             folder = Path(temporary)
             self.save_pretrained(folder, max_shard_size=max_shard_size)
             place: dict[str, Any] = {"revision": revision, "create_pr": create_pr, "private": private, "token": token}
-            said: dict[str, Any] = {"commit_message": commit_message, "commit_description": commit_description}
-            return self._upload(folder, files_in(folder), _left_over(None), repo_id, tags=tags, **place, **said)
+            commit_fields: dict[str, Any] = {"commit_message": commit_message, "commit_description": commit_description}
+            return self._upload(
+                folder, files_in(folder), _outdated_weights(None), repo_id, tags=tags, **place, **commit_fields
+            )
 
     def _upload(
         self,
@@ -162,8 +165,8 @@ class SavedWhole(PushToHubMixin):
         return None
 
 
-class SavedWithCode(SavedWhole):
-    """Mixin like `SavedWhole` that also saves the code that loads a model without this package."""
+class CodeSavingMixin(AtomicSavingMixin):
+    """Mixin like `AtomicSavingMixin` that also saves the code that loads a model without this package."""
 
     def _write(self, folder: Path, *args: Any, **kwargs: Any) -> Any:
         saved = super()._write(folder, *args, **kwargs)
@@ -171,14 +174,14 @@ class SavedWithCode(SavedWhole):
         return saved
 
 
-class SavedWithAutoMap(SavedWithCode):
-    """Mixin like `SavedWithCode` for configurations, which map Auto classes and pipelines to classes in that code."""
+class AutoMapSavingMixin(CodeSavingMixin):
+    """Mixin like `CodeSavingMixin` for configurations, which map Auto classes and pipelines to classes in that code."""
 
     def _write(self, folder: Path, *args: Any, **kwargs: Any) -> Any:
         config = cast(Any, self)
         if config.model_type not in AUTO_CLASSES:
             # The configuration of a user's own model type, which transformers saves without our code.
-            return SavedWhole._write(self, folder, *args, **kwargs)
+            return AtomicSavingMixin._write(self, folder, *args, **kwargs)
         config.auto_map = auto_map(config.model_type, getattr(self, "auto_map", None) or {})
         given = self.__dict__.pop("custom_pipelines", None)
         given = given if isinstance(given, dict) else {}
@@ -187,10 +190,10 @@ class SavedWithAutoMap(SavedWithCode):
         return super()._write(folder, *args, **kwargs)
 
 
-class SavedWithCard(SavedWhole):
-    """Mixin like `SavedWhole` for models. It pushes a model card unless the repository has one that a user wrote.
+class ModelSavingMixin(AtomicSavingMixin):
+    """Mixin like `AtomicSavingMixin` for models, which also pushes a model card and protects good weights.
 
-    Weights that are NaN or infinite never overwrite other weights.
+    A push does not replace a card that a user wrote. Weights that are NaN or infinite never overwrite other weights.
 
     Attributes:
         card_to_push: The function that makes the card. The package sets it, since the code that is saved with every
@@ -200,19 +203,19 @@ class SavedWithCard(SavedWhole):
     card_to_push: ClassVar[Callable[..., Any] | None] = None
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """Save to a folder, see `SavedWhole.save_pretrained`. It warns if weights are NaN or infinite.
+        """Save to a folder like `AtomicSavingMixin.save_pretrained`, and warn if weights are NaN or infinite.
 
         Args:
             save_directory: The folder.
-            *args: Arguments of `SavedWhole.save_pretrained`.
-            **kwargs: Keyword arguments of `SavedWhole.save_pretrained`.
+            *args: Arguments of `AtomicSavingMixin.save_pretrained`.
+            **kwargs: Keyword arguments of `AtomicSavingMixin.save_pretrained`.
 
         Raises:
             ValueError: If such weights would overwrite those in the folder.
         """
         state_dict = args[1] if len(args) > 1 else kwargs.get("state_dict")
-        if names := not_finite(cast(Any, self), state_dict):
-            problem = f"The weights of this {type(self).__name__} are NaN or infinite in {in_words(names)}"
+        if names := find_non_finite(cast(Any, self), state_dict):
+            problem = f"The weights of this {type(self).__name__} are NaN or infinite in {summarize_names(names)}"
             if any(Path(save_directory).glob("model*.safetensors")):
                 raise ValueError(f"{problem}, and would replace those in {save_directory}; choose another folder.")
             logger.warning(f"{problem}. They are saved anyway; the training has probably diverged.")
@@ -222,7 +225,7 @@ class SavedWithCard(SavedWhole):
         return None if self.card_to_push is None else self.card_to_push(api, repo_id, revision, tags)
 
 
-def _left_over(variant: str | None) -> Callable[[str, set[str]], bool]:
+def _outdated_weights(variant: str | None) -> Callable[[str, set[str]], bool]:
     """Return a predicate for weights of an earlier model, which transformers might load instead of the new ones.
 
     It takes the name of a file and the names of all new files.

@@ -102,7 +102,7 @@ def _remove_if_abandoned(folder: Path) -> None:
     try:
         if lock.is_symlink() or not lock.is_file():
             # The process was killed before it created the lock or after it removed it; or it is about to create the
-            # lock, and will then make another folder. A folder that is not empty is not a scratch folder, and stays.
+            # lock, and will then make another folder. A folder that is not empty is not a scratch folder, and is kept.
             folder.rmdir()
             return
         with lock.open("rb+") as file:

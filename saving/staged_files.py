@@ -1,4 +1,4 @@
-"""Writes several files into a folder atomically: all of them appear or none, and other files stay."""
+"""Writes several files into a folder atomically: all of them appear or none. Other files are kept."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .scratch_folders import scratch_folder
 def staged(folder: str | os.PathLike[str], outdated: Callable[[str, set[str]], bool]) -> Iterator[Path]:
     """Yield a folder to write into. At the end, its files move into `folder` and replace files of the same names.
 
-    Writing takes long and may fail, but it is finished by then. The files are only renamed, and if that fails, it is
-    undone. If two processes do this at the same time, each file comes from one of them.
+    Writing can be slow and may fail, but all files are complete before any of them moves. Moving only renames them, and
+    a failed move is undone. If two processes save at the same time, each file comes from one of them.
 
     Args:
         folder: The folder for the files, which is created if it does not exist.
@@ -36,8 +36,8 @@ def staged(folder: str | os.PathLike[str], outdated: Callable[[str, set[str]], b
         new.mkdir()
         yield new
         names = files_in(new)
-        goes = {path.name for path in folder.iterdir() if path.is_file() and outdated(path.name, names)}
-        replace_files(folder, new, scratch / "old", names, goes)
+        to_remove = {path.name for path in folder.iterdir() if path.is_file() and outdated(path.name, names)}
+        replace_files(folder, new, scratch / "old", names, to_remove)
 
 
 def make_folder(folder: Path) -> None:
@@ -78,7 +78,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 def replace_files(
-    folder: Path, new: Path, old: Path, names: set[str], goes: set[str], pointers: frozenset[str] = frozenset()
+    folder: Path, new: Path, old: Path, names: set[str], to_remove: set[str], pointers: frozenset[str] = frozenset()
 ) -> None:
     """Move files into a folder on the same disk and remove outdated files there. If any step fails, undo all of them.
 
@@ -87,25 +87,25 @@ def replace_files(
         new: The folder that they are in.
         old: A folder for backups of replaced and removed files. It must not exist.
         names: The paths of the files, relative to `new` and then to `folder`.
-        goes: The paths of outdated files in `folder`.
-        pointers: Those of `names` through which libraries find the other files. Old ones are removed first and new ones
+        to_remove: The paths of outdated files in `folder`.
+        pointers: The `names` through which libraries find the other files. Old pointers are removed first and new ones
             appear last, so that a folder never loads as a mixture of two models if the process is killed.
 
     Raises:
         FileExistsError: If `folder` has a folder with the name of a new file.
         OSError: If a file cannot be moved.
     """
-    goes = goes - names
+    to_remove = to_remove - names
     for name in sorted(names):
         if (folder / name).is_dir():
             raise FileExistsError(f"{folder / name} is a folder, but a file must be saved there.")
     # The index of sharded weights is also a pointer: loading reports a missing index, but not shards of two models.
     pointers = pointers & names | {name for name in names if name.endswith(".index.json")}
-    first, last = [*sorted(pointers), *sorted(goes)], [*sorted(names - pointers), *sorted(pointers)]
+    first, last = [*sorted(pointers), *sorted(to_remove)], [*sorted(names - pointers), *sorted(pointers)]
     kept, placed = [], []
     try:
         for name in dict.fromkeys([*first, *last]):
-            if _keep(folder / name, old / name):
+            if _back_up(folder / name, old / name):
                 kept.append(name)
             if name in first:
                 (folder / name).unlink(missing_ok=True)
@@ -123,7 +123,7 @@ def replace_files(
         raise
 
 
-def _keep(path: Path, place: Path) -> bool:
+def _back_up(path: Path, place: Path) -> bool:
     """Back up a file by a hard link, or by moving it if the file system has no links. Return whether it existed."""
     if not path.is_file():
         return False

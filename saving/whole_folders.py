@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .finite_weights import in_words, not_finite_in
+from .finite_weights import find_non_finite_in, summarize_names
 from .model_files import is_unedited, model_files
 from .module_list import MODULE_LIST, module_paths
 from .scratch_folders import scratch_folder
@@ -88,12 +88,12 @@ def _prefix(output: Path) -> str:
 
 
 @contextmanager
-def written_whole(output: Path, replace: bool, option: str) -> Iterator[Path]:
+def atomic_folder(output: Path, replace: bool, option: str) -> Iterator[Path]:
     """Yield a new folder to write into. It becomes `output` at the end, unless an exception occurs.
 
-    If `output` contains a model, the new files replace those of the model. All other files stay, and a warning lists
-    them. If a new file has the name of one that stays, `.new` is added to its name. `check_replaceable` runs again at
-    the end, since the folder may have changed in the meantime.
+    If `output` contains a model, the new files replace those of the model. All other files are kept, and a warning
+    lists them. If a new file has the name of a kept file, `.new` is added to its name. `check_replaceable` runs again
+    at the end, since the folder may have changed in the meantime.
 
     Args:
         output: The folder to write.
@@ -122,16 +122,16 @@ def written_whole(output: Path, replace: bool, option: str) -> Iterator[Path]:
 def _replace_model(output: Path, written: Path, replaced: Path) -> None:
     modules = [path for path in module_paths(written) if path]
     outdated = model_files(output, modules)
-    if any(name.endswith((".safetensors", ".bin")) for name in outdated) and (names := not_finite_in(written)):
+    if any(name.endswith((".safetensors", ".bin")) for name in outdated) and (names := find_non_finite_in(written)):
         raise FileExistsError(
-            f"The new weights are NaN or infinite in {in_words(names)}, and would replace those in {output}; choose "
-            "another folder."
+            f"The new weights are NaN or infinite in {summarize_names(names)}, and would replace those in {output}; "
+            "choose another folder."
         )
     folders = {output, *((output / name).parent for name in outdated)}
     others = sorted(
         path.relative_to(output).as_posix() for folder in folders for path in folder.iterdir() if path not in folders
     )
-    _give_way(output, written, outdated, modules)
+    _rename_conflicting(output, written, outdated, modules)
     new = files_in(written)
     if not new:
         raise FileNotFoundError(f"No new files were written to replace those in {output}.")
@@ -143,8 +143,8 @@ def _replace_model(output: Path, written: Path, replaced: Path) -> None:
         logger.warning(f"{output} still contains files that were not part of the older model: {', '.join(left)}.")
 
 
-def _give_way(output: Path, written: Path, outdated: set[str], modules: list[str]) -> None:
-    """Rename new files that have the name of a file that stays."""
+def _rename_conflicting(output: Path, written: Path, outdated: set[str], modules: list[str]) -> None:
+    """Rename new files that have the name of a file that is kept."""
     for name in sorted(files_in(written) - outdated):
         there, top = output / name, name.partition("/")[0]
         if top != name and (output / top).is_symlink():
@@ -156,22 +156,22 @@ def _give_way(output: Path, written: Path, outdated: set[str], modules: list[str
         # The files of a subfolder belong together, so the whole subfolder is renamed, except for the folder of a
         # module, which libraries find by its name.
         moved = Path(name if top in modules else top)
-        aside = _free_name(output, moved)
-        (written / moved).rename(written / aside)
+        new_name = _unused_name(output, moved)
+        (written / moved).rename(written / new_name)
         logger.warning(
-            f"{output / moved} was not written by this package or was edited, and stays; the new one is {aside}."
+            f"{output / moved} was not written by this package or was edited, so it is kept; the new one is {new_name}."
         )
 
 
-def _free_name(output: Path, name: Path) -> Path:
+def _unused_name(output: Path, name: Path) -> Path:
     """Return `README.new.md` for `README.md`, or a numbered name if that would overwrite someone's file."""
     names = (name.with_name(f"{name.stem}.new{number or ''}{name.suffix}") for number in itertools.count())
     return next(new for new in names if not os.path.lexists(output / new) or is_unedited(output / new))
 
 
-def write_whole(file: Path, parts: Iterable[str]) -> None:
+def write_atomically(file: Path, parts: Iterable[str]) -> None:
     """Write a text file under a temporary name, and rename it when it is complete."""
-    aside = file.with_name(f"{file.name}.part")
-    with aside.open("w", encoding="utf-8") as writer:
+    temporary = file.with_name(f"{file.name}.part")
+    with temporary.open("w", encoding="utf-8") as writer:
         writer.writelines(parts)
-    os.replace(aside, file)
+    os.replace(temporary, file)

@@ -21,6 +21,8 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("train", "dev")
+# pyarrow 26 needs NumPy 2, but does not declare it, so pip would install it beside an older NumPy.
+CONSTRAINTS_OF_OLDEST = ("pyarrow<26",)
 SHOWN = ("torch", "transformers", "tokenizers", "huggingface_hub", "accelerate", "safetensors", "datasets", "numpy")
 
 
@@ -42,7 +44,7 @@ def make_environment(name: str) -> Path:
     folder = ROOT / ".venv" / "compatibility" / name
     python = folder / "bin" / "python"
     base = os.environ.get("OLDEST_PYTHON") or sys.executable if name == "oldest" else sys.executable
-    pins = {"oldest": lowest_versions(), "newest": []}.get(name, [f"transformers=={name}.*"])
+    pins = {"oldest": [*lowest_versions(), *CONSTRAINTS_OF_OLDEST], "newest": []}.get(name, [f"transformers=={name}.*"])
     if not python.exists():
         subprocess.run([base, "-m", "venv", folder], check=True)
         # The pip of older Pythons cannot build seqeval.
@@ -52,7 +54,9 @@ def make_environment(name: str) -> Path:
         constraints.flush()
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
         package = f"{ROOT}[{','.join(EXTRAS)}]"
-        subprocess.run([*install, "--constraint", constraints.name, "--editable", package], check=True)
+        # Setuptools warns of folders with the package's name in front of an editable installation; there are none.
+        quiet = {**os.environ, "PYTHONWARNINGS": "ignore:Editable installation"}
+        subprocess.run([*install, "--constraint", constraints.name, "--editable", package], check=True, env=quiet)
     return python
 
 
@@ -86,14 +90,14 @@ def main(names: list[str]) -> int:
         print(f"[{number}/{len(names)}] {name}: installing", flush=True)
         try:
             python = make_environment(name)
-            held = versions(python)
-            print(f"[{number}/{len(names)}] {name}: {held}", flush=True)
+            installed = versions(python)
+            print(f"[{number}/{len(names)}] {name}: {installed}", flush=True)
             passed, line = run_suite(python)
         except subprocess.CalledProcessError as error:
-            passed, held, line = False, "", f"not installed: {error}"
+            passed, installed, line = False, "", f"not installed: {error}"
         failed += not passed
         minutes = (time.monotonic() - start) / 60
-        rows.append(f"{name}: {line} ({minutes:.0f} min)\n    {held}")
+        rows.append(f"{name}: {line} ({minutes:.0f} min)\n    {installed}")
     print("", *rows, sep="\n")
     return failed
 

@@ -37,12 +37,12 @@ TINY: dict[str, Any] = {
 
 # A second thread does not speed up tiny tensors, and slows them down on busy cores.
 torch.set_num_threads(1)
-# A shell lets what runs in the background ignore Ctrl-C, which some tests send.
+# Background processes of a shell ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Let chosen tests run in this process: workers would import and collect everything for a few of them."""
+    """Run selected tests in this process: each worker would import and collect everything for a few tests."""
     if config.option.keyword or config.args_source is config.ArgsSource.ARGS:
         config.option.dist = "no"
         return 0
@@ -85,7 +85,7 @@ def without_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., A
 
 @pytest.fixture(scope="module", autouse=True)
 def _freeze() -> None:
-    """Leave modules and the tests of other files out of garbage collections: each `Trainer` starts a whole one."""
+    """Exclude modules and earlier tests from garbage collection: each `Trainer` starts a full collection."""
     gc.collect()
     gc.freeze()
 

@@ -6,10 +6,10 @@ The executable (`forked_python_client.py`) takes `-c code`, `-m module` or a scr
 server, with its open files, folder, environment and limits. The server forks, and the fork runs the program. The
 executable passes signals on and ends as the fork ends. If something kills the executable, the server kills the fork.
 
-The server imports what the package builds on, and never the package itself. A fork differs from a fresh process in
+The server imports the package's dependencies, and never the package itself. A fork differs from a fresh process in
 two ways: it does not notice that the package forgot to import one of those modules, and all forks of a server hash
-strings alike. Tests that promise something about these start `sys.executable`. And a fork that has done its work ends
-without taking the interpreter apart, unless it is one of several ranks.
+strings alike. Tests that depend on either start `sys.executable`. A fork also ends without shutting down the
+interpreter, unless it is one of several ranks.
 
 Some libraries read the environment when they are imported. The server is offline and uses separate caches; a fork
 with other settings imports those libraries again.
@@ -129,7 +129,7 @@ class Server:
             return None
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # A shell lets what runs in the background ignore it.
+        # Background processes of a shell ignore it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for other in (connection, self.listener, *self.processes):
             other.close()
@@ -164,9 +164,9 @@ def run(request: dict[str, Any], path: list[str], executable: str) -> None:
     """Run a program in this process as `python` does.
 
     Args:
-        request: What the executable was given.
-        path: The modules' path without that of the script and that of the environment.
-        executable: The executable, which is then `sys.executable`, so that launchers start forks as well.
+        request: The arguments, environment, folder and limits of the executable.
+        path: The module search path without the script's folder and without PYTHONPATH.
+        executable: The executable. It becomes `sys.executable`, so that launchers start forks as well.
     """
     environment = request["environment"]
     settings = {name: value for name, value in os.environ.items() if name.startswith(READ_ON_IMPORT)}
@@ -213,7 +213,7 @@ def run(request: dict[str, Any], path: list[str], executable: str) -> None:
 
 
 def _end() -> None:
-    """End with status 0. To take the interpreter apart would copy all the pages that the forks share."""
+    """End with status 0. Shutting down the interpreter would copy all the pages that the forks share."""
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -229,7 +229,7 @@ def _main(descriptor: str, executable: str) -> None:
             importlib.import_module(name)
         except ImportError:
             continue
-    # The collections of the forks leave the pages alone that they share.
+    # Garbage collections in the forks must not touch the shared pages.
     gc.collect()
     gc.freeze()
     request = Server(socket.socket(fileno=int(descriptor))).serve()

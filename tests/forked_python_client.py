@@ -1,4 +1,4 @@
-"""The executable of `forked_python`: stands for the process that the server forks. It imports only what loads fast."""
+"""The executable of `forked_python`, a proxy of the process that the server forks. It imports only what loads fast."""
 
 import json
 import os
@@ -25,14 +25,14 @@ def main() -> None:
             signal.signal(number, lambda number, _: server.send(bytes([number])))
         socket.send_fds(server, [len(body).to_bytes(4, "big")], [0, 1, 2])
         server.sendall(body)
-        # The pipes are the fork's now, and end with it.
+        # The fork owns the pipes now, and closes them when it ends.
         status = server.recv(4)
     if not status:
         sys.exit("The server of forked processes has ended.")
     code = os.waitstatus_to_exitcode(int.from_bytes(status, "big"))
     if code < 0:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if code != -signal.SIGKILL:  # whose effect nothing can change
+        if code != -signal.SIGKILL:  # SIGKILL has no handler
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)

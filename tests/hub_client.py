@@ -1,7 +1,7 @@
-"""A process that pushes to a Hub and loads from it, which `HubClient` starts.
+"""A process that pushes to a Hub and loads from it. `HubClient` starts it.
 
-It is a separate process because huggingface_hub reads the Hub's address from the environment when it is imported. As a
-script, this file is that process: it reads a call per line as JSON, and answers each call with a line.
+It is a separate process because huggingface_hub reads the Hub's address from the environment on import. When run as a
+script, this file is that process: it reads one call per line as JSON, and answers each call with one line.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class HubClient:
 
 
 def outputs(model: Any) -> list[list[Any]]:
-    """Return all outputs of a model for a fixed batch, whose second text is shorter."""
+    """Return all outputs of a model for a fixed batch. The second text is shorter than the first."""
     ids = torch.arange(1, 15).reshape(2, 7)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0

@@ -115,7 +115,7 @@ def _served(respond: Callable[[Request], Answer]) -> Iterator[str]:
 
 
 class Hub:
-    """A Hub with repositories, users, and an address each for pages and for large files.
+    """A Hub with repositories and users. Pages and large files have separate addresses.
 
     Args:
         tokens: The accepted tokens, with the names of their users.
@@ -310,7 +310,7 @@ class Hub:
     # The address of large files
 
     def _store(self, request: Request) -> Answer:
-        """Store a large file, given a signature for one upload, or return one to any client that has its address."""
+        """Store a large file if the signature allows it, or return one to any client that has its address."""
         self.requests.append((request.method, request.path))
         if "Authorization" in request.headers:
             raise Refusal(400, "Only one way to authenticate is allowed")

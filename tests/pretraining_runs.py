@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from transformers import Trainer
 
 from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.texts import TEXTS
+from sequence_encoder.training.checkpoints import checkpoints_in, step_of
 from sequence_encoder.training.pretraining.recipe import pretrain
 from sequence_encoder.training.pretraining.run import parse
 
@@ -82,8 +84,18 @@ def start(
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for a process, and return its exit status and its output."""
-    said = process.communicate(timeout=300)[0]
-    return process.returncode, said
+    output_text = process.communicate(timeout=300)[0]
+    return process.returncode, output_text
+
+
+def rewind(folder: Path, step: int) -> None:
+    """Leave of a finished run what an interruption after a step would have left."""
+    for path in checkpoints_in(folder):
+        if step_of(path) > step:
+            shutil.rmtree(path)
+    # With these two files, the run would still be finished.
+    for name in ("config.json", "trainer_state.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def losses(output: Path) -> list[dict[str, float]]:

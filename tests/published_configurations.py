@@ -7,6 +7,60 @@ from __future__ import annotations
 
 from typing import Any
 
+
+def _sizes(hidden_size: int, layers: int, heads: int) -> dict[str, int]:
+    sizes = {"hidden_size": hidden_size, "intermediate_size": 4 * hidden_size}
+    return {**sizes, "num_hidden_layers": layers, "num_attention_heads": heads}
+
+
+_ALBERT: dict[str, Any] = {
+    "architectures": ["AlbertForMaskedLM"],
+    "attention_probs_dropout_prob": 0,
+    "bos_token_id": 2,
+    "classifier_dropout_prob": 0.1,
+    "embedding_size": 128,
+    "eos_token_id": 3,
+    "hidden_act": "gelu_new",
+    "hidden_dropout_prob": 0,
+    "hidden_size": 768,
+    "initializer_range": 0.02,
+    "inner_group_num": 1,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "model_type": "albert",
+    "num_attention_heads": 12,
+    "num_hidden_groups": 1,
+    "num_hidden_layers": 12,
+    "pad_token_id": 0,
+    "type_vocab_size": 2,
+    "vocab_size": 30000,
+}
+_ALBERT_V1 = {**_ALBERT, "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1}
+# Fields of the original code, which neither it nor transformers reads.
+_ALBERT_UNREAD = {"down_scale_factor": 1, "gap_size": 0, "net_structure_type": 0, "num_memory_blocks": 0}
+
+_ERNIE: dict[str, Any] = {
+    "architectures": ["ErnieModel"],
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 768,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-5,
+    "max_position_embeddings": 2048,
+    "model_type": "ernie",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pad_token_id": 0,
+    "position_embedding_type": "absolute",
+    "task_type_vocab_size": 3,
+    "type_vocab_size": 4,
+    "use_task_id": True,
+    "vocab_size": 40000,
+}
+
 _NOMIC: dict[str, Any] = {
     "architectures": ["NomicBertModel"],
     "activation_function": "swiglu",
@@ -60,27 +114,6 @@ _GTE: dict[str, Any] = {
     "position_embedding_type": "rope",
     "type_vocab_size": 1,
     "vocab_size": 250048,
-}
-
-_ERNIE: dict[str, Any] = {
-    "architectures": ["ErnieModel"],
-    "attention_probs_dropout_prob": 0.1,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "hidden_size": 768,
-    "initializer_range": 0.02,
-    "intermediate_size": 3072,
-    "layer_norm_eps": 1e-5,
-    "max_position_embeddings": 2048,
-    "model_type": "ernie",
-    "num_attention_heads": 12,
-    "num_hidden_layers": 12,
-    "pad_token_id": 0,
-    "position_embedding_type": "absolute",
-    "task_type_vocab_size": 3,
-    "type_vocab_size": 4,
-    "use_task_id": True,
-    "vocab_size": 40000,
 }
 
 _ROBERTA: dict[str, Any] = {
@@ -166,6 +199,38 @@ _REMBERT: dict[str, Any] = {
 }
 
 PUBLISHED: dict[str, dict[str, Any]] = {
+    "albert/albert-base-v1": _ALBERT_V1,
+    "albert/albert-large-v1": {**_ALBERT_V1, **_sizes(1024, 24, 16)},
+    "albert/albert-xlarge-v1": {**_ALBERT_V1, **_sizes(2048, 24, 16)},
+    "albert/albert-xxlarge-v1": {**_ALBERT, **_sizes(4096, 12, 64), "hidden_act": "gelu"},
+    "albert/albert-base-v2": {**_ALBERT, **_ALBERT_UNREAD},
+    "albert/albert-large-v2": {**_ALBERT, **_sizes(1024, 24, 16)},
+    "albert/albert-xlarge-v2": {**_ALBERT, **_sizes(2048, 24, 16)},
+    "albert/albert-xxlarge-v2": {**_ALBERT, **_sizes(4096, 12, 64)},
+    "voidful/albert_chinese_base": {
+        **_ALBERT,
+        **_ALBERT_UNREAD,
+        "hidden_act": "relu",
+        "layers_to_keep": [],
+        "vocab_size": 21128,
+    },
+    "nghuyong/ernie-3.0-base-zh": _ERNIE,
+    "nghuyong/ernie-3.0-xbase-zh": {
+        **_ERNIE,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 20,
+        "task_type_vocab_size": 16,
+    },
+    "nghuyong/ernie-3.0-nano-zh": {
+        **_ERNIE,
+        "hidden_size": 312,
+        "intermediate_size": 1248,
+        "num_hidden_layers": 4,
+        "task_type_vocab_size": 16,
+    },
+    "shibing624/text2vec-base-chinese-sentence": _ERNIE,
     "nomic-ai/nomic-embed-text-v1.5": {
         **_NOMIC,
         "max_position_embeddings": 2048,
@@ -248,23 +313,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "type_vocab_size": 1,
         "vocab_size": 250002,
     },
-    "nghuyong/ernie-3.0-base-zh": _ERNIE,
-    "nghuyong/ernie-3.0-xbase-zh": {
-        **_ERNIE,
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_attention_heads": 16,
-        "num_hidden_layers": 20,
-        "task_type_vocab_size": 16,
-    },
-    "nghuyong/ernie-3.0-nano-zh": {
-        **_ERNIE,
-        "hidden_size": 312,
-        "intermediate_size": 1248,
-        "num_hidden_layers": 4,
-        "task_type_vocab_size": 16,
-    },
-    "shibing624/text2vec-base-chinese-sentence": _ERNIE,
     "facebook/data2vec-text-base": {
         **_ROBERTA,
         "hidden_size": 768,

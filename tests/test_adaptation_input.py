@@ -1,4 +1,4 @@
-"""What `sequence-encoder adapt` refuses, before anything is computed: examples and arguments that cannot be meant."""
+"""Examples and arguments that `sequence-encoder adapt` rejects before it computes anything."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Rows = list[dict[str, Any]]
 
 
 @pytest.fixture
-def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """`refused(task, train, **options)`: the message, after which no encoder was read and nothing was written."""
+def error_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return `error_of(task, train, **options)`, which returns the error of a run and checks that it wrote nothing."""
 
     def give(task: str, train: Rows, validation: Rows | None = None, **options: Any) -> str:
         for split, rows in (("train", train), ("validation", validation)):
@@ -28,7 +28,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
                 file = tmp_path / f"{split}.jsonl"
                 file.write_text("".join(json.dumps(row) + "\n" for row in rows))
                 options.setdefault(f"{split}_file", file)
-        # There is no such encoder, so that reading it would be another error.
+        # The encoder does not exist, so that reading it would raise another error.
         with pytest.raises(UsageError) as caught:
             run(task, tmp_path / "no-encoder", tmp_path / "out", **options)
         assert "no-encoder" not in str(caught.value)
@@ -40,7 +40,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
 
 
 def changed(task: str, row: int, **values: Any) -> Rows:
-    """Examples of a task of which one row has other values."""
+    """Return examples of a task, one of which has other values."""
     rows = examples_of(task, 12, 0)
     rows[row] = {**rows[row], **values}
     return rows
@@ -65,10 +65,10 @@ COLUMNS = [
 
 
 @pytest.mark.parametrize(("task", "column", "argument"), COLUMNS)
-def test_a_missing_column_is_named_with_those_that_there_are(
-    refused: Callable[..., str], task: str, column: str, argument: str
+def test_a_missing_column_is_named_with_the_existing_ones(
+    error_of: Callable[..., str], task: str, column: str, argument: str
 ) -> None:
-    message = refused(task, without(task, column))
+    message = error_of(task, without(task, column))
     assert f"--{argument} {column} is not in the train examples; choose one of " in message
     assert all(name in message for name in without(task, column)[0])
 
@@ -83,30 +83,30 @@ def test_a_missing_column_is_named_with_those_that_there_are(
         ("ner", "tokens"),
     ],
 )
-def test_a_text_that_is_missing_is_told_with_its_line(
-    refused: Callable[..., str], tmp_path: Path, task: str, column: str
+def test_a_missing_text_is_reported_with_its_line(
+    error_of: Callable[..., str], tmp_path: Path, task: str, column: str
 ) -> None:
-    message = refused(task, changed(task, 7, **{column: None}))
-    assert f" {column} must hold a " in message
+    message = error_of(task, changed(task, 7, **{column: None}))
+    assert f" {column} must contain a " in message
     assert f"line 8 of {tmp_path / 'train.jsonl'} has None" in message
 
 
 @pytest.mark.parametrize("task", ["classification", "regression", "ranking", "multiple-choice"])
-def test_a_label_that_is_missing_is_told_with_its_line(refused: Callable[..., str], tmp_path: Path, task: str) -> None:
-    message = refused(task, changed(task, 3, label=None))
-    assert "--label_column label must hold" in message
+def test_a_missing_label_is_reported_with_its_line(error_of: Callable[..., str], tmp_path: Path, task: str) -> None:
+    message = error_of(task, changed(task, 3, label=None))
+    assert "--label_column label must contain" in message
     assert f"line 4 of {tmp_path / 'train.jsonl'} has None" in message
 
 
-def test_many_wrong_rows_are_counted(refused: Callable[..., str]) -> None:
+def test_many_wrong_rows_are_counted(error_of: Callable[..., str]) -> None:
     rows = [{"text": None, "label": "a"} for _ in range(9)] + examples_of("classification", 9, 0)
-    assert "and 6 more rows are wrong" in refused("classification", rows)
+    assert "and 6 more rows are wrong" in error_of("classification", rows)
 
 
 @pytest.mark.parametrize("task", ["classification", "regression", "ranking", "multiple-choice"])
-def test_one_label_alone_is_nothing_to_learn(refused: Callable[..., str], task: str) -> None:
+def test_a_single_label_is_rejected(error_of: Callable[..., str], task: str) -> None:
     label: Any = {"classification": "red", "regression": 1.0}.get(task, 1)
-    message = refused(task, [{**row, "label": label} for row in examples_of(task, 12, 0)])
+    message = error_of(task, [{**row, "label": label} for row in examples_of(task, 12, 0)])
     assert "at least two different labels" in message or "the same in all training examples" in message
 
 
@@ -114,55 +114,55 @@ def test_one_label_alone_is_nothing_to_learn(refused: Callable[..., str], task: 
     ("task", "values"),
     [("classification", {"label": "pink"}), ("multi-label", {"labels": ["red", "pink"]}), ("ner", {"ner_tags": None})],
 )
-def test_labels_that_are_not_trained_on_are_named(
-    refused: Callable[..., str], task: str, values: dict[str, Any]
+def test_validation_labels_that_are_not_trained_on_are_named(
+    error_of: Callable[..., str], task: str, values: dict[str, Any]
 ) -> None:
     if task == "ner":
         tags = examples_of("ner", 12, 1)[2]["ner_tags"]
         values = {"ner_tags": ["B-pink", *tags[1:]]}
     validation = examples_of(task, 12, 1)
     validation[2] = {**validation[2], **values}
-    message = refused(task, examples_of(task, 12, 0), validation)
+    message = error_of(task, examples_of(task, 12, 0), validation)
     assert "the validation examples have the labels" in message
     assert "pink" in message
 
 
 @pytest.mark.parametrize(("start", "end"), [(-1, 3), (5, 5), (0, 12), (30, 40)])
-def test_spans_outside_their_text_are_told(refused: Callable[..., str], start: int, end: int) -> None:
+def test_spans_outside_their_text_are_rejected(error_of: Callable[..., str], start: int, end: int) -> None:
     rows = [{"text": "we saw it", "entities": [{"start": 0, "end": 2, "label": "who"}]} for _ in range(5)]
     rows[3] = {"text": "we saw it", "entities": [{"start": start, "end": end, "label": "who"}]}
-    message = refused("ner", rows, label_column="entities")
+    message = error_of("ner", rows, label_column="entities")
     assert message.startswith("--label_column entities: line 4 of ")
     assert f"train.jsonl has a span from {start} to {end}" in message
 
 
 @pytest.mark.parametrize("start", [-1, 2, 900])
-def test_answers_that_are_not_where_they_should_be_are_told(refused: Callable[..., str], start: int) -> None:
-    message = refused(
+def test_misplaced_answers_are_rejected(error_of: Callable[..., str], start: int) -> None:
+    message = error_of(
         "qa", changed("qa", 4, context="it is an owl", answers={"text": ["owl"], "answer_start": [start]})
     )
     assert message.startswith("--label_column answers: line 5 of ")
     assert f"train.jsonl has the answer 'owl' at {start}" in message
 
 
-def test_words_and_tags_must_be_as_many(refused: Callable[..., str]) -> None:
-    message = refused("ner", changed("ner", 2, tokens=["we", "saw"]))
-    assert "must hold one tag per word; line 3 of " in message
+def test_words_and_tags_must_have_the_same_length(error_of: Callable[..., str]) -> None:
+    message = error_of("ner", changed("ner", 2, tokens=["we", "saw"]))
+    assert "must contain one tag per word; line 3 of " in message
     assert "train.jsonl has 2 words and 6 tags" in message
 
 
 @pytest.mark.parametrize("label", [2, -1])
-def test_a_choice_that_there_is_none_of_is_told(refused: Callable[..., str], label: int) -> None:
-    assert f"train.jsonl has {label}." in refused("multiple-choice", changed("multiple-choice", 5, label=label))
+def test_a_label_without_a_choice_is_rejected(error_of: Callable[..., str], label: int) -> None:
+    assert f"train.jsonl has {label}." in error_of("multiple-choice", changed("multiple-choice", 5, label=label))
 
 
-def test_choices_must_be_as_many_in_every_row(refused: Callable[..., str]) -> None:
-    message = refused("multiple-choice", changed("multiple-choice", 5, choices=["a", "b", "c"]))
-    assert "must hold the same number of texts in every row, got [2, 3]" in message
+def test_every_row_must_have_the_same_number_of_choices(error_of: Callable[..., str]) -> None:
+    message = error_of("multiple-choice", changed("multiple-choice", 5, choices=["a", "b", "c"]))
+    assert "must contain the same number of texts in every row, got [2, 3]" in message
 
 
-def test_ranks_are_from_0_to_1(refused: Callable[..., str]) -> None:
-    assert "numbers from 0 to 1" in refused("ranking", changed("ranking", 5, label=3))
+def test_ranking_labels_must_be_between_0_and_1(error_of: Callable[..., str]) -> None:
+    assert "numbers from 0 to 1" in error_of("ranking", changed("ranking", 5, label=3))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_ranks_are_from_0_to_1(refused: Callable[..., str]) -> None:
         ),
     ],
 )
-def test_arguments_that_contradict_each_other_are_told(options: dict[str, Any], message: str) -> None:
+def test_contradictory_arguments_are_rejected(options: dict[str, Any], message: str) -> None:
     given = {"task": "classification", "from": "somewhere", **options}
     with pytest.raises(UsageError) as caught:
         parse([part for name, value in given.items() for part in (f"--{name}", str(value))])
@@ -237,31 +237,31 @@ def test_arguments_that_contradict_each_other_are_told(options: dict[str, Any], 
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.txt", "no-such-folder/rows.csv"])
-def test_files_that_cannot_be_read_are_named(refused: Callable[..., str], tmp_path: Path, name: str) -> None:
+def test_files_that_cannot_be_read_are_named(error_of: Callable[..., str], tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     if file.parent.exists():
         file.write_bytes(b"" if name.endswith(".csv") else b"a text")
-    assert str(file) in refused("classification", [], train_file=file)
+    assert str(file) in error_of("classification", [], train_file=file)
 
 
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        (["['red', 'cat']"] * 12, "must hold labels: lists of names, or names separated by ','"),
-        ([["red", None]] * 12, "must hold labels"),
-        ([[1, 0, 0], [0, 1, 1]] * 6, "must hold the names of the labels that a text has, got a 0 or 1"),
+        (["['red', 'cat']"] * 12, "must contain labels: lists of names, or names separated by ','"),
+        ([["red", None]] * 12, "must contain labels"),
+        ([[1, 0, 0], [0, 1, 1]] * 6, "must contain the names of a text's labels, got a 0 or 1"),
     ],
 )
-def test_labels_that_would_be_misread_are_refused(refused: Callable[..., str], cell: list[Any], message: str) -> None:
+def test_ambiguous_labels_are_rejected(error_of: Callable[..., str], cell: list[Any], message: str) -> None:
     rows = [{"text": "it is red", "labels": value} for value in cell]
-    assert message in refused("multi-label", rows)
+    assert message in error_of("multi-label", rows)
 
 
-def test_a_metric_that_there_is_none_of_is_told(refused: Callable[..., str]) -> None:
+def test_an_unknown_metric_is_rejected(error_of: Callable[..., str]) -> None:
     rows = examples_of("classification", 12, 0)
-    message = refused("classification", rows, metric_for_best_model="acuracy")
+    message = error_of("classification", rows, metric_for_best_model="acuracy")
     assert "must be one of accuracy, f1, matthews_correlation, loss, got acuracy" in message
-    assert "--metric_for_best_model does not support" in refused(
+    assert "--metric_for_best_model does not support" in error_of(
         "embedding", examples_of("embedding", 12, 0), metric_for_best_model="loss"
     )
 
@@ -277,18 +277,18 @@ def test_a_metric_that_there_is_none_of_is_told(refused: Callable[..., str]) -> 
         ([f"title {index}" for index in range(60)], "choose another --label_column"),
     ],
 )
-def test_what_is_no_class_is_told(refused: Callable[..., str], labels: list[Any], remedy: str) -> None:
-    message = refused("classification", [{"text": "a red cat", "label": label} for label in labels])
+def test_labels_that_are_not_classes_are_rejected(error_of: Callable[..., str], labels: list[Any], remedy: str) -> None:
+    message = error_of("classification", [{"text": "a red cat", "label": label} for label in labels])
     assert f"--label_column label has {len(set(labels))} different labels in {len(labels)} training" in message
     assert remedy in message
 
 
-def test_class_weights_are_for_classes(refused: Callable[..., str]) -> None:
-    message = refused("regression", examples_of("regression", 12, 0), class_weights="balanced")
+def test_class_weights_need_classes(error_of: Callable[..., str]) -> None:
+    message = error_of("regression", examples_of("regression", 12, 0), class_weights="balanced")
     assert "--class_weights only supports classification and ner, got --task regression" in message
 
 
-def test_an_output_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
+def test_an_output_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="does not contain a saved model"):
@@ -299,11 +299,11 @@ def test_an_output_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> Non
 def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["adapt", "--help"])
-    told = " ".join(capsys.readouterr().out.split())
-    assert "Peak learning rate. (default: 0.0001)" in told
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert "Peak learning rate. (default: 0.0001)" in help_text
 
 
-def test_settings_can_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_are_read_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text("task: ner\nfrom: somewhere\ntrain_file: a.jsonl\nlearning_rate: 0.5\n")
     found = parse([str(settings), "--num_train_epochs", "7"])
@@ -319,8 +319,8 @@ def test_settings_can_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFix
         main(["adapt", str(settings), "--train_file", str(tmp_path / "none.jsonl")])
 
 
-def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """Nobody can make folders in /proc, not even root."""
+def test_an_output_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
+    """Nobody can create folders in /proc, not even root."""
     with pytest.raises(PermissionError) as caught:
         run("classification", tmp_path / "no-encoder", Path("/proc/nope"), train_file="a.csv")
     assert "/proc/nope cannot be written" in str(caught.value)
@@ -346,7 +346,7 @@ LIBRARIES = [
 
 
 @pytest.mark.parametrize(("options", "library", "message"), LIBRARIES)
-def test_a_library_that_is_missing_is_told_before_anything_is_read(
+def test_a_missing_library_is_reported_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], library: str, message: str
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)

@@ -1,4 +1,4 @@
-"""Whatever interrupts `sequence-encoder adapt`, `--resume` ends with the model that it would have had."""
+"""An interrupted `sequence-encoder adapt` ends with the same model after `--resume`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sequence_encoder.training.adaptation import scratch as adaptation_scratch
 from sequence_encoder.training.adaptation.run import parse
 from sequence_encoder.training.adaptation.scratch import scratch_of
 
-# 45 steps, 15 of them in an epoch; checkpoints after each 5, thus within and at the end of epochs.
+# 45 steps, 15 per epoch, and a checkpoint every 5 steps: within epochs and at their ends.
 COUNTS = {"train": 240, "validation": 24, "test": 24}
 OPTIONS: dict[str, Any] = {**FAST, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 5}
 
@@ -35,7 +35,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Interrupt]:
-    """`interrupt(step, seed=0)`: the next training of this seed gets the signal of Ctrl-C after so many steps, once."""
+    """Return `interrupt(step, seed=0)`, which sends SIGINT once, after so many steps of the training with this seed."""
     step_of_trainer = Trainer.training_step
     at: list[tuple[int, int]] = []
 
@@ -67,7 +67,7 @@ TUNINGS = ["head", "adapter", "lora", "dora", "ia3", "prompt"]
 
 @pytest.mark.parametrize(
     ("task", "tuning", "step"),
-    # Within an epoch, and at its end.
+    # Step 22 is within an epoch, and step 30 at the end of one.
     [*((task, "full", 30) for task in TASKS), *(("classification", tuning, 22) for tuning in TUNINGS)],
 )
 def test_a_run_resumes_to_the_same_model(
@@ -83,7 +83,7 @@ def test_a_run_resumes_to_the_same_model(
     assert_same(tmp_path / "halves", tmp_path / "whole")
 
 
-def test_a_run_that_is_killed_while_it_saves_resumes_to_the_same_model(
+def test_a_run_killed_while_it_saves_resumes_to_the_same_model(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS), "tuning": "lora"}
@@ -104,10 +104,10 @@ def test_a_run_that_is_killed_while_it_saves_resumes_to_the_same_model(
 
 
 @pytest.mark.parametrize("options", [{"early_stopping_patience": 3}, {"save_strategy": "epoch"}, {"keep_best": False}])
-def test_the_best_weights_and_the_count_of_an_early_end_survive(
+def test_best_weights_and_early_stopping_survive_an_interruption(
     encoder: Path, tmp_path: Path, interrupt: Interrupt, options: dict[str, Any]
 ) -> None:
-    """The rate is so high that the best weights are those of an early epoch."""
+    """The learning rate is so high that an early epoch has the best weights."""
     given = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS), "num_train_epochs": 6}
     given |= {"learning_rate": 0.5, "lr_scheduler_type": "constant", **options}
     if given["save_strategy"] == "epoch":
@@ -127,7 +127,7 @@ def test_finished_seeds_are_not_trained_again(
     run("classification", encoder, tmp_path / "whole", **options)
     interrupt(17, seed=1)
     with pytest.raises(
-        KeyboardInterrupt, match="finished trainings of seeds 0 and the training of seed 1 up to step 15"
+        KeyboardInterrupt, match="finished training runs of seeds 0 and the training of seed 1 up to step 15"
     ):
         run("classification", encoder, tmp_path / "halves", **options)
     train, seeds = Trainer.train, []
@@ -165,7 +165,7 @@ def _counted(trials: list[int], setup: Any) -> Any:
     return counted
 
 
-def test_an_interruption_is_told_in_one_line(
+def test_an_interruption_is_reported_in_one_line(
     encoder: Path, tmp_path: Path, interrupt: Interrupt, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = write_examples(tmp_path, "classification", COUNTS)
@@ -173,14 +173,12 @@ def test_an_interruption_is_told_in_one_line(
     with pytest.raises(SystemExit) as caught:
         main(["adapt", *arguments("classification", encoder, tmp_path / "out", **OPTIONS, **files)])
     assert caught.value.code == 130
-    said = capsys.readouterr().err
-    assert f"sequence-encoder adapt: Interrupted. {tmp_path / '.out-adaptation'} keeps the training of seed 0" in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert f"sequence-encoder adapt: Interrupted. {tmp_path / '.out-adaptation'} keeps the training of seed 0" in output
+    assert "Traceback" not in output
 
 
-def test_an_interrupted_run_is_not_dropped_without_being_asked(
-    encoder: Path, tmp_path: Path, interrupt: Interrupt
-) -> None:
+def test_an_interrupted_run_is_only_discarded_on_request(encoder: Path, tmp_path: Path, interrupt: Interrupt) -> None:
     options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS)}
     interrupt(22)
     with pytest.raises(KeyboardInterrupt):
@@ -202,7 +200,7 @@ def test_an_interruption_before_the_first_checkpoint_leaves_nothing(
     with pytest.raises(KeyboardInterrupt, match="Interrupted before the first checkpoint; nothing was saved"):
         run("classification", encoder, tmp_path / "out", **options)
     assert not list(tmp_path.glob(".out*"))
-    # What a kill leaves is removed by the next run.
+    # The next run removes what a killed run leaves.
     scratch = tmp_path / ".out-adaptation"
     (scratch / "base").mkdir(parents=True)
     (scratch / "base" / "model.safetensors").write_text("half a model")
@@ -210,21 +208,21 @@ def test_an_interruption_before_the_first_checkpoint_leaves_nothing(
     assert not scratch.exists()
 
 
-def test_two_runs_into_one_folder_do_not_meet(encoder: Path, tmp_path: Path) -> None:
+def test_two_runs_cannot_write_to_one_folder(encoder: Path, tmp_path: Path) -> None:
     options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS)}
     first = parse(arguments("classification", encoder, tmp_path / "out", **options))
     with scratch_of(first, {}):
         (first.scratch / "mine").touch()
-        process = _forked(_refused, encoder, tmp_path / "out", options)
+        process = _forked(_check_rejected, encoder, tmp_path / "out", options)
         assert process.exitcode == 0
         assert (first.scratch / "mine").exists()
     assert not first.scratch.exists()
 
 
-def test_a_finished_run_that_is_resumed_stays_as_it_is(
+def test_resuming_a_finished_run_changes_nothing(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also one that was killed between the last two things that it does, to show its model and to tidy up."""
+    """This includes a run that was killed after it published its model, before it removed its scratch folder."""
     options = {**OPTIONS, **write_examples(tmp_path, "classification", {"train": 32, "validation": 8})}
     remove = adaptation_scratch.shutil.rmtree
 
@@ -261,12 +259,12 @@ def test_a_run_is_not_resumed_on_other_examples(encoder: Path, tmp_path: Path, i
             UsageError, match=rf"these differ: train examples \(was '240 with .*', is '{count} with the digest \w+'\)"
         ):
             run("classification", encoder, tmp_path / "out", **options, resume=True)
-    # Another place, or another time, makes no other examples.
+    # A rewritten file with the same content holds the same examples.
     file.write_text(text)
     run("classification", encoder, tmp_path / "out", **options, resume=True)
 
 
-def test_sigterm_is_told_as_ctrl_c_is(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_is_handled_like_ctrl_c(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS)}
     step_of_trainer = Trainer.training_step
 
@@ -288,7 +286,7 @@ def _forked(function: Callable[..., Any], *given: Any, **options: Any) -> multip
     return process
 
 
-def _refused(encoder: Path, output: Path, options: dict[str, Any]) -> None:
+def _check_rejected(encoder: Path, output: Path, options: dict[str, Any]) -> None:
     for resume in (False, True):
         with pytest.raises(FileExistsError, match=f"Another run is writing to {output}"):
             run("classification", encoder, output, **options, resume=resume, overwrite=True)

@@ -1,4 +1,4 @@
-"""`sequence-encoder adapt`: every way of tuning, adapters that stand alone, and encoders that are carried over."""
+"""`sequence-encoder adapt`: tuning methods, separately saved adapters, and encoders of other families."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("tuning", ["head", "adapter", "lora", "dora", "ia3", "prompt"])
-def test_every_way_of_tuning_trains_few_weights_and_leaves_the_encoder(
+def test_every_tuning_method_trains_few_weights_and_keeps_the_encoder(
     encoder: Path, tmp_path: Path, tuning: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = write_examples(tmp_path, "classification", COUNTS)
@@ -36,7 +36,7 @@ def test_every_way_of_tuning_trains_few_weights_and_leaves_the_encoder(
     if tuning == "prompt":
         import peft
 
-        # The path of its encoder is one from there.
+        # The adapter stores the path of its encoder relative to its folder.
         monkeypatch.chdir(tmp_path / "out" / "adapter")
         model = peft.AutoPeftModelForSequenceClassification.from_pretrained(".")
     else:
@@ -56,7 +56,7 @@ def test_every_way_of_tuning_trains_few_weights_and_leaves_the_encoder(
         assert all(torch.equal(before[name], after[prefix + name]) for name in kept)
 
 
-def test_an_adapter_alone_is_saved_and_gone_on_from_with_the_same_encoder(encoder: Path, tmp_path: Path) -> None:
+def test_a_saved_adapter_continues_training_with_the_same_encoder(encoder: Path, tmp_path: Path) -> None:
     files = write_examples(tmp_path, "classification", COUNTS)
     run("classification", encoder, tmp_path / "first", tuning="lora", **files, **FAST)
     options = {**files, **FAST, "tuning": "lora", "from_adapter": tmp_path / "first" / "adapter"}
@@ -86,7 +86,7 @@ def test_an_adapter_alone_is_saved_and_gone_on_from_with_the_same_encoder(encode
         run("classification", encoder, tmp_path / "first", overwrite=True, **options)
 
 
-def test_encoders_of_other_families_are_carried_over(
+def test_encoders_of_other_families_are_converted(
     bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for task, tuning in (("classification", "full"), ("ner", "lora"), ("regression", "adapter")):
@@ -95,20 +95,20 @@ def test_encoders_of_other_families_are_carried_over(
         config = json.loads((tmp_path / task / "config.json").read_text())
         assert config["model_type"].startswith("sequence_encoder")
     monkeypatch.chdir(tmp_path / "ner" / "adapter")
-    # Its encoder knows the labels, so that it loads by itself.
+    # Its encoder has the label names, so that the adapter loads without further arguments.
     import peft
 
     alone = peft.AutoPeftModelForTokenClassification.from_pretrained(".").eval()
     merged = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path / "ner").eval()
     ids = torch.tensor([[5, 6, 7, 8]])
     torch.testing.assert_close(alone(input_ids=ids).logits, merged(input_ids=ids).logits, atol=1e-5, rtol=1e-4)
-    # It goes on from where it was, by the name that was given first.
+    # Training continues with the encoder's original name.
     files = write_examples(tmp_path, "ner", {"train": 24})
     options = {"tuning": "lora", "from_adapter": tmp_path / "ner" / "adapter", "num_train_epochs": 1}
     run("ner", bert_folder, tmp_path / "again", **files, **options)
 
 
-def test_texts_are_cut_to_what_the_encoder_has_positions_for(tmp_path: Path) -> None:
+def test_texts_are_truncated_to_the_positions_of_the_encoder(tmp_path: Path) -> None:
     folder = save_encoder(
         tmp_path / "encoder", position_embedding="learned", rope_parameters=None, max_position_embeddings=24
     )
@@ -122,7 +122,7 @@ def test_texts_are_cut_to_what_the_encoder_has_positions_for(tmp_path: Path) -> 
         run("classification", folder, tmp_path / "out", max_length=24, **options)
 
 
-def test_a_frozen_encoder_keeps_its_family_where_it_cannot_be_carried_over(tmp_path: Path, bert_folder: Path) -> None:
+def test_a_frozen_encoder_that_cannot_be_converted_keeps_its_family(tmp_path: Path, bert_folder: Path) -> None:
     config = transformers.MPNetConfig(
         vocab_size=90, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40
     )
@@ -138,7 +138,7 @@ def test_a_frozen_encoder_keeps_its_family_where_it_cannot_be_carried_over(tmp_p
 
 
 @pytest.mark.parametrize("family", ["ours", "bert"])
-def test_what_is_saved_holds_no_path_of_this_disk_and_works_where_it_is_moved(
+def test_saved_folders_contain_no_local_path_and_can_be_moved(
     encoder: Path, bert_folder: Path, tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import peft
@@ -154,7 +154,7 @@ def test_what_is_saved_holds_no_path_of_this_disk_and_works_where_it_is_moved(
     for card in (moved / "README.md", moved / "adapter" / "README.md"):
         metadata = ModelCard.load(card).data
         assert (metadata.license, metadata.language) == ("apache-2.0", ["en", "de"])
-    # The lines of the adapter's card, in its folder.
+    # The code on the adapter's card runs in its folder.
     monkeypatch.chdir(moved / "adapter")
     names: dict[str, Any] = {}
     (lines,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
@@ -164,13 +164,13 @@ def test_what_is_saved_holds_no_path_of_this_disk_and_works_where_it_is_moved(
     ids = torch.tensor([[5, 6, 7, 8]])
     for model in (names["model"].eval(), alone):
         torch.testing.assert_close(model(input_ids=ids).logits, merged(input_ids=ids).logits, atol=1e-5, rtol=1e-4)
-    # The encoder is known again by its weights.
+    # The encoder is recognized by its weights.
     monkeypatch.chdir(tmp_path)
     source = shutil.move(source, tmp_path / "renamed")
     run("classification", source, tmp_path / "again", from_adapter=moved / "adapter", **options)
 
 
-def test_files_of_the_user_in_the_output_folder_stay(encoder: Path, tmp_path: Path) -> None:
+def test_user_files_in_the_output_folder_are_kept(encoder: Path, tmp_path: Path) -> None:
     files = write_examples(tmp_path, "classification", {"train": 24, "test": 8})
     options = {**files, "num_train_epochs": 1, "overwrite": True}
     out = tmp_path / "out"

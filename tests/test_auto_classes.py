@@ -40,7 +40,7 @@ def tokenizer() -> SequenceEncoderTokenizer:
 
 @pytest.fixture(scope="module")
 def saved(tiny_config: Build, randomize: Build, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each model class, named after it, with model and tokenizer."""
+    """Save a model of each class and the tokenizer in a folder that is named after the class."""
     folder = tmp_path_factory.mktemp("saved")
     for name in AUTO_CLASSES.values():
         model = randomize(getattr(sequence_encoder, name)(tiny_config("bert", num_labels=3)))
@@ -56,7 +56,7 @@ def load(saved: Path, auto_class: str, **options: Any) -> Any:
 FRESH = """
 import json, sys
 from pathlib import Path
-import transformers.modeling_utils, transformers.models.auto.modeling_auto  # which import what they need
+import transformers.modeling_utils, transformers.models.auto.modeling_auto  # and what these import
 before = set(sys.modules)
 import sequence_encoder
 heavy = {"accelerate", "datasets", "sklearn", "matplotlib", "peft", "tensorflow", "pandas", "scipy.stats"}
@@ -81,7 +81,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def fresh_process(saved: Path) -> dict[str, Any]:
-    """What a process sees that imports the package and nothing else."""
+    """Return what a process that imports only the package finds."""
     result = subprocess.run(
         [sys.executable, "-c", FRESH, str(saved), json.dumps(AUTO_CLASSES)], capture_output=True, text=True, check=False
     )
@@ -94,7 +94,7 @@ def full_name(name: str) -> str:
     return f"{thing.__module__}.{thing.__qualname__}"
 
 
-def test_importing_the_package_imports_nothing_heavy(fresh_process: dict[str, Any]) -> None:
+def test_importing_the_package_imports_no_heavy_library(fresh_process: dict[str, Any]) -> None:
     assert fresh_process["heavy"] == []
 
 
@@ -105,20 +105,20 @@ def test_configuration_and_tokenizer_are_found_by_their_auto_classes(fresh_proce
 
 @pytest.mark.parametrize("auto_class", AUTO_CLASSES)
 @pytest.mark.parametrize("method", ["from_config", "from_pretrained"])
-def test_every_auto_class_gives_the_model_of_its_task(
+def test_every_auto_class_returns_the_model_of_its_task(
     fresh_process: dict[str, Any], method: str, auto_class: str
 ) -> None:
     assert fresh_process[method][auto_class] == full_name(AUTO_CLASSES[auto_class])
 
 
-def test_every_model_is_found_by_an_auto_class_and_named_in_the_public_index() -> None:
+def test_every_public_model_has_an_auto_class() -> None:
     models = {name for name in sequence_encoder.__all__ if hasattr(getattr(sequence_encoder, name), "forward")}
     assert models == {*AUTO_CLASSES.values(), "SequenceEncoderPreTrainedModel", "TaskAdapter"}
     assert SequenceEncoderConfig.model_type == "sequence_encoder"
 
 
 @pytest.mark.parametrize("auto_class", AUTO_CLASSES)
-def test_a_saved_folder_loads_to_the_same_weights_with_nothing_missing(saved: Path, auto_class: str) -> None:
+def test_a_saved_folder_loads_the_same_weights_with_no_missing_keys(saved: Path, auto_class: str) -> None:
     model, report = load(saved, auto_class, output_loading_info=True)
     assert {kind: list(keys) for kind, keys in report.items() if keys} == {}
     assert model.config.architectures == [AUTO_CLASSES[auto_class]]
@@ -130,10 +130,8 @@ def test_a_saved_folder_loads_to_the_same_weights_with_nothing_missing(saved: Pa
 
 @pytest.mark.parametrize("source", AUTO_CLASSES.values())
 @pytest.mark.parametrize("target", HEADS)
-def test_a_checkpoint_of_one_head_loads_into_another_with_only_head_weights_missing(
-    saved: Path, source: str, target: str
-) -> None:
-    # Classifiers have one name, and another number of classes.
+def test_switching_heads_reinitializes_only_head_weights(saved: Path, source: str, target: str) -> None:
+    # All heads call it `classifier`, but with different numbers of classes.
     options = {"num_labels": 3, "output_loading_info": True, "ignore_mismatched_sizes": True}
     model, report = getattr(sequence_encoder, target).from_pretrained(saved / source, **options)
     assert {key for key, *_ in report["mismatched_keys"]} <= {"classifier.weight", "classifier.bias"}
@@ -154,7 +152,7 @@ def test_a_checkpoint_of_a_head_loads_into_the_trunk(saved: Path, source: str) -
     torch.testing.assert_close(model.embed_tokens.weight, given.model.embed_tokens.weight, rtol=0, atol=0)
 
 
-def test_fill_mask_gives_tokens_for_the_mask(saved: Path) -> None:
+def test_fill_mask_returns_tokens_for_the_mask(saved: Path) -> None:
     fill = pipeline("fill-mask", model=str(saved / "SequenceEncoderForMaskedLM"))
     results = fill("the quick [MASK] fox", top_k=4)
     # The model has more tokens than the tokenizer, and random weights may prefer those.
@@ -164,7 +162,7 @@ def test_fill_mask_gives_tokens_for_the_mask(saved: Path) -> None:
     assert [result["token"] for result in results] == logits.topk(4).indices.tolist()
 
 
-def test_text_classification_does_not_depend_on_how_texts_are_batched(saved: Path) -> None:
+def test_text_classification_does_not_depend_on_the_batch_size(saved: Path) -> None:
     classify = pipeline("text-classification", model=str(saved / "SequenceEncoderForSequenceClassification"))
     single, batched = (classify(SENTENCES[:2], batch_size=size, top_k=None) for size in (1, 2))
     for one, other in zip(single, batched, strict=True):
@@ -174,7 +172,7 @@ def test_text_classification_does_not_depend_on_how_texts_are_batched(saved: Pat
         )
 
 
-def test_token_classification_labels_the_words_at_their_places(saved: Path) -> None:
+def test_token_classification_labels_words_at_their_offsets(saved: Path) -> None:
     tag = pipeline("token-classification", model=str(saved / "SequenceEncoderForTokenClassification"), ignore_labels=[])
     text = SENTENCES[0]
     entities = tag(text)
@@ -182,7 +180,7 @@ def test_token_classification_labels_the_words_at_their_places(saved: Path) -> N
     assert {entity["entity"] for entity in entities} <= {"LABEL_0", "LABEL_1", "LABEL_2"}
 
 
-def test_feature_extraction_gives_a_vector_for_every_token(saved: Path, tokenizer: Any) -> None:
+def test_feature_extraction_returns_a_vector_for_every_token(saved: Path, tokenizer: Any) -> None:
     extract = pipeline("feature-extraction", model=str(saved / "SequenceEncoderModel"))
     vectors = torch.tensor(extract(SENTENCES[0]))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Bad input gets an error that names the argument, its value and what is allowed, before anything is computed."""
+"""Bad input raises an error that names the argument, its value and the allowed values, before any layer runs."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def ids(*shape: int) -> torch.Tensor:
 
 
 def with_value(value: float, *shape: int) -> torch.Tensor:
-    """Zeros but for one value in the last row."""
+    """Return zeros with one other value in the last row."""
     tensor = torch.zeros(shape or (BATCH, LENGTH), dtype=torch.long if isinstance(value, int) else torch.float)
     tensor[-1:].flatten()[0] = value
     return tensor
 
 
 def case_name(value: Any) -> str:
-    """A part of a test's name: the arguments, or the words of the message, or the head."""
+    """Return a part of a test id: the arguments, the parts of the message, or the head."""
     return value.__name__ if isinstance(value, type) else "+".join(value)
 
 
-def assert_refused(model: torch.nn.Module, arguments: dict[str, Any], expected: list[str]) -> None:
-    """The call raises a ValueError with all that is expected in it, and no layer runs."""
+def assert_rejected(model: torch.nn.Module, arguments: dict[str, Any], expected: list[str]) -> None:
+    """Check that a call raises a ValueError with all expected parts before any layer runs."""
     layers_run: list[Any] = []
     hook = model.get_submodule(model.base_model_prefix if hasattr(model, "model") else "").layers[0]
     handle = hook.register_forward_pre_hook(lambda module, given: layers_run.append(module))
-    with pytest.raises(ValueError) as error:  # noqa: PT011 (the message is looked at below)
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the message is checked below)
         model(**arguments)
     handle.remove()
     assert [part for part in expected if part not in str(error.value)] == [], str(error.value)
@@ -98,11 +98,11 @@ def assert_refused(model: torch.nn.Module, arguments: dict[str, Any], expected: 
     ids=case_name,
 )
 @pytest.mark.parametrize("optional", [{}, {"output_hidden_states": True}], ids=["packed", "padded"])
-def test_bad_inputs_are_refused(
+def test_bad_inputs_are_rejected(
     tiny_config: Build, arguments: dict[str, Any], expected: list[str], optional: dict[str, bool]
 ) -> None:
     model = SequenceEncoderModel(tiny_config("bert"))
-    assert_refused(model, {**arguments, **optional}, expected)
+    assert_rejected(model, {**arguments, **optional}, expected)
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def test_bad_inputs_are_refused(
     ],
     ids=case_name,
 )
-def test_offsets_of_another_batch_are_refused(
+def test_offsets_that_do_not_fit_the_batch_are_rejected(
     tiny_config: Build, arguments: dict[str, Any], expected: list[str]
 ) -> None:
     offsets = torch.tensor(arguments["cu_seq_lens_q"], dtype=torch.int32)
     model = SequenceEncoderModel(tiny_config())
-    assert_refused(model, {**arguments, "cu_seq_lens_q": offsets}, ["cu_seq_lens_q", *expected])
+    assert_rejected(model, {**arguments, "cu_seq_lens_q": offsets}, ["cu_seq_lens_q", *expected])
 
 
 @pytest.mark.parametrize(
@@ -141,28 +141,28 @@ def test_offsets_of_another_batch_are_refused(
     ],
     ids=["list", "floating", "keys-alone", "index-shape", "index-floating", "index-masked"],
 )
-def test_offsets_of_another_kind_are_refused(
+def test_offsets_of_the_wrong_type_or_shape_are_rejected(
     tiny_config: Build, arguments: dict[str, Any], expected: list[str]
 ) -> None:
-    assert_refused(SequenceEncoderModel(tiny_config()), {"input_ids": ids(1, 6), **arguments}, expected)
+    assert_rejected(SequenceEncoderModel(tiny_config()), {"input_ids": ids(1, 6), **arguments}, expected)
 
 
-def test_with_one_segment_type_the_error_says_that_segments_can_be_left_out(tiny_config: Build) -> None:
+def test_with_one_segment_type_the_error_suggests_leaving_token_type_ids_out(tiny_config: Build) -> None:
     model = SequenceEncoderModel(tiny_config(type_vocab_size=1))
     expected = ["token_type_ids", "1", "0 to 0", "type_vocab_size", "leave them out"]
-    assert_refused(model, {"input_ids": ids(), "token_type_ids": with_value(1)}, expected)
+    assert_rejected(model, {"input_ids": ids(), "token_type_ids": with_value(1)}, expected)
 
 
-def test_token_vectors_of_another_type_are_taken_where_the_sum_has_the_type_of_the_weights(tiny_config: Build) -> None:
+def test_inputs_embeds_of_another_dtype_are_accepted_if_the_sum_promotes_them(tiny_config: Build) -> None:
     vectors = torch.randn(BATCH, LENGTH, HIDDEN).bfloat16()
     plain, summed = (SequenceEncoderModel(tiny_config(preset)).eval() for preset in ("vanilla", "bert"))
-    assert_refused(plain, {"inputs_embeds": vectors}, ["inputs_embeds", "torch.float32", "torch.bfloat16"])
+    assert_rejected(plain, {"inputs_embeds": vectors}, ["inputs_embeds", "torch.float32", "torch.bfloat16"])
     torch.testing.assert_close(
         summed(inputs_embeds=vectors).last_hidden_state, summed(inputs_embeds=vectors.float()).last_hidden_state
     )
     with torch.autocast("cpu", torch.bfloat16):
         assert plain(inputs_embeds=vectors).last_hidden_state.isfinite().all()
-    assert_refused(summed.bfloat16(), {"inputs_embeds": vectors.float()}, ["inputs_embeds", "torch.float32"])
+    assert_rejected(summed.bfloat16(), {"inputs_embeds": vectors.float()}, ["inputs_embeds", "torch.float32"])
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_token_vectors_of_another_type_are_taken_where_the_sum_has_the_type_of_t
     ],
 )
 @pytest.mark.parametrize("model_class", [SequenceEncoderModel, SequenceEncoderForMaskedLM])
-def test_a_configuration_changed_by_assignment_is_checked_before_anything_is_built(
+def test_an_assigned_field_is_validated_before_the_model_is_built(
     tiny_config: Build, model_class: type[Any], field: str, value: Any, expected: str
 ) -> None:
     config = tiny_config()
@@ -183,14 +183,14 @@ def test_a_configuration_changed_by_assignment_is_checked_before_anything_is_bui
         model_class(config)
 
 
-def test_a_text_longer_than_the_table_of_positions_is_refused_with_the_ways_out(tiny_config: Build) -> None:
+def test_a_text_beyond_the_position_table_is_rejected_with_alternatives(tiny_config: Build) -> None:
     model = SequenceEncoderModel(tiny_config("bert"))
     assert model(torch.ones(1, LONGEST, dtype=torch.long)).last_hidden_state.isfinite().all()
     expected = ["'learned'", str(LONGEST), f"max_position_embeddings={LONGEST}", "Truncate", "'sinusoidal'", "'rotary'"]
-    assert_refused(model, {"input_ids": torch.ones(1, LONGEST + 1, dtype=torch.long)}, expected)
+    assert_rejected(model, {"input_ids": torch.ones(1, LONGEST + 1, dtype=torch.long)}, expected)
 
 
-def test_padding_does_not_count_towards_the_longest_text(tiny_config: Build, ragged: Build) -> None:
+def test_padding_does_not_count_towards_the_maximum_length(tiny_config: Build, ragged: Build) -> None:
     model = SequenceEncoderModel(tiny_config("bert"))
     for side in ("left", "right"):
         tokens, mask = ragged([LONGEST, 3], side=side, to=LONGEST + 9)
@@ -198,12 +198,12 @@ def test_padding_does_not_count_towards_the_longest_text(tiny_config: Build, rag
 
 
 @pytest.mark.parametrize("preset", ["vanilla", "modernbert"])
-def test_positions_without_a_table_know_no_longest_text(tiny_config: Build, preset: str) -> None:
+def test_positions_without_a_table_have_no_maximum_length(tiny_config: Build, preset: str) -> None:
     model = SequenceEncoderModel(tiny_config(preset))
     assert model(torch.ones(1, 2 * LONGEST, dtype=torch.long)).last_hidden_state.isfinite().all()
 
 
-def test_segments_are_ignored_where_the_encoder_has_none(tiny_config: Build) -> None:
+def test_token_type_ids_are_ignored_without_segment_embeddings(tiny_config: Build) -> None:
     model = SequenceEncoderModel(tiny_config(type_vocab_size=0)).eval()
     torch.testing.assert_close(
         model(ids(), token_type_ids=with_value(7)).last_hidden_state, model(ids()).last_hidden_state, rtol=0, atol=0
@@ -280,10 +280,10 @@ CHOICE, ANSWER = SequenceEncoderForMultipleChoice, SequenceEncoderForQuestionAns
     ],
     ids=case_name,
 )
-def test_labels_that_do_not_fit_are_refused_before_any_layer_runs(
+def test_invalid_labels_are_rejected_before_any_layer_runs(
     tiny_config: Build, model_class: type[Any], fields: dict[str, Any], labels: dict[str, Any], expected: list[str]
 ) -> None:
-    assert_refused(model_class(tiny_config(**fields)), {"input_ids": ids(), **labels}, expected)
+    assert_rejected(model_class(tiny_config(**fields)), {"input_ids": ids(), **labels}, expected)
 
 
 @pytest.mark.parametrize(
@@ -304,10 +304,10 @@ def test_labels_that_do_not_fit_are_refused_before_any_layer_runs(
     ],
     ids=case_name,
 )
-def test_choices_that_do_not_fit_are_refused(
+def test_invalid_multiple_choice_inputs_are_rejected(
     tiny_config: Build, arguments: dict[str, Any], expected: list[str]
 ) -> None:
-    assert_refused(SequenceEncoderForMultipleChoice(tiny_config()), arguments, expected)
+    assert_rejected(SequenceEncoderForMultipleChoice(tiny_config()), arguments, expected)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_choices_that_do_not_fit_are_refused(
         (CHOICE, {}, "labels", (2,)),
     ],
 )
-def test_the_label_that_means_ignored_is_accepted(
+def test_the_ignored_label_is_accepted(
     tiny_config: Build, model_class: type[Any], fields: dict[str, Any], name: str, shape: tuple[int, ...]
 ) -> None:
     model = model_class(tiny_config(**fields))
@@ -332,45 +332,49 @@ def test_the_label_that_means_ignored_is_accepted(
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_labels_of_one_byte_are_not_taken_for_the_ignored_one(tiny_config: Build, training: bool) -> None:
+def test_uint8_labels_do_not_become_the_ignored_label(tiny_config: Build, training: bool) -> None:
     model = SequenceEncoderForMaskedLM(tiny_config(vocab_size=157)).train(training)
     labels = torch.full((BATCH, LENGTH), 156)
     torch.testing.assert_close(model(ids(), labels=labels.to(torch.uint8)).loss, model(ids(), labels=labels).loss)
 
 
 @pytest.mark.parametrize("labels", [with_value(1.0, 2), with_value(1, 2, 3), with_value(9, 2)])
-def test_refused_labels_leave_the_configuration_as_it_was(tiny_config: Build, labels: torch.Tensor) -> None:
+def test_rejected_labels_do_not_change_the_configuration(tiny_config: Build, labels: torch.Tensor) -> None:
     model = SequenceEncoderForSequenceClassification(tiny_config(**FEW))
-    assert_refused(model, {"input_ids": ids(), "labels": labels}, ["labels"])
+    assert_rejected(model, {"input_ids": ids(), "labels": labels}, ["labels"])
     assert model.config.problem_type is None
     assert model(ids(), labels=with_value(1, 2)).loss.isfinite()
 
 
-def test_an_answer_in_padding_is_refused(tiny_config: Build, ragged: Build) -> None:
+def test_an_answer_in_padding_is_rejected(tiny_config: Build, ragged: Build) -> None:
     model = SequenceEncoderForQuestionAnswering(tiny_config())
     tokens, mask = ragged([5, 3])
     positions = {"start_positions": torch.tensor([0, 1]), "end_positions": torch.tensor([4, 4])}
-    assert_refused(model, {"input_ids": tokens, "attention_mask": mask, **positions}, ["end_positions", "4", "padding"])
+    assert_rejected(
+        model, {"input_ids": tokens, "attention_mask": mask, **positions}, ["end_positions", "4", "padding"]
+    )
 
 
 @pytest.mark.parametrize("model_class", [TEXTS, TOKENS])
-def test_a_classifier_of_no_labels_is_refused(tiny_config: Build, model_class: type[Any]) -> None:
+def test_a_classifier_without_labels_is_rejected(tiny_config: Build, model_class: type[Any]) -> None:
     with pytest.raises(ValueError, match=rf"{model_class.__name__} needs num_labels >= 1.*got 0"):
         model_class(tiny_config(num_labels=0))
 
 
-def test_attentions_are_given_where_the_implementation_has_them(tiny_config: Build) -> None:
+def test_attentions_are_returned_if_the_implementation_computes_them(tiny_config: Build) -> None:
     model = SequenceEncoderModel._from_config(tiny_config(), attn_implementation="eager").eval()
     attentions = model(ids(), output_attentions=True).attentions
     assert [weights.shape for weights in attentions] == [(BATCH, 3, LENGTH, LENGTH)] * 3
     model.set_attn_implementation("flex_attention")
-    assert_refused(model, {"input_ids": ids(), "output_attentions": True}, ["output_attentions", "'flex_att", "'sdpa'"])
+    assert_rejected(
+        model, {"input_ids": ids(), "output_attentions": True}, ["output_attentions", "'flex_att", "'sdpa'"]
+    )
 
 
 @pytest.mark.parametrize("preset", ["vanilla", "bert", "modernbert"])
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("optional", [{}, {"output_hidden_states": True}], ids=["packed", "padded"])
-def test_a_text_of_nothing_but_padding_is_encoded_as_zeros(
+def test_a_text_of_only_padding_is_encoded_as_zeros(
     tiny_config: Build, randomize: Build, preset: str, pooling: str, optional: dict[str, bool]
 ) -> None:
     model = randomize(SequenceEncoderModel(tiny_config(preset, pooling=pooling)))

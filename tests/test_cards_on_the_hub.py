@@ -1,4 +1,4 @@
-"""Model cards on a Hub: rendered with a push, and never in place of one that says more."""
+"""Model cards on a Hub: each push renders one, but never replaces a card that contains more."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def readme(hub: Hub, name: str) -> str:
     return hub.files(name)["README.md"].content.decode()
 
 
-def test_a_pushed_model_has_a_card_even_after_its_tokenizer(hub: Hub, user: HubClient, saved: str) -> None:
+def test_a_pushed_model_has_a_card_even_if_its_tokenizer_was_pushed_first(
+    hub: Hub, user: HubClient, saved: str
+) -> None:
     user.call("push", "AutoTokenizer", saved, "user/card")
     assert "README.md" not in hub.files("user/card")
     user.call("push", HEAD, saved, "user/card", tags=["books"])
@@ -55,7 +57,7 @@ def test_a_pushed_model_has_a_card_even_after_its_tokenizer(hub: Hub, user: HubC
     assert 'model="user/card"' in card.text
 
 
-def test_a_card_on_the_hub_is_rendered_again_unless_someone_wrote_it(hub: Hub, user: HubClient, saved: str) -> None:
+def test_a_card_on_the_hub_is_rendered_again_unless_someone_edited_it(hub: Hub, user: HubClient, saved: str) -> None:
     user.call("push", HEAD, saved, "user/again")
     first = readme(hub, "user/again")
     user.call("push_card", "user/again", first.replace("learned, 64", "learned, 65"))
@@ -69,7 +71,7 @@ def test_a_card_on_the_hub_is_rendered_again_unless_someone_wrote_it(hub: Hub, u
     assert ModelCard(readme(hub, "user/again")).data.tags == ["sequence-encoder", "books"]
 
 
-def test_the_repository_that_a_model_was_loaded_from_is_its_base(hub: Hub, user: HubClient, saved: str) -> None:
+def test_a_derived_model_names_its_base_repository(hub: Hub, user: HubClient, saved: str) -> None:
     user.call("push", HEAD, saved, "user/base")
     user.call("push", HEAD, "user/base", "user/derived")
     assert ModelCard(readme(hub, "user/derived")).data.base_model == "user/base"
@@ -77,9 +79,7 @@ def test_the_repository_that_a_model_was_loaded_from_is_its_base(hub: Hub, user:
     assert ModelCard(readme(hub, "user/base")).data.base_model is None
 
 
-def test_a_card_of_a_branch_is_kept_and_none_is_made_while_the_hub_does_not_answer(
-    hub: Hub, user: HubClient, saved: str
-) -> None:
+def test_a_card_on_a_branch_is_kept_even_if_the_hub_is_unavailable(hub: Hub, user: HubClient, saved: str) -> None:
     mine = "---\nlicense: mit\n---\nMine."
     user.call("push", HEAD, saved, "user/branch", revision="dev")
     user.call("push_card", "user/branch", mine, revision="dev")
@@ -95,28 +95,28 @@ def test_a_card_of_a_branch_is_kept_and_none_is_made_while_the_hub_does_not_answ
     assert hub.files("user/branch") == before
 
 
-def test_a_card_with_facts_of_a_training_is_kept_by_a_push_without_them(
+def test_a_push_without_training_facts_keeps_a_card_that_has_them(
     hub: Hub, user: HubClient, saved: str, tiny_config: Build
 ) -> None:
-    told = model_card(
+    card = model_card(
         SequenceEncoderForSequenceClassification(tiny_config("bert")),
         "user/facts",
         Training(data="Read from a shelf."),
         license="mit",
     )
     user.call("push", HEAD, saved, "user/facts")
-    user.call("push_card", "user/facts", told.content)
+    user.call("push_card", "user/facts", card.content)
     user.call("push", HEAD, saved, "user/facts")
-    assert ModelCard(readme(hub, "user/facts")).text == told.text
+    assert ModelCard(readme(hub, "user/facts")).text == card.text
 
 
 @pytest.mark.parametrize("trainer", ["Trainer", "HubTrainer"])
-def test_every_push_of_a_training_has_the_code_with_the_configuration(
+def test_every_push_during_training_includes_the_code(
     hub: Hub, user: HubClient, saved: str, tmp_path: Path, trainer: str
 ) -> None:
     name = f"user/{trainer.lower()}"
     if trainer == "HubTrainer":
-        # The class of the tokenizer is one of transformers', which knows nothing of the code.
+        # This tokenizer class belongs to transformers, so that saving it does not save our code.
         config = Path(saved, "tokenizer_config.json")
         config.write_text(json.dumps({**json.loads(config.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}))
     user.call("train", HEAD, saved, name, str(tmp_path / "run"), trainer=trainer)

@@ -1,4 +1,4 @@
-"""A saved folder loads where this package is not installed, with `trust_remote_code=True`, to the same model."""
+"""A saved folder loads the same model without this package, with `trust_remote_code=True`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sequence_encoder.saving.code_bundle import BUNDLE_FILES
 Build = Callable[..., Any]
 
 HEADS = AUTO_MODELS
-# Every head, and every preset with the head of masked tokens besides.
+# Every head, and every preset with a masked language modelling head.
 SAVED = {auto: (auto, list(PRESETS)[index % len(PRESETS)]) for index, auto in enumerate(HEADS)}
 SAVED |= {preset: ("AutoModelForMaskedLM", preset) for preset in PRESETS}
 TEXTS = ["the quick brown fox jumps over the lazy dog", "packing leaves the padding out"]
@@ -59,7 +59,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def saved(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each of `SAVED`, with model and tokenizer."""
+    """Save a model and its tokenizer in a folder for each entry of `SAVED`."""
     folder = tmp_path_factory.mktemp("saved")
     tokenizer = SequenceEncoderTokenizer.train_from_iterator(TEXTS * 2, vocab_size=97, show_progress=False)
     for name, (auto, preset) in SAVED.items():
@@ -72,7 +72,7 @@ def saved(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def outputs(saved: Path, without_package: Build, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """`outputs(kind)`: what models predict, loaded with the package or without it, or saved again without it."""
+    """Return `outputs(kind, name)`: predictions "with" the package, "without" it, or saved "again" without it."""
     folder = tmp_path_factory.mktemp("outputs")
     names = json.dumps({name: auto for name, (auto, _) in SAVED.items()})
     trusting = json.dumps({"trust_remote_code": True})
@@ -90,7 +90,7 @@ def outputs(saved: Path, without_package: Build, tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.parametrize("name", SAVED)
-def test_logits_are_bitwise_the_same_without_the_package(outputs: Build, name: str) -> None:
+def test_outputs_are_bitwise_equal_without_the_package(outputs: Build, name: str) -> None:
     expected, (_, module, model, _) = outputs("with", name)
     assert module.startswith("sequence_encoder.")
     for kind in ("without", "again"):
@@ -117,12 +117,12 @@ print(json.dumps(found))
 """
 
 
-def test_every_auto_class_loads_whatever_the_model_was_saved_from(saved: Path, without_package: Build) -> None:
+def test_every_auto_class_loads_from_every_saved_model(saved: Path, without_package: Build) -> None:
     found = without_package(LOAD_ALL, saved, json.dumps(list(HEADS)))
     assert found == {f"{source} {auto}": model for source in SAVED for auto, model in HEADS.items()}
 
 
-def test_saving_without_the_package_gives_the_same_code_and_configuration(outputs: Build, saved: Path) -> None:
+def test_saving_without_the_package_writes_the_same_code_and_configuration(outputs: Build, saved: Path) -> None:
     outputs("again", "AutoModel")
     for name in SAVED:
         first, again = (
@@ -132,12 +132,12 @@ def test_saving_without_the_package_gives_the_same_code_and_configuration(output
         assert again == first
 
 
-def test_a_configuration_alone_is_saved_with_all_code(tiny_config: Build, saved: Path, tmp_path: Path) -> None:
+def test_a_configuration_is_saved_with_all_code(tiny_config: Build, saved: Path, tmp_path: Path) -> None:
     tiny_config("bert").save_pretrained(tmp_path)
     assert code_of(tmp_path) == code_of(saved / "AutoModel")
 
 
-def test_a_tokenizer_alone_is_saved_with_all_code_and_loads_without_it(
+def test_a_tokenizer_is_saved_with_all_code_and_loads_without_it(
     saved: Path, without_package: Build, tmp_path: Path
 ) -> None:
     SequenceEncoderTokenizer.from_pretrained(saved / "AutoModel").save_pretrained(tmp_path)
@@ -154,12 +154,12 @@ def test_a_tokenizer_alone_is_saved_with_all_code_and_loads_without_it(
 def code_of(folder: Path) -> dict[str, str]:
     files = {path.name: path.read_text() for path in folder.glob("*.py")}
     assert files
-    # A user may have files of simple names there.
+    # Names without the package's name could collide with files of the user.
     assert all("sequence_encoder" in name for name in files)
     return files
 
 
-def test_a_checkpoint_of_trainer_loads_without_the_package(
+def test_a_trainer_checkpoint_loads_without_the_package(
     tiny_config: Build, saved: Path, without_package: Build, tmp_path: Path
 ) -> None:
     tokenizer = SequenceEncoderTokenizer.from_pretrained(saved / "AutoModel")
@@ -183,7 +183,7 @@ print(json.dumps(classify(sys.argv[2], top_k=None)))
     assert actual == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_code_imports_torch_transformers_and_what_these_bring(saved: Path) -> None:
+def test_saved_code_imports_only_torch_transformers_and_their_dependencies(saved: Path) -> None:
     imported = set()
     for text in code_of(saved / "AutoModel").values():
         for node in ast.walk(ast.parse(text)):
@@ -200,7 +200,7 @@ def test_the_code_imports_torch_transformers_and_what_these_bring(saved: Path) -
     assert others <= {"huggingface_hub", "safetensors", "tokenizers"}
 
 
-def test_every_auto_class_is_named_by_the_configuration(saved: Path) -> None:
+def test_the_configuration_maps_every_auto_class(saved: Path) -> None:
     for name in SAVED:
         named = json.loads((saved / name / "config.json").read_text())["auto_map"]
         assert named == {
@@ -209,7 +209,7 @@ def test_every_auto_class_is_named_by_the_configuration(saved: Path) -> None:
         assert {"AutoConfig", *HEADS} == set(named)
 
 
-def test_with_the_package_the_code_of_a_folder_is_not_run(saved: Path, tmp_path: Path) -> None:
+def test_the_code_in_a_folder_does_not_run_if_the_package_is_installed(saved: Path, tmp_path: Path) -> None:
     shutil.copytree(saved / "AutoModel", tmp_path / "copy")
     for path in (tmp_path / "copy").glob("*.py"):
         path.write_text("raise RuntimeError('this was run')")
@@ -218,14 +218,14 @@ def test_with_the_package_the_code_of_a_folder_is_not_run(saved: Path, tmp_path:
         assert type(model) is sequence_encoder.SequenceEncoderModel
 
 
-def test_without_trust_the_code_is_not_run(saved: Path, without_package: Build) -> None:
+def test_the_code_in_a_folder_does_not_run_without_trust(saved: Path, without_package: Build) -> None:
     code = """
 import json, transformers
 try:
     transformers.AutoModel.from_pretrained(sys.argv[1])
 except ValueError as error:
     loaded = [name for name in sys.modules if name.startswith("transformers_modules.")]
-    print()  # After the question that transformers asks.
+    print()  # transformers prints a question first
     print(json.dumps([str(error), loaded]))
 """
     message, loaded = without_package(code, saved / "AutoModel")
@@ -233,9 +233,7 @@ except ValueError as error:
     assert loaded == []
 
 
-def test_a_class_that_does_not_exist_is_an_error_that_names_it(
-    saved: Path, without_package: Build, tmp_path: Path
-) -> None:
+def test_a_missing_class_is_named_in_the_error(saved: Path, without_package: Build, tmp_path: Path) -> None:
     shutil.copytree(saved / "AutoModel", tmp_path / "copy")
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
     config["auto_map"]["AutoModel"] = "modeling_sequence_encoder.SequenceEncoderFoo"
@@ -263,7 +261,7 @@ class MineModel(SequenceEncoderModel):
 """
 
 
-def test_a_class_of_a_user_is_saved_with_its_own_code(
+def test_a_user_class_is_saved_with_its_own_code(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine_of_a_user.py").write_text(EXTENSION)
@@ -279,7 +277,7 @@ def test_a_class_of_a_user_is_saved_with_its_own_code(
     assert type(model).__name__ == "MineModel"
 
 
-def test_a_type_of_models_that_a_user_did_not_register_names_none_of_ours(tiny_config: Build, tmp_path: Path) -> None:
+def test_an_unregistered_model_type_has_no_auto_map(tiny_config: Build, tmp_path: Path) -> None:
     class Mine(SequenceEncoderConfig):
         model_type = "mine"
 
@@ -288,7 +286,7 @@ def test_a_type_of_models_that_a_user_did_not_register_names_none_of_ours(tiny_c
     assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
 
 
-def test_a_model_of_a_user_with_our_configuration_keeps_its_place_in_the_auto_map(
+def test_a_user_model_with_our_configuration_keeps_its_auto_map_entry(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "head_of_a_user.py").write_text(
@@ -305,9 +303,7 @@ def test_a_model_of_a_user_with_our_configuration_keeps_its_place_in_the_auto_ma
     assert (tmp_path / "saved" / "head_of_a_user.py").is_file()
 
 
-def test_loaded_from_a_repository_and_saved_the_configuration_names_the_files_beside_it(
-    tiny_config: Build, tmp_path: Path
-) -> None:
+def test_a_configuration_from_a_repository_is_saved_with_local_file_names(tiny_config: Build, tmp_path: Path) -> None:
     config = SequenceEncoderConfig.from_dict(
         {**tiny_config().to_dict(), "auto_map": {"AutoModel": "user/name--auto_classes.SequenceEncoderModel"}}
     )
@@ -316,21 +312,21 @@ def test_loaded_from_a_repository_and_saved_the_configuration_names_the_files_be
     assert [value for value in named.values() if "--" in value] == []
 
 
-def test_the_first_file_names_all_others(saved: Path) -> None:
-    """Older releases of transformers copy from a folder what the file of a class names, and look no further."""
+def test_the_modeling_file_imports_all_other_files(saved: Path) -> None:
+    """Older releases of transformers copy only the files that the file of a class imports directly."""
     files = code_of(saved / "AutoModel")
     named = set(re.findall(r"^\s*from\s+\.(\S+)\s+import", files["modeling_sequence_encoder.py"], flags=re.MULTILINE))
     assert {f"{name}.py" for name in named} | {"modeling_sequence_encoder.py"} == set(files)
 
 
-def test_a_saved_folder_has_no_more_files_than_people_expect(saved: Path) -> None:
+def test_a_saved_folder_has_only_the_expected_files(saved: Path) -> None:
     assert sorted(path.name for path in (saved / "AutoModel").iterdir()) == [
         *("config.json", "configuration_sequence_encoder.py", "model.safetensors", "modeling_sequence_encoder.py"),
         *("saving_sequence_encoder.py", "tokenizer.json", "tokenizer_config.json"),
     ]
 
 
-def test_saved_code_is_formatted_and_lints(saved: Path) -> None:
+def test_saved_code_passes_ruff(saved: Path) -> None:
     settings = Path(__file__).parents[1] / "pyproject.toml"
     for command in (["check"], ["format", "--check"]):
         files = [saved / "AutoModel" / name for name in BUNDLE_FILES]
@@ -350,4 +346,4 @@ def test_saved_code_has_each_definition_of_the_package_once(saved: Path) -> None
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 defined.setdefault(node.name, []).append(name)
     assert {name: files for name, files in defined.items() if len(files) > 1} == {}
-    assert {"SequenceEncoderModel", "TaskAdapter", "SavedWhole", "SequenceEncoderConfig"} <= defined.keys()
+    assert {"SequenceEncoderModel", "TaskAdapter", "AtomicSavingMixin", "SequenceEncoderConfig"} <= defined.keys()

@@ -1,9 +1,10 @@
-"""What the command line cannot do it says in one message that names the argument, before anything is done."""
+"""The command line rejects bad arguments with one message that names the argument, before it does anything."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from sequence_encoder.tests.forked_python import forked_python
 
 SCRIPT = Path(__file__).resolve().parents[1] / "sequence_encoder_cli.py"
 ADAPT = ("adapt", "--task", "classification", "--from", "somewhere", "--train_file", "train.csv")
-# Runs the script with each of the command lines, and prints which of the libraries that take long were imported.
+# Runs the script with each command line, and prints the exit codes and which of the slow libraries were imported.
 RUN_ALL = """
 import contextlib, io, json, runpy, sys
 codes = []
@@ -37,10 +38,10 @@ print(json.dumps([codes, sorted({"torch", "transformers"} & set(sys.modules))]))
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and a disk that must not be read."""
+    """Work in an empty folder, and fail if a command searches the installed libraries."""
 
     def refuse() -> NoReturn:
-        raise AssertionError("The disk was read.")
+        raise AssertionError("The command searched the installed libraries.")
 
     monkeypatch.setattr(documentation, "find_libraries", refuse)
     monkeypatch.chdir(tmp_path)
@@ -48,14 +49,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def exit_of(*arguments: str) -> int | str | None:
-    """What the command line exits with: a status, or a message, which goes with status 1."""
+    """Return the exit status of a command line, or its message if the status is 1."""
     with pytest.raises(SystemExit) as stopped:
         main(list(arguments))
     return stopped.value.code
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Everything in a folder."""
+    """Return the contents of all files in a folder, and None for each subfolder."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
@@ -64,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     [((), "command"), (("quickstrat",), "'quickstrat'"), (("--pretraining_steps", "3"), "command")],
     ids=["nothing", "misspelt", "option"],
 )
-def test_what_is_no_command_is_refused_with_the_commands_there_are(
+def test_an_unknown_command_is_rejected_with_the_list_of_commands(
     arguments: tuple[str, ...], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_of(*arguments) == 2
@@ -75,7 +76,7 @@ def test_what_is_no_command_is_refused_with_the_commands_there_are(
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
-def test_help_lists_all_commands_with_what_they_do(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_and_describes_all_commands(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_of(option) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
@@ -94,7 +95,7 @@ def test_help_of_a_command_lists_its_arguments(folder: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize("option", ["--pretraining_steps", "--adaptation_steps"])
 @pytest.mark.parametrize("steps", ["0", "-3"])
-def test_too_few_steps_are_refused_with_their_number(folder: Path, option: str, steps: str) -> None:
+def test_too_few_steps_are_rejected_with_their_number(folder: Path, option: str, steps: str) -> None:
     message = exit_of("quickstart", option, steps)
     assert isinstance(message, str)
     assert [part for part in ("sequence-encoder quickstart", option, steps) if part not in message] == []
@@ -102,7 +103,7 @@ def test_too_few_steps_are_refused_with_their_number(folder: Path, option: str, 
 
 
 @pytest.mark.parametrize("inside", ["config.json", "more/notes.txt"], ids=["model", "notes"])
-def test_an_existing_output_folder_is_refused_and_left_as_it_is(folder: Path, inside: str) -> None:
+def test_an_existing_output_folder_is_rejected_and_unchanged(folder: Path, inside: str) -> None:
     output = folder / "my-model"
     (output / inside).parent.mkdir(parents=True)
     (output / inside).write_text('{"model_type": "bert"}')
@@ -114,7 +115,7 @@ def test_an_existing_output_folder_is_refused_and_left_as_it_is(folder: Path, in
     assert contents(folder) == before
 
 
-def test_an_existing_file_in_place_of_the_output_folder_is_refused(folder: Path) -> None:
+def test_an_existing_file_in_place_of_the_output_folder_is_rejected(folder: Path) -> None:
     (folder / "my-model").write_text("precious")
     message = exit_of("quickstart", "--output_dir", "my-model")
     assert isinstance(message, str)
@@ -122,31 +123,41 @@ def test_an_existing_file_in_place_of_the_output_folder_is_refused(folder: Path)
     assert contents(folder) == {"my-model": b"precious"}
 
 
-def test_arguments_that_a_command_does_not_know_are_named(folder: Path) -> None:
+def test_an_unknown_argument_is_named(folder: Path) -> None:
     message = exit_of("quickstart", "--epochs", "3")
     assert isinstance(message, str)
     assert "--epochs" in message
     assert contents(folder) == {}
 
 
-def test_values_of_another_kind_are_named(folder: Path) -> None:
+def test_a_value_of_the_wrong_type_is_named(folder: Path) -> None:
     message = exit_of("quickstart", "--adaptation_steps", "many")
     assert isinstance(message, str)
     assert [part for part in ("--adaptation_steps", "many") if part not in message] == []
     assert contents(folder) == {}
 
 
-def test_the_module_runs_as_a_program_and_fails_with_a_message_alone(folder: Path) -> None:
-    command = [forked_python(), "-m", "sequence_encoder", "quickstart", "--adaptation_steps", "0"]
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [("--adaptation_steps", "0", "--adaptation_steps"), ("--output_dir", "my-model", "my-model exists")],
+    ids=["while parsing", "while running"],
+)
+def test_the_module_runs_as_a_program_and_fails_with_a_message_alone(
+    folder: Path, option: str, value: str, told: str
+) -> None:
+    (folder / "my-model").mkdir()
+    (folder / "my-model" / "notes.txt").write_text("mine")
+    before = contents(folder)
+    command = [forked_python(), "-m", "sequence_encoder", "quickstart", option, value]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 1
     assert finished.stdout == ""
-    assert "--adaptation_steps" in finished.stderr.splitlines()[-1]
+    assert told in finished.stderr.splitlines()[-1]
     assert "Traceback" not in finished.stderr
-    assert contents(folder) == {}
+    assert contents(folder) == before
 
 
-def test_help_and_mistakes_need_no_torch(folder: Path) -> None:
+def test_help_and_errors_do_not_import_torch(folder: Path) -> None:
     helps = [["--help"], ["adapt", "--help"], ["adapt", "--task", "qa", "-h"], ["pretrain", "--help"]]
     helps += [["quickstart", "--help"], ["convert", "--help"]]
     mistakes = [
@@ -189,7 +200,7 @@ print(type(AutoConfig.for_model("sequence_encoder")).__module__)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         ((*ADAPT, "--lr", "1"), "--lr (did you mean --learning_rate?)"),
         ((*ADAPT, "--batch-size", "8"), "--batch-size (did you mean --per_device_train_batch_size?)"),
@@ -208,10 +219,10 @@ print(type(AutoConfig.for_model("sequence_encoder")).__module__)
         (("adapt", "--train_file", "a.csv"), "--task and --from must be given"),
     ],
 )
-def test_unknown_arguments_are_all_named_with_what_was_meant(arguments: tuple[str, ...], told: str) -> None:
+def test_all_unknown_arguments_are_named_with_suggestions(arguments: tuple[str, ...], expected: str) -> None:
     message = exit_of(*arguments)
     assert isinstance(message, str)
-    assert told in message
+    assert expected in message
     assert len(message.splitlines()) == 1
 
 
@@ -221,27 +232,27 @@ def test_arguments_are_not_abbreviated() -> None:
 
 
 @pytest.mark.parametrize("task", ["classification", "ner", "qa", "multiple-choice", "embedding", "ranking"])
-def test_help_of_a_task_is_short_and_shows_what_the_task_takes(
+def test_help_of_a_task_shows_only_its_own_arguments(
     task: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     assert exit_of("adapt", "--task", task, "--help") == 0
-    told = capsys.readouterr().out
-    assert len(told.splitlines()) <= 36
-    assert [name for name in ("--from", "--train_file", "--output_dir", "--learning_rate") if name not in told] == []
-    assert ("--doc_stride" in told) == (task == "qa")
-    assert ("--choice_columns" in told) == (task == "multiple-choice")
-    assert ("--matryoshka_dims" in told) == (task == "embedding")
-    assert ("prompt" in told) == (task == "classification")
-    assert "--rank" not in told
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) <= 36
+    assert [name for name in ("--from", "--train_file", "--output_dir", "--learning_rate") if name not in shown] == []
+    assert ("--doc_stride" in shown) == (task == "qa")
+    assert ("--choice_columns" in shown) == (task == "multiple-choice")
+    assert ("--matryoshka_dims" in shown) == (task == "embedding")
+    assert ("prompt" in shown) == (task == "classification")
+    assert "--rank" not in shown
     assert exit_of("adapt", "--task", "ner", "--tuning", "lora", "--help") == 0
-    told = capsys.readouterr().out
-    assert "--rank" in told
-    assert "(default: 0.002)" in told
+    shown = capsys.readouterr().out
+    assert "--rank" in shown
+    assert "(default: 0.002)" in shown
 
 
 @pytest.mark.parametrize("command", ["adapt", "pretrain"])
-def test_help_leaves_the_options_of_trainer_to_help_all(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trainer_options_appear_only_in_help_all(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_of(command, "--help") == 0
     short = capsys.readouterr().out
     assert f"  sequence-encoder {command} --" in short
@@ -254,31 +265,40 @@ def test_help_leaves_the_options_of_trainer_to_help_all(command: str, capsys: py
     assert [word for word in ("galore", "npu_fused", "4bit") if word in everything] == []
 
 
-def test_names_that_are_known_without_imports_are_those_of_the_libraries() -> None:
+def test_hard_coded_names_match_the_libraries() -> None:
     names = {f"--{each.name}" for each in dataclasses.fields(TrainingArguments) if each.init}
     assert names - set(_trainer_options()) == set()
-    assert set(_FAMILIES) == set(FAMILIES)
+    assert tuple(FAMILIES) == _FAMILIES
+
+
+def test_the_guide_lists_every_family_that_can_be_converted() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "convert.md").read_text()
+    table = guide.partition("| Family | `--to` |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| [^|]+ \| `(\w+)` \|", table, re.MULTILINE) == list(FAMILIES)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("rank: many", "--rank: invalid int value: 'many'"),
         ("rank: {a: 1}", "--rank: invalid int value"),
         ("overwrite: perhaps", "--overwrite: Truthy value expected: got perhaps"),
-        ("lr_scheduler_kwargs: '{a'", "--lr_scheduler_kwargs must be a JSON object or a file that holds one, got '{a'"),
+        (
+            "lr_scheduler_kwargs: '{a'",
+            "--lr_scheduler_kwargs must be a JSON object or a file with one, got '{a'",
+        ),
         ("lr: 3\nepochs: 2", "--lr (did you mean --learning_rate?), --epochs (did you mean --num_train_epochs?)"),
-        ("- task", "must hold names and values, got list"),
+        ("- task", "must contain names and values, got list"),
         ("task: [", "settings.yaml cannot be read"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_named(folder: Path, text: str, told: str) -> None:
+def test_invalid_settings_are_named(folder: Path, text: str, expected: str) -> None:
     (folder / "settings.yaml").write_text(text)
-    assert told in str(exit_of("adapt", "settings.yaml", *ADAPT[1:]))
+    assert expected in str(exit_of("adapt", "settings.yaml", *ADAPT[1:]))
 
 
 @pytest.mark.parametrize(
-    ("missing", "arguments", "told"),
+    ("missing", "arguments", "expected"),
     [
         ("datasets", ADAPT, "sequence-encoder[adapt]"),
         ("sklearn", ADAPT, "sequence-encoder[adapt]"),
@@ -289,19 +309,19 @@ def test_settings_that_cannot_be_meant_are_named(folder: Path, text: str, told: 
         ("matplotlib", ("pretrain", "--corpus", "train.csv"), "pip install 'sequence-encoder[train]'"),
     ],
 )
-def test_a_missing_library_is_one_line_with_the_command_that_installs_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, missing: str, arguments: tuple[str, ...], told: str
+def test_a_missing_library_is_reported_with_its_pip_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, missing: str, arguments: tuple[str, ...], expected: str
 ) -> None:
     (folder / "train.csv").write_text("text,label\na text,1\n")
     monkeypatch.setitem(sys.modules, missing, None)
     message = exit_of(*arguments)
     assert isinstance(message, str)
     assert len(message.splitlines()) == 1
-    assert [part for part in (told, missing, "not installed", "pip install") if part not in message] == []
+    assert [part for part in (expected, missing, "not installed", "pip install") if part not in message] == []
     assert sorted(contents(folder)) == ["train.csv"]
 
 
-def test_a_missing_library_is_told_before_torch_is_imported(folder: Path) -> None:
+def test_a_missing_library_is_reported_before_torch_is_imported(folder: Path) -> None:
     pretrain = ("pretrain", "--corpus", "train.csv")
     (folder / "train.csv").write_text("text,label\na text,1\n")
     program = f"import sys; sys.modules['datasets'] = None; SCRIPT = {str(SCRIPT)!r}\n{RUN_ALL}"

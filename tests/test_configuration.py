@@ -1,4 +1,4 @@
-"""The configuration refuses what does not exist or contradicts itself, says what is allowed, and survives saving."""
+"""The configuration rejects unknown and contradictory values, names the allowed ones, and survives saving."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_fr
 
 
 def choices() -> dict[str, tuple[str, ...]]:
-    """The fields that choose among names, and the names."""
+    """Return the fields that take one of several names, and the names."""
     found = {}
     for field in SequenceEncoderConfig.__dataclass_fields__.values():
         for part in (field.type, *get_args(field.type)):
@@ -31,7 +31,7 @@ def choices() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def assert_refused(call: Callable[[], Any], expected: list[str]) -> None:
+def assert_rejected(call: Callable[[], Any], expected: list[str]) -> None:
     with pytest.raises((StrictDataclassError, ValueError)) as error:
         call()
     assert [part for part in expected if part not in str(error.value)] == []
@@ -53,12 +53,12 @@ AXES = {
 CHOICES = sorted([*AXES, "problem_type"])
 
 
-def test_every_axis_is_a_choice_among_names() -> None:
+def test_every_axis_takes_one_of_several_names() -> None:
     assert AXES.issubset(choices())
 
 
 @pytest.mark.parametrize("field", CHOICES)
-def test_a_choice_that_does_not_exist_is_refused_and_the_choices_are_named(tiny_config: Build, field: str) -> None:
+def test_an_unknown_choice_is_rejected_with_the_allowed_ones(tiny_config: Build, field: str) -> None:
     wrong = ["nonsense"] if field == "layer_types" else "nonsense"
     with pytest.raises(StrictDataclassError) as error:
         tiny_config(**{field: wrong})
@@ -138,21 +138,21 @@ def test_every_choice_is_accepted(tiny_config: Build, field: str, value: str) ->
     ],
     ids=str,
 )
-def test_fields_out_of_range_or_in_contradiction_are_named_with_their_values(
+def test_invalid_and_contradictory_fields_are_named_with_their_values(
     tiny_config: Build, fields: dict[str, Any], expected: list[str]
 ) -> None:
-    assert_refused(lambda: tiny_config(**fields), expected)
+    assert_rejected(lambda: tiny_config(**fields), expected)
 
 
 @pytest.mark.parametrize(
     ("field", "value"), [("hidden_size", "24"), ("norm_bias", "yes"), ("norm_eps", None), ("layer_types", "full")]
 )
-def test_a_value_of_the_wrong_type_is_refused_by_name(tiny_config: Build, field: str, value: Any) -> None:
+def test_a_value_of_the_wrong_type_is_rejected_by_name(tiny_config: Build, field: str, value: Any) -> None:
     with pytest.raises(StrictDataclassError, match=field):
         tiny_config(**{field: value})
 
 
-def test_a_misspelt_field_warns_and_names_the_one_that_was_meant(
+def test_a_misspelt_field_warns_and_suggests_the_right_one(
     tiny_config: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny_config(norm_placment="pre")
@@ -160,7 +160,7 @@ def test_a_misspelt_field_warns_and_names_the_one_that_was_meant(
     assert "Did you mean `norm_placement`?" in caplog.text
 
 
-def test_an_unknown_field_like_no_other_warns_without_a_guess(
+def test_an_unknown_field_without_a_close_match_warns_without_a_suggestion(
     tiny_config: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny_config(xyzzy=1)
@@ -171,11 +171,11 @@ def test_an_unknown_field_like_no_other_warns_without_a_guess(
 @pytest.mark.parametrize(
     ("name", "meant"), [("is_decoder", None), ("rope_theta", "rope_parameters"), ("rope_scaling", "rope_parameters")]
 )
-def test_the_hint_for_a_name_of_transformers_is_a_field_of_this_package_or_none(
+def test_a_transformers_field_warns_and_suggests_ours_if_there_is_one(
     tiny_config: Build, name: str, meant: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = tiny_config(**ROTARY, **{name: {"factor": 2.0}})
-    assert f"`{name}` is not a field of SequenceEncoderConfig and changes nothing" in caplog.text
+    assert f"`{name}` is not a field of SequenceEncoderConfig and does not affect" in caplog.text
     assert caplog.text.count("Did you mean") == (meant is not None)
     assert meant is None or f"Did you mean `{meant}`?" in caplog.text
     assert config.rope_parameters == tiny_config(**ROTARY).rope_parameters
@@ -184,7 +184,7 @@ def test_the_hint_for_a_name_of_transformers_is_a_field_of_this_package_or_none(
 
 
 @every_preset
-def test_what_transformers_stores_itself_does_not_warn(
+def test_fields_that_transformers_stores_do_not_warn(
     tiny_config: Build, preset: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = tiny_config(preset, num_labels=3, id2label={0: "a", 1: "b", 2: "c"}, architectures=["X"], dtype="bfloat16")
@@ -194,7 +194,7 @@ def test_what_transformers_stores_itself_does_not_warn(
 
 
 @every_preset
-def test_saving_and_loading_a_preset_changes_nothing(preset: str, tmp_path: Path) -> None:
+def test_a_preset_survives_saving_and_loading(preset: str, tmp_path: Path) -> None:
     config = SequenceEncoderConfig.from_preset(preset)
     config.save_pretrained(tmp_path)
     assert SequenceEncoderConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
@@ -202,7 +202,7 @@ def test_saving_and_loading_a_preset_changes_nothing(preset: str, tmp_path: Path
 
 
 @every_preset
-def test_the_saved_file_holds_every_axis_in_plain_words(preset: str, tmp_path: Path) -> None:
+def test_the_saved_file_contains_every_axis(preset: str, tmp_path: Path) -> None:
     config = SequenceEncoderConfig.from_preset(preset)
     config.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
@@ -211,7 +211,7 @@ def test_the_saved_file_holds_every_axis_in_plain_words(preset: str, tmp_path: P
 
 
 @every_preset
-def test_a_preset_sets_what_it_lists_and_overrides_win(preset: str) -> None:
+def test_a_preset_sets_its_fields_and_overrides_win(preset: str) -> None:
     config = SequenceEncoderConfig.from_preset(preset, num_hidden_layers=5)
     assert config.num_hidden_layers == len(config.layer_types or []) == 5
     for name, value in PRESETS[preset].items():
@@ -220,9 +220,9 @@ def test_a_preset_sets_what_it_lists_and_overrides_win(preset: str) -> None:
 
 
 @every_preset
-def test_a_configuration_does_not_share_its_parts_with_the_preset_or_another(preset: str) -> None:
+def test_configurations_share_no_lists_or_dicts_with_the_preset(preset: str) -> None:
     before = json.dumps(PRESETS[preset])
-    # As deep as the longest pattern of layer types, which then needs no repeating.
+    # Three layers are as many as the longest pattern of layer types has, so that it is not repeated.
     config, other = (SequenceEncoderConfig.from_preset(preset, num_hidden_layers=3) for _ in range(2))
     for name in ("layer_types", "rope_parameters"):
         if (part := getattr(config, name)) is not None:
@@ -231,7 +231,7 @@ def test_a_configuration_does_not_share_its_parts_with_the_preset_or_another(pre
     assert len(other.layer_types or []) == other.num_hidden_layers
 
 
-def test_a_bias_of_its_own_that_is_the_common_one_is_none() -> None:
+def test_a_down_bias_equal_to_the_other_biases_becomes_none() -> None:
     assert SequenceEncoderConfig(mlp_down_bias=True).mlp_down_bias is None
     config = SequenceEncoderConfig(mlp_bias=False, mlp_down_bias=True)
     assert config.has_down_bias
@@ -239,12 +239,12 @@ def test_a_bias_of_its_own_that_is_the_common_one_is_none() -> None:
     assert not SequenceEncoderConfig(mlp_bias=False).has_down_bias
 
 
-def test_an_unknown_preset_is_refused_and_the_presets_are_named() -> None:
+def test_an_unknown_preset_is_rejected_with_the_list_of_presets() -> None:
     with pytest.raises(ValueError, match=r"'gpt2'.*" + ", ".join(PRESETS)):
         SequenceEncoderConfig.from_preset("gpt2")
 
 
-def test_the_default_is_the_encoder_of_the_source() -> None:
+def test_the_default_is_the_vanilla_encoder() -> None:
     config = SequenceEncoderConfig()
     assert config.to_dict() == SequenceEncoderConfig.from_preset("vanilla").to_dict()
     expected = {
@@ -264,7 +264,7 @@ def test_the_default_is_the_encoder_of_the_source() -> None:
     assert {name: getattr(config, name) for name in expected} == expected
 
 
-def test_a_depth_of_the_wrong_type_is_refused_by_name_in_a_preset_too() -> None:
+def test_from_preset_rejects_a_depth_of_the_wrong_type() -> None:
     with pytest.raises(StrictDataclassError, match=r"num_hidden_layers.*expected int, got str"):
         SequenceEncoderConfig.from_preset("modernbert", num_hidden_layers="4")
 
@@ -287,13 +287,13 @@ def test_a_pattern_of_layer_types_is_repeated_to_the_depth(tiny_config: Build, l
         {"rope_theta": 500.0},
         {"rope_theta": 500.0, "rope_type": "default"},
         {name: {"rope_theta": 500.0} for name in ("full_attention", "sliding_attention")},
-        # What stands outside holds for the layer types that do not say otherwise.
+        # Values at the top level apply to the layer types that do not override them.
         {"rope_theta": 500.0, "sliding_attention": {"rope_type": "default"}},
         {"rope_theta": 7.0, **{name: {"rope_theta": 500.0} for name in ("full_attention", "sliding_attention")}},
     ],
     ids=str,
 )
-def test_rope_parameters_are_nested_by_layer_type_whatever_their_form(
+def test_rope_parameters_of_any_form_are_nested_by_layer_type(
     tiny_config: Build, layer_types: list[str], rope_parameters: dict[str, Any], tmp_path: Path
 ) -> None:
     config = tiny_config(**ROTARY, layer_types=layer_types, sliding_window=3, rope_parameters=rope_parameters)
@@ -304,13 +304,13 @@ def test_rope_parameters_are_nested_by_layer_type_whatever_their_form(
 
 
 @pytest.mark.parametrize("given", [None, {}, {"rope_type": "default"}])
-def test_rotary_positions_have_a_base_without_being_told(tiny_config: Build, given: dict[str, Any] | None) -> None:
+def test_rotary_positions_have_a_default_base(tiny_config: Build, given: dict[str, Any] | None) -> None:
     parameters = tiny_config(**ROTARY, rope_parameters=given).rope_parameters["full_attention"]
     assert parameters == {"rope_type": "default", "rope_theta": SequenceEncoderConfig.default_theta}
 
 
 @every_preset
-def test_a_tokenizer_sets_the_vocabulary_and_the_special_tokens_of_a_preset(preset: str) -> None:
+def test_a_tokenizer_sets_the_vocabulary_and_special_tokens_of_a_preset(preset: str) -> None:
     tokenizer = SequenceEncoderTokenizer.train_from_iterator(["a b"], vocab_size=20, show_progress=False)
     config = SequenceEncoderConfig.from_preset(preset, tokenizer=tokenizer, num_hidden_layers=2)
     assert config.vocab_size == len(tokenizer)

@@ -1,4 +1,4 @@
-"""A configuration changed after it was made, while loading or by assignment, is as whole as a new one."""
+"""A configuration that is changed while loading or by assignment is as complete and valid as a new one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROTARY = {"position_embedding": "rotary"}
 SLIDING = {"layer_types": ["sliding_attention"], "sliding_window": 2}
 
 
-def assert_refused(call: Callable[[], Any], expected: list[str]) -> None:
+def assert_rejected(call: Callable[[], Any], expected: list[str]) -> None:
     with pytest.raises((StrictDataclassError, ValueError)) as error:
         call()
     assert [part for part in expected if part not in str(error.value)] == []
@@ -65,7 +65,7 @@ def architecture(config: SequenceEncoderConfig) -> dict[str, Any]:
     ],
     ids=str,
 )
-def test_fields_given_while_loading_are_completed_as_in_the_constructor(
+def test_overrides_while_loading_behave_as_in_the_constructor(
     tiny_config: Build, saved: Path, load: Build, overrides: dict[str, Any], tmp_path: Path
 ) -> None:
     config = load(saved, **overrides)
@@ -86,14 +86,14 @@ def test_fields_given_while_loading_are_completed_as_in_the_constructor(
     ],
     ids=str,
 )
-def test_fields_given_while_loading_that_contradict_the_saved_ones_are_refused(
+def test_overrides_that_contradict_saved_fields_are_rejected(
     saved: Path, load: Build, overrides: dict[str, Any], expected: list[str]
 ) -> None:
-    assert_refused(lambda: load(saved, **overrides), expected)
+    assert_rejected(lambda: load(saved, **overrides), expected)
 
 
 @pytest.mark.parametrize("overrides", [ROTARY, SLIDING, {**ROTARY, **SLIDING}], ids=str)
-def test_a_model_computes_with_the_fields_given_while_loading(
+def test_a_loaded_model_computes_with_the_overrides(
     tiny_config: Build, saved: Path, ragged: Build, overrides: dict[str, Any]
 ) -> None:
     ids, mask = ragged([5, 11, 8])
@@ -107,7 +107,7 @@ def test_a_model_computes_with_the_fields_given_while_loading(
 
 @pytest.mark.parametrize("layers", range(9))
 @pytest.mark.parametrize("saved_layers", [3, 4, 5])
-def test_another_depth_follows_the_pattern_of_the_saved_layers(
+def test_a_new_depth_repeats_the_saved_layer_pattern(
     tiny_config: Build, saved_layers: int, layers: int, tmp_path: Path
 ) -> None:
     tiny_config("modernbert", num_hidden_layers=saved_layers).save_pretrained(tmp_path)
@@ -132,7 +132,7 @@ def test_another_depth_follows_the_pattern_of_the_saved_layers(
     ],
     ids=str,
 )
-def test_what_transformers_does_with_other_arguments_stays_as_it_is(tiny_config: Build, given: dict[str, Any]) -> None:
+def test_other_loading_arguments_behave_as_in_transformers(tiny_config: Build, given: dict[str, Any]) -> None:
     saved = tiny_config("bert", num_labels=3, dtype="float32").to_dict()
     theirs = PreTrainedConfig.from_dict.__func__(SequenceEncoderConfig, dict(saved), **given, return_unused_kwargs=True)
     config, unused = SequenceEncoderConfig.from_dict(dict(saved), **given, return_unused_kwargs=True)
@@ -142,7 +142,7 @@ def test_what_transformers_does_with_other_arguments_stays_as_it_is(tiny_config:
     assert SequenceEncoderConfig.from_dict(dict(saved), **given).to_dict() == config.to_dict()
 
 
-def test_another_number_of_labels_goes_with_another_problem(
+def test_num_labels_and_problem_type_are_validated_together(
     tiny_config: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny_config(num_labels=1, problem_type="regression").save_pretrained(tmp_path)
@@ -154,18 +154,18 @@ def test_another_number_of_labels_goes_with_another_problem(
     assert caplog.text == ""
 
 
-def test_labels_given_while_loading_are_kept_beside_their_number(tiny_config: Build, tmp_path: Path) -> None:
+def test_label2id_is_kept_if_num_labels_is_given_too(tiny_config: Build, tmp_path: Path) -> None:
     tiny_config(num_labels=3).save_pretrained(tmp_path)
     given = {"a": 0, "b": 1}
     assert SequenceEncoderConfig.from_pretrained(tmp_path, num_labels=2, label2id=given).label2id == given
 
 
-def test_layers_can_be_added_to_a_model_without_any(tiny_config: Build, tmp_path: Path) -> None:
+def test_layers_can_be_added_to_a_model_without_layers(tiny_config: Build, tmp_path: Path) -> None:
     tiny_config(num_hidden_layers=0).save_pretrained(tmp_path)
     assert SequenceEncoderConfig.from_pretrained(tmp_path, num_hidden_layers=2).layer_types == ["full_attention"] * 2
 
 
-def test_a_model_that_gives_attentions_by_default_is_made_and_loaded(tiny_config: Build, tmp_path: Path) -> None:
+def test_a_model_that_returns_attentions_by_default_can_be_loaded(tiny_config: Build, tmp_path: Path) -> None:
     model = SequenceEncoderModel(tiny_config(output_attentions=True))
     model.set_attn_implementation("eager")
     model.save_pretrained(tmp_path)
@@ -175,7 +175,7 @@ def test_a_model_that_gives_attentions_by_default_is_made_and_loaded(tiny_config
 
 
 @every_preset
-def test_what_was_constructed_is_valid_when_looked_at_again(tiny_config: Build, preset: str) -> None:
+def test_validating_a_valid_configuration_changes_nothing(tiny_config: Build, preset: str) -> None:
     config = tiny_config(preset)
     before = config.to_dict()
     config.validate()
@@ -201,17 +201,17 @@ def test_what_was_constructed_is_valid_when_looked_at_again(tiny_config: Build, 
     ],
     ids=str,
 )
-def test_what_was_changed_into_a_contradiction_is_refused_when_looked_at_again(
+def test_validate_rejects_assigned_contradictions(
     tiny_config: Build, changes: dict[str, Any], expected: list[str]
 ) -> None:
     config = tiny_config()
     for name, value in changes.items():
         setattr(config, name, value)
-    assert_refused(config.validate, expected)
+    assert_rejected(config.validate, expected)
 
 
 @every_preset
-def test_a_model_without_layers_gives_its_embeddings(
+def test_a_model_without_layers_returns_its_embeddings(
     tiny_config: Build, ragged: Build, preset: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = SequenceEncoderModel(tiny_config(preset, num_hidden_layers=0)).eval()

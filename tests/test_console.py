@@ -1,4 +1,4 @@
-"""On the console, a training is one table, and nothing that a user cannot act on."""
+"""On the console, training prints one table, and nothing that users cannot act on."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ from sequence_encoder.tests.pretraining_runs import run_here, write_corpus
 
 @pytest.fixture
 def warned() -> Iterator[list[str]]:
-    """What transformers logs."""
-    said: list[str] = []
+    """Return the list that collects the log messages of transformers."""
+    messages: list[str] = []
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
+            messages.append(record.getMessage())
 
     listener = Listener()
     logging.getLogger("transformers").addHandler(listener)
-    yield said
+    yield messages
     logging.getLogger("transformers").removeHandler(listener)
 
 
-def test_an_evaluated_training_is_a_table_with_a_row_for_each_evaluation(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_table_has_a_row_for_each_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_here(write_corpus(tmp_path), tmp_path / "out", max_steps=6, eval_documents=3, eval_steps=2)
     captured = capsys.readouterr()
     lines = [line.split() for line in captured.out.splitlines()]
@@ -44,14 +42,16 @@ def test_an_evaluated_training_is_a_table_with_a_row_for_each_evaluation(
     assert "Tokenising" not in captured.err
 
 
-def test_a_long_training_has_about_twenty_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_a_long_training_has_at_most_twenty_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_here(write_corpus(tmp_path), tmp_path / "out", max_steps=44, save_strategy="no", sop_weight=0)
     rows = [line for line in capsys.readouterr().out.splitlines() if line[:5].strip().isdigit()]
     assert 10 <= len(rows) <= 20
     assert rows[-1].split()[0] == "44"
 
 
-def test_a_resumed_run_warns_of_nothing(tmp_path: Path, warned: list[str]) -> None:
+def test_a_resumed_run_logs_no_warnings(tmp_path: Path, warned: list[str]) -> None:
     corpus = write_corpus(tmp_path)
     run_here(corpus, tmp_path / "out", max_steps=4, save_steps=0.5)
     run_here(corpus, tmp_path / "out", max_steps=8, save_steps=0.5, resume=True)

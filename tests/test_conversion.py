@@ -1,4 +1,4 @@
-"""Promise 3, for other families: carried over they give the same outputs and gradients, and come back bit for bit."""
+"""Converted models of other families keep their outputs and gradients, and convert back bit for bit."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ _DISTILBERT = {
     "max_position_embeddings": 50,
     "num_labels": 5,
 }
+# Two groups of three layers have two layers and one.
+_ALBERT = {**_BERT, "embedding_size": 15, "num_hidden_groups": 2}
 _MODERN = {
     **_BERT,
     "local_attention": 6,
@@ -44,7 +46,6 @@ _MODERN = {
     "cls_token_id": 1,
     "sep_token_id": 2,
 }
-# Widths that no two parts share, and types of rotary positions that transformers' class computes as ours does.
 _ROTARY = {**_BERT, "type_vocab_size": 2, "pad_token_id": 0}
 _LINEAR = {"rope_type": "linear", "rope_theta": 300.0, "factor": 3.0}
 _YARN = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 12}
@@ -63,9 +64,15 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "electra": ("Electra", {**_BERT, "embedding_size": 24}),
     "electra-narrow": ("Electra", {**_BERT, "embedding_size": 15}),
     "electra-wide-untied": ("Electra", {**_BERT, "embedding_size": 35, "tie_word_embeddings": False}),
-    "modernbert": ("ModernBert", _MODERN),
-    "modernbert-biases-mean": ("ModernBert", {**_MODERN, **_ALL_BIASES, "classifier_pooling": "mean"}),
-    "modernbert-local-only": ("ModernBert", {**_MODERN, "layer_types": ["sliding_attention"] * 3}),
+    "albert": ("Albert", _ALBERT),
+    "albert-one-group-wide": ("Albert", {**_ALBERT, "embedding_size": 35, "num_hidden_groups": 1}),
+    "albert-untied-unshared": ("Albert", {**_ALBERT, "tie_word_embeddings": False, "num_hidden_groups": 3}),
+    "albert-gelu": ("Albert", {**_ALBERT, "hidden_act": "gelu", "layer_norm_eps": 1e-3, "type_vocab_size": 1}),
+    "ernie": ("Ernie", {**_BERT, "use_task_id": True, "task_type_vocab_size": 4}),
+    "ernie-no-tasks": ("Ernie", {**_BERT, "type_vocab_size": 4, "hidden_act": "relu"}),
+    "ernie-untied": ("Ernie", {**_BERT, "use_task_id": True, "tie_word_embeddings": False}),
+    "mpnet": ("MPNet", {**_BERT, "pad_token_id": 1}),
+    "mpnet-untied": ("MPNet", {**_BERT, "pad_token_id": 1, "tie_word_embeddings": False}),
     "nomic_bert": ("NomicBert", _ROTARY),
     "nomic_bert-untied-linear": ("NomicBert", {**_ROTARY, "tie_word_embeddings": False, "rope_parameters": _LINEAR}),
     "nomic_bert-gelu-yarn": (
@@ -80,9 +87,6 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "JinaEmbeddingsV3",
         {**_ROTARY, "type_vocab_size": 1, "tie_word_embeddings": False, "rope_parameters": _LINEAR},
     ),
-    "ernie": ("Ernie", {**_BERT, "use_task_id": True, "task_type_vocab_size": 4}),
-    "ernie-no-tasks": ("Ernie", {**_BERT, "type_vocab_size": 4, "hidden_act": "relu"}),
-    "ernie-untied": ("Ernie", {**_BERT, "use_task_id": True, "tie_word_embeddings": False}),
     "data2vec_text": ("Data2VecText", {**_ROBERTA, "type_vocab_size": 1}),
     "data2vec_text-untied": ("Data2VecText", {**_ROBERTA, "tie_word_embeddings": False}),
     "roberta_prelayernorm": ("RobertaPreLayerNorm", _ROBERTA),
@@ -98,6 +102,9 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "RemBert",
         {**_BERT, "input_embedding_size": 33, "output_embedding_size": 33, "type_vocab_size": 1, "hidden_act": "relu"},
     ),
+    "modernbert": ("ModernBert", _MODERN),
+    "modernbert-biases-mean": ("ModernBert", {**_MODERN, **_ALL_BIASES, "classifier_pooling": "mean"}),
+    "modernbert-local-only": ("ModernBert", {**_MODERN, "layer_types": ["sliding_attention"] * 3}),
 }
 HEADS = (
     "Model",
@@ -108,7 +115,7 @@ HEADS = (
     "ForQuestionAnswering",
     "ForMultipleChoice",
 )
-# What transformers' own classes could not do at first.
+# Older releases of transformers do not support these.
 _GTE = ("transformers", "5.18", "has GTE")
 _SINCE = {
     "nomic_bert-gelu-yarn": ("transformers", "5.9", "takes YaRN that is nested by layer type"),
@@ -138,26 +145,28 @@ CASES = [
     if head in FAMILIES[family_of(name)].heads
 ]
 every_case = pytest.mark.parametrize(("name", "head"), CASES)
-# What a head holds beside the bias that it uses, where it is not tied to it.
+# An untied head has a bias that it does not use.
 UNUSED = {
     "bert-untied": "cls.predictions.bias",
     "roberta-untied": "lm_head.bias",
-    "nomic_bert-untied-linear": "cls.predictions.bias",
+    "albert-untied-unshared": "predictions.bias",
     "ernie-untied": "cls.predictions.bias",
+    "mpnet-untied": "lm_head.bias",
     "megatron_bert-untied": "cls.predictions.bias",
     "roformer-narrow-untied": "cls.predictions.bias",
     **{f"{name}-untied": "lm_head.bias" for name in ("data2vec_text", "roberta_prelayernorm", "xlm_roberta_xl")},
+    "nomic_bert-untied-linear": "cls.predictions.bias",
     "jina_embeddings_v3-untied-linear": "lm_head.bias",
 }
 
 
 @pytest.fixture(scope="module")
 def make(randomize: Callable[..., Any]) -> Callable[..., PreTrainedModel]:
-    """`make(name, head)`: a tiny model of a family in which no weight and no bias is zero."""
+    """Return `make(name, head)`, which builds a tiny model of a family without zero weights or biases."""
 
     def build(name: str, head: str, **overrides: Any) -> PreTrainedModel:
         family, options = CONFIGURATIONS[name]
-        labels = {"num_labels": 2} if head == "ForQuestionAnswering" else {}
+        labels = {"num_labels": 2} if head in ("ForQuestionAnswering", "ForPreTraining") else {}
         config = getattr(transformers, f"{family}Config")(**{**options, **labels, **overrides})
         config._attn_implementation = "eager"
         model = randomize(getattr(transformers, family + head)(config))
@@ -167,7 +176,7 @@ def make(randomize: Callable[..., Any]) -> Callable[..., PreTrainedModel]:
 
 
 def ragged_batches(config: PreTrainedConfig, head: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The same texts of several lengths, padded on the right and on the left."""
+    """Return texts of several lengths, padded on the right and on the left."""
     lengths = [13, 7, 2, 11]
     width = max(lengths)
     mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
@@ -185,7 +194,7 @@ def ragged_batches(config: PreTrainedConfig, head: str) -> tuple[dict[str, torch
 
 
 def outputs_at_text(output: ModelOutput, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    """All outputs, those of tokens in the order of the texts and without padding."""
+    """Return all outputs. Those of tokens have no padding, in the order of the texts."""
     real = batch["attention_mask"].bool()
     return [
         tensor[real] if tensor.shape[:2] == real.shape and real.dim() == 2 else tensor for tensor in output.to_tuple()
@@ -194,15 +203,15 @@ def outputs_at_text(output: ModelOutput, batch: dict[str, torch.Tensor]) -> list
 
 @every_case
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_outputs_and_gradients_are_the_same(make: Callable[..., Any], name: str, head: str, side: str) -> None:
-    theirs = make(name, head)
-    ours = convert(theirs)
-    assert type(ours).__name__ == f"SequenceEncoder{head}"
-    # Under padding on the left theirs count it as text, and pool its first token.
-    right, left = ragged_batches(theirs.config, head)
+def test_outputs_and_gradients_equal_the_original(make: Callable[..., Any], name: str, head: str, side: str) -> None:
+    original = make(name, head)
+    converted = convert(original)
+    assert type(converted).__name__ == f"SequenceEncoder{head}"
+    # With left padding, the original models count padding as text and pool its first token.
+    right, left = ragged_batches(original.config, head)
     batch = left if side == "left" else right
-    expected, found = outputs_at_text(theirs(**right), right), outputs_at_text(ours(**batch), batch)
-    assert len(found) >= len(expected) > 0  # Ours pools also where theirs has no pooler.
+    expected, found = outputs_at_text(original(**right), right), outputs_at_text(converted(**batch), batch)
+    assert len(found) >= len(expected) > 0  # Our model also pools if the original has no pooler.
     pairs = list(zip(found, expected, strict=False))
     for one, other in pairs:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
@@ -210,74 +219,74 @@ def test_outputs_and_gradients_are_the_same(make: Callable[..., Any], name: str,
     weights = [torch.randn_like(other) for _, other in pairs]
     for outputs in zip(*pairs, strict=True):
         sum((output * weight).sum() for output, weight in zip(outputs, weights, strict=True)).backward()
-    for parameter in (*ours.parameters(), *theirs.parameters()):
+    for parameter in (*converted.parameters(), *original.parameters()):
         parameter.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-    gradients = convert_back(ours, name).state_dict()
-    not_trained = {key for key, parameter in theirs.named_parameters() if not parameter.requires_grad}
-    for key, gradient in theirs.state_dict().items():
+    gradients = convert_back(converted, name).state_dict()
+    not_trained = {key for key, parameter in original.named_parameters() if not parameter.requires_grad}
+    for key, gradient in original.state_dict().items():
         if key not in (UNUSED.get(name), *not_trained):
             torch.testing.assert_close(gradients[key], gradient, rtol=1e-4, atol=1e-4, msg=key)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "electra"])
-def test_padding_on_the_left_equals_theirs_with_the_positions_told(make: Callable[..., Any], name: str) -> None:
-    theirs = make(name, "Model")
-    _, left = ragged_batches(theirs.config, "Model")
+@pytest.mark.parametrize("name", ["bert", "roberta", "electra", "albert"])
+def test_left_padding_equals_the_original_with_explicit_positions(make: Callable[..., Any], name: str) -> None:
+    original = make(name, "Model")
+    _, left = ragged_batches(original.config, "Model")
     mask = left["attention_mask"]
-    first = theirs.config.pad_token_id + 1 if name == "roberta" else 0
-    expected = theirs(**left, position_ids=(mask.cumsum(-1) - 1).clamp(min=0) + first).last_hidden_state
-    found = convert(theirs)(**left).last_hidden_state
+    first = original.config.pad_token_id + 1 if name == "roberta" else 0
+    expected = original(**left, position_ids=(mask.cumsum(-1) - 1).clamp(min=0) + first).last_hidden_state
+    found = convert(original)(**left).last_hidden_state
     torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "camembert"])
 @pytest.mark.parametrize("path", [{}, {"output_hidden_states": True}], ids=["packed", "padded"])
-def test_positions_count_from_0_or_as_theirs(
+def test_positions_may_start_at_0_or_at_the_original_offset(
     make: Callable[..., Any], tmp_path: Path, name: str, path: dict[str, bool]
 ) -> None:
-    theirs = make(name, "Model")
-    convert(theirs).save_pretrained(tmp_path)
-    ours = AutoModel.from_pretrained(tmp_path)
-    first = theirs.config.pad_token_id + 1
-    right, left = ragged_batches(theirs.config, "Model")
+    original = make(name, "Model")
+    convert(original).save_pretrained(tmp_path)
+    converted = AutoModel.from_pretrained(tmp_path)
+    first = original.config.pad_token_id + 1
+    right, left = ragged_batches(original.config, "Model")
     real = right["attention_mask"].bool()
-    expected = theirs(**right).last_hidden_state[real]
-    # Padding has the position that theirs gives it, before the first of a text.
+    expected = original(**right).last_hidden_state[real]
+    # Padding has the position that the original gives it, one before the first position of a text.
     counted = {
         "right": (right, right["attention_mask"].cumsum(-1) * right["attention_mask"] + first - 1),
         "left": (left, left["attention_mask"].cumsum(-1) * left["attention_mask"] + first - 1),
     }
     for batch, position_ids in counted.values():
         for given in (position_ids, (position_ids - first).clamp(min=0), None):
-            found = ours(**batch, position_ids=given, **path).last_hidden_state
+            found = converted(**batch, position_ids=given, **path).last_hidden_state
             torch.testing.assert_close(found[batch["attention_mask"].bool()], expected, rtol=1e-5, atol=1e-5)
-    # As DataCollatorWithFlattening(position_ids_start=first) makes them.
+    # DataCollatorWithFlattening(position_ids_start=first) returns such batches.
     packed = {key: tensor[real][None] for key, tensor in right.items() if key != "attention_mask"}
     offsets = torch.tensor([0, *real.sum(1).cumsum(0).tolist()], dtype=torch.int32)
     for start in (0, first):
         position_ids = torch.cat([torch.arange(start, start + length) for length in real.sum(1).tolist()])[None]
         for options in ({}, {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets}):
-            found = ours(**packed, position_ids=position_ids, **options, **path).last_hidden_state[0]
+            found = converted(**packed, position_ids=position_ids, **options, **path).last_hidden_state[0]
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_positions_count_as_theirs_in_compiled_models(make: Callable[..., Any]) -> None:
-    theirs = make("roberta", "Model")
+def test_compiled_models_accept_positions_with_the_original_offset(make: Callable[..., Any]) -> None:
+    original = make("roberta", "Model")
     ids = torch.randint(5, 97, (2, 4))
-    compiled = torch.compile(convert(theirs), backend="eager")
+    compiled = torch.compile(convert(original), backend="eager")
     found = compiled(ids, position_ids=torch.tensor([[2, 3, 4, 5]])).last_hidden_state
-    torch.testing.assert_close(found, theirs(ids).last_hidden_state, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, original(ids).last_hidden_state, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("path", [{}, {"output_hidden_states": True}], ids=["packed", "padded"])
-def test_positions_that_could_be_either_are_refused(make: Callable[..., Any], path: dict[str, bool]) -> None:
-    ours = convert(make("roberta", "Model"))
+def test_positions_that_start_elsewhere_are_rejected(make: Callable[..., Any], path: dict[str, bool]) -> None:
+    converted = convert(make("roberta", "Model"))
     ids = torch.randint(5, 97, (2, 4))
     for wrong, start in ([3, 4, 5, 6], 3), ([1, 2, 3, 4], 1), ([2, 3, 1, 4], 1), ([0, 1, 2, -1], -1):
         message = rf"position_offset=2 .* at 0, or at 2 .*position_ids_start=2.* got a text that starts at {start}\."
         with pytest.raises(ValueError, match=message):
-            ours(ids, position_ids=torch.tensor([[2, 3, 4, 5], wrong]), **path)
-    # Without an offset there is one way to read them.
+            converted(ids, position_ids=torch.tensor([[2, 3, 4, 5], wrong]), **path)
+    # Without an offset, the positions are not ambiguous.
     assert (
         convert(make("bert", "Model"))(ids, position_ids=torch.tensor([[3, 4, 5, 6]]))
         .last_hidden_state.isfinite()
@@ -285,66 +294,68 @@ def test_positions_that_could_be_either_are_refused(make: Callable[..., Any], pa
     )
 
 
-@pytest.mark.parametrize("family", ["Bert", "ModernBert"])
-def test_logits_of_twelve_layers_at_full_width_are_the_same(family: str) -> None:
+@pytest.mark.parametrize("family", ["Bert", "Albert", "ModernBert"])
+def test_logits_at_base_size_equal_the_original(family: str) -> None:
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
-    options = {"vocab_size": 997, "num_hidden_layers": 12, **(special if family == "ModernBert" else {})}
-    theirs = getattr(transformers, f"{family}ForMaskedLM")(getattr(transformers, f"{family}Config")(**options)).eval()
+    base = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+    own = {"Albert": base, "ModernBert": special}.get(family, {})
+    options = {"vocab_size": 997, "num_hidden_layers": 12, **own}
+    original = getattr(transformers, f"{family}ForMaskedLM")(getattr(transformers, f"{family}Config")(**options)).eval()
     with torch.no_grad():
-        for parameter in theirs.parameters():
+        for parameter in original.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-        batch, _ = ragged_batches(theirs.config, "ForMaskedLM")
+        batch, _ = ragged_batches(original.config, "ForMaskedLM")
         real = batch["attention_mask"].bool()
         torch.testing.assert_close(
-            convert(theirs)(**batch).logits[real], theirs(**batch).logits[real], rtol=0, atol=1e-4
+            convert(original)(**batch).logits[real], original(**batch).logits[real], rtol=0, atol=1e-4
         )
 
 
-def convert_back(ours: PreTrainedModel, name: str) -> PreTrainedModel:
-    return convert(ours, to=family_of(name))
+def convert_back(converted: PreTrainedModel, name: str) -> PreTrainedModel:
+    return convert(converted, to=family_of(name))
 
 
 @pytest.mark.parametrize("name", UNUSED)
-def test_a_bias_that_is_not_used_is_left_behind_with_a_warning(
+def test_an_unused_bias_is_dropped_with_a_warning(
     make: Callable[..., Any], caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    theirs = make(name, "ForMaskedLM")
+    original = make(name, "ForMaskedLM")
     with caplog.at_level("WARNING", "sequence_encoder"):
-        convert(theirs)
+        convert(original)
     assert f"{UNUSED[name]} is not converted" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "modernbert"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "albert", "modernbert"])
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_the_loss_of_answers_is_that_of_each_text_alone(make: Callable[..., Any], name: str, side: str) -> None:
-    theirs = make(name, "ForQuestionAnswering")
-    right, left = ragged_batches(theirs.config, "ForQuestionAnswering")
+def test_the_question_answering_loss_does_not_depend_on_padding(make: Callable[..., Any], name: str, side: str) -> None:
+    original = make(name, "ForQuestionAnswering")
+    right, left = ragged_batches(original.config, "ForQuestionAnswering")
     batch = right if side == "right" else left
     mask = batch["attention_mask"]
     lengths, firsts = mask.sum(1), mask.argmax(1)
     alone = [
-        theirs(
+        original(
             **{key: tensor[row : row + 1, :length] for key, tensor in right.items()},
             start_positions=torch.tensor([0]),
             end_positions=torch.tensor([length - 1]),
         ).loss
         for row, length in enumerate(lengths.tolist())
     ]
-    found = convert(theirs)(**batch, start_positions=firsts, end_positions=firsts + lengths - 1).loss
+    found = convert(original)(**batch, start_positions=firsts, end_positions=firsts + lengths - 1).loss
     torch.testing.assert_close(found, torch.stack(alone).mean(), rtol=1e-5, atol=1e-5)
 
 
 @every_case
-def test_the_way_there_and_back_keeps_every_bit(make: Callable[..., Any], name: str, head: str) -> None:
-    theirs = make(name, head)
-    back = convert_back(convert(theirs), name)
-    assert back.state_dict().keys() == theirs.state_dict().keys()
-    for key in theirs.state_dict():
+def test_the_round_trip_keeps_every_bit(make: Callable[..., Any], name: str, head: str) -> None:
+    original = make(name, head)
+    back = convert_back(convert(original), name)
+    assert back.state_dict().keys() == original.state_dict().keys()
+    for key in original.state_dict():
         used = key.replace(".bias", ".decoder.bias") if key == UNUSED.get(name) else key
-        assert torch.equal(back.state_dict()[key], theirs.state_dict()[used]), key
+        assert torch.equal(back.state_dict()[key], original.state_dict()[used]), key
     again = convert(back)
-    ours = convert(theirs)
-    assert isinstance(ours, SequenceEncoderPreTrainedModel)
-    assert again.config.to_diff_dict() == ours.config.to_diff_dict()
-    for key, tensor in ours.state_dict().items():
+    converted = convert(original)
+    assert isinstance(converted, SequenceEncoderPreTrainedModel)
+    assert again.config.to_diff_dict() == converted.config.to_diff_dict()
+    for key, tensor in converted.state_dict().items():
         assert torch.equal(again.state_dict()[key], tensor), key

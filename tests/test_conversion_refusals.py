@@ -1,4 +1,4 @@
-"""What cannot be converted is refused by name, and nothing is lost on the way."""
+"""Conversion names what it cannot convert, and loses nothing."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ SIZES = {
 }
 
 
+_GTE = pytest.mark.since("transformers", "5.18", "has GTE")
+
+
 def bert(model: str = "BertModel", **options: Any) -> Any:
     return getattr(transformers, model)(transformers.BertConfig(**{**SIZES, **options}))
 
@@ -35,7 +38,8 @@ def electra(model: str = "ElectraModel", **options: Any) -> Any:
     return getattr(transformers, model)(transformers.ElectraConfig(**{**SIZES, "embedding_size": 24, **options}))
 
 
-_GTE = pytest.mark.since("transformers", "5.18", "has GTE")
+def albert(model: str = "AlbertModel", **options: Any) -> Any:
+    return getattr(transformers, model)(transformers.AlbertConfig(**{**SIZES, "embedding_size": 12, **options}))
 
 
 def roformer(model: str = "RoFormerModel", **options: Any) -> Any:
@@ -92,6 +96,12 @@ def nomic(model: str = "NomicBertModel", pooler: bool = False, **options: Any) -
             lambda: electra("ElectraForMultipleChoice", summary_activation="relu"),
             "summary_activation='relu'.*summary_activation='gelu'",
         ),
+        (lambda: albert(inner_group_num=2), "inner_group_num=2.*inner_group_num=1"),
+        (lambda: albert(embedding_size=24), "embedding_size=24 is not supported.*hidden_size"),
+        (lambda: albert(num_hidden_groups=3), "num_hidden_groups must be from 1 to num_hidden_layers=2, .*got 3"),
+        (lambda: albert(num_hidden_groups=0), "num_hidden_groups must be from 1 .*got 0"),
+        (lambda: albert(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
+        (lambda: albert("AlbertForPreTraining", num_labels=5), "num_labels=5.*num_labels=2"),
         (
             lambda: transformers.ModernBertForSequenceClassification(
                 transformers.ModernBertConfig(**SIZES, pad_token_id=0, classifier_activation="relu")
@@ -106,7 +116,7 @@ def nomic(model: str = "NomicBertModel", pooler: bool = False, **options: Any) -
         ),
     ],
 )
-def test_a_source_that_cannot_be_represented_is_refused_by_name(make: Callable[[], Any], message: str) -> None:
+def test_an_unsupported_source_is_rejected_by_name(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"(?s){message}"):
         convert(make())
 
@@ -120,6 +130,9 @@ def test_a_source_that_cannot_be_represented_is_refused_by_name(make: Callable[[
         ("roberta", {"feed_forward": "glu", "pad_token_id": 1}, "roberta", "feed_forward='glu'"),
         ("bert", {"norm": "rms_norm"}, "bert", "norm='rms_norm'"),
         ("bert", {"embedding_size": 12}, "bert", "embedding_size=12.*bert has None"),
+        ("bert", {"num_hidden_groups": 1}, "bert", "num_hidden_groups=1.*bert has None"),
+        ("bert", {"embedding_size": 12, "norm": "rms_norm"}, "albert", "norm='rms_norm'"),
+        ("bert", {}, "albert", "embedding_size=24 is not supported"),
         ("bert", {"layer_types": ["sliding_attention"], "sliding_window": 4}, "bert", "layer_types"),
         ("bert", {"mlp_dropout": 0.1}, "bert", "mlp_dropout=0.1"),
         ("bert", {"embedding_dropout": 0.3}, "bert", "embedding_dropout=0.3"),
@@ -152,7 +165,7 @@ def test_a_source_that_cannot_be_represented_is_refused_by_name(make: Callable[[
         ("bert", {}, "nomic_bert", "position_embedding='learned'.*nomic_bert has 'rotary'"),
     ],
 )
-def test_the_way_back_says_which_axis_stands_in_the_way(
+def test_converting_back_names_the_unsupported_field(
     tiny_config: Callable[..., SequenceEncoderConfig], preset: str, overrides: dict[str, Any], to: str, message: str
 ) -> None:
     dropout = {"hidden_dropout": 0.1, "embedding_dropout": 0.1}
@@ -161,21 +174,21 @@ def test_the_way_back_says_which_axis_stands_in_the_way(
         convert(SequenceEncoderModel(config), to=to)
 
 
-def test_the_families_that_fit_are_named() -> None:
+def test_the_error_names_the_families_that_are_possible() -> None:
     ours = convert(bert())
     with pytest.raises(ValueError, match=r"to distilbert: .*type_vocab_size=2.* can be converted to bert or ernie\."):
         convert(ours, to="distilbert")
 
 
 @pytest.mark.parametrize("preset", ["bert", "roberta", "distilbert", "nomic", "modernbert"])
-def test_a_preset_can_be_given_to_its_family(tiny_config: Callable[..., SequenceEncoderConfig], preset: str) -> None:
+def test_a_preset_converts_to_its_family(tiny_config: Callable[..., SequenceEncoderConfig], preset: str) -> None:
     extra = {"pad_token_id": 1} if preset == "roberta" else {}
     family = {"nomic": "nomic_bert"}.get(preset, preset)
     theirs = convert(SequenceEncoderForMaskedLM(tiny_config(preset, **extra)), to=family)
     assert theirs.config.model_type == family
 
 
-def test_what_a_model_has_no_head_for_does_not_stand_in_the_way(
+def test_fields_of_heads_that_a_model_lacks_do_not_prevent_conversion(
     tiny_config: Callable[..., SequenceEncoderConfig],
 ) -> None:
     config = tiny_config(
@@ -202,7 +215,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> 
     save_file(tensors, file, metadata={"format": "pt"})
 
 
-def test_missing_and_left_over_weights_are_errors(tmp_path: Path) -> None:
+def test_missing_unexpected_and_misshapen_weights_are_errors(tmp_path: Path) -> None:
     bert("BertForSequenceClassification").save_pretrained(tmp_path)
     rewrite(tmp_path, lambda tensors: tensors.update({"adapter.weight": torch.ones(3)}))
     with pytest.raises(ValueError, match=r"does not use .*: adapter\.weight"):
@@ -222,7 +235,7 @@ def without_pooler(tensors: dict[str, torch.Tensor]) -> None:
         del tensors[name]
 
 
-def test_a_model_without_pooler_stays_without_one(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+def test_a_model_without_a_pooler_stays_without_one(tmp_path: Path, randomize: Callable[..., Any]) -> None:
     model = randomize(bert())
     model.save_pretrained(tmp_path)
     rewrite(tmp_path, without_pooler)
@@ -297,7 +310,7 @@ def test_a_table_of_positions_may_be_missing_but_not_changed(tmp_path: Path) -> 
         convert(model)
 
 
-def test_a_lora_is_refused_until_it_is_merged(randomize: Callable[..., Any]) -> None:
+def test_a_lora_is_rejected_until_it_is_merged(randomize: Callable[..., Any]) -> None:
     config = transformers.JinaEmbeddingsV3Config(**SIZES)
     base = randomize(transformers.JinaEmbeddingsV3Model(config))
     lora = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "fc1"], init_lora_weights=False)
@@ -306,7 +319,7 @@ def test_a_lora_is_refused_until_it_is_merged(randomize: Callable[..., Any]) -> 
     expected = adapted(ids).last_hidden_state
     with pytest.raises(ValueError, match=r"source must be a folder.*PeftModel, its merge_and_unload\(\)"):
         convert(adapted)
-    with pytest.raises(ValueError, match=r"JinaEmbeddingsV3Model has adapters of peft.*merge_and_unload\(\)"):
+    with pytest.raises(ValueError, match=r"JinaEmbeddingsV3Model has peft adapters.*merge_and_unload\(\)"):
         convert(base)
     found = convert(adapted.merge_and_unload())(ids).last_hidden_state
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -316,16 +329,16 @@ def expected_first(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return model(ids).last_hidden_state[:, 0]
 
 
-def test_a_masked_language_model_with_both_heads_of_pretraining_keeps_them(tmp_path: Path) -> None:
-    model = bert("BertForPreTraining")
-    model.config.architectures = ["BertForMaskedLM"]
+@pytest.mark.parametrize("family", ["Bert", "Albert"])
+def test_a_masked_language_model_with_both_pretraining_heads_keeps_them(tmp_path: Path, family: str) -> None:
+    model = {"Bert": bert, "Albert": albert}[family](f"{family}ForPreTraining")
     model.save_pretrained(tmp_path)
     config = tmp_path / "config.json"
-    config.write_text(config.read_text().replace("BertForPreTraining", "BertForMaskedLM"))
+    config.write_text(config.read_text().replace(f"{family}ForPreTraining", f"{family}ForMaskedLM"))
     assert type(convert(tmp_path)).__name__ == "SequenceEncoderForPreTraining"
 
 
-def test_the_source_is_left_alone_and_shares_nothing(randomize: Callable[..., Any]) -> None:
+def test_the_source_is_unchanged_and_shares_no_weights(randomize: Callable[..., Any]) -> None:
     model = randomize(bert("BertForMaskedLM"))
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     ours = convert(model)
@@ -335,7 +348,7 @@ def test_the_source_is_left_alone_and_shares_nothing(randomize: Callable[..., An
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
-def test_an_encoder_is_carried_over_without_a_head_that_cannot_be(
+def test_base_model_converts_the_encoder_without_an_unsupported_head(
     tmp_path: Path, randomize: Callable[..., Any]
 ) -> None:
     discriminator = randomize(electra("ElectraForPreTraining", embedding_size=12))
@@ -353,7 +366,7 @@ def test_an_encoder_is_carried_over_without_a_head_that_cannot_be(
         rewrite(tmp_path, lambda tensors, name=name: tensors.__delitem__(name))
 
 
-def test_ours_gives_its_encoder_back_without_its_head(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+def test_base_model_converts_back_without_the_head(tmp_path: Path, randomize: Callable[..., Any]) -> None:
     ours = convert(randomize(bert("BertForPreTraining")))
     ours.save_pretrained(tmp_path)
     ids = torch.randint(5, 97, (2, 9))
@@ -364,7 +377,7 @@ def test_ours_gives_its_encoder_back_without_its_head(tmp_path: Path, randomize:
         torch.testing.assert_close(theirs(ids).pooler_output, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_a_cross_encoder_keeps_in_the_configuration_travels_along(tmp_path: Path) -> None:
+def test_the_cross_encoder_settings_in_the_configuration_are_kept(tmp_path: Path) -> None:
     kept = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "5.0"}
     model = bert("BertForSequenceClassification", num_labels=1, sentence_transformers=kept)
     ours = convert(model)
@@ -374,7 +387,7 @@ def test_what_a_cross_encoder_keeps_in_the_configuration_travels_along(tmp_path:
     assert convert(tmp_path, to="bert").config.sentence_transformers == kept
 
 
-def test_dropout_of_a_head_is_that_of_the_same_head_of_theirs() -> None:
+def test_each_head_keeps_its_dropout() -> None:
     config = transformers.DistilBertConfig(
         dim=24, n_layers=1, n_heads=3, hidden_dim=40, dropout=0.11, qa_dropout=0.22, seq_classif_dropout=0.33
     )
@@ -388,7 +401,7 @@ def test_dropout_of_a_head_is_that_of_the_same_head_of_theirs() -> None:
         assert convert(convert(ours, to="distilbert")).config.classifier_dropout == expected
 
 
-def test_halved_and_sharded_checkpoints_keep_their_type(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+def test_sharded_bfloat16_checkpoints_keep_their_dtype(tmp_path: Path, randomize: Callable[..., Any]) -> None:
     model = randomize(bert("BertForMaskedLM")).to(torch.bfloat16)
     model.save_pretrained(tmp_path, max_shard_size="10KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
@@ -399,7 +412,7 @@ def test_halved_and_sharded_checkpoints_keep_their_type(tmp_path: Path, randomiz
     assert all(torch.equal(tensor, back.state_dict()[key]) for key, tensor in model.state_dict().items())
 
 
-def test_two_different_vocabulary_matrices_stay_two_whatever_the_configuration_says(
+def test_different_vocabulary_matrices_stay_untied_in_a_tied_configuration(
     tmp_path: Path, randomize: Callable[..., Any]
 ) -> None:
     randomize(bert("BertForMaskedLM")).save_pretrained(tmp_path)
@@ -412,7 +425,7 @@ def test_two_different_vocabulary_matrices_stay_two_whatever_the_configuration_s
     torch.testing.assert_close(convert(ours, to="bert")(ids).logits, theirs(ids).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_ours_with_two_vocabulary_matrices_is_given_back_with_two(
+def test_different_vocabulary_matrices_convert_back_untied(
     tiny_config: Callable[..., SequenceEncoderConfig],
 ) -> None:
     ours = SequenceEncoderForMaskedLM(tiny_config("bert", tie_word_embeddings=True)).eval()
@@ -421,28 +434,28 @@ def test_ours_with_two_vocabulary_matrices_is_given_back_with_two(
     torch.testing.assert_close(convert(ours, to="bert")(ids).logits, ours(ids).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_a_part_that_no_table_knows_is_an_error() -> None:
+def test_an_unknown_module_is_an_error() -> None:
     model = bert("BertForSequenceClassification")
     model.adapter = torch.nn.Linear(3, 2)
     with pytest.raises(ValueError, match=r"our model does not use: adapter\.bias, adapter\.weight"):
         convert(model)
 
 
-def test_the_dropout_before_a_classifier_is_that_of_the_layers_unless_given() -> None:
+def test_classifier_dropout_defaults_to_the_dropout_of_the_layers() -> None:
     for given, expected in ((None, 0.2), (0.3, 0.3)):
         model = bert("BertForSequenceClassification", hidden_dropout_prob=0.2, classifier_dropout=given)
         assert convert(model).config.classifier_dropout == expected
 
 
-def test_an_untied_model_that_was_trained_is_carried_over(randomize: Callable[..., Any]) -> None:
+def test_a_trained_untied_model_converts(randomize: Callable[..., Any]) -> None:
     model = randomize(bert("BertForMaskedLM", tie_word_embeddings=False))
     predictions = model.cls.predictions
-    assert not torch.equal(predictions.bias, predictions.decoder.bias)  # Only the second one is used.
+    assert not torch.equal(predictions.bias, predictions.decoder.bias)  # The model uses only the second one.
     ids = torch.randint(5, 97, (2, 9))
     torch.testing.assert_close(convert(model)(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_a_pooler_that_the_head_does_not_use_is_left_out(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+def test_a_pooler_that_the_head_does_not_use_is_dropped(tmp_path: Path, randomize: Callable[..., Any]) -> None:
     config = transformers.RobertaConfig(**SIZES)
     model = randomize(transformers.RobertaForMaskedLM(config))
     model.save_pretrained(tmp_path)
@@ -452,20 +465,20 @@ def test_a_pooler_that_the_head_does_not_use_is_left_out(tmp_path: Path, randomi
     torch.testing.assert_close(convert(tmp_path)(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_a_checkpoint_that_does_not_say_what_it_is_keeps_its_heads(tmp_path: Path) -> None:
+def test_a_checkpoint_without_architectures_keeps_its_heads(tmp_path: Path) -> None:
     bert("BertForPreTraining").save_pretrained(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace("architectures", "_architectures"))
     assert type(convert(tmp_path)).__name__ == "SequenceEncoderForPreTraining"
 
 
-def test_special_tokens_do_not_stand_in_the_way(tiny_config: Callable[..., SequenceEncoderConfig]) -> None:
+def test_special_tokens_do_not_prevent_conversion(tiny_config: Callable[..., SequenceEncoderConfig]) -> None:
     for preset in ("bert", "modernbert"):
         config = tiny_config(preset, cls_token_id=2, sep_token_id=3, mask_token_id=4)
         assert convert(SequenceEncoderForMaskedLM(config), to=preset).config.model_type == preset
 
 
-def test_what_is_given_back_shares_nothing(randomize: Callable[..., Any]) -> None:
+def test_converting_back_shares_no_weights(randomize: Callable[..., Any]) -> None:
     for heads in (1, 3):
         ours = convert(randomize(bert("BertForMaskedLM", num_attention_heads=heads)))
         before = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
@@ -475,8 +488,28 @@ def test_what_is_given_back_shares_nothing(randomize: Callable[..., Any]) -> Non
         assert all(torch.equal(tensor, before[key]) for key, tensor in ours.state_dict().items())
 
 
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_an_encoder_without_shared_layers_has_as_many_groups_as_layers(
+    tiny_config: Callable[..., SequenceEncoderConfig], layers: int
+) -> None:
+    config = tiny_config("bert", embedding_size=12, num_hidden_layers=layers)
+    ours = SequenceEncoderModel(config).eval()
+    theirs = convert(ours, to="albert")
+    assert theirs.config.num_hidden_groups == layers
+    ids = torch.randint(5, 97, (2, 9))
+    torch.testing.assert_close(theirs(ids).pooler_output, ours(ids).pooler_output, rtol=1e-5, atol=1e-5)
+    assert convert(theirs).config.num_hidden_groups is None
+
+
+def test_the_order_of_sentences_has_two_outputs_however_many_labels_there_are() -> None:
+    ours = convert(albert("AlbertForPreTraining"))
+    ours.config.num_labels = 5
+    theirs = convert(ours, to="albert")
+    assert theirs.config.num_labels == theirs.sop_classifier.classifier.out_features == 2
+
+
 @pytest.mark.parametrize("to", ["bert", "electra", "distilbert"])
-def test_question_answering_has_a_start_and_an_end_however_many_labels_there_are(to: str) -> None:
+def test_question_answering_converts_back_with_two_labels(to: str) -> None:
     families = {"bert": bert, "electra": electra}
     config = transformers.DistilBertConfig(vocab_size=97, dim=24, n_layers=1, n_heads=3, hidden_dim=40)
     source = (
@@ -490,7 +523,7 @@ def test_question_answering_has_a_start_and_an_end_however_many_labels_there_are
 
 
 @pytest.mark.since("transformers", "5.17", "takes layers of one type in ModernBERT")
-def test_a_window_that_no_layer_has_does_not_stand_in_the_way() -> None:
+def test_a_window_that_no_layer_uses_does_not_prevent_conversion() -> None:
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
     modern = transformers.ModernBertConfig(
         **SIZES, **special, hidden_activation="silu", decoder_bias=False, layer_types=["full_attention"] * 2,
@@ -499,7 +532,7 @@ def test_a_window_that_no_layer_has_does_not_stand_in_the_way() -> None:
     assert convert(transformers.ModernBertModel(modern)).config.hidden_act == "silu"
 
 
-def test_fields_that_a_model_does_not_read_do_not_stand_in_the_way(
+def test_unused_fields_do_not_prevent_conversion(
     tiny_config: Callable[..., SequenceEncoderConfig],
 ) -> None:
     assert type(convert(electra(summary_activation="relu"))) is SequenceEncoderModel
@@ -511,7 +544,7 @@ def test_fields_that_a_model_does_not_read_do_not_stand_in_the_way(
 
 
 @pytest.mark.parametrize("to", ["electra", "distilbert"])
-def test_the_dense_layer_of_a_classifier_is_left_out_with_it(tmp_path: Path, to: str) -> None:
+def test_the_dense_layer_of_a_classifier_is_dropped_with_it(tmp_path: Path, to: str) -> None:
     config = transformers.DistilBertConfig(vocab_size=97, dim=24, n_layers=1, n_heads=3, hidden_dim=40)
     source = (
         electra("ElectraForSequenceClassification")
@@ -524,27 +557,27 @@ def test_the_dense_layer_of_a_classifier_is_left_out_with_it(tmp_path: Path, to:
         assert type(convert(model, to=to, base_model=True)) is type(source.base_model)
 
 
-def test_what_only_begins_with_the_name_of_a_family_is_of_none() -> None:
+def test_a_family_with_a_similar_name_is_rejected() -> None:
     model = transformers.BertGenerationEncoder(transformers.BertGenerationConfig(**SIZES))
     with pytest.raises(ValueError, match=r"BertGenerationEncoder cannot be converted\. The supported families"):
         convert(model)
 
 
-def test_weights_that_are_not_in_memory_are_refused() -> None:
+def test_weights_on_the_meta_device_are_rejected() -> None:
     with torch.device("meta"):
         model = bert()
     with pytest.raises(ValueError, match="BertModel are on the meta device"):
         convert(model)
 
 
-def test_weights_that_the_configuration_does_not_know_of_are_refused() -> None:
+def test_weights_that_do_not_fit_the_configuration_are_rejected() -> None:
     model = bert("BertForSequenceClassification")
     model.classifier = torch.nn.Linear(24, 7)
     with pytest.raises(ValueError, match=r"(?s)do not fit the configuration.*classifier\.weight"):
         convert(model)
 
 
-def test_a_configuration_of_wrong_types_is_refused(tmp_path: Path) -> None:
+def test_a_configuration_with_a_wrong_type_is_rejected(tmp_path: Path) -> None:
     bert().save_pretrained(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"hidden_act": "gelu"', '"hidden_act": null'))

@@ -1,4 +1,4 @@
-"""`sequence-encoder convert`: what it writes, what travels along, and that it loses nothing."""
+"""`sequence-encoder convert`: the files that it writes and copies, and that it loses nothing."""
 
 from __future__ import annotations
 
@@ -25,16 +25,14 @@ from transformers import (
 
 from sequence_encoder import SequenceEncoderForMaskedLM, convert
 from sequence_encoder.__main__ import main
-from sequence_encoder.conversion.command import check_same, outputs_of
+from sequence_encoder.conversion.command import check_same_outputs, outputs_of
 from sequence_encoder.conversion.convert import convert_and_release
 from sequence_encoder.tests.forked_python import forked_python
 
 POOLING = "1_Pooling/config.json"
 
 
-def test_a_folder_is_carried_over_with_all_that_belongs_to_it(
-    bert_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_is_converted_with_all_its_files(bert_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = bert_folder.parent / "new" / "ours"
     main(["convert", str(bert_folder), str(target)])
     printed = capsys.readouterr().out
@@ -62,7 +60,7 @@ def test_a_folder_is_carried_over_with_all_that_belongs_to_it(
         assert torch.equal(BertForMaskedLM.from_pretrained(back).state_dict()[key], tensor), key
 
 
-def test_the_card_keeps_its_text_and_says_how_the_new_model_is_loaded(
+def test_the_card_keeps_its_text_and_shows_how_to_load_the_new_model(
     bert_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metadata = "---\nlicense: apache-2.0\nlanguage: en\n---\n"
@@ -85,7 +83,7 @@ def test_the_card_keeps_its_text_and_says_how_the_new_model_is_loaded(
     assert names["tokenizer"].mask_token == "[MASK]"
 
 
-def test_nothing_is_overwritten_without_force_and_nothing_but_a_model_with_it(bert_folder: Path) -> None:
+def test_only_saved_models_are_overwritten_and_only_with_force(bert_folder: Path) -> None:
     target = bert_folder.parent / "ours"
     target.mkdir()
     (target / "notes.txt").write_text("of long work")
@@ -106,8 +104,8 @@ def test_nothing_is_overwritten_without_force_and_nothing_but_a_model_with_it(be
 
 
 @pytest.mark.parametrize("kept", [["vocab.txt"], ["tokenizer.json"]])
-def test_the_tokenizer_of_an_old_checkpoint_loads_beside_the_new_model(bert_folder: Path, kept: list[str]) -> None:
-    """Old ones do not name their class: it follows from the model that they were made for."""
+def test_the_tokenizer_of_an_old_checkpoint_loads_with_the_new_model(bert_folder: Path, kept: list[str]) -> None:
+    """Old tokenizers do not name their class, which follows from their model."""
     words = AutoTokenizer.from_pretrained(bert_folder).get_vocab()
     (bert_folder / "vocab.txt").write_text("\n".join(sorted(words, key=words.__getitem__)))
     for name in {"vocab.txt", "tokenizer.json", "tokenizer_config.json"} - set(kept):
@@ -120,7 +118,7 @@ def test_the_tokenizer_of_an_old_checkpoint_loads_beside_the_new_model(bert_fold
     assert (new.pad_token, new.mask_token) == (old.pad_token, old.mask_token) == ("[PAD]", "[MASK]")
 
 
-def test_samples_fit_models_of_short_texts_and_avoid_padding(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+def test_sample_texts_fit_short_models_and_avoid_the_padding_id(tmp_path: Path, randomize: Callable[..., Any]) -> None:
     config = RobertaConfig(
         vocab_size=8,
         hidden_size=24,
@@ -135,7 +133,7 @@ def test_samples_fit_models_of_short_texts_and_avoid_padding(tmp_path: Path, ran
     assert (tmp_path / "ours" / "model.safetensors").is_file()
 
 
-def test_what_cannot_be_converted_ends_with_a_message_and_writes_nothing(bert_folder: Path) -> None:
+def test_an_unsupported_source_ends_with_a_message_and_writes_nothing(bert_folder: Path) -> None:
     before = sorted(path.name for path in bert_folder.parent.iterdir())
     for source, arguments, message in (
         (bert_folder, ["--to", "modernbert"], "Only a SequenceEncoder can be converted"),
@@ -147,8 +145,8 @@ def test_what_cannot_be_converted_ends_with_a_message_and_writes_nothing(bert_fo
     assert sorted(path.name for path in bert_folder.parent.iterdir()) == before
 
 
-def test_an_encoder_in_a_folder_of_its_own_stays_there(bert_folder: Path) -> None:
-    """As older models of sentence-transformers have it."""
+def test_an_encoder_in_a_subfolder_stays_there(bert_folder: Path) -> None:
+    """Older models of sentence-transformers have this layout."""
     encoder = bert_folder / "0_Transformer"
     encoder.mkdir()
     for path in [path for path in bert_folder.iterdir() if path.is_file()]:
@@ -166,7 +164,7 @@ def test_an_encoder_in_a_folder_of_its_own_stays_there(bert_folder: Path) -> Non
     assert AutoTokenizer.from_pretrained(target / "0_Transformer").mask_token == "[MASK]"
 
 
-def test_a_checkpoint_without_tokenizer_says_so(bert_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_tokenizer_is_reported(bert_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in bert_folder.glob("tokenizer*"):
         path.unlink()
     main(["convert", str(bert_folder), str(bert_folder.parent / "ours")])
@@ -176,11 +174,11 @@ def test_a_checkpoint_without_tokenizer_says_so(bert_folder: Path, capsys: pytes
 def test_broken_files_are_named_and_nothing_is_written(bert_folder: Path) -> None:
     target = bert_folder.parent / "ours"
     tokenizer, weights = (bert_folder / name for name in ("tokenizer.json", "model.safetensors"))
-    whole = tokenizer.read_text()
+    valid = tokenizer.read_text()
     tokenizer.write_text("{")
     with pytest.raises(SystemExit, match=r"The tokenizer in .*bert cannot be read"):
         main(["convert", str(bert_folder), str(target)])
-    larger = json.loads(whole)
+    larger = json.loads(valid)
     larger["model"]["vocab"]["more"] = len(larger["model"]["vocab"]) + 7
     tokenizer.write_text(json.dumps(larger))
     with pytest.raises(SystemExit, match=r"has ids up to \d+, but the model has \d+ embeddings"):
@@ -191,7 +189,7 @@ def test_broken_files_are_named_and_nothing_is_written(bert_folder: Path) -> Non
     assert not target.exists()
 
 
-def test_modules_are_found_by_their_list_and_not_by_their_names(bert_folder: Path) -> None:
+def test_modules_json_lists_the_folders_to_copy(bert_folder: Path) -> None:
     (bert_folder / "1_Pooling").rename(bert_folder / "pooling")
     (bert_folder / "2024_runs").mkdir()
     (bert_folder / "2024_runs" / "optimizer.pt").write_text("of another program")
@@ -207,7 +205,7 @@ def test_modules_are_found_by_their_list_and_not_by_their_names(bert_folder: Pat
     assert not (bert_folder.parent / "other").exists()
 
 
-def test_files_that_only_look_like_a_tokenizer_are_none(bert_folder: Path) -> None:
+def test_files_that_only_resemble_a_tokenizer_are_not_copied(bert_folder: Path) -> None:
     for path in bert_folder.glob("tokenizer*"):
         path.unlink()
     for name in ("tokenizer_notes.md", "xgb.model", "vocabulary.txt"):
@@ -217,10 +215,10 @@ def test_files_that_only_look_like_a_tokenizer_are_none(bert_folder: Path) -> No
     assert list(target.glob("tokenizer*")) == []
 
 
-def test_positions_that_skip_another_id_than_the_tokenizer_pads_with_are_refused(
+def test_a_padding_id_that_differs_from_the_tokenizer_is_rejected(
     bert_folder: Path, tiny_config: Callable[..., Any]
 ) -> None:
-    """RoBERTa counts no position for the id of padding, wherever it stands."""
+    """RoBERTa skips the id of padding when it counts positions."""
     tokenizer = AutoTokenizer.from_pretrained(bert_folder)
     for pad, folder in ((tokenizer.pad_token_id + 1, "wrong"), (tokenizer.pad_token_id, "right")):
         config = tiny_config("roberta", pad_token_id=pad, position_offset=pad + 1)
@@ -232,33 +230,33 @@ def test_positions_that_skip_another_id_than_the_tokenizer_pads_with_are_refused
     main(["convert", str(bert_folder.parent / "right"), str(bert_folder.parent / "back"), "--to", "roberta"])
 
 
-def test_another_function_is_seen_as_a_difference(bert_folder: Path) -> None:
+def test_changed_weights_are_detected_by_the_check(bert_folder: Path) -> None:
     model = BertForMaskedLM.from_pretrained(bert_folder)
     texts = [torch.randint(5, 20, (1, 7))]
     right = outputs_of(model, texts)
-    assert check_same(right, outputs_of(model, texts)) == 0
+    assert check_same_outputs(right, outputs_of(model, texts)) == 0
     weight = model.bert.encoder.layer[1].output.dense.weight
     for change in (0.5, float("nan")):
         with torch.no_grad():
             weight[3, 5] += change
         with pytest.raises(ValueError, match="more than rounding explains"):
-            check_same(right, outputs_of(model, texts))
+            check_same_outputs(right, outputs_of(model, texts))
 
 
-def test_the_difference_is_judged_by_the_size_of_the_outputs() -> None:
+def test_the_tolerance_scales_with_the_outputs() -> None:
     large, near, far = ([(torch.tensor([1e6 + distance, 1.0]),)] for distance in (0, 10, 10_000))
-    assert check_same(large, near) == 10
+    assert check_same_outputs(large, near) == 10
     with pytest.raises(ValueError, match=r"differ by 1\.0e\+04"):
-        check_same(large, far)
+        check_same_outputs(large, far)
 
 
-def test_a_halved_model_is_compared_in_float32_and_left_as_it_was(bert_folder: Path) -> None:
+def test_a_bfloat16_model_is_compared_in_float32_and_unchanged(bert_folder: Path) -> None:
     model = BertForMaskedLM.from_pretrained(bert_folder, dtype=torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     texts = [torch.randint(5, 20, (1, 7))]
-    (halved,) = outputs_of(model, texts)
-    (whole,) = outputs_of(copy.deepcopy(model).float(), texts)
-    assert torch.equal(halved[0], whole[0])
+    (in_bfloat16,) = outputs_of(model, texts)
+    (in_float32,) = outputs_of(copy.deepcopy(model).float(), texts)
+    assert torch.equal(in_bfloat16[0], in_float32[0])
     for name, tensor in model.state_dict().items():
         assert tensor.dtype == torch.bfloat16
         assert torch.equal(tensor, before[name])
@@ -273,8 +271,8 @@ def test_weights_are_released_as_they_are_converted(bert_folder: Path) -> None:
     assert embeddings() is None or embeddings().device.type == "meta"
 
 
-def test_a_checkpoint_is_named_by_its_id_on_the_hub(bert_folder: Path, tmp_path: Path) -> None:
-    """From the cache of downloads, as where there is no network."""
+def test_a_checkpoint_can_be_a_hub_id(bert_folder: Path, tmp_path: Path) -> None:
+    """The checkpoint comes from the cache, so that the test needs no network."""
     snapshot = tmp_path / "cache" / "models--someone--tiny" / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
     shutil.copytree(bert_folder, snapshot)
     (snapshot.parents[1] / "refs").mkdir()
@@ -293,7 +291,7 @@ def test_a_checkpoint_is_named_by_its_id_on_the_hub(bert_folder: Path, tmp_path:
         assert torch.equal(tensor, expected[name])
 
 
-def test_weights_that_are_not_finite_replace_no_others(
+def test_weights_that_are_not_finite_do_not_overwrite_a_model(
     bert_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "ours"

@@ -1,4 +1,4 @@
-"""Texts are read from files of all kinds, held out ones apart; what cannot be read is named, and no guess is made."""
+"""Reading and holding out texts from files of all formats. Errors name the files that cannot be read."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ every_kind = pytest.mark.parametrize("ending", KINDS)
 
 
 @pytest.fixture(autouse=True)
-def _caches_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _separate_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", cache / "downloads")
@@ -80,7 +80,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def load(path: Path | str, scratch: Path | None = None, **options: Any) -> tuple[list[Any], list[Any] | None]:
-    """The texts to train on and those that are held out, as they come."""
+    """Return the training texts and the held-out texts in their order."""
     arguments = CorpusArguments(corpus=str(path), **options)
     parts = load_corpus(arguments, scratch or Path(path), seed=0)
     train, held_out = (None if part is None else [item["text"] for item in part] for part in parts)
@@ -90,16 +90,14 @@ def load(path: Path | str, scratch: Path | None = None, **options: Any) -> tuple
 
 @streamed_or_not
 @every_kind
-def test_a_file_of_any_kind_gives_its_texts_in_their_order(folder: Path, ending: str, streaming: bool) -> None:
+def test_a_file_of_any_format_is_read_in_order(folder: Path, ending: str, streaming: bool) -> None:
     KINDS[ending](folder / f"texts{ending}", TEXTS)
     assert load(folder / f"texts{ending}", streaming=streaming) == (TEXTS, None)
 
 
 @streamed_or_not
 @every_kind
-def test_a_folder_gives_the_texts_of_all_its_files_and_looks_past_others(
-    folder: Path, ending: str, streaming: bool
-) -> None:
+def test_a_folder_is_read_recursively_and_other_files_are_ignored(folder: Path, ending: str, streaming: bool) -> None:
     (folder / "deeper").mkdir()
     KINDS[ending](folder / f"a{ending}", TEXTS[:5])
     KINDS[ending](folder / "deeper" / f"b{ending}", TEXTS[5:])
@@ -110,7 +108,7 @@ def test_a_folder_gives_the_texts_of_all_its_files_and_looks_past_others(
 
 
 @streamed_or_not
-def test_a_pattern_gives_the_texts_of_the_files_that_it_names(folder: Path, streaming: bool) -> None:
+def test_a_pattern_selects_the_matching_files(folder: Path, streaming: bool) -> None:
     (folder / "deeper").mkdir()
     write_lines(folder / "part-1.jsonl", TEXTS[:4])
     write_lines(folder / "deeper" / "part-2.jsonl", TEXTS[4:8])
@@ -121,7 +119,7 @@ def test_a_pattern_gives_the_texts_of_the_files_that_it_names(folder: Path, stre
 
 @streamed_or_not
 @pytest.mark.parametrize("name", ["texts [v2]", "*", "a?b", "with space"])
-def test_names_may_have_signs_of_patterns_in_them(folder: Path, name: str, streaming: bool) -> None:
+def test_names_may_contain_wildcard_characters(folder: Path, name: str, streaming: bool) -> None:
     (folder / name).mkdir()
     write_lines(folder / name / f"{name}.jsonl", TEXTS)
     write_lines(folder / "axb.jsonl", ["of another file"])
@@ -134,7 +132,7 @@ def test_names_may_have_signs_of_patterns_in_them(folder: Path, name: str, strea
     ("sample_by", "expected"),
     [("line", ["a", "b", "", "c", "d"]), ("paragraph", ["a\nb", "c\nd\n"]), ("document", ["a\nb\n\nc\nd\n"])],
 )
-def test_a_document_of_a_text_file_is_what_was_said(
+def test_sample_by_defines_the_documents_of_a_text_file(
     folder: Path, sample_by: str, expected: list[str], streaming: bool
 ) -> None:
     (folder / "a.txt").write_text("a\nb\n\nc\nd\n")
@@ -142,7 +140,7 @@ def test_a_document_of_a_text_file_is_what_was_said(
 
 
 @streamed_or_not
-def test_another_column_may_hold_the_texts(folder: Path, streaming: bool) -> None:
+def test_texts_can_come_from_another_column(folder: Path, streaming: bool) -> None:
     write_lines(folder / "a.jsonl", TEXTS, column="body")
     arguments = CorpusArguments(corpus=str(folder), text_column="body", streaming=streaming)
     train, _ = load_corpus(arguments, folder, 0)
@@ -150,7 +148,7 @@ def test_another_column_may_hold_the_texts(folder: Path, streaming: bool) -> Non
 
 
 @streamed_or_not
-def test_a_column_that_is_not_there_is_refused_with_those_that_are(folder: Path, streaming: bool) -> None:
+def test_a_missing_column_is_rejected_with_the_existing_ones(folder: Path, streaming: bool) -> None:
     write_lines(folder / "a.jsonl", TEXTS, column="body")
     with pytest.raises(
         UsageError, match=r"--text_column text is not a column of --corpus .*; choose one of number, body"
@@ -160,14 +158,14 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(folder: Path,
 
 @streamed_or_not
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_texts_that_are_missing_are_empty(folder: Path, ending: str, streaming: bool) -> None:
+def test_missing_texts_become_empty(folder: Path, ending: str, streaming: bool) -> None:
     KINDS[ending](folder / f"a{ending}", [None, "a", None])
     train, _ = load(folder, streaming=streaming)
     assert texts_of({"text": train}) == ["", "a", ""]
 
 
 @pytest.mark.parametrize(("value", "kind"), [(3, "int"), (0, "int"), (["a"], "list"), (1.5, "float")])
-def test_what_is_no_text_is_refused(value: Any, kind: str) -> None:
+def test_values_that_are_not_texts_are_rejected(value: Any, kind: str) -> None:
     with pytest.raises(UsageError, match=rf"--text_column must name a column of texts, got .* of type {kind}\."):
         texts_of({"text": ["a", None, value]})
 
@@ -176,12 +174,12 @@ def test_what_is_no_text_is_refused(value: Any, kind: str) -> None:
     "corpus",
     ["missing.txt", "missing.jsonl.gz", "./missing", "/missing", "/missing/folder", "a/b/c", "missing/*.jsonl"],
 )
-def test_files_that_are_not_there_are_refused_before_any_hub_is_asked(corpus: str) -> None:
+def test_missing_files_are_rejected_without_asking_the_hub(corpus: str) -> None:
     with pytest.raises(UsageError, match=r"--corpus .*missing.*(there is|found) no|--corpus a/b/c: there is no"):
         find_files(corpus, "corpus")
 
 
-def test_a_name_as_of_a_dataset_of_the_hub_is_left_to_it() -> None:
+def test_a_dataset_name_is_left_to_the_hub() -> None:
     assert find_files("someone/some-dataset", "corpus") is None
     assert find_files("wikipedia", "corpus") is None
 
@@ -194,14 +192,14 @@ def test_a_name_as_of_a_dataset_of_the_hub_is_left_to_it() -> None:
         (["a.dat"], r"\.dat"),
     ],
 )
-def test_files_of_several_kinds_or_of_none_are_refused(folder: Path, names: list[str], endings: str) -> None:
+def test_mixed_and_unknown_file_formats_are_rejected(folder: Path, names: list[str], endings: str) -> None:
     for name in names:
         (folder / name).write_text("text\n")
     with pytest.raises(UsageError, match=rf"must have the same format, one of \.txt, .*, got {endings}\."):
         load(folder / "*", folder)
 
 
-def test_a_folder_without_texts_is_refused(folder: Path) -> None:
+def test_a_folder_without_texts_is_rejected(folder: Path) -> None:
     (folder / "README.md").write_text("text")
     with pytest.raises(UsageError, match=r"found no files ending in \.txt, \.json"):
         load(folder)
@@ -209,7 +207,7 @@ def test_a_folder_without_texts_is_refused(folder: Path) -> None:
 
 @streamed_or_not
 @pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv", ".parquet"])
-def test_an_empty_corpus_is_refused(folder: Path, ending: str, streaming: bool) -> None:
+def test_an_empty_corpus_is_rejected(folder: Path, ending: str, streaming: bool) -> None:
     (folder / f"a{ending}").touch()
     with pytest.raises(UsageError, match=r"--corpus .* is empty\."):
         load(folder, streaming=streaming)
@@ -217,7 +215,7 @@ def test_an_empty_corpus_is_refused(folder: Path, ending: str, streaming: bool) 
 
 @streamed_or_not
 @pytest.mark.parametrize("ending", [".parquet", ".jsonl.gz", ".csv"])
-def test_a_corpus_without_documents_is_refused(folder: Path, ending: str, streaming: bool) -> None:
+def test_a_corpus_without_documents_is_rejected(folder: Path, ending: str, streaming: bool) -> None:
     KINDS[ending](folder / f"a{ending}", [])
     with pytest.raises(UsageError, match=r"--corpus .*(is empty|cannot be read)|a\..* cannot be read as .*: .+"):
         load(folder, streaming=streaming)
@@ -225,22 +223,22 @@ def test_a_corpus_without_documents_is_refused(folder: Path, ending: str, stream
 
 @streamed_or_not
 @pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv"])
-def test_an_empty_file_among_others_is_nothing(folder: Path, ending: str, streaming: bool) -> None:
+def test_an_empty_file_among_others_is_ignored(folder: Path, ending: str, streaming: bool) -> None:
     KINDS[ending](folder / f"a{ending}", TEXTS[:5])
     KINDS[ending](folder / f"b{ending}", [])
     if ending == ".csv":
-        # Without the line of its columns.
+        # A CSV file without a header.
         (folder / "d.csv").touch()
     KINDS[ending](folder / f"c{ending}", TEXTS[5:])
     assert sorted(load(folder, streaming=streaming)[0]) == sorted(TEXTS)
 
 
-def half(path: Path) -> None:
+def truncate(path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
 
 
-def not_of_its_kind(path: Path) -> None:
+def corrupt(path: Path) -> None:
     path.write_bytes(b'"\xff\xfe{"text": 1')
 
 
@@ -248,14 +246,12 @@ NOT_UTF8 = r"is not utf-8: byte 1 \(line 1\) is 0xff\. Pass its encoding, such a
 
 
 @pytest.mark.parametrize("place", [0, 2])
-@pytest.mark.parametrize("damage", [half, not_of_its_kind])
+@pytest.mark.parametrize("damage", [truncate, corrupt])
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".csv", ".txt", ".jsonl.gz"])
-def test_the_very_file_that_cannot_be_read_is_named(
-    folder: Path, ending: str, damage: Callable[[Path], None], place: int
-) -> None:
-    if damage is half and ending in (".csv", ".txt"):
-        # Half of such a file is one as well.
-        damage = not_of_its_kind
+def test_the_unreadable_file_is_named(folder: Path, ending: str, damage: Callable[[Path], None], place: int) -> None:
+    if damage is truncate and ending in (".csv", ".txt"):
+        # Half of such a file is still valid.
+        damage = corrupt
     for number in range(3):
         KINDS[ending](folder / f"{number}{ending}", TEXTS)
     damage(folder / f"{place}{ending}")
@@ -264,15 +260,15 @@ def test_the_very_file_that_cannot_be_read_is_named(
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".csv", ".txt", ".jsonl.gz"])
-def test_a_stream_that_begins_with_what_cannot_be_read_is_refused_at_once(folder: Path, ending: str) -> None:
+def test_a_stream_with_an_unreadable_first_file_is_rejected_at_once(folder: Path, ending: str) -> None:
     KINDS[ending](folder / f"0{ending}", TEXTS)
     KINDS[ending](folder / f"1{ending}", TEXTS)
-    not_of_its_kind(folder / f"0{ending}")
+    corrupt(folder / f"0{ending}")
     with pytest.raises(UsageError, match=rf"texts/0{ending} (cannot be read as .*: .+|{NOT_UTF8})"):
         load(folder, streaming=True)
 
 
-def test_files_with_other_columns_than_the_first_are_refused(folder: Path) -> None:
+def test_files_with_different_columns_are_rejected(folder: Path) -> None:
     write_lines(folder / "a.jsonl", TEXTS)
     write_lines(folder / "b.jsonl", TEXTS, column="body")
     with pytest.raises(UsageError, match=r"(?s)--corpus .* cannot be read: .*(column names|same columns)"):
@@ -280,7 +276,7 @@ def test_files_with_other_columns_than_the_first_are_refused(folder: Path) -> No
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_held_out_documents_are_random_and_never_trained_on(folder: Path, seed: int) -> None:
+def test_held_out_documents_are_random_and_excluded_from_training(folder: Path, seed: int) -> None:
     write_lines(folder / "a.jsonl", TEXTS)
     arguments = CorpusArguments(corpus=str(folder), eval_documents=4)
     train, held_out = ([item["text"] for item in part] for part in load_corpus(arguments, folder, seed))
@@ -291,14 +287,14 @@ def test_held_out_documents_are_random_and_never_trained_on(folder: Path, seed: 
     assert again == [train, held_out]
 
 
-def test_of_a_stream_the_first_documents_are_held_out(folder: Path) -> None:
+def test_the_first_documents_of_a_stream_are_held_out(folder: Path) -> None:
     write_lines(folder / "a.jsonl", TEXTS[:3])
     write_lines(folder / "b.jsonl", TEXTS[3:])
     assert load(folder, streaming=True, eval_documents=4) == (TEXTS[4:], TEXTS[:4])
 
 
 @pytest.mark.parametrize("count", [12, 13])
-def test_holding_all_documents_out_is_refused(folder: Path, count: int) -> None:
+def test_holding_all_documents_out_is_rejected(folder: Path, count: int) -> None:
     write_lines(folder / "a.jsonl", TEXTS)
     with pytest.raises(UsageError, match=rf"--eval_documents must be less than the 12 documents, got {count}"):
         load(folder, eval_documents=count)
@@ -313,14 +309,14 @@ def test_holding_all_documents_out_is_refused(folder: Path, count: int) -> None:
         ({"streaming": True}, "--streaming needs files or a Hub dataset"),
     ],
 )
-def test_arguments_out_of_their_range_are_refused(options: dict[str, Any], message: str) -> None:
+def test_out_of_range_arguments_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         CorpusArguments(**options)
 
 
 @pytest.fixture
 def small_documentation(monkeypatch: pytest.MonkeyPatch) -> list[documentation.Docstring]:
-    """Two packages of the standard library in place of all that is installed."""
+    """Read the documentation of two packages of the standard library instead of all installed packages."""
     root = Path(sysconfig.get_path("stdlib"))
     libraries = {name: sorted((root / name).rglob("*.py")) for name in ("logging", "unittest")}
     monkeypatch.setattr(documentation, "find_libraries", lambda: libraries)
@@ -328,7 +324,7 @@ def small_documentation(monkeypatch: pytest.MonkeyPatch) -> list[documentation.D
 
 
 @pytest.mark.parametrize("held_out", [0, 9])
-def test_the_documentation_is_written_once_and_read_again(
+def test_the_documentation_is_written_once_and_then_reused(
     small_documentation: list[documentation.Docstring],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -346,13 +342,13 @@ def test_the_documentation_is_written_once_and_read_again(
     else:
         assert others is None
         assert sorted(train) == sorted(texts)
-    # What is installed may change before a training goes on.
+    # The installed packages may change before training resumes.
     monkeypatch.setattr(documentation, "find_libraries", dict)
     assert load("documentation", tmp_path, eval_documents=held_out) == (train, others)
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_more_documentation_than_half_is_not_held_out(
+def test_at_most_half_of_the_documentation_is_held_out(
     small_documentation: list[documentation.Docstring], tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=rf"half of the {len(small_documentation)} docstrings, got 1000"):

@@ -1,4 +1,4 @@
-"""The documentation on disk becomes a corpus whose labels are not in its texts, and whose test texts are new."""
+"""The installed documentation becomes a corpus whose texts hide their labels, and whose test texts are new."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Disk = Callable[[dict[str, dict[str, str]]], None]
 
 
 def words(name: str, count: int, first: int = 0) -> str:
-    """A text of `count` words that are in no text of another name, from the word number `first` on."""
+    """Return a text of `count` numbered words, from number `first`, which texts of other names do not contain."""
     return " ".join(f"{name}{i}" for i in range(first, first + count))
 
 
@@ -41,19 +41,19 @@ def doc(text: str, path: str = "file.py", library: str = "library") -> Docstring
 
 
 def kept(*texts: str) -> list[str]:
-    """What is left of texts that stand in a file each."""
+    """Return the texts that deduplication keeps, given one text per file."""
     docs = [doc(text, path=f"{index}.py") for index, text in enumerate(texts)]
     return [doc.text for doc in without_near_duplicates(docs)]
 
 
 def runs(text: str) -> set[tuple[str, ...]]:
-    """All runs of five words."""
+    """Return all runs of five words."""
     found = re.findall(r"\w+", text.lower())
     return {tuple(found[i : i + 5]) for i in range(max(1, len(found) - 4))}
 
 
 def repeated(train: list[Docstring], test: list[Docstring]) -> list[Docstring]:
-    """The test texts of whose runs half or more are in training texts."""
+    """Return the test texts that share half of their runs or more with training texts."""
     known = set().union(*(runs(doc.hidden) for doc in train))
     return [doc for doc in test if 2 * len(runs(doc.hidden) & known) >= len(runs(doc.hidden))]
 
@@ -68,7 +68,7 @@ def real() -> list[Docstring]:
 
 @pytest.fixture
 def corpus() -> list[Docstring]:
-    """Texts of their own in 40 files, a licence that all files begin with, and texts that are in several files."""
+    """Return texts of 40 files: unique texts, a licence at the start of each file, and texts that files share."""
     licence = words("licence", 30)
     docs = []
     for file in range(40):
@@ -83,7 +83,7 @@ def corpus() -> list[Docstring]:
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
-    """`disk({library: {file name: docstring}})`: these libraries and no others are installed."""
+    """Return `disk({library: {file name: docstring}})`, which pretends that only these libraries are installed."""
 
     def install(libraries: dict[str, dict[str, str]]) -> None:
         found: dict[str, list[Path]] = {}
@@ -164,24 +164,24 @@ def test_docstrings_of_modules_classes_functions_and_coroutines_are_found(tmp_pa
     ],
     ids=["empty", "broken", "old", "binary", "encoding", "zero", "coding", "deep"],
 )
-def test_a_file_that_cannot_be_parsed_has_none(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_cannot_be_parsed_has_no_docstrings(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "file.py"
     file.write_bytes(content)
     assert docstrings_of(file) == []
 
 
-def test_a_file_that_cannot_be_read_has_none(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_has_no_docstrings(tmp_path: Path) -> None:
     assert docstrings_of(tmp_path / "missing.py") == []
     assert docstrings_of(tmp_path) == []
 
 
-def test_a_file_is_read_in_the_encoding_it_names(tmp_path: Path) -> None:
+def test_a_file_is_read_in_its_declared_encoding(tmp_path: Path) -> None:
     file = tmp_path / "file.py"
     file.write_bytes('# coding: latin-1\n"""Über."""'.encode("latin-1"))
     assert docstrings_of(file) == ["Über."]
 
 
-def test_warnings_about_the_code_of_others_are_silent(tmp_path: Path) -> None:
+def test_warnings_about_parsed_code_are_silenced(tmp_path: Path) -> None:
     file = tmp_path / "file.py"
     file.write_text('"""Any digit: \\d."""\nassert (1, "always true")')
     with warnings.catch_warnings():
@@ -190,12 +190,12 @@ def test_warnings_about_the_code_of_others_are_silent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", [0, 1], ids=["short_last", "short_first"])
-def test_of_two_near_duplicates_the_longer_stays(first: int) -> None:
+def test_the_longer_of_two_near_duplicates_is_kept(first: int) -> None:
     texts = [words("a", 40), f"{words('a', 30)} {words('b', 5)}"]
     assert kept(texts[first], texts[1 - first]) == [texts[0]]
 
 
-def test_half_of_the_runs_of_words_is_too_much() -> None:
+def test_texts_that_share_half_of_their_runs_are_duplicates() -> None:
     # 24 words are 20 runs of 5; 14 shared words are 10 of them, and 13 are 9.
     long = words("a", 40)
     half = f"{words('a', 14)} {words('b', 10)}"
@@ -204,26 +204,26 @@ def test_half_of_the_runs_of_words_is_too_much() -> None:
     assert kept(long, less) == [long, less]
 
 
-def test_different_texts_stay_even_of_the_same_words() -> None:
+def test_different_texts_of_the_same_words_are_kept() -> None:
     text = words("a", 30)
     backwards = " ".join(reversed(text.split()))
     other = words("b", 30)
     assert sorted(kept(text, backwards, other)) == sorted([text, backwards, other])
 
 
-def test_a_text_put_together_of_two_others_goes() -> None:
+def test_a_text_made_of_two_others_is_removed() -> None:
     one, other = words("a", 40), words("b", 40)
     both = f"{words('a', 15)} {words('b', 15)}"
     assert 2 * len(runs(one) & runs(both)) < len(runs(both))
     assert kept(both, one, other) == [one, other]
 
 
-def test_near_duplicates_are_told_by_their_words_alone() -> None:
+def test_near_duplicates_are_compared_by_their_words() -> None:
     text = words("a", 20)
     assert len(kept(text, text.upper(), f"({text.replace(' ', ', ')})", text.replace(" ", "\n\n"))) == 1
 
 
-def test_texts_that_differ_in_the_hidden_names_alone_are_duplicates() -> None:
+def test_texts_that_differ_only_in_hidden_names_are_duplicates() -> None:
     hide = NameHider(["numpy", "torch"])
     frame = "The {} sum of {} elements of a {} along {} axis of a {} in {} order."
     texts = [frame.replace("{}", name) for name in ("torch", "numpy")]
@@ -240,7 +240,7 @@ def test_texts_shorter_than_a_run_are_compared_whole() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_what_stays_does_not_depend_on_the_order_of_the_texts(
+def test_deduplication_does_not_depend_on_the_order_of_the_texts(
     corpus: list[Docstring], real: list[Docstring], seed: int
 ) -> None:
     for docs in (corpus, real):
@@ -248,7 +248,7 @@ def test_what_stays_does_not_depend_on_the_order_of_the_texts(
         assert without_near_duplicates(iter(shuffled)) == without_near_duplicates(docs)
 
 
-def test_a_text_put_together_of_parts_of_shorter_ones_goes() -> None:
+def test_a_text_made_of_parts_of_shorter_ones_is_removed() -> None:
     parts = [f"{words('a', 16, first)} {words(f'own{first}x', 17)}" for first in range(0, 64, 16)]
     docs = without_near_duplicates([doc(text, f"{i}.py") for i, text in enumerate([words("a", 64), *parts])])
     assert len(docs) == len(parts)
@@ -257,24 +257,24 @@ def test_a_text_put_together_of_parts_of_shorter_ones_goes() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_all_texts_of_a_file_are_on_one_side_and_none_is_lost(corpus: list[Docstring], seed: int) -> None:
+def test_the_split_keeps_all_texts_of_a_file_together(corpus: list[Docstring], seed: int) -> None:
     train, test = split_by_file(corpus, seed=seed)
     assert not {doc.path for doc in train} & {doc.path for doc in test}
     assert Counter(train + test) == Counter(corpus)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
-def test_the_test_side_has_its_share_of_the_files(corpus: list[Docstring], share: float) -> None:
+def test_the_test_split_has_its_share_of_the_files(corpus: list[Docstring], share: float) -> None:
     _, test = split_by_file(corpus, test_share=share)
     assert len({doc.path for doc in test}) == share * len({doc.path for doc in corpus})
 
 
-def test_the_smallest_corpus_has_something_on_both_sides() -> None:
+def test_neither_split_of_a_tiny_corpus_is_empty() -> None:
     train, test = split_by_file([doc("one", "1.py"), doc("two", "2.py")], test_share=0.01)
     assert len(train) == len(test) == 1
 
 
-def test_a_seed_stands_for_one_split_in_random_order(corpus: list[Docstring]) -> None:
+def test_the_seed_determines_the_split_and_its_order(corpus: list[Docstring]) -> None:
     train, test = split_by_file(corpus, seed=1)
     assert split_by_file(corpus, seed=1) == (train, test)
     other_train, other_test = split_by_file(corpus, seed=2)
@@ -285,18 +285,18 @@ def test_a_seed_stands_for_one_split_in_random_order(corpus: list[Docstring]) ->
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("source", ["corpus", "real"])
-def test_no_test_text_repeats_half_of_itself_from_the_train_side(
+def test_test_texts_share_less_than_half_with_training_texts(
     request: pytest.FixtureRequest, source: str, seed: int
 ) -> None:
     docs = request.getfixturevalue(source)
-    # It takes the removal of duplicates: the split by files alone would not do.
+    # A split by files alone does not suffice, without the removal of duplicates.
     assert repeated(*split_by_file(docs, seed=seed)) != []
     train, test = split_by_file(without_near_duplicates(docs), seed=seed)
     assert len(test) > 0
     assert repeated(train, test) == []
 
 
-def test_libraries_are_the_importable_packages_without_this_one_and_without_tests(
+def test_libraries_are_importable_packages_without_tests_and_this_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = tmp_path / "site-packages"
@@ -323,14 +323,14 @@ def test_libraries_are_the_importable_packages_without_this_one_and_without_test
     assert "sequence_encoder" not in libraries
 
 
-def test_the_standard_library_is_found_without_its_tests_and_without_what_is_installed_in_it() -> None:
+def test_the_standard_library_excludes_its_tests_and_site_packages() -> None:
     files = find_libraries()[STANDARD_LIBRARY]
     assert {STANDARD_LIBRARY_FOLDER / name for name in ("ast.py", "json/__init__.py", "json/decoder.py")} <= set(files)
     folders = {part for path in files for part in path.relative_to(STANDARD_LIBRARY_FOLDER).parts[:-1]}
     assert not folders & {"test", "tests", "site-packages", "dist-packages"}
 
 
-def test_documentation_is_labelled_by_its_library_with_the_names_hidden(disk: Disk) -> None:
+def test_documentation_is_labelled_by_its_library_and_hides_the_names(disk: Disk) -> None:
     disk(
         {
             "alpha": {"a.py": f"Alpha is not beta_2: {words('a', 20)}", "b.py": words("b", 20)},
@@ -345,7 +345,7 @@ def test_documentation_is_labelled_by_its_library_with_the_names_hidden(disk: Di
     assert found["c.py"].hidden == found["c.py"].text
 
 
-def test_documentation_leaves_out_short_texts_and_duplicates_and_cuts_long_ones(disk: Disk) -> None:
+def test_documentation_drops_short_texts_and_duplicates_and_truncates_long_ones(disk: Disk) -> None:
     disk(
         {
             "alpha": {"short.py": words("a", 9), "enough.py": words("b", 10), "same.py": words("c", 12)},
@@ -356,7 +356,7 @@ def test_documentation_leaves_out_short_texts_and_duplicates_and_cuts_long_ones(
     assert sorted(doc.text for doc in docs) == sorted([words("b", 10), words("c", 12), words("d", 100)[:200]])
 
 
-def test_the_libraries_with_most_documentation_are_taken(disk: Disk) -> None:
+def test_the_libraries_with_the_most_documentation_are_chosen(disk: Disk) -> None:
     counts = {"few": 1, "most": 4, "more": 3, "some": 2}
     disk({name: {f"{i}.py": words(f"a{count}b{i}c", 20) for i in range(count)} for name, count in counts.items()})
     assert {doc.library for doc in read(max_libraries=2)} == {"most", "more"}
@@ -364,14 +364,14 @@ def test_the_libraries_with_most_documentation_are_taken(disk: Disk) -> None:
     assert Counter(doc.library for doc in read()) == counts
 
 
-def test_reading_the_same_disk_gives_the_same_documentation(disk: Disk) -> None:
+def test_reading_documentation_is_deterministic(disk: Disk) -> None:
     disk({name: {f"{i}.py": words(f"{name[0]}{i}x", 20) for i in range(5)} for name in ("alpha", "beta", "gamma")})
     assert len(read()) == 15
     assert read() == read()
 
 
 @pytest.mark.parametrize(("max_bytes", "expected"), [(10**6, 20), (3000, 7), (1, 1)])
-def test_of_large_libraries_only_some_files_are_read(disk: Disk, max_bytes: int, expected: int) -> None:
+def test_only_some_files_of_large_libraries_are_read(disk: Disk, max_bytes: int, expected: int) -> None:
     # Each file has 400 bytes, 7 of them around the text.
     text = {f"{i:02}.py": f"{words(f'{i:02}x', 20)} ".ljust(393, "-") for i in range(20)}
     disk({"alpha": text, "beta": {name: part.replace("x", "y") for name, part in text.items()}})

@@ -1,4 +1,4 @@
-"""`encode` gives the vectors of SentenceTransformer on the same folder, and so does the folder that is saved next."""
+"""`encode` returns the vectors of SentenceTransformer for the same folder, also after saving it again."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ QUERY = "query: the text "
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT with its tokenizer."""
+    """Save a tiny BERT with its tokenizer."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("plain")
     texts = ["a model of a text", "the text is short", "return the weights of a model", QUERY, "The RETURN"] * 3
@@ -60,7 +60,7 @@ def dense(outputs: int, activation: Any = None) -> Any:
     return models.Dense(24, outputs, activation_function=activation or torch.nn.Tanh())
 
 
-# For each name the modules after the encoder, and what is said beside them.
+# Per name: the modules after the encoder, and the other arguments of SentenceTransformer.
 LAYOUTS: dict[str, tuple[Callable[[], list[Any]], dict[str, Any]]] = {
     **{
         mode: (lambda mode=mode: [models.Pooling(24, pooling_mode=mode)], {})
@@ -72,14 +72,14 @@ LAYOUTS: dict[str, tuple[Callable[[], list[Any]], dict[str, Any]]] = {
     "lowercase": (lambda: [models.Pooling(24)], {"do_lower_case": True}),
     "dense": (lambda: [models.Pooling(24), dense(7), models.Normalize()], {}),
     "dense without an activation": (lambda: [models.Pooling(24), dense(24, torch.nn.Identity())], {}),
-    "a dropout": (lambda: [models.Pooling(24), models.Dropout(0.5)], {}),
-    "a default prompt": (lambda: [models.Pooling(24)], {"prompts": {"q": QUERY}, "default_prompt_name": "q"}),
+    "dropout": (lambda: [models.Pooling(24), models.Dropout(0.5)], {}),
+    "default prompt": (lambda: [models.Pooling(24)], {"prompts": {"q": QUERY}, "default_prompt_name": "q"}),
     "truncated": (lambda: [models.Pooling(24), models.Normalize()], {"truncate_dim": 5}),
-    "a prompt left out": (
+    "excluded prompt": (
         lambda: [models.Pooling(24, pooling_mode="weightedmean", include_prompt=False)],
         {"prompts": {"q": QUERY}, "default_prompt_name": "q", "max_seq_length": 12},
     ),
-    "a prompt left out before the first token": (
+    "excluded prompt before the first token": (
         lambda: [models.Pooling(24, pooling_mode="cls", include_prompt=False)],
         {"prompts": {"q": QUERY}, "default_prompt_name": "q"},
     ),
@@ -87,14 +87,14 @@ LAYOUTS: dict[str, tuple[Callable[[], list[Any]], dict[str, Any]]] = {
 
 
 def sentence_model(plain: Path, name: str) -> Any:
-    """A model of sentence-transformers with one of the layouts."""
+    """Build a SentenceTransformer with one of the layouts."""
     torch.manual_seed(1)
-    after, said = LAYOUTS[name]
-    said = dict(said)
-    transformer = models.Transformer(str(plain), do_lower_case=said.pop("do_lower_case", False))
-    if (length := said.pop("max_seq_length", None)) is not None:
+    after, options = LAYOUTS[name]
+    options = dict(options)
+    transformer = models.Transformer(str(plain), do_lower_case=options.pop("do_lower_case", False))
+    if (length := options.pop("max_seq_length", None)) is not None:
         transformer.max_seq_length = length
-    return st.SentenceTransformer(modules=[transformer, *after()], device="cpu", **said)
+    return st.SentenceTransformer(modules=[transformer, *after()], device="cpu", **options)
 
 
 def same(found: Any, expected: Any) -> None:
@@ -102,11 +102,13 @@ def same(found: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_encode_and_what_is_saved_agree_with_sentence_transformer(plain: Path, layout: str, tmp_path: Path) -> None:
+def test_encode_agrees_with_sentence_transformer_before_and_after_saving(
+    plain: Path, layout: str, tmp_path: Path
+) -> None:
     theirs = sentence_model(plain, layout)
     expected = theirs.encode(TEXTS)
     theirs.save_pretrained(str(tmp_path / "theirs"))
-    if layout == "lowercase":  # Only old folders say so beside the tokenizer.
+    if layout == "lowercase":  # Only old folders store this outside the tokenizer.
         (tmp_path / "theirs" / "sentence_bert_config.json").write_text('{"max_seq_length": 14, "do_lower_case": true}')
         AutoTokenizer.from_pretrained(plain).save_pretrained(tmp_path / "theirs")
     same(st.SentenceTransformer(str(tmp_path / "theirs"), device="cpu").encode(TEXTS), expected)
@@ -125,7 +127,7 @@ def test_encode_and_what_is_saved_agree_with_sentence_transformer(plain: Path, l
     same(AutoModel.from_pretrained(tmp_path / "resaved").encode(TEXTS, loaded.tokenizer), expected)
 
 
-def test_the_command_converts_what_the_folder_says(plain: Path, tmp_path: Path) -> None:
+def test_the_convert_command_keeps_the_embedding_recipe(plain: Path, tmp_path: Path) -> None:
     theirs = sentence_model(plain, "normalize")
     theirs.save_pretrained(str(tmp_path / "theirs"))
     main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours")])
@@ -134,7 +136,7 @@ def test_the_command_converts_what_the_folder_says(plain: Path, tmp_path: Path) 
 
 
 def old_layout(plain: Path, folder: Path) -> None:
-    """A folder as sentence-transformers wrote it once: the encoder in `0_Transformer`."""
+    """Write a folder in the old layout of sentence-transformers, with the encoder in `0_Transformer`."""
     shutil.copytree(plain, folder / "0_Transformer")
     kinds = ["Transformer", "Pooling", "Normalize"]
     listed = [
@@ -148,7 +150,7 @@ def old_layout(plain: Path, folder: Path) -> None:
     (folder / "0_Transformer" / "sentence_bert_config.json").write_text('{"max_seq_length": 6}')
 
 
-def test_an_encoder_in_a_folder_of_its_own_follows_the_list_beside_it(plain: Path, tmp_path: Path) -> None:
+def test_an_encoder_in_a_subfolder_follows_modules_json(plain: Path, tmp_path: Path) -> None:
     old_layout(plain, tmp_path / "old")
     expected = st.SentenceTransformer(str(tmp_path / "old"), device="cpu").encode(TEXTS)
     tokenizer = AutoTokenizer.from_pretrained(plain)
@@ -163,7 +165,7 @@ def test_an_encoder_in_a_folder_of_its_own_follows_the_list_beside_it(plain: Pat
     same(head.base_model.encode(TEXTS, tokenizer), expected)
 
 
-def test_arguments_replace_what_the_folder_says(plain: Path, tmp_path: Path) -> None:
+def test_arguments_override_the_folder(plain: Path, tmp_path: Path) -> None:
     theirs = sentence_model(plain, "normalize")
     theirs.save_pretrained(str(tmp_path / "theirs"))
     ours, tokenizer = convert(tmp_path / "theirs"), AutoTokenizer.from_pretrained(tmp_path / "theirs")
@@ -181,7 +183,7 @@ def test_arguments_replace_what_the_folder_says(plain: Path, tmp_path: Path) -> 
     )
 
 
-def test_all_channels_can_be_asked_for_where_the_folder_truncates(plain: Path, tmp_path: Path) -> None:
+def test_truncate_dim_can_restore_the_full_size(plain: Path, tmp_path: Path) -> None:
     theirs = sentence_model(plain, "truncated")
     theirs.save_pretrained(str(tmp_path))
     ours, tokenizer = convert(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
@@ -189,7 +191,7 @@ def test_all_channels_can_be_asked_for_where_the_folder_truncates(plain: Path, t
     same(ours.encode(TEXTS, tokenizer, truncate_dim=24), theirs.encode(TEXTS, truncate_dim=24))
 
 
-def test_a_folder_of_an_encoder_alone_gives_means_and_is_saved_without_modules(plain: Path, tmp_path: Path) -> None:
+def test_a_plain_encoder_uses_mean_pooling_and_is_saved_without_modules(plain: Path, tmp_path: Path) -> None:
     ours, tokenizer = convert(plain), AutoTokenizer.from_pretrained(plain)
     ours.save_pretrained(tmp_path / "ours")
     assert not (tmp_path / "ours" / "modules.json").exists()
@@ -198,8 +200,8 @@ def test_a_folder_of_an_encoder_alone_gives_means_and_is_saved_without_modules(p
     same(ours.encode(TEXTS, tokenizer), expected)
 
 
-def test_prompts_that_sentence_transformer_changed_are_not_replaced_when_it_saves(plain: Path, tmp_path: Path) -> None:
-    sentence_model(plain, "a default prompt").save_pretrained(str(tmp_path / "theirs"))
+def test_prompts_changed_in_sentence_transformer_are_saved(plain: Path, tmp_path: Path) -> None:
+    sentence_model(plain, "default prompt").save_pretrained(str(tmp_path / "theirs"))
     ours = convert(tmp_path / "theirs")
     save_sentence_transformer(tmp_path / "ours", ours, AutoTokenizer.from_pretrained(plain))
     loaded = st.SentenceTransformer(str(tmp_path / "ours"), device="cpu")
@@ -210,7 +212,7 @@ def test_prompts_that_sentence_transformer_changed_are_not_replaced_when_it_save
     same(changed.encode(TEXTS, loaded.tokenizer, prompt_name="document"), loaded.encode(TEXTS, prompt=""))
 
 
-def test_a_model_that_is_pretrained_further_keeps_what_the_folder_said(plain: Path, tmp_path: Path) -> None:
+def test_further_pretraining_keeps_the_embedding_recipe(plain: Path, tmp_path: Path) -> None:
     sentence_model(plain, "normalize").save_pretrained(str(tmp_path / "theirs"))
     convert(tmp_path / "theirs").save_pretrained(tmp_path / "ours")
     for kind, keeps in ((SequenceEncoderForMaskedLM, True), (SequenceEncoderForSequenceClassification, False)):
@@ -221,7 +223,7 @@ def test_a_model_that_is_pretrained_further_keeps_what_the_folder_said(plain: Pa
         assert (again.embedding_recipe is not None) == keeps
 
 
-def test_a_list_of_modules_that_stays_in_a_folder_is_said(
+def test_a_stale_modules_json_is_reported(
     plain: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
@@ -261,7 +263,7 @@ def change(folder: Path, file: str, **fields: Any) -> None:
         ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim in .* at least 1, got 0"),
     ],
 )
-def test_what_cannot_be_applied_is_refused_by_name(
+def test_unsupported_modules_are_rejected_by_name(
     plain: Path,
     tmp_path: Path,
     file: str,
@@ -306,7 +308,7 @@ def test_pickled_weights_of_a_module_are_not_read(plain: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("of", ["ours", "theirs"])
-def test_a_task_adapter_pools_as_the_folder_of_its_encoder_says(plain: Path, tmp_path: Path, of: str) -> None:
+def test_a_task_adapter_uses_the_pooling_of_its_encoder(plain: Path, tmp_path: Path, of: str) -> None:
     sentence_model(plain, "normalize").save_pretrained(str(tmp_path))
     encoder = convert(tmp_path) if of == "ours" else AutoModel.from_pretrained(tmp_path)
     assert TaskAdapter(encoder, 2).config.pooling == "cls"
@@ -314,7 +316,7 @@ def test_a_task_adapter_pools_as_the_folder_of_its_encoder_says(plain: Path, tmp
     assert TaskAdapter(AutoModel.from_pretrained(plain), 2).config.pooling == "mean"
 
 
-@pytest.mark.parametrize("layout", ["normalize", "dense", "a prompt left out", "several poolings", "truncated"])
+@pytest.mark.parametrize("layout", ["normalize", "dense", "excluded prompt", "several poolings", "truncated"])
 def test_adapt_trains_the_model_that_the_folder_describes(plain: Path, layout: str, tmp_path: Path) -> None:
     theirs = sentence_model(plain, layout)
     theirs.save_pretrained(str(tmp_path / "theirs"))
@@ -327,7 +329,7 @@ def test_adapt_trains_the_model_that_the_folder_describes(plain: Path, layout: s
     assert task.model(checkpoint, None, 10).max_seq_length == 10
 
 
-def test_adapt_embeds_texts_of_the_length_that_the_folder_says(plain: Path, tmp_path: Path) -> None:
+def test_adapt_uses_the_maximum_length_of_the_folder(plain: Path, tmp_path: Path) -> None:
     old_layout(plain, tmp_path / "old")
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("text,text_pair\n" + "".join(f"a model {n},a text {n}\n" for n in range(9)))
@@ -340,7 +342,7 @@ def test_adapt_embeds_texts_of_the_length_that_the_folder_says(plain: Path, tmp_
         assert recipe.max_length == expected
 
 
-def test_heads_pool_as_the_folder_says_or_as_asked_for(plain: Path, tmp_path: Path) -> None:
+def test_heads_use_the_pooling_of_the_folder_or_the_argument(plain: Path, tmp_path: Path) -> None:
     assert pooling_fields(str(plain), None) == {}
     assert pooling_fields(str(plain), "mean") == {"pooling": "mean", "pooler_act": None}
     for layout, expected in (("normalize", {"pooling": "cls"}), ("mean", {"pooling": "mean", "pooler_act": None})):

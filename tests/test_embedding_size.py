@@ -1,4 +1,4 @@
-"""Embeddings of other channels than the layers have: they are projected, for every preset and head."""
+"""Embeddings with another size than the layers are projected, for every preset and head."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ both_sizes = pytest.mark.parametrize("size", [14, 34])
 
 @both_sizes
 @pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_packed_and_padded_paths_agree_and_a_saved_model_comes_back(
+def test_packed_and_padded_paths_agree_and_saving_keeps_the_outputs(
     tiny_config: TinyConfig, randomize: Callable[..., Any], ragged: MakeBatch, tmp_path: Path, preset: str, size: int
 ) -> None:
     model = randomize(SequenceEncoderModel(tiny_config(preset, embedding_size=size)))
@@ -55,7 +55,7 @@ def test_tied_embeddings_stay_tied_when_the_vocabulary_grows(
     assert model.eval()(ids, attention_mask=mask).logits.shape == (3, 11, 101)
 
 
-def test_a_classifier_reads_the_channels_of_the_layers(tiny_config: TinyConfig, ragged: MakeBatch) -> None:
+def test_a_classifier_trains_all_parameters(tiny_config: TinyConfig, ragged: MakeBatch) -> None:
     for preset in ("bert", "modernbert"):
         model = SequenceEncoderForSequenceClassification(tiny_config(preset, embedding_size=14, num_labels=3))
         ids, mask = ragged([5, 11, 2])
@@ -63,7 +63,7 @@ def test_a_classifier_reads_the_channels_of_the_layers(tiny_config: TinyConfig, 
         assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_the_same_size_is_none(tiny_config: TinyConfig) -> None:
+def test_an_embedding_size_equal_to_hidden_size_becomes_none(tiny_config: TinyConfig) -> None:
     assert tiny_config(embedding_size=24).embedding_size is None
     assert tiny_config(embedding_size=24).to_diff_dict() == tiny_config().to_diff_dict()
 
@@ -79,18 +79,18 @@ def test_the_same_size_is_none(tiny_config: TinyConfig) -> None:
         ),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(tiny_config: TinyConfig, overrides: dict[str, Any], message: str) -> None:
+def test_invalid_embedding_sizes_are_rejected(tiny_config: TinyConfig, overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(StrictDataclassError, match=message):
         tiny_config(**overrides)
 
 
-def test_vectors_of_the_wrong_size_are_refused(tiny_config: TinyConfig) -> None:
+def test_inputs_embeds_of_the_wrong_size_are_rejected(tiny_config: TinyConfig) -> None:
     model = SequenceEncoderModel(tiny_config(embedding_size=14))
     with pytest.raises(ValueError, match=r"embedding_size=14.*got \(1, 3, 24\)"):
         model(inputs_embeds=torch.zeros(1, 3, 24))
 
 
-def test_embeddings_are_scaled_by_the_root_of_their_own_channels(tiny_config: TinyConfig) -> None:
+def test_embeddings_are_scaled_by_the_root_of_embedding_size(tiny_config: TinyConfig) -> None:
     embeddings = SequenceEncoderModel(tiny_config(embedding_size=14)).eval().embeddings
     vectors = torch.randn(1, 5, 14)
     waves = torch.tensor([0.0, 1.0] * 7)  # Sines and cosines of the first position.
@@ -98,8 +98,8 @@ def test_embeddings_are_scaled_by_the_root_of_their_own_channels(tiny_config: Ti
     torch.testing.assert_close(embeddings(vectors, None, torch.zeros(1, 5, dtype=torch.long)), expected)
 
 
-def test_what_a_projection_gives_is_normalised_before_the_first_layer(tiny_config: TinyConfig) -> None:
-    """Where nothing is projected, the norm of the embeddings has just done so."""
+def test_projected_embeddings_are_normalised_before_the_first_layer(tiny_config: TinyConfig) -> None:
+    """Without a projection, the norm of the embeddings has already normalised the input."""
     for size, normalised in ((None, False), (14, True)):
         config = tiny_config("modernbert", embedding_size=size)
         assert ("layers.0.attn_norm.weight" in SequenceEncoderModel(config).state_dict()) == normalised

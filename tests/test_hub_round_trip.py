@@ -1,4 +1,4 @@
-"""What is pushed to a Hub is there as a whole or not at all, and loads from it by its name with the same outputs."""
+"""A push to a Hub is complete or changes nothing, and the pushed model loads by its name with the same outputs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ TEXT = "packing leaves the padding out"
 
 @pytest.fixture(scope="module")
 def saved(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """`saved(auto_class, seed=0, size="1GB", **fields)`: a folder of a model and its tokenizer, and outputs to expect.
+    """Return `saved(auto_class, seed=0, size="1GB", **fields)`, which saves a model and returns its folder and outputs.
 
-    `size` is that of the largest file of weights. The outputs are those of the model loaded again: weights then lie
-    elsewhere in memory, which can change the last bit of a sum.
+    `size` is the maximum size of a file of weights. The outputs come from the reloaded model, since another memory
+    layout can change the last bit of a sum.
     """
     tokenizer = SequenceEncoderTokenizer.train_from_iterator([TEXT] * 3, vocab_size=97, show_progress=False)
 
@@ -52,7 +52,7 @@ def saved(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def names() -> Iterator[str]:
-    """Names of repositories that are not there yet."""
+    """Return an iterator of unused repository names."""
     return (f"user/model-{number}" for number in itertools.count())
 
 
@@ -63,7 +63,7 @@ def name(names: Iterator[str]) -> str:
 
 @pytest.fixture(scope="module")
 def user(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubClient]:
-    """Who pushes."""
+    """Start a client that pushes."""
     client = HubClient(hub.url, tmp_path_factory.mktemp("user"), token="hf_of_the_user")
     yield client
     client.close()
@@ -71,19 +71,19 @@ def user(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubClie
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of what the reader has loaded."""
+    """Return the cache folder of the reader."""
     return tmp_path_factory.mktemp("reader")
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["with the package", "without it"])
+@pytest.fixture(scope="module", params=[True, False], ids=["with the package", "without the package"])
 def settings(request: pytest.FixtureRequest) -> dict[str, bool]:
-    """How the reader loads."""
+    """Return the options of the reader: with or without the package."""
     return {"package": request.param}
 
 
 @pytest.fixture(scope="module")
 def reader(hub: Hub, home: Path, settings: dict[str, bool]) -> Iterator[HubClient]:
-    """Who loads, and has no token."""
+    """Start a client that loads without a token."""
     client = HubClient(hub.url, home, **settings)
     yield client
     client.close()
@@ -99,6 +99,20 @@ def test_a_pushed_model_loads_by_its_name_with_the_same_outputs(
     files = hub.files(name)
     assert files["model.safetensors"].large
     assert not files["config.json"].large
+
+
+def test_only_who_lacks_the_package_runs_the_code_of_a_repository(
+    user: HubClient, reader: HubClient, settings: dict[str, bool], name: str, saved: Build
+) -> None:
+    folder, expected = saved("AutoModel")
+    for path in Path(folder).glob("*.py"):
+        path.write_text("raise RuntimeError('this was run')")
+    user.call("upload", folder, name)
+    if settings["package"]:
+        assert reader.call("load", "AutoModel", name) == expected
+    else:
+        with pytest.raises(ClientError, match="this was run"):
+            reader.call("load", "AutoModel", name)
 
 
 def test_a_pushed_adapter_loads_by_its_name_with_the_same_outputs(
@@ -122,7 +136,7 @@ def test_a_model_and_its_tokenizer_share_a_repository(
     assert reader.call("tokenize", name, TEXT) == SequenceEncoderTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
 
 
-def test_encode_follows_what_a_repository_says(
+def test_encode_follows_the_embedding_recipe_of_a_repository(
     hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build, tmp_path: Path
 ) -> None:
     folder = saved("AutoModel")[0]
@@ -136,7 +150,7 @@ def test_encode_follows_what_a_repository_says(
     torch.testing.assert_close(torch.tensor(reader.call("encode", name, [TEXT, "leaves"])), expected)
 
 
-def test_an_adapter_pools_as_the_repository_of_an_encoder_of_another_family_says(
+def test_an_adapter_uses_the_pooling_of_a_pushed_encoder_of_another_family(
     user: HubClient, name: str, saved: Build, tmp_path: Path
 ) -> None:
     folder = saved("AutoModel", pooler_act="tanh")[0]
@@ -156,7 +170,9 @@ def test_the_card_of_a_pushed_model_is_valid(hub: Hub, user: HubClient, name: st
     assert hub.files(name)["README.md"].content.decode() == card
 
 
-def test_weights_may_be_in_several_files(hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build) -> None:
+def test_sharded_weights_can_be_pushed_and_loaded(
+    hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build
+) -> None:
     folder, expected = saved("AutoModel", size="20KB")
     user.call("push", "AutoModel", folder, name, max_shard_size="20KB")
     assert len([path for path in hub.files(name) if path.endswith(".safetensors")]) > 1
@@ -164,7 +180,7 @@ def test_weights_may_be_in_several_files(hub: Hub, user: HubClient, reader: HubC
 
 
 @pytest.mark.parametrize("sizes", [("1GB", "20KB"), ("20KB", "1GB"), ("20KB", "30KB")])
-def test_weights_of_an_earlier_push_are_not_left_over(
+def test_weights_of_an_earlier_push_are_removed(
     hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build, sizes: tuple[str, str]
 ) -> None:
     for seed, size in enumerate(sizes):
@@ -179,7 +195,7 @@ def test_weights_of_an_earlier_push_are_not_left_over(
 
 
 @pytest.mark.parametrize("options", [{}, {"max_shard_size": "20KB"}, {"variant": "other"}], ids=str)
-def test_what_is_pushed_while_saving_is_what_is_saved(
+def test_push_to_hub_while_saving_pushes_the_saved_files(
     hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     (folder, _), (other, expected) = saved("AutoModel", 1), saved("AutoModel", 2)
@@ -191,7 +207,7 @@ def test_what_is_pushed_while_saving_is_what_is_saved(
     assert reader.call("load", "AutoModel", name, **{k: v for k, v in options.items() if k == "variant"}) == expected
 
 
-def test_a_name_that_no_repository_can_have_is_told_before_anything_is_saved(
+def test_an_invalid_repository_name_is_rejected_before_anything_is_saved(
     user: HubClient, saved: Build, tmp_path: Path
 ) -> None:
     folder, _ = saved("AutoModel")
@@ -200,9 +216,7 @@ def test_a_name_that_no_repository_can_have_is_told_before_anything_is_saved(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_revision_has_the_weights_that_were_pushed_to_it(
-    user: HubClient, reader: HubClient, name: str, saved: Build
-) -> None:
+def test_every_revision_keeps_its_weights(user: HubClient, reader: HubClient, name: str, saved: Build) -> None:
     versions = [saved("AutoModel", seed) for seed in range(3)]
     older, newer = (user.call("push", "AutoModel", folder, name) for folder, _ in versions[:2])
     user.call("push", "AutoModel", versions[2][0], name, revision="trial")
@@ -212,9 +226,7 @@ def test_every_revision_has_the_weights_that_were_pushed_to_it(
         reader.call("load", "AutoModel", name, revision="nowhere")
 
 
-def test_a_private_repository_says_its_name_and_what_is_missing(
-    user: HubClient, reader: HubClient, name: str, saved: Build
-) -> None:
+def test_a_private_repository_needs_a_token(user: HubClient, reader: HubClient, name: str, saved: Build) -> None:
     folder, expected = saved("AutoModel")
     user.call("push", "AutoModel", folder, name, private=True)
     for auto_class in ("AutoModel", "AutoTokenizer"):
@@ -224,12 +236,12 @@ def test_a_private_repository_says_its_name_and_what_is_missing(
 
 
 @pytest.mark.parametrize("cut", ["upload", "commit"])
-def test_a_push_that_is_cut_changes_nothing_and_can_be_repeated(
+def test_an_interrupted_push_changes_nothing_and_can_be_repeated(
     cut: str, hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build
 ) -> None:
-    # More than the connection holds by itself, so that it is cut while the client sends.
+    # The body exceeds the socket buffers, so that the connection is cut while the client sends.
     large = {"vocab_size": LARGE_SIZE // 4 // 24 + 1}
-    # Weights that no other test has uploaded: the Hub keeps a file once.
+    # No other test may have uploaded these weights, because the Hub stores each file once.
     seeds = (f"{name}-{version}" for version in ("before", "after"))
     (before, outputs_before), (after, outputs_after) = (
         saved("AutoModel", zlib.crc32(seed.encode()), **large) for seed in seeds
@@ -248,7 +260,7 @@ def test_a_push_that_is_cut_changes_nothing_and_can_be_repeated(
     assert reader.call("load", "AutoModel", name) == outputs_after
 
 
-def test_an_unmodified_trainer_pushes_what_it_trains(
+def test_an_unmodified_trainer_pushes_the_trained_model(
     hub: Hub, user: HubClient, reader: HubClient, name: str, saved: Build, tmp_path: Path
 ) -> None:
     folder, untrained = saved("AutoModelForSequenceClassification")
@@ -260,7 +272,7 @@ def test_an_unmodified_trainer_pushes_what_it_trains(
     assert reader.call("tokenize", name, TEXT) == SequenceEncoderTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
 
 
-def test_what_was_loaded_once_loads_offline(
+def test_a_cached_model_loads_offline(
     hub: Hub,
     user: HubClient,
     reader: HubClient,

@@ -1,4 +1,4 @@
-"""Sizes that no computer holds, and labels and dtypes that are none, are refused at once, wherever they stand."""
+"""Impossible sizes and invalid labels and dtypes are rejected at once, in every constructor and loader."""
 
 from __future__ import annotations
 
@@ -50,33 +50,33 @@ SIZES: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-def assert_refused(build: Callable[[], Any], expected: list[str]) -> None:
-    """The error has the expected parts, in any order."""
+def assert_rejected(build: Callable[[], Any], expected: list[str]) -> None:
+    """Check that the error has the expected parts, in any order."""
     pattern = "(?s)" + "".join(f"(?=.*{re.escape(part)})" for part in expected)
     with pytest.raises(ValueError, match=pattern):
         build()
 
 
 @pytest.mark.parametrize(("fields", "expected"), [*SHARED, *SIZES])
-def test_impossible_values_are_refused(
+def test_impossible_values_are_rejected(
     tiny_config: Build, tmp_path: Path, fields: dict[str, Any], expected: list[str]
 ) -> None:
-    assert_refused(lambda: tiny_config(**fields), expected)
+    assert_rejected(lambda: tiny_config(**fields), expected)
     SequenceEncoderModel(tiny_config()).save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     if "torch_dtype" in fields:
         del stored["dtype"]
     (tmp_path / "config.json").write_text(json.dumps({**stored, **fields}))
     for load in (AutoConfig.from_pretrained, AutoModel.from_pretrained, SequenceEncoderModel.from_pretrained):
-        assert_refused(lambda load=load: load(tmp_path), expected)
+        assert_rejected(lambda load=load: load(tmp_path), expected)
 
 
 @pytest.mark.parametrize(("fields", "expected"), SHARED)
-def test_impossible_task_adapters_are_refused(fields: dict[str, Any], expected: list[str]) -> None:
-    assert_refused(lambda: TaskAdapterConfig(**fields), expected)
+def test_impossible_task_adapter_values_are_rejected(fields: dict[str, Any], expected: list[str]) -> None:
+    assert_rejected(lambda: TaskAdapterConfig(**fields), expected)
 
 
-def test_sizes_that_are_assigned_are_checked_by_the_model(tiny_config: Build) -> None:
+def test_assigned_sizes_are_checked_by_the_model(tiny_config: Build) -> None:
     config = tiny_config()
     with pytest.raises(ValueError, match=r"num_labels must be .* 0 to 10,000,000, got 100000000000"):
         config.num_labels = 10**11
@@ -91,17 +91,17 @@ def test_sizes_that_are_assigned_are_checked_by_the_model(tiny_config: Build) ->
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
 @pytest.mark.parametrize("wrong", ["nonsense", "nn", "int8", torch.int8, {"": "nonsense"}])
-def test_a_dtype_that_is_none_is_refused_in_loading(tiny_config: Build, tmp_path: Path, name: str, wrong: Any) -> None:
+def test_an_invalid_dtype_is_rejected_while_loading(tiny_config: Build, tmp_path: Path, name: str, wrong: Any) -> None:
     SequenceEncoderModel(tiny_config()).save_pretrained(tmp_path)
     expected = [name, "nonsense" if isinstance(wrong, dict) else str(wrong), "float32"]
     for load in (SequenceEncoderModel.from_pretrained, AutoModel.from_pretrained):
-        assert_refused(lambda load=load: load(tmp_path, **{name: wrong}), expected)
+        assert_rejected(lambda load=load: load(tmp_path, **{name: wrong}), expected)
     for given in ("auto", "bfloat16", torch.bfloat16, None):
         model = SequenceEncoderModel.from_pretrained(tmp_path, **{name: given})
         assert model.dtype == (torch.bfloat16 if given in ("bfloat16", torch.bfloat16) else torch.float32)
 
 
-def test_large_models_that_exist_are_allowed() -> None:
+def test_the_largest_existing_models_are_allowed() -> None:
     large = {"vocab_size": 250_880, "hidden_size": 14_336, "intermediate_size": 57_344, "num_hidden_layers": 70}
     assert SequenceEncoderConfig(**large, num_attention_heads=112, num_labels=100_000).num_labels == 100_000
 

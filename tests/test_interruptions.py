@@ -1,4 +1,4 @@
-"""Whatever interrupts pretraining, it goes on from the last whole checkpoint, to the weights it would have had."""
+"""Interrupted pretraining resumes from the last complete checkpoint, and ends with the same weights."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from safetensors.torch import load_file
 
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.comparisons import assert_same_weights
-from sequence_encoder.tests.pretraining_runs import command, finish, run_here, start, write_corpus
+from sequence_encoder.tests.pretraining_runs import command, finish, rewind, run_here, start, write_corpus
 from sequence_encoder.training.checkpoints import (
     MARKER,
     checkpoints_in,
-    last_whole_checkpoint,
-    remove_unfinished,
+    last_complete_checkpoint,
+    remove_incomplete,
     step_of,
 )
 
 STEPS, SAVED_EVERY = 24, 4
-# What has a state of its own: dropout, an average of the weights, masks that change, several batches a step.
+# All that has state: dropout, averaged weights, a mask schedule, gradient accumulation.
 OPTIONS = {
     "preset": "bert",
     "ema_decay": 0.9,
@@ -47,7 +47,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def arguments(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
-    """`arguments(output, **options)` of a run with a tokenizer that is always the same."""
+    """Return `arguments(output, **options)`, which returns the arguments of a run with a fixed tokenizer."""
     tokenizer = tmp_path_factory.mktemp("tokenizer")
     run_here(corpus, tokenizer, max_steps=1)
     return lambda output, **options: command(corpus, output, **{**OPTIONS, "tokenizer": tokenizer, **options})
@@ -68,29 +68,20 @@ def newest_step(folder: Path) -> int:
     return max((int(path.name.split("-")[1]) for path in checkpoints_in(folder)), default=0)
 
 
-def go_back(folder: Path, step: int) -> None:
-    """Leave of a finished run what an interruption after a step would have left."""
-    for path in checkpoints_in(folder):
-        if step_of(path) > step:
-            shutil.rmtree(path)
-    for name in ("config.json", "trainer_state.json"):
-        (folder / name).unlink(missing_ok=True)
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(arguments: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("uninterrupted")
-    # Fresh, so that sets have another order than in the forks that are compared with it.
-    status, said = finish(start(arguments(output), python=sys.executable))
-    assert status == 0, said
+    # A fresh process iterates over sets in another order than the forks that it is compared with.
+    status, output_text = finish(start(arguments(output), python=sys.executable))
+    assert status == 0, output_text
     return output
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.3])
-def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(
+def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(
     arguments: Callable[..., list[str]], uninterrupted: Path, tmp_path: Path, delay: float
 ) -> None:
-    """Killed twice: while a checkpoint is written (its folder has just appeared), or some steps later."""
+    """The run is killed twice: while it writes a checkpoint, whose folder has just appeared, or some steps later."""
     for step in (SAVED_EVERY, 3 * SAVED_EVERY):
         process = start(arguments(tmp_path, resume=True))
         wait_for(lambda step=step, process=process: newest_step(tmp_path) >= step or process.poll() is not None)
@@ -98,43 +89,49 @@ def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(
         process.kill()
         process.communicate()
     assert not (tmp_path / "config.json").exists()
-    status, said = finish(start(arguments(tmp_path, resume=True)))
-    assert status == 0, said
+    status, output_text = finish(start(arguments(tmp_path, resume=True)))
+    assert status == 0, output_text
     assert_same_weights(tmp_path, uninterrupted)
 
 
-def test_a_stream_goes_on_in_its_middle(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_a_stream_resumes_in_the_middle(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
     options = {"streaming": True, "shuffle_buffer": 3, "eval_documents": 2, "save_steps": 5}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    status, said = finish(start(arguments(whole, **options)))
-    assert status == 0, said
+    status, output_text = finish(start(arguments(whole, **options)))
+    assert status == 0, output_text
     process = start(arguments(killed, **options, resume=True))
     wait_for(lambda: newest_step(killed) >= 10)
     process.kill()
     process.communicate()
-    status, said = finish(start(arguments(killed, **options, resume=True)))
-    assert status == 0, said
+    status, output_text = finish(start(arguments(killed, **options, resume=True)))
+    assert status == 0, output_text
     assert_same_weights(killed, whole)
 
 
-@pytest.mark.since("transformers", "5.18", "goes on in several processes of a CPU")
+@pytest.mark.since("transformers", "5.18", "resumes runs of several CPU processes")
 def test_a_run_in_two_processes_survives_the_death_of_one(
     arguments: Callable[..., list[str]], uninterrupted: Path, tmp_path: Path
 ) -> None:
-    options = {"gradient_accumulation_steps": 1, "resume": True}
-    process = start(arguments(tmp_path, **options), processes=2)
-    wait_for(lambda: newest_step(tmp_path) >= 2 * SAVED_EVERY)
+    options = {"gradient_accumulation_steps": 1, "save_total_limit": 0, "resume": True}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    status, output_text = finish(start(arguments(whole, **options), processes=2))
+    assert status == 0, output_text
+    process = start(arguments(killed, **options), processes=2)
+    wait_for(lambda: newest_step(killed) >= 2 * SAVED_EVERY)
     os.kill(workers_of(process.pid)[1], signal.SIGKILL)
-    status, said = finish(process)
+    status, output_text = finish(process)
     # The launcher ends the other one.
-    assert status != 0, said
-    assert last_whole_checkpoint(tmp_path) is not None
-    status, said = finish(start(arguments(tmp_path, **options), processes=2))
-    assert status == 0, said
+    assert status != 0, output_text
+    last = last_complete_checkpoint(killed)
+    assert last is not None
+    before = contents(last)
+    status, output_text = finish(start(arguments(killed, **options), processes=2))
+    assert status == 0, output_text
+    # A run that started over would have written this checkpoint again, with other times.
+    assert contents(last) == before
+    assert_same_weights(killed, whole)
     # Dropout is drawn in each process, so that only what was seen is the same as in one.
-    for name, weight in weights(tmp_path).items():
-        assert weight.isfinite().all(), name
-    assert steps_of(tmp_path) == steps_of(uninterrupted)
+    assert steps_of(killed) == steps_of(uninterrupted)
 
 
 def workers_of(launcher: int) -> list[int]:
@@ -147,53 +144,53 @@ def steps_of(folder: Path) -> list[int]:
     return [entry["step"] for entry in history if "loss" in entry]
 
 
-def test_a_full_disk_leaves_the_last_whole_checkpoint_and_says_what_to_do(
+def test_a_full_disk_keeps_the_last_complete_checkpoint_and_names_the_remedy(
     arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    """A limit to the size of files stands for the disk: the system refuses to write on, in the same way."""
-    status, said = finish(start(arguments(tmp_path, max_steps=SAVED_EVERY)))
-    assert status == 0, said
+    """A limit on the file size simulates the full disk: writing fails in the same way."""
+    status, output_text = finish(start(arguments(tmp_path, max_steps=SAVED_EVERY)))
+    assert status == 0, output_text
     (tmp_path / "config.json").unlink()
-    # In blocks of 1,024 bytes: room for the small files, and not for the state of the optimizer.
+    # In blocks of 1,024 bytes. The small files fit, but the state of the optimizer does not.
     largest = (tmp_path / f"checkpoint-{SAVED_EVERY}" / "optimizer.pt").stat().st_size
     limit = f"ulimit -f {largest // 1024 - 10}"
-    status, said = finish(start(arguments(tmp_path, resume=True), limit=limit))
+    status, output_text = finish(start(arguments(tmp_path, resume=True), limit=limit))
     assert status == 1
-    assert "a checkpoint could not be written" in said
-    assert f"The last complete checkpoint is {tmp_path / f'checkpoint-{SAVED_EVERY}'}" in said
-    assert "--resume" in said
-    assert "Traceback" not in said
+    assert "a checkpoint could not be written" in output_text
+    assert f"The last complete checkpoint is {tmp_path / f'checkpoint-{SAVED_EVERY}'}" in output_text
+    assert "--resume" in output_text
+    assert "Traceback" not in output_text
     assert [path.name for path in checkpoints_in(tmp_path)] == [f"checkpoint-{SAVED_EVERY}"]
-    status, said = finish(start(arguments(tmp_path, resume=True)))
-    assert status == 0, said
+    status, output_text = finish(start(arguments(tmp_path, resume=True)))
+    assert status == 0, output_text
 
 
-def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(corpus: Path, tmp_path: Path) -> None:
+def test_a_nan_loss_stops_the_run_before_saving(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"became NaN or infinite.*--learning_rate"):
         run_here(corpus, tmp_path, learning_rate=1e30, warmup_steps=0, save_steps=1)
     for path in checkpoints_in(tmp_path):
         assert all(weight.isfinite().all() for weight in weights(path).values())
 
 
-def test_a_lower_rate_takes_the_place_of_that_of_the_checkpoint(corpus: Path, tmp_path: Path) -> None:
+def test_a_new_learning_rate_replaces_that_of_the_checkpoint(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path, lr_scheduler_type="constant", max_steps=8, save_steps=4)
-    go_back(tmp_path, 4)
+    rewind(tmp_path, 4)
     run_here(corpus, tmp_path, lr_scheduler_type="constant", max_steps=8, save_steps=4, learning_rate=1e-4, resume=True)
     history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
     rates = {entry["step"]: entry["learning_rate"] for entry in history if "loss" in entry}
     assert [rates[step] for step in range(1, 9)] == [0.01] * 4 + [1e-4] * 4
 
 
-def test_only_checkpoints_that_were_finished_count(tmp_path: Path) -> None:
+def test_only_complete_checkpoints_count(tmp_path: Path) -> None:
     for step in (5, 10, 100):
         (tmp_path / f"checkpoint-{step}").mkdir()
     for other in ("checkpoint-x", "runs", "checkpoint-"):
         (tmp_path / other).mkdir()
-    assert last_whole_checkpoint(tmp_path) is None
+    assert last_complete_checkpoint(tmp_path) is None
     for step in (5, 10):
         (tmp_path / f"checkpoint-{step}" / MARKER).touch()
-    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    assert remove_unfinished(tmp_path) == [tmp_path / "checkpoint-100"]
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert remove_incomplete(tmp_path) == [tmp_path / "checkpoint-100"]
     assert {path.name for path in tmp_path.iterdir()} == {
         "checkpoint-5",
         "checkpoint-10",
@@ -217,7 +214,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         {"max_steps": 7, "streaming": True, "shuffle_buffer": 3},
     ],
 )
-def test_a_resumed_run_ends_with_the_same_weights_and_a_finished_one_stays_as_it_is(
+def test_resuming_gives_the_same_weights_and_never_changes_a_finished_run(
     corpus: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     options = {"preset": "bert", "save_steps": 3, "save_total_limit": 0, "lr_scheduler_type": "constant", **options}
@@ -225,7 +222,7 @@ def test_a_resumed_run_ends_with_the_same_weights_and_a_finished_one_stays_as_it
     steps = [step_of(path) for path in checkpoints_in(tmp_path / "whole")]
     for step in steps:
         shutil.copytree(tmp_path / "whole", tmp_path / "out")
-        go_back(tmp_path / "out", step)
+        rewind(tmp_path / "out", step)
         trainer = run_here(corpus, tmp_path / "out", **options, resume=True)
         assert trainer.state.global_step == steps[-1]
         assert_same_weights(tmp_path / "out", tmp_path / "whole")
@@ -239,14 +236,14 @@ def test_a_resumed_run_ends_with_the_same_weights_and_a_finished_one_stays_as_it
         shutil.rmtree(tmp_path / "out")
 
 
-def test_a_resumed_run_follows_the_intervals_that_it_is_given(corpus: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_uses_its_new_save_interval(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path, save_steps=4, save_total_limit=0)
-    go_back(tmp_path, 4)
+    rewind(tmp_path, 4)
     run_here(corpus, tmp_path, save_steps=2, save_total_limit=0, resume=True)
     assert [step_of(path) for path in checkpoints_in(tmp_path)] == [4, 6, 8]
 
 
-def test_as_many_checkpoints_stay_as_asked_for_and_all_of_them_are_whole(corpus: Path, tmp_path: Path) -> None:
+def test_save_total_limit_keeps_the_newest_complete_checkpoints(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path, save_steps=2, max_steps=8, save_total_limit=2)
     assert [path.name for path in checkpoints_in(tmp_path)] == ["checkpoint-6", "checkpoint-8"]
     assert all((path / MARKER).exists() for path in checkpoints_in(tmp_path))
@@ -264,7 +261,7 @@ def test_a_damaged_checkpoint_is_named(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path, max_steps=12, resume=True)
 
 
-def test_a_stream_that_breaks_off_ends_with_what_its_reader_says(corpus: Path, tmp_path: Path) -> None:
+def test_a_broken_stream_ends_the_run_with_the_error_of_its_reader(corpus: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     shards.mkdir()
     shutil.copy(corpus, shards / "0.jsonl")
@@ -280,4 +277,4 @@ def test_a_stream_that_breaks_off_ends_with_what_its_reader_says(corpus: Path, t
             max_steps=100,
             save_steps=4,
         )
-    assert last_whole_checkpoint(tmp_path / "out") is not None
+    assert last_complete_checkpoint(tmp_path / "out") is not None

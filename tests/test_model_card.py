@@ -1,4 +1,4 @@
-"""The model card: valid, true to the model, with lines that run; what someone wrote is never replaced."""
+"""Model cards are valid, describe the model and contain working code, and edited cards are never replaced."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def valid(card: ModelCard) -> ModelCard:
     return card
 
 
-def test_the_card_names_the_oldest_versions_that_the_package_admits() -> None:
+def test_the_card_names_the_oldest_supported_versions() -> None:
     template = TEMPLATE.read_text()
     project = (TEMPLATE.parent / "pyproject.toml").read_text()
     for library in ("torch", "transformers"):
@@ -87,7 +87,7 @@ print(json.dumps(True))
 """
 
 
-def test_the_lines_of_every_card_run_without_the_package(
+def test_the_code_on_every_card_runs_without_the_package(
     tiny_config: Build, tokenizer: Any, without_package: Build, tmp_path: Path
 ) -> None:
     for auto_class, model_class in AUTO_MODELS.items():
@@ -101,7 +101,7 @@ def test_the_lines_of_every_card_run_without_the_package(
     assert without_package(RUN_CARDS, tmp_path)
 
 
-def test_what_is_known_of_the_training_is_told(tiny_config: Build) -> None:
+def test_the_card_describes_the_training(tiny_config: Build) -> None:
     model = SequenceEncoderForSequenceClassification(tiny_config("bert"))
     card = valid(
         model_card(
@@ -128,16 +128,16 @@ def test_what_is_known_of_the_training_is_told(tiny_config: Build) -> None:
     }
     assert {"sequence-encoder", "books"} <= set(metadata["tags"])
     assert (metadata["license"], metadata["language"], metadata["base_model"]) == ("apache-2.0", "en", "someone/base")
-    for told in (
+    for expected in (
         *("# Shelves\n", "Sorts books. It was trained from someone/base.", "Read from a shelf.", "| steps | 17 |"),
         *("| 1 | 0.5 |", "| accuracy | 0.875 | The shelf |", "Trained for 10 minutes on CPU, 2 threads."),
         *("0.0123 kWh and emitted 4.5 g of CO₂", "- Not for films.", "## Licence\n\napache-2.0\n"),
     ):
-        assert told in card.text, told
+        assert expected in card.text, expected
 
 
 @pytest.mark.parametrize(
-    ("preset", "told"),
+    ("preset", "expected"),
     [
         (
             "vanilla",
@@ -151,33 +151,33 @@ def test_what_is_known_of_the_training_is_told(tiny_config: Build) -> None:
         ("modernbert", ["rotary, with base 10,000 or 160,000", "gated by gelu", "at most 3 tokens away in 2 of"]),
     ],
 )
-def test_the_axes_are_told_in_words(tiny_config: Build, preset: str, told: list[str]) -> None:
+def test_the_card_describes_the_architecture_in_words(tiny_config: Build, preset: str, expected: list[str]) -> None:
     text = model_card(SequenceEncoderModel(tiny_config(preset)), "user/name").text
-    assert [words for words in told if words not in text] == []
+    assert [words for words in expected if words not in text] == []
 
 
-def test_a_bias_in_part_of_the_feed_forward_network_is_told(tiny_config: Build) -> None:
+def test_a_bias_in_part_of_the_feed_forward_network_is_described(tiny_config: Build) -> None:
     for preset, down, words in (("nomic", True, "the last layer only"), ("bert", False, "all but the last layer")):
         text = model_card(SequenceEncoderModel(tiny_config(preset, mlp_down_bias=down)), "user/name").text
         assert f", with a bias in {words}, 40 channels" in text
 
 
-def test_a_norm_after_normalised_embeddings_is_told(tiny_config: Build) -> None:
+def test_a_norm_after_normalised_embeddings_is_described(tiny_config: Build) -> None:
     text = model_card(SequenceEncoderModel(tiny_config("modernbert", first_attn_norm=True)), "user/name").text
     assert "after the last layer, the first also after the normalised embeddings" in text
 
 
-def test_the_width_of_predictions_is_told(tiny_config: Build) -> None:
+def test_the_width_of_predictions_is_described(tiny_config: Build) -> None:
     config = tiny_config("bert", prediction_size=33, tie_word_embeddings=False)
     assert "predicted from 33 channels" in model_card(SequenceEncoderModel(config), "user/name").text
 
 
-def test_the_embedding_of_a_task_is_told(tiny_config: Build) -> None:
+def test_the_embedding_of_a_task_is_described(tiny_config: Build) -> None:
     text = model_card(SequenceEncoderModel(tiny_config("bert", task_type_vocab_size=4)), "user/name").text
     assert "4 task types, of which task 0 is used" in text
 
 
-def test_a_folder_that_it_was_loaded_from_is_not_called_its_base(
+def test_a_local_folder_is_not_named_as_the_base_model(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     SequenceEncoderModel(tiny_config()).save_pretrained(tmp_path / "some" / "folder")
@@ -187,7 +187,7 @@ def test_a_folder_that_it_was_loaded_from_is_not_called_its_base(
     assert valid(model_card(model, "user/name")).data.base_model is None
 
 
-def test_signs_that_tables_are_made_of_do_not_break_them(tiny_config: Build) -> None:
+def test_special_characters_do_not_break_tables(tiny_config: Build) -> None:
     labels = {0: "a|b", 1: "c\nd", 2: "é"}
     config = tiny_config("bert", id2label=labels, label2id={label: id_ for id_, label in labels.items()})
     training = Training(hyperparameters={"a|b": "c\nd|e"})
@@ -197,7 +197,7 @@ def test_signs_that_tables_are_made_of_do_not_break_them(tiny_config: Build) -> 
     assert r'"a \"quoted\"\\name"' in text
 
 
-def test_a_class_that_extends_ours_has_the_card_of_its_kind(tiny_config: Build) -> None:
+def test_a_subclass_has_the_card_of_its_base_class(tiny_config: Build) -> None:
     class Mine(SequenceEncoderForSequenceClassification):
         pass
 
@@ -206,7 +206,7 @@ def test_a_class_that_extends_ours_has_the_card_of_its_kind(tiny_config: Build) 
     assert "| labels | x, y |" in card.text
 
 
-def test_a_card_of_another_model_is_refused() -> None:
+def test_a_card_of_another_model_is_rejected() -> None:
     theirs = BertModel(BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=3, intermediate_size=40))
     with pytest.raises(ValueError, match="must be a model of sequence_encoder, got a BertModel"):
         model_card(theirs, "user/name")
@@ -221,7 +221,7 @@ def test_a_card_of_another_model_is_refused() -> None:
         ({"tags": [1]}, r'"tags\[1\]" must be a string'),
     ],
 )
-def test_what_the_hub_would_not_take_is_told(tiny_config: Build, options: dict[str, Any], message: str) -> None:
+def test_metadata_that_the_hub_rejects_is_an_error(tiny_config: Build, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"would reject this model card: {message}"):
         model_card(SequenceEncoderModel(tiny_config()), "user/name", **options)
 
@@ -266,7 +266,7 @@ def trained(
     return trainer
 
 
-def test_the_card_of_a_training_tells_what_ran(tiny_config: Build, tokenizer: Any, tmp_path: Path) -> None:
+def test_the_card_of_a_hub_trainer_describes_its_run(tiny_config: Build, tokenizer: Any, tmp_path: Path) -> None:
     trainer = trained(HubTrainer, tiny_config("bert"), tokenizer, tmp_path, report_to="codecarbon")
     trainer.create_model_card(model_name="Foxes", license="mit", tasks="text-classification", dataset="Two texts")
     card = valid(ModelCard.load(tmp_path / "README.md"))
@@ -277,7 +277,7 @@ def test_the_card_of_a_training_tells_what_ran(tiny_config: Build, tokenizer: An
     energy = next(callback for callback in trainer.callback_handler.callbacks if hasattr(callback, "tracker"))
     grams = energy.tracker.final_emissions_data.emissions * 1000
     assert card.data.to_dict()["co2_eq_emissions"]["emissions"] == pytest.approx(grams)
-    for told in (
+    for expected in (
         *(
             "# Foxes\n",
             "| steps | 4 |",
@@ -287,14 +287,14 @@ def test_the_card_of_a_training_tells_what_ran(tiny_config: Build, tokenizer: An
         ),
         *("| schedule | linear |", "| precision | float32 |", "kWh", " on CPU, 1 thread.", "\n\nmit\n"),
     ):
-        assert told in card.text, told
+        assert expected in card.text, expected
     assert re.search(r"Trained for \d+ s on", card.text)
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     assert len(losses) == 2
     assert all(f"{loss:.4f}" in card.text for loss in losses)
 
 
-def test_a_plain_trainer_is_read_as_well(tiny_config: Build, tokenizer: Any, tmp_path: Path) -> None:
+def test_training_facts_come_from_a_plain_trainer_too(tiny_config: Build, tokenizer: Any, tmp_path: Path) -> None:
     trainer = trained(Trainer, tiny_config("bert"), tokenizer, tmp_path, report_to=[])
     training = training_of(trainer, "Two texts")
     assert training.hyperparameters["steps"] == 4
@@ -302,9 +302,7 @@ def test_a_plain_trainer_is_read_as_well(tiny_config: Build, tokenizer: Any, tmp
     valid(model_card(trainer.model, "user/name", training))
 
 
-def test_the_metrics_are_those_of_the_model_that_was_brought_back(
-    tiny_config: Build, tokenizer: Any, tmp_path: Path
-) -> None:
+def test_the_metrics_are_those_of_the_restored_best_model(tiny_config: Build, tokenizer: Any, tmp_path: Path) -> None:
     scores = iter([0.25, 0.125])
     trainer = trained(
         Trainer,
@@ -322,7 +320,7 @@ def test_the_metrics_are_those_of_the_model_that_was_brought_back(
     assert results == {"score": 0.25, "count": 7}
 
 
-def test_without_metrics_the_loss_is_told_and_of_several_datasets_each(
+def test_without_metrics_the_card_reports_the_loss_of_each_dataset(
     tiny_config: Build, tokenizer: Any, tmp_path: Path
 ) -> None:
     rows = [{**tokenizer(text), "labels": label} for label, text in enumerate(TEXTS)]
@@ -335,18 +333,16 @@ def test_without_metrics_the_loss_is_told_and_of_several_datasets_each(
     valid(model_card(trainer.model, "user/name", training_of(trainer)))
 
 
-def test_a_schedule_of_ones_own_is_not_called_by_the_name_of_another(tiny_config: Build) -> None:
+def test_a_custom_schedule_is_not_named(tiny_config: Build) -> None:
     model = SequenceEncoderForSequenceClassification(tiny_config("bert"))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.125)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
-    told = training_of(Trainer(model, optimizers=(optimizer, schedule))).hyperparameters
-    assert "schedule" not in told
-    assert (told["optimizer"], told["learning rate"]) == ("SGD", "0.125")
+    hyperparameters = training_of(Trainer(model, optimizers=(optimizer, schedule))).hyperparameters
+    assert "schedule" not in hyperparameters
+    assert (hyperparameters["optimizer"], hyperparameters["learning rate"]) == ("SGD", "0.125")
 
 
-def test_a_card_that_someone_wrote_is_not_replaced_by_training(
-    tiny_config: Build, tokenizer: Any, tmp_path: Path
-) -> None:
+def test_training_does_not_replace_an_edited_card(tiny_config: Build, tokenizer: Any, tmp_path: Path) -> None:
     trainer = trained(HubTrainer, tiny_config("bert"), tokenizer, tmp_path, report_to=[])
     trainer.create_model_card(model_name="first")
     trainer.create_model_card(model_name="second")

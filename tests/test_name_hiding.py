@@ -1,4 +1,4 @@
-"""Names that would give the library of a text away are hidden, and nothing else of the text is touched."""
+"""Names that reveal the library of a text are hidden, and the rest of the text is unchanged."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ FRAMES = ["{}", "{}.", "See `{}`, or <{}>; ({}.Array)", " \tA\n\n  {}-like «Ün
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_words_with_a_short_name_as_a_part_are_replaced(name: str) -> None:
+def test_words_that_contain_a_short_name_are_replaced(name: str) -> None:
     hide = NameHider(LIBRARIES)
     assert hide(f"See `{name}`, as is.") == f"See `{hide('numpy')}`, as is."
 
 
 @pytest.mark.parametrize("name", NAMES + INSIDE + ALIASES)
-def test_names_are_replaced_by_one_word_and_all_else_stays(name: str) -> None:
+def test_names_are_replaced_by_one_word_and_the_rest_is_unchanged(name: str) -> None:
     hide = NameHider(LIBRARIES)
     neutral = hide("numpy")
     assert re.fullmatch(r"[a-z]+", neutral)
@@ -50,7 +50,7 @@ def test_names_are_replaced_by_one_word_and_all_else_stays(name: str) -> None:
             assert hide(frame.replace("{}", spelling)) == frame.replace("{}", neutral)
 
 
-def test_a_hidden_text_has_nothing_more_to_hide() -> None:
+def test_hiding_twice_changes_nothing() -> None:
     hide = NameHider(LIBRARIES)
     hidden = hide(" ".join(NAMES + INSIDE + ALIASES))
     assert hide(hidden) == hidden
@@ -66,18 +66,18 @@ def test_a_hidden_text_has_nothing_more_to_hide() -> None:
         " \t\n  ¡Ünïcode — «漢字»! 👩‍👩‍👧\r\n",
     ],
 )
-def test_words_that_merely_hold_another_name_and_all_other_text_stay(text: str) -> None:
+def test_words_that_only_resemble_names_are_unchanged(text: str) -> None:
     assert NameHider(LIBRARIES)(text) == text
 
 
-def test_only_the_names_of_the_libraries_at_hand_are_hidden() -> None:
+def test_only_the_names_of_the_given_libraries_are_hidden() -> None:
     text = "torch and pd, Hugging Face, scikit-learn, library"
     assert NameHider(["numpy"])(text) == text
     assert NameHider([])(text) == text
     assert NameHider(["pandas"])("pd np") != NameHider(["numpy"])("pd np")
 
 
-def test_no_name_is_left_in_real_documentation_and_no_other_word_is_lost(real: list[Docstring]) -> None:
+def test_real_documentation_loses_all_names_and_no_other_word(real: list[Docstring]) -> None:
     named = 0
     for doc in real:
         assert not any(name in doc.hidden.lower() for name in PACKAGES)

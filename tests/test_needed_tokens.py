@@ -1,4 +1,4 @@
-"""The last layer computes the tokens that are needed, and these are as ever."""
+"""The last layer computes only the tokens that are needed, and these are unchanged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LENGTHS = [9, 4, 6, 9]
 
 
 def last_layer_sizes(model: Any) -> list[int]:
-    """The tokens that the feed-forward network of the last layer gets, each time."""
+    """Return a list that collects how many tokens each call of the last feed-forward network gets."""
     trunk = model if isinstance(model, SequenceEncoderModel) else model.model
     sizes: list[int] = []
     trunk.layers[-1].mlp.register_forward_pre_hook(lambda module, args: sizes.append(args[0].shape[:-1].numel()))
@@ -32,7 +32,7 @@ def last_layer_sizes(model: Any) -> list[int]:
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_needed_tokens_are_as_ever_and_no_others_are_computed(
+def test_only_needed_tokens_are_computed_and_they_are_unchanged(
     tiny_config: Build, randomize: Build, ragged: Build, preset: str, side: str, attention: str
 ) -> None:
     config = tiny_config(preset)
@@ -54,13 +54,13 @@ def test_needed_tokens_are_as_ever_and_no_others_are_computed(
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("side", ["right", "left", None])
-def test_the_vector_of_a_text_has_what_it_needs(
+def test_the_pooler_computes_the_tokens_that_it_needs(
     tiny_config: Build, randomize: Build, ragged: Build, pooling: str, side: str | None
 ) -> None:
     model = randomize(SequenceEncoderModel(tiny_config("bert", pooling=pooling)))
     ids, mask = ragged(LENGTHS if side else [9] * 4, side or "right")
     if side:
-        mask[1] = 0  # A row of nothing but padding.
+        mask[1] = 0  # A row of only padding.
     expected = model(ids, mask)
     sizes = last_layer_sizes(model)
     found = model(ids, mask, needed=False)
@@ -70,7 +70,7 @@ def test_the_vector_of_a_text_has_what_it_needs(
 
 @pytest.mark.parametrize("model_class", [SequenceEncoderForSequenceClassification, SequenceEncoderForMultipleChoice])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_classifiers_of_texts_have_the_gradients_of_all_tokens(
+def test_sequence_classifiers_keep_the_gradients_of_the_padded_path(
     tiny_config: Build, ragged: Build, model_class: type[Any], pooling: str
 ) -> None:
     model = model_class(tiny_config("bert", pooling=pooling, num_labels=3)).train()
@@ -92,7 +92,7 @@ def test_classifiers_of_texts_have_the_gradients_of_all_tokens(
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 @pytest.mark.parametrize("model_class", [SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining])
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_masked_tokens_have_the_loss_and_the_gradients_of_all_tokens(
+def test_masked_lm_heads_keep_the_gradients_of_the_padded_path(
     tiny_config: Build, ragged: Build, preset: str, model_class: type[Any], checkpointed: bool
 ) -> None:
     model = model_class(tiny_config(preset, pooling="cls")).train()
@@ -115,7 +115,7 @@ def test_masked_tokens_have_the_loss_and_the_gradients_of_all_tokens(
         torch.testing.assert_close(found[name], parameter.grad, rtol=0, atol=1e-5)
 
 
-def test_who_watches_the_encoder_of_a_classifier_sees_all_tokens(
+def test_hooks_on_the_encoder_of_a_classifier_see_all_tokens(
     tiny_config: Build, randomize: Build, ragged: Build
 ) -> None:
     model = randomize(SequenceEncoderForSequenceClassification(tiny_config("bert", pooling="cls", num_labels=3)))
@@ -126,7 +126,7 @@ def test_who_watches_the_encoder_of_a_classifier_sees_all_tokens(
     torch.testing.assert_close(seen[0], model.model(ids, mask).last_hidden_state)
 
 
-def test_a_last_layer_may_be_skipped(tiny_config: Build, randomize: Build, ragged: Build) -> None:
+def test_a_hook_may_skip_the_last_layer(tiny_config: Build, randomize: Build, ragged: Build) -> None:
     model = randomize(SequenceEncoderModel(tiny_config("bert", pooling="cls")))
     ids, mask = ragged(LENGTHS)
     model.layers[-1].register_forward_hook(lambda layer, args, output: args[0])
@@ -153,7 +153,7 @@ def test_few_layers_and_flat_labels(tiny_config: Build, ragged: Build, layers: i
         ([[True] * 5] * 2, ["needed", "list"]),
     ],
 )
-def test_what_is_needed_must_fit_the_batch(tiny_config: Build, needed: Any, words: list[str]) -> None:
+def test_needed_must_fit_the_batch(tiny_config: Build, needed: Any, words: list[str]) -> None:
     model = SequenceEncoderModel(tiny_config())
     with pytest.raises(ValueError, match="needed") as error:
         model(torch.randint(1, 97, (2, 5)), needed=needed)

@@ -1,4 +1,4 @@
-"""What is logged of each objective is the mean over all its tokens or pairs, and a loss that is no number is an end."""
+"""Each objective's logged metrics are means over all its tokens or pairs, and a NaN loss ends training."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def tokenizer() -> SequenceEncoderTokenizer:
 def model_for(
     tiny_config: Build, tokenizer: SequenceEncoderTokenizer, randomize: Build
 ) -> Callable[[str], PreTrainedModel]:
-    """`model_for(name)`: a model with the heads that the objectives need; its answers are far from even."""
+    """Return `model_for(name)`, which builds a model with the heads of the objectives and uneven predictions."""
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
 
     def build(name: str) -> PreTrainedModel:
@@ -59,7 +59,7 @@ def model_for(
 
 
 def windows_for(name: str, tokenizer: SequenceEncoderTokenizer) -> list[Window]:
-    """Also some of one segment, of which no order is asked."""
+    """Return windows, some of which have one segment and thus no sentence order."""
     return list(segment_windows([*TEXTS[:4], LONG], tokenizer, 64, pairs=bool(OBJECTIVES[name].sop_weight)))
 
 
@@ -68,7 +68,7 @@ def packs_for(name: str, tokenizer: SequenceEncoderTokenizer) -> PackedWindows:
 
 
 def batches_for(name: str, tokenizer: SequenceEncoderTokenizer, packs: Sequence[Pack]) -> list[Batch]:
-    """Of different sizes: 1, 2, 3 and so on packs."""
+    """Return batches of 1, 2, 3 and so on packs."""
     collate = PretrainingCollator(tokenizer, OBJECTIVES[name])
     batches, start = [], 0
     while start < len(packs):
@@ -80,8 +80,8 @@ def batches_for(name: str, tokenizer: SequenceEncoderTokenizer, packs: Sequence[
 
 
 @torch.no_grad()
-def by_hand(model: PreTrainedModel, batches: list[Batch], name: str) -> dict[str, float]:
-    """Loss and accuracy over all masked tokens, and over all pairs, of a model that is told no labels."""
+def reference_metrics(model: PreTrainedModel, batches: list[Batch], name: str) -> dict[str, float]:
+    """Return loss and accuracy over all masked tokens and all pairs, computed from a forward pass without labels."""
     tokens: list[tuple[torch.Tensor, torch.Tensor]] = []
     orders: list[tuple[torch.Tensor, torch.Tensor]] = []
     for batch in batches:
@@ -104,7 +104,7 @@ def by_hand(model: PreTrainedModel, batches: list[Batch], name: str) -> dict[str
 
 
 def rows_of(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """What a `Trainer` keeps of a batch when it evaluates."""
+    """Return what `Trainer` keeps of a batch during evaluation."""
     with torch.no_grad():
         outputs = model.eval()(**batch)
     ignored = {"loss", *model.config.keys_to_ignore_at_inference}
@@ -116,36 +116,36 @@ def rows_of(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 @every_objective
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("split", [False, True])
-def test_sums_over_batches_give_the_means_over_all_tokens_and_pairs(
+def test_sums_over_batches_give_means_over_all_tokens_and_pairs(
     model_for: Build, tokenizer: SequenceEncoderTokenizer, name: str, training: bool, split: bool
 ) -> None:
-    """Also where a `Trainer` accumulates gradients, and losses are divided by the labels of the whole step."""
+    """This includes gradient accumulation, where `Trainer` divides losses by the number of labels of the whole step."""
     model, batches = model_for(name), batches_for(name, tokenizer, list(packs_for(name, tokenizer)))
     items = {"num_items_in_batch": sum((batch["labels"] != -100).sum() for batch in batches)} if split else {}
-    # Without dropout, so that all answers are the same.
+    # The model has no dropout, so that training mode changes no predictions.
     model.train(training)
     with torch.no_grad():
         sums = sum(sums_of({**batch, **items}, model(**batch, **items)) for batch in batches)
     found = means(sums)
-    assert found == pytest.approx(by_hand(model, batches, name), rel=1e-5)
+    assert found == pytest.approx(reference_metrics(model, batches, name), rel=1e-5)
     trained = {"both": ("mlm", "sop"), "mlm": ("mlm",), "sop": ("sop",)}[name]
     assert set(found) == {f"{objective}_{what}" for objective in trained for what in ("loss", "accuracy")}
 
 
 @every_objective
-def test_evaluation_tells_the_same_means(model_for: Build, tokenizer: SequenceEncoderTokenizer, name: str) -> None:
+def test_evaluation_gives_the_same_means(model_for: Build, tokenizer: SequenceEncoderTokenizer, name: str) -> None:
     model = model_for(name)
     batches = batches_for(name, tokenizer, list(EvaluationWindows(windows_for(name, tokenizer))))
     rows = torch.cat([rows_of(model, batch) for batch in batches])
     assert len(rows) == sum(len(batch["input_ids"]) for batch in batches)
     found = objective_means(EvalPrediction(predictions=rows.numpy(), label_ids=None))
-    assert found == pytest.approx(by_hand(model, batches, name), rel=1e-5)
-    # Each row is that of one text: in several processes, some are counted twice and then left out.
+    assert found == pytest.approx(reference_metrics(model, batches, name), rel=1e-5)
+    # Each row belongs to one text, because several processes duplicate some rows and drop them later.
     last = batches[-1]
     for place, row in enumerate(rows_of(model, last)):
         text = {key: value[place : place + 1] for key, value in last.items() if isinstance(value, torch.Tensor)}
         found = objective_means(EvalPrediction(predictions=row[None].numpy(), label_ids=None))
-        assert found == pytest.approx(by_hand(model, [text], name), rel=1e-4)
+        assert found == pytest.approx(reference_metrics(model, [text], name), rel=1e-4)
 
 
 def arguments_for(folder: Path, **options: Any) -> TrainingArguments:
@@ -167,7 +167,7 @@ def arguments_for(folder: Path, **options: Any) -> TrainingArguments:
 
 
 class Watched:
-    """A trainer that is watched, and the batches that its model learned from, as it was then."""
+    """A `Trainer` with objective metrics."""
 
     def __init__(
         self,
@@ -197,47 +197,47 @@ class Watched:
 
 @every_objective
 @pytest.mark.parametrize("evaluates", [False, True])
-def test_a_log_of_trainer_has_the_means_over_all_steps_since_the_last(
+def test_trainer_logs_have_the_means_over_all_steps_since_the_last_log(
     model_for: Build, tokenizer: SequenceEncoderTokenizer, tmp_path: Path, name: str, evaluates: bool
 ) -> None:
     model = model_for(name)
     collate = PretrainingCollator(tokenizer, OBJECTIVES[name])
     batches = [collate([pack]) for pack in packs_for(name, tokenizer)][:8]
-    # An evaluation between two logs changes nothing.
+    # An evaluation between two logs must not change them.
     options = {"eval_strategy": "steps", "eval_steps": 3} if evaluates else {}
-    # The model stays as it is.
+    # With a learning rate of 0, the model does not change.
     watched = Watched(model, name, tmp_path, learning_rate=0.0, **options)
     watched.trainer.train()
     logs = watched.logs()
     assert len(logs) == 2
     for log, seen in zip(logs, (batches[:4], batches[4:]), strict=True):
-        expected = by_hand(model, seen, name)
+        expected = reference_metrics(model, seen, name)
         assert {key: log[key] for key in expected} == pytest.approx(expected, rel=1e-4)
         assert [key for key in log if key.startswith(("mlm_", "sop_")) and key not in expected] == []
-    # A mean over batches would be another one.
+    # The batches have different numbers of labels, so that a mean over batches would differ.
     assert len({int((batch["labels"] != -100).sum()) for batch in batches}) > 1
 
 
 @every_objective
-def test_an_evaluation_of_trainer_has_the_means_over_all_rows(
+def test_trainer_evaluation_has_the_means_over_all_rows(
     model_for: Build, tokenizer: SequenceEncoderTokenizer, tmp_path: Path, name: str
 ) -> None:
     model = model_for(name)
     found = Watched(model, name, tmp_path).trainer.evaluate()
     collate = PretrainingCollator(tokenizer, OBJECTIVES[name])
-    expected = by_hand(model, [collate(list(EvaluationWindows(windows_for(name, tokenizer))))], name)
+    expected = reference_metrics(model, [collate(list(EvaluationWindows(windows_for(name, tokenizer))))], name)
     assert {key: found[f"eval_{key}"] for key in expected} == pytest.approx(expected, rel=1e-4)
     assert [key for key in found if key.startswith(("eval_mlm", "eval_sop")) and key[5:] not in expected] == []
 
 
-def test_logs_tell_the_speed_of_training_alone_and_reach_those_who_report(
+def test_logs_exclude_evaluation_time_from_the_speed_and_reach_callbacks(
     model_for: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[dict[str, float]] = []
+    received: list[dict[str, float]] = []
     now = 0.0
 
     class Seconds(TrainerCallback):
-        """A step takes a second, and a batch of an evaluation a hundred."""
+        """Advance the clock by a second per step, and a hundred seconds per evaluation batch."""
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
             nonlocal now
@@ -248,10 +248,10 @@ def test_logs_tell_the_speed_of_training_alone_and_reach_those_who_report(
             now += 100
 
         def on_log(self, *args: Any, logs: dict[str, float], **kwargs: Any) -> None:
-            told.append(dict(logs))
+            received.append(dict(logs))
 
     class Saving(TrainerCallback):
-        """It takes as long, before anyone is told."""
+        """Advance the clock by a hundred seconds per checkpoint, before other callbacks run."""
 
         def on_save(self, *args: Any, **kwargs: Any) -> None:
             nonlocal now
@@ -275,11 +275,11 @@ def test_logs_tell_the_speed_of_training_alone_and_reach_those_who_report(
     packs = list(packs_for("both", tokenizer_of()))[4:8]
     tokens = sum(window["length"] for pack in packs for window in pack["windows"])
     log = watched.logs()[-1]
-    # Four packs were waited for, a quarter of a second each.
+    # The trainer waited for four packs, a quarter of a second each.
     assert log["loader_share"] == pytest.approx(1 / 5)
     assert log["tokens_per_second"] == pytest.approx(tokens / 5)
     assert log["share_of_peak"] == pytest.approx(log["tokens_per_second"] * 10 / 1e6)
-    reported = [report for report in told if "loss" in report]
+    reported = [report for report in received if "loss" in report]
     assert all(report.items() <= log.items() for report, log in zip(reported, watched.logs(), strict=True))
     assert all("mlm_loss" in report for report in reported)
 
@@ -294,11 +294,11 @@ def test_logs_tell_the_speed_of_training_alone_and_reach_those_who_report(
     ],
 )
 @pytest.mark.parametrize("cause", ["loss", "last step"])
-def test_a_training_that_lost_its_numbers_ends_before_anything_is_saved(
+def test_training_stops_at_nan_before_anything_is_saved(
     model_for: Build, tmp_path: Path, saving: dict[str, Any], cause: str
 ) -> None:
     class Break(TrainerCallback):
-        """Lets the weights be no numbers, before a step or by it."""
+        """Make weights NaN before a step, or infinite after it."""
 
         def on_step_begin(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
             if cause == "loss" and state.global_step == 1:
@@ -317,7 +317,7 @@ def test_a_training_that_lost_its_numbers_ends_before_anything_is_saved(
         num_train_epochs=2,
         **{"max_steps": -1, **saving},
     )
-    # Before it is watched: as if the optimizer had done it.
+    # It runs before the metrics, as if the optimizer had broken the weights.
     watched.trainer.callback_handler.callbacks.insert(1, Break())
     with pytest.raises(UsageError, match=r"loss became NaN or infinite at step .*--resume"):
         watched.trainer.train()
@@ -325,9 +325,7 @@ def test_a_training_that_lost_its_numbers_ends_before_anything_is_saved(
 
 
 @pytest.mark.parametrize("broken", [math.nan, -math.inf])
-def test_a_loss_that_is_no_number_ends_a_training_that_is_only_logged(
-    model_for: Build, tmp_path: Path, broken: float
-) -> None:
+def test_a_nan_loss_stops_training_without_checkpoints(model_for: Build, tmp_path: Path, broken: float) -> None:
     model = model_for("both")
     # Half of the tokens have no probability, which makes an infinite loss.
     model.decoder.bias.data[::2] = broken
@@ -337,14 +335,14 @@ def test_a_loss_that_is_no_number_ends_a_training_that_is_only_logged(
     assert watched.logs() == []
 
 
-def test_a_training_that_keeps_its_numbers_is_saved(model_for: Build, tmp_path: Path) -> None:
+def test_training_with_finite_weights_is_saved(model_for: Build, tmp_path: Path) -> None:
     Watched(model_for("both"), "both", tmp_path, save_strategy="steps", save_steps=2).trainer.train()
     assert len(list(tmp_path.glob("checkpoint-*"))) == 2
 
 
-def test_each_training_is_measured_for_itself(model_for: Build, tmp_path: Path) -> None:
+def test_each_training_starts_new_metrics(model_for: Build, tmp_path: Path) -> None:
     model = model_for("both")
-    # What comes after the last log is in none.
+    # Metrics after the last log are not in any log.
     watched = Watched(model, "both", tmp_path, max_steps=3, learning_rate=0.0)
     logs = []
     for _ in range(2):

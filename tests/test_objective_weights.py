@@ -1,4 +1,4 @@
-"""The loss is the weighted sum of its objectives; what has no weight costs nothing, and steps are the same if split."""
+"""The loss is the weighted sum of its objectives, and does not depend on gradient accumulation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tokenizer() -> SequenceEncoderTokenizer:
 
 @pytest.fixture(scope="module")
 def windows(tokenizer: SequenceEncoderTokenizer) -> list[Window]:
-    """Windows of one and of two segments."""
+    """Return windows of one and of two segments."""
     return list(segment_windows([*TEXTS, LONG], tokenizer, 64))
 
 
@@ -64,7 +64,7 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def mean_loss_of_tokens(outputs: Any, batch: Batch) -> torch.Tensor:
-    """Of the masked ones; in training only they have logits."""
+    """Return the mean loss over masked tokens, which are the only ones with logits in training mode."""
     logits, labels = outputs.prediction_logits, batch["labels"]
     logits = logits if logits.dim() == 2 else logits[labels != -100]
     return F.cross_entropy(logits, labels[labels != -100])
@@ -72,7 +72,7 @@ def mean_loss_of_tokens(outputs: Any, batch: Batch) -> torch.Tensor:
 
 @in_training_and_evaluation
 @pytest.mark.parametrize(("mlm_weight", "sop_weight"), [(1.0, 1.0), (0.5, 3.0), (2.0, 0.25)])
-def test_the_loss_is_the_weighted_sum_of_that_of_masked_tokens_and_that_of_orders(
+def test_the_loss_is_the_weighted_sum_of_both_objectives(
     model: SequenceEncoderForPreTraining,
     tokenizer: SequenceEncoderTokenizer,
     windows: list[Window],
@@ -91,7 +91,7 @@ def test_the_loss_is_the_weighted_sum_of_that_of_masked_tokens_and_that_of_order
     gradients(model)
 
 
-def test_a_weight_scales_the_gradients_of_its_objective_alone(
+def test_a_weight_scales_only_the_gradients_of_its_objective(
     model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, windows: list[Window]
 ) -> None:
     plain, heavy = model, copy.deepcopy(model)
@@ -102,7 +102,7 @@ def test_a_weight_scales_the_gradients_of_its_objective_alone(
 
 
 @in_training_and_evaluation
-def test_without_a_weight_no_token_is_predicted(
+def test_without_mlm_weight_no_token_is_predicted(
     model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, windows: list[Window], training: bool
 ) -> None:
     batch = batch_of(tokenizer, windows[:16], SOP_ALONE)
@@ -117,7 +117,7 @@ def test_without_a_weight_no_token_is_predicted(
     assert not [name for name in moved if name.startswith(("head.", "decoder."))]
 
 
-def test_without_sentence_order_a_plain_masked_language_model_learns(
+def test_without_sentence_order_a_masked_language_model_suffices(
     tiny_config: Build, tokenizer: SequenceEncoderTokenizer, windows: list[Window]
 ) -> None:
     model = SequenceEncoderForMaskedLM(config_of(tiny_config, tokenizer)).train()
@@ -127,7 +127,7 @@ def test_without_sentence_order_a_plain_masked_language_model_learns(
 
 
 @in_training_and_evaluation
-def test_a_batch_without_a_masked_token_has_the_loss_of_its_orders(
+def test_a_batch_without_masked_tokens_has_the_sentence_order_loss(
     model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, windows: list[Window], training: bool
 ) -> None:
     batch = batch_of(tokenizer, windows[:16], Objectives(mlm_probability=NOTHING_MASKED))
@@ -139,7 +139,7 @@ def test_a_batch_without_a_masked_token_has_the_loss_of_its_orders(
 
 
 @in_training_and_evaluation
-def test_a_batch_of_single_segments_has_the_loss_of_its_masked_tokens(
+def test_a_batch_of_single_segments_has_the_masked_token_loss(
     model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, training: bool
 ) -> None:
     batch = batch_of(tokenizer, list(segment_windows([LONG], tokenizer, 16)))
@@ -151,7 +151,7 @@ def test_a_batch_of_single_segments_has_the_loss_of_its_masked_tokens(
 
 
 @pytest.mark.parametrize("objectives", [Objectives(mlm_probability=NOTHING_MASKED), SOP_ALONE], ids=["mlm", "sop"])
-def test_a_batch_with_nothing_to_predict_moves_nothing(
+def test_a_batch_without_targets_has_zero_gradients(
     model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, objectives: Objectives
 ) -> None:
     outputs = model(**batch_of(tokenizer, list(segment_windows([LONG], tokenizer, 16)), objectives))
@@ -161,16 +161,16 @@ def test_a_batch_with_nothing_to_predict_moves_nothing(
 
 
 @pytest.mark.parametrize("sizes", [[24], [1, 23], [12, 12], [3, 4, 5, 12]])
-def test_of_sentence_order_alone_every_pair_weighs_the_same_however_the_step_is_split(
+def test_gradient_accumulation_does_not_change_the_sentence_order_loss(
     model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, windows: list[Window], sizes: list[int]
 ) -> None:
-    # Some are of one segment.
+    # Some windows have one segment.
     some = [*windows[: sum(sizes) - 4], *segment_windows([LONG], tokenizer, 40)][: sum(sizes)]
     batches, start = [], 0
     for seed, size in enumerate(sizes):
         batches.append(batch_of(tokenizer, some[start : start + size], SOP_ALONE, seed))
         start += size
-    # What `Trainer` counts.
+    # `Trainer` counts these items.
     count = sum(int((batch["labels"] != -100).sum()) for batch in batches)
     scores, losses = [], []
     for batch in batches:
@@ -188,10 +188,10 @@ def test_of_sentence_order_alone_every_pair_weighs_the_same_however_the_step_is_
     torch.testing.assert_close(torch.cat([score.grad for score in scores]), together.grad)
 
 
-def test_beside_masked_tokens_the_order_weighs_as_much_in_a_split_step_as_in_a_whole_one(
+def test_gradient_accumulation_does_not_change_the_weight_of_sentence_order(
     model: SequenceEncoderForPreTraining, tokenizer: SequenceEncoderTokenizer, windows: list[Window]
 ) -> None:
-    # One that knows nothing has the same loss for every pair.
+    # A classifier of zeros has the same loss for every pair.
     torch.nn.init.zeros_(model.sop_classifier.weight)
     torch.nn.init.zeros_(model.sop_classifier.bias)
     pairs = [window for window in windows if window["cut"]]
@@ -203,7 +203,7 @@ def test_beside_masked_tokens_the_order_weighs_as_much_in_a_split_step_as_in_a_w
 
 
 @pytest.mark.parametrize("objectives", [SOP_ALONE, Objectives(0.5, 2.0), Objectives(sop_weight=0.0)])
-def test_a_step_of_trainer_is_the_same_in_many_packs_or_in_few(
+def test_gradient_accumulation_does_not_change_a_trainer_step(
     tiny_config: Build,
     tokenizer: SequenceEncoderTokenizer,
     windows: list[Window],

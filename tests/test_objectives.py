@@ -1,4 +1,4 @@
-"""Batches are swapped and masked as their labels say, as often as asked, and the same again from the same seeds."""
+"""Batches are swapped and masked as their labels state, at the requested rates, and reproducibly from their seeds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tokenizer() -> SequenceEncoderTokenizer:
 
 @pytest.fixture(scope="module")
 def windows(tokenizer: SequenceEncoderTokenizer) -> list[Window]:
-    """Windows of one and of two segments, of many lengths."""
+    """Return windows of one and of two segments and of many lengths."""
     found = list(segment_windows([*TEXTS, LONG], tokenizer, 64))
     assert {bool(window["cut"]) for window in found} == {True, False}
     return found
@@ -37,18 +37,18 @@ def pack_of(windows: Iterable[Window], seed: int = 0, progress: float = 0.0) -> 
 
 
 def unmasked(batch: Batch) -> torch.Tensor:
-    """The tokens before some were masked, as the labels tell them."""
+    """Restore the tokens before masking from the labels."""
     return torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
 
 
 def special_tokens(batch: Batch, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """Where [CLS], [SEP] and padding stand."""
+    """Return where [CLS], [SEP] and padding are."""
     special = torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id])
     return torch.isin(unmasked(batch), special)
 
 
 def share(batch: Batch, tokenizer: PreTrainedTokenizerBase) -> float:
-    """How many of the tokens of the texts are to be predicted."""
+    """Return the share of text tokens with labels."""
     return float((batch["labels"] != -100)[~special_tokens(batch, tokenizer)].float().mean())
 
 
@@ -58,7 +58,7 @@ def same(one: Batch, other: Batch) -> bool:
     )
 
 
-def test_rows_are_cls_first_sep_second_sep_in_the_order_that_their_label_says(
+def test_rows_have_their_segments_in_the_order_of_their_label(
     tokenizer: SequenceEncoderTokenizer, windows: list[Window]
 ) -> None:
     batch = PretrainingCollator(tokenizer)([pack_of(windows[:30]), pack_of(windows[30:], seed=1)])
@@ -90,7 +90,7 @@ def test_half_of_the_pairs_are_swapped(tokenizer: SequenceEncoderTokenizer, wind
 
 
 @pytest.mark.parametrize("probability", [0.15, 0.3, 0.6])
-def test_the_share_of_tokens_that_was_asked_for_is_predicted_and_no_special_one(
+def test_the_requested_share_of_tokens_is_masked_and_no_special_token(
     tokenizer: SequenceEncoderTokenizer, windows: list[Window], probability: float
 ) -> None:
     collate = PretrainingCollator(tokenizer, Objectives(mlm_probability=probability))
@@ -106,11 +106,11 @@ def test_the_share_of_tokens_that_was_asked_for_is_predicted_and_no_special_one(
     [
         ("constant", [0.6, 0.6, 0.6, 0.6]),
         ("linear", [0.6, 0.475, 0.35, 0.1]),
-        # A quarter of half a turn of the circle is over.
+        # At a quarter of the training, the cosine is at 45 degrees.
         ("cosine", [0.6, 0.527, 0.35, 0.1]),
     ],
 )
-def test_the_share_follows_its_schedule_from_the_first_to_the_last(
+def test_the_masking_rate_follows_its_schedule(
     tokenizer: SequenceEncoderTokenizer, windows: list[Window], schedule: str, expected: list[float]
 ) -> None:
     objectives = Objectives(mlm_probability=0.6, final_mlm_probability=0.1, mlm_schedule=schedule)
@@ -122,7 +122,7 @@ def test_the_share_follows_its_schedule_from_the_first_to_the_last(
     assert shares == pytest.approx(expected, abs=0.02)
 
 
-def test_of_the_tokens_to_predict_most_are_masked_some_replaced_and_some_kept(
+def test_labelled_tokens_are_masked_replaced_or_kept(
     tokenizer: SequenceEncoderTokenizer, windows: list[Window]
 ) -> None:
     batch = PretrainingCollator(tokenizer, Objectives(mlm_probability=0.6))([pack_of(20 * windows)])
@@ -133,7 +133,7 @@ def test_of_the_tokens_to_predict_most_are_masked_some_replaced_and_some_kept(
     assert kept.float().mean() == pytest.approx(0.1, abs=0.02)
     replaced = shown[~masked & ~kept]
     assert len(replaced) / len(shown) == pytest.approx(0.1, abs=0.02)
-    # Any token may stand there, and each about as often.
+    # The replacements are drawn uniformly from the vocabulary.
     counts = torch.bincount(replaced, minlength=len(tokenizer))
     assert len(counts) == len(tokenizer)
     assert (counts > 0).float().mean() > 0.95
@@ -142,7 +142,7 @@ def test_of_the_tokens_to_predict_most_are_masked_some_replaced_and_some_kept(
 
 
 @pytest.mark.parametrize("whole_word_mask", [True, False])
-def test_a_pack_is_the_same_batch_wherever_and_whenever_it_is_made(
+def test_a_pack_always_becomes_the_same_batch(
     tokenizer: SequenceEncoderTokenizer, windows: list[Window], whole_word_mask: bool
 ) -> None:
     objectives = Objectives(whole_word_mask=whole_word_mask)
@@ -163,14 +163,14 @@ def test_a_pack_is_the_same_batch_wherever_and_whenever_it_is_made(
     )
 
 
-def test_another_seed_swaps_and_masks_afresh(tokenizer: SequenceEncoderTokenizer, windows: list[Window]) -> None:
+def test_another_seed_changes_swaps_and_masks(tokenizer: SequenceEncoderTokenizer, windows: list[Window]) -> None:
     collate = PretrainingCollator(tokenizer)
     one, other = (collate([pack_of(windows, seed)]) for seed in (0, 1))
     assert not torch.equal(one["sentence_order_label"], other["sentence_order_label"])
     assert not torch.equal(one["labels"], other["labels"])
 
 
-def test_masks_differ_from_epoch_to_epoch_and_never_in_evaluation(
+def test_masks_differ_between_epochs_but_not_in_evaluation(
     tokenizer: SequenceEncoderTokenizer, windows: list[Window]
 ) -> None:
     collate = PretrainingCollator(tokenizer)
@@ -185,16 +185,16 @@ def test_masks_differ_from_epoch_to_epoch_and_never_in_evaluation(
     assert same(*evaluated)
 
 
-def test_the_windows_stay_as_they_were(tokenizer: SequenceEncoderTokenizer, windows: list[Window]) -> None:
+def test_the_collator_does_not_change_its_windows(tokenizer: SequenceEncoderTokenizer, windows: list[Window]) -> None:
     before = [window["input_ids"].copy() for window in windows]
     PretrainingCollator(tokenizer)([pack_of(windows)])
     assert all(map(np.array_equal, before, (window["input_ids"] for window in windows)))
 
 
-def test_without_sentence_order_rows_are_of_one_segment_in_order(
+def test_without_sentence_order_rows_have_one_segment_in_order(
     tokenizer: SequenceEncoderTokenizer, windows: list[Window]
 ) -> None:
-    """Whether or not the windows were cut for it; and such a batch is one of plain masked language modelling."""
+    """This also holds for windows with two segments. The batch is one of plain masked language modelling."""
     batch = PretrainingCollator(tokenizer, Objectives(sop_weight=0.0))([pack_of(windows)])
     assert batch.keys() == {"input_ids", "attention_mask", "labels"}
     for window, tokens, mask in zip(windows, unmasked(batch).tolist(), batch["attention_mask"].tolist(), strict=True):
@@ -202,9 +202,7 @@ def test_without_sentence_order_rows_are_of_one_segment_in_order(
         assert tokens[: sum(mask)] == expected
 
 
-def test_without_masked_tokens_texts_are_whole_and_swapped(
-    tokenizer: SequenceEncoderTokenizer, windows: list[Window]
-) -> None:
+def test_without_mlm_weight_no_token_is_masked(tokenizer: SequenceEncoderTokenizer, windows: list[Window]) -> None:
     batch = PretrainingCollator(tokenizer, Objectives(mlm_weight=0.0))([pack_of(windows)])
     assert not (batch["input_ids"] == tokenizer.mask_token_id).any()
     both = PretrainingCollator(tokenizer)([pack_of(windows)])
@@ -213,14 +211,14 @@ def test_without_masked_tokens_texts_are_whole_and_swapped(
 
 
 @pytest.mark.parametrize("items", [[{}], [{"input_ids": [1, 2]}]])
-def test_items_that_are_no_packs_are_refused_with_the_cause(
+def test_items_that_are_not_packs_are_rejected_with_the_cause(
     tokenizer: SequenceEncoderTokenizer, items: list[Any]
 ) -> None:
     with pytest.raises(ValueError, match=r"'windows'.*remove_unused_columns=False.*PackedWindows"):
         PretrainingCollator(tokenizer)(items)
 
 
-def test_a_tokenizer_without_a_token_to_mask_with_is_refused() -> None:
+def test_a_tokenizer_without_a_mask_token_is_rejected() -> None:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer_of().backend_tokenizer, cls_token="[CLS]", pad_token="[PAD]"
     )
@@ -241,6 +239,6 @@ def test_a_tokenizer_without_a_token_to_mask_with_is_refused() -> None:
         ({"mlm_schedule": "step"}, "'step' does not exist; choose one of constant, linear, cosine"),
     ],
 )
-def test_objectives_out_of_their_range_are_refused(options: dict[str, Any], message: str) -> None:
+def test_out_of_range_objectives_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Objectives(**options)

@@ -1,4 +1,4 @@
-"""One optimizer of two: the right one moves each weight as it would alone, also after saving and loading."""
+"""`MuonWithAdamW` updates each weight like Muon or AdamW alone, also after saving and loading."""
 
 from __future__ import annotations
 
@@ -48,23 +48,21 @@ def names_of(model: PreTrainedModel, groups: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_muon_has_the_matrices_between_hidden_states_and_adamw_the_rest(
-    tiny_config: Callable[..., Any], tied: bool
-) -> None:
+def test_muon_gets_the_hidden_matrices_and_adamw_the_rest(tiny_config: Callable[..., Any], tied: bool) -> None:
     model = SequenceEncoderForPreTraining(tiny_config("modernbert", tie_word_embeddings=tied))
     groups = MuonWithAdamW(model, RATE).param_groups
     assert sorted(names_of(model, groups)) == sorted(name for name, _ in model.named_parameters())
     assert set(names_of(model, [group for group in groups if group["muon"]])) == MATRICES
 
 
-def test_norms_and_biases_have_no_weight_decay_and_all_matrices_have_it(model: PreTrainedModel) -> None:
+def test_only_matrices_have_weight_decay(model: PreTrainedModel) -> None:
     groups = MuonWithAdamW(model, RATE, weight_decay=0.3).param_groups
     matrices = {name for name, weight in model.named_parameters() if weight.ndim == 2}
     assert set(names_of(model, [group for group in groups if group["weight_decay"] == 0.3])) == matrices
     assert {group["weight_decay"] for group in groups} == {0.3, 0.0}
 
 
-def test_frozen_weights_are_left_alone(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
+def test_frozen_weights_do_not_change(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
     frozen = [weight for name, weight in model.named_parameters() if "layers.0" in name or "embed" in name]
     for weight in frozen:
         weight.requires_grad_(False)
@@ -77,8 +75,8 @@ def test_frozen_weights_are_left_alone(model: PreTrainedModel, batch: dict[str, 
     }
 
 
-def test_weights_without_a_gradient_are_left_alone(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
-    """Also by the momentum and the decay of steps in which they had one."""
+def test_weights_without_a_gradient_do_not_change(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
+    """Momentum and weight decay of earlier steps must not change them either."""
     optimizer = MuonWithAdamW(model, RATE, weight_decay=1.0)
     step(model, optimizer, batch)
     head = {name: weight.clone() for name, weight in model.named_parameters() if name.startswith("head.")}
@@ -88,7 +86,9 @@ def test_weights_without_a_gradient_are_left_alone(model: PreTrainedModel, batch
 
 
 @pytest.mark.parametrize("trained", ["norm", "o_proj"])
-def test_one_kind_of_weights_is_enough(model: PreTrainedModel, batch: dict[str, torch.Tensor], trained: str) -> None:
+def test_only_one_kind_of_weights_may_be_trainable(
+    model: PreTrainedModel, batch: dict[str, torch.Tensor], trained: str
+) -> None:
     for name, weight in model.named_parameters():
         weight.requires_grad_(trained in name)
     before = copy.deepcopy(model)
@@ -102,7 +102,7 @@ def test_one_kind_of_weights_is_enough(model: PreTrainedModel, batch: dict[str, 
 
 
 @pytest.mark.parametrize("shape", [(24, 72), (72, 24), (24, 24)])
-def test_an_orthogonalised_matrix_keeps_its_directions_and_loses_their_sizes(shape: tuple[int, int]) -> None:
+def test_orthogonalize_keeps_directions_and_evens_out_singular_values(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape) * torch.logspace(0, 1, shape[1])
     left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)
     assert sizes.max() > 4 * sizes.min()
@@ -113,10 +113,10 @@ def test_an_orthogonalised_matrix_keeps_its_directions_and_loses_their_sizes(sha
     torch.testing.assert_close(rounded, orthogonalize(matrix, torch.float32), rtol=0, atol=0.1)
 
 
-@pytest.mark.since("torch", "2.9", "has a Muon")
-def test_weights_move_as_with_torch_s_own_optimizers(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
+@pytest.mark.since("torch", "2.9", "has Muon")
+def test_updates_equal_those_of_torch_optimizers(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
     other = copy.deepcopy(model)
-    # What torch computes in, whatever is faster here.
+    # torch's Muon computes in bfloat16.
     ours = MuonWithAdamW(model, RATE, betas=(0.8, 0.9), weight_decay=5, dtype=torch.bfloat16)
 
     def weights(of_muon: bool, ndims: tuple[int, ...]) -> list[torch.nn.Parameter]:
@@ -140,14 +140,14 @@ def test_weights_move_as_with_torch_s_own_optimizers(model: PreTrainedModel, bat
         torch.testing.assert_close(weight, expected, msg=name)
 
 
-def test_a_schedule_moves_all_learning_rates_also_after_loading(model: PreTrainedModel) -> None:
+def test_a_schedule_changes_all_learning_rates_after_loading(model: PreTrainedModel) -> None:
     optimizer = MuonWithAdamW(model, RATE)
     optimizer.load_state_dict(optimizer.state_dict())
     LambdaLR(optimizer, lambda step: 0.5)
     assert {group["lr"] for group in optimizer.param_groups} == {RATE / 2}
 
 
-def test_its_state_is_saved_and_loaded_as_that_of_any_optimizer(
+def test_the_state_survives_saving_and_loading(
     model: PreTrainedModel, batch: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     optimizer = MuonWithAdamW(model, RATE)
@@ -168,10 +168,10 @@ def test_its_state_is_saved_and_loaded_as_that_of_any_optimizer(
 
 
 @pytest.mark.parametrize("unscaled", [True, False])
-def test_a_step_whose_scaled_gradients_overflow_moves_nothing(
+def test_a_step_with_overflowing_gradients_is_skipped(
     model: PreTrainedModel, batch: dict[str, torch.Tensor], unscaled: bool
 ) -> None:
-    """And other steps are those without a scale: what float16 needs."""
+    """Other steps equal those without a scaler, as float16 training requires."""
     plain = copy.deepcopy(model)
     optimizer, expected = MuonWithAdamW(model, RATE), MuonWithAdamW(plain, RATE)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -179,7 +179,7 @@ def test_a_step_whose_scaled_gradients_overflow_moves_nothing(
         before = [weight.clone() for weight in model.parameters()]
         scaler.scale(model(**batch).loss * (float("inf") if overflows else 1)).backward()
         if unscaled:
-            # As `Trainer` does before it cuts gradients.
+            # `Trainer` does this before it clips gradients.
             scaler.unscale_(optimizer)
         scaler.step(optimizer)
         scaler.update()
@@ -196,12 +196,12 @@ def test_a_step_whose_scaled_gradients_overflow_moves_nothing(
     ("options", "message"),
     [({"lr": -1.0}, "learning rate"), ({"lr": RATE, "momentum": 1.0}, r"momentum must be in \[0, 1\), got 1\.0")],
 )
-def test_numbers_out_of_their_range_are_refused(model: PreTrainedModel, options: dict[str, Any], message: str) -> None:
+def test_out_of_range_options_are_rejected(model: PreTrainedModel, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MuonWithAdamW(model, **options)
 
 
-def test_a_closure_gives_the_loss(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
+def test_step_returns_the_loss_of_a_closure(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
     optimizer = MuonWithAdamW(model, RATE)
 
     def closure() -> float:
@@ -216,7 +216,7 @@ def test_a_closure_gives_the_loss(model: PreTrainedModel, batch: dict[str, torch
 
 
 @pytest.mark.parametrize("made_by_trainer", [True, False])
-def test_trainer_resumes_with_it_as_if_it_had_not_stopped(
+def test_trainer_resumes_to_the_same_weights(
     tiny_config: Callable[..., Any], tmp_path: Path, batch: dict[str, torch.Tensor], made_by_trainer: bool
 ) -> None:
     rows = [{name: tensor[i % 4] for name, tensor in batch.items()} for i in range(16)]

@@ -21,14 +21,14 @@ PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def listed(name: str) -> list[str]:
-    """The strings of a list in pyproject.toml; Python 3.10 has no parser for it."""
+    """Return the strings of a list in pyproject.toml, for which Python 3.10 has no parser."""
     found = re.search(rf"^{name} = \[(.*?)\]$", PROJECT, re.MULTILINE | re.DOTALL)
     assert found, name
     return re.findall(r'"([^"]+)"', found[1])
 
 
 def subpackages(folder: Path, name: str) -> Iterator[str]:
-    """The package in a folder and all below it. Below the root, a folder with code must be a package as well."""
+    """Yield the package in a folder and all below it. Below the root, every folder with code must be a package."""
     yield name
     for inside in sorted(path for path in folder.iterdir() if path.is_dir()):
         if (inside / "__init__.py").is_file() or (folder != ROOT and any(inside.glob("*.py"))):
@@ -43,7 +43,7 @@ def test_every_file_of_the_package_is_built() -> None:
     folders = [ROOT.joinpath(*name.split(".")[1:]) for name in listed("packages")]
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
     files = [path for folder in folders if folder != ROOT for path in folder.iterdir() if path.is_file()]
-    assert [path for path in files if path.suffix != ".py"] == []  # Others would have to be package data.
+    assert [path for path in files if path.suffix != ".py"] == []  # Other files would need to be package data.
     assert [name for name in listed("sequence_encoder") if not (ROOT / name).is_file()] == []
 
 
@@ -71,7 +71,7 @@ finally:
     assert finished.stdout == f"{sequence_encoder.__version__}\n"
 
 
-def test_a_checkout_reports_its_own_version_and_an_installation_that_of_its_metadata(tmp_path: Path) -> None:
+def test_the_version_comes_from_the_checkout_or_the_installed_metadata(tmp_path: Path) -> None:
     module = tmp_path / "version.py"
     module.write_text((ROOT / "version.py").read_text(encoding="utf-8"))
     assert runpy.run_path(os.fspath(module))["__version__"] == version("sequence-encoder")

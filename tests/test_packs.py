@@ -1,4 +1,4 @@
-"""Packs fill their budgets, an epoch holds every window once, and a seed decides what meets when, wherever it runs."""
+"""Packs fill their token budgets, epochs contain every window once, and the seed determines packs and their order."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ BUDGET = 100
 
 
 def lengths(number: int, longest: int, seed: int = 0) -> list[int]:
-    """As those of documents cut into windows: most are short, and many are just as long as they can be."""
+    """Return lengths like those of windows of documents: most are short, and many have the maximum length."""
     rng = random.Random(seed)
     return [min(longest, 3 + int(rng.lognormvariate(4, 1))) for _ in range(number)]
 
 
 def windows_of_lengths(found: list[int]) -> list[Window]:
-    """Windows whose tokens are their number."""
+    """Return windows whose token ids all equal their number."""
     return [
         {"input_ids": np.full(length - 2, number, np.int32), "cut": 0, "length": length}
         for number, length in enumerate(found)
@@ -40,7 +40,7 @@ def windows_of_lengths(found: list[int]) -> list[Window]:
 
 
 def numbers(pack: Pack) -> list[int]:
-    """Which windows are in a pack."""
+    """Return the numbers of the windows in a pack."""
     return [int(window["input_ids"][0]) for window in pack["windows"]]
 
 
@@ -54,8 +54,8 @@ def epoch(packs: PackedWindows, number: int) -> list[Pack]:
     return list(packs)
 
 
-def told(packs: list[Pack]) -> list[tuple[Any, ...]]:
-    """All that is in packs, to be compared."""
+def contents(packs: list[Pack]) -> list[tuple[Any, ...]]:
+    """Return all contents of packs in a form that can be compared."""
     plain = [[(np.asarray(w["input_ids"]).tolist(), w["cut"], w["length"]) for w in pack["windows"]] for pack in packs]
     return [(windows, pack["seed"], pack["progress"]) for windows, pack in zip(plain, packs, strict=True)]
 
@@ -72,13 +72,13 @@ def test_budgets_are_never_exceeded_and_nearly_filled(longest: int, budget: int,
 
 
 @pytest.mark.parametrize("length", [1, 7, 50, 51, 100])
-def test_items_of_one_length_stay_in_their_order(length: int) -> None:
+def test_items_of_one_length_keep_their_order(length: int) -> None:
     groups = list(pack(((number, length) for number in range(1000)), BUDGET))
     assert [number for group in groups for number in group] == list(range(1000))
     assert {len(group) for group in groups[:-1]} == {BUDGET // length}
 
 
-def test_items_without_end_are_read_little_ahead_and_none_waits_for_long() -> None:
+def test_an_endless_stream_is_packed_with_little_lookahead() -> None:
     read: list[int] = []
 
     def endless() -> Iterator[tuple[int, int]]:
@@ -91,21 +91,21 @@ def test_items_without_end_are_read_little_ahead_and_none_waits_for_long() -> No
     for number, group in enumerate(islice(pack(endless(), BUDGET), 2000)):
         seen |= set(group)
         assert sum(read) <= (number + 20) * BUDGET
-    # Those that came long ago are all gone.
+    # No old item is still waiting.
     assert set(range(len(read) - 100)) <= seen
 
 
 @pytest.mark.parametrize("length", [0, BUDGET + 1])
-def test_an_item_that_fits_no_budget_is_refused(length: int) -> None:
+def test_an_item_that_exceeds_the_budget_is_rejected(length: int) -> None:
     with pytest.raises(ValueError, match=rf"max_tokens={BUDGET} .* {length} tokens"):
         list(pack([("fits", BUDGET), ("does not", length)], BUDGET))
 
 
-def test_nothing_gives_no_group() -> None:
+def test_no_items_give_no_groups() -> None:
     assert list(pack([], BUDGET)) == []
 
 
-def test_an_epoch_holds_every_window_once() -> None:
+def test_an_epoch_contains_every_window_once() -> None:
     packs = packed()
     for number in (0, 1, 7):
         found = epoch(packs, number)
@@ -116,7 +116,7 @@ def test_an_epoch_holds_every_window_once() -> None:
     assert packs.fullness == packs.tokens / (BUDGET * len(found))
 
 
-def test_packs_that_make_no_whole_step_are_other_ones_each_time() -> None:
+def test_each_epoch_drops_other_packs_of_the_incomplete_step() -> None:
     everything = Counter(range(300))
     left_out = []
     whole = packed()
@@ -130,18 +130,18 @@ def test_packs_that_make_no_whole_step_are_other_ones_each_time() -> None:
     assert len(set(left_out)) == 3
 
 
-def test_packs_are_repeated_where_there_are_not_enough_for_a_step() -> None:
+def test_packs_are_repeated_if_there_are_too_few_for_a_step() -> None:
     packs = packed(windows_of_lengths([40, 50, 60]), multiple_of=8)
     found = epoch(packs, 0)
     assert len(found) == 8
     counts = Counter(number for pack in found for number in numbers(pack))
     assert set(counts) == {0, 1, 2}
     assert max(counts.values()) - min(counts.values()) <= 1
-    # What is masked differs from time to time.
+    # Repeated packs have different masks.
     assert len({tuple(pack["seed"]) for pack in found}) == 8
 
 
-def test_epochs_differ_in_order_and_seeds_and_not_in_what_meets() -> None:
+def test_epochs_differ_in_order_and_seeds_but_not_in_packs() -> None:
     packs = packed()
     first, second = epoch(packs, 0), epoch(packs, 1)
     assert list(map(numbers, first)) != list(map(numbers, second))
@@ -150,9 +150,9 @@ def test_epochs_differ_in_order_and_seeds_and_not_in_what_meets() -> None:
     assert len(seeds) == len(first) + len(second)
 
 
-def test_a_seed_decides_everything() -> None:
+def test_the_seed_determines_everything() -> None:
     one, same, other = packed(seed=1), packed(seed=1), packed(seed=2)
-    assert told(epoch(one, 3)) == told(epoch(same, 3))
+    assert contents(epoch(one, 3)) == contents(epoch(same, 3))
     assert sorted(map(numbers, epoch(one, 0))) != sorted(map(numbers, epoch(other, 0)))
     assert {tuple(p["seed"]) for p in epoch(one, 0)}.isdisjoint(tuple(p["seed"]) for p in epoch(other, 0))
 
@@ -160,46 +160,46 @@ def test_a_seed_decides_everything() -> None:
 def test_a_list_and_a_dataset_give_the_same_packs() -> None:
     windows = list(segment_windows(TEXTS, tokenizer_of(), 32))
     dataset = Dataset.from_list([dict(window) for window in windows])
-    assert told(epoch(packed(dataset), 1)) == told(epoch(packed(windows), 1))
-    assert told(list(EvaluationWindows(dataset))) == told(list(EvaluationWindows(windows)))
+    assert contents(epoch(packed(dataset), 1)) == contents(epoch(packed(windows), 1))
+    assert contents(list(EvaluationWindows(dataset))) == contents(list(EvaluationWindows(windows)))
 
 
-def test_evaluation_is_on_each_window_in_its_order_and_always_the_same() -> None:
+def test_evaluation_visits_each_window_in_order_and_is_deterministic() -> None:
     windows = windows_of_lengths(lengths(300, 40))
     evaluated = EvaluationWindows(windows, seed=1)
     found = list(evaluated)
     assert [numbers(pack) for pack in found] == [[number] for number in range(300)]
     assert len(evaluated) == 300
     assert len({tuple(pack["seed"]) for pack in found}) == 300
-    # As at the start of the training, whatever the schedule.
+    # Evaluation uses the masking rate of the start, whatever the schedule.
     assert {pack["progress"] for pack in found} == {0.0}
-    assert told(list(EvaluationWindows(windows, seed=1))) == told(found)
-    assert told(list(EvaluationWindows(windows, seed=2))) != told(found)
+    assert contents(list(EvaluationWindows(windows, seed=1))) == contents(found)
+    assert contents(list(EvaluationWindows(windows, seed=2))) != contents(found)
 
 
-def test_progress_goes_from_the_first_pack_to_the_last_of_the_training() -> None:
+def test_progress_covers_the_whole_training() -> None:
     packs = packed()
     assert [pack["progress"] for pack in epoch(packs, 0)] == [n / len(packs) for n in range(len(packs))]
     packs.plan(2 * len(packs))
     progress = [pack["progress"] for number in range(3) for pack in epoch(packs, number)]
     assert progress[: 2 * len(packs)] == [n / (2 * len(packs)) for n in range(2 * len(packs))]
-    # Who trains for longer than planned stays at the end.
+    # Training beyond the plan stays at the end.
     assert set(progress[2 * len(packs) :]) == {1.0}
 
 
 @pytest.mark.parametrize("index", [-1, 10**6])
-def test_a_place_outside_the_epoch_is_refused(index: int) -> None:
+def test_an_index_outside_the_epoch_is_rejected(index: int) -> None:
     with pytest.raises(IndexError, match=rf"index must be from 0 to .* got {index}\."):
         packed()[index]
 
 
 @pytest.mark.parametrize("windows", [[], Dataset.from_dict({"input_ids": [], "cut": [], "length": []})])
-def test_no_windows_are_refused(windows: Any) -> None:
+def test_an_empty_list_of_windows_is_rejected(windows: Any) -> None:
     with pytest.raises(ValueError, match="windows is empty"):
         packed(windows)
 
 
-def test_a_budget_without_room_for_the_longest_window_is_refused() -> None:
+def test_a_budget_below_the_longest_window_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"max_tokens=39 .* 40 tokens"):
         packed(max_tokens=39)
 
@@ -209,7 +209,7 @@ def test_a_step_has_the_same_packs_in_any_number_of_processes(processes: int, ba
     packs = packed(multiple_of=8)
     packs.set_epoch(1)
     batches = BatchSampler(SequentialSampler(packs), batch, drop_last=False)
-    # How Accelerate deals batches to processes.
+    # Accelerate distributes batches to processes in this way.
     shards = [list(BatchSamplerShard(batches, processes, place)) for place in range(processes)]
     assert {len(shard) for shard in shards} == {len(packs) // (processes * batch)}
     for step in range(len(packs) // 8):
@@ -220,7 +220,7 @@ def test_a_step_has_the_same_packs_in_any_number_of_processes(processes: int, ba
 
 @pytest.fixture
 def train(tiny_config: Callable[..., Any], tmp_path: Path) -> Callable[..., list[tuple[tuple[int, ...], float]]]:
-    """`train(resume, workers, persistent)`: seeds and progress of the packs of two epochs of a `Trainer`."""
+    """Return `train(resume, workers, persistent)`, which returns seeds and progress of the packs of two epochs."""
     tokenizer: SequenceEncoderTokenizer = tokenizer_of()
 
     def run(
@@ -233,11 +233,11 @@ def train(tiny_config: Callable[..., Any], tmp_path: Path) -> Callable[..., list
         def telling(items: list[Pack]) -> dict[str, Any]:
             return {**collate(items), "seed": [tuple(item["seed"]) for item in items], "progress": items[0]["progress"]}
 
-        asked = []
+        visited = []
 
         class Model(SequenceEncoderForPreTraining):
             def forward(self, seed: Any = None, progress: float = 0.0, **inputs: Any) -> Any:
-                asked.extend((one, progress) for one in seed)
+                visited.extend((one, progress) for one in seed)
                 return super().forward(**inputs)
 
         special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
@@ -257,22 +257,22 @@ def train(tiny_config: Callable[..., Any], tmp_path: Path) -> Callable[..., list
             disable_tqdm=True,
         )
         Trainer(model, arguments, train_dataset=packs, data_collator=telling).train(resume_from_checkpoint=resume)
-        assert asked
-        return asked
+        assert visited
+        return visited
 
     return run
 
 
-def test_trainer_takes_each_epoch_in_its_own_order_and_goes_on_where_it_stopped(train: Any, tmp_path: Path) -> None:
-    asked = train()
+def test_trainer_reorders_each_epoch_and_resumes_where_it_stopped(train: Any, tmp_path: Path) -> None:
+    visited = train()
     packs = packed(list(segment_windows(TEXTS[:2], tokenizer_of(), 32)), 256, multiple_of=2)
     packs.plan(2 * len(packs))
     expected = [(tuple(pack["seed"]), pack["progress"]) for number in (0, 1) for pack in epoch(packs, number)]
-    assert asked == expected
+    assert visited == expected
     assert train(workers=1) == expected
-    # Workers that live on from the first epoch.
+    # Persistent workers survive the first epoch.
     assert train(workers=1, persistent=True) == expected
-    # Within the first epoch, and within the second.
+    # The checkpoints are within the first and the second epoch.
     assert 3 < len(packs) / 2 < 6
     for step in (3, 6):
         assert train(resume=str(tmp_path / f"checkpoint-{step}")) == expected[2 * step :]

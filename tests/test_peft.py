@@ -1,4 +1,4 @@
-"""peft: right target modules for every head without naming any, merged and saved, on the padding-free path."""
+"""PEFT finds the target modules of every head; adapters are trained, merged and saved on the padding-free path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sequence_encoder.modeling.modeling_sequence_encoder import SequenceEncoderM
 Build = Callable[..., Any]
 MakeBatch = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
-# peft's task, the class, and the part of the head that is trained with an adapter.
+# Per class: the task type of PEFT, and the module of the head that is trained with an adapter.
 HEADS = {
     "SequenceEncoderForSequenceClassification": ("SEQ_CLS", "classifier"),
     "SequenceEncoderForTokenClassification": ("TOKEN_CLS", "classifier"),
@@ -53,7 +53,7 @@ def first_output(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 @pytest.mark.parametrize("preset", ["vanilla", "bert", "modernbert"])
 @pytest.mark.parametrize("head", HEADS)
-def test_all_matrices_of_the_layers_are_adapted_without_being_named(
+def test_all_matrices_of_the_layers_are_default_targets(
     head: str, preset: str, tiny_config: Build, randomize: Build
 ) -> None:
     model = peft.get_peft_model(build(head, tiny_config, randomize, preset), peft.LoraConfig(task_type=HEADS[head][0]))
@@ -84,7 +84,7 @@ def test_the_head_is_trained_and_saved_with_an_adapter(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_merged_and_unloaded_models_compute_the_same(
+def test_merging_keeps_outputs_and_unloading_restores_them(
     method: str, tiny_config: Build, randomize: Build, ragged: MakeBatch
 ) -> None:
     head = "SequenceEncoderForTokenClassification"
@@ -104,7 +104,7 @@ def test_merged_and_unloaded_models_compute_the_same(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_padding_does_not_change_what_adapted_models_say_of_real_tokens(
+def test_padding_does_not_change_real_tokens_of_adapted_models(
     method: str, tiny_config: Build, randomize: Build, ragged: MakeBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = peft.get_peft_model(
@@ -112,7 +112,7 @@ def test_padding_does_not_change_what_adapted_models_say_of_real_tokens(
     ).eval()
     lengths = [7, 3, 11]
     ids, mask = ragged(lengths)
-    # All go the packed way, adapters or not.
+    # Adapted models must use the packed path too.
     monkeypatch.setattr(SequenceEncoderModel, "_encode_padded", lambda *args: pytest.fail("padding was computed"))
     together = model(input_ids=ids, attention_mask=mask).logits
     for row, length in enumerate(lengths):
@@ -130,7 +130,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(
     for checkpointed in (False, True):
         if checkpointed:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            # So that layers come to have gradients whose inputs have none.
+            # The frozen embeddings need this for the layers to get gradients.
             model.enable_input_require_grads()
         model.zero_grad()
         torch.manual_seed(0)
@@ -157,7 +157,7 @@ def test_prompts_are_trained_through_the_encoder(tiny_config: Build, randomize: 
     assert not torch.allclose(first_output(model, batch), before)
 
 
-def test_an_adapter_is_loaded_from_beside_the_code_of_its_encoder(
+def test_an_adapter_loads_from_the_folder_of_its_encoder(
     tiny_config: Build, randomize: Build, ragged: MakeBatch, tmp_path: Path, without_package: Build
 ) -> None:
     base = build("SequenceEncoderForSequenceClassification", tiny_config, randomize)
@@ -191,7 +191,7 @@ print(json.dumps([model(input_ids=torch.tensor(ids), attention_mask=torch.tensor
     assert trained > 0
 
 
-def test_a_choice_of_the_user_in_the_tables_of_peft_stays(
+def test_user_entries_in_the_tables_of_peft_are_kept(
     monkeypatch: pytest.MonkeyPatch, tiny_config: Build, randomize: Build
 ) -> None:
     table = peft.utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING

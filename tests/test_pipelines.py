@@ -1,4 +1,4 @@
-"""The pipelines on saved folders, where the package is not installed; and the answers to questions, in detail."""
+"""Pipelines on saved folders without the package, and question answering in detail."""
 
 from __future__ import annotations
 
@@ -76,13 +76,15 @@ def results(saved: Path, without_package: Build) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("task", sorted(HEADS.keys() - {"question-answering"}))
-def test_a_pipeline_gives_the_same_without_the_package(results: Any, saved: Path, task: str) -> None:
+def test_pipelines_give_the_same_results_without_the_package(results: Any, saved: Path, task: str) -> None:
     inputs, options = CALLS[task]
     expected = json.loads(json.dumps(pipeline(task, model=str(saved / task))(inputs, **options), default=float))
     assert results[task] == expected
 
 
-def test_answers_to_questions_are_the_same_without_the_package(results: Any, saved: Path, tokenizer: Any) -> None:
+def test_question_answering_gives_the_same_answers_without_the_package(
+    results: Any, saved: Path, tokenizer: Any
+) -> None:
     model = SequenceEncoderForQuestionAnswering.from_pretrained(saved / "question-answering")
     inputs, options = CALLS["question-answering"]
     assert results["question-answering"] == QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)(
@@ -90,12 +92,12 @@ def test_answers_to_questions_are_the_same_without_the_package(results: Any, sav
     )
 
 
-def test_texts_are_compared_without_the_package_as_with_it(results: Any, saved: Path, tokenizer: Any) -> None:
+def test_encode_gives_the_same_vectors_without_the_package(results: Any, saved: Path, tokenizer: Any) -> None:
     model = sequence_encoder.SequenceEncoderModel.from_pretrained(saved / "feature-extraction")
     assert results["encode"] == model.encode(TEXTS, tokenizer, normalize_embeddings=True).tolist()
 
 
-def test_only_a_model_that_answers_names_its_pipeline(saved: Path, tmp_path: Path) -> None:
+def test_only_question_answering_models_name_a_custom_pipeline(saved: Path, tmp_path: Path) -> None:
     for task in HEADS:
         config = json.loads((saved / task / "config.json").read_text())
         assert list(config.get("custom_pipelines", ())) == ["question-answering"] * (task == "question-answering")
@@ -105,12 +107,12 @@ def test_only_a_model_that_answers_names_its_pipeline(saved: Path, tmp_path: Pat
     assert list(json.loads((tmp_path / "config.json").read_text())["custom_pipelines"]) == ["mine"]
 
 
-# Answers, on a model whose scores are those of the tokens themselves.
+# Question answering, with a model whose scores depend only on each token
 
 
 @pytest.fixture
 def answering(tiny_config: Build, randomize: Build, tokenizer: Any, saved: Path) -> QuestionAnsweringPipeline:
-    """Without layers and positions, a token says by itself how much it is a start and an end."""
+    """Build a model without layers and positions, where each token determines its own start and end scores."""
     model = randomize(
         SequenceEncoderForQuestionAnswering(tiny_config("bert", num_hidden_layers=0, max_position_embeddings=24))
     )
@@ -119,7 +121,7 @@ def answering(tiny_config: Build, randomize: Build, tokenizer: Any, saved: Path)
 
 
 def expected_answers(answering: QuestionAnsweringPipeline, longest: int = 15) -> list[tuple[float, int, int]]:
-    """Of a context in one window, from the logits of a plain call."""
+    """Compute the answers for a context of one window from the logits of a plain forward pass."""
     batch = answering.tokenizer(
         QUESTION["question"], QUESTION["context"], return_tensors="pt", return_offsets_mapping=True
     )
@@ -137,7 +139,7 @@ def expected_answers(answering: QuestionAnsweringPipeline, longest: int = 15) ->
 
 
 @pytest.mark.parametrize("longest", [1, 2, 15])
-def test_the_best_spans_of_the_context_are_given(answering: QuestionAnsweringPipeline, longest: int) -> None:
+def test_the_best_spans_of_the_context_are_returned(answering: QuestionAnsweringPipeline, longest: int) -> None:
     answers = answering(**QUESTION, top_k=4, max_answer_len=longest)
     expected = expected_answers(answering, longest)[:4]
     assert [(answer["start"], answer["end"]) for answer in answers] == [span[1:] for span in expected]
@@ -148,7 +150,7 @@ def test_the_best_spans_of_the_context_are_given(answering: QuestionAnsweringPip
 
 
 def favour(answering: Any, word: str, start: float = 1, end: float = 1, other: float = 0) -> None:
-    """Makes a token a likely start and a likely end, the more the less it has of another direction."""
+    """Make a token a likely start and end of answers. `other` adds a direction that reduces both scores."""
     directions = torch.nn.functional.normalize(answering.model.qa_outputs.weight.data)
     aside = torch.randn(directions.shape[1], generator=torch.Generator().manual_seed(3))
     token = answering.tokenizer.convert_tokens_to_ids(word)
@@ -157,7 +159,7 @@ def favour(answering: Any, word: str, start: float = 1, end: float = 1, other: f
 
 
 @pytest.mark.parametrize("place", [0, 1, 9, 10, 11, 12, 30, 58, 59])
-def test_an_answer_is_found_wherever_it_stands_in_a_long_context(answering: Any, place: int) -> None:
+def test_an_answer_is_found_anywhere_in_a_long_context(answering: Any, place: int) -> None:
     favour(answering, "fox")
     words = ["the"] * 60
     words[place] = "fox"
@@ -176,7 +178,7 @@ def test_an_answer_is_found_across_the_end_of_a_window(answering: QuestionAnswer
         assert answer["answer"] == "brown fox", place
 
 
-def test_there_is_an_answer_where_one_window_has_it(answering: QuestionAnsweringPipeline) -> None:
+def test_an_answer_in_one_window_beats_no_answer_in_others(answering: QuestionAnsweringPipeline) -> None:
     favour(answering, "fox")
     favour(answering, answering.tokenizer.cls_token, other=1)
     ask = {"question": "who jumps", "handle_impossible_answer": True, "max_seq_len": 14, "doc_stride": 3}
@@ -186,7 +188,7 @@ def test_there_is_an_answer_where_one_window_has_it(answering: QuestionAnswering
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_answers_do_not_depend_on_batches(answering: QuestionAnsweringPipeline, side: str) -> None:
+def test_answers_do_not_depend_on_the_batch_size(answering: QuestionAnsweringPipeline, side: str) -> None:
     answering.tokenizer.padding_side = side
     questions = [{"question": "who jumps", "context": text} for text in (*TEXTS, " ".join(TEXTS * 6), TEXTS[1])]
     single = answering(questions, top_k=3, max_seq_len=20)
@@ -197,7 +199,7 @@ def test_answers_do_not_depend_on_batches(answering: QuestionAnsweringPipeline, 
         assert [answer["score"] for answer in one] == pytest.approx([answer["score"] for answer in other], abs=1e-5)
 
 
-def test_sharp_scores_and_contexts_without_tokens_have_an_answer(answering: QuestionAnsweringPipeline) -> None:
+def test_extreme_scores_and_contexts_without_tokens_are_answered(answering: QuestionAnsweringPipeline) -> None:
     for scale in (1.0, 3e3):
         answering.model.qa_outputs.weight.data *= scale
         answer = answering(**QUESTION)
@@ -209,7 +211,7 @@ def test_sharp_scores_and_contexts_without_tokens_have_an_answer(answering: Ques
     assert answering([]) == []
 
 
-def test_lists_of_questions_and_of_contexts_are_answered_one_by_one(answering: QuestionAnsweringPipeline) -> None:
+def test_lists_of_questions_and_contexts_are_answered_in_pairs(answering: QuestionAnsweringPipeline) -> None:
     questions = ["who jumps", "what is lazy"]
     pairs = [answering(question=question, context=TEXTS[0]) for question in questions]
     assert answering(question=questions, context=TEXTS[0]) == pairs
@@ -218,7 +220,7 @@ def test_lists_of_questions_and_of_contexts_are_answered_one_by_one(answering: Q
         answering(question=questions, context=TEXTS[:1])
 
 
-def test_threads_that_pad_with_the_same_tokenizer_change_no_answer(answering: Any) -> None:
+def test_answers_do_not_depend_on_threads_that_share_the_tokenizer(answering: Any) -> None:
     context = " ".join(TEXTS * 6)
     asked = {"question": "who", "context": context, "doc_stride": 2}
     lengths = (12, 16, 20, 24)
@@ -237,7 +239,7 @@ def test_threads_that_pad_with_the_same_tokenizer_change_no_answer(answering: An
     assert found == [expected[length] for length in lengths * 8]
 
 
-def test_a_window_is_as_long_as_tokenizer_and_positions_allow(answering: Any) -> None:
+def test_windows_use_the_maximum_length_of_tokenizer_and_model(answering: Any) -> None:
     seen: list[int] = []
     answering.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
@@ -252,7 +254,7 @@ def test_a_window_is_as_long_as_tokenizer_and_positions_allow(answering: Any) ->
     assert max(seen) == 18
 
 
-def test_half_precision_gives_the_answer_of_float32(answering: QuestionAnsweringPipeline) -> None:
+def test_bfloat16_gives_the_answer_of_float32(answering: QuestionAnsweringPipeline) -> None:
     favour(answering, "fox")
     expected = answering(**QUESTION)
     answering.model.bfloat16()
@@ -261,7 +263,7 @@ def test_half_precision_gives_the_answer_of_float32(answering: QuestionAnswering
     assert answer["score"] == pytest.approx(expected["score"], abs=0.05)
 
 
-def test_there_may_be_no_answer(answering: QuestionAnsweringPipeline) -> None:
+def test_the_empty_answer_is_returned_only_if_allowed(answering: QuestionAnsweringPipeline) -> None:
     favour(answering, answering.tokenizer.cls_token)
     assert answering(**QUESTION)["answer"] != ""
     answer = answering(**QUESTION, handle_impossible_answer=True)
@@ -282,12 +284,12 @@ def test_there_may_be_no_answer(answering: QuestionAnsweringPipeline) -> None:
         ({**QUESTION, "handle_impossible_answer": "no"}, "handle_impossible_answer must be True or False, got 'no'"),
     ],
 )
-def test_what_cannot_be_answered_is_told(answering: Any, call: dict[str, Any], message: str) -> None:
+def test_invalid_questions_and_options_are_rejected(answering: Any, call: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         answering(**call)
 
 
-def test_another_head_and_a_slow_tokenizer_are_told(saved: Path, tokenizer: Any, answering: Any) -> None:
+def test_other_heads_and_slow_tokenizers_are_rejected(saved: Path, tokenizer: Any, answering: Any) -> None:
     with pytest.raises(ValueError, match="must have a question answering head, got a SequenceEncoderModel"):
         QuestionAnsweringPipeline(model=answering.model.model, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="tokenizer must be a fast tokenizer"):

@@ -1,4 +1,4 @@
-"""Models in float64 and float16: nothing is rounded to float32 on the way, overflows, or becomes NaN."""
+"""Models in float64 and float16 round nothing to float32, do not overflow and produce no NaN."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sequence_encoder.modeling.pooling import POOLINGS
 
 Build = Callable[..., Any]
 
-# Padding beyond the window of every real token, on either side, and a row of nothing else.
+# Padding on either side that no real token's window reaches, and a row of only padding.
 MASK = torch.tensor([[1] * 5 + [0] * 7, [0] * 10 + [1] * 2, [0] * 12, [1] * 12])
-# Longer than what dense attention takes through a window of one token.
+# Too long for dense attention with a window of one token.
 LONG = torch.tensor([[1] * 70, [1] * 3 + [0] * 67])
 PRESETS = ("vanilla", "bert", "roberta", "modernbert")
 HEADS: dict[str, dict[str, torch.Tensor]] = {
@@ -80,7 +80,7 @@ def test_losses_in_float64(tiny_config: Build, randomize: Build, head: str, padd
 
 
 @pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification"])
-def test_losses_of_numbers_in_float64(tiny_config: Build, problem_type: str) -> None:
+def test_regression_and_multi_label_losses_in_float64(tiny_config: Build, problem_type: str) -> None:
     config = small(tiny_config, "bert", problem_type=problem_type, num_labels=3)
     model = modeling.SequenceEncoderForSequenceClassification(config).double()
     inputs = (torch.randn(4, 12, 8, dtype=torch.float64, requires_grad=True), torch.rand(4, 3, dtype=torch.float64))
@@ -90,7 +90,7 @@ def test_losses_of_numbers_in_float64(tiny_config: Build, problem_type: str) -> 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("boolean", [False, True])
 def test_a_query_that_sees_no_key_stays_finite(dtype: torch.dtype, boolean: bool) -> None:
-    # Scores of -64 000, which is nearly the lowest number of float16.
+    # The scores are -64,000, close to the lowest number of float16.
     query, key, value = (torch.full((1, 1, 4, 1), number, dtype=dtype) for number in (-250.0, 256.0, 1.0))
     mask = torch.full((1, 1, 4, 4), torch.finfo(dtype).min, dtype=dtype)
     output, weights = eager_attention_forward(nn.Module(), query, key, value, mask == 0 if boolean else mask, 1.0)
@@ -100,7 +100,7 @@ def test_a_query_that_sees_no_key_stays_finite(dtype: torch.dtype, boolean: bool
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_the_mean_of_many_tokens(dtype: torch.dtype) -> None:
+def test_mean_pooling_of_many_tokens_does_not_overflow(dtype: torch.dtype) -> None:
     hidden_states = torch.full((2, 4096, 3), 25.0, dtype=dtype)
     real = torch.arange(4096) < torch.tensor([4000, 4096])[:, None]
     assert torch.equal(POOLINGS["mean"](hidden_states, real).to(dtype), hidden_states[:, 0])

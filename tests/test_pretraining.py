@@ -1,4 +1,4 @@
-"""`sequence-encoder pretrain` goes from texts to a model that loads and has learned, in every way that it offers."""
+"""`sequence-encoder pretrain` trains models that load and have learned, with each of its options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of a run through the command line."""
+    """Run the command line, and return its output folder."""
     output = tmp_path_factory.mktemp("finished")
     main(["pretrain", *command(corpus, output, max_steps=40, eval_documents=4, report_to="tensorboard")])
     return output
@@ -38,7 +38,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def test_the_output_folder_is_a_model_with_its_tokenizer(finished: Path) -> None:
+def test_the_output_folder_has_a_model_and_its_tokenizer(finished: Path) -> None:
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(finished), AutoTokenizer.from_pretrained(finished)
     logits = model(**tokenizer(["One [MASK] of text."], return_tensors="pt")).logits
     assert logits.shape[-1] == len(tokenizer) == model.config.vocab_size
@@ -46,9 +46,9 @@ def test_the_output_folder_is_a_model_with_its_tokenizer(finished: Path) -> None
     assert tokenizer.model_max_length == 48
 
 
-def test_it_has_learned(finished: Path) -> None:
+def test_the_loss_falls(finished: Path) -> None:
     logged = [entry["mlm_loss"] for entry in losses(finished)]
-    # Single steps mask few tokens, and scatter by more than what is learned between them.
+    # Single steps mask few tokens, so that their losses vary by more than the model learns between them.
     assert mean(logged[-10:]) < mean(logged[:10]) - 0.2
     history = json.loads((finished / "trainer_state.json").read_text())["log_history"]
     evaluated = [entry["eval_mlm_loss"] for entry in history if "eval_mlm_loss" in entry]
@@ -63,13 +63,13 @@ def test_the_same_seed_gives_the_same_tokenizer_and_weights(corpus: Path, tmp_pa
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
 
 
-def test_each_objective_and_the_speed_are_in_every_log(finished: Path) -> None:
+def test_every_log_has_the_objectives_and_the_speed(finished: Path) -> None:
     for entry in losses(finished):
         assert 0 < entry["mlm_loss"] < 10
         assert 0 <= entry["mlm_accuracy"] <= 1
         assert entry["tokens_per_second"] > 0
         assert 0 < entry["share_of_peak"] < 1
-    # A pack of texts of one sentence each has no order to tell.
+    # A pack of texts of one sentence each has no sentence order.
     with_pairs = [entry for entry in losses(finished) if "sop_loss" in entry]
     assert len(with_pairs) > 10
     for entry in with_pairs:
@@ -77,15 +77,15 @@ def test_each_objective_and_the_speed_are_in_every_log(finished: Path) -> None:
         assert 0 <= entry["sop_accuracy"] <= 1
 
 
-def test_curves_card_and_events_are_left_behind(finished: Path) -> None:
+def test_the_run_writes_loss_curves_a_card_and_tensorboard_events(finished: Path) -> None:
     assert (finished / "loss.png").read_bytes().startswith(b"\x89PNG")
     card = (finished / "README.md").read_text()
-    for said in ("MuonWithAdamW", "warmup_stable_decay", "mlm_loss"):
-        assert said in card
+    for expected_text in ("MuonWithAdamW", "warmup_stable_decay", "mlm_loss"):
+        assert expected_text in card
     assert list((finished / "runs").rglob("events*"))
 
 
-def test_the_rate_rises_stays_and_falls(finished: Path) -> None:
+def test_the_learning_rate_rises_stays_and_falls(finished: Path) -> None:
     rates = [entry["learning_rate"] for entry in losses(finished)]
     highest = max(rates)
     assert highest == 0.01
@@ -110,7 +110,7 @@ def test_every_preset_trains(corpus: Path, tmp_path: Path, preset: str) -> None:
         ({"mlm_weight": 2, "sop_weight": 0.5}, SequenceEncoderForPreTraining, "mlm_loss", None),
     ],
 )
-def test_objectives_alone_or_weighted(
+def test_objectives_can_be_disabled_or_weighted(
     corpus: Path, tmp_path: Path, options: dict[str, Any], kind: type, there: str, missing: str | None
 ) -> None:
     trainer = run_here(corpus, tmp_path, max_steps=3, max_tokens=512, **options)
@@ -119,11 +119,11 @@ def test_objectives_alone_or_weighted(
         assert there in entry
         assert missing not in entry
         if missing is None:
-            # That of sentence order is weighed by masked tokens in the sum, and is the mean over pairs in the log.
+            # The sum weighs sentence order by masked tokens, but the log is the mean over pairs.
             assert entry["loss"] == pytest.approx(2 * entry["mlm_loss"] + 0.5 * entry["sop_loss"], rel=0.05)
 
 
-def test_a_file_of_settings_says_the_same_as_arguments_and_arguments_say_more(corpus: Path, tmp_path: Path) -> None:
+def test_a_settings_file_equals_arguments_and_arguments_override_it(corpus: Path, tmp_path: Path) -> None:
     arguments = command(corpus, tmp_path / "arguments", whole_word_mask=True, mlm_schedule="linear", seed=3)
     settings = {name.removeprefix("--"): value for name, value in zip(arguments[::2], arguments[1::2], strict=True)}
     main(["pretrain", *arguments])
@@ -137,13 +137,13 @@ def test_a_file_of_settings_says_the_same_as_arguments_and_arguments_say_more(co
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_stream_trains_as_far_as_it_is_told(corpus: Path, tmp_path: Path) -> None:
+def test_a_stream_trains_for_max_steps(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path, streaming=True, shuffle_buffer=3, eval_documents=2, max_steps=30)
     assert len(losses(tmp_path)) == 30
     assert losses(tmp_path)[-1]["mlm_loss"] < losses(tmp_path)[0]["mlm_loss"]
 
 
-def test_a_checkpoint_of_another_family_goes_on_with_its_tokenizer(
+def test_a_checkpoint_of_another_family_continues_with_its_tokenizer(
     corpus: Path, tmp_path: Path, bert_folder: Path
 ) -> None:
     trainer = run_here(
@@ -151,17 +151,17 @@ def test_a_checkpoint_of_another_family_goes_on_with_its_tokenizer(
     )
     before, after = AutoTokenizer.from_pretrained(bert_folder), AutoTokenizer.from_pretrained(tmp_path / "out")
     assert after.get_vocab() == before.get_vocab()
-    # One small step from where it was, and not from random weights.
+    # The weights are one small step from the checkpoint, and not random.
     theirs = AutoModelForMaskedLM.from_pretrained(bert_folder).get_input_embeddings().weight
     ours = trainer.model.get_input_embeddings().weight
     assert torch.nn.functional.cosine_similarity(theirs, ours).min() > 0.9
 
 
-def test_the_average_of_the_weights_is_what_is_saved(corpus: Path, tmp_path: Path) -> None:
+def test_the_averaged_weights_are_saved(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path, ema_decay=0.5, save_steps=1, save_total_limit=0, max_steps=5)
     name = "model.embed_tokens.weight"
     after = [weights(tmp_path / f"checkpoint-{step}")[name] for step in range(1, 6)]
-    # The rate rises from zero, so that the first step moves nothing.
+    # The learning rate rises from zero, so that the first step changes nothing.
     average = after[0]
     for step, weight in enumerate(after, start=1):
         average = torch.lerp(average, weight, 1 - min(0.5, (1 + step) / (10 + step)))
@@ -169,7 +169,7 @@ def test_the_average_of_the_weights_is_what_is_saved(corpus: Path, tmp_path: Pat
     assert not torch.allclose(average, after[-1], atol=1e-4)
 
 
-def test_activation_checkpointing_makes_the_same_model(corpus: Path, tmp_path: Path) -> None:
+def test_gradient_checkpointing_does_not_change_the_losses(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path / "plain")
     tokenizer = tmp_path / "plain"
     for name, more in (("again", {}), ("saving", {"gradient_checkpointing": True})):
@@ -178,9 +178,9 @@ def test_activation_checkpointing_makes_the_same_model(corpus: Path, tmp_path: P
         assert other["loss"] == pytest.approx(entry["loss"], abs=1e-5)
 
 
-def test_a_compiled_model_learns_the_same(corpus: Path, tmp_path: Path) -> None:
+def test_compilation_does_not_change_the_losses(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path / "first", max_steps=1)
-    # The backend that compiles nothing goes through all the rest, in a second and not in minutes.
+    # The "eager" backend compiles nothing but runs the rest, in a second instead of minutes.
     for name, more in (("plain", {}), ("compiled", {"torch_compile_backend": "eager"})):
         run_here(corpus, tmp_path / name, tokenizer=tmp_path / "first", max_steps=3, **more)
     for entry, other in zip(losses(tmp_path / "plain"), losses(tmp_path / "compiled"), strict=True):
@@ -188,7 +188,7 @@ def test_a_compiled_model_learns_the_same(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected_text"),
     [
         ({"corpus": "nowhere/at/all.jsonl"}, "no such file"),
         ({"max_tokens": 16}, "--max_tokens must be at least --max_length 48, got 16"),
@@ -228,18 +228,18 @@ def test_a_compiled_model_learns_the_same(corpus: Path, tmp_path: Path) -> None:
         ({"streaming": True, "dataloader_num_workers": 2}, "dataloader_num_workers must be 0 or 1"),
     ],
 )
-def test_bad_arguments_say_what_is_allowed_before_anything_is_trained(
-    corpus: Path, tmp_path: Path, options: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+def test_bad_arguments_are_rejected_before_training(
+    corpus: Path, tmp_path: Path, options: dict[str, Any], expected_text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
     with pytest.raises(SystemExit) as exit_:
         main(["pretrain", *command(**{"corpus": corpus, "output": output, **options})])
-    assert said in f"{exit_.value}{capsys.readouterr().err}"
+    assert expected_text in f"{exit_.value}{capsys.readouterr().err}"
     assert not list(output.glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize(
-    ("library", "options", "said"),
+    ("library", "options", "expected_text"),
     [
         ("matplotlib", {}, "Install with: pip install 'sequence-encoder[train]'"),
         ("datasets", {}, "Install with: pip install 'sequence-encoder[train]'"),
@@ -250,19 +250,24 @@ def test_bad_arguments_say_what_is_allowed_before_anything_is_trained(
         ("schedulefree", {"muon": False, "optim": "schedule_free_adamw"}, "pip install schedulefree"),
     ],
 )
-def test_a_missing_library_is_named_with_its_install_command_before_a_text_is_read(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, options: dict[str, Any], said: str
+def test_a_missing_library_is_reported_with_its_pip_command_before_reading(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    library: str,
+    options: dict[str, Any],
+    expected_text: str,
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(SystemExit) as exit_:
         main(["pretrain", *command(corpus, tmp_path / "out", **options)])
-    assert said in str(exit_.value)
+    assert expected_text in str(exit_.value)
     assert "\n" not in str(exit_.value)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "expected_text"),
     [
         ("prest: bert", "prest"),
         ("preset: gpt", "--preset: invalid choice: 'gpt'"),
@@ -270,9 +275,9 @@ def test_a_missing_library_is_named_with_its_install_command_before_a_text_is_re
         ("corpus: [", "cannot be read"),
     ],
 )
-def test_a_file_of_settings_is_held_to_the_same(tmp_path: Path, settings: str, said: str) -> None:
+def test_invalid_settings_files_are_rejected(tmp_path: Path, settings: str, expected_text: str) -> None:
     (tmp_path / "settings.yaml").write_text(settings)
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(SystemExit, match=expected_text):
         main(["pretrain", str(tmp_path / "settings.yaml")])
 
 
@@ -290,11 +295,11 @@ def test_a_file_of_settings_is_held_to_the_same(tmp_path: Path, settings: str, s
         (["--from", "some/model"], 5e-4),
     ],
 )
-def test_rates_fit_preset_and_optimizer_unless_they_are_given(given: list[str], rate: float) -> None:
+def test_the_default_learning_rate_depends_on_preset_and_optimizer(given: list[str], rate: float) -> None:
     assert parse(given).args.learning_rate == rate
 
 
-def test_a_new_start_does_not_remove_what_it_starts_from(corpus: Path, tmp_path: Path) -> None:
+def test_overwrite_does_not_delete_the_checkpoint_to_start_from(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path, max_steps=4)
     options = {"config_overrides": None, "from": tmp_path / "checkpoint-4"}
     with pytest.raises(UsageError, match="would be deleted"):
@@ -302,8 +307,8 @@ def test_a_new_start_does_not_remove_what_it_starts_from(corpus: Path, tmp_path:
     assert (tmp_path / "checkpoint-4" / "model.safetensors").exists()
 
 
-def test_workers_that_stay_see_every_epoch(corpus: Path, tmp_path: Path) -> None:
-    """They keep copies of the data, and would show the first epoch again and again."""
+def test_persistent_workers_see_every_epoch(corpus: Path, tmp_path: Path) -> None:
+    """Persistent workers keep copies of the data, and would repeat the first epoch."""
     run_here(corpus, tmp_path / "first", max_steps=1)
     options = {"tokenizer": tmp_path / "first", "max_steps": None, "num_train_epochs": 2}
     run_here(corpus, tmp_path / "plain", **options)
@@ -312,7 +317,7 @@ def test_workers_that_stay_see_every_epoch(corpus: Path, tmp_path: Path) -> None
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_word_of_a_million_characters_and_a_text_of_as_many_tokens_are_trained_on(tmp_path: Path) -> None:
+def test_very_long_words_and_texts_are_trained_on(tmp_path: Path) -> None:
     file = tmp_path / "long.jsonl"
     texts = ["a" * 1_000_000, "one two three. " * 250_000, "short enough. And more."]
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -321,25 +326,27 @@ def test_a_word_of_a_million_characters_and_a_text_of_as_many_tokens_are_trained
     assert trainer.train_dataset.fullness > 0.97
 
 
-def test_a_finished_model_is_not_replaced_unasked(finished: Path, corpus: Path) -> None:
+def test_a_finished_model_is_replaced_only_with_overwrite(finished: Path, corpus: Path) -> None:
     before = weights(finished)
     with pytest.raises(FileExistsError, match="--overwrite"):
         run_here(corpus, finished)
     assert all(torch.equal(weight, before[name]) for name, weight in weights(finished).items())
 
 
-def test_a_run_that_goes_on_must_be_the_same(finished: Path, corpus: Path) -> None:
+def test_a_resumed_run_must_have_the_same_arguments(finished: Path, corpus: Path) -> None:
     with pytest.raises(UsageError, match=r"mlm_probability \(was 0.3, is 0.4\)"):
         run_here(corpus, finished, eval_documents=4, resume=True, mlm_probability=0.4)
     with pytest.raises(UsageError, match=r"packs a step \(was 1, is 2\)"):
         run_here(corpus, finished, eval_documents=4, resume=True, gradient_accumulation_steps=2)
 
 
-def test_trackio_gets_what_is_logged(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("trackio", reason="not installed with the oldest versions of all else")
-    # Read when trackio is imported, which needs a process of its own.
+def test_trackio_receives_the_logs(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trackio", reason="not installed with the oldest versions")
+    # trackio reads it on import, which needs a separate process.
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    status, said = finish(start(command(corpus, tmp_path / "out", report_to="trackio", project="tests", max_steps=3)))
-    assert status == 0, said
+    status, expected_text = finish(
+        start(command(corpus, tmp_path / "out", report_to="trackio", project="tests", max_steps=3))
+    )
+    assert status == 0, expected_text
     (database,) = (tmp_path / "trackio").glob("tests.db*")
     assert b"train/mlm_loss" in database.read_bytes()

@@ -1,4 +1,4 @@
-"""A run of `sequence-encoder pretrain` leaves alone what it did not write, and loses nothing that it did."""
+"""`sequence-encoder pretrain` does not touch files that it did not write, and loses none that it wrote."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transformers import Trainer
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.pretraining_runs import command, run_here, write_corpus
-from sequence_encoder.training.checkpoints import checkpoints_in, remove_older
+from sequence_encoder.training.checkpoints import checkpoints_in, rotate_checkpoints
 from sequence_encoder.training.pretraining import recipe as pretraining
 from sequence_encoder.training.pretraining.run import parse
 
@@ -38,11 +38,11 @@ def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def output(finished: Path, tmp_path: Path) -> Path:
-    """The folder of a run of two steps, with checkpoint-2."""
+    """Copy the folder of a run of two steps, with checkpoint-2."""
     return shutil.copytree(finished, tmp_path / "out")
 
 
-def test_a_new_start_removes_what_the_run_wrote_and_says_what_stays(
+def test_overwrite_deletes_only_files_of_the_run_and_names_those_it_keeps(
     corpus: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = ["checkpoint-5/notes.txt", "checkpoint-2/my_research.py", "_pretraining/plan.md", "thesis.py", "README.md"]
@@ -50,16 +50,16 @@ def test_a_new_start_removes_what_the_run_wrote_and_says_what_stays(
         (output / name).parent.mkdir(exist_ok=True)
         (output / name).write_text("mine")
     run_here(corpus, output, max_steps=1, overwrite=True)
-    said = capsys.readouterr().out
+    output_text = capsys.readouterr().out
     for name in mine:
         assert (output / name).read_text() == "mine"
     for named in ("checkpoint-5, which", "my_research.py", "plan.md", "README.md, which"):
-        assert named in said
+        assert named in output_text
     assert [path.name for path in checkpoints_in(output)] == ["checkpoint-1"]
     assert os.listdir(output / "checkpoint-2") == ["my_research.py"]
 
 
-def test_rotation_leaves_a_users_file(corpus: Path, tmp_path: Path) -> None:
+def test_checkpoint_rotation_keeps_user_files(corpus: Path, tmp_path: Path) -> None:
     run_here(corpus, tmp_path, max_steps=1)
     (tmp_path / "checkpoint-1" / "notes.txt").write_text("mine")
     run_here(corpus, tmp_path, max_steps=3, save_steps=1, save_total_limit=1, resume=True)
@@ -67,7 +67,7 @@ def test_rotation_leaves_a_users_file(corpus: Path, tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "checkpoint-1") == ["notes.txt"]
 
 
-def test_checkpoints_of_another_program_are_not_removed(corpus: Path, output: Path) -> None:
+def test_checkpoints_of_another_program_are_not_deleted(corpus: Path, output: Path) -> None:
     shutil.rmtree(output / "_pretraining")
     with pytest.raises(UsageError, match=r"pretrain did not write .*checkpoint-2"):
         run_here(corpus, output, overwrite=True)
@@ -76,7 +76,7 @@ def test_checkpoints_of_another_program_are_not_removed(corpus: Path, output: Pa
 
 @pytest.mark.parametrize("linked", ["_pretraining", "checkpoint-2"])
 @pytest.mark.parametrize("option", ["resume", "overwrite"])
-def test_symbolic_links_are_named(corpus: Path, output: Path, linked: str, option: str) -> None:
+def test_symbolic_links_are_rejected_by_name(corpus: Path, output: Path, linked: str, option: str) -> None:
     shutil.move(output / linked, output.parent / "elsewhere")
     (output / linked).symlink_to(output.parent / "elsewhere")
     with pytest.raises(SystemExit, match=f"{output / linked} is a symbolic link"):
@@ -96,7 +96,7 @@ def test_symbolic_links_are_named(corpus: Path, output: Path, linked: str, optio
         ("*/*.jsonl", "out"),
     ],
 )
-def test_an_output_folder_that_overlaps_with_the_corpus_is_refused_before_anything_is_written(
+def test_an_output_folder_that_overlaps_with_the_corpus_is_rejected(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, output_dir: str
 ) -> None:
     (tmp_path / "texts").mkdir()
@@ -108,7 +108,7 @@ def test_an_output_folder_that_overlaps_with_the_corpus_is_refused_before_anythi
 
 
 @pytest.mark.parametrize("given", ["texts/*.jsonl", "texts"])
-def test_an_output_folder_beside_the_texts_is_fine(
+def test_an_output_folder_next_to_the_corpus_is_allowed(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     (tmp_path / "texts").mkdir()
@@ -117,7 +117,7 @@ def test_an_output_folder_beside_the_texts_is_fine(
     run_here(Path(given), Path("texts/../out"), max_steps=1)
 
 
-def test_a_resumed_run_takes_up_the_arguments_that_are_not_given(corpus: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_restores_the_arguments_that_are_not_given(corpus: Path, tmp_path: Path) -> None:
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"mlm_probability": 0.4, "max_steps": 5, "overwrite": True}))
     output, arguments = tmp_path / "out", command(corpus, tmp_path / "out", max_steps=None, save_steps=2)
@@ -127,12 +127,12 @@ def test_a_resumed_run_takes_up_the_arguments_that_are_not_given(corpus: Path, t
     assert resumed.objectives.mlm_probability == 0.4
     assert (resumed.args.seed, resumed.args.save_steps, resumed.args.max_steps) == (3, 2, 7)
     assert pretraining.pretrain(resumed).state.global_step == 7
-    # What was given last counts from then on.
+    # Later resumptions use the arguments that were given last.
     assert parse(["--resume", "--output_dir", str(output)]).args.max_steps == 7
 
 
 @pytest.mark.parametrize("arguments", [["--resume"], ["--resume", "True", "--output_dir", "nowhere"]])
-def test_resume_without_a_run_and_a_corpus_starts_nothing(
+def test_resume_without_an_interrupted_run_needs_a_corpus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -141,7 +141,7 @@ def test_resume_without_a_run_and_a_corpus_starts_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_does_not_go_on_with_other_texts(tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_on_another_corpus(tmp_path: Path) -> None:
     corpus, output = write_corpus(tmp_path), tmp_path / "out"
     run_here(corpus, output, max_steps=1)
     before = corpus.read_text()
@@ -151,23 +151,23 @@ def test_a_run_does_not_go_on_with_other_texts(tmp_path: Path) -> None:
     ):
         run_here(corpus, output, max_steps=2, resume=True)
     corpus.write_text("".join(reversed(before.splitlines(True))))
-    with pytest.raises(UsageError, match=r"has changed: .* with other lengths"):
+    with pytest.raises(UsageError, match=r"has changed: .* with different lengths"):
         run_here(corpus, output, max_steps=2, resume=True)
     corpus.write_text(before)
     run_here(corpus, output, max_steps=2, resume=True)
 
 
 @pytest.mark.parametrize("name", ["weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim"])
-def test_what_the_state_of_the_optimizer_would_undo_is_refused(corpus: Path, output: Path, name: str) -> None:
+def test_arguments_that_the_optimizer_state_would_undo_are_rejected(corpus: Path, output: Path, name: str) -> None:
     with pytest.raises(UsageError, match=rf"these differ: .*{name} \(was .*, is '?(0.5|sgd)'?\)"):
         run_here(corpus, output, max_steps=4, resume=True, **{name: "sgd" if name == "optim" else 0.5})
 
 
-def test_a_folder_of_checkpoints_that_someone_empties_does_not_matter_to_rotation(tmp_path: Path) -> None:
-    remove_older(tmp_path, 1, None)
+def test_checkpoint_rotation_works_in_an_empty_folder(tmp_path: Path) -> None:
+    rotate_checkpoints(tmp_path, 1, None)
 
 
-def test_a_second_run_into_the_same_folder_is_refused(corpus: Path, output: Path) -> None:
+def test_a_second_run_into_the_same_folder_is_rejected(corpus: Path, output: Path) -> None:
     with (
         FileLock(output / "_pretraining" / "lock", timeout=0),
         pytest.raises(FileExistsError, match="Another run is writing to"),
@@ -177,7 +177,7 @@ def test_a_second_run_into_the_same_folder_is_refused(corpus: Path, output: Path
     run_here(corpus, output, overwrite=True, max_steps=1)
 
 
-def test_a_failure_after_the_training_leaves_the_model(
+def test_a_failure_after_training_keeps_the_model(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*given: Any) -> None:
@@ -191,7 +191,7 @@ def test_a_failure_after_the_training_leaves_the_model(
 
 @pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def interrupted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The next training gets a signal in its third step."""
+    """Send a signal in the third step of the next training."""
     step_of_trainer, left = Trainer.training_step, [None]
 
     def step(self: Any, *given: Any, **options: Any) -> Any:
@@ -205,16 +205,16 @@ def interrupted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     assert not left
 
 
-def test_an_interrupted_run_saves_what_it_has_learned_and_says_how_to_go_on(
+def test_an_interrupted_run_saves_a_checkpoint_and_says_how_to_resume(
     corpus: Path, tmp_path: Path, interrupted: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"preset": "bert", "ema_decay": 0.5}
     with pytest.raises(SystemExit) as exit_:
         main(["pretrain", *command(corpus, tmp_path / "out", **options)])
     assert exit_.value.code == 130
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"{tmp_path / 'out' / 'checkpoint-3'} holds the first 3 steps" in said
-    assert "--resume" in said
+    output_text = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{tmp_path / 'out' / 'checkpoint-3'} contains the first 3 steps" in output_text
+    assert "--resume" in output_text
     assert not (tmp_path / "out" / "config.json").exists()
     tokenizer = tmp_path / "tokenizer"
     shutil.copytree(tmp_path / "out" / "_pretraining" / "tokenizer", tokenizer)
@@ -224,7 +224,7 @@ def test_an_interrupted_run_saves_what_it_has_learned_and_says_how_to_go_on(
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
-def test_an_interrupted_preparation_says_that_nothing_is_kept(
+def test_an_interruption_before_training_says_that_nothing_was_saved(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGINT)

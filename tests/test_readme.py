@@ -27,14 +27,14 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LIBRARIES = [f"library{number}" for number in range(10)]
 EXECUTED = ("python", "sh")
-# Output, data and files that a block shows; and the directives of Sphinx.
+# Blocks that show output, data or files, and the directives of Sphinx.
 SHOWN = re.compile(r"text|json|yaml|\{[\w-]+\}.*")
 FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\S[^\n]*)?\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 PUBLIC = re.compile(r"sequence_encoder(\.(data|hub|inference|training|configuration))?")
-# Commands of the guides train large models on many texts; here they take a step or two.
+# The commands of the guides train large models on many texts. Here they train tiny ones for two steps.
 FEW_STEPS = ["--max_steps", "2", "--bf16", "False", "--use_cpu", "--disable_tqdm", "True"]
 TINY_MODEL = [
     *("--size", "tiny", "--config_overrides", "hidden_size=32,num_attention_heads=2,intermediate_size=48"),
@@ -83,7 +83,7 @@ def that_run(blocks: list[Block]) -> list[object]:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files and the tiny models that the pages name."""
+    """Create a folder with the files and tiny models that the pages name."""
     folder = tmp_path_factory.mktemp("clone")
     shutil.copy(ROOT / "README.md", folder)
     encoder = SequenceEncoderModel.from_pretrained(save_encoder(folder / "minilm"))
@@ -93,7 +93,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder.config.label2id = {name: index for index, name in enumerate(LIBRARIES)}
     SequenceEncoderForSequenceClassification(encoder.config).save_pretrained(folder / "quickstart-model")
     tokenizer.save_pretrained(folder / "quickstart-model")
-    # Transformers takes a folder of this name before it asks the Hub.
+    # Transformers loads a folder of this name before it asks the Hub.
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
     sources = {"sentence-transformers/all-MiniLM-L6-v2": BertModel, "google-bert/bert-base-uncased": BertForMaskedLM}
     for name, model_class in sources.items():
@@ -112,14 +112,14 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder of one block."""
+    """Run a block in its own copy of the folder."""
     shutil.copytree(clone, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path / "copy"
 
 
-def test_every_block_is_found_and_of_a_known_kind() -> None:
+def test_every_block_is_found_and_has_a_known_language() -> None:
     for page in PAGES:
         fences = len(re.findall(r"^[ \t>]*(```|~~~)", page.read_text(encoding="utf-8"), re.MULTILINE))
         assert fences == 2 * len(blocks_of(page)), f"{page.name} has a fence that is indented or not closed"
@@ -130,7 +130,7 @@ def test_every_block_is_found_and_of_a_known_kind() -> None:
 @pytest.mark.parametrize("block", that_run(PYTHON))
 def test_every_python_block_runs_alone(copy: Path, block: Block) -> None:
     exec(compile(block.code, block.name, "exec"), {"__name__": "__main__"})
-    # This process knows the models already; that of a user does not.
+    # This process has already registered the models, but a user's process has not.
     assert re.search(r"^(import|from) sequence_encoder|trust_remote_code=True", block.code, re.MULTILINE)
 
 
@@ -144,21 +144,21 @@ def test_every_command_runs(copy: Path, block: Block) -> None:
         main([*words[1:], *SHORTER[words[1]]])
 
 
-def test_no_block_writes_into_the_folder_of_another() -> None:
+def test_no_two_blocks_write_to_the_same_folder() -> None:
     outputs = [set(re.findall(r'(?:TrainingArguments|save_\w+)\(\s*"([^"]+)"', block.code)) for block in PYTHON]
     names = [name for block in outputs for name in block]
     assert len(names) >= 2
     assert len(names) == len(set(names))
 
 
-def test_what_is_documented_is_imported_from_public_rooms() -> None:
+def test_documented_imports_are_from_public_rooms() -> None:
     texts = [*(block.code for block in PYTHON), *(script.read_text() for script in (ROOT / "examples").glob("*.py"))]
     rooms = [room for text in texts for room in re.findall(r"^\s*(?:from|import) (sequence_encoder\S*)", text, re.M)]
     assert len(rooms) > 10
     assert [room for room in rooms if not PUBLIC.fullmatch(room)] == []
 
 
-def test_links_between_files_lead_somewhere() -> None:
+def test_links_between_files_resolve() -> None:
     for page in PAGES:
         for target in re.findall(r'(?:\]\(|src="|srcset=")([^)"#]+)', page.read_text(encoding="utf-8")):
             if "://" not in target:
@@ -168,7 +168,7 @@ def test_links_between_files_lead_somewhere() -> None:
 def test_the_figure_shows_the_recorded_results() -> None:
     headline = runpy.run_path(str(ROOT / "benchmarks" / "headline.py"))
     results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
-    # Texts are drawn as paths, each with a comment that holds the text.
+    # Texts are drawn as paths, each with a comment that contains the text.
     drawn = [(ROOT / "docs" / f"speed-{page}.svg").read_text() for page in ("light", "dark")]
     for _, heading, column in headline["PANELS"]:
         speeds = headline["read_speeds"](results, heading, column)

@@ -1,4 +1,4 @@
-"""Nothing in a downloaded folder is run that the user did not allow, and what is damaged is told, by name."""
+"""No code in a downloaded folder runs unless the user allows it, and errors name damaged files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def split(model: SequenceEncoderModel, tmp_path: Path) -> Path:
 
 
 def error_without_package(folder: Path, without_package: Build) -> str:
-    """The error of the code that is saved with the model."""
+    """Return the error that the code saved with the model raises."""
     return without_package(
         """
 import json, transformers
@@ -55,35 +55,35 @@ except OSError as error:
 
 @pytest.mark.parametrize("load", [SequenceEncoderModel.from_pretrained, AutoModel.from_pretrained], ids=["own", "auto"])
 @pytest.mark.parametrize("kept", [0, 5, 99, 20_000])
-def test_truncated_weights_are_told_by_the_folder(saved: Path, load: Build, kept: int) -> None:
+def test_truncated_weights_are_rejected_by_name(saved: Path, load: Build, kept: int) -> None:
     weights = saved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:kept])
     with pytest.raises(OSError, match=rf"The weights of .*{saved.name} are damaged or incomplete"):
         load(saved)
 
 
-def test_a_damaged_header_is_told(saved: Path) -> None:
+def test_a_damaged_header_is_rejected(saved: Path) -> None:
     weights = saved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:8] + b"{" * 200 + weights.read_bytes()[208:])
     with pytest.raises(OSError, match="damaged or incomplete"):
         SequenceEncoderModel.from_pretrained(saved)
 
 
-def test_one_truncated_part_of_split_weights_is_told(split: Path) -> None:
+def test_a_truncated_shard_is_rejected(split: Path) -> None:
     part = sorted(split.glob("*.safetensors"))[1]
     part.write_bytes(part.read_bytes()[:-10])
     with pytest.raises(OSError, match="damaged or incomplete"):
         SequenceEncoderModel.from_pretrained(split)
 
 
-def test_a_missing_part_of_split_weights_is_told_by_its_name(split: Path) -> None:
+def test_a_missing_shard_is_rejected_by_name(split: Path) -> None:
     part = sorted(split.glob("*.safetensors"))[1]
     part.unlink()
     with pytest.raises(OSError, match=part.name):
         SequenceEncoderModel.from_pretrained(split)
 
 
-def test_the_code_of_a_folder_tells_of_damaged_weights_as_well(saved: Path, without_package: Build) -> None:
+def test_the_saved_code_rejects_damaged_weights_too(saved: Path, without_package: Build) -> None:
     weights = saved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:99])
     assert "are damaged or incomplete" in error_without_package(saved, without_package)
@@ -114,7 +114,7 @@ def test_pickled_weights_are_not_read(saved: Path, tmp_path: Path, harmless: boo
 
 
 @pytest.mark.parametrize("value", [False, None, 0])
-def test_pickled_weights_cannot_be_asked_for(saved: Path, value: Any) -> None:
+def test_pickled_weights_cannot_be_requested(saved: Path, value: Any) -> None:
     with pytest.raises(ValueError, match=f"use_safetensors must be True, got {value}"):
         SequenceEncoderModel.from_pretrained(saved, use_safetensors=value)
 
@@ -132,7 +132,7 @@ def test_pickled_weights_cannot_be_asked_for(saved: Path, value: Any) -> None:
         (lambda index: '{"weight_map": []}', "is damaged and has no weight_map"),
     ],
 )
-def test_an_index_that_names_what_is_no_file_of_the_folder_is_told(split: Path, change: Any, message: str) -> None:
+def test_an_index_with_files_outside_the_folder_is_rejected(split: Path, change: Any, message: str) -> None:
     index = split / "model.safetensors.index.json"
     index.write_text(change(index.read_text()))
     with pytest.raises(OSError, match=message):
@@ -150,15 +150,13 @@ def test_pickled_weights_are_not_converted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("load", [SequenceEncoderModel.from_pretrained, SequenceEncoderConfig.from_pretrained])
-def test_the_configuration_of_another_model_is_told_by_its_type(tmp_path: Path, load: Build) -> None:
+def test_the_configuration_of_another_model_type_is_rejected(tmp_path: Path, load: Build) -> None:
     BertConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="model_type must be 'sequence_encoder', got 'bert'"):
         load(tmp_path)
 
 
-def test_a_tokenizer_larger_than_the_model_is_told_before_anything_is_computed(
-    model: SequenceEncoderModel, tmp_path: Path
-) -> None:
+def test_a_tokenizer_larger_than_the_model_is_rejected(model: SequenceEncoderModel, tmp_path: Path) -> None:
     words = " ".join(f"word{number}" for number in range(200))
     tokenizer = SequenceEncoderTokenizer.train_from_iterator([words] * 2, vocab_size=150, show_progress=False)
     size = len(tokenizer)
@@ -180,7 +178,7 @@ def test_a_tokenizer_larger_than_the_model_is_told_before_anything_is_computed(
     assert model.encode(["word1"], tokenizer).shape == (1, model.config.hidden_size)
 
 
-def test_code_of_a_folder_is_not_run_by_converting_it(tmp_path: Path) -> None:
+def test_converting_a_folder_does_not_run_its_code(tmp_path: Path) -> None:
     folder, trace = tmp_path / "custom", tmp_path / "trace"
     folder.mkdir()
     (folder / "code.py").write_text(f"import pathlib\npathlib.Path({str(trace)!r}).touch()")
@@ -198,14 +196,14 @@ def test_code_of_a_folder_is_not_run_by_converting_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [None, [], "text"])
-def test_odd_pipelines_in_a_configuration_do_not_stand_in_the_way_of_saving(saved: Path, value: Any) -> None:
+def test_invalid_custom_pipelines_do_not_prevent_saving(saved: Path, value: Any) -> None:
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps({**config, "custom_pipelines": value}))
     SequenceEncoderModel.from_pretrained(saved).save_pretrained(saved)
     assert "custom_pipelines" not in json.loads((saved / "config.json").read_text())
 
 
-def test_our_code_never_trusts_for_the_user() -> None:
+def test_the_package_never_sets_trust_remote_code_or_unpickles() -> None:
     sources = [path for room in PACKAGE.iterdir() if (room / "__init__.py").exists() for path in room.glob("*.py")]
     sources += PACKAGE.glob("*.py")
     assert len(sources) > 30
@@ -215,7 +213,7 @@ def test_our_code_never_trusts_for_the_user() -> None:
             assert not (isinstance(node, ast.Name | ast.Attribute) and "pickle" in ast.unparse(node)), path
 
 
-def test_a_tokenizer_of_a_saved_folder_loads_without_its_code(saved: Path) -> None:
+def test_a_saved_tokenizer_loads_without_its_code(saved: Path) -> None:
     SequenceEncoderTokenizer.train_from_iterator(["a text"], vocab_size=60, show_progress=False).save_pretrained(saved)
     for path in saved.glob("*.py"):
         path.unlink()

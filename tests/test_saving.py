@@ -1,4 +1,4 @@
-"""Saving over an older model: all of it or nothing, nothing left over, and nothing else touched."""
+"""Saving over an older model replaces all of its files or none, and does not touch other files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def assert_same_weights(folder: Path, model: SequenceEncoderModel, **options: An
 
 @pytest.mark.parametrize("before", ["50GB", "20KB"])
 @pytest.mark.parametrize("after", ["50GB", "20KB", "30KB"])
-def test_whole_and_split_weights_take_the_place_of_each_other(
+def test_single_and_sharded_weights_replace_each_other(
     old: SequenceEncoderModel, new: SequenceEncoderModel, tmp_path: Path, before: str, after: str
 ) -> None:
     old.save_pretrained(tmp_path / "model", max_shard_size=before)
@@ -52,7 +52,9 @@ def test_whole_and_split_weights_take_the_place_of_each_other(
     assert contents(tmp_path / "model").keys() == contents(tmp_path / "fresh").keys()
 
 
-def test_variants_stand_side_by_side(old: SequenceEncoderModel, new: SequenceEncoderModel, tmp_path: Path) -> None:
+def test_variants_are_saved_next_to_each_other(
+    old: SequenceEncoderModel, new: SequenceEncoderModel, tmp_path: Path
+) -> None:
     old.save_pretrained(tmp_path)
     for size in ("20KB", "50GB"):
         new.save_pretrained(tmp_path, variant="other", max_shard_size=size)
@@ -60,14 +62,14 @@ def test_variants_stand_side_by_side(old: SequenceEncoderModel, new: SequenceEnc
         assert_same_weights(tmp_path, new, variant="other")
 
 
-def test_the_modes_of_files_stay(old: SequenceEncoderModel, new: SequenceEncoderModel, tmp_path: Path) -> None:
+def test_file_modes_are_kept(old: SequenceEncoderModel, new: SequenceEncoderModel, tmp_path: Path) -> None:
     old.save_pretrained(tmp_path)
     (tmp_path / "config.json").chmod(0o660)
     new.save_pretrained(tmp_path)
     assert (tmp_path / "config.json").stat().st_mode & 0o777 == 0o660
 
 
-def test_saves_of_several_threads_into_one_folder_all_end(tmp_path: Path) -> None:
+def test_concurrent_saves_into_one_folder_all_finish(tmp_path: Path) -> None:
     def save(version: str) -> None:
         for _ in range(50):
             with staged(tmp_path, lambda name, new: name not in new) as written:
@@ -79,7 +81,7 @@ def test_saves_of_several_threads_into_one_folder_all_end(tmp_path: Path) -> Non
     assert set(contents(tmp_path)) == set("abcdef")
 
 
-def test_other_files_of_the_folder_stay(new: SequenceEncoderModel, tmp_path: Path) -> None:
+def test_other_files_in_the_folder_are_kept(new: SequenceEncoderModel, tmp_path: Path) -> None:
     others = {
         "losses.py": b"mine",
         "layers.py": b"mine",
@@ -108,10 +110,8 @@ model.save_pretrained(sys.argv[2])
 
 
 @pytest.mark.parametrize("end", ["error", "killed"])
-def test_a_save_that_cannot_finish_changes_nothing(
-    tiny_config: Build, randomize: Build, tmp_path: Path, end: str
-) -> None:
-    """No file may grow beyond the size of the code; the weights are larger, so that writing them fails half-way."""
+def test_a_failed_save_changes_nothing(tiny_config: Build, randomize: Build, tmp_path: Path, end: str) -> None:
+    """A limit on the file size lets the code be written, but makes writing the larger weights fail halfway."""
     for seed, name in enumerate(("old", "new")):
         randomize(SequenceEncoderModel(tiny_config("bert", vocab_size=5000)), seed=seed).save_pretrained(
             tmp_path / name
@@ -131,7 +131,7 @@ def test_a_save_that_cannot_finish_changes_nothing(
     assert after == before
 
 
-def test_a_failure_while_files_are_moved_is_undone(tmp_path: Path) -> None:
+def test_a_failure_while_moving_files_is_rolled_back(tmp_path: Path) -> None:
     for name in ("a.txt", "left.txt", "sub"):
         (tmp_path / name).write_text("old")
     before = contents(tmp_path)
@@ -147,7 +147,7 @@ def test_a_failure_while_files_are_moved_is_undone(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_moved(
+def test_a_folder_in_place_of_a_file_is_rejected_before_anything_is_moved(
     new: SequenceEncoderModel, tmp_path: Path
 ) -> None:
     (tmp_path / "model.safetensors").mkdir()
@@ -157,7 +157,7 @@ def test_a_folder_in_the_place_of_a_file_is_told_before_anything_is_moved(
 
 
 @pytest.mark.parametrize("kind", ["model", "configuration", "tokenizer"])
-def test_a_file_in_the_place_of_the_folder_is_an_error(
+def test_a_file_in_place_of_the_folder_is_rejected(
     new: SequenceEncoderModel, tokenizer: SequenceEncoderTokenizer, tmp_path: Path, kind: str
 ) -> None:
     (tmp_path / "taken").write_text("mine")
@@ -168,7 +168,7 @@ def test_a_file_in_the_place_of_the_folder_is_an_error(
 
 
 @pytest.mark.parametrize("kind", ["model", "configuration", "tokenizer"])
-def test_a_place_where_no_folder_can_be_is_told(
+def test_a_path_where_no_folder_can_be_created_is_rejected(
     new: SequenceEncoderModel, tokenizer: SequenceEncoderTokenizer, tmp_path: Path, kind: str
 ) -> None:
     saved = {"model": new, "configuration": new.config, "tokenizer": tokenizer}[kind]
@@ -190,15 +190,13 @@ def tokenizer() -> SequenceEncoderTokenizer:
     return SequenceEncoderTokenizer.train_from_iterator(["a text", "another text"], vocab_size=60, show_progress=False)
 
 
-def test_the_paths_that_a_tokenizer_returns_are_those_of_its_files(
-    tokenizer: SequenceEncoderTokenizer, tmp_path: Path
-) -> None:
+def test_a_tokenizer_returns_the_paths_of_its_files(tokenizer: SequenceEncoderTokenizer, tmp_path: Path) -> None:
     paths = tokenizer.save_pretrained(tmp_path / "folder")
     assert {Path(path).name for path in paths} == {"tokenizer.json", "tokenizer_config.json"}
     assert all(Path(path).parent == tmp_path / "folder" and Path(path).is_file() for path in paths)
 
 
-def test_the_configuration_is_whole_and_no_trace_of_saving_is_left(
+def test_saving_leaves_a_complete_configuration_and_no_temporary_files(
     new: SequenceEncoderModel, tokenizer: SequenceEncoderTokenizer, tmp_path: Path
 ) -> None:
     for saved in (new, new.config, tokenizer):

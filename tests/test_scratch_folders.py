@@ -1,4 +1,4 @@
-"""What killed processes leave behind is removed by the next save, and nothing that is still in use."""
+"""The next save removes what killed processes left, but nothing that is still in use."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 from sequence_encoder.saving import scratch_folders
 from sequence_encoder.saving.scratch_folders import scratch_folder
 from sequence_encoder.saving.staged_files import staged
-from sequence_encoder.saving.whole_folders import check_replaceable, written_whole
+from sequence_encoder.saving.whole_folders import atomic_folder, check_replaceable
 
 Save = Callable[[Path], AbstractContextManager[Path]]
 
 
 @contextmanager
 def another_process(save: Save, output: Path) -> Iterator[int]:
-    """A process in the middle of a save, which is killed at the end."""
+    """Run a process that is in the middle of a save, and kill it at the end."""
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
@@ -43,7 +43,7 @@ def stage(output: Path) -> AbstractContextManager[Path]:
 
 
 def replace(output: Path) -> AbstractContextManager[Path]:
-    return written_whole(output, True, "--force")
+    return atomic_folder(output, True, "--force")
 
 
 def names(folder: Path) -> set[str]:
@@ -51,7 +51,7 @@ def names(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("save", [stage, replace])
-def test_the_next_save_removes_what_killed_ones_left(tmp_path: Path, save: Save) -> None:
+def test_the_next_save_removes_the_folders_of_killed_saves(tmp_path: Path, save: Save) -> None:
     output = tmp_path / "model"
     for _ in range(3):
         with another_process(save, output):
@@ -64,7 +64,7 @@ def test_the_next_save_removes_what_killed_ones_left(tmp_path: Path, save: Save)
     assert names(output) == {"whole.txt"}
 
 
-def test_the_check_before_the_work_removes_it_as_well(tmp_path: Path) -> None:
+def test_check_replaceable_removes_the_folders_of_killed_saves_too(tmp_path: Path) -> None:
     with another_process(replace, tmp_path / "model"):
         pass
     check_replaceable(tmp_path / "model", False, "--force")
@@ -72,7 +72,7 @@ def test_the_check_before_the_work_removes_it_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("save", [stage, replace])
-def test_a_save_that_still_runs_is_left_alone(tmp_path: Path, save: Save) -> None:
+def test_the_folder_of_a_running_save_is_kept(tmp_path: Path, save: Save) -> None:
     output = tmp_path / "model"
     with another_process(save, output):
         before = {path for path in tmp_path.rglob("*") if path.name == "half.txt"}
@@ -81,8 +81,8 @@ def test_a_save_that_still_runs_is_left_alone(tmp_path: Path, save: Save) -> Non
         assert set(tmp_path.rglob("half.txt")) == before != set()
 
 
-def test_folders_of_another_host_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a shared disk whose locks are not shared."""
+def test_folders_of_another_host_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shared disk may not share its locks."""
     with another_process(stage, tmp_path):
         pass
     monkeypatch.setattr(scratch_folders.platform, "node", lambda: "another")
@@ -92,7 +92,7 @@ def test_folders_of_another_host_are_left_alone(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("name", ["_saving-notes", "_saving-{host}-notes", "_saving-{host}-a-b"])
-def test_folders_that_only_have_such_a_name_are_left_alone(tmp_path: Path, name: str) -> None:
+def test_folders_with_similar_names_are_kept(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name.format(host=scratch_folders._host())
     folder.mkdir()
     (folder / "notes.txt").write_text("of the user")
@@ -102,9 +102,7 @@ def test_folders_that_only_have_such_a_name_are_left_alone(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("killed_at", ["before the lock", "while removing"])
-def test_what_has_no_lock_yet_or_no_more_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: str
-) -> None:
+def test_folders_without_a_lock_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: str) -> None:
     def kill(*given: object, **named: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 

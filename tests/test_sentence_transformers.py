@@ -1,4 +1,4 @@
-"""The folder that sentence-transformers reads, with the package and without."""
+"""`save_sentence_transformer` writes folders that sentence-transformers reads, with or without the package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tokenizer() -> SequenceEncoderTokenizer:
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_the_folder_says_how_to_pool_and_how_long_texts_are(
+def test_the_folder_stores_the_pooling_and_the_maximum_length(
     tiny_config: Callable[..., Any], tokenizer: Any, tmp_path: Path, pooling: str, normalize: bool
 ) -> None:
     model = SequenceEncoderModel(tiny_config("bert")).eval()
@@ -46,7 +46,7 @@ def test_the_folder_says_how_to_pool_and_how_long_texts_are(
     assert torch.equal(again(ids).last_hidden_state, model(ids).last_hidden_state)
 
 
-def test_nothing_is_replaced_unless_told_and_wrong_arguments_are_named(
+def test_existing_folders_and_wrong_arguments_are_rejected(
     tiny_config: Callable[..., Any], tokenizer: Any, tmp_path: Path
 ) -> None:
     model, folder = SequenceEncoderModel(tiny_config()), tmp_path / "model"
@@ -72,7 +72,7 @@ print(json.dumps([*vectors, again.encode(json.loads(sys.argv[2])).tolist()]))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_it_gives_the_vectors_of_the_model_without_the_package(
+def test_sentence_transformers_gives_the_same_vectors_without_the_package(
     tiny_config: Callable[..., Any], tokenizer: Any, without_package: Callable[..., Any], tmp_path: Path, pooling: str
 ) -> None:
     pytest.importorskip("sentence_transformers", reason="is installed by `make compatibility`, not by `make test`")

@@ -1,4 +1,4 @@
-"""Pretraining in two processes has the losses of one, however the model is divided, and goes on in any number."""
+"""Pretraining in two processes has the losses of one, with each parallelism, and resumes in any number of processes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 from sequence_encoder.tests.forked_python import forked_python
-from sequence_encoder.tests.pretraining_runs import command, losses, run_here, write_corpus
+from sequence_encoder.tests.pretraining_runs import command, losses, rewind, run_here, write_corpus
 
 ROOT = Path(__file__).parent.parent
 STEPS = 20
-several_go_on = pytest.mark.since("transformers", "5.18", "goes on in several processes of a CPU")
-# A file of `examples` for each way.
-divides = pytest.mark.since("accelerate", "1.10", "divides models by FSDP2 and `parallelism_config`")
-WAYS = ["ddp", pytest.param("fsdp2", marks=divides), pytest.param("tensor_parallel", marks=divides)]
+resumes_several = pytest.mark.since("transformers", "5.18", "resumes runs of several CPU processes")
+# Each has a file in `examples`.
+shards_models = pytest.mark.since("accelerate", "1.10", "shards models with FSDP2 and `parallelism_config`")
+PARALLELISMS = ["ddp", pytest.param("fsdp2", marks=shards_models), pytest.param("tensor_parallel", marks=shards_models)]
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +34,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def train(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`train(processes, way, output, **options)`: two packs a step in any number of processes; the output folder."""
+    """Return `train(processes, parallelism, output, **options)`, which trains on two packs per step."""
     tokenizer = tmp_path_factory.mktemp("tokenizer")
     run_here(corpus, tokenizer, max_steps=1)
 
-    def run(processes: int, way: str, output: Path | None = None, **options: Any) -> Path:
-        output = output or tmp_path_factory.mktemp(f"{way}-{processes}")
-        # One process divides nothing, and goes on from what several left.
-        way = "ddp" if way == "tensor_parallel" and processes == 1 else way
+    def run(processes: int, parallelism: str, output: Path | None = None, **options: Any) -> Path:
+        output = output or tmp_path_factory.mktemp(f"{parallelism}-{processes}")
+        # One process has nothing to shard, but resumes the checkpoints of several.
+        parallelism = "ddp" if parallelism == "tensor_parallel" and processes == 1 else parallelism
         options = {"tokenizer": tokenizer, "max_steps": STEPS, "save_steps": STEPS // 2, "eval_documents": 3, **options}
-        # Larger rates magnify the rounding of sums in another order.
-        apart = 1 if way == "tensor_parallel" else processes
+        # Larger rates amplify the rounding of sums in another order.
+        apart = 1 if parallelism == "tensor_parallel" else processes
         options |= {"gradient_accumulation_steps": 2 // apart, "learning_rate": 2e-3}
         arguments = command(corpus, output, **options, resume=True)
         launcher = [
@@ -52,13 +52,15 @@ def train(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
             "-m",
             "accelerate.commands.launch",
             "--config_file",
-            str(ROOT / f"examples/{way}.yaml"),
+            str(ROOT / f"examples/{parallelism}.yaml"),
         ]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             launcher += ["--main_process_port", str(free.getsockname()[1])]
         launcher += ["--num_processes", str(processes), "--mixed_precision", "bf16" if options.get("bf16") else "no"]
-        script = [str(ROOT / "tests/fsdp_on_cpus.py")] if way != "ddp" else ["-m", "sequence_encoder", "pretrain"]
+        script = (
+            [str(ROOT / "tests/fsdp_on_cpus.py")] if parallelism != "ddp" else ["-m", "sequence_encoder", "pretrain"]
+        )
         finished = subprocess.run(
             [*launcher, *script, *arguments],
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"},
@@ -78,14 +80,14 @@ def one(corpus: Path, train: Callable[..., Path]) -> Path:
     return train(1, "ddp")
 
 
-@pytest.fixture(scope="module", params=WAYS)
-def way(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(scope="module", params=PARALLELISMS)
+def parallelism(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture(scope="module")
-def two(way: str, train: Callable[..., Path]) -> Path:
-    return train(2, way)
+def two(parallelism: str, train: Callable[..., Path]) -> Path:
+    return train(2, parallelism)
 
 
 LOSSES, ACCURACIES = ("loss", "mlm_loss", "sop_loss"), ("mlm_accuracy", "sop_accuracy")
@@ -101,11 +103,21 @@ def assert_same_losses(
             assert entry.get(name) == pytest.approx(expected.get(name), abs=atol), (entry["step"], name)
 
 
+def resumed(train: Callable[..., Path], processes: int, parallelism: str, output: Path, **options: Any) -> Path:
+    """Train on from the checkpoint half way."""
+    state = output / f"checkpoint-{STEPS // 2}" / "trainer_state.json"
+    before = state.read_bytes()
+    train(processes, parallelism, output, **options)
+    # A run that started over would have written it again, with other times.
+    assert state.read_bytes() == before
+    return output
+
+
 def test_two_processes_have_the_losses_of_one(one: Path, two: Path) -> None:
     assert_same_losses(two, one)
 
 
-def test_what_two_processes_save_is_the_model_of_one(one: Path, two: Path) -> None:
+def test_two_processes_save_the_model_of_one(one: Path, two: Path) -> None:
     expected = AutoModelForMaskedLM.from_pretrained(one)
     model = AutoModelForMaskedLM.from_pretrained(two)
     ids = torch.arange(5, 25)[None]
@@ -114,19 +126,21 @@ def test_what_two_processes_save_is_the_model_of_one(one: Path, two: Path) -> No
     assert {weight.dtype for weight in load_file(two / "model.safetensors").values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=several_go_on)])
-def test_a_checkpoint_goes_on_in_another_number_of_processes(
-    one: Path, way: str, two: Path, train: Callable[..., Path], tmp_path: Path, processes: int
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=resumes_several)])
+def test_a_checkpoint_resumes_in_another_number_of_processes(
+    one: Path, parallelism: str, two: Path, train: Callable[..., Path], tmp_path: Path, processes: int
 ) -> None:
-    before = two if processes == 1 else train(1, way)
+    before = two if processes == 1 else train(1, parallelism)
     output = tmp_path / "out"
     shutil.copytree(before, output)
-    shutil.rmtree(output / f"checkpoint-{STEPS}")
-    assert_same_losses(train(processes, way, output), one)
+    rewind(output, STEPS // 2)
+    assert_same_losses(resumed(train, processes, parallelism, output), one)
 
 
-@divides
-def test_shards_of_an_average_and_less_memory_change_no_loss(train: Callable[..., Path], tmp_path: Path) -> None:
+@shards_models
+def test_sharded_averages_and_activation_checkpointing_keep_the_losses(
+    train: Callable[..., Path], tmp_path: Path
+) -> None:
     settings = yaml.safe_load((ROOT / "examples/fsdp2.yaml").read_text())
     assert settings["fsdp_config"]["fsdp_activation_checkpointing"]
     averaged = {"ema_decay": 0.9}
@@ -135,18 +149,18 @@ def test_shards_of_an_average_and_less_memory_change_no_loss(train: Callable[...
     expected, found = (load_file(folder / "model.safetensors") for folder in (whole, sharded))
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, atol=5e-3, rtol=0)
-    # Half way, an average of shards goes on in one process.
+    # The sharded average resumes halfway in one process.
     output = tmp_path / "out"
     shutil.copytree(sharded, output)
-    shutil.rmtree(output / f"checkpoint-{STEPS}")
-    train(1, "fsdp2", output, **averaged)
+    rewind(output, STEPS // 2)
+    resumed(train, 1, "fsdp2", output, **averaged)
     for name, weight in load_file(output / "model.safetensors").items():
         torch.testing.assert_close(weight, found[name], atol=5e-3, rtol=0)
 
 
-@divides
-def test_bfloat16_divides_losses_by_exact_counts(train: Callable[..., Path]) -> None:
+@shards_models
+def test_losses_are_divided_by_exact_counts_in_bfloat16(train: Callable[..., Path]) -> None:
     plain, sharded = train(1, "ddp", bf16=True), train(2, "fsdp2", bf16=True)
-    # A count of a thousand labels, rounded to bfloat16, would move the loss by as much as this.
-    # Accuracies of the few pairs of a step are not held to that: one near 1/2 falls either way.
+    # If a count of a thousand labels were rounded to bfloat16, the loss would change by more than this.
+    # Accuracies are not compared: a step has few pairs, and predictions near 1/2 may go either way.
     assert_same_losses(sharded, plain, atol=0.02, names=LOSSES)

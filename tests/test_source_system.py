@@ -1,6 +1,6 @@
-"""Promise 3: with the weights of torch's own encoder, of BERT and of ModernBERT, the model gives their outputs.
+"""With the weights of torch's encoder, BERT or ModernBERT, the model computes the same outputs and gradients.
 
-Each family has one function that turns tensors under its names into ours; it moves weights as well as gradients.
+Each family has a function that renames its tensors to ours, for weights as well as gradients.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 class SourceEncoder(nn.Module):
-    """The source system on torch's own encoder: scaled embeddings, sinusoidal positions, layers, projection."""
+    """A reference of torch modules: scaled embeddings, sinusoidal positions, encoder layers, projection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class SourceEncoder(nn.Module):
 
 
 def sinusoids(length: int) -> torch.Tensor:
-    """Sin on even and cos on odd channels, (length, HIDDEN), one number after the other."""
+    """Compute sin on even and cos on odd channels in plain Python, of shape (length, HIDDEN)."""
     waves = [math.sin, math.cos]
     return torch.tensor(
         [[waves[c % 2](p / 10000 ** ((c - c % 2) / HIDDEN)) for c in range(HIDDEN)] for p in range(length)]
@@ -47,12 +47,12 @@ def sinusoids(length: int) -> torch.Tensor:
 
 
 def fuse(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Rows ordered by head, then query / key / value, then channel."""
+    """Order the rows by head, then query / key / value, then channel."""
     return torch.stack([x.unflatten(0, (HEADS, -1)) for x in (query, key, value)], dim=1).flatten(0, 2)
 
 
 def renamed(tensors: Tensors, names: dict[str, str]) -> Tensors:
-    """What starts with one of `names`, with that start replaced."""
+    """Return the tensors whose names start with a key of `names`, with that prefix replaced."""
     return {
         new + name.removeprefix(old): tensor
         for old, new in names.items()
@@ -135,7 +135,7 @@ def batch(ragged: Callable[..., Any]) -> dict[str, torch.Tensor]:
     return dict(zip(("input_ids", "attention_mask"), ragged(LENGTHS), strict=True))
 
 
-def test_torch_encoder_and_model_agree(
+def test_the_model_agrees_with_the_encoder_of_torch(
     tiny_config: Callable[..., Any], randomize: Callable[..., Any], batch: dict[str, torch.Tensor]
 ) -> None:
     source = randomize(SourceEncoder())
@@ -151,7 +151,7 @@ def test_torch_encoder_and_model_agree(
     assert_same_gradients(model, source, from_torch)
 
 
-def test_torch_encoder_and_model_agree_beyond_every_table(
+def test_the_model_agrees_with_the_encoder_of_torch_on_long_texts(
     tiny_config: Callable[..., Any], randomize: Callable[..., Any], ragged: Callable[..., Any]
 ) -> None:
     """Sinusoidal positions are computed, so a text may be longer than `max_position_embeddings`."""
@@ -164,7 +164,7 @@ def test_torch_encoder_and_model_agree_beyond_every_table(
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
-def test_transformers_encoders_and_model_agree(
+def test_the_model_agrees_with_the_encoders_of_transformers(
     tiny_config: Callable[..., Any], randomize: Callable[..., Any], batch: dict[str, torch.Tensor], family: str
 ) -> None:
     theirs, to_ours = FAMILIES[family]
@@ -211,7 +211,7 @@ def tiny_modernbert() -> PreTrainedModel:
             num_hidden_layers=LAYERS,
             num_attention_heads=HEADS,
             intermediate_size=INNER,
-            local_attention=6,  # both sides together: 3 tokens to each
+            local_attention=6,  # both sides together: 3 tokens on each
             attn_implementation="eager",
             **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
         )
@@ -224,7 +224,7 @@ FAMILIES: dict[str, tuple[Callable[[], PreTrainedModel], Callable[[Tensors], Ten
 }
 
 
-def test_the_default_configuration_is_torchs_default_layer() -> None:
+def test_the_default_configuration_equals_the_default_layer_of_torch() -> None:
     config = SequenceEncoderConfig()
     layer = nn.TransformerEncoderLayer(config.hidden_size, config.num_attention_heads)
     assert config.intermediate_size == layer.linear1.out_features
@@ -241,7 +241,7 @@ def test_the_default_configuration_is_torchs_default_layer() -> None:
     assert set(config.layer_types) == {"full_attention"}
 
 
-def test_matrices_start_xavier_uniform_and_biases_at_zero(tiny_config: Callable[..., Any]) -> None:
+def test_matrices_are_initialized_xavier_uniform_and_biases_to_zero(tiny_config: Callable[..., Any]) -> None:
     model = SequenceEncoderForMaskedLM(tiny_config("vanilla"))
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:

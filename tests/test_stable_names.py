@@ -1,4 +1,4 @@
-"""Promise 5: names stay. State-dict keys and public names are pinned, and what refers to modules by name finds them."""
+"""State-dict keys and public names are pinned, and plans that refer to modules by name match them."""
 
 from __future__ import annotations
 
@@ -58,12 +58,13 @@ NORM = ["embeddings.norm.bias", "embeddings.norm.weight"]
 POSITIONS = ["embeddings.positions.table.weight"]
 TYPES = ["embeddings.types.weight"]
 
-# What stands outside the layers, the layers, and the pooler.
+# The keys outside the layers, of the layers, and of the pooler.
 TRUNKS: dict[str, tuple[list[str], list[list[str]], list[str]]] = {
     "vanilla": (["embed_tokens.weight"], [LAYER, LAYER], []),
     "bert": (["embed_tokens.weight", *NORM, *POSITIONS, *TYPES], [LAYER, LAYER], POOLER),
     "roberta": (["embed_tokens.weight", *NORM, *POSITIONS, *TYPES], [LAYER, LAYER], POOLER),
     "distilbert": (["embed_tokens.weight", *NORM, *POSITIONS], [LAYER, LAYER], POOLER),
+    "mpnet": (["embed_tokens.weight", *NORM, *POSITIONS, "position_bias.table.weight"], [LAYER, LAYER], POOLER),
     "nomic": (["embed_tokens.weight", *NORM, *TYPES], [NOMIC_LAYER, NOMIC_LAYER], POOLER),
     "modernbert": (
         ["embed_tokens.weight", "embeddings.norm.weight", "norm.weight"],
@@ -83,7 +84,7 @@ DECODER = ["decoder.bias", "decoder.weight"]
 ANSWERS = ["qa_outputs.bias", "qa_outputs.weight"]
 SOP = ["sop_classifier.bias", "sop_classifier.weight"]
 
-# The keys besides those of the trunk, whether the trunk has its pooler, and which head may be dense.
+# Per head: its own keys, whether it uses the pooler, and the field that can make it dense.
 HEADS: dict[type[SequenceEncoderPreTrainedModel], tuple[list[str], bool, str]] = {
     SequenceEncoderForMaskedLM: (DECODER, False, "prediction_head"),
     SequenceEncoderForPreTraining: ([*DECODER, *SOP], True, "prediction_head"),
@@ -129,7 +130,7 @@ def test_public_names_are_pinned() -> None:
         "training": ["HubTrainer", "Objectives", "PretrainingCollator", "training_of"],
     }.items(),
 )
-def test_documented_names_are_in_the_rooms_that_they_belong_to(room: str, names: list[str]) -> None:
+def test_documented_names_are_exported_by_their_rooms(room: str, names: list[str]) -> None:
     module = importlib.import_module(f"sequence_encoder.{room}")
     assert sorted(module.__all__) == names
     assert all(getattr(module, name).__name__ == name for name in names)
@@ -141,7 +142,7 @@ def test_keys_of_the_trunk_are_pinned(tiny_config: TinyConfig, preset: str) -> N
     for pooler in (True, False):
         model = SequenceEncoderModel(config, add_pooling_layer=pooler)
         assert sorted(model.state_dict()) == sorted(trunk_keys(preset, pooler))
-        assert not dict(model.named_buffers())  # what is not in the state dict is computed, not kept
+        assert not dict(model.named_buffers())  # values outside the state dict are computed
 
 
 def test_the_first_pre_norm_layer_has_its_norm_on_request(tiny_config: TinyConfig) -> None:
@@ -180,7 +181,7 @@ def test_keys_of_the_heads_are_pinned(
     assert sorted(head(config).state_dict()) == sorted(expected)
 
 
-def test_layers_have_the_same_keys_wherever_their_norms_stand(tiny_config: TinyConfig) -> None:
+def test_layer_keys_do_not_depend_on_the_norm_placement(tiny_config: TinyConfig) -> None:
     post, pre = (layer_keys(two_layers(tiny_config, "vanilla", norm_placement=place)) for place in ("post", "pre"))
     assert pre == post
     normed = layer_keys(two_layers(tiny_config, "vanilla", norm_placement="pre", embedding_norm=True))
@@ -188,7 +189,7 @@ def test_layers_have_the_same_keys_wherever_their_norms_stand(tiny_config: TinyC
     assert set(normed) <= set(post)
 
 
-def test_root_mean_square_norms_differ_in_nothing_but_their_bias(tiny_config: TinyConfig) -> None:
+def test_rms_norms_only_lack_the_bias(tiny_config: TinyConfig) -> None:
     layer_norm, rms_norm = (
         layer_keys(two_layers(tiny_config, "vanilla", norm=norm)) for norm in ("layer_norm", "rms_norm")
     )
@@ -196,14 +197,14 @@ def test_root_mean_square_norms_differ_in_nothing_but_their_bias(tiny_config: Ti
 
 
 def matches(plan: dict[str, str], model: torch.nn.Module) -> dict[str, list[str]]:
-    """For each pattern of a parallel plan the modules that it names; `*` stands for a layer's number."""
+    """Return the modules that match each pattern of a parallel plan, where `*` is the index of a layer."""
     names = [name for name, _ in model.named_modules()]
     return {key: [name for name in names if re.sub(r"\.\d+(?=\.|$)", ".*", name) == key] for key in plan}
 
 
 @every_preset
 @every_model
-def test_tensor_parallel_plans_name_every_large_layer_and_nothing_else(
+def test_tensor_parallel_plans_match_every_linear_layer(
     tiny_config: TinyConfig, model_class: type[SequenceEncoderPreTrainedModel], preset: str
 ) -> None:
     model = model_class(tiny_config(preset))
@@ -214,9 +215,9 @@ def test_tensor_parallel_plans_name_every_large_layer_and_nothing_else(
     assert inner <= named
 
 
-@pytest.mark.since("transformers", "5.14", "keeps the plan of a head beside that of its trunk")
+@pytest.mark.since("transformers", "5.14", "merges the plan of a head with that of its trunk")
 @every_model
-def test_tensor_parallel_plans_name_the_vocabulary_projection(
+def test_tensor_parallel_plans_match_the_vocabulary_projection(
     tiny_config: TinyConfig, model_class: type[SequenceEncoderPreTrainedModel]
 ) -> None:
     model = model_class(tiny_config())
@@ -226,7 +227,7 @@ def test_tensor_parallel_plans_name_the_vocabulary_projection(
 @pytest.mark.since("transformers", "5.15", "has a plan for FSDP that models inherit")
 @every_preset
 @every_model
-def test_fsdp_plans_name_modules_that_exist(
+def test_fsdp_plans_match_existing_modules(
     tiny_config: TinyConfig, model_class: type[SequenceEncoderPreTrainedModel], preset: str
 ) -> None:
     model = model_class(tiny_config(preset))
@@ -238,16 +239,16 @@ def test_fsdp_plans_name_modules_that_exist(
     assert ("decoder" in found) == hasattr(model, "decoder")
 
 
-def test_layers_are_the_modules_that_are_not_split_across_devices(tiny_config: TinyConfig) -> None:
+def test_layers_are_not_split_across_devices(tiny_config: TinyConfig) -> None:
     for placement in ("post", "pre"):
         model = SequenceEncoderModel(tiny_config("vanilla", norm_placement=placement))
         assert {type(layer).__name__ for layer in model.layers} <= set(model._no_split_modules)
 
 
-def test_a_plain_split_of_the_fused_projection_gives_whole_heads(
+def test_sharding_the_fused_projection_keeps_whole_heads(
     tiny_config: TinyConfig, randomize: Callable[..., Any]
 ) -> None:
-    """What "colwise" of `qkv_proj` and "rowwise" of `o_proj` do on three ranks, of one head each."""
+    """Simulate "colwise" of `qkv_proj` and "rowwise" of `o_proj` on three ranks of one head each."""
     config = tiny_config("vanilla")
     config._attn_implementation = "sdpa"
     attention = randomize(SelfAttention(config, "full_attention"))
@@ -270,7 +271,7 @@ def is_tied(model: Any) -> bool:
 
 @pytest.mark.parametrize("head", [SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining])
 @pytest.mark.parametrize("tied", [True, False])
-def test_ties_outlast_saving_and_resizing(
+def test_tied_weights_survive_saving_and_resizing(
     tiny_config: TinyConfig,
     randomize: Callable[..., Any],
     tmp_path: Path,
@@ -297,7 +298,7 @@ def test_ties_outlast_saving_and_resizing(
 
 @every_preset
 @every_model
-def test_saving_and_loading_changes_no_bit(
+def test_saving_and_loading_keep_every_bit(
     tiny_config: TinyConfig,
     randomize: Callable[..., Any],
     ragged: Callable[..., Any],
@@ -307,7 +308,7 @@ def test_saving_and_loading_changes_no_bit(
 ) -> None:
     model = randomize(model_class(tiny_config(preset, num_labels=5)))
     model.save_pretrained(tmp_path)
-    # A copy, because products may be summed in another order where a file's weights stand unaligned in memory.
+    # A copy, because weights mapped from a file may be unaligned, which can change the order of sums.
     loaded = copy.deepcopy(model_class.from_pretrained(tmp_path))
     before, after = ({**m.config.to_dict(), "_name_or_path": ""} for m in (model, loaded))
     assert before == after
@@ -322,7 +323,7 @@ def test_saving_and_loading_changes_no_bit(
 
 
 @every_model
-def test_what_a_model_may_be_asked_for_can_be_read_from_its_signature(
+def test_the_signature_of_forward_lists_its_optional_arguments(
     model_class: type[SequenceEncoderPreTrainedModel],
 ) -> None:
     (options,) = inspect.signature(model_class.forward).parameters["kwargs"].annotation.__args__

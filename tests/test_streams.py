@@ -1,4 +1,4 @@
-"""A stream gives the same packs wherever a training goes on in it, and reads little of what came before."""
+"""A stream gives the same packs wherever training resumes, and rereads little."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sequence_encoder.data.streams import PackedStream
 from sequence_encoder.data.windows import segment_windows
 from sequence_encoder.tests.texts import tokenizer_of
 
-# Tokens of a window and of a pack; documents of a block; and packs that are looked at: several times all documents.
+# Tokens per window and per pack, documents per block, and packs to compare, which cover all documents several times.
 LONGEST, BUDGET, BLOCK, MANY = 32, 64, 7, 100
 
 
@@ -57,7 +57,7 @@ KINDS: dict[str, Callable[[Path, list[str]], None]] = {
 
 @pytest.fixture(scope="module", params=KINDS)
 def corpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with several files, of which each holds several blocks."""
+    """Create a folder with several files of several blocks each."""
     folder = tmp_path_factory.mktemp(request.param)
     for part in range(3):
         KINDS[request.param](folder / f"{part}.{request.param}", documents()[19 * part : 19 * (part + 1)])
@@ -70,10 +70,10 @@ def tokenizer() -> SequenceEncoderTokenizer:
 
 
 def stream_of(corpus: Path, journal: Path | None = None, held_out: int = 0, **options: Any) -> PackedStream:
-    """What a fresh process makes of a corpus and of the journal of another one."""
+    """Return the stream that a new process opens, with the journal of an earlier one."""
     arguments = CorpusArguments(corpus=str(corpus), streaming=True, eval_documents=held_out)
     texts, others = load_corpus(arguments, corpus, 0)
-    # Whether they are read before or not.
+    # Reading the held-out documents first must not change the stream.
     assert len(list(others or [])) == held_out
     settings: dict[str, Any] = {"buffer": BLOCK, "seed": 3, **options}
     stream = PackedStream(texts, tokenizer_of(), LONGEST, BUDGET, journal=journal, **settings)
@@ -81,65 +81,65 @@ def stream_of(corpus: Path, journal: Path | None = None, held_out: int = 0, **op
     return stream
 
 
-def told(packs: Iterator[Pack]) -> list[tuple[Any, ...]]:
-    """All that is in packs, to be compared."""
+def contents(packs: Iterator[Pack]) -> list[tuple[Any, ...]]:
+    """Return all contents of packs in a form that can be compared."""
     return [
         (pack["seed"], pack["progress"], [(w["input_ids"].tolist(), w["cut"], w["length"]) for w in pack["windows"]])
         for pack in packs
     ]
 
 
-def as_it_is(pack: Pack) -> Pack:
+def identity(pack: Pack) -> Pack:
     return pack
 
 
-def windows_in(packs: list[tuple[Any, ...]]) -> Counter[tuple[int, ...]]:
+def count_windows(packs: list[tuple[Any, ...]]) -> Counter[tuple[int, ...]]:
     return Counter(tuple(ids) for _, _, windows in packs for ids, _, _ in windows)
 
 
 def first_epoch(journal: Path) -> int:
-    """How many packs the documents make once."""
+    """Return the number of packs in the first epoch."""
     return max(start["pack"] for start in map(json.loads, journal.read_text().splitlines()) if start["epoch"] == 0)
 
 
 @pytest.mark.parametrize("held_out", [0, 4])
-def test_the_same_packs_come_wherever_it_goes_on(corpus: Path, tmp_path: Path, held_out: int) -> None:
+def test_the_same_packs_follow_wherever_the_stream_resumes(corpus: Path, tmp_path: Path, held_out: int) -> None:
     journal = tmp_path / "journal.jsonl"
-    whole = told(islice(stream_of(corpus, journal, held_out), MANY))
+    whole = contents(islice(stream_of(corpus, journal, held_out), MANY))
     written = journal.read_text()
-    # More than twice all documents.
+    # The packs cover all documents more than twice.
     assert json.loads(written.splitlines()[-1])["epoch"] >= 2
     for start in [*range(8), *range(8, MANY - 6, 13), first_epoch(journal) - 1, first_epoch(journal)]:
         journal.write_text(written)
         stream = stream_of(corpus, journal, held_out)
         stream.start_at(start)
-        assert told(islice(stream, 6)) == whole[start : start + 6], start
+        assert contents(islice(stream, 6)) == whole[start : start + 6], start
 
 
 @pytest.mark.parametrize("lost", [1, 30, 200, 10**6])
-def test_a_journal_that_was_cut_off_is_enough(corpus: Path, tmp_path: Path, lost: int) -> None:
+def test_a_truncated_journal_suffices(corpus: Path, tmp_path: Path, lost: int) -> None:
     journal = tmp_path / "journal.jsonl"
-    whole = told(islice(stream_of(corpus, journal), MANY))
+    whole = contents(islice(stream_of(corpus, journal), MANY))
     written = journal.read_bytes()
     for start in (0, MANY // 2, MANY - 5):
         journal.write_bytes(written[: max(0, len(written) - lost)])
         stream = stream_of(corpus, journal)
         stream.start_at(start)
-        assert told(islice(stream, 5)) == whole[start : start + 5]
-        # What was lost is written again, line by line.
+        assert contents(islice(stream, 5)) == whole[start : start + 5]
+        # The lost lines are written again.
         assert all(json.loads(line)["pack"] for line in journal.read_text().splitlines())
 
 
-def test_without_a_journal_it_reads_from_the_start_to_the_same_packs(corpus: Path, tmp_path: Path) -> None:
-    whole = told(islice(stream_of(corpus), 40))
+def test_without_a_journal_the_stream_rereads_to_the_same_packs(corpus: Path, tmp_path: Path) -> None:
+    whole = contents(islice(stream_of(corpus), 40))
     stream = stream_of(corpus, tmp_path / "journal.jsonl")
     stream.start_at(35)
-    assert told(islice(stream, 5)) == whole[35:]
+    assert contents(islice(stream, 5)) == whole[35:]
 
 
-def test_the_journal_forgets_what_is_trained_on_again(corpus: Path, tmp_path: Path) -> None:
+def test_the_journal_drops_entries_after_the_resumed_pack(corpus: Path, tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
-    told(islice(stream_of(corpus, journal), MANY))
+    contents(islice(stream_of(corpus, journal), MANY))
     written = journal.read_text().splitlines()
     starts = [json.loads(line)["pack"] for line in written]
     assert starts == sorted(starts)
@@ -151,39 +151,37 @@ def test_the_journal_forgets_what_is_trained_on_again(corpus: Path, tmp_path: Pa
     assert journal.read_text().splitlines() == [
         line for line, start in zip(written, starts, strict=True) if start <= before
     ]
-    told(islice(packs, MANY - before - 1))
+    contents(islice(packs, MANY - before - 1))
     assert [json.loads(line)["pack"] for line in journal.read_text().splitlines()] == starts
     assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
 
 
-def test_the_same_packs_come_however_often_it_stops(corpus: Path, tmp_path: Path) -> None:
-    """Each process reads ahead of what is trained on, and dies."""
-    whole = told(islice(stream_of(corpus), MANY))
+def test_the_same_packs_follow_however_often_training_stops(corpus: Path, tmp_path: Path) -> None:
+    """Each process reads ahead of training, and dies."""
+    whole = contents(islice(stream_of(corpus), MANY))
     rng = random.Random(0)
     done = 0
     while done < MANY:
         stream = stream_of(corpus, tmp_path / "journal.jsonl")
         stream.start_at(done)
         ahead = min(rng.randint(1, 20), MANY - done)
-        assert told(islice(stream, ahead)) == whole[done : done + ahead]
+        assert contents(islice(stream, ahead)) == whole[done : done + ahead]
         done += rng.randint(1, ahead)
 
 
-def test_only_one_process_writes_the_journal_and_all_read_it(corpus: Path, tmp_path: Path) -> None:
+def test_one_process_writes_the_journal_and_all_read_it(corpus: Path, tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
-    told(islice(stream_of(corpus, journal, writes=False), MANY))
+    contents(islice(stream_of(corpus, journal, writes=False), MANY))
     assert not journal.exists()
-    whole = told(islice(stream_of(corpus, journal), MANY))
+    whole = contents(islice(stream_of(corpus, journal), MANY))
     written = journal.read_text()
     other = stream_of(corpus, journal, writes=False)
     other.start_at(50)
-    assert told(islice(other, 5)) == whole[50:55]
+    assert contents(islice(other, 5)) == whole[50:55]
     assert journal.read_text() == written
 
 
-def test_documents_before_the_last_block_are_not_read_again(
-    tokenizer: SequenceEncoderTokenizer, tmp_path: Path
-) -> None:
+def test_documents_before_the_last_block_are_not_reread(tokenizer: SequenceEncoderTokenizer, tmp_path: Path) -> None:
     read: list[int] = []
 
     def shards(parts: list[int]) -> Iterator[dict[str, Any]]:
@@ -197,19 +195,19 @@ def test_documents_before_the_last_block_are_not_read_again(
         journal = tmp_path / "journal.jsonl"
         return PackedStream(texts, tokenizer, LONGEST, BUDGET, buffer=BLOCK, journal=journal)
 
-    whole = told(islice(stream(), 25))
+    whole = contents(islice(stream(), 25))
     assert read[0] == 0
     resumed = stream()
     resumed.start_at(20)
     read.clear()
-    assert told(islice(resumed, 5)) == whole[20:]
+    assert contents(islice(resumed, 5)) == whole[20:]
     assert min(read) > 2
 
 
-def test_a_block_of_long_documents_is_of_fewer(
+def test_blocks_of_long_documents_have_fewer_documents(
     tokenizer: SequenceEncoderTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that memory is bounded by characters too."""
+    """This also bounds memory by the number of characters."""
     monkeypatch.setattr(streams, "BLOCK_CHARACTERS", 1000)
     read: list[str] = []
 
@@ -224,25 +222,25 @@ def test_a_block_of_long_documents_is_of_fewer(
 
 
 @pytest.mark.parametrize("pairs", [True, False])
-def test_every_window_comes_once_before_any_comes_again(
+def test_every_window_appears_once_per_epoch(
     corpus: Path, tokenizer: SequenceEncoderTokenizer, tmp_path: Path, pairs: bool
 ) -> None:
     journal = tmp_path / "journal.jsonl"
-    packs = told(islice(stream_of(corpus, journal, pairs=pairs), MANY))
+    packs = contents(islice(stream_of(corpus, journal, pairs=pairs), MANY))
     once = first_epoch(journal)
     expected = segment_windows(documents(), tokenizer, LONGEST, pairs)
-    assert windows_in(packs[:once]) == Counter(tuple(window["input_ids"].tolist()) for window in expected)
-    # In another order the next time.
+    assert count_windows(packs[:once]) == Counter(tuple(window["input_ids"].tolist()) for window in expected)
+    # The second epoch has another order.
     again = packs[once : 2 * once]
-    assert len(windows_in(again) - windows_in(packs[:once])) < 10
+    assert len(count_windows(again) - count_windows(packs[:once])) < 10
     assert [windows for _, _, windows in again] != [windows for _, _, windows in packs[:once]]
     assert any(cut for _, _, windows in packs for _, cut, _ in windows) == pairs
 
 
-def test_reading_what_is_held_out_moves_nothing(
+def test_reading_held_out_documents_does_not_move_the_stream(
     corpus: Path, tokenizer: SequenceEncoderTokenizer, tmp_path: Path
 ) -> None:
-    whole = told(islice(stream_of(corpus, held_out=4), MANY))
+    whole = contents(islice(stream_of(corpus, held_out=4), MANY))
     journal = tmp_path / "journal.jsonl"
     texts, held_out = load_corpus(CorpusArguments(corpus=str(corpus), streaming=True, eval_documents=4), corpus, 0)
     stream = PackedStream(texts, tokenizer, LONGEST, BUDGET, buffer=BLOCK, seed=3, journal=journal)
@@ -250,21 +248,21 @@ def test_reading_what_is_held_out_moves_nothing(
     packs = iter(stream)
     found = []
     for _ in range(MANY):
-        found += told(islice(packs, 1))
+        found += contents(islice(packs, 1))
         assert [item["text"] for item in held_out] == documents()[:4]
     assert found == whole
     resumed = stream_of(corpus, journal, held_out=4)
     resumed.start_at(MANY - 5)
-    assert told(islice(resumed, 5)) == whole[-5:]
+    assert contents(islice(resumed, 5)) == whole[-5:]
 
 
-def test_held_out_documents_never_come(corpus: Path, tokenizer: SequenceEncoderTokenizer) -> None:
-    packs = told(islice(stream_of(corpus, held_out=4), MANY))
+def test_held_out_documents_never_appear(corpus: Path, tokenizer: SequenceEncoderTokenizer) -> None:
+    packs = contents(islice(stream_of(corpus, held_out=4), MANY))
     expected = segment_windows(documents()[4:], tokenizer, LONGEST)
-    assert set(windows_in(packs)) == {tuple(window["input_ids"].tolist()) for window in expected}
+    assert set(count_windows(packs)) == {tuple(window["input_ids"].tolist()) for window in expected}
 
 
-def test_packs_are_nearly_full_and_never_more_than_that(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_packs_are_nearly_full_and_never_exceed_the_budget(tokenizer: SequenceEncoderTokenizer) -> None:
     texts = IterableDataset.from_generator(lambda: ({"text": text} for text in documents(4000)))
     packs = list(islice(PackedStream(texts, tokenizer, LONGEST, 1024), 100))
     tokens = np.array([sum(window["length"] for window in pack["windows"]) for pack in packs])
@@ -272,21 +270,21 @@ def test_packs_are_nearly_full_and_never_more_than_that(tokenizer: SequenceEncod
     assert tokens.mean() >= 0.99 * 1024
 
 
-def test_packs_have_seeds_of_their_own_and_tell_how_much_is_over(corpus: Path) -> None:
-    packs = told(islice(stream_of(corpus), MANY + 5))
+def test_packs_have_unique_seeds_and_the_progress_of_training(corpus: Path) -> None:
+    packs = contents(islice(stream_of(corpus), MANY + 5))
     assert len({tuple(seed) for seed, _, _ in packs}) == len(packs)
     assert [progress for _, progress, _ in packs] == [min(1.0, number / MANY) for number in range(MANY + 5)]
-    other = told(islice(stream_of(corpus, seed=4), MANY))
+    other = contents(islice(stream_of(corpus, seed=4), MANY))
     assert {tuple(seed) for seed, _, _ in packs}.isdisjoint(tuple(seed) for seed, _, _ in other)
-    assert windows_in(packs[:3]) != windows_in(other[:3])
+    assert count_windows(packs[:3]) != count_windows(other[:3])
 
 
-def test_documents_without_text_are_passed_over(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_documents_without_text_are_skipped(tokenizer: SequenceEncoderTokenizer) -> None:
     texts = [None] * 20 + ["json returns object."] + [""] * 20
     stream = PackedStream(
         IterableDataset.from_generator(lambda: ({"text": text} for text in texts)), tokenizer, LONGEST, BUDGET, buffer=4
     )
-    ((ids, _, _),) = told(islice(stream, 1))[0][2]
+    ((ids, _, _),) = contents(islice(stream, 1))[0][2]
     assert tokenizer.decode(ids) == "json returns object."
     assert len(list(islice(stream, 3))) == 3
 
@@ -299,28 +297,28 @@ def test_a_stream_without_text_ends_with_an_error(tokenizer: SequenceEncoderToke
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stream_that_breaks_off_says_so(tmp_path: Path, kind: str) -> None:
+def test_a_broken_stream_raises_an_error(tmp_path: Path, kind: str) -> None:
     for part in range(2):
         KINDS[kind](tmp_path / f"{part}.{kind}", documents()[:19])
     (tmp_path / f"2.{kind}").write_bytes(b'"\xff\xfe{"text": 1')
     packs = iter(stream_of(tmp_path))
-    told(islice(packs, 10))
+    contents(islice(packs, 10))
     with pytest.raises(UsageError, match=r"the stream cannot be read: .+"):
-        told(packs)
+        contents(packs)
 
 
-def test_a_stream_of_numbers_is_refused(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_a_stream_of_numbers_is_rejected(tokenizer: SequenceEncoderTokenizer) -> None:
     stream = IterableDataset.from_generator(lambda: iter([{"text": 3}]))
     with pytest.raises(UsageError, match=r"--text_column .* 3 of type int"):
         next(iter(PackedStream(stream, tokenizer, LONGEST, BUDGET)))
 
 
-def test_several_workers_are_refused_and_one_gives_the_same_packs(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_one_worker_gives_the_same_packs_and_several_are_rejected(tokenizer: SequenceEncoderTokenizer) -> None:
     def load(workers: int) -> Iterator[Pack]:
         texts = IterableDataset.from_generator(lambda: ({"text": text} for text in documents()))
         stream = PackedStream(texts, tokenizer, LONGEST, BUDGET, buffer=BLOCK)
-        return iter(DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=as_it_is))
+        return iter(DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=identity))
 
     with pytest.raises(UsageError, match="dataloader_num_workers must be 0 or 1 for a stream, got 2"):
         next(load(2))
-    assert told(islice(load(1), 10)) == told(islice(load(0), 10))
+    assert contents(islice(load(1), 10)) == contents(islice(load(0), 10))

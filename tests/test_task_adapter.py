@@ -1,4 +1,4 @@
-"""The task adapter: a frozen encoder of any family under a linear classifier, saved and shared like the rest."""
+"""`TaskAdapter`, a linear classifier on a frozen encoder of any family, trains and saves like other models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OTHERS: dict[str, Callable[[], PreTrainedModel]] = {
 
 @pytest.fixture
 def encoder(tiny_config: Build, randomize: Build) -> SequenceEncoderModel:
-    """A tiny encoder with dropout, which a frozen one must not use."""
+    """Build a tiny encoder with dropout, which must be off while it is frozen."""
     return randomize(SequenceEncoderModel(tiny_config("modernbert", vocab_size=500, hidden_dropout=0.5)))
 
 
@@ -41,7 +41,7 @@ def batch_of(texts: list[str], **options: Any) -> dict[str, torch.Tensor]:
     return dict(tokenizer_of()(texts, padding=True, truncation=True, max_length=30, return_tensors="pt", **options))
 
 
-def test_only_the_classifier_is_trained_and_the_encoder_stays_in_evaluation_mode(encoder: SequenceEncoderModel) -> None:
+def test_only_the_classifier_is_trained_and_the_encoder_stays_in_eval_mode(encoder: SequenceEncoderModel) -> None:
     adapter = TaskAdapter(encoder, num_classes=5)
     adapter.train()
     assert adapter.training
@@ -58,7 +58,7 @@ def test_only_the_classifier_is_trained_and_the_encoder_stays_in_evaluation_mode
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_logits_are_those_of_the_pooled_real_tokens(encoder: SequenceEncoderModel, pooling: str) -> None:
+def test_logits_come_from_the_pooled_real_tokens(encoder: SequenceEncoderModel, pooling: str) -> None:
     adapter = TaskAdapter(encoder, 5, pooling).eval()
     for text in ("return it", "the path of a file", TEXTS[0]):
         one = batch_of([text])
@@ -72,7 +72,7 @@ def test_logits_are_those_of_the_pooled_real_tokens(encoder: SequenceEncoderMode
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("family", OTHERS)
 def test_padding_of_other_families_does_not_change_features(randomize: Build, family: str, pooling: str) -> None:
-    """Their encoders compute vectors for padding too, which must not enter the mean."""
+    """These encoders compute vectors for padding too, which must not enter the mean."""
     adapter = TaskAdapter(randomize(OTHERS[family]()), 5, pooling)
     texts = ["return it", *TEXTS[:4]]
     padded = batch_of(texts)
@@ -81,7 +81,7 @@ def test_padding_of_other_families_does_not_change_features(randomize: Build, fa
     torch.testing.assert_close(adapter.features(**padded), alone, atol=1e-5, rtol=1e-4)
 
 
-def test_features_can_stand_for_the_text(encoder: SequenceEncoderModel) -> None:
+def test_features_can_replace_the_text(encoder: SequenceEncoderModel) -> None:
     adapter, batch, labels = TaskAdapter(encoder, 5), batch_of(TEXTS[:4]), torch.tensor([0, 1, 2, 3])
     features = adapter.features(**batch)
     assert features.shape == (4, 24)
@@ -104,7 +104,7 @@ def test_encoders_of_other_families_are_adapted_saved_and_loaded(family: str, ra
     assert torch.equal(again.eval()(**batch).logits, adapter(**batch).logits)
 
 
-def test_the_encoder_keeps_its_weights_however_it_was_made(tmp_path: Path, bert_folder: Path) -> None:
+def test_a_converted_encoder_keeps_its_weights(tmp_path: Path, bert_folder: Path) -> None:
     from sequence_encoder import convert
 
     encoder = convert(bert_folder, base_model=True)
@@ -165,7 +165,7 @@ def test_an_adapter_trains_with_an_unmodified_trainer(encoder: SequenceEncoderMo
         (torch.tensor([0.5, -2.0, 1.0]), "regression", 1),
     ],
 )
-def test_the_kind_of_task_follows_from_the_labels(
+def test_the_problem_type_is_inferred_from_the_labels(
     encoder: SequenceEncoderModel, labels: torch.Tensor, problem: str, classes: int
 ) -> None:
     adapter = TaskAdapter(encoder, classes)
@@ -173,20 +173,20 @@ def test_the_kind_of_task_follows_from_the_labels(
     assert adapter.config.problem_type == problem
 
 
-def test_of_a_model_with_a_head_the_encoder_is_taken(tiny_config: Build) -> None:
+def test_the_encoder_of_a_model_with_a_head_is_used(tiny_config: Build) -> None:
     model = SequenceEncoderForMaskedLM(tiny_config())
     assert TaskAdapter(model, 3).encoder is model.model
 
 
-def test_its_card_tells_what_is_trained(encoder: SequenceEncoderModel) -> None:
+def test_the_card_describes_the_frozen_encoder(encoder: SequenceEncoderModel) -> None:
     card = model_card(TaskAdapter(encoder, 3, id2label={0: "a", 1: "b", 2: "c"}), "someone/adapter").content
     assert "pipeline_tag: text-classification" in card
     assert "the encoder is frozen" in card
     assert "a, b, c" in card
-    assert "leaves the padding out" in card
+    assert "padding-free text encoder" in card
     other = model_card(TaskAdapter(OTHERS["bert"](), 3), "someone/adapter").content
     assert "BertModel" in other
-    assert "leaves the padding out" not in other
+    assert "padding-free text encoder" not in other
 
 
 @pytest.mark.parametrize(
@@ -213,6 +213,6 @@ def test_its_card_tells_what_is_trained(encoder: SequenceEncoderModel) -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_told(encoder: SequenceEncoderModel, make: Build, message: str) -> None:
+def test_invalid_arguments_are_rejected(encoder: SequenceEncoderModel, make: Build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(encoder)

@@ -1,4 +1,4 @@
-"""`train_adapted_model`: the source's signature and report, each text encoded once, and the same result as if not."""
+"""`train_adapted_model` accepts batches of many forms, encodes each text once, and reports the mean losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sequence_encoder.training.task_adapter.feature_cache import FeatureCache
 
 Build = Callable[..., Any]
 
-# Each of another first word, and of other lengths.
+# Texts with different first words and lengths.
 EXAMPLES = [
     (" ".join(text.split()[start : start + 9]), index % 3) for index, text in enumerate(TEXTS) for start in (0, 9)
 ]
@@ -44,14 +44,14 @@ def adapter(tiny_config: Build, randomize: Build) -> TaskAdapter:
 
 @pytest.fixture
 def counted(adapter: TaskAdapter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of texts of each batch that is encoded."""
+    """Return a list that collects the number of texts in each encoded batch."""
     seen: list[int] = []
     adapter.encoder.register_forward_hook(lambda module, args, output: seen.append(len(output.last_hidden_state)))
     return seen
 
 
 def trained(adapter: TaskAdapter, shuffle: bool, **options: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Losses and weights of three epochs from the same start."""
+    """Train for three epochs from fixed weights, and return the losses and the final weights."""
     torch.manual_seed(0)
     with torch.no_grad():
         adapter.classifier.weight.normal_(std=0.1)
@@ -61,7 +61,7 @@ def trained(adapter: TaskAdapter, shuffle: bool, **options: Any) -> tuple[list[f
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_texts_are_encoded_once_with_the_result_of_encoding_them_each_time(
+def test_encoding_texts_once_does_not_change_the_result(
     adapter: TaskAdapter, counted: list[int], shuffle: bool
 ) -> None:
     distinct = len({text for text, _ in EXAMPLES})
@@ -73,7 +73,7 @@ def test_texts_are_encoded_once_with_the_result_of_encoding_them_each_time(
     torch.testing.assert_close(kept, again, atol=1e-5, rtol=1e-5)
 
 
-def test_vectors_that_memory_has_no_room_for_are_kept_on_the_disk(adapter: TaskAdapter, counted: list[int]) -> None:
+def test_vectors_that_do_not_fit_in_memory_are_kept_on_disk(adapter: TaskAdapter, counted: list[int]) -> None:
     in_memory = trained(adapter, True)
     counted.clear()
     on_disk = trained(adapter, True, memory_bytes=0)
@@ -81,19 +81,17 @@ def test_vectors_that_memory_has_no_room_for_are_kept_on_the_disk(adapter: TaskA
     torch.testing.assert_close(in_memory, on_disk, atol=0, rtol=0)
 
 
-def test_each_epoch_reports_the_mean_loss_of_its_texts(
-    adapter: TaskAdapter, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_epoch_reports_the_mean_loss_over_texts(adapter: TaskAdapter, capsys: pytest.CaptureFixture[str]) -> None:
     texts, labels = EXAMPLES[:7], torch.tensor([label for _, label in EXAMPLES[:7]])
     batch = next(iter(loader_of(texts, batch_size=7)))
     batch.pop("labels")
     with torch.no_grad():
         first = float(adapter(**batch, labels=labels).loss)
-    # One batch of five and one of two: the mean is over texts, not over batches.
+    # The batches have five and two texts, and the mean is over texts, not over batches.
     losses = train_adapted_model(adapter, loader_of(texts), epochs=2, learning_rate=1e-9)
     assert losses == pytest.approx([first, first], abs=1e-5)
-    told = re.findall(r"epoch (\d) of 2: mean loss ([\d.]+)", capsys.readouterr().out)
-    assert told == [("1", f"{losses[0]:.4f}"), ("2", f"{losses[1]:.4f}")]
+    reported = re.findall(r"epoch (\d) of 2: mean loss ([\d.]+)", capsys.readouterr().out)
+    assert reported == [("1", f"{losses[0]:.4f}"), ("2", f"{losses[1]:.4f}")]
 
 
 def test_the_loss_falls(adapter: TaskAdapter) -> None:
@@ -102,13 +100,13 @@ def test_the_loss_falls(adapter: TaskAdapter) -> None:
     assert len(losses) == 40
 
 
-def test_pairs_of_inputs_and_labels_are_taken_as_well(adapter: TaskAdapter) -> None:
+def test_pairs_of_inputs_and_labels_are_accepted(adapter: TaskAdapter) -> None:
     items: Any = [({"input_ids": torch.tensor([5, 6, 7])}, 1), ({"input_ids": torch.tensor([8, 9, 5])}, 0)]
     assert len(train_adapted_model(adapter, DataLoader(items, batch_size=2), 2, 0.01)) == 2
 
 
 def source_batches(batches: list[dict[str, torch.Tensor]], form: str) -> list[Any]:
-    """The same batches in the forms in which loaders give them."""
+    """Return the same batches in one of the forms that loaders return."""
     forms: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
         "dictionary": lambda batch: batch,
         "no mask": lambda batch: {**batch, "attention_mask": None},
@@ -127,7 +125,7 @@ FORMS = ["no mask", "triple", "list", "bool", "float", "bfloat16", "pair", "pair
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_a_batch_trains_the_same_classifier(adapter: TaskAdapter, counted: list[int], form: str) -> None:
+def test_every_batch_form_trains_the_same_classifier(adapter: TaskAdapter, counted: list[int], form: str) -> None:
     adapter.encoder.config.pad_token_id = tokenizer_of().pad_token_id
     kept = ("input_ids", "attention_mask", "labels")
     batches = [{name: batch[name] for name in kept} for batch in loader_of(EXAMPLES)]
@@ -141,7 +139,7 @@ def test_every_form_of_a_batch_trains_the_same_classifier(adapter: TaskAdapter, 
         weights.append(adapter.classifier.weight.clone())
     torch.testing.assert_close(losses[0], losses[1])
     torch.testing.assert_close(weights[0], weights[1])
-    # Padding makes no other text of it: each is encoded once.
+    # Padding does not make a text different, so that each is encoded once.
     assert sum(counted) == 2 * len({text for text, _ in EXAMPLES})
 
 
@@ -152,14 +150,14 @@ def left_padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def with_a_hole(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """A text of two tokens with a hole of the mask between them, and a text of four."""
+    """Return a text of two tokens with a masked hole between them, and a text of four tokens."""
     text, other = rows
     return torch.tensor([[text[0], 9, text[1], 0], other]), torch.tensor([[1, 0, 1, 0], [1, 1, 1, 1]])
 
 
 @pytest.mark.parametrize("family", ["ours", "bert"])
 @pytest.mark.parametrize("form", ["left", "hole"])
-def test_a_text_whose_tokens_stand_elsewhere_is_encoded_again(adapter: TaskAdapter, family: str, form: str) -> None:
+def test_a_text_with_other_token_positions_is_encoded_again(adapter: TaskAdapter, family: str, form: str) -> None:
     if family == "bert":
         sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 30}
         adapter = TaskAdapter(BertModel(BertConfig(vocab_size=50, initializer_range=0.5, **sizes)), 2)
@@ -174,7 +172,7 @@ def test_a_text_whose_tokens_stand_elsewhere_is_encoded_again(adapter: TaskAdapt
         )
 
 
-def test_a_tensor_dataset_trains_as_in_the_source(adapter: TaskAdapter) -> None:
+def test_a_tensor_dataset_is_accepted(adapter: TaskAdapter) -> None:
     ids = torch.randint(5, 400, (12, 7))
     mask = (torch.arange(7) < torch.randint(2, 8, (12, 1))).long()
     data = TensorDataset(ids, mask, torch.arange(12) % 3)
@@ -184,7 +182,7 @@ def test_a_tensor_dataset_trains_as_in_the_source(adapter: TaskAdapter) -> None:
     assert losses == pytest.approx([first, first], abs=1e-5)
 
 
-def test_padding_without_a_mask_is_left_out_of_the_mean(adapter: TaskAdapter) -> None:
+def test_padding_without_a_mask_is_excluded_from_the_mean(adapter: TaskAdapter) -> None:
     adapter.encoder.config.pad_token_id = 3
     text, padded = torch.tensor([[7, 8, 9]]), torch.tensor([[7, 8, 9, 3, 3], [5, 6, 7, 8, 9]])
     torch.testing.assert_close(adapter.features(padded)[:1], adapter.features(text))
@@ -196,7 +194,7 @@ def test_padding_without_a_mask_is_left_out_of_the_mean(adapter: TaskAdapter) ->
         adapter.features(padded, torch.zeros(2, 5).masked_fill(padded == 3, -torch.inf))
 
 
-def test_a_text_is_known_again_in_another_batch_with_other_padding() -> None:
+def test_a_text_is_recognized_in_another_batch_with_other_padding() -> None:
     encoded: list[torch.Tensor] = []
 
     def encode(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -216,7 +214,7 @@ def test_a_text_is_known_again_in_another_batch_with_other_padding() -> None:
     assert [len(batch) for batch in encoded] == [2, 1]
     assert encoded[1].tolist() == [[1, 2, 3, 4, 5]]
     assert torch.equal(second[[2, 0]], first)
-    # The same tokens in other segments are another text.
+    # The same tokens with other segments are a different text.
     segments = {"input_ids": torch.tensor([[4, 5]]), "token_type_ids": torch.tensor([[0, 1]])}
     cache(segments)
     assert len(encoded) == 3
@@ -241,9 +239,9 @@ if dist.is_initialized():
 """
 
 
-def test_two_processes_train_as_one(adapter: TaskAdapter, tmp_path: Path) -> None:
+def test_two_processes_train_like_one(adapter: TaskAdapter, tmp_path: Path) -> None:
     adapter.save_pretrained(tmp_path / "adapter")
-    # Trained tokenizers differ from process to process.
+    # Training the tokenizer again in another process could give another one.
     tokenizer_of().save_pretrained(tmp_path / "adapter")
     (tmp_path / "examples.json").write_text(json.dumps(EXAMPLES[:16]))
     (tmp_path / "train.py").write_text(TWO_PROCESSES)
@@ -259,8 +257,8 @@ def test_two_processes_train_as_one(adapter: TaskAdapter, tmp_path: Path) -> Non
     torch.testing.assert_close(torch.tensor(one[1]), torch.tensor(two[1]), atol=1e-5, rtol=1e-5)
 
 
-def whole(count: int, value: float = 1, width: int = 3) -> DataLoader[Any]:
-    """A loader of one batch of as many tensors: tokens, then masks of that value, then labels."""
+def one_batch(count: int, value: float = 1, width: int = 3) -> DataLoader[Any]:
+    """Return a loader of one batch of `count` tensors: tokens, masks filled with `value`, and labels."""
     masks = [torch.full((4, width), value) for _ in range(count - 2)]
     tensors = [torch.full((4, 3), 5), *masks, torch.tensor([0, 1, 2, 0])]
     return DataLoader(TensorDataset(*tensors[:count]), batch_size=4)
@@ -274,20 +272,23 @@ def whole(count: int, value: float = 1, width: int = 3) -> DataLoader[Any]:
         (lambda model: train_adapted_model(model, loader_of(EXAMPLES), 1, 0), "learning_rate must be above 0, got 0"),
         (
             lambda model: train_adapted_model(model, DataLoader([{"input_ids": torch.tensor([5])}]), 1, 0.1),
-            "must give labels, got input_ids",
+            "must yield labels, got input_ids",
         ),
-        (lambda model: train_adapted_model(model, DataLoader([torch.tensor([5])]), 1, 0.1), "must give dictionaries"),
-        (lambda model: train_adapted_model(model, loader_of([]), 1, 0.1), "must give at least one batch, got none"),
+        (lambda model: train_adapted_model(model, DataLoader([torch.tensor([5])]), 1, 0.1), "must yield dictionaries"),
+        (lambda model: train_adapted_model(model, loader_of([]), 1, 0.1), "must yield at least one batch, got none"),
         (
             lambda model: train_adapted_model(model, [], 1, 0.1),
             "must be a torch DataLoader, got a list",
         ),
-        (lambda model: train_adapted_model(model, whole(4), 1, 0.1), r"\(input_ids, targets\) or .*, got 4 values"),
-        (lambda model: train_adapted_model(model, whole(1), 1, 0.1), "got 1 values"),
-        (lambda model: train_adapted_model(model, whole(3, 9), 1, 0.1), "must be 0 at padding .* from 9 to 9"),
-        (lambda model: train_adapted_model(model, whole(3, 0.5), 1, 0.1), r"must be 0 at padding .* from 0\.5 to 0\.5"),
+        (lambda model: train_adapted_model(model, one_batch(4), 1, 0.1), r"\(input_ids, targets\) or .*, got 4 values"),
+        (lambda model: train_adapted_model(model, one_batch(1), 1, 0.1), "got 1 values"),
+        (lambda model: train_adapted_model(model, one_batch(3, 9), 1, 0.1), "must be 0 at padding .* from 9 to 9"),
         (
-            lambda model: train_adapted_model(model, whole(3, width=2), 1, 0.1),
+            lambda model: train_adapted_model(model, one_batch(3, 0.5), 1, 0.1),
+            r"must be 0 at padding .* from 0\.5 to 0\.5",
+        ),
+        (
+            lambda model: train_adapted_model(model, one_batch(3, width=2), 1, 0.1),
             r"shape of input_ids, \(4, 3\), got",
         ),
         (lambda model: train_adapted_model(model, DataLoader([([5, 6], 1)]), 1, 0.1), "input_ids must be a tensor"),
@@ -297,6 +298,6 @@ def whole(count: int, value: float = 1, width: int = 3) -> DataLoader[Any]:
         ),
     ],
 )
-def test_bad_arguments_are_told(adapter: TaskAdapter, call: Build, message: str) -> None:
+def test_bad_arguments_are_rejected(adapter: TaskAdapter, call: Build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(adapter)

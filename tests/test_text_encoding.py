@@ -1,4 +1,4 @@
-"""Bulk encoding: the vectors of single texts, in the order of the texts, whatever the batches are."""
+"""Bulk encoding returns the vectors of single texts in their order, independent of the batches."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def model(tiny_config: Callable[..., Any], randomize: Callable[..., Any]) -> Seq
     return randomize(SequenceEncoderModel(tiny_config("bert")))
 
 
-def one_by_one(model: SequenceEncoderModel, tokenizer: Any, pooling: str) -> torch.Tensor:
+def encode_one_by_one(model: SequenceEncoderModel, tokenizer: Any, pooling: str) -> torch.Tensor:
     vectors = []
     for text in TEXTS:
         states = model(**tokenizer(text, truncation=True, return_tensors="pt")).last_hidden_state[0].detach()
@@ -55,7 +55,7 @@ def one_by_one(model: SequenceEncoderModel, tokenizer: Any, pooling: str) -> tor
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("max_tokens", [1, 30, 10_000])
 @pytest.mark.parametrize("chunk", [4, 1000])
-def test_vectors_are_those_of_single_texts_in_their_order(
+def test_vectors_equal_those_of_single_texts_in_their_order(
     model: SequenceEncoderModel,
     tokenizer: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -67,10 +67,10 @@ def test_vectors_are_those_of_single_texts_in_their_order(
     found = model.encode(TEXTS, tokenizer, pooling=pooling, max_tokens=max_tokens)
     assert isinstance(found, np.ndarray)
     assert found.dtype == np.float32
-    torch.testing.assert_close(torch.tensor(found), one_by_one(model, tokenizer, pooling), rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(found), encode_one_by_one(model, tokenizer, pooling), rtol=0, atol=1e-5)
 
 
-def test_vectors_can_have_length_one_and_another_type(model: SequenceEncoderModel, tokenizer: Any) -> None:
+def test_vectors_can_be_normalized_and_have_another_dtype(model: SequenceEncoderModel, tokenizer: Any) -> None:
     plain = model.encode(TEXTS, tokenizer, convert_to_tensor=True)
     assert isinstance(plain, torch.Tensor)
     scaled = model.encode(TEXTS, tokenizer, normalize_embeddings=True, convert_to_tensor=True)
@@ -79,14 +79,14 @@ def test_vectors_can_have_length_one_and_another_type(model: SequenceEncoderMode
     assert model.encode(TEXTS, tokenizer, dtype=torch.bfloat16, convert_to_tensor=True).dtype == torch.bfloat16
 
 
-def test_one_text_is_one_vector_and_none_are_none(model: SequenceEncoderModel, tokenizer: Any) -> None:
+def test_one_text_gives_one_vector_and_no_texts_give_none(model: SequenceEncoderModel, tokenizer: Any) -> None:
     assert model.encode("Short.", tokenizer).shape == (24,)
     np.testing.assert_allclose(model.encode("Short.", tokenizer), model.encode(["Short."], tokenizer)[0])
     assert model.encode([], tokenizer).shape == (0, 24)
     assert model.encode([], tokenizer, dtype=torch.float16).dtype == np.float16
 
 
-def test_texts_are_cut_where_the_tokenizer_the_model_or_the_caller_say(
+def test_texts_are_truncated_to_the_limits_of_model_and_caller(
     tiny_config: Callable[..., Any], randomize: Callable[..., Any], tokenizer: Any
 ) -> None:
     model = randomize(SequenceEncoderModel(tiny_config("bert", max_position_embeddings=10)))
@@ -98,7 +98,7 @@ def test_texts_are_cut_where_the_tokenizer_the_model_or_the_caller_say(
         model.encode(TEXTS, tokenizer, max_length=11)
 
 
-def test_an_endless_stream_is_encoded_as_it_is_read(
+def test_an_endless_stream_is_encoded_lazily(
     model: SequenceEncoderModel, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_encoding, "CHUNK", 6)
@@ -115,7 +115,9 @@ def test_an_endless_stream_is_encoded_as_it_is_read(
     np.testing.assert_allclose(np.concatenate(parts), model.encode(TEXTS, tokenizer), atol=1e-6)
 
 
-def test_the_model_stays_in_its_mode_and_gets_no_gradients(model: SequenceEncoderModel, tokenizer: Any) -> None:
+def test_encoding_keeps_the_training_mode_and_computes_no_gradients(
+    model: SequenceEncoderModel, tokenizer: Any
+) -> None:
     model.config.hidden_dropout = 0.5
     trained = SequenceEncoderModel(model.config).train()
     first, second = (trained.encode(TEXTS, tokenizer, convert_to_tensor=True) for _ in range(2))
@@ -125,10 +127,10 @@ def test_the_model_stays_in_its_mode_and_gets_no_gradients(model: SequenceEncode
     assert (trained.layers[0].mlp.training, trained.layers[1].mlp.training) == (False, True)
     assert torch.equal(first, second)
     assert not first.requires_grad
-    torch.nn.Linear(24, 1)(first).sum().backward()  # They can be learned from.
+    torch.nn.Linear(24, 1)(first).sum().backward()  # The vectors can be used in training.
 
 
-def test_texts_without_tokens_are_zero(model: SequenceEncoderModel, tokenizer: Any) -> None:
+def test_texts_without_tokens_have_zero_vectors(model: SequenceEncoderModel, tokenizer: Any) -> None:
     bare = SequenceEncoderTokenizer.train_from_iterator(TEXTS, vocab_size=90, show_progress=False)
     bare.backend_tokenizer.post_processor = None
     found = model.encode(["Short.", "", "Return."], bare)
@@ -141,32 +143,32 @@ def test_texts_without_tokens_are_zero(model: SequenceEncoderModel, tokenizer: A
     [
         ({"pooling": "first"}, "pooling must be one of 'mean', 'cls', 'max', .*, got 'first'"),
         ({"prompt_name": "passage"}, "prompt_name must be one of 'query', 'document', got 'passage'"),
-        ({"prompt": "query: ", "prompt_name": "query"}, "prompt and prompt_name exclude each other"),
+        ({"prompt": "query: ", "prompt_name": "query"}, "prompt and prompt_name are mutually exclusive"),
         ({"truncate_dim": 25}, "truncate_dim must be from 1 to 24, got 25"),
         ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
         ({"max_length": 2}, "max_length must be at least 3"),
         ({"dtype": torch.bfloat16}, "convert_to_tensor=True"),
     ],
 )
-def test_what_is_not_allowed_is_said(
+def test_invalid_options_are_rejected(
     model: SequenceEncoderModel, tokenizer: Any, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         model.encode(TEXTS, tokenizer, **options)
     with pytest.raises(ValueError, match=message):
-        model.iter_encode(TEXTS, tokenizer, **options)  # At once, not at the first text.
+        model.iter_encode(TEXTS, tokenizer, **options)  # The error comes at once, not with the first text.
     with pytest.raises(ValueError, match="put it in a list"):
         model.iter_encode("Short.", tokenizer)
 
 
-def test_what_is_no_text_is_named(model: SequenceEncoderModel, tokenizer: Any) -> None:
+def test_sentences_that_are_not_strings_are_rejected(model: SequenceEncoderModel, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match=r"sentences must be strings, got a tuple: \('a', 'pair'\)"):
         model.encode(["Short.", ("a", "pair")], tokenizer)
     with pytest.raises(ValueError, match="sentences must be strings, got a NoneType"):
         model.encode(["Short.", None], tokenizer)
 
 
-def test_configurations_and_precisions_of_any_kind(tiny_config: Callable[..., Any], tokenizer: Any) -> None:
+def test_encoding_works_in_float64_and_without_return_dict(tiny_config: Callable[..., Any], tokenizer: Any) -> None:
     model = SequenceEncoderModel(tiny_config("bert", return_dict=False)).double()
     exact = model.encode(TEXTS, tokenizer, dtype=torch.float64)
     expected = model(**tokenizer(TEXTS[0], return_tensors="pt"), return_dict=True).last_hidden_state.mean(1)
@@ -174,22 +176,20 @@ def test_configurations_and_precisions_of_any_kind(tiny_config: Callable[..., An
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "mean_sqrt_len_tokens", "weightedmean"])
-def test_long_texts_in_half_precision_have_the_vectors_that_they_have_in_float32(pooling: str) -> None:
+def test_pooling_long_texts_in_float16_equals_float32(pooling: str) -> None:
     tokens = torch.randn(2 * 500, 8, generator=torch.Generator().manual_seed(0)) * 10 + 300
     expected = pooled(tokens.half().float(), [500, 500], [pooling], 0)
     torch.testing.assert_close(pooled(tokens.half(), [500, 500], [pooling], 0), expected)
 
 
-def test_weights_on_the_disk_give_vectors_in_memory(
-    model: SequenceEncoderModel, tokenizer: Any, tmp_path: Path
-) -> None:
+def test_offloaded_weights_give_the_same_vectors(model: SequenceEncoderModel, tokenizer: Any, tmp_path: Path) -> None:
     expected = model.encode(TEXTS, tokenizer, convert_to_tensor=True)
     offloaded = disk_offload(model, tmp_path, execution_device=torch.device("cpu"))
     torch.testing.assert_close(offloaded.encode(TEXTS, tokenizer, convert_to_tensor=True), expected)
 
 
-def test_threads_do_not_change_each_others_options(model: SequenceEncoderModel, tokenizer: Any) -> None:
-    """Beside threads that pad and truncate with the same tokenizer, as web servers do."""
+def test_threads_do_not_affect_each_other(model: SequenceEncoderModel, tokenizer: Any) -> None:
+    """Other threads pad and truncate with the same tokenizer at the same time, as in web servers."""
     lengths = range(4, 24)
     expected = {length: model.encode(TEXTS[:4], tokenizer, max_length=length) for length in lengths}
     done = threading.Event()
@@ -212,7 +212,7 @@ def test_threads_do_not_change_each_others_options(model: SequenceEncoderModel, 
     assert wrong == 0
 
 
-def test_encoding_leaves_the_tokenizer_as_it_is(model: SequenceEncoderModel, tokenizer: Any) -> None:
+def test_encoding_does_not_change_the_tokenizer(model: SequenceEncoderModel, tokenizer: Any) -> None:
     own = copy.deepcopy(tokenizer)
     own.backend_tokenizer.enable_truncation(5)
     own.backend_tokenizer.enable_padding(length=9)
@@ -221,7 +221,7 @@ def test_encoding_leaves_the_tokenizer_as_it_is(model: SequenceEncoderModel, tok
     assert own.backend_tokenizer.to_str() == before
 
 
-def test_tokens_that_are_added_later_are_found(model: SequenceEncoderModel, tokenizer: Any) -> None:
+def test_tokens_that_are_added_later_are_used(model: SequenceEncoderModel, tokenizer: Any) -> None:
     grown = copy.deepcopy(tokenizer)
     model.encode("Short.", grown)
     grown.add_tokens(["weights of", " Short"])
@@ -231,9 +231,7 @@ def test_tokens_that_are_added_later_are_found(model: SequenceEncoderModel, toke
     torch.testing.assert_close(model.encode(text, grown, convert_to_tensor=True), expected.detach())
 
 
-def test_threads_that_encode_with_a_model_in_training_mode_have_no_dropout(
-    tiny_config: Callable[..., Any], tokenizer: Any
-) -> None:
+def test_threads_encode_without_dropout_in_training_mode(tiny_config: Callable[..., Any], tokenizer: Any) -> None:
     model = SequenceEncoderModel(tiny_config("bert", hidden_dropout=0.5))
     expected = model.eval().encode(TEXTS, tokenizer)
     model.train()
@@ -245,7 +243,7 @@ def test_threads_that_encode_with_a_model_in_training_mode_have_no_dropout(
     assert [module.training for module in model.modules()] == modes
 
 
-def test_blocks_in_evaluation_mode_may_overlap() -> None:
+def test_evaluation_mode_contexts_may_overlap() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Dropout(0.5)).train()
     with ExitStack() as first:
         first.enter_context(evaluation_mode(model))
@@ -258,7 +256,7 @@ def test_blocks_in_evaluation_mode_may_overlap() -> None:
         assert model[1].training
 
 
-def test_vectors_that_are_not_finite_are_refused_with_the_cause(model: SequenceEncoderModel, tokenizer: Any) -> None:
+def test_non_finite_vectors_raise_an_error_with_the_cause(model: SequenceEncoderModel, tokenizer: Any) -> None:
     scaled = copy.deepcopy(model)
     scaled.layers[-1].mlp_norm.weight.data *= 1e6
     with pytest.raises(ValueError, match=r"sentences\[0\] is not finite.*too large for torch\.float16"):
@@ -268,7 +266,7 @@ def test_vectors_that_are_not_finite_are_refused_with_the_cause(model: SequenceE
         model.encode(TEXTS, tokenizer)
 
 
-def test_a_tokenizer_that_does_not_seem_to_be_that_of_the_model_is_said(
+def test_a_tokenizer_of_another_model_logs_a_warning(
     tiny_config: Callable[..., Any], tokenizer: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
@@ -281,7 +279,7 @@ def test_a_tokenizer_that_does_not_seem_to_be_that_of_the_model_is_said(
     assert f"its cls_token_id is {tokenizer.cls_token_id}, but 55 in the model's configuration" in caplog.text
 
 
-def test_batches_are_full_and_sorted_and_hold_every_text_once() -> None:
+def test_batches_are_full_and_sorted_and_contain_every_text_once() -> None:
     lengths = [5, 0, 3, 9, 3, 12, 1, 7]
     batches = token_batches(lengths, 10)
     assert [[lengths[i] for i in batch] for batch in batches] == [[1, 3, 3], [5], [7], [9], [12]]

@@ -1,4 +1,4 @@
-"""Batches by tokens: full, seeded, divided among processes, and resumed where they were left."""
+"""Token-budget batches are full, seeded, distributed over processes, and resume where training stopped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def flat(batches: Any) -> list[int]:
     return list(itertools.chain.from_iterable(batches))
 
 
-def test_batches_hold_every_example_once_and_keep_to_the_budget() -> None:
+def test_batches_contain_every_example_once_within_the_budget() -> None:
     sampler = TokenBudgetBatchSampler(LENGTHS, BUDGET)
     assert len(sampler) == len(list(sampler))
     for _ in range(2):
@@ -43,7 +43,7 @@ def test_lengths_of_a_batch_are_similar() -> None:
     assert sum(spread) / len(spread) < 5
 
 
-def test_the_order_follows_seed_and_epoch() -> None:
+def test_the_order_depends_on_seed_and_epoch() -> None:
     one, same, other = (list(TokenBudgetBatchSampler(LENGTHS, BUDGET, seed=seed)) for seed in (0, 0, 1))
     assert one == same != other
     sampler = TokenBudgetBatchSampler(LENGTHS, BUDGET)
@@ -69,7 +69,7 @@ def test_processes_share_the_batches_of_an_epoch(drop_last: bool) -> None:
     assert together == expected
 
 
-def test_it_goes_on_where_it_is_told_to() -> None:
+def test_the_sampler_starts_at_a_given_batch() -> None:
     sampler = TokenBudgetBatchSampler(LENGTHS, BUDGET)
     expected = [list(sampler) for _ in range(3)]
     fresh = TokenBudgetBatchSampler(LENGTHS, BUDGET)
@@ -78,7 +78,7 @@ def test_it_goes_on_where_it_is_told_to() -> None:
     assert [list(fresh), list(fresh)] == [expected[1][10:], expected[2]]
 
 
-def test_an_iteration_that_is_left_early_is_begun_anew() -> None:
+def test_an_abandoned_iteration_starts_again() -> None:
     sampler = TokenBudgetBatchSampler(LENGTHS, BUDGET)
     first = next(iter(sampler))
     batches = list(sampler)
@@ -86,8 +86,8 @@ def test_an_iteration_that_is_left_early_is_begun_anew() -> None:
     assert sorted(flat(batches)) == list(range(len(LENGTHS)))
 
 
-@pytest.mark.since("accelerate", "1.15", "tells batch samplers the epoch, and shares out batches of several sizes")
-def test_accelerate_chooses_the_epoch_and_skips_what_was_trained_on() -> None:
+@pytest.mark.since("accelerate", "1.15", "sets the epoch of batch samplers and distributes batches of several sizes")
+def test_accelerate_sets_the_epoch_and_skips_batches() -> None:
     examples = [{"input_ids": torch.full((length,), i)} for i, length in enumerate(LENGTHS)]
     sampler = TokenBudgetBatchSampler(LENGTHS, BUDGET)
     expected = [list(sampler) for _ in range(2)][1]
@@ -99,25 +99,25 @@ def test_accelerate_chooses_the_epoch_and_skips_what_was_trained_on() -> None:
     prepared = Accelerator(cpu=True).prepare(loader)
     prepared.set_epoch(1)
     assert [batch.tolist() for batch in skip_first_batches(prepared, 5)] == expected[5:]
-    # What stands between the loader and the sampler where there are several processes.
+    # With several processes, Accelerate wraps the sampler in this class.
     shard = BatchSamplerShard(TokenBudgetBatchSampler(LENGTHS, BUDGET), num_processes=2, process_index=0)
     shard.batch_sampler.sampler.set_epoch(1)
     assert next(iter(shard)) == expected[0]
 
 
-def test_lengths_may_be_a_tensor_which_stays_as_it_is() -> None:
+def test_lengths_may_be_a_tensor_which_is_not_changed() -> None:
     lengths = torch.tensor(LENGTHS)
     assert list(TokenBudgetBatchSampler(lengths, BUDGET)) == list(TokenBudgetBatchSampler(LENGTHS, BUDGET))
     assert lengths.tolist() == LENGTHS
 
 
-def test_the_collator_takes_examples_as_well_for_evaluation() -> None:
+def test_the_collator_accepts_single_examples_for_evaluation() -> None:
     examples = [{"input_ids": [5, 6]}, {"input_ids": [7]}]
     collate = TokenBudgetCollator(list)
     assert collate(examples) == collate([examples]) == collate([examples[:1], examples[1:]]) == examples
 
 
-def test_a_data_loader_takes_it() -> None:
+def test_a_data_loader_accepts_the_sampler() -> None:
     examples = [{"input_ids": [7] * length} for length in LENGTHS]
     loader = DataLoader(
         examples,
@@ -137,14 +137,14 @@ def test_a_data_loader_takes_it() -> None:
         ({"max_tokens": 9, "lengths": [3, 0]}, "lengths must be at least 1, got 0"),
     ],
 )
-def test_what_is_not_allowed_is_said(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TokenBudgetBatchSampler(**{"lengths": LENGTHS, **options})
 
 
 @pytest.fixture
 def train(tiny_config: Callable[..., Any], tmp_path: Path) -> Callable[..., Trainer]:
-    """Trains a tiny model on batches by tokens with a `Trainer` as it is."""
+    """Return `train(name, steps, resume)`, which trains a tiny model on token-budget batches with a plain `Trainer`."""
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(5, 97, (length,), generator=generator).tolist() for length in LENGTHS[:120]]
     examples = [{"input_ids": one, "labels": [i % 3 for i in one], "text": "to be removed"} for one in ids]
@@ -176,7 +176,7 @@ def train(tiny_config: Callable[..., Any], tmp_path: Path) -> Callable[..., Trai
     return run
 
 
-def test_a_trainer_trains_on_them_and_resumes_to_the_same_losses(train: Callable[..., Trainer], tmp_path: Path) -> None:
+def test_trainer_resumes_to_the_same_losses(train: Callable[..., Trainer], tmp_path: Path) -> None:
     whole = [entry["loss"] for entry in train("whole", 8).state.log_history if "loss" in entry]
     train("cut", 4)
     resumed = train("cut", 8, str(tmp_path / "cut" / "checkpoint-4")).state.log_history

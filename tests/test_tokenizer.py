@@ -1,4 +1,4 @@
-"""The tokenizer is trained on the user's own texts, gives them back, and loads without the package once saved."""
+"""Tokenizers are trained on texts of the user, decode them again, and load without the package once saved."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ TEXTS = [
     "Packing leaves the padding out; packing is quick.",
     "naïve café, déjà vu: 3.14 & 2.71!",
 ] * 3
-# The first article of the Universal Declaration of Human Rights. Words of kana and of Hangul have no spaces within.
+# The first article of the Universal Declaration of Human Rights. Japanese and Korean words contain no spaces.
 MANY_CHARACTERS = [
-    "人人生而自由，在尊严和权利上一律平等。他们赋有理性和良心，并应以兄弟关系的精神相对待。",  # noqa: RUF001 (the Chinese comma is meant)
+    "人人生而自由，在尊严和权利上一律平等。他们赋有理性和良心，并应以兄弟关系的精神相对待。",  # noqa: RUF001 (the Chinese comma is intended)
     "すべての人間は、生れながらにして自由であり、かつ、尊厳と権利とについて平等である。",
     "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.",
     "All human beings are born free and equal in dignity and rights.",
@@ -54,7 +54,7 @@ def byte_level() -> SequenceEncoderTokenizer:
     return train("byte_level_bpe")
 
 
-def test_special_tokens_are_the_first_of_the_vocabulary(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_special_tokens_come_first_in_the_vocabulary(tokenizer: SequenceEncoderTokenizer) -> None:
     for index, (name, token) in enumerate(SPECIAL.items()):
         assert getattr(tokenizer, f"{name}_token") == token
         assert getattr(tokenizer, f"{name}_token_id") == tokenizer.convert_tokens_to_ids(token) == index
@@ -63,14 +63,14 @@ def test_special_tokens_are_the_first_of_the_vocabulary(tokenizer: SequenceEncod
 
 @every_algorithm
 @pytest.mark.parametrize("vocab_size", [270, 300])
-def test_the_vocabulary_is_as_large_as_asked_and_no_larger(algorithm: str, vocab_size: int) -> None:
+def test_the_vocabulary_does_not_exceed_its_size(algorithm: str, vocab_size: int) -> None:
     size = len(train(algorithm, vocab_size=vocab_size, min_frequency=1))
     assert size == vocab_size if algorithm == "byte_level_bpe" else size <= vocab_size
 
 
 @pytest.mark.parametrize("texts", [TEXTS, MANY_CHARACTERS], ids=["latin", "cjk"])
 @pytest.mark.parametrize("vocab_size", [7, 8, 20, 41, 100])
-def test_wordpiece_leaves_the_rarest_characters_out_to_stay_within_the_size(texts: list[str], vocab_size: int) -> None:
+def test_wordpiece_drops_the_rarest_characters_to_stay_within_the_size(texts: list[str], vocab_size: int) -> None:
     tokenizer = SequenceEncoderTokenizer.train_from_iterator(texts, vocab_size=vocab_size, show_progress=False)
     assert len(tokenizer) <= vocab_size
     counts = Counter(character for text in texts for character in text if not character.isspace())
@@ -84,14 +84,14 @@ def test_wordpiece_leaves_the_rarest_characters_out_to_stay_within_the_size(text
 
 
 @pytest.mark.parametrize("vocab_size", [261, 300])
-def test_byte_level_tokens_give_any_text_back_from_the_smallest_vocabulary_on(vocab_size: int) -> None:
+def test_byte_level_tokens_restore_any_text_even_with_a_minimal_vocabulary(vocab_size: int) -> None:
     tokenizer = train("byte_level_bpe", vocab_size=vocab_size)
     assert len(tokenizer) == vocab_size
     for text in MANY_CHARACTERS:
         assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
-def test_a_vocabulary_beyond_its_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vocabulary_that_exceeds_its_size_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, trainer, *rest = module.ALGORITHMS["wordpiece"](False)
 
     def without_a_limit(*arguments: Any, **options: Any) -> None:
@@ -103,20 +103,20 @@ def test_a_vocabulary_beyond_its_size_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 @every_algorithm
-def test_batches_of_texts_are_read_like_their_texts(algorithm: str) -> None:
+def test_batches_of_texts_are_read_like_single_texts(algorithm: str) -> None:
     batches = [TEXTS[:3], tuple(TEXTS[3:8]), TEXTS[8], iter(TEXTS[9:]), []]
     tokenizer = SequenceEncoderTokenizer.train_from_iterator(
         iter(batches), algorithm=algorithm, vocab_size=5000, min_frequency=0, show_progress=False
     )
     assert tokenizer.get_vocab() == train(algorithm, vocab_size=5000, min_frequency=0).get_vocab()
-    # With room for all, every word that was read is a token.
+    # The vocabulary has room for every word.
     words = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
     assert [len(tokenizer.tokenize(text)) for text in TEXTS] == [len(words(text)) for text in TEXTS]
 
 
 @every_algorithm
 @pytest.mark.parametrize("vocab_size", [300, 330])
-def test_the_same_texts_give_the_same_ids_every_time(algorithm: str, vocab_size: int) -> None:
+def test_the_vocabulary_does_not_depend_on_the_order_of_the_texts(algorithm: str, vocab_size: int) -> None:
     texts = [*TEXTS, *MANY_CHARACTERS]
     first, second = (
         SequenceEncoderTokenizer.train_from_iterator(
@@ -128,7 +128,7 @@ def test_the_same_texts_give_the_same_ids_every_time(algorithm: str, vocab_size:
     assert len(first) == vocab_size
 
 
-def test_frequent_words_count_as_often_as_they_occur() -> None:
+def test_every_occurrence_of_a_word_is_counted() -> None:
     texts = ["frequent " * 5000, "rare " * 1025]
     for limit, words in ((5001, set()), (5000, {"frequent"}), (1026, {"frequent"}), (1025, {"frequent", "rare"})):
         tokenizer = SequenceEncoderTokenizer.train_from_iterator(
@@ -138,7 +138,7 @@ def test_frequent_words_count_as_often_as_they_occur() -> None:
 
 
 class Texts:
-    """What a map-style dataset of torch is: no `__iter__`."""
+    """A map-style dataset as in torch, without `__iter__`."""
 
     def __len__(self) -> int:
         return len(TEXTS)
@@ -148,7 +148,7 @@ class Texts:
 
 
 @every_algorithm
-def test_datasets_that_are_only_indexed_are_read(algorithm: str) -> None:
+def test_map_style_datasets_are_read(algorithm: str) -> None:
     tokenizer = SequenceEncoderTokenizer.train_from_iterator(
         Texts(), algorithm=algorithm, vocab_size=np.int64(300), show_progress=False
     )
@@ -157,12 +157,12 @@ def test_datasets_that_are_only_indexed_are_read(algorithm: str) -> None:
 
 
 @every_algorithm
-def test_rare_pieces_become_no_tokens(algorithm: str) -> None:
+def test_pieces_below_min_frequency_do_not_become_tokens(algorithm: str) -> None:
     often, always = (train(algorithm, min_frequency=frequency) for frequency in (len(TEXTS) + 1, 1))
     assert len(often) < len(always)
 
 
-def test_a_text_stands_between_cls_and_sep(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_a_text_is_enclosed_by_cls_and_sep(tokenizer: SequenceEncoderTokenizer) -> None:
     encoding = tokenizer(TEXTS[0])
     assert list(encoding) == ["input_ids", "token_type_ids", "attention_mask"]
     tokens = tokenizer.convert_ids_to_tokens(encoding["input_ids"])
@@ -189,7 +189,7 @@ def test_truncation_keeps_the_special_tokens(tokenizer: SequenceEncoderTokenizer
     assert encoding["input_ids"].count(tokenizer.sep_token_id) == (1 if pair is None else 2)
 
 
-def test_truncation_stops_at_the_length_given_in_training(tmp_path: Path) -> None:
+def test_truncation_uses_the_model_max_length_of_training(tmp_path: Path) -> None:
     tokenizer = train("wordpiece", model_max_length=8)
     tokenizer.save_pretrained(tmp_path)
     for same in (tokenizer, SequenceEncoderTokenizer.from_pretrained(tmp_path)):
@@ -197,7 +197,7 @@ def test_truncation_stops_at_the_length_given_in_training(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_goes_to_the_side_asked_for_and_is_masked(tokenizer: SequenceEncoderTokenizer, side: str) -> None:
+def test_padding_is_on_the_requested_side_and_masked(tokenizer: SequenceEncoderTokenizer, side: str) -> None:
     short, long = TEXTS[0][:9], TEXTS[1]
     alone = tokenizer(short)["input_ids"]
     batch = tokenizer([short, long], padding=True, padding_side=side)
@@ -210,13 +210,13 @@ def test_padding_goes_to_the_side_asked_for_and_is_masked(tokenizer: SequenceEnc
     assert set(batch["attention_mask"][1]) == {1}
 
 
-def test_the_mask_takes_the_place_of_one_word_whole(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_a_mask_token_replaces_a_whole_word(tokenizer: SequenceEncoderTokenizer) -> None:
     left, right = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("The quick", " fox"))
     masked = tokenizer("The quick [MASK] fox", add_special_tokens=False)["input_ids"]
     assert masked == [*left, tokenizer.mask_token_id, *right]
 
 
-def test_special_tokens_are_left_out_of_the_text_on_request(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_special_tokens_are_skipped_in_decoding_on_request(tokenizer: SequenceEncoderTokenizer) -> None:
     ids = tokenizer("packing is quick", " the dog", padding="max_length", max_length=30)["input_ids"]
     assert tokenizer.decode(ids).count("[SEP]") == 2
     assert tokenizer.decode(ids, skip_special_tokens=True).split() == ["packing", "is", "quick", "the", "dog"]
@@ -236,21 +236,21 @@ def test_special_tokens_are_left_out_of_the_text_on_request(tokenizer: SequenceE
         "don't , do . it ? you 're !",
     ],
 )
-def test_byte_level_tokens_give_any_text_back(byte_level: SequenceEncoderTokenizer, text: str) -> None:
+def test_byte_level_tokens_restore_any_text(byte_level: SequenceEncoderTokenizer, text: str) -> None:
     ids = byte_level(text)["input_ids"]
     assert byte_level.unk_token_id not in ids
     assert byte_level.decode(ids, skip_special_tokens=True) == text
 
 
 @every_algorithm
-def test_lowercase_forgets_case_and_nothing_else_does(algorithm: str) -> None:
+def test_only_lowercase_removes_case(algorithm: str) -> None:
     lower, cased = train(algorithm, lowercase=True), train(algorithm)
     assert lower("PACKING Is Quick")["input_ids"] == lower("packing is quick")["input_ids"]
     assert cased("PACKING Is Quick")["input_ids"] != cased("packing is quick")["input_ids"]
     assert lower("[MASK]")["input_ids"] == cased("[MASK]")["input_ids"]
 
 
-def test_wordpiece_drops_accents_only_with_case() -> None:
+def test_wordpiece_strips_accents_only_with_lowercase() -> None:
     lower, cased = train("wordpiece", lowercase=True), train("wordpiece")
     assert lower("café")["input_ids"] == lower("cafe")["input_ids"]
     assert cased("café")["input_ids"] != cased("cafe")["input_ids"]
@@ -272,7 +272,7 @@ print(json.dumps({
 
 
 @every_algorithm
-def test_a_saved_tokenizer_loads_without_the_package_and_encodes_the_same(algorithm: str, tmp_path: Path) -> None:
+def test_a_saved_tokenizer_encodes_the_same_without_the_package(algorithm: str, tmp_path: Path) -> None:
     tokenizer = train(algorithm, model_max_length=128)
     tokenizer.save_pretrained(tmp_path)
     texts = [*TEXTS[:4], "a [MASK] of  two", "漢字 👩‍👩‍👧", ""]
@@ -321,7 +321,7 @@ def test_a_saved_tokenizer_loads_without_the_package_and_encodes_the_same(algori
 )
 def test_bad_arguments_are_named_with_their_values(options: dict[str, Any], expected: list[str]) -> None:
     arguments = {"texts": TEXTS, "vocab_size": 300, "show_progress": False, **options}
-    with pytest.raises(ValueError) as error:  # noqa: PT011 (the message is looked at below)
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the message is checked below)
         SequenceEncoderTokenizer.train_from_iterator(**arguments)
     assert [part for part in expected if part not in str(error.value)] == []
 
@@ -329,7 +329,7 @@ def test_bad_arguments_are_named_with_their_values(options: dict[str, Any], expe
 @pytest.mark.parametrize(
     "options", [{"vocab_size": 6}, {"min_frequency": -1}, {"model_max_length": 0}, {"algorithm": "unigram"}], ids=str
 )
-def test_bad_arguments_are_refused_before_a_text_is_read(options: dict[str, Any]) -> None:
+def test_bad_arguments_are_rejected_before_a_text_is_read(options: dict[str, Any]) -> None:
     texts = iter(TEXTS)
     with pytest.raises(ValueError, match=next(iter(options))):
         SequenceEncoderTokenizer.train_from_iterator(texts, **{"show_progress": False, **options})
@@ -337,5 +337,5 @@ def test_bad_arguments_are_refused_before_a_text_is_read(options: dict[str, Any]
 
 
 @pytest.mark.parametrize("pair", [None, TEXTS[1]])
-def test_the_shortest_length_is_kept(pair: str | None) -> None:
+def test_the_minimum_model_max_length_is_respected(pair: str | None) -> None:
     assert len(train("wordpiece", model_max_length=3)(TEXTS[0], pair, truncation=True)["input_ids"]) == 3

@@ -1,13 +1,15 @@
-"""Every head trains with an unmodified `transformers.Trainer`, and a step is the same however it is split."""
+"""Every head trains with an unmodified `transformers.Trainer`, and gradient accumulation does not change a step."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments, default_data_collator
 
 from sequence_encoder import (
@@ -18,15 +20,17 @@ from sequence_encoder import (
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
 )
+from sequence_encoder.modeling.attention.self_attention import SelfAttention
 
 Build = Callable[..., Any]
 Row = dict[str, Any]
 
 EXAMPLES, LENGTH = 4, 7
-# A step that is the gradient itself: Adam would magnify rounding where a gradient is all but zero.
+# SGD steps are proportional to the gradient. Adam would amplify rounding where a gradient is almost zero.
 SGD: Row = {"optim": "sgd", "learning_rate": 0.1}
+DROPOUTS = ("hidden_dropout", "attention_dropout", "mlp_dropout", "embedding_dropout", "classifier_dropout")
 
-# name: model class, fields of the configuration, labels of (row number, input_ids); rows differ in what is labelled
+# name: model class, configuration fields, labels of (row number, input_ids). The rows have different labelled tokens.
 HEADS: dict[str, tuple[type[Any], Row, Callable[[int, list[int]], Row]]] = {
     "masked_lm": (SequenceEncoderForMaskedLM, {}, lambda row, ids: {"labels": [-100] * row + ids[row:]}),
     "pretraining": (
@@ -68,7 +72,7 @@ every_head = pytest.mark.parametrize("head", HEADS)
 
 
 def examples(head: str, count: int = EXAMPLES) -> list[Row]:
-    """Plain Python rows; the last token of every second row is padding."""
+    """Return plain Python rows, in which the last token of every second row is padding."""
     generator = torch.Generator().manual_seed(0)
     dataset = []
     for row in range(count):
@@ -83,14 +87,20 @@ def examples(head: str, count: int = EXAMPLES) -> list[Row]:
 
 @pytest.fixture
 def train(tiny_config: Build, tmp_path: Path) -> Callable[..., tuple[Any, Any, dict[str, torch.Tensor]]]:
-    """`train(head, dataset, **arguments)`: trainer, result, and the weights before. The weights start the same."""
+    """Return `train(head, dataset, **arguments)`, which returns the trainer, its result and the initial weights."""
 
     def run(
-        head: str, dataset: list[Row], preset: str = "vanilla", collator: Any = default_data_collator, **arguments: Any
+        head: str,
+        dataset: list[Row],
+        preset: str = "vanilla",
+        collator: Any = default_data_collator,
+        dropout: float = 0.0,
+        resume: Path | None = None,
+        **arguments: Any,
     ) -> tuple[Any, Any, dict[str, torch.Tensor]]:
         model_class, fields, _ = HEADS[head]
         torch.manual_seed(0)
-        model = model_class(tiny_config(preset, **fields))
+        model = model_class(tiny_config(preset, **fields, **dict.fromkeys(DROPOUTS, dropout)))
         before = {name: weight.clone() for name, weight in model.state_dict().items()}
         settings = {
             "output_dir": str(tmp_path),
@@ -111,7 +121,7 @@ def train(tiny_config: Build, tmp_path: Path) -> Callable[..., tuple[Any, Any, d
             eval_dataset=dataset,
             data_collator=collator,
         )
-        return trainer, trainer.train(), before
+        return trainer, trainer.train(resume_from_checkpoint=resume and str(resume)), before
 
     return run
 
@@ -122,13 +132,13 @@ def weights(trainer: Any) -> dict[str, torch.Tensor]:
 
 @every_head
 @pytest.mark.parametrize("preset", ["bert", "modernbert"])
-def test_a_step_of_trainer_moves_every_weight(train: Build, head: str, preset: str) -> None:
+def test_a_trainer_step_updates_every_weight(train: Build, head: str, preset: str) -> None:
     trainer, result, before = train(head, examples(head), preset)
     assert result.global_step == 1
     assert 0 < result.training_loss < float("inf")
     after = weights(trainer)
     if head in ("question_answering", "multiple_choice"):
-        # One number added to all scores changes no softmax over them.
+        # A bias that is added to all scores does not change their softmax.
         del after["qa_outputs.bias" if head == "question_answering" else "classifier.bias"]
     assert [name for name, weight in after.items() if not weight.isfinite().all()] == []
     assert [name for name, weight in after.items() if torch.equal(weight, before[name])] == []
@@ -144,7 +154,7 @@ def test_trainer_evaluates_and_predicts_every_row(train: Build, head: str) -> No
 
 
 @every_head
-def test_accumulated_micro_batches_make_the_step_of_one_large_batch(train: Build, head: str) -> None:
+def test_gradient_accumulation_equals_one_large_batch(train: Build, head: str) -> None:
     split, _, before = train(
         head, examples(head), **SGD, per_device_train_batch_size=EXAMPLES // 2, gradient_accumulation_steps=2
     )
@@ -155,25 +165,37 @@ def test_accumulated_micro_batches_make_the_step_of_one_large_batch(train: Build
 
 @pytest.mark.parametrize("head", ["masked_lm", "single_label"])
 @pytest.mark.parametrize("use_reentrant", [True, False])
-def test_gradient_checkpointing_makes_the_same_step(train: Build, head: str, use_reentrant: bool) -> None:
-    plain, _, _ = train(head, examples(head), **SGD)
-    saving, _, _ = train(
-        head,
-        examples(head),
-        **SGD,
-        gradient_checkpointing=True,
-        gradient_checkpointing_kwargs={"use_reentrant": use_reentrant},
-    )
+def test_gradient_checkpointing_does_not_change_the_step(train: Build, head: str, use_reentrant: bool) -> None:
+    saves = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
+    calls: Counter[type] = Counter()
+    counting = register_module_forward_pre_hook(lambda module, _: calls.update([type(module)]))
+    plain, _, _ = train(head, examples(head), **SGD, dropout=0.2)
+    once = calls[SelfAttention]
+    saving, _, _ = train(head, examples(head), **SGD, dropout=0.2, **saves)
+    counting.remove()
+    # Each layer computes again in the backward pass what it did not keep.
+    assert calls[SelfAttention] - once == 2 * once > 0
     assert saving.model.is_gradient_checkpointing
     torch.testing.assert_close(weights(saving), weights(plain), atol=1e-6, rtol=1e-4)
 
 
+@every_head
+def test_a_resumed_training_ends_with_the_same_weights(train: Build, head: str, tmp_path: Path) -> None:
+    """The checkpoint lies in the middle of an epoch, and dropout draws random numbers in each step."""
+    steps = {"max_steps": 5, "per_device_train_batch_size": EXAMPLES // 2, "save_strategy": "steps", "save_steps": 3}
+    whole, _, _ = train(head, examples(head), "bert", dropout=0.2, **steps)
+    resumed, result, _ = train(head, examples(head), "bert", dropout=0.2, **steps, resume=tmp_path / "checkpoint-3")
+    assert result.global_step == 5
+    expected = weights(whole)
+    assert [name for name, weight in weights(resumed).items() if not torch.equal(weight, expected[name])] == []
+
+
 @pytest.mark.parametrize("head", ["masked_lm", "token_classification"])
 @pytest.mark.parametrize("preset", ["vanilla", "modernbert"])
-def test_flattened_documents_make_the_step_of_the_padded_batch(train: Build, head: str, preset: str) -> None:
+def test_flattened_documents_give_the_step_of_the_padded_batch(train: Build, head: str, preset: str) -> None:
     documents = [{name: x[: LENGTH - row] for name, x in example.items()} for row, example in enumerate(examples(head))]
     for document in documents:
-        # The collator leaves the first token of a document without a label.
+        # The collator removes the label of the first token of each document.
         document["labels"][0] = -100
         del document["attention_mask"]
 
@@ -192,8 +214,10 @@ def test_flattened_documents_make_the_step_of_the_padded_batch(train: Build, hea
 
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(2, 4), (1, 8)])
-def test_the_order_loss_makes_the_same_step_however_it_is_split(train: Build, batch: int, accumulation: int) -> None:
-    """Rows differ in their order labels and in the number of their masked tokens."""
+def test_gradient_accumulation_does_not_change_the_sentence_order_step(
+    train: Build, batch: int, accumulation: int
+) -> None:
+    """The rows have different order labels and different numbers of masked tokens."""
     dataset = examples("pretraining", count=batch * accumulation)
     split, split_result, _ = train(
         "pretraining", dataset, **SGD, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation

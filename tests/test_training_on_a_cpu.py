@@ -1,4 +1,4 @@
-"""What is computed otherwise for training on a CPU gives the losses and gradients of torch's own, and keeps less."""
+"""The CPU kernels for training give the losses and gradients of torch's operators, and save memory."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def assert_close(found: list[torch.Tensor], expected: list[torch.Tensor], tolera
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.73])
-def test_dropout_leaves_out_its_share_and_scales_the_rest(dtype: torch.dtype, p: float) -> None:
+def test_dropout_drops_its_share_and_scales_the_rest(dtype: torch.dtype, p: float) -> None:
     x = torch.full((301, 211), 3.0, dtype=dtype, requires_grad=True)
     kept = Dropout(p)(x)
     assert abs(float((kept == 0).double().mean()) - p) < 0.01
     torch.testing.assert_close(kept[kept != 0].mean(), torch.tensor(3 / (1 - p), dtype=dtype), rtol=1e-2, atol=0)
     (gradient,) = torch.autograd.grad(kept.sum(), x)
     torch.testing.assert_close(gradient * 3, kept, rtol=1e-2, atol=0)
-    # Neither rows nor columns share their places.
+    # Neither rows nor columns share a dropout pattern.
     assert len({tuple(row) for row in (kept == 0).tolist()}) == 301
     assert len({tuple(row) for row in (kept == 0).T.tolist()}) == 211
 
 
-def test_dropout_follows_the_seed_and_the_mode() -> None:
+def test_dropout_respects_the_seed_and_eval_mode() -> None:
     x, dropout = torch.randn(7, 11), Dropout(0.3)
     torch.manual_seed(5)
     first = dropout(x)
@@ -69,7 +69,7 @@ def test_dropout_follows_the_seed_and_the_mode() -> None:
 
 
 @pytest.mark.parametrize("recompute", ["reentrant", "non-reentrant"])
-def test_checkpointed_layers_drop_the_same_places_again(tiny_config: Build, ragged: Build, recompute: str) -> None:
+def test_gradient_checkpointing_repeats_the_same_dropout(tiny_config: Build, ragged: Build, recompute: str) -> None:
     rates = {f"{name}_dropout": 0.2 for name in ("hidden", "attention", "mlp", "embedding")}
     ids, mask = ragged([9, 4, 6])
     found = []
@@ -87,7 +87,7 @@ def test_checkpointed_layers_drop_the_same_places_again(tiny_config: Build, ragg
 
 @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_layers_have_their_gradients(dtype: torch.dtype, tolerance: float, bias: bool) -> None:
+def test_linear_layers_have_the_gradients_of_torch(dtype: torch.dtype, tolerance: float, bias: bool) -> None:
     linear = nn.Linear(24, 40, bias=bias).to(dtype)
     for shape in ((24,), (7, 24), (2, 7, 24), (0, 24)):
         x = torch.randn(shape, dtype=dtype, requires_grad=True)
@@ -100,7 +100,7 @@ def test_linear_layers_have_their_gradients(dtype: torch.dtype, tolerance: float
         frozen[0].requires_grad_()
 
 
-def test_outputs_may_be_changed_in_place_and_a_bias_may_have_strides(tiny_config: Build) -> None:
+def test_in_place_changes_and_strided_biases_work(tiny_config: Build) -> None:
     linear, x = nn.Linear(24, 40), torch.randn(1, 7, 24, requires_grad=True)
     linear.bias = nn.Parameter(torch.randn(80)[::2])
     torch.testing.assert_close(fused_linear(linear, x), linear(x))
@@ -110,7 +110,7 @@ def test_outputs_may_be_changed_in_place_and_a_bias_may_have_strides(tiny_config
 
 
 @pytest.mark.parametrize("preset", ["bert", "modernbert"])
-def test_many_gradients_at_once(tiny_config: Build, ragged: Build, preset: str) -> None:
+def test_batched_gradients_equal_single_ones(tiny_config: Build, ragged: Build, preset: str) -> None:
     config = tiny_config(preset)
     config._attn_implementation = "eager"
     model = SequenceEncoderModel(config).train()
@@ -134,7 +134,9 @@ def plain_gated(mlp: GatedMLP, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
 @pytest.mark.parametrize("act", ["gelu", "silu", "relu", "gelu_new"])
-def test_gated_layers_have_their_gradients(tiny_config: Build, dtype: torch.dtype, tolerance: float, act: str) -> None:
+def test_gated_layers_have_the_gradients_of_torch(
+    tiny_config: Build, dtype: torch.dtype, tolerance: float, act: str
+) -> None:
     mlp, x = make_gated(dtype, tiny_config, hidden_act=act)
     inputs = [x, *mlp.parameters()]
     torch.testing.assert_close(mlp(x), plain_gated(mlp, x), rtol=tolerance, atol=tolerance)
@@ -144,7 +146,7 @@ def test_gated_layers_have_their_gradients(tiny_config: Build, dtype: torch.dtyp
     assert_close(gradients(mlp(x), [x]), gradients(plain_gated(mlp, x), [x]), tolerance)
 
 
-def test_gated_layers_keep_gate_and_up_alone(tiny_config: Build) -> None:
+def test_gated_layers_save_only_gate_and_up_for_backward(tiny_config: Build) -> None:
     mlp, x = make_gated(torch.float32, tiny_config)
 
     def kept(run: Callable[[], torch.Tensor]) -> int:
@@ -162,7 +164,7 @@ def test_gated_layers_keep_gate_and_up_alone(tiny_config: Build) -> None:
     assert kept(lambda: plain_gated(mlp, x)) >= 2 * gate_and_up
 
 
-def test_weights_and_random_numbers_of_an_activation_or_dropout_are_not_lost(tiny_config: Build) -> None:
+def test_gated_layers_support_trainable_activations_and_active_dropout(tiny_config: Build) -> None:
     mlp, x = make_gated(torch.float32, tiny_config)
     mlp.act = nn.PReLU()
     mlp(x).sum().backward()
@@ -174,7 +176,7 @@ def test_weights_and_random_numbers_of_an_activation_or_dropout_are_not_lost(tin
     torch.testing.assert_close(mlp(x), plain_gated(mlp, x))
 
 
-def test_hooks_and_adapters_of_a_gated_layer_are_called(tiny_config: Build) -> None:
+def test_hooks_and_subclasses_in_a_gated_layer_are_called(tiny_config: Build) -> None:
     mlp, x = make_gated(torch.float32, tiny_config)
     expected = mlp(x)
     seen: list[torch.Tensor] = []
@@ -197,7 +199,7 @@ def test_hooks_and_adapters_of_a_gated_layer_are_called(tiny_config: Build) -> N
 
 @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
 @pytest.mark.parametrize("chunk", [60, 1 << 19])
-def test_cross_entropy_in_chunks_is_that_of_torch(
+def test_chunked_cross_entropy_equals_that_of_torch(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, chunk: int
 ) -> None:
     monkeypatch.setattr(chunked_cross_entropy, "_CHUNK", chunk)
@@ -215,7 +217,7 @@ def test_cross_entropy_in_chunks_is_that_of_torch(
 
 @pytest.mark.parametrize("cost", [0, 200, 10**9], ids=["alone", "some", "together"])
 @pytest.mark.parametrize("window", [None, 2])
-def test_dropout_of_attention_has_the_gradients_of_its_outputs(
+def test_attention_dropout_has_correct_gradients_and_mean(
     monkeypatch: pytest.MonkeyPatch, cost: int, window: int | None
 ) -> None:
     monkeypatch.setattr(attention_in_groups, "GROUP_COST", cost)
@@ -231,7 +233,7 @@ def test_dropout_of_attention_has_the_gradients_of_its_outputs(
     assert torch.autograd.gradcheck(attention, inputs)
     torch.manual_seed(7)
     torch.testing.assert_close(attention(*inputs), attention(*inputs))
-    # On average, what there is without dropout.
+    # On average, dropout does not change the output.
     exact = attend(nn.Module(), sdpa_attention_forward, tuple(inputs), window, dropout=0.0, scaling=0.5)
     draws = [
         attend(nn.Module(), sdpa_attention_forward, tuple(inputs), window, dropout=0.4, scaling=0.5)
@@ -240,7 +242,7 @@ def test_dropout_of_attention_has_the_gradients_of_its_outputs(
     torch.testing.assert_close(torch.stack(draws).mean(0), exact, rtol=0, atol=0.15)
 
 
-def test_padding_in_a_group_that_sees_nothing_leaves_gradients_finite() -> None:
+def test_padding_in_a_group_keeps_gradients_finite() -> None:
     mask = torch.arange(24)[None, :] < torch.tensor([10, 24])[:, None]
     attend = GroupedAttention(PackedBatch.from_padded((2, 24), torch.device("cpu"), mask))
     qkv = [torch.full((1, 34, 2, 4), value, dtype=torch.float16, requires_grad=True) for value in (9.0, -9.0, 1.0)]
@@ -248,7 +250,7 @@ def test_padding_in_a_group_that_sees_nothing_leaves_gradients_finite() -> None:
     assert all(x.grad is not None and x.grad.isfinite().all() for x in qkv)
 
 
-def test_groups_are_the_cheapest_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_have_the_minimum_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_in_groups, "GROUP_COST", 500)
     runs = [(2, 3), (1, 5), (4, 6), (1, 11), (3, 12), (1, 20)]
 
@@ -264,7 +266,7 @@ def test_groups_are_the_cheapest_of_all(monkeypatch: pytest.MonkeyPatch) -> None
     assert 1 < len(found) < len(runs)
 
 
-def test_tokens_go_to_groups_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spreading_and_gathering_tokens_are_inverse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_in_groups, "GROUP_COST", 40)
     x = torch.randn(2 * 3 + 5 + 3 * 6, 2, 4)
     plan = GroupPlan([(2, 3), (1, 5), (3, 6)], x)
@@ -272,7 +274,7 @@ def test_tokens_go_to_groups_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(plan.gather(plan.spread(x), heads=2), x)
 
 
-def test_what_is_long_or_not_of_this_way_is_left_to_the_attention_function(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_texts_and_other_masks_use_the_attention_function(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = torch.arange(7)[None, :] < torch.tensor([3, 7, 4, 5])[:, None]
     packed = PackedBatch.from_padded((4, 7), torch.device("cpu"), mask)
     qkv = torch.randn(3, 1, 19, 2, 4).unbind()
@@ -300,7 +302,7 @@ def test_what_is_long_or_not_of_this_way_is_left_to_the_attention_function(monke
 
 @pytest.mark.parametrize("preset", ["vanilla", "bert", "modernbert"])
 @pytest.mark.parametrize("halved", [False, True])
-def test_a_step_is_that_of_the_plain_layers(
+def test_a_training_step_equals_that_of_the_plain_layers(
     monkeypatch: pytest.MonkeyPatch, tiny_config: Build, ragged: Build, preset: str, halved: bool
 ) -> None:
     model = SequenceEncoderForMaskedLM(tiny_config(preset)).train()
@@ -322,7 +324,7 @@ def test_a_step_is_that_of_the_plain_layers(
 
 
 @pytest.mark.parametrize("preset", ["vanilla", "bert", "modernbert"])
-def test_gradients_of_gradients(tiny_config: Build, ragged: Build, preset: str) -> None:
+def test_second_derivatives_equal_the_reference(tiny_config: Build, ragged: Build, preset: str) -> None:
     config = tiny_config(preset)
     config._attn_implementation = "eager"
     ids, mask = ragged([7, 7, 7])
@@ -339,7 +341,7 @@ def test_gradients_of_gradients(tiny_config: Build, ragged: Build, preset: str) 
     assert_close(found[0], found[1], 1e-4)
 
 
-def test_what_looks_at_the_computation_gets_the_plain_layers() -> None:
+def test_tracing_and_transforms_use_the_plain_layers() -> None:
     x = torch.randn(3)
     assert is_eager_on_cpu(x, nn.Parameter(x))
     assert not is_eager_on_cpu(x.to("meta"))

@@ -1,4 +1,4 @@
-"""Mistakes of a new user end with one line that says what is wrong and what to do, before anything is computed."""
+"""Mistakes of new users end with one line that states the problem and what to do, before anything is computed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sequence_encoder.training.adaptation.encoder import encoder_of
 
 
 @pytest.fixture
-def refused(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command that must end with one line, and returns that line."""
+def error_of(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return `error_of(*arguments)`, which runs a command that must end with one line, and returns that line."""
 
     def run(*arguments: Any) -> str:
         capfd.readouterr()
@@ -37,7 +37,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 @pytest.fixture
 def adapt_from(tmp_path: Path) -> Callable[[str | Path], tuple[Any, ...]]:
-    """The arguments of `adapt` from some checkpoint."""
+    """Return `adapt_from(checkpoint)`, which returns the arguments of `adapt`."""
     files = write_examples(tmp_path, "classification", {"train": 30})
 
     def arguments(checkpoint: str | Path) -> tuple[Any, ...]:
@@ -47,48 +47,48 @@ def adapt_from(tmp_path: Path) -> Callable[[str | Path], tuple[Any, ...]]:
     return arguments
 
 
-def test_a_folder_that_is_no_model_is_named_with_what_it_lacks(
-    refused: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], tmp_path: Path
+def test_a_folder_without_a_model_is_rejected_with_the_missing_file(
+    error_of: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     without = save_encoder(tmp_path / "without")
     for file in without.glob("tokenizer*"):
         file.unlink()
-    assert "empty is not a saved model: it has no config.json" in refused(*adapt_from(tmp_path / "empty"))
+    assert "empty is not a saved model: it has no config.json" in error_of(*adapt_from(tmp_path / "empty"))
     with pytest.raises(ValueError, match=r"without has no tokenizer files, such as tokenizer\.json\.$"):
         encoder_of(str(without), tmp_path / "out", any_family=False, may_write=False)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_name_that_is_neither_here_nor_on_the_hub_is_refused_at_once(
-    refused: Callable[..., str],
+def test_an_unknown_checkpoint_name_is_rejected_at_once(
+    error_of: Callable[..., str],
     adapt_from: Callable[..., tuple[Any, ...]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    told = r"some/one is not a local folder and could not be downloaded from the Hub: .+"
-    assert re.search(told, refused(*adapt_from("some/one")))
-    assert re.search(told, refused("convert", "some/one", tmp_path / "ours"))
+    expected = r"some/one is not a local folder and could not be downloaded from the Hub: .+"
+    assert re.search(expected, error_of(*adapt_from("some/one")))
+    assert re.search(expected, error_of("convert", "some/one", tmp_path / "ours"))
     corpus = write_corpus(tmp_path)
-    message = refused("pretrain", *command(corpus, tmp_path / "run", tokenizer="some/one"))
-    assert re.search(rf"--tokenizer some/one: {told}", message)
+    message = error_of("pretrain", *command(corpus, tmp_path / "run", tokenizer="some/one"))
+    assert re.search(rf"--tokenizer some/one: {expected}", message)
     arguments = command(corpus, tmp_path / "other", config_overrides=None, **{"from": "some/one"})
-    assert re.search(rf"--from some/one: {told}", refused("pretrain", *arguments))
+    assert re.search(rf"--from some/one: {expected}", error_of("pretrain", *arguments))
 
 
-def test_pickled_weights_are_named_with_the_remedy(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_pickled_weights_are_rejected_with_a_remedy(error_of: Callable[..., str], tmp_path: Path) -> None:
     BertConfig(vocab_size=40, hidden_size=16, num_attention_heads=2, architectures=["BertModel"]).save_pretrained(
         tmp_path
     )
     torch.save({}, tmp_path / "pytorch_model.bin")
-    message = refused("convert", tmp_path, tmp_path / "ours")
+    message = error_of("convert", tmp_path, tmp_path / "ours")
     assert "pytorch_model.bin is a pickled file" in message
     assert "convert it to model.safetensors" in message
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "expected"),
     [
         ("config_overrides", "num_attention_heads=7", "hidden_size=128 is not divisible by num_attention_heads=7"),
         ("config_overrides", "norm=batch", "Field 'norm' expected one of ('layer_norm', 'rms_norm'), got batch"),
@@ -104,16 +104,16 @@ def test_pickled_weights_are_named_with_the_remedy(refused: Callable[..., str], 
         ("output_dir", "/proc/x", "--output_dir /proc/x cannot be written"),
     ],
 )
-def test_pretrain_refuses_before_it_reads_a_text(
-    refused: Callable[..., str], tmp_path: Path, option: str, value: str, told: str
+def test_pretrain_rejects_bad_arguments_before_it_reads_a_text(
+    error_of: Callable[..., str], tmp_path: Path, option: str, value: str, expected: str
 ) -> None:
     arguments = command(write_corpus(tmp_path), tmp_path / "run", config_overrides=None)
-    assert told in refused("pretrain", *arguments, f"--{option}={value}")
+    assert expected in error_of("pretrain", *arguments, f"--{option}={value}")
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         ("--rank 99999999 --tuning lora", "--rank must be at most 10,000"),
         ("--prompt_length 99999999 --tuning prompt", "--prompt_length must be at most 10,000"),
@@ -128,86 +128,88 @@ def test_pretrain_refuses_before_it_reads_a_text(
         ("--output_dir /", "/ contains nowhere"),
     ],
 )
-def test_adapt_refuses_before_it_loads_an_encoder(
-    refused: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], options: str, told: str
+def test_adapt_rejects_bad_arguments_before_it_loads_an_encoder(
+    error_of: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], options: str, expected: str
 ) -> None:
-    assert told in refused(*adapt_from("nowhere"), *options.split())
+    assert expected in error_of(*adapt_from("nowhere"), *options.split())
 
 
-def test_no_label_separator_is_refused(refused: Callable[..., str]) -> None:
-    message = refused("adapt", "--task", "multi-label", "--from", "m", "--train_file", "a.csv", "--label_separator=")
+def test_an_empty_label_separator_is_rejected(error_of: Callable[..., str]) -> None:
+    message = error_of("adapt", "--task", "multi-label", "--from", "m", "--train_file", "a.csv", "--label_separator=")
     assert "--label_separator must have at least one character" in message
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "expected"),
     [
         ("[" * 100_000, "{} is not valid JSON: maximum recursion depth"),
         ('{"text": "a \\ud800", "label": "b"}', r"line 1 of {} has '\ud800' in the column text, half of a character"),
     ],
     ids=["too deep", "half a character"],
 )
-def test_json_that_no_table_can_hold_is_named(
-    refused: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], tmp_path: Path, line: str, told: str
+def test_json_that_does_not_fit_a_table_is_rejected_by_name(
+    error_of: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], tmp_path: Path, line: str, expected: str
 ) -> None:
     (tmp_path / "odd.jsonl").write_text(line)
-    assert told.format(tmp_path / "odd.jsonl") in refused(*adapt_from("m"), "--train_file", tmp_path / "odd.jsonl")
+    assert expected.format(tmp_path / "odd.jsonl") in error_of(*adapt_from("m"), "--train_file", tmp_path / "odd.jsonl")
 
 
-def test_damaged_settings_are_one_line(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_damaged_settings_are_reported_in_one_line(error_of: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text("a: [")
-    assert "settings.yaml cannot be read" in refused("adapt", tmp_path / "settings.yaml")
+    assert "settings.yaml cannot be read" in error_of("adapt", tmp_path / "settings.yaml")
 
 
-def test_a_tilde_that_the_shell_left_is_the_home_folder(
-    refused: Callable[..., str],
+def test_a_tilde_is_expanded_to_the_home_folder(
+    error_of: Callable[..., str],
     adapt_from: Callable[..., tuple[Any, ...]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.csv").write_text("text,label\n")
-    assert "mine.csv holds no examples" in refused(*adapt_from("m"), "--train_file=~/mine.csv")
+    assert "mine.csv has no examples" in error_of(*adapt_from("m"), "--train_file=~/mine.csv")
 
 
 @pytest.mark.parametrize(
     ("option", "other"), [("size", "from"), ("vocab_size", "from"), ("vocab_size", "tokenizer"), ("algorithm", "from")]
 )
-def test_what_a_checkpoint_decides_is_not_asked_for(refused: Callable[..., str], option: str, other: str) -> None:
+def test_options_that_a_checkpoint_determines_are_rejected(
+    error_of: Callable[..., str], option: str, other: str
+) -> None:
     value = {"size": "tiny", "vocab_size": "300", "algorithm": "wordpiece"}[option]
-    message = refused("pretrain", "--corpus", "a.txt", f"--{other}", "m", f"--{option}", value)
+    message = error_of("pretrain", "--corpus", "a.txt", f"--{other}", "m", f"--{option}", value)
     assert f"--{option} has no effect with --{other}" in message
 
 
-def test_a_stream_that_is_held_out_whole_is_told(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_holding_out_a_whole_stream_is_rejected(error_of: Callable[..., str], tmp_path: Path) -> None:
     arguments = command(write_corpus(tmp_path), tmp_path / "run", streaming=True, eval_documents=10_000)
-    assert "--eval_documents 10000 leaves no document of" in refused("pretrain", *arguments)
+    assert "--eval_documents 10000 leaves no document of" in error_of("pretrain", *arguments)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "expected"),
     [
         ("vocab_size=7", "vocab_size=7: the tokenizer has"),
         ("max_position_embeddings=9", "--max_length must be at most 9"),
     ],
 )
-def test_an_encoder_that_its_texts_do_not_fit_is_refused(tmp_path: Path, overrides: str, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_an_encoder_too_small_for_tokenizer_or_texts_is_rejected(tmp_path: Path, overrides: str, expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
         run_here(write_corpus(tmp_path), tmp_path / "run", preset="bert", config_overrides=overrides)
 
 
-def test_a_damaged_corpus_is_one_line(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_a_damaged_corpus_is_reported_in_one_line(error_of: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('text\n"open\n')
-    assert "a.csv cannot be read as csv" in refused("pretrain", *command(tmp_path / "a.csv", tmp_path / "run"))
+    assert "a.csv cannot be read as csv" in error_of("pretrain", *command(tmp_path / "a.csv", tmp_path / "run"))
 
 
-def test_a_file_of_another_encoding_is_told_in_one_line(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_a_wrong_encoding_is_reported_in_one_line(error_of: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("text\ncafé\n".encode("latin-1"))
-    assert "--encoding latin-1" in refused("pretrain", *command(tmp_path / "a.csv", tmp_path / "run"))
+    assert "--encoding latin-1" in error_of("pretrain", *command(tmp_path / "a.csv", tmp_path / "run"))
 
 
-def test_a_push_without_a_token_is_refused_before_training(
-    refused: Callable[..., str],
+def test_a_push_without_a_token_is_rejected_before_training(
+    error_of: Callable[..., str],
     adapt_from: Callable[..., tuple[Any, ...]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -215,13 +217,13 @@ def test_a_push_without_a_token_is_refused_before_training(
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
-    told = "--push_to_hub needs a token of the Hub: log in with `hf auth login`, or set HF_TOKEN."
-    assert told in refused(*adapt_from("nowhere"), "--push_to_hub")
-    assert told in refused("pretrain", *command(write_corpus(tmp_path), tmp_path / "run"), "--push_to_hub")
+    expected = "--push_to_hub needs a token of the Hub: log in with `hf auth login`, or set HF_TOKEN."
+    assert expected in error_of(*adapt_from("nowhere"), "--push_to_hub")
+    assert expected in error_of("pretrain", *command(write_corpus(tmp_path), tmp_path / "run"), "--push_to_hub")
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(
-    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_unreachable_hub_is_reported_in_one_line(
+    error_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_none")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://localhost:9")
@@ -229,12 +231,12 @@ def test_a_hub_that_cannot_be_reached_is_one_line(
         main(["pretrain", *command(write_corpus(tmp_path), tmp_path / "run"), "--push_to_hub"])
 
 
-def test_settings_that_are_not_there_are_named(refused: Callable[..., str]) -> None:
-    assert "there is no file nowhere.yaml" in refused("adapt", "nowhere.yaml")
+def test_a_missing_settings_file_is_named(error_of: Callable[..., str]) -> None:
+    assert "there is no file nowhere.yaml" in error_of("adapt", "nowhere.yaml")
 
 
 @pytest.mark.parametrize("tokenizer", ["quickstart-model", ["a text"]], ids=["a name", "texts"])
-def test_encode_refuses_what_is_no_tokenizer(tmp_path: Path, tokenizer: Any) -> None:
+def test_encode_rejects_invalid_tokenizers(tmp_path: Path, tokenizer: Any) -> None:
     model = SequenceEncoderModel.from_pretrained(save_encoder(tmp_path))
     with pytest.raises(ValueError, match="tokenizer must be a transformers tokenizer, got"):
         model.encode(["a text"], tokenizer)
@@ -243,11 +245,11 @@ def test_encode_refuses_what_is_no_tokenizer(tmp_path: Path, tokenizer: Any) -> 
 def test_help_of_a_task_has_an_example_of_that_task(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["adapt", "--task", "ner", "--help"])
-    told = capsys.readouterr().out
-    assert "sequence-encoder adapt --task ner --from MODEL" in told
-    assert "classification" not in told
+    expected = capsys.readouterr().out
+    assert "sequence-encoder adapt --task ner --from MODEL" in expected
+    assert "classification" not in expected
 
 
-def test_resume_says_that_there_is_nothing_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_without_an_interrupted_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["pretrain", *command(write_corpus(tmp_path), tmp_path / "run", max_steps=1), "--resume"])
     assert "--resume found no interrupted run in" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Promise 7 for folders: nothing is half-written, and nothing but an older model is replaced."""
+"""Folders are written completely or not at all, and only older models are replaced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sequence_encoder.saving.model_files import save_card
-from sequence_encoder.saving.whole_folders import check_replaceable, written_whole
+from sequence_encoder.saving.whole_folders import atomic_folder, check_replaceable
 
 
 def model_folder(folder: Path) -> Path:
@@ -21,7 +21,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_is_new_or_empty_or_a_saved_model_may_be_written(tmp_path: Path) -> None:
+def test_new_and_empty_folders_and_saved_models_may_be_written(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     check_replaceable(tmp_path / "new", False, "--force")
     check_replaceable(tmp_path / "empty", False, "--force")
@@ -30,7 +30,7 @@ def test_what_is_new_or_empty_or_a_saved_model_may_be_written(tmp_path: Path) ->
         check_replaceable(tmp_path / "model", False, "--force")
 
 
-def test_nothing_else_is_replaced(tmp_path: Path) -> None:
+def test_other_files_and_folders_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "notes.txt").write_text("of long work")
     for name, content in (("list", "[1]"), ("other", '{"name": "of another program"}'), ("broken", "{")):
@@ -43,7 +43,7 @@ def test_nothing_else_is_replaced(tmp_path: Path) -> None:
             check_replaceable(tmp_path / path, True, "--force")
 
 
-USERS = {
+USER_FILES = {
     "my_research.py": "mine",
     "README.md": "# My notes on this model",
     "LICENSE": "mine",
@@ -77,7 +77,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_files_of_the_user_stay_and_those_of_the_older_model_go(
+def test_user_files_are_kept_and_files_of_the_older_model_removed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = model_folder(tmp_path / "model")
@@ -88,29 +88,29 @@ def test_the_files_of_the_user_stay_and_those_of_the_older_model_go(
         **dict.fromkeys(("model-00001-of-00002.safetensors", "model.safetensors.index.json"), "old"),
         **dict.fromkeys(("chat_template.jinja", "training_args.bin", "sequence_encoder_of_older_releases.py"), "old"),
     }
-    write(folder, {**USERS, **older})
+    write(folder, {**USER_FILES, **older})
     (folder / "link").symlink_to(tmp_path)
     new = {"config.json": "new", "model.safetensors": "new", "1_Pooling/config.json": "new"}
-    with written_whole(folder, True, "--force") as written:
+    with atomic_folder(folder, True, "--force") as written:
         write(written, new)
     (folder / "link").unlink()
-    assert contents(folder) == {**USERS, **new}
+    assert contents(folder) == {**USER_FILES, **new}
     assert not (folder / "2_Dense").exists()
-    assert [name for name in USERS if name.partition("/")[0] not in caplog.text] == []
+    assert [name for name in USER_FILES if name.partition("/")[0] not in caplog.text] == []
     assert names(tmp_path) == ["model"]
 
 
-def test_new_files_do_not_take_the_place_of_files_of_the_user(tmp_path: Path) -> None:
+def test_new_files_do_not_overwrite_user_files(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
-    write(folder, USERS)
+    write(folder, USER_FILES)
     new = {"config.json": "new", "README.md": "new", "LICENSE": "mine", "adapter/adapter_config.json": "new"}
     for _ in range(2):
-        with written_whole(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--force") as written:
             write(written, new)
             save_card(written / "README.md", "a new card")
         (folder / "config.json").write_text('{"model_type": "bert"}')
     found = contents(folder)
-    assert USERS.items() <= found.items()
+    assert USER_FILES.items() <= found.items()
     assert "a new card" in found["README.new.md"]
     assert found["adapter.new/adapter_config.json"] == "new"
     assert "README.new1.md" not in found
@@ -119,19 +119,19 @@ def test_new_files_do_not_take_the_place_of_files_of_the_user(tmp_path: Path) ->
 def test_a_card_is_replaced_until_someone_edits_it(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     for edition in ("first", "second"):
-        with written_whole(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--force") as written:
             (written / "config.json").write_text('{"model_type": "bert"}')
             save_card(written / "README.md", edition)
         assert (folder / "README.md").read_text().startswith(edition)
     edited = (folder / "README.md").read_text().replace("second", "second, and mine")
     (folder / "README.md").write_text(edited)
-    with written_whole(folder, True, "--force") as written:
+    with atomic_folder(folder, True, "--force") as written:
         save_card(written / "README.md", "third")
     assert (folder / "README.md").read_text() == edited
     assert (folder / "README.new.md").read_text().startswith("third")
 
 
-def test_what_a_link_leads_to_is_neither_removed_nor_written(tmp_path: Path) -> None:
+def test_the_target_of_a_link_is_neither_removed_nor_written(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
     write(tmp_path / "elsewhere", {"config.json": "mine"})
     (folder / "1_Pooling").symlink_to(tmp_path / "elsewhere")
@@ -139,7 +139,7 @@ def test_what_a_link_leads_to_is_neither_removed_nor_written(tmp_path: Path) -> 
     before = contents(folder)
 
     def replace() -> None:
-        with written_whole(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--force") as written:
             write(written, {"config.json": "new", "1_Pooling/config.json": "new"})
 
     with pytest.raises(FileExistsError, match="1_Pooling is a link"):
@@ -148,13 +148,13 @@ def test_what_a_link_leads_to_is_neither_removed_nor_written(tmp_path: Path) -> 
     assert contents(tmp_path / "elsewhere") == {"config.json": "mine"}
 
 
-def test_a_failure_in_the_middle_of_replacing_is_undone(tmp_path: Path) -> None:
+def test_a_failure_while_replacing_is_rolled_back(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
-    write(folder, {**USERS, "sub": "a file of the user"})
+    write(folder, {**USER_FILES, "sub": "a file of the user"})
     before = contents(folder)
 
     def replace() -> None:
-        with written_whole(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--force") as written:
             write(written, {"config.json": "new", "model.safetensors": "new", "modules.json": '[{"path": "sub"}]'})
             write(written, {"sub/config.json": "new"})
 
@@ -163,14 +163,14 @@ def test_a_failure_in_the_middle_of_replacing_is_undone(tmp_path: Path) -> None:
     assert contents(folder) == before
 
 
-def test_an_adapter_that_would_be_loaded_with_the_new_model_is_told(tmp_path: Path) -> None:
+def test_an_adapter_that_would_load_with_the_new_model_is_rejected(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(FileExistsError, match="contains a peft adapter"):
         check_replaceable(folder, True, "--force")
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for path in ("file/model", "file/deep/model", "dangling/model"):
@@ -181,7 +181,9 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
             check_replaceable(Path("/proc/model"), True, "--force")
 
 
-def test_where_one_is_and_what_is_read_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_folder_and_folders_being_read_are_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outer = model_folder(tmp_path / "outer")
     inner = model_folder(outer / "checkpoint-500")
     for kept in (outer, inner):
@@ -194,20 +196,20 @@ def test_where_one_is_and_what_is_read_are_never_replaced(tmp_path: Path, monkey
             check_replaceable(path, True, "--force")
 
 
-def test_a_finished_folder_takes_the_place_of_the_older_one(tmp_path: Path) -> None:
+def test_a_finished_folder_replaces_the_older_one(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "deep" / "model")
-    with written_whole(folder, True, "--force") as written:
+    with atomic_folder(folder, True, "--force") as written:
         (written / "new").write_text("new")
         assert names(folder) == ["config.json", "model.safetensors"]
     assert names(folder) == ["new"]
     assert names(folder.parent) == ["model"]
 
 
-def test_an_error_leaves_everything_as_it_was(tmp_path: Path) -> None:
+def test_an_error_changes_nothing(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
 
     def fail() -> None:
-        with written_whole(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--force") as written:
             (written / "half").write_text("half")
             raise KeyboardInterrupt
 
@@ -217,11 +219,11 @@ def test_an_error_leaves_everything_as_it_was(tmp_path: Path) -> None:
     assert names(tmp_path) == ["model"]
 
 
-def test_the_older_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path: Path) -> None:
+def test_the_older_folder_is_restored_if_replacing_fails(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
 
     def lose() -> None:
-        with written_whole(folder, True, "--force") as written:
+        with atomic_folder(folder, True, "--force") as written:
             written.rmdir()
 
     with pytest.raises(FileNotFoundError):
@@ -230,7 +232,7 @@ def test_the_older_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_pa
     assert names(tmp_path) == ["model"]
 
 
-def test_a_folder_reached_through_one_that_is_not_there_yet_is_not_replaced(tmp_path: Path) -> None:
+def test_a_path_through_a_missing_folder_is_resolved_before_the_check(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "notes.txt").write_text("of long work")
@@ -238,7 +240,7 @@ def test_a_folder_reached_through_one_that_is_not_there_yet_is_not_replaced(tmp_
         check_replaceable(tmp_path / "new" / ".." / "precious", True, "--force")
 
     def write() -> None:
-        with written_whole(tmp_path / "new" / ".." / "precious", False, "--force"):
+        with atomic_folder(tmp_path / "new" / ".." / "precious", False, "--force"):
             pass
 
     with pytest.raises(FileExistsError, match="does not contain a saved model"):
@@ -247,11 +249,11 @@ def test_a_folder_reached_through_one_that_is_not_there_yet_is_not_replaced(tmp_
     assert names(tmp_path) == ["precious"]
 
 
-def test_what_came_to_be_there_during_the_work_stays(tmp_path: Path) -> None:
+def test_files_that_appear_during_the_work_are_kept(tmp_path: Path) -> None:
     folder = tmp_path / "model"
 
     def write(replace: bool) -> None:
-        with written_whole(folder, replace, "--force") as written:
+        with atomic_folder(folder, replace, "--force") as written:
             (written / "config.json").write_text("{}")
             folder.mkdir()
             (folder / "notes.txt").write_text("of another")

@@ -1,4 +1,4 @@
-"""Whole words are masked: all tokens of one or none, in any alphabet, and each word for itself."""
+"""Whole-word masking masks all tokens of a word or none, in any alphabet, and each word independently."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "se
 OBJECTIVES = Objectives(whole_word_mask=True, mlm_probability=0.4)
 
 
-def of_all(algorithm: str) -> PreTrainedTokenizerBase:
+def trained_on_many_alphabets(algorithm: str) -> PreTrainedTokenizerBase:
     return SequenceEncoderTokenizer.train_from_iterator(
         MANY_ALPHABETS, vocab_size=400, algorithm=algorithm, min_frequency=1, show_progress=False
     )
 
 
 def metaspace() -> PreTrainedTokenizerBase:
-    """As SentencePiece makes them: words begin with the space before them."""
+    """Train a tokenizer like those of SentencePiece, whose words begin with the preceding space."""
     backend = Tokenizer(models.BPE(unk_token="[UNK]"))
     backend.normalizer = normalizers.Replace(Regex(r"\s+"), " ")
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
@@ -48,9 +48,9 @@ def metaspace() -> PreTrainedTokenizerBase:
 
 KINDS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
     "wordpiece": lambda: tokenizer_of("wordpiece"),
-    "wordpiece-of-all": lambda: of_all("wordpiece"),
+    "wordpiece-many-alphabets": lambda: trained_on_many_alphabets("wordpiece"),
     "byte-level": lambda: tokenizer_of("byte_level_bpe"),
-    "byte-level-of-all": lambda: of_all("byte_level_bpe"),
+    "byte-level-many-alphabets": lambda: trained_on_many_alphabets("byte_level_bpe"),
     "metaspace": metaspace,
 }
 
@@ -65,15 +65,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Any:
 
 
 def predictions(tokenizer: PreTrainedTokenizerBase, ids: list[int], seeds: int) -> np.ndarray:
-    """Which tokens of a window are to be predicted, (seeds, tokens) bool."""
+    """Return which tokens of a window are masked for each seed, as bool of shape (seeds, tokens)."""
     collate = PretrainingCollator(tokenizer, OBJECTIVES)
     window = {"input_ids": np.array(ids), "cut": 0, "length": len(ids) + 2}
     batch = collate([{"windows": [window], "seed": [seed], "progress": 0.0} for seed in range(seeds)])
     return (batch["labels"][:, 1:-1] != -100).numpy()
 
 
-def is_of_a_word(characters: str) -> bool:
-    """Signs between letters are no parts of words here, whatever a tokenizer takes together."""
+def is_part_of_a_word(characters: str) -> bool:
+    """Return whether characters belong to a word. Punctuation does not, even if a tokenizer joins it with letters."""
     characters = characters.strip()
     return bool(characters) and all(one.isalnum() or not one.isascii() for one in characters)
 
@@ -85,20 +85,20 @@ def test_masks_never_split_a_word(tokenizer: PreTrainedTokenizerBase) -> None:
         characters = [text[start:end] for start, end in encoded["offset_mapping"]]
         predicted = predictions(tokenizer, encoded["input_ids"], seeds=20)
         for place, (before, word) in enumerate(pairwise(encoded.word_ids())):
-            if before == word and is_of_a_word(characters[place]) and is_of_a_word(characters[place + 1]):
+            if before == word and is_part_of_a_word(characters[place]) and is_part_of_a_word(characters[place + 1]):
                 assert (predicted[:, place] == predicted[:, place + 1]).all(), characters[place : place + 2]
                 inside += 1
     assert inside > 10
 
 
 @pytest.mark.parametrize("text", [MANY_ALPHABETS[0], MANY_ALPHABETS[2], MANY_ALPHABETS[-1], LINES, LONG])
-def test_words_between_spaces_are_masked_each_for_itself(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+def test_words_between_spaces_are_masked_independently(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     encoded = encode(tokenizer, text)
     predicted = predictions(tokenizer, encoded["input_ids"], seeds=60)
     words: dict[int, np.ndarray] = {}
     for place, (start, end) in enumerate(encoded["offset_mapping"]):
         if text[start:end].strip():
-            # As many words as there are before the end of the token.
+            # The number of words up to the end of the token.
             word = len(text[:end].split())
             words[word] = words.get(word, False) | predicted[:, place]
     assert len(words) > 5
@@ -106,7 +106,7 @@ def test_words_between_spaces_are_masked_each_for_itself(tokenizer: PreTrainedTo
         assert (word != after).any()
 
 
-def test_a_sign_is_no_part_of_the_word_that_it_follows(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_punctuation_is_masked_independently_of_the_word_before_it(tokenizer: PreTrainedTokenizerBase) -> None:
     text = "one; two! three? four; five) six]"
     encoded = encode(tokenizer, text)
     predicted = predictions(tokenizer, encoded["input_ids"], seeds=60)
@@ -116,7 +116,7 @@ def test_a_sign_is_no_part_of_the_word_that_it_follows(tokenizer: PreTrainedToke
         assert (predicted[:, place] != predicted[:, place - 1]).any()
 
 
-def test_the_share_that_was_asked_for_is_predicted(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_the_requested_share_of_tokens_is_masked(tokenizer: PreTrainedTokenizerBase) -> None:
     windows = list(segment_windows([*TEXTS, *MANY_ALPHABETS], tokenizer, 64))
     packs = [{"windows": windows, "seed": [seed], "progress": 0.0} for seed in range(4)]
     batch = PretrainingCollator(tokenizer, OBJECTIVES)(packs)
@@ -125,7 +125,7 @@ def test_the_share_that_was_asked_for_is_predicted(tokenizer: PreTrainedTokenize
 
 
 def test_a_word_ends_with_its_segment(tokenizer: PreTrainedTokenizerBase) -> None:
-    """The pieces of a word that stand in two segments, or in two windows, are two words."""
+    """Pieces of a word in two segments, or in two windows, count as two words."""
     ids = encode(tokenizer, "abc123abc123")["input_ids"] * 20
     window = {"input_ids": np.array(ids), "cut": len(ids) // 2, "length": len(ids) + 3}
     collate = PretrainingCollator(tokenizer, OBJECTIVES)
@@ -140,7 +140,7 @@ def test_a_word_ends_with_its_segment(tokenizer: PreTrainedTokenizerBase) -> Non
     assert differ == {"segments": True, "windows": True}
 
 
-def test_a_tokenizer_that_does_not_tell_where_words_start_is_refused() -> None:
+def test_a_tokenizer_without_word_boundaries_is_rejected() -> None:
     backend = Tokenizer(models.WordLevel({token: place for place, token in enumerate([*SPECIAL.values(), "[MASK]"])}))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]", **SPECIAL)
     with pytest.raises(ValueError, match="whole_word_mask needs a tokenizer"):

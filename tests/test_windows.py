@@ -1,4 +1,4 @@
-"""Windows hold all of the texts: whole sentences in their order, as many as fit, cut in two near the middle."""
+"""Windows contain all tokens of the texts: as many whole sentences as fit, in order, split in two near the middle."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def ids_of(text: str, tokenizer: SequenceEncoderTokenizer) -> list[int]:
 
 
 def ends_of(text: str, tokenizer: SequenceEncoderTokenizer) -> list[int]:
-    """How many tokens of the text there are up to the end of each sentence."""
+    """Return the number of tokens of the text up to the end of each sentence."""
     return list(accumulate(len(ids_of(sentence, tokenizer)) for sentence in sentences(text)))
 
 
 def segments(windows: Iterable[Any]) -> list[tuple[list[int], list[int]]]:
-    """The two segments of each window; the second is empty where there is one only."""
+    """Return the two segments of each window, where the second may be empty."""
     found = []
     for window in windows:
         ids = np.asarray(window["input_ids"]).tolist()
@@ -64,12 +64,12 @@ def segments(windows: Iterable[Any]) -> list[tuple[list[int], list[int]]]:
         (" \n\n \t ", []),
     ],
 )
-def test_a_text_falls_into_sentences_paragraphs_and_items(text: str, expected: list[str]) -> None:
+def test_a_text_is_split_into_sentences_paragraphs_and_items(text: str, expected: list[str]) -> None:
     assert sentences(text) == expected
 
 
 @every_text
-def test_sentences_lose_nothing_but_space(text: str) -> None:
+def test_sentences_lose_only_whitespace(text: str) -> None:
     parts = sentences(text)
     assert parts
     assert all(part and part == part.strip() for part in parts)
@@ -78,7 +78,7 @@ def test_sentences_lose_nothing_but_space(text: str) -> None:
 
 @with_and_without_pairs
 @pytest.mark.parametrize("max_length", LENGTHS)
-def test_no_window_is_longer_than_the_model_takes_with_its_special_tokens(
+def test_no_window_exceeds_max_length_with_its_special_tokens(
     tokenizer: SequenceEncoderTokenizer, max_length: int, pairs: bool
 ) -> None:
     windows = list(segment_windows([*TEXTS, LONG], tokenizer, max_length, pairs))
@@ -92,9 +92,7 @@ def test_no_window_is_longer_than_the_model_takes_with_its_special_tokens(
 
 @with_and_without_pairs
 @pytest.mark.parametrize("max_length", LENGTHS)
-def test_windows_hold_all_tokens_in_their_order(
-    tokenizer: SequenceEncoderTokenizer, max_length: int, pairs: bool
-) -> None:
+def test_windows_contain_all_tokens_in_order(tokenizer: SequenceEncoderTokenizer, max_length: int, pairs: bool) -> None:
     for text in [*TEXTS, LONG]:
         found = segments(segment_windows([text], tokenizer, max_length, pairs))
         assert [token for first, second in found for token in first + second] == ids_of(text, tokenizer)
@@ -111,15 +109,15 @@ def test_no_window_spans_two_texts(tokenizer: SequenceEncoderTokenizer) -> None:
     assert len(apart) > len(TEXTS)
 
 
-def test_texts_without_end_are_read_as_windows_are_taken(tokenizer: SequenceEncoderTokenizer) -> None:
-    # More than are tokenised in one call.
+def test_an_endless_iterator_of_texts_is_read_lazily(tokenizer: SequenceEncoderTokenizer) -> None:
+    # These are more texts than one call tokenises.
     expected = 80 * segments(segment_windows(TEXTS, tokenizer, 512))
     windows = islice(segment_windows(cycle(TEXTS), tokenizer, 512), len(expected))
     assert segments(windows) == expected
 
 
 @every_text
-def test_windows_hold_as_many_whole_sentences_as_fit_in_halves_as_equal_as_can_be(
+def test_windows_contain_as_many_sentences_as_fit_in_balanced_halves(
     tokenizer: SequenceEncoderTokenizer, text: str
 ) -> None:
     ends = ends_of(text, tokenizer)
@@ -144,7 +142,7 @@ def test_a_window_without_pairs_has_room_for_one_more_token(tokenizer: SequenceE
     assert [first for first, _ in single] == [first + second for first, second in pairs]
 
 
-def test_a_sentence_longer_than_a_window_is_cut(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_a_sentence_longer_than_a_window_is_split(tokenizer: SequenceEncoderTokenizer) -> None:
     ids = ids_of(LONG, tokenizer)
     room = 13
     found = segments(segment_windows([LONG], tokenizer, room + 3))
@@ -159,7 +157,7 @@ def test_the_rest_of_a_long_sentence_shares_a_window_with_the_next(tokenizer: Se
     assert last == (long[room:], short)
 
 
-def test_texts_without_tokens_give_no_windows(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_texts_without_tokens_have_no_windows(tokenizer: SequenceEncoderTokenizer) -> None:
     nothing = ["", " ", "\n\n\t", "\x00"]
     assert list(segment_windows(nothing, tokenizer, 16)) == []
     assert list(segment_windows([], tokenizer, 16)) == []
@@ -167,13 +165,13 @@ def test_texts_without_tokens_give_no_windows(tokenizer: SequenceEncoderTokenize
     assert between == 2 * segments(segment_windows(["As is."], tokenizer, 16))
 
 
-def test_a_text_that_speaks_of_special_tokens_has_none_of_them(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_special_tokens_in_a_text_are_not_parsed(tokenizer: SequenceEncoderTokenizer) -> None:
     ((first, second),) = segments(segment_windows(["Put [MASK] and [SEP] as is."], tokenizer, LONGEST))
     assert not set(tokenizer.all_special_ids) - {tokenizer.unk_token_id} & {*first, *second}
 
 
 @pytest.mark.parametrize("max_length", [4, 3, 0, -1])
-def test_a_length_without_room_for_two_tokens_is_refused(tokenizer: SequenceEncoderTokenizer, max_length: int) -> None:
+def test_a_length_without_room_for_two_tokens_is_rejected(tokenizer: SequenceEncoderTokenizer, max_length: int) -> None:
     with pytest.raises(ValueError, match=rf"max_length.* 5\b.*got {max_length}\."):
         list(segment_windows(TEXTS, tokenizer, max_length))
     with pytest.raises(ValueError, match=rf"max_length.* 4\b.*got {max_length - 1}\."):
@@ -181,7 +179,7 @@ def test_a_length_without_room_for_two_tokens_is_refused(tokenizer: SequenceEnco
 
 
 @with_and_without_pairs
-def test_a_dataset_has_the_windows_of_its_texts_in_any_number_of_processes(
+def test_dataset_windows_do_not_depend_on_the_number_of_processes(
     tokenizer: SequenceEncoderTokenizer, pairs: bool
 ) -> None:
     texts = [*TEXTS, None, *TEXTS]
@@ -193,8 +191,8 @@ def test_a_dataset_has_the_windows_of_its_texts_in_any_number_of_processes(
         assert found["length"][:] == [window["length"] for window in expected]
 
 
-def test_what_was_tokenised_before_is_read_from_the_disk(tokenizer: SequenceEncoderTokenizer, tmp_path: Path) -> None:
-    """Also by a tokenizer that was just loaded, and one that cuts texts off until it is told not to."""
+def test_tokenised_windows_are_cached_on_disk(tokenizer: SequenceEncoderTokenizer, tmp_path: Path) -> None:
+    """This includes a newly loaded tokenizer, and one whose file enables truncation."""
     Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "texts")
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.backend_tokenizer.enable_truncation(8)
@@ -212,12 +210,12 @@ def test_what_was_tokenised_before_is_read_from_the_disk(tokenizer: SequenceEnco
     assert files[3] == files[2]
 
 
-def test_documents_without_a_token_are_nothing_to_train_on(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_documents_without_tokens_are_rejected(tokenizer: SequenceEncoderTokenizer) -> None:
     dataset = Dataset.from_dict({"text": ["", " ", None]})
     with pytest.raises(UsageError, match="none of the 3 documents"):
         windows_of(dataset, tokenizer, LONGEST)
 
 
-def test_a_column_of_numbers_is_refused(tokenizer: SequenceEncoderTokenizer) -> None:
+def test_a_column_of_numbers_is_rejected(tokenizer: SequenceEncoderTokenizer) -> None:
     with pytest.raises(UsageError, match=r"--text_column .* 3 of type int"):
         windows_of(Dataset.from_dict({"text": [3]}), tokenizer, LONGEST)

@@ -8,8 +8,8 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from ..saving.loading import TokenizerReadSafely
-from ..saving.saving import SavedWithCode
+from ..saving.loading import SafeTokenizerLoadingMixin
+from ..saving.saving import CodeSavingMixin
 from .wordpiece_training import train_wordpiece
 
 SPECIAL_TOKENS = {
@@ -55,7 +55,7 @@ ALGORITHMS: dict[str, Callable[[bool], Recipe]] = {
 }
 
 
-class SequenceEncoderTokenizer(TokenizerReadSafely, SavedWithCode, TokenizersBackend):
+class SequenceEncoderTokenizer(SafeTokenizerLoadingMixin, CodeSavingMixin, TokenizersBackend):
     """A fast tokenizer with BERT's special tokens: `[CLS] text [SEP]`, and `[CLS] text [SEP] pair [SEP]`.
 
     Create one with `train_from_iterator`. `AutoTokenizer` loads a saved one with or without this package, and without
@@ -89,8 +89,8 @@ class SequenceEncoderTokenizer(TokenizerReadSafely, SavedWithCode, TokenizersBac
 
         Raises:
             ValueError: If the algorithm is unknown, a number is out of range, or `vocab_size` has no room for the
-                special tokens and one character (WordPiece) or all bytes (byte-level BPE). These are checked before any
-                text is read. Also if an item is not a text, or there are no texts at all.
+                special tokens and one character (WordPiece) or all bytes (byte-level BPE). All of this is checked
+                before any text is read. Also raised if an item is not a text, or if there are no texts.
         """
         if algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm={algorithm!r} does not exist; choose one of {', '.join(ALGORITHMS)}.")
@@ -140,7 +140,7 @@ def _read(texts: Iterable[str | Iterable[str]]) -> Iterator[str]:
         empty = empty and not text.strip()
         yield text
     if empty:
-        raise ValueError("texts has no text to train a tokenizer on.")
+        raise ValueError("texts contains no text to train a tokenizer on.")
 
 
 def _flatten(item: Any) -> Iterator[str]:

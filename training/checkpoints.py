@@ -39,13 +39,13 @@ _WRITTEN = (
 def checkpoints_in(folder: Path) -> list[Path]:
     """Return all checkpoints in a folder, complete or not, in the order of their steps.
 
-    A folder that holds only files of the user is not a checkpoint.
+    A folder that only contains the user's files is not a checkpoint.
     """
     return sorted((path for path in _named_like_checkpoints(folder) if _is_checkpoint(path)), key=step_of)
 
 
-def others_in(folder: Path) -> list[Path]:
-    """Return the folders that are named like checkpoints but are not checkpoints."""
+def non_checkpoints_in(folder: Path) -> list[Path]:
+    """Return the folders that are named like a checkpoint but do not contain one."""
     return sorted(path for path in _named_like_checkpoints(folder) if not _is_checkpoint(path))
 
 
@@ -65,14 +65,14 @@ def _is_written(path: Path, names: Sequence[str]) -> bool:
 
 def remove_checkpoint(checkpoint: Path) -> None:
     """Remove the files that training wrote into a checkpoint, and the folder if nothing else is in it."""
-    remove_written(checkpoint, _WRITTEN)
+    remove_matching(checkpoint, _WRITTEN)
 
 
-def remove_written(folder: Path, names: Sequence[str], kept: Sequence[str] = ()) -> None:
+def remove_matching(folder: Path, names: Sequence[str], kept: Sequence[str] = ()) -> None:
     """Remove the matching files and folders in a folder, and print the names of the others.
 
     Args:
-        folder: The folder. It is removed if it is empty in the end.
+        folder: The folder. It is removed if nothing is left in it.
         names: Patterns, as in `fnmatch`.
         kept: The names of files to keep without printing them.
     """
@@ -84,7 +84,7 @@ def remove_written(folder: Path, names: Sequence[str], kept: Sequence[str] = ())
                 path.unlink()
     left = {path.name for path in folder.iterdir()}
     if others := sorted(left.difference(kept)):
-        print(f"{folder} stays, because it holds files that training did not write: {', '.join(others)}.")
+        print(f"{folder} is kept, because it contains files that training did not write: {', '.join(others)}.")
     elif not left:
         folder.rmdir()
 
@@ -99,12 +99,12 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def last_whole_checkpoint(folder: Path) -> Path | None:
+def last_complete_checkpoint(folder: Path) -> Path | None:
     """Return the latest complete checkpoint in a folder, or None if no checkpoint is complete."""
     return next((path for path in reversed(checkpoints_in(folder)) if (path / MARKER).exists()), None)
 
 
-def remove_unfinished(folder: Path) -> list[Path]:
+def remove_incomplete(folder: Path) -> list[Path]:
     """Remove the incomplete checkpoints in a folder, and return their paths."""
     unfinished = [path for path in checkpoints_in(folder) if not (path / MARKER).exists()]
     for path in unfinished:
@@ -112,7 +112,7 @@ def remove_unfinished(folder: Path) -> list[Path]:
     return unfinished
 
 
-def remove_older(folder: Path, limit: int | None, best: str | None) -> None:
+def rotate_checkpoints(folder: Path, limit: int | None, best: str | None) -> None:
     """Remove the oldest checkpoints in a folder until at most `limit` are left.
 
     Args:
@@ -128,11 +128,11 @@ def remove_older(folder: Path, limit: int | None, best: str | None) -> None:
             remove_checkpoint(path)
 
 
-def train_whole(trainer: Trainer, checkpoint: str | Path | None) -> None:
+def train_with_cleanup(trainer: Trainer, checkpoint: str | Path | None) -> None:
     """Train, and leave only complete checkpoints behind if writing one fails.
 
     Args:
-        trainer: A trainer with the callback `WholeCheckpoints`.
+        trainer: A trainer with the callback `CompleteCheckpointsCallback`.
         checkpoint: The checkpoint to resume from, if any.
 
     Raises:
@@ -144,9 +144,9 @@ def train_whole(trainer: Trainer, checkpoint: str | Path | None) -> None:
         with without_warning("transformers.trainer_utils", "Warning: The following arguments do not match"):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (OSError, SafetensorError, RuntimeError) as error:
-        unfinished = remove_unfinished(folder) if trainer.args.should_save else []
+        unfinished = remove_incomplete(folder) if trainer.args.should_save else []
         if unfinished:
-            last = last_whole_checkpoint(folder)
+            last = last_complete_checkpoint(folder)
             raise UsageError(
                 f"a checkpoint could not be written ({error}), and its incomplete files were removed. "
                 + (f"The last complete checkpoint is {last}. " if last else "There is no complete checkpoint yet. ")
@@ -159,10 +159,10 @@ def train_whole(trainer: Trainer, checkpoint: str | Path | None) -> None:
         raise
 
 
-class WholeCheckpoints(TrainerCallback):
+class CompleteCheckpointsCallback(TrainerCallback):
     """A callback that marks complete checkpoints, and only then removes older ones.
 
-    It takes over `save_total_limit` from `Trainer`, which removes older checkpoints before all processes have written
+    It replaces the `save_total_limit` of `Trainer`, which removes older checkpoints before all processes have written
     the new one. Add it after all other callbacks that write into checkpoints.
 
     Args:
@@ -182,11 +182,11 @@ class WholeCheckpoints(TrainerCallback):
         checkpoint = checkpoint_at(args, state)
         with open(checkpoint / MARKER, "wb") as marker:
             os.fsync(marker.fileno())
-        remove_older(checkpoint.parent, self.limit, state.best_model_checkpoint)
+        rotate_checkpoints(checkpoint.parent, self.limit, state.best_model_checkpoint)
 
 
-class SettingsOfNow(TrainerCallback):
-    """A callback that applies the current learning rate and intervals to a resumed training.
+class CurrentSettingsCallback(TrainerCallback):
+    """A callback that applies the current learning rate and intervals to a resumed training run.
 
     `Trainer` itself takes both from the checkpoint.
     """
@@ -208,10 +208,10 @@ class SettingsOfNow(TrainerCallback):
         scheduler._last_lr = [group["lr"] for group in groups]
 
 
-class RandomStateOfCheckpoint(TrainerCallback):
+class RestoreRandomStateCallback(TrainerCallback):
     """A callback that restores the random state of a checkpoint at the start of the first step.
 
-    For a stream, `Trainer` restores it before it creates the iterator, which draws a random number.
+    For a stream, `Trainer` restores it too early: creating the iterator then draws a random number.
 
     Args:
         checkpoint: The checkpoint that training resumes from.

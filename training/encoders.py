@@ -1,4 +1,4 @@
-"""Loads the checkpoint that a training starts from, and reads what the new model inherits from it."""
+"""Loads the checkpoint that a training run starts from, and reads what the new model inherits from it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..command_line import UsageError
 from ..conversion import convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import load_checkpoint, transformer_folder
-from ..hub.passed_on import passed_on
+from ..hub.passed_on import inherited_card_fields
 from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.pooling import CONFIGURABLE_POOLINGS, check_pooling
 from ..modeling.text_encoding.recipe_files import read_recipe
 
 
-def carry_over(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTokenizerBase:
+def save_as_sequence_encoder(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTokenizerBase:
     """Save a checkpoint as a SequenceEncoder in float32, converted if necessary.
 
     Args:
@@ -32,9 +32,9 @@ def carry_over(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTok
         UsageError: If the checkpoint cannot be converted.
     """
     try:
-        beside = folder_of(checkpoint)
-        encoder = transformer_folder(beside)
-        model = load_checkpoint(checkpoint if encoder == beside else encoder, base_model=base_model)
+        source_folder = folder_of(checkpoint)
+        encoder = transformer_folder(source_folder)
+        model = load_checkpoint(checkpoint if encoder == source_folder else encoder, base_model=base_model)
         tokenizer = load_tokenizer(encoder, model)
         if tokenizer is None:
             raise ValueError("the checkpoint has no tokenizer.")
@@ -48,13 +48,13 @@ def carry_over(checkpoint: str, folder: Path, base_model: bool) -> PreTrainedTok
 def card_fields_of(checkpoint: str) -> dict[str, Any]:
     """Return the licence and the language of a checkpoint, if known, which models trained from it inherit."""
     try:
-        return passed_on(folder_of(checkpoint))
+        return inherited_card_fields(folder_of(checkpoint))
     except (OSError, ValueError):
         return {}
 
 
 def pooling_fields(checkpoint: str, asked: str | None) -> dict[str, Any]:
-    """Return the pooling fields that the configuration of the checkpoint must change to.
+    """Return the pooling fields to set in the configuration of the checkpoint.
 
     Args:
         checkpoint: The checkpoint of an encoder.

@@ -1,4 +1,4 @@
-"""Facts about the hardware: its name, its speed, its bfloat16 support and the peak memory."""
+"""Information about the hardware: its name, its speed, its bfloat16 support and the peak memory."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def device_name() -> str:
 def faster_in_bfloat16() -> bool:
     """Return whether this machine has bfloat16 instructions. CPUs without them emulate it, slower than float32.
 
-    This does not measure the speed, because the answer must be the same in all processes and after a resume. torch
-    does not report the instructions of CPUs other than x86, so the answer is False for them.
+    This does not measure the speed, because the answer must be the same in all processes and after a resume. For CPUs
+    other than x86, torch does not report the instructions, so the answer is False.
     """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)

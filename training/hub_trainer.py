@@ -1,4 +1,4 @@
-"""A `Trainer` that writes this package's model cards, and the summary of a training for such a card."""
+"""A `Trainer` that writes this package's model cards, and the summary of a training run for such a card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..saving.code_bundle import write_code
 from ..saving.model_files import save_card
 from .hardware import device_name
 
-# Evaluations log these values beside the metrics.
+# Evaluations log these values in addition to the metrics.
 _NO_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "jit_compilation_time")
 # Lines that mark cards that nobody has edited: by `HubTrainer`, and by transformers' `Trainer`.
 _GENERATED = "Rendered by HubTrainer, which renders it again after the next training; without this line it does not."
@@ -26,8 +26,8 @@ _GENERATED_BY = (MARKER, _GENERATED, "generated automatically according to the i
 def training_of(trainer: Trainer, dataset: str | None = None, task: str | None = None) -> Training:
     """Summarise the training of a `Trainer`: its hyperparameters, its duration and its results.
 
-    The results are the metrics of the last evaluation, or of the best one with `load_best_model_at_end`. They are the
-    loss if there are no metrics. Energy and emissions are known if codecarbon measured them
+    The results are the metrics of the last evaluation, or of the best one with `load_best_model_at_end`. Without
+    metrics, the result is the loss. Energy and emissions are included if codecarbon measured them
     (`report_to="codecarbon"`).
 
     Args:
@@ -54,7 +54,8 @@ class HubTrainer(Trainer):
     """A `Trainer` that writes this package's model cards, and whose pushes always include the model's code.
 
     `Trainer` itself writes a card without the model's architecture, and its pushes during training include only the
-    weights and the configuration. Resuming a finished training takes no further step. All else is as in `Trainer`.
+    weights and the configuration. Resuming a finished training run does not train further. Everything else is as in
+    `Trainer`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -86,7 +87,7 @@ class HubTrainer(Trainer):
         dataset: str | list[str] | None = None,
         dataset_args: str | list[str] | None = None,
     ) -> None:
-        """Write `README.md` into the output folder, unless somebody has written or edited the one that is there.
+        """Write `README.md` into the output folder, unless it already has one that somebody wrote or edited.
 
         Args:
             language: The language of the texts.
@@ -176,24 +177,24 @@ def _hyperparameters(trainer: Trainer) -> dict[str, Any]:
     optimizer = getattr(optimizer, "optimizer", optimizer)
     dtype = str(next(iter(trainer.accelerator.unwrap_model(trainer.model).parameters())).dtype).removeprefix("torch.")
     mixed = "bfloat16" if args.bf16 else "float16" if args.fp16 else None
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "steps": state.global_step,
         "epochs": None if state.epoch is None else round(state.epoch, 2),
         "examples a step": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
     }
     if optimizer is not None:
         groups = optimizer.param_groups
-        told["optimizer"] = type(optimizer).__name__
-        told["learning rate"] = _several(group.get("initial_lr", group["lr"]) for group in groups)
-        told["weight decay"] = _several(group.get("weight_decay", 0) for group in groups)
-    told |= {
+        values["optimizer"] = type(optimizer).__name__
+        values["learning rate"] = _several(group.get("initial_lr", group["lr"]) for group in groups)
+        values["weight decay"] = _several(group.get("weight_decay", 0) for group in groups)
+    values |= {
         "schedule": _schedule(trainer),
         "precision": f"{dtype}, mixed with {mixed}" if mixed else dtype,
         "label smoothing": args.label_smoothing_factor or None,
         "processes": args.world_size if args.world_size > 1 else None,
         "seed": args.seed,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _schedule(trainer: Trainer) -> str | None:

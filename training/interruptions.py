@@ -1,4 +1,4 @@
-"""Saves a checkpoint when Ctrl-C or the system stops a training."""
+"""Saves a checkpoint when Ctrl-C or the system stops a training run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class GracefulStop(TrainerCallback):
-    """A callback that stops a training with a checkpoint on Ctrl-C or SIGTERM.
+    """A callback that saves a checkpoint and stops training on Ctrl-C or SIGTERM.
 
-    The current step is finished first. A second signal stops at once. So does the first one if no training runs, or if
-    there are several processes, which would not stop at the same step. Add this callback before those that read
-    `control` after a step, and train inside `watch`.
+    The current step is finished first. A second signal stops at once. The first signal also stops at once if no
+    training is running, or if there are several processes, which would not stop at the same step. Add this callback
+    before those that read `control` after a step, and train inside `watch`.
     """
 
     def __init__(self) -> None:
@@ -38,15 +38,15 @@ class GracefulStop(TrainerCallback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._request_stop) for number in _SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def raise_if_asked(self) -> None:
-        """Skip the work after the training if a signal has stopped the training.
+    def raise_if_stopped(self) -> None:
+        """Raise if a signal has stopped the training, to skip the work after it.
 
         Raises:
             KeyboardInterrupt: If a signal has stopped the training.
@@ -54,7 +54,7 @@ class GracefulStop(TrainerCallback):
         if self.asked:
             raise KeyboardInterrupt
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.process:
             # This is a worker process. The terminal sends Ctrl-C to it as well, but the training still needs it.
             if number == signal.SIGTERM:
@@ -69,7 +69,7 @@ class GracefulStop(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop with a checkpoint from now on, in a single process."""
+        """From now on, stop with a checkpoint, unless there are several processes."""
         self.training = args.world_size == 1
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -80,5 +80,5 @@ class GracefulStop(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop at once from now on, because there is nothing left to save."""
+        """From now on, stop at once, because there is nothing left to save."""
         self.training = False

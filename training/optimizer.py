@@ -26,13 +26,13 @@ def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         dtype: The dtype to compute in.
     """
     a, b, c = _COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).to(dtype)
+    transposed = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if transposed else matrix).to(dtype)
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(_ITERATIONS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.T if tall else x).to(matrix.dtype)
+    return (x.T if transposed else x).to(matrix.dtype)
 
 
 class MuonWithAdamW(torch.optim.AdamW):

@@ -17,12 +17,17 @@ from transformers.utils.generic import is_flash_attention_requested
 from ..packing import PackedBatch
 from .grouped import GroupedAttention
 from .masks import within_window
-from .packed import QKV, AttentionFunction, PackedAttention
+from .packed import QKV, AttentionFunction, PackedAttention, repeat_heads
 from .per_length import EqualLengthAttention
 
 
 def choose_varlen_attention(
-    implementation: str | None, device: torch.device, dtype: torch.dtype, dropout: float, training: bool
+    implementation: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    dropout: float,
+    training: bool,
+    biased: bool = False,
 ) -> type[PackedAttention]:
     """Choose the class that computes attention over packed sequences.
 
@@ -32,32 +37,58 @@ def choose_varlen_attention(
         dtype: The dtype in which attention runs; under autocast, that of autocast.
         dropout: The dropout probability of the attention weights; 0 in evaluation mode.
         training: Whether the model is in training mode.
+        biased: Whether there is a position bias.
+
+    Raises:
+        ValueError: If the implementation cannot add a position bias to the scores.
     """
+    if biased:
+        check_takes_bias(implementation)
     if is_flash_attention_requested(requested_attention_implementation=implementation):
         return FlashAttention
     if implementation == "flex_attention":
         return BlockMaskAttention
     if device.type == "cpu":
-        grouped = dropout or (training and dtype == torch.bfloat16)
+        # torch's fused kernel has no dropout, is slow in the backward pass in bfloat16, and gives a bias no gradient.
+        grouped = dropout or (training and (dtype == torch.bfloat16 or biased))
         return GroupedAttention if grouped and implementation == "sdpa" else EqualLengthAttention
+    if biased:
+        # The biases of padded rows would need memory for the square of the longest length, for each row and head.
+        return EqualLengthAttention
     if implementation == "sdpa" and not dropout and has_varlen_kernel(device, dtype):
         return VarlenKernelAttention
     return PaddedRowsAttention
 
 
+def check_takes_bias(implementation: str | None) -> None:
+    """Check that an attention implementation can add a position bias to the scores.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if implementation == "flex_attention" or is_flash_attention_requested(
+        requested_attention_implementation=implementation
+    ):
+        raise ValueError(
+            f"attn_implementation={implementation!r} does not support a position_bias; choose 'sdpa' or 'eager'."
+        )
+
+
 def has_varlen_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether `torch.nn.attention.varlen` is available on this device and for this dtype, with windows."""
     half = dtype in (torch.float16, torch.bfloat16)
-    return half and device.type == "cuda" and _varlen_kernel_takes_windows() and _is_ampere_or_newer(device.index)
+    takes_windows = {"scale", "window_size"} <= _varlen_parameters()
+    return half and device.type == "cuda" and takes_windows and _is_ampere_or_newer(device.index)
 
 
 @cache
-def _varlen_kernel_takes_windows() -> bool:
+def _varlen_parameters() -> frozenset[str]:
+    """Return the parameters of torch's attention over packed sequences; none if torch does not have it."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        return False
-    return {"scale", "window_size"} <= inspect.signature(varlen_attn).parameters.keys()
+        return frozenset()
+    return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 @cache
@@ -105,15 +136,20 @@ class VarlenKernelAttention(PackedAttention):
         q, k, v = (x[0] for x in qkv)
         reach = -1 if window is None else window
         lengths = (offsets, offsets, longest, longest)
-        output = varlen_attn(q, k, v, *lengths, scale=kwargs["scaling"], window_size=(reach, reach))
+        grouped: dict[str, Any] = {}
+        if k.shape[1] < q.shape[1] and "enable_gqa" in _varlen_parameters():
+            grouped["enable_gqa"] = True
+        elif k.shape[1] < q.shape[1]:
+            k, v = repeat_heads(k, q, 1), repeat_heads(v, q, 1)
+        output = varlen_attn(q, k, v, *lengths, scale=kwargs["scaling"], window_size=(reach, reach), **grouped)
         return cast(torch.Tensor, output)[None]
 
 
 class BlockMaskAttention(PackedAttention):
     """Flex attention with a block mask that separates the sequences."""
 
-    def __init__(self, packed: PackedBatch) -> None:
-        super().__init__(packed)
+    def __init__(self, packed: PackedBatch, bias: torch.Tensor | None = None) -> None:
+        super().__init__(packed, bias)
         self.masks: dict[tuple[int | None, torch.device], Any] = {}
 
     def _mask(self, window: int | None, device: torch.device) -> Any:
@@ -142,8 +178,8 @@ class BlockMaskAttention(PackedAttention):
 class PaddedRowsAttention(PackedAttention):
     """Attention for any other implementation: pads the sequences for the attention only, and packs the output."""
 
-    def __init__(self, packed: PackedBatch) -> None:
-        super().__init__(packed)
+    def __init__(self, packed: PackedBatch, bias: torch.Tensor | None = None) -> None:
+        super().__init__(packed, bias)
         self.rows = packed.to_rows()
         self.masks: dict[tuple[int | None, torch.device], Any] = {}
 
@@ -157,7 +193,8 @@ class PaddedRowsAttention(PackedAttention):
         self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
     ) -> torch.Tensor:
         """See `PackedAttention`."""
-        padded = [self.rows.unpack(x) for x in qkv]
+        query, key, value = (self.rows.unpack(x) for x in qkv)
+        padded = (query, repeat_heads(key, query, 2), repeat_heads(value, query, 2))
         where = (window, padded[0].device)
         if where not in self.masks:
             self.masks[where] = self._mask(module, padded[0], window)

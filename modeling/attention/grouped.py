@@ -5,8 +5,8 @@ inference. Sequences of similar lengths are therefore grouped and padded, only f
 single autograd node. torch's fused kernel is not used: on a CPU it has no dropout, and its backward pass is slow in
 bfloat16.
 
-Shapes: T packed tokens, P positions of all groups including padding, H heads, C channels of a head, N sequences of a
-group, L length of the longest sequence of a group.
+Shapes: T packed tokens, P positions of all groups including padding, H heads, G heads of keys and values, R = H / G, C
+channels of a head, N sequences of a group, L length of the longest sequence of a group.
 """
 
 from itertools import accumulate
@@ -34,8 +34,8 @@ Run = tuple[int, int]
 class GroupedAttention(EqualLengthAttention):
     """Like `EqualLengthAttention`, but with dense attention over groups of sequences of similar lengths."""
 
-    def __init__(self, packed: PackedBatch) -> None:
-        super().__init__(packed)
+    def __init__(self, packed: PackedBatch, bias: torch.Tensor | None = None) -> None:
+        super().__init__(packed, bias)
         self.plans: dict[int, GroupPlan] = {}
 
     def dense(
@@ -56,10 +56,11 @@ class GroupedAttention(EqualLengthAttention):
         tokens = sum(count * length for count, length in short)
         if tokens not in self.plans:
             self.plans[tokens] = GroupPlan(short, qkv[0])
+        options = (self.bias, self.plans[tokens], window, scaling, dropout)
         if tokens == len(qkv[0]):
-            return _GroupedAttentionFunction.apply(*qkv, self.plans[tokens], window, scaling, dropout)
+            return _GroupedAttentionFunction.apply(*qkv, *options)
         first, rest = split(qkv, [tokens, len(qkv[0]) - tokens])
-        grouped = _GroupedAttentionFunction.apply(*first, self.plans[tokens], window, scaling, dropout)
+        grouped = _GroupedAttentionFunction.apply(*first, *options)
         return torch.cat([grouped, super().dense(module, attention, rest, runs[len(short) :], window, **kwargs)])
 
 
@@ -156,7 +157,9 @@ class GroupPlan:
 
 
 class _GroupedAttentionFunction(torch.autograd.Function):
-    """The function softmax(QKᵀ · scaling + mask) V with dropout of the weights; q, k and v are (T, H, C).
+    """The function softmax(QKᵀ · scaling + bias + mask) V with dropout of the weights.
+
+    The queries are (T, H, C), the keys and values (T, G, C), and the bias is (H, L, L) for the longest sequence.
 
     It is differentiable once, like torch's fused kernel. Gradients of gradients need `attn_implementation="eager"`.
     """
@@ -167,25 +170,31 @@ class _GroupedAttentionFunction(torch.autograd.Function):
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
+        bias: torch.Tensor | None,
         plan: GroupPlan,
         window: int | None,
         scaling: float,
         dropout: float,
     ) -> torch.Tensor:
-        ctx.plan, ctx.scaling, ctx.heads = plan, scaling, q.shape[1]
+        ctx.plan, ctx.scaling, ctx.heads, ctx.groups = plan, scaling, q.shape[1], k.shape[1]
+        ctx.bias = bias if bias is None else bias.shape
         saved: list[torch.Tensor | None] = []
         outputs = []
         parts = zip(*(plan.spread(x) for x in (q, k, v)), plan.masks_of(window, q), plan.shapes, strict=True)
         for query, key, value, mask, shape in parts:
+            query = query.reshape(len(key), -1, query.shape[-1])  # (N * G, R * L, C)
             weights = torch.baddbmm(query.new_empty(()), query, key.transpose(1, 2), beta=0, alpha=scaling)
+            of_heads = weights.view(shape[0], -1, shape[1], shape[1])  # (N, H, L, L)
+            if bias is not None:
+                of_heads.add_(bias[:, : shape[1], : shape[1]])
             if mask is not None:
-                weights.unflatten(0, (shape[0], -1)).add_(mask)
+                of_heads.add_(mask)
             weights = torch.softmax(weights, -1)
             kept, dropped = weights, None
             if dropout:
                 dropped, ctx.factor = draw_dropped(weights.shape, dropout)
                 kept = weights.masked_fill(dropped, 0).mul_(ctx.factor)
-            outputs.append(torch.bmm(kept, value))
+            outputs.append(torch.bmm(kept, value).view(-1, shape[1], value.shape[-1]))
             saved += [query, key, value, weights, dropped]
         ctx.save_for_backward(*saved)
         return plan.gather(outputs, ctx.heads)
@@ -198,17 +207,28 @@ class _GroupedAttentionFunction(torch.autograd.Function):
             placed = gradient.new_zeros(len(plan.tokens), *gradient.shape[1:])
             gradient = placed.index_copy_(0, plan.places, gradient)
         gradients: tuple[list[torch.Tensor], ...] = ([], [], [])
-        for index, grad in enumerate(plan.rows(gradient)):
+        of_bias = (
+            gradient.new_zeros(ctx.bias, dtype=torch.promote_types(gradient.dtype, torch.float32)) if ctx.bias else None
+        )
+        for index, (grad, shape) in enumerate(zip(plan.rows(gradient), plan.shapes, strict=True)):
             query, key, value, weights, dropped = saved[5 * index : 5 * index + 5]
             kept = weights if dropped is None else weights.masked_fill(dropped, 0).mul_(ctx.factor)
+            grad = grad.reshape(query.shape)
             of_value = torch.bmm(kept.transpose(1, 2), grad)
             of_kept = torch.bmm(grad, value.transpose(1, 2))
             if dropped is not None:
                 of_kept.masked_fill_(dropped, 0).mul_(ctx.factor)
             of_scores = torch._softmax_backward_data(of_kept, weights, -1, weights.dtype)
             nothing = grad.new_empty(())
-            of_query = torch.baddbmm(nothing, of_scores, key, beta=0, alpha=ctx.scaling)
+            of_query = torch.baddbmm(nothing, of_scores, key, beta=0, alpha=ctx.scaling).view(
+                -1, shape[1], key.shape[-1]
+            )
             of_key = torch.baddbmm(nothing, of_scores.transpose(1, 2), query, beta=0, alpha=ctx.scaling)
+            if of_bias is not None:
+                of_heads = of_scores.view(shape[0], -1, shape[1], shape[1])
+                of_bias[:, : shape[1], : shape[1]] += of_heads.sum(0, dtype=of_bias.dtype)
             for whole, part in zip(gradients, (of_query, of_key, of_value), strict=True):
                 whole.append(part)
-        return *(plan.gather(whole, ctx.heads) for whole in gradients), None, None, None, None
+        heads = (ctx.heads, ctx.groups, ctx.groups)
+        of_qkv = [plan.gather(whole, count) for whole, count in zip(gradients, heads, strict=True)]
+        return *of_qkv, of_bias, None, None, None, None

@@ -28,7 +28,7 @@ def mask_of_padding(input_ids: torch.Tensor | None, pad_token_id: int | None) ->
 
 
 def within_window(query: Any, key: Any, window: int) -> Any:
-    """Return whether tokens at the positions `query` and `key` of a sequence are within a window of each other."""
+    """Return whether tokens at the positions `query` and `key` of a sequence are at most `window` apart."""
     return (query - key).abs() <= window
 
 
@@ -81,7 +81,7 @@ def padded_masks(
     if documents is not None and flash and (hidden_states.shape[0] > 1 or attention_mask is not None):
         raise ValueError(
             f"attn_implementation={config._attn_implementation!r} with output_hidden_states or torch.compile supports "
-            "several documents per row only in a batch of one row without attention_mask; choose 'sdpa', or do without "
+            "several documents per row only in a batch of one row without attention_mask; choose 'sdpa', or do not use "
             "these options."
         )
     if documents is not None and not flash:

@@ -11,22 +11,34 @@ from ..packing import PackedBatch
 
 # A function of transformers' attention interface: (module, q, k, v, mask, **kwargs) to the output and the weights.
 AttentionFunction = Callable[..., tuple[torch.Tensor, Any]]
+# With grouped queries, keys and values have fewer heads, each for as many consecutive heads of queries.
 QKV = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def split(qkv: QKV, sizes: list[int]) -> list[QKV]:
-    """Split query, key and value into parts. Slicing would give each part a gradient of the size of the whole."""
+    """Split query, key and value into parts. Slicing would allocate a full-size gradient for each part."""
     return list(zip(*(x.split(sizes) for x in qkv), strict=True))
+
+
+def repeat_heads(heads: torch.Tensor, like: torch.Tensor, dim: int) -> torch.Tensor:
+    """Repeat the heads of keys or values along `dim` for the query heads of another tensor; return them if equal."""
+    repeats = like.shape[dim] // heads.shape[dim]
+    return heads if repeats == 1 else heads.repeat_interleave(repeats, dim)
 
 
 class PackedAttention(ABC):
     """Attention within each sequence of a packed batch. Created once per batch, and called in each layer.
 
     What depends only on the batch, such as a mask, is computed once.
+
+    Args:
+        packed: The batch.
+        bias: (H, L, L) position biases in the dtype of the scores, where L is the length of the longest sequence.
     """
 
-    def __init__(self, packed: PackedBatch) -> None:
+    def __init__(self, packed: PackedBatch, bias: torch.Tensor | None = None) -> None:
         self.cu_seq_lens, self.lengths, self.max_length = packed.cu_seq_lens, packed.lengths, packed.max_length
+        self.bias = bias
 
     @abstractmethod
     def __call__(
@@ -37,8 +49,8 @@ class PackedAttention(ABC):
         Args:
             module: The attention module of the layer, which `attention` takes as its first argument.
             attention: The function of the attention implementation.
-            qkv: Query, key and value, (1, T, H, head_dim) each.
-            window: How many tokens a token sees to each side; None means the whole sequence.
+            qkv: Query (1, T, H, head_dim), and key and value, which may have fewer heads.
+            window: Number of tokens to attend to on each side; None for the whole sequence.
             **kwargs: `dropout`, `scaling`, and the keyword arguments of the model's caller.
 
         Returns:

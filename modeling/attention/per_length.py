@@ -1,6 +1,9 @@
 """Attention over packed sequences on a CPU: dense for sequences of equal length, banded for narrow windows.
 
-Shapes: T packed tokens, H heads, C channels of a head, N blocks, W window.
+With grouped queries, the R query heads of a key head become further rows of queries, so that keys and values are not
+copied.
+
+Shapes: T packed tokens, H heads, G heads of keys and values, R = H / G, C channels of a head, N blocks, W window.
 """
 
 from typing import Any
@@ -16,14 +19,38 @@ from .packed import QKV, AttentionFunction, PackedAttention, split
 BLOCK = 64
 
 
+def attend_in_groups(
+    attention: AttentionFunction, module: nn.Module, qkv: QKV, mask: torch.Tensor | None, **kwargs: Any
+) -> torch.Tensor:
+    """Compute attention from query (N, L, H, C), and key and value (N, K, G, C), to (N, L, H, C).
+
+    Args:
+        attention: The function of the attention implementation.
+        module: Its first argument.
+        qkv: Query, key and value.
+        mask: An additive mask, (N or 1, 1 or H, L, K).
+        **kwargs: The keyword arguments of the function.
+    """
+    query, key, value = (x.transpose(1, 2) for x in qkv)
+    groups, repeats = key.shape[1], query.shape[1] // key.shape[1]
+    if repeats == 1:
+        return attention(module, query, key, value, mask, **kwargs)[0]
+    length = query.shape[2]
+    if mask is not None:
+        mask = mask.expand(-1, query.shape[1], -1, -1).unflatten(1, (groups, repeats)).flatten(2, 3)
+    query = query.unflatten(1, (groups, repeats)).flatten(2, 3)
+    output, _ = attention(module, query, key, value, mask, **kwargs)
+    return output.unflatten(1, (repeats, length)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+
+
 class EqualLengthAttention(PackedAttention):
-    """Dense attention over each run of sequences of equal length, without padding and with no mask but a window's.
+    """Dense attention over each run of sequences of equal length, without padding or a mask of it.
 
     Sequences longer than the keys that a block of queries can reach are computed together as a band.
     """
 
-    def __init__(self, packed: PackedBatch) -> None:
-        super().__init__(packed)
+    def __init__(self, packed: PackedBatch, bias: torch.Tensor | None = None) -> None:
+        super().__init__(packed, bias)
         self.runs = packed.runs()
         self.window_masks: dict[tuple[int, int, torch.dtype], torch.Tensor] = {}
         self.bands: dict[tuple[int, torch.dtype], Band] = {}
@@ -58,19 +85,23 @@ class EqualLengthAttention(PackedAttention):
         window: int | None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Compute dense attention within each sequence, from (T, H, C) each to (T, H, C)."""
+        """Compute dense attention within each sequence, from (T, H, C) and (T, G, C) to (T, H, C)."""
         outputs = []
         parts = split(qkv, [count * length for count, length in runs])
         for (count, length), part in zip(runs, parts, strict=True):
-            # A window that covers the whole sequence hides nothing.
-            mask = self._window_mask(length, window, qkv[0]) if window is not None and window < length - 1 else None
-            rows = (x.unflatten(0, (count, length)).transpose(1, 2) for x in part)
-            output, _ = attention(module, *rows, mask, **kwargs)
+            query, key, value = (x.unflatten(0, (count, length)) for x in part)
+            mask = self._mask(length, window, query)
+            output = attend_in_groups(attention, module, (query, key, value), mask, **kwargs)
             outputs.append(output.reshape(count * length, *qkv[0].shape[1:]))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def _window_mask(self, length: int, window: int, like: torch.Tensor) -> torch.Tensor:
-        """Return the additive mask of a window, (1, 1, length, length)."""
+    def _mask(self, length: int, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+        """Return the position bias or the mask of a window, (1, 1 or H, length, length); a model has not both."""
+        if self.bias is not None:
+            return self.bias[None, :, :length, :length].to(like.device)
+        # A window that covers the whole sequence hides nothing.
+        if window is None or window >= length - 1:
+            return None
         key = (length, window, like.dtype)
         if key not in self.window_masks:
             index = torch.arange(length, device=like.device)
@@ -103,15 +134,16 @@ class Band:
         self.mask = additive_mask((queries == keys) & near, like.dtype)[:, None]
 
     def __call__(self, module: nn.Module, attention: AttentionFunction, qkv: QKV, **kwargs: Any) -> torch.Tensor:
-        """Compute attention from q, k and v, (T, H, C) each, to (T, H, C)."""
+        """Compute attention from q (T, H, C), and k and v (T, G, C), to (T, H, C)."""
         q, k, v = qkv
         missing, window = self.blocks * BLOCK - self.tokens, self.window
         queries = nn.functional.pad(q, (0, 0, 0, 0, 0, missing)) if missing else q
-        queries = queries.unflatten(0, (self.blocks, BLOCK)).transpose(1, 2)
-        # Overlapping views, (N, H, C, BLOCK + 2 W), so that keys in several blocks are not copied.
+        queries = queries.unflatten(0, (self.blocks, BLOCK))
+        # Overlapping views, (N, G, C, BLOCK + 2 W), so that keys in several blocks are not copied.
         around = (
             nn.functional.pad(x, (0, 0, 0, 0, window, window + missing)).unfold(0, BLOCK + 2 * window, BLOCK)
             for x in (k, v)
         )
-        output, _ = attention(module, queries, *(x.transpose(2, 3) for x in around), self.mask, **kwargs)
+        key, value = (x.permute(0, 3, 1, 2) for x in around)
+        output = attend_in_groups(attention, module, (queries, key, value), self.mask, **kwargs)
         return output.reshape(self.blocks * BLOCK, *q.shape[1:])[: self.tokens]

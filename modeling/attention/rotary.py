@@ -1,6 +1,6 @@
 """Rotary positions: queries and keys are rotated by angles that depend on their positions (Su et al., 2021).
 
-Shapes: B batch, S sequence (1 and T for packed tokens), H heads, C channels of a head.
+Shapes: B batch, S sequence (1 and T for packed tokens), G groups of heads, C channels of a head.
 """
 
 import torch
@@ -20,8 +20,17 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 
 def split_and_rotate(
-    qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    qkv: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor] | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Split (B, S, H, 3, C) into query, key and value, (B, S, H, C) each, and rotate query and key."""
-    query, key = rotate(qkv[..., :2, :], cos, sin).unbind(-2)
-    return query, key, qkv[..., 2, :]
+    """Split the output of `qkv_proj` into queries, keys and values, and rotate queries and keys.
+
+    Args:
+        qkv: (B, S, G, R + 2, C): for each of G groups, R queries, a key and a value.
+        rotation: Cosines and sines; None for positions that are not rotary.
+
+    Returns:
+        (B, S, G * R, C) queries, and (B, S, G, C) keys and values.
+    """
+    rotated = qkv if rotation is None else rotate(qkv[..., :-1, :], *rotation)
+    last = qkv.shape[-2] - 2
+    return rotated[..., :last, :].flatten(-3, -2), rotated[..., last, :], qkv[..., -1, :]

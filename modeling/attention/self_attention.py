@@ -10,7 +10,7 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ..cpu.linear import fused_linear
 from ..packing import select_tokens
 from .dispatch import flash_window
-from .packed import PackedAttention
+from .packed import PackedAttention, repeat_heads
 from .rotary import split_and_rotate
 
 
@@ -27,7 +27,8 @@ def eager_attention_forward(
     """Compute softmax(QKᵀ · scaling + mask) V.
 
     The mask is added and the softmax computed in float32, or in float64 if the scores are. Otherwise the sum of a score
-    and the lowest number of the dtype could overflow to -inf, and a query that sees no key would get NaN weights.
+    and the lowest number of the dtype could overflow to -inf, and a query that may not attend to any key would get NaN
+    weights.
 
     Args:
         module: The attention module.
@@ -54,7 +55,10 @@ def eager_attention_forward(
 
 
 class SelfAttention(nn.Module):
-    """Self-attention of one layer. The output of `qkv_proj` has the query, key and value of each head in turn."""
+    """Self-attention of one layer.
+
+    The output of `qkv_proj` has, for each head of keys and values in turn, its queries, the key and the value.
+    """
 
     # Transformers' attention functions read this.
     is_causal = False
@@ -66,7 +70,10 @@ class SelfAttention(nn.Module):
         self.scaling = self.head_dim**-0.5
         self.dropout = config.attention_dropout
         self.window = config.sliding_window if layer_type == "sliding_attention" else None
-        self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.attention_bias)
+        # Channels of the queries, the key and the value of each head of keys and values.
+        self.group = (config.num_attention_heads // config.key_value_heads + 2, config.head_dim)
+        channels = config.key_value_heads * self.group[0] * config.head_dim
+        self.qkv_proj = nn.Linear(config.hidden_size, channels, bias=config.attention_bias)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
 
     def forward(
@@ -92,8 +99,8 @@ class SelfAttention(nn.Module):
             The output (B, S, D), (1, T, D), or (1, K, D) with `needed`; and the attention weights if the implementation
             returns them.
         """
-        qkv = fused_linear(self.qkv_proj, hidden_states).unflatten(-1, (-1, 3, self.head_dim))
-        query, key, value = qkv.unbind(-2) if rotation is None else split_and_rotate(qkv, *rotation)
+        qkv = fused_linear(self.qkv_proj, hidden_states).unflatten(-1, (-1, *self.group))
+        query, key, value = split_and_rotate(qkv, rotation)
 
         implementation = self.config._attn_implementation
         if implementation == "sdpa" and kwargs.get("output_attentions"):
@@ -103,15 +110,15 @@ class SelfAttention(nn.Module):
         kwargs["scaling"] = self.scaling
         weights = None
         if attend is not None:
-            output = value  # Empty, if the whole batch is padding.
+            output = query  # Empty, if the whole batch is padding.
             if attend.lengths:
                 output = attend(self, attention, (query, key, value), self.window, **kwargs)
         else:
             output, weights = attention(
                 self,
                 query.transpose(1, 2),
-                key.transpose(1, 2),
-                value.transpose(1, 2),
+                repeat_heads(key, query, 2).transpose(1, 2),
+                repeat_heads(value, query, 2).transpose(1, 2),
                 attention_mask,
                 # For the flash functions. For the others, the mask contains the window.
                 sliding_window=flash_window(self.window),

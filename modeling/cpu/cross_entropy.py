@@ -1,8 +1,8 @@
 """Cross entropy over a vocabulary on a CPU, in chunks that stay in the cache.
 
 `F.cross_entropy` keeps the log-probabilities of all tokens for the backward pass, which allocates two more tensors of
-that size. With a vocabulary of tens of thousands of tokens, these are the largest tensors of a model. Here
-probabilities exist only for a few tokens at a time. The backward pass computes them again and stores only gradients.
+that size. With a vocabulary of tens of thousands of tokens, these are the largest tensors of a model. Here,
+probabilities only exist for a few tokens at a time. The backward pass recomputes them and only stores gradients.
 
 Shapes: n tokens, V vocabulary.
 """

@@ -1,7 +1,7 @@
-"""Decides when code for eager mode on a CPU may replace torch's own.
+"""Decides when the package's CPU implementations may replace torch's.
 
-That code computes the same result, but does not support hooks, adapters, compilers, function transforms and other ways
-to intercept a layer. If any of these is active, torch's own code runs.
+They compute the same results, but only in eager mode. They do not support hooks, adapters, compilers, function
+transforms and other ways to intercept a layer. If any of these is active, torch's implementation runs.
 """
 
 import torch

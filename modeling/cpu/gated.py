@@ -23,7 +23,7 @@ _RECOMPUTABLE = {
 
 
 def recomputes_gated(states: torch.Tensor, act: nn.Module, dropout: nn.Module, down: nn.Linear) -> bool:
-    """Return whether the backward pass computes the gated states again instead of keeping them."""
+    """Return whether the backward pass recomputes the gated states instead of keeping them."""
     return (
         is_eager_on_cpu(states, down.weight)
         and torch.is_grad_enabled()

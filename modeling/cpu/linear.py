@@ -27,7 +27,7 @@ _ACTIVATIONS = {
     type(ACT2FN["silu"]): ("swish", ""),
 }
 # Float32 products with fewer rows use torch's own code, which is equally fast for them and caches no kernels.
-_FEWEST_ROWS = 256
+_MIN_PADDED_ROWS = 256
 
 
 def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -76,16 +76,16 @@ def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
     rows = len(x)
     # In bfloat16, torch's own product also uses oneDNN and caches as many kernels, so padding would save nothing.
     if x.dtype == torch.float32:
-        if rows < _FEWEST_ROWS:
+        if rows < _MIN_PADDED_ROWS:
             output = F.linear(x, weight, bias)
             return output if act is None else act(output)
-        x = F.pad(x, (0, 0, 0, rounded(rows) - rows))
+        x = F.pad(x, (0, 0, 0, round_up_rows(rows) - rows))
     name, algorithm = ("none", "") if act is None else _ACTIVATIONS[type(act)]
     output = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
     return output if len(output) == rows else output[:rows]
 
 
-def rounded(rows: int) -> int:
+def round_up_rows(rows: int) -> int:
     """Round up to a number of rows for which a kernel is compiled: eight per doubling, at least 64 apart."""
     step = max(64, 1 << max(0, (rows - 1).bit_length() - 4))
     return -(-rows // step) * step

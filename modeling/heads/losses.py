@@ -19,9 +19,9 @@ from ..cpu.cross_entropy import chunked_cross_entropy
 Count = torch.Tensor | int | None
 
 
-def divided_by_count(total: torch.Tensor, at_hand: torch.Tensor | int, num_items_in_batch: Count) -> torch.Tensor:
-    """Divide a sum of losses by `num_items_in_batch` if `Trainer` passes it, otherwise by the labels at hand."""
-    count = at_hand if num_items_in_batch is None else num_items_in_batch
+def divided_by_count(total: torch.Tensor, local_count: torch.Tensor | int, num_items_in_batch: Count) -> torch.Tensor:
+    """Divide a sum of losses by `num_items_in_batch` if `Trainer` passes it, otherwise by the local count."""
+    count = local_count if num_items_in_batch is None else num_items_in_batch
     if isinstance(count, torch.Tensor):
         return total / count.to(total.device).clamp(min=1)
     return total / max(count, 1)

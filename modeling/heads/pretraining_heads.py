@@ -215,6 +215,6 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
 
 
 def _weighted_sum(*terms: tuple[float, torch.Tensor | None]) -> torch.Tensor | None:
-    """Return the weighted sum of the losses that are not None; None if all are."""
+    """Return the weighted sum of the losses that are not None, or None if all of them are."""
     weighted = [loss if weight == 1 else weight * loss for weight, loss in terms if loss is not None]
     return functools.reduce(torch.add, weighted) if weighted else None

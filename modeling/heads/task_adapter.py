@@ -15,8 +15,8 @@ from transformers.utils.generic import can_return_tuple
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...configuration.configuration_task_adapter import TaskAdapterConfig
-from ...saving.loading import LoadedSafely
-from ...saving.saving import SavedWithCard
+from ...saving.loading import SafeModelLoadingMixin
+from ...saving.saving import ModelSavingMixin
 from ..attention.masks import mask_of_padding, real_tokens
 from ..checks import check_classification_labels, check_floating_mask, check_num_labels, check_tensor
 from ..modeling_sequence_encoder import SequenceEncoderModel
@@ -25,7 +25,7 @@ from ..text_encoding.recipe_files import recipe_of
 from .losses import sequence_classification_loss
 
 
-class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
+class TaskAdapter(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
     """A frozen encoder with one vector per text and a linear classifier. Only the classifier is trained.
 
     The encoder gets no gradients, and stays in evaluation mode even after `train()`. It therefore always returns the
@@ -41,11 +41,11 @@ class TaskAdapter(LoadedSafely, SavedWithCard, PreTrainedModel):  # type: ignore
     ```
 
     Args:
-        encoder: A pretrained encoder of any family; or a configuration, for random weights. Of a model with a head,
-            only the base model is used.
+        encoder: A pretrained encoder of any family, or a configuration for random weights. If the model has a head,
+            only its base model is used.
         num_classes: The number of classes, or 1 for regression; by default the number in the configuration.
-        pooling: `mean` for the mean over the tokens of a text, or `cls` for its first token. By default, the folder of
-            the encoder or the configuration decides.
+        pooling: `mean` for the mean over the tokens of a text, or `cls` for its first token. Defaults to the
+            sentence-transformers settings of the encoder's folder, or else to the configuration.
         id2label: The names of the classes.
 
     Raises:

@@ -59,7 +59,7 @@ class EmbeddingRecipe:
         lowercase: Whether to lowercase texts before the tokenizer processes them.
         settings: The content of `config_sentence_transformers.json`, such as the prompts, the name of the default
             prompt, and `truncate_dim`.
-        obstacle: The reason why the recipe of a folder is not supported; None if it is.
+        obstacle: The reason why the recipe of a folder is not supported; None if it is supported.
     """
 
     pooling: tuple[str, ...] = ("mean",)
@@ -103,7 +103,7 @@ class EmbeddingRecipe:
 
         Args:
             hidden_size: The hidden size of the encoder.
-            truncate_dim: The number of channels to keep; by default that of the settings, or else all.
+            truncate_dim: The number of channels to keep. Defaults to the settings, or else to all channels.
 
         Raises:
             ValueError: If `truncate_dim` is less than 1 or more than the vectors have.
@@ -120,14 +120,14 @@ class EmbeddingRecipe:
 
         Args:
             prompt: The prompt itself.
-            prompt_name: The name of a prompt in the settings; by default that of the default prompt.
+            prompt_name: The name of a prompt in the settings. Defaults to the default prompt.
 
         Raises:
             ValueError: If both are given, or no prompt has that name.
         """
         if prompt is not None:
             if prompt_name is not None:
-                raise ValueError(f"prompt and prompt_name exclude each other, got {prompt!r} and {prompt_name!r}.")
+                raise ValueError(f"prompt and prompt_name are mutually exclusive, got {prompt!r} and {prompt_name!r}.")
             return prompt
         name = self.settings.get("default_prompt_name") if prompt_name is None else prompt_name
         if name is None:

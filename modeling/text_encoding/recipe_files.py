@@ -89,13 +89,13 @@ def read_recipe(name: str | os.PathLike[str], subfolder: str = "", **options: An
     def find_in(root: PurePosixPath) -> _Find:
         return lambda file: cached_file(name, str(root / file), **hub)
 
-    beside = find_in(encoder.parent)
+    find_outside = find_in(encoder.parent)
     try:
-        modules = _modules(beside) if encoder.name else []
+        modules = _modules(find_outside) if encoder.name else []
     except ValueError:
         modules = []  # A `modules.json` that sentence-transformers did not write.
     inside = not modules or modules[0]["path"] != encoder.name
-    find = find_in(encoder) if inside else beside
+    find = find_in(encoder) if inside else find_outside
     try:
         return _read(_modules(find) if inside else modules, find)
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -108,7 +108,7 @@ def write_recipe(folder: Path, recipe: EmbeddingRecipe, hidden_size: int) -> Non
 
     Args:
         folder: The folder of the encoder.
-        recipe: The recipe. If it has an obstacle, a warning is given and nothing is written.
+        recipe: The recipe. If it has an obstacle, a warning is logged and nothing is written.
         hidden_size: The hidden size of the encoder.
     """
     if recipe.obstacle is not None:
@@ -153,9 +153,9 @@ def _read(modules: list[dict[str, str]], find: _Find) -> EmbeddingRecipe | None:
         if not package.startswith("sentence_transformers") or (kind == "Transformer") != (index == 0):
             raise ValueError(f"it does not support the module {module['type']}")
         if kind == "Transformer":
-            fields |= _of_transformer(next(filter(None, map(config, _LENGTHS)), {}))
+            fields |= _read_transformer(next(filter(None, map(config, _LENGTHS)), {}))
         elif kind == "Pooling" and index == 1:
-            fields |= _of_pooling(config("config.json"))
+            fields |= _read_pooling(config("config.json"))
         elif kind == "Normalize" and index > 1:
             _check_names(kind, config("config.json"))
             after.append(Normalize())
@@ -173,7 +173,7 @@ def _read(modules: list[dict[str, str]], find: _Find) -> EmbeddingRecipe | None:
     return EmbeddingRecipe(**fields, after=tuple(after), settings=settings) if "pooling" in fields else None
 
 
-def _of_transformer(config: Mapping[str, Any]) -> dict[str, Any]:
+def _read_transformer(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("processing_kwargs"):
         raise ValueError(f"it does not support processing_kwargs={config['processing_kwargs']}")
     if (task := config.get("transformer_task", "feature-extraction")) != "feature-extraction":
@@ -192,7 +192,7 @@ def _of_transformer(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"max_length": length, "lowercase": bool(config.get("do_lower_case"))}
 
 
-def _of_pooling(config: Mapping[str, Any]) -> dict[str, Any]:
+def _read_pooling(config: Mapping[str, Any]) -> dict[str, Any]:
     modes = config.get("pooling_mode") or [mode for mode, key in _POOLING_KEYS.items() if config.get(key)] or "mean"
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
     for mode in modes:

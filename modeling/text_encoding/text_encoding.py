@@ -29,7 +29,7 @@ _ROUNDED_TO = 128
 
 @dataclass(frozen=True)
 class _Call:
-    """The settings of a call of `iter_encode`, with its private tokenizer."""
+    """The settings of a call to `iter_encode`, with its private tokenizer."""
 
     tokenizer: PreTrainedTokenizerBase
     recipe: EmbeddingRecipe
@@ -49,7 +49,7 @@ class _Call:
 
     @property
     def skipped(self) -> int:
-        """Number of tokens at the start of each text that pooling skips: those of the prompt, if it is excluded."""
+        """Number of tokens at the start of each text that pooling skips: the prompt, if it is excluded."""
         if self.recipe.include_prompt or not self.prompt:
             return 0
         (tokens,) = self.ids([self.prompt])
@@ -65,7 +65,7 @@ class _Call:
         return vectors.to(self.dtype)
 
 
-class TextEncoding:
+class TextEncodingMixin:
     """Mixin that gives the encoder the methods `encode` and `iter_encode`.
 
     Attributes:
@@ -106,7 +106,7 @@ class TextEncoding:
             ValueError: If an argument is invalid, the recipe of the folder is not supported, or a vector is not finite.
         """
         if not convert_to_tensor:
-            _check_numpy_has(options.get("dtype"))
+            _check_numpy_dtype(options.get("dtype"))
         texts = [sentences] if isinstance(sentences, str) else sentences
         parts = cast("list[torch.Tensor]", list(self.iter_encode(texts, tokenizer, convert_to_tensor=True, **options)))
         if parts:
@@ -136,7 +136,7 @@ class TextEncoding:
     ) -> Iterator[torch.Tensor | Any]:
         """Like `encode`, but for more texts than fit in memory: read and yield thousands of texts at a time.
 
-        By default, the recipe in the folder of the model decides.
+        By default, this follows the embedding recipe in the folder of the model.
 
         Args:
             sentences: Texts, also from an infinite iterator.
@@ -168,7 +168,7 @@ class TextEncoding:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
         kept = recipe.kept_channels(cast(PreTrainedModel, self).config.hidden_size, truncate_dim)
         if not convert_to_tensor:
-            _check_numpy_has(dtype)
+            _check_numpy_dtype(dtype)
         prompt = recipe.prompt(prompt, prompt_name)
         own = private_copy(tokenizer)
         max_length = self.longest_text(tokenizer, max_length)
@@ -182,8 +182,8 @@ class TextEncoding:
         """Return the recipe of the model, changed by arguments of `iter_encode`.
 
         Args:
-            pooling: The pooling, in place of that of the recipe.
-            normalize_embeddings: Whether to scale vectors to unit length, in place of what the recipe does.
+            pooling: The pooling, instead of the recipe's.
+            normalize_embeddings: Whether to scale vectors to unit length, instead of the recipe's setting.
 
         Raises:
             ValueError: If the pooling does not exist, or the recipe of the folder is not supported.
@@ -231,12 +231,12 @@ class TextEncoding:
         return max_length
 
     def _check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Refuse a tokenizer with more tokens than the model has embeddings, and warn if others do not seem to fit."""
+        """Refuse a tokenizer with more tokens than the model has, and warn if it does not seem to fit the model."""
         config = cast(PreTrainedModel, self).config
         size = len(tokenizer)
         if size > config.vocab_size:
             raise ValueError(
-                f"tokenizer has {size} tokens, more than vocab_size={config.vocab_size} of the model. If it belongs to "
+                f"tokenizer has {size} tokens, but the model has vocab_size={config.vocab_size}. If it belongs to "
                 f"the model, call model.resize_token_embeddings({size})."
             )
         differences = [
@@ -311,6 +311,6 @@ class TextEncoding:
         return vectors
 
 
-def _check_numpy_has(dtype: torch.dtype | None) -> None:
+def _check_numpy_dtype(dtype: torch.dtype | None) -> None:
     if dtype == torch.bfloat16:
         raise ValueError("NumPy has no bfloat16; with dtype=torch.bfloat16, pass convert_to_tensor=True.")

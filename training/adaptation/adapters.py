@@ -1,4 +1,4 @@
-"""PEFT adapters: add one to an encoder, resume training one, and record where it came from."""
+"""Adds a PEFT adapter to an encoder, continues to train one, and records where it came from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Modules of heads that pretrained encoders usually lack. They are trained with every adapter.
 _HEAD_PARTS = ("classifier", "qa_outputs", "head", "pooler")
-# The PEFT type of each way of tuning, and whether it uses DoRA.
+# The PEFT type of each tuning method, and whether it uses DoRA.
 _KINDS = {"lora": ("LORA", False), "dora": ("LORA", True), "ia3": ("IA3", False)}
 
 
@@ -46,12 +46,12 @@ def _prompt(arguments: AdaptedModelArguments, **options: Any) -> Any:
 _PEFT_CONFIGS: dict[str, Callable[..., Any]] = {"lora": _lora, "dora": _dora, "ia3": _ia3, "prompt": _prompt}
 
 
-def tuned(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: str | None) -> Any:
+def apply_tuning(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: str | None) -> Any:
     """Freeze the weights that are not trained, and wrap the model with PEFT if an adapter is trained.
 
     Args:
         model: The model with its head.
-        arguments: The way of tuning and its sizes.
+        arguments: The tuning method and its sizes.
         peft_task: PEFT's name of the task, or None if PEFT has none.
 
     Returns:
@@ -73,7 +73,7 @@ def tuned(model: PreTrainedModel, arguments: AdaptedModelArguments, peft_task: s
         return _from_adapter(model, arguments.from_adapter, str(arguments.from_checkpoint))
     parts = {name.rpartition(".")[2] for name, module in model.named_modules() if list(module.parameters())}
     heads = [part for part in _HEAD_PARTS if part in parts]
-    # For prompt tuning, PEFT finds the head of the task itself.
+    # For prompt tuning, PEFT itself finds the head of the task.
     options = {} if arguments.tuning == "prompt" else {"modules_to_save": heads}
     return peft.get_peft_model(model, _PEFT_CONFIGS[arguments.tuning](arguments, task_type=peft_task, **options))
 
@@ -102,8 +102,8 @@ def record_adapter(folder: Path, base: str, checkpoint: str, labels: list[str]) 
     # PEFT's card contains the encoder's path on this disk.
     (folder / "README.md").unlink(missing_ok=True)
     origin = Path(checkpoint).resolve().name if Path(checkpoint).exists() else checkpoint
-    told = {"from": origin, "weights": _digest(checkpoint), "labels": labels}
-    (folder / ADAPTER_RECORD).write_text(json.dumps(told, indent=1), encoding="utf-8")
+    recorded = {"from": origin, "weights": _digest(checkpoint), "labels": labels}
+    (folder / ADAPTER_RECORD).write_text(json.dumps(recorded, indent=1), encoding="utf-8")
 
 
 def _digest(checkpoint: str) -> str | None:
@@ -120,7 +120,7 @@ def _digest(checkpoint: str) -> str | None:
 
 
 def check_adapter(arguments: AdaptedModelArguments, labels: list[str]) -> list[str]:
-    """Check that `--from_adapter` fits the encoder, the labels and the way of tuning.
+    """Check that `--from_adapter` fits the encoder, the labels and the tuning method.
 
     Args:
         arguments: The arguments of the run.
@@ -137,12 +137,12 @@ def check_adapter(arguments: AdaptedModelArguments, labels: list[str]) -> list[s
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         record = folder / ADAPTER_RECORD
-        told = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        recorded = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
         base, kind = config["base_model_name_or_path"], (config["peft_type"], bool(config.get("use_dora")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{named} is not the folder of a PEFT adapter: {error}") from error
-    origin = told.get("from", base)
-    weights = told.get("weights")
+    origin = recorded.get("from", base)
+    weights = recorded.get("weights")
     if not any(_same(arguments.from_checkpoint, each) for each in (base, origin, str(folder.parent / "base"))) and (
         weights is None or weights != _digest(arguments.from_checkpoint)
     ):
@@ -154,7 +154,7 @@ def check_adapter(arguments: AdaptedModelArguments, labels: list[str]) -> list[s
         raise UsageError(
             f"{named} has type {kind[0]} with use_dora={kind[1]}, which is not --tuning {arguments.tuning}."
         )
-    known = told.get("labels") or labels
+    known = recorded.get("labels") or labels
     if set(known) != set(labels):
         raise UsageError(f"{named} has the labels {', '.join(known)}, but the examples have {', '.join(labels)}.")
     return list(known)

@@ -31,7 +31,7 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "eval_steps": ("eval_strategy", ("steps",)),
     "save_steps": ("save_strategy", ("steps",)),
 }
-# Arguments that have no effect beside another argument.
+# Arguments that have no effect with another argument.
 _NOT_USED_WITH = {
     "rank": "from_adapter",
     "validation_share": "validation_file",
@@ -60,7 +60,7 @@ class AdaptedModelArguments:
         }
     )
     tuning: str = field(default="full", metadata={"help": "Weights to train.", "choices": list(TUNINGS)})
-    from_adapter: str | None = field(default=None, metadata={"help": "Folder of a PEFT adapter to train further."})
+    from_adapter: str | None = field(default=None, metadata={"help": "Folder of a PEFT adapter to continue training."})
     pooling: str | None = field(
         default=None,
         metadata={
@@ -72,7 +72,7 @@ class AdaptedModelArguments:
     rank: int = field(default=8, metadata={"help": "Rank of LoRA and DoRA."})
     prompt_length: int = field(default=16, metadata={"help": "Number of virtual tokens for --tuning prompt."})
     matryoshka_dims: list[int] | None = field(
-        default=None, metadata={"help": "Embedding sizes that truncated embeddings are trained for."}
+        default=None, metadata={"help": "Sizes that embeddings can be truncated to after training."}
     )
 
     def __post_init__(self) -> None:
@@ -110,7 +110,7 @@ class AdaptationOptions:
         default=32, metadata={"help": "Training batch size per device.", "metavar": "N"}
     )
     class_weights: str = field(
-        default="none", metadata={"help": "Weight rare classes more.", "choices": ["none", "balanced"]}
+        default="none", metadata={"help": "Class weights in the loss.", "choices": ["none", "balanced"]}
     )
     seeds: int = field(default=1, metadata={"help": "Number of training runs; the best one is kept."})
     search_trials: int = field(default=0, metadata={"help": "Number of hyperparameter search trials."})
@@ -118,7 +118,7 @@ class AdaptationOptions:
         default=None, metadata={"help": "Stop after N evaluations without improvement.", "metavar": "N"}
     )
     keep_best: bool = field(default=True, metadata={"help": "Keep the weights of the best evaluation."})
-    seed: int = field(default=0, metadata={"help": "Seed of the first training."})
+    seed: int = field(default=0, metadata={"help": "Seed of the first training run."})
     bf16: bool | None = field(
         default=None, metadata={"help": "Autocast to bfloat16; the default depends on the hardware."}
     )
@@ -159,7 +159,7 @@ def check_libraries(model: AdaptedModelArguments, options: AdaptationOptions) ->
 
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults that the way of tuning and the task set."""
+    """Return the defaults that the tuning method and the task set."""
     _check_used(given)
     tuning, task = TUNINGS.get(given.get("tuning", "full")), TASKS.get(given.get("task", ""))
     defaults = dict(tuning.defaults) if tuning else {}
@@ -185,8 +185,8 @@ _DETAILS = (
 )
 
 
-def _out_of_use(given: Mapping[str, Any]) -> set[str]:
-    """Return the options and choices that the help leaves out because the task does not use or change them."""
+def _unused_options(given: Mapping[str, Any]) -> set[str]:
+    """Return the options and choices that the task does not use, and that the help therefore omits."""
     hidden, task = {"logging_nan_inf_filter"}, given.get("task")
     if task not in TASKS:
         return hidden
@@ -200,7 +200,7 @@ def _check_used(given: Mapping[str, Any]) -> None:
     """Check that every given argument has an effect.
 
     Raises:
-        UsageError: If one has none.
+        UsageError: If an argument has no effect.
     """
     fields = {each.name: each for kind in _KINDS for each in dataclasses.fields(kind)}
     for name, (other, values) in _USED_WITH.items():
@@ -220,5 +220,5 @@ COMMAND_LINE = CommandLine(
     with_trainer=True,
     defaults=_defaults,
     narrowed_by=("task", "tuning"),
-    out_of_use=_out_of_use,
+    left_out=_unused_options,
 )

@@ -10,8 +10,8 @@ import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from ...command_line import UsageError
-from ...saving.finite_weights import in_words, not_finite
-from ..checkpoints import WholeCheckpoints, checkpoint_at
+from ...saving.finite_weights import find_non_finite, summarize_names
+from ..checkpoints import CompleteCheckpointsCallback, checkpoint_at
 
 _FILE = "best_weights"
 
@@ -127,14 +127,14 @@ class StopAtDivergence(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record the weights that are not finite at the start, such as the embedding of an unused token."""
-        self.before = not_finite(kwargs["model"])
+        self.before = find_non_finite(kwargs["model"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Check the weights after the last step, which no later loss would reveal."""
-        if names := [name for name in not_finite(kwargs["model"]) if name not in self.before]:
+        if names := [name for name in find_non_finite(kwargs["model"]) if name not in self.before]:
             raise DivergedError(
                 f"the training has diverged: after step {state.global_step} the weights are NaN or infinite in "
-                f"{in_words(names)}. Nothing is saved. Try a lower --learning_rate than {args.learning_rate:g}."
+                f"{summarize_names(names)}. Nothing is saved. Try a lower --learning_rate than {args.learning_rate:g}."
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -162,7 +162,7 @@ def callbacks_of(args: Any, keep_best: bool, patience: int | None, resume_from: 
     """
     best: list[TrainerCallback] = [BestWeights(resume_from)] if keep_best else []
     early: list[TrainerCallback] = [] if patience is None else [EarlyStopping(patience)]
-    return [*best, StopAtDivergence(), *early, SaveAfterEvaluation(), WholeCheckpoints(args)]
+    return [*best, StopAtDivergence(), *early, SaveAfterEvaluation(), CompleteCheckpointsCallback(args)]
 
 
 def _file(args: Any) -> str:

@@ -10,7 +10,7 @@ from ...command_line import UsageError
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...conversion.sidecar_files import folder_of, read_tokenizer
 from ...conversion.source_models import FAMILIES, read_config, transformer_folder
-from ..encoders import carry_over
+from ..encoders import save_as_sequence_encoder
 from .tasks import TASKS
 
 
@@ -30,18 +30,18 @@ def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool)
         UsageError: If there is no such encoder, or it has no usable tokenizer.
     """
     try:
-        beside = folder_of(checkpoint)
-        encoder = transformer_folder(beside)
-        named = str(checkpoint if encoder == beside else encoder)
+        source_folder = folder_of(checkpoint)
+        encoder = transformer_folder(source_folder)
+        named = str(checkpoint if encoder == source_folder else encoder)
         config = read_config(named)
         if config.model_type != SequenceEncoderConfig.model_type:
             try:
                 if may_write:
-                    carry_over(checkpoint, folder, base_model=True).save_pretrained(folder)
+                    save_as_sequence_encoder(checkpoint, folder, base_model=True).save_pretrained(folder)
                 named = str(folder)
             except UsageError as error:
                 if not any_family:
-                    raise _pointing_to_adapter(error, config) from error
+                    raise _with_adapter_hint(error, config) from error
         tokenizer = read_tokenizer(named)
         # Causal models come without a padding token. Any token will do, because the mask hides padding.
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -52,8 +52,8 @@ def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool)
         raise error if isinstance(error, UsageError) else UsageError(f"--from {checkpoint}: {error}") from error
 
 
-def _pointing_to_adapter(error: UsageError, config: PreTrainedConfig) -> UsageError:
-    """Add a hint at `--tuning adapter` to the error if only the model family is the obstacle."""
+def _with_adapter_hint(error: UsageError, config: PreTrainedConfig) -> UsageError:
+    """Add a hint to use `--tuning adapter` if the error is only about the model family."""
     if config.is_encoder_decoder or config.model_type in FAMILIES:
         return error
     tasks = ", ".join(name for name, task in TASKS.items() if "adapter" in task.tunings)

@@ -33,12 +33,12 @@ from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.model_files import save_card
 from ..encoders import card_fields_of, pooling_fields
 from ..hub_trainer import HubTrainer, training_of
-from .adapters import check_adapter, record_adapter, tuned
+from .adapters import apply_tuning, check_adapter, record_adapter
 from .callbacks import BestWeights, callbacks_of
-from .report import Judgement, Results, adapter_card, complete, metrics_of
+from .report import Evaluation, Results, adapter_card, complete, metrics_of
 from .run import Adaptation, AdaptationArguments
 from .tasks import HEAD_TASKS
-from .tasks.task import Cut
+from .tasks.task import TruncationCounts
 from .tuning import TUNINGS
 
 # Default of --max_length.
@@ -89,7 +89,7 @@ class HeadRecipe:
         self.drops_head = trained in _CLASSIFIERS and not (same_head and self._may_follow(known))
         self.inputs, self.cut = {}, {}
         for split, rows in self.rows.items():
-            self.task.cut = self.cut[split] = Cut()
+            self.task.cut = self.cut[split] = TruncationCounts()
             self.inputs[split] = self.task.encode(rows, tokenizer)
         self.collator = self.task.collator(tokenizer)
         self.weights = self._class_weights()
@@ -137,7 +137,7 @@ class HeadRecipe:
                 model = model_class.from_pretrained(
                     self.checkpoint, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
                 )
-            return tuned(model, asked, self.task.peft_task)
+            return apply_tuning(model, asked, self.task.peft_task)
 
     def trainer(
         self, args: AdaptationArguments, resume_from: Path | None = None, with_model: bool = True
@@ -195,7 +195,7 @@ class HeadRecipe:
         """The logged values that the console shows as columns."""
         return tuple(dict.fromkeys(("loss", "eval_loss", f"eval_{self.metric}")))
 
-    def judge(self, trainer: Any, split: str) -> Judgement:
+    def judge(self, trainer: Any, split: str) -> Evaluation:
         """Evaluate the model of a trainer on the examples of a split."""
         rows, inputs = self.rows[split], self.inputs[split]
         while_training = trainer.compute_metrics
@@ -203,7 +203,7 @@ class HeadRecipe:
         found = trainer.predict(inputs, metric_key_prefix="eval")
         trainer.compute_metrics = while_training
         outputs = EvalPrediction(found.predictions, found.label_ids)
-        return Judgement(
+        return Evaluation(
             metrics_of(found.metrics, "eval"), self.task.answers(rows, inputs, outputs), self.task.confusion(outputs)
         )
 

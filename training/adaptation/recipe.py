@@ -1,7 +1,7 @@
 """Run `sequence-encoder adapt`: train an encoder for a task on examples, in one or several processes.
 
-The output folder holds the model, its tokenizer, its card and `results.json`, and appears as a whole at the end. Until
-then, the folder that `scratch` describes keeps what an interrupted run resumes from.
+The output folder contains the model, its tokenizer, its card and `results.json`, and only appears when it is complete.
+Until then, the folder that `scratch` describes keeps what `--resume` needs.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer_utils import SaveStrategy
 
 from ...command_line import UsageError
-from ...command_line.console import fewer_bars, show_table
+from ...command_line.console import hide_progress_bars, show_table
 from ...saving.model_files import model_files
 from ...saving.staged_files import files_in
-from ...saving.whole_folders import check_replaceable, written_whole
+from ...saving.whole_folders import atomic_folder, check_replaceable
 from ..arguments import HUB_ERRORS
-from ..checkpoints import checkpoints_in, last_whole_checkpoint, remove_unfinished, train_whole
+from ..checkpoints import checkpoints_in, last_complete_checkpoint, remove_incomplete, train_with_cleanup
 from ..hardware import peak_memory
 from ..interruptions import GracefulStop
 from .arguments import check_libraries
 from .callbacks import DivergedError
 from .encoder import encoder_of
-from .examples.loading import hold_out, load_examples, warn_of_shared
+from .examples.loading import hold_out, load_examples, warn_about_shared_texts
 from .head_recipe import HeadRecipe
-from .report import Result, Results, decorating, plot_confusion, write_predictions
+from .report import Result, Results, errors_as_warnings, plot_confusion, write_predictions
 from .run import Adaptation, AdaptationArguments
 from .scratch import (
     digest_of,
@@ -51,24 +51,24 @@ from .tasks import HEAD_TASKS
 
 
 def adapt(run: Adaptation) -> Results:
-    """Run an adaptation from examples to the saved model.
+    """Fine-tune an encoder, from reading the examples to saving the model.
 
     Args:
         run: The arguments of the run.
 
     Returns:
-        The results of all trainings, without any training if `resume` finds the run finished.
+        The results of all training runs. If `resume` is set and the run is finished, nothing is trained again.
 
     Raises:
-        FileExistsError: If the output folder is not empty and `overwrite` is not set, or it holds something other than
-            a model; or if there is an interrupted run and neither `resume` nor `overwrite` is set.
+        FileExistsError: If the output folder is not empty and `overwrite` is not set, or it contains something other
+            than a model; or if there is an interrupted run and neither `resume` nor `overwrite` is set.
         KeyboardInterrupt: If the user interrupts the run. The message says what is kept and how to resume.
         UsageError: If the task cannot use the examples, or arguments contradict each other. Both are found before
             anything is computed.
     """
     check_libraries(run.model, run.args)
     try:
-        with fewer_bars(), GracefulStop().watch():
+        with hide_progress_bars(), GracefulStop().watch():
             return _adapt(run)
     except KeyboardInterrupt as interruption:
         raise KeyboardInterrupt(progress_of(run)) from interruption
@@ -91,7 +91,7 @@ def _adapt(run: Adaptation) -> Results:
                 push(run, model_files(run.output))
             return Results(run.model.task, run.model.tuning)
         if args.resume and not resumed and args.should_save:
-            print(f"--resume found no interrupted run of {run.output}; starting a new one.")
+            print(f"--resume found no interrupted run for {run.output}; starting a new one.")
         with args.main_process_first(local=args.save_on_each_node, desc="preparing"):
             any_family = run.model.tuning == "adapter"
             set_seed(args.seed)
@@ -115,14 +115,14 @@ def _adapt(run: Adaptation) -> Results:
             if seed not in trained:
                 train(run, recipe, seed, results)
         if args.should_save:
-            with written_whole(run.output, args.overwrite, "--overwrite") as written:
+            with atomic_folder(run.output, args.overwrite, "--overwrite") as written:
                 shutil.copytree(model_folder(run, results.best.seed), written, dirs_exist_ok=True)
                 for runs in run.scratch.glob("trainings/*/runs"):
                     shutil.copytree(runs, written / "runs", dirs_exist_ok=True)
                 (written / "results.json").write_text(results.as_json(), encoding="utf-8")
-                with decorating("the model card"):
+                with errors_as_warnings("the model card"):
                     recipe.write_cards(results, written)
-                with decorating("the picture of the confusion matrix"):
+                with errors_as_warnings("the picture of the confusion matrix"):
                     plot_confusion(results, written / "confusion_matrix.png")
                 files = files_in(written)
     if args.should_save:
@@ -138,10 +138,10 @@ def check_output(run: Adaptation, may_be_finished: bool = False) -> None:
 
     Args:
         run: The arguments of the run.
-        may_be_finished: Whether the folder may already hold the finished run.
+        may_be_finished: Whether the folder may already contain the finished run.
 
     Raises:
-        FileExistsError: If the folder holds something that must not be replaced.
+        FileExistsError: If the folder contains something that must not be replaced.
         OSError: If the folder cannot be written.
     """
     if run.args.should_save:
@@ -159,12 +159,12 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
         # The recipe has read the labels before, since a rare label may be held out.
         recipe.rows = hold_out(recipe.rows, run.data, run.args.seed)
         if run.args.should_save:
-            warn_of_shared(recipe.rows, recipe.task.texts)
+            warn_about_shared_texts(recipe.rows, recipe.task.texts)
         return recipe
 
 
 def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
-    """Run or resume one training, and keep its model in the scratch folder if it is the best so far."""
+    """Run or resume one training run, and keep its model in the scratch folder if it is the best so far."""
     folder = training_folder(run, seed)
     args = _arguments(run, folder, seed, results.found)
     if not results.baselines:
@@ -172,8 +172,8 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
         # and would not synchronise its gradients.
         results.baselines = baselines(recipe, copy.deepcopy(args))
     if args.should_save:
-        remove_unfinished(folder)
-    checkpoint = last_whole_checkpoint(folder)
+        remove_incomplete(folder)
+    checkpoint = last_complete_checkpoint(folder)
     trainer = recipe.trainer(args, checkpoint)
     show_table(trainer, recipe.logged)
     if args.process_index == 0 and args.seeds > 1:
@@ -182,7 +182,7 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
     results.trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     started = time.perf_counter()
     try:
-        train_whole(trainer, checkpoint)
+        train_with_cleanup(trainer, checkpoint)
     except DivergedError:
         # It would diverge again.
         shutil.rmtree(folder, ignore_errors=True)
@@ -220,7 +220,7 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
 
 
 def baselines(recipe: Any, args: AdaptationArguments) -> dict[str, dict[str, dict[str, float]]]:
-    """Compute the metrics of each split before training, and those of a constant answer."""
+    """Compute the metrics of each split before training, and the metrics of a constant answer."""
     splits = [split for split in ("validation", "test") if split in recipe.rows]
     trainer = recipe.trainer(args)
     show_table(trainer, recipe.logged)
@@ -313,7 +313,7 @@ def push(run: Adaptation, files: set[str]) -> None:
 
 
 def _arguments(run: Adaptation, folder: Path, seed: int, changed: dict[str, Any]) -> AdaptationArguments:
-    """Return the arguments of one training, whose `Trainer` writes into `folder` and does not push."""
+    """Return the arguments of one training run, whose `Trainer` writes into `folder` and does not push."""
     args = copy.deepcopy(run.args)
     args.seed, args.push_to_hub, args.output_dir = seed, False, str(folder)
     for name, value in changed.items():

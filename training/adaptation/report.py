@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ...hub.card import Training
-from ...saving.whole_folders import write_whole
+from ...saving.whole_folders import write_atomically
 
 if TYPE_CHECKING:
     from .arguments import AdaptedModelArguments
@@ -34,18 +34,18 @@ _BASELINES = {
     "constant_answer": _Baseline("constant answer", "for always giving the same answer"),
 }
 # A picture with more labels is illegible.
-_MOST_LABELS = 40
+_MAX_LABELS = 40
 
 
 @dataclass
 class Result:
-    """The results of one training.
+    """The results of one training run.
 
     Attributes:
         seed: The seed of the head, the data order and dropout.
         metrics: The metrics of each split, by name.
         seconds: The duration of the training.
-        score: The value that selects the best training; larger is better.
+        score: The value that selects the best training run; larger is better.
         training: The fields of `Training` that the `Trainer` knows, for the model card.
         confusion: The confusion matrix, with true labels as rows and predicted labels as columns, on the test examples
             or, without them, on the validation examples.
@@ -60,7 +60,7 @@ class Result:
 
 
 @dataclass
-class Judgement:
+class Evaluation:
     """The evaluation of a model on the examples of a split.
 
     Attributes:
@@ -76,21 +76,21 @@ class Judgement:
 
 @dataclass
 class Results:
-    """The results of all trainings of a run.
+    """The results of all training runs of an adaptation.
 
     Attributes:
         task: The name of the task.
-        tuning: The way of tuning.
+        tuning: The tuning method.
         parameters: The number of parameters of the model.
         trained: The number of trained parameters.
         found: The hyperparameters that a search found.
         trainings: One result per seed.
-        baselines: The metrics of each split before training, and those of a constant answer for tasks that have one:
-            the most frequent label, or the mean of the numbers.
+        baselines: The metrics of each split before training and, for tasks that have one, the metrics of a constant
+            answer: the most frequent label, or the mean of the numbers.
         metric: The metric that selects weights and models.
         labels: The names of the classes, in the order of `Result.confusion`.
         cut: How many texts and tokens of each split `--max_length` truncates.
-        peak_memory: The most bytes that this process used.
+        peak_memory: The peak memory of this process in bytes.
         run: A digest of the arguments and examples that identifies a finished run.
     """
 
@@ -109,7 +109,7 @@ class Results:
 
     @property
     def best(self) -> Result:
-        """The training whose model is kept. Ties go to the smaller loss."""
+        """The training run whose model is kept. Ties go to the smaller loss."""
         loss = [result.metrics["validation"].get("loss", 0.0) for result in self.trainings]
         return self.trainings[max(range(len(loss)), key=lambda i: (self.trainings[i].score, -loss[i]))]
 
@@ -125,7 +125,7 @@ class Results:
 
     @classmethod
     def read(cls, file: Path) -> Results:
-        """Read the finished trainings of an interrupted run."""
+        """Read the finished training runs of an interrupted adaptation."""
         fields = json.loads(file.read_text(encoding="utf-8"))
         return cls(**{**fields, "trainings": [Result(**result) for result in fields["trainings"]]})
 
@@ -135,7 +135,7 @@ class Results:
 
     def as_json(self) -> str:
         """Serialise the results for `results.json`."""
-        told = {
+        record = {
             "task": self.task,
             "tuning": self.tuning,
             "parameters": self.parameters,
@@ -162,17 +162,17 @@ class Results:
             },
         }
         if self.best.confusion is not None:
-            told["confusion_matrix"] = {
-                "split": self.judged_split,
+            record["confusion_matrix"] = {
+                "split": self.reported_split,
                 "labels": self.labels,
                 "rows": "labels of the examples",
                 "columns": "labels of the model",
                 "counts": self.best.confusion,
             }
-        return json.dumps(told, indent=1)
+        return json.dumps(record, indent=1)
 
     @property
-    def judged_split(self) -> str:
+    def reported_split(self) -> str:
         """The split whose metrics are reported: test if there is one, else validation."""
         return "test" if "test" in self.best.metrics else "validation"
 
@@ -220,11 +220,11 @@ class Results:
 def complete(
     training: Training, results: Results, origin: str, datasets: Mapping[str, str], task_type: str
 ) -> Training:
-    """Complete the card data of a training with the results of the run.
+    """Complete the card data of a training run with the results of the adaptation.
 
     Args:
         training: The data that the `Trainer` knows, which is changed in place.
-        results: The results of all trainings.
+        results: The results of all training runs.
         origin: The name of the encoder.
         datasets: The name of the dataset of each split.
         task_type: The Hub's name of the task.
@@ -232,7 +232,7 @@ def complete(
     Returns:
         `training`, with the metrics of the test split or, without one, the validation split.
     """
-    split = results.judged_split
+    split = results.reported_split
     training.data = f"Adapted to {results.task} on {datasets['train']}, from {origin}."
     training.progress = None
     training.hyperparameters = {
@@ -254,10 +254,10 @@ def complete(
     ]
     remarks = [f"{warning[0].upper()}{warning[1:]}" for warning in results.warnings()]
     if len(results.trainings) > 1:
-        told = ", ".join(f"{name} {mean:.4f} ± {sd:.4f}" for name, (mean, sd) in results.spread()[split].items())
+        summary = ", ".join(f"{name} {mean:.4f} ± {sd:.4f}" for name, (mean, sd) in results.spread()[split].items())
         remarks.append(
-            f"This is the best of {len(results.trainings)} trainings with different seeds, selected on the validation "
-            f"examples. Mean and standard deviation of all: {told}."
+            f"This is the best of {len(results.trainings)} training runs with different seeds, selected on the "
+            f"validation examples. Mean and standard deviation of all: {summary}."
         )
     training.remarks = " ".join(remarks) or None
     return training
@@ -278,7 +278,7 @@ def adapter_card(
         auto_class: The Auto class of the adapted model.
         arguments: The arguments of the adaptation.
         labels: The labels in the order of the outputs.
-        with_base: Whether the encoder is in `base`, beside the adapter's folder.
+        with_base: Whether the encoder is in `base`, next to the adapter's folder.
         inside: Whether the card goes into the adapter's folder rather than its parent.
         training: The data and results of the training.
         fields: The fields of the encoder's card that also apply to the adapter.
@@ -327,9 +327,9 @@ model = PeftModel.from_pretrained(encoder, {adapter!r})
 
 
 def plot_confusion(results: Results, file: Path) -> None:
-    """Draw the confusion matrix of the kept model as a PNG, if it has one that is not too large to read."""
+    """Draw the confusion matrix of the kept model as a PNG, if there is one and it is small enough to read."""
     counts = results.best.confusion
-    if counts is None or len(counts) > _MOST_LABELS:
+    if counts is None or len(counts) > _MAX_LABELS:
         return
     from matplotlib.figure import Figure
 
@@ -346,21 +346,21 @@ def plot_confusion(results: Results, file: Path) -> None:
     axes.set_xticks(range(len(counts)), _short(results.labels), rotation=45, rotation_mode="anchor", ha="right")
     axes.set_yticks(range(len(counts)), _short(results.labels))
     axes.set_xlabel("label of the model")
-    axes.set_ylabel(f"label of the {results.judged_split} example")
+    axes.set_ylabel(f"label of the {results.reported_split} example")
     figure.savefig(file, dpi=150)
 
 
 def _short(labels: Sequence[str]) -> list[str]:
     """Shorten long labels in the middle, and number those that would look the same."""
-    # Matplotlib takes dollar signs for formulas.
+    # Matplotlib interprets dollar signs as formulas.
     short = [(label if len(label) <= 24 else f"{label[:15]}…{label[-8:]}").replace("$", r"\$") for label in labels]
     times = Counter(short)
     return [f"{label} ({index})" if times[label] > 1 else label for index, label in enumerate(short)]
 
 
 @contextmanager
-def decorating(what: str) -> Iterator[None]:
-    """Turn any error inside the block into a warning, because the model itself is finished."""
+def errors_as_warnings(what: str) -> Iterator[None]:
+    """Turn any error inside the block into a warning, because the model is already saved."""
     try:
         yield
     except Exception as error:
@@ -373,7 +373,7 @@ def write_predictions(file: Path, rows: Any, answers: Sequence[Any]) -> None:
         json.dumps({**row, "prediction": answer}, ensure_ascii=False, default=str) + "\n"
         for row, answer in zip(rows, answers, strict=True)
     )
-    write_whole(file, lines)
+    write_atomically(file, lines)
 
 
 def metrics_of(found: Mapping[str, float], prefix: str) -> dict[str, float]:

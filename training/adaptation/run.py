@@ -1,4 +1,4 @@
-"""The arguments of one run of `sequence-encoder adapt`, including those of `Trainer`."""
+"""The arguments of one run of `sequence-encoder adapt`, including the arguments of `Trainer`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Adaptation:
 
     @property
     def scratch(self) -> Path:
-        """The scratch folder, beside the output folder."""
+        """The scratch folder, next to the output folder."""
         return self.output.with_name(f".{self.output.name}-adaptation")
 
 

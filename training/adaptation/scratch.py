@@ -1,13 +1,13 @@
-"""The scratch folder that `sequence-encoder adapt` keeps beside its output folder until the run is finished.
+"""The scratch folder that `sequence-encoder adapt` keeps next to its output folder until the run is finished.
 
 .NAME-adaptation/
   lock             held while a run uses the folder; the system releases it when the process ends
   settings.json    what must not change when the run is resumed; written once the encoder in `base` is complete
   base/            the encoder, if it was converted from another family
   search.db        the finished trials of a hyperparameter search
-  trainings/SEED/  the checkpoints and logs of a training
+  trainings/SEED/  the checkpoints and logs of a training run
   models/SEED/     the best model so far
-  results.json     the finished trainings
+  results.json     the results of the finished training runs
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ...command_line import UsageError
-from ...saving.whole_folders import write_whole
-from ..checkpoints import MARKER, last_whole_checkpoint, step_of
+from ...saving.whole_folders import write_atomically
+from ..checkpoints import MARKER, last_complete_checkpoint, step_of
 from .examples.loading import fingerprint
 from .report import Results
 from .run import Adaptation
@@ -52,7 +52,7 @@ def scratch_of(run: Adaptation, settings: Mapping[str, Any]) -> Iterator[bool]:
         Whether the run resumes an earlier one.
 
     Raises:
-        FileExistsError: If another run uses the folder, or it holds an interrupted run and neither `resume` nor
+        FileExistsError: If another run uses the folder, or it contains an interrupted run and neither `resume` nor
             `overwrite` is set.
         PermissionError: If the folder cannot be created.
         UsageError: If the interrupted run had other settings.
@@ -74,13 +74,13 @@ def scratch_of(run: Adaptation, settings: Mapping[str, Any]) -> Iterator[bool]:
         yield _prepared(run, settings)
         finished = True
     finally:
-        if finished or not holds_progress(folder):
+        if finished or not has_progress(folder):
             shutil.rmtree(folder, ignore_errors=True)
         lock.release()
 
 
-def holds_progress(folder: Path) -> bool:
-    """Return whether a scratch folder holds a finished training, trials of a search, or a checkpoint."""
+def has_progress(folder: Path) -> bool:
+    """Return whether a scratch folder contains a finished training run, trials of a search, or a checkpoint."""
     if not (folder / _SETTINGS).exists():
         return False
     return (
@@ -91,17 +91,19 @@ def holds_progress(folder: Path) -> bool:
 
 
 def progress_of(run: Adaptation) -> str:
-    """Describe what an interrupted run leaves, and how to resume it."""
+    """Describe what an interrupted run has saved, and how to resume it."""
     folder = run.scratch
-    if not holds_progress(folder):
+    if not has_progress(folder):
         return "Interrupted before the first checkpoint; nothing was saved."
     kept, results = [], finished(run)
     if results.trainings:
-        kept.append(f"the finished trainings of seeds {', '.join(str(result.seed) for result in results.trainings)}")
+        kept.append(
+            f"the finished training runs of seeds {', '.join(str(result.seed) for result in results.trainings)}"
+        )
     elif (folder / _SEARCH).exists():
         kept.append("the result of the search" if results.found else "the finished trials of the search")
     for training in sorted(folder.glob("trainings/*")):
-        if checkpoint := last_whole_checkpoint(training):
+        if checkpoint := last_complete_checkpoint(training):
             kept.append(f"the training of seed {training.name} up to step {step_of(checkpoint)}")
     return f"Interrupted. {folder} keeps {' and '.join(kept)}. Continue with the same command and --resume."
 
@@ -109,18 +111,18 @@ def progress_of(run: Adaptation) -> str:
 def _prepared(run: Adaptation, settings: Mapping[str, Any]) -> bool:
     """Check what an earlier run left, remove what this run does not need, and return whether this run resumes it."""
     folder, file = run.scratch, run.scratch / _SETTINGS
-    resumed = holds_progress(folder) and run.args.resume
-    if holds_progress(folder) and not (run.args.resume or run.args.overwrite):
+    resumed = has_progress(folder) and run.args.resume
+    if has_progress(folder) and not (run.args.resume or run.args.overwrite):
         raise FileExistsError(
-            f"{folder} holds an interrupted run; continue it with --resume, or start over with --overwrite."
+            f"{folder} contains an interrupted run; continue it with --resume, or start over with --overwrite."
         )
     if resumed:
         before = json.loads(file.read_text(encoding="utf-8"))
         changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
-            told = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
+            differences = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
             raise UsageError(
-                f"--resume continues a run with the same arguments and examples, but these differ: {told}."
+                f"--resume continues a run with the same arguments and examples, but these differ: {differences}."
             )
     else:
         for path in folder.iterdir():
@@ -133,7 +135,7 @@ def _prepared(run: Adaptation, settings: Mapping[str, Any]) -> bool:
 
 def record_settings(run: Adaptation, settings: Mapping[str, Any]) -> None:
     """Write the settings of a run once its encoder is complete."""
-    write_whole(run.scratch / _SETTINGS, [json.dumps(settings, indent=1)])
+    write_atomically(run.scratch / _SETTINGS, [json.dumps(settings, indent=1)])
 
 
 def settings_of(run: Adaptation, examples: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,27 +148,27 @@ def settings_of(run: Adaptation, examples: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:
-    """Return the digest that identifies a run in its results. Results may be published, and settings contain paths."""
+    """Return the digest that identifies a run in its results, which may be published, while settings contain paths."""
     return blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def is_finished(run: Adaptation, settings: Mapping[str, Any]) -> bool:
-    """Return whether the output folder already holds the results of the run."""
+    """Return whether the output folder already contains the results of the run."""
     try:
-        told = json.loads((run.output / _RESULTS).read_text(encoding="utf-8"))
+        saved = json.loads((run.output / _RESULTS).read_text(encoding="utf-8"))
         seeds = range(run.args.seed, run.args.seed + run.args.seeds)
-        return told["run"] == digest_of(settings) and set(seeds) <= set(told["seeds"])
+        return saved["run"] == digest_of(settings) and set(seeds) <= set(saved["seeds"])
     except (OSError, ValueError, TypeError, KeyError):
         return False
 
 
 def training_folder(run: Adaptation, seed: int) -> Path:
-    """Return the folder of the checkpoints and logs of a training."""
+    """Return the folder of the checkpoints and logs of a training run."""
     return run.scratch / "trainings" / str(seed)
 
 
 def model_folder(run: Adaptation, seed: int) -> Path:
-    """Return the folder of a training's model, which exists only for the best training so far."""
+    """Return the folder of a training's model, which exists only for the best training run so far."""
     return run.scratch / "models" / str(seed)
 
 
@@ -176,12 +178,12 @@ def search_storage(run: Adaptation) -> str:
 
 
 def finished(run: Adaptation) -> Results:
-    """Read the finished trainings of an interrupted run."""
+    """Read the results of the finished training runs of an interrupted adaptation."""
     file = run.scratch / _RESULTS
     return Results.read(file) if file.exists() else Results(run.model.task, run.model.tuning)
 
 
 def record(run: Adaptation, results: Results) -> None:
-    """Write the results of the finished trainings."""
+    """Write the results of the finished training runs."""
     if run.args.should_save:
-        write_whole(run.scratch / _RESULTS, [results.as_record()])
+        write_atomically(run.scratch / _RESULTS, [results.as_record()])

@@ -15,7 +15,7 @@ from ...saving.model_files import save_card
 from ..encoders import card_fields_of
 from .callbacks import callbacks_of
 from .head_recipe import new_head, text_length
-from .report import Judgement, Results, metrics_of
+from .report import Evaluation, Results, metrics_of
 from .run import Adaptation, AdaptationArguments
 from .tasks import SIMILARITY_TASKS
 
@@ -113,11 +113,11 @@ class SimilarityRecipe:
         """The logged values that the console shows as columns."""
         return "loss", f"eval_{self.metric}"
 
-    def judge(self, trainer: Any, split: str) -> Judgement:
+    def judge(self, trainer: Any, split: str) -> Evaluation:
         """Evaluate the model of a trainer on the pairs of a split."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         found = {f"eval_{name}": value for name, value in self.evaluators[split](model).items()}
-        return Judgement(metrics_of(found, "eval"), self.task.answers(model, self.rows[split]))
+        return Evaluation(metrics_of(found, "eval"), self.task.answers(model, self.rows[split]))
 
     def constant(self, split: str) -> dict[str, float] | None:
         """Return None, because a model that scores all pairs the same ranks nothing."""

@@ -1,4 +1,4 @@
-"""The ways of tuning an encoder, and their default hyperparameters."""
+"""The tuning methods, and their default hyperparameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Tuning:
-    """A way of tuning.
+    """A tuning method.
 
     Attributes:
         defaults: Training arguments that apply unless the user sets them.

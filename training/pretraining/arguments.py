@@ -31,10 +31,10 @@ SIZES = {
 }
 
 # Pairs of an argument and another one beside which it has no effect.
-_OF_NEW_TOKENIZERS = ("vocab_size", "algorithm", "lowercase")
+_NEW_TOKENIZER_OPTIONS = ("vocab_size", "algorithm", "lowercase")
 _NOT_USED_WITH = (
-    *((name, "from_checkpoint") for name in ("preset", "size", *_OF_NEW_TOKENIZERS)),
-    *((name, "tokenizer") for name in _OF_NEW_TOKENIZERS),
+    *((name, "from_checkpoint") for name in ("preset", "size", *_NEW_TOKENIZER_OPTIONS)),
+    *((name, "tokenizer") for name in _NEW_TOKENIZER_OPTIONS),
 )
 
 # Five special tokens, and either one character in WordPiece's two forms or all bytes.
@@ -174,7 +174,7 @@ class PretrainingOptions:
         default="pretrained", metadata={"help": "Folder to save the model and its checkpoints in."}
     )
     resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in the output folder."})
-    overwrite: bool = field(default=False, metadata={"help": "Start over, and remove what an earlier run left."})
+    overwrite: bool = field(default=False, metadata={"help": "Start over and delete what an earlier run wrote."})
     muon: bool = field(
         default=True, metadata={"help": "Train matrices with Muon and other weights with AdamW instead of --optim."}
     )
@@ -185,7 +185,7 @@ class PretrainingOptions:
         default=None,
         metadata={"help": "Save an exponential moving average of the weights with this decay."},
     )
-    per_device_train_batch_size: int = field(default=1, metadata={"help": "Packs per device and step."})
+    per_device_train_batch_size: int = field(default=1, metadata={"help": "Training batch size per device, in packs."})
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Evaluation batch size per device."})
     num_train_epochs: float = field(default=10.0, metadata={"help": "Number of epochs."})
     learning_rate: float = field(default=5e-3, metadata={"help": "Peak learning rate."})
@@ -249,5 +249,5 @@ COMMAND_LINE = CommandLine(
     (ModelArguments, CorpusArguments, Objectives, PretrainingOptions),
     with_trainer=True,
     defaults=_defaults,
-    out_of_use=lambda given: ("remove_unused_columns", "train_sampling_strategy"),
+    left_out=lambda given: ("remove_unused_columns", "train_sampling_strategy"),
 )

@@ -1,4 +1,4 @@
-"""The output folder of `sequence-encoder pretrain`: what it may hold at the start, and what a run keeps in it.
+"""The output folder of `sequence-encoder pretrain`: what it may contain at the start, and what a run keeps in it.
 
 checkpoint-N/     the training after N steps
 _pretraining/     what an interrupted run needs to resume (`Trainer` pushes nothing that begins with an underscore)
@@ -28,18 +28,18 @@ from ...command_line import UsageError
 from ...data.corpus import DOCUMENTATION, find_files
 from ...data.packs import PackedWindows
 from ...saving.staged_files import make_folder
-from ...saving.whole_folders import write_whole
+from ...saving.whole_folders import write_atomically
 from ..checkpoints import (
     checkpoints_in,
-    last_whole_checkpoint,
-    others_in,
+    last_complete_checkpoint,
+    non_checkpoints_in,
     remove_checkpoint,
-    remove_unfinished,
-    remove_written,
+    remove_incomplete,
+    remove_matching,
     step_of,
 )
 from .resumed_arguments import FILE as ARGUMENTS
-from .resumed_arguments import to_keep
+from .resumed_arguments import serialize_arguments
 from .run import Pretraining
 from .trainer import packs_per_step
 
@@ -61,12 +61,12 @@ def check_folder(run: Pretraining) -> None:
     """Check that the run may use the output folder, before it writes anything.
 
     Raises:
-        FileExistsError: If the folder holds a model or checkpoints, and neither `resume` nor `overwrite` is set.
+        FileExistsError: If the folder contains a model or checkpoints, and neither `resume` nor `overwrite` is set.
         UsageError: If the folder overlaps with the corpus, contains symbolic links, cannot be resumed, or holds the
             model or tokenizer that the run starts from.
     """
     output, scratch, args = run.output, run.scratch, run.args
-    _check_apart(output, run.corpus.corpus)
+    _check_no_overlap(output, run.corpus.corpus)
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output_dir {output} is a file; choose a folder.")
     try:
@@ -89,7 +89,7 @@ def check_folder(run: Pretraining) -> None:
         raise UsageError(f"--resume needs {file}, which does not exist; start over with --overwrite.")
     if not args.overwrite:
         raise FileExistsError(
-            f"{output} holds a model or checkpoints; continue with --resume, or start over with --overwrite."
+            f"{output} contains a model or checkpoints; continue with --resume, or start over with --overwrite."
         )
     if checkpoints and not file.exists():
         raise UsageError(f"pretrain did not write {checkpoints[0]}; move it away, or choose another --output_dir.")
@@ -98,7 +98,7 @@ def check_folder(run: Pretraining) -> None:
             raise UsageError(f"--{name} {source} would be deleted; choose another --output_dir.")
 
 
-def _check_apart(output: Path, corpus: str) -> None:
+def _check_no_overlap(output: Path, corpus: str) -> None:
     """Check that the corpus does not include files of the output folder, and is not inside it."""
     found = None if corpus == DOCUMENTATION else find_files(corpus, "corpus")
     if found is None:
@@ -133,9 +133,9 @@ def _check_unchanged(run: Pretraining, file: Path) -> None:
     settings = settings_of(run)
     changed = [name for name in settings if before.get(name) != settings[name]]
     if changed:
-        told = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
+        differences = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
         raise UsageError(
-            f"--resume continues with the same texts, model, objectives and optimizer, but these differ: {told}."
+            f"--resume continues with the same texts, model, objectives and optimizer, but these differ: {differences}."
         )
 
 
@@ -154,7 +154,7 @@ def settings_of(run: Pretraining) -> dict[str, Any]:
 
 
 @contextmanager
-def sole_run(run: Pretraining) -> Iterator[None]:
+def run_lock(run: Pretraining) -> Iterator[None]:
     """Lock the output folder against other runs.
 
     Raises:
@@ -181,7 +181,7 @@ def prepare_folder(run: Pretraining) -> None:
         return
     check_folder(run)
     if run.args.resume and (scratch / _SETTINGS).exists():
-        for path in remove_unfinished(output):
+        for path in remove_incomplete(output):
             print(f"Removed the incomplete {path}.")
         _keep_arguments(run)
         return
@@ -189,15 +189,15 @@ def prepare_folder(run: Pretraining) -> None:
         print(f"--resume found no interrupted run in {output}; starting a new one.")
     for path in checkpoints_in(output):
         remove_checkpoint(path)
-    for path in others_in(output):
+    for path in non_checkpoints_in(output):
         print(f"Kept {path}, which pretrain did not write.")
     scratch.mkdir(parents=True, exist_ok=True)
     # Removing the lock file would let another run in.
-    remove_written(scratch, _PREPARED, kept=(_LOCK,))
+    remove_matching(scratch, _PREPARED, kept=(_LOCK,))
     # This file marks a finished run.
     (output / TRAINER_STATE_NAME).unlink(missing_ok=True)
     scratch.mkdir(exist_ok=True)
-    write_whole(scratch / _SETTINGS, [json.dumps(settings_of(run), indent=1)])
+    write_atomically(scratch / _SETTINGS, [json.dumps(settings_of(run), indent=1)])
     _keep_arguments(run)
 
 
@@ -215,14 +215,14 @@ def check_windows(run: Pretraining, train: PackedWindows) -> None:
             raise UsageError(
                 f"--resume continues with the same texts, but --corpus {run.corpus.corpus} has changed: it had "
                 f"{before['windows']:,} windows of {before['tokens']:,} tokens, and now has {found['windows']:,} of "
-                f"{found['tokens']:,}{'' if before['tokens'] != found['tokens'] else ', with other lengths'}."
+                f"{found['tokens']:,}{'' if before['tokens'] != found['tokens'] else ', with different lengths'}."
             )
     elif run.args.should_save:
-        write_whole(file, [json.dumps(found)])
+        write_atomically(file, [json.dumps(found)])
 
 
 def _keep_arguments(run: Pretraining) -> None:
-    write_whole(run.scratch / ARGUMENTS, [to_keep(run.arguments)])
+    write_atomically(run.scratch / ARGUMENTS, [serialize_arguments(run.arguments)])
 
 
 def finished_steps(run: Pretraining) -> int:
@@ -234,10 +234,11 @@ def finished_steps(run: Pretraining) -> int:
 
 
 def progress_of(run: Pretraining) -> str:
-    """Describe what an interrupted run leaves, and how to resume it."""
-    last = last_whole_checkpoint(run.output)
+    """Describe what an interrupted run has saved, and how to resume it."""
+    last = last_complete_checkpoint(run.output)
     if last is None:
         return "interrupted before the first checkpoint; nothing was saved."
     return (
-        f"interrupted; {last} holds the first {step_of(last)} steps. To continue, run the same command with --resume."
+        f"interrupted; {last} contains the first {step_of(last)} steps. To continue, run the same command with "
+        "--resume."
     )

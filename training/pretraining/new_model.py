@@ -45,7 +45,7 @@ def make_tokenizer(arguments: ModelArguments, texts: Iterable[str]) -> PreTraine
                 algorithm=arguments.algorithm,
                 lowercase=arguments.lowercase,
                 model_max_length=arguments.max_length,
-                # The trainer would draw five bars, even without a terminal.
+                # The trainer would show five bars, even without a terminal.
                 show_progress=False,
             )
         tokenizer = read_tokenizer(arguments.tokenizer)
@@ -85,22 +85,22 @@ def new_model(
             f"--config_overrides vocab_size={config.vocab_size}: the tokenizer has {len(tokenizer)} tokens; train a "
             "smaller one with --vocab_size."
         )
-    check_room(config, arguments, "the encoder")
+    check_max_length(config, arguments, "the encoder")
     return model_class(objectives)(config)
 
 
-def carried_over_model(folder: Path, arguments: ModelArguments, objectives: Objectives) -> PreTrainedModel:
-    """Load the model that `carry_over` saved, with the heads that the objectives need.
+def load_converted_model(folder: Path, arguments: ModelArguments, objectives: Objectives) -> PreTrainedModel:
+    """Load the model that `save_as_sequence_encoder` saved, with the heads that the objectives need.
 
     Raises:
         UsageError: If the encoder has too few positions.
     """
     model = model_class(objectives).from_pretrained(folder)
-    check_room(model.config, arguments, "--from")
+    check_max_length(model.config, arguments, "--from")
     return model
 
 
-def check_room(config: PreTrainedConfig, arguments: ModelArguments, named: str) -> None:
+def check_max_length(config: PreTrainedConfig, arguments: ModelArguments, named: str) -> None:
     """Check that an encoder has positions for windows of `--max_length` tokens.
 
     Args:

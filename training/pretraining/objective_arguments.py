@@ -22,7 +22,7 @@ class Objectives:
         mlm_weight: The weight of the masked language modelling loss; 0 disables masking.
         sop_weight: The weight of the sentence order loss; 0 disables this objective.
         mlm_probability: The share of tokens to predict. Of these, 80 % are masked, 10 % replaced and 10 % kept.
-        final_mlm_probability: The share at the end of the training, unless the schedule is "constant".
+        final_mlm_probability: The share at the end of training, unless the schedule is "constant".
         mlm_schedule: The schedule of the share, "constant", "linear" or "cosine". A share that falls during training
             follows Yang et al. (2023).
         whole_word_mask: Whether to predict either all tokens of a word or none.
@@ -37,10 +37,12 @@ class Objectives:
     sop_weight: float = field(default=1.0, metadata={"help": "Weight of the sentence order loss; 0 disables it."})
     mlm_probability: float = field(default=0.3, metadata={"help": "Share of tokens to predict."})
     final_mlm_probability: float = field(
-        default=0.15, metadata={"help": "Share at the end of the training, unless --mlm_schedule is constant."}
+        default=0.15,
+        metadata={"help": "Share of tokens to predict at the end of training, unless --mlm_schedule is constant."},
     )
     mlm_schedule: str = field(
-        default="constant", metadata={"help": "How that share changes.", "choices": list(MASK_SCHEDULES)}
+        default="constant",
+        metadata={"help": "How that share changes during training.", "choices": list(MASK_SCHEDULES)},
     )
     whole_word_mask: bool = field(default=False, metadata={"help": "Predict either all tokens of a word or none."})
 
@@ -59,6 +61,6 @@ class Objectives:
             )
 
     def probability(self, progress: float) -> float:
-        """Return the share of tokens to predict at a progress of the training, from 0 to 1."""
+        """Return the share of tokens to predict, given the completed share of the training."""
         moved = MASK_SCHEDULES[self.mlm_schedule](progress)
         return self.mlm_probability + moved * (self.final_mlm_probability - self.mlm_probability)

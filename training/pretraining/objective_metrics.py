@@ -36,14 +36,14 @@ class ObjectiveMetrics(TrainerCallback):
     def __init__(self, operations_per_token: float | None = None, peak: float | None = None) -> None:
         self.operations_per_token, self.peak = operations_per_token, peak
         self.trainer: Trainer | None = None
-        self._forget()
+        self._reset()
 
     def watch(self, trainer: Trainer) -> None:
         """Register as the trainer's second callback: after the one that sets `control`, before those that read logs."""
         self.trainer = trainer
         trainer.callback_handler.callbacks.insert(1, self)
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self.sums: torch.Tensor | None = None
         self.since = self.ended = time.perf_counter()
         self.waited = 0.0
@@ -55,8 +55,8 @@ class ObjectiveMetrics(TrainerCallback):
         assert self.trainer is not None
         # The hook is on the outermost module, because inner modules may be compiled.
         model = self.trainer.model_wrapped
-        self.hook = model.register_forward_hook(self._see, with_kwargs=True)
-        self._forget()
+        self.hook = model.register_forward_hook(self._accumulate, with_kwargs=True)
+        self._reset()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -67,7 +67,7 @@ class ObjectiveMetrics(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Count the time since the last step as waiting for batches."""
+        """Count the time since the last step as time spent waiting for batches."""
         self.waited += time.perf_counter() - self.ended
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -97,10 +97,10 @@ class ObjectiveMetrics(TrainerCallback):
             for weight in self.trainer.model_wrapped.parameters():
                 local = weight.to_local() if isinstance(weight, DTensor) else weight
                 sums += 0 * local.detach().sum()
-        if not self._of_all_processes(sums).isfinite().all():
+        if not self._sum_over_processes(sums).isfinite().all():
             raise UsageError(
-                f"The loss became NaN or infinite at step {state.global_step} or shortly before. Nothing was saved "
-                "since. Lower --learning_rate or --max_grad_norm, or warm up longer, and continue with --resume."
+                f"The loss became NaN or infinite at step {state.global_step} or shortly before. Nothing has been "
+                "saved since. Lower --learning_rate or --max_grad_norm, or warm up longer, and continue with --resume."
             )
 
     def on_log(
@@ -114,7 +114,7 @@ class ObjectiveMetrics(TrainerCallback):
         """Add the metrics since the last log of training."""
         if logs is None or "loss" not in logs or self.sums is None:
             return
-        sums = self._of_all_processes(self.sums)
+        sums = self._sum_over_processes(self.sums)
         seconds = time.perf_counter() - self.since
         added = means(sums)
         added["tokens_per_second"] = float(sums[_SUMS.index("tokens")]) / seconds
@@ -123,29 +123,29 @@ class ObjectiveMetrics(TrainerCallback):
             added["share_of_peak"] = added["tokens_per_second"] * self.operations_per_token / self.peak
         logs.update(added)
         state.log_history[-1].update(added)
-        self._forget()
+        self._reset()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Exclude the time of the evaluation from the training time."""
-        self._leave_out()
+        self._exclude_time()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Exclude the time of saving from the training time."""
-        self._leave_out()
+        self._exclude_time()
 
-    def _leave_out(self) -> None:
+    def _exclude_time(self) -> None:
         now = time.perf_counter()
         self.since += now - self.ended
         self.ended = now
 
     @torch.no_grad()
-    def _see(self, model: torch.nn.Module, args: Any, inputs: Mapping[str, Any], outputs: Any) -> None:
+    def _accumulate(self, model: torch.nn.Module, args: Any, inputs: Mapping[str, Any], outputs: Any) -> None:
         if not model.training:
             return
         sums = sums_of(inputs, outputs)
         self.sums = sums if self.sums is None else self.sums + sums
 
-    def _of_all_processes(self, sums: torch.Tensor) -> torch.Tensor:
+    def _sum_over_processes(self, sums: torch.Tensor) -> torch.Tensor:
         assert self.trainer is not None
         # Processes that share a model by tensor parallelism see the same batch.
         return self.trainer.accelerator.reduce(sums.clone(), "sum") / self.trainer.get_tp_size()
@@ -173,18 +173,21 @@ def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
         values["mlm_count"] = count
     order = inputs.get("sentence_order_label")
     if both and order is not None:
-        told = _loss_right_count(outputs["sop_logits"].detach(), order).sum(dim=0)
-        values["sop_loss"], values["sop_right"], values["sop_count"] = told
+        sop = _loss_right_count(outputs["sop_logits"].detach(), order).sum(dim=0)
+        values["sop_loss"], values["sop_right"], values["sop_count"] = sop
     return torch.stack([values[name].to(exact) for name in _SUMS])
 
 
 def means(sums: torch.Tensor | np.ndarray) -> dict[str, float]:
     """Compute the loss and accuracy of the trained objectives from the result of `sums_of`."""
-    told = dict(zip(_SUMS, sums.tolist(), strict=False))
+    totals = dict(zip(_SUMS, sums.tolist(), strict=False))
     found: dict[str, float] = {}
     for name in ("mlm", "sop"):
-        if count := told[f"{name}_count"]:
-            found |= {f"{name}_loss": told[f"{name}_loss"] / count, f"{name}_accuracy": told[f"{name}_right"] / count}
+        if count := totals[f"{name}_count"]:
+            found |= {
+                f"{name}_loss": totals[f"{name}_loss"] / count,
+                f"{name}_accuracy": totals[f"{name}_right"] / count,
+            }
     return found
 
 
@@ -199,12 +202,12 @@ def compact_logits(logits: Any, labels: Any) -> torch.Tensor:
         masked = tokens != IGNORED
         per_token = _loss_right_count(predictions[masked], tokens[masked])
         sums = sums.index_add(0, masked.nonzero()[:, 0], per_token)
-    told = torch.zeros_like(sums) if scores is None or order is None else _loss_right_count(scores, order)
-    return torch.cat([sums, told], dim=1)
+    order_sums = torch.zeros_like(sums) if scores is None or order is None else _loss_right_count(scores, order)
+    return torch.cat([sums, order_sums], dim=1)
 
 
 def _loss_right_count(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the loss, whether it is right, and whether it counts, for each of n answers, (n, 3)."""
+    """Return (n, 3) for n predictions: the loss, whether it is right, and whether it counts."""
     counts = labels != IGNORED
     losses = cross_entropy_per_label(logits, labels).float()
     return torch.stack([losses, (logits.argmax(-1) == labels).float() * counts, counts.float()], dim=1)

@@ -74,7 +74,9 @@ class PretrainingCollator:
                 seconds.append(second)
             orders += [int(swap) if w["cut"] else IGNORED for w, swap in zip(pack["windows"], swapped, strict=True)]
             paired = np.array([window["cut"] > 0 for window in pack["windows"]])
-            labels += self._hide(rows[-len(joined) :], paired, rng, self.objectives.probability(pack["progress"]))
+            labels += self._mask_tokens(
+                rows[-len(joined) :], paired, rng, self.objectives.probability(pack["progress"])
+            )
         batch: dict[str, Any] = {
             "input_ids": _padded(rows, self.pad),
             "attention_mask": _padded([np.ones_like(row) for row in rows], 0),
@@ -101,7 +103,7 @@ class PretrainingCollator:
         first, second = (ids[cut:], ids[:cut]) if swap else (ids[:cut], ids[cut:])
         return np.concatenate([[self.cls], first, [self.sep], second, [self.sep]]), len(first) + 2
 
-    def _hide(
+    def _mask_tokens(
         self, rows: list[np.ndarray], paired: np.ndarray, rng: np.random.Generator, probability: float
     ) -> list[np.ndarray]:
         """Mask tokens of the rows in place, and return the labels."""
@@ -121,10 +123,10 @@ class PretrainingCollator:
             chosen = chosen[np.searchsorted(words, words)]
         chosen &= ~special
         labels[chosen] = ids[chosen]
-        fate = rng.random(len(ids))
+        uniform = rng.random(len(ids))
         replaced = rng.integers(self.vocab_size, size=len(ids))
-        ids = np.where(chosen & (fate < 0.8), self.mask, ids)
-        ids = np.where(chosen & (fate >= 0.9), replaced, ids)
+        ids = np.where(chosen & (uniform < 0.8), self.mask, ids)
+        ids = np.where(chosen & (uniform >= 0.9), replaced, ids)
         for row, hidden in zip(rows, np.split(ids, ends[:-1]), strict=True):
             row[:] = hidden
         return np.split(labels, ends[:-1])
@@ -159,14 +161,14 @@ def continuing_tokens(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     written = json.dumps([form.get("pre_tokenizer"), form.get("decoder")])
     # Punctuation has no space before it, but does not continue the word.
     if "ByteLevel" in written:
-        return np.array([_goes_on_in_bytes(token[:1]) for token in tokens])
+        return np.array([_byte_continues_word(token[:1]) for token in tokens])
     if "Metaspace" in written:
         # Letters, numbers, and the combining marks that many scripts write vowels with. "▁" is in none of these.
         return np.array([unicodedata.category(token[0])[0] in "LNM" if token else False for token in tokens])
     raise ValueError("whole_word_mask needs a tokenizer of WordPiece, byte-level or SentencePiece tokens.")
 
 
-def _goes_on_in_bytes(sign: str) -> bool:
+def _byte_continues_word(sign: str) -> bool:
     """Return whether a byte continues a word: a letter, a digit, or a byte of a non-ASCII character.
 
     `sign` is the byte's character in a byte-level vocabulary, in which "Ā" to "ġ" are spaces and control characters.

@@ -1,7 +1,7 @@
 """Run `sequence-encoder pretrain`: train an encoder on a corpus with `Trainer`, in any number of processes.
 
-The output folder holds the model, its tokenizer, its card, a plot of its losses, and checkpoints. Its subfolder
-`_pretraining` holds what an interrupted run needs to resume. The underscore keeps `Trainer` from pushing it to the Hub.
+The output folder contains the model, its tokenizer, its card, a plot of its losses, and checkpoints. Its subfolder
+`_pretraining` keeps what an interrupted run needs to resume. The underscore keeps `Trainer` from pushing it to the Hub.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any, cast
 from transformers import AutoTokenizer, IntervalStrategy, PreTrainedTokenizerBase, set_seed
 
 from ...command_line import UsageError
-from ...command_line.console import fewer_bars
+from ...command_line.console import hide_progress_bars
 from ...data.corpus import load_corpus, text_of
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
 from ...data.tokenized import windows_of
 from ..arguments import HUB_ERRORS
-from ..checkpoints import train_whole
-from ..encoders import carry_over
+from ..checkpoints import train_with_cleanup
+from ..encoders import save_as_sequence_encoder
 from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from ..tensor_parallel import divided, tensor_parallel_size
 from .arguments import check_libraries
-from .folder import check_folder, check_windows, finished_steps, prepare_folder, progress_of, sole_run
-from .new_model import carried_over_model, make_tokenizer, new_model
+from .folder import check_folder, check_windows, finished_steps, prepare_folder, progress_of, run_lock
+from .new_model import load_converted_model, make_tokenizer, new_model
 from .objectives import PretrainingCollator
 from .report import plot_losses, write_card
 from .run import Pretraining
@@ -34,7 +34,7 @@ from .trainer import make_trainer, packs_per_step
 
 
 def pretrain(run: Pretraining) -> HubTrainer:
-    """Run a pretraining from the corpus to the saved model.
+    """Pretrain an encoder, from reading the corpus to saving the model.
 
     Args:
         run: The arguments of the run.
@@ -43,8 +43,8 @@ def pretrain(run: Pretraining) -> HubTrainer:
         The trainer with the trained model.
 
     Raises:
-        FileExistsError: If the output folder holds a model or a checkpoint and neither `resume` nor `overwrite` is set,
-            or another run uses the folder.
+        FileExistsError: If the output folder contains a model or a checkpoint and neither `resume` nor `overwrite` is
+            set, or another run uses the folder.
         KeyboardInterrupt: If the user interrupts the run. The message says what is saved and how to resume.
         UsageError: If arguments contradict each other or an interrupted run, texts cannot be read, the loss becomes NaN
             or infinite, or the disk is full.
@@ -53,7 +53,7 @@ def pretrain(run: Pretraining) -> HubTrainer:
     check_folder(run)
     stop = GracefulStop()
     try:
-        with sole_run(run), fewer_bars(), stop.watch():
+        with run_lock(run), hide_progress_bars(), stop.watch():
             trainer = prepare(run)
             planned = cast(Any, trainer.train_dataset).total // packs_per_step(run.args)
             if run.args.resume and finished_steps(run) >= planned:
@@ -61,8 +61,8 @@ def pretrain(run: Pretraining) -> HubTrainer:
                 return trainer
             # It must come before the callbacks that read `control` after a step.
             trainer.callback_handler.callbacks.insert(1, stop)
-            train_whole(trainer, run.args.resume_from_checkpoint)
-            stop.raise_if_asked()
+            train_with_cleanup(trainer, run.args.resume_from_checkpoint)
+            stop.raise_if_stopped()
             finish(run, trainer)
     except KeyboardInterrupt as interruption:
         raise KeyboardInterrupt(progress_of(run)) from interruption
@@ -97,7 +97,7 @@ def prepare(run: Pretraining) -> HubTrainer:
         encoder = (
             new_model(model, run.objectives, tokenizer)
             if model.from_checkpoint is None
-            else carried_over_model(run.scratch / "encoder", model, run.objectives)
+            else load_converted_model(run.scratch / "encoder", model, run.objectives)
         )
         try:
             collator = PretrainingCollator(tokenizer, run.objectives)
@@ -117,7 +117,7 @@ def prepare(run: Pretraining) -> HubTrainer:
 
 
 def prepare_tokenizer(run: Pretraining, texts: Any) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of the run, which its first process creates once."""
+    """Load the tokenizer of the run, which the first process creates."""
     folder = run.scratch / "tokenizer"
     if not folder.exists():
         checkpoint = run.model.from_checkpoint
@@ -126,10 +126,10 @@ def prepare_tokenizer(run: Pretraining, texts: Any) -> PreTrainedTokenizerBase:
             texts = copy.deepcopy(texts) if run.corpus.streaming else texts
             tokenizer = make_tokenizer(run.model, (text_of(item["text"]) for item in texts))
         else:
-            tokenizer = carry_over(checkpoint, run.scratch / "encoder", base_model=False)
-        aside = run.scratch / "tokenizer.part"
-        tokenizer.save_pretrained(aside)
-        os.replace(aside, folder)
+            tokenizer = save_as_sequence_encoder(checkpoint, run.scratch / "encoder", base_model=False)
+        temporary = run.scratch / "tokenizer.part"
+        tokenizer.save_pretrained(temporary)
+        os.replace(temporary, folder)
     return AutoTokenizer.from_pretrained(folder)
 
 
@@ -180,7 +180,7 @@ def load_finished(run: Pretraining, trainer: HubTrainer) -> None:
 def finish(run: Pretraining, trainer: HubTrainer) -> None:
     """Save the model and the tokenizer, evaluate, and write the plot and the card.
 
-    The model comes first, so that it is kept even if a later step fails.
+    The model is saved first, so that it is kept even if a later step fails.
     """
     if trainer.is_fsdp_enabled:
         # Checkpoints may be sharded, but the saved model must load without FSDP.

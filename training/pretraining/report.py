@@ -56,9 +56,9 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
     documented = run.corpus.corpus == DOCUMENTATION
     texts = "docstrings of installed libraries" if documented else Path(run.corpus.corpus).name
     training = training_of(trainer, f"{texts}, held out")
-    train, objectives, told = trainer.train_dataset, run.objectives, [f"Pretrained on {texts}"]
+    train, objectives, parts = trainer.train_dataset, run.objectives, [f"Pretrained on {texts}"]
     if isinstance(train, PackedWindows):
-        told.append(f", {train.tokens:,} tokens in windows of at most {run.model.max_length}")
+        parts.append(f", {train.tokens:,} tokens in windows of at most {run.model.max_length}")
     learned = [
         name
         for name, weight in (
@@ -67,7 +67,7 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
         )
         if weight
     ]
-    training.data = f"{''.join(told)}, to predict {' and '.join(learned)}."
+    training.data = f"{''.join(parts)}, to predict {' and '.join(learned)}."
     training.hyperparameters = {
         **training.hyperparameters,
         "tokens of an example": f"at most {run.model.max_tokens:,}",

@@ -11,11 +11,11 @@ from .arguments import SCRATCH, PretrainingOptions
 
 # In the folder `SCRATCH`.
 FILE = "arguments.json"
-_OF_THIS_START = ("output_dir", "resume", "overwrite")
+_NOT_SAVED = ("output_dir", "resume", "overwrite")
 _YES: tuple[list[str], ...] = ([], ["true"], ["t"], ["yes"], ["y"], ["1"])
 
 
-def with_earlier_ones(arguments: list[str]) -> list[str]:
+def with_saved_arguments(arguments: list[str]) -> list[str]:
     """Complete a command line that has `--resume` with the arguments of the interrupted run.
 
     Args:
@@ -47,7 +47,7 @@ def with_earlier_ones(arguments: list[str]) -> list[str]:
 
 
 def by_name(arguments: list[str]) -> dict[str, list[str]]:
-    """Group a command line by argument, where the last occurrence of an argument wins."""
+    """Group a command line by argument. The last occurrence of an argument wins."""
     if arguments and not arguments[0].startswith("-"):
         arguments = [*read_settings(Path(arguments[0])), *arguments[1:]]
     found: dict[str, list[str]] = {}
@@ -63,7 +63,7 @@ def by_name(arguments: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def to_keep(arguments: list[str]) -> str:
-    """Serialise the arguments for `with_earlier_ones`, without those that only concern this start."""
-    kept = {name: values for name, values in by_name(arguments).items() if name not in _OF_THIS_START}
+def serialize_arguments(arguments: list[str]) -> str:
+    """Serialise the arguments for `with_saved_arguments`, except those that only apply to this invocation."""
+    kept = {name: values for name, values in by_name(arguments).items() if name not in _NOT_SAVED}
     return json.dumps(kept, indent=1)

@@ -1,4 +1,4 @@
-"""The arguments of one run of `sequence-encoder pretrain`, including those of `Trainer`."""
+"""The arguments of one run of `sequence-encoder pretrain`, including the arguments of `Trainer`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...data.corpus import CorpusArguments
 from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
 from .arguments import COMMAND_LINE, SCRATCH, ModelArguments, PretrainingOptions
 from .objective_arguments import Objectives
-from .resumed_arguments import with_earlier_ones
+from .resumed_arguments import with_saved_arguments
 
 
 @dataclass
@@ -83,7 +83,7 @@ def parse(arguments: list[str]) -> Pretraining:
     Raises:
         UsageError: If a name or a value is not allowed.
     """
-    arguments = with_earlier_ones(arguments)
+    arguments = with_saved_arguments(arguments)
     kinds = (ModelArguments, CorpusArguments, Objectives, PretrainingArguments)
     model, corpus, objectives, args = COMMAND_LINE.read(arguments, kinds)
     return Pretraining(model, corpus, objectives, args, arguments)

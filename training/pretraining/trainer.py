@@ -14,7 +14,13 @@ from transformers.trainer_utils import SchedulerType
 from ...command_line.console import show_table
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
-from ..checkpoints import RandomStateOfCheckpoint, SettingsOfNow, WholeCheckpoints, last_whole_checkpoint, step_of
+from ..checkpoints import (
+    CompleteCheckpointsCallback,
+    CurrentSettingsCallback,
+    RestoreRandomStateCallback,
+    last_complete_checkpoint,
+    step_of,
+)
 from ..hardware import product_speed
 from ..hub_trainer import HubTrainer
 from ..optimizer import MuonWithAdamW
@@ -53,25 +59,25 @@ def make_trainer(
         The `Trainer`.
     """
     args = run.args
-    a_step = packs_per_step(args)
+    per_step = packs_per_step(args)
     steps = args.max_steps
     if isinstance(train, PackedWindows):
         if steps <= 0:
-            steps = math.ceil(args.num_train_epochs * len(train) / a_step)
+            steps = math.ceil(args.num_train_epochs * len(train) / per_step)
         if args.process_index == 0:
             print(
                 f"{len(train.windows):,} windows, {train.tokens:,} tokens, in {train.count:,} packs that are "
-                f"{train.fullness:.1%} full; {steps:,} steps of {a_step} {'pack' if a_step == 1 else 'packs'}."
+                f"{train.fullness:.1%} full; {steps:,} steps of {per_step} {'pack' if per_step == 1 else 'packs'}."
             )
-    train.plan(steps * a_step)
-    checkpoint = last_whole_checkpoint(run.output) if args.resume else None
+    train.plan(steps * per_step)
+    checkpoint = last_complete_checkpoint(run.output) if args.resume else None
     if isinstance(train, PackedStream):
-        # The stream seeks to its position itself, in every process.
+        # The stream itself seeks to its position, in every process.
         args.ignore_data_skip = True
         cast(Any, args.accelerator_config).dispatch_batches = False
-        train.start_at(a_step * step_of(checkpoint) if checkpoint else 0)
+        train.start_at(per_step * step_of(checkpoint) if checkpoint else 0)
     complete_schedule(args, steps)
-    settle_intervals(args, steps)
+    resolve_intervals(args, steps)
     if args.ddp_find_unused_parameters is None:
         # The search for unused weights takes time. Only the head for masked tokens can be unused, without that loss.
         args.ddp_find_unused_parameters = not run.objectives.mlm_weight
@@ -99,7 +105,7 @@ def make_trainer(
     metrics.watch(trainer)
     show_table(trainer, columns(run))
     if checkpoint is not None and isinstance(train, PackedStream):
-        trainer.add_callback(RandomStateOfCheckpoint(checkpoint, trainer))
+        trainer.add_callback(RestoreRandomStateCallback(checkpoint, trainer))
     args.resume_from_checkpoint = str(checkpoint) if checkpoint else None
     return trainer
 
@@ -112,8 +118,8 @@ def complete_schedule(args: PretrainingArguments, steps: int) -> None:
         args.lr_scheduler_kwargs = {**defaults, **cast("dict[str, Any]", args.lr_scheduler_kwargs or {})}
 
 
-def settle_intervals(args: PretrainingArguments, steps: int) -> None:
-    """Convert shares of the training to steps, because `Trainer` saves steps and compares them when a run resumes."""
+def resolve_intervals(args: PretrainingArguments, steps: int) -> None:
+    """Convert intervals from shares to steps, because `Trainer` saves steps and compares them when a run resumes."""
     for name in ("logging_steps", "eval_steps", "save_steps"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -132,13 +138,13 @@ def columns(run: Pretraining) -> list[str]:
 
 def checkpoint_callbacks(run: Pretraining, checkpoint: Path | None) -> list[Any]:
     """Return the callbacks that write into checkpoints. The one that marks them as complete comes last."""
-    callbacks: list[Any] = [SettingsOfNow()]
+    callbacks: list[Any] = [CurrentSettingsCallback()]
     if run.args.ema_decay is not None:
         callbacks.append(ExponentialMovingAverage(run.args.ema_decay, checkpoint))
     if tensor_parallel_size() > 1:
         run.args.save_only_model = True
         callbacks.append(TensorParallelCheckpoints())
-    return [*callbacks, WholeCheckpoints(run.args)]
+    return [*callbacks, CompleteCheckpointsCallback(run.args)]
 
 
 def muon(model: PreTrainedModel, args: PretrainingArguments) -> tuple[Any, dict[str, Any]]:
@@ -159,7 +165,9 @@ def operations_per_token(model: PreTrainedModel, run: Pretraining) -> float:
     masked tokens are multiplied with the vocabulary.
     """
     config: Any = model.config
-    inside = sum(weight.numel() for name, weight in model.named_parameters() if ".layers." in name and weight.ndim == 2)
+    # All layers have matrices of the same sizes, and the weights that layers share count once for each layer.
+    first = [weight for name, weight in model.named_parameters() if ".layers.0." in name]
+    inside = config.num_hidden_layers * sum(weight.numel() for weight in first if weight.ndim == 2)
     attention = config.num_hidden_layers * config.hidden_size * run.model.max_length
     vocabulary = (
         config.vocab_size * config.prediction_dim * run.objectives.mlm_probability * bool(run.objectives.mlm_weight)

@@ -1,4 +1,4 @@
-"""The quickstart: from the docstrings of the installed libraries to a classifier, in a few minutes on a CPU.
+"""The quickstart: train a classifier on the docstrings of the installed libraries, in a few minutes on a CPU.
 
 The quickstart trains a tokenizer, pretrains an encoder on masked tokens and sentence order, and fine-tunes it with
 `Trainer` to predict the library of a docstring. To show the gain from pretraining, it also fine-tunes the same encoder
@@ -39,9 +39,9 @@ from ...data.documentation import Docstring, read_documentation, split_by_file
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.windows import Window, segment_windows
 from ...modeling.heads.pretraining_heads import SequenceEncoderForPreTraining
-from ...saving.whole_folders import check_replaceable, written_whole
+from ...saving.whole_folders import atomic_folder, check_replaceable
 from ...tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
-from ..encoders import carry_over
+from ..encoders import save_as_sequence_encoder
 from ..hardware import faster_in_bfloat16, has_accelerator
 from ..hub_trainer import training_of
 from ..optimizer import MuonWithAdamW
@@ -82,7 +82,7 @@ def quickstart(arguments: QuickstartArguments) -> Results:
     may_replace = (arguments.overwrite, "--overwrite")
     source = arguments.from_checkpoint
     check_replaceable(output, *may_replace, kept=Path(source) if source else None)
-    with written_whole(output, *may_replace) as finished, tempfile.TemporaryDirectory() as scratch:
+    with atomic_folder(output, *may_replace) as finished, tempfile.TemporaryDirectory() as scratch:
         results = _run(arguments, Path(scratch), finished)
     print_results(results, output, time.perf_counter() - started)
     return results
@@ -92,15 +92,15 @@ def _run(arguments: QuickstartArguments, pretrained: Path, finished: Path) -> Re
     """Train, and save the encoder in the folder `pretrained` and the classifier in `finished`."""
     seed, checkpoint = arguments.seed, arguments.from_checkpoint
     # Load the checkpoint first, so that an unusable one is reported at once.
-    carried_over = None if checkpoint is None else carry_over(checkpoint, pretrained, base_model=True)
-    if carried_over is not None:
+    source_tokenizer = None if checkpoint is None else save_as_sequence_encoder(checkpoint, pretrained, base_model=True)
+    if source_tokenizer is not None:
         limit = SequenceEncoderConfig.from_pretrained(pretrained).max_position_embeddings
-        carried_over.model_max_length = min(MAX_LENGTH, limit)
+        source_tokenizer.model_max_length = min(MAX_LENGTH, limit)
     train, test = split_by_file(read_documentation(), seed=arguments.seed)
     libraries = sorted({doc.library for doc in train})
     test = [doc for doc in test if doc.library in libraries]
     print(f"{len(train):,} docstrings for training and {len(test):,} held out, from {', '.join(libraries)}.")
-    if carried_over is None:
+    if source_tokenizer is None:
         tokenizer: PreTrainedTokenizerBase = train_tokenizer(train)
         windows, held_out = (
             list(segment_windows((doc.text for doc in docs), tokenizer, MAX_LENGTH)) for docs in (train, test)
@@ -108,8 +108,8 @@ def _run(arguments: QuickstartArguments, pretrained: Path, finished: Path) -> Re
         steps = arguments.pretraining_steps
         results, optimizer = Results(pretrain(windows, held_out, tokenizer, pretrained, steps, seed)), adamw
     else:
-        tokenizer, results, optimizer = carried_over, Results(None, checkpoint), muon
-    task = Task(few_of_each(train, libraries, seed), test[:TEST_TEXTS], libraries, tokenizer)
+        tokenizer, results, optimizer = source_tokenizer, Results(None, checkpoint), muon
+    task = Task(sample_per_library(train, libraries, seed), test[:TEST_TEXTS], libraries, tokenizer)
     results.labelled, results.tested = len(task.train), len(task.test)
     results.random_accuracy, _ = adapt(task, pretrained, arguments.adaptation_steps, optimizer, seed, from_random=True)
     results.accuracy, trainer = adapt(task, pretrained, arguments.adaptation_steps, optimizer, seed)
@@ -173,11 +173,11 @@ def pretrain(
     trainer = trainer_for("Pretraining", model, steps, MuonWithAdamW(model, 5e-3), 1, packs, collate, seed)
     started = time.perf_counter()
     trainer.train()
-    took = time.perf_counter() - started
-    speed = trainer.state.num_input_tokens_seen / took
+    seconds = time.perf_counter() - started
+    speed = trainer.state.num_input_tokens_seen / seconds
     after = evaluate_pretraining(model, batches)
     model.save_pretrained(folder)
-    return Pretraining((before[0], after[0]), (before[1], after[1]), speed, took)
+    return Pretraining((before[0], after[0]), (before[1], after[1]), speed, seconds)
 
 
 @torch.inference_mode()
@@ -210,7 +210,7 @@ class Task:
         ]
 
 
-def few_of_each(docs: list[Docstring], libraries: list[str], seed: int) -> list[Docstring]:
+def sample_per_library(docs: list[Docstring], libraries: list[str], seed: int) -> list[Docstring]:
     """Draw the same small number of docstrings from each library, because labels are scarce in practice."""
     rng = random.Random(seed)
     chosen = []
@@ -226,7 +226,7 @@ def adamw(model: PreTrainedModel) -> torch.optim.Optimizer:
 
 
 def muon(model: PreTrainedModel) -> torch.optim.Optimizer:
-    """Return the optimizer for checkpoints, which beats AdamW at any rate on all-MiniLM-L6-v2 in as many steps."""
+    """Return the optimizer for checkpoints, which beats AdamW on all-MiniLM-L6-v2 at any learning rate."""
     return MuonWithAdamW(model, 5e-4)
 
 
@@ -322,7 +322,7 @@ def trainer_for(
 
 
 def predict_in_fresh_process(folder: Path, texts: list[str]) -> list[str]:
-    """Classify texts with `pipeline` in a new process, which loads the saved folder, and return the labels."""
+    """Classify texts with `pipeline` in a new process that loads the saved folder, and return the labels."""
     program = RELOAD.format(folder=str(folder)) + PREDICT
     finished = subprocess.run(
         [sys.executable, "-c", program], input=json.dumps(texts), capture_output=True, text=True, check=False

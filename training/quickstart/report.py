@@ -75,7 +75,7 @@ def write_card(
         training: The summary of its fine-tuning, which this function completes.
         results: The results of the quickstart.
         libraries: The names of the libraries, which are the labels.
-        max_length: The most tokens in a training text.
+        max_length: The maximum number of tokens in a training text.
     """
     checkpoint = results.checkpoint
     local = checkpoint is not None and Path(checkpoint).exists()

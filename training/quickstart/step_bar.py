@@ -1,4 +1,4 @@
-"""The progress bar of a training: the steps, the remaining time and the latest loss."""
+"""The progress bar of a training run: the steps, the remaining time and the latest loss."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ class StepBar(ProgressCallback):
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show the latest loss beside the bar."""
+        """Show the latest loss next to the bar."""
         if self.training_bar is not None and logs and "loss" in logs:
             self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.3f}", refresh=False)

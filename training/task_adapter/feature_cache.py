@@ -118,10 +118,10 @@ def _keys(inputs: Mapping[str, torch.Tensor]) -> list[bytes]:
     mask = arrays.get("attention_mask")
     keys = []
     for index in range(len(inputs["input_ids"])):
-        told = blake2b(digest_size=16)
+        digest = blake2b(digest_size=16)
         end = None if mask is None else int(max(mask[index].nonzero()[0], default=-1)) + 1
         for name in names:
-            told.update(name.encode())
-            told.update(arrays[name][index][:end].tobytes())
-        keys.append(told.digest())
+            digest.update(name.encode())
+            digest.update(arrays[name][index][:end].tobytes())
+        keys.append(digest.digest())
     return keys

@@ -29,13 +29,13 @@ def train_adapted_model(
 ) -> list[float]:
     """Train the classifier of a `TaskAdapter` with AdamW, and print the mean loss of each epoch.
 
-    The training uses Accelerate, with the available device and the processes that `accelerate launch` starts. The
+    Training uses Accelerate, with the available device and the processes that `accelerate launch` starts. The
     frozen encoder always gives a text the same vector, so vectors are cached by tokens and positions. The result is
     the same as without the cache, however the loader shuffles.
 
     Args:
         model: The model, which is trained in place and moved to the device.
-        train_loader: The loader, which must give batches of tensors in one of these forms:
+        train_loader: The loader, which must yield batches of tensors in one of these forms:
 
             - `(input_ids, attention_mask, targets)`, with shapes (B, S), (B, S) and (B,);
             - `(input_ids, targets)`;
@@ -46,15 +46,15 @@ def train_adapted_model(
             configuration. Without that id, there is no padding.
         epochs: The number of passes over the loader.
         learning_rate: The learning rate of AdamW.
-        memory_bytes: The most bytes of vectors that each process keeps in memory.
-        disk_bytes: The most bytes of further vectors that each process keeps on the disk. Texts that fit neither are
+        memory_bytes: The maximum size of the vectors that each process keeps in memory.
+        disk_bytes: The maximum size of the further vectors that each process keeps on disk. Texts that fit neither are
             encoded in every epoch.
 
     Returns:
         The mean loss of each epoch.
 
     Raises:
-        ValueError: If an argument is not allowed, or a batch has another form.
+        ValueError: If an argument is invalid, or a batch has an unsupported form.
     """
     # Imported here because the package exports this function, and models do not need Accelerate.
     from accelerate import Accelerator
@@ -72,7 +72,7 @@ def train_adapted_model(
             # (sum of losses, number of texts)
             total = torch.zeros(2, device=accelerator.device)
             bar = logging.tqdm(
-                loader, desc=f"epoch {epoch + 1} of {epochs}", leave=False, disable=not _shows(accelerator)
+                loader, desc=f"epoch {epoch + 1} of {epochs}", leave=False, disable=not _shows_progress(accelerator)
             )
             for batch in bar:
                 inputs, labels = _split(batch, model)
@@ -88,7 +88,7 @@ def train_adapted_model(
                 )
             total = cast(torch.Tensor, accelerator.reduce(total))
             if not total[1]:
-                raise ValueError("train_loader must give at least one batch, got none.")
+                raise ValueError("train_loader must yield at least one batch, got none.")
             losses.append(float(total[0] / total[1]))
             accelerator.print(f"epoch {epoch + 1} of {epochs}: mean loss {losses[-1]:.4f}")
     finally:
@@ -111,14 +111,14 @@ def _split(batch: Any, model: TaskAdapter) -> tuple[dict[str, torch.Tensor], tor
     """Split a batch into the encoder's inputs, with a mask if padding can be inferred, and the labels.
 
     Raises:
-        ValueError: If the batch has a form that is not allowed, or a bad mask.
+        ValueError: If the batch has an unsupported form, or an invalid mask.
     """
     inputs: dict[str, Any]
     if isinstance(batch, Mapping):
         inputs = dict(batch)
         labels = inputs.pop("labels", inputs.pop("label", None))
         if labels is None:
-            raise ValueError(f"train_loader must give labels, got {', '.join(inputs)}.")
+            raise ValueError(f"train_loader must yield labels, got {', '.join(inputs)}.")
     elif isinstance(batch, list | tuple) and len(batch) in (2, 3):
         *given, labels = batch
         if len(given) == 1 and isinstance(given[0], Mapping):
@@ -128,7 +128,7 @@ def _split(batch: Any, model: TaskAdapter) -> tuple[dict[str, torch.Tensor], tor
     else:
         got = f"{len(batch)} values" if isinstance(batch, list | tuple) else f"a {type(batch).__name__}"
         raise ValueError(
-            "train_loader must give dictionaries, (input_ids, attention_mask, targets), (input_ids, targets) or "
+            "train_loader must yield dictionaries, (input_ids, attention_mask, targets), (input_ids, targets) or "
             f"(inputs, targets), got {got}."
         )
     ids: Any = inputs.get("input_ids")
@@ -158,5 +158,5 @@ def _checked_mask(mask: Any, ids: torch.Tensor) -> torch.Tensor:
     return whole
 
 
-def _shows(accelerator: Any) -> bool:
+def _shows_progress(accelerator: Any) -> bool:
     return accelerator.is_main_process and logging.get_verbosity() <= logging.WARNING

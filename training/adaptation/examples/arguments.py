@@ -10,7 +10,7 @@ from ....data.text_files import TextFormat
 
 @dataclass
 class TaskDataArguments:
-    """Where the examples are, and what their columns are called.
+    """The source of the examples, and the names of their columns.
 
     Raises:
         UsageError: If a value is not allowed.

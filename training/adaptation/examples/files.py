@@ -1,7 +1,7 @@
 """Read example files, and find the line of a row, so that errors can name the line to fix.
 
 `datasets` reads Parquet and Arrow, whose columns have types. CSV and JSON are read here instead, because `datasets`
-guesses the type of a column from its cells, so that one bad cell changes all others, and does not keep line numbers.
+does not keep line numbers, and guesses the type of a column from its cells, so that one bad cell changes all others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....command_line import UsageError
 from ....data.corpus import find_files, read_files
-from ....data.text_files import TextFormat, csv_header, csv_records, opened
+from ....data.text_files import TextFormat, csv_header, csv_records, open_text
 
 if TYPE_CHECKING:
     from .arguments import TaskDataArguments
@@ -48,11 +48,11 @@ class ExampleFiles:
         else:
             rows = read_files(self.reader, self.files, self.named)
         if not len(rows):
-            raise UsageError(f"{self.named} holds no examples.")
+            raise UsageError(f"{self.named} has no examples.")
         return rows
 
     def place(self, index: int) -> str:
-        """Return where the user finds a row, such as "line 3 of train.csv". `index` counts from 0."""
+        """Return the location of a row for messages, such as "line 3 of train.csv". `index` counts from 0."""
         if self.reader in ("csv", "tsv", "json"):
             return next(itertools.islice(self._rows(), index, None))[0]
         return f"row {index + 1} of {self.files[0] if len(self.files) == 1 else self.named}"
@@ -86,7 +86,7 @@ class ExampleFiles:
             try:
                 columns[name] = pa.array(cells)
             except UnicodeEncodeError as error:
-                raise UsageError(self._no_character(name, cells)) from error
+                raise UsageError(self._surrogate_error(name, cells)) from error
             except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
                 if any(isinstance(cell, list | dict) for cell in cells):
                     print(f"{self.named}: the column {name} is ignored, because its values have different types.")
@@ -94,7 +94,7 @@ class ExampleFiles:
                     columns[name] = pa.array([None if cell is None else str(cell) for cell in cells])
         return Dataset(pa.table(columns))
 
-    def _no_character(self, name: str, cells: list[Any]) -> str:
+    def _surrogate_error(self, name: str, cells: list[Any]) -> str:
         """Return an error message for the first cell that has an unpaired surrogate, which JSON can contain."""
         for index, cell in enumerate(cells):
             try:
@@ -124,14 +124,14 @@ def files_of(data: TaskDataArguments, split: str) -> ExampleFiles | None:
 
 
 def place_of(data: TaskDataArguments, split: str, index: int) -> str:
-    """Return where the user finds a row of a split. `index` counts from 0, as in `datasets`."""
+    """Return the location of a row of a split for messages. `index` counts from 0, as in `datasets`."""
     files = files_of(data, split)
     return f"row {index} (from 0) of the {split} split" if files is None else files.place(index)
 
 
 def _json_rows(file: Path, text_format: TextFormat) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the objects of a JSON list or of JSON Lines, each with its place."""
-    with opened(file, text_format.encoding) as text:
+    with open_text(file, text_format.encoding) as text:
         if not (start := next((line for line in text if line.strip()), "")).lstrip().startswith("["):
             text.seek(0)
             yield from _json_lines(file, text, start)
@@ -153,7 +153,7 @@ def _json_lines(file: Path, lines: Any, start: str) -> Iterator[tuple[str, dict[
             row = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
             if line == start and start.lstrip().startswith("{"):
-                hint = " It must hold an object on each line, or one list of objects."
+                hint = " It must contain an object on each line, or one list of objects."
             else:
                 hint = ""
             raise UsageError(f"line {number} of {file} is not valid JSON: {error}.{hint}") from error

@@ -17,7 +17,7 @@ def load_examples(data: TaskDataArguments) -> dict[str, Any]:
     """Load the examples of each split.
 
     Args:
-        data: Where the examples are.
+        data: The source of the examples.
 
     Returns:
         A `datasets.Dataset` for `train`, and for `validation` and `test` if the user gave them.
@@ -78,8 +78,8 @@ def fingerprint(rows: Any) -> str:
     return f"{len(rows):,} with the digest {digest.hexdigest()}"
 
 
-def warn_of_shared(examples: Mapping[str, Any], texts: Sequence[str]) -> None:
-    """Print how many validation and test examples have the same texts as a training example.
+def warn_about_shared_texts(examples: Mapping[str, Any], texts: Sequence[str]) -> None:
+    """Warn how many validation and test examples have the same texts as a training example.
 
     Args:
         examples: The examples of each split.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....command_line import UsageError
 from ..examples.files import place_of
-from .columns import check_texts, check_there, check_values
+from .columns import check_columns, check_texts, check_values
 from .task import Examples, HeadTask, Metrics
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ....inference.question_answering import Offsets
 
-# The most tokens of a question and of an answer.
+# Maximum number of tokens in a question and in an answer.
 _QUESTION, _ANSWER = 64, 30
 
 
@@ -37,7 +37,7 @@ class Answers(HeadTask):
         self.label = data.label_column or "answers"
         self.texts = (self.question, self.context)
         columns = {"text_column": self.question, "text_pair_column": self.context, "label_column": self.label}
-        check_there(examples, columns)
+        check_columns(examples, columns)
         check_texts(data, examples, "text_column", self.question)
         check_texts(data, examples, "text_pair_column", self.context)
         allowed = "text and answer_start, lists of the same length"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....command_line import UsageError
-from .classification import always, logits_of, most_frequent
-from .columns import check_texts, check_there, check_values, check_varies, with_numbers
+from .classification import logits_of, majority_logits, repeat_logits
+from .columns import check_columns, check_texts, check_values, check_varies, with_numbers
 from .task import Examples, HeadTask, Metrics, tokenised
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Choices(HeadTask):
         self.label, self.choices = data.label_column or "label", data.choice_columns or ["choices"]
         self.texts = (self.text, *([self.start] if self.start else []), *self.choices)
         columns = {"text_column": self.text, "text_pair_column": self.start, "label_column": self.label}
-        check_there(examples, {**columns, "choice_columns": self.choices})
+        check_columns(examples, {**columns, "choice_columns": self.choices})
         check_texts(data, examples, "text_column", self.text)
         check_texts(data, examples, "text_pair_column", self.start)
         if len(self.choices) == 1:
@@ -42,7 +42,7 @@ class Choices(HeadTask):
             counts = {len(cell) for rows in examples.values() for cell in rows[self.choices[0]]}
             if len(counts) > 1:
                 raise UsageError(
-                    f"--choice_columns {self.choices[0]} must hold the same number of texts in every row, got "
+                    f"--choice_columns {self.choices[0]} must contain the same number of texts in every row, got "
                     f"{sorted(counts)}."
                 )
             count = counts.pop()
@@ -101,7 +101,7 @@ class Choices(HeadTask):
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
         """See `HeadTask`. The constant answer is the index that is right most often."""
-        return always(most_frequent(train["labels"], len(inputs[0]["input_ids"])), inputs["labels"])
+        return repeat_logits(majority_logits(train["labels"], len(inputs[0]["input_ids"])), inputs["labels"])
 
 
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:

@@ -13,8 +13,8 @@ import numpy as np
 
 from ....command_line import UsageError
 from .columns import (
+    check_columns,
     check_texts,
-    check_there,
     check_values,
     check_varies,
     label_names,
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 # Ratings from 0 to 10 in halves may be classes. More distinct fractions are a scale.
-_MOST_FRACTIONS = 21
+_MAX_FRACTIONAL_CLASSES = 21
 # This few classes are allowed even with one example each.
-_FEW_CLASSES = 10
+_MIN_CLASS_LIMIT = 10
 
 
 class Classification(HeadTask):
@@ -52,7 +52,7 @@ class Classification(HeadTask):
         self.label = data.label_column or self.label_column
         self.texts = (self.text, self.pair) if self.pair else (self.text,)
         columns = {"text_column": self.text, "text_pair_column": self.pair, "label_column": self.label}
-        check_there(examples, columns)
+        check_columns(examples, columns)
         check_texts(data, examples, "text_column", self.text)
         check_texts(data, examples, "text_pair_column", self.pair)
         examples = {split: named(rows, self.label) for split, rows in examples.items()}
@@ -95,7 +95,7 @@ class Classification(HeadTask):
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
         """See `HeadTask`. The constant answer is the most frequent label."""
-        return always(most_frequent(train["labels"], len(self.labels)), inputs["labels"])
+        return repeat_logits(majority_logits(train["labels"], len(self.labels)), inputs["labels"])
 
     def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
         """See `HeadTask`."""
@@ -121,7 +121,7 @@ class MultiLabel(Classification):
             sizes = {len(cell) if isinstance(cell, list) else 0 for cell in rows[self.label]}
             if sizes == {max(sizes)} and max(sizes) > 1 and {x for cell in rows[self.label] for x in cell} <= {0, 1}:
                 raise UsageError(
-                    f"--label_column {self.label} must hold the names of the labels that a text has, got a 0 or 1 for "
+                    f"--label_column {self.label} must contain the names of a text's labels, got a 0 or 1 for "
                     "each label."
                 )
         self._set_labels(label_names(examples, self.label, self._split))
@@ -149,7 +149,7 @@ class MultiLabel(Classification):
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
         """See `HeadTask`. The constant answer has the labels of more than half of the training examples."""
-        return always(np.asarray(list(train["labels"])).mean(0) - 0.5, inputs["labels"])
+        return repeat_logits(np.asarray(list(train["labels"])).mean(0) - 0.5, inputs["labels"])
 
     def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
         """See `HeadTask`. With several labels per text, there is no confusion matrix."""
@@ -183,7 +183,7 @@ class Regression(Classification):
 
     def constant(self, train: Any, inputs: Any) -> EvalPrediction | None:
         """See `HeadTask`. The constant answer is the mean of the training labels."""
-        return always(np.asarray(list(train["labels"])).mean(keepdims=True), inputs["labels"])
+        return repeat_logits(np.asarray(list(train["labels"])).mean(keepdims=True), inputs["labels"])
 
     def confusion(self, found: EvalPrediction) -> list[list[int]] | None:
         """See `HeadTask`. There are no classes to confuse."""
@@ -191,16 +191,16 @@ class Regression(Classification):
 
 
 def _check_classes(column: str, labels: list[Any]) -> None:
-    """Check that labels are classes, and neither numbers on a scale nor almost unique to each text.
+    """Check that labels are classes: not numbers on a scale, and not almost unique to each text.
 
     Raises:
         UsageError: If they are not.
     """
     classes = set(labels)
     numbers = all(isinstance(label, int | float) for label in classes)
-    on_a_scale = any(isinstance(label, float) and not label.is_integer() for label in classes)
+    fractional = any(isinstance(label, float) and not label.is_integer() for label in classes)
     half = len(labels) / 2
-    if len(classes) > (max(2, min(half, _MOST_FRACTIONS)) if on_a_scale else max(half, _FEW_CLASSES)):
+    if len(classes) > (max(2, min(half, _MAX_FRACTIONAL_CLASSES)) if fractional else max(half, _MIN_CLASS_LIMIT)):
         remedy = "predict numbers with --task regression" if numbers else "choose another --label_column"
         raise UsageError(
             f"--label_column {column} has {len(classes)} different labels in {len(labels)} training examples, such as "
@@ -251,12 +251,12 @@ def logits_of(prediction: EvalPrediction) -> Any:
     return np.asarray(logits[0] if isinstance(logits, tuple) else logits)
 
 
-def most_frequent(labels: Iterable[int], count: int) -> Any:
+def majority_logits(labels: Iterable[int], count: int) -> Any:
     """Return logits (C,) that select the most frequent label."""
     return np.eye(count)[np.bincount(np.asarray(list(labels)), minlength=count).argmax()]
 
 
-def always(logits: Any, labels: Iterable[Any]) -> EvalPrediction:
+def repeat_logits(logits: Any, labels: Iterable[Any]) -> EvalPrediction:
     """Pair the same logits (C,) with all labels (N,) or (N, C)."""
     from transformers import EvalPrediction
 

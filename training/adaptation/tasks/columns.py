@@ -14,13 +14,13 @@ from ..examples.files import place_of
 if TYPE_CHECKING:
     from ..examples.arguments import TaskDataArguments
 
-# The most rows that an error shows, and the most characters of each value.
+# Maximum number of rows that an error shows, and of characters of each value.
 _SHOWN, _CHARACTERS = 3, 80
 # A whole number as pandas writes it in a column of floats.
 _WHOLE = re.compile(r"-?\d+\.0+")
 
 
-def check_there(examples: Mapping[str, Any], columns: Mapping[str, str | list[str] | None]) -> None:
+def check_columns(examples: Mapping[str, Any], columns: Mapping[str, str | list[str] | None]) -> None:
     """Check that every split has the columns, and that all of them are different.
 
     Args:
@@ -63,7 +63,7 @@ def check_values(
     """Check every value of a column.
 
     Args:
-        data: Where the examples are, for error messages.
+        data: The source of the examples, for error messages.
         examples: The examples of each split.
         argument: The argument that names the column.
         column: The name of the column.
@@ -78,7 +78,7 @@ def check_values(
         if wrong:
             shown = ", ".join(f"{place_of(data, split, row)} has {_shown(rows[column][row])}" for row in wrong[:_SHOWN])
             more = f", and {len(wrong) - _SHOWN} more rows are wrong" if len(wrong) > _SHOWN else ""
-            raise UsageError(f"--{argument} {column} must hold {allowed}; {shown}{more}.")
+            raise UsageError(f"--{argument} {column} must contain {allowed}; {shown}{more}.")
 
 
 def _shown(value: Any) -> str:
@@ -87,10 +87,10 @@ def _shown(value: Any) -> str:
 
 
 def check_texts(data: TaskDataArguments, examples: Mapping[str, Any], argument: str, column: str | None) -> None:
-    """Check that a column holds a text in every row. Without a column, there is nothing to check.
+    """Check that a column contains a text in every row. Without a column, there is nothing to check.
 
     Raises:
-        UsageError: If a row holds something else.
+        UsageError: If a row contains something else.
     """
     if column is not None:
         check_values(data, examples, argument, column, lambda value: isinstance(value, str), "a text in every row")
@@ -103,10 +103,10 @@ def with_numbers(
     is_allowed: Callable[[float], bool] = math.isfinite,
     allowed: str = "a number in every row",
 ) -> dict[str, Any]:
-    """Convert the cells of a label column to numbers. CSV files hold them as strings.
+    """Convert the cells of a label column to numbers. In CSV files, they are strings.
 
     Args:
-        data: Where the examples are, for error messages.
+        data: The source of the examples, for error messages.
         examples: The examples of each split.
         column: The name of the label column.
         is_allowed: A function that returns whether a number is allowed.
@@ -150,7 +150,7 @@ def check_varies(examples: Mapping[str, Any], column: str) -> None:
 
 
 def label_text(value: Any) -> str:
-    """Convert a label to its name: stripped, and with 1.0 written as 1, since files may hold either."""
+    """Convert a label to its name: stripped, and with 1.0 written as 1, since files may contain either."""
     name = str(value).strip()
     return name.partition(".")[0] if _WHOLE.fullmatch(name) else name
 
@@ -173,7 +173,7 @@ def label_names(examples: Mapping[str, Any], column: str, values: Callable[[Any]
     names = sorted(found["train"], key=_order)
     if len(names) < 2:
         raise UsageError(
-            f"--label_column {column} must hold at least two different labels, but the training examples have "
+            f"--label_column {column} must contain at least two different labels, but the training examples have "
             f"{', '.join(names) or 'none'}."
         )
     for split, labels in found.items():
@@ -182,11 +182,11 @@ def label_names(examples: Mapping[str, Any], column: str, values: Callable[[Any]
                 f"--label_column {column}: the {split} examples have the labels {', '.join(unseen[:5])}, but the "
                 f"training examples only have {', '.join(names[:20])}."
             )
-    warn_of_case(names, column)
+    warn_about_case(names, column)
     return names
 
 
-def warn_of_case(names: Iterable[str], column: str) -> None:
+def warn_about_case(names: Iterable[str], column: str) -> None:
     """Print the labels that differ only in case, which may be annotation mistakes."""
     same: dict[str, list[str]] = {}
     for name in names:
@@ -204,7 +204,7 @@ def _order(name: str) -> tuple[bool, float, str]:
 
 
 def names_of_numbers(feature: Any) -> list[str] | None:
-    """Return the class names of a `datasets` feature, which may be nested in lists, or None if it has none."""
+    """Return the class names of a `datasets` feature, which may be nested in lists, or None without class names."""
     while hasattr(feature, "feature"):
         feature = feature.feature
     return list(feature.names) if hasattr(feature, "names") and hasattr(feature, "str2int") else None

@@ -9,8 +9,8 @@ import numpy as np
 
 from ....command_line import UsageError
 from ..examples.files import place_of
-from .classification import logits_of, most_frequent
-from .columns import check_texts, check_there, check_values, label_names, label_text, named, warn_of_case
+from .classification import logits_of, majority_logits
+from .columns import check_columns, check_texts, check_values, label_names, label_text, named, warn_about_case
 from .task import Examples, HeadTask, Metrics, tokenised
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ class Entities(HeadTask):
     def read(self, examples: Examples) -> dict[str, Any]:
         """See `HeadTask`."""
         data = self.data
-        self.spans = data.label_column is not None and _holds_spans(examples["train"], data.label_column)
+        self.spans = data.label_column is not None and _has_spans(examples["train"], data.label_column)
         self.text = data.text_column or ("text" if self.spans else "tokens")
         self.label = data.label_column or "ner_tags"
         self.texts = (self.text,)
-        check_there(examples, {"text_column": self.text, "label_column": self.label})
+        check_columns(examples, {"text_column": self.text, "label_column": self.label})
         if self.spans:
             check_texts(data, examples, "text_column", self.text)
             check_values(data, examples, "label_column", self.label, _is_spans, "lists of start, end and label")
@@ -57,7 +57,7 @@ class Entities(HeadTask):
             for row, (words, tags) in enumerate(zip(rows[self.text], rows[self.label], strict=True)):
                 if len(words) != len(tags):
                     raise UsageError(
-                        f"--label_column {self.label} must hold one tag per word; {place_of(data, split, row)} has "
+                        f"--label_column {self.label} must contain one tag per word; {place_of(data, split, row)} has "
                         f"{len(words)} words and {len(tags)} tags."
                     )
         self._set_labels(label_names(examples, self.label, lambda tags: tags))
@@ -112,8 +112,8 @@ class Entities(HeadTask):
             for (first, last), span in zip(places, spans, strict=True):
                 if start < last and end > first:
                     kind = label_text(span["label"])
-                    goes_on = first < start and tags.get(word - 1, _OUTSIDE)[2:] == kind
-                    tags[word] = f"{'I' if goes_on else 'B'}-{kind}"
+                    continues = first < start and tags.get(word - 1, _OUTSIDE)[2:] == kind
+                    tags[word] = f"{'I' if continues else 'B'}-{kind}"
                     break
         return tags
 
@@ -128,7 +128,7 @@ class Entities(HeadTask):
         from ....modeling.checks import IGNORED
 
         labels = self.labels
-        of_words = not all(_ENTITY_TAG.fullmatch(label) for label in labels)
+        word_level = not all(_ENTITY_TAG.fullmatch(label) for label in labels)
 
         def judge(prediction: EvalPrediction) -> dict[str, float]:
             predicted, known = logits_of(prediction).argmax(-1), np.asarray(prediction.label_ids)
@@ -136,7 +136,7 @@ class Entities(HeadTask):
             true = [[labels[x] for x in row[row != IGNORED]] for row in known]
             if not any(true):
                 return dict.fromkeys(self.metric_names, 0.0)
-            return _judge_words(found, true) if of_words else _judge_entities(found, true)
+            return _word_metrics(found, true) if word_level else _entity_metrics(found, true)
 
         return judge
 
@@ -164,7 +164,7 @@ class Entities(HeadTask):
         known = (label for labels in train["labels"] for label in labels if label != IGNORED)
         longest = max(map(len, inputs["labels"]))
         labels = np.array([[*labels, *[IGNORED] * (longest - len(labels))] for labels in inputs["labels"]])
-        logits = most_frequent(known, len(self.labels))
+        logits = majority_logits(known, len(self.labels))
         return EvalPrediction(np.broadcast_to(logits, (*labels.shape, len(logits))), labels)
 
 
@@ -182,7 +182,7 @@ def _spans_of(tags: list[str], places: list[list[int]]) -> list[dict[str, Any]]:
     return spans
 
 
-def _judge_entities(found: list[list[str]], true: list[list[str]]) -> dict[str, float]:
+def _entity_metrics(found: list[list[str]], true: list[list[str]]) -> dict[str, float]:
     from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
 
     return {
@@ -193,7 +193,7 @@ def _judge_entities(found: list[list[str]], true: list[list[str]]) -> dict[str, 
     }
 
 
-def _judge_words(found: list[list[str]], true: list[list[str]]) -> dict[str, float]:
+def _word_metrics(found: list[list[str]], true: list[list[str]]) -> dict[str, float]:
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
     words, known = [tag for row in found for tag in row], [tag for row in true for tag in row]
@@ -225,11 +225,11 @@ def label_names_of_spans(examples: Examples, column: str) -> list[str]:
                 f"--label_column {column}: the {split} examples have spans with the labels {', '.join(unseen[:5])}, "
                 "but the training examples do not."
             )
-    warn_of_case(found["train"], column)
+    warn_about_case(found["train"], column)
     return sorted(found["train"])
 
 
-def _holds_spans(rows: Any, column: str) -> bool:
+def _has_spans(rows: Any, column: str) -> bool:
     if column not in rows.column_names:
         return False
     first = next((cell for cell in rows[column] if cell), None)

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ....command_line import UsageError
-from .columns import check_texts, check_there, check_varies, with_numbers
-from .task import Cut
+from .columns import check_columns, check_texts, check_varies, with_numbers
+from .task import TruncationCounts
 
 if TYPE_CHECKING:
     from ..examples.arguments import TaskDataArguments
@@ -19,10 +19,10 @@ class SimilarityTask(ABC):
     """A task of sentence-transformers on pairs of texts.
 
     Args:
-        data: Where the examples are, and what their columns are called.
+        data: The source of the examples, and the names of their columns.
 
     Attributes:
-        tunings: The ways of tuning that the task supports.
+        tunings: The tuning methods that the task supports.
         kind: The prefix of the classes that train it.
         scores: The allowed scores, as arguments of `with_numbers`.
         scored: Whether the pairs have scores.
@@ -54,7 +54,7 @@ class SimilarityTask(ABC):
             UsageError: If the task cannot use the columns, texts or scores.
         """
         label = self._label_column(examples)
-        check_there(examples, {"text_column": self.text, "text_pair_column": self.pair, "label_column": label})
+        check_columns(examples, {"text_column": self.text, "text_pair_column": self.pair, "label_column": label})
         check_texts(self.data, examples, "text_column", self.text)
         check_texts(self.data, examples, "text_pair_column", self.pair)
         self.scored = label is not None
@@ -89,7 +89,7 @@ class SimilarityTask(ABC):
         """Return the model's score of each pair of texts."""
 
     @abstractmethod
-    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
+    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> TruncationCounts:
         """Count the texts and tokens of a split that `max_length` truncates."""
 
     @abstractmethod
@@ -111,7 +111,7 @@ class Embedding(SimilarityTask):
         return given or ("score" if "score" in examples["train"].column_names else None)
 
     def model(self, checkpoint: str, pooling: str | None, max_length: int) -> Any:
-        """See `SimilarityTask`. The modules follow the encoder's folder; without any there, the mean is pooled."""
+        """See `SimilarityTask`. The modules are those in the encoder's folder, or else mean pooling."""
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
@@ -148,9 +148,9 @@ class Embedding(SimilarityTask):
         one, other = (model.encode(list(rows[name]), show_progress_bar=False) for name in ("text", "text_pair"))
         return model.similarity_pairwise(one, other).tolist()
 
-    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
+    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> TruncationCounts:
         """See `SimilarityTask`. The model reads each text separately."""
-        cut = Cut()
+        cut = TruncationCounts()
         for batch in rows.iter(1000):
             cut.tokenise(tokenizer, max_length, batch["text"])
             cut.tokenise(tokenizer, max_length, batch["text_pair"])
@@ -166,7 +166,7 @@ class Embedding(SimilarityTask):
         return losses.MatryoshkaLoss(model, loss, matryoshka_dims=matryoshka_dims)
 
     def evaluator(self, rows: Any) -> Any:
-        """See `SimilarityTask`. It computes the rank correlation with scores, else the retrieval of pairs."""
+        """See `SimilarityTask`. It computes the rank correlation with scores, or retrieval metrics without them."""
         from sentence_transformers.sentence_transformer import evaluation
 
         if self.scored:
@@ -214,9 +214,9 @@ class Ranking(SimilarityTask):
         pairs = list(zip(rows["text"], rows["text_pair"], strict=True))
         return model.predict(pairs, show_progress_bar=False).tolist()
 
-    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> Cut:
+    def cut(self, rows: Any, tokenizer: Any, max_length: int) -> TruncationCounts:
         """See `SimilarityTask`."""
-        cut = Cut()
+        cut = TruncationCounts()
         for batch in rows.iter(1000):
             cut.tokenise(tokenizer, max_length, batch["text"], batch["text_pair"])
         return cut

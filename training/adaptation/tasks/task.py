@@ -21,21 +21,21 @@ TUNINGS_OF_TEXTS = (*TUNINGS_OF_HEADS, "prompt", "adapter")
 
 
 def tokenised(rows: Any, encode: Callable[[dict[str, list[Any]]], dict[str, Any]]) -> Any:
-    """Replace the columns of all rows by what `encode` returns. The result depends on options and is not cached."""
+    """Replace the columns of all rows with the result of `encode`, which depends on options and is not cached."""
     return rows.map(
         encode, batched=True, remove_columns=rows.column_names, desc="Tokenising", load_from_cache_file=False
     )
 
 
 @dataclass
-class Cut:
+class TruncationCounts:
     """Counts of the texts and tokens of a split that `max_length` truncates.
 
     Attributes:
         texts: The number of texts. A pair that the model reads together counts as one.
         cut: The number of truncated texts.
         tokens: The number of tokens that remain.
-        lost: The number of tokens that are cut off.
+        lost: The number of tokens that truncation removes.
     """
 
     texts: int = 0
@@ -46,7 +46,7 @@ class Cut:
     def tokenise(
         self, tokenizer: Any, max_length: int, first: list[Any], second: list[Any] | None = None, **options: Any
     ) -> BatchEncoding:
-        """Tokenise texts or text pairs, truncated to `max_length`, and count what is cut off.
+        """Tokenise texts or text pairs, truncated to `max_length`, and count what truncation removes.
 
         Args:
             tokenizer: The tokenizer.
@@ -85,7 +85,7 @@ class HeadTask(ABC):
     """A task with a head of transformers.
 
     Args:
-        data: Where the examples are, and what their columns are called.
+        data: The source of the examples, and the names of their columns.
         max_length: The number of tokens that texts are truncated to. Set it before examples are encoded.
 
     Attributes:
@@ -93,7 +93,7 @@ class HeadTask(ABC):
         peft_task: PEFT's name of the task, or None.
         best_metric: The metric that selects the best weights by default.
         metric_names: All metrics of the task.
-        tunings: The ways of tuning that the task supports.
+        tunings: The tuning methods that the task supports.
         libraries: Optional libraries that this task needs.
         texts: The columns with the texts, set by `read`.
         label_fields: The fields of the configuration that describe the labels, set by `read`.
@@ -110,7 +110,7 @@ class HeadTask(ABC):
     def __init__(self, data: TaskDataArguments, max_length: int = 0) -> None:
         self.data, self.max_length = data, max_length
         self.label_fields: dict[str, Any] = {}
-        self.cut = Cut()
+        self.cut = TruncationCounts()
         self.texts: tuple[str, ...] = ()
 
     @abstractmethod
@@ -182,7 +182,7 @@ class HeadTask(ABC):
         return list(self.label_fields.get("id2label", {}).values())
 
     def follow(self, labels: list[str]) -> bool:
-        """Take over the label order of a trained head, and return whether its labels are the same."""
+        """Adopt the label order of a trained head, and return whether it has the same labels."""
         if set(labels) != set(self.labels):
             return False
         self._set_labels(labels)

@@ -1,0 +1,123 @@
+"""Compare the speed of every family that can be converted with transformers' own class, in both dtypes.
+
+All models have 6 layers of 384 channels and random weights. Inference runs with batches of 32 texts, of which 30 % and
+100 % are tokens; training classifies batches of which 50 % are tokens, with the dropout of each configuration.
+
+    python benchmarks/families.py [family ...]
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import transformers
+from peers import DTYPES, interleaved, print_machine, print_table, train
+from transformers import PreTrainedModel
+
+from sequence_encoder import convert
+from sequence_encoder.conversion.source_models import FAMILIES
+
+BATCH, BATCHES, VOCABULARY = 32, 8, 30_000
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "num_labels": 3,
+}
+# The sizes under other names, and fields without which the defaults are those of another size or vocabulary.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "distilbert": {"dim": 384, "n_layers": 6, "n_heads": 12, "hidden_dim": 1536},
+    "electra": {"embedding_size": 384},
+    "albert": {"embedding_size": 128},
+    "modernbert": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
+    "eurobert": {
+        "num_key_value_heads": 12,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "mask_token_id": 3,
+    },
+    # As published: DeBERTa v3.
+    "deberta-v2": {
+        "relative_attention": True,
+        "position_buckets": 256,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "max_relative_positions": -1,
+        "type_vocab_size": 0,
+    },
+}
+
+
+def lengths_of(share: int) -> list[int]:
+    """Return the lengths of the texts of a batch, of which about `share` % are tokens."""
+    return {
+        30: [128, *[round(4 + 2.2 * i) for i in range(31)]],
+        50: [64, *[2 * i + 1 for i in range(31)]],
+        100: [64] * 32,
+    }[share]
+
+
+def batches(share: int, pad_token_id: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Return padded batches of random tokens, with the texts in random order."""
+    for seed in range(BATCHES):
+        lengths = torch.tensor(random.Random(seed).sample(lengths_of(share), BATCH))
+        mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+        ids = torch.randint(10, VOCABULARY, mask.shape, generator=torch.Generator().manual_seed(seed))
+        yield {"input_ids": ids * mask + pad_token_id * (1 - mask), "attention_mask": mask}
+
+
+def their_model(name: str) -> PreTrainedModel:
+    """Return a model of transformers with a classifier."""
+    prefix = FAMILIES[name].model_prefixes[0]
+    sizes = {**SIZES, **OPTIONS.get(name, {})}
+    config = getattr(transformers, f"{prefix}Config")(**sizes)
+    return getattr(transformers, f"{prefix}ForSequenceClassification")(config)
+
+
+@torch.inference_mode()
+def encode(model: torch.nn.Module, data: list[dict[str, torch.Tensor]]) -> None:
+    """Encode all batches."""
+    for batch in data:
+        model(**batch)
+
+
+def main() -> None:
+    """Print the tables."""
+    print_machine()
+    for name in sys.argv[1:] or FAMILIES:
+        theirs = their_model(name)
+        ours = convert(theirs)
+        reference = f"transformers' {type(theirs).__name__}"
+        for dtype in DTYPES:
+            models = {
+                reference: theirs.to(dtype).eval().base_model,
+                "SequenceEncoder": ours.to(dtype).eval().base_model,
+            }
+            for share in (30, 100):
+                data = list(batches(share, theirs.config.pad_token_id))
+                tokens = sum(int(batch["attention_mask"].sum()) for batch in data)
+                seconds = interleaved({label: partial(encode, model, data) for label, model in models.items()})
+                print_table(f"{name}, {share} % real tokens, {dtype}", seconds, tokens, reference)
+        data = list(batches(50, theirs.config.pad_token_id))
+        for batch in data:
+            batch["labels"] = torch.randint(0, 3, (BATCH,))
+        tokens = sum(int(batch["attention_mask"].sum()) for batch in data)
+        for dtype in DTYPES:
+            models = {reference: theirs.float().train(), "SequenceEncoder": ours.float().train()}
+            runs = {label: partial(train, model, data, dtype == torch.bfloat16) for label, model in models.items()}
+            title = f"{name}, fine-tuning, 50 % real tokens, {dtype}"
+            print_table(title, interleaved(runs, rounds=3), tokens, reference)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""`sequence-encoder adapt` on files of every kind: formats, label names, splits, long texts and spans."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from datasets import Dataset
+from transformers import pipeline
+
+from sequence_encoder.tests.adaptation_runs import FAST, examples_of, run, save_encoder
+
+Build = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def test_csv_and_parquet_files_are_read(encoder: Path, tmp_path: Path) -> None:
+    import pandas
+
+    rows = pandas.DataFrame([{"sentence": f"it is {c}", "kind": f"{c},cat"} for c in ("red", "green", "blue")] * 12)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    for ending in ("csv", "parquet"):
+        columns = {"text_column": "sentence", "label_column": "kind", "num_train_epochs": 1}
+        run("multi-label", encoder, tmp_path / ending, train_file=tmp_path / f"rows.{ending}", **columns)
+        config = transformers.AutoConfig.from_pretrained(tmp_path / ending)
+        assert list(config.id2label.values()) == ["blue", "cat", "green", "red"]
+
+
+def test_label_names_from_dataset_features_are_kept(encoder: Path, tmp_path: Path) -> None:
+    from datasets import ClassLabel, Features, Sequence, Value
+
+    tags = Sequence(ClassLabel(names=["O", "B-colour"]))
+    rows = {"tokens": [["it", "is", "red"], ["we", "saw"]] * 10, "ner_tags": [[0, 0, 1], [0, 0]] * 10}
+    features = Features({"tokens": Sequence(Value("string")), "ner_tags": tags})
+    Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "rows.parquet"))
+    run("ner", encoder, tmp_path / "out", train_file=tmp_path / "rows.parquet", num_train_epochs=1)
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert config.id2label == {0: "B-colour", 1: "O"}
+
+
+def test_numeric_labels_match_across_file_formats(encoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\n" + "a red,1\na cat,2\na dog,None\n" * 5)
+    (tmp_path / "valid.jsonl").write_text('{"text": "a red", "label": "None"}\n{"text": "a cat", "label": "1"}\n')
+    files = {"train_file": tmp_path / "train.csv", "validation_file": tmp_path / "valid.jsonl"}
+    run("classification", encoder, tmp_path / "csv", **files, num_train_epochs=1)
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "csv").label2id == {"1": 0, "2": 1, "None": 2}
+    (tmp_path / "train.jsonl").write_text("".join(f'{{"text": "a", "label": {x}}}\n' for x in (10, 9) * 5))
+    (tmp_path / "valid.jsonl").write_text('{"text": "a red", "label": 9.0}\n{"text": "a cat", "label": 10.0}\n')
+    run("classification", encoder, tmp_path / "jsonl", **{**files, "train_file": tmp_path / "train.jsonl"})
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "jsonl").label2id == {"9": 0, "10": 1}
+
+
+def test_a_split_with_hidden_labels_is_skipped(encoder: Path, tmp_path: Path) -> None:
+    from datasets import ClassLabel, Features, Value
+
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    (tmp_path / "data").mkdir()
+    for split, labels in (("train", [0, 1] * 8), ("test", [-1] * 4)):
+        rows = Dataset.from_dict({"text": ["a red cat"] * len(labels), "label": labels}, features=features)
+        rows.to_parquet(str(tmp_path / "data" / f"{split}-0.parquet"))
+    results = run("classification", encoder, tmp_path / "out", dataset_name=tmp_path / "data", num_train_epochs=1)
+    assert set(results.best.metrics) == {"validation"}
+
+
+# Per task: the columns of an example with a given number of words.
+LONG: dict[str, Callable[[int], dict[str, Any]]] = {
+    "classification": lambda words: {"text": " ".join(["we"] * words)},
+    "regression": lambda words: {"text": " ".join(["we"] * words)},
+    "ner": lambda words: {"tokens": ["we"] * words, "ner_tags": ["O"] * words},
+    "multiple-choice": lambda words: {"text": "we", "choices": ["saw", " ".join(["we"] * (words - 2))]},
+    "embedding": lambda words: {"text": " ".join(["we"] * words)},
+    "ranking": lambda words: {"text": "we", "text_pair": " ".join(["we"] * (words - 2))},
+}
+
+
+@pytest.mark.parametrize("task", LONG)
+def test_truncated_texts_are_reported_with_the_tokens_lost(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
+) -> None:
+    rows = examples_of(task, 20, 0)
+    # A text has two special tokens and a pair three, so that about 22 tokens are truncated to 16.
+    for index in (3, 5):
+        rows[index] |= LONG[task](20)
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"train_file": tmp_path / "train.jsonl", "validation_file": tmp_path / "train.jsonl"}
+    run(task, encoder, tmp_path / "out", max_length=16, num_train_epochs=1, **files)
+    special = 3 if task in ("multiple-choice", "ranking") else 2
+    words = 19 if special == 3 else 20
+    lost = 2 * (words + special - 16)
+    output = capsys.readouterr().out
+    cut = f"2 of {_texts_of(task)} texts are truncated to 16 tokens (--max_length)"
+    assert f"train: 20 examples; {cut}, which drops {lost} of" in output
+    report = json.loads((tmp_path / "out" / "results.json").read_text())["texts_cut"]
+    assert (report["train"]["cut"], report["train"]["lost"]) == (2, lost)
+
+
+def _texts_of(task: str) -> int:
+    return 40 if task in ("multiple-choice", "embedding") else 20
+
+
+def test_entities_are_learned_from_character_spans(encoder: Path, tmp_path: Path) -> None:
+    rows = []
+    for row in examples_of("ner", 240, 0):
+        text, spans = " ".join(row["tokens"]), []
+        for word, tag in zip(row["tokens"], row["ner_tags"], strict=True):
+            if tag != "O":
+                start = f" {text} ".index(f" {word} ")
+                spans.append({"start": start, "end": start + len(word), "label": tag[2:]})
+        rows.append({"text": text, "entities": spans})
+    (tmp_path / "spans.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = run(
+        "ner", encoder, tmp_path / "out", train_file=tmp_path / "spans.jsonl", label_column="entities", **FAST
+    )
+    assert results.best.metrics["validation"]["f1"] > 0.9
+    pipe = pipeline("token-classification", model=str(tmp_path / "out"), aggregation_strategy="first")
+    assert [each["entity_group"] for each in pipe("we saw red and the dog")] == ["colour", "animal"]
+
+
+def test_long_contexts_are_read_in_windows(encoder: Path, tmp_path: Path) -> None:
+    rows = examples_of("qa", 200, 0)
+    for row in rows:
+        before = "it is here by the " * 8
+        row["context"] = before + row["context"]
+        row["answers"]["answer_start"] = [row["answers"]["answer_start"][0] + len(before)]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"max_length": 24, "doc_stride": 8, **FAST}
+    results = run("qa", encoder, tmp_path / "out", train_file=tmp_path / "long.jsonl", **options)
+    assert results.best.metrics["validation"]["exact_match"] > 80
