@@ -19,7 +19,8 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ..checks import IGNORED, batch_shape, check_class_labels
 from ..cpu.dropout import Dropout
 from ..forward_options import ForwardOptions
-from ..modeling_sequence_encoder import SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from ..modeling_sequence_encoder import SequenceEncoderModel
+from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors
 from .losses import masked_lm_loss, sentence_order_loss
 
