@@ -4,7 +4,6 @@ Shapes: B batch, S padded length, T real tokens, D hidden, E channels of the emb
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -50,6 +49,7 @@ logger = logging.get_logger(__name__)
 
 # Keyword arguments that describe a batch that the caller packed, for example with `DataCollatorWithFlattening`.
 _PACKING_KEYWORDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
+
 
 class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
     """The encoder without a task head.
