@@ -45,8 +45,13 @@ _ONLY_FOR = {
     "mask_token_id": (),
     "pooling": _WITH_POOLER,
     "pooler_act": _WITH_POOLER,
+    "pooler_placement": _WITH_POOLER,
     "prediction_head": _PREDICTING,
+    "prediction_head_size": _PREDICTING,
+    "prediction_size": _PREDICTING,
+    "decoder_bias": _PREDICTING,
     "classifier_head": _CLASSIFYING,
+    "head_act": (*_PREDICTING, *_CLASSIFYING),
     "head_bias": (*_PREDICTING, *_CLASSIFYING),
 }
 
@@ -139,9 +144,11 @@ def _convert_to_ours(model: PreTrainedModel, release: bool) -> PreTrainedModel:
     with no_init_weights():
         ours = getattr(modeling, _OURS + head)(config)
     rules = family.rules(head, config.num_distinct_layers, model.base_model_prefix)
-    device = model.device
-    tensors = to_ours(rules, _tensors(model, release), ours.state_dict(), _heads(config))
-    return _filled(ours, tensors, device)
+    device, constants = model.device, family.constants(model)
+    theirs = _tensors(model, release)
+    for name, constant in constants.items():
+        _check_constant(name, theirs.pop(name), constant)
+    return _filled(ours, to_ours(rules, theirs, ours.state_dict(), _heads(config)), device)
 
 
 def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool, release: bool) -> PreTrainedModel:
@@ -166,7 +173,15 @@ def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool,
     tensors = _tensors(model, release)
     if head == "Model" and not has_pooler:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
-    return _filled(theirs, to_theirs(rules, tensors, heads), device)
+    constants = {name: constant.to(model.dtype) for name, constant in family.constants(theirs).items()}
+    return _filled(theirs, to_theirs(rules, tensors, heads) | constants, device)
+
+
+def _check_constant(name: str, tensor: torch.Tensor, constant: torch.Tensor) -> None:
+    """Check that a tensor of a checkpoint has the values that a SequenceEncoder computes."""
+    expected = constant.to(tensor)
+    if not torch.allclose(tensor, expected, rtol=0, atol=4 * torch.finfo(tensor.dtype).eps):
+        raise ValueError(f"{name} has other values than those that a SequenceEncoder computes; it was changed.")
 
 
 def _heads(config: SequenceEncoderConfig) -> Heads:
@@ -252,7 +267,9 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
     obstacles = []
     no_pooler = head == "Model" and not has_pooler
     for name in (field.name for field in fields(config) if field.name in SequenceEncoderConfig.__annotations__):
-        irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (name in ("pooling", "pooler_act") and no_pooler)
+        irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (
+            name in ("pooling", "pooler_act", "pooler_placement") and no_pooler
+        )
         irrelevant |= name == "sliding_window" and "sliding_attention" not in (config.layer_types or [])
         if not irrelevant and getattr(config, name) != getattr(again, name):
             obstacles.append(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import transformers
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .key_mapping import Rule, for_layers, with_prefixes
 
@@ -56,6 +56,7 @@ class Family:
         heads: The heads by the suffix of the class name, such as `ForMaskedLM`, which is the same on both sides.
         read: Returns the remaining fields of our configuration, computed from theirs.
         write: Returns the remaining fields of their configuration, computed from ours.
+        constants: Returns the tensors of their model that its configuration determines, and that ours computes.
         types_optional: Whether the family supports `type_vocab_size=0`.
         renamed: Maps old names of their fields, which some checkpoints use, to the names in transformers.
     """
@@ -70,6 +71,7 @@ class Family:
     heads: Mapping[str, Head]
     read: Callable[[PreTrainedConfig], dict[str, Any]] = lambda config: {}
     write: Callable[[PreTrainedConfig], dict[str, Any]] = lambda config: {}
+    constants: Callable[[PreTrainedModel], dict[str, Any]] = lambda model: {}
     types_optional: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
 
@@ -123,3 +125,17 @@ def their_class(name: str) -> Any:
     if found is None:
         raise ValueError(f"transformers {transformers.__version__} has no {name}; install a newer release.")
     return found
+
+
+def check_head_dim(config: PreTrainedConfig) -> None:
+    """Check that the attention heads divide the channels of the layers among them.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    heads, channels = config.num_attention_heads, config.hidden_size
+    if config.head_dim is not None and config.head_dim * heads != channels:
+        raise ValueError(
+            f"head_dim={config.head_dim} is not supported: it must equal hidden_size / num_attention_heads = "
+            f"{channels} / {heads}."
+        )

@@ -51,6 +51,26 @@ def _unstacked(tensor: torch.Tensor, heads: Heads) -> list[torch.Tensor]:
     return list(tensor.split([count * channels for count in (heads.queries, heads.keys, heads.keys)]))
 
 
+def _half_split(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Reorder the rows of each head from rotary pairs (2i, 2i + 1) to pairs (i, i + C / 2)."""
+    return tensor.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+
+
+def _adjacent(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Reorder the rows of each head from rotary pairs (i, i + C / 2) to pairs (2i, 2i + 1)."""
+    return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+def _half_split_heads_of_three(tensors: list[torch.Tensor], heads: Heads) -> torch.Tensor:
+    query, key, value = tensors
+    return _heads_of_three([_half_split(query, heads.queries), _half_split(key, heads.keys), value], heads)
+
+
+def _three_of_adjacent_heads(tensor: torch.Tensor, heads: Heads, count: int) -> list[torch.Tensor]:
+    query, key, value = _three_of_heads(tensor, heads, count)
+    return [_adjacent(query, heads.queries), _adjacent(key, heads.keys), value]
+
+
 # The same tensor on both sides. If theirs has several names, the model uses the first; an untied copy is dead weight.
 SAME = Layout(
     lambda tensors, heads: tensors[0],
@@ -58,6 +78,8 @@ SAME = Layout(
 )
 # Query, key and value in three tensors.
 SEPARATE_QKV = Layout(_heads_of_three, _three_of_heads)
+# The same, for rotary positions that rotate adjacent channels of queries and keys. Scores do not depend on their order.
+SEPARATE_QKV_OF_ADJACENT_PAIRS = Layout(_half_split_heads_of_three, _three_of_adjacent_heads)
 # Several tensors, one below the other.
 STACKED = Layout(
     lambda tensors, heads: torch.cat(tensors),

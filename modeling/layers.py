@@ -49,7 +49,8 @@ class PreNormLayer(EncoderLayer):
     def __init__(self, config: SequenceEncoderConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         alone = config.layer_groups.count(0) == 1
-        if layer_idx == 0 and alone and config.embedding_norm and config.embedding_dim == config.hidden_size:
+        normalised = config.embedding_norm and config.embedding_dim == config.hidden_size
+        if layer_idx == 0 and alone and normalised and not config.first_attn_norm:
             # `embedding_norm` has just normalised the input.
             self.attn_norm = nn.Identity()
 

@@ -266,7 +266,7 @@ def test_as_many_groups_as_layers_is_none(tiny_config: Build) -> None:
         ),
     ],
 )
-def test_groups_that_do_not_fit_are_refused(tiny_config: Build, overrides: dict[str, Any], message: str) -> None:
+def test_groups_that_do_not_fit_are_rejected(tiny_config: Build, overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(StrictDataclassError, match=message):
         tiny_config(**overrides)
 
