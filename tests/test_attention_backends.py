@@ -135,12 +135,13 @@ def test_the_varlen_kernel_needs_half_precision_without_dropout(dtype: torch.dty
     [
         ("sdpa", torch.float32, 0.1, True, GroupedAttention),
         ("sdpa", torch.bfloat16, 0.0, True, GroupedAttention),
-        ("sdpa", torch.bfloat16, 0.0, False, EqualLengthAttention),
+        ("sdpa", torch.bfloat16, 0.0, False, GroupedAttention),
+        ("sdpa", torch.float32, 0.0, False, EqualLengthAttention),
         ("eager", torch.float32, 0.1, True, EqualLengthAttention),
         ("a_function_of_the_user", torch.bfloat16, 0.1, True, EqualLengthAttention),
     ],
 )
-def test_training_on_a_cpu_uses_groups_if_the_fused_kernel_is_slow(
+def test_a_cpu_uses_groups_if_the_fused_kernel_is_slow(
     implementation: str, dtype: torch.dtype, dropout: float, training: bool, backend: type
 ) -> None:
     assert choose_varlen_attention(implementation, CPU, dtype, dropout, training) is backend
