@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ from sequence_encoder.saving.code_bundle import BUNDLE_FILES
 Build = Callable[..., Any]
 
 HEADS = AUTO_MODELS
-# Every head, and every preset with a masked language modelling head.
-SAVED = {auto: (auto, list(PRESETS)[index % len(PRESETS)]) for index, auto in enumerate(HEADS)}
-SAVED |= {preset: ("AutoModelForMaskedLM", preset) for preset in PRESETS}
+# Every head and every preset: one preset for each head, and the rest with a masked language modelling head.
+SAVED = {auto: (auto, preset) for auto, preset in zip(HEADS, cycle(PRESETS), strict=False)}
+SAVED |= {preset: ("AutoModelForMaskedLM", preset) for preset in list(PRESETS)[len(HEADS) :]}
 TEXTS = ["the quick brown fox jumps over the lazy dog", "packing leaves the padding out"]
 
 PREDICT = """
