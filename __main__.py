@@ -6,6 +6,7 @@ Each command first parses its arguments, and imports torch only to run.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 
@@ -114,14 +115,16 @@ def inspect(arguments: list[str]) -> Run:
         allow_abbrev=False,
     )
     parser.add_argument("model", help="folder or Hub id of the checkpoint")
-    check_names("inspect", arguments, ("--help", "-h"))
+    parser.add_argument("--json", action="store_true", help="print the same facts as JSON, for scripts")
+    check_names("inspect", arguments, ("--json", "--help", "-h"))
     parsed = parser.parse_args(arguments)
 
     def run() -> None:
         from .conversion.inspection import inspect
 
         try:
-            print(inspect(parsed.model))
+            found = inspect(parsed.model)
+            print(json.dumps(found.as_dict(), indent=2) if parsed.json else found)
         except ValueError as error:
             raise UsageError(error) from error
 

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..configuration import SequenceEncoderConfig
 from ..saving.whole_folders import atomic_folder, check_replaceable
 from .conversion_card import adjust_card
-from .convert import convert_and_release, our_config
+from .convert import convert_and_release, convert_remote_code, our_config
+from .remote_code_checkpoints import find_remote_code
 from .sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
 from .source_models import load_checkpoint, transformer_folder
 
@@ -29,10 +30,11 @@ TOLERANCE = 1e-3
 
 def convert_checkpoint(
     source: str, target: str, to: str | None = None, base_model: bool = False, force: bool = False
-) -> float:
+) -> float | None:
     """Convert a checkpoint, compare the outputs of both models, and save the new model.
 
-    The weights are in memory only once, in float32, plus one tensor: each weight is released when it is converted.
+    The weights are in memory only once, in float32, plus one tensor: each weight is released when it is converted. If
+    the code of the source is on the Hub, the outputs cannot be compared, because that code is not run.
 
     Args:
         source: A folder or a Hub id.
@@ -42,7 +44,7 @@ def convert_checkpoint(
         force: Whether to replace `target` if it contains a saved model.
 
     Returns:
-        The largest difference between the outputs of the two models.
+        The largest difference between the outputs of the two models; None if they cannot be compared.
 
     Raises:
         FileExistsError: If `target` exists and must not be replaced. This is checked before anything is loaded.
@@ -52,7 +54,9 @@ def convert_checkpoint(
     check_replaceable(output, force, "--force", kept=Path(source))
     source_folder = folder_of(source)
     encoder = Path(transformer_folder(source_folder))
-    model = load_checkpoint(source if encoder == source_folder else encoder, base_model)
+    place = source if encoder == source_folder else encoder
+    found = find_remote_code(place)
+    model = load_checkpoint(place, base_model) if found is None else convert_remote_code(found, base_model)
     tokenizer = load_tokenizer(encoder, model)
     if tokenizer is None:
         print(f"{encoder} has no tokenizer, so none is saved and the models are compared on random token ids.")
@@ -64,10 +68,19 @@ def convert_checkpoint(
         )
     texts = sample_ids(config, tokenizer)
     before, original = outputs_of(model, texts), type(model).__name__
-    converted = convert_and_release(model, to, base_model)
-    difference = check_same_outputs(before, outputs_of(converted, texts))
-    names = f"{original} to {type(converted).__name__}"
-    print(f"Converted {names}. On sample texts, their outputs differ by at most {difference:.1e}.")
+    converted, difference = model, None
+    if found is not None:
+        check_finite_outputs(before)
+        print(
+            f"Converted {found.architecture} to {original}. Their outputs could not be compared, because the code of "
+            f"{found.architecture} is on the Hub and is not run. The new model uses all weights, and they have the "
+            "shapes that config.json states."
+        )
+    if found is None or to is not None:
+        converted = convert_and_release(model, to, base_model)
+        difference = check_same_outputs(before, outputs_of(converted, texts))
+        names = f"{original} to {type(converted).__name__}"
+        print(f"Converted {names}. On sample texts, their outputs differ by at most {difference:.1e}.")
     with atomic_folder(output, force, "--force") as written:
         place = written / encoder.relative_to(source_folder)
         converted.save_pretrained(place)
@@ -112,6 +125,16 @@ def outputs_of(model: PreTrainedModel, texts: list[torch.Tensor]) -> list[tuple[
     with in_float32(model.eval()):
         outputs = [model(input_ids=ids[None].expand(1, 2, -1) if choices else ids, return_dict=True) for ids in texts]
     return [tuple(value for value in output.to_tuple() if isinstance(value, torch.Tensor)) for output in outputs]
+
+
+def check_finite_outputs(outputs: list[tuple[torch.Tensor, ...]]) -> None:
+    """Check that outputs which cannot be compared are at least finite.
+
+    Raises:
+        ValueError: If one of them is NaN or infinite.
+    """
+    if not all(tensor.isfinite().all() for text in outputs for tensor in text):
+        raise ValueError("The outputs of the converted model are NaN or infinite; nothing was written.")
 
 
 def check_same_outputs(one: list[tuple[torch.Tensor, ...]], other: list[tuple[torch.Tensor, ...]]) -> float:

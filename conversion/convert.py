@@ -11,15 +11,19 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.utils import logging
 
 from .. import modeling
 from ..configuration import SequenceEncoderConfig
 from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
-from ..modeling.text_encoding.recipe_files import recipe_of
+from ..modeling.text_encoding.recipe_files import read_recipe, recipe_of
 from .family import Family, their_class
-from .key_mapping import Heads, to_ours, to_theirs
+from .key_mapping import Heads, Rule, Tensors, to_ours, to_theirs
+from .remote_code_checkpoints import REMOTE_CODE_FAMILIES, RemoteCodeCheckpoint, find_remote_code
 from .source_models import FAMILIES, find_family, load_checkpoint
+
+logger = logging.get_logger(__name__)
 
 _OURS = "SequenceEncoder"
 # Fields that every configuration has under the same name.
@@ -76,6 +80,10 @@ def convert(
         ValueError: If the target has no equivalent of the family, the head or the configuration, or if weights are
             missing or unused. The message names the cause.
     """
+    if to in REMOTE_CODE_FAMILIES and to not in FAMILIES:
+        core = REMOTE_CODE_FAMILIES[to].core
+        way_out = f" Pass to={core!r} for the class of transformers with the same architecture." if core else ""
+        raise ValueError(f"to={to!r} is not supported, because the code of that family is only on the Hub.{way_out}")
     if to is not None and to not in FAMILIES:
         raise ValueError(f"to must be one of {', '.join(FAMILIES)}, got {to!r}.")
     if not isinstance(source, str | os.PathLike | PreTrainedModel):
@@ -84,6 +92,9 @@ def convert(
             "SentenceTransformer, pass its [0].auto_model; for a PeftModel, its merge_and_unload()."
         )
     if not isinstance(source, PreTrainedModel):
+        if (found := find_remote_code(source)) is not None:
+            loaded, recipe = convert_remote_code(found, base_model), read_recipe(found.place)
+            return _with_recipe(loaded if to is None else convert_and_release(loaded, to, base_model), recipe)
         loaded = load_checkpoint(source, base_model)
         recipe = recipe_of(loaded)
         return _with_recipe(convert_and_release(loaded, to, base_model), recipe)
@@ -140,15 +151,78 @@ def _convert_to_ours(model: PreTrainedModel, release: bool) -> PreTrainedModel:
             f"This {type(model).__name__} has peft adapters, which cannot be converted. Merge them with "
             "merge_and_unload() of its PeftModel, or remove them with its unload()."
         )
-    config = our_config(model)
-    with no_init_weights():
-        ours = getattr(modeling, _OURS + head)(config)
-    rules = family.rules(head, config.num_distinct_layers, model.base_model_prefix)
-    device, constants = model.device, family.constants(model)
+    config, device, constants = our_config(model), model.device, family.constants(model)
     theirs = _tensors(model, release)
     for name, constant in constants.items():
         _check_constant(name, theirs.pop(name), constant)
+    return _from_tensors(family, head, config, theirs, model.base_model_prefix, device)
+
+
+def _from_tensors(
+    family: Family,
+    head: str,
+    config: SequenceEncoderConfig,
+    theirs: Tensors,
+    base_model_prefix: str,
+    device: torch.device,
+) -> PreTrainedModel:
+    with no_init_weights():
+        ours = getattr(modeling, _OURS + head)(config)
+    rules = family.rules(head, config.num_distinct_layers, base_model_prefix)
     return _filled(ours, to_ours(rules, theirs, ours.state_dict(), _heads(config)), device)
+
+
+def convert_remote_code(found: RemoteCodeCheckpoint, base_model: bool = False) -> PreTrainedModel:
+    """Convert a checkpoint whose code is on the Hub, without running that code.
+
+    Its outputs cannot be compared with the outputs of the original. The conversion fails unless the model uses every
+    weight, and every weight has the shape that the configuration states.
+
+    Args:
+        found: The checkpoint.
+        base_model: Whether to convert only the encoder and drop the head.
+
+    Returns:
+        The converted model, in evaluation mode.
+
+    Raises:
+        ValueError: If the configuration has no equivalent, or if weights are missing, unused or of another shape.
+    """
+    # Before the weights are read.
+    read_config(found.table, "Model" if base_model else found.named_head(), found.config)
+    if unknown := found.unknown_fields:
+        logger.warning(
+            f"{found.place} has fields that the table of {found.family.name} does not contain: {', '.join(unknown)}. "
+            "If they change the outputs, the converted model has other outputs than the original."
+        )
+    head, theirs = found.load(base_model)
+    config, prefix = read_config(found.table, head, found.config), f"{found.family.base_model_prefix}."
+    poolers = [name for name in theirs if name.removeprefix(prefix).startswith("pooler.")]
+    if head == "Model" and not poolers:
+        config.pooler_act = None
+    if poolers and head not in _WITH_POOLER:
+        logger.warning(f"{found.place} has a pooler that {found.architecture} does not use; the pooler is dropped.")
+        theirs = {name: tensor for name, tensor in theirs.items() if name not in poolers}
+    dtype = config.dtype or next((tensor.dtype for tensor in theirs.values()), torch.float32)
+    theirs = {name: tensor.to(dtype) for name, tensor in theirs.items()}
+    _check_tied(found.table.rules(head, 0, found.family.base_model_prefix), theirs, config.tie_word_embeddings)
+    try:
+        model = _from_tensors(found.table, head, config, theirs, found.family.base_model_prefix, torch.device("cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"The weights of {found.place} do not fit its configuration: {error}") from error
+    model.config.dtype = dtype
+    return model
+
+
+def _check_tied(rules: list[Rule], theirs: Tensors, tied: bool) -> None:
+    """Check that weights which the configuration ties are equal, as far as a checkpoint has both of them."""
+    names = {rule.ours.removeprefix("model."): rule.theirs[0] for rule in rules}
+    given, output = (names.get(name, "") for name in ("embed_tokens.weight", "decoder.weight"))
+    if tied and given in theirs and output in theirs and not torch.equal(theirs[given], theirs[output]):
+        raise ValueError(
+            f"tie_word_embeddings=True is not supported for this checkpoint, because {output} differs from {given}. "
+            "If the model uses both, set tie_word_embeddings to false in its config.json."
+        )
 
 
 def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool, release: bool) -> PreTrainedModel:

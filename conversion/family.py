@@ -80,6 +80,31 @@ class Family:
         """Whether the model without a head can have a pooler."""
         return any(rule.ours.startswith("pooler.") for rule in self.trunk)
 
+    def faults(self, head: str, config: PreTrainedConfig) -> list[str]:
+        """List the fields of their configuration that have a value other than the one that they must have.
+
+        Args:
+            head: The suffix of the class name, such as `ForMaskedLM`.
+            config: Their configuration.
+
+        Returns:
+            A sentence for each field.
+        """
+        pairs = self.heads[head].same.items()
+        needed = {name: (getattr(config, name), getattr(config, other), other) for name, other in pairs}
+        faults = [
+            f"{name}={value!r} is not supported: it must equal {other}={only!r}."
+            for name, (value, only, other) in needed.items()
+            if value != only
+        ]
+        required = {**self.required, **self.heads[head].required}
+        given = {name: getattr(config, name, only) for name, only in required.items()}
+        return faults + [
+            f"{name}={given[name]!r} is not supported: a SequenceEncoder needs {name}={only!r}."
+            for name, only in required.items()
+            if given[name] != only
+        ]
+
     def check(self, head: str, config: PreTrainedConfig) -> None:
         """Check the fields of their configuration that must have a given value, or the same value as another field.
 
@@ -88,16 +113,10 @@ class Family:
             config: Their configuration.
 
         Raises:
-            ValueError: If a field has another value.
+            ValueError: If fields have other values. The message names all of them.
         """
-        for name, other in self.heads[head].same.items():
-            value, needed = getattr(config, name), getattr(config, other)
-            if value != needed:
-                raise ValueError(f"{name}={value!r} is not supported: it must equal {other}={needed!r}.")
-        for name, only in {**self.required, **self.heads[head].required}.items():
-            value = getattr(config, name, only)
-            if value != only:
-                raise ValueError(f"{name}={value!r} is not supported: a SequenceEncoder needs {name}={only!r}.")
+        if faults := self.faults(head, config):
+            raise ValueError(" ".join(faults))
 
     def all_fields(self, head: str) -> dict[str, str]:
         """Map our field names to theirs, for a model with this head."""

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import CONFIG_MAPPING
 
 from .. import modeling
 from ..configuration import SequenceEncoderConfig
 from .convert import obstacles_to, read_config
-from .source_models import FAMILIES, find_family, transformer_folder
+from .family import Family
+from .remote_code_checkpoints import RemoteCodeCheckpoint, find_remote_code
+from .sidecar_files import folder_of
+from .source_models import FAMILIES, config_fields, find_family, transformer_folder
 from .source_models import read_config as read_checkpoint_config
 
-# Bytes of a weight in each dtype that the report shows.
-_DTYPES = {"float32": 4, "bfloat16 or float16": 2}
+# Bytes of a weight.
+_DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_OURS = "sequence_encoder"
 
 
 @dataclass(frozen=True)
@@ -27,11 +33,14 @@ class Inspection:
     Attributes:
         checkpoint: The folder or Hub id.
         architecture: The class of the model, such as `BertForMaskedLM`.
-        family: The name of the family; None if it is not supported.
+        family: The name of the family; `sequence_encoder` for a model of this package; None if it is not supported.
         obstacle: Why the checkpoint cannot be converted with its own head; None if it can.
-        heads: For each head of the family, why it cannot be converted with this configuration; None if it can.
+        heads: For each head of the family, why it cannot be converted with this configuration; None if it can. `Model`
+            is the encoder without a head.
         parameters: The number of parameters after the conversion; None if not even the encoder can be converted.
-        back: The families that a SequenceEncoder can be given back to.
+        back: The families that a SequenceEncoder can be converted to.
+        remote_code: Whether the code of the model is on the Hub, so that the outputs cannot be compared.
+        unknown_fields: Fields of such a model that no table contains, and that could change its outputs.
     """
 
     checkpoint: str
@@ -41,35 +50,113 @@ class Inspection:
     heads: dict[str, str | None] = field(default_factory=dict)
     parameters: int | None = None
     back: tuple[str, ...] = ()
+    remote_code: bool = False
+    unknown_fields: tuple[str, ...] = ()
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """The bytes of the weights in each dtype; empty if the checkpoint cannot be converted."""
+        return {} if self.parameters is None else {name: self.parameters * size for name, size in _DTYPES.items()}
 
     @property
     def command(self) -> str | None:
         """The command that converts the checkpoint, or its encoder alone; None if neither is possible."""
-        if self.parameters is None or self.family == "sequence_encoder":
+        options: list[str] = []
+        if self.family == _OURS:
+            if not self.back:
+                return None
+            options, suffix = ["--to", self.back[0]], self.back[0]
+        elif self.parameters is None:
             return None
-        source = self.checkpoint
-        base_model = "" if self.obstacle is None else " --base-model"
-        target = f"{Path(source.rstrip('/')).name}-sequence-encoder"
-        return f"sequence-encoder convert {source} {target}{base_model}"
+        else:
+            options, suffix = [] if self.obstacle is None else ["--base-model"], "sequence-encoder"
+        # A folder such as `.` has no name of its own.
+        name = Path(self.checkpoint).name or Path(self.checkpoint).resolve().name
+        return shlex.join(["sequence-encoder", "convert", self.checkpoint, f"{name}-{suffix}", *options])
+
+    @property
+    def verdict(self) -> str:
+        """Whether the checkpoint can be converted, and why not."""
+        if self.family == _OURS:
+            return (
+                f"back to {', '.join(self.back)}" if self.back else "back to no family, for none has its architecture"
+            )
+        if self.obstacle is None:
+            return "yes"
+        return f"only the encoder: {self.obstacle}" if self.parameters is not None else f"no: {self.obstacle}"
+
+    @property
+    def next_step(self) -> str:
+        """What to do with the checkpoint."""
+        if self.family == _OURS:
+            use = "load it with transformers' Auto classes, after `import sequence_encoder`"
+            return f"{use}; to convert it back, run\n{self.command}" if self.command else use
+        if self.command:
+            return self.command
+        if self.family is None and self.remote_code:
+            return "use another checkpoint: this package does not run code from the Hub"
+        if self.remote_code:
+            return "use it with its own code: a SequenceEncoder cannot have the same outputs"
+        return "use it with transformers: a SequenceEncoder cannot have the same outputs"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all facts with names and values that JSON can store."""
+        return {
+            "checkpoint": self.checkpoint,
+            "architecture": self.architecture,
+            "family": self.family,
+            "convertible": self.family != _OURS and self.obstacle is None,
+            "encoder_convertible": self.family != _OURS and self.parameters is not None,
+            "obstacle": self.obstacle,
+            "heads": self.heads,
+            "parameters": self.parameters,
+            "memory": self.memory,
+            "to": list(self.back),
+            "remote_code": self.remote_code,
+            "unknown_fields": list(self.unknown_fields),
+            "command": self.command,
+        }
 
     def __str__(self) -> str:
-        verdict = f"no: {self.obstacle}" if self.obstacle else "yes"
-        if self.family == "sequence_encoder":
-            verdict = "it is a SequenceEncoder; it can be given back to " + (", ".join(self.back) or "no family")
-        elif self.obstacle and self.parameters is not None:
-            verdict += " Its encoder can be converted."
-        rows = {"checkpoint": f"{self.checkpoint}, {self.architecture}", "family": self.family or "not supported"}
-        rows["convertible"] = verdict
+        rows = {
+            "checkpoint": self.checkpoint,
+            "architecture": self.architecture,
+            "family": self.family or "not supported",
+            "convertible": self.verdict,
+        }
+        if self.remote_code and self.family:
+            rows["code"] = "on the Hub; it is not run, so `convert` cannot compare the outputs"
+        if self.unknown_fields:
+            rows["unknown"] = f"{', '.join(self.unknown_fields)}: these fields could change the outputs"
         if self.parameters is not None:
-            sizes = (f"{self.parameters * size / 2**20:,.0f} MiB in {name}" for name, size in _DTYPES.items())
-            rows |= {"parameters": f"{self.parameters:,}", "weights": ", ".join(sizes)}
-        if self.command:
-            rows["command"] = self.command
-        lines = [f"{name:<12} {value}" for name, value in rows.items()]
+            rows |= {"parameters": f"{self.parameters:,}", "memory": in_words(self.memory)}
+        rows["next"] = self.next_step
+        lines = [f"{name:<14}{value}".replace("\n", f"\n{'':<14}") for name, value in rows.items()]
         if self.heads:
-            lines += ["", "heads that this configuration allows:"]
-            lines += [f"  {head:<26} {f'no: {why}' if why else 'yes'}" for head, why in self.heads.items()]
+            lines += ["", "heads that this configuration allows (Model is the encoder alone):"]
+            same: dict[str | None, str] = {self.obstacle: "no, for the same reason", None: "yes"}
+            lines += [f"  {head:<28}{same.get(why, f'no: {why}')}" for head, why in self.heads.items()]
         return "\n".join(lines)
+
+
+def in_words(memory: dict[str, int]) -> str:
+    """Return sizes in words, such as "418 MiB in float32, 209 MiB in bfloat16 or float16".
+
+    Args:
+        memory: The bytes for each dtype.
+    """
+    names: dict[int, list[str]] = {}
+    for name, size in memory.items():
+        names.setdefault(size, []).append(name)
+    return ", ".join(f"{_size(size)} in {' or '.join(same)}" for size, same in names.items())
+
+
+def _size(size: int) -> str:
+    for unit, shift in (("GiB", 30), ("MiB", 20)):
+        if size >= 2**shift:
+            number = size / 2**shift
+            return f"{number:.0f} {unit}" if number >= 99.5 else f"{number:.1f} {unit}"
+    return f"{size / 2**10:.1f} KiB"
 
 
 def inspect(checkpoint: str | os.PathLike[str]) -> Inspection:
@@ -83,32 +170,95 @@ def inspect(checkpoint: str | os.PathLike[str]) -> Inspection:
         ValueError: If it is invalid.
     """
     name = os.fspath(checkpoint)
-    config = read_checkpoint_config(transformer_folder(checkpoint))
+    place = _place_of(name)
+    fields = config_fields(place)
+    if (found := find_remote_code(place, weights=False)) is not None:
+        return _inspect_remote_code(name, found)
+    if (model_type := fields.get("model_type")) is not None and model_type not in {*CONFIG_MAPPING, _OURS}:
+        architecture = next(iter(_architectures(fields, place)), model_type)
+        where = "its code is on the Hub" if fields.get("auto_map") else "the installed transformers does not have it"
+        obstacle = f"the model type {model_type!r} is not supported; {where}."
+        return Inspection(name, architecture, None, obstacle, remote_code=bool(fields.get("auto_map")))
+    config = read_checkpoint_config(place)
     prefix = type(config).__name__.removesuffix("Config")
-    architectures: Any = config.architectures or []
-    architecture = str(architectures[0]) if architectures else f"{prefix}Model"
+    architecture = next(iter(_architectures(fields, place)), f"{prefix}Model")
     if isinstance(config, SequenceEncoderConfig):
-        head = architecture.removeprefix("SequenceEncoder")
-        back = tuple(
-            name for name, family in FAMILIES.items() if not obstacles_to(family, head, config, bool(config.pooler_act))
-        )
-        return Inspection(name, architecture, "sequence_encoder", None, parameters=_parameters(head, config), back=back)
+        return _inspect_ours(name, architecture, config)
     try:
         family, _ = find_family(f"{prefix}Model")
     except ValueError as error:
         return Inspection(name, architecture, None, str(error))
-    heads = {head: _obstacle(family, head, config) for head in family.heads}
     try:
         _, head = find_family(architecture)
-        obstacle = heads[head]
     except ValueError as error:
-        head, obstacle = "Model", str(error)
-    counted = head if obstacle is None else "Model"
+        return _report(name, architecture, family, None, str(error), config)
+    return _report(name, architecture, family, head, None, config)
+
+
+def _place_of(name: str) -> str | os.PathLike[str]:
+    """Return the folder or Hub id with the configuration of the encoder."""
+    place = transformer_folder(name)
+    if os.path.isdir(name) or config_fields(place):
+        return place
+    # Older repositories of sentence-transformers have their encoder in a subfolder.
+    folder = folder_of(name)
+    inside = transformer_folder(folder)
+    return place if inside == folder else inside
+
+
+def _architectures(fields: dict[str, Any], place: str | os.PathLike[str]) -> Iterable[str]:
+    found = fields.get("architectures") or []
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise ValueError(f"The configuration of {place} is not valid: architectures is {found!r}.")
+    return found
+
+
+def _inspect_ours(name: str, architecture: str, config: SequenceEncoderConfig) -> Inspection:
+    head = architecture.removeprefix("SequenceEncoder")
+    if getattr(modeling, architecture, None) is None:
+        raise ValueError(f"{name} has the architecture {architecture!r}, which is not a model of this package.")
+    has_pooler = config.pooler_act is not None
+    back = tuple(each for each, family in FAMILIES.items() if not obstacles_to(family, head, config, has_pooler))
+    return Inspection(name, architecture, _OURS, None, parameters=_parameters(head, config), back=back)
+
+
+def _inspect_remote_code(name: str, found: RemoteCodeCheckpoint) -> Inspection:
+    more: dict[str, Any] = {"remote_code": True, "unknown_fields": tuple(found.unknown_fields)}
+    obstacle = None
+    try:
+        found.named_head()
+    except ValueError as error:
+        obstacle = str(error)
+    try:
+        config = found.config
+    except ValueError as error:
+        return Inspection(name, found.architecture, found.family.name, str(error), **more)
+    return _report(name, found.architecture, found.table, found.head, obstacle, config, **more)
+
+
+def _report(
+    name: str, architecture: str, family: Family, head: str | None, obstacle: str | None, config: Any, **more: Any
+) -> Inspection:
+    """Report on a checkpoint of a supported family.
+
+    Args:
+        name: The folder or Hub id.
+        architecture: The class of the model.
+        family: Its family.
+        head: The head of its class; None if that is not supported.
+        obstacle: Why it is not supported.
+        config: Its configuration.
+        **more: Further attributes of the report.
+    """
+    heads = {each: _obstacle(family, each, config) for each in family.heads}
+    if head is not None:
+        obstacle = heads[head]
+    counted = head if head is not None and obstacle is None else "Model"
     parameters = None if heads[counted] else _parameters(counted, read_config(family, counted, config))
-    return Inspection(name, architecture, family.name, obstacle, heads, parameters)
+    return Inspection(name, architecture, family.name, obstacle, heads, parameters, **more)
 
 
-def _obstacle(family: Any, head: str, config: PreTrainedConfig) -> str | None:
+def _obstacle(family: Family, head: str, config: Any) -> str | None:
     try:
         read_config(family, head, config)
     except ValueError as error:

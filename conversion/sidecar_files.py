@@ -95,7 +95,11 @@ def read_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     # Loading from the local folder saves transformers the requests to the Hub.
     folder = folder_of(os.fspath(source))
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        # `None` would ask on a terminal whether to run code from the Hub.
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        # The new folder does not have the code that this refers to. Saving adds the reference to our own code again.
+        tokenizer.init_kwargs.pop("auto_map", None)
+        return tokenizer
     except Exception as error:  # Tokenizer files have a dozen formats, and their parsers raise all kinds of errors.
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             raise ValueError(f"{source} has no tokenizer files, such as tokenizer.json.") from error

@@ -11,7 +11,7 @@ from typing import Any
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from .. import modeling
@@ -141,22 +141,40 @@ def read_config(checkpoint: str | os.PathLike[str]) -> PreTrainedConfig:
         OSError: If the configuration is missing or cannot be read.
         ValueError: If it is invalid.
     """
-    if Path(checkpoint).is_dir() and not Path(checkpoint, "config.json").is_file():
-        raise FileNotFoundError(f"{checkpoint} is not a saved model: it has no config.json.")
-    check_config_file(Path(checkpoint))
+    fields = config_fields(checkpoint)
+    model_type = fields.get("model_type")
+    if fields.get("auto_map") and model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"{checkpoint} has the model type {model_type!r}, whose code is on the Hub. This package does not run such "
+            "code, and has no table for this model type."
+        )
     try:
-        return AutoConfig.from_pretrained(checkpoint)
+        # `None` would ask on a terminal whether to run code from the Hub.
+        return AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except (OSError, ValueError):
         raise
     except (StrictDataclassError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"The configuration of {checkpoint} is not valid: {error}") from error
 
 
+def config_fields(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the content of the `config.json` of a folder or a Hub id.
+
+    Raises:
+        OSError: If it is missing or damaged.
+        ValueError: If it has no fields of a configuration.
+    """
+    if Path(checkpoint).is_dir() and not Path(checkpoint, "config.json").is_file():
+        raise FileNotFoundError(f"{checkpoint} is not a saved model: it has no config.json.")
+    check_config_file(Path(checkpoint))
+    return PreTrainedConfig.get_config_dict(checkpoint)[0]
+
+
 def _with_new_names(config: PreTrainedConfig, family: Family, checkpoint: str | os.PathLike[str]) -> PreTrainedConfig:
     """Read the fields that a checkpoint has only under an old name."""
     if not any(hasattr(config, old) for old in family.renamed):
         return config
-    given, _ = PreTrainedConfig.get_config_dict(checkpoint)
+    given = config_fields(checkpoint)
     new = {name: given[old] for old, name in family.renamed.items() if given.get(old) is not None and name not in given}
     renamed = type(config).from_dict({**given, **new})
     renamed.name_or_path = config.name_or_path

@@ -114,7 +114,7 @@ def _serve() -> None:
         sys.modules["sequence_encoder"] = None  # type: ignore[assignment]
         trusting = {"trust_remote_code": True}
     else:
-        import sequence_encoder  # noqa: F401
+        import sequence_encoder
     import huggingface_hub
     import transformers
 
@@ -184,7 +184,29 @@ def _serve() -> None:
             path_or_fileobj=content.encode(), path_in_repo="README.md", repo_id=name, revision=revision
         )
 
-    served = (push, save_and_push, load, tokenize, encode, upload, pooling_of_adapter, train, push_card)
+    def convert_and_run(name: str) -> list[list[Any]]:
+        """Convert a checkpoint of another family, and return the outputs of the new model."""
+        return outputs(sequence_encoder.convert(name))
+
+    def inspect(name: str) -> dict[str, Any]:
+        """Return what `sequence-encoder inspect` says about a repository."""
+        from sequence_encoder.conversion.inspection import inspect
+
+        return inspect(name).as_dict()
+
+    served = (
+        convert_and_run,
+        inspect,
+        push,
+        save_and_push,
+        load,
+        tokenize,
+        encode,
+        upload,
+        pooling_of_adapter,
+        train,
+        push_card,
+    )
     functions = {function.__name__: function for function in served}
     for line in sys.stdin:
         name, arguments, options = json.loads(line)

@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..command_line import UsageError
 from ..conversion import convert
+from ..conversion.convert import convert_remote_code
+from ..conversion.remote_code_checkpoints import find_remote_code
 from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import load_checkpoint, transformer_folder
 from ..hub.passed_on import inherited_card_fields
@@ -34,7 +36,9 @@ def save_as_sequence_encoder(checkpoint: str, folder: Path, base_model: bool) ->
     try:
         source_folder = folder_of(checkpoint)
         encoder = transformer_folder(source_folder)
-        model = load_checkpoint(checkpoint if encoder == source_folder else encoder, base_model=base_model)
+        place = checkpoint if encoder == source_folder else encoder
+        found = find_remote_code(place)
+        model = load_checkpoint(place, base_model) if found is None else convert_remote_code(found, base_model)
         tokenizer = load_tokenizer(encoder, model)
         if tokenizer is None:
             raise ValueError("the checkpoint has no tokenizer.")

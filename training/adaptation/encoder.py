@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ...command_line import UsageError
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ...conversion.remote_code_checkpoints import find_remote_code
 from ...conversion.sidecar_files import folder_of, read_tokenizer
 from ...conversion.source_models import FAMILIES, read_config, transformer_folder
 from ..encoders import save_as_sequence_encoder
@@ -33,13 +34,15 @@ def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool)
         source_folder = folder_of(checkpoint)
         encoder = transformer_folder(source_folder)
         named = str(checkpoint if encoder == source_folder else encoder)
-        config = read_config(named)
-        if config.model_type != SequenceEncoderConfig.model_type:
+        config = None if find_remote_code(named) else read_config(named)
+        if config is None or config.model_type != SequenceEncoderConfig.model_type:
             try:
                 if may_write:
                     save_as_sequence_encoder(checkpoint, folder, base_model=True).save_pretrained(folder)
                 named = str(folder)
             except UsageError as error:
+                if config is None:
+                    raise
                 if not any_family:
                     raise _with_adapter_hint(error, config) from error
         tokenizer = read_tokenizer(named)

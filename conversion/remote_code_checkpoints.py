@@ -1,0 +1,261 @@
+"""Reads checkpoints whose code is on the Hub from `config.json` and safetensors alone. Their code never runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig
+from transformers.utils import cached_file, logging
+
+from ..configuration import SequenceEncoderConfig
+from ..saving.loading import check_dtype, check_weight_maps
+from .family import Family
+from .gte_remote_code import GTE_REMOTE_CODE
+from .jina_bert import JINA_BERT
+from .key_mapping import Tensors
+from .neobert import NEOBERT
+from .nomic_remote_code import NOMIC_REMOTE_CODE
+from .remote_code_family import RemoteCodeFamily
+from .source_models import config_fields, transformer_folder
+
+logger = logging.get_logger(__name__)
+
+REMOTE_CODE_FAMILIES: dict[str, RemoteCodeFamily] = {
+    family.name: family for family in (NEOBERT, JINA_BERT, GTE_REMOTE_CODE, NOMIC_REMOTE_CODE)
+}
+_COMMON = ("tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id", "problem_type")
+_LABELS = ("id2label", "label2id", "num_labels", "problem_type")
+# Buffers that old checkpoints contain. Their values follow from the configuration.
+_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|inv_freq|alibi)$")
+
+
+@dataclass(frozen=True)
+class RemoteCodeCheckpoint:
+    """A checkpoint whose code is on the Hub.
+
+    Attributes:
+        place: The folder or Hub id of its encoder.
+        family: Its family.
+        architecture: The name of its class.
+        head: The head of that class, as in `family.table.heads`; None if it has no counterpart.
+        fields: The content of its `config.json`.
+    """
+
+    place: str | os.PathLike[str]
+    family: RemoteCodeFamily
+    architecture: str
+    head: str | None
+    fields: dict[str, Any]
+
+    @property
+    def config(self) -> Any:
+        """Its configuration, with a value for every field that the table of the family reads.
+
+        Raises:
+            ValueError: If a field has the wrong type.
+        """
+        if self.fields.get("quantization_config") is not None:
+            raise ValueError("quantization_config is not supported: the weights must be floating numbers.")
+        given = dict(self.fields)
+        for old, new in self.family.table.renamed.items():
+            if old in given and given.get(new) is None:
+                given[new] = given[old]
+        values = {**self.family.defaults, **{name: value for name, value in given.items() if value is not None}}
+        for name, default in self.family.defaults.items():
+            _check_type(name, values[name], default)
+        labels = {name: given[name] for name in _LABELS if given.get(name) is not None}
+        try:
+            common = PreTrainedConfig(**labels)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"The labels of {self.place} are not valid: {error}") from error
+        values |= {name: values.get(name) for name in _COMMON}
+        if values["tie_word_embeddings"] is None:
+            values["tie_word_embeddings"] = True
+        values |= {"id2label": common.id2label, "label2id": common.label2id}
+        dtype = given.get("dtype", given.get("torch_dtype"))
+        check_dtype("dtype", dtype)
+        return SimpleNamespace(**{**values, "dtype": dtype})
+
+    @property
+    def table(self) -> Family:
+        """The table of the family for this configuration."""
+        return self.family.variant(self.family.table, self.config)
+
+    @property
+    def unknown_fields(self) -> list[str]:
+        """The fields of `config.json` that neither the table nor transformers knows. They could change the outputs."""
+        table = self.family.table
+        known = {*self.family.defaults, *table.required, *table.renamed, *self.family.without_effect, *_LABELS}
+        known |= {
+            *_COMMON,
+            *vars(PreTrainedConfig()),
+            *PreTrainedConfig().to_dict(),
+            "auto_map",
+            "torch_dtype",
+            "use_cache",
+        }
+        known |= {name for head in table.heads.values() for name in head.required}
+        return sorted(name for name in self.fields if name not in known and not name.startswith("_"))
+
+    def named_head(self) -> str:
+        """Return the head of its class.
+
+        Raises:
+            ValueError: If the head has no counterpart.
+        """
+        if self.head is None:
+            raise ValueError(
+                f"{self.architecture} cannot be converted. The supported models of its family are "
+                f"{', '.join(self.family.classes)}. Pass base_model=True or --base-model to convert only its encoder."
+            )
+        return self.head
+
+    def load(self, base_model: bool) -> tuple[str, Tensors]:
+        """Load the weights under the names in the table.
+
+        Args:
+            base_model: Whether to leave out the head.
+
+        Returns:
+            The head, which is `Model` if the checkpoint has no head, and the weights.
+
+        Raises:
+            OSError: If there are no safetensors weights, or their index is damaged.
+            ValueError: If the head has no counterpart, or weights are damaged or have no floating dtype.
+        """
+        prefix = f"{self.family.base_model_prefix}."
+        table = self.table
+        parts = {rule.theirs[0].partition(".")[0] for rule in (*table.trunk, *table.layer)}
+        tensors = self._read_weights()
+        prefixed = any(name.startswith(prefix) for name in tensors)
+        trunk, rest = Tensors(), Tensors()
+        for name, tensor in tensors.items():
+            inside = name.startswith(prefix) if prefixed else name.partition(".")[0] in parts
+            (trunk if inside else rest)[name.removeprefix(prefix)] = tensor
+        head = "Model" if base_model else self.named_head()
+        if head != "Model" and not rest:
+            logger.warning(f"{self.place} names {self.architecture}, but has no head; only the encoder is converted.")
+            head = "Model"
+        if base_model:
+            rest = {}
+        if head != "Model":
+            trunk = {prefix + name: tensor for name, tensor in trunk.items()}
+        tensors = {**trunk, **rest}
+        self.family.complete(tensors, self.config)
+        return head, tensors
+
+    def _read_weights(self) -> Tensors:
+        tensors: Tensors = {}
+        for file in _weight_files(self.place):
+            try:
+                with safe_open(file, framework="pt") as opened:
+                    tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            except (SafetensorError, RuntimeError) as error:
+                raise ValueError(
+                    f"The weights of {self.place} are damaged or incomplete ({error}); copy or download them again."
+                ) from error
+        tensors = {name: tensor for name, tensor in tensors.items() if not _BUFFERS.search(name)}
+        for name, tensor in tensors.items():
+            if not tensor.is_floating_point():
+                raise ValueError(f"{name} has the dtype {tensor.dtype}, which is not supported: it must be floating.")
+        return tensors
+
+
+def find_remote_code(checkpoint: str | os.PathLike[str], weights: bool = True) -> RemoteCodeCheckpoint | None:
+    """Recognise a checkpoint of a family whose code is on the Hub.
+
+    Args:
+        checkpoint: A folder or a Hub id.
+        weights: Whether to look at the names of weights where `config.json` does not tell the formats apart.
+
+    Returns:
+        The checkpoint; None if transformers has its class, or its family is unknown.
+
+    Raises:
+        OSError: If `config.json` is missing or damaged.
+        ValueError: If `config.json` is invalid.
+    """
+    place = transformer_folder(checkpoint)
+    fields = config_fields(place)
+    architectures, auto_map = fields.get("architectures") or [None], fields.get("auto_map") or {}
+    named = architectures[0] if isinstance(architectures, list) else None
+    if fields.get("model_type") == SequenceEncoderConfig.model_type or not isinstance(named, str | None):
+        return None
+    auto_model = auto_map.get("AutoModel") if isinstance(auto_map, dict) else None
+    base = auto_model.rpartition(".")[2] if isinstance(auto_model, str) else None
+    for family in REMOTE_CODE_FAMILIES.values():
+        if not (
+            family.has(named)
+            or family.has(base)
+            or fields.get("model_type") in family.model_types
+            or (weights and named in family.renamed_weights and auto_map and _has_weights_of(family, place))
+        ):
+            continue
+        architecture = named or base or next(iter(family.classes))
+        head = family.classes.get(architecture)
+        return RemoteCodeCheckpoint(place, family, architecture, head, fields)
+    return None
+
+
+def _has_weights_of(family: RemoteCodeFamily, place: str | os.PathLike[str]) -> bool:
+    """Return whether the weights have the names of the code on the Hub, rather than those of transformers."""
+    prefix = f"{family.base_model_prefix}."
+    for file in _weight_files(place):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                if any(name.startswith(prefix) for name in opened.keys()):  # noqa: SIM118
+                    return True
+        except SafetensorError:
+            continue  # Loading reports it.
+    return False
+
+
+def _weight_files(place: str | os.PathLike[str]) -> list[Path]:
+    """Return the safetensors files of a folder or a Hub id.
+
+    Raises:
+        OSError: If there are none, or an index refers to other files.
+    """
+    check_weight_maps(Path(place))
+    whole = _find(place, "model.safetensors")
+    if whole is not None:
+        return [whole]
+    index = _find(place, "model.safetensors.index.json")
+    if index is None:
+        raise OSError(
+            f"{place} has no model.safetensors. Weights in other formats are not read, because unpickling can execute "
+            "code; convert them to safetensors first."
+        )
+    check_weight_maps(index.parent)
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    files = [(name, _find(place, name)) for name in names]
+    if missing := [name for name, file in files if file is None]:
+        raise OSError(f"{place} has no {', '.join(missing)}, which its index names; copy or download the files again.")
+    return [file for _, file in files if file is not None]
+
+
+def _find(place: str | os.PathLike[str], name: str) -> Path | None:
+    found = cached_file(place, name, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found)
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    """Check that a field has the type of its default. Booleans are no numbers."""
+    if isinstance(default, bool):
+        valid, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, int | float):
+        valid, wanted = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+        valid = valid and (isinstance(value, int) or isinstance(default, float))
+    elif isinstance(default, str):
+        valid, wanted = isinstance(value, str), "a string"
+    else:
+        return
+    if not valid:
+        raise ValueError(f"{name} must be {wanted}, got {value!r}.")
