@@ -138,7 +138,7 @@ def _convert_to_ours(model: PreTrainedModel, release: bool) -> PreTrainedModel:
     config = our_config(model)
     with no_init_weights():
         ours = getattr(modeling, _OURS + head)(config)
-    rules = family.rules(head, config.num_distinct_layers, model.base_model_prefix)
+    rules = family.rules(head, config, model.base_model_prefix)
     device = model.device
     tensors = to_ours(rules, _tensors(model, release), ours.state_dict(), _heads(config))
     return _filled(ours, tensors, device)
@@ -161,7 +161,7 @@ def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool,
     options = {"add_pooling_layer": has_pooler} if head == "Model" and family.has_pooler else {}
     with no_init_weights():
         theirs = their_class(family.model_prefixes[0] + head)(config, **options)
-    rules = family.rules(head, model.config.num_distinct_layers, theirs.base_model_prefix)
+    rules = family.rules(head, model.config, theirs.base_model_prefix)
     device, heads = model.device, _heads(model.config)
     tensors = _tensors(model, release)
     if head == "Model" and not has_pooler:
@@ -183,9 +183,13 @@ def _tensors(model: PreTrainedModel, release: bool) -> dict[str, torch.Tensor]:
 
 
 def _may_be_tied(model: PreTrainedModel) -> bool:
-    """Return whether the output embeddings equal the input embeddings, which a checkpoint may store separately."""
+    """Return whether the output embeddings equal the input embeddings, which a checkpoint may store separately.
+
+    Some models have none, or name another layer so, although they use the input embeddings.
+    """
     output, given = cast(Any, model.get_output_embeddings()), cast(Any, model.get_input_embeddings())
-    return output is None or torch.equal(output.weight, given.weight)
+    other = output is None or output.weight.shape != given.weight.shape
+    return other or torch.equal(output.weight, given.weight)
 
 
 def _filled(model: PreTrainedModel, tensors: dict[str, torch.Tensor], device: torch.device) -> PreTrainedModel:
@@ -204,11 +208,12 @@ def read_config(family: Family, head: str, config: PreTrainedConfig) -> Sequence
     Raises:
         ValueError: If it has a value that ours does not support.
     """
+    special = family.head(head, config)
     family.check(head, config)
     ours: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
     ours |= {name: getattr(config, theirs) for name, theirs in family.all_fields(head).items()}
     ours |= {**family.settings, **family.read(config)}
-    for name, only in family.heads[head].settings.items():
+    for name, only in special.settings.items():
         if ours.get(name, only) != only:
             raise ValueError(f"{name}={ours[name]!r} is not supported: {head} of {family.name} needs {only!r}.")
         ours[name] = only

@@ -20,6 +20,7 @@ from ..saving.loading import check_config_file, check_weight_maps
 from ..saving.module_list import module_paths
 from .albert import ALBERT
 from .bert import BERT
+from .deberta import DEBERTA_V2
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
 from .ernie import ERNIE
@@ -37,7 +38,7 @@ logger = logging.get_logger(__name__)
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        *(BERT, ROBERTA, DISTILBERT, ELECTRA, ALBERT, ERNIE, MPNET),
+        *(BERT, ROBERTA, DISTILBERT, ELECTRA, ALBERT, ERNIE, MPNET, DEBERTA_V2),
         *(NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, MODERNBERT),
     )
 }

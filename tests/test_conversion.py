@@ -49,6 +49,17 @@ _MODERN = {
 _ROTARY = {**_BERT, "type_vocab_size": 2, "pad_token_id": 0}
 _LINEAR = {"rope_type": "linear", "rope_theta": 300.0, "factor": 3.0}
 _YARN = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 12}
+_DEBERTA = {
+    **_BERT,
+    "relative_attention": True,
+    "position_buckets": 8,
+    "pos_att_type": "p2c|c2p",
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+    "cls_dropout": 0.2,
+}
+_SEPARATE = {"share_att_key": False, "norm_rel_ebd": "none"}
 _ALL_BIASES = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
 
 CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -87,6 +98,19 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "JinaEmbeddingsV3",
         {**_ROTARY, "type_vocab_size": 1, "tie_word_embeddings": False, "rope_parameters": _YARN},
     ),
+    "deberta": ("DebertaV2", _DEBERTA),
+    "deberta-convolution": (
+        "DebertaV2",
+        {**_DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu", "type_vocab_size": 2, "embedding_size": 15},
+    ),
+    "deberta-wide-convolution": ("DebertaV2", {**_DEBERTA, **_SEPARATE, "conv_kernel_size": 5, "legacy": False}),
+    "deberta-no-buckets": (
+        "DebertaV2",
+        {**_DEBERTA, **_SEPARATE, "position_buckets": -1, "max_relative_positions": 5, "position_biased_input": True},
+    ),
+    "deberta-c2p": ("DebertaV2", {**_DEBERTA, "pos_att_type": ["c2p"], "tie_word_embeddings": False}),
+    "deberta-p2c": ("DebertaV2", {**_DEBERTA, **_SEPARATE, "pos_att_type": ["p2c"], "pooler_hidden_act": "tanh"}),
+    "deberta-absolute": ("DebertaV2", {**_BERT, "type_vocab_size": 3, "embedding_size": 31}),
     "modernbert": ("ModernBert", _MODERN),
     "modernbert-biases-mean": ("ModernBert", {**_MODERN, **_ALL_BIASES, "classifier_pooling": "mean"}),
     "modernbert-local-only": ("ModernBert", {**_MODERN, "layer_types": ["sliding_attention"] * 3}),
@@ -111,6 +135,7 @@ _SINCE = {
     "camembert-ForMultipleChoice": ("transformers", "5.14", "makes the pooler that this head reads"),
 }
 BACK = {"xlm-roberta": "roberta", "camembert": "roberta"}
+BACK |= {name: "deberta-v2" for name in CONFIGURATIONS if name.startswith("deberta")}
 
 
 def family_of(name: str) -> str:
@@ -134,6 +159,7 @@ UNUSED = {
     "bert-untied": "cls.predictions.bias",
     "roberta-untied": "lm_head.bias",
     "albert-untied-unshared": "predictions.bias",
+    "deberta-c2p": "cls.predictions.bias",
     "ernie-untied": "cls.predictions.bias",
     "mpnet-untied": "lm_head.bias",
     "nomic_bert-untied-linear": "cls.predictions.bias",
