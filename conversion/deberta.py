@@ -158,4 +158,6 @@ DEBERTA_V2 = Family(
     write=_write,
     types_optional=True,
     variant=_variant,
+    # The published checkpoints store the head of legacy=False, which is newer than they are.
+    unstated={"legacy": False},
 )

@@ -61,6 +61,7 @@ class Family:
         renamed: Maps old names of their fields, which some checkpoints use, to the names in transformers.
         variant: Returns the head to use instead of the one in `heads`, given its name and either configuration; None
             for that one.
+        unstated: Fields of pretraining checkpoints with a masked-LM head that their configurations do not state.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Family:
     types_optional: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
     variant: Callable[[str, PreTrainedConfig], Head | None] = lambda head, config: None
+    unstated: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def has_pooler(self) -> bool:

@@ -108,8 +108,11 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
     else:
         # Old checkpoints do not name their class. They come from pretraining.
         names = [prefix + head for head in ("Model", "ForPreTraining", "ForMaskedLM") if head in family.heads]
+    attempts = [(name, config) for name in names]
+    if family.unstated and f"{prefix}ForMaskedLM" in names:
+        attempts.append((f"{prefix}ForMaskedLM", type(config).from_dict({**config.to_dict(), **family.unstated})))
     errors = []
-    for name in names:
+    for name, config in attempts:
         try:
             return _load_all(checkpoint, getattr(transformers, name), base_model, config=config)
         except ValueError as error:

@@ -351,7 +351,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         """Return the position biases for texts of up to `length` tokens, if the model has them."""
         if self.position_bias is None:
             return None
-        return self.position_bias(length, hidden_states.device, _dtype_of_scores(hidden_states))
+        return self.position_bias(length, hidden_states.device).to(_dtype_of_scores(hidden_states))
 
     def _encode_padded(
         self,

@@ -42,13 +42,12 @@ class DisentangledBias(PositionBias):
         normalise = {"layer_norm": NORMS[config.norm], "none": lambda config: nn.Identity()}
         self.norm = normalise[config.norm_rel_ebd](config)
 
-    def forward(self, length: int, device: torch.device, dtype: torch.dtype) -> Distances:
+    def forward(self, length: int, device: torch.device) -> Distances:
         """Return the embeddings of the distances that occur in texts of up to `length` tokens.
 
         Args:
             length: The length L.
             device: The device of the result.
-            dtype: The dtype of the result.
         """
         distances = torch.arange(-length, length + 1, device=device)
         index = (self._bucketed(distances) + len(self.table.weight) // 2).clamp(0, len(self.table.weight) - 1)
@@ -56,7 +55,7 @@ class DisentangledBias(PositionBias):
         # Many distances share a row, so the whole table may be shorter. A traced length has no value to compare.
         if is_tracing(weight) or len(index) < len(weight):
             weight, index = self.table(index), torch.arange(2 * length + 1, device=device)
-        return Distances(self.norm(weight).to(dtype), index)
+        return Distances(self.norm(weight), index)
 
     def _bucketed(self, distances: torch.Tensor) -> torch.Tensor:
         if self.buckets is None:
@@ -103,7 +102,7 @@ class DistanceProjections(nn.Module):
         return WithDistances(attention, self._tables(module, distances))
 
     def _tables(self, module: Any, distances: Distances) -> Tables:
-        index = distances.index.to(module.qkv_proj.weight.device)
+        index = distances.row_of.to(module.qkv_proj.weight.device)
         rows = self.dropout(distances.rows.to(index.device))
         heads = (-1, module.head_dim)
         if self.shared:

@@ -12,7 +12,7 @@ from torch import nn
 from ..cpu.dropout import draw_dropped
 from ..cpu.eligibility import is_eager_on_cpu
 from ..packing import PackedBatch
-from .disentangled_scores import CHUNK, Distances, Tables, WithDistances, distance_scores, moving, table_rows
+from .disentangled_scores import PRODUCTS_AT_ONCE, Distances, Tables, WithDistances, distance_scores, moving, table_rows
 from .grouped import GroupPlan
 from .packed import QKV, AttentionFunction
 from .per_length import EqualLengthAttention
@@ -72,7 +72,8 @@ def _by_head(plan: GroupPlan, packed: torch.Tensor) -> list[torch.Tensor]:
 def _parts(plan: GroupPlan, placed: torch.Tensor) -> list[torch.Tensor]:
     parts = placed.split([count * length for count, length in plan.shapes])
     return [
-        part.unflatten(0, shape).permute(2, 0, 1, 3).contiguous() for part, shape in zip(parts, plan.shapes, strict=True)
+        part.unflatten(0, shape).permute(2, 0, 1, 3).contiguous()
+        for part, shape in zip(parts, plan.shapes, strict=True)
     ]
 
 
@@ -177,5 +178,5 @@ def _add_gradients(
 def _few_heads(tokens: torch.Tensor) -> list[slice]:
     """Return slices of heads whose products with distances fit the cache, for tokens (H, N, L, C)."""
     heads, count, length, _ = tokens.shape
-    step = max(1, CHUNK // (2 * count * length * length))
+    step = max(1, PRODUCTS_AT_ONCE // (2 * count * length * length))
     return [slice(first, first + step) for first in range(0, heads, step)]

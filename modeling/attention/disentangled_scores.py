@@ -18,14 +18,18 @@ from .packed import QKV, AttentionFunction
 from .position_bias import biased_mask
 
 # Number of products with distances to compute at a time, so that they stay in the cache.
-CHUNK = 1 << 18
+PRODUCTS_AT_ONCE = 1 << 18
 
 
 class Distances(NamedTuple):
     """The embeddings of distances, (R, D), and the row for each distance from -L to L, (2L + 1,)."""
 
     rows: torch.Tensor
-    index: torch.Tensor
+    row_of: torch.Tensor
+
+    def to(self, dtype: torch.dtype) -> "Distances":
+        """Return the same with embeddings of another dtype."""
+        return self._replace(rows=self.rows.to(dtype))
 
 
 class Tables(NamedTuple):
@@ -70,11 +74,11 @@ class WithDistances:
         """
         sequences, heads, length, _ = query.shape
         per_head = 2 * length * length
-        if is_tracing(query) or sequences * heads * per_head <= CHUNK:
+        if is_tracing(query) or sequences * heads * per_head <= PRODUCTS_AT_ONCE:
             return self._part(module, (query, key, value), mask, slice(None), **kwargs)
         outputs, weights = [], []
-        rows = max(1, CHUNK // (heads * per_head))
-        columns = heads if rows > 1 else max(1, CHUNK // per_head)
+        rows = max(1, PRODUCTS_AT_ONCE // (heads * per_head))
+        columns = heads if rows > 1 else max(1, PRODUCTS_AT_ONCE // per_head)
         for first in range(0, sequences, rows):
             some = slice(first, first + rows)
             parts = []
@@ -83,10 +87,9 @@ class WithDistances:
                 qkv = (query[some, chosen], key[some, chosen], value[some, chosen])
                 parts.append(self._part(module, qkv, _chosen(mask, some, chosen), chosen, **kwargs))
             outputs.append(torch.cat([output for output, _ in parts], 2))
-            weights.append([weight for _, weight in parts])
-        if weights[0][0] is None:
-            return torch.cat(outputs), None
-        return torch.cat(outputs), torch.cat([torch.cat(parts, 1) for parts in weights])
+            if given := [weight for _, weight in parts if weight is not None]:
+                weights.append(torch.cat(given, 1))
+        return torch.cat(outputs), torch.cat(weights) if weights else None
 
     def _part(
         self, module: nn.Module, qkv: QKV, mask: torch.Tensor | None, heads: slice, **kwargs: Any

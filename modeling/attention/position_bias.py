@@ -24,7 +24,7 @@ class PositionBias(nn.Module):
         """Return the bias for each distance, the index of the key minus that of the query: (N,) long to (H, N)."""
         raise NotImplementedError
 
-    def forward(self, length: int, device: torch.device, dtype: torch.dtype) -> Any:
+    def forward(self, length: int, device: torch.device) -> Any:
         """Return what layers need to know of the distances in texts of up to `length` tokens.
 
         Here these are the biases of queries and keys, (H, L, L).
@@ -32,12 +32,11 @@ class PositionBias(nn.Module):
         Args:
             length: The length L, at least 1.
             device: The device of the result.
-            dtype: The dtype of the result.
         """
         distances = torch.arange(2 * length, device=device)
         # The distances from 0 to L - 1 and from -L to -1, repeated for every query. Rows that are one element shorter
         # shift each query by one more element than the query before, and need no gather.
-        values = self.values(torch.where(distances < length, distances, distances - 2 * length)).to(dtype)
+        values = self.values(torch.where(distances < length, distances, distances - 2 * length))
         rows = values[:, None].expand(-1, length, -1).flatten(1)[:, : length * (2 * length - 1)]
         return rows.unflatten(1, (length, 2 * length - 1))[..., :length]
 
