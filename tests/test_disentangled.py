@@ -27,6 +27,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "c2p": {"pos_att_type": ["c2p"], "norm_rel_ebd": "none"},
     "p2c": {"pos_att_type": ["p2c"], "share_att_key": False, **CONVOLUTION},
 }
+# No disentangled attention.
+WITHOUT_DISTANCES = {"pos_att_type": None, "share_att_key": False, "position_buckets": None, "norm_rel_ebd": "none"}
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -166,6 +168,37 @@ def test_4d_masks_hide_tokens(tiny_config: Build, randomize: Build, variant: str
     expected = model(ids, position_ids=torch.cat([torch.arange(4), torch.arange(5)])[None]).last_hidden_state
     for mask in (visible.bool(), (1 - visible) * torch.finfo(torch.float32).min):
         assert_same(model(ids, attention_mask=mask).last_hidden_state, expected)
+
+
+def test_4d_masks_of_each_head_may_be_split(
+    tiny_config: Build, randomize: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = randomize(SequenceEncoderModel(deberta(tiny_config, "shared")))
+    ids, mask = torch.randint(1, 97, (2, 9)), torch.rand(2, 3, 9, 9) > 0.4
+    mask |= torch.eye(9).bool()
+    expected = model(ids, attention_mask=mask).last_hidden_state
+    monkeypatch.setattr(disentangled_scores, "PRODUCTS_AT_ONCE", 200)
+    assert_same(model(ids, attention_mask=mask).last_hidden_state, expected)
+
+
+def test_the_convolution_counts_tokens_that_the_mask_leaves_out(tiny_config: Build, randomize: Build) -> None:
+    config = tiny_config("deberta-v3", position_bias=None, **WITHOUT_DISTANCES, **CONVOLUTION)
+    model = randomize(SequenceEncoderModel(config))
+    ids, mask = torch.randint(1, 97, (1, 9)), torch.tensor([[1, 1, 1, 0, 0, 1, 1, 1, 1]])
+    expected = convert(model, to="deberta-v2", base_model=True)(ids, attention_mask=mask).last_hidden_state
+    assert_same(model(ids, attention_mask=mask).last_hidden_state[mask.bool()], expected[mask.bool()])
+
+
+@pytest.mark.parametrize(("name", "module"), [("hidden", "layers.0.self_attn.distances"), ("pooler", "pooler")])
+def test_dropout_has_its_probability(tiny_config: Build, name: str, module: str) -> None:
+    """Dropout of the distances in each layer, and before the dense layer of the pooler."""
+    model = SequenceEncoderModel(deberta(tiny_config, "shared", **{f"{name}_dropout": 0.5})).train()
+    dropped: list[float] = []
+    dropout = model.get_submodule(f"{module}.dropout")
+    dropout.register_forward_hook(lambda module, args, output: dropped.append((output == 0).float().mean().item()))
+    model(torch.ones(40, 30).long())
+    assert len(dropped) == 1
+    assert 0.4 < dropped[0] < 0.6
 
 
 def test_bfloat16_is_close_to_float32(tiny_config: Build, randomize: Build, ragged: Build) -> None:
