@@ -46,6 +46,7 @@ _ONLY_FOR = {
     "pooling": _WITH_POOLER,
     "pooler_act": _WITH_POOLER,
     "pooler_placement": _WITH_POOLER,
+    "pooler_dropout": _WITH_POOLER,
     "prediction_head": _PREDICTING,
     "prediction_head_size": _PREDICTING,
     "prediction_size": _PREDICTING,
@@ -143,7 +144,7 @@ def _convert_to_ours(model: PreTrainedModel, release: bool) -> PreTrainedModel:
     config = our_config(model)
     with no_init_weights():
         ours = getattr(modeling, _OURS + head)(config)
-    rules = family.rules(head, config.num_distinct_layers, model.base_model_prefix)
+    rules = family.rules(head, config, model.base_model_prefix)
     device, constants = model.device, family.constants(model)
     theirs = _tensors(model, release)
     for name, constant in constants.items():
@@ -168,7 +169,7 @@ def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool,
     options = {"add_pooling_layer": has_pooler} if head == "Model" and family.has_pooler else {}
     with no_init_weights():
         theirs = their_class(family.model_prefixes[0] + head)(config, **options)
-    rules = family.rules(head, model.config.num_distinct_layers, theirs.base_model_prefix)
+    rules = family.rules(head, model.config, theirs.base_model_prefix)
     device, heads = model.device, _heads(model.config)
     tensors = _tensors(model, release)
     if head == "Model" and not has_pooler:
@@ -198,9 +199,13 @@ def _tensors(model: PreTrainedModel, release: bool) -> dict[str, torch.Tensor]:
 
 
 def _may_be_tied(model: PreTrainedModel) -> bool:
-    """Return whether the output embeddings equal the input embeddings, which a checkpoint may store separately."""
+    """Return whether the output embeddings equal the input embeddings, which a checkpoint may store separately.
+
+    Some models have none, or name another layer so, although they use the input embeddings.
+    """
     output, given = cast(Any, model.get_output_embeddings()), cast(Any, model.get_input_embeddings())
-    return output is None or torch.equal(output.weight, given.weight)
+    other = output is None or output.weight.shape != given.weight.shape
+    return other or torch.equal(output.weight, given.weight)
 
 
 def _filled(model: PreTrainedModel, tensors: dict[str, torch.Tensor], device: torch.device) -> PreTrainedModel:
@@ -219,11 +224,12 @@ def read_config(family: Family, head: str, config: PreTrainedConfig) -> Sequence
     Raises:
         ValueError: If it has a value that ours does not support.
     """
+    special = family.head(head, config)
     family.check(head, config)
     ours: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
     ours |= {name: getattr(config, theirs) for name, theirs in family.all_fields(head).items()}
     ours |= {**family.settings, **family.read(config)}
-    for name, only in family.heads[head].settings.items():
+    for name, only in special.settings.items():
         if ours.get(name, only) != only:
             raise ValueError(f"{name}={ours[name]!r} is not supported: {head} of {family.name} needs {only!r}.")
         ours[name] = only
@@ -268,7 +274,7 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
     no_pooler = head == "Model" and not has_pooler
     for name in (field.name for field in fields(config) if field.name in SequenceEncoderConfig.__annotations__):
         irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (
-            name in ("pooling", "pooler_act", "pooler_placement") and no_pooler
+            name in ("pooling", "pooler_act", "pooler_placement", "pooler_dropout") and no_pooler
         )
         irrelevant |= name == "sliding_window" and "sliding_attention" not in (config.layer_types or [])
         if not irrelevant and getattr(config, name) != getattr(again, name):
