@@ -16,7 +16,7 @@ from .version import __version__
 Run = Callable[[], object]
 # Listed here, because importing the families imports torch.
 _FAMILIES = (
-    *("bert", "roberta", "distilbert", "electra", "albert", "ernie", "mpnet"),
+    *("bert", "roberta", "distilbert", "electra", "albert", "ernie", "mpnet", "deberta-v2"),
     *("nomic_bert", "gte", "jina_embeddings_v3", "eurobert", "ultrabert"),
     *("data2vec_text", "roberta_prelayernorm", "xlm_roberta_xl", "megatron_bert"),
     *("roformer", "rembert", "modernbert"),

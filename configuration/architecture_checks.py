@@ -4,6 +4,7 @@
 import math
 from typing import Any
 
+from .disentangled_fields import check_convolution, check_disentangled
 from .layer_groups import check_number_of_groups, check_types_in_groups
 from .rope_parameters import check_rope_parameters
 
@@ -31,11 +32,13 @@ def check_number_of_weights(config: Any) -> None:
     grouped = min(max(config.key_value_heads, 0), config.num_attention_heads)
     attention = 2 * config.hidden_size + 2 * grouped * config.hidden_size // max(config.num_attention_heads, 1)
     layer = config.hidden_size * (attention + matrices * config.intermediate_size)
+    distances = config.relative_rows * config.hidden_size if config.position_bias == "disentangled" else 0
     # There can be more groups than layers, which `check_architecture` rejects.
-    weights = rows * width + min(config.num_distinct_layers, config.num_hidden_layers) * layer
+    weights = rows * width + distances + min(config.num_distinct_layers, config.num_hidden_layers) * layer
     if weights > _MAX_WEIGHTS:
         sizes = ["vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size"]
         sizes += ["task_type_vocab_size"] if config.task_type_vocab_size else []
+        sizes += ["position_buckets", "max_relative_positions"] if distances else []
         given = ", ".join(f"{name}={getattr(config, name)}" for name in (*sizes, "num_hidden_layers"))
         raise ValueError(
             f"{given} need about {weights:,} weights ({weights * 4 >> 30:,} GiB in float32); at most "
@@ -157,6 +160,8 @@ def _check_position_bias(config: Any) -> None:
         )
     if config.position_bias is not None and "sliding_attention" in (config.layer_types or []):
         raise ValueError(f"position_bias={config.position_bias!r} needs layers of 'full_attention' only.")
+    check_disentangled(config)
+    check_convolution(config)
 
 
 def check_layer_types(config: Any) -> None:

@@ -21,12 +21,13 @@ from .shared_fields import CheckedConfig
 logger = logging.get_logger(__name__)
 
 # Keywords that are not fields, but that transformers passes or stores, or that sentence-transformers stores for a
-# cross-encoder.
+# cross-encoder; and `legacy`, by which a DeBERTa that is converted back gets the names of its weights.
 _ACCEPTED_KEYWORDS = {
     "attn_implementation",
     "auto_map",
     "custom_pipelines",
     "experts_implementation",
+    "legacy",
     "model_type",
     "name_or_path",
     "num_labels",
@@ -71,13 +72,28 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         rope_parameters (`dict`, *optional*): Parameters of rotary positions, in the format of transformers:
             `rope_theta` (defaults to 10000), `rope_type` (`default`, `linear`, `llama3` or `yarn`) and what that type
             needs, either for all layers or nested by layer type.
-        position_bias (`"bucketed"` or `"alibi"`, *optional*): What is added to attention scores for the distance of two
-            tokens, with any `position_embedding`: a learned number for each head and bucket of distances, as in T5 and
-            MPNet, or a penalty that grows linearly (Press et al., 2022).
+        position_bias (`"bucketed"`, `"alibi"` or `"disentangled"`, *optional*): What is added to attention scores for
+            the distance of two tokens, with any `position_embedding`: a learned number for each head and bucket of
+            distances, as in T5 and MPNet; a penalty that grows linearly (Press et al., 2022); or products of queries
+            and keys with embeddings of the distance, as in DeBERTa (He et al., 2021).
         relative_attention_num_buckets (`int`, defaults to 32): Number of buckets of a `bucketed` position bias, half of
             them for each direction.
         relative_attention_max_distance (`int`, defaults to 128): Distance from which all distances share the last
             bucket of their direction.
+        pos_att_type (`list[str]`, *optional*): The products of a `disentangled` position bias: `"c2p"` for queries with
+            distances, `"p2c"` for keys with distances. By default both.
+        share_att_key (`bool`, defaults to `False`): Whether each layer of a `disentangled` position bias projects
+            distances with the weights of its queries and keys, instead of separate ones.
+        position_buckets (`int`, *optional*): Number of buckets for each direction of a `disentangled` position bias.
+            The nearer half of them hold one distance each, and the others hold ranges that grow logarithmically up to
+            `max_relative_positions`. By default, each distance has its own embedding.
+        max_relative_positions (`int`, *optional*): Distance from which all distances share an embedding of a
+            `disentangled` position bias; `max_position_embeddings` by default.
+        norm_rel_ebd (`"none"` or `"layer_norm"`, defaults to `"none"`): Whether to normalise the embeddings of
+            distances.
+        conv_kernel_size (`int`, defaults to 0): Number of tokens, an odd number, of a convolution beside the first
+            layer, as in DeBERTa v2. With 0 there is none.
+        conv_act (`str`, defaults to `"tanh"`): Activation of the convolution: `tanh` or one of those of `hidden_act`.
         norm_placement (`"post"` or `"pre"`, defaults to `"post"`): Whether norms come after each residual addition or
             before each branch. `pre` adds a norm after the last layer, and omits the attention norm of the first layer
             if `embedding_norm` already normalises its input and no other layer shares its weights.
@@ -100,6 +116,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         embedding_size (`int`, *optional*): Number of channels of the embeddings; `hidden_size` by default. If the two
             differ, the model projects the embeddings to `hidden_size`, and a `dense` prediction head projects back, as
             in ELECTRA.
+        embedding_projection (`"after_norm"` or `"before_norm"`, defaults to `"after_norm"`): Where this projection is.
+            Before the norm and dropout of the embeddings, it has no bias, as in DeBERTa.
         scale_embeddings (`bool`, defaults to `True`): Whether to multiply token embeddings by the square root of their
             number of channels.
         embedding_norm (`bool`, defaults to `False`): Whether to normalise the sum of the embeddings.
@@ -111,6 +129,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         pooler_act (`"tanh"`, `"relu"` or `"gelu"`, *optional*): Adds BERT's pooler, a dense layer with this activation.
         pooler_placement (`"after"` or `"before"`, defaults to `"after"`): Whether this layer follows the pooling, or
             comes before it, on the vector of each token, as in EuroBERT.
+        pooler_dropout (`float`, defaults to 0.0): Dropout probability before the dense layer of the pooler.
         prediction_head (`"linear"`, `"dense"` or `"mlp"`, defaults to `"linear"`): What follows the encoder before the
             vocabulary projection: nothing, a dense layer with activation and norm, or two dense layers with an
             activation after each, as in UltraBERT.
@@ -172,9 +191,16 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     position_embedding: Literal["sinusoidal", "learned", "rotary", "none"] = "sinusoidal"
     position_offset: int = 0
     rope_parameters: dict[str, Any] | None = None
-    position_bias: Literal["bucketed", "alibi"] | None = None
+    position_bias: Literal["bucketed", "alibi", "disentangled"] | None = None
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
+    pos_att_type: list[Literal["c2p", "p2c"]] | None = None
+    share_att_key: bool = False
+    position_buckets: int | None = None
+    max_relative_positions: int | None = None
+    norm_rel_ebd: Literal["none", "layer_norm"] = "none"
+    conv_kernel_size: int = 0
+    conv_act: Literal["tanh", "relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"] = "tanh"
     norm_placement: Literal["post", "pre"] = "post"
     first_attn_norm: bool = False
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
@@ -189,6 +215,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     mlp_down_bias: bool | None = None
 
     embedding_size: int | None = None
+    embedding_projection: Literal["after_norm", "before_norm"] = "after_norm"
     scale_embeddings: bool = True
     embedding_norm: bool = False
     type_vocab_size: int = 0
@@ -197,6 +224,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     pooling: Literal["mean", "cls"] = "mean"
     pooler_act: Literal["tanh", "relu", "gelu"] | None = None
     pooler_placement: Literal["after", "before"] = "after"
+    pooler_dropout: float | int = 0.0
     prediction_head: Literal["linear", "dense", "mlp"] = "linear"
     prediction_head_size: int | None = None
     prediction_size: int | None = None
@@ -230,7 +258,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         """Return the configuration of a well-known encoder family at base size.
 
         Args:
-            name: `vanilla`, `bert`, `roberta`, `distilbert`, `mpnet`, `nomic`, `eurobert` or `modernbert`.
+            name: `vanilla`, `bert`, `roberta`, `distilbert`, `mpnet`, `deberta-v3`, `nomic`, `eurobert` or
+                `modernbert`.
             tokenizer: A tokenizer of transformers, which sets `vocab_size` and the ids of the special tokens. Ids of
                 tokens that it does not have become None.
             **overrides: Fields to change. If `num_hidden_layers` is changed alone, the pattern of layer types is cut or
@@ -307,6 +336,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             self.num_hidden_groups = None
         if self.mlp_down_bias == self.mlp_bias:
             self.mlp_down_bias = None
+        if self.position_bias == "disentangled" and self.pos_att_type is None:
+            self.pos_att_type = ["c2p", "p2c"]
         if self.layer_types is None:
             self.layer_types = ["full_attention"] * self.num_hidden_layers
         if 0 < len(self.layer_types) < self.num_hidden_layers:
@@ -388,6 +419,16 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     def has_down_bias(self) -> bool:
         """Whether the last layer of the feed-forward network has a bias."""
         return self.mlp_bias if self.mlp_down_bias is None else self.mlp_down_bias
+
+    @property
+    def score_terms(self) -> int:
+        """Number of products that are added up to an attention score."""
+        return 1 + len(set(self.pos_att_type or []))
+
+    @property
+    def relative_rows(self) -> int:
+        """Number of embeddings of distances of a `disentangled` position bias, half of them for each direction."""
+        return 2 * (self.position_buckets or self.max_relative_positions or self.max_position_embeddings)
 
     @property
     def num_hidden_states(self) -> int:

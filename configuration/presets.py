@@ -54,6 +54,25 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pad_token_id": 1,
         "eos_token_id": 2,
     },
+    # He et al., 2023.
+    "deberta-v3": {
+        **_BERT,
+        "vocab_size": 128100,
+        "position_embedding": "none",
+        "position_bias": "disentangled",
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+        "position_buckets": 256,
+        "norm_rel_ebd": "layer_norm",
+        "norm_eps": 1e-7,
+        "embedding_projection": "before_norm",
+        "type_vocab_size": 0,
+        "pooler_act": "gelu",
+        "pad_token_id": 0,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "mask_token_id": 128000,
+    },
     # Nussbaum et al., 2024.
     "nomic": {
         **_BERT,

@@ -50,6 +50,7 @@ _ONLY_FOR = {
     "pooling": _WITH_POOLER,
     "pooler_act": _WITH_POOLER,
     "pooler_placement": _WITH_POOLER,
+    "pooler_dropout": _WITH_POOLER,
     "prediction_head": _PREDICTING,
     "prediction_head_size": _PREDICTING,
     "prediction_size": _PREDICTING,
@@ -168,7 +169,7 @@ def _from_tensors(
 ) -> PreTrainedModel:
     with no_init_weights():
         ours = getattr(modeling, _OURS + head)(config)
-    rules = family.rules(head, config.num_distinct_layers, base_model_prefix)
+    rules = family.rules(head, config, base_model_prefix)
     return _filled(ours, to_ours(rules, theirs, ours.state_dict(), _heads(config)), device)
 
 
@@ -205,7 +206,7 @@ def convert_remote_code(found: RemoteCodeCheckpoint, base_model: bool = False) -
         theirs = {name: tensor for name, tensor in theirs.items() if name not in poolers}
     dtype = config.dtype or next((tensor.dtype for tensor in theirs.values()), torch.float32)
     theirs = {name: tensor.to(dtype) for name, tensor in theirs.items()}
-    _check_tied(found.table.rules(head, 0, found.family.base_model_prefix), theirs, config.tie_word_embeddings)
+    _check_tied(found.table.rules(head, config, found.family.base_model_prefix), theirs, config.tie_word_embeddings)
     try:
         model = _from_tensors(found.table, head, config, theirs, found.family.base_model_prefix, torch.device("cpu"))
     except RuntimeError as error:
@@ -242,7 +243,7 @@ def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool,
     options = {"add_pooling_layer": has_pooler} if head == "Model" and family.has_pooler else {}
     with no_init_weights():
         theirs = their_class(family.model_prefixes[0] + head)(config, **options)
-    rules = family.rules(head, model.config.num_distinct_layers, theirs.base_model_prefix)
+    rules = family.rules(head, model.config, theirs.base_model_prefix)
     device, heads = model.device, _heads(model.config)
     tensors = _tensors(model, release)
     if head == "Model" and not has_pooler:
@@ -272,9 +273,13 @@ def _tensors(model: PreTrainedModel, release: bool) -> dict[str, torch.Tensor]:
 
 
 def _may_be_tied(model: PreTrainedModel) -> bool:
-    """Return whether the output embeddings equal the input embeddings, which a checkpoint may store separately."""
+    """Return whether the output embeddings equal the input embeddings, which a checkpoint may store separately.
+
+    Some models have none, or name another layer so, although they use the input embeddings.
+    """
     output, given = cast(Any, model.get_output_embeddings()), cast(Any, model.get_input_embeddings())
-    return output is None or torch.equal(output.weight, given.weight)
+    other = output is None or output.weight.shape != given.weight.shape
+    return other or torch.equal(output.weight, given.weight)
 
 
 def _filled(model: PreTrainedModel, tensors: dict[str, torch.Tensor], device: torch.device) -> PreTrainedModel:
@@ -293,11 +298,12 @@ def read_config(family: Family, head: str, config: PreTrainedConfig) -> Sequence
     Raises:
         ValueError: If it has a value that ours does not support.
     """
+    special = family.head(head, config)
     family.check(head, config)
     ours: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
     ours |= {name: getattr(config, theirs) for name, theirs in family.all_fields(head).items()}
     ours |= {**family.settings, **family.read(config)}
-    for name, only in family.heads[head].settings.items():
+    for name, only in special.settings.items():
         if ours.get(name, only) != only:
             raise ValueError(f"{name}={ours[name]!r} is not supported: {head} of {family.name} needs {only!r}.")
         ours[name] = only
@@ -342,7 +348,7 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
     no_pooler = head == "Model" and not has_pooler
     for name in (field.name for field in fields(config) if field.name in SequenceEncoderConfig.__annotations__):
         irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (
-            name in ("pooling", "pooler_act", "pooler_placement") and no_pooler
+            name in ("pooling", "pooler_act", "pooler_placement", "pooler_dropout") and no_pooler
         )
         irrelevant |= name == "sliding_window" and "sliding_attention" not in (config.layer_types or [])
         if not irrelevant and getattr(config, name) != getattr(again, name):

@@ -9,6 +9,7 @@ from typing import Any
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..configuration import SequenceEncoderConfig
 from .key_mapping import Rule, for_layers, with_prefixes
 
 # Fields that have the same name in most families and in ours.
@@ -59,6 +60,9 @@ class Family:
         constants: Returns the tensors of their model that its configuration determines, and that ours computes.
         types_optional: Whether the family supports `type_vocab_size=0`.
         renamed: Maps old names of their fields, which some checkpoints use, to the names in transformers.
+        variant: Returns the head to use instead of the one in `heads`, given its name and either configuration; None
+            for that one.
+        unstated: Fields of pretraining checkpoints with a masked-LM head that their configurations do not state.
     """
 
     name: str
@@ -74,11 +78,17 @@ class Family:
     constants: Callable[[PreTrainedModel], dict[str, Any]] = lambda model: {}
     types_optional: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
+    variant: Callable[[str, PreTrainedConfig], Head | None] = lambda head, config: None
+    unstated: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def has_pooler(self) -> bool:
         """Whether the model without a head can have a pooler."""
         return any(rule.ours.startswith("pooler.") for rule in self.trunk)
+
+    def head(self, name: str, config: PreTrainedConfig) -> Head:
+        """Return the head with this name of a model with this configuration, ours or theirs."""
+        return self.variant(name, config) or self.heads[name]
 
     def faults(self, head: str, config: PreTrainedConfig) -> list[str]:
         """List the fields of their configuration that have a value other than the one that they must have.
@@ -90,14 +100,15 @@ class Family:
         Returns:
             A sentence for each field.
         """
-        pairs = self.heads[head].same.items()
+        special = self.head(head, config)
+        pairs = special.same.items()
         needed = {name: (getattr(config, name), getattr(config, other), other) for name, other in pairs}
         faults = [
             f"{name}={value!r} is not supported: it must equal {other}={only!r}."
             for name, (value, only, other) in needed.items()
             if value != only
         ]
-        required = {**self.required, **self.heads[head].required}
+        required = {**self.required, **special.required}
         given = {name: getattr(config, name, only) for name, only in required.items()}
         return faults + [
             f"{name}={given[name]!r} is not supported: a SequenceEncoder needs {name}={only!r}."
@@ -122,16 +133,17 @@ class Family:
         """Map our field names to theirs, for a model with this head."""
         return {**self.fields, **self.heads[head].fields}
 
-    def rules(self, head: str, depth: int, base_model_prefix: str) -> list[Rule]:
-        """Return all rules for a model with `depth` distinct layers.
+    def rules(self, head: str, config: SequenceEncoderConfig, base_model_prefix: str) -> list[Rule]:
+        """Return all rules for a model.
 
         Args:
             head: The suffix of the class name, such as `ForMaskedLM`.
-            depth: The number of layers that have their own weights.
+            config: Our configuration.
             base_model_prefix: The attribute that holds the trunk in their class.
         """
         ours, theirs = ("", "") if head == "Model" else ("model.", f"{base_model_prefix}.")
-        return [*with_prefixes([*self.trunk, *for_layers(self.layer, depth)], ours, theirs), *self.heads[head].rules]
+        trunk = [*self.trunk, *for_layers(self.layer, config.num_distinct_layers)]
+        return [*with_prefixes(trunk, ours, theirs), *self.head(head, config).rules]
 
 
 def their_class(name: str) -> Any:

@@ -6,6 +6,7 @@ table serves both directions. Shapes: D hidden size, H heads, G heads of keys an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -90,6 +91,11 @@ STACKED_QKV = Layout(
     lambda tensors, heads: _heads_of_three(_unstacked(tensors[0], heads), heads),
     lambda tensor, heads, count: [torch.cat(_three_of_heads(tensor, heads, 3))],
 )
+# A convolution over tokens, (out, in, width), which is a linear layer of the neighbours, (out, width · in).
+CONVOLUTION = Layout(
+    lambda tensors, heads: tensors[0].transpose(1, 2).flatten(1),
+    lambda tensor, heads, count: [tensor.unflatten(1, (-1, len(tensor))).transpose(1, 2).contiguous()],
+)
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads
 
     Args:
         rules: The rules of the model. If two rules name the same tensor, the later one applies.
-        theirs: Their tensors. Each one is removed when it is used.
+        theirs: Their tensors. Each one is removed when it is used for the last time.
         needed: The names of our tensors.
         heads: The numbers of attention heads.
 
@@ -133,12 +139,15 @@ def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads
         ValueError: If a tensor is missing or unused. The message names it.
     """
     by_name = {rule.ours: rule for rule in rules}
+    needed = list(needed)
+    uses = Counter(key for name in needed for key in by_name[name].theirs)
     ours: Tensors = {}
     for name in needed:
         rule = by_name[name]
         if absent := [key for key in rule.theirs if key not in theirs]:
             raise ValueError(f"The checkpoint has no {', '.join(absent)}.")
-        tensors = [theirs.pop(key) for key in rule.theirs]
+        uses.subtract(rule.theirs)
+        tensors = [theirs[key] if uses[key] else theirs.pop(key) for key in rule.theirs]
         if rule.layout is SAME:
             _warn_about_unused_weights(rule, tensors)
         ours[name] = rule.layout.join(tensors, heads)

@@ -21,6 +21,7 @@ from ..saving.module_list import module_paths
 from .albert import ALBERT
 from .bert import BERT
 from .data2vec_text import DATA2VEC_TEXT
+from .deberta import DEBERTA_V2
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
 from .ernie import ERNIE
@@ -43,7 +44,7 @@ logger = logging.get_logger(__name__)
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        *(BERT, ROBERTA, DISTILBERT, ELECTRA, ALBERT, ERNIE, MPNET),
+        *(BERT, ROBERTA, DISTILBERT, ELECTRA, ALBERT, ERNIE, MPNET, DEBERTA_V2),
         *(NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, EUROBERT, ULTRABERT),
         *(DATA2VEC_TEXT, ROBERTA_PRELAYERNORM, XLM_ROBERTA_XL, MEGATRON_BERT, ROFORMER, REMBERT, MODERNBERT),
     )
@@ -125,8 +126,12 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
     else:
         # Old checkpoints do not name their class. They come from pretraining.
         names = [prefix + head for head in ("Model", "ForPreTraining", "ForMaskedLM") if head in family.heads]
+    attempts = [(name, options) for name in names]
+    if family.unstated and f"{prefix}ForMaskedLM" in names:
+        stated = type(config).from_dict({**renamed.to_dict(), **family.unstated})
+        attempts.append((f"{prefix}ForMaskedLM", {"config": stated}))
     errors = []
-    for name in names:
+    for name, options in attempts:
         try:
             return _load_all(checkpoint, getattr(transformers, name), base_model, **options)
         except ValueError as error:

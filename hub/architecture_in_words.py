@@ -16,6 +16,7 @@ _FEED_FORWARDS = {"mlp": "two linear layers with {act} between them", "glu": "ga
 _BIASES = {
     "bucketed": "a learned bias on the attention scores for each of {} ranges of distances",
     "alibi": "a penalty on the attention scores that grows with the distance (ALiBi)",
+    "disentangled": "products of tokens with embeddings of their distance, added to the attention scores",
 }
 # Heads that do not pool.
 _OF_TOKENS = ("ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
@@ -123,4 +124,6 @@ def _embeddings(config: SequenceEncoderConfig) -> str:
         parts.append("scaled by the square root of the hidden size")
     if config.embedding_norm:
         parts.append("normalised")
+    if config.conv_kernel_size:
+        parts.append(f"added to the first layer's output in a convolution over {config.conv_kernel_size} tokens")
     return ", ".join(parts)

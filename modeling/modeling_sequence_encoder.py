@@ -16,10 +16,9 @@ from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from .attention.dispatch import check_takes_bias, choose_varlen_attention
+from .attention.dispatch import POSITION_BIASES, check_takes_bias, choose_varlen_attention
 from .attention.masks import padded_masks, real_tokens
 from .attention.packed import PackedAttention
-from .attention.position_bias import POSITION_BIASES, biased_mask
 from .checks import (
     check_document_index,
     check_embeddings_type,
@@ -29,6 +28,7 @@ from .checks import (
     check_offsets,
     check_positions,
 )
+from .convolution import packed_segments, padded_segments
 from .embeddings import InputEmbeddings
 from .forward_options import ForwardOptions
 from .layers import LAYERS, EncoderLayer
@@ -131,7 +131,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         if not self._needs_padding(tokens, attention_mask, kwargs):
             packed = PackedBatch.from_padded(*documents)
             counts = self.position_bias is not None or "sliding_attention" in (self.config.layer_types or [])
-            if counts and packed.has_gaps():
+            if (counts or self.config.conv_kernel_size) and packed.has_gaps():
                 # Windows and distances count tokens that the mask leaves out. Packing would bring others closer.
                 self._check_windows_with_gaps()
                 packed = None
@@ -146,7 +146,9 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             position_ids = offsets_from_starts(starts) if position_ids is None else position_ids
             position_ids = position_ids if token_mask is None else position_ids * token_mask
             document_starts = starts if several_documents or (may_restart and is_tracing(tokens)) else None
-            last_hidden_state = self._encode_padded(attention_mask, document_starts, position_ids, *inputs, kwargs)
+            options = {"segments": padded_segments(starts, token_mask)} if self.config.conv_kernel_size else {}
+            options = {**kwargs, **options}
+            last_hidden_state = self._encode_padded(attention_mask, document_starts, position_ids, *inputs, options)
         if token_mask is not None:
             token_mask = token_mask.to(last_hidden_state.device)
             if packed is None:
@@ -204,6 +206,8 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
     ) -> torch.Tensor:
         """Apply all layers to the real tokens as one row (1, T, D), and unpack the needed ones to (B, S, D)."""
         kwargs = {name: value for name, value in kwargs.items() if name not in _PACKING_KEYWORDS}
+        if self.config.conv_kernel_size:
+            kwargs["segments"] = packed_segments(packed)
         input_ids, token_type_ids, inputs_embeds = (
             None if padded is None else packed.pack(padded) for padded in (input_ids, token_type_ids, inputs_embeds)
         )
@@ -245,7 +249,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
 
     def _choose_attention(self, hidden_states: torch.Tensor) -> type[PackedAttention]:
         dropout = self.config.attention_dropout if self.training else 0.0
-        return choose_varlen_attention(
+        kind = choose_varlen_attention(
             self.config._attn_implementation,
             hidden_states.device,
             _dtype_of_scores(hidden_states),
@@ -253,9 +257,10 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             self.training,
             self.position_bias is not None,
         )
+        return kind if self.position_bias is None else self.position_bias.packed_attention(kind)
 
-    def _biases(self, length: int, hidden_states: torch.Tensor) -> torch.Tensor | None:
-        """Return the position biases (H, L, L) for texts of up to `length` tokens, if the model has them."""
+    def _biases(self, length: int, hidden_states: torch.Tensor) -> Any:
+        """Return the position biases for texts of up to `length` tokens, if the model has them."""
         if self.position_bias is None:
             return None
         return self.position_bias(length, hidden_states.device).to(_dtype_of_scores(hidden_states))
@@ -274,9 +279,10 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         hidden_states, rotations = self._embed(input_ids, token_type_ids, position_ids, inputs_embeds)
         masks = padded_masks(self.config, hidden_states, attention_mask, document_starts)
         bias = self._biases(hidden_states.shape[1], hidden_states)
-        if bias is not None:
+        if self.position_bias is not None:
             check_takes_bias(self.config._attn_implementation)
-            masks = {layer_type: biased_mask(mask, bias) for layer_type, mask in masks.items()}
+            masks, options = self.position_bias.in_padded(masks, bias)
+            kwargs = {**kwargs, **options}
         if document_starts is not None and is_flash_attention_requested(self.config):
             # The flash functions of transformers separate documents where positions restart.
             kwargs = {**kwargs, "position_ids": offsets_from_starts(document_starts)}

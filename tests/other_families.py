@@ -47,6 +47,12 @@ def eurobert(model: str = "EuroBertModel", **options: Any) -> Any:
     return getattr(transformers, model)(transformers.EuroBertConfig(**{**fields, **options}))
 
 
+def deberta(model: str = "DebertaV2Model", **options: Any) -> Any:
+    """Return a tiny DeBERTa v2 with disentangled attention."""
+    relative = {"relative_attention": True, "pos_att_type": "c2p|p2c", "position_buckets": 8}
+    return getattr(transformers, model)(transformers.DebertaV2Config(**{**SIZES, **relative, **options}))
+
+
 def roformer(model: str = "RoFormerModel", **options: Any) -> Any:
     """Return a tiny RoFormer."""
     return getattr(transformers, model)(transformers.RoFormerConfig(**{**SIZES, **options}))

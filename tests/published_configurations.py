@@ -95,6 +95,38 @@ _NOMIC: dict[str, Any] = {
     "vocab_size": 30528,
 }
 
+_DEBERTA: dict[str, Any] = {
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 768,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-7,
+    "max_position_embeddings": 512,
+    "max_relative_positions": -1,
+    "model_type": "deberta-v2",
+    "norm_rel_ebd": "layer_norm",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pos_att_type": "p2c|c2p",
+    "position_biased_input": False,
+    "position_buckets": 256,
+    "relative_attention": True,
+    "share_att_key": True,
+    "type_vocab_size": 0,
+    "vocab_size": 128100,
+}
+# Fields that transformers adds when it saves a fine-tuned model.
+_DEBERTA_TUNED = {
+    "architectures": ["DebertaV2ForSequenceClassification"],
+    "pad_token_id": 0,
+    "pooler_dropout": 0,
+    "pooler_hidden_act": "gelu",
+    "pos_att_type": ["p2c", "c2p"],
+}
+_DEBERTA_CONVOLUTION = {"attention_head_size": 64, "conv_act": "gelu", "conv_kernel_size": 3}
+
 _GTE: dict[str, Any] = {
     "attention_probs_dropout_prob": 0.0,
     "hidden_act": "gelu",
@@ -239,6 +271,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "albert/albert-large-v2": {**_ALBERT, **_sizes(1024, 24, 16)},
     "albert/albert-xlarge-v2": {**_ALBERT, **_sizes(2048, 24, 16)},
     "albert/albert-xxlarge-v2": {**_ALBERT, **_sizes(4096, 12, 64)},
+    "microsoft/deberta-v3-xsmall": {**_DEBERTA, **_sizes(384, 12, 6)},
+    "microsoft/deberta-v3-small": {**_DEBERTA, **_sizes(768, 6, 12)},
+    "microsoft/deberta-v3-base": _DEBERTA,
+    "microsoft/deberta-v3-large": {**_DEBERTA, **_sizes(1024, 24, 16)},
+    "microsoft/mdeberta-v3-base": {**_DEBERTA, "vocab_size": 251000},
+    "microsoft/deberta-v2-xlarge": {**_DEBERTA, **_DEBERTA_CONVOLUTION, **_sizes(1536, 24, 24)},
+    "microsoft/deberta-v2-xxlarge": {**_DEBERTA, **_DEBERTA_CONVOLUTION, **_sizes(1536, 48, 24)},
+    "cross-encoder/nli-deberta-v3-base": {**_DEBERTA, **_DEBERTA_TUNED},
     "voidful/albert_chinese_base": {
         **_ALBERT,
         **_ALBERT_UNREAD,

@@ -52,6 +52,17 @@ _YARN = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max
 _EURO = {**_BERT, "num_attention_heads": 6, "num_key_value_heads": 2, "pad_token_id": 0, "mask_token_id": 4}
 _ULTRA = {**_EURO, "sliding_window": 3, "prediction_head_size": 31}
 del _ULTRA["mask_token_id"]
+_DEBERTA = {
+    **_BERT,
+    "relative_attention": True,
+    "position_buckets": 8,
+    "pos_att_type": "p2c|c2p",
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+    "cls_dropout": 0.2,
+}
+_SEPARATE = {"share_att_key": False, "norm_rel_ebd": "none"}
 _ALL_BIASES = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
 
 CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -137,6 +148,19 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "RemBert",
         {**_BERT, "input_embedding_size": 33, "output_embedding_size": 33, "type_vocab_size": 1, "hidden_act": "relu"},
     ),
+    "deberta": ("DebertaV2", _DEBERTA),
+    "deberta-convolution": (
+        "DebertaV2",
+        {**_DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu", "type_vocab_size": 2, "embedding_size": 15},
+    ),
+    "deberta-wide-convolution": ("DebertaV2", {**_DEBERTA, **_SEPARATE, "conv_kernel_size": 5, "legacy": False}),
+    "deberta-no-buckets": (
+        "DebertaV2",
+        {**_DEBERTA, **_SEPARATE, "position_buckets": -1, "max_relative_positions": 5, "position_biased_input": True},
+    ),
+    "deberta-c2p": ("DebertaV2", {**_DEBERTA, "pos_att_type": ["c2p"], "tie_word_embeddings": False}),
+    "deberta-p2c": ("DebertaV2", {**_DEBERTA, **_SEPARATE, "pos_att_type": ["p2c"], "pooler_hidden_act": "tanh"}),
+    "deberta-absolute": ("DebertaV2", {**_BERT, "type_vocab_size": 3, "embedding_size": 31}),
     "modernbert": ("ModernBert", _MODERN),
     "modernbert-biases-mean": ("ModernBert", {**_MODERN, **_ALL_BIASES, "classifier_pooling": "mean"}),
     "modernbert-local-only": ("ModernBert", {**_MODERN, "layer_types": ["sliding_attention"] * 3}),
@@ -167,6 +191,7 @@ _SINCE = {
     "ultrabert-biases-mean-tied": ("transformers", "5.20", "has UltraBERT"),
 }
 BACK = {"xlm-roberta": "roberta", "camembert": "roberta"}
+BACK |= {name: "deberta-v2" for name in CONFIGURATIONS if name.startswith("deberta")}
 
 
 def family_of(name: str) -> str:
@@ -190,6 +215,7 @@ UNUSED = {
     "bert-untied": "cls.predictions.bias",
     "roberta-untied": "lm_head.bias",
     "albert-untied-unshared": "predictions.bias",
+    "deberta-c2p": "cls.predictions.bias",
     "ernie-untied": "cls.predictions.bias",
     "mpnet-untied": "lm_head.bias",
     "nomic_bert-untied-linear": "cls.predictions.bias",
@@ -312,6 +338,7 @@ def test_positions_may_start_at_0_or_at_the_original_offset(
 def test_compiled_models_accept_positions_with_the_original_offset(make: Callable[..., Any]) -> None:
     original = make("roberta", "Model")
     ids = torch.randint(5, 97, (2, 4))
+    torch.compiler.reset()  # Torch limits how often a process compiles the same code, as other tests do.
     compiled = torch.compile(convert(original), backend="eager")
     found = compiled(ids, position_ids=torch.tensor([[2, 3, 4, 5]])).last_hidden_state
     torch.testing.assert_close(found, original(ids).last_hidden_state, rtol=1e-5, atol=1e-5)

@@ -13,7 +13,17 @@ import transformers
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel, convert
 from sequence_encoder.conversion import family as family_module
-from sequence_encoder.tests.other_families import SIZES, albert, bert, electra, eurobert, nomic, rewrite, roformer
+from sequence_encoder.tests.other_families import (
+    SIZES,
+    albert,
+    bert,
+    deberta,
+    electra,
+    eurobert,
+    nomic,
+    rewrite,
+    roformer,
+)
 
 _GTE = pytest.mark.since("transformers", "5.18", "has GTE")
 
@@ -89,6 +99,18 @@ _GTE = pytest.mark.since("transformers", "5.18", "has GTE")
             lambda: transformers.EsmModel(transformers.EsmConfig(**SIZES, pad_token_id=1, mask_token_id=4)),
             "EsmModel cannot be converted: token_dropout .* contact_head .*The supported families are bert",
         ),
+        (lambda: deberta(pos_att_type="p2p|c2p"), r"pos_att_type=\['p2p', 'c2p'\] is not supported"),
+        (lambda: deberta(pos_att_type=[]), r"pos_att_type=\[\] is not supported"),
+        (lambda: deberta(relative_attention=False), "pos_att_type=.*relative_attention=False"),
+        (
+            lambda: deberta(relative_attention=False, pos_att_type=None, norm_rel_ebd="layer_norm"),
+            "norm_rel_ebd='layer_norm'.*relative_attention=False",
+        ),
+        (lambda: deberta(conv_kernel_size=3, conv_groups=2), "conv_groups=2.*conv_groups=1"),
+        (lambda: deberta(conv_kernel_size=4), "conv_kernel_size must be 0 or an odd number, got 4"),
+        (lambda: deberta(attention_head_size=7), "attention_head_size=7 is not supported.*= 8"),
+        (lambda: deberta("DebertaV2ForMaskedLM", legacy=False, embedding_size=12), "embedding_size=12.*needs None"),
+        (lambda: deberta("DebertaV2ForSequenceClassification", pooler_hidden_act="silu"), "pooler_act.*silu"),
         (
             lambda: transformers.ModernBertForSequenceClassification(
                 transformers.ModernBertConfig(**SIZES, pad_token_id=0, classifier_activation="relu")
@@ -125,6 +147,8 @@ def test_an_unsupported_source_is_rejected_by_name(make: Callable[[], Any], mess
         ("bert", {"embedding_dropout": 0.3}, "bert", "embedding_dropout=0.3"),
         ("bert", {"type_vocab_size": 0}, "bert", "type_vocab_size=0"),
         ("bert", {}, "distilbert", "type_vocab_size=2.*distilbert has 0"),
+        ("deberta-v3", {"feed_forward": "glu"}, "deberta-v2", "feed_forward='glu'"),
+        ("mpnet", {}, "deberta-v2", "position_bias='bucketed'.*deberta-v2 has None"),
         ("bert", {}, "roberta", "position_offset=0.*roberta has 1"),
         ("bert", {"pooling": "mean"}, "bert", "pooling='mean'.*'cls'"),
         ("modernbert", {"type_vocab_size": 2}, "modernbert", "type_vocab_size=2"),

@@ -57,6 +57,7 @@ POOLER = ["pooler.dense.bias", "pooler.dense.weight"]
 NORM = ["embeddings.norm.bias", "embeddings.norm.weight"]
 POSITIONS = ["embeddings.positions.table.weight"]
 TYPES = ["embeddings.types.weight"]
+DISTANCES = [f"position_bias.{name}" for name in ("norm.bias", "norm.weight", "table.weight")]
 
 # The keys outside the layers, of the layers, and of the pooler.
 TRUNKS: dict[str, tuple[list[str], list[list[str]], list[str]]] = {
@@ -67,6 +68,7 @@ TRUNKS: dict[str, tuple[list[str], list[list[str]], list[str]]] = {
     "mpnet": (["embed_tokens.weight", *NORM, *POSITIONS, "position_bias.table.weight"], [LAYER, LAYER], POOLER),
     "nomic": (["embed_tokens.weight", *NORM, *TYPES], [NOMIC_LAYER, NOMIC_LAYER], POOLER),
     "eurobert": (["embed_tokens.weight", "norm.weight"], [MODERN_LAYER, MODERN_LAYER], POOLER),
+    "deberta-v3": (["embed_tokens.weight", *NORM, *DISTANCES], [LAYER, LAYER], POOLER),
     "modernbert": (
         ["embed_tokens.weight", "embeddings.norm.weight", "norm.weight"],
         [MODERN_LAYER_0, MODERN_LAYER],
