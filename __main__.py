@@ -16,8 +16,10 @@ from .version import __version__
 Run = Callable[[], object]
 # Listed here, because importing the families imports torch.
 _FAMILIES = (
-    *("bert", "roberta", "distilbert", "electra", "albert", "ernie", "mpnet"),
-    *("nomic_bert", "gte", "jina_embeddings_v3", "modernbert"),
+    *("bert", "roberta", "distilbert", "electra", "albert", "ernie", "mpnet", "deberta-v2"),
+    *("nomic_bert", "gte", "jina_embeddings_v3", "eurobert", "ultrabert"),
+    *("data2vec_text", "roberta_prelayernorm", "xlm_roberta_xl", "megatron_bert"),
+    *("roformer", "rembert", "modernbert"),
 )
 
 

@@ -4,7 +4,6 @@
 # string.
 import copy
 import difflib
-import math
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
@@ -13,20 +12,22 @@ from transformers.utils import logging
 
 from ..saving.loading import SafeConfigLoadingMixin, check_fields
 from ..saving.saving import AutoMapSavingMixin
-from .layer_groups import check_number_of_groups, check_types_in_groups, group_of_each_layer
+from .architecture_checks import check_architecture, check_layer_types, check_number_of_weights, check_position_fields
+from .layer_groups import group_of_each_layer
 from .peft_targets import register_with_peft
-from .rope_parameters import check_rope_parameters, nest_by_layer_type
+from .rope_parameters import nest_by_layer_type
 from .shared_fields import CheckedConfig
 
 logger = logging.get_logger(__name__)
 
 # Keywords that are not fields, but that transformers passes or stores, or that sentence-transformers stores for a
-# cross-encoder.
+# cross-encoder; and `legacy`, by which a DeBERTa that is converted back gets the names of its weights.
 _ACCEPTED_KEYWORDS = {
     "attn_implementation",
     "auto_map",
     "custom_pipelines",
     "experts_implementation",
+    "legacy",
     "model_type",
     "name_or_path",
     "num_labels",
@@ -38,11 +39,6 @@ _ACCEPTED_KEYWORDS = {
     "torch_dtype",
     "use_cache",
 }
-
-
-# Sizes beyond these fail only after minutes or with no memory left: 10**12 weights are 4 TB in float32.
-_MAX_LAYERS = 10_000
-_MAX_WEIGHTS = 10**12
 
 # Each has an id in a configuration, and in a tokenizer.
 _SPECIAL_TOKENS = ("pad", "bos", "eos", "cls", "sep", "mask")
@@ -76,23 +72,40 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         rope_parameters (`dict`, *optional*): Parameters of rotary positions, in the format of transformers:
             `rope_theta` (defaults to 10000), `rope_type` (`default`, `linear`, `llama3` or `yarn`) and what that type
             needs, either for all layers or nested by layer type.
-        position_bias (`"bucketed"` or `"alibi"`, *optional*): What is added to attention scores for the distance of two
-            tokens, with any `position_embedding`: a learned number for each head and bucket of distances, as in T5 and
-            MPNet, or a penalty that grows linearly (Press et al., 2022).
+        position_bias (`"bucketed"`, `"alibi"` or `"disentangled"`, *optional*): What is added to attention scores for
+            the distance of two tokens, with any `position_embedding`: a learned number for each head and bucket of
+            distances, as in T5 and MPNet; a penalty that grows linearly (Press et al., 2022); or products of queries
+            and keys with embeddings of the distance, as in DeBERTa (He et al., 2021).
         relative_attention_num_buckets (`int`, defaults to 32): Number of buckets of a `bucketed` position bias, half of
             them for each direction.
         relative_attention_max_distance (`int`, defaults to 128): Distance from which all distances share the last
             bucket of their direction.
+        pos_att_type (`list[str]`, *optional*): The products of a `disentangled` position bias: `"c2p"` for queries with
+            distances, `"p2c"` for keys with distances. By default both.
+        share_att_key (`bool`, defaults to `False`): Whether each layer of a `disentangled` position bias projects
+            distances with the weights of its queries and keys, instead of separate ones.
+        position_buckets (`int`, *optional*): Number of buckets for each direction of a `disentangled` position bias.
+            The nearer half of them hold one distance each, and the others hold ranges that grow logarithmically up to
+            `max_relative_positions`. By default, each distance has its own embedding.
+        max_relative_positions (`int`, *optional*): Distance from which all distances share an embedding of a
+            `disentangled` position bias; `max_position_embeddings` by default.
+        norm_rel_ebd (`"none"` or `"layer_norm"`, defaults to `"none"`): Whether to normalise the embeddings of
+            distances.
+        conv_kernel_size (`int`, defaults to 0): Number of tokens, an odd number, of a convolution beside the first
+            layer, as in DeBERTa v2. With 0 there is none.
+        conv_act (`str`, defaults to `"tanh"`): Activation of the convolution: `tanh` or one of those of `hidden_act`.
         norm_placement (`"post"` or `"pre"`, defaults to `"post"`): Whether norms come after each residual addition or
             before each branch. `pre` adds a norm after the last layer, and omits the attention norm of the first layer
             if `embedding_norm` already normalises its input and no other layer shares its weights.
+        first_attn_norm (`bool`, defaults to `False`): Whether the first layer with `norm_placement="pre"` has its
+            attention norm even then, as in RoBERTa-PreLayerNorm.
         norm (`"layer_norm"` or `"rms_norm"`, defaults to `"layer_norm"`): The norm used everywhere.
         norm_eps (`float`, defaults to 1e-5): Epsilon of the norms.
         norm_bias (`bool`, defaults to `True`): Whether layer norms have a bias.
         feed_forward (`"mlp"` or `"glu"`, defaults to `"mlp"`): Whether the feed-forward network computes act(xW₁)W₂ or
             the gated (act(xW₁) * xV)W₂ of Shazeer (2020).
-        hidden_act (`str`, defaults to `"relu"`): Activation of the feed-forward network and of dense heads: `relu`,
-            `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `quick_gelu` or `silu`.
+        hidden_act (`str`, defaults to `"relu"`): Activation of the feed-forward network: `relu`, `gelu`, `gelu_new`,
+            `gelu_pytorch_tanh`, `quick_gelu` or `silu`.
         layer_types (`list[str]`, *optional*): `"full_attention"` or `"sliding_attention"` for each layer. A shorter
             list is repeated. By default, all layers use full attention.
         sliding_window (`int`, *optional*): Number of tokens to attend to on each side in layers with sliding attention.
@@ -103,6 +116,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         embedding_size (`int`, *optional*): Number of channels of the embeddings; `hidden_size` by default. If the two
             differ, the model projects the embeddings to `hidden_size`, and a `dense` prediction head projects back, as
             in ELECTRA.
+        embedding_projection (`"after_norm"` or `"before_norm"`, defaults to `"after_norm"`): Where this projection is.
+            Before the norm and dropout of the embeddings, it has no bias, as in DeBERTa.
         scale_embeddings (`bool`, defaults to `True`): Whether to multiply token embeddings by the square root of their
             number of channels.
         embedding_norm (`bool`, defaults to `False`): Whether to normalise the sum of the embeddings.
@@ -112,10 +127,20 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         pooling (`"mean"` or `"cls"`, defaults to `"mean"`): Whether the vector of a text is the mean over its tokens or
             its first token.
         pooler_act (`"tanh"`, `"relu"` or `"gelu"`, *optional*): Adds BERT's pooler, a dense layer with this activation.
-        prediction_head (`"linear"` or `"dense"`, defaults to `"linear"`): Whether only the vocabulary projection
-            follows the encoder, or a dense layer with activation and norm comes before it.
+        pooler_placement (`"after"` or `"before"`, defaults to `"after"`): Whether this layer follows the pooling, or
+            comes before it, on the vector of each token, as in EuroBERT.
+        pooler_dropout (`float`, defaults to 0.0): Dropout probability before the dense layer of the pooler.
+        prediction_head (`"linear"`, `"dense"` or `"mlp"`, defaults to `"linear"`): What follows the encoder before the
+            vocabulary projection: nothing, a dense layer with activation and norm, or two dense layers with an
+            activation after each, as in UltraBERT.
+        prediction_head_size (`int`, *optional*): Number of channels between the layers of an `mlp` prediction head;
+            `hidden_size` by default.
+        prediction_size (`int`, *optional*): Number of channels of the dense prediction head; by default those of the
+            embeddings.
+        decoder_bias (`bool`, defaults to `True`): Whether the vocabulary projection has a bias.
         classifier_head (`"linear"` or `"dense"`, defaults to `"linear"`): The same for the classifiers of task heads.
-        head_bias (`bool`, defaults to `True`): Whether the dense layer of these heads has a bias.
+        head_act (`str`, *optional*): Activation of these heads, one of those of `hidden_act`; `hidden_act` by default.
+        head_bias (`bool`, defaults to `True`): Whether the dense layers of these heads have a bias.
         tie_word_embeddings (`bool`, defaults to `False`): Whether the vocabulary projection shares the weights of the
             token embeddings.
         hidden_dropout (`float`, defaults to 0.1): Dropout probability of the residual branches.
@@ -166,10 +191,18 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     position_embedding: Literal["sinusoidal", "learned", "rotary", "none"] = "sinusoidal"
     position_offset: int = 0
     rope_parameters: dict[str, Any] | None = None
-    position_bias: Literal["bucketed", "alibi"] | None = None
+    position_bias: Literal["bucketed", "alibi", "disentangled"] | None = None
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
+    pos_att_type: list[Literal["c2p", "p2c"]] | None = None
+    share_att_key: bool = False
+    position_buckets: int | None = None
+    max_relative_positions: int | None = None
+    norm_rel_ebd: Literal["none", "layer_norm"] = "none"
+    conv_kernel_size: int = 0
+    conv_act: Literal["tanh", "relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"] = "tanh"
     norm_placement: Literal["post", "pre"] = "post"
+    first_attn_norm: bool = False
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
     norm_eps: float = 1e-5
     norm_bias: bool = True
@@ -182,6 +215,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     mlp_down_bias: bool | None = None
 
     embedding_size: int | None = None
+    embedding_projection: Literal["after_norm", "before_norm"] = "after_norm"
     scale_embeddings: bool = True
     embedding_norm: bool = False
     type_vocab_size: int = 0
@@ -189,8 +223,14 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
 
     pooling: Literal["mean", "cls"] = "mean"
     pooler_act: Literal["tanh", "relu", "gelu"] | None = None
-    prediction_head: Literal["linear", "dense"] = "linear"
+    pooler_placement: Literal["after", "before"] = "after"
+    pooler_dropout: float | int = 0.0
+    prediction_head: Literal["linear", "dense", "mlp"] = "linear"
+    prediction_head_size: int | None = None
+    prediction_size: int | None = None
+    decoder_bias: bool = True
     classifier_head: Literal["linear", "dense"] = "linear"
+    head_act: Literal["relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"] | None = None
     head_bias: bool = True
     tie_word_embeddings: bool = False
 
@@ -218,7 +258,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         """Return the configuration of a well-known encoder family at base size.
 
         Args:
-            name: `vanilla`, `bert`, `roberta`, `distilbert`, `mpnet`, `nomic` or `modernbert`.
+            name: `vanilla`, `bert`, `roberta`, `distilbert`, `mpnet`, `deberta-v3`, `nomic`, `eurobert` or
+                `modernbert`.
             tokenizer: A tokenizer of transformers, which sets `vocab_size` and the ids of the special tokens. Ids of
                 tokens that it does not have become None.
             **overrides: Fields to change. If `num_hidden_layers` is changed alone, the pattern of layer types is cut or
@@ -273,16 +314,30 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         return super().to_dict()
 
     def __post_init__(self, **kwargs: Any) -> None:
+        head_dim = kwargs.pop("head_dim", None)
         self._warn_about_unknown_fields(kwargs)
-        self._check_size()
+        check_number_of_weights(self)
+        if head_dim is not None and head_dim * self.num_attention_heads != self.hidden_size:
+            raise ValueError(
+                f"head_dim={head_dim} is not supported: it must be hidden_size={self.hidden_size} / "
+                f"num_attention_heads={self.num_attention_heads}. Leave it out."
+            )
         if self.embedding_size == self.hidden_size:
             self.embedding_size = None
         if self.num_key_value_heads == self.num_attention_heads:
             self.num_key_value_heads = None
+        if self.prediction_head_size == self.hidden_size:
+            self.prediction_head_size = None
+        if self.prediction_size == self.embedding_dim:
+            self.prediction_size = None
+        if self.head_act == self.hidden_act:
+            self.head_act = None
         if self.num_hidden_groups == self.num_hidden_layers:
             self.num_hidden_groups = None
         if self.mlp_down_bias == self.mlp_bias:
             self.mlp_down_bias = None
+        if self.position_bias == "disentangled" and self.pos_att_type is None:
+            self.pos_att_type = ["c2p", "p2c"]
         if self.layer_types is None:
             self.layer_types = ["full_attention"] * self.num_hidden_layers
         if 0 < len(self.layer_types) < self.num_hidden_layers:
@@ -296,29 +351,13 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         for name in kwargs:
             if name in _ACCEPTED_KEYWORDS or name.startswith("_"):
                 continue
-            close = ["rope_parameters"] if name.startswith("rope_") else difflib.get_close_matches(name, own, n=1)
+            close = (
+                ["rope_parameters"]
+                if name.startswith("rope_")
+                else difflib.get_close_matches(name, own, n=1, cutoff=0.65)
+            )
             hint = f" Did you mean `{close[0]}`?" if close else ""
             logger.warning(f"`{name}` is not a field of SequenceEncoderConfig and does not affect the model.{hint}")
-
-    def _check_size(self) -> None:
-        """Refuse sizes that would exhaust the memory before anything else checks them."""
-        if self.num_hidden_layers > _MAX_LAYERS:
-            raise ValueError(f"num_hidden_layers must be at most {_MAX_LAYERS:,}, got {self.num_hidden_layers}.")
-        width, positions = self.embedding_dim, self.position_offset + self.max_position_embeddings
-        rows = self.vocab_size + self.type_vocab_size + self.task_type_vocab_size
-        rows += positions if self.position_embedding == "learned" else 0
-        matrices = {"mlp": 2, "glu": 3}[self.feed_forward]
-        layer = self.hidden_size * (4 * self.hidden_size + matrices * self.intermediate_size)
-        # There can be more groups than layers, which `validate_architecture` rejects.
-        weights = rows * width + min(self.num_distinct_layers, self.num_hidden_layers) * layer
-        if weights > _MAX_WEIGHTS:
-            sizes = ["vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size"]
-            sizes += ["task_type_vocab_size"] if self.task_type_vocab_size else []
-            given = ", ".join(f"{name}={getattr(self, name)}" for name in (*sizes, "num_hidden_layers"))
-            raise ValueError(
-                f"{given} need about {weights:,} weights ({weights * 4 >> 30:,} GiB in float32); at most "
-                f"{_MAX_WEIGHTS:,} weights are allowed."
-            )
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Nest `rope_parameters` by layer type, the only format that the model reads. Called by transformers."""
@@ -333,96 +372,15 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
 
     def validate_architecture(self) -> None:
         """Check sizes, probabilities and dependent fields. `@strict` calls this after construction."""
-        self._check_size()
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.num_attention_heads % max(self.key_value_heads, 1) or self.key_value_heads < 1:
-            raise ValueError(
-                f"num_key_value_heads must divide num_attention_heads={self.num_attention_heads}, got "
-                f"{self.num_key_value_heads}."
-            )
-        if self.embedding_size is not None and self.embedding_size < 1:
-            raise ValueError(f"embedding_size must be at least 1, or None, got {self.embedding_size}.")
-        if self.tie_word_embeddings and self.prediction_dim != self.embedding_dim:
-            raise ValueError(
-                f"tie_word_embeddings=True needs prediction_head='dense' with embedding_size={self.embedding_size} and "
-                f"hidden_size={self.hidden_size}, got prediction_head={self.prediction_head!r}."
-            )
-        for name in ("num_hidden_layers", "type_vocab_size", "task_type_vocab_size", "position_offset"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
-        check_number_of_groups(self.num_hidden_layers, self.num_hidden_groups)
-        for name in ("norm_eps", "initializer_range"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        for name in (field for field in self.__dataclass_fields__ if field.endswith("_dropout")):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a probability in [0, 1), got {getattr(self, name)}.")
-        if self.hidden_size % self.num_attention_heads:
-            small = [n for n in range(1, math.isqrt(self.hidden_size) + 1) if self.hidden_size % n == 0]
-            divisors = sorted({*small, *(self.hidden_size // n for n in small)})
-            raise ValueError(
-                f"hidden_size={self.hidden_size} is not divisible by num_attention_heads={self.num_attention_heads}; "
-                f"the divisors are {divisors}."
-            )
+        check_architecture(self)
 
     def validate_positions(self) -> None:
         """Check the fields that concern positions. `@strict` calls this after construction."""
-        if self.position_embedding == "sinusoidal" and self.embedding_dim % 2:
-            name = "hidden_size" if self.embedding_size is None else "embedding_size"
-            raise ValueError(f"position_embedding='sinusoidal' needs an even {name}, got {self.embedding_dim}.")
-        if self.position_offset and self.position_embedding != "learned":
-            raise ValueError(
-                f"position_offset={self.position_offset} needs position_embedding='learned', got "
-                f"{self.position_embedding!r}; leave it out, or pass position_offset=0."
-            )
-        self._check_position_bias()
-        if self.position_embedding != "rotary":
-            if self.rope_parameters is not None:
-                raise ValueError(
-                    f"rope_parameters need position_embedding='rotary', got {self.position_embedding!r}; leave them "
-                    "out, or pass rope_parameters=None."
-                )
-            return
-        if self.head_dim % 2:
-            raise ValueError(
-                "position_embedding='rotary' needs an even head size, got "
-                f"hidden_size / num_attention_heads = {self.head_dim}."
-            )
-        check_rope_parameters(self.rope_parameters, self.layer_types or [])
-
-    def _check_position_bias(self) -> None:
-        buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
-        if buckets < 4 or buckets % 4:
-            raise ValueError(f"relative_attention_num_buckets must be a multiple of 4, at least 4, got {buckets}.")
-        if distance <= buckets // 4:
-            raise ValueError(
-                f"relative_attention_max_distance must be above a quarter of relative_attention_num_buckets={buckets}, "
-                f"got {distance}."
-            )
-        if self.position_bias is not None and "sliding_attention" in (self.layer_types or []):
-            raise ValueError(f"position_bias={self.position_bias!r} needs layers of 'full_attention' only.")
+        check_position_fields(self)
 
     def validate_layer_type(self) -> None:
         """Check the layer types, in place of transformers' own check. `@strict` calls this after construction."""
-        layer_types = self.layer_types or []
-        if len(layer_types) != self.num_hidden_layers:
-            raise ValueError(
-                f"layer_types has {len(layer_types)} entries for num_hidden_layers={self.num_hidden_layers}; pass one "
-                "entry per layer, or a shorter pattern that is repeated."
-            )
-        check_types_in_groups(layer_types, self.layer_groups)
-        if self.sliding_window is not None and self.sliding_window < 1:
-            raise ValueError(f"sliding_window must be at least 1, or None, got {self.sliding_window}.")
-        if "sliding_attention" in layer_types and self.sliding_window is None:
-            raise ValueError("layer_types has 'sliding_attention' layers, which need sliding_window >= 1, got None.")
+        check_layer_types(self)
 
     @property
     def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
@@ -463,6 +421,16 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         return self.mlp_bias if self.mlp_down_bias is None else self.mlp_down_bias
 
     @property
+    def score_terms(self) -> int:
+        """Number of products that are added up to an attention score."""
+        return 1 + len(set(self.pos_att_type or []))
+
+    @property
+    def relative_rows(self) -> int:
+        """Number of embeddings of distances of a `disentangled` position bias, half of them for each direction."""
+        return 2 * (self.position_buckets or self.max_relative_positions or self.max_position_embeddings)
+
+    @property
     def num_hidden_states(self) -> int:
         """Number of hidden states that a model can return: those of the embeddings and of each layer."""
         return self.num_hidden_layers + 1
@@ -475,7 +443,9 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     @property
     def prediction_dim(self) -> int:
         """Number of input channels of the vocabulary projection."""
-        return self.embedding_dim if self.prediction_head == "dense" else self.hidden_size
+        if self.prediction_head == "linear":
+            return self.hidden_size
+        return self.embedding_dim if self.prediction_size is None else self.prediction_size
 
 
 def _override(given: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

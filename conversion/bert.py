@@ -58,7 +58,7 @@ DECODER = [
     # Two names for one tensor.
     Rule("decoder.bias", ("cls.predictions.decoder.bias", "cls.predictions.bias")),
 ]
-_PREDICTIONS = [
+PREDICTIONS = [
     *module("head.dense", "cls.predictions.transform.dense"),
     *module("head.norm", "cls.predictions.transform.LayerNorm"),
     *DECODER,
@@ -82,8 +82,8 @@ BERT = Family(
     layer=LAYER,
     heads={
         "Model": Head(settings=TANH),
-        "ForPreTraining": Head([*_PREDICTIONS, *module("sop_classifier", "cls.seq_relationship")], TANH),
-        "ForMaskedLM": Head(_PREDICTIONS, TANH),
+        "ForPreTraining": Head([*PREDICTIONS, *module("sop_classifier", "cls.seq_relationship")], TANH),
+        "ForMaskedLM": Head(PREDICTIONS, TANH),
         "ForSequenceClassification": Head(CLASSIFIER, TANH),
         "ForMultipleChoice": Head(CLASSIFIER, TANH),
         "ForTokenClassification": Head(CLASSIFIER, TANH),

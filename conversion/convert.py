@@ -49,8 +49,14 @@ _ONLY_FOR = {
     "mask_token_id": (),
     "pooling": _WITH_POOLER,
     "pooler_act": _WITH_POOLER,
+    "pooler_placement": _WITH_POOLER,
+    "pooler_dropout": _WITH_POOLER,
     "prediction_head": _PREDICTING,
+    "prediction_head_size": _PREDICTING,
+    "prediction_size": _PREDICTING,
+    "decoder_bias": _PREDICTING,
     "classifier_head": _CLASSIFYING,
+    "head_act": (*_PREDICTING, *_CLASSIFYING),
     "head_bias": (*_PREDICTING, *_CLASSIFYING),
 }
 
@@ -146,8 +152,11 @@ def _convert_to_ours(model: PreTrainedModel, release: bool) -> PreTrainedModel:
             f"This {type(model).__name__} has peft adapters, which cannot be converted. Merge them with "
             "merge_and_unload() of its PeftModel, or remove them with its unload()."
         )
-    config, device = our_config(model), model.device
-    return _from_tensors(family, head, config, _tensors(model, release), model.base_model_prefix, device)
+    config, device, constants = our_config(model), model.device, family.constants(model)
+    theirs = _tensors(model, release)
+    for name, constant in constants.items():
+        _check_constant(name, theirs.pop(name), constant)
+    return _from_tensors(family, head, config, theirs, model.base_model_prefix, device)
 
 
 def _from_tensors(
@@ -162,7 +171,7 @@ def _from_tensors(
     # A wrong size in the configuration must not allocate memory.
     with torch.device("meta"):
         needed = model_class(config).state_dict()
-    rules = family.rules(head, config.num_distinct_layers, base_model_prefix)
+    rules = family.rules(head, config, base_model_prefix)
     tensors = to_ours(rules, theirs, needed, _heads(config))
     for name, tensor in tensors.items():
         if tensor.shape != needed[name].shape:
@@ -208,7 +217,7 @@ def convert_remote_code(found: RemoteCodeCheckpoint, base_model: bool = False) -
         theirs = {name: tensor for name, tensor in theirs.items() if name not in poolers}
     dtype = config.dtype or next((tensor.dtype for tensor in theirs.values()), torch.float32)
     theirs = {name: tensor.to(dtype) for name, tensor in theirs.items()}
-    _check_tied(found.table.rules(head, 0, found.family.base_model_prefix), theirs, config.tie_word_embeddings)
+    _check_tied(found.table.rules(head, config, found.family.base_model_prefix), theirs, config.tie_word_embeddings)
     try:
         model = _from_tensors(found.table, head, config, theirs, found.family.base_model_prefix, torch.device("cpu"))
     except RuntimeError as error:
@@ -245,12 +254,20 @@ def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool,
     options = {"add_pooling_layer": has_pooler} if head == "Model" and family.has_pooler else {}
     with no_init_weights():
         theirs = their_class(family.model_prefixes[0] + head)(config, **options)
-    rules = family.rules(head, model.config.num_distinct_layers, theirs.base_model_prefix)
+    rules = family.rules(head, model.config, theirs.base_model_prefix)
     device, heads = model.device, _heads(model.config)
     tensors = _tensors(model, release)
     if head == "Model" and not has_pooler:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
-    return _filled(theirs, to_theirs(rules, tensors, heads), device)
+    constants = {name: constant.to(model.dtype) for name, constant in family.constants(theirs).items()}
+    return _filled(theirs, to_theirs(rules, tensors, heads) | constants, device)
+
+
+def _check_constant(name: str, tensor: torch.Tensor, constant: torch.Tensor) -> None:
+    """Check that a tensor of a checkpoint has the values that a SequenceEncoder computes."""
+    expected = constant.to(tensor)
+    if not torch.allclose(tensor, expected, rtol=0, atol=4 * torch.finfo(tensor.dtype).eps):
+        raise ValueError(f"{name} has other values than those that a SequenceEncoder computes; it was changed.")
 
 
 def _heads(config: SequenceEncoderConfig) -> Heads:
@@ -267,9 +284,13 @@ def _tensors(model: PreTrainedModel, release: bool) -> dict[str, torch.Tensor]:
 
 
 def _may_be_tied(model: PreTrainedModel) -> bool:
-    """Return whether the output embeddings equal the input embeddings, which a checkpoint may store separately."""
+    """Return whether the output embeddings equal the input embeddings, which a checkpoint may store separately.
+
+    Some models have none, or name another layer so, although they use the input embeddings.
+    """
     output, given = cast(Any, model.get_output_embeddings()), cast(Any, model.get_input_embeddings())
-    return output is None or torch.equal(output.weight, given.weight)
+    other = output is None or output.weight.shape != given.weight.shape
+    return other or torch.equal(output.weight, given.weight)
 
 
 def _filled(model: PreTrainedModel, tensors: dict[str, torch.Tensor], device: torch.device) -> PreTrainedModel:
@@ -288,11 +309,12 @@ def read_config(family: Family, head: str, config: PreTrainedConfig) -> Sequence
     Raises:
         ValueError: If it has a value that ours does not support.
     """
+    special = family.head(head, config)
     family.check(head, config)
     ours: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
     ours |= {name: getattr(config, theirs) for name, theirs in family.all_fields(head).items()}
     ours |= {**family.settings, **family.read(config)}
-    for name, only in family.heads[head].settings.items():
+    for name, only in special.settings.items():
         if ours.get(name, only) != only:
             raise ValueError(f"{name}={ours[name]!r} is not supported: {head} of {family.name} needs {only!r}.")
         ours[name] = only
@@ -336,7 +358,9 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
     obstacles = []
     no_pooler = head == "Model" and not has_pooler
     for name in (field.name for field in fields(config) if field.name in SequenceEncoderConfig.__annotations__):
-        irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (name in ("pooling", "pooler_act") and no_pooler)
+        irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (
+            name in ("pooling", "pooler_act", "pooler_placement", "pooler_dropout") and no_pooler
+        )
         irrelevant |= name == "sliding_window" and "sliding_attention" not in (config.layer_types or [])
         if not irrelevant and getattr(config, name) != getattr(again, name):
             obstacles.append(

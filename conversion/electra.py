@@ -12,6 +12,11 @@ from .key_mapping import module
 
 _NO_POOLER = {"pooler_act": None}
 _GELU = {"pooler_act": "gelu"}
+ELECTRA_PROJECTION = module("embeddings.projection", "embeddings_project")
+ELECTRA_CLASSIFIER = [
+    *module("model.pooler.dense", "classifier.dense"),
+    *module("classifier", "classifier.out_proj"),
+]
 _SUMMARY = {
     "summary_type": "first",
     "summary_use_proj": True,
@@ -30,7 +35,7 @@ ELECTRA = Family(
     fields=FIELDS | {"embedding_size": "embedding_size"},
     settings=SETTINGS,
     required=REQUIRED,
-    trunk=[*TRUNK, *module("embeddings.projection", "embeddings_project")],
+    trunk=[*TRUNK, *ELECTRA_PROJECTION],
     layer=LAYER,
     heads={
         "Model": Head(settings=_NO_POOLER),
@@ -42,9 +47,7 @@ ELECTRA = Family(
             ],
             {**_NO_POOLER, "hidden_act": "gelu"},
         ),
-        "ForSequenceClassification": Head(
-            [*module("model.pooler.dense", "classifier.dense"), *module("classifier", "classifier.out_proj")], _GELU
-        ),
+        "ForSequenceClassification": Head(ELECTRA_CLASSIFIER, _GELU),
         "ForMultipleChoice": Head(
             [*module("model.pooler.dense", "sequence_summary.summary"), *CLASSIFIER], _GELU, required=_SUMMARY
         ),

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import transformers
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..configuration import SequenceEncoderConfig
 from .key_mapping import Rule, for_layers, with_prefixes
 
 # Fields that have the same name in most families and in ours.
@@ -56,8 +57,12 @@ class Family:
         heads: The heads by the suffix of the class name, such as `ForMaskedLM`, which is the same on both sides.
         read: Returns the remaining fields of our configuration, computed from theirs.
         write: Returns the remaining fields of their configuration, computed from ours.
+        constants: Returns the tensors of their model that its configuration determines, and that ours computes.
         types_optional: Whether the family supports `type_vocab_size=0`.
         renamed: Maps old names of their fields, which some checkpoints use, to the names in transformers.
+        variant: Returns the head to use instead of the one in `heads`, given its name and either configuration; None
+            for that one.
+        unstated: Fields of pretraining checkpoints with a masked-LM head that their configurations do not state.
     """
 
     name: str
@@ -70,13 +75,20 @@ class Family:
     heads: Mapping[str, Head]
     read: Callable[[PreTrainedConfig], dict[str, Any]] = lambda config: {}
     write: Callable[[PreTrainedConfig], dict[str, Any]] = lambda config: {}
+    constants: Callable[[PreTrainedModel], dict[str, Any]] = lambda model: {}
     types_optional: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
+    variant: Callable[[str, PreTrainedConfig], Head | None] = lambda head, config: None
+    unstated: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def has_pooler(self) -> bool:
         """Whether the model without a head can have a pooler."""
         return any(rule.ours.startswith("pooler.") for rule in self.trunk)
+
+    def head(self, name: str, config: PreTrainedConfig) -> Head:
+        """Return the head with this name of a model with this configuration, ours or theirs."""
+        return self.variant(name, config) or self.heads[name]
 
     def faults(self, head: str, config: PreTrainedConfig) -> list[str]:
         """List the fields of their configuration that have a value other than the one that they must have.
@@ -88,14 +100,15 @@ class Family:
         Returns:
             A sentence for each field.
         """
-        pairs = self.heads[head].same.items()
+        special = self.head(head, config)
+        pairs = special.same.items()
         needed = {name: (getattr(config, name), getattr(config, other), other) for name, other in pairs}
         faults = [
             f"{name}={value!r} is not supported: it must equal {other}={only!r}."
             for name, (value, only, other) in needed.items()
             if value != only
         ]
-        required = {**self.required, **self.heads[head].required}
+        required = {**self.required, **special.required}
         given = {name: getattr(config, name, only) for name, only in required.items()}
         return faults + [
             f"{name}={given[name]!r} is not supported: a SequenceEncoder needs {name}={only!r}."
@@ -120,16 +133,17 @@ class Family:
         """Map our field names to theirs, for a model with this head."""
         return {**self.fields, **self.heads[head].fields}
 
-    def rules(self, head: str, depth: int, base_model_prefix: str) -> list[Rule]:
-        """Return all rules for a model with `depth` distinct layers.
+    def rules(self, head: str, config: SequenceEncoderConfig, base_model_prefix: str) -> list[Rule]:
+        """Return all rules for a model.
 
         Args:
             head: The suffix of the class name, such as `ForMaskedLM`.
-            depth: The number of layers that have their own weights.
+            config: Our configuration.
             base_model_prefix: The attribute that holds the trunk in their class.
         """
         ours, theirs = ("", "") if head == "Model" else ("model.", f"{base_model_prefix}.")
-        return [*with_prefixes([*self.trunk, *for_layers(self.layer, depth)], ours, theirs), *self.heads[head].rules]
+        trunk = [*self.trunk, *for_layers(self.layer, config.num_distinct_layers)]
+        return [*with_prefixes(trunk, ours, theirs), *self.head(head, config).rules]
 
 
 def their_class(name: str) -> Any:
@@ -142,3 +156,17 @@ def their_class(name: str) -> Any:
     if found is None:
         raise ValueError(f"transformers {transformers.__version__} has no {name}; install a newer release.")
     return found
+
+
+def check_head_dim(config: PreTrainedConfig) -> None:
+    """Check that the attention heads divide the channels of the layers among them.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    heads, channels = config.num_attention_heads, config.hidden_size
+    if config.head_dim is not None and config.head_dim * heads != channels:
+        raise ValueError(
+            f"head_dim={config.head_dim} is not supported: it must equal hidden_size / num_attention_heads = "
+            f"{channels} / {heads}."
+        )

@@ -6,6 +6,7 @@ table serves both directions. Shapes: D hidden size, H heads, G heads of keys an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -51,6 +52,26 @@ def _unstacked(tensor: torch.Tensor, heads: Heads) -> list[torch.Tensor]:
     return list(tensor.split([count * channels for count in (heads.queries, heads.keys, heads.keys)]))
 
 
+def _half_split(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Reorder the rows of each head from rotary pairs (2i, 2i + 1) to pairs (i, i + C / 2)."""
+    return tensor.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+
+
+def _adjacent(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Reorder the rows of each head from rotary pairs (i, i + C / 2) to pairs (2i, 2i + 1)."""
+    return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+def _half_split_heads_of_three(tensors: list[torch.Tensor], heads: Heads) -> torch.Tensor:
+    query, key, value = tensors
+    return _heads_of_three([_half_split(query, heads.queries), _half_split(key, heads.keys), value], heads)
+
+
+def _three_of_adjacent_heads(tensor: torch.Tensor, heads: Heads, count: int) -> list[torch.Tensor]:
+    query, key, value = _three_of_heads(tensor, heads, count)
+    return [_adjacent(query, heads.queries), _adjacent(key, heads.keys), value]
+
+
 # The same tensor on both sides. If theirs has several names, the model uses the first; an untied copy is dead weight.
 SAME = Layout(
     lambda tensors, heads: tensors[0],
@@ -58,6 +79,8 @@ SAME = Layout(
 )
 # Query, key and value in three tensors.
 SEPARATE_QKV = Layout(_heads_of_three, _three_of_heads)
+# The same, for rotary positions that rotate adjacent channels of queries and keys. Scores do not depend on their order.
+SEPARATE_QKV_OF_ADJACENT_PAIRS = Layout(_half_split_heads_of_three, _three_of_adjacent_heads)
 # Several tensors, one below the other.
 STACKED = Layout(
     lambda tensors, heads: torch.cat(tensors),
@@ -67,6 +90,11 @@ STACKED = Layout(
 STACKED_QKV = Layout(
     lambda tensors, heads: _heads_of_three(_unstacked(tensors[0], heads), heads),
     lambda tensor, heads, count: [torch.cat(_three_of_heads(tensor, heads, 3))],
+)
+# A convolution over tokens, (out, in, width), which is a linear layer of the neighbours, (out, width · in).
+CONVOLUTION = Layout(
+    lambda tensors, heads: tensors[0].transpose(1, 2).flatten(1),
+    lambda tensor, heads, count: [tensor.unflatten(1, (-1, len(tensor))).transpose(1, 2).contiguous()],
 )
 
 
@@ -103,7 +131,7 @@ def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads
 
     Args:
         rules: The rules of the model. If two rules name the same tensor, the later one applies.
-        theirs: Their tensors. Each one is removed when it is used.
+        theirs: Their tensors. Each one is removed when it is used for the last time.
         needed: The names of our tensors.
         heads: The numbers of attention heads.
 
@@ -111,12 +139,15 @@ def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads
         ValueError: If a tensor is missing or unused. The message names it.
     """
     by_name = {rule.ours: rule for rule in rules}
+    needed = list(needed)
+    uses = Counter(key for name in needed for key in by_name[name].theirs)
     ours: Tensors = {}
     for name in needed:
         rule = by_name[name]
         if absent := [key for key in rule.theirs if key not in theirs]:
             raise ValueError(f"The checkpoint has no {', '.join(absent)}.")
-        tensors = [theirs.pop(key) for key in rule.theirs]
+        uses.subtract(rule.theirs)
+        tensors = [theirs[key] if uses[key] else theirs.pop(key) for key in rule.theirs]
         if rule.layout is SAME:
             _warn_about_unused_weights(rule, tensors)
         ours[name] = rule.layout.join(tensors, heads)

@@ -80,7 +80,9 @@ MODERNBERT = Family(
     ],
     heads={
         "Model": Head(),
-        "ForMaskedLM": Head([*_DENSE, *module("decoder", "decoder")], same=_SAME, required={"decoder_bias": True}),
+        "ForMaskedLM": Head(
+            [*_DENSE, *module("decoder", "decoder")], fields={"decoder_bias": "decoder_bias"}, same=_SAME
+        ),
         "ForSequenceClassification": _CLASSIFIER,
         "ForMultipleChoice": _CLASSIFIER,
         "ForTokenClassification": _CLASSIFIER,

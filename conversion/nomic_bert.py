@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from ..configuration import PRESETS
 from .bert import CLASSIFIER, DECODER, FIELDS, POOLER, TANH, classifier_dropout
-from .family import Family, Head
+from .family import Family, Head, check_head_dim
 from .key_mapping import SEPARATE_QKV, STACKED, Rule, module
 from .rotary_fields import read_rope, write_rope
 
@@ -36,11 +36,7 @@ GATED = [
 
 
 def _read(config: PreTrainedConfig) -> dict[str, Any]:
-    if config.head_dim * config.num_attention_heads != config.hidden_size:
-        raise ValueError(
-            f"head_dim={config.head_dim} is not supported: it must equal hidden_size / num_attention_heads = "
-            f"{config.hidden_size} / {config.num_attention_heads}."
-        )
+    check_head_dim(config)
     return {**classifier_dropout(config), **read_rope(config)}
 
 

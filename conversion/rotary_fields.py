@@ -17,6 +17,10 @@ def read_rope(config: PreTrainedConfig) -> dict[str, Any]:
     Raises:
         ValueError: If their type is not supported.
     """
+    truncate = config.rope_parameters.get("truncate", True)
+    if not truncate:
+        # The function of transformers for "yarn" ignores it in parameters that are nested by layer type.
+        raise ValueError(f"rope_parameters['truncate']={truncate!r} is not supported: a SequenceEncoder needs True.")
     nested = {_LAYER_TYPE: dict(config.rope_parameters)}
     check_rope_parameters(nested, [_LAYER_TYPE])
     return {"rope_parameters": nested}

@@ -21,17 +21,24 @@ from ..saving.loading import check_config_file, check_dtype, check_weight_maps
 from ..saving.module_list import module_paths
 from .albert import ALBERT
 from .bert import BERT
+from .data2vec_text import DATA2VEC_TEXT
+from .deberta import DEBERTA_V2
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
 from .ernie import ERNIE
+from .eurobert import EUROBERT
 from .family import Family
 from .gte import GTE
 from .jina_embeddings_v3 import JINA_EMBEDDINGS_V3
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .nomic_bert import NOMIC_BERT
+from .pre_norm import MEGATRON_BERT, ROBERTA_PRELAYERNORM, XLM_ROBERTA_XL
+from .rembert import REMBERT
 from .roberta import ROBERTA
+from .roformer import ROFORMER
 from .source_files import check_source
+from .ultrabert import ULTRABERT
 
 logger = logging.get_logger(__name__)
 
@@ -41,9 +48,16 @@ _CANNOT_BE_BUILT = (KeyError, TypeError, AttributeError, IndexError, ArithmeticE
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        *(BERT, ROBERTA, DISTILBERT, ELECTRA, ALBERT, ERNIE, MPNET),
-        *(NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, MODERNBERT),
+        *(BERT, ROBERTA, DISTILBERT, ELECTRA, ALBERT, ERNIE, MPNET, DEBERTA_V2),
+        *(NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, EUROBERT, ULTRABERT),
+        *(DATA2VEC_TEXT, ROBERTA_PRELAYERNORM, XLM_ROBERTA_XL, MEGATRON_BERT, ROFORMER, REMBERT, MODERNBERT),
     )
+}
+
+# Why families that resemble supported ones cannot be converted, by the prefix of their class names.
+_REASONS = {
+    "Esm": "token_dropout scales the embeddings of a text by its share of masked tokens, contact_head belongs to the "
+    "encoder, and a SequenceEncoder has neither.",
 }
 
 
@@ -71,7 +85,11 @@ def find_family(class_name: str) -> tuple[Family, str]:
             f"{class_name} is already a SequenceEncoder. To convert it to another family, pass to= or --to with "
             f"one of {', '.join(FAMILIES)}."
         )
-    raise ValueError(f"{class_name} cannot be converted. The supported families are {', '.join(FAMILIES)}.")
+    reasons = [
+        reason for prefix, reason in _REASONS.items() if class_name.startswith((f"{prefix}Model", f"{prefix}For"))
+    ]
+    reason = f": {reasons[0]}" if reasons else "."
+    raise ValueError(f"{class_name} cannot be converted{reason} The supported families are {', '.join(FAMILIES)}.")
 
 
 def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False) -> PreTrainedModel:
@@ -99,9 +117,10 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
         return _load_all(checkpoint, model_class, base_model)
     prefix = type(config).__name__.removesuffix("Config")
     family, head = find_family(f"{prefix}Model" if base_model or named is None else named)
-    config = _with_new_names(config, family, checkpoint)
-    family.check(head, config)
-    family.read(config)  # Rejects values with which transformers cannot build the model.
+    renamed = _with_new_names(config, family, checkpoint)
+    options = {} if renamed is config else {"config": renamed}
+    family.check(head, renamed)
+    family.read(renamed)  # Rejects values with which transformers cannot build the model.
     if base_model:
         names = [f"{prefix}Model"]
     elif named is not None:
@@ -111,10 +130,14 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
     else:
         # Old checkpoints do not name their class. They come from pretraining.
         names = [prefix + head for head in ("Model", "ForPreTraining", "ForMaskedLM") if head in family.heads]
+    attempts = [(name, options) for name in names]
+    if family.unstated and f"{prefix}ForMaskedLM" in names:
+        stated = type(config).from_dict({**renamed.to_dict(), **family.unstated})
+        attempts.append((f"{prefix}ForMaskedLM", {"config": stated}))
     errors = []
-    for name in names:
+    for name, options in attempts:
         try:
-            return _load_all(checkpoint, getattr(transformers, name), base_model, config=config)
+            return _load_all(checkpoint, getattr(transformers, name), base_model, **options)
         except ValueError as error:
             errors.append(error)
     raise errors[0]
@@ -222,7 +245,10 @@ def _load_all(
             f"`sequence-encoder inspect {checkpoint}` names the fields that are not valid."
         ) from error
     model, info = loaded
-    missing = info["missing_keys"]
+    missing = set(info["missing_keys"])
+    if not isinstance(model, modeling.SequenceEncoderPreTrainedModel):
+        family, _ = find_family(model_class.__name__)
+        missing -= family.constants(model).keys()
     left_over = set(info["unexpected_keys"])
     if "add_pooling_layer" not in options and _has_other_pooler(model_class, missing, left_over):
         return _load_all(checkpoint, model_class, base_model, **options, add_pooling_layer=not missing)

@@ -16,6 +16,7 @@ _FEED_FORWARDS = {"mlp": "two linear layers with {act} between them", "glu": "ga
 _BIASES = {
     "bucketed": "a learned bias on the attention scores for each of {} ranges of distances",
     "alibi": "a penalty on the attention scores that grows with the distance (ALiBi)",
+    "disentangled": "products of tokens with embeddings of their distance, added to the attention scores",
 }
 # Heads that do not pool.
 _OF_TOKENS = ("ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
@@ -33,8 +34,7 @@ def describe_architecture(model: PreTrainedModel) -> list[tuple[str, str]]:
         config = config.encoder_config
     else:
         if not any(kind.__name__.endswith(_OF_TOKENS) for kind in type(model).__mro__):
-            pooler = f", followed by a dense layer with {config.pooler_act}" if config.pooler_act else ""
-            rows.append(("pooling", _POOLINGS[config.pooling] + pooler))
+            rows.append(("pooling", _POOLINGS[config.pooling] + _pooler(config)))
     if isinstance(config, SequenceEncoderConfig):
         rows += _axes(config)
     if any(kind.__name__.endswith(("Classification", "TaskAdapter")) for kind in type(model).__mro__):
@@ -56,7 +56,7 @@ def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:
         ),
         ("attention", _attention(config)),
         ("positions", _positions(config)),
-        ("norms", f"{_NORMS[config.norm]}, {_PLACES[config.norm_placement]}"),
+        ("norms", f"{_NORMS[config.norm]}, {_PLACES[config.norm_placement]}{_after_embeddings(config)}"),
         ("feed-forward", f"{feed_forward}, {config.intermediate_size:,} channels"),
         ("embeddings", _embeddings(config)),
     ]
@@ -74,6 +74,17 @@ def _depth(config: SequenceEncoderConfig) -> str:
         return f"{config.num_hidden_layers}"
     groups = "" if config.num_hidden_groups == 1 else f" in {config.num_hidden_groups} groups"
     return f"{config.num_hidden_layers} that share their weights{groups}"
+
+
+def _pooler(config: SequenceEncoderConfig) -> str:
+    if config.pooler_act is None:
+        return ""
+    layer = f"a dense layer with {config.pooler_act}"
+    return f", followed by {layer}" if config.pooler_placement == "after" else f" after {layer} for each token"
+
+
+def _after_embeddings(config: SequenceEncoderConfig) -> str:
+    return ", the first also after the normalised embeddings" if config.first_attn_norm else ""
 
 
 def _attention(config: SequenceEncoderConfig) -> str:
@@ -105,10 +116,14 @@ def _embeddings(config: SequenceEncoderConfig) -> str:
         parts.append(f"{config.embedding_size:,} channels")
     if config.type_vocab_size:
         parts.append(f"{config.type_vocab_size} segment types")
+    if config.prediction_size is not None:
+        parts.append(f"predicted from {config.prediction_size:,} channels")
     if config.task_type_vocab_size:
         parts.append(f"{config.task_type_vocab_size} task types, of which task 0 is used")
     if config.scale_embeddings:
         parts.append("scaled by the square root of the hidden size")
     if config.embedding_norm:
         parts.append("normalised")
+    if config.conv_kernel_size:
+        parts.append(f"added to the first layer's output in a convolution over {config.conv_kernel_size} tokens")
     return ", ".join(parts)

@@ -8,7 +8,8 @@ from .heads.task_heads import (
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
 )
-from .modeling_sequence_encoder import SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from .modeling_sequence_encoder import SequenceEncoderModel
+from .pretrained_model import SequenceEncoderPreTrainedModel
 
 __all__ = [
     "SequenceEncoderForMaskedLM",

@@ -118,7 +118,7 @@ class InputEmbeddings(HiddenStateModule):
     """The module between the token vectors and the first layer: scale, segment types, positions, norm and dropout.
 
     If the embeddings and the layers have different numbers of channels (E and D), a projection follows (Lan et al.,
-    2020).
+    2020), or comes before the norm, as in DeBERTa.
     """
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
@@ -128,10 +128,13 @@ class InputEmbeddings(HiddenStateModule):
         tasks = config.task_type_vocab_size
         self.tasks = nn.Embedding(tasks, config.embedding_dim) if tasks else None
         self.positions = POSITION_EMBEDDINGS[config.position_embedding](config)
-        self.norm = NORMS[config.norm](config, config.embedding_dim) if config.embedding_norm else nn.Identity()
+        self.projects_first = config.embedding_projection == "before_norm"
+        size = config.hidden_size if self.projects_first else config.embedding_dim
+        self.norm = NORMS[config.norm](config, size) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.embedding_dropout)
-        narrow = config.embedding_dim != config.hidden_size
-        self.projection = nn.Linear(config.embedding_dim, config.hidden_size) if narrow else nn.Identity()
+        self.projection: nn.Module = nn.Identity()
+        if config.embedding_dim != config.hidden_size:
+            self.projection = nn.Linear(config.embedding_dim, config.hidden_size, bias=not self.projects_first)
 
     def forward(
         self, token_embeddings: torch.Tensor, token_type_ids: torch.Tensor | None, position_ids: torch.Tensor
@@ -153,4 +156,7 @@ class InputEmbeddings(HiddenStateModule):
             hidden_states = hidden_states + self.types(token_type_ids)
         if self.tasks is not None:
             hidden_states = hidden_states + self.tasks(position_ids.new_zeros(1))
-        return self.projection(self.dropout(self.norm(self.positions(hidden_states, position_ids))))
+        hidden_states = self.positions(hidden_states, position_ids)
+        if self.projects_first:
+            return self.dropout(self.norm(self.projection(hidden_states)))
+        return self.projection(self.dropout(self.norm(hidden_states)))

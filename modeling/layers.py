@@ -8,6 +8,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .attention.self_attention import SelfAttention
+from .convolution import Convolution
 from .cpu.dropout import Dropout
 from .embeddings import HiddenStateModule
 from .feed_forward import FEED_FORWARDS
@@ -34,13 +35,30 @@ class EncoderLayer(GradientCheckpointingLayer, HiddenStateModule):
 
 
 class PostNormLayer(EncoderLayer):
-    """A layer with a norm after each residual addition, as in `torch.nn.TransformerEncoderLayer`."""
+    """A layer with a norm after each residual addition, as in `torch.nn.TransformerEncoderLayer`.
 
-    def forward(self, hidden_states: torch.Tensor, needed: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+    The first layer may have a convolution, which takes the text of each token, `segments`.
+    """
+
+    def __init__(self, config: SequenceEncoderConfig, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.convolution = Convolution(config) if layer_idx == 0 and config.conv_kernel_size else None
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        needed: torch.Tensor | None = None,
+        segments: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         """See `EncoderLayer`."""
+        inputs = hidden_states
         attended, _ = self.self_attn(hidden_states, needed=needed, **kwargs)
         hidden_states = self.attn_norm(select_tokens(hidden_states, needed) + self.dropout(attended))
-        return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
+        hidden_states = self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
+        if self.convolution is None or segments is None:
+            return hidden_states
+        return self.convolution(inputs, hidden_states, segments, needed)
 
 
 class PreNormLayer(EncoderLayer):
@@ -49,7 +67,8 @@ class PreNormLayer(EncoderLayer):
     def __init__(self, config: SequenceEncoderConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         alone = config.layer_groups.count(0) == 1
-        if layer_idx == 0 and alone and config.embedding_norm and config.embedding_dim == config.hidden_size:
+        normalised = config.embedding_norm and config.embedding_dim == config.hidden_size
+        if layer_idx == 0 and alone and normalised and not config.first_attn_norm:
             # `embedding_norm` has just normalised the input.
             self.attn_norm = nn.Identity()
 

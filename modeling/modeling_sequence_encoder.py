@@ -4,29 +4,21 @@ Shapes: B batch, S padded length, T real tokens, D hidden, E channels of the emb
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import logging
 from transformers.utils.generic import is_flash_attention_requested, merge_with_config_defaults
 from transformers.utils.import_utils import is_tracing
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..saving.loading import SafeModelLoadingMixin
-from ..saving.module_list import MODULE_LIST
-from ..saving.saving import ModelSavingMixin
-from .attention.dispatch import check_takes_bias, choose_varlen_attention
+from .attention.dispatch import POSITION_BIASES, check_takes_bias, choose_varlen_attention
 from .attention.masks import padded_masks, real_tokens
 from .attention.packed import PackedAttention
-from .attention.position_bias import POSITION_BIASES, biased_mask
-from .attention.self_attention import SelfAttention
 from .checks import (
     check_document_index,
     check_embeddings_type,
@@ -36,7 +28,8 @@ from .checks import (
     check_offsets,
     check_positions,
 )
-from .embeddings import HiddenStateModule, InputEmbeddings
+from .convolution import packed_segments, padded_segments
+from .embeddings import InputEmbeddings
 from .forward_options import ForwardOptions
 from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
@@ -49,97 +42,16 @@ from .packing import (
     sequence_starts,
 )
 from .pooling import Pooler
-from .text_encoding.recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
+from .pretrained_model import SequenceEncoderPreTrainedModel
 from .text_encoding.text_encoding import TextEncodingMixin
 
 logger = logging.get_logger(__name__)
 
 # Keyword arguments that describe a batch that the caller packed, for example with `DataCollatorWithFlattening`.
 _PACKING_KEYWORDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
-# `output_hidden_states` records the outputs of the embeddings and of each layer, so that it also works without layers.
-# Before 5.9, transformers can only record the input of the first layer instead of the output of the embeddings. Later,
-# it also selects hidden states by index, and looks up their number for negative indices.
-_HIDDEN_STATES: Any = EncoderLayer
-if "capture_initial_hidden_state" in OutputRecorder.__dataclass_fields__:
-    _HIDDEN_STATES = OutputRecorder(HiddenStateModule, capture_initial_hidden_state=False)
-    _HIDDEN_STATES.num_hidden_layers_key = "num_hidden_states"
 
 
-class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
-    """Base class of all SequenceEncoder models: loading, saving, initialisation, and features of transformers."""
-
-    config_class = SequenceEncoderConfig
-    config: SequenceEncoderConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    # Whether a saved folder describes how texts become vectors. Models with a task head have another purpose.
-    _saves_recipe = False
-    _can_record_outputs = {"hidden_states": _HIDDEN_STATES, "attentions": SelfAttention}  # noqa: RUF012
-
-    def __init__(self, config: SequenceEncoderConfig) -> None:
-        super().__init__(config)
-        # Only the class that this model uses, since Accelerate refuses the names of classes that it does not find.
-        self._no_split_modules = [LAYERS[config.norm_placement].__name__]
-        # Assigning to a field of a configuration checks only the type of that field. Not all of `validate` runs here,
-        # because transformers' part refuses `output_attentions` with "sdpa", which these models support.
-        config.validate_architecture()
-        config.validate_positions()
-        config.validate_layer_type()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """Load a model as in transformers, but only from safetensors, with the embedding recipe of its folder.
-
-        Args:
-            pretrained_model_name_or_path: A folder or a Hub id.
-            *model_args: Arguments of the model.
-            **kwargs: Arguments of transformers' `from_pretrained`.
-
-        Raises:
-            ValueError: If `use_safetensors` is False or `dtype` is not a floating dtype.
-            OSError: If there are no safetensors weights, they are damaged, or their index is invalid.
-        """
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        if pretrained_model_name_or_path is not None:
-            model = loaded[0] if isinstance(loaded, tuple) else loaded
-            # The commit that was loaded: the cache knows which files it has.
-            options = {**kwargs, "revision": getattr(model.config, "_commit_hash", None) or kwargs.get("revision")}
-            options["subfolder"] = kwargs.get("subfolder") or ""
-            model.base_model.embedding_recipe = read_recipe(pretrained_model_name_or_path, **options)
-        return loaded
-
-    def _write_beside(self, folder: Path, there: Path) -> None:
-        recipe = recipe_of(self) if self._saves_recipe else None
-        if recipe is not None:
-            write_recipe(folder, recipe, self.config.hidden_size)
-        elif (there / MODULE_LIST).is_file():
-            logger.warning(f"{there / MODULE_LIST} is unchanged, and encode follows it with this model.")
-        if (there / SETTINGS).is_file():
-            # SentenceTransformer writes its settings, which may be newer, before it saves the encoder.
-            (folder / SETTINGS).unlink(missing_ok=True)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Initialise matrices by `config.initializer`, biases with zeros and norms with ones.
-
-        Transformers skips weights that were loaded from a checkpoint.
-        """
-        if isinstance(module, nn.Linear | nn.Embedding):
-            if self.config.initializer == "xavier_uniform":
-                init.xavier_uniform_(module.weight)
-            else:
-                init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
-        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
-            init.ones_(module.weight)
-        if (bias := getattr(module, "bias", None)) is not None:
-            init.zeros_(bias)
-
-
-class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  # type: ignore[misc] # as above
+class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
     """The encoder without a task head.
 
     The model does not compute padding. It packs the real tokens of a batch into one row, applies all layers, and
@@ -148,7 +60,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
     Args:
         config: The configuration.
         add_pooling_layer: Whether to compute `pooler_output`, one vector per text: `config.pooling`, followed by a
-            dense layer if `config.pooler_act` is set.
+            dense layer if `config.pooler_act` is set, or preceded by it with `config.pooler_placement="before"`.
     """
 
     _saves_recipe = True
@@ -219,7 +131,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         if not self._needs_padding(tokens, attention_mask, kwargs):
             packed = PackedBatch.from_padded(*documents)
             counts = self.position_bias is not None or "sliding_attention" in (self.config.layer_types or [])
-            if counts and packed.has_gaps():
+            if (counts or self.config.conv_kernel_size) and packed.has_gaps():
                 # Windows and distances count tokens that the mask leaves out. Packing would bring others closer.
                 self._check_windows_with_gaps()
                 packed = None
@@ -234,7 +146,9 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             position_ids = offsets_from_starts(starts) if position_ids is None else position_ids
             position_ids = position_ids if token_mask is None else position_ids * token_mask
             document_starts = starts if several_documents or (may_restart and is_tracing(tokens)) else None
-            last_hidden_state = self._encode_padded(attention_mask, document_starts, position_ids, *inputs, kwargs)
+            options = {"segments": padded_segments(starts, token_mask)} if self.config.conv_kernel_size else {}
+            options = {**kwargs, **options}
+            last_hidden_state = self._encode_padded(attention_mask, document_starts, position_ids, *inputs, options)
         if token_mask is not None:
             token_mask = token_mask.to(last_hidden_state.device)
             if packed is None:
@@ -292,6 +206,8 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
     ) -> torch.Tensor:
         """Apply all layers to the real tokens as one row (1, T, D), and unpack the needed ones to (B, S, D)."""
         kwargs = {name: value for name, value in kwargs.items() if name not in _PACKING_KEYWORDS}
+        if self.config.conv_kernel_size:
+            kwargs["segments"] = packed_segments(packed)
         input_ids, token_type_ids, inputs_embeds = (
             None if padded is None else packed.pack(padded) for padded in (input_ids, token_type_ids, inputs_embeds)
         )
@@ -333,7 +249,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
 
     def _choose_attention(self, hidden_states: torch.Tensor) -> type[PackedAttention]:
         dropout = self.config.attention_dropout if self.training else 0.0
-        return choose_varlen_attention(
+        kind = choose_varlen_attention(
             self.config._attn_implementation,
             hidden_states.device,
             _dtype_of_scores(hidden_states),
@@ -341,9 +257,10 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             self.training,
             self.position_bias is not None,
         )
+        return kind if self.position_bias is None else self.position_bias.packed_attention(kind)
 
-    def _biases(self, length: int, hidden_states: torch.Tensor) -> torch.Tensor | None:
-        """Return the position biases (H, L, L) for texts of up to `length` tokens, if the model has them."""
+    def _biases(self, length: int, hidden_states: torch.Tensor) -> Any:
+        """Return the position biases for texts of up to `length` tokens, if the model has them."""
         if self.position_bias is None:
             return None
         return self.position_bias(length, hidden_states.device).to(_dtype_of_scores(hidden_states))
@@ -362,9 +279,10 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         hidden_states, rotations = self._embed(input_ids, token_type_ids, position_ids, inputs_embeds)
         masks = padded_masks(self.config, hidden_states, attention_mask, document_starts)
         bias = self._biases(hidden_states.shape[1], hidden_states)
-        if bias is not None:
+        if self.position_bias is not None:
             check_takes_bias(self.config._attn_implementation)
-            masks = {layer_type: biased_mask(mask, bias) for layer_type, mask in masks.items()}
+            masks, options = self.position_bias.in_padded(masks, bias)
+            kwargs = {**kwargs, **options}
         if document_starts is not None and is_flash_attention_requested(self.config):
             # The flash functions of transformers separate documents where positions restart.
             kwargs = {**kwargs, "position_ids": offsets_from_starts(document_starts)}

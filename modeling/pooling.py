@@ -15,6 +15,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from .cpu.dropout import Dropout
 
 Mask = torch.Tensor | None
 
@@ -109,12 +110,18 @@ def check_pooling(pooling: str, allowed: Sequence[str] = tuple(POOLINGS)) -> Non
 
 
 class Pooler(nn.Module):
-    """Computes one vector per text: the pooling of the configuration, then a dense layer if it has a `pooler_act`."""
+    """Computes one vector per text: the pooling of the configuration, and a dense layer if it has a `pooler_act`.
+
+    By `config.pooler_placement`, the layer follows the pooling or transforms each token before it. Dropout comes before
+    the layer.
+    """
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__()
         self.pool = POOLINGS[config.pooling]
         self.selected = SELECTED_TOKENS.get(config.pooling)
+        self.before = config.pooler_placement == "before"
+        self.dropout = Dropout(config.pooler_dropout)
         self.dense: nn.Module = nn.Identity()
         self.act: nn.Module = nn.Identity()
         if config.pooler_act is not None:
@@ -128,7 +135,11 @@ class Pooler(nn.Module):
             hidden_states: (B, S, D).
             token_mask: (B, S) bool, False at padding; None if there is no padding.
         """
-        return self.act(self.dense(self.pool(hidden_states, token_mask).to(hidden_states.dtype)))
+        if self.before:
+            tokens = self.act(self.dense(self.dropout(hidden_states)))
+            return self.pool(tokens, token_mask).to(tokens.dtype)
+        pooled = self.pool(hidden_states, token_mask).to(hidden_states.dtype)
+        return self.act(self.dense(self.dropout(pooled)))
 
     def tokens_read(
         self, shape: tuple[int, int], token_mask: torch.Tensor | None, device: torch.device

@@ -108,7 +108,7 @@ def tiny_config() -> Callable[..., SequenceEncoderConfig]:
 
 @pytest.fixture(scope="session")
 def randomize() -> Callable[..., Any]:
-    """Return `randomize(model, seed=0)`, which adds noise to all weights, so that none is exactly zero or one.
+    """Return `randomize(model, seed=0)`, which adds noise to all trained weights, so that none is exactly zero or one.
 
     The function returns the model in eval mode.
     """
@@ -117,7 +117,8 @@ def randomize() -> Callable[..., Any]:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.add_(torch.empty(parameter.shape).normal_(std=0.2, generator=generator))
+                if parameter.requires_grad:
+                    parameter.add_(torch.empty(parameter.shape).normal_(std=0.2, generator=generator))
         return model.eval()
 
     return add_noise

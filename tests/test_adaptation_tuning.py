@@ -123,18 +123,18 @@ def test_texts_are_truncated_to_the_positions_of_the_encoder(tmp_path: Path) -> 
 
 
 def test_a_frozen_encoder_that_cannot_be_converted_keeps_its_family(tmp_path: Path, bert_folder: Path) -> None:
-    config = transformers.MPNetConfig(
+    config = transformers.SplinterConfig(
         vocab_size=90, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40
     )
-    transformers.MPNetModel(config).save_pretrained(tmp_path / "mpnet")
-    transformers.AutoTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path / "mpnet")
+    transformers.SplinterModel(config).save_pretrained(tmp_path / "splinter")
+    transformers.AutoTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path / "splinter")
     files = write_examples(tmp_path, "classification", {"train": 40})
-    run("classification", tmp_path / "mpnet", tmp_path / "out", tuning="adapter", **files, num_train_epochs=2)
+    run("classification", tmp_path / "splinter", tmp_path / "out", tuning="adapter", **files, num_train_epochs=2)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert isinstance(model, TaskAdapter)
-    assert type(model.encoder) is transformers.MPNetModel
+    assert type(model.encoder) is transformers.SplinterModel
     with pytest.raises(UsageError, match="--from"):
-        run("classification", tmp_path / "mpnet", tmp_path / "full", **files, num_train_epochs=2)
+        run("classification", tmp_path / "splinter", tmp_path / "full", **files, num_train_epochs=2)
 
 
 @pytest.mark.parametrize("family", ["ours", "bert"])

@@ -66,7 +66,7 @@ def reference_flash(
         sequences = [(row, real[row].nonzero().flatten()) for row in range(batch)]
     output = torch.zeros_like(query.transpose(1, 2))
     for row, tokens in sequences:
-        q, k, v = (x[row][:, tokens] for x in (query, key, value))
+        q, k, v = (x[row].repeat_interleave(query.shape[1] // x.shape[1], 0)[:, tokens] for x in (query, key, value))
         scores = q @ k.transpose(1, 2) * scaling
         if sliding_window is not None:
             index = torch.arange(len(tokens))
@@ -135,24 +135,26 @@ def test_the_varlen_kernel_needs_half_precision_without_dropout(dtype: torch.dty
     [
         ("sdpa", torch.float32, 0.1, True, GroupedAttention),
         ("sdpa", torch.bfloat16, 0.0, True, GroupedAttention),
-        ("sdpa", torch.bfloat16, 0.0, False, EqualLengthAttention),
+        ("sdpa", torch.bfloat16, 0.0, False, GroupedAttention),
+        ("sdpa", torch.float32, 0.0, False, EqualLengthAttention),
         ("eager", torch.float32, 0.1, True, EqualLengthAttention),
         ("a_function_of_the_user", torch.bfloat16, 0.1, True, EqualLengthAttention),
     ],
 )
-def test_training_on_a_cpu_uses_groups_if_the_fused_kernel_is_slow(
+def test_a_cpu_uses_groups_if_the_fused_kernel_is_slow(
     implementation: str, dtype: torch.dtype, dropout: float, training: bool, backend: type
 ) -> None:
     assert choose_varlen_attention(implementation, CPU, dtype, dropout, training) is backend
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("heads", [(3, 3), (6, 2)], ids=["", "grouped"])
 @pytest.mark.parametrize("window", [None, 1, 3, 30])
 @pytest.mark.parametrize(
     "lengths", [LENGTHS, [4, 4, 4], [5], [140, 5, 270, 200, 270]], ids=["ragged", "equal", "one", "long"]
 )
 def test_every_backend_attends_within_sequence_and_window(
-    tiny_config: Callable[..., Any], backend: str, window: int | None, lengths: list[int]
+    tiny_config: Callable[..., Any], backend: str, heads: tuple[int, int], window: int | None, lengths: list[int]
 ) -> None:
     kind, implementation = BACKENDS[backend]
     sliding = window is not None
@@ -161,13 +163,15 @@ def test_every_backend_attends_within_sequence_and_window(
     module = SelfAttention(config, "sliding_attention" if sliding else "full_attention").eval()
     attention = AttentionInterface().get_interface(implementation, eager_attention_forward)
     packed = packed_batch(lengths)
-    q, k, v, weight = torch.randn(4, 1, sum(lengths), 3, 8).unbind()
+    queries, keys = heads
+    q, weight = torch.randn(2, 1, sum(lengths), queries, 8).unbind()
+    k, v = torch.randn(2, 1, sum(lengths), keys, 8).unbind()
 
-    expected = torch.zeros_like(v[0])
+    expected = torch.zeros_like(q[0])
     with torch.enable_grad():
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
         for first, end in pairwise(packed.cu_seq_lens.tolist()):
-            one_q, one_k, one_v = (x[0, first:end] for x in leaves)
+            one_q, one_k, one_v = (x[0, first:end].repeat_interleave(queries // x.shape[2], dim=1) for x in leaves)
             scores = torch.einsum("qhd,khd->hqk", one_q, one_k) * 0.7
             index = torch.arange(end - first)
             far = (index[:, None] - index).abs() > (window if sliding else end)
@@ -389,8 +393,11 @@ def test_packed_and_padded_paths_agree_on_an_accelerator(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("heads", [(3, 3), (6, 2)], ids=["", "grouped"])
 @pytest.mark.parametrize("window", [None, 1, 30])
-def test_the_varlen_kernel_agrees_with_the_cpu(tiny_config: Callable[..., Any], window: int | None) -> None:
+def test_the_varlen_kernel_agrees_with_the_cpu(
+    tiny_config: Callable[..., Any], heads: tuple[int, int], window: int | None
+) -> None:
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("torch's kernel needs Ampere or newer")
     cuda, lengths = torch.device("cuda"), [140, 5, 270, 200, 270]
@@ -399,7 +406,8 @@ def test_the_varlen_kernel_agrees_with_the_cpu(tiny_config: Callable[..., Any], 
     config._attn_implementation = "sdpa"
     module = SelfAttention(config, "full_attention").eval()
     attention = AttentionInterface().get_interface("sdpa", eager_attention_forward)
-    q, k, v = torch.randn(3, 1, sum(lengths), 3, 16).bfloat16().unbind()
+    q = torch.randn(1, sum(lengths), heads[0], 16).bfloat16()
+    k, v = torch.randn(2, 1, sum(lengths), heads[1], 16).bfloat16().unbind()
     mask = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
     attend = EqualLengthAttention(packed_batch(lengths))
     on_cpu = attend(module, attention, (q.float(), k.float(), v.float()), window, scaling=0.7)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ from sequence_encoder.saving.code_bundle import BUNDLE_FILES
 Build = Callable[..., Any]
 
 HEADS = AUTO_MODELS
-# Every head, and every preset with a masked language modelling head.
-SAVED = {auto: (auto, list(PRESETS)[index % len(PRESETS)]) for index, auto in enumerate(HEADS)}
-SAVED |= {preset: ("AutoModelForMaskedLM", preset) for preset in PRESETS}
+# Every head and every preset: one preset for each head, and the rest with a masked language modelling head.
+SAVED = {auto: (auto, preset) for auto, preset in zip(HEADS, cycle(PRESETS), strict=False)}
+SAVED |= {preset: ("AutoModelForMaskedLM", preset) for preset in list(PRESETS)[len(HEADS) :]}
 TEXTS = ["the quick brown fox jumps over the lazy dog", "packing leaves the padding out"]
 
 PREDICT = """
@@ -107,7 +108,8 @@ LOAD_ALL = """
 import json, transformers
 from pathlib import Path
 found = {}
-for source in sorted(Path(sys.argv[1]).iterdir()):
+for name in json.loads(sys.argv[2]):
+    source = Path(sys.argv[1], name)
     for auto in json.loads(sys.argv[2]):
         model = getattr(transformers, auto).from_pretrained(
             source, trust_remote_code=True, num_labels=3, ignore_mismatched_sizes=True
@@ -119,7 +121,7 @@ print(json.dumps(found))
 
 def test_every_auto_class_loads_from_every_saved_model(saved: Path, without_package: Build) -> None:
     found = without_package(LOAD_ALL, saved, json.dumps(list(HEADS)))
-    assert found == {f"{source} {auto}": model for source in SAVED for auto, model in HEADS.items()}
+    assert found == {f"{source} {auto}": model for source in HEADS for auto, model in HEADS.items()}
 
 
 def test_saving_without_the_package_writes_the_same_code_and_configuration(outputs: Build, saved: Path) -> None:

@@ -274,7 +274,7 @@ def test_hard_coded_names_match_the_libraries() -> None:
 def test_the_guide_lists_every_family_that_can_be_converted() -> None:
     guide = (Path(__file__).parents[1] / "docs" / "convert.md").read_text()
     table = guide.partition("| Family | `--to` |")[2].partition("\n\n")[0]
-    assert re.findall(r"^\| [^|]+ \| `(\w+)` \|", table, re.MULTILINE) == list(FAMILIES)
+    assert re.findall(r"^\| [^|]+ \| `([\w-]+)` \|", table, re.MULTILINE) == list(FAMILIES)
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,15 @@ def test_every_choice_is_accepted(tiny_config: Build, field: str, value: str) ->
                 ({**LLAMA3, "original_max_position_embeddings": "8"}, ["original_max_position_embeddings", "'8'"]),
             )
         ),
+        ({"task_type_vocab_size": -1}, ["task_type_vocab_size", "at least 0", "-1"]),
+        ({"first_attn_norm": True}, ["first_attn_norm", "norm_placement='pre'", "embedding_norm=True", "'post'"]),
+        ({"first_attn_norm": True, "norm_placement": "pre"}, ["first_attn_norm", "embedding_norm=True", "False"]),
+        ({"prediction_size": 8}, ["prediction_size", "prediction_head='dense'", "8", "'linear'"]),
+        ({"prediction_size": 0, "prediction_head": "dense"}, ["prediction_size", "at least 1", "0"]),
+        (
+            {"prediction_size": 8, "prediction_head": "dense", "tie_word_embeddings": True},
+            ["tie_word_embeddings=True", "prediction_size=8"],
+        ),
         ({"norm_eps": 0.0}, ["norm_eps", "positive", "0.0"]),
         ({"norm_eps": float("nan")}, ["norm_eps", "positive", "nan"]),
         ({"initializer_range": -0.02}, ["initializer_range", "positive", "-0.02"]),

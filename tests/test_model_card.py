@@ -147,7 +147,12 @@ def test_the_card_describes_the_training(tiny_config: Build) -> None:
             "bert",
             ["for up to 64 tokens", "2 segment types", "at most 64 tokens", "the first token, followed by a dense"],
         ),
+        ("mpnet", ["learned, for up to 64 tokens; a learned bias on the attention scores for each of 32"]),
         ("nomic", ["rotary, with base 1,000", "gated by silu (GLU), 40 channels", "2 segment types"]),
+        (
+            "eurobert",
+            ["24 channels and 3 heads |", "RMS norm", "the mean of all tokens after a dense layer with gelu for"],
+        ),
         ("modernbert", ["rotary, with base 10,000 or 160,000", "gated by gelu", "at most 3 tokens away in 2 of"]),
     ],
 )
@@ -162,9 +167,26 @@ def test_a_bias_in_part_of_the_feed_forward_network_is_described(tiny_config: Bu
         assert f", with a bias in {words}, 40 channels" in text
 
 
+def test_a_norm_after_normalised_embeddings_is_described(tiny_config: Build) -> None:
+    text = model_card(SequenceEncoderModel(tiny_config("modernbert", first_attn_norm=True)), "user/name").text
+    assert "after the last layer, the first also after the normalised embeddings" in text
+
+
+def test_the_width_of_predictions_is_described(tiny_config: Build) -> None:
+    config = tiny_config("bert", prediction_size=33, tie_word_embeddings=False)
+    assert "predicted from 33 channels" in model_card(SequenceEncoderModel(config), "user/name").text
+
+
 def test_the_embedding_of_a_task_is_described(tiny_config: Build) -> None:
     text = model_card(SequenceEncoderModel(tiny_config("bert", task_type_vocab_size=4)), "user/name").text
     assert "4 task types, of which task 0 is used" in text
+
+
+def test_the_card_describes_grouped_queries_and_distances_alone(tiny_config: Build) -> None:
+    config = tiny_config(num_attention_heads=6, num_key_value_heads=2, position_embedding="none", position_bias="alibi")
+    text = model_card(SequenceEncoderModel(config), "user/name").text
+    assert "24 channels and 6 heads that share 2 heads of keys and values |" in text
+    assert "| positions | a penalty on the attention scores that grows with the distance (ALiBi) |" in text
 
 
 def test_a_local_folder_is_not_named_as_the_base_model(

@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel
-from sequence_encoder.modeling.attention.position_bias import POSITION_BIASES
+from sequence_encoder.modeling.attention.dispatch import POSITION_BIASES
 from sequence_encoder.tests.comparisons import assert_same
 
 Build = Callable[..., Any]

@@ -57,6 +57,7 @@ POOLER = ["pooler.dense.bias", "pooler.dense.weight"]
 NORM = ["embeddings.norm.bias", "embeddings.norm.weight"]
 POSITIONS = ["embeddings.positions.table.weight"]
 TYPES = ["embeddings.types.weight"]
+DISTANCES = [f"position_bias.{name}" for name in ("norm.bias", "norm.weight", "table.weight")]
 
 # The keys outside the layers, of the layers, and of the pooler.
 TRUNKS: dict[str, tuple[list[str], list[list[str]], list[str]]] = {
@@ -66,6 +67,8 @@ TRUNKS: dict[str, tuple[list[str], list[list[str]], list[str]]] = {
     "distilbert": (["embed_tokens.weight", *NORM, *POSITIONS], [LAYER, LAYER], POOLER),
     "mpnet": (["embed_tokens.weight", *NORM, *POSITIONS, "position_bias.table.weight"], [LAYER, LAYER], POOLER),
     "nomic": (["embed_tokens.weight", *NORM, *TYPES], [NOMIC_LAYER, NOMIC_LAYER], POOLER),
+    "eurobert": (["embed_tokens.weight", "norm.weight"], [MODERN_LAYER, MODERN_LAYER], POOLER),
+    "deberta-v3": (["embed_tokens.weight", *NORM, *DISTANCES], [LAYER, LAYER], POOLER),
     "modernbert": (
         ["embed_tokens.weight", "embeddings.norm.weight", "norm.weight"],
         [MODERN_LAYER_0, MODERN_LAYER],
@@ -77,6 +80,7 @@ assert TRUNKS.keys() == PRESETS.keys()
 DENSE_HEADS = {
     "vanilla": [],
     "bert": ["head.dense.bias", "head.dense.weight", "head.norm.bias", "head.norm.weight"],
+    "eurobert": [],
     "modernbert": ["head.dense.weight", "head.norm.weight"],
 }
 CLASSIFIER = ["classifier.bias", "classifier.weight"]
@@ -145,6 +149,11 @@ def test_keys_of_the_trunk_are_pinned(tiny_config: TinyConfig, preset: str) -> N
         assert not dict(model.named_buffers())  # values outside the state dict are computed
 
 
+def test_the_first_pre_norm_layer_has_its_norm_on_request(tiny_config: TinyConfig) -> None:
+    keys, other = (set(layer_keys(tiny_config("modernbert", first_attn_norm=first))) for first in (False, True))
+    assert other - keys == {"layers.0.attn_norm.weight"}
+
+
 def test_the_embedding_of_a_task_has_a_pinned_key(tiny_config: TinyConfig) -> None:
     keys, other = (
         set(SequenceEncoderModel(tiny_config("bert", task_type_vocab_size=tasks)).state_dict()) for tasks in (0, 3)
@@ -172,6 +181,7 @@ def test_keys_of_the_heads_are_pinned(
     own, pooler, dense_head = HEADS[head]
     config = two_layers(tiny_config, preset)
     dense = DENSE_HEADS[preset] if getattr(config, dense_head) == "dense" else []
+    own = own if config.decoder_bias else [key for key in own if key != "decoder.bias"]
     expected = [*(f"model.{key}" for key in trunk_keys(preset, pooler)), *dense, *own]
     assert sorted(head(config).state_dict()) == sorted(expected)
 

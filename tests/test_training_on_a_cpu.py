@@ -293,10 +293,10 @@ def test_long_texts_and_other_masks_use_the_attention_function(monkeypatch: pyte
     assert seen == [3, 4, 5, 7]
     torch.testing.assert_close(run(GroupedAttention), expected)
     assert seen == [3, 4, 5, 7]
-    monkeypatch.setattr(attention_in_groups, "LONGEST", 4)
+    monkeypatch.setattr(attention_in_groups, "LONGEST_TRAINED", 4)
     torch.testing.assert_close(run(GroupedAttention), expected)
     assert seen == [3, 4, 5, 7, 5, 7]
-    monkeypatch.setattr(attention_in_groups, "LONGEST", 7)
+    monkeypatch.setattr(attention_in_groups, "LONGEST_TRAINED", 7)
     torch.testing.assert_close(run(GroupedAttention, is_causal=True), run(EqualLengthAttention, is_causal=True))
 
 
@@ -319,7 +319,7 @@ def test_a_training_step_equals_that_of_the_plain_layers(
     found = step()
     for module in ("dropout", "linear", "gated", "cross_entropy"):
         monkeypatch.setattr(f"sequence_encoder.modeling.cpu.{module}.is_eager_on_cpu", lambda *tensors: False)
-    monkeypatch.setattr(attention_in_groups, "LONGEST", 0)
+    monkeypatch.setattr(attention_in_groups, "LONGEST_TRAINED", 0)
     assert_close(found, step(), 6e-2 if halved else 1e-5)
 
 

@@ -6,6 +6,7 @@ mask, is computed once. `window` is how many tokens a token sees to each side; N
 """
 
 import inspect
+from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
 
@@ -14,11 +15,21 @@ from torch import nn
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 from transformers.utils.generic import is_flash_attention_requested
 
+from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..packing import PackedBatch
+from .disentangled import DisentangledBias
 from .grouped import GroupedAttention
 from .masks import within_window
 from .packed import QKV, AttentionFunction, PackedAttention, repeat_heads
 from .per_length import EqualLengthAttention
+from .position_bias import BucketedBias, LinearBias, PositionBias
+
+POSITION_BIASES: dict[str | None, Callable[[SequenceEncoderConfig], PositionBias | None]] = {
+    None: lambda config: None,
+    "bucketed": BucketedBias,
+    "alibi": LinearBias,
+    "disentangled": DisentangledBias,
+}
 
 
 def choose_varlen_attention(
@@ -49,8 +60,8 @@ def choose_varlen_attention(
     if implementation == "flex_attention":
         return BlockMaskAttention
     if device.type == "cpu":
-        # torch's fused kernel has no dropout, is slow in the backward pass in bfloat16, and gives a bias no gradient.
-        grouped = dropout or (training and (dtype == torch.bfloat16 or biased))
+        # torch's fused kernel has no dropout, is slow for short sequences in bfloat16, and gives a bias no gradient.
+        grouped = dropout or dtype == torch.bfloat16 or (training and biased)
         return GroupedAttention if grouped and implementation == "sdpa" else EqualLengthAttention
     if biased:
         # The biases of padded rows would need memory for the square of the longest length, for each row and head.

@@ -1,9 +1,9 @@
-"""Attention over packed sequences for training on a CPU: a few padded groups, each computed with matrix products.
+"""Attention over packed sequences on a CPU: a few padded groups, each computed with matrix products.
 
 Short sequences cost more in calls than in arithmetic, and a training step makes several times as many calls as
 inference. Sequences of similar lengths are therefore grouped and padded, only for the attention, and all groups are a
-single autograd node. torch's fused kernel is not used: on a CPU it has no dropout, and its backward pass is slow in
-bfloat16.
+single autograd node. torch's fused kernel is not used: on a CPU it has no dropout, and is slow in bfloat16 for short
+sequences and in the backward pass.
 
 Shapes: T packed tokens, P positions of all groups including padding, H heads, G heads of keys and values, R = H / G, C
 channels of a head, N sequences of a group, L length of the longest sequence of a group.
@@ -22,9 +22,9 @@ from .masks import additive_mask, within_window
 from .packed import QKV, AttentionFunction, split
 from .per_length import EqualLengthAttention
 
-# The longest sequence to group if there is no dropout. Grouping keeps the attention weights for the backward pass, and
-# the fused kernel does not. With dropout there is no limit, because the fused kernel cannot be used.
-LONGEST = 256
+# The longest sequences to group in training and in inference without dropout. For longer ones, the fused kernel is
+# faster and does not keep the attention weights. It has no dropout, so there is no limit with dropout.
+LONGEST_TRAINED, LONGEST = 256, 128
 # The cost of another group, as the number of attention weights that take equally long.
 GROUP_COST = 40_000
 
@@ -49,7 +49,8 @@ class GroupedAttention(EqualLengthAttention):
     ) -> torch.Tensor:
         """See `EqualLengthAttention`."""
         scaling, dropout = kwargs["scaling"], kwargs["dropout"]
-        short = [run for run in runs if dropout or run[1] <= LONGEST]
+        longest = LONGEST_TRAINED if module.training else LONGEST
+        short = [run for run in runs if dropout or run[1] <= longest]
         # This layer may be on another device than the first one, for which this class was chosen.
         if not short or kwargs.get("is_causal") or not is_eager_on_cpu(*qkv):
             return super().dense(module, attention, qkv, runs, window, **kwargs)

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..packing import PackedBatch
 from .masks import additive_mask, within_window
-from .packed import QKV, AttentionFunction, PackedAttention, split
+from .packed import QKV, AttentionFunction, PackedAttention, repeat_heads, split
 
 # Number of queries in a block of a band. Each block attends to BLOCK + 2 W keys.
 BLOCK = 64
@@ -33,11 +33,14 @@ def attend_in_groups(
     """
     query, key, value = (x.transpose(1, 2) for x in qkv)
     groups, repeats = key.shape[1], query.shape[1] // key.shape[1]
-    if repeats == 1:
-        return attention(module, query, key, value, mask, **kwargs)[0]
+    if repeats == 1 or kwargs.get("is_causal"):
+        # The function of a causal mask counts rows, and would take those of the second head for later tokens.
+        return attention(module, query, repeat_heads(key, query, 1), repeat_heads(value, query, 1), mask, **kwargs)[0]
     length = query.shape[2]
-    if mask is not None:
-        mask = mask.expand(-1, query.shape[1], -1, -1).unflatten(1, (groups, repeats)).flatten(2, 3)
+    if mask is not None and mask.shape[1] == 1:
+        mask = mask.expand(-1, repeats, -1, -1).flatten(1, 2)[:, None]
+    elif mask is not None:
+        mask = mask.unflatten(1, (groups, repeats)).flatten(2, 3)
     query = query.unflatten(1, (groups, repeats)).flatten(2, 3)
     output, _ = attention(module, query, key, value, mask, **kwargs)
     return output.unflatten(1, (repeats, length)).permute(0, 2, 3, 1, 4).flatten(2, 3)

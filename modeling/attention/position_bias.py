@@ -7,13 +7,14 @@ Shapes: H heads, L length of the longest text.
 """
 
 import math
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .masks import lowest_score
+from .packed import PackedAttention
 
 
 class PositionBias(nn.Module):
@@ -23,8 +24,10 @@ class PositionBias(nn.Module):
         """Return the bias for each distance, the index of the key minus that of the query: (N,) long to (H, N)."""
         raise NotImplementedError
 
-    def forward(self, length: int, device: torch.device) -> torch.Tensor:
-        """Return the biases of queries and keys, (H, L, L).
+    def forward(self, length: int, device: torch.device) -> Any:
+        """Return what layers need to know of the distances in texts of up to `length` tokens.
+
+        Here these are the biases of queries and keys, (H, L, L).
 
         Args:
             length: The length L, at least 1.
@@ -36,6 +39,22 @@ class PositionBias(nn.Module):
         values = self.values(torch.where(distances < length, distances, distances - 2 * length))
         rows = values[:, None].expand(-1, length, -1).flatten(1)[:, : length * (2 * length - 1)]
         return rows.unflatten(1, (length, 2 * length - 1))[..., :length]
+
+    def packed_attention(self, kind: type[PackedAttention]) -> type[PackedAttention]:
+        """Return the class that adds these biases in attention over packed sequences, given that for other models."""
+        return kind
+
+    def in_padded(self, masks: dict[str, Any], bias: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Add the biases to the masks of a padded batch.
+
+        Args:
+            masks: The masks by layer type.
+            bias: The result of `forward`.
+
+        Returns:
+            The masks, and further keyword arguments of the attention of each layer.
+        """
+        return {layer_type: biased_mask(mask, bias) for layer_type, mask in masks.items()}, {}
 
 
 class BucketedBias(PositionBias):
@@ -84,13 +103,6 @@ def _alibi_slopes(heads: int) -> list[float]:
     power = 2 ** int(math.log2(heads))
     slopes = [2 ** (-8 * i / power) for i in range(1, power + 1)]
     return slopes if power == heads else slopes + _alibi_slopes(2 * power)[::2][: heads - power]
-
-
-POSITION_BIASES: dict[str | None, Callable[[SequenceEncoderConfig], PositionBias | None]] = {
-    None: lambda config: None,
-    "bucketed": BucketedBias,
-    "alibi": LinearBias,
-}
 
 
 def biased_mask(mask: torch.Tensor | None, bias: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..cpu.linear import fused_linear
 from ..packing import select_tokens
+from .disentangled import DISTANCE_PROJECTIONS
+from .disentangled_scores import Distances
 from .dispatch import flash_window
 from .packed import PackedAttention, repeat_heads
 from .rotary import split_and_rotate
@@ -67,7 +69,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.config = config
         self.head_dim = config.head_dim
-        self.scaling = self.head_dim**-0.5
+        self.scaling = (config.score_terms * self.head_dim) ** -0.5
         self.dropout = config.attention_dropout
         self.window = config.sliding_window if layer_type == "sliding_attention" else None
         # Channels of the queries, the key and the value of each head of keys and values.
@@ -75,6 +77,7 @@ class SelfAttention(nn.Module):
         channels = config.key_value_heads * self.group[0] * config.head_dim
         self.qkv_proj = nn.Linear(config.hidden_size, channels, bias=config.attention_bias)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
+        self.distances = DISTANCE_PROJECTIONS[config.position_bias](config)
 
     def forward(
         self,
@@ -83,6 +86,7 @@ class SelfAttention(nn.Module):
         rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
         attend: PackedAttention | None = None,
         needed: torch.Tensor | None = None,
+        distances: Distances | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Compute self-attention.
@@ -93,6 +97,7 @@ class SelfAttention(nn.Module):
             rotation: Cosines and sines of rotary positions.
             attend: The attention over packed sequences; None for a padded batch.
             needed: (K,) indices of the packed tokens to return. They still attend to their whole sequence.
+            distances: The distances of a padded batch, in disentangled attention.
             **kwargs: Keyword arguments of the attention function.
 
         Returns:
@@ -114,6 +119,8 @@ class SelfAttention(nn.Module):
             if attend.lengths:
                 output = attend(self, attention, (query, key, value), self.window, **kwargs)
         else:
+            if self.distances is not None and distances is not None:
+                attention = self.distances.around(attention, self, distances)
             output, weights = attention(
                 self,
                 query.transpose(1, 2),

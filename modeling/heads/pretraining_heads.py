@@ -19,7 +19,8 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ..checks import IGNORED, batch_shape, check_class_labels
 from ..cpu.dropout import Dropout
 from ..forward_options import ForwardOptions
-from ..modeling_sequence_encoder import SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from ..modeling_sequence_encoder import SequenceEncoderModel
+from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors
 from .losses import masked_lm_loss, sentence_order_loss
 
@@ -37,7 +38,7 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         super().__init__(config)
         self.model = SequenceEncoderModel(config, add_pooling_layer=add_pooling_layer)
         self.head = HEADS[config.prediction_head](config, config.prediction_dim)
-        self.decoder = nn.Linear(config.prediction_dim, config.vocab_size)
+        self.decoder = nn.Linear(config.prediction_dim, config.vocab_size, bias=config.decoder_bias)
 
     def get_output_embeddings(self) -> nn.Linear:
         """Return the vocabulary projection."""

@@ -29,7 +29,8 @@ from ..checks import (
 )
 from ..cpu.dropout import Dropout
 from ..forward_options import ForwardOptions
-from ..modeling_sequence_encoder import SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from ..modeling_sequence_encoder import SequenceEncoderModel
+from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors
 from .losses import (
     multiple_choice_loss,

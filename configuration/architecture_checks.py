@@ -1,0 +1,186 @@
+"""Checks the fields of a `SequenceEncoderConfig` that must fit each other."""
+
+# The configuration imports this module, so that the functions here cannot name its class.
+import math
+from typing import Any
+
+from .disentangled_fields import check_convolution, check_disentangled
+from .layer_groups import check_number_of_groups, check_types_in_groups
+from .rope_parameters import check_rope_parameters
+
+# Sizes beyond these fail only after minutes or with no memory left: 10**12 weights are 4 TB in float32.
+_MAX_LAYERS = 10_000
+_MAX_WEIGHTS = 10**12
+
+
+def check_number_of_weights(config: Any) -> None:
+    """Check that a model is small enough to build, before anything else reads its sizes.
+
+    Args:
+        config: The configuration.
+
+    Raises:
+        ValueError: If there are too many layers or weights.
+    """
+    if config.num_hidden_layers > _MAX_LAYERS:
+        raise ValueError(f"num_hidden_layers must be at most {_MAX_LAYERS:,}, got {config.num_hidden_layers}.")
+    width, positions = config.embedding_dim, config.position_offset + config.max_position_embeddings
+    rows = config.vocab_size + config.type_vocab_size + config.task_type_vocab_size
+    rows += positions if config.position_embedding == "learned" else 0
+    matrices = {"mlp": 2, "glu": 3}[config.feed_forward]
+    # Each head of keys and values has as many channels as a head of queries. Invalid numbers are rejected later.
+    grouped = min(max(config.key_value_heads, 0), config.num_attention_heads)
+    attention = 2 * config.hidden_size + 2 * grouped * config.hidden_size // max(config.num_attention_heads, 1)
+    layer = config.hidden_size * (attention + matrices * config.intermediate_size)
+    distances = config.relative_rows * config.hidden_size if config.position_bias == "disentangled" else 0
+    # There can be more groups than layers, which `check_architecture` rejects.
+    weights = rows * width + distances + min(config.num_distinct_layers, config.num_hidden_layers) * layer
+    if weights > _MAX_WEIGHTS:
+        sizes = ["vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size"]
+        sizes += ["task_type_vocab_size"] if config.task_type_vocab_size else []
+        sizes += ["position_buckets", "max_relative_positions"] if distances else []
+        given = ", ".join(f"{name}={getattr(config, name)}" for name in (*sizes, "num_hidden_layers"))
+        raise ValueError(
+            f"{given} need about {weights:,} weights ({weights * 4 >> 30:,} GiB in float32); at most "
+            f"{_MAX_WEIGHTS:,} weights are allowed."
+        )
+
+
+def check_architecture(config: Any) -> None:
+    """Check sizes, probabilities and the fields that depend on them.
+
+    Args:
+        config: The configuration.
+
+    Raises:
+        ValueError: If a field is out of its range or contradicts another one.
+    """
+    check_number_of_weights(config)
+    for name in (
+        "vocab_size",
+        "hidden_size",
+        "num_attention_heads",
+        "intermediate_size",
+        "max_position_embeddings",
+    ):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
+    if config.num_attention_heads % max(config.key_value_heads, 1) or config.key_value_heads < 1:
+        raise ValueError(
+            f"num_key_value_heads must divide num_attention_heads={config.num_attention_heads}, got "
+            f"{config.num_key_value_heads}."
+        )
+    if config.embedding_size is not None and config.embedding_size < 1:
+        raise ValueError(f"embedding_size must be at least 1, or None, got {config.embedding_size}.")
+    if config.prediction_head_size is not None:
+        if config.prediction_head != "mlp":
+            raise ValueError(
+                f"prediction_head_size={config.prediction_head_size} needs prediction_head='mlp', got "
+                f"{config.prediction_head!r}."
+            )
+        if config.prediction_head_size < 1:
+            raise ValueError(f"prediction_head_size must be at least 1, or None, got {config.prediction_head_size}.")
+    if config.prediction_size is not None and not (config.prediction_size >= 1 and config.prediction_head == "dense"):
+        raise ValueError(
+            "prediction_size must be at least 1 with prediction_head='dense', or None, got "
+            f"{config.prediction_size} with {config.prediction_head!r}."
+        )
+    if config.tie_word_embeddings and config.prediction_dim != config.embedding_dim:
+        size = "" if config.prediction_size is None else f" and prediction_size={config.prediction_size}"
+        raise ValueError(
+            f"tie_word_embeddings=True needs prediction_head='dense' with embedding_size={config.embedding_size} and "
+            f"hidden_size={config.hidden_size}, got prediction_head={config.prediction_head!r}{size}."
+        )
+    for name in ("num_hidden_layers", "type_vocab_size", "task_type_vocab_size", "position_offset"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} must be at least 0, got {getattr(config, name)}.")
+    check_number_of_groups(config.num_hidden_layers, config.num_hidden_groups)
+    if config.first_attn_norm and not (config.norm_placement == "pre" and config.embedding_norm):
+        raise ValueError(
+            "first_attn_norm=True needs norm_placement='pre' and embedding_norm=True, got "
+            f"{config.norm_placement!r} and {config.embedding_norm}. Other first layers have all norms of their "
+            "placement."
+        )
+    for name in ("norm_eps", "initializer_range"):
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{name} must be positive, got {getattr(config, name)}.")
+    for name in (field for field in config.__dataclass_fields__ if field.endswith("_dropout")):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} must be a probability in [0, 1), got {getattr(config, name)}.")
+    if config.hidden_size % config.num_attention_heads:
+        small = [n for n in range(1, math.isqrt(config.hidden_size) + 1) if config.hidden_size % n == 0]
+        divisors = sorted({*small, *(config.hidden_size // n for n in small)})
+        raise ValueError(
+            f"hidden_size={config.hidden_size} is not divisible by num_attention_heads={config.num_attention_heads}; "
+            f"the divisors are {divisors}."
+        )
+
+
+def check_position_fields(config: Any) -> None:
+    """Check the fields that concern positions.
+
+    Args:
+        config: The configuration.
+
+    Raises:
+        ValueError: If a field is out of its range or needs another kind of positions.
+    """
+    if config.position_embedding == "sinusoidal" and config.embedding_dim % 2:
+        name = "hidden_size" if config.embedding_size is None else "embedding_size"
+        raise ValueError(f"position_embedding='sinusoidal' needs an even {name}, got {config.embedding_dim}.")
+    if config.position_offset and config.position_embedding != "learned":
+        raise ValueError(
+            f"position_offset={config.position_offset} needs position_embedding='learned', got "
+            f"{config.position_embedding!r}; leave it out, or pass position_offset=0."
+        )
+    _check_position_bias(config)
+    if config.position_embedding != "rotary":
+        if config.rope_parameters is not None:
+            raise ValueError(
+                f"rope_parameters need position_embedding='rotary', got {config.position_embedding!r}; leave them "
+                "out, or pass rope_parameters=None."
+            )
+        return
+    if config.head_dim % 2:
+        raise ValueError(
+            "position_embedding='rotary' needs an even head size, got "
+            f"hidden_size / num_attention_heads = {config.head_dim}."
+        )
+    check_rope_parameters(config.rope_parameters, config.layer_types or [])
+
+
+def _check_position_bias(config: Any) -> None:
+    buckets, distance = config.relative_attention_num_buckets, config.relative_attention_max_distance
+    if buckets < 4 or buckets % 4:
+        raise ValueError(f"relative_attention_num_buckets must be a multiple of 4, at least 4, got {buckets}.")
+    if distance <= buckets // 4:
+        raise ValueError(
+            f"relative_attention_max_distance must be above a quarter of relative_attention_num_buckets={buckets}, "
+            f"got {distance}."
+        )
+    if config.position_bias is not None and "sliding_attention" in (config.layer_types or []):
+        raise ValueError(f"position_bias={config.position_bias!r} needs layers of 'full_attention' only.")
+    check_disentangled(config)
+    check_convolution(config)
+
+
+def check_layer_types(config: Any) -> None:
+    """Check that each layer has a type, and that windows have a size.
+
+    Args:
+        config: The configuration.
+
+    Raises:
+        ValueError: If layers have no type, if shared layers have several types, or if a window has no valid size.
+    """
+    layer_types = config.layer_types or []
+    if len(layer_types) != config.num_hidden_layers:
+        raise ValueError(
+            f"layer_types has {len(layer_types)} entries for num_hidden_layers={config.num_hidden_layers}; pass one "
+            "entry per layer, or a shorter pattern that is repeated."
+        )
+    check_types_in_groups(layer_types, config.layer_groups)
+    if config.sliding_window is not None and config.sliding_window < 1:
+        raise ValueError(f"sliding_window must be at least 1, or None, got {config.sliding_window}.")
+    if "sliding_attention" in layer_types and config.sliding_window is None:
+        raise ValueError("layer_types has 'sliding_attention' layers, which need sliding_window >= 1, got None.")

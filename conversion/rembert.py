@@ -1,0 +1,58 @@
+"""RemBERT (Chung et al., 2021): BERT with narrow input embeddings and wide output embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, POOLER, REQUIRED, SETTINGS, TANH, TRUNK
+from .family import Family, Head
+from .key_mapping import module
+
+
+def _read(config: PreTrainedConfig) -> dict[str, Any]:
+    if config.input_embedding_size == config.hidden_size:
+        raise ValueError(
+            f"input_embedding_size={config.input_embedding_size} is not supported: it must differ from hidden_size, "
+            "because a SequenceEncoder projects only embeddings of another width."
+        )
+    return {}
+
+
+def _write(config: PreTrainedConfig) -> dict[str, Any]:
+    return {"input_embedding_size": config.embedding_dim, "output_embedding_size": config.prediction_dim}
+
+
+REMBERT = Family(
+    name="rembert",
+    model_prefixes=("RemBert",),
+    fields=FIELDS
+    | {
+        "embedding_size": "input_embedding_size",
+        "prediction_size": "output_embedding_size",
+        "classifier_dropout": "classifier_dropout_prob",
+    },
+    # Its class never ties the output embeddings to the input embeddings.
+    settings={**SETTINGS, "tie_word_embeddings": False},
+    required=REQUIRED,
+    trunk=[*TRUNK, *POOLER, *module("embeddings.projection", "encoder.embedding_hidden_mapping_in")],
+    layer=LAYER,
+    heads={
+        "Model": Head(settings=TANH),
+        "ForMaskedLM": Head(
+            [
+                *module("head.dense", "cls.predictions.dense"),
+                *module("head.norm", "cls.predictions.LayerNorm"),
+                *module("decoder", "cls.predictions.decoder"),
+            ],
+            TANH,
+        ),
+        "ForSequenceClassification": Head(CLASSIFIER, TANH),
+        "ForMultipleChoice": Head(CLASSIFIER, TANH),
+        "ForTokenClassification": Head(CLASSIFIER, TANH),
+        "ForQuestionAnswering": Head(ANSWERS, TANH),
+    },
+    read=_read,
+    write=_write,
+)

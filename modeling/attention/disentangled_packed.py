@@ -1,0 +1,182 @@
+"""Disentangled attention over packed sequences, for inference, and for training on a CPU.
+
+Shapes: T packed tokens, N sequences of a group, H heads, L length of the longest sequence of a group, M that of the
+batch, C channels of a head.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ..cpu.dropout import draw_dropped
+from ..cpu.eligibility import is_eager_on_cpu
+from ..packing import PackedBatch
+from .disentangled_scores import PRODUCTS_AT_ONCE, Distances, Tables, WithDistances, distance_scores, moving, table_rows
+from .grouped import GroupPlan
+from .packed import QKV, AttentionFunction
+from .per_length import EqualLengthAttention
+
+
+class DisentangledAttention(EqualLengthAttention):
+    """Dense attention over each run of sequences of equal length, with products with distances.
+
+    Args:
+        packed: The batch.
+        bias: The distances in its sequences.
+    """
+
+    def __init__(self, packed: PackedBatch, bias: Any = None) -> None:
+        super().__init__(packed)
+        self.distances: Distances = bias
+
+    def __call__(
+        self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
+    ) -> torch.Tensor:
+        """See `PackedAttention`."""
+        attention = cast(Any, module).distances.around(attention, module, self.distances)
+        return super().__call__(module, attention, qkv, window, **kwargs)
+
+
+class GroupedDisentangledAttention(DisentangledAttention):
+    """Like `DisentangledAttention`, but over groups of sequences of similar lengths, as in `GroupedAttention`."""
+
+    plan: GroupPlan | None = None
+
+    def dense(
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        qkv: QKV,
+        runs: list[tuple[int, int]],
+        window: int | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """See `EqualLengthAttention`."""
+        assert isinstance(attention, WithDistances)
+        tables = [table for table in attention.tables if table is not None]
+        # This layer may be on another device than the first one, for which this class was chosen.
+        if kwargs.get("is_causal") or not is_eager_on_cpu(*qkv, *tables):
+            return super().dense(module, attention, qkv, runs, window, **kwargs)
+        self.plan = self.plan or GroupPlan(runs, qkv[0])
+        options = (self.plan, kwargs["scaling"], kwargs["dropout"])
+        return _GroupedDisentangledFunction.apply(*qkv, *attention.tables, *options)
+
+
+def _by_head(plan: GroupPlan, packed: torch.Tensor) -> list[torch.Tensor]:
+    """Distribute packed tokens (T, H, C) to the groups, (H, N, L, C) each."""
+    placed = packed if plan.tokens is None else packed.index_select(0, plan.tokens)
+    return _parts(plan, placed)
+
+
+def _parts(plan: GroupPlan, placed: torch.Tensor) -> list[torch.Tensor]:
+    parts = placed.split([count * length for count, length in plan.shapes])
+    return [
+        part.unflatten(0, shape).permute(2, 0, 1, 3).contiguous()
+        for part, shape in zip(parts, plan.shapes, strict=True)
+    ]
+
+
+def _packed(plan: GroupPlan, parts: list[torch.Tensor]) -> torch.Tensor:
+    """Collect the packed tokens (T, H, C) from the groups, (H, N, L, C) each."""
+    placed = torch.cat([part.permute(1, 2, 0, 3).flatten(0, 1) for part in parts])
+    return placed if plan.places is None else placed.index_select(0, plan.places)
+
+
+class _GroupedDisentangledFunction(torch.autograd.Function):
+    """The function softmax(QKᵀ · scaling + products with distances + mask) V with dropout of the weights.
+
+    Queries, keys and values are (T, H, C), and the tables of distances (H, 2M, C).
+
+    It is differentiable once, like torch's fused kernel. Gradients of gradients need `attn_implementation="eager"`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        keys: torch.Tensor | None,
+        queries: torch.Tensor | None,
+        plan: GroupPlan,
+        scaling: float,
+        dropout: float,
+    ) -> torch.Tensor:
+        ctx.plan, ctx.scaling = plan, scaling
+        saved: list[torch.Tensor | None] = [keys, queries]
+        outputs = []
+        parts = zip(*(_by_head(plan, x) for x in (q, k, v)), plan.masks_of(None, q), plan.shapes, strict=True)
+        for query, key, value, mask, (count, length) in parts:
+            weights = query.new_empty(*query.shape[:3], length)
+            for heads in _few_heads(query):
+                tables = Tables(*(None if table is None else table[heads] for table in (keys, queries)))
+                weights[heads] = distance_scores(query[heads], key[heads], tables)
+            scores = weights.flatten(0, 1).baddbmm_(query.flatten(0, 1), key.flatten(0, 1).mT, alpha=scaling)
+            if mask is not None:
+                weights.add_(mask.transpose(0, 1))
+            scores = torch.softmax(scores, -1)
+            kept, dropped = scores, None
+            if dropout:
+                dropped, ctx.factor = draw_dropped(scores.shape, dropout)
+                kept = scores.masked_fill(dropped, 0).mul_(ctx.factor)
+            outputs.append(torch.bmm(kept, value.flatten(0, 1)).unflatten(0, (-1, count)))
+            saved += [query, key, value, scores, dropped]
+        ctx.save_for_backward(*saved)
+        return _packed(plan, outputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        plan, (keys, queries, *saved) = ctx.plan, ctx.saved_tensors
+        if plan.places is not None:
+            placed = gradient.new_zeros(len(plan.tokens), *gradient.shape[1:])
+            gradient = placed.index_copy_(0, plan.places, gradient)
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        of_tables = [None if table is None else torch.zeros_like(table, dtype=wide) for table in (keys, queries)]
+        gradients: tuple[list[torch.Tensor], ...] = ([], [], [])
+        for index, grad in enumerate(_parts(plan, gradient)):
+            query, key, value, weights, dropped = saved[5 * index : 5 * index + 5]
+            kept = weights if dropped is None else weights.masked_fill(dropped, 0).mul_(ctx.factor)
+            grad = grad.flatten(0, 1)
+            of_value = torch.bmm(kept.mT, grad)
+            of_kept = torch.bmm(grad, value.flatten(0, 1).mT)
+            if dropped is not None:
+                of_kept.masked_fill_(dropped, 0).mul_(ctx.factor)
+            of_scores = torch._softmax_backward_data(of_kept, weights, -1, weights.dtype)
+            nothing = grad.new_empty(())
+            of_query = torch.baddbmm(nothing, of_scores, key.flatten(0, 1), beta=0, alpha=ctx.scaling)
+            of_key = torch.baddbmm(nothing, of_scores.mT, query.flatten(0, 1), beta=0, alpha=ctx.scaling)
+            of_query, of_key, of_value = (part.view_as(query) for part in (of_query, of_key, of_value))
+            of_scores = of_scores.unflatten(0, query.shape[:2])
+            for table, of_table, tokens, of_tokens, of_part in (
+                (keys, of_tables[0], query, of_query, of_scores),
+                (queries, of_tables[1], key, of_key, of_scores.mT),
+            ):
+                if table is not None:
+                    _add_gradients(table, of_table, tokens, of_tokens, of_part)
+            for whole, part in zip(gradients, (of_query, of_key, of_value), strict=True):
+                whole.append(part)
+        of_qkv = [_packed(plan, whole) for whole in gradients]
+        return *of_qkv, *(None if of is None else of.to(gradient.dtype) for of in of_tables), None, None, None
+
+
+def _add_gradients(
+    table: torch.Tensor, of_table: Any, tokens: torch.Tensor, of_tokens: torch.Tensor, of_scores: torch.Tensor
+) -> None:
+    """Add the gradients of a table (H, 2M, C) and of the tokens (H, N, L, C) that it is multiplied with."""
+    rows = table_rows(Tables(table, None), tokens.shape[2])
+    for heads in _few_heads(tokens):
+        some = tokens[heads]
+        # The scores are a part of the products. The gradient of the rest is zero.
+        of_products = some.new_zeros(len(some), some.shape[1] * some.shape[2], 2 * some.shape[2])
+        moving(of_products, some).copy_(of_scores[heads])
+        of_tokens[heads].flatten(1, 2).baddbmm_(of_products, table[heads, rows])
+        of_table[heads, rows] += torch.bmm(of_products.mT, some.flatten(1, 2))
+
+
+def _few_heads(tokens: torch.Tensor) -> list[slice]:
+    """Return slices of heads whose products with distances fit the cache, for tokens (H, N, L, C)."""
+    heads, count, length, _ = tokens.shape
+    step = max(1, PRODUCTS_AT_ONCE // (2 * count * length * length))
+    return [slice(first, first + step) for first in range(0, heads, step)]

@@ -1,0 +1,198 @@
+"""Conversion keeps what a checkpoint holds: heads, poolers, dtypes, settings, and the weights of the source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel, convert
+from sequence_encoder.tests.other_families import SIZES, albert, bert, electra, rewrite
+
+
+def without_pooler(tensors: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in tensors if name.startswith("pooler.")]:
+        del tensors[name]
+
+
+def test_fields_of_heads_that_a_model_lacks_do_not_prevent_conversion(
+    tiny_config: Callable[..., SequenceEncoderConfig],
+) -> None:
+    config = tiny_config(
+        "bert", pooling="mean", classifier_head="dense", initializer="xavier_uniform", sliding_window=4
+    )
+    assert convert(SequenceEncoderForMaskedLM(config), to="bert").config.model_type == "bert"
+
+
+def test_a_model_without_a_pooler_stays_without_one(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+    model = randomize(bert())
+    model.save_pretrained(tmp_path)
+    rewrite(tmp_path, without_pooler)
+    ours = convert(tmp_path)
+    ids = torch.randint(5, 97, (2, 9))
+    expected = model(ids).last_hidden_state
+    torch.testing.assert_close(ours(ids).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
+    ours.save_pretrained(tmp_path / "ours")
+    reloaded = SequenceEncoderModel.from_pretrained(tmp_path / "ours")
+    assert torch.equal(reloaded(ids).pooler_output, expected_first(reloaded, ids))
+    assert "pooler.dense.weight" not in convert(ours, to="bert").state_dict()
+    assert (
+        "pooler.dense.weight" not in convert(SequenceEncoderModel(convert(bert()).config, False), "bert").state_dict()
+    )
+
+
+def expected_first(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    return model(ids).last_hidden_state[:, 0]
+
+
+@pytest.mark.parametrize("family", ["Bert", "Albert"])
+def test_a_masked_language_model_with_both_pretraining_heads_keeps_them(tmp_path: Path, family: str) -> None:
+    model = {"Bert": bert, "Albert": albert}[family](f"{family}ForPreTraining")
+    model.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace(f"{family}ForPreTraining", f"{family}ForMaskedLM"))
+    assert type(convert(tmp_path)).__name__ == "SequenceEncoderForPreTraining"
+
+
+def test_the_source_is_unchanged_and_shares_no_weights(randomize: Callable[..., Any]) -> None:
+    model = randomize(bert("BertForMaskedLM"))
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    ours = convert(model)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.zero_()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_base_model_converts_the_encoder_without_an_unsupported_head(
+    tmp_path: Path, randomize: Callable[..., Any]
+) -> None:
+    discriminator = randomize(electra("ElectraForPreTraining", embedding_size=12))
+    discriminator.save_pretrained(tmp_path)
+    ids = torch.randint(5, 97, (2, 9))
+    expected = discriminator.base_model(ids).last_hidden_state
+    for source in (discriminator, tmp_path):
+        ours = convert(source, base_model=True)
+        assert type(ours) is SequenceEncoderModel
+        torch.testing.assert_close(ours(ids).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
+    for name in ("electra.adapter.weight", "encoder.layer.7.adapter.weight"):
+        rewrite(tmp_path, lambda tensors, name=name: tensors.update({name: torch.ones(3)}))
+        with pytest.raises(ValueError, match=name):
+            convert(tmp_path, base_model=True)
+        rewrite(tmp_path, lambda tensors, name=name: tensors.__delitem__(name))
+
+
+def test_base_model_converts_back_without_the_head(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+    ours = convert(randomize(bert("BertForPreTraining")))
+    ours.save_pretrained(tmp_path)
+    ids = torch.randint(5, 97, (2, 9))
+    for source in (ours, tmp_path):
+        theirs = convert(source, to="bert", base_model=True)
+        assert type(theirs) is transformers.BertModel
+        expected = ours.base_model(ids).pooler_output
+        torch.testing.assert_close(theirs(ids).pooler_output, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_cross_encoder_settings_in_the_configuration_are_kept(tmp_path: Path) -> None:
+    kept = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "5.0"}
+    model = bert("BertForSequenceClassification", num_labels=1, sentence_transformers=kept)
+    ours = convert(model)
+    assert ours.config.sentence_transformers == kept
+    ours.save_pretrained(tmp_path)
+    assert SequenceEncoderConfig.from_pretrained(tmp_path).sentence_transformers == kept
+    assert convert(tmp_path, to="bert").config.sentence_transformers == kept
+
+
+def test_sharded_bfloat16_checkpoints_keep_their_dtype(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+    model = randomize(bert("BertForMaskedLM")).to(torch.bfloat16)
+    model.save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    ours = convert(tmp_path)
+    assert ours.dtype == torch.bfloat16
+    back = convert(ours, to="bert")
+    assert back.dtype == torch.bfloat16
+    assert all(torch.equal(tensor, back.state_dict()[key]) for key, tensor in model.state_dict().items())
+
+
+def test_different_vocabulary_matrices_stay_untied_in_a_tied_configuration(
+    tmp_path: Path, randomize: Callable[..., Any]
+) -> None:
+    randomize(bert("BertForMaskedLM")).save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda tensors: tensors.update({"cls.predictions.decoder.weight": torch.randn(97, 24)}))
+    theirs = transformers.BertForMaskedLM.from_pretrained(tmp_path)
+    assert theirs.config.tie_word_embeddings
+    ids = torch.randint(5, 97, (2, 9))
+    ours = convert(tmp_path)
+    torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(convert(ours, to="bert")(ids).logits, theirs(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_different_vocabulary_matrices_convert_back_untied(
+    tiny_config: Callable[..., SequenceEncoderConfig],
+) -> None:
+    ours = SequenceEncoderForMaskedLM(tiny_config("bert", tie_word_embeddings=True)).eval()
+    ours.decoder.weight = torch.nn.Parameter(torch.randn(97, 24))
+    ids = torch.randint(5, 97, (2, 9))
+    torch.testing.assert_close(convert(ours, to="bert")(ids).logits, ours(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_classifier_dropout_defaults_to_the_dropout_of_the_layers() -> None:
+    for given, expected in ((None, 0.2), (0.3, 0.3)):
+        model = bert("BertForSequenceClassification", hidden_dropout_prob=0.2, classifier_dropout=given)
+        assert convert(model).config.classifier_dropout == expected
+
+
+def test_a_trained_untied_model_converts(randomize: Callable[..., Any]) -> None:
+    model = randomize(bert("BertForMaskedLM", tie_word_embeddings=False))
+    predictions = model.cls.predictions
+    assert not torch.equal(predictions.bias, predictions.decoder.bias)  # The model uses only the second one.
+    ids = torch.randint(5, 97, (2, 9))
+    torch.testing.assert_close(convert(model)(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_a_pooler_that_the_head_does_not_use_is_dropped(tmp_path: Path, randomize: Callable[..., Any]) -> None:
+    config = transformers.RobertaConfig(**SIZES)
+    model = randomize(transformers.RobertaForMaskedLM(config))
+    model.save_pretrained(tmp_path)
+    pooler = {"roberta.pooler.dense.weight": torch.ones(24, 24), "roberta.pooler.dense.bias": torch.ones(24)}
+    rewrite(tmp_path, lambda tensors: tensors.update(pooler))
+    ids = torch.randint(5, 97, (2, 9))
+    torch.testing.assert_close(convert(tmp_path)(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_a_checkpoint_without_architectures_keeps_its_heads(tmp_path: Path) -> None:
+    bert("BertForPreTraining").save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace("architectures", "_architectures"))
+    assert type(convert(tmp_path)).__name__ == "SequenceEncoderForPreTraining"
+
+
+def test_special_tokens_do_not_prevent_conversion(tiny_config: Callable[..., SequenceEncoderConfig]) -> None:
+    for preset in ("bert", "modernbert"):
+        config = tiny_config(preset, cls_token_id=2, sep_token_id=3, mask_token_id=4)
+        assert convert(SequenceEncoderForMaskedLM(config), to=preset).config.model_type == preset
+
+
+def test_converting_back_shares_no_weights(randomize: Callable[..., Any]) -> None:
+    for heads in (1, 3):
+        ours = convert(randomize(bert("BertForMaskedLM", num_attention_heads=heads)))
+        before = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
+        with torch.no_grad():
+            for parameter in convert(ours, to="bert").parameters():
+                parameter.zero_()
+        assert all(torch.equal(tensor, before[key]) for key, tensor in ours.state_dict().items())
+
+
+def test_unused_fields_do_not_prevent_conversion(
+    tiny_config: Callable[..., SequenceEncoderConfig],
+) -> None:
+    assert type(convert(electra(summary_activation="relu"))) is SequenceEncoderModel
+    for to in ("bert", "distilbert"):
+        preset = tiny_config(to, pooling="mean", head_bias=False, hidden_dropout=0.1, embedding_dropout=0.1)
+        assert convert(SequenceEncoderModel(preset, add_pooling_layer=False), to=to).config.model_type == to
+        preset.pooler_act = None
+        assert convert(SequenceEncoderModel(preset), to=to).config.model_type == to
