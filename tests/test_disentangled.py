@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, convert
-from sequence_encoder.modeling.attention import disentangled_scores
+from sequence_encoder.modeling.attention import disentangled_scores, grouped
 from sequence_encoder.modeling.attention.disentangled import DisentangledBias
 from sequence_encoder.tests.comparisons import assert_same
 
@@ -130,10 +130,15 @@ class _Largest(TorchDispatchMode):
         return result
 
 
-def test_memory_does_not_grow_with_the_batch(tiny_config: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_does_not_grow_with_the_batch(
+    tiny_config: Build, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    # In bfloat16, short sequences are grouped, and only those.
+    monkeypatch.setattr(grouped, "LONGEST", 50)
     monkeypatch.setattr(disentangled_scores, "PRODUCTS_AT_ONCE", 1000)
     config = deberta(tiny_config, "shared", vocab_size=9, intermediate_size=8, max_position_embeddings=99)
-    model = SequenceEncoderModel(config).eval()
+    model = SequenceEncoderModel(config).eval().to(dtype)
     for options in ({}, {"output_hidden_states": True}):
         with torch.no_grad(), _Largest() as largest:
             model(torch.ones(30, 99).long(), **options)

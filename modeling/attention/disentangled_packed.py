@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from ..cpu.dropout import draw_dropped
-from ..cpu.eligibility import is_eager_on_cpu
 from ..packing import PackedBatch
 from .disentangled_scores import PRODUCTS_AT_ONCE, Distances, Tables, WithDistances, distance_scores, moving, table_rows
-from .grouped import GroupPlan
+from .grouped import GroupedAttention, GroupPlan
 from .packed import QKV, AttentionFunction
 from .per_length import EqualLengthAttention
 
@@ -38,29 +37,15 @@ class DisentangledAttention(EqualLengthAttention):
         return super().__call__(module, attention, qkv, window, **kwargs)
 
 
-class GroupedDisentangledAttention(DisentangledAttention):
+class GroupedDisentangledAttention(DisentangledAttention, GroupedAttention):
     """Like `DisentangledAttention`, but over groups of sequences of similar lengths, as in `GroupedAttention`."""
 
-    plan: GroupPlan | None = None
-
-    def dense(
-        self,
-        module: nn.Module,
-        attention: AttentionFunction,
-        qkv: QKV,
-        runs: list[tuple[int, int]],
-        window: int | None,
-        **kwargs: Any,
+    def groups(
+        self, attention: AttentionFunction, qkv: QKV, plan: GroupPlan, window: int | None, *options: float
     ) -> torch.Tensor:
-        """See `EqualLengthAttention`."""
+        """See `GroupedAttention`. There is no window."""
         assert isinstance(attention, WithDistances)
-        tables = [table for table in attention.tables if table is not None]
-        # This layer may be on another device than the first one, for which this class was chosen.
-        if kwargs.get("is_causal") or not is_eager_on_cpu(*qkv, *tables):
-            return super().dense(module, attention, qkv, runs, window, **kwargs)
-        self.plan = self.plan or GroupPlan(runs, qkv[0])
-        options = (self.plan, kwargs["scaling"], kwargs["dropout"])
-        return _GroupedDisentangledFunction.apply(*qkv, *attention.tables, *options)
+        return _GroupedDisentangledFunction.apply(*qkv, *attention.tables, plan, *options)
 
 
 def _by_head(plan: GroupPlan, packed: torch.Tensor) -> list[torch.Tensor]:

@@ -57,12 +57,26 @@ class GroupedAttention(EqualLengthAttention):
         tokens = sum(count * length for count, length in short)
         if tokens not in self.plans:
             self.plans[tokens] = GroupPlan(short, qkv[0])
-        options = (self.bias, self.plans[tokens], window, scaling, dropout)
+        options = (self.plans[tokens], window, scaling, dropout)
         if tokens == len(qkv[0]):
-            return _GroupedAttentionFunction.apply(*qkv, *options)
+            return self.groups(attention, qkv, *options)
         first, rest = split(qkv, [tokens, len(qkv[0]) - tokens])
-        grouped = _GroupedAttentionFunction.apply(*first, *options)
+        grouped = self.groups(attention, first, *options)
         return torch.cat([grouped, super().dense(module, attention, rest, runs[len(short) :], window, **kwargs)])
+
+    def groups(
+        self, attention: AttentionFunction, qkv: QKV, plan: "GroupPlan", window: int | None, *options: float
+    ) -> torch.Tensor:
+        """Compute attention within the groups of a plan, from (T, H, C) and (T, G, C) to (T, H, C).
+
+        Args:
+            attention: The function of the attention implementation.
+            qkv: Query, key and value.
+            plan: The plan.
+            window: See `PackedAttention`.
+            *options: The scaling of the scores and the dropout probability of the weights.
+        """
+        return _GroupedAttentionFunction.apply(*qkv, self.bias, plan, window, *options)
 
 
 def group_runs(runs: list[Run], heads: int) -> list[list[Run]]:
