@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import glob
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -207,7 +209,8 @@ def read_files(reader: str, files: list[Path], named: str, streaming: bool = Fal
     def load(files: list[Path], streaming: bool) -> Any:
         # `datasets` treats file names as patterns.
         names = [glob.escape(str(file)) for file in files]
-        return load_dataset(reader, data_files=names, split="train", streaming=streaming, **options)
+        with _uncounted():
+            return load_dataset(reader, data_files=names, split="train", streaming=streaming, **options)
 
     # The errors below repeat this message and add a remedy.
     with without_warning(f"datasets.packaged_modules.{reader}.{reader}", "Failed to "):
@@ -229,6 +232,19 @@ def read_files(reader: str, files: list[Path], named: str, streaming: bool = Fal
                     message = message or f"{file} cannot be read as {reader}: {str(cause) or type(cause).__name__}"
                     raise UsageError(message) from error
             raise UsageError(f"{named} cannot be read: {error.__cause__ or error}") from error
+
+
+@contextmanager
+def _uncounted() -> Iterator[None]:
+    """Keep `datasets` from sending a request to the Hub for each read of local files, which counts its readers' use."""
+    from datasets import config
+
+    counted = config.HF_UPDATE_DOWNLOAD_COUNTS
+    config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    try:
+        yield
+    finally:
+        config.HF_UPDATE_DOWNLOAD_COUNTS = counted
 
 
 def load_from_hub(name: str, argument: str, config: str | None, **options: Any) -> Any:

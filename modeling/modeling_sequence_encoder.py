@@ -175,6 +175,8 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         if kwargs["output_attentions"]:
             self._check_attentions()
         check_needed(needed, shape)
+        if self.position_bias is not None:
+            check_takes_bias(self.config._attn_implementation)
         if input_ids is not None:
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
         return shape
@@ -280,7 +282,6 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         masks = padded_masks(self.config, hidden_states, attention_mask, document_starts)
         bias = self._biases(hidden_states.shape[1], hidden_states)
         if self.position_bias is not None:
-            check_takes_bias(self.config._attn_implementation)
             masks, options = self.position_bias.in_padded(masks, bias)
             kwargs = {**kwargs, **options}
         if document_starts is not None and is_flash_attention_requested(self.config):

@@ -48,13 +48,8 @@ def choose_varlen_attention(
         dtype: The dtype in which attention runs; under autocast, that of autocast.
         dropout: The dropout probability of the attention weights; 0 in evaluation mode.
         training: Whether the model is in training mode.
-        biased: Whether there is a position bias.
-
-    Raises:
-        ValueError: If the implementation cannot add a position bias to the scores.
+        biased: Whether there is a position bias, which `check_takes_bias` has found the implementation to support.
     """
-    if biased:
-        check_takes_bias(implementation)
     if is_flash_attention_requested(requested_attention_implementation=implementation):
         return FlashAttention
     if implementation == "flex_attention":
