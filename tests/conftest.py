@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from packaging.version import Version
+from torch.utils.data._utils import worker
 from transformers import BertConfig, BertForMaskedLM
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
@@ -35,10 +37,26 @@ TINY: dict[str, Any] = {
     **{f"{name}_token_id": None for name in ("bos", "eos", "cls", "sep", "mask")},
 }
 
+# A loader that is garbage collected waits so many seconds for its workers.
+worker.MP_STATUS_CHECK_INTERVAL = 0.1
 # A second thread does not speed up tiny tensors, and slows them down on busy cores.
 torch.set_num_threads(1)
 # Background processes of a shell ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_resolve = socket.getaddrinfo
+_refused: list[Any] = []
+
+
+def _resolve_local(host: Any, *given: Any, **options: Any) -> Any:
+    """Resolve the names of this machine alone. All others fail at once, where a resolver can take many seconds."""
+    if host not in (None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()):
+        _refused.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, f"The tests have no network; {host!r} was asked for.")
+    return _resolve(host, *given, **options)
+
+
+socket.getaddrinfo = _resolve_local
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
@@ -88,6 +106,13 @@ def _freeze() -> None:
     """Exclude modules and earlier tests from garbage collection: each `Trainer` starts a full collection."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def refused_hosts() -> list[Any]:
+    """Return a list that receives the names of the other machines that a test asks for."""
+    _refused.clear()
+    return _refused
 
 
 @pytest.fixture(autouse=True)

@@ -21,9 +21,15 @@ from sequence_encoder.training.adaptation import scratch as adaptation_scratch
 from sequence_encoder.training.adaptation.run import parse
 from sequence_encoder.training.adaptation.scratch import scratch_of
 
-# 45 steps, 15 per epoch, and a checkpoint every 5 steps: within epochs and at their ends.
+# 18 steps, 6 per epoch, and a checkpoint every 2 steps: within epochs and at their ends.
 COUNTS = {"train": 240, "validation": 24, "test": 24}
-OPTIONS: dict[str, Any] = {**FAST, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 5}
+OPTIONS: dict[str, Any] = {
+    **FAST,
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 40,
+    "save_strategy": "steps",
+    "save_steps": 2,
+}
 
 Interrupt = Callable[..., None]
 
@@ -67,8 +73,8 @@ TUNINGS = ["head", "adapter", "lora", "dora", "ia3", "prompt"]
 
 @pytest.mark.parametrize(
     ("task", "tuning", "step"),
-    # Step 22 is within an epoch, and step 30 at the end of one.
-    [*((task, "full", 30) for task in TASKS), *(("classification", tuning, 22) for tuning in TUNINGS)],
+    # Step 9 is within an epoch, and step 12 at the end of one.
+    [*((task, "full", 12) for task in TASKS), *(("classification", tuning, 9) for tuning in TUNINGS)],
 )
 def test_a_run_resumes_to_the_same_model(
     encoder: Path, tmp_path: Path, interrupt: Interrupt, task: str, tuning: str, step: int
@@ -76,7 +82,7 @@ def test_a_run_resumes_to_the_same_model(
     options = {**OPTIONS, **write_examples(tmp_path, task, COUNTS), "tuning": tuning}
     run(task, encoder, tmp_path / "whole", **options)
     interrupt(step)
-    with pytest.raises(KeyboardInterrupt, match=f"seed 0 up to step {step - step % 5}. Continue .* --resume"):
+    with pytest.raises(KeyboardInterrupt, match=f"seed 0 up to step {step - step % 2}. Continue .* --resume"):
         run(task, encoder, tmp_path / "halves", **options)
     assert not (tmp_path / "halves").exists()
     run(task, encoder, tmp_path / "halves", **options, resume=True)
@@ -91,7 +97,7 @@ def test_a_run_killed_while_it_saves_resumes_to_the_same_model(
     save = Trainer._save_rng_state
 
     def killed(self: Any, folder: str) -> None:
-        if self.state.global_step == 20:
+        if self.state.global_step == 8:
             os.kill(os.getpid(), signal.SIGKILL)
         save(self, folder)
 
@@ -113,8 +119,8 @@ def test_best_weights_and_early_stopping_survive_an_interruption(
     if given["save_strategy"] == "epoch":
         del given["save_steps"]
     run("classification", encoder, tmp_path / "whole", **given)
-    interrupt(47)
-    with pytest.raises(KeyboardInterrupt, match="seed 0 up to step 45"):
+    interrupt(19)
+    with pytest.raises(KeyboardInterrupt, match="seed 0 up to step 18"):
         run("classification", encoder, tmp_path / "halves", **given)
     run("classification", encoder, tmp_path / "halves", **given, resume=True)
     assert_same(tmp_path / "halves", tmp_path / "whole")
@@ -125,9 +131,9 @@ def test_finished_seeds_are_not_trained_again(
 ) -> None:
     options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS), "seeds": 3}
     run("classification", encoder, tmp_path / "whole", **options)
-    interrupt(17, seed=1)
+    interrupt(7, seed=1)
     with pytest.raises(
-        KeyboardInterrupt, match="finished training runs of seeds 0 and the training of seed 1 up to step 15"
+        KeyboardInterrupt, match="finished training runs of seeds 0 and the training of seed 1 up to step 6"
     ):
         run("classification", encoder, tmp_path / "halves", **options)
     train, seeds = Trainer.train, []
@@ -180,7 +186,7 @@ def test_an_interruption_is_reported_in_one_line(
 
 def test_an_interrupted_run_is_only_discarded_on_request(encoder: Path, tmp_path: Path, interrupt: Interrupt) -> None:
     options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS)}
-    interrupt(22)
+    interrupt(9)
     with pytest.raises(KeyboardInterrupt):
         run("classification", encoder, tmp_path / "out", **options)
     with pytest.raises(FileExistsError, match=r"interrupted run; continue it with --resume, or .* with --overwrite"):
@@ -196,7 +202,7 @@ def test_an_interruption_before_the_first_checkpoint_leaves_nothing(
     encoder: Path, tmp_path: Path, interrupt: Interrupt
 ) -> None:
     options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS)}
-    interrupt(3)
+    interrupt(1)
     with pytest.raises(KeyboardInterrupt, match="Interrupted before the first checkpoint; nothing was saved"):
         run("classification", encoder, tmp_path / "out", **options)
     assert not list(tmp_path.glob(".out*"))
@@ -274,7 +280,7 @@ def test_sigterm_is_handled_like_ctrl_c(encoder: Path, tmp_path: Path, monkeypat
         return step_of_trainer(self, *given, **named)
 
     monkeypatch.setattr(Trainer, "training_step", step)
-    with pytest.raises(KeyboardInterrupt, match=r"seed 0 up to step 5\. Continue .* --resume"):
+    with pytest.raises(KeyboardInterrupt, match=r"seed 0 up to step 6\. Continue .* --resume"):
         run("classification", encoder, tmp_path / "out", **options)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 

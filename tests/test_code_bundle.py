@@ -106,22 +106,24 @@ def test_outputs_are_bitwise_equal_without_the_package(outputs: Build, name: str
 
 LOAD_ALL = """
 import json, transformers
-from pathlib import Path
 found = {}
-for name in json.loads(sys.argv[2]):
-    source = Path(sys.argv[1], name)
-    for auto in json.loads(sys.argv[2]):
-        model = getattr(transformers, auto).from_pretrained(
-            source, trust_remote_code=True, num_labels=3, ignore_mismatched_sizes=True
-        )
-        found[f"{source.name} {auto}"] = type(model).__name__
+for auto in json.loads(sys.argv[2]):
+    model = getattr(transformers, auto).from_pretrained(
+        sys.argv[1], trust_remote_code=True, num_labels=3, ignore_mismatched_sizes=True
+    )
+    found[auto] = type(model).__name__
 print(json.dumps(found))
 """
 
 
-def test_every_auto_class_loads_from_every_saved_model(saved: Path, without_package: Build) -> None:
-    found = without_package(LOAD_ALL, saved, json.dumps(list(HEADS)))
-    assert found == {f"{source} {auto}": model for source in HEADS for auto, model in HEADS.items()}
+@pytest.mark.parametrize("source", ["AutoModel", "AutoModelForPreTraining", "AutoModelForMultipleChoice"])
+def test_every_auto_class_loads_from_a_saved_model(saved: Path, without_package: Build, source: str) -> None:
+    assert without_package(LOAD_ALL, saved / source, json.dumps(list(HEADS))) == HEADS
+
+
+def test_all_saved_models_name_the_same_classes(saved: Path) -> None:
+    first, *others = (json.loads((saved / name / "config.json").read_text())["auto_map"] for name in SAVED)
+    assert all(other == first for other in others)
 
 
 def test_saving_without_the_package_writes_the_same_code_and_configuration(outputs: Build, saved: Path) -> None:

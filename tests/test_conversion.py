@@ -414,14 +414,16 @@ def test_the_question_answering_loss_does_not_depend_on_padding(make: Callable[.
 @every_case
 def test_the_round_trip_keeps_every_bit(make: Callable[..., Any], name: str, head: str) -> None:
     original = make(name, head)
-    back = convert_back(convert(original), name)
-    assert back.state_dict().keys() == original.state_dict().keys()
-    for key in original.state_dict():
-        used = key.replace(".bias", ".decoder.bias") if key == UNUSED.get(name) else key
-        assert torch.equal(back.state_dict()[key], original.state_dict()[used]), key
-    again = convert(back)
     converted = convert(original)
     assert isinstance(converted, SequenceEncoderPreTrainedModel)
+    back = convert_back(converted, name)
+    found, expected = back.state_dict(), original.state_dict()
+    assert found.keys() == expected.keys()
+    for key, tensor in found.items():
+        used = key.replace(".bias", ".decoder.bias") if key == UNUSED.get(name) else key
+        assert torch.equal(tensor, expected[used]), key
+    again = convert(back)
     assert again.config.to_diff_dict() == converted.config.to_diff_dict()
+    found = again.state_dict()
     for key, tensor in converted.state_dict().items():
-        assert torch.equal(again.state_dict()[key], tensor), key
+        assert torch.equal(found[key], tensor), key

@@ -97,6 +97,16 @@ def test_a_file_of_any_format_is_read_in_order(folder: Path, ending: str, stream
 
 @streamed_or_not
 @every_kind
+def test_files_are_read_without_a_request_to_the_hub(
+    folder: Path, ending: str, streaming: bool, refused_hosts: list[Any]
+) -> None:
+    KINDS[ending](folder / f"texts{ending}", TEXTS)
+    load(folder / f"texts{ending}", streaming=streaming)
+    assert not refused_hosts
+
+
+@streamed_or_not
+@every_kind
 def test_a_folder_is_read_recursively_and_other_files_are_ignored(folder: Path, ending: str, streaming: bool) -> None:
     (folder / "deeper").mkdir()
     KINDS[ending](folder / f"a{ending}", TEXTS[:5])

@@ -319,10 +319,10 @@ def test_persistent_workers_see_every_epoch(corpus: Path, tmp_path: Path) -> Non
 
 def test_very_long_words_and_texts_are_trained_on(tmp_path: Path) -> None:
     file = tmp_path / "long.jsonl"
-    texts = ["a" * 1_000_000, "one two three. " * 250_000, "short enough. And more."]
+    texts = ["a" * 1_000_000, "one two three. " * 50_000, "short enough. And more."]
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     trainer = run_here(file, tmp_path / "out", max_steps=2)
-    assert trainer.train_dataset.tokens > 1_000_000
+    assert trainer.train_dataset.tokens > 200_000
     assert trainer.train_dataset.fullness > 0.97
 
 

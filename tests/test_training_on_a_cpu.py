@@ -235,11 +235,12 @@ def test_attention_dropout_has_correct_gradients_and_mean(
     torch.testing.assert_close(attention(*inputs), attention(*inputs))
     # On average, dropout does not change the output.
     exact = attend(nn.Module(), sdpa_attention_forward, tuple(inputs), window, dropout=0.0, scaling=0.5)
-    draws = [
-        attend(nn.Module(), sdpa_attention_forward, tuple(inputs), window, dropout=0.4, scaling=0.5)
-        for _ in range(2000)
-    ]
-    torch.testing.assert_close(torch.stack(draws).mean(0), exact, rtol=0, atol=0.15)
+    with torch.no_grad():
+        draws = [
+            attend(nn.Module(), sdpa_attention_forward, tuple(inputs), window, dropout=0.4, scaling=0.5)
+            for _ in range(1000)
+        ]
+    torch.testing.assert_close(torch.stack(draws).mean(0), exact, rtol=0, atol=0.2)
 
 
 def test_padding_in_a_group_keeps_gradients_finite() -> None:
