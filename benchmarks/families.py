@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
 import transformers
-from peers import DTYPES, interleaved, print_machine, print_table, train
+from peers import DTYPES, interleaved, print_machine, train
 from transformers import PreTrainedModel
 
 from sequence_encoder import convert
 from sequence_encoder.conversion.source_models import FAMILIES
 
-BATCH, BATCHES, VOCABULARY = 32, 8, 30_000
+BATCH, BATCHES, VOCABULARY = 32, 2, 30_000
 SIZES = {
     "vocab_size": VOCABULARY,
     "hidden_size": 384,
@@ -91,32 +91,36 @@ def encode(model: torch.nn.Module, data: list[dict[str, torch.Tensor]]) -> None:
         model(**batch)
 
 
+def speedup(runs: Iterable[Callable[[], object]]) -> float:
+    """Return how many times as fast our model runs as that of transformers; `runs` has theirs first."""
+    theirs, ours = interleaved({str(index): run for index, run in enumerate(runs)}).values()
+    return theirs / ours
+
+
+def speedups_of(name: str) -> Iterator[float]:
+    """Return the speedup over transformers for each column of the table."""
+    models = [theirs := their_model(name), convert(theirs)]
+    data = {share: list(batches(share, theirs.config.pad_token_id)) for share in (30, 50, 100)}
+    for dtype in DTYPES:
+        encoders = [model.to(dtype).eval().base_model for model in models]
+        for share in (30, 100):
+            yield speedup(partial(encode, encoder, data[share]) for encoder in encoders)
+    for batch in data[50]:
+        batch["labels"] = torch.randint(0, 3, (BATCH,))
+    for dtype in DTYPES:
+        classifiers = [model.float().train() for model in models]
+        yield speedup(partial(train, classifier, data[50], dtype == torch.bfloat16) for classifier in classifiers)
+
+
 def main() -> None:
-    """Print the tables."""
+    """Print the table, a row for each family."""
     print_machine()
+    columns = [f"{dtype}, {share} %".removeprefix("torch.") for dtype in DTYPES for share in (30, 100)]
+    columns += [f"training in {dtype}, 50 %".replace("torch.", "") for dtype in DTYPES]
+    print("\n| |", " | ".join(columns), "|")
+    print("|---|", "|".join("---" for _ in columns), "|", sep="")
     for name in sys.argv[1:] or FAMILIES:
-        theirs = their_model(name)
-        ours = convert(theirs)
-        reference = f"transformers' {type(theirs).__name__}"
-        for dtype in DTYPES:
-            models = {
-                reference: theirs.to(dtype).eval().base_model,
-                "SequenceEncoder": ours.to(dtype).eval().base_model,
-            }
-            for share in (30, 100):
-                data = list(batches(share, theirs.config.pad_token_id))
-                tokens = sum(int(batch["attention_mask"].sum()) for batch in data)
-                seconds = interleaved({label: partial(encode, model, data) for label, model in models.items()})
-                print_table(f"{name}, {share} % real tokens, {dtype}", seconds, tokens, reference)
-        data = list(batches(50, theirs.config.pad_token_id))
-        for batch in data:
-            batch["labels"] = torch.randint(0, 3, (BATCH,))
-        tokens = sum(int(batch["attention_mask"].sum()) for batch in data)
-        for dtype in DTYPES:
-            models = {reference: theirs.float().train(), "SequenceEncoder": ours.float().train()}
-            runs = {label: partial(train, model, data, dtype == torch.bfloat16) for label, model in models.items()}
-            title = f"{name}, fine-tuning, 50 % real tokens, {dtype}"
-            print_table(title, interleaved(runs, rounds=3), tokens, reference)
+        print(f"| `{name}` |", " | ".join(f"{value:.2f}" for value in speedups_of(name)), "|", flush=True)
 
 
 if __name__ == "__main__":

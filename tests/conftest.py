@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from packaging.version import Version
-from torch.utils.data._utils import worker
+from torch.utils.data import _utils
 from transformers import BertConfig, BertForMaskedLM
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
@@ -37,8 +37,8 @@ TINY: dict[str, Any] = {
     **{f"{name}_token_id": None for name in ("bos", "eos", "cls", "sep", "mask")},
 }
 
-# A loader that is garbage collected waits so many seconds for its workers.
-worker.MP_STATUS_CHECK_INTERVAL = 0.1
+# A data loader that the garbage collector removes waits so many seconds for each of its workers, in vain.
+_utils.MP_STATUS_CHECK_INTERVAL = 0.1
 # A second thread does not speed up tiny tensors, and slows them down on busy cores.
 torch.set_num_threads(1)
 # Background processes of a shell ignore Ctrl-C, which some tests send.
