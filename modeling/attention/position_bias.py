@@ -24,10 +24,10 @@ class PositionBias(nn.Module):
         """Return the bias for each distance, the index of the key minus that of the query: (N,) long to (H, N)."""
         raise NotImplementedError
 
-    def forward(self, length: int, device: torch.device) -> Any:
+    def forward(self, length: int, device: torch.device) -> tuple[torch.Tensor, ...]:
         """Return what layers need to know of the distances in texts of up to `length` tokens.
 
-        Here these are the biases of queries and keys, (H, L, L).
+        Here this is one tensor, the biases of queries and keys, (H, L, L).
 
         Args:
             length: The length L, at least 1.
@@ -38,23 +38,23 @@ class PositionBias(nn.Module):
         # shift each query by one more element than the query before, and need no gather.
         values = self.values(torch.where(distances < length, distances, distances - 2 * length))
         rows = values[:, None].expand(-1, length, -1).flatten(1)[:, : length * (2 * length - 1)]
-        return rows.unflatten(1, (length, 2 * length - 1))[..., :length]
+        return (rows.unflatten(1, (length, 2 * length - 1))[..., :length],)
 
     def packed_attention(self, kind: type[PackedAttention]) -> type[PackedAttention]:
         """Return the class that adds these biases in attention over packed sequences, given that for other models."""
         return kind
 
-    def in_padded(self, masks: dict[str, Any], bias: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def in_padded(self, masks: dict[str, Any], *bias: torch.Tensor) -> tuple[dict[str, Any], tuple[torch.Tensor, ...]]:
         """Add the biases to the masks of a padded batch.
 
         Args:
             masks: The masks by layer type.
-            bias: The result of `forward`.
+            *bias: The result of `forward`.
 
         Returns:
-            The masks, and further keyword arguments of the attention of each layer.
+            The masks, and what layers need apart from them.
         """
-        return {layer_type: biased_mask(mask, bias) for layer_type, mask in masks.items()}, {}
+        return {layer_type: biased_mask(mask, *bias) for layer_type, mask in masks.items()}, ()
 
 
 class BucketedBias(PositionBias):
