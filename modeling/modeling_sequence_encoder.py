@@ -266,9 +266,10 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
 
     def _biases(self, length: int, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return what the position bias tells layers of texts of up to `length` tokens; nothing without one."""
-        if self.position_bias is None:
+        if self.position_bias is None or not self.layers:
             return ()
-        bias = self.position_bias(length, hidden_states.device)
+        qkv_weight = self._layers_in_order()[0].self_attn.qkv_proj.weight
+        bias = self.position_bias(length, hidden_states.device, qkv_weight)
         dtype = _dtype_of_scores(hidden_states)
         return tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in bias)
 

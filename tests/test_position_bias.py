@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel
 from sequence_encoder.modeling.attention.dispatch import POSITION_BIASES
 from sequence_encoder.tests.comparisons import assert_same
+from sequence_encoder.tests.forked_python import forked_python
 
 Build = Callable[..., Any]
 LENGTHS = [13, 2, 13, 7]
@@ -125,3 +129,32 @@ def test_memory_does_not_grow_with_the_batch(tiny_config: Build) -> None:
     mask = (torch.arange(40) < torch.tensor([40, 3, 17, 40, 25, 40])[:, None]).long()
     model(torch.ones(6, 40).long(), attention_mask=mask)
     assert sizes == [model.config.num_attention_heads * 40 * 40]
+
+
+@pytest.mark.since("transformers", "5.18", "names the mesh of tensor parallelism")
+def test_tensor_parallelism_gives_each_process_the_biases_of_its_heads(
+    tiny_config: Build, randomize: Build, tmp_path: Path
+) -> None:
+    separate = {"share_att_key": False, "pos_att_type": ["p2c", "c2p"], "position_buckets": 6}
+    configs = {
+        "bucketed": biased(tiny_config, "bucketed", num_attention_heads=4, num_key_value_heads=2),
+        "alibi": biased(tiny_config, "alibi", num_attention_heads=4),
+        "disentangled": biased(tiny_config, "disentangled", num_attention_heads=4, **separate),
+    }
+    for name, config in configs.items():
+        randomize(SequenceEncoderModel(config)).save_pretrained(tmp_path / name)
+    script, rendezvous = Path(__file__).with_name("tensor_parallel_rank.py"), tmp_path / "rendezvous"
+    folders = [str(tmp_path / name) for name in configs]
+    ranks = [
+        subprocess.Popen(
+            [forked_python(), str(script), str(rank), str(rendezvous), *folders],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        output, _ = rank.communicate(timeout=120)
+        assert rank.returncode == 0, output

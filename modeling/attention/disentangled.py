@@ -42,12 +42,15 @@ class DisentangledBias(PositionBias):
         normalise = {"layer_norm": NORMS[config.norm], "none": lambda config: nn.Identity()}
         self.norm = normalise[config.norm_rel_ebd](config)
 
-    def forward(self, length: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    def forward(
+        self, length: int, device: torch.device, qkv_weight: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
         """Return the embeddings of the distances that occur in texts of up to `length` tokens.
 
         Args:
             length: The length L.
             device: The device of the result.
+            qkv_weight: Not used, because each layer projects the embeddings for its heads.
 
         Returns:
             The embeddings (R, D), and the row for each distance from -L to L, (2L + 1,).
