@@ -387,13 +387,17 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         """The tensor-parallel plan of the layers, which transformers reads."""
         up_proj = {"mlp": ("up_proj", "colwise"), "glu": ("gate_up_proj", "packed_colwise")}
         name, style = up_proj[self.feed_forward]
-        return {
+        plan = {
             # The columns are ordered by head, so a plain split gives each rank whole heads.
             "layers.*.self_attn.qkv_proj": "colwise",
             "layers.*.self_attn.o_proj": "rowwise",
             f"layers.*.mlp.{name}": style,
             "layers.*.mlp.down_proj": "rowwise",
         }
+        if self.position_bias == "disentangled" and not self.share_att_key:
+            projections = {"c2p": "key_proj", "p2c": "query_proj"}
+            plan |= {f"layers.*.self_attn.distances.{projections[kind]}": "colwise" for kind in self.pos_att_type or []}
+        return plan
 
     @property
     def layer_groups(self) -> list[int]:

@@ -6,12 +6,13 @@ from typing import Any
 
 from accepted_skips import ACCEPTED_SKIPS
 from model_tester import EncoderTester
-from subjects import CHECKED_PRESETS, SUBJECTS, Subject, cases
+from subjects import SUBJECTS, Subject, cases
 from tests.test_configuration_common import ConfigTester
 from tests.test_modeling_common import ModelTesterMixin
 from transformers import PreTrainedModel
 
 import sequence_encoder
+from sequence_encoder.configuration import PRESETS
 
 
 class ModelTests(ModelTesterMixin):
@@ -55,4 +56,4 @@ def test_every_public_model_is_tested_with_every_preset() -> None:
     # A task adapter works with any encoder, and `tests` tests it with several.
     models -= {sequence_encoder.SequenceEncoderPreTrainedModel, sequence_encoder.TaskAdapter}
     ours = {subject.name: set(subject.classes.values()) for subject in SUBJECTS if subject.counterpart}
-    assert ours == dict.fromkeys(CHECKED_PRESETS, models)
+    assert ours == dict.fromkeys(PRESETS, models)

@@ -20,8 +20,9 @@ class EncoderLayer(GradientCheckpointingLayer, HiddenStateModule):
     """Base class of layers, with submodules of the same names for both placements of the norms.
 
     Layers take hidden states (B, S, D), or (1, T, D) for packed tokens, and return the same shape. With `needed`, the
-    indices (K,) of packed tokens, they return the hidden states of these tokens only, (1, K, D). All other keyword
-    arguments go to the attention.
+    indices (K,) of packed tokens, they return the hidden states of these tokens only, (1, K, D). All other arguments go
+    to the attention. Those that may need gradients, the mask and what the position bias has computed, are positional,
+    because reentrant gradient checkpointing only passes on the gradients of positional tensors.
     """
 
     def __init__(self, config: SequenceEncoderConfig, layer_idx: int) -> None:
@@ -47,13 +48,14 @@ class PostNormLayer(EncoderLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
+        *shared: Any,
         needed: torch.Tensor | None = None,
         segments: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """See `EncoderLayer`."""
         inputs = hidden_states
-        attended, _ = self.self_attn(hidden_states, needed=needed, **kwargs)
+        attended, _ = self.self_attn(hidden_states, *shared, needed=needed, **kwargs)
         hidden_states = self.attn_norm(select_tokens(hidden_states, needed) + self.dropout(attended))
         hidden_states = self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
         if self.convolution is None or segments is None:
@@ -72,9 +74,11 @@ class PreNormLayer(EncoderLayer):
             # `embedding_norm` has just normalised the input.
             self.attn_norm = nn.Identity()
 
-    def forward(self, hidden_states: torch.Tensor, needed: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, *shared: Any, needed: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
         """See `EncoderLayer`."""
-        attended, _ = self.self_attn(self.attn_norm(hidden_states), needed=needed, **kwargs)
+        attended, _ = self.self_attn(self.attn_norm(hidden_states), *shared, needed=needed, **kwargs)
         hidden_states = select_tokens(hidden_states, needed) + self.dropout(attended)
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
 

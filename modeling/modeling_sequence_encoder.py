@@ -214,11 +214,14 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             None if padded is None else packed.pack(padded) for padded in (input_ids, token_type_ids, inputs_embeds)
         )
         hidden_states, rotations = self._embed(input_ids, token_type_ids, packed.position_ids, inputs_embeds)
-        attend = self._choose_attention(hidden_states)(packed, self._biases(max(packed.max_length, 1), hidden_states))
+        attend = self._choose_attention(hidden_states)(packed)
+        bias = self._biases(max(packed.max_length, 1), hidden_states)
         layers = self._layers_in_order()
         for depth, layer in enumerate(layers, start=1):
             hidden_states = layer(
                 hidden_states,
+                None,
+                *bias,
                 rotation=rotations.get(layer.layer_type),
                 attend=attend,
                 needed=needed if depth == len(layers) else None,
@@ -261,11 +264,14 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         )
         return kind if self.position_bias is None else self.position_bias.packed_attention(kind)
 
-    def _biases(self, length: int, hidden_states: torch.Tensor) -> Any:
-        """Return the position biases for texts of up to `length` tokens, if the model has them."""
-        if self.position_bias is None:
-            return None
-        return self.position_bias(length, hidden_states.device).to(_dtype_of_scores(hidden_states))
+    def _biases(self, length: int, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return what the position bias tells layers of texts of up to `length` tokens; nothing without one."""
+        if self.position_bias is None or not self.layers:
+            return ()
+        qkv_weight = self._layers_in_order()[0].self_attn.qkv_proj.weight
+        bias = self.position_bias(length, hidden_states.device, qkv_weight)
+        dtype = _dtype_of_scores(hidden_states)
+        return tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in bias)
 
     def _encode_padded(
         self,
@@ -282,15 +288,15 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         masks = padded_masks(self.config, hidden_states, attention_mask, document_starts)
         bias = self._biases(hidden_states.shape[1], hidden_states)
         if self.position_bias is not None:
-            masks, options = self.position_bias.in_padded(masks, bias)
-            kwargs = {**kwargs, **options}
+            masks, bias = self.position_bias.in_padded(masks, *bias)
         if document_starts is not None and is_flash_attention_requested(self.config):
             # The flash functions of transformers separate documents where positions restart.
             kwargs = {**kwargs, "position_ids": offsets_from_starts(document_starts)}
         for layer in self._layers_in_order():
             hidden_states = layer(
                 hidden_states,
-                attention_mask=masks[layer.layer_type],
+                masks[layer.layer_type],
+                *bias,
                 rotation=rotations.get(layer.layer_type),
                 **kwargs,
             )

@@ -148,9 +148,9 @@ def test_training_in_groups_has_the_gradients_of_its_outputs(
     sizes = [(1, 20, heads, 4) for heads in (HEADS, keys, keys)] + [(HEADS, 7, 7)] * biased
     inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
 
-    def attention(q: Any, k: Any, v: Any, bias: Any = None, kind: Any = GroupedAttention, dropout: float = 0.4) -> Any:
+    def attention(q: Any, k: Any, v: Any, *bias: Any, kind: Any = GroupedAttention, dropout: float = 0.4) -> Any:
         torch.manual_seed(7)
-        return kind(packed, bias)(module, sdpa_attention_forward, (q, k, v), window, dropout=dropout, scaling=0.5)
+        return kind(packed)(module, sdpa_attention_forward, (q, k, v), window, *bias, dropout=dropout, scaling=0.5)
 
     assert torch.autograd.gradcheck(attention, inputs, fast_mode=True)
     if not (biased and window):  # A model has not both.

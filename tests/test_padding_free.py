@@ -255,7 +255,7 @@ def test_half_precision_stays_close(
 
 @both_paths
 @pytest.mark.parametrize("reentrant", [True, False])
-@pytest.mark.parametrize("preset", ["vanilla", "modernbert"])
+@pytest.mark.parametrize("preset", ["vanilla", "modernbert", "mpnet", "deberta-v3"])
 def test_gradient_checkpointing_changes_no_gradient(
     tiny_model: MakeModel, ragged: MakeBatch, preset: str, path: dict[str, Any], reentrant: bool
 ) -> None:

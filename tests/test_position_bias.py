@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel
 from sequence_encoder.modeling.attention.dispatch import POSITION_BIASES
 from sequence_encoder.tests.comparisons import assert_same
+from sequence_encoder.tests.forked_python import forked_python
 
 Build = Callable[..., Any]
 LENGTHS = [13, 2, 13, 7]
@@ -40,7 +44,7 @@ def test_buckets_are_those_of_mpnet(tiny_config: Build, buckets: int, max_distan
 @pytest.mark.parametrize(("heads", "slopes"), [(4, [2**-2, 2**-4, 2**-6, 2**-8]), (3, [2**-4, 2**-8, 2**-2])])
 def test_alibi_has_the_slopes_of_its_paper(tiny_config: Build, heads: int, slopes: list[float]) -> None:
     config = biased(tiny_config, "alibi", hidden_size=24, num_attention_heads=heads)
-    found = POSITION_BIASES["alibi"](config)(5, torch.device("cpu"))  # type: ignore[misc]
+    (found,) = POSITION_BIASES["alibi"](config)(5, torch.device("cpu"))  # type: ignore[misc]
     index = torch.arange(5)
     assert_same(found, -torch.tensor(slopes)[:, None, None] * (index - index[:, None]).abs())
 
@@ -66,7 +70,7 @@ def test_outputs_and_gradients_are_those_of_biased_scores(
         hidden = model.embeddings(model.embed_tokens(row[real][None]), None, torch.zeros(1, 1).long())[0]
         query, key, value = attention.qkv_proj(hidden).unflatten(-1, (-1, *attention.group)).unbind(-2)
         scores = torch.einsum("qhc,khc->hqk", query, key) / math.sqrt(attention.head_dim)
-        scores = scores + model.position_bias(len(hidden), hidden.device)
+        scores = scores + model.position_bias(len(hidden), hidden.device)[0]
         attended = attention.o_proj(torch.einsum("hqk,khc->qhc", scores.softmax(-1), value).flatten(1))
         hidden = layer.attn_norm(hidden + attended)
         rows.append(layer.mlp_norm(hidden + layer.mlp(hidden)))
@@ -121,7 +125,36 @@ def test_memory_does_not_grow_with_the_batch(tiny_config: Build) -> None:
     """One tensor of biases serves all texts, whatever their lengths."""
     model = SequenceEncoderModel(biased(tiny_config, "bucketed")).eval()
     sizes: list[int] = []
-    model.position_bias.register_forward_hook(lambda module, args, output: sizes.append(output.numel()))
+    model.position_bias.register_forward_hook(lambda module, args, output: sizes.append(output[0].numel()))
     mask = (torch.arange(40) < torch.tensor([40, 3, 17, 40, 25, 40])[:, None]).long()
     model(torch.ones(6, 40).long(), attention_mask=mask)
     assert sizes == [model.config.num_attention_heads * 40 * 40]
+
+
+@pytest.mark.since("transformers", "5.18", "names the mesh of tensor parallelism")
+def test_tensor_parallelism_gives_each_process_the_biases_of_its_heads(
+    tiny_config: Build, randomize: Build, tmp_path: Path
+) -> None:
+    separate = {"share_att_key": False, "pos_att_type": ["p2c", "c2p"], "position_buckets": 6}
+    configs = {
+        "bucketed": biased(tiny_config, "bucketed", num_attention_heads=4, num_key_value_heads=2),
+        "alibi": biased(tiny_config, "alibi", num_attention_heads=4),
+        "disentangled": biased(tiny_config, "disentangled", num_attention_heads=4, **separate),
+    }
+    for name, config in configs.items():
+        randomize(SequenceEncoderModel(config)).save_pretrained(tmp_path / name)
+    script, rendezvous = Path(__file__).with_name("tensor_parallel_rank.py"), tmp_path / "rendezvous"
+    folders = [str(tmp_path / name) for name in configs]
+    ranks = [
+        subprocess.Popen(
+            [forked_python(), str(script), str(rank), str(rendezvous), *folders],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        output, _ = rank.communicate(timeout=120)
+        assert rank.returncode == 0, output

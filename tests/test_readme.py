@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
 
 from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderModel
 from sequence_encoder.__main__ import main
+from sequence_encoder.configuration import PRESETS
 from sequence_encoder.hub import save_sentence_transformer
 from sequence_encoder.tests.adaptation_runs import examples_of, save_encoder
 from sequence_encoder.tests.texts import TEXTS
@@ -174,6 +175,12 @@ def test_the_figure_shows_the_recorded_results() -> None:
         speeds = headline["read_speeds"](results, heading, column)
         assert len(speeds) > 1
         assert all(f"{speed:,} tokens/s" in svg for speed in speeds.values() for svg in drawn), "run headline.py"
+
+
+def test_the_table_of_conformance_has_every_preset() -> None:
+    lines = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("|")[1] for line in lines if ", each |" in line]
+    assert sorted(re.findall("`(.+?)`", "".join(rows))) == sorted(PRESETS)
 
 
 def test_the_readme_fits_on_a_page() -> None:

@@ -18,7 +18,7 @@ from ..cpu.dropout import Dropout
 from ..cpu.linear import fused_linear
 from ..norms import NORMS
 from .disentangled_packed import DisentangledAttention, GroupedDisentangledAttention
-from .disentangled_scores import Distances, Tables, WithDistances
+from .disentangled_scores import Tables, WithDistances
 from .grouped import GroupedAttention
 from .packed import AttentionFunction, PackedAttention
 from .per_length import EqualLengthAttention
@@ -42,12 +42,18 @@ class DisentangledBias(PositionBias):
         normalise = {"layer_norm": NORMS[config.norm], "none": lambda config: nn.Identity()}
         self.norm = normalise[config.norm_rel_ebd](config)
 
-    def forward(self, length: int, device: torch.device) -> Distances:
+    def forward(
+        self, length: int, device: torch.device, qkv_weight: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
         """Return the embeddings of the distances that occur in texts of up to `length` tokens.
 
         Args:
             length: The length L.
             device: The device of the result.
+            qkv_weight: Not used, because each layer projects the embeddings for its heads.
+
+        Returns:
+            The embeddings (R, D), and the row for each distance from -L to L, (2L + 1,).
         """
         distances = torch.arange(-length, length + 1, device=device)
         index = (self._bucketed(distances) + len(self.table.weight) // 2).clamp(0, len(self.table.weight) - 1)
@@ -55,7 +61,7 @@ class DisentangledBias(PositionBias):
         # Many distances share a row, so the whole table may be shorter. A traced length has no value to compare.
         if is_tracing(weight) or len(index) < len(weight):
             weight, index = self.table(index), torch.arange(2 * length + 1, device=device)
-        return Distances(self.norm(weight), index)
+        return self.norm(weight), index
 
     def _bucketed(self, distances: torch.Tensor) -> torch.Tensor:
         if self.buckets is None:
@@ -71,9 +77,9 @@ class DisentangledBias(PositionBias):
         """See `PositionBias`."""
         return _PACKED[kind]
 
-    def in_padded(self, masks: dict[str, Any], bias: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def in_padded(self, masks: dict[str, Any], *bias: torch.Tensor) -> tuple[dict[str, Any], tuple[torch.Tensor, ...]]:
         """See `PositionBias`. Each layer computes its own scores."""
-        return masks, {"distances": bias}
+        return masks, bias
 
 
 class DistanceProjections(nn.Module):
@@ -91,19 +97,22 @@ class DistanceProjections(nn.Module):
             for used in (self.c2p, self.p2c)
         )
 
-    def around(self, attention: AttentionFunction, module: nn.Module, distances: Distances) -> WithDistances:
+    def around(
+        self, attention: AttentionFunction, module: nn.Module, rows: torch.Tensor, row_of: torch.Tensor
+    ) -> WithDistances:
         """Return an attention function that adds the products with distances to the scores.
 
         Args:
             attention: The function of the attention implementation.
             module: The attention module of the layer.
-            distances: The distances of the batch.
+            rows: The embeddings of distances.
+            row_of: The row for each distance.
         """
-        return WithDistances(attention, self._tables(module, distances))
+        return WithDistances(attention, self._tables(module, rows, row_of))
 
-    def _tables(self, module: Any, distances: Distances) -> Tables:
-        index = distances.row_of.to(module.qkv_proj.weight.device)
-        rows = self.dropout(distances.rows.to(index.device))
+    def _tables(self, module: Any, rows: torch.Tensor, row_of: torch.Tensor) -> Tables:
+        index = row_of.to(module.qkv_proj.weight.device)
+        rows = self.dropout(rows.to(index.device))
         heads = (-1, module.head_dim)
         if self.shared:
             both = fused_linear(module.qkv_proj, rows).unflatten(-1, (-1, *module.group))

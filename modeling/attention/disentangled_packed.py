@@ -10,30 +10,26 @@ import torch
 from torch import nn
 
 from ..cpu.dropout import draw_dropped
-from ..packing import PackedBatch
-from .disentangled_scores import PRODUCTS_AT_ONCE, Distances, Tables, WithDistances, distance_scores, moving, table_rows
+from .disentangled_scores import PRODUCTS_AT_ONCE, Tables, WithDistances, distance_scores, moving, table_rows
 from .grouped import GroupedAttention, GroupPlan
 from .packed import QKV, AttentionFunction
 from .per_length import EqualLengthAttention
 
 
 class DisentangledAttention(EqualLengthAttention):
-    """Dense attention over each run of sequences of equal length, with products with distances.
-
-    Args:
-        packed: The batch.
-        bias: The distances in its sequences.
-    """
-
-    def __init__(self, packed: PackedBatch, bias: Any = None) -> None:
-        super().__init__(packed)
-        self.distances: Distances = bias
+    """Dense attention over each run of sequences of equal length, with products with distances."""
 
     def __call__(
-        self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        qkv: QKV,
+        window: int | None,
+        *bias: torch.Tensor,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """See `PackedAttention`."""
-        attention = cast(Any, module).distances.around(attention, module, self.distances)
+        attention = cast(Any, module).distances.around(attention, module, *bias)
         return super().__call__(module, attention, qkv, window, **kwargs)
 
 
@@ -41,9 +37,15 @@ class GroupedDisentangledAttention(DisentangledAttention, GroupedAttention):
     """Like `DisentangledAttention`, but over groups of sequences of similar lengths, as in `GroupedAttention`."""
 
     def groups(
-        self, attention: AttentionFunction, qkv: QKV, plan: GroupPlan, window: int | None, *options: float
+        self,
+        attention: AttentionFunction,
+        qkv: QKV,
+        bias: torch.Tensor | None,
+        plan: GroupPlan,
+        window: int | None,
+        *options: float,
     ) -> torch.Tensor:
-        """See `GroupedAttention`. There is no window."""
+        """See `GroupedAttention`. The products with distances replace the bias, and there is no window."""
         assert isinstance(attention, WithDistances)
         return _GroupedDisentangledFunction.apply(*qkv, *attention.tables, plan, *options)
 

@@ -4,8 +4,7 @@ The score of query i and key j is (qᵢ·kⱼ + qᵢ·K(i - j) + kⱼ·Q(i - j))
 distance. The products of a query with K at all distances are a row. Its scores are a part of this row, which moves by
 one place from query to query. They are therefore a view, and need no index of the size of the scores.
 
-Shapes: N sequences, H heads, L length of the longest sequence, S length of the sequences at hand, C channels of a head,
-D hidden, R embeddings of distances.
+Shapes: N sequences, H heads, L length of the longest sequence, S length of the sequences at hand, C channels of a head.
 """
 
 from typing import Any, NamedTuple
@@ -19,17 +18,6 @@ from .position_bias import biased_mask
 
 # Number of products with distances to compute at a time, so that they stay in the cache.
 PRODUCTS_AT_ONCE = 1 << 18
-
-
-class Distances(NamedTuple):
-    """The embeddings of distances, (R, D), and the row for each distance from -L to L, (2L + 1,)."""
-
-    rows: torch.Tensor
-    row_of: torch.Tensor
-
-    def to(self, dtype: torch.dtype) -> "Distances":
-        """Return the same with embeddings of another dtype."""
-        return self._replace(rows=self.rows.to(dtype))
 
 
 class Tables(NamedTuple):

@@ -111,7 +111,13 @@ class FlashAttention(PackedAttention):
     """Flash attention through transformers' interface, which takes cumulative sequence lengths."""
 
     def __call__(
-        self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        qkv: QKV,
+        window: int | None,
+        *bias: torch.Tensor,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """See `PackedAttention`."""
         offsets, longest = self.cu_seq_lens.to(qkv[0].device), self.max_length
@@ -133,7 +139,13 @@ class VarlenKernelAttention(PackedAttention):
     """Flash attention of torch over cumulative sequence lengths. It has no dropout."""
 
     def __call__(
-        self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        qkv: QKV,
+        window: int | None,
+        *bias: torch.Tensor,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """See `PackedAttention`. `attention` is not used."""
         from torch.nn.attention.varlen import varlen_attn
@@ -154,8 +166,8 @@ class VarlenKernelAttention(PackedAttention):
 class BlockMaskAttention(PackedAttention):
     """Flex attention with a block mask that separates the sequences."""
 
-    def __init__(self, packed: PackedBatch, bias: torch.Tensor | None = None) -> None:
-        super().__init__(packed, bias)
+    def __init__(self, packed: PackedBatch) -> None:
+        super().__init__(packed)
         self.masks: dict[tuple[int | None, torch.device], Any] = {}
 
     def _mask(self, window: int | None, device: torch.device) -> Any:
@@ -171,7 +183,13 @@ class BlockMaskAttention(PackedAttention):
         return create_block_mask(mask_mod, None, None, len(sequence), len(sequence), device=device)
 
     def __call__(
-        self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        qkv: QKV,
+        window: int | None,
+        *bias: torch.Tensor,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """See `PackedAttention`."""
         where = (window, qkv[0].device)
@@ -184,8 +202,8 @@ class BlockMaskAttention(PackedAttention):
 class PaddedRowsAttention(PackedAttention):
     """Attention for any other implementation: pads the sequences for the attention only, and packs the output."""
 
-    def __init__(self, packed: PackedBatch, bias: torch.Tensor | None = None) -> None:
-        super().__init__(packed, bias)
+    def __init__(self, packed: PackedBatch) -> None:
+        super().__init__(packed)
         self.rows = packed.to_rows()
         self.masks: dict[tuple[int | None, torch.device], Any] = {}
 
@@ -196,7 +214,13 @@ class PaddedRowsAttention(PackedAttention):
         return create(config=module.config, inputs_embeds=padded.flatten(2), attention_mask=real)
 
     def __call__(
-        self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        qkv: QKV,
+        window: int | None,
+        *bias: torch.Tensor,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """See `PackedAttention`."""
         query, key, value = (self.rows.unpack(x) for x in qkv)

@@ -34,8 +34,8 @@ Run = tuple[int, int]
 class GroupedAttention(EqualLengthAttention):
     """Like `EqualLengthAttention`, but with dense attention over groups of sequences of similar lengths."""
 
-    def __init__(self, packed: PackedBatch, bias: torch.Tensor | None = None) -> None:
-        super().__init__(packed, bias)
+    def __init__(self, packed: PackedBatch) -> None:
+        super().__init__(packed)
         self.plans: dict[int, GroupPlan] = {}
 
     def dense(
@@ -45,6 +45,7 @@ class GroupedAttention(EqualLengthAttention):
         qkv: QKV,
         runs: list[Run],
         window: int | None,
+        bias: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """See `EqualLengthAttention`."""
@@ -53,30 +54,37 @@ class GroupedAttention(EqualLengthAttention):
         short = [run for run in runs if dropout or run[1] <= longest]
         # This layer may be on another device than the first one, for which this class was chosen.
         if not short or kwargs.get("is_causal") or not is_eager_on_cpu(*qkv):
-            return super().dense(module, attention, qkv, runs, window, **kwargs)
+            return super().dense(module, attention, qkv, runs, window, bias, **kwargs)
         tokens = sum(count * length for count, length in short)
         if tokens not in self.plans:
             self.plans[tokens] = GroupPlan(short, qkv[0])
-        options = (self.plans[tokens], window, scaling, dropout)
+        options = (bias, self.plans[tokens], window, scaling, dropout)
         if tokens == len(qkv[0]):
             return self.groups(attention, qkv, *options)
         first, rest = split(qkv, [tokens, len(qkv[0]) - tokens])
         grouped = self.groups(attention, first, *options)
-        return torch.cat([grouped, super().dense(module, attention, rest, runs[len(short) :], window, **kwargs)])
+        return torch.cat([grouped, super().dense(module, attention, rest, runs[len(short) :], window, bias, **kwargs)])
 
     def groups(
-        self, attention: AttentionFunction, qkv: QKV, plan: "GroupPlan", window: int | None, *options: float
+        self,
+        attention: AttentionFunction,
+        qkv: QKV,
+        bias: torch.Tensor | None,
+        plan: "GroupPlan",
+        window: int | None,
+        *options: float,
     ) -> torch.Tensor:
         """Compute attention within the groups of a plan, from (T, H, C) and (T, G, C) to (T, H, C).
 
         Args:
             attention: The function of the attention implementation.
             qkv: Query, key and value.
+            bias: (H, L, L) position biases.
             plan: The plan.
             window: See `PackedAttention`.
             *options: The scaling of the scores and the dropout probability of the weights.
         """
-        return _GroupedAttentionFunction.apply(*qkv, self.bias, plan, window, *options)
+        return _GroupedAttentionFunction.apply(*qkv, bias, plan, window, *options)
 
 
 def group_runs(runs: list[Run], heads: int) -> list[list[Run]]:

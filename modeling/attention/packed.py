@@ -33,16 +33,20 @@ class PackedAttention(ABC):
 
     Args:
         packed: The batch.
-        bias: (H, L, L) position biases in the dtype of the scores, where L is the length of the longest sequence.
     """
 
-    def __init__(self, packed: PackedBatch, bias: torch.Tensor | None = None) -> None:
+    def __init__(self, packed: PackedBatch) -> None:
         self.cu_seq_lens, self.lengths, self.max_length = packed.cu_seq_lens, packed.lengths, packed.max_length
-        self.bias = bias
 
     @abstractmethod
     def __call__(
-        self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        qkv: QKV,
+        window: int | None,
+        *bias: torch.Tensor,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Compute attention.
 
@@ -51,6 +55,8 @@ class PackedAttention(ABC):
             attention: The function of the attention implementation.
             qkv: Query (1, T, H, head_dim), and key and value, which may have fewer heads.
             window: Number of tokens to attend to on each side; None for the whole sequence.
+            *bias: What the position bias of the model has computed for the longest sequence, in the dtype of the
+                scores. Only classes that `choose_varlen_attention` returns for biases use it.
             **kwargs: `dropout`, `scaling`, and the keyword arguments of the model's caller.
 
         Returns:

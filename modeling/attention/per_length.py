@@ -52,14 +52,20 @@ class EqualLengthAttention(PackedAttention):
     Sequences longer than the keys that a block of queries can reach are computed together as a band.
     """
 
-    def __init__(self, packed: PackedBatch, bias: torch.Tensor | None = None) -> None:
-        super().__init__(packed, bias)
+    def __init__(self, packed: PackedBatch) -> None:
+        super().__init__(packed)
         self.runs = packed.runs()
         self.window_masks: dict[tuple[int, int, torch.dtype], torch.Tensor] = {}
         self.bands: dict[tuple[int, torch.dtype], Band] = {}
 
     def __call__(
-        self, module: nn.Module, attention: AttentionFunction, qkv: QKV, window: int | None, **kwargs: Any
+        self,
+        module: nn.Module,
+        attention: AttentionFunction,
+        qkv: QKV,
+        window: int | None,
+        *bias: torch.Tensor,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """See `PackedAttention`."""
         q, k, v = (x[0] for x in qkv)
@@ -67,7 +73,7 @@ class EqualLengthAttention(PackedAttention):
         near = [run for run in self.runs if window is None or run[1] <= BLOCK + 2 * window]
         tokens = sum(count * length for count, length in near)
         if tokens == len(q):
-            return self.dense(module, attention, (q, k, v), near, window, **kwargs)[None]
+            return self.dense(module, attention, (q, k, v), near, window, *bias, **kwargs)[None]
         assert window is not None
         if (window, q.dtype) not in self.bands:
             far = [length for length in self.lengths if length > BLOCK + 2 * window]
@@ -76,7 +82,7 @@ class EqualLengthAttention(PackedAttention):
         if not tokens:
             return band(module, attention, (q, k, v), **kwargs)[None]
         first, rest = split((q, k, v), [tokens, len(q) - tokens])
-        dense = self.dense(module, attention, first, near, window, **kwargs)
+        dense = self.dense(module, attention, first, near, window, *bias, **kwargs)
         return torch.cat([dense, band(module, attention, rest, **kwargs)])[None]
 
     def dense(
@@ -86,6 +92,7 @@ class EqualLengthAttention(PackedAttention):
         qkv: QKV,
         runs: list[tuple[int, int]],
         window: int | None,
+        bias: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Compute dense attention within each sequence, from (T, H, C) and (T, G, C) to (T, H, C)."""
@@ -93,15 +100,17 @@ class EqualLengthAttention(PackedAttention):
         parts = split(qkv, [count * length for count, length in runs])
         for (count, length), part in zip(runs, parts, strict=True):
             query, key, value = (x.unflatten(0, (count, length)) for x in part)
-            mask = self._mask(length, window, query)
+            mask = self._mask(length, window, query, bias)
             output = attend_in_groups(attention, module, (query, key, value), mask, **kwargs)
             outputs.append(output.reshape(count * length, *qkv[0].shape[1:]))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def _mask(self, length: int, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+    def _mask(
+        self, length: int, window: int | None, like: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor | None:
         """Return the position bias or the mask of a window, (1, 1 or H, length, length); a model has not both."""
-        if self.bias is not None:
-            return self.bias[None, :, :length, :length].to(like.device)
+        if bias is not None:
+            return bias[None, :, :length, :length].to(like.device)
         # A window that covers the whole sequence hides nothing.
         if window is None or window >= length - 1:
             return None

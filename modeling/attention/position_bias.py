@@ -24,37 +24,42 @@ class PositionBias(nn.Module):
         """Return the bias for each distance, the index of the key minus that of the query: (N,) long to (H, N)."""
         raise NotImplementedError
 
-    def forward(self, length: int, device: torch.device) -> Any:
+    def forward(
+        self, length: int, device: torch.device, qkv_weight: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
         """Return what layers need to know of the distances in texts of up to `length` tokens.
 
-        Here these are the biases of queries and keys, (H, L, L).
+        Here this is one tensor, the biases of queries and keys, (H, L, L).
 
         Args:
             length: The length L, at least 1.
             device: The device of the result.
+            qkv_weight: The weight that projects queries, keys and values in a layer. If tensor parallelism shards it,
+                the result is only for the heads of this process.
         """
         distances = torch.arange(2 * length, device=device)
         # The distances from 0 to L - 1 and from -L to -1, repeated for every query. Rows that are one element shorter
         # shift each query by one more element than the query before, and need no gather.
         values = self.values(torch.where(distances < length, distances, distances - 2 * length))
+        values = heads_of_this_process(values, qkv_weight)
         rows = values[:, None].expand(-1, length, -1).flatten(1)[:, : length * (2 * length - 1)]
-        return rows.unflatten(1, (length, 2 * length - 1))[..., :length]
+        return (rows.unflatten(1, (length, 2 * length - 1))[..., :length],)
 
     def packed_attention(self, kind: type[PackedAttention]) -> type[PackedAttention]:
         """Return the class that adds these biases in attention over packed sequences, given that for other models."""
         return kind
 
-    def in_padded(self, masks: dict[str, Any], bias: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def in_padded(self, masks: dict[str, Any], *bias: torch.Tensor) -> tuple[dict[str, Any], tuple[torch.Tensor, ...]]:
         """Add the biases to the masks of a padded batch.
 
         Args:
             masks: The masks by layer type.
-            bias: The result of `forward`.
+            *bias: The result of `forward`.
 
         Returns:
-            The masks, and further keyword arguments of the attention of each layer.
+            The masks, and what layers need apart from them.
         """
-        return {layer_type: biased_mask(mask, bias) for layer_type, mask in masks.items()}, {}
+        return {layer_type: biased_mask(mask, *bias) for layer_type, mask in masks.items()}, ()
 
 
 class BucketedBias(PositionBias):
@@ -103,6 +108,26 @@ def _alibi_slopes(heads: int) -> list[float]:
     power = 2 ** int(math.log2(heads))
     slopes = [2 ** (-8 * i / power) for i in range(1, power + 1)]
     return slopes if power == heads else slopes + _alibi_slopes(2 * power)[::2][: heads - power]
+
+
+def heads_of_this_process(values: torch.Tensor, qkv_weight: torch.Tensor | None) -> torch.Tensor:
+    """Select the heads whose queries, keys and values this process computes.
+
+    Args:
+        values: (H, N), the same in all processes. Its gradient is that of all heads.
+        qkv_weight: See `PositionBias.forward`.
+
+    Returns:
+        The same values, or (heads of this process, N) with tensor parallelism.
+    """
+    mesh = getattr(qkv_weight, "device_mesh", None)
+    # A mesh without this name shards weights only to store them.
+    if mesh is None or "tp" not in (mesh.mesh_dim_names or ()):
+        return values
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    whole = DTensor.from_local(values, mesh["tp"], [Replicate()], run_check=False)
+    return whole.redistribute(placements=[Shard(0)]).to_local()
 
 
 def biased_mask(mask: torch.Tensor | None, bias: torch.Tensor) -> torch.Tensor:

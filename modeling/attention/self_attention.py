@@ -10,7 +10,6 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ..cpu.linear import fused_linear
 from ..packing import select_tokens
 from .disentangled import DISTANCE_PROJECTIONS
-from .disentangled_scores import Distances
 from .dispatch import flash_window
 from .packed import PackedAttention, repeat_heads
 from .rotary import split_and_rotate
@@ -83,10 +82,10 @@ class SelfAttention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         attention_mask: Any = None,
+        *bias: torch.Tensor,
         rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
         attend: PackedAttention | None = None,
         needed: torch.Tensor | None = None,
-        distances: Distances | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Compute self-attention.
@@ -94,10 +93,10 @@ class SelfAttention(nn.Module):
         Args:
             hidden_states: (B, S, D), or (1, T, D) for packed tokens.
             attention_mask: The mask of a padded batch, in the format of the attention implementation.
+            *bias: What the position bias has computed for the batch, unless the mask contains it.
             rotation: Cosines and sines of rotary positions.
             attend: The attention over packed sequences; None for a padded batch.
             needed: (K,) indices of the packed tokens to return. They still attend to their whole sequence.
-            distances: The distances of a padded batch, in disentangled attention.
             **kwargs: Keyword arguments of the attention function.
 
         Returns:
@@ -117,10 +116,10 @@ class SelfAttention(nn.Module):
         if attend is not None:
             output = query  # Empty, if the whole batch is padding.
             if attend.lengths:
-                output = attend(self, attention, (query, key, value), self.window, **kwargs)
+                output = attend(self, attention, (query, key, value), self.window, *bias, **kwargs)
         else:
-            if self.distances is not None and distances is not None:
-                attention = self.distances.around(attention, self, distances)
+            if self.distances is not None:
+                attention = self.distances.around(attention, self, *bias)
             output, weights = attention(
                 self,
                 query.transpose(1, 2),
