@@ -80,16 +80,17 @@ def check_architecture(config: Any) -> None:
             )
         if config.prediction_head_size < 1:
             raise ValueError(f"prediction_head_size must be at least 1, or None, got {config.prediction_head_size}.")
-    if config.prediction_size is not None and not (config.prediction_size >= 1 and config.prediction_head == "dense"):
+    size = config.output_embedding_size
+    if size is not None and not (size >= 1 and config.prediction_head == "dense"):
         raise ValueError(
-            "prediction_size must be at least 1 with prediction_head='dense', or None, got "
-            f"{config.prediction_size} with {config.prediction_head!r}."
+            "output_embedding_size must be at least 1 with prediction_head='dense', or None, got "
+            f"{size} with {config.prediction_head!r}."
         )
     if config.tie_word_embeddings and config.prediction_dim != config.embedding_dim:
-        size = "" if config.prediction_size is None else f" and prediction_size={config.prediction_size}"
+        and_size = "" if size is None else f" and output_embedding_size={size}"
         raise ValueError(
             f"tie_word_embeddings=True needs prediction_head='dense' with embedding_size={config.embedding_size} and "
-            f"hidden_size={config.hidden_size}, got prediction_head={config.prediction_head!r}{size}."
+            f"hidden_size={config.hidden_size}, got prediction_head={config.prediction_head!r}{and_size}."
         )
     for name in ("num_hidden_layers", "type_vocab_size", "task_type_vocab_size", "position_offset"):
         if getattr(config, name) < 0:

@@ -135,8 +135,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             activation after each, as in UltraBERT.
         prediction_head_size (`int`, *optional*): Number of channels between the layers of an `mlp` prediction head;
             `hidden_size` by default.
-        prediction_size (`int`, *optional*): Number of channels of the dense prediction head; by default those of the
-            embeddings.
+        output_embedding_size (`int`, *optional*): Number of channels of the dense prediction head; by
+            default those of the embeddings.
         decoder_bias (`bool`, defaults to `True`): Whether the vocabulary projection has a bias.
         classifier_head (`"linear"` or `"dense"`, defaults to `"linear"`): The same for the classifiers of task heads.
         head_act (`str`, *optional*): Activation of these heads, one of those of `hidden_act`; `hidden_act` by default.
@@ -227,7 +227,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     pooler_dropout: float | int = 0.0
     prediction_head: Literal["linear", "dense", "mlp"] = "linear"
     prediction_head_size: int | None = None
-    prediction_size: int | None = None
+    output_embedding_size: int | None = None
     decoder_bias: bool = True
     classifier_head: Literal["linear", "dense"] = "linear"
     head_act: Literal["relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"] | None = None
@@ -328,8 +328,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             self.num_key_value_heads = None
         if self.prediction_head_size == self.hidden_size:
             self.prediction_head_size = None
-        if self.prediction_size == self.embedding_dim:
-            self.prediction_size = None
+        if self.output_embedding_size == self.embedding_dim:
+            self.output_embedding_size = None
         if self.head_act == self.hidden_act:
             self.head_act = None
         if self.num_hidden_groups == self.num_hidden_layers:
@@ -449,7 +449,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         """Number of input channels of the vocabulary projection."""
         if self.prediction_head == "linear":
             return self.hidden_size
-        return self.embedding_dim if self.prediction_size is None else self.prediction_size
+        return self.embedding_dim if self.output_embedding_size is None else self.output_embedding_size
 
 
 def _override(given: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ _ONLY_FOR = {
     "pooler_dropout": _WITH_POOLER,
     "prediction_head": _PREDICTING,
     "prediction_head_size": _PREDICTING,
-    "prediction_size": _PREDICTING,
+    "output_embedding_size": _PREDICTING,
     "decoder_bias": _PREDICTING,
     "classifier_head": _CLASSIFYING,
     "head_act": (*_PREDICTING, *_CLASSIFYING),

@@ -30,7 +30,7 @@ REMBERT = Family(
     fields=FIELDS
     | {
         "embedding_size": "input_embedding_size",
-        "prediction_size": "output_embedding_size",
+        "output_embedding_size": "output_embedding_size",
         "classifier_dropout": "classifier_dropout_prob",
     },
     # Its class never ties the output embeddings to the input embeddings.

@@ -116,8 +116,8 @@ def _embeddings(config: SequenceEncoderConfig) -> str:
         parts.append(f"{config.embedding_size:,} channels")
     if config.type_vocab_size:
         parts.append(f"{config.type_vocab_size} segment types")
-    if config.prediction_size is not None:
-        parts.append(f"predicted from {config.prediction_size:,} channels")
+    if config.output_embedding_size is not None:
+        parts.append(f"predicted from {config.output_embedding_size:,} channels")
     if config.task_type_vocab_size:
         parts.append(f"{config.task_type_vocab_size} task types, of which task 0 is used")
     if config.scale_embeddings:

@@ -173,7 +173,7 @@ def test_a_norm_after_normalised_embeddings_is_described(tiny_config: Build) -> 
 
 
 def test_the_width_of_predictions_is_described(tiny_config: Build) -> None:
-    config = tiny_config("bert", prediction_size=33, tie_word_embeddings=False)
+    config = tiny_config("bert", output_embedding_size=33, tie_word_embeddings=False)
     assert "predicted from 33 channels" in model_card(SequenceEncoderModel(config), "user/name").text
 
 
