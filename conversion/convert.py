@@ -330,7 +330,7 @@ def write_config(family: Family, head: str, config: SequenceEncoderConfig) -> Pr
     theirs |= {name: getattr(config, ours) for ours, name in family.all_fields(head).items()}
     theirs |= {**family.write(config), **_shared_fields(config), "dtype": config.dtype}
     # The two outputs for an answer are its start and its end. Some families also name the outputs of other heads.
-    outputs = 2 if head == "ForQuestionAnswering" else family.heads[head].required.get("num_labels")
+    outputs = 2 if head == "ForQuestionAnswering" else family.head(head, config).required.get("num_labels")
     if outputs is not None:
         theirs |= {"id2label": None, "label2id": None, "num_labels": outputs}
     return cast(PreTrainedConfig, their_class(f"{family.model_prefixes[0]}Config")(**theirs))

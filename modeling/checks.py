@@ -6,18 +6,12 @@ for an accelerator, so related checks are combined.
 Shapes: B batch, S sequence.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from transformers import PreTrainedConfig
 from transformers.utils.import_utils import is_tracing
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-
-# The label that losses ignore, as everywhere in torch and transformers.
-IGNORED = -100
-
-ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
 def check_tensor(name: str, value: Any) -> None:
@@ -40,7 +34,16 @@ def _check_ids(name: str, ids: Any) -> None:
         raise ValueError(f"{name} must be int32 or int64, got {ids.dtype}.")
 
 
-def _check_integers(name: str, values: Any) -> None:
+def check_integers(name: str, values: Any) -> None:
+    """Check that an argument is a tensor of integers or booleans.
+
+    Args:
+        name: The name of the argument.
+        values: Its value.
+
+    Raises:
+        ValueError: If it is not.
+    """
     check_tensor(name, values)
     if values.is_floating_point():
         raise ValueError(f"{name} must be integers, got {values.dtype}.")
@@ -313,39 +316,12 @@ def check_document_index(seq_idx: torch.Tensor, attention_mask: torch.Tensor | N
     Raises:
         ValueError: If it does not fit the batch.
     """
-    _check_integers("seq_idx", seq_idx)
+    check_integers("seq_idx", seq_idx)
     if tuple(seq_idx.shape) != shape:
         raise ValueError(f"seq_idx must have shape {shape}, got {tuple(seq_idx.shape)}.")
     if attention_mask is not None:
         raise ValueError(
             "seq_idx without position_ids needs a batch without padding and without attention_mask, got both."
-        )
-
-
-def check_class_labels(name: str, labels: torch.Tensor, size: int, limit: str, shape: tuple[int, ...]) -> None:
-    """Check that class labels have the expected shape and are -100 (ignored) or in [0, size).
-
-    Args:
-        name: The name of the argument.
-        labels: The labels.
-        size: The number of classes.
-        limit: What sets the number of classes, for the error.
-        shape: The expected shape. A flat tensor or one with a last dimension of 1 is accepted as well.
-
-    Raises:
-        ValueError: If the shape is wrong, the dtype is floating, or a label is out of range.
-    """
-    _check_integers(name, labels)
-    if tuple(labels.shape) not in (tuple(shape), (*shape, 1), (torch.Size(shape).numel(),)):
-        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(labels.shape)}.")
-    if is_tracing(labels) or labels.numel() == 0:
-        return
-    labels = labels.long()  # In uint8, 156 equals -100.
-    outside = (labels != IGNORED) & ((labels < 0) | (labels >= size))
-    if bool(outside.any()):
-        raise ValueError(
-            f"{name} must be from 0 to {size - 1} ({limit}), or {IGNORED} to be ignored, got "
-            f"{int(labels[outside].flatten()[0])}."
         )
 
 
@@ -375,110 +351,3 @@ def batch_shape(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | No
     if not isinstance(tokens, torch.Tensor) or tokens.dim() < 2:
         return None
     return tokens.shape[0], tokens.shape[1]
-
-
-def check_targets(name: str, labels: torch.Tensor, num_labels: int, problem_type: str | None, batch: int) -> None:
-    """Check the targets of a regression or of a multi-label classification: one number for each output.
-
-    Args:
-        name: The name of the argument.
-        labels: The targets.
-        num_labels: The number of outputs.
-        problem_type: The problem type, for the error and the range.
-        batch: The size of the batch.
-
-    Raises:
-        ValueError: If the shape is wrong, or targets of a multi-label classification are not between 0 and 1.
-    """
-    check_tensor(name, labels)
-    expected = (batch, num_labels)
-    if tuple(labels.shape) != expected and not (num_labels == 1 and tuple(labels.shape) == (batch,)):
-        raise ValueError(
-            f"{name} must have shape {expected} for problem_type={problem_type!r}, got {tuple(labels.shape)}."
-        )
-    if problem_type == "multi_label_classification" and not is_tracing(labels):
-        outside = (labels < 0) | (labels > 1)
-        if bool(outside.any()):
-            raise ValueError(
-                f"{name} of a multi-label classification must be from 0 to 1, got "
-                f"{labels[outside].flatten()[0].item()}."
-            )
-
-
-def check_classification_labels(
-    labels: torch.Tensor, problem_type: ProblemType | None, num_labels: int, batch: int
-) -> ProblemType:
-    """Check the labels of texts.
-
-    Args:
-        labels: The labels.
-        problem_type: The problem type of the configuration.
-        num_labels: The number of outputs.
-        batch: The size of the batch.
-
-    Returns:
-        `problem_type`, or the type that the labels imply if it is None.
-
-    Raises:
-        ValueError: If the labels have the wrong shape or dtype, or are out of range.
-    """
-    check_tensor("labels", labels)
-    if problem_type is None:
-        # As in transformers, labels of dtype bool mean a multi-label classification.
-        whole = labels.dtype in (torch.int32, torch.int64)
-        problem_type = "single_label_classification" if whole else "multi_label_classification"
-        problem_type = "regression" if num_labels == 1 else problem_type
-    if problem_type == "single_label_classification":
-        check_class_labels("labels", labels, num_labels, "num_labels", (batch,))
-    else:
-        check_targets("labels", labels, num_labels, problem_type, batch)
-    return problem_type
-
-
-def check_answer_positions(
-    name: str, positions: torch.Tensor, shape: tuple[int, int], attention_mask: torch.Tensor | None
-) -> None:
-    """Check the positions of the starts or ends of answers. Positions past the sequence are allowed, and ignored.
-
-    Args:
-        name: The name of the argument.
-        positions: (B,) indices of tokens.
-        shape: (B, S).
-        attention_mask: The mask of the batch.
-
-    Raises:
-        ValueError: If the shape or dtype is wrong, or a position is negative or at padding according to a 2-D mask.
-    """
-    _check_integers(name, positions)
-    if positions.numel() != shape[0]:
-        raise ValueError(f"{name} must have shape ({shape[0]},), got {tuple(positions.shape)}.")
-    if is_tracing(positions) or positions.numel() == 0:
-        return
-    index = positions.reshape(-1).long()
-    wrong = index < 0
-    if isinstance(attention_mask, torch.Tensor) and tuple(attention_mask.shape) == shape:
-        token_mask = (attention_mask != 0).to(index.device)
-        inside = (index < shape[1]) & token_mask.any(dim=1)
-        wrong = wrong | (inside & ~token_mask.gather(1, index.clamp(0, shape[1] - 1)[:, None])[:, 0])
-    if bool(wrong.any()):
-        value = int(index[wrong][0])
-        if value >= 0:
-            raise ValueError(f"{name} must not be at padding, got {value}, which is padding in its row.")
-        raise ValueError(
-            f"{name} must be from 0 to {shape[1] - 1}, or larger for an answer outside the text, got {value}."
-        )
-
-
-def check_num_labels(name: str, config: PreTrainedConfig) -> int:
-    """Check that a configuration has at least one label, as classification heads need, and return their number.
-
-    Args:
-        name: The name of the model class, for the error.
-        config: The configuration.
-
-    Raises:
-        ValueError: If there are no labels.
-    """
-    if config.num_labels is None or config.num_labels < 1:
-        raise ValueError(f"{name} needs num_labels >= 1 in its configuration, got {config.num_labels}.")
-    return config.num_labels

@@ -164,9 +164,11 @@ def test_a_window_that_no_layer_uses_does_not_prevent_conversion() -> None:
     assert convert(transformers.ModernBertModel(modern)).config.hidden_act == "silu"
 
 
-@pytest.mark.parametrize("preset", ["bert", "roberta", "distilbert", "nomic", "eurobert", "modernbert"])
+@pytest.mark.parametrize(
+    "preset", ["bert", "roberta", "distilbert", "mpnet", "deberta-v3", "nomic", "eurobert", "modernbert"]
+)
 def test_a_preset_converts_to_its_family(tiny_config: Callable[..., SequenceEncoderConfig], preset: str) -> None:
-    extra = {"pad_token_id": 1} if preset == "roberta" else {}
-    family = {"nomic": "nomic_bert"}.get(preset, preset)
+    extra = {"pad_token_id": 1} if preset in ("roberta", "mpnet") else {}
+    family = {"nomic": "nomic_bert", "deberta-v3": "deberta-v2"}.get(preset, preset)
     theirs = convert(SequenceEncoderForMaskedLM(tiny_config(preset, **extra)), to=family)
     assert theirs.config.model_type == family

@@ -13,8 +13,8 @@ import torch
 from torch.nn import functional as F
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..checks import IGNORED
 from ..cpu.cross_entropy import chunked_cross_entropy
+from ..label_checks import IGNORED
 
 Count = torch.Tensor | int | None
 

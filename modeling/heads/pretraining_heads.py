@@ -16,9 +16,10 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 from transformers.utils.import_utils import is_tracing
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..checks import IGNORED, batch_shape, check_class_labels
+from ..checks import batch_shape
 from ..cpu.dropout import Dropout
 from ..forward_options import ForwardOptions
+from ..label_checks import IGNORED, check_class_labels
 from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors

@@ -18,7 +18,8 @@ from ...configuration.configuration_task_adapter import TaskAdapterConfig
 from ...saving.loading import SafeModelLoadingMixin
 from ...saving.saving import ModelSavingMixin
 from ..attention.masks import mask_of_padding, real_tokens
-from ..checks import check_classification_labels, check_floating_mask, check_num_labels, check_tensor
+from ..checks import check_floating_mask, check_tensor
+from ..label_checks import check_classification_labels, check_num_labels
 from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..pooling import CONFIGURABLE_POOLINGS, POOLINGS, check_pooling
 from ..text_encoding.recipe_files import recipe_of

@@ -19,16 +19,15 @@ from transformers.utils.generic import can_return_tuple
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..attention.masks import real_tokens
-from ..checks import (
-    batch_shape,
+from ..checks import batch_shape, check_shapes
+from ..cpu.dropout import Dropout
+from ..forward_options import ForwardOptions
+from ..label_checks import (
     check_answer_positions,
     check_class_labels,
     check_classification_labels,
     check_num_labels,
-    check_shapes,
 )
-from ..cpu.dropout import Dropout
-from ..forward_options import ForwardOptions
 from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors

@@ -26,9 +26,9 @@ from ...command_line import UsageError
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...hub.card import TASKS as CARD_TASKS
 from ...hub.card import Training, model_card
-from ...modeling.checks import IGNORED
 from ...modeling.heads.losses import cross_entropy_per_label, divided_by_count
 from ...modeling.heads.task_adapter import TaskAdapter
+from ...modeling.label_checks import IGNORED
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.model_files import save_card
 from ..encoders import card_fields_of, pooling_fields

@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...command_line import UsageError
-from ...modeling.checks import IGNORED
 from ...modeling.heads.losses import cross_entropy_per_label
+from ...modeling.label_checks import IGNORED
 
 # The values that are summed over the rows of batches.
 _SUMS = ("mlm_loss", "mlm_right", "mlm_count", "sop_loss", "sop_right", "sop_count", "tokens")

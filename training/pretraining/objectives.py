@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ...modeling.checks import IGNORED
+from ...modeling.label_checks import IGNORED
 from .objective_arguments import Objectives
 
 

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 from transformers.utils import logging
 
 from ...modeling.attention.masks import mask_of_padding
-from ...modeling.checks import check_classification_labels, check_tensor
+from ...modeling.checks import check_tensor
 from ...modeling.heads.task_adapter import TaskAdapter
+from ...modeling.label_checks import check_classification_labels
 from .feature_cache import FeatureCache
 
 

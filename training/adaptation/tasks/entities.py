@@ -74,7 +74,7 @@ class Entities(HeadTask):
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
         """See `HeadTask`. The first token of each word has the word's label; the loss ignores the other tokens."""
-        from ....modeling.checks import IGNORED
+        from ....modeling.label_checks import IGNORED
 
         label2id = self.label_fields["label2id"]
 
@@ -125,7 +125,7 @@ class Entities(HeadTask):
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
         """Return a function that computes precision, recall and F1 of entities (seqeval) or words, and accuracy."""
-        from ....modeling.checks import IGNORED
+        from ....modeling.label_checks import IGNORED
 
         labels = self.labels
         word_level = not all(_ENTITY_TAG.fullmatch(label) for label in labels)
@@ -142,7 +142,7 @@ class Entities(HeadTask):
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
         """See `HeadTask`. The answer is a list of spans, or of tags with None for words that were truncated."""
-        from ....modeling.checks import IGNORED
+        from ....modeling.label_checks import IGNORED
 
         predicted, known = logits_of(found).argmax(-1), np.asarray(found.label_ids)
         answers: list[Any] = []
@@ -159,7 +159,7 @@ class Entities(HeadTask):
         """See `HeadTask`. The constant answer is the most frequent tag."""
         from transformers import EvalPrediction
 
-        from ....modeling.checks import IGNORED
+        from ....modeling.label_checks import IGNORED
 
         known = (label for labels in train["labels"] for label in labels if label != IGNORED)
         longest = max(map(len, inputs["labels"]))
