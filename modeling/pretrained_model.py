@@ -94,6 +94,7 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
         Transformers skips weights that were loaded from a checkpoint.
         """
         if isinstance(module, nn.Linear | nn.Embedding):
+            module.was_initialised = not getattr(module.weight, "_is_hf_initialized", False)
             if self.config.initializer == "xavier_uniform":
                 init.xavier_uniform_(module.weight)
             else:
