@@ -21,6 +21,7 @@ from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceE
 from sequence_encoder.__main__ import main
 from sequence_encoder.hub import save_sentence_transformer
 from sequence_encoder.tests.adaptation_runs import examples_of, save_encoder
+from sequence_encoder.tests.stand_ins import NEEDED, save_stand_ins
 from sequence_encoder.tests.texts import TEXTS
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +79,11 @@ COMMANDS = [block for block in BLOCKS if block.language == "sh"]
 
 
 def that_run(blocks: list[Block]) -> list[object]:
-    return [pytest.param(block, id=block.name) for block in blocks if block.reason is None]
+    def marks(block: Block) -> list[pytest.MarkDecorator]:
+        releases = [release for name, release in NEEDED.items() if name in block.code]
+        return [pytest.mark.since("transformers", release, "has this family") for release in releases]
+
+    return [pytest.param(block, id=block.name, marks=marks(block)) for block in blocks if block.reason is None]
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +116,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def copy(block: Block, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Run a block in its own copy of the folder."""
     shutil.copytree(clone, tmp_path / "copy")
+    save_stand_ins(block.code, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path / "copy"
