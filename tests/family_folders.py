@@ -59,6 +59,7 @@ def _without_class() -> PreTrainedTokenizerBase:
 
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_SENTENCEPIECE = ("<pad>", "<unk>", *_SPECIAL[2:])
 _FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")
 _BERT = _wordpiece("BertTokenizer", _SPECIAL)
 _XLM_R = _unigram("XLMRobertaTokenizer", _FAIRSEQ, ("<mask>",))
@@ -95,7 +96,7 @@ FAMILIES = {
     "electra": Family("Electra", fields={"embedding_size": 12}),
     "albert": Family(
         "Albert",
-        _unigram("AlbertTokenizer", ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")),
+        _unigram("AlbertTokenizer", _SENTENCEPIECE),
         {"embedding_size": 12, "num_hidden_layers": 3, "num_hidden_groups": 2},
     ),
     "ernie": Family("Ernie", fields={"use_task_id": True, "type_vocab_size": 4}),
@@ -117,7 +118,7 @@ FAMILIES = {
     "roformer": Family("RoFormer", fields={"embedding_size": 12}),
     "rembert": Family(
         "RemBert",
-        _unigram("RemBertTokenizer", _SPECIAL),
+        _unigram("RemBertTokenizer", _SENTENCEPIECE),
         {**_IDS, "input_embedding_size": 12, "output_embedding_size": 33},
     ),
     "modernbert": Family(
