@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,35 @@ _PREDICTIONS = {
 }
 _DECODER = {"decoder.weight": (97, 24), "decoder.bias": (97,)}
 
-
-def _model(family: str, head: str = "Model", **options: Any) -> Callable[[Path], Any]:
-    return lambda folder: save(folder, family, head, **options)
+Build = Callable[[Path], Any]
 
 
-def _embedder(family: str, pooling: str = "mean", **options: Any) -> Callable[[Path], Any]:
-    return lambda folder: add_modules(save(folder, family, **options), pooling)
+@dataclass(frozen=True)
+class StandIn:
+    """The family of a model, and a function that saves a tiny one in a folder."""
+
+    family: str
+    build: Build
+
+    @property
+    def since(self) -> str | None:
+        """The release of transformers that first had the family, if the oldest supported one does not."""
+        return SINCE.get(self.family)
 
 
-def _classifier(family: str, *labels: str, head: str = "ForSequenceClassification") -> Callable[[Path], Any]:
+def _model(family: str, head: str = "Model", **options: Any) -> StandIn:
+    return StandIn(family, lambda folder: save(folder, family, head, **options))
+
+
+def _embedder(family: str, pooling: str = "mean") -> StandIn:
+    return StandIn(family, lambda folder: add_modules(save(folder, family), pooling))
+
+
+def _classifier(family: str, *labels: str, head: str = "ForSequenceClassification") -> StandIn:
     return _model(family, head, id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)})
 
 
-def _remote_code(
-    family: str, heads: dict[str, tuple[int, ...]] | None = None, pooling: str | None = None
-) -> Callable[[Path], Any]:
+def _remote_code(family: str, heads: dict[str, tuple[int, ...]] | None = None, pooling: str | None = None) -> StandIn:
     def build(folder: Path) -> None:
         model = remote_code_models.MODELS[family] if heads else remote_code_models.encoder(family)
         remote_code_models.save(folder, model.fields, model.weights(heads))
@@ -41,16 +55,16 @@ def _remote_code(
         if pooling is not None:
             add_modules(folder, pooling)
 
-    return build
+    return StandIn(f"{family} with code on the Hub", build)
 
 
 def _reranker(folder: Path) -> None:
-    """Save the converted folder that the guide loads in its next block."""
-    save(folder.with_name("reranker-source"), "electra", "ForSequenceClassification", num_labels=1)
-    convert_checkpoint(str(folder.with_name("reranker-source")), str(folder))
+    """Save the converted folder that the block before it in the guide writes."""
+    source = save(folder.with_name("reranker-source"), "electra", "ForSequenceClassification", num_labels=1)
+    convert_checkpoint(str(source), str(folder))
 
 
-STAND_INS: dict[str, Callable[[Path], Any]] = {
+STAND_INS = {
     "sentence-transformers/all-mpnet-base-v2": _embedder("mpnet"),
     "nomic-ai/nomic-embed-text-v1.5": _embedder("nomic_bert"),
     "alibaba-nlp-community/gte-multilingual-base": _embedder("gte", "cls"),
@@ -60,7 +74,7 @@ STAND_INS: dict[str, Callable[[Path], Any]] = {
     "jinaai/jina-embeddings-v2-base-en": _remote_code("jina_bert", pooling="mean"),
     "MoritzLaurer/DeBERTa-v3-base-mnli-fever-anli": _classifier("deberta", *NLI.values()),
     "cross-encoder/ms-marco-electra-base": _model("electra", "ForSequenceClassification", num_labels=1),
-    "reranker": _reranker,
+    "reranker": StandIn("electra", _reranker),
     "cardiffnlp/twitter-roberta-base-sentiment-latest": _classifier("roberta", "negative", "neutral", "positive"),
     "distilbert/distilbert-base-uncased-finetuned-sst-2-english": _classifier("distilbert", "NEGATIVE", "POSITIVE"),
     "Davlan/xlm-roberta-base-ner-hrl": _classifier("xlm-roberta", "O", "B-LOC", head="ForTokenClassification"),
@@ -81,12 +95,6 @@ STAND_INS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-# The release of transformers since which it has the model's family.
-NEEDED = {"alibaba-nlp-community/gte-multilingual-base": SINCE["gte"], "dmis-lab/UltraBERT-150M": SINCE["ultrabert"]}
-
-
-def save_stand_ins(code: str, folder: Path) -> None:
-    """Save a stand-in for each model that the code of a guide names."""
-    for name, build in STAND_INS.items():
-        if f'"{name}"' in code or f" {name} " in code:
-            build(folder / name)
+def stand_ins_in(code: str) -> dict[str, StandIn]:
+    """Return the stand-ins for the models that the code of a guide names."""
+    return {name: found for name, found in STAND_INS.items() if f'"{name}"' in code or f" {name} " in code}

@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from sequence_encoder import SequenceEncoderModel, convert
 from sequence_encoder.conversion.command import convert_checkpoint
+from sequence_encoder.conversion.source_models import FAMILIES as CONVERTED
 from sequence_encoder.tests.adaptation_runs import run, write_examples
 from sequence_encoder.tests.family_folders import FAMILIES, NLI, SINCE, add_modules, save
 from sequence_encoder.tests.remote_code_models import encoder
@@ -35,6 +36,11 @@ MECHANISMS = {
     "an embedding projection": "electra",
 }
 each_mechanism = pytest.mark.parametrize("family", [pytest.param(name, id=what) for what, name in MECHANISMS.items()])
+
+
+def test_every_family_is_covered() -> None:
+    known = {prefix for family in CONVERTED.values() for prefix in family.model_prefixes}
+    assert known == {family.prefix for family in FAMILIES.values()}
 
 
 def save_encoder(folder: Path, family: str) -> Path:
