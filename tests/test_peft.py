@@ -212,6 +212,14 @@ def test_a_new_head_is_saved_whole_or_a_warning_names_its_lost_parts(
         again = peft.PeftModel.from_pretrained(again, str(tmp_path / "adapter")).eval()
         found, expected = (model(input_ids=ids, attention_mask=mask).logits for model in (again, adapted))
         assert torch.equal(found, expected) == (saved is not None)
+    # No part of a trained classifier is random.
+    sequence_encoder.SequenceEncoderForSequenceClassification(tiny_config(preset)).save_pretrained(tmp_path / "trained")
+    caplog.clear()
+    transformers.utils.logging.warning_once.cache_clear()
+    trained = AutoModelForSequenceClassification.from_pretrained(tmp_path / "trained")
+    with caplog.at_level("WARNING", "transformers"):
+        peft.get_peft_model(trained, METHODS["lora"](task_type="SEQ_CLS")).train()
+    assert caplog.messages == []
 
 
 def test_user_entries_in_the_tables_of_peft_are_kept(
