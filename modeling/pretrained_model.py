@@ -1,7 +1,7 @@
 """The base class of all models: loading, saving, initialisation, and features of transformers."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -94,6 +94,7 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
         Transformers skips weights that were loaded from a checkpoint.
         """
         if isinstance(module, nn.Linear | nn.Embedding):
+            cast(Any, module).was_initialised = not getattr(module.weight, "_is_hf_initialized", False)
             if self.config.initializer == "xavier_uniform":
                 init.xavier_uniform_(module.weight)
             else:

@@ -117,12 +117,12 @@ _DEBERTA: dict[str, Any] = {
     "type_vocab_size": 0,
     "vocab_size": 128100,
 }
-# Fields that transformers adds when it saves a fine-tuned model.
-_DEBERTA_TUNED = {
-    "architectures": ["DebertaV2ForSequenceClassification"],
+# Fields that transformers adds when it saves a model.
+_DEBERTA_SAVED = {
     "pad_token_id": 0,
     "pooler_dropout": 0,
     "pooler_hidden_act": "gelu",
+    "pooler_hidden_size": 768,
     "pos_att_type": ["p2c", "c2p"],
 }
 _DEBERTA_CONVOLUTION = {"attention_head_size": 64, "conv_act": "gelu", "conv_kernel_size": 3}
@@ -271,6 +271,25 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "albert/albert-large-v2": {**_ALBERT, **_sizes(1024, 24, 16)},
     "albert/albert-xlarge-v2": {**_ALBERT, **_sizes(2048, 24, 16)},
     "albert/albert-xxlarge-v2": {**_ALBERT, **_sizes(4096, 12, 64)},
+    "sentence-transformers/all-mpnet-base-v2": {
+        "architectures": ["MPNetModel"],
+        "attention_probs_dropout_prob": 0.1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "hidden_size": 768,
+        "initializer_range": 0.02,
+        "intermediate_size": 3072,
+        "layer_norm_eps": 1e-05,
+        "max_position_embeddings": 514,
+        "model_type": "mpnet",
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "pad_token_id": 1,
+        "relative_attention_num_buckets": 32,
+        "vocab_size": 30527,
+    },
     "microsoft/deberta-v3-xsmall": {**_DEBERTA, **_sizes(384, 12, 6)},
     "microsoft/deberta-v3-small": {**_DEBERTA, **_sizes(768, 6, 12)},
     "microsoft/deberta-v3-base": _DEBERTA,
@@ -278,7 +297,20 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "microsoft/mdeberta-v3-base": {**_DEBERTA, "vocab_size": 251000},
     "microsoft/deberta-v2-xlarge": {**_DEBERTA, **_DEBERTA_CONVOLUTION, **_sizes(1536, 24, 24)},
     "microsoft/deberta-v2-xxlarge": {**_DEBERTA, **_DEBERTA_CONVOLUTION, **_sizes(1536, 48, 24)},
-    "cross-encoder/nli-deberta-v3-base": {**_DEBERTA, **_DEBERTA_TUNED},
+    "cross-encoder/nli-deberta-v3-base": {
+        **_DEBERTA,
+        **_DEBERTA_SAVED,
+        "architectures": ["DebertaV2ForSequenceClassification"],
+        "id2label": {"0": "contradiction", "1": "entailment", "2": "neutral"},
+        "label2id": {"contradiction": 0, "entailment": 1, "neutral": 2},
+    },
+    "ku-nlp/deberta-v2-base-japanese": {
+        **_DEBERTA,
+        **_DEBERTA_CONVOLUTION,
+        **_DEBERTA_SAVED,
+        "architectures": ["DebertaV2ForMaskedLM"],
+        "vocab_size": 32000,
+    },
     "voidful/albert_chinese_base": {
         **_ALBERT,
         **_ALBERT_UNREAD,

@@ -191,6 +191,37 @@ print(json.dumps([model(input_ids=torch.tensor(ids), attention_mask=torch.tensor
     assert trained > 0
 
 
+@pytest.mark.parametrize(("preset", "lost"), [("roberta", "pooler"), ("modernbert", "head")])
+def test_a_new_head_is_saved_whole_or_a_warning_names_its_lost_parts(
+    preset: str, lost: str, tiny_config: Build, ragged: MakeBatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sequence_encoder.SequenceEncoderForMaskedLM(tiny_config(preset)).model.save_pretrained(tmp_path / "encoder")
+    ids, mask = ragged([7, 3])
+    for saved in (None, ["head", "pooler"]):
+        caplog.clear()
+        transformers.utils.logging.warning_once.cache_clear()
+        adapted, again = (
+            AutoModelForSequenceClassification.from_pretrained(tmp_path / "encoder", num_labels=4) for _ in range(2)
+        )
+        adapted = peft.get_peft_model(adapted, METHODS["lora"](task_type="SEQ_CLS", modules_to_save=saved))
+        with caplog.at_level("WARNING", "transformers"):
+            adapted.train()
+        warned = [message for message in caplog.messages if "neither trains nor saves" in message]
+        assert [f"modules_to_save=['{lost}']" in message for message in warned] == ([True] if saved is None else [])
+        adapted.eval().save_pretrained(tmp_path / "adapter")
+        again = peft.PeftModel.from_pretrained(again, str(tmp_path / "adapter")).eval()
+        found, expected = (model(input_ids=ids, attention_mask=mask).logits for model in (again, adapted))
+        assert torch.equal(found, expected) == (saved is not None)
+    # No part of a trained classifier is random.
+    sequence_encoder.SequenceEncoderForSequenceClassification(tiny_config(preset)).save_pretrained(tmp_path / "trained")
+    caplog.clear()
+    transformers.utils.logging.warning_once.cache_clear()
+    trained = AutoModelForSequenceClassification.from_pretrained(tmp_path / "trained")
+    with caplog.at_level("WARNING", "transformers"):
+        peft.get_peft_model(trained, METHODS["lora"](task_type="SEQ_CLS")).train()
+    assert caplog.messages == []
+
+
 def test_user_entries_in_the_tables_of_peft_are_kept(
     monkeypatch: pytest.MonkeyPatch, tiny_config: Build, randomize: Build
 ) -> None:

@@ -47,6 +47,7 @@ def small(fields: dict[str, Any]) -> dict[str, Any]:
     heads = fields.get("num_attention_heads") or fields["n_head"]
     # Heads keep an even size, for rotary positions.
     sizes = {"vocab_size": 97, "hidden_size": 4 * heads, "intermediate_size": 3 * heads + 2, "attention_head_size": 4}
+    sizes["pooler_hidden_size"] = sizes["hidden_size"]
     tokens = {name: value % 97 for name, value in fields.items() if name.endswith("_token_id")}
     return {name: sizes.get(RENAMED.get(name, name), value) for name, value in fields.items()} | tokens
 

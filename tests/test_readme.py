@@ -20,8 +20,11 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
 from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderModel
 from sequence_encoder.__main__ import main
 from sequence_encoder.configuration import PRESETS
+from sequence_encoder.conversion.remote_code_checkpoints import REMOTE_CODE_FAMILIES
 from sequence_encoder.hub import save_sentence_transformer
 from sequence_encoder.tests.adaptation_runs import examples_of, save_encoder
+from sequence_encoder.tests.family_folders import FAMILIES
+from sequence_encoder.tests.stand_ins import stand_ins_in
 from sequence_encoder.tests.texts import TEXTS
 
 ROOT = Path(__file__).parent.parent
@@ -79,7 +82,11 @@ COMMANDS = [block for block in BLOCKS if block.language == "sh"]
 
 
 def that_run(blocks: list[Block]) -> list[object]:
-    return [pytest.param(block, id=block.name) for block in blocks if block.reason is None]
+    def marks(block: Block) -> list[pytest.MarkDecorator]:
+        found = stand_ins_in(block.code).values()
+        return [pytest.mark.since("transformers", each.since, "has this family") for each in found if each.since]
+
+    return [pytest.param(block, id=block.name, marks=marks(block)) for block in blocks if block.reason is None]
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +119,11 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def copy(block: Block, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Run a block in its own copy of the folder."""
     shutil.copytree(clone, tmp_path / "copy")
+    for name, stand_in in stand_ins_in(block.code).items():
+        stand_in.build(tmp_path / "copy" / name)
     monkeypatch.chdir(tmp_path / "copy")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path / "copy"
@@ -143,6 +152,12 @@ def test_every_command_runs(copy: Path, block: Block) -> None:
             continue
         assert words[0] == "sequence-encoder", f"{block.name}: run {words[0]} here, or say why it does not run"
         main([*words[1:], *SHORTER.get(words[1], [])])
+
+
+def test_every_family_has_an_example() -> None:
+    code = "".join(block.code for block in BLOCKS if block.page == "docs/families.md")
+    shown = {stand_in.family for stand_in in stand_ins_in(code).values()}
+    assert shown == {*FAMILIES, *(f"{name} with code on the Hub" for name in REMOTE_CODE_FAMILIES)} - {"bert"}
 
 
 def test_no_two_blocks_write_to_the_same_folder() -> None:

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.processing_utils import Unpack
+from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
@@ -38,6 +39,8 @@ from .losses import (
     token_classification_loss,
 )
 
+logger = logging.get_logger(__name__)
+
 
 class _ClassifierModel(SequenceEncoderPreTrainedModel):
     """Base class of models with a task head: the encoder, an optional dense head, and dropout before the last layer."""
@@ -50,6 +53,30 @@ class _ClassifierModel(SequenceEncoderPreTrainedModel):
 
     def _before_last(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.dropout(self.head(hidden_states))
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch to training or evaluation, and warn if an adapter of peft would lose a part of the head.
+
+        Args:
+            mode: Whether to train.
+        """
+        if mode and hasattr(self, "peft_config"):
+            parts = {"head": self.head, "pooler": self.model.pooler}
+            # peft only finds the last layer itself.
+            lost = [name for name, part in parts.items() if part is not None and _is_random(part)]
+            if lost:
+                logger.warning_once(
+                    f"{' and '.join(lost)} started from random weights, which the adapter neither trains nor saves, so "
+                    "that a loaded adapter would meet others and give wrong outputs. Pass "
+                    f"modules_to_save={lost} to the configuration of peft."
+                )
+        return super().train(mode)
+
+
+def _is_random(part: nn.Module) -> bool:
+    """Return whether a part has weights that were initialised and are not trained."""
+    frozen = not any(weight.requires_grad for weight in part.parameters())
+    return frozen and any(getattr(module, "was_initialised", False) for module in part.modules())
 
 
 class SequenceEncoderForSequenceClassification(_ClassifierModel):
