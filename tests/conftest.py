@@ -39,6 +39,8 @@ TINY: dict[str, Any] = {
 
 # A data loader that the garbage collector removes waits so many seconds for each of its workers, in vain.
 _utils.MP_STATUS_CHECK_INTERVAL = 0.1
+# The many small objects of transformers and torch would otherwise make the collector take a tenth of the time.
+gc.set_threshold(20_000, 20, 100)
 # A second thread does not speed up tiny tensors, and slows them down on busy cores.
 torch.set_num_threads(1)
 # Background processes of a shell ignore Ctrl-C, which some tests send.
@@ -46,6 +48,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _resolve = socket.getaddrinfo
 _refused: list[Any] = []
+_frozen: list[Any] = [None]
 
 
 def _resolve_local(host: Any, *given: Any, **options: Any) -> Any:
@@ -101,11 +104,14 @@ def without_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., A
     return run
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _freeze() -> None:
+@pytest.fixture(autouse=True)
+def _freeze(request: pytest.FixtureRequest) -> None:
     """Exclude modules and earlier tests from garbage collection: each `Trainer` starts a full collection."""
-    gc.collect()
-    gc.freeze()
+    now = (request.path, len(sys.modules) // 100)
+    if now != _frozen[-1]:
+        _frozen[:] = [now]
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture

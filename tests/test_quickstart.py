@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.data import documentation
 from sequence_encoder.tests.forked_python import forked_python
+from sequence_encoder.training.quickstart import recipe
 from sequence_encoder.training.quickstart.recipe import QuickstartArguments, Results, quickstart
 
 LIBRARIES = ("asyncio", "email", "importlib", "logging", "unittest")
@@ -28,6 +29,9 @@ def run(arguments: QuickstartArguments, libraries: tuple[str, ...], python: str 
     root = Path(sysconfig.get_path("stdlib"))
     printed: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
+        # A quarter of the length takes a quarter of the time.
+        patch.setattr(recipe, "MAX_LENGTH", 32)
+        patch.setattr(recipe, "MAX_TOKENS", 32 * 32)
         patch.setattr(
             documentation, "find_libraries", lambda: {name: sorted((root / name).rglob("*.py")) for name in libraries}
         )
