@@ -20,7 +20,7 @@ from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.pretraining_runs import command, losses, rewind, run_here, write_corpus
 
 ROOT = Path(__file__).parent.parent
-STEPS = 20
+STEPS = 8
 resumes_several = pytest.mark.since("transformers", "5.18", "resumes runs of several CPU processes")
 # Each has a file in `examples`.
 shards_models = pytest.mark.since("accelerate", "1.10", "shards models with FSDP2 and `parallelism_config`")
