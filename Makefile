@@ -38,7 +38,7 @@ test: install
 # Transformers' own tests are in its source distribution alone, which is fetched once for each version.
 conformance: install
 	$(BIN)/python conformance/transformers_tests.py
-	$(BIN)/python -m pytest --config-file conformance/pytest.ini conformance
+	$(BIN)/python -m pytest --config-file conformance/pytest.ini conformance $(ARGS)
 
 compatibility: install
 	$(BIN)/python tests/compatibility.py $(ENVIRONMENTS)
