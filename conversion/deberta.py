@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-from transformers import PreTrainedConfig
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..configuration import PRESETS
 from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, PREDICTIONS, TRUNK
@@ -117,6 +118,12 @@ def _variant(head: str, config: PreTrainedConfig) -> Head | None:
     return _TIED if head == "ForMaskedLM" and not getattr(config, "legacy", True) else None
 
 
+def _constants(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return the embeddings under the name to which transformers before 5.20 also ties them with legacy=False."""
+    name = "lm_predictions.lm_head.weight"
+    return {name: cast(Any, model.get_input_embeddings()).weight.detach()} if name in model.state_dict() else {}
+
+
 DEBERTA_V2 = Family(
     name="deberta-v2",
     model_prefixes=("DebertaV2",),
@@ -158,6 +165,7 @@ DEBERTA_V2 = Family(
     write=_write,
     types_optional=True,
     variant=_variant,
+    constants=_constants,
     # The published checkpoints store the head of legacy=False, which is newer than they are.
     unstated={"legacy": False},
 )

@@ -335,6 +335,7 @@ def test_positions_may_start_at_0_or_at_the_original_offset(
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.since("torch", "2.7", "compiles the wrappers of transformers models")
 def test_compiled_models_accept_positions_with_the_original_offset(make: Callable[..., Any]) -> None:
     original = make("roberta", "Model")
     ids = torch.randint(5, 97, (2, 4))

@@ -76,6 +76,8 @@ def train_adapted_model(
                 loader, desc=f"epoch {epoch + 1} of {epochs}", leave=False, disable=not _shows_progress(accelerator)
             )
             for batch in bar:
+                if batch is None:
+                    break  # Older releases of Accelerate yield None if there are no batches.
                 inputs, labels = _split(batch, model)
                 check_classification_labels(
                     labels, model.config.problem_type, model.classifier.out_features, len(labels)
