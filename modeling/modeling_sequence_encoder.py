@@ -261,6 +261,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             dropout,
             self.training,
             self.position_bias is not None,
+            self.position_bias is not None and self.position_bias.more_products,
         )
         return kind if self.position_bias is None else self.position_bias.packed_attention(kind)
 

@@ -135,7 +135,7 @@ def test_the_varlen_kernel_needs_half_precision_without_dropout(dtype: torch.dty
     [
         ("sdpa", torch.float32, 0.1, True, GroupedAttention),
         ("sdpa", torch.bfloat16, 0.0, True, GroupedAttention),
-        ("sdpa", torch.bfloat16, 0.0, False, GroupedAttention),
+        ("sdpa", torch.bfloat16, 0.0, False, EqualLengthAttention),
         ("sdpa", torch.float32, 0.0, False, EqualLengthAttention),
         ("eager", torch.float32, 0.1, True, EqualLengthAttention),
         ("a_function_of_the_user", torch.bfloat16, 0.1, True, EqualLengthAttention),

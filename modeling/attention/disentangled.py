@@ -34,6 +34,8 @@ _PACKED: dict[type[PackedAttention], type[PackedAttention]] = {
 class DisentangledBias(PositionBias):
     """The embeddings of distances, which all layers share, with an optional norm."""
 
+    more_products = True
+
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__()
         self.buckets = config.position_buckets

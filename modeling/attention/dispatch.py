@@ -39,6 +39,7 @@ def choose_varlen_attention(
     dropout: float,
     training: bool,
     biased: bool = False,
+    more_products: bool = False,
 ) -> type[PackedAttention]:
     """Choose the class that computes attention over packed sequences.
 
@@ -49,14 +50,16 @@ def choose_varlen_attention(
         dropout: The dropout probability of the attention weights; 0 in evaluation mode.
         training: Whether the model is in training mode.
         biased: Whether there is a position bias, which `check_takes_bias` has found the implementation to support.
+        more_products: Whether the scores need more products than those of queries and keys.
     """
     if is_flash_attention_requested(requested_attention_implementation=implementation):
         return FlashAttention
     if implementation == "flex_attention":
         return BlockMaskAttention
     if device.type == "cpu":
-        # torch's fused kernel has no dropout, is slow for short sequences in bfloat16, and gives a bias no gradient.
-        grouped = dropout or dtype == torch.bfloat16 or (training and biased)
+        # torch's fused kernel has no dropout, is slow in the backward pass in bfloat16, and gives a bias no gradient.
+        slow = dtype == torch.bfloat16 and (training or more_products)
+        grouped = dropout or slow or (training and biased)
         return GroupedAttention if grouped and implementation == "sdpa" else EqualLengthAttention
     if biased:
         # The biases of padded rows would need memory for the square of the longest length, for each row and head.

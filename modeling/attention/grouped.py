@@ -2,8 +2,8 @@
 
 Short sequences cost more in calls than in arithmetic, and a training step makes several times as many calls as
 inference. Sequences of similar lengths are therefore grouped and padded, only for the attention, and all groups are a
-single autograd node. torch's fused kernel is not used: on a CPU it has no dropout, and is slow in bfloat16 for short
-sequences and in the backward pass.
+single autograd node. torch's fused kernel is not used: on a CPU it has no dropout, and its backward pass is slow in
+bfloat16. In inference, only disentangled attention uses groups, because it computes more products.
 
 Shapes: T packed tokens, P positions of all groups including padding, H heads, G heads of keys and values, R = H / G, C
 channels of a head, N sequences of a group, L length of the longest sequence of a group.
@@ -52,6 +52,8 @@ class GroupedAttention(EqualLengthAttention):
         scaling, dropout = kwargs["scaling"], kwargs["dropout"]
         longest = LONGEST_TRAINED if module.training else LONGEST
         short = [run for run in runs if dropout or run[1] <= longest]
+        if len(short) == 1 and not (module.training or dropout):
+            short = []  # There is nothing to group.
         # This layer may be on another device than the first one, for which this class was chosen.
         if not short or kwargs.get("is_causal") or not is_eager_on_cpu(*qkv):
             return super().dense(module, attention, qkv, runs, window, bias, **kwargs)

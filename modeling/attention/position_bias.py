@@ -18,7 +18,13 @@ from .packed import PackedAttention
 
 
 class PositionBias(nn.Module):
-    """Base class of position biases."""
+    """Base class of position biases.
+
+    Attributes:
+        more_products: Whether the scores need more products than those of queries and keys.
+    """
+
+    more_products = False
 
     def values(self, distances: torch.Tensor) -> torch.Tensor:
         """Return the bias for each distance, the index of the key minus that of the query: (N,) long to (H, N)."""
