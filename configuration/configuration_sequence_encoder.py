@@ -92,7 +92,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         norm_rel_ebd (`"none"` or `"layer_norm"`, defaults to `"none"`): Whether to normalise the embeddings of
             distances.
         conv_kernel_size (`int`, defaults to 0): Number of tokens, an odd number, of a convolution beside the first
-            layer, as in DeBERTa v2. With 0 there is none.
+            layer, as in DeBERTa v2. 0 means no convolution.
         conv_act (`str`, defaults to `"tanh"`): Activation of the convolution: `tanh` or one of those of `hidden_act`.
         norm_placement (`"post"` or `"pre"`, defaults to `"post"`): Whether norms come after each residual addition or
             before each branch. `pre` adds a norm after the last layer, and omits the attention norm of the first layer

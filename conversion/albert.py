@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .bert import ANSWERS, CLASSIFIER, FIELDS, SETTINGS, TANH, TRUNK
+from .bert import FIELDS, SETTINGS, TANH, TASK_HEADS, TRUNK
 from .family import Family, Head
 from .key_mapping import SEPARATE_QKV, Rule, module
 
@@ -71,10 +71,7 @@ ALBERT = Family(
             [*_PREDICTIONS, *module("sop_classifier", "sop_classifier.classifier")], TANH, required={"num_labels": 2}
         ),
         "ForMaskedLM": Head(_PREDICTIONS, TANH),
-        "ForSequenceClassification": Head(CLASSIFIER, TANH),
-        "ForMultipleChoice": Head(CLASSIFIER, TANH),
-        "ForTokenClassification": Head(CLASSIFIER, TANH),
-        "ForQuestionAnswering": Head(ANSWERS, TANH),
+        **TASK_HEADS,
     },
     read=_read,
     write=_write,

@@ -64,6 +64,12 @@ PREDICTIONS = [
     *DECODER,
 ]
 TANH = {"pooler_act": "tanh"}
+TASK_HEADS = {
+    "ForSequenceClassification": Head(CLASSIFIER, TANH),
+    "ForMultipleChoice": Head(CLASSIFIER, TANH),
+    "ForTokenClassification": Head(CLASSIFIER, TANH),
+    "ForQuestionAnswering": Head(ANSWERS, TANH),
+}
 
 
 def classifier_dropout(config: PreTrainedConfig) -> dict[str, float]:
@@ -84,10 +90,7 @@ BERT = Family(
         "Model": Head(settings=TANH),
         "ForPreTraining": Head([*PREDICTIONS, *module("sop_classifier", "cls.seq_relationship")], TANH),
         "ForMaskedLM": Head(PREDICTIONS, TANH),
-        "ForSequenceClassification": Head(CLASSIFIER, TANH),
-        "ForMultipleChoice": Head(CLASSIFIER, TANH),
-        "ForTokenClassification": Head(CLASSIFIER, TANH),
-        "ForQuestionAnswering": Head(ANSWERS, TANH),
+        **TASK_HEADS,
     },
     read=classifier_dropout,
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .bert import ANSWERS, CLASSIFIER, TANH, classifier_dropout
+from .bert import TANH, TASK_HEADS, classifier_dropout
 from .family import Family, Head
 from .gte import GTE
 from .key_mapping import SEPARATE_QKV, STACKED_QKV, Heads, Layout, Rule, Tensors, module
@@ -98,10 +98,7 @@ GTE_REMOTE_CODE = RemoteCodeFamily(
                 ],
                 TANH,
             ),
-            "ForSequenceClassification": Head(CLASSIFIER, TANH),
-            "ForMultipleChoice": Head(CLASSIFIER, TANH),
-            "ForTokenClassification": Head(CLASSIFIER, TANH),
-            "ForQuestionAnswering": Head(ANSWERS, TANH),
+            **TASK_HEADS,
         },
         read=_read,
     ),

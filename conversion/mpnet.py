@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..configuration import PRESETS
-from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, POOLER, TANH, TRUNK
+from .bert import FIELDS, LAYER, POOLER, TANH, TASK_HEADS, TRUNK
 from .family import Family, Head
 from .key_mapping import SEPARATE_QKV, Rule, module
 from .roberta import ROBERTA
@@ -57,10 +57,8 @@ MPNET = Family(
     heads={
         "Model": Head(settings=TANH),
         "ForMaskedLM": ROBERTA.heads["ForMaskedLM"],
+        **TASK_HEADS,
         "ForSequenceClassification": ROBERTA.heads["ForSequenceClassification"],
-        "ForMultipleChoice": Head(CLASSIFIER, TANH),
-        "ForTokenClassification": Head(CLASSIFIER, TANH),
-        "ForQuestionAnswering": Head(ANSWERS, TANH),
     },
     read=_read,
     write=_write,

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, POOLER, REQUIRED, SETTINGS, TANH, TRUNK
+from .bert import FIELDS, LAYER, POOLER, REQUIRED, SETTINGS, TANH, TASK_HEADS, TRUNK
 from .family import Family, Head
 from .key_mapping import module
 
@@ -48,10 +48,7 @@ REMBERT = Family(
             ],
             TANH,
         ),
-        "ForSequenceClassification": Head(CLASSIFIER, TANH),
-        "ForMultipleChoice": Head(CLASSIFIER, TANH),
-        "ForTokenClassification": Head(CLASSIFIER, TANH),
-        "ForQuestionAnswering": Head(ANSWERS, TANH),
+        **TASK_HEADS,
     },
     read=_read,
     write=_write,

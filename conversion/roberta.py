@@ -7,14 +7,13 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .bert import (
-    ANSWERS,
-    CLASSIFIER,
     FIELDS,
     LAYER,
     POOLER,
     REQUIRED,
     SETTINGS,
     TANH,
+    TASK_HEADS,
     TRUNK,
     classifier_dropout,
 )
@@ -58,12 +57,10 @@ ROBERTA = Family(
             {**TANH, "hidden_act": "gelu"},
         ),
         # The classifier's dense layer plays the role of the pooler in other families.
+        **TASK_HEADS,
         "ForSequenceClassification": Head(
             [*module("model.pooler.dense", "classifier.dense"), *module("classifier", "classifier.out_proj")], TANH
         ),
-        "ForMultipleChoice": Head(CLASSIFIER, TANH),
-        "ForTokenClassification": Head(CLASSIFIER, TANH),
-        "ForQuestionAnswering": Head(ANSWERS, TANH),
     },
     read=_read,
     write=_write,

@@ -236,7 +236,7 @@ def read_files(reader: str, files: list[Path], named: str, streaming: bool = Fal
 
 @contextmanager
 def _uncounted() -> Iterator[None]:
-    """Keep `datasets` from sending a request to the Hub for each read of local files, which counts its readers' use."""
+    """Keep `datasets` from sending a request to the Hub, which counts downloads, when it reads local files."""
     from datasets import config
 
     counted = config.HF_UPDATE_DOWNLOAD_COUNTS

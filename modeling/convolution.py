@@ -61,7 +61,7 @@ def padded_segments(starts: torch.Tensor, token_mask: torch.Tensor | None) -> to
 
     Args:
         starts: (B, S) bool, the first token of every text.
-        token_mask: (B, S) bool, False at padding; None if there is none.
+        token_mask: (B, S) bool, False at padding; None if the batch has no padding.
     """
     segments = starts.long().cumsum(dim=1)
     return segments if token_mask is None else segments.masked_fill(~token_mask, -1)

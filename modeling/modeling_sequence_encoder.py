@@ -260,8 +260,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             _dtype_of_scores(hidden_states),
             dropout,
             self.training,
-            self.position_bias is not None,
-            self.position_bias is not None and self.position_bias.more_products,
+            self.position_bias,
         )
         return kind if self.position_bias is None else self.position_bias.packed_attention(kind)
 

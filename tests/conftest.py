@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
     **{f"{name}_token_id": None for name in ("bos", "eos", "cls", "sep", "mask")},
 }
 
-# A data loader that the garbage collector removes waits so many seconds for each of its workers, in vain.
+# When a data loader is garbage collected, torch waits this many seconds for each worker before it kills the worker.
 _utils.MP_STATUS_CHECK_INTERVAL = 0.1
 # The many small objects of transformers and torch would otherwise make the collector take a tenth of the time.
 gc.set_threshold(20_000, 20, 100)

@@ -398,7 +398,7 @@ def test_embeddings_learn_from_similarity_scores(encoder: Path, tmp_path: Path, 
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     results = run("embedding", encoder, tmp_path / "out", train_file=tmp_path / "train.jsonl", **FAST)
     assert results.best.metrics["validation"]["spearman_cosine"] > 0.5
-    # sentence-transformers asks the Hub for the names of local folders, unless it is told not to.
+    # By default, sentence-transformers looks up the names of local folders on the Hub.
     assert not refused_hosts
 
 

@@ -20,16 +20,8 @@ from sequence_encoder.__main__ import main
 from sequence_encoder.conversion.inspection import Inspection, in_words, inspect
 from sequence_encoder.tests.hub_client import ClientError, HubClient
 from sequence_encoder.tests.hub_server import Hub
+from sequence_encoder.tests.other_families import SIZES
 from sequence_encoder.tests.remote_code_models import MODELS, RemoteCodeModel
-
-SIZES = {
-    "vocab_size": 97,
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 40,
-    "max_position_embeddings": 50,
-}
 
 
 @pytest.fixture

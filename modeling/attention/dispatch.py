@@ -38,8 +38,7 @@ def choose_varlen_attention(
     dtype: torch.dtype,
     dropout: float,
     training: bool,
-    biased: bool = False,
-    more_products: bool = False,
+    bias: PositionBias | None = None,
 ) -> type[PackedAttention]:
     """Choose the class that computes attention over packed sequences.
 
@@ -49,8 +48,7 @@ def choose_varlen_attention(
         dtype: The dtype in which attention runs; under autocast, that of autocast.
         dropout: The dropout probability of the attention weights; 0 in evaluation mode.
         training: Whether the model is in training mode.
-        biased: Whether there is a position bias, which `check_takes_bias` has found the implementation to support.
-        more_products: Whether the scores need more products than those of queries and keys.
+        bias: The position bias of the model, which `check_takes_bias` has found the implementation to support.
     """
     if is_flash_attention_requested(requested_attention_implementation=implementation):
         return FlashAttention
@@ -58,10 +56,10 @@ def choose_varlen_attention(
         return BlockMaskAttention
     if device.type == "cpu":
         # torch's fused kernel has no dropout, is slow in the backward pass in bfloat16, and gives a bias no gradient.
-        slow = dtype == torch.bfloat16 and (training or more_products)
-        grouped = dropout or slow or (training and biased)
+        slow = dtype == torch.bfloat16 and (training or (bias is not None and bias.more_products))
+        grouped = dropout or slow or (training and bias is not None)
         return GroupedAttention if grouped and implementation == "sdpa" else EqualLengthAttention
-    if biased:
+    if bias is not None:
         # The biases of padded rows would need memory for the square of the longest length, for each row and head.
         return EqualLengthAttention
     if implementation == "sdpa" and not dropout and has_varlen_kernel(device, dtype):

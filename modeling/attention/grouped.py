@@ -52,10 +52,10 @@ class GroupedAttention(EqualLengthAttention):
         scaling, dropout = kwargs["scaling"], kwargs["dropout"]
         longest = LONGEST_TRAINED if module.training else LONGEST
         short = [run for run in runs if dropout or run[1] <= longest]
-        if len(short) == 1 and not (module.training or dropout):
-            short = []  # There is nothing to group.
+        # In inference, a single run has nothing to group.
+        few = len(short) < (1 if module.training or dropout else 2)
         # This layer may be on another device than the first one, for which this class was chosen.
-        if not short or kwargs.get("is_causal") or not is_eager_on_cpu(*qkv):
+        if few or kwargs.get("is_causal") or not is_eager_on_cpu(*qkv):
             return super().dense(module, attention, qkv, runs, window, bias, **kwargs)
         tokens = sum(count * length for count, length in short)
         if tokens not in self.plans:

@@ -66,8 +66,8 @@ class _ClassifierModel(SequenceEncoderPreTrainedModel):
             lost = [name for name, part in parts.items() if part is not None and _is_random(part)]
             if lost:
                 logger.warning_once(
-                    f"{' and '.join(lost)} started from random weights, which the adapter neither trains nor saves, so "
-                    "that a loaded adapter would meet others and give wrong outputs. Pass "
+                    f"{' and '.join(lost)} started from random weights, and the adapter neither trains nor saves them. "
+                    "They will be random again when you load the adapter, and the outputs will be wrong. Pass "
                     f"modules_to_save={lost} to the configuration of peft."
                 )
         return super().train(mode)

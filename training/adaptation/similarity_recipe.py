@@ -133,7 +133,7 @@ class SimilarityRecipe:
         name = self.run.args.hub_model_id or self.run.output.name
         card_data = model.model_card_data
         card_data.set_model_id(name)
-        # sentence-transformers would ask the Hub for models that have the name of the folder.
+        # Otherwise, sentence-transformers looks up the name of the folder on the Hub.
         card_data.local_files_only = Path(self.run.model.from_checkpoint).exists()
         fields = card_fields_of(self.run.model.from_checkpoint)
         card_data.license = card_data.license or fields.get("license")
