@@ -5,6 +5,9 @@ BIN := .venv/bin
 # Which environments `make compatibility` runs the suite in: oldest, newest, or a release of transformers such as 5.12.
 ENVIRONMENTS ?= oldest newest
 
+# Otherwise each process that a test starts would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Setuptools warns of folders with the package's name in front of an editable installation; the checkout has none.
 INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --disable-pip-version-check
 

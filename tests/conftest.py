@@ -87,6 +87,9 @@ def without_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., A
     """
     modules = tmp_path_factory.mktemp("modules")
     start = "import sys; sys.modules['sequence_encoder'] = None; import torch; torch.set_num_threads(1)\n"
+    # For each load, transformers parses all code again, to find the libraries that it imports.
+    start += "from functools import cache; from transformers import dynamic_module_utils as remote_code\n"
+    start += "remote_code.get_imports = cache(remote_code.get_imports)\n"
 
     def run(code: str, *arguments: Any, fresh: bool = False) -> Any:
         own = {"HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"} if fresh else {}

@@ -43,6 +43,7 @@ IMPORTED = (
     *("transformers.trainer", "transformers.pipelines", "transformers.models.auto.tokenization_auto"),
     *("transformers.models.bert.modeling_bert", "accelerate.commands.launch"),
     *("datasets", "peft", "sklearn.metrics", "sentence_transformers"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg"),
 )
 # The variables that these libraries read when they are imported.
 READ_ON_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_")

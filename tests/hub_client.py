@@ -6,6 +6,7 @@ script, this file is that process: it reads one call per line as JSON, and answe
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -117,6 +118,10 @@ def _serve() -> None:
         import sequence_encoder
     import huggingface_hub
     import transformers
+    from transformers import dynamic_module_utils
+
+    # For each load, transformers parses all code again, to find the libraries that it imports.
+    dynamic_module_utils.get_imports = functools.cache(dynamic_module_utils.get_imports)
 
     def saved(auto_class: str, name: str, **options: Any) -> Any:
         return getattr(transformers, auto_class).from_pretrained(name, **trusting, **options)

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +61,10 @@ def start(
 ) -> subprocess.Popen[str]:
     """Start a run in separate processes with one thread each. `limit` is a shell command to run first.
 
-    The processes are forks, unless `python` names another interpreter. Several processes have a launcher as their
-    parent, which is a new process.
+    The processes are forks, unless `python` names another interpreter. Several processes have a launcher.
     """
     launcher = [python or forked_python()]
     if processes > 1:
-        launcher = [sys.executable]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -75,7 +72,7 @@ def start(
     line = " ".join(f"'{part}'" for part in [*launcher, "-m", "sequence_encoder", "pretrain", *arguments])
     return subprocess.Popen(
         ["bash", "-c", f"{limit}\nexec {line}"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHON_EXEC": forked_python()},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -420,12 +420,15 @@ def test_two_processes_train_the_same_model_as_one(encoder: Path, tmp_path: Path
     }
     given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     command = ["adapt", "--task", "classification", "--learning_rate", "3e-3", "--disable_tqdm", "True", *given]
-    # Both ranks are fresh processes, so that they iterate over sets in different orders.
+    # One rank is a fresh process, and iterates over sets in another order than the fork.
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\ntest "$RANK" = 0 && exec {forked_python()} "$@"\nexec {sys.executable} "$@"\n')
+    python.chmod(0o700)
     environment = {
         **os.environ,
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
-        "PYTHON_EXEC": sys.executable,
+        "PYTHON_EXEC": str(python),
     }
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]

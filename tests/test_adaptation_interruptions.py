@@ -21,11 +21,11 @@ from sequence_encoder.training.adaptation import scratch as adaptation_scratch
 from sequence_encoder.training.adaptation.run import parse
 from sequence_encoder.training.adaptation.scratch import scratch_of
 
-# 18 steps, 6 per epoch, and a checkpoint every 2 steps: within epochs and at their ends.
-COUNTS = {"train": 240, "validation": 24, "test": 24}
+# 8 steps, 4 per epoch, and a checkpoint every 2 steps: within epochs and at their ends.
+COUNTS = {"train": 160, "validation": 24, "test": 24}
 OPTIONS: dict[str, Any] = {
     **FAST,
-    "num_train_epochs": 3,
+    "num_train_epochs": 2,
     "per_device_train_batch_size": 40,
     "save_strategy": "steps",
     "save_steps": 2,
@@ -73,8 +73,8 @@ TUNINGS = ["head", "adapter", "lora", "dora", "ia3", "prompt"]
 
 @pytest.mark.parametrize(
     ("task", "tuning", "step"),
-    # Step 9 is within an epoch, and step 12 at the end of one.
-    [*((task, "full", 12) for task in TASKS), *(("classification", tuning, 9) for tuning in TUNINGS)],
+    # Step 3 is within an epoch, and step 4 at the end of one.
+    [*((task, "full", 4) for task in TASKS), *(("classification", tuning, 3) for tuning in TUNINGS)],
 )
 def test_a_run_resumes_to_the_same_model(
     encoder: Path, tmp_path: Path, interrupt: Interrupt, task: str, tuning: str, step: int
@@ -97,7 +97,7 @@ def test_a_run_killed_while_it_saves_resumes_to_the_same_model(
     save = Trainer._save_rng_state
 
     def killed(self: Any, folder: str) -> None:
-        if self.state.global_step == 8:
+        if self.state.global_step == 6:
             os.kill(os.getpid(), signal.SIGKILL)
         save(self, folder)
 
@@ -119,8 +119,8 @@ def test_best_weights_and_early_stopping_survive_an_interruption(
     if given["save_strategy"] == "epoch":
         del given["save_steps"]
     run("classification", encoder, tmp_path / "whole", **given)
-    interrupt(19)
-    with pytest.raises(KeyboardInterrupt, match="seed 0 up to step 18"):
+    interrupt(13)
+    with pytest.raises(KeyboardInterrupt, match="seed 0 up to step 12"):
         run("classification", encoder, tmp_path / "halves", **given)
     run("classification", encoder, tmp_path / "halves", **given, resume=True)
     assert_same(tmp_path / "halves", tmp_path / "whole")
@@ -186,7 +186,7 @@ def test_an_interruption_is_reported_in_one_line(
 
 def test_an_interrupted_run_is_only_discarded_on_request(encoder: Path, tmp_path: Path, interrupt: Interrupt) -> None:
     options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS)}
-    interrupt(9)
+    interrupt(5)
     with pytest.raises(KeyboardInterrupt):
         run("classification", encoder, tmp_path / "out", **options)
     with pytest.raises(FileExistsError, match=r"interrupted run; continue it with --resume, or .* with --overwrite"):
@@ -259,10 +259,10 @@ def test_a_run_is_not_resumed_on_other_examples(encoder: Path, tmp_path: Path, i
         run("classification", encoder, tmp_path / "out", **options)
     file = Path(options["train_file"])
     text = file.read_text()
-    for changed, count in ((text + text.splitlines()[0], "241"), (text.replace("cat", "dog", 1), "240")):
+    for changed, count in ((text + text.splitlines()[0], "161"), (text.replace("cat", "dog", 1), "160")):
         file.write_text(changed)
         with pytest.raises(
-            UsageError, match=rf"these differ: train examples \(was '240 with .*', is '{count} with the digest \w+'\)"
+            UsageError, match=rf"these differ: train examples \(was '160 with .*', is '{count} with the digest \w+'\)"
         ):
             run("classification", encoder, tmp_path / "out", **options, resume=True)
     # A rewritten file with the same content holds the same examples.

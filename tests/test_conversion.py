@@ -268,10 +268,32 @@ def outputs_at_text(output: ModelOutput, batch: dict[str, torch.Tensor]) -> list
 
 
 @every_case
-def test_outputs_and_gradients_equal_the_original(make: Callable[..., Any], name: str, head: str) -> None:
+def test_a_converted_model_equals_the_original_there_and_back(make: Callable[..., Any], name: str, head: str) -> None:
     original = make(name, head)
     converted = convert(original)
+    assert isinstance(converted, SequenceEncoderPreTrainedModel)
     assert type(converted).__name__ == f"SequenceEncoder{head}"
+    assert_every_bit_returns(converted, original, name)
+    assert_same_outputs_and_gradients(converted, original, name, head)
+
+
+def assert_every_bit_returns(converted: PreTrainedModel, original: PreTrainedModel, name: str) -> None:
+    back = convert_back(converted, name)
+    found, expected = back.state_dict(), original.state_dict()
+    assert found.keys() == expected.keys()
+    for key, tensor in found.items():
+        used = key.replace(".bias", ".decoder.bias") if key == UNUSED.get(name) else key
+        assert torch.equal(tensor, expected[used]), key
+    again = convert(back)
+    assert again.config.to_diff_dict() == converted.config.to_diff_dict()
+    found = again.state_dict()
+    for key, tensor in converted.state_dict().items():
+        assert torch.equal(found[key], tensor), key
+
+
+def assert_same_outputs_and_gradients(
+    converted: PreTrainedModel, original: PreTrainedModel, name: str, head: str
+) -> None:
     # With left padding, the original models count padding as text and pool its first token.
     right, left = ragged_batches(original.config, head)
     expected = outputs_at_text(original(**right), right)
@@ -410,21 +432,3 @@ def test_the_question_answering_loss_does_not_depend_on_padding(make: Callable[.
     ]
     found = convert(original)(**batch, start_positions=firsts, end_positions=firsts + lengths - 1).loss
     torch.testing.assert_close(found, torch.stack(alone).mean(), rtol=1e-5, atol=1e-5)
-
-
-@every_case
-def test_the_round_trip_keeps_every_bit(make: Callable[..., Any], name: str, head: str) -> None:
-    original = make(name, head)
-    converted = convert(original)
-    assert isinstance(converted, SequenceEncoderPreTrainedModel)
-    back = convert_back(converted, name)
-    found, expected = back.state_dict(), original.state_dict()
-    assert found.keys() == expected.keys()
-    for key, tensor in found.items():
-        used = key.replace(".bias", ".decoder.bias") if key == UNUSED.get(name) else key
-        assert torch.equal(tensor, expected[used]), key
-    again = convert(back)
-    assert again.config.to_diff_dict() == converted.config.to_diff_dict()
-    found = again.state_dict()
-    for key, tensor in converted.state_dict().items():
-        assert torch.equal(found[key], tensor), key

@@ -118,7 +118,7 @@ def test_a_run_in_two_processes_survives_the_death_of_one(
     assert status == 0, output_text
     process = start(arguments(killed, **options), processes=2)
     wait_for(lambda: newest_step(killed) >= 2 * SAVED_EVERY)
-    os.kill(workers_of(process.pid)[1], signal.SIGKILL)
+    os.kill(workers_in(killed)[1], signal.SIGKILL)
     status, output_text = finish(process)
     # The launcher ends the other one.
     assert status != 0, output_text
@@ -134,9 +134,12 @@ def test_a_run_in_two_processes_survives_the_death_of_one(
     assert steps_of(killed) == steps_of(uninterrupted)
 
 
-def workers_of(launcher: int) -> list[int]:
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    return sorted(map(int, children))
+def workers_in(output: Path) -> list[int]:
+    """Return the processes, without their launcher, whose command line ends with arguments for this folder."""
+    commands = {int(file.parent.name): file.read_bytes().split(b"\0") for file in Path("/proc").glob("[0-9]*/cmdline")}
+    return sorted(
+        number for number, parts in commands.items() if bytes(output) in parts and b"torch.distributed.run" not in parts
+    )
 
 
 def steps_of(folder: Path) -> list[int]:
@@ -153,15 +156,15 @@ def test_a_full_disk_keeps_the_last_complete_checkpoint_and_names_the_remedy(
     (tmp_path / "config.json").unlink()
     # In blocks of 1,024 bytes. The small files fit, but the state of the optimizer does not.
     largest = (tmp_path / f"checkpoint-{SAVED_EVERY}" / "optimizer.pt").stat().st_size
-    limit = f"ulimit -f {largest // 1024 - 10}"
-    status, output_text = finish(start(arguments(tmp_path, resume=True), limit=limit))
+    limit, continued = f"ulimit -f {largest // 1024 - 10}", {"max_steps": 2 * SAVED_EVERY, "resume": True}
+    status, output_text = finish(start(arguments(tmp_path, **continued), limit=limit))
     assert status == 1
     assert "a checkpoint could not be written" in output_text
     assert f"The last complete checkpoint is {tmp_path / f'checkpoint-{SAVED_EVERY}'}" in output_text
     assert "--resume" in output_text
     assert "Traceback" not in output_text
     assert [path.name for path in checkpoints_in(tmp_path)] == [f"checkpoint-{SAVED_EVERY}"]
-    status, output_text = finish(start(arguments(tmp_path, resume=True)))
+    status, output_text = finish(start(arguments(tmp_path, **continued)))
     assert status == 0, output_text
 
 

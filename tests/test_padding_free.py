@@ -375,7 +375,7 @@ def test_tokens_that_see_nothing_do_not_change_others_under_an_additive_mask(
 
 @pytest.mark.parametrize("preset", ["vanilla", "bert", "mpnet", "deberta-v3", "modernbert"])
 def test_exported_models_run_at_every_size(tiny_model: MakeModel, ragged: MakeBatch, preset: str) -> None:
-    model = tiny_model(preset)
+    model = tiny_model(preset, num_hidden_layers=2)
     sizes = {0: torch.export.Dim("batch", min=2, max=64), 1: torch.export.Dim("sequence", min=2, max=64)}
     ids, mask = ragged([7, 4, 3], "left")
     exported = torch.export.export(
@@ -397,7 +397,7 @@ def test_exported_models_run_at_every_size(tiny_model: MakeModel, ragged: MakeBa
 @pytest.mark.parametrize("preset", ["mpnet", "deberta-v3", "modernbert"])
 def test_compiled_models_equal_uncompiled_ones(tiny_model: MakeModel, ragged: MakeBatch, preset: str) -> None:
     ids, mask = ragged(LENGTHS, "left")
-    model = tiny_model(preset)
+    model = tiny_model(preset, num_hidden_layers=2)
     torch.compiler.reset()  # Torch limits how often a process compiles the same code, as other tests do.
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     found, expected = (run(ids, attention_mask=mask) for run in (compiled, model))

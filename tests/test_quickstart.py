@@ -32,6 +32,8 @@ def run(arguments: QuickstartArguments, libraries: tuple[str, ...], python: str 
         # A quarter of the length takes a quarter of the time.
         patch.setattr(recipe, "MAX_LENGTH", 32)
         patch.setattr(recipe, "MAX_TOKENS", 32 * 32)
+        patch.setattr(recipe, "HELD_OUT_WINDOWS", 64)
+        patch.setattr(recipe, "TEST_TEXTS", 200)
         patch.setattr(
             documentation, "find_libraries", lambda: {name: sorted((root / name).rglob("*.py")) for name in libraries}
         )

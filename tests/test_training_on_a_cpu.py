@@ -230,7 +230,7 @@ def test_attention_dropout_has_correct_gradients_and_mean(
         return attend(nn.Module(), sdpa_attention_forward, qkv, window, dropout=0.4, scaling=0.5)
 
     inputs = [x.requires_grad_() for x in torch.randn(3, 1, 20, 2, 4, dtype=torch.float64).unbind()]
-    assert torch.autograd.gradcheck(attention, inputs)
+    assert torch.autograd.gradcheck(attention, inputs, fast_mode=True)
     torch.manual_seed(7)
     torch.testing.assert_close(attention(*inputs), attention(*inputs))
     # On average, dropout does not change the output.
@@ -238,7 +238,7 @@ def test_attention_dropout_has_correct_gradients_and_mean(
     with torch.no_grad():
         draws = [
             attend(nn.Module(), sdpa_attention_forward, tuple(inputs), window, dropout=0.4, scaling=0.5)
-            for _ in range(1000)
+            for _ in range(300)
         ]
     torch.testing.assert_close(torch.stack(draws).mean(0), exact, rtol=0, atol=0.2)
 
