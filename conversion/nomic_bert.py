@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -37,7 +38,30 @@ GATED = [
 
 def _read(config: PreTrainedConfig) -> dict[str, Any]:
     check_head_dim(config)
-    return {**classifier_dropout(config), **read_rope(config)}
+    return {**classifier_dropout(config), **read_rope(_without_idle_scaling(config))}
+
+
+def _without_idle_scaling(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the configuration without a scaling of positions that no text is long enough for.
+
+    `dynamic` only scales texts of more than `max_position_embeddings` tokens. nomic-embed-text-v1 states it although it
+    reads no more, and also states the factor for Nomic's own code, which scales from another length on.
+
+    Raises:
+        ValueError: If only the factor for Nomic's own code is stated, which the class in transformers ignores.
+    """
+    rope, factor = config.rope_parameters, getattr(config, "rotary_scaling_factor", None)
+    if factor is not None and factor != rope.get("factor"):
+        raise ValueError(
+            f"rotary_scaling_factor={factor!r} is not supported: a SequenceEncoder needs rotary_scaling_factor=None."
+        )
+    longest = getattr(config, "n_positions", None)
+    reached = not isinstance(longest, int) or longest > config.max_position_embeddings
+    if reached or rope.get("rope_type") != "dynamic":
+        return config
+    plain = copy.copy(config)
+    plain.rope_parameters = {"rope_type": "default", "rope_theta": rope.get("rope_theta")}
+    return plain
 
 
 NOMIC_BERT = Family(
@@ -63,7 +87,6 @@ NOMIC_BERT = Family(
         "rotary_emb_fraction": 1.0,
         "rotary_emb_interleaved": False,
         "rotary_emb_scale_base": None,
-        "rotary_scaling_factor": None,
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
     },

@@ -50,7 +50,7 @@ NOMIC_REMOTE_CODE = RemoteCodeFamily(
         NOMIC_BERT,
         fields={name: theirs for name, theirs in FIELDS.items() if name != "hidden_act"},
         settings={**NOMIC_BERT.settings, "hidden_act": "silu"},
-        required={**NOMIC_BERT.required, "norm_mlp": False},
+        required={**NOMIC_BERT.required, "norm_mlp": False, "rotary_scaling_factor": None},
         trunk=[
             Rule("embed_tokens.weight", ("embeddings.word_embeddings.weight",)),
             Rule("embeddings.types.weight", ("embeddings.token_type_embeddings.weight",)),

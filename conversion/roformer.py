@@ -37,7 +37,8 @@ ROFORMER = Family(
     model_prefixes=("RoFormer",),
     fields=FIELDS | {"embedding_size": "embedding_size", "classifier_dropout": "hidden_dropout_prob"},
     settings={**SETTINGS, **_ROTARY},
-    required={**REQUIRED, "rotary_value": False},
+    # The class in transformers ignores `use_bias`, which RoFormer v2 sets to False.
+    required={**REQUIRED, "rotary_value": False, "use_bias": True},
     trunk=[*(rule for rule in TRUNK if "positions" not in rule.ours), *ELECTRA_PROJECTION],
     layer=[
         rule if rule.layout is not SEPARATE_QKV else replace(rule, layout=SEPARATE_QKV_OF_ADJACENT_PAIRS)

@@ -124,9 +124,10 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
     if base_model:
         names = [f"{prefix}Model"]
     elif named is not None:
-        # Pretraining checkpoints can have both heads, although their configurations name only ForMaskedLM.
-        both = head == "ForMaskedLM" and "ForPreTraining" in family.heads
-        names = [named, *([f"{named.removesuffix(head)}ForPreTraining"] if both else [])]
+        # Pretraining checkpoints can have both heads, although their configurations name only ForMaskedLM. Embedding
+        # models that were trained from them can have none, such as all-mpnet-base-v2.
+        others = ("ForPreTraining", "Model") if head == "ForMaskedLM" else ()
+        names = [named, *(named.removesuffix(head) + other for other in others if other in family.heads)]
     else:
         # Old checkpoints do not name their class. They come from pretraining.
         names = [prefix + head for head in ("Model", "ForPreTraining", "ForMaskedLM") if head in family.heads]
@@ -137,9 +138,13 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
     errors = []
     for name, options in attempts:
         try:
-            return _load_all(checkpoint, getattr(transformers, name), base_model, **options)
+            model = _load_all(checkpoint, getattr(transformers, name), base_model, **options)
         except ValueError as error:
             errors.append(error)
+            continue
+        if head == "ForMaskedLM" and name.endswith("Model"):
+            logger.warning(f"{checkpoint} names {named} but has no weights of its head; only its encoder is loaded.")
+        return model
     raise errors[0]
 
 

@@ -43,6 +43,13 @@ def _embedder(family: str, pooling: str = "mean") -> StandIn:
     return StandIn(family, lambda folder: add_modules(save(folder, family), pooling))
 
 
+def _mpnet(folder: Path) -> None:
+    """Save an embedding model that names the class of the model that it was trained from, as all-mpnet-base-v2 does."""
+    add_modules(save(folder, "mpnet"), "mean")
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace("MPNetModel", "MPNetForMaskedLM"))
+
+
 def _classifier(family: str, *labels: str, head: str = "ForSequenceClassification") -> StandIn:
     return _model(family, head, id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)})
 
@@ -65,7 +72,7 @@ def _reranker(folder: Path) -> None:
 
 
 STAND_INS = {
-    "sentence-transformers/all-mpnet-base-v2": _embedder("mpnet"),
+    "sentence-transformers/all-mpnet-base-v2": StandIn("mpnet", _mpnet),
     "nomic-ai/nomic-embed-text-v1.5": _embedder("nomic_bert"),
     "alibaba-nlp-community/gte-multilingual-base": _embedder("gte", "cls"),
     "jinaai/jina-embeddings-v3-hf": _model("jina_embeddings_v3"),

@@ -58,6 +58,30 @@ def test_a_masked_language_model_with_both_pretraining_heads_keeps_them(tmp_path
     assert type(convert(tmp_path)).__name__ == "SequenceEncoderForPreTraining"
 
 
+@pytest.mark.parametrize("family", ["Bert", "MPNet"])
+def test_an_embedding_model_that_names_a_head_without_weights_is_an_encoder(
+    tmp_path: Path, randomize: Callable[..., Any], caplog: pytest.LogCaptureFixture, family: str
+) -> None:
+    """So does all-mpnet-base-v2: its configuration is that of the model that it was trained from."""
+    model = randomize(getattr(transformers, f"{family}Model")(getattr(transformers, f"{family}Config")(**SIZES)))
+    model.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace(f"{family}Model", f"{family}ForMaskedLM"))
+    ours = convert(tmp_path)
+    assert f"names {family}ForMaskedLM but has no weights of its head" in caplog.text
+    assert type(ours) is SequenceEncoderModel
+    ids = torch.randint(5, 97, (2, 9))
+    for found, expected in zip(ours(ids)[:2], model(ids)[:2], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_with_only_some_of_its_weights_is_refused(tmp_path: Path) -> None:
+    bert("BertForMaskedLM").save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda tensors: tensors.__delitem__("cls.predictions.transform.dense.weight"))
+    with pytest.raises(ValueError, match=r"it lacks: cls\.predictions\.transform\.dense\.weight"):
+        convert(tmp_path)
+
+
 def test_the_source_is_unchanged_and_shares_no_weights(randomize: Callable[..., Any]) -> None:
     model = randomize(bert("BertForMaskedLM"))
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}

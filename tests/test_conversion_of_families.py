@@ -131,6 +131,19 @@ def test_a_lora_is_rejected_until_it_is_merged(randomize: Callable[..., Any]) ->
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_scaling_that_no_text_is_long_enough_for_is_left_out(randomize: Callable[..., Any]) -> None:
+    """nomic-embed-text-v1 scales the positions of longer texts than it reads."""
+    rope = {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 2.0}
+    limits = {"max_position_embeddings": 16, "n_positions": 16}
+    model = randomize(nomic(rope_parameters=rope, rotary_scaling_factor=2, **limits))
+    ids = torch.randint(5, 97, (2, 16))
+    expected = model(ids).last_hidden_state
+    ours = convert(model)
+    torch.testing.assert_close(ours(ids).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
+    assert model.config.rope_parameters["rope_type"] == "dynamic"
+    assert convert(ours, to="nomic_bert").config.rope_parameters["rope_type"] == "default"
+
+
 def test_an_older_name_of_a_field_is_read(tmp_path: Path, randomize: Callable[..., Any]) -> None:
     """The class of transformers ignores `clf_pooling` and pools by its default."""
     model = randomize(eurobert("EuroBertForSequenceClassification", classifier_pooling="bos"))

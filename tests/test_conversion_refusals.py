@@ -55,6 +55,17 @@ _GTE = pytest.mark.since("transformers", "5.18", "has GTE")
             lambda: nomic(rope_parameters={"rope_type": "dynamic", "rope_theta": 9.0, "factor": 2.0}),
             "rope_type.*'dynamic' is not supported",
         ),
+        (
+            lambda: nomic(rope_parameters={"rope_type": "dynamic", "rope_theta": 9.0, "factor": 2.0}, n_positions=9000),
+            "rope_type.*'dynamic' is not supported",
+        ),
+        (
+            lambda: nomic(
+                rope_parameters={"rope_type": "dynamic", "rope_theta": 9.0, "factor": 2.0}, rotary_scaling_factor=3
+            ),
+            "rotary_scaling_factor=3 is not supported",
+        ),
+        (lambda: nomic(rotary_scaling_factor=2), "rotary_scaling_factor=2 is not supported"),
         pytest.param(
             lambda: transformers.GteModel(transformers.GteConfig(**SIZES, logn_attention_scale=True)),
             "logn_attention_scale=True",

@@ -13,7 +13,8 @@ import transformers
 from transformers import AutoConfig, AutoModel
 
 from sequence_encoder import convert
-from sequence_encoder.tests.published_configurations import PUBLISHED
+from sequence_encoder.conversion.inspection import inspect
+from sequence_encoder.tests.published_configurations import PUBLISHED, PUBLISHED_WITH_CODE
 
 # Maps names of fields in code on the Hub to their names in transformers.
 RENAMED = {
@@ -23,12 +24,16 @@ RENAMED = {
     "n_head": "num_attention_heads",
     "layer_norm_epsilon": "layer_norm_eps",
     "rotary_emb_base": "rope_theta",
+    "clf_pooling": "classifier_pooling",
 }
 REJECTED = {
+    "nomic-ai/nomic-embed-text-v1-unsupervised": "rotary_scaling_factor=2 is not supported",
     "nomic-ai/nomic-embed-text-v2-moe": "num_experts=8 is not supported",
-    "jinaai/jina-embeddings-v3": "position_embedding_type='rotary' is not supported",
+    "nomic-ai/nomic-embed-text-v2-moe-unsupervised": "num_experts=8 is not supported",
+    "jinaai/jina-embeddings-v3": "whose code is on the Hub",
     "hf-internal-testing/tiny-random-EuroBertForMaskedLM": "head_dim=64 is not supported",
     "junnyu/roformer_small_discriminator": "rotary_value=True is not supported",
+    "junnyu/roformer_v2_chinese_char_base": "use_bias=False is not supported",
     "AmelieSchreiber/esm_mlmppi_ph50": "EsmForMaskedLM cannot be converted: token_dropout",
 }
 SINCE = {
@@ -51,12 +56,21 @@ def small(fields: dict[str, Any]) -> dict[str, Any]:
     heads = fields.get("num_attention_heads") or fields["n_head"]
     # Heads keep an even size, for rotary positions.
     sizes = {"vocab_size": 97, "hidden_size": 4 * heads, "intermediate_size": 3 * heads + 2, "attention_head_size": 4}
-    sizes["pooler_hidden_size"] = sizes["hidden_size"]
+    sizes |= {"head_dim": 4, "pooler_hidden_size": sizes["hidden_size"]}
     tokens = {name: value % 97 for name, value in fields.items() if name.endswith("_token_id")}
     return {name: sizes.get(RENAMED.get(name, name), value) for name, value in fields.items()} | tokens
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in PUBLISHED if name not in REJECTED])
+def distinct() -> list[str]:
+    """Return the names of the configurations that differ even when they are small, without those to reject."""
+    found: dict[str, str] = {}
+    for name, fields in PUBLISHED.items():
+        if name not in REJECTED:
+            found.setdefault(json.dumps(small(fields), sort_keys=True), name)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in distinct()])
 def test_a_published_configuration_keeps_its_outputs(tmp_path: Path, randomize: Callable[..., Any], name: str) -> None:
     fields = small(PUBLISHED[name])
     # The weights come from a model of transformers, which only knows the new names.
@@ -83,3 +97,12 @@ def test_a_published_configuration_without_an_equivalent_is_rejected(tmp_path: P
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[name]))
     with pytest.raises(ValueError, match=REJECTED[name]):
         convert(tmp_path)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_WITH_CODE)
+def test_a_published_configuration_with_code_on_the_hub_can_be_converted(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED_WITH_CODE[name]))
+    found = inspect(tmp_path)
+    assert found.remote_code
+    assert found.obstacle is None
+    assert not found.unknown_fields
