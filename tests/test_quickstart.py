@@ -38,7 +38,7 @@ def run(arguments: QuickstartArguments, libraries: tuple[str, ...], python: str 
             documentation, "find_libraries", lambda: {name: sorted((root / name).rglob("*.py")) for name in libraries}
         )
         patch.setattr("builtins.print", lambda *values, **_: printed.append(" ".join(map(str, values))))
-        # The process that reloads the model is a fork. The lines to paste run in a fresh process.
+        # The process that reloads the model is a fork.
         patch.setattr(sys, "executable", python or forked_python())
         results = quickstart(arguments)
     return results, "\n".join(printed)
@@ -52,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path, s
     (output / "config.json").write_text('{"model_type": "sequence_encoder"}')
     (output / "training_args.bin").write_text("of before")
     # After fewer steps, the classifier gives all texts the same wrong answer, as many others would.
-    arguments = QuickstartArguments(output_dir=str(output), overwrite=True, pretraining_steps=12, adaptation_steps=60)
+    arguments = QuickstartArguments(output_dir=str(output), overwrite=True, pretraining_steps=12, adaptation_steps=40)
     results, printed = run(arguments, LIBRARIES)
     return results, output, printed
 
@@ -128,7 +128,7 @@ def test_the_table_shows_the_results(finished: tuple[Results, Path, str]) -> Non
 def test_the_printed_code_runs_unchanged(finished: tuple[Results, Path, str]) -> None:
     _, _, printed = finished
     lines = printed.split("To use it:")[1].strip()
-    finished_process = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
+    finished_process = subprocess.run([forked_python(), "-c", lines], capture_output=True, text=True, check=True)
     (answer,) = ast.literal_eval(finished_process.stdout.splitlines()[-1])
     assert answer["label"] in LIBRARIES
 
