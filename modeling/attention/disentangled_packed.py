@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ..cpu.dropout import draw_dropped
+from ..cpu.dropout import draw_kept, drop
 from .disentangled_scores import PRODUCTS_AT_ONCE, Tables, WithDistances, distance_scores, moving, table_rows
 from .grouped import GroupedAttention, GroupPlan
 from .packed import QKV, AttentionFunction
@@ -103,12 +103,12 @@ class _GroupedDisentangledFunction(torch.autograd.Function):
             if mask is not None:
                 weights.add_(mask.transpose(0, 1))
             scores = torch.softmax(scores, -1)
-            kept, dropped = scores, None
+            used, kept = scores, None
             if dropout:
-                dropped, ctx.factor = draw_dropped(scores.shape, dropout)
-                kept = scores.masked_fill(dropped, 0).mul_(ctx.factor)
-            outputs.append(torch.bmm(kept, value.flatten(0, 1)).unflatten(0, (-1, count)))
-            saved += [query, key, value, scores, dropped]
+                kept, ctx.factor = draw_kept(scores.shape, dropout)
+                used = drop(scores, kept, ctx.factor)
+            outputs.append(torch.bmm(used, value.flatten(0, 1)).unflatten(0, (-1, count)))
+            saved += [query, key, value, scores, kept]
         ctx.save_for_backward(*saved)
         return _packed(plan, outputs)
 
@@ -123,14 +123,14 @@ class _GroupedDisentangledFunction(torch.autograd.Function):
         of_tables = [None if table is None else torch.zeros_like(table, dtype=wide) for table in (keys, queries)]
         gradients: tuple[list[torch.Tensor], ...] = ([], [], [])
         for index, grad in enumerate(_parts(plan, gradient)):
-            query, key, value, weights, dropped = saved[5 * index : 5 * index + 5]
-            kept = weights if dropped is None else weights.masked_fill(dropped, 0).mul_(ctx.factor)
+            query, key, value, weights, kept = saved[5 * index : 5 * index + 5]
+            used = weights if kept is None else drop(weights, kept, ctx.factor)
             grad = grad.flatten(0, 1)
-            of_value = torch.bmm(kept.mT, grad)
-            of_kept = torch.bmm(grad, value.flatten(0, 1).mT)
-            if dropped is not None:
-                of_kept.masked_fill_(dropped, 0).mul_(ctx.factor)
-            of_scores = torch._softmax_backward_data(of_kept, weights, -1, weights.dtype)
+            of_value = torch.bmm(used.mT, grad)
+            of_used = torch.bmm(grad, value.flatten(0, 1).mT)
+            if kept is not None:
+                of_used = drop(of_used, kept, ctx.factor)
+            of_scores = torch._softmax_backward_data(of_used, weights, -1, weights.dtype)
             nothing = grad.new_empty(())
             of_query = torch.baddbmm(nothing, of_scores, key.flatten(0, 1), beta=0, alpha=ctx.scaling)
             of_key = torch.baddbmm(nothing, of_scores.mT, query.flatten(0, 1), beta=0, alpha=ctx.scaling)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..cpu.dropout import draw_dropped
+from ..cpu.dropout import draw_kept, drop
 from ..cpu.eligibility import is_eager_on_cpu
 from ..packing import PackedBatch
 from .masks import additive_mask, within_window
@@ -215,12 +215,12 @@ class _GroupedAttentionFunction(torch.autograd.Function):
             if mask is not None:
                 of_heads.add_(mask)
             weights = torch.softmax(weights, -1)
-            kept, dropped = weights, None
+            used, kept = weights, None
             if dropout:
-                dropped, ctx.factor = draw_dropped(weights.shape, dropout)
-                kept = weights.masked_fill(dropped, 0).mul_(ctx.factor)
-            outputs.append(torch.bmm(kept, value).view(-1, shape[1], value.shape[-1]))
-            saved += [query, key, value, weights, dropped]
+                kept, ctx.factor = draw_kept(weights.shape, dropout)
+                used = drop(weights, kept, ctx.factor)
+            outputs.append(torch.bmm(used, value).view(-1, shape[1], value.shape[-1]))
+            saved += [query, key, value, weights, kept]
         ctx.save_for_backward(*saved)
         return plan.gather(outputs, ctx.heads)
 
@@ -236,14 +236,14 @@ class _GroupedAttentionFunction(torch.autograd.Function):
             gradient.new_zeros(ctx.bias, dtype=torch.promote_types(gradient.dtype, torch.float32)) if ctx.bias else None
         )
         for index, (grad, shape) in enumerate(zip(plan.rows(gradient), plan.shapes, strict=True)):
-            query, key, value, weights, dropped = saved[5 * index : 5 * index + 5]
-            kept = weights if dropped is None else weights.masked_fill(dropped, 0).mul_(ctx.factor)
+            query, key, value, weights, kept = saved[5 * index : 5 * index + 5]
+            used = weights if kept is None else drop(weights, kept, ctx.factor)
             grad = grad.reshape(query.shape)
-            of_value = torch.bmm(kept.transpose(1, 2), grad)
-            of_kept = torch.bmm(grad, value.transpose(1, 2))
-            if dropped is not None:
-                of_kept.masked_fill_(dropped, 0).mul_(ctx.factor)
-            of_scores = torch._softmax_backward_data(of_kept, weights, -1, weights.dtype)
+            of_value = torch.bmm(used.transpose(1, 2), grad)
+            of_used = torch.bmm(grad, value.transpose(1, 2))
+            if kept is not None:
+                of_used = drop(of_used, kept, ctx.factor)
+            of_scores = torch._softmax_backward_data(of_used, weights, -1, weights.dtype)
             nothing = grad.new_empty(())
             of_query = torch.baddbmm(nothing, of_scores, key, beta=0, alpha=ctx.scaling).view(
                 -1, shape[1], key.shape[-1]

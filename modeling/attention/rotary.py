@@ -31,6 +31,11 @@ def split_and_rotate(
     Returns:
         (B, S, G * R, C) queries, and (B, S, G, C) keys and values.
     """
-    rotated = qkv if rotation is None else rotate(qkv[..., :-1, :], *rotation)
-    last = qkv.shape[-2] - 2
-    return rotated[..., :last, :].flatten(-3, -2), rotated[..., last, :], qkv[..., -1, :]
+    queries = qkv.shape[-2] - 2
+    # Not slices: the backward pass of each would fill the gradient of the whole with zeros.
+    if rotation is None:
+        query, key, value = qkv.split([queries, 1, 1], -2)
+    else:
+        turned, value = qkv.split([queries + 1, 1], -2)
+        query, key = rotate(turned, *rotation).split([queries, 1], -2)
+    return query.flatten(-3, -2), key.squeeze(-2), value.squeeze(-2)

@@ -64,11 +64,7 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
     Returns:
         (rows, out).
     """
-    if not _has_onednn(x.dtype):
-        return F.linear(x, weight, bias)
-    output = _pointwise(x, weight, bias, None)
-    # Not a view: autograd would not allow changing it in place, and it would keep the padding rows in memory.
-    return output if output.untyped_storage().nbytes() == output.nbytes else output.clone()
+    return _pointwise(x, weight, bias, None) if _has_onednn(x.dtype) else F.linear(x, weight, bias)
 
 
 def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None) -> torch.Tensor:
@@ -79,10 +75,22 @@ def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
         if rows < _MIN_PADDED_ROWS:
             output = F.linear(x, weight, bias)
             return output if act is None else act(output)
-        x = F.pad(x, (0, 0, 0, round_up_rows(rows) - rows))
+        x = _padded(x, round_up_rows(rows))
     name, algorithm = ("none", "") if act is None else _ACTIVATIONS[type(act)]
     output = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
-    return output if len(output) == rows else output[:rows]
+    # Autograd would not allow changing a view in place. This is none, although its storage has all rows.
+    return output if len(output) == rows else output.resize_(rows, output.shape[1])
+
+
+def _padded(x: torch.Tensor, rows: int) -> torch.Tensor:
+    """Add rows that do not affect the others. They are zero, or what follows x in its storage."""
+    if len(x) == rows:
+        return x
+    size, stride = (rows, x.shape[1]), (x.shape[1], 1)
+    # The product of the same number of rows left its rows of padding there.
+    if x.is_contiguous() and x.storage_offset() == 0 and x.untyped_storage().nbytes() == rows * x[0].nbytes:
+        return x.as_strided(size, stride)
+    return torch.cat((x, x.new_zeros(rows - len(x), x.shape[1])))
 
 
 def round_up_rows(rows: int) -> int:
