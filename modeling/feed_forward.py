@@ -7,7 +7,7 @@ from transformers.activations import ACT2FN
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .cpu.dropout import Dropout
 from .cpu.gated import gated_projection, recomputes_gated
-from .cpu.linear import fused_linear, fused_linear_activation
+from .cpu.linear import can_fuse_gate, fused_gate, fused_linear, fused_linear_activation
 
 
 class MLP(nn.Module):
@@ -38,11 +38,15 @@ class GatedMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Map (..., D) to (..., D)."""
-        states, down = fused_linear(self.gate_up_proj, hidden_states), self.down_proj
-        if recomputes_gated(states, self.act, self.dropout, down):
-            return gated_projection(states, self.act, down)
-        gate, up = states.chunk(2, dim=-1)
-        return fused_linear(down, self.dropout(self.act(gate) * up))
+        if can_fuse_gate(self.gate_up_proj, self.act, hidden_states):
+            gated = fused_gate(self.gate_up_proj, self.act, hidden_states)
+        else:
+            states = fused_linear(self.gate_up_proj, hidden_states)
+            if recomputes_gated(states, self.act, self.dropout, self.down_proj):
+                return gated_projection(states, self.act, self.down_proj)
+            gate, up = states.chunk(2, dim=-1)
+            gated = self.act(gate) * up
+        return fused_linear(self.down_proj, self.dropout(gated))
 
 
 FEED_FORWARDS: dict[str, type[nn.Module]] = {"mlp": MLP, "glu": GatedMLP}

@@ -10,10 +10,19 @@ import pytest
 import torch
 from accelerate import disk_offload
 from torch import nn
+from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from sequence_encoder import SequenceEncoderModel
-from sequence_encoder.modeling.cpu.linear import fused_linear, fused_linear_activation, product, round_up_rows
+from sequence_encoder.modeling.cpu.linear import (
+    can_fuse,
+    can_fuse_gate,
+    fused_linear,
+    fused_linear_activation,
+    product,
+    round_up_rows,
+)
+from sequence_encoder.modeling.feed_forward import GatedMLP
 
 
 @pytest.mark.parametrize("act", ["relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"])
@@ -28,6 +37,28 @@ def test_fused_equals_separate(act: str, bias: bool, dtype: torch.dtype, toleran
             found = fused_linear_activation(linear.eval(), ACT2FN[act], x)
             torch.testing.assert_close(fused_linear(linear, x), linear(x), rtol=tolerance, atol=tolerance)
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("act", ["relu", "gelu", "gelu_new", "silu"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_a_gated_layer_equals_separate_modules(
+    tiny_config: Callable[..., Any], act: str, bias: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    mlp = GatedMLP(tiny_config("modernbert", hidden_act=act, mlp_bias=bias)).to(dtype).eval()
+    for shape in ((24,), (2, 7, 24), (2, 150, 24)):
+        x = torch.randn(shape, dtype=dtype)
+        with torch.no_grad():
+            gate, up = mlp.gate_up_proj(x).chunk(2, dim=-1)
+            expected = mlp.down_proj(mlp.act(gate) * up)
+            torch.testing.assert_close(mlp(x), expected, rtol=tolerance, atol=tolerance)
+            supported = can_fuse(mlp.gate_up_proj, x) and act != "relu"
+            assert can_fuse_gate(mlp.gate_up_proj, mlp.act, x) == supported or x.numel() < 256 * 24
+        assert not can_fuse_gate(mlp.gate_up_proj, mlp.act, x)  # With gradients.
+    handle = mlp.gate_up_proj.register_forward_hook(lambda module, given, output: 0 * output)
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(x), mlp.down_proj(0 * expected.new_ones(*shape[:-1], 40)))
+    handle.remove()
 
 
 def test_hooks_subclasses_and_gradients_are_kept(
@@ -125,3 +156,16 @@ def test_padded_products_equal_unpadded_ones(rows: int) -> None:
         for act in (nn.Identity(), ACT2FN["gelu"]):
             found = fused_linear_activation(linear.eval(), act, x[None])
             torch.testing.assert_close(found, act(linear(x))[None])
+
+
+def test_rows_that_follow_in_the_storage_do_not_affect_a_product() -> None:
+    rows, first, second = 300, nn.Linear(24, 40), nn.Linear(40, 24)
+    storage = torch.full((round_up_rows(rows), 24), torch.nan)
+    x = storage[:rows].normal_()
+    with torch.no_grad():
+        between = product(x, first.weight, first.bias)
+        found = product(between, second.weight, second.bias)
+        expected = F.linear(F.linear(x.clone(), first.weight, first.bias), second.weight, second.bias)
+    torch.testing.assert_close(found, expected)
+    assert between.shape == (rows, 40)
+    assert between._base is found._base is None

@@ -20,7 +20,7 @@ from sequence_encoder.modeling.attention.per_length import EqualLengthAttention
 from sequence_encoder.modeling.cpu import cross_entropy as chunked_cross_entropy
 from sequence_encoder.modeling.cpu.dropout import Dropout
 from sequence_encoder.modeling.cpu.eligibility import is_eager_on_cpu
-from sequence_encoder.modeling.cpu.linear import fused_linear, product, round_up_rows
+from sequence_encoder.modeling.cpu.linear import fused_linear, round_up_rows
 from sequence_encoder.modeling.feed_forward import GatedMLP
 from sequence_encoder.modeling.packing import PackedBatch
 
@@ -144,19 +144,6 @@ def test_gated_layers_have_the_gradients_of_torch(
     torch.testing.assert_close(mlp(x[0, 0]), plain_gated(mlp, x[0, 0]), rtol=tolerance, atol=tolerance)
     mlp.down_proj.requires_grad_(False)
     assert_close(gradients(mlp(x), [x]), gradients(plain_gated(mlp, x), [x]), tolerance)
-
-
-def test_rows_that_follow_in_the_storage_do_not_affect_a_product() -> None:
-    rows, first, second = 300, nn.Linear(24, 40), nn.Linear(40, 24)
-    storage = torch.full((round_up_rows(rows), 24), torch.nan)
-    x = storage[:rows].normal_()
-    with torch.no_grad():
-        between = product(x, first.weight, first.bias)
-        found = product(between, second.weight, second.bias)
-        expected = F.linear(F.linear(x.clone(), first.weight, first.bias), second.weight, second.bias)
-    torch.testing.assert_close(found, expected)
-    assert between.shape == (rows, 40)
-    assert between._base is found._base is None
 
 
 def test_gated_layers_save_only_gate_and_up_for_backward(tiny_config: Build) -> None:

@@ -44,13 +44,33 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
 
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """Compute act(linear(x)), from (..., in) to (..., out)."""
-    # Not in training: activation checkpointing runs a layer without gradients first, then with gradients, and both
-    # passes must give the same result.
-    fused = type(act) in _ACTIVATIONS and is_unhooked(act) and not torch.is_grad_enabled() and not linear.training
-    if not fused or not can_fuse(linear, hidden_states):
+    if not _can_fuse_activation(linear, act, hidden_states):
         return act(fused_linear(linear, hidden_states))
     rows = hidden_states.reshape(-1, hidden_states.shape[-1])
     return _pointwise(rows, linear.weight, linear.bias, act).view(*hidden_states.shape[:-1], len(linear.weight))
+
+
+def can_fuse_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> bool:
+    """Return whether `fused_gate` can compute a gated layer."""
+    rows = hidden_states.numel() // hidden_states.shape[-1]
+    few = hidden_states.dtype == torch.float32 and rows < _MIN_PADDED_ROWS
+    return not few and _can_fuse_activation(linear, act, hidden_states)
+
+
+def fused_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+    """Compute act(gate) * up for the halves gate and up of linear(x), from (..., in) to (..., out / 2).
+
+    The second product multiplies its tiles by the first one, instead of writing both halves to read them again.
+    """
+    x = hidden_states.reshape(-1, hidden_states.shape[-1])
+    rows = len(x)
+    if x.dtype == torch.float32:
+        x = _padded(x, round_up_rows(rows))
+    biases = (None, None) if linear.bias is None else linear.bias.chunk(2)
+    of_gate, of_up = linear.weight.chunk(2)
+    gate = _onednn_product(x, of_gate, biases[0], act)
+    gated = torch.ops.mkldnn._linear_pointwise.binary(x, gate, of_up, biases[1], "mul")
+    return _without_padding(gated, rows).view(*hidden_states.shape[:-1], len(of_gate))
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -76,9 +96,18 @@ def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
             output = F.linear(x, weight, bias)
             return output if act is None else act(output)
         x = _padded(x, round_up_rows(rows))
+    return _without_padding(_onednn_product(x, weight, bias, act), rows)
+
+
+def _onednn_product(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None
+) -> torch.Tensor:
     name, algorithm = ("none", "") if act is None else _ACTIVATIONS[type(act)]
-    output = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
-    # Autograd would not allow changing a view in place. This is none, although its storage has all rows.
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
+
+
+def _without_padding(output: torch.Tensor, rows: int) -> torch.Tensor:
+    """Return the first rows. This is no view, which autograd would not allow to change, but the storage has all."""
     return output if len(output) == rows else output.resize_(rows, output.shape[1])
 
 
@@ -115,6 +144,13 @@ def can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
         # oneDNN ignores the strides of a bias.
         and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))
     )
+
+
+def _can_fuse_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> bool:
+    # Not in training: activation checkpointing runs a layer without gradients first, then with gradients, and both
+    # passes must give the same result.
+    fused = type(act) in _ACTIVATIONS and is_unhooked(act) and not torch.is_grad_enabled() and not linear.training
+    return fused and can_fuse(linear, hidden_states)
 
 
 def _has_onednn(dtype: torch.dtype) -> bool:
