@@ -12,6 +12,7 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -112,15 +113,25 @@ def speedups_of(name: str) -> Iterator[float]:
         yield speedup(partial(train, classifier, data[50], dtype == torch.bfloat16) for classifier in classifiers)
 
 
+def row_of(name: str) -> str:
+    """Return the row of a family in the table."""
+    return f"| `{name}` | {' | '.join(f'{value:.2f}' for value in speedups_of(name))} |"
+
+
 def main() -> None:
-    """Print the table, a row for each family."""
+    """Print the table, a row for each family.
+
+    Each family has a process of its own, like a program that uses one model. What an earlier family leaves in the
+    memory of the process would otherwise change the time that the next one takes to allocate its tensors.
+    """
     print_machine()
     columns = [f"{dtype}, {share} %".removeprefix("torch.") for dtype in DTYPES for share in (30, 100)]
     columns += [f"training in {dtype}, 50 %".replace("torch.", "") for dtype in DTYPES]
     print("\n| |", " | ".join(columns), "|")
-    print("|---|", "|".join("---" for _ in columns), "|", sep="")
-    for name in sys.argv[1:] or FAMILIES:
-        print(f"| `{name}` |", " | ".join(f"{value:.2f}" for value in speedups_of(name)), "|", flush=True)
+    print("|---|", "|".join("---" for _ in columns), "|", sep="", flush=True)
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as processes:
+        for row in processes.imap(row_of, sys.argv[1:] or FAMILIES, chunksize=1):
+            print(row, flush=True)
 
 
 if __name__ == "__main__":
