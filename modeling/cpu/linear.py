@@ -52,9 +52,10 @@ def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: to
 
 def can_fuse_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> bool:
     """Return whether `fused_gate` can compute a gated layer."""
-    rows = hidden_states.numel() // hidden_states.shape[-1]
-    few = hidden_states.dtype == torch.float32 and rows < _MIN_PADDED_ROWS
-    return not few and _can_fuse_activation(linear, act, hidden_states)
+    # The number of rows last: a compiler or an exporter would guard on it.
+    return _can_fuse_activation(linear, act, hidden_states) and (
+        hidden_states.dtype != torch.float32 or hidden_states.numel() // hidden_states.shape[-1] >= _MIN_PADDED_ROWS
+    )
 
 
 def fused_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
