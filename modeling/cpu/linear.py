@@ -109,7 +109,8 @@ def _onednn_product(
 
 def _without_padding(output: torch.Tensor, rows: int) -> torch.Tensor:
     """Return the first rows. This is no view, which autograd would not allow to change, but the storage has all."""
-    return output if len(output) == rows else output.resize_(rows, output.shape[1])
+    # Not `resize_`: selective activation checkpointing can keep `output`, and then rejects changes of it.
+    return output if len(output) == rows else output[:rows].data
 
 
 def _padded(x: torch.Tensor, rows: int) -> torch.Tensor:
