@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from accelerate import disk_offload
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers.activations import ACT2FN
 
 from sequence_encoder import SequenceEncoderModel
@@ -169,3 +171,17 @@ def test_rows_that_follow_in_the_storage_do_not_affect_a_product() -> None:
     torch.testing.assert_close(found, expected)
     assert between.shape == (rows, 40)
     assert between._base is found._base is None
+
+
+def test_selective_checkpointing_may_keep_padded_products() -> None:
+    linear, x = nn.Linear(24, 40), torch.randn(300, 24, requires_grad=True)
+    inputs = [x, *linear.parameters()]
+
+    def keep_products(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        return CheckpointPolicy.MUST_SAVE if "linear" in str(operator) else CheckpointPolicy.PREFER_RECOMPUTE
+
+    contexts = partial(create_selective_checkpoint_contexts, keep_products)
+    found = checkpoint(lambda x: fused_linear(linear, x).square(), x, use_reentrant=False, context_fn=contexts)
+    gradients = (torch.autograd.grad(loss.sum(), inputs) for loss in (found, linear(x).square()))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)

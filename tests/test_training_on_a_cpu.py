@@ -111,7 +111,7 @@ def test_in_place_changes_and_strided_biases_work(tiny_config: Build) -> None:
 
 @pytest.mark.parametrize("preset", ["bert", "modernbert"])
 def test_batched_gradients_equal_single_ones(tiny_config: Build, ragged: Build, preset: str) -> None:
-    config = tiny_config(preset)
+    config = tiny_config(preset, hidden_dropout=0.2, mlp_dropout=0.2)
     config._attn_implementation = "eager"
     model = SequenceEncoderModel(config).train()
     hidden = model(*ragged([5, 3])).last_hidden_state

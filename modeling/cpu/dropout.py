@@ -35,7 +35,7 @@ def draw_kept(shape: torch.Size, p: float) -> tuple[torch.Tensor, float]:
 
 def drop(x: torch.Tensor, kept: torch.Tensor, factor: float) -> torch.Tensor:
     """Return x · kept · factor, where `kept` and `factor` come from `draw_kept`."""
-    if torch.is_grad_enabled():  # For gradients of gradients.
+    if torch.is_grad_enabled() or not is_eager_on_cpu(x):  # For gradients of gradients and batched gradients.
         return x * kept * factor
     # In place, because the page faults of another large tensor take longer than the products.
     return kept.to(x.dtype).mul_(x).mul_(factor)

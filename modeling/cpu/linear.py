@@ -52,9 +52,10 @@ def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: to
 
 def can_fuse_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> bool:
     """Return whether `fused_gate` can compute a gated layer."""
-    rows = hidden_states.numel() // hidden_states.shape[-1]
-    few = hidden_states.dtype == torch.float32 and rows < _MIN_PADDED_ROWS
-    return not few and _can_fuse_activation(linear, act, hidden_states)
+    # The number of rows last: a compiler or an exporter would guard on it.
+    return _can_fuse_activation(linear, act, hidden_states) and (
+        hidden_states.dtype != torch.float32 or hidden_states.numel() // hidden_states.shape[-1] >= _MIN_PADDED_ROWS
+    )
 
 
 def fused_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -108,7 +109,8 @@ def _onednn_product(
 
 def _without_padding(output: torch.Tensor, rows: int) -> torch.Tensor:
     """Return the first rows. This is no view, which autograd would not allow to change, but the storage has all."""
-    return output if len(output) == rows else output.resize_(rows, output.shape[1])
+    # Not `resize_`: selective activation checkpointing can keep `output`, and then rejects changes of it.
+    return output if len(output) == rows else output[:rows].data
 
 
 def _padded(x: torch.Tensor, rows: int) -> torch.Tensor:
