@@ -121,8 +121,8 @@ def row_of(name: str) -> str:
 def main() -> None:
     """Print the table, a row for each family.
 
-    Each family has a process of its own, like a program that uses one model. What an earlier family leaves in the
-    memory of the process would otherwise change the time that the next one takes to allocate its tensors.
+    Each family runs in its own process. Otherwise, the memory that one family has freed would change how long the next
+    one takes to allocate its tensors.
     """
     print_machine()
     columns = [f"{dtype}, {share} %".removeprefix("torch.") for dtype in DTYPES for share in (30, 100)]

@@ -61,7 +61,7 @@ def start(
 ) -> subprocess.Popen[str]:
     """Start a run in separate processes with one thread each. `limit` is a shell command to run first.
 
-    The processes are forks, unless `python` names another interpreter. Several processes have a launcher.
+    The processes are forks, unless `python` names another interpreter. A launcher starts several processes.
     """
     launcher = [python or forked_python()]
     if processes > 1:

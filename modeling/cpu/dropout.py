@@ -28,7 +28,7 @@ def draw_kept(shape: torch.Size, p: float) -> tuple[torch.Tensor, float]:
     count = shape.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64, device="cpu").random_(-(1 << 63), None)
     values = bits.view(torch.int16)[:count].view(shape)
-    # torch compares into bool, and fills by a bool mask, several times more slowly than it uses int8.
+    # In torch, comparisons into bool and fills by a bool mask are several times slower than operations on int8.
     kept = torch.ge(values, threshold - _RANDOM_VALUES // 2, out=torch.empty(shape, dtype=torch.int8, device="cpu"))
     return kept, _RANDOM_VALUES / (_RANDOM_VALUES - threshold)
 

@@ -52,7 +52,7 @@ def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: to
 
 def can_fuse_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> bool:
     """Return whether `fused_gate` can compute a gated layer."""
-    # The number of rows last: a compiler or an exporter would guard on it.
+    # Check the number of rows last, because compilers and exporters add a guard on it.
     return _can_fuse_activation(linear, act, hidden_states) and (
         hidden_states.dtype != torch.float32 or hidden_states.numel() // hidden_states.shape[-1] >= _MIN_PADDED_ROWS
     )
@@ -61,17 +61,15 @@ def can_fuse_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor
 def fused_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """Compute act(gate) * up for the halves gate and up of linear(x), from (..., in) to (..., out / 2).
 
-    The second product multiplies its tiles by the first one, instead of writing both halves to read them again.
+    oneDNN multiplies each tile of the second product by the first, so the halves are not written and read again.
     """
-    x = hidden_states.reshape(-1, hidden_states.shape[-1])
-    rows = len(x)
-    if x.dtype == torch.float32:
-        x = _padded(x, round_up_rows(rows))
+    rows = hidden_states.reshape(-1, hidden_states.shape[-1])
+    x = _padded(rows)
     biases = (None, None) if linear.bias is None else linear.bias.chunk(2)
     of_gate, of_up = linear.weight.chunk(2)
     gate = _onednn_product(x, of_gate, biases[0], act)
     gated = torch.ops.mkldnn._linear_pointwise.binary(x, gate, of_up, biases[1], "mul")
-    return _without_padding(gated, rows).view(*hidden_states.shape[:-1], len(of_gate))
+    return _without_padding(gated, len(rows)).view(*hidden_states.shape[:-1], len(of_gate))
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -90,14 +88,10 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
 
 def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None) -> torch.Tensor:
     """Compute act(xWᵀ + b) for x of shape (rows, in)."""
-    rows = len(x)
-    # In bfloat16, torch's own product also uses oneDNN and caches as many kernels, so padding would save nothing.
-    if x.dtype == torch.float32:
-        if rows < _MIN_PADDED_ROWS:
-            output = F.linear(x, weight, bias)
-            return output if act is None else act(output)
-        x = _padded(x, round_up_rows(rows))
-    return _without_padding(_onednn_product(x, weight, bias, act), rows)
+    if x.dtype == torch.float32 and len(x) < _MIN_PADDED_ROWS:
+        output = F.linear(x, weight, bias)
+        return output if act is None else act(output)
+    return _without_padding(_onednn_product(_padded(x), weight, bias, act), len(x))
 
 
 def _onednn_product(
@@ -108,14 +102,16 @@ def _onednn_product(
 
 
 def _without_padding(output: torch.Tensor, rows: int) -> torch.Tensor:
-    """Return the first rows. This is no view, which autograd would not allow to change, but the storage has all."""
+    """Return the first rows. The result keeps the storage of all rows, but autograd allows changing it in place."""
     # Not `resize_`: selective activation checkpointing can keep `output`, and then rejects changes of it.
     return output if len(output) == rows else output[:rows].data
 
 
-def _padded(x: torch.Tensor, rows: int) -> torch.Tensor:
-    """Add rows that do not affect the others. They are zero, or what follows x in its storage."""
-    if len(x) == rows:
+def _padded(x: torch.Tensor) -> torch.Tensor:
+    """Add rows in float32, which do not affect the others. They are zero, or what follows x in its storage."""
+    rows = round_up_rows(len(x))
+    # In bfloat16, torch's own product also uses oneDNN and caches as many kernels, so padding would save nothing.
+    if x.dtype != torch.float32 or len(x) == rows:
         return x
     size, stride = (rows, x.shape[1]), (x.shape[1], 1)
     # The product of the same number of rows left its rows of padding there.
