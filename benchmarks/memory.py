@@ -13,6 +13,7 @@ import sys
 
 import psutil
 import torch
+from peers import DTYPES
 from transformers import BertConfig, BertModel
 
 from sequence_encoder import convert
@@ -24,11 +25,11 @@ WARM_UP = 20
 
 
 @torch.inference_mode()
-def resident(name: str, forwards: int) -> list[int]:
+def resident(name: str, dtype: torch.dtype, forwards: int) -> list[int]:
     """Return the MiB that this process uses after the first batches, and after all of them."""
     random.seed(0)
     torch.manual_seed(0)
-    bert = BertModel(BertConfig(vocab_size=1000, **SIZES)).eval()
+    bert = BertModel(BertConfig(vocab_size=1000, **SIZES)).to(dtype).eval()
     model = bert if name == MODELS[0] else convert(bert)
     process, figures = psutil.Process(), []
     for number in range(1, forwards + 1):
@@ -45,12 +46,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--forwards", type=int, default=4000)
     parser.add_argument("--model", choices=MODELS, help="measure this model in this process, and print JSON")
+    parser.add_argument("--dtype", choices=[str(dtype).removeprefix("torch.") for dtype in DTYPES], default="float32")
     options = parser.parse_args()
     if options.model:
-        print(json.dumps(resident(options.model, options.forwards)))
+        print(json.dumps(resident(options.model, getattr(torch, options.dtype), options.forwards)))
         return
     for name in MODELS:
-        command = [sys.executable, __file__, "--forwards", str(options.forwards), "--model", name]
+        command = [sys.executable, __file__, *sys.argv[1:], "--model", name]
         result = subprocess.run(command, check=True, capture_output=True, text=True)
         first, last = json.loads(result.stdout.splitlines()[-1])
         print(f"{name:<20} {first:5} MiB after {WARM_UP} batches, {last:5} MiB after {options.forwards}")

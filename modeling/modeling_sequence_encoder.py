@@ -4,6 +4,7 @@ Shapes: B batch, S padded length, T real tokens, D hidden, E channels of the emb
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -29,6 +30,7 @@ from .checks import (
     check_positions,
 )
 from .convolution import packed_segments, padded_segments
+from .cpu.shapes import compute_dtype, round_up_length, round_up_tokens
 from .embeddings import InputEmbeddings
 from .forward_options import ForwardOptions
 from .layers import LAYERS, EncoderLayer
@@ -137,6 +139,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
                 packed = None
         if packed is not None:
             several_documents = packed.several_per_row
+            packed = packed.filled(round_up_tokens(sum(packed.lengths), self.dtype, tokens.device))
             needed_tokens = self._needed_tokens(packed, needed, token_mask)
             last_hidden_state = self._encode_packed(packed, needed_tokens, *inputs, kwargs)
         else:
@@ -215,7 +218,8 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         )
         hidden_states, rotations = self._embed(input_ids, token_type_ids, packed.position_ids, inputs_embeds)
         attend = self._choose_attention(hidden_states)(packed)
-        bias = self._biases(max(packed.max_length, 1), hidden_states)
+        dtype = compute_dtype(hidden_states.dtype, hidden_states.device)
+        bias = self._biases(round_up_length(max(packed.max_length, 1), dtype), hidden_states)
         layers = self._layers_in_order()
         for depth, layer in enumerate(layers, start=1):
             hidden_states = layer(
@@ -250,14 +254,14 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             if read is None:
                 return None
             tokens = tokens | read
-        return packed.places_of(tokens)
+        return packed.places_of(tokens, partial(round_up_tokens, dtype=self.dtype, device=tokens.device))
 
     def _choose_attention(self, hidden_states: torch.Tensor) -> type[PackedAttention]:
         dropout = self.config.attention_dropout if self.training else 0.0
         kind = choose_varlen_attention(
             self.config._attn_implementation,
             hidden_states.device,
-            _dtype_of_scores(hidden_states),
+            compute_dtype(hidden_states.dtype, hidden_states.device),
             dropout,
             self.training,
             self.position_bias,
@@ -270,7 +274,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             return ()
         qkv_weight = self._layers_in_order()[0].self_attn.qkv_proj.weight
         bias = self.position_bias(length, hidden_states.device, qkv_weight)
-        dtype = _dtype_of_scores(hidden_states)
+        dtype = compute_dtype(hidden_states.dtype, hidden_states.device)
         return tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in bias)
 
     def _encode_padded(
@@ -347,9 +351,3 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             or self._requested("output_hidden_states", kwargs)
             or kwargs["output_attentions"]
         )
-
-
-def _dtype_of_scores(hidden_states: torch.Tensor) -> torch.dtype:
-    """Return the dtype in which attention runs; under autocast, that of autocast."""
-    device = hidden_states.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype

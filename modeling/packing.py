@@ -6,8 +6,10 @@ them together without a mask.
 Shapes: B batch, S padded length, T real tokens, N sequences, D channels.
 """
 
+from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
 
@@ -62,6 +64,16 @@ def select_tokens(packed: torch.Tensor, needed: torch.Tensor | None) -> torch.Te
     return packed if needed is None else packed.index_select(1, needed.to(packed.device))
 
 
+def indices_and_others(chosen: torch.Tensor, others: torch.Tensor, round_up: Callable[[int], int]) -> torch.Tensor:
+    """Return the indices of `chosen` (n,) bool, and after them the first ones of `others` (n,) bool.
+
+    `round_up` takes the number of chosen indices and returns how many indices to return, if there are as many.
+    """
+    indices = chosen.nonzero().squeeze(1)
+    extra = round_up(len(indices)) - len(indices)
+    return torch.cat([indices, others.nonzero().squeeze(1)[:extra]]) if extra else indices
+
+
 def offsets_from_starts(starts: torch.Tensor) -> torch.Tensor:
     """Return the distance of each token from the start of its sequence in the row, (B, S) bool to (B, S) long."""
     index = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
@@ -99,6 +111,8 @@ class PackedBatch:
         cu_seq_lens: (N + 1,) int32 cumulative lengths of the sequences in the packed row.
         lengths: The N lengths on the host, ascending.
         several_per_row: Whether a row of the padded batch has several sequences.
+        filler: The index of the first packed token that only makes the row longer, and the number of such tokens. They
+            are sequences of their own, and `unpack` drops them.
     """
 
     shape: tuple[int, int]
@@ -107,6 +121,7 @@ class PackedBatch:
     cu_seq_lens: torch.Tensor
     lengths: list[int]
     several_per_row: bool = False
+    filler: tuple[int, int] = (0, 0)
 
     @classmethod
     def from_padded(
@@ -146,6 +161,35 @@ class PackedBatch:
         offsets = offsets_from_starts(starts) if position_ids is None else position_ids
         return cls(shape, indices, offsets.reshape(-1)[indices][None], cu_seq_lens.int(), lengths.tolist(), several)
 
+    def filled(self, tokens: int) -> "PackedBatch":
+        """Return a plan with a row of that many tokens, where copies of the longest sequence's first tokens are added.
+
+        If the row is long enough, or empty, it stays as it is.
+        """
+        total = sum(self.lengths)
+        count = tokens - total
+        if count <= 0 or not total:
+            return self
+        number = -(-count // self.max_length)
+        added = sorted(count // number + (k < count % number) for k in range(number))
+        # Sequences stay in ascending order of length. The lengths that are added differ by at most 1.
+        place = bisect_right(self.lengths, added[0])
+        lengths = [*self.lengths[:place], *added, *self.lengths[place:]]
+        first = sum(self.lengths[:place])
+        device = self.position_ids.device
+        row = torch.arange(total, device=device)
+        longest = row[total - self.max_length :]
+        row = torch.cat([row[:first], *(longest[:length] for length in added), row[first:]])
+        return PackedBatch(
+            self.shape,
+            row if self.indices is None else self.indices[row],
+            self.position_ids[:, row],
+            torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device),
+            lengths,
+            self.several_per_row,
+            (first, count),
+        )
+
     @property
     def max_length(self) -> int:
         """Number of tokens in the longest sequence."""
@@ -177,6 +221,11 @@ class PackedBatch:
             needed: (K,) indices of the packed tokens that are given. All others become zeros.
         """
         tail, indices = packed.shape[2:], self.indices
+        first, count = self.filler
+        if count and needed is None:
+            needed = torch.cat([torch.arange(first), torch.arange(first + count, packed.shape[1])])
+            needed = needed.to(self.position_ids.device)
+            packed = torch.cat([packed[:, :first], packed[:, first + count :]], 1)
         if needed is not None:
             indices = needed if indices is None else indices[needed]
         if indices is None:
@@ -185,11 +234,21 @@ class PackedBatch:
         flat = flat.index_copy(0, indices.to(packed.device), packed[0])
         return flat.view(*self.shape, *tail)
 
-    def places_of(self, needed: torch.Tensor) -> torch.Tensor | None:
-        """Return the packed indices of the tokens that (B, S) bool selects, ascending; None if it selects all."""
+    def places_of(self, needed: torch.Tensor, round_up: Callable[[int], int] = int) -> torch.Tensor | None:
+        """Return the packed indices of the tokens that (B, S) bool selects; None for all tokens.
+
+        Args:
+            needed: (B, S) bool.
+            round_up: Takes the number of these tokens and returns how many indices to return. The indices after those
+                of the selected tokens are of other tokens.
+        """
         chosen = self.pack(needed)[0]
-        places = chosen.nonzero().squeeze(1)
-        return None if len(places) == len(chosen) else places
+        others = ~chosen
+        first, count = self.filler
+        if count:
+            chosen[first : first + count] = others[first : first + count] = False
+        places = indices_and_others(chosen, others, round_up)
+        return None if len(places) + count == len(chosen) else places
 
     def to_rows(self) -> "PackedBatch":
         """Return a plan that unpacks the same tokens to one row per sequence, (N, max_length)."""

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..cpu.dropout import draw_kept, drop
 from ..cpu.eligibility import is_eager_on_cpu
+from ..cpu.shapes import round_up_group
 from ..packing import PackedBatch
 from .masks import additive_mask, within_window
 from .packed import QKV, AttentionFunction, split
@@ -89,19 +90,21 @@ class GroupedAttention(EqualLengthAttention):
         return _GroupedAttentionFunction.apply(*qkv, bias, plan, window, *options)
 
 
-def group_runs(runs: list[Run], heads: int) -> list[list[Run]]:
+def group_runs(runs: list[Run], heads: int, dtype: torch.dtype) -> list[list[Run]]:
     """Group neighbouring runs at the least cost, which counts attention weights in padded rows and calls.
 
     Args:
         runs: The number of sequences and their length, for each run of sequences of equal length.
         heads: The number of attention heads.
+        dtype: The dtype of the attention.
     """
     best: list[tuple[float, int]] = [(0.0, 0)]  # The least cost of the first runs, and where their last group starts.
     for end in range(1, len(runs) + 1):
         options, count = [], 0
         for start in reversed(range(end)):
             count += runs[start][0]
-            options.append((best[start][0] + GROUP_COST + heads * count * runs[end - 1][1] ** 2, start))
+            rows, length = round_up_group(count, runs[end - 1][1], dtype)
+            options.append((best[start][0] + GROUP_COST + heads * rows * length**2, start))
         best.append(min(options))
     groups, end = [], len(runs)
     while end:
@@ -121,13 +124,25 @@ class GroupPlan:
     """
 
     def __init__(self, runs: list[Run], like: torch.Tensor) -> None:
-        groups = group_runs(runs, like.shape[1])
-        self.lengths = [
-            torch.cat([torch.full((count,), length, device=like.device) for count, length in group]) for group in groups
+        groups = group_runs(runs, like.shape[1], like.dtype)
+        counts = [sum(count for count, _ in group) for group in groups]
+        self.shapes = [
+            round_up_group(count, group[-1][1], like.dtype) for count, group in zip(counts, groups, strict=True)
         ]
-        self.shapes = [(len(lengths), int(lengths[-1])) for lengths in self.lengths]
+        # Sequences that fill a group have no tokens of their own. They are not masked, so that no row is all masked.
+        self.lengths = [
+            torch.cat(
+                [
+                    *(torch.full((count,), length, device=like.device) for count, length in group),
+                    torch.full((rows - count,), longest, device=like.device),
+                ]
+            )
+            for group, count, (rows, longest) in zip(groups, counts, self.shapes, strict=True)
+        ]
         self.masks: dict[tuple[int | None, torch.dtype], list[torch.Tensor | None]] = {}
         token_mask = [self._token_mask(*group) for group in zip(self.lengths, self.shapes, strict=True)]
+        for part, count in zip(token_mask, counts, strict=True):
+            part[count:] = False
         self.tokens = self.places = None
         if not all(bool(part.all()) for part in token_mask):
             everywhere = torch.cat([part.flatten() for part in token_mask])
@@ -150,7 +165,7 @@ class GroupPlan:
         self, lengths: torch.Tensor, shape: tuple[int, int], window: int | None, like: torch.Tensor
     ) -> torch.Tensor | None:
         allowed = []
-        if bool(lengths[0] < lengths[-1]):
+        if bool(lengths[0] < shape[1]):
             allowed.append(self._token_mask(lengths, shape)[:, None, None])
         if window is not None and window < shape[1] - 1:
             index = torch.arange(shape[1], device=lengths.device)

@@ -3,10 +3,6 @@
 `nn.Linear` first writes the bias to all rows, and the activation reads and writes them again. oneDNN applies both while
 a tile of the product is still in the cache. Its float32 product is also faster by itself, which helps training. The
 operator is the one that torch.compile uses.
-
-oneDNN and torch's layer above it each cache up to a thousand compiled kernels, one for every shape, of about half a
-megabyte each. With texts of random lengths, nearly every batch has a new number of rows. Float32 inputs are therefore
-padded with rows of zeros to one of a few numbers of rows.
 """
 
 from typing import Any
@@ -17,6 +13,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from .eligibility import is_eager_on_cpu, is_unhooked
+from .shapes import has_kernel
 
 # oneDNN's names for the activation and its algorithm, by the class of the activation. ReLU is missing, because oneDNN's
 # maps NaN to zero, which would hide that a model diverged.
@@ -26,8 +23,6 @@ _ACTIVATIONS = {
     type(ACT2FN["gelu_pytorch_tanh"]): ("gelu", "tanh"),
     type(ACT2FN["silu"]): ("swish", ""),
 }
-# Float32 products with fewer rows use torch's own code, which is equally fast for them and caches no kernels.
-_MIN_PADDED_ROWS = 256
 
 
 def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -54,7 +49,7 @@ def can_fuse_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor
     """Return whether `fused_gate` can compute a gated layer."""
     # Check the number of rows last, because compilers and exporters add a guard on it.
     return _can_fuse_activation(linear, act, hidden_states) and (
-        hidden_states.dtype != torch.float32 or hidden_states.numel() // hidden_states.shape[-1] >= _MIN_PADDED_ROWS
+        has_kernel(hidden_states.numel() // hidden_states.shape[-1], hidden_states.dtype)
     )
 
 
@@ -63,13 +58,12 @@ def fused_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -
 
     oneDNN multiplies each tile of the second product by the first, so the halves are not written and read again.
     """
-    rows = hidden_states.reshape(-1, hidden_states.shape[-1])
-    x = _padded(rows)
+    x = hidden_states.reshape(-1, hidden_states.shape[-1])
     biases = (None, None) if linear.bias is None else linear.bias.chunk(2)
     of_gate, of_up = linear.weight.chunk(2)
     gate = _onednn_product(x, of_gate, biases[0], act)
     gated = torch.ops.mkldnn._linear_pointwise.binary(x, gate, of_up, biases[1], "mul")
-    return _without_padding(gated, len(rows)).view(*hidden_states.shape[:-1], len(of_gate))
+    return gated.view(*hidden_states.shape[:-1], len(of_gate))
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -88,10 +82,10 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
 
 def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None) -> torch.Tensor:
     """Compute act(xWᵀ + b) for x of shape (rows, in)."""
-    if x.dtype == torch.float32 and len(x) < _MIN_PADDED_ROWS:
-        output = F.linear(x, weight, bias)
-        return output if act is None else act(output)
-    return _without_padding(_onednn_product(_padded(x), weight, bias, act), len(x))
+    if has_kernel(len(x), x.dtype):
+        return _onednn_product(x, weight, bias, act)
+    output = F.linear(x, weight, bias)
+    return output if act is None else act(output)
 
 
 def _onednn_product(
@@ -99,31 +93,6 @@ def _onednn_product(
 ) -> torch.Tensor:
     name, algorithm = ("none", "") if act is None else _ACTIVATIONS[type(act)]
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
-
-
-def _without_padding(output: torch.Tensor, rows: int) -> torch.Tensor:
-    """Return the first rows. The result keeps the storage of all rows, but autograd allows changing it in place."""
-    # Not `resize_`: selective activation checkpointing can keep `output`, and then rejects changes of it.
-    return output if len(output) == rows else output[:rows].data
-
-
-def _padded(x: torch.Tensor) -> torch.Tensor:
-    """Add rows in float32, which do not affect the others. They are zero, or what follows x in its storage."""
-    rows = round_up_rows(len(x))
-    # In bfloat16, torch's own product also uses oneDNN and caches as many kernels, so padding would save nothing.
-    if x.dtype != torch.float32 or len(x) == rows:
-        return x
-    size, stride = (rows, x.shape[1]), (x.shape[1], 1)
-    # The product of the same number of rows left its rows of padding there.
-    if x.is_contiguous() and x.storage_offset() == 0 and x.untyped_storage().nbytes() == rows * x[0].nbytes:
-        return x.as_strided(size, stride)
-    return torch.cat((x, x.new_zeros(rows - len(x), x.shape[1])))
-
-
-def round_up_rows(rows: int) -> int:
-    """Round up to a number of rows for which a kernel is compiled: eight per doubling, at least 64 apart."""
-    step = max(64, 1 << max(0, (rows - 1).bit_length() - 4))
-    return -(-rows // step) * step
 
 
 def can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from ...command_line import UsageError
 from ...command_line.parser import CommandLine
 
-# With these defaults, the quickstart takes five to ten minutes on two cores of a server CPU.
-PRETRAINING_STEPS, ADAPTATION_STEPS = 1200, 300
+# With these defaults, the quickstart takes at most five minutes on two cores of a server CPU.
+PRETRAINING_STEPS, ADAPTATION_STEPS = 900, 300
 
 
 @dataclass
