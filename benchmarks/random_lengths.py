@@ -21,9 +21,10 @@ from sequence_encoder import convert
 
 BATCH, LONGEST, VOCABULARY = 32, 128, 30_000
 SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-# Where shapes are rounded up.
+# Functions that choose shapes of which there are few, and what replaces them.
 ROUNDED = {
-    "attention.grouped.round_up_group": lambda count, length, dtype: (count, length),
+    "attention.grouped.parts_of_batch": lambda count, dtype: [count],
+    "attention.grouped.round_up_length": lambda length, rows, dtype, device: length,
     "modeling_sequence_encoder.round_up_tokens": lambda tokens, dtype, device: tokens,
 }
 

@@ -219,7 +219,9 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         hidden_states, rotations = self._embed(input_ids, token_type_ids, packed.position_ids, inputs_embeds)
         attend = self._choose_attention(hidden_states)(packed)
         dtype = compute_dtype(hidden_states.dtype, hidden_states.device)
-        bias = self._biases(round_up_length(max(packed.max_length, 1), dtype), hidden_states)
+        # Attention in groups may round up the length of the longest text.
+        longest = round_up_length(max(packed.max_length, 1), 0, dtype, hidden_states.device)
+        bias = self._biases(longest, hidden_states)
         layers = self._layers_in_order()
         for depth, layer in enumerate(layers, start=1):
             hidden_states = layer(

@@ -64,16 +64,6 @@ def select_tokens(packed: torch.Tensor, needed: torch.Tensor | None) -> torch.Te
     return packed if needed is None else packed.index_select(1, needed.to(packed.device))
 
 
-def indices_and_others(chosen: torch.Tensor, others: torch.Tensor, round_up: Callable[[int], int]) -> torch.Tensor:
-    """Return the indices of `chosen` (n,) bool, and after them the first ones of `others` (n,) bool.
-
-    `round_up` takes the number of chosen indices and returns how many indices to return, if there are as many.
-    """
-    indices = chosen.nonzero().squeeze(1)
-    extra = round_up(len(indices)) - len(indices)
-    return torch.cat([indices, others.nonzero().squeeze(1)[:extra]]) if extra else indices
-
-
 def offsets_from_starts(starts: torch.Tensor) -> torch.Tensor:
     """Return the distance of each token from the start of its sequence in the row, (B, S) bool to (B, S) long."""
     index = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
@@ -99,6 +89,10 @@ def positions_from_zero(position_ids: torch.Tensor, starts: torch.Tensor, offset
     return position_ids - offset * (first == offset)
 
 
+# The longest sequence that `filled` adds. With a sliding window, attention to longer ones is not separate from others.
+LONGEST_FILLER = 64
+
+
 @dataclass
 class PackedBatch:
     """A plan for packing the real tokens of a batch into one row, and for unpacking them.
@@ -111,8 +105,8 @@ class PackedBatch:
         cu_seq_lens: (N + 1,) int32 cumulative lengths of the sequences in the packed row.
         lengths: The N lengths on the host, ascending.
         several_per_row: Whether a row of the padded batch has several sequences.
-        filler: The index of the first packed token that only makes the row longer, and the number of such tokens. They
-            are sequences of their own, and `unpack` drops them.
+        filler: The index of the first token that `filled` has added, and the number of such tokens. All attributes
+            include them, and `unpack` drops them.
     """
 
     shape: tuple[int, int]
@@ -162,15 +156,16 @@ class PackedBatch:
         return cls(shape, indices, offsets.reshape(-1)[indices][None], cu_seq_lens.int(), lengths.tolist(), several)
 
     def filled(self, tokens: int) -> "PackedBatch":
-        """Return a plan with a row of that many tokens, where copies of the longest sequence's first tokens are added.
+        """Return a plan whose row has that many tokens; or this one, if its row is empty or long enough.
 
-        If the row is long enough, or empty, it stays as it is.
+        Copies of the longest sequence's first tokens fill up the row, as sequences of their own. Copies have valid ids
+        and positions.
         """
         total = sum(self.lengths)
         count = tokens - total
         if count <= 0 or not total:
             return self
-        number = -(-count // self.max_length)
+        number = -(-count // min(self.max_length, LONGEST_FILLER))
         added = sorted(count // number + (k < count % number) for k in range(number))
         # Sequences stay in ascending order of length. The lengths that are added differ by at most 1.
         place = bisect_right(self.lengths, added[0])
@@ -221,33 +216,38 @@ class PackedBatch:
             needed: (K,) indices of the packed tokens that are given. All others become zeros.
         """
         tail, indices = packed.shape[2:], self.indices
-        first, count = self.filler
-        if count and needed is None:
-            needed = torch.cat([torch.arange(first), torch.arange(first + count, packed.shape[1])])
-            needed = needed.to(self.position_ids.device)
-            packed = torch.cat([packed[:, :first], packed[:, first + count :]], 1)
         if needed is not None:
             indices = needed if indices is None else indices[needed]
+        elif indices is not None and self.filler[1]:
+            packed, indices = self._without_filler(packed, 1), self._without_filler(indices, 0)
         if indices is None:
             return packed.reshape(*self.shape, *tail)
         flat = packed.new_zeros(self.shape[0] * self.shape[1], *tail)
         flat = flat.index_copy(0, indices.to(packed.device), packed[0])
         return flat.view(*self.shape, *tail)
 
-    def places_of(self, needed: torch.Tensor, round_up: Callable[[int], int] = int) -> torch.Tensor | None:
+    def _without_filler(self, row: torch.Tensor, dim: int) -> torch.Tensor:
+        first, count = self.filler
+        before, _, after = row.split([first, count, row.shape[dim] - first - count], dim)
+        return torch.cat([before, after], dim) if first else after
+
+    def places_of(self, needed: torch.Tensor, round_up: Callable[[int], int]) -> torch.Tensor | None:
         """Return the packed indices of the tokens that (B, S) bool selects; None for all tokens.
 
         Args:
             needed: (B, S) bool.
-            round_up: Takes the number of these tokens and returns how many indices to return. The indices after those
-                of the selected tokens are of other tokens.
+            round_up: Takes the number of selected tokens and returns how many indices to return. Those of the first
+                tokens that are not selected follow those of the selected ones.
         """
         chosen = self.pack(needed)[0]
         others = ~chosen
         first, count = self.filler
         if count:
             chosen[first : first + count] = others[first : first + count] = False
-        places = indices_and_others(chosen, others, round_up)
+        places = chosen.nonzero().squeeze(1)
+        extra = round_up(len(places)) - len(places)
+        if extra:
+            places = torch.cat([places, others.nonzero().squeeze(1)[:extra]])
         return None if len(places) + count == len(chosen) else places
 
     def to_rows(self) -> "PackedBatch":

@@ -17,13 +17,25 @@ from sequence_encoder import (
 )
 from sequence_encoder.configuration.presets import PRESETS
 from sequence_encoder.modeling.attention import grouped as attention_in_groups
-from sequence_encoder.modeling.cpu.shapes import has_kernel, round_up_group, round_up_tokens
+from sequence_encoder.modeling.cpu import shapes
+from sequence_encoder.modeling.cpu.shapes import parts_of_batch, round_up_length, round_up_tokens, suits_onednn
 from sequence_encoder.modeling.packing import PackedBatch
 
 Build = Callable[..., Any]
 CPU = torch.device("cpu")
-# 300 tokens, which float32 products round up too, and 29 tokens, which only those of smaller dtypes do.
-MANY, FEW = [60, 50, 50, 40, 40, 30, 20, 7, 2, 1], [9, 8, 5, 4, 2, 1]
+# 323 tokens, a number that is rounded up.
+LENGTHS = [60, 60, 50, 50, 40, 30, 20, 7, 3, 2, 1]
+HAS_ONEDNN = pytest.mark.skipif(not shapes.needs_onednn(torch.bfloat16), reason="needs a CPU with bfloat16")
+
+
+@pytest.fixture
+def rounds_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Round up all shapes in every dtype: float64 compares exactly, and tiny batches are fast."""
+    monkeypatch.setattr(shapes, "has_onednn", lambda dtype: True)
+    monkeypatch.setattr(shapes, "needs_onednn", lambda dtype: True)
+    monkeypatch.setattr(shapes, "_MIN_ROWS", 8)
+    monkeypatch.setattr(shapes, "_round_up", lambda rows: -(-rows // 8) * 8)
+    monkeypatch.setattr("sequence_encoder.modeling.cpu.linear.has_onednn", lambda dtype: False)
 
 
 class Products(TorchDispatchMode):
@@ -44,40 +56,54 @@ def train_on_random_texts(model: Any, generator: random.Random, batches: int) ->
     """Return the shapes of all products in training steps with random texts."""
     with Products() as products:
         for _ in range(batches):
-            lengths = torch.tensor([generator.randint(1, 40) for _ in range(generator.randint(4, 6))])
+            lengths = torch.tensor([generator.randint(30, 60) for _ in range(generator.randint(8, 10))])
             mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-            labels = torch.where(torch.rand(mask.shape) < 0.3, 7, -100).masked_fill(mask == 0, -100)
-            labels[0, 0] = 7
+            labels = torch.zeros(len(lengths), dtype=torch.long)
             with torch.autocast("cpu", torch.bfloat16):
                 model(torch.full_like(mask, 7), attention_mask=mask, labels=labels).loss.backward()
     return products.shapes
 
 
+@HAS_ONEDNN
 @pytest.mark.parametrize("preset", ["bert", "modernbert", "mpnet", "deberta-v3"])
 def test_products_of_random_texts_have_few_shapes(tiny_config: Build, preset: str) -> None:
     """For bfloat16, oneDNN compiles a kernel for each shape of a product, which takes longer than the product."""
-    model = SequenceEncoderForMaskedLM(tiny_config(preset, attention_dropout=0.1)).train()
+    config = tiny_config(preset, attention_dropout=0.1, max_position_embeddings=64, num_labels=2)
+    model = SequenceEncoderForSequenceClassification(config).train()
     generator = random.Random(0)
     seen = train_on_random_texts(model, generator, 30)
     new = train_on_random_texts(model, generator, 10) - seen
-    assert len(new) < 0.15 * len(seen)
+    # Half of these batches have a number of tokens that none of the first batches had.
+    assert len(new) < 0.2 * len(seen)
 
 
-def test_numbers_of_rows_are_rounded_up_to_few() -> None:
-    for dtype, least in ((torch.float32, 256), (torch.bfloat16, 1)):
-        rounded = {n: round_up_tokens(n, dtype, CPU) for n in range(least, 4097)}
-        assert all(n <= found < n + max(8, n / 16 + 1) and has_kernel(found, dtype) for n, found in rounded.items())
-        assert len({found for found in rounded.values() if found >= 256}) <= 65
-    # Small products in float32 use torch's own code.
-    assert round_up_tokens(255, torch.float32, CPU) == 255
-    assert not has_kernel(255, torch.float32)
-    assert not has_kernel(257, torch.float32)
-    assert round_up_tokens(257, torch.float32, torch.device("cuda")) == 257
+def test_numbers_of_rows_are_rounded_up_to_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "_HAS_BFLOAT16", True)
+    for dtype in (torch.float32, torch.bfloat16):
+        rounded = {n: round_up_tokens(n, dtype, CPU) for n in range(256, 4097)}
+        assert all(n <= found <= n * 17 / 16 and suits_onednn(found, dtype) for n, found in rounded.items())
+        assert len(set(rounded.values())) == 65
+        # For small products, torch's own code is as fast in float32, and few kernels serve them in bfloat16.
+        assert round_up_tokens(255, dtype, CPU) == 255
+        assert round_up_tokens(257, dtype, torch.device("cuda")) == 257
+    assert round_up_tokens(257, torch.float64, CPU) == 257
     with torch.autocast("cpu", torch.bfloat16):
-        assert round_up_tokens(25, torch.float32, CPU) == 32
-    assert round_up_group(9, 33, torch.float32) == (9, 33)
-    assert [round_up_group(n, 33, torch.bfloat16)[0] for n in range(1, 14)] == [1, 2, 3, 4, 6, 6, 8, 8, *[12] * 4, 16]
-    assert {round_up_group(1, length, torch.bfloat16)[1] for length in range(1, 97)} == {32, 64, 96}
+        assert round_up_tokens(257, torch.float64, CPU) == 272
+    assert [suits_onednn(rows, torch.float32) for rows in (255, 256, 257, 272)] == [False, True, False, True]
+    assert suits_onednn(257, torch.bfloat16)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert round_up_tokens(257, torch.float32, CPU) == 257
+
+
+def test_groups_of_attention_are_rounded_up_if_they_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "_HAS_BFLOAT16", True)
+    assert round_up_length(33, 12, torch.bfloat16, CPU) == 48
+    assert round_up_length(33, 12, torch.float32, CPU) == 33
+    assert round_up_length(33, 12, torch.bfloat16, torch.device("cuda")) == 33
+    assert round_up_length(257, 12 * 16, torch.bfloat16, CPU) == 257  # Compiling takes less time than padding.
+    assert parts_of_batch(43, torch.bfloat16) == [32, 8, 2, 1]
+    assert parts_of_batch(43, torch.float32) == [43]
+    assert parts_of_batch(0, torch.bfloat16) == []
 
 
 @pytest.mark.parametrize("lengths", [[1], [5], [1] * 9, [3, 1, 4, 1, 5], [6, 6, 6], [9, 2, 2]])
@@ -94,7 +120,7 @@ def test_filled_batches_unpack_to_the_same_tokens(lengths: list[int]) -> None:
         assert filled.max_length == packed.max_length
         assert filled.cu_seq_lens.diff().tolist() == filled.lengths
         assert not filled.has_gaps()
-        # The positions of each sequence are those of a text.
+        # The positions of each sequence are those of the beginning of a text.
         assert filled.position_ids[0].tolist() == [place for length in filled.lengths for place in range(length)]
         assert torch.equal(filled.unpack(row), values)
         for chosen in (real & (values % 3 == 0), real):
@@ -110,27 +136,27 @@ def test_a_batch_of_padding_is_not_filled() -> None:
     assert packed.filled(8) is packed
 
 
+def test_long_fillers_are_several_sequences() -> None:
+    """A longer sequence could be part of a band, in which a NaN of one text reaches its neighbours."""
+    packed = PackedBatch.from_padded((2, 3000), CPU)
+    assert packed.filled(6200).lengths == [50, 50, 50, 50, 3000, 3000]
+
+
 @pytest.mark.parametrize("preset", sorted(PRESETS))
-@pytest.mark.parametrize(("lengths", "dtype", "tolerance"), [(MANY, torch.float32, 1e-4), (FEW, torch.bfloat16, 6e-2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 8e-2)])
 def test_filled_batches_have_the_outputs_of_padded_ones(
-    tiny_config: Build,
-    randomize: Build,
-    ragged: Build,
-    preset: str,
-    lengths: list[int],
-    dtype: torch.dtype,
-    tolerance: float,
+    tiny_config: Build, randomize: Build, ragged: Build, preset: str, dtype: torch.dtype, tolerance: float
 ) -> None:
     model = randomize(SequenceEncoderModel(tiny_config(preset, max_position_embeddings=64))).to(dtype).eval()
-    ids, mask = ragged(lengths)
-    assert round_up_tokens(sum(lengths), dtype, CPU) > sum(lengths)
+    ids, mask = ragged(LENGTHS)
     with torch.no_grad():
         packed, padded = model(ids, mask), model(ids, mask, output_hidden_states=True)
         torch.testing.assert_close(packed[0], padded[0], rtol=tolerance, atol=tolerance)
         torch.testing.assert_close(packed.pooler_output, padded.pooler_output, rtol=tolerance, atol=tolerance)
-        same = model(ids[:, :1].expand(len(lengths), max(lengths)))  # Without padding.
-        assert same.last_hidden_state.shape == packed[0].shape
-        needed = torch.rand(ids.shape) < 0.2
+        assert not packed[0][mask == 0].any()
+        whole = [model(ids, output_hidden_states=padded)[0] for padded in (False, True)]
+        torch.testing.assert_close(*whole, rtol=tolerance, atol=tolerance)
+        needed = torch.rand(ids.shape) < 0.8
         some = model(ids, mask, needed=needed)
         chosen = needed & mask.bool()
         torch.testing.assert_close(some[0][chosen], packed[0][chosen], rtol=tolerance, atol=tolerance)
@@ -138,13 +164,17 @@ def test_filled_batches_have_the_outputs_of_padded_ones(
 
 
 @pytest.mark.parametrize("preset", ["bert", "modernbert", "mpnet", "deberta-v3", "eurobert"])
-@pytest.mark.parametrize("cost", [0, 10**9], ids=["alone", "together"])
+@pytest.mark.parametrize("cost", [-1, 10**9], ids=["alone", "together"])
 def test_filled_groups_have_the_gradients_of_padded_batches(
-    monkeypatch: pytest.MonkeyPatch, tiny_config: Build, randomize: Build, ragged: Build, preset: str, cost: int
+    monkeypatch: pytest.MonkeyPatch,
+    rounds_everything: None,
+    tiny_config: Build,
+    randomize: Build,
+    ragged: Build,
+    preset: str,
+    cost: int,
 ) -> None:
-    """Rounding is for bfloat16; float64 compares exactly that the tokens that fill a batch or group have no effect."""
     monkeypatch.setattr(attention_in_groups, "GROUP_COST", cost)
-    monkeypatch.setattr("sequence_encoder.modeling.cpu.shapes._compiles_all", lambda dtype: True)
     model = randomize(SequenceEncoderForMaskedLM(tiny_config(preset))).double().train()
     ids, mask = ragged([9, 8, 8, 5, 4, 2, 1, 1, 1])
     labels = torch.where(mask.bool() & (ids % 3 == 0), ids, -100)
@@ -168,12 +198,14 @@ def test_filled_groups_have_the_gradients_of_padded_batches(
     torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("preset", ["bert", "modernbert"])
 @pytest.mark.parametrize("training", [False, True])
 def test_a_broken_text_does_not_reach_others_through_the_tokens_that_fill_a_batch(
-    tiny_config: Build, ragged: Build, training: bool
+    rounds_everything: None, tiny_config: Build, ragged: Build, preset: str, training: bool
 ) -> None:
-    model = SequenceEncoderForSequenceClassification(tiny_config("bert", num_labels=2)).bfloat16().train(training)
-    ids, mask = ragged(FEW)
+    config = tiny_config(preset, num_labels=2, layer_types=["full_attention"], num_hidden_layers=1)
+    model = SequenceEncoderForSequenceClassification(config).train(training)
+    ids, mask = ragged([9, 8, 5, 4, 2, 1])
     vectors = model.get_input_embeddings()(ids).detach()
     vectors[0] = torch.nan
     logits = model(inputs_embeds=vectors, attention_mask=mask).logits

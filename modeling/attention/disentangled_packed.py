@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from ..cpu.dropout import draw_kept, drop
+from ..cpu.shapes import parts_of_batch
 from .disentangled_scores import PRODUCTS_AT_ONCE, Tables, WithDistances, distance_scores, moving, table_rows
-from .grouped import GroupedAttention, GroupPlan
+from .grouped import GroupedAttention, GroupPlan, batched_product
 from .packed import QKV, AttentionFunction
 from .per_length import EqualLengthAttention
 
@@ -99,7 +100,9 @@ class _GroupedDisentangledFunction(torch.autograd.Function):
             for heads in _few_heads(query):
                 tables = Tables(*(None if table is None else table[heads] for table in (keys, queries)))
                 weights[heads] = distance_scores(query[heads], key[heads], tables)
-            scores = weights.flatten(0, 1).baddbmm_(query.flatten(0, 1), key.flatten(0, 1).mT, alpha=scaling)
+            sizes = parts_of_batch(query.shape[0] * count, query.dtype)
+            scores = weights.flatten(0, 1)
+            batched_product(query.flatten(0, 1), key.flatten(0, 1).mT, sizes, scaling, onto=scores)
             if mask is not None:
                 weights.add_(mask.transpose(0, 1))
             scores = torch.softmax(scores, -1)
@@ -107,7 +110,7 @@ class _GroupedDisentangledFunction(torch.autograd.Function):
             if dropout:
                 kept, ctx.factor = draw_kept(scores.shape, dropout)
                 used = drop(scores, kept, ctx.factor)
-            outputs.append(torch.bmm(used, value.flatten(0, 1)).unflatten(0, (-1, count)))
+            outputs.append(batched_product(used, value.flatten(0, 1), sizes).unflatten(0, (-1, count)))
             saved += [query, key, value, scores, kept]
         ctx.save_for_backward(*saved)
         return _packed(plan, outputs)
@@ -126,14 +129,14 @@ class _GroupedDisentangledFunction(torch.autograd.Function):
             query, key, value, weights, kept = saved[5 * index : 5 * index + 5]
             used = weights if kept is None else drop(weights, kept, ctx.factor)
             grad = grad.flatten(0, 1)
-            of_value = torch.bmm(used.mT, grad)
-            of_used = torch.bmm(grad, value.flatten(0, 1).mT)
+            sizes = parts_of_batch(len(grad), grad.dtype)
+            of_value = batched_product(used.mT, grad, sizes)
+            of_used = batched_product(grad, value.flatten(0, 1).mT, sizes)
             if kept is not None:
                 of_used = drop(of_used, kept, ctx.factor)
             of_scores = torch._softmax_backward_data(of_used, weights, -1, weights.dtype)
-            nothing = grad.new_empty(())
-            of_query = torch.baddbmm(nothing, of_scores, key.flatten(0, 1), beta=0, alpha=ctx.scaling)
-            of_key = torch.baddbmm(nothing, of_scores.mT, query.flatten(0, 1), beta=0, alpha=ctx.scaling)
+            of_query = batched_product(of_scores, key.flatten(0, 1), sizes, ctx.scaling)
+            of_key = batched_product(of_scores.mT, query.flatten(0, 1), sizes, ctx.scaling)
             of_query, of_key, of_value = (part.view_as(query) for part in (of_query, of_key, of_value))
             of_scores = of_scores.unflatten(0, query.shape[:2])
             for table, of_table, tokens, of_tokens, of_part in (

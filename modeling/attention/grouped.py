@@ -6,7 +6,7 @@ single autograd node. torch's fused kernel is not used: on a CPU it has no dropo
 bfloat16. In inference, only disentangled attention uses groups, because it computes more products.
 
 Shapes: T packed tokens, P positions of all groups including padding, H heads, G heads of keys and values, R = H / G, C
-channels of a head, N sequences of a group, L length of the longest sequence of a group.
+channels of a head, N sequences of a group, L length of a group: of its longest sequence, possibly rounded up.
 """
 
 from itertools import accumulate
@@ -17,7 +17,7 @@ from torch import nn
 
 from ..cpu.dropout import draw_kept, drop
 from ..cpu.eligibility import is_eager_on_cpu
-from ..cpu.shapes import round_up_group
+from ..cpu.shapes import parts_of_batch, round_up_length
 from ..packing import PackedBatch
 from .masks import additive_mask, within_window
 from .packed import QKV, AttentionFunction, split
@@ -91,7 +91,7 @@ class GroupedAttention(EqualLengthAttention):
 
 
 def group_runs(runs: list[Run], heads: int, dtype: torch.dtype) -> list[list[Run]]:
-    """Group neighbouring runs at the least cost, which counts attention weights in padded rows and calls.
+    """Group neighbouring runs at the least cost, which counts attention weights, with those of padding, and calls.
 
     Args:
         runs: The number of sequences and their length, for each run of sequences of equal length.
@@ -103,8 +103,8 @@ def group_runs(runs: list[Run], heads: int, dtype: torch.dtype) -> list[list[Run
         options, count = [], 0
         for start in reversed(range(end)):
             count += runs[start][0]
-            rows, length = round_up_group(count, runs[end - 1][1], dtype)
-            options.append((best[start][0] + GROUP_COST + heads * rows * length**2, start))
+            length = padded_length(runs[end - 1][1], heads * count, dtype)
+            options.append((best[start][0] + GROUP_COST + heads * count * length**2, start))
         best.append(min(options))
     groups, end = [], len(runs)
     while end:
@@ -112,6 +112,29 @@ def group_runs(runs: list[Run], heads: int, dtype: torch.dtype) -> list[list[Run
         groups.append(runs[start:end])
         end = start
     return groups[::-1]
+
+
+def padded_length(longest: int, rows: int, dtype: torch.dtype) -> int:
+    """Return the length of a group, given its longest sequence and its number of matrices of attention weights."""
+    return round_up_length(longest, rows, dtype, torch.device("cpu"))
+
+
+def batched_product(
+    a: torch.Tensor, b: torch.Tensor, parts: list[int], scaling: float = 1.0, onto: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return scaling · ab for batches of matrices, computed in parts of the batch.
+
+    Args:
+        a: (n, i, j).
+        b: (n, j, k).
+        parts: The numbers of matrices in the parts.
+        scaling: The factor.
+        onto: (n, i, k), to which the product is added in place.
+    """
+    output = a.new_empty(len(a), a.shape[1], b.shape[2]) if onto is None else onto
+    for x, y, into in zip(a.split(parts), b.split(parts), output.split(parts), strict=True):
+        torch.baddbmm(into, x, y, beta=0 if onto is None else 1, alpha=scaling, out=into)
+    return output
 
 
 class GroupPlan:
@@ -125,24 +148,15 @@ class GroupPlan:
 
     def __init__(self, runs: list[Run], like: torch.Tensor) -> None:
         groups = group_runs(runs, like.shape[1], like.dtype)
-        counts = [sum(count for count, _ in group) for group in groups]
-        self.shapes = [
-            round_up_group(count, group[-1][1], like.dtype) for count, group in zip(counts, groups, strict=True)
-        ]
-        # Sequences that fill a group have no tokens of their own. They are not masked, so that no row is all masked.
         self.lengths = [
-            torch.cat(
-                [
-                    *(torch.full((count,), length, device=like.device) for count, length in group),
-                    torch.full((rows - count,), longest, device=like.device),
-                ]
-            )
-            for group, count, (rows, longest) in zip(groups, counts, self.shapes, strict=True)
+            torch.cat([torch.full((count,), length, device=like.device) for count, length in group]) for group in groups
+        ]
+        self.shapes = [
+            (len(lengths), padded_length(int(lengths[-1]), like.shape[1] * len(lengths), like.dtype))
+            for lengths in self.lengths
         ]
         self.masks: dict[tuple[int | None, torch.dtype], list[torch.Tensor | None]] = {}
         token_mask = [self._token_mask(*group) for group in zip(self.lengths, self.shapes, strict=True)]
-        for part, count in zip(token_mask, counts, strict=True):
-            part[count:] = False
         self.tokens = self.places = None
         if not all(bool(part.all()) for part in token_mask):
             everywhere = torch.cat([part.flatten() for part in token_mask])
@@ -223,7 +237,8 @@ class _GroupedAttentionFunction(torch.autograd.Function):
         parts = zip(*(plan.spread(x) for x in (q, k, v)), plan.masks_of(window, q), plan.shapes, strict=True)
         for query, key, value, mask, shape in parts:
             query = query.reshape(len(key), -1, query.shape[-1])  # (N * G, R * L, C)
-            weights = torch.baddbmm(query.new_empty(()), query, key.transpose(1, 2), beta=0, alpha=scaling)
+            sizes = [count * k.shape[1] for count in parts_of_batch(shape[0], q.dtype)]
+            weights = batched_product(query, key.transpose(1, 2), sizes, scaling)
             of_heads = weights.view(shape[0], -1, shape[1], shape[1])  # (N, H, L, L)
             if bias is not None:
                 of_heads.add_(bias[:, : shape[1], : shape[1]])
@@ -234,7 +249,7 @@ class _GroupedAttentionFunction(torch.autograd.Function):
             if dropout:
                 kept, ctx.factor = draw_kept(weights.shape, dropout)
                 used = drop(weights, kept, ctx.factor)
-            outputs.append(torch.bmm(used, value).view(-1, shape[1], value.shape[-1]))
+            outputs.append(batched_product(used, value, sizes).view(-1, shape[1], value.shape[-1]))
             saved += [query, key, value, weights, kept]
         ctx.save_for_backward(*saved)
         return plan.gather(outputs, ctx.heads)
@@ -254,16 +269,14 @@ class _GroupedAttentionFunction(torch.autograd.Function):
             query, key, value, weights, kept = saved[5 * index : 5 * index + 5]
             used = weights if kept is None else drop(weights, kept, ctx.factor)
             grad = grad.reshape(query.shape)
-            of_value = torch.bmm(used.transpose(1, 2), grad)
-            of_used = torch.bmm(grad, value.transpose(1, 2))
+            sizes = [count * ctx.groups for count in parts_of_batch(shape[0], grad.dtype)]
+            of_value = batched_product(used.transpose(1, 2), grad, sizes)
+            of_used = batched_product(grad, value.transpose(1, 2), sizes)
             if kept is not None:
                 of_used = drop(of_used, kept, ctx.factor)
             of_scores = torch._softmax_backward_data(of_used, weights, -1, weights.dtype)
-            nothing = grad.new_empty(())
-            of_query = torch.baddbmm(nothing, of_scores, key, beta=0, alpha=ctx.scaling).view(
-                -1, shape[1], key.shape[-1]
-            )
-            of_key = torch.baddbmm(nothing, of_scores.transpose(1, 2), query, beta=0, alpha=ctx.scaling)
+            of_query = batched_product(of_scores, key, sizes, ctx.scaling).view(-1, shape[1], key.shape[-1])
+            of_key = batched_product(of_scores.transpose(1, 2), query, sizes, ctx.scaling)
             if of_bias is not None:
                 of_heads = of_scores.view(shape[0], -1, shape[1], shape[1])
                 of_bias[:, : shape[1], : shape[1]] += of_heads.sum(0, dtype=of_bias.dtype)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from .eligibility import is_eager_on_cpu, is_unhooked
-from .shapes import has_kernel
+from .shapes import has_onednn, suits_onednn
 
 # oneDNN's names for the activation and its algorithm, by the class of the activation. ReLU is missing, because oneDNN's
 # maps NaN to zero, which would hide that a model diverged.
@@ -49,7 +49,7 @@ def can_fuse_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor
     """Return whether `fused_gate` can compute a gated layer."""
     # Check the number of rows last, because compilers and exporters add a guard on it.
     return _can_fuse_activation(linear, act, hidden_states) and (
-        has_kernel(hidden_states.numel() // hidden_states.shape[-1], hidden_states.dtype)
+        suits_onednn(hidden_states.numel() // hidden_states.shape[-1], hidden_states.dtype)
     )
 
 
@@ -77,12 +77,12 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
     Returns:
         (rows, out).
     """
-    return _pointwise(x, weight, bias, None) if _has_onednn(x.dtype) else F.linear(x, weight, bias)
+    return _pointwise(x, weight, bias, None) if has_onednn(x.dtype) else F.linear(x, weight, bias)
 
 
 def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None) -> torch.Tensor:
     """Compute act(xWᵀ + b) for x of shape (rows, in)."""
-    if has_kernel(len(x), x.dtype):
+    if suits_onednn(len(x), x.dtype):
         return _onednn_product(x, weight, bias, act)
     output = F.linear(x, weight, bias)
     return output if act is None else act(output)
@@ -104,7 +104,7 @@ def can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
         and type(linear) is nn.Linear
         and is_unhooked(linear)
         and all(parameter.dtype == hidden_states.dtype for parameter in parameters)
-        and _has_onednn(weight.dtype)
+        and has_onednn(weight.dtype)
         and not torch.is_autocast_enabled("cpu")
         and weight.dim() == 2
         and weight.shape[1] == hidden_states.shape[-1]
@@ -118,11 +118,6 @@ def _can_fuse_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch
     # passes must give the same result.
     fused = type(act) in _ACTIVATIONS and is_unhooked(act) and not torch.is_grad_enabled() and not linear.training
     return fused and can_fuse(linear, hidden_states)
-
-
-def _has_onednn(dtype: torch.dtype) -> bool:
-    known = dtype == torch.float32 or (dtype == torch.bfloat16 and _HAS_BFLOAT16)
-    return bool(known and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
 
 
 class _Linear(torch.autograd.Function):
@@ -145,6 +140,3 @@ class _Linear(torch.autograd.Function):
             fused = not torch.is_grad_enabled() and is_eager_on_cpu(gradient)
             of_x = product(gradient, weight.t()) if fused else gradient @ weight
         return of_x, gradient.t() @ x if needs_weight else None, gradient.sum(0) if needs_bias else None
-
-
-_HAS_BFLOAT16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,15 +1,34 @@
 """Rounds the shapes of matrix products on a CPU, so that oneDNN compiles few kernels.
 
-oneDNN compiles a kernel for every shape, of about half a megabyte, and keeps up to a thousand of them. With texts of
-random lengths, nearly every batch has new shapes. In bfloat16 and float16, compiling takes longer than most products of
-an encoder. Float32 products use oneDNN only where it is faster than torch's own code, which compiles nothing.
+oneDNN compiles a kernel for every new shape. It takes about half a megabyte and, in bfloat16, longer than most products
+of an encoder. With texts of random lengths, nearly every batch has new shapes.
 """
 
 import torch
 
-# Float32 products with fewer rows use torch's own code, which is equally fast for them.
-_MIN_FLOAT32_ROWS = 256
-_LENGTH_STEP = 32
+# With fewer rows, torch's own float32 product is as fast, and compiles nothing. In bfloat16, kernels for all numbers of
+# rows up to this one are soon compiled.
+_MIN_ROWS = 256
+# Padding a group with more attention weights than this takes longer than compiling its kernels.
+_MAX_PADDED_WEIGHTS = 1 << 20
+_LENGTH_STEP = 16
+_HAS_BFLOAT16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Return whether oneDNN can compute products of a dtype."""
+    known = dtype == torch.float32 or (dtype == torch.bfloat16 and _HAS_BFLOAT16)
+    return bool(known and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+
+
+def needs_onednn(dtype: torch.dtype) -> bool:
+    """Return whether torch's own products also use oneDNN."""
+    return dtype == torch.bfloat16 and has_onednn(dtype)
+
+
+def suits_onednn(rows: int, dtype: torch.dtype) -> bool:
+    """Return whether oneDNN should compute a product of that many rows."""
+    return needs_onednn(dtype) or (has_onednn(dtype) and rows >= _MIN_ROWS and rows == _round_up(rows))
 
 
 def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -18,34 +37,25 @@ def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def round_up_tokens(tokens: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Return how many tokens to compute if `tokens` are needed; on accelerators, as many."""
-    return _round_up_rows(tokens, compute_dtype(dtype, device)) if device.type == "cpu" else tokens
+    """Return how many tokens to compute if `tokens` are needed: up to a sixteenth more on a CPU, from 256 tokens on."""
+    rounds = device.type == "cpu" and tokens >= _MIN_ROWS and has_onednn(compute_dtype(dtype, device))
+    return _round_up(tokens) if rounds else tokens
 
 
-def has_kernel(rows: int, dtype: torch.dtype) -> bool:
-    """Return whether oneDNN should compute a product of that many rows."""
-    return _compiles_all(dtype) or (rows >= _MIN_FLOAT32_ROWS and rows == _round_up_rows(rows, dtype))
+def round_up_length(length: int, rows: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Round up the length of the texts in a group of attention, which has `rows` matrices of attention weights."""
+    rounds = device.type == "cpu" and needs_onednn(dtype) and rows * length**2 <= _MAX_PADDED_WEIGHTS
+    return -(-length // _LENGTH_STEP) * _LENGTH_STEP if rounds else length
 
 
-def _round_up_rows(rows: int, dtype: torch.dtype) -> int:
-    """Round up to one of sixteen numbers per doubling, at least 8 apart."""
-    if not _compiles_all(dtype) and rows < _MIN_FLOAT32_ROWS:
-        return rows
-    step = max(8, 1 << max(0, (rows - 1).bit_length() - 5))
+def parts_of_batch(count: int, dtype: torch.dtype) -> list[int]:
+    """Split a batch of matrices into parts of few different sizes, powers of two, if each size compiles a kernel."""
+    if not needs_onednn(dtype):
+        return [count]
+    return [1 << bit for bit in reversed(range(count.bit_length())) if count >> bit & 1]
+
+
+def _round_up(rows: int) -> int:
+    """Round up to one of sixteen numbers per doubling."""
+    step = max(1, 1 << ((rows - 1).bit_length() - 5))
     return -(-rows // step) * step
-
-
-def round_up_group(count: int, length: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Round up the number of sequences in a group, two per doubling, and their length."""
-    step = 1 << max(0, (count - 1).bit_length() - 2) if _compiles_all(dtype) else 1
-    return -(-count // step) * step, round_up_length(length, dtype)
-
-
-def round_up_length(length: int, dtype: torch.dtype) -> int:
-    """Round up the length of the sequences in a group to a multiple of 32, if kernels are compiled for all shapes."""
-    return -(-length // _LENGTH_STEP) * _LENGTH_STEP if _compiles_all(dtype) else length
-
-
-def _compiles_all(dtype: torch.dtype) -> bool:
-    """Return whether torch's own code also uses oneDNN."""
-    return dtype.itemsize < 4

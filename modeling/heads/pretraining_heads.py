@@ -18,11 +18,9 @@ from transformers.utils.import_utils import is_tracing
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..checks import batch_shape
 from ..cpu.dropout import Dropout
-from ..cpu.shapes import round_up_tokens
 from ..forward_options import ForwardOptions
 from ..label_checks import IGNORED, check_class_labels
 from ..modeling_sequence_encoder import SequenceEncoderModel
-from ..packing import indices_and_others
 from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors
 from .losses import masked_lm_loss, sentence_order_loss
@@ -72,16 +70,11 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         if labels is None:
             return self.decoder(self.head(hidden_states)), None
         labels = labels.to(hidden_states.device, torch.long)
-        if not isinstance(needed, torch.Tensor):
-            logits = self.decoder(self.head(hidden_states))
-            return logits, self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
-        needed = needed.flatten().to(hidden_states.device)
-        round_up = functools.partial(round_up_tokens, dtype=hidden_states.dtype, device=needed.device)
-        # The loss ignores the labels of the other tokens.
-        rows = indices_and_others(needed, ~needed, round_up)
-        logits = self.decoder(self.head(hidden_states.flatten(0, 1).index_select(0, rows)))
-        loss = self.loss_function(logits, labels.flatten()[rows], vocab_size=self.config.vocab_size, **kwargs)
-        return logits[: int(needed.sum())], loss
+        if isinstance(needed, torch.Tensor):
+            needed = needed.to(hidden_states.device)
+            hidden_states, labels = hidden_states[needed], labels.view_as(needed)[needed]
+        logits = self.decoder(self.head(hidden_states))
+        return logits, self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
 
 
 class SequenceEncoderForMaskedLM(_VocabularyModel):
