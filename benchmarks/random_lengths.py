@@ -1,4 +1,4 @@
-"""Measure bfloat16 on a CPU when every batch is new: transformers' BERT, ours, and ours without rounding up its shapes.
+"""Measure bfloat16 on a CPU when every batch is new: transformers' BERT, ours, and ours with all shapes.
 
 oneDNN compiles a kernel for each shape of a product. Batches of random lengths therefore show what repeated batches,
 whose kernels exist, do not. The models take turns batch by batch.
@@ -40,7 +40,7 @@ def batches(number: int) -> Iterator[dict[str, torch.Tensor]]:
 
 
 def exactly(run: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[dict[str, torch.Tensor]], None]:
-    """Return `run` without rounding up."""
+    """Return `run` with every shape that the lengths of the texts give."""
 
     def exact(batch: dict[str, torch.Tensor]) -> None:
         with ExitStack() as stack:
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=150, help="Number of batches, of which a third is not counted.")
     options = parser.parse_args()
     print_machine()
-    print("\n| milliseconds per batch | transformers | SequenceEncoder | without rounding up |\n|---|---|---|---|")
+    print("\n| milliseconds per batch | transformers | SequenceEncoder | with all shapes |\n|---|---|---|---|")
     for kind in ("inference", "training"):
         torch.manual_seed(0)
         bert = BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY, **SIZES))

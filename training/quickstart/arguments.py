@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ...command_line import UsageError
 from ...command_line.parser import CommandLine
 
-# With these defaults, the quickstart takes at most five minutes on two cores of a server CPU.
+# With these defaults, the quickstart takes four to five minutes on two cores of a server CPU.
 PRETRAINING_STEPS, ADAPTATION_STEPS = 900, 300
 
 
