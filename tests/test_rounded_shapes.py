@@ -56,7 +56,7 @@ def train_on_random_texts(model: Any, generator: random.Random, batches: int) ->
     """Return the shapes of all products in training steps with random texts."""
     with Products() as products:
         for _ in range(batches):
-            lengths = torch.tensor([generator.randint(30, 60) for _ in range(generator.randint(8, 10))])
+            lengths = torch.tensor([generator.randint(30, 60) for _ in range(generator.randint(7, 9))])
             mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
             labels = torch.zeros(len(lengths), dtype=torch.long)
             with torch.autocast("cpu", torch.bfloat16):
@@ -68,13 +68,12 @@ def train_on_random_texts(model: Any, generator: random.Random, batches: int) ->
 @pytest.mark.parametrize("preset", ["bert", "modernbert", "mpnet", "deberta-v3"])
 def test_products_of_random_texts_have_few_shapes(tiny_config: Build, preset: str) -> None:
     """For bfloat16, oneDNN compiles a kernel for each shape of a product, which takes longer than the product."""
-    config = tiny_config(preset, attention_dropout=0.1, max_position_embeddings=64, num_labels=2)
+    config = tiny_config(preset, attention_dropout=0.1, max_position_embeddings=64, num_labels=2, num_hidden_layers=1)
     model = SequenceEncoderForSequenceClassification(config).train()
     generator = random.Random(0)
-    seen = train_on_random_texts(model, generator, 30)
-    new = train_on_random_texts(model, generator, 10) - seen
-    # Half of these batches have a number of tokens that none of the first batches had.
-    assert len(new) < 0.2 * len(seen)
+    seen = train_on_random_texts(model, generator, 12)
+    new = train_on_random_texts(model, generator, 4) - seen
+    assert len(new) < 4
 
 
 def test_numbers_of_rows_are_rounded_up_to_few(monkeypatch: pytest.MonkeyPatch) -> None:
