@@ -45,11 +45,18 @@ def train(model: torch.nn.Module, data: list[dict[str, torch.Tensor]], halved: b
     """Train once over the data with AdamW, and with autocast to bfloat16 if `halved`."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     for batch in data:
-        with torch.autocast("cpu", torch.bfloat16, enabled=halved):
-            loss = model(**batch).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        train_step(model, optimizer, batch, halved)
+
+
+def train_step(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor], halved: bool
+) -> None:
+    """Train on a batch, with autocast to bfloat16 if `halved`."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=halved):
+        loss = model(**batch).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def product_limit(dtype: torch.dtype, rows: int = 2048, inner: int = 384, columns: int = 1536) -> float:

@@ -14,7 +14,7 @@ from statistics import mean
 from unittest.mock import patch
 
 import torch
-from peers import print_machine, train
+from peers import print_machine, train_step
 from transformers import BertConfig, BertForSequenceClassification
 
 from sequence_encoder import convert
@@ -53,13 +53,16 @@ def exactly(run: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[dict[st
 
 def step(model: torch.nn.Module, training: bool) -> Callable[[dict[str, torch.Tensor]], None]:
     """Return a function that trains on a batch under autocast, or computes it with weights in bfloat16."""
-    model = model.train() if training else model.bfloat16().eval()
+    if training:
+        optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-5, fused=True)
+        return lambda batch: train_step(model, optimizer, batch, halved=True)
+    model = model.bfloat16().eval()
 
     def infer(batch: dict[str, torch.Tensor]) -> None:
         with torch.inference_mode():
             model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
-    return (lambda batch: train(model, [batch], halved=True)) if training else infer
+    return infer
 
 
 def main() -> None:

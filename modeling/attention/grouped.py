@@ -100,10 +100,12 @@ def group_runs(runs: list[Run], heads: int, dtype: torch.dtype) -> list[list[Run
     """
     best: list[tuple[float, int]] = [(0.0, 0)]  # The least cost of the first runs, and where their last group starts.
     for end in range(1, len(runs) + 1):
-        options, count = [], 0
+        options, count, longest = [], 0, runs[end - 1][1]
+        # The loop below runs for each pair of runs.
+        rounds = padded_length(longest, 0, dtype) > longest
         for start in reversed(range(end)):
             count += runs[start][0]
-            length = padded_length(runs[end - 1][1], heads * count, dtype)
+            length = padded_length(longest, heads * count, dtype) if rounds else longest
             options.append((best[start][0] + GROUP_COST + heads * count * length**2, start))
         best.append(min(options))
     groups, end = [], len(runs)

@@ -48,8 +48,8 @@ def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: to
 def can_fuse_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> bool:
     """Return whether `fused_gate` can compute a gated layer."""
     # Check the number of rows last, because compilers and exporters add a guard on it.
-    return _can_fuse_activation(linear, act, hidden_states) and (
-        suits_onednn(hidden_states.numel() // hidden_states.shape[-1], hidden_states.dtype)
+    return _can_fuse_activation(linear, act, hidden_states) and suits_onednn(
+        hidden_states.numel() // hidden_states.shape[-1], hidden_states.dtype
     )
 
 
