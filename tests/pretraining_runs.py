@@ -56,14 +56,12 @@ def run_here(corpus: Path, output: Path, **options: Any) -> Trainer:
     return pretrain(parse(command(corpus, output, **options)))
 
 
-def start(
-    arguments: list[str], processes: int = 1, limit: str = "", python: str | None = None
-) -> subprocess.Popen[str]:
-    """Start a run in separate processes with one thread each. `limit` is a shell command to run first.
+def start(arguments: list[str], processes: int = 1, limit: str = "") -> subprocess.Popen[str]:
+    """Start a run in forks with one thread each. `limit` is a shell command to run first.
 
-    The processes are forks, unless `python` names another interpreter. A launcher starts several processes.
+    A launcher starts several processes.
     """
-    launcher = [python or forked_python()]
+    launcher = [forked_python()]
     if processes > 1:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

@@ -128,7 +128,7 @@ def test_entities_are_learned_from_character_spans(encoder: Path, tmp_path: Path
 def test_long_contexts_are_read_in_windows(encoder: Path, tmp_path: Path) -> None:
     rows = examples_of("qa", 200, 0)
     for row in rows:
-        before = "it is here by the " * 8
+        before = "it is here by the " * 4
         row["context"] = before + row["context"]
         row["answers"]["answer_start"] = [row["answers"]["answer_start"][0] + len(before)]
     (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

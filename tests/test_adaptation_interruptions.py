@@ -67,8 +67,9 @@ def assert_same(folder: Path, other: Path) -> None:
     assert not list(folder.parent.glob(".*-adaptation"))
 
 
-TASKS = ["classification", "multi-label", "regression", "ner", "qa", "multiple-choice", "embedding", "ranking"]
-TUNINGS = ["head", "adapter", "lora", "dora", "ia3", "prompt"]
+# The other tasks differ in their data, metrics and heads only, and the other methods of peft in its configuration only.
+TASKS = ["classification", "ner", "qa", "embedding", "ranking"]
+TUNINGS = ["head", "adapter", "lora", "prompt"]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_an_interrupted_run_is_only_discarded_on_request(encoder: Path, tmp_path
         run("classification", encoder, tmp_path / "out", **options)
     with pytest.raises(FileExistsError, match=r"interrupted run; continue it with --resume, or .* with --overwrite"):
         run("classification", encoder, tmp_path / "out", **options)
-    with pytest.raises(UsageError, match=r"these differ: learning_rate \(was 0.003, is 0.1\)"):
+    with pytest.raises(UsageError, match=r"these differ: learning_rate \(was 0.008, is 0.1\)"):
         run("classification", encoder, tmp_path / "out", **{**options, "learning_rate": 0.1}, resume=True)
     run("classification", encoder, tmp_path / "out", **options, overwrite=True)
     run("classification", encoder, tmp_path / "whole", **options)

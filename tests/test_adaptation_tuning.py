@@ -29,7 +29,7 @@ def test_every_tuning_method_trains_few_weights_and_keeps_the_encoder(
     encoder: Path, tmp_path: Path, tuning: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = write_examples(tmp_path, "classification", COUNTS)
-    options = {**FAST, "learning_rate": 0.02, "num_train_epochs": 12}
+    options = {**FAST, "learning_rate": 0.02, "num_train_epochs": 8}
     results = run("classification", encoder, tmp_path / "out", tuning=tuning, **files, **options)
     assert results.trained < 0.35 * results.parameters
     assert results.best.metrics["test"]["accuracy"] > (0.6 if tuning == "prompt" else 0.75)

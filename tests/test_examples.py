@@ -53,8 +53,8 @@ def test_every_script_trains_evaluates_and_saves(encoder: Path, tmp_path: Path, 
     choices = ["--ending_column_names", "ending0", "ending1"] if task == "multiple-choice" else []
     command = [forked_python(), str(SCRIPTS / f"{script}.py"), "--model_name_or_path", str(encoder)]
     command += ["--train_file", str(tmp_path / "train.jsonl"), "--validation_file", str(tmp_path / "validation.jsonl")]
-    command += ["--do_train", "--do_eval", "--output_dir", str(tmp_path / "out"), "--learning_rate", "3e-3"]
-    command += ["--num_train_epochs", "8", "--per_device_train_batch_size", "16", "--use_cpu", "--report_to", "none"]
+    command += ["--do_train", "--do_eval", "--output_dir", str(tmp_path / "out"), "--learning_rate", "8e-3"]
+    command += ["--num_train_epochs", "4", "--per_device_train_batch_size", "16", "--use_cpu", "--report_to", "none"]
     command += ["--save_strategy", "no", *choices, *OPTIONS.get(task, [])]
     finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr

@@ -1,4 +1,4 @@
-"""Published configurations convert at their full depth, or `convert` rejects them and names a field."""
+"""Published configurations convert, with small widths and few layers, or `convert` rejects them and names a field."""
 
 from __future__ import annotations
 
@@ -52,11 +52,13 @@ def marks(name: str) -> list[pytest.MarkDecorator]:
 
 
 def small(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a published configuration with small widths and token ids, under the names that it uses."""
+    """Return a published configuration with small widths and token ids and few layers, under the names that it uses."""
     heads = fields.get("num_attention_heads") or fields["n_head"]
+    # No family has a longer period of different layers.
+    layers = min(fields.get("num_hidden_layers") or fields["n_layer"], 6)
     # Heads keep an even size, for rotary positions.
     sizes = {"vocab_size": 97, "hidden_size": 4 * heads, "intermediate_size": 3 * heads + 2, "attention_head_size": 4}
-    sizes |= {"head_dim": 4, "pooler_hidden_size": sizes["hidden_size"]}
+    sizes |= {"head_dim": 4, "pooler_hidden_size": sizes["hidden_size"], "num_hidden_layers": layers}
     tokens = {name: value % 97 for name, value in fields.items() if name.endswith("_token_id")}
     return {name: sizes.get(RENAMED.get(name, name), value) for name, value in fields.items()} | tokens
 
