@@ -30,7 +30,7 @@ from sequence_encoder.modeling.feed_forward import GatedMLP
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
 def test_fused_equals_separate(act: str, bias: bool, dtype: torch.dtype, tolerance: float) -> None:
     linear = nn.Linear(24, 40, bias=bias).to(dtype)
-    for shape in ((24,), (7, 24), (1, 7, 24), (2, 7, 24)):
+    for shape in ((24,), (7, 24), (1, 7, 24), (2, 152, 24)):
         x = torch.randn(shape, dtype=dtype)
         expected = ACT2FN[act](linear(x))
         with torch.no_grad():
@@ -65,7 +65,7 @@ def test_hooks_subclasses_and_gradients_are_kept(
     tiny_config: Callable[..., Any], randomize: Callable[..., Any]
 ) -> None:
     model = randomize(SequenceEncoderModel(tiny_config("bert")))
-    ids = torch.randint(5, 97, (2, 9))
+    ids = torch.randint(5, 97, (32, 9))
     seen = []
     handle = model.layers[1].mlp.up_proj.register_forward_hook(
         lambda module, args, output: seen.append(output) or 2 * output
@@ -91,7 +91,7 @@ def test_offloaded_weights_are_loaded_first(
     tiny_config: Callable[..., Any], randomize: Callable[..., Any], tmp_path: Any
 ) -> None:
     model = randomize(SequenceEncoderModel(tiny_config("bert")))
-    ids = torch.randint(5, 97, (2, 9))
+    ids = torch.randint(5, 97, (32, 9))
     expected = model(ids).last_hidden_state
     offloaded = disk_offload(copy.deepcopy(model), tmp_path, execution_device=torch.device("cpu"))
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_an_activation_can_be_replaced_or_hooked(
     tiny_config: Callable[..., Any], randomize: Callable[..., Any]
 ) -> None:
     model = randomize(SequenceEncoderModel(tiny_config("bert")))
-    ids = torch.randint(5, 97, (2, 9))
+    ids = torch.randint(5, 97, (32, 9))
     seen: list[torch.Tensor] = []
     model.layers[0].mlp.act.register_forward_hook(lambda module, args, output: seen.append(output))
     model.layers[1].mlp.act = nn.Identity()
@@ -118,7 +118,7 @@ def test_global_hooks_see_every_activation(tiny_config: Callable[..., Any], rand
     hook = nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append(module))
     try:
         with torch.no_grad():
-            model(torch.randint(5, 97, (2, 9)))
+            model(torch.randint(5, 97, (32, 9)))
     finally:
         hook.remove()
     assert all(layer.mlp.act in seen for layer in model.layers)
@@ -129,13 +129,13 @@ def test_nan_weights_reach_the_output(tiny_config: Callable[..., Any], preset: s
     model = SequenceEncoderModel(tiny_config(preset)).eval()
     with torch.no_grad():
         model.layers[-1].mlp.up_proj.weight[0] = float("nan")
-        assert model(torch.randint(5, 97, (2, 9))).last_hidden_state.isnan().any()
+        assert model(torch.randint(5, 97, (32, 9))).last_hidden_state.isnan().any()
 
 
 @pytest.mark.since("transformers", "5.9", "builds traceable masks")
 def test_traced_models_run(tiny_config: Callable[..., Any], randomize: Callable[..., Any]) -> None:
     model = randomize(SequenceEncoderModel(tiny_config("bert", return_dict=False)))
-    ids = torch.randint(5, 97, (2, 9))
+    ids = torch.randint(5, 97, (32, 9))
     with torch.no_grad():
         traced = torch.jit.trace(model, (ids,))
         torch.testing.assert_close(traced(ids)[0], model(ids)[0])

@@ -13,22 +13,28 @@ from torch.nn.modules.module import (
     _global_forward_hooks,
     _global_forward_pre_hooks,
 )
-from transformers.utils.import_utils import is_tracing
 
+_PLAIN = (torch.Tensor, nn.Parameter)
+# Batched gradients (`is_grads_batched`) use these tensors.
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
 # The dicts of hooks for all modules. Older releases of torch have no public function that checks all of them.
 _GLOBAL_HOOKS = (_global_forward_hooks, _global_forward_pre_hooks, _global_backward_hooks, _global_backward_pre_hooks)
 
 
 def is_eager_on_cpu(*tensors: torch.Tensor) -> bool:
     """Return whether all tensors are plain CPU tensors, and nothing but autograd records the operations on them."""
-    return (
-        not is_tracing(tensors[0])
-        and all(type(tensor) in (torch.Tensor, nn.Parameter) and tensor.device.type == "cpu" for tensor in tensors)
-        and not torch._C._are_functorch_transforms_active()
-        # Batched gradients (`is_grads_batched`) use these tensors.
-        and not any(torch._C._functorch.is_legacy_batchedtensor(tensor) for tensor in tensors)
-        and forward_ad._current_level < 0
-    )
+    # Every linear layer asks this. `is_tracing` of transformers would take longer than the product of a short text.
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or _is_transforming():
+        return False
+    for tensor in tensors:
+        # Tensors of other tracers have their own types.
+        if type(tensor) not in _PLAIN or tensor.device.type != "cpu" or _is_batched(tensor):
+            return False
+    return True
+
+
+def _is_transforming() -> bool:
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_unhooked(module: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from .eligibility import is_eager_on_cpu, is_unhooked
-from .shapes import has_onednn, suits_onednn
+from .shapes import has_few_rows, has_onednn, suits_onednn
 
 # oneDNN's names for the activation and its algorithm, by the class of the activation. ReLU is missing, because oneDNN's
 # maps NaN to zero, which would hide that a model diverged.
@@ -27,7 +27,7 @@ _ACTIVATIONS = {
 
 def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor:
     """Compute linear(x), from (..., in) to (..., out)."""
-    if not can_fuse(linear, hidden_states):
+    if _is_small(hidden_states) or not can_fuse(linear, hidden_states):
         return linear(hidden_states)
     rows = hidden_states.reshape(-1, hidden_states.shape[-1])
     if torch.is_grad_enabled():
@@ -39,7 +39,7 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
 
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """Compute act(linear(x)), from (..., in) to (..., out)."""
-    if not _can_fuse_activation(linear, act, hidden_states):
+    if _is_small(hidden_states) or not _can_fuse_activation(linear, act, hidden_states):
         return act(fused_linear(linear, hidden_states))
     rows = hidden_states.reshape(-1, hidden_states.shape[-1])
     return _pointwise(rows, linear.weight, linear.bias, act).view(*hidden_states.shape[:-1], len(linear.weight))
@@ -47,10 +47,10 @@ def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: to
 
 def can_fuse_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> bool:
     """Return whether `fused_gate` can compute a gated layer."""
-    # Check the number of rows last, because compilers and exporters add a guard on it.
-    return _can_fuse_activation(linear, act, hidden_states) and suits_onednn(
-        hidden_states.numel() // hidden_states.shape[-1], hidden_states.dtype
-    )
+    if _is_small(hidden_states) or not _can_fuse_activation(linear, act, hidden_states):
+        return False
+    # Last, because compilers and exporters add a guard on the number of rows.
+    return suits_onednn(hidden_states.numel() // hidden_states.shape[-1], hidden_states.dtype)
 
 
 def fused_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -95,21 +95,31 @@ def _onednn_product(
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
 
 
+def _is_small(hidden_states: torch.Tensor) -> bool:
+    """Return whether torch computes a product of so few rows anyway. All other checks would take longer than it."""
+    return (
+        type(hidden_states) is torch.Tensor
+        # Compilers and exporters add a guard on the number of rows.
+        and not torch.compiler.is_compiling()
+        and torch._C._get_tracing_state() is None
+        and has_few_rows(hidden_states.numel() // hidden_states.shape[-1], hidden_states.dtype)
+    )
+
+
 def can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
     """Return whether oneDNN can compute a layer in place of its `forward`."""
-    weight, bias = linear.weight, linear.bias
-    parameters = (weight,) if bias is None else (weight, bias)
+    weight, bias, dtype = linear.weight, linear.bias, hidden_states.dtype
     return bool(
-        is_eager_on_cpu(hidden_states, *parameters)
-        and type(linear) is nn.Linear
+        type(linear) is nn.Linear
+        and (is_eager_on_cpu(hidden_states, weight) if bias is None else is_eager_on_cpu(hidden_states, weight, bias))
         and is_unhooked(linear)
-        and all(parameter.dtype == hidden_states.dtype for parameter in parameters)
-        and has_onednn(weight.dtype)
+        and weight.dtype == dtype
+        and has_onednn(dtype)
         and not torch.is_autocast_enabled("cpu")
         and weight.dim() == 2
         and weight.shape[1] == hidden_states.shape[-1]
         # oneDNN ignores the strides of a bias.
-        and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))
+        and (bias is None or (bias.dtype == dtype and bias.shape == weight.shape[:1] and bias.is_contiguous()))
     )
 
 

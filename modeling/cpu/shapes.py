@@ -13,12 +13,13 @@ _MIN_ROWS = 256
 _MAX_PADDED_WEIGHTS = 1 << 20
 _LENGTH_STEP = 16
 _HAS_BFLOAT16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+_HAS_FLOAT32 = torch.backends.mkldnn.is_available()
 
 
 def has_onednn(dtype: torch.dtype) -> bool:
     """Return whether oneDNN can compute products of a dtype."""
-    known = dtype == torch.float32 or (dtype == torch.bfloat16 and _HAS_BFLOAT16)
-    return bool(known and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+    known = _HAS_FLOAT32 if dtype == torch.float32 else _HAS_BFLOAT16 and dtype == torch.bfloat16
+    return bool(known and torch.backends.mkldnn.enabled)
 
 
 def needs_onednn(dtype: torch.dtype) -> bool:
@@ -26,9 +27,14 @@ def needs_onednn(dtype: torch.dtype) -> bool:
     return dtype == torch.bfloat16 and has_onednn(dtype)
 
 
+def has_few_rows(rows: int, dtype: torch.dtype) -> bool:
+    """Return whether torch should compute a product of that many rows, even if oneDNN can."""
+    return dtype == torch.float32 and rows < _MIN_ROWS
+
+
 def suits_onednn(rows: int, dtype: torch.dtype) -> bool:
     """Return whether oneDNN should compute a product of that many rows."""
-    return needs_onednn(dtype) or (has_onednn(dtype) and rows >= _MIN_ROWS and rows == _round_up(rows))
+    return needs_onednn(dtype) or (has_onednn(dtype) and not has_few_rows(rows, dtype) and rows == _round_up(rows))
 
 
 def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
