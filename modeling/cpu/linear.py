@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from .eligibility import is_eager_on_cpu, is_unhooked
+from .prepacked import pad_rows, prepacked_parts
 from .shapes import has_few_rows, has_onednn, suits_onednn
 
 # oneDNN's names for the activation and its algorithm, by the class of the activation. ReLU is missing, because oneDNN's
@@ -27,7 +28,11 @@ _ACTIVATIONS = {
 
 def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor:
     """Compute linear(x), from (..., in) to (..., out)."""
-    if _is_small(hidden_states) or not can_fuse(linear, hidden_states):
+    if _is_small(hidden_states):
+        return linear(hidden_states)
+    if parts := prepacked_parts(linear, hidden_states):
+        return _prepacked_product(hidden_states, parts[0], linear, None)
+    if not can_fuse(linear, hidden_states):
         return linear(hidden_states)
     rows = hidden_states.reshape(-1, hidden_states.shape[-1])
     if torch.is_grad_enabled():
@@ -39,7 +44,11 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
 
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """Compute act(linear(x)), from (..., in) to (..., out)."""
-    if _is_small(hidden_states) or not _can_fuse_activation(linear, act, hidden_states):
+    if _is_small(hidden_states):
+        return act(linear(hidden_states))
+    if type(act) in _ACTIVATIONS and is_unhooked(act) and (parts := prepacked_parts(linear, hidden_states)):
+        return _prepacked_product(hidden_states, parts[0], linear, act)
+    if not _can_fuse_activation(linear, act, hidden_states):
         return act(fused_linear(linear, hidden_states))
     rows = hidden_states.reshape(-1, hidden_states.shape[-1])
     return _pointwise(rows, linear.weight, linear.bias, act).view(*hidden_states.shape[:-1], len(linear.weight))
@@ -47,7 +56,11 @@ def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: to
 
 def can_fuse_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> bool:
     """Return whether `fused_gate` can compute a gated layer."""
-    if _is_small(hidden_states) or not _can_fuse_activation(linear, act, hidden_states):
+    if _is_small(hidden_states):
+        return False
+    if type(act) in _ACTIVATIONS and is_unhooked(act) and prepacked_parts(linear, hidden_states, 2):
+        return True
+    if not _can_fuse_activation(linear, act, hidden_states):
         return False
     # Last, because compilers and exporters add a guard on the number of rows.
     return suits_onednn(hidden_states.numel() // hidden_states.shape[-1], hidden_states.dtype)
@@ -58,12 +71,13 @@ def fused_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -
 
     oneDNN multiplies each tile of the second product by the first, so the halves are not written and read again.
     """
-    x = hidden_states.reshape(-1, hidden_states.shape[-1])
+    rows = hidden_states.reshape(-1, hidden_states.shape[-1])
     biases = (None, None) if linear.bias is None else linear.bias.chunk(2)
-    of_gate, of_up = linear.weight.chunk(2)
+    parts = prepacked_parts(linear, hidden_states, 2)
+    (of_gate, of_up), x = (parts, pad_rows(rows)) if parts else (linear.weight.chunk(2), rows)
     gate = _onednn_product(x, of_gate, biases[0], act)
-    gated = torch.ops.mkldnn._linear_pointwise.binary(x, gate, of_up, biases[1], "mul")
-    return gated.view(*hidden_states.shape[:-1], len(of_gate))
+    gated = torch.ops.mkldnn._linear_pointwise.binary(x, gate, of_up, biases[1], "mul")[: len(rows)]
+    return gated.view(*hidden_states.shape[:-1], gated.shape[-1])
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -86,6 +100,15 @@ def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
         return _onednn_product(x, weight, bias, act)
     output = F.linear(x, weight, bias)
     return output if act is None else act(output)
+
+
+def _prepacked_product(
+    hidden_states: torch.Tensor, weight: torch.Tensor, linear: nn.Linear, act: nn.Module | None
+) -> torch.Tensor:
+    """Compute act(linear(x)) with a prepacked weight, from (..., in) to (..., out)."""
+    rows = hidden_states.reshape(-1, hidden_states.shape[-1])
+    output = _onednn_product(pad_rows(rows), weight, linear.bias, act)[: len(rows)]
+    return output.view(*hidden_states.shape[:-1], output.shape[-1])
 
 
 def _onednn_product(

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ...data.batching import token_batches
 from ...tokenizer.private_copy import lowercased, private_copy
+from ..cpu.prepacked import prepacked_for
 from ..pooling import check_pooling
 from .embedding_recipe import EmbeddingRecipe, Normalize
 from .evaluation_mode import evaluation_mode
@@ -295,7 +297,8 @@ class TextEncodingMixin:
         device = self._result_device()
         dtype = torch.promote_types(model.dtype, torch.float32)
         vectors = torch.zeros(len(ids), model.config.hidden_size * len(modes), device=device, dtype=dtype)
-        with evaluation_mode(model):
+        tokens = sum(len(text) for text in ids) if device.type == "cpu" else 0
+        with evaluation_mode(model), prepacked_for(cast(nn.Module, model.layers), tokens):
             # The longest texts come first, so that a lack of memory shows at once.
             for batch in reversed(token_batches([len(text) for text in ids], max_tokens)):
                 lengths = [len(ids[i]) for i in batch]
