@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby
 
 import torch
+from transformers.utils.import_utils import is_tracing
 
 
 def sequence_starts(
@@ -45,13 +46,27 @@ def sequence_starts(
         return starts[:-1].view(shape) | (index == 0)
     if token_mask is None:
         token_mask = torch.ones(shape, dtype=torch.bool, device=device)
-    latest_token = torch.where(token_mask, index, -1).cummax(dim=1).values
+    starts = token_mask & (token_mask.cumsum(dim=1) == 1)
+    if position_ids is None:
+        return starts
     # `roll` instead of slices and `cat`: with symbolic lengths, torch.export would need to know if a slice is empty.
-    previous = torch.where(index == 0, -1, latest_token.roll(1, dims=1))
-    starts = previous < 0
-    if position_ids is not None:
-        starts = starts | (position_ids <= position_ids.gather(1, previous.clamp(min=0)))
-    return starts & token_mask
+    previous = torch.where(index == 0, 0, latest_index(token_mask).roll(1, dims=1))
+    return starts | (token_mask & (position_ids <= position_ids.gather(1, previous)))
+
+
+def latest_index(marked: torch.Tensor) -> torch.Tensor:
+    """Return the index of the latest marked token up to each token, (B, S) bool to (B, S) long; 0 before the first one.
+
+    This is the running maximum of the indices. ONNX has no such operation, so another one replaces it during tracing.
+    """
+    index = torch.arange(marked.shape[1], device=marked.device).expand(marked.shape)
+    if not is_tracing(marked):
+        return torch.where(marked, index, 0).cummax(dim=1).values
+    count = marked.cumsum(dim=1)
+    # The index of the n-th marked token of each row. Tokens that are not marked write a zero to the place before all.
+    indices = count.new_zeros(marked.shape[0], marked.shape[1] + 1)
+    indices = indices.scatter(1, torch.where(marked, count, 0), torch.where(marked, index, 0))
+    return indices.gather(1, count)
 
 
 def has_several_per_row(starts: torch.Tensor) -> bool:
@@ -67,7 +82,7 @@ def select_tokens(packed: torch.Tensor, needed: torch.Tensor | None) -> torch.Te
 def offsets_from_starts(starts: torch.Tensor) -> torch.Tensor:
     """Return the distance of each token from the start of its sequence in the row, (B, S) bool to (B, S) long."""
     index = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
-    return index - torch.where(starts, index, 0).cummax(dim=1).values
+    return index - latest_index(starts)
 
 
 def positions_from_documents(seq_idx: torch.Tensor) -> torch.Tensor:
@@ -84,8 +99,7 @@ def positions_from_zero(position_ids: torch.Tensor, starts: torch.Tensor, offset
         starts: (B, S) bool, the first token of every sequence.
         offset: The `position_offset`.
     """
-    index = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
-    first = position_ids.gather(1, torch.where(starts, index, 0).cummax(dim=1).values)
+    first = position_ids.gather(1, latest_index(starts))
     return position_ids - offset * (first == offset)
 
 
