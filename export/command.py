@@ -10,6 +10,7 @@ from ..conversion.convert import convert
 from ..conversion.remote_code_checkpoints import find_remote_code
 from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import load_checkpoint, read_config, transformer_folder
+from ..hub.passed_on import inherited_card_fields
 from ..modeling import SequenceEncoderPreTrainedModel
 from ..saving.whole_folders import check_replaceable
 from .comparison import ExportCheck
@@ -33,11 +34,12 @@ def export_checkpoint(source: str, target: str, to: str, pooled: bool = False, f
     """
     check_replaceable(Path(target), force, "--force", kept=Path(source))
     model = _load(source, base_model=pooled)
-    encoder = Path(transformer_folder(folder_of(source)))
-    tokenizer = load_tokenizer(encoder, model)
+    source_folder = folder_of(source)
+    tokenizer = load_tokenizer(transformer_folder(source_folder), model)
     if tokenizer is None:
         raise ValueError(f"{source} has no tokenizer, which the exported model needs.")
-    with checked_export(model, tokenizer, target, to, pooled, (force, "--force")) as check:
+    inherited = inherited_card_fields(source_folder)
+    with checked_export(model, tokenizer, target, to, pooled, inherited, (force, "--force")) as check:
         print(f"Exported {type(model).__name__} to {FORMAT_NAMES[to]}. {check}")
     print(f"Saved in {target}.")
     return check

@@ -24,7 +24,7 @@ from ..modeling.text_encoding.recipe_files import read_recipe
 from ..modeling.text_encoding.text_encoding import TextEncodingMixin
 from .comparison import FULL_PRECISION
 from .graphs import VECTORS, padded_inputs
-from .requirements import check_exporters, check_format
+from .requirements import LIBRARIES, check_exporters, check_format
 
 _TOKENS = "last_hidden_state"
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -88,6 +88,8 @@ class ExportedEncoder(TextEncodingMixin):
 
         hub = {key: value for key, value in options.items() if key in _HUB_OPTIONS}
         to = _format(cast(str, cached_file(os.fspath(name), EXPORT_MANIFEST_FILE, **hub)))
+        if to not in LIBRARIES:
+            raise ValueError(f"{name} must be exported to one of {', '.join(map(repr, LIBRARIES))}, and is a {to!r}.")
         check_format(to)
         for key, value in FULL_PRECISION[to].items():
             options[key] = {**value, **options.get(key, {})}

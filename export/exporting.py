@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..conversion.command import SAMPLES, in_float32
+from ..hub.passed_on import inherited_card_fields
 from ..modeling import SequenceEncoderForMultipleChoice, SequenceEncoderModel, SequenceEncoderPreTrainedModel
 from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 from ..modeling.text_encoding.recipe_files import write_recipe
@@ -58,7 +59,9 @@ def export(
         FileExistsError: If `folder` exists and must not be replaced.
         ValueError: If an argument is not allowed, or if the outputs differ. Nothing is written then.
     """
-    with checked_export(model, tokenizer, folder, to, pooled, (replace, "replace=True")) as check:
+    source = getattr(model, "name_or_path", "")
+    inherited = inherited_card_fields(Path(source)) if source else {}
+    with checked_export(model, tokenizer, folder, to, pooled, inherited, (replace, "replace=True")) as check:
         return check
 
 
@@ -69,6 +72,7 @@ def checked_export(
     folder: str | os.PathLike[str],
     to: str,
     pooled: bool,
+    inherited: Mapping[str, Any],
     may_replace: tuple[bool, str],
 ) -> Iterator[ExportCheck]:
     """Export a model, and yield the result of the check before the folder appears.
@@ -79,6 +83,7 @@ def checked_export(
         folder: See `export`.
         to: See `export`.
         pooled: See `export`.
+        inherited: The fields of the source's card that derived models inherit.
         may_replace: Whether to replace a saved model, and the option by which the user allows that.
     """
     check_format(to)
@@ -106,7 +111,7 @@ def checked_export(
         dimensions = {name: tensor.dim() for name, tensor in batches[1].items()}
         if isinstance(model, SequenceEncoderForMultipleChoice):
             shapes["logits"] = ("batch", "choices")
-        write_card(written, Path(folder).resolve().name, model, check, dimensions, shapes)
+        write_card(written, Path(folder).resolve().name, model, check, inherited, dimensions, shapes)
         yield check
 
 

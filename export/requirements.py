@@ -21,7 +21,7 @@ def check_format(to: str) -> None:
 
     Raises:
         ValueError: If there is no such format.
-        MissingLibraryError: If a library is missing, or transformers has no exporters.
+        MissingLibraryError: If a library is missing, or transformers is too old.
     """
     if to not in LIBRARIES:
         raise ValueError(f"to must be one of {', '.join(map(repr, LIBRARIES))}, got {to!r}.")
@@ -30,18 +30,18 @@ def check_format(to: str) -> None:
 
 
 def check_exporters(purpose: str) -> None:
-    """Check that the installed transformers has exporters, without importing it.
+    """Check that the installed transformers can save and run exported models, without importing it.
 
     Args:
         purpose: What needs them, for the error.
 
     Raises:
-        MissingLibraryError: If it has none.
+        MissingLibraryError: If it cannot.
     """
     spec = find_spec("transformers")
     places = [] if spec is None else spec.submodule_search_locations or []
-    if not any(Path(place, "exporters").is_dir() for place in places):
+    if not any(Path(place, "exporters", "runners").is_dir() for place in places):
         raise MissingLibraryError(
-            f"{purpose} needs transformers 5.13 or newer, because older releases have no exporters. "
-            "Install with: pip install 'transformers>=5.13,<6' 'torch>=2.11'"
+            f"{purpose} needs transformers 5.23 or newer, because older releases cannot run exported models. "
+            "Install with: pip install 'transformers>=5.23,<6' 'torch>=2.11'"
         )

@@ -29,6 +29,7 @@ TINY: dict[str, Any] = {
     "num_attention_heads": 3,
     "intermediate_size": 40,
     "max_position_embeddings": 64,
+    "pad_token_id": 0,
     **{f"{name}_token_id": None for name in ("bos", "eos", "cls", "sep", "mask")},
 }
 # Parts that no preset has.

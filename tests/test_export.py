@@ -24,7 +24,7 @@ from sequence_encoder.saving.whole_folders import atomic_folder
 from sequence_encoder.tests.comparisons import assert_same
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
 
-EXPORTERS = pytest.mark.since("transformers", "5.13", "has exporters")
+EXPORTERS = pytest.mark.since("transformers", "5.23", "runs exported models")
 TORCH = pytest.mark.since("torch", "2.11", "has what the exporters need")
 FORMATS = ["onnx", "openvino"]
 Build = Callable[..., Any]
@@ -246,9 +246,9 @@ def test_a_missing_library_is_named_with_its_extra(
 
 def test_older_transformers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "find_spec", lambda name: None)
-    with pytest.raises(MissingLibraryError, match=r"transformers 5\.13 or newer"):
+    with pytest.raises(MissingLibraryError, match=r"transformers 5\.23 or newer"):
         export(None, None, tmp_path / "exported")  # type: ignore[arg-type] # not looked at
-    with pytest.raises(MissingLibraryError, match=r"transformers 5\.13 or newer"):
+    with pytest.raises(MissingLibraryError, match=r"transformers 5\.23 or newer"):
         ExportedEncoder.from_pretrained(tmp_path)
 
 
