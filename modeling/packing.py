@@ -46,27 +46,35 @@ def sequence_starts(
         return starts[:-1].view(shape) | (index == 0)
     if token_mask is None:
         token_mask = torch.ones(shape, dtype=torch.bool, device=device)
-    starts = token_mask & (token_mask.cumsum(dim=1) == 1)
     if position_ids is None:
-        return starts
+        return token_mask & (token_mask.cumsum(dim=1) == 1)
+    latest_token = _latest(index, token_mask, -1)
     # `roll` instead of slices and `cat`: with symbolic lengths, torch.export would need to know if a slice is empty.
-    previous = torch.where(index == 0, 0, latest_index(token_mask).roll(1, dims=1))
-    return starts | (token_mask & (position_ids <= position_ids.gather(1, previous)))
+    previous = torch.where(index == 0, -1, latest_token.roll(1, dims=1))
+    starts = (previous < 0) | (position_ids <= position_ids.gather(1, previous.clamp(min=0)))
+    return starts & token_mask
 
 
-def latest_index(marked: torch.Tensor) -> torch.Tensor:
-    """Return the index of the latest marked token up to each token, (B, S) bool to (B, S) long; 0 before the first one.
+def _latest(index: torch.Tensor, marked: torch.Tensor, before: int) -> torch.Tensor:
+    """Return the index of the latest marked token up to each token, a running maximum.
 
-    This is the running maximum of the indices. ONNX has no such operation, so another one replaces it during tracing.
+    ONNX has no such operation, so others replace it during tracing.
+
+    Args:
+        index: (B, S) the index of each token in its row.
+        marked: (B, S) bool.
+        before: The result before the first marked token of a row.
+
+    Returns:
+        (B, S) long.
     """
-    index = torch.arange(marked.shape[1], device=marked.device).expand(marked.shape)
+    marked_index = torch.where(marked, index, before)
     if not is_tracing(marked):
-        return torch.where(marked, index, 0).cummax(dim=1).values
+        return marked_index.cummax(dim=1).values
     count = marked.cumsum(dim=1)
-    # The index of the n-th marked token of each row. Tokens that are not marked write a zero to the place before all.
-    indices = count.new_zeros(marked.shape[0], marked.shape[1] + 1)
-    indices = indices.scatter(1, torch.where(marked, count, 0), torch.where(marked, index, 0))
-    return indices.gather(1, count)
+    # The index of the n-th marked token in each row, after a place for `before`, to which all other tokens write it.
+    indices = count.new_full((marked.shape[0], marked.shape[1] + 1), before)
+    return indices.scatter(1, torch.where(marked, count, 0), marked_index).gather(1, count)
 
 
 def has_several_per_row(starts: torch.Tensor) -> bool:
@@ -82,7 +90,7 @@ def select_tokens(packed: torch.Tensor, needed: torch.Tensor | None) -> torch.Te
 def offsets_from_starts(starts: torch.Tensor) -> torch.Tensor:
     """Return the distance of each token from the start of its sequence in the row, (B, S) bool to (B, S) long."""
     index = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
-    return index - latest_index(starts)
+    return index - _latest(index, starts, 0)
 
 
 def positions_from_documents(seq_idx: torch.Tensor) -> torch.Tensor:
@@ -99,7 +107,8 @@ def positions_from_zero(position_ids: torch.Tensor, starts: torch.Tensor, offset
         starts: (B, S) bool, the first token of every sequence.
         offset: The `position_offset`.
     """
-    first = position_ids.gather(1, latest_index(starts))
+    index = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
+    first = position_ids.gather(1, _latest(index, starts, 0))
     return position_ids - offset * (first == offset)
 
 
