@@ -126,6 +126,9 @@ def _check_model(model: Any) -> None:
             f"attn_implementation must be 'sdpa' or 'eager' to export a model, got {implementation!r}; call "
             "model.set_attn_implementation('sdpa')."
         )
+    for name, needed in (("return_dict", True), ("output_hidden_states", False), ("output_attentions", False)):
+        if bool(getattr(model.config, name, needed)) != needed:
+            raise ValueError(f"config.{name} must be {needed} to export a model, got {not needed}.")
 
 
 def _check(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from sequence_encoder import SequenceEncoderForQuestionAnswering, SequenceEncoderModel
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line.extras import MissingLibraryError
-from sequence_encoder.export import ExportedEncoder, export, exporting, requirements
+from sequence_encoder.export import ExportedEncoder, comparison, export, exporting, requirements
 from sequence_encoder.modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
 from sequence_encoder.saving.whole_folders import atomic_folder
 from sequence_encoder.tests.comparisons import assert_same
@@ -33,6 +33,14 @@ Build = Callable[..., Any]
 def traced(function: Any) -> Any:
     """Mark a test that exports a model."""
     return EXPORTERS(TORCH(function))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _measure_briefly() -> Iterator[None]:
+    """Time each model for as few batches as possible."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "_MEASURED", 0.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +267,7 @@ def test_older_transformers_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
         ({"to": "tensorrt"}, "to must be one of 'onnx', 'openvino', got 'tensorrt'"),
         ({"model": torch.nn.Linear(1, 1)}, "got a Linear"),
         ({"implementation": "flex_attention"}, "attn_implementation must be 'sdpa' or 'eager'"),
+        ({"returned": "output_hidden_states"}, "config.output_hidden_states must be False"),
         ({"recipe": EmbeddingRecipe(include_prompt=False), "pooled": True}, "include_prompt=False"),
         ({"head": True, "pooled": True}, "pass its base_model"),
     ],
@@ -273,6 +282,8 @@ def test_bad_arguments_are_rejected_before_any_work(
     )
     if "implementation" in changes:
         model.set_attn_implementation(changes.pop("implementation"))
+    if "returned" in changes:
+        setattr(model.config, changes.pop("returned"), True)
     model.embedding_recipe = changes.pop("recipe", None)
     with pytest.raises(ValueError, match=message):
         export(**{"model": model, "tokenizer": tokenizer_of(), "folder": tmp_path / "exported", **changes})
