@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Setuptools warns of folders with the package's name in front of an editable installation; the checkout has none.
 INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: install quickstart test conformance compatibility bench docs style build
+.PHONY: install quickstart test conformance exports compatibility bench docs style build
 
 install: .venv/installed
 
@@ -42,6 +42,10 @@ test: install
 conformance: install
 	$(BIN)/python conformance/transformers_tests.py
 	$(BIN)/python -m pytest --config-file conformance/pytest.ini conformance $(ARGS)
+
+# The test suite exports only a few models.
+exports: install
+	$(BIN)/python tests/exports.py
 
 compatibility: install
 	$(BIN)/python tests/compatibility.py $(ENVIRONMENTS)

@@ -104,6 +104,40 @@ def convert(arguments: list[str]) -> Run:
     return run
 
 
+def export(arguments: list[str]) -> Run:
+    """Export a model to ONNX or OpenVINO, for other runtimes and languages, if its outputs stay the same."""
+    from .command_line.parser import check_names
+    from .export.requirements import LIBRARIES, check_format
+
+    parser = argparse.ArgumentParser(
+        prog="sequence-encoder export",
+        description=f"{export.__doc__}\n\n  sequence-encoder export sentence-transformers/all-MiniLM-L6-v2 exported "
+        "--to onnx --pooled",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", metavar="model", help="folder or Hub id of the model; `convert` lists the families")
+    parser.add_argument("target", help="folder to write")
+    parser.add_argument("--to", choices=LIBRARIES, default="onnx", help="format; default: onnx")
+    parser.add_argument(
+        "--pooled", action="store_true", help="export the encoder alone, with pooling and normalisation in the graph"
+    )
+    parser.add_argument("--force", action="store_true", help="replace the target folder if it contains a saved model")
+    check_names("export", arguments, ("--to", "--pooled", "--force", "--help", "-h"))
+    parsed = parser.parse_args(arguments)
+    check_format(parsed.to)
+
+    def run() -> None:
+        from .export.command import export_checkpoint
+
+        try:
+            export_checkpoint(parsed.source, parsed.target, parsed.to, parsed.pooled, parsed.force)
+        except ValueError as error:
+            raise UsageError(error) from error
+
+    return run
+
+
 def inspect(arguments: list[str]) -> Run:
     """Say from its config.json alone whether and how a checkpoint can be converted, and how large the model is."""
     from .command_line.parser import check_names
@@ -136,6 +170,7 @@ COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "pretrain": pretrain,
     "adapt": adapt,
     "convert": convert,
+    "export": export,
     "inspect": inspect,
 }
 

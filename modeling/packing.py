@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby
 
 import torch
+from transformers.utils.import_utils import is_tracing
 
 
 def sequence_starts(
@@ -45,13 +46,35 @@ def sequence_starts(
         return starts[:-1].view(shape) | (index == 0)
     if token_mask is None:
         token_mask = torch.ones(shape, dtype=torch.bool, device=device)
-    latest_token = torch.where(token_mask, index, -1).cummax(dim=1).values
+    if position_ids is None:
+        return token_mask & (token_mask.cumsum(dim=1) == 1)
+    latest_token = _latest(index, token_mask, -1)
     # `roll` instead of slices and `cat`: with symbolic lengths, torch.export would need to know if a slice is empty.
     previous = torch.where(index == 0, -1, latest_token.roll(1, dims=1))
-    starts = previous < 0
-    if position_ids is not None:
-        starts = starts | (position_ids <= position_ids.gather(1, previous.clamp(min=0)))
+    starts = (previous < 0) | (position_ids <= position_ids.gather(1, previous.clamp(min=0)))
     return starts & token_mask
+
+
+def _latest(index: torch.Tensor, marked: torch.Tensor, before: int) -> torch.Tensor:
+    """Return the index of the latest marked token up to each token, a running maximum.
+
+    ONNX has no such operation, so others replace it during tracing.
+
+    Args:
+        index: (B, S) the index of each token in its row.
+        marked: (B, S) bool.
+        before: The result before the first marked token of a row.
+
+    Returns:
+        (B, S) long.
+    """
+    marked_index = torch.where(marked, index, before)
+    if not is_tracing(marked):
+        return marked_index.cummax(dim=1).values
+    count = marked.cumsum(dim=1)
+    # The index of the n-th marked token in each row, after a place for `before`, to which all other tokens write it.
+    indices = count.new_full((marked.shape[0], marked.shape[1] + 1), before)
+    return indices.scatter(1, torch.where(marked, count, 0), marked_index).gather(1, count)
 
 
 def has_several_per_row(starts: torch.Tensor) -> bool:
@@ -67,7 +90,7 @@ def select_tokens(packed: torch.Tensor, needed: torch.Tensor | None) -> torch.Te
 def offsets_from_starts(starts: torch.Tensor) -> torch.Tensor:
     """Return the distance of each token from the start of its sequence in the row, (B, S) bool to (B, S) long."""
     index = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
-    return index - torch.where(starts, index, 0).cummax(dim=1).values
+    return index - _latest(index, starts, 0)
 
 
 def positions_from_documents(seq_idx: torch.Tensor) -> torch.Tensor:
@@ -85,7 +108,7 @@ def positions_from_zero(position_ids: torch.Tensor, starts: torch.Tensor, offset
         offset: The `position_offset`.
     """
     index = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
-    first = position_ids.gather(1, torch.where(starts, index, 0).cummax(dim=1).values)
+    first = position_ids.gather(1, _latest(index, starts, 0))
     return position_ids - offset * (first == offset)
 
 

@@ -42,6 +42,9 @@ _ADAPTER_NAMES = {"adapter_config.json", "adapter_model.safetensors", ADAPTER_RE
 # Written by `adapt`.
 _BESIDE_RESULTS = ("results.json", "predictions.jsonl", "confusion_matrix.png")
 _OLDER_ENTRY = "sequence_encoder_auto_classes.py"
+# Describes an exported model, and names its files.
+_EXPORT = "export.json"
+_BESIDE_EXPORTS = {".onnx": ".onnx.data", ".xml": ".bin"}
 _RESULTS = {"task", "tuning", "trained_parameters", "metrics"}
 _MARK = re.compile(
     r"\n*<!-- Written by sequence-encoder, which replaces this card until someone edits it: (\w+) -->\n*"
@@ -61,6 +64,7 @@ def model_files(folder: Path, modules: Iterable[str] = ()) -> set[str]:
     if (folder / "adapter" / ADAPTER_RECORD).is_file():
         found |= {f"{part}/{name}" for part in ("adapter", "base") for name in _known_files(folder / part)}
         found |= {f"base/{name}" for name in _code(folder / "base")}
+    found |= _exported(folder)
     if _is_results(folder / "results.json"):
         found |= {name for name in _BESIDE_RESULTS if (folder / name).is_file()}
     return found
@@ -110,6 +114,18 @@ def _code(folder: Path) -> set[str]:
     return {name for name in BUNDLE_FILES if MARK in _text(folder / name)} | {
         name for name in older if (folder / name).is_file()
     }
+
+
+def _exported(folder: Path) -> set[str]:
+    """Return the names of the files of an exported model, which `export.json` lists."""
+    try:
+        listed = json.loads((folder / _EXPORT).read_text(encoding="utf-8"))
+        files = [Path(component["file"]) for component in listed["components"].values()]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return set()
+    names = {_EXPORT, *(file.name for file in files)}
+    names |= {file.stem + _BESIDE_EXPORTS.get(file.suffix, file.suffix) for file in files}
+    return {name for name in names if (folder / name).is_file()}
 
 
 def _text(file: Path) -> str:

@@ -1,0 +1,138 @@
+"""The card of an exported model: how to use it, its inputs and outputs, and how it was checked."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData
+from transformers import PreTrainedModel
+
+from ..hub.card import TASKS, auto_class_of
+from ..hub.card_rules import check_card
+from ..saving.model_files import save_card
+from .comparison import ExportCheck
+from .requirements import FORMAT_NAMES, LIBRARIES
+
+# The file of each format, which transformers names.
+FILES = {"onnx": "model.onnx", "openvino": "openvino_model.xml"}
+# The file with the weights beside it.
+_WEIGHTS = {"onnx": "model.onnx.data", "openvino": "openvino_model.bin"}
+
+_CARD = """\
+---
+{metadata}
+---
+
+# {name}
+
+A {kind} of sequence-encoder with {parameters:,} parameters, exported to {format}.
+
+## How to use
+
+```python
+{code}
+```
+
+{needs}
+
+| | name | shape | type |
+|---|---|---|---|
+{table}
+
+{note}
+
+## Check
+
+{check}
+
+## Licence
+
+{licence}
+"""
+_NEEDS = (
+    "Other languages need a tokenizer that reads `tokenizer.json`, and `{file}` with `{weights}` beside it. Texts may "
+    "have any number of tokens{limit}, and a batch any number of texts."
+)
+_MASK = "`attention_mask` is 1 at tokens and 0 at padding, which may be on either side."
+_ENCODE = """\
+from sequence_encoder.export import ExportedEncoder
+
+model = ExportedEncoder.from_pretrained({place})
+vectors = model.encode(["A short text.", "Another one."])"""
+_RUN = """\
+import sequence_encoder
+from transformers import AutoTokenizer
+from transformers.exporters import ExportedModel
+
+model = ExportedModel.from_pretrained({place})
+tokenizer = AutoTokenizer.from_pretrained({place})
+outputs = model(**tokenizer(["A short text."], return_tensors="pt"))"""
+_PRECISION = (
+    " OpenVINO computes in bfloat16 if the processor has instructions for it. For the numbers of this check, compile "
+    'the model with `INFERENCE_PRECISION_HINT="f32"`, as `ExportedEncoder` does.'
+)
+
+
+def write_card(
+    folder: Path,
+    name: str,
+    model: PreTrainedModel,
+    check: ExportCheck,
+    inherited: Mapping[str, Any],
+    inputs: Mapping[str, int],
+    outputs: Mapping[str, tuple[str, ...]],
+) -> None:
+    """Write the card of an exported model into its folder.
+
+    Args:
+        folder: The folder to write into.
+        name: The final name of the folder.
+        model: The model that was exported.
+        check: How it was checked.
+        inherited: The fields of the source's card that derived models inherit, such as the licence.
+        inputs: The number of dimensions of each input.
+        outputs: The shape of each output in words.
+
+    Raises:
+        ValueError: If the Hub would reject the card.
+    """
+    auto_class = auto_class_of(model)
+    data = ModelCardData(
+        library_name=check.to,
+        pipeline_tag=TASKS[auto_class][0],
+        tags=["sequence-encoder", check.to],
+        **inherited,
+    )
+    axes = {2: "batch, sequence", 3: "batch, choices, sequence"}
+    rows = [f"| input | `{each}` | {axes[dimensions]} | int64 |" for each, dimensions in inputs.items()]
+    rows += [f"| output | `{each}` | {', '.join(shape)} | float32 |" for each, shape in outputs.items()]
+    config = model.config
+    limit = f" up to {config.max_position_embeddings:,}" if config.position_embedding == "learned" else ""
+    versions = ", ".join(f"{each} {version(each)}" for each in ("torch", "transformers", *LIBRARIES[check.to]))
+    licence = " ".join(str(inherited[key]) for key in ("license", "license_name", "license_link") if key in inherited)
+    text = _CARD.format(
+        metadata=data.to_yaml(),
+        name=name,
+        kind=type(model).__name__,
+        parameters=model.num_parameters(),
+        format=FORMAT_NAMES[check.to],
+        code=(_ENCODE if auto_class == "AutoModel" else _RUN).format(place=json.dumps(name, ensure_ascii=False)),
+        needs=_wrapped(_NEEDS.format(file=FILES[check.to], weights=_WEIGHTS[check.to], limit=limit)),
+        table="\n".join(rows),
+        note=_wrapped(_MASK + (_PRECISION if check.to == "openvino" else "")),
+        check=_wrapped(f"{check} The versions were {versions}."),
+        licence=licence or "No licence is stated. Ask the publisher before you use this model.",
+    )
+    errors, _ = check_card(text)
+    if errors:
+        raise ValueError(f"The Hub would reject this model card: {'; '.join(errors)}.")
+    save_card(folder / "README.md", text)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)

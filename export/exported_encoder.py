@@ -1,0 +1,204 @@
+"""Embeds texts with an exported encoder.
+
+Shapes: B batch, S sequence, N texts, D channels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from ..configuration import SequenceEncoderConfig
+from ..data.batching import token_batches
+from ..modeling.pooling import POOLINGS
+from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
+from ..modeling.text_encoding.recipe_files import read_recipe
+from ..modeling.text_encoding.text_encoding import TextEncodingMixin
+from .comparison import FULL_PRECISION
+from .graphs import VECTORS, padded_inputs
+from .requirements import LIBRARIES, check_exporters, check_format
+
+_TOKENS = "last_hidden_state"
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+@dataclass(frozen=True)
+class _RecipeInGraph(EmbeddingRecipe):
+    """A recipe whose pooling is a part of the graph, with the number of channels that the graph returns."""
+
+    graph_channels: int = 0
+
+    def channels(self, hidden_size: int) -> int:
+        """See `EmbeddingRecipe.channels`."""
+        return self.graph_channels
+
+
+class ExportedEncoder(TextEncodingMixin):
+    """An encoder that `export` has saved, with its tokenizer. It runs on ONNX Runtime or OpenVINO.
+
+    Load one with `from_pretrained`.
+
+    Args:
+        exported: The `ExportedModel` of transformers.
+        tokenizer: The tokenizer of the model.
+        recipe: The embedding recipe of the folder; None for the mean over all tokens.
+
+    Raises:
+        ValueError: If the model is not an encoder.
+    """
+
+    def __init__(self, exported: Any, tokenizer: PreTrainedTokenizerBase, recipe: EmbeddingRecipe | None) -> None:
+        self.exported, self.tokenizer, self.embedding_recipe = exported, tokenizer, recipe
+        self.config: SequenceEncoderConfig = exported.config
+        (component,) = exported.components.values()
+        self._inputs = tuple(component.metadata.kwargs)
+        outputs = self._run([[self.config.pad_token_id or 0] * 2])
+        if not {_TOKENS, VECTORS} & outputs.keys():
+            raise ValueError(
+                f"An ExportedEncoder needs the output {_TOKENS!r} or {VECTORS!r}, and this model has "
+                f"{', '.join(map(repr, outputs))}. Run it with ExportedModel of transformers.exporters."
+            )
+        self._graph_channels: int | None = outputs[VECTORS].shape[1] if VECTORS in outputs else None
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> ExportedEncoder:
+        """Load an exported encoder. It computes in float32.
+
+        Args:
+            name: A folder or a Hub id.
+            **options: Arguments of `transformers.exporters.ExportedModel.from_pretrained`, such as `device`,
+                `revision`, `session_options` for ONNX Runtime, or `config` for OpenVINO.
+
+        Raises:
+            MissingLibraryError: If the runtime is not installed.
+            OSError: If there is no exported model.
+            ValueError: If the model is not an encoder.
+        """
+        check_exporters("ExportedEncoder")
+        from transformers.exporters import ExportedModel
+        from transformers.exporters.base import EXPORT_MANIFEST_FILE
+
+        hub = {key: value for key, value in options.items() if key in _HUB_OPTIONS}
+        to = _format(cast(str, cached_file(os.fspath(name), EXPORT_MANIFEST_FILE, **hub)))
+        if to not in LIBRARIES:
+            raise ValueError(f"{name} must be exported to one of {', '.join(map(repr, LIBRARIES))}, and is a {to!r}.")
+        check_format(to)
+        for key, value in FULL_PRECISION[to].items():
+            options[key] = {**value, **options.get(key, {})}
+        exported = ExportedModel.from_pretrained(os.fspath(name), **options)
+        return cls(exported, AutoTokenizer.from_pretrained(os.fspath(name), **hub), read_recipe(name, **hub))
+
+    def __call__(self, **inputs: torch.Tensor) -> Any:
+        """Run the graph on the outputs of a tokenizer, and return what the model returns.
+
+        Args:
+            **inputs: Tensors (B, S), such as `input_ids` and `attention_mask`.
+        """
+        return self.exported(**{name: tensor for name, tensor in inputs.items() if name in self._inputs})
+
+    def encode(
+        self,
+        sentences: str | Iterable[str],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        convert_to_tensor: bool = False,
+        **options: Any,
+    ) -> torch.Tensor | Any:
+        """Compute a vector for each text, as `SequenceEncoderModel.encode`.
+
+        Args:
+            sentences: A text or several texts.
+            tokenizer: The tokenizer; by default that of the folder.
+            convert_to_tensor: Whether to return a tensor instead of a NumPy array.
+            **options: Arguments of `SequenceEncoderModel.iter_encode`.
+
+        Returns:
+            (N, D), in the order of the texts; (D,) for a single text.
+
+        Raises:
+            ValueError: If an argument is invalid, or contradicts the pooling that is a part of the graph.
+        """
+        return super().encode(sentences, tokenizer or self.tokenizer, convert_to_tensor=convert_to_tensor, **options)
+
+    def iter_encode(
+        self, sentences: Iterable[str], tokenizer: PreTrainedTokenizerBase | None = None, **options: Any
+    ) -> Iterator[torch.Tensor | Any]:
+        """Like `encode`, but for more texts than fit in memory, as `SequenceEncoderModel.iter_encode`.
+
+        Args:
+            sentences: Texts, also from an infinite iterator.
+            tokenizer: The tokenizer; by default that of the folder.
+            **options: Arguments of `SequenceEncoderModel.iter_encode`.
+
+        Returns:
+            An iterator of (N, D) for the next N texts.
+        """
+        return super().iter_encode(sentences, tokenizer or self.tokenizer, **options)
+
+    def recipe_for(self, pooling: str | None = None, normalize_embeddings: bool | None = None) -> EmbeddingRecipe:
+        """Return the recipe of the folder, changed by arguments of `encode`.
+
+        Args:
+            pooling: The pooling, instead of the recipe's.
+            normalize_embeddings: Whether to scale vectors to unit length, instead of the recipe's setting.
+
+        Raises:
+            ValueError: If the pooling does not exist, or the graph contains another one.
+        """
+        asked = super().recipe_for(pooling, normalize_embeddings)
+        if self._graph_channels is None:
+            return asked
+        own = super().recipe_for()
+        done = len(own.after)
+        if asked.pooling != own.pooling or asked.after[:done] != own.after:
+            raise ValueError(
+                f"The pooling {', '.join(own.pooling)} and the steps after it are a part of this graph, so "
+                f"pooling={pooling!r} with normalize_embeddings={normalize_embeddings!r} is not possible. Export the "
+                "model without pooling, and then choose."
+            )
+        values = {field.name: getattr(asked, field.name) for field in fields(EmbeddingRecipe)}
+        return _RecipeInGraph(**{**values, "after": asked.after[done:]}, graph_channels=self._graph_channels)
+
+    def _run(self, ids: list[list[int]]) -> Any:
+        return self.exported(**padded_inputs(ids, self.config.pad_token_id, self._inputs))
+
+    def _result_device(self) -> torch.device:
+        return cast(torch.device, self.exported.device)
+
+    def _check_finite(self, vectors: torch.Tensor, before: int) -> None:
+        if not (finite := vectors.isfinite().all(dim=1)).all():
+            raise ValueError(f"The vector of sentences[{before + int(finite.int().argmin())}] is not finite.")
+
+    def _encode_ids(
+        self, ids: list[list[int]], modes: tuple[str, ...], skipped: int, max_tokens: int, progress: Any
+    ) -> torch.Tensor:
+        """Return the vectors of texts in float32; zero for a text without tokens."""
+        channels = self._graph_channels or self.config.hidden_size * len(modes)
+        vectors = torch.zeros(len(ids), channels, device=self._result_device())
+        # The longest texts come first, so that a lack of memory shows at once.
+        for batch in reversed(token_batches([len(text) for text in ids], max_tokens)):
+            outputs = self._run([ids[index] for index in batch])
+            if self._graph_channels is None:
+                states = outputs[_TOKENS]
+                lengths = torch.tensor([len(ids[index]) for index in batch], device=states.device)[:, None]
+                places = torch.arange(states.shape[1], device=states.device)
+                token_mask = (places >= skipped) & (places < lengths)
+                found = torch.cat([POOLINGS[mode](states, token_mask) for mode in modes], dim=-1)
+            else:
+                found = outputs[VECTORS]
+            vectors[batch] = found.to(vectors)
+            progress.update(len(batch))
+        return vectors
+
+
+def _format(manifest: str) -> str:
+    """Return the format that the manifest of an exported model names."""
+    return str(json.loads(Path(manifest).read_text(encoding="utf-8")).get("export_format"))

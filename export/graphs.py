@@ -1,0 +1,155 @@
+"""Traces models with the exporters of transformers, for any number of texts of any length.
+
+Shapes: B batch, S sequence, C choices, D channels of the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from ..command_line.extras import MissingLibraryError
+from ..modeling import SequenceEncoderForMultipleChoice, SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from ..modeling.pooling import POOLINGS
+from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
+
+# The output of a graph with pooling, as sentence-transformers names it.
+VECTORS = "sentence_embedding"
+# How many choices the texts of a multiple-choice model have in the samples. The graph takes any number.
+_CHOICES = 2
+
+
+class PooledEncoder(nn.Module):
+    """An encoder with the pooling of its embedding recipe, and the steps after it.
+
+    Args:
+        encoder: The encoder.
+        recipe: Its recipe.
+    """
+
+    def __init__(self, encoder: SequenceEncoderModel, recipe: EmbeddingRecipe) -> None:
+        super().__init__()
+        self.encoder, self.recipe, self.config = encoder, recipe, encoder.config
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: Any) -> dict[str, torch.Tensor]:
+        """Compute the vectors of texts.
+
+        Args:
+            input_ids: (B, S).
+            attention_mask: (B, S).
+            **inputs: Other inputs of the encoder.
+
+        Returns:
+            `sentence_embedding` (B, D).
+        """
+        states = self.encoder(input_ids, attention_mask, return_dict=True, **inputs).last_hidden_state
+        token_mask = attention_mask != 0
+        vectors = torch.cat([POOLINGS[mode](states, token_mask) for mode in self.recipe.pooling], dim=-1)
+        for step in self.recipe.after:
+            vectors = step(vectors)
+        return {VECTORS: vectors[:, : self.recipe.kept_channels(self.config.hidden_size)]}
+
+
+def graph_module(model: SequenceEncoderPreTrainedModel, pooled: bool) -> nn.Module:
+    """Return the module to trace: the model, or with `pooled` its encoder with pooling.
+
+    Raises:
+        ValueError: If the model is not an encoder, or its recipe cannot be a part of the graph.
+    """
+    if not pooled:
+        return model
+    if not isinstance(model, SequenceEncoderModel):
+        raise ValueError(
+            f"pooled=True needs a SequenceEncoderModel, got a {type(model).__name__}; pass its base_model."
+        )
+    recipe = model.recipe_for()
+    if not recipe.include_prompt:
+        raise ValueError(
+            "pooled=True is not supported for this model, because its pooling leaves out the tokens of prompts "
+            "(include_prompt=False), which a graph cannot tell from others. Export it without pooling."
+        )
+    return PooledEncoder(model, recipe)
+
+
+def input_names(model: SequenceEncoderPreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Return the names of the inputs of the graph: segments only if the model and the tokenizer have them."""
+    has_segments = model.config.type_vocab_size > 1 and "token_type_ids" in tokenizer.model_input_names
+    return ("input_ids", "attention_mask", *(("token_type_ids",) if has_segments else ()))
+
+
+def padded_inputs(ids: Sequence[Sequence[int]], pad_token_id: int | None, names: Sequence[str]) -> dict[str, Any]:
+    """Return the inputs of a batch of texts, (B, S) each, with padding on the right.
+
+    Args:
+        ids: The token ids of each text.
+        pad_token_id: The id of padding; None for 0.
+        names: The names of the inputs.
+    """
+    longest = max(map(len, ids))
+    rows = [[*text, *[pad_token_id or 0] * (longest - len(text))] for text in ids]
+    real = [[1] * len(text) + [0] * (longest - len(text)) for text in ids]
+    inputs = {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(real)}
+    if "token_type_ids" in names:
+        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    return inputs
+
+
+def sample_inputs(
+    model: SequenceEncoderPreTrainedModel, ids: Sequence[Sequence[int]], names: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Return the inputs of sample texts, in the shape that the model takes; each text has two segments.
+
+    Args:
+        model: The model.
+        ids: The token ids of each text.
+        names: The names of the inputs.
+    """
+    inputs = padded_inputs(ids, model.config.pad_token_id, names)
+    if "token_type_ids" in inputs:
+        lengths = inputs["attention_mask"].sum(dim=1, keepdim=True)
+        index = torch.arange(inputs["input_ids"].shape[1])
+        inputs["token_type_ids"] = ((2 * index >= lengths) & (index < lengths)).long()
+    if isinstance(model, SequenceEncoderForMultipleChoice):
+        return {name: tensor[:, None].repeat(1, _CHOICES, 1) for name, tensor in inputs.items()}
+    return inputs
+
+
+def exporter_of(to: str) -> Any:
+    """Return the exporter of transformers for a format.
+
+    Raises:
+        MissingLibraryError: If a library that it needs is too old.
+    """
+    from transformers.exporters.auto import get_exporter_class
+
+    try:
+        return get_exporter_class(to)()
+    except ImportError as error:
+        raise MissingLibraryError(f"export to {to}: {error}") from error
+
+
+def trace(exporter: Any, module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
+    """Trace a module for any size of the batch, of the choices and of the sequence.
+
+    Args:
+        exporter: The result of `exporter_of`.
+        module: The module, in evaluation mode.
+        inputs: Sample inputs, with at least two of each.
+
+    Returns:
+        An `ExportedModel` of transformers.
+    """
+    names = ("batch", "choices", "sequence") if inputs["input_ids"].dim() == 3 else ("batch", "sequence")
+    sizes = {axis: torch.export.Dim(name) for axis, name in enumerate(names)}
+    config = exporter.config_class(dynamic_shapes=dict.fromkeys(inputs, sizes))
+    replaced = "forward" in vars(module)
+    try:
+        return exporter.export(module, dict(inputs), config)
+    finally:
+        if not replaced:
+            # The exporter restores the method as an attribute of this instance, which a copy would share.
+            vars(module).pop("forward", None)

@@ -1,0 +1,101 @@
+"""Export every preset and every head, and compare the exported models at several sizes, with padding on either side.
+
+    python tests/exports.py
+
+It takes some minutes, so the test suite exports only a few models. The first column is the largest difference.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+import sequence_encoder
+from sequence_encoder import SequenceEncoderConfig
+from sequence_encoder.configuration import PRESETS
+from sequence_encoder.export.comparison import largest_difference, runtime_options
+from sequence_encoder.export.graphs import exporter_of, sample_inputs, trace
+from sequence_encoder.export.quiet import quiet_exporters
+from sequence_encoder.export.requirements import LIBRARIES
+
+TINY: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    **{f"{name}_token_id": None for name in ("bos", "eos", "cls", "sep", "mask")},
+}
+# Parts that no preset has.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "alibi": ("vanilla", {"position_bias": "alibi"}),
+    "convolution": ("deberta-v3", {"conv_kernel_size": 3}),
+    "shared layers": ("bert", {"num_hidden_groups": 1, "embedding_size": 12}),
+    "grouped queries": ("eurobert", {"num_key_value_heads": 1}),
+}
+HEADS = ("MaskedLM", "PreTraining", "SequenceClassification", "TokenClassification", "QuestionAnswering")
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def configuration(preset: str, **overrides: Any) -> SequenceEncoderConfig:
+    """Return the configuration of a tiny model."""
+    window = {"sliding_window": 3} if "sliding_window" in PRESETS[preset] else {}
+    return SequenceEncoderConfig.from_preset(preset, **{**TINY, **window, **overrides})
+
+
+def models() -> Iterator[tuple[str, PreTrainedModel]]:
+    """Yield models with random weights by name."""
+    encoders = {**{name: (name, {}) for name in PRESETS}, **VARIANTS}
+    for name, (preset, overrides) in encoders.items():
+        yield name, randomised(sequence_encoder.SequenceEncoderModel(configuration(preset, **overrides)))
+    for head in (*HEADS, "MultipleChoice"):
+        model_class = getattr(sequence_encoder, f"SequenceEncoderFor{head}")
+        yield head, randomised(model_class(configuration("bert", num_labels=5)))
+
+
+def randomised(model: PreTrainedModel) -> PreTrainedModel:
+    """Add noise to all weights, so that none is exactly zero or one, and return the model in evaluation mode."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.empty(parameter.shape).normal_(std=0.2))
+    return model.eval()
+
+
+def batch(model: PreTrainedModel, lengths: list[int], side: str) -> dict[str, torch.Tensor]:
+    """Return a batch of random texts with padding on one side."""
+    names = NAMES if model.config.type_vocab_size > 1 else NAMES[:2]
+    inputs = sample_inputs(model, [torch.randint(1, 97, (length,)).tolist() for length in lengths], names)
+    return {name: tensor.flip(-1) for name, tensor in inputs.items()} if side == "left" else inputs
+
+
+@torch.no_grad()
+def main() -> int:
+    """Print a line for each model and format, and return the number of failures."""
+    torch.manual_seed(0)
+    failed = 0
+    for name, model in models():
+        for to in LIBRARIES:
+            with quiet_exporters():
+                exported = trace(exporter_of(to), model, batch(model, [7, 4, 3], "right"))
+            exported.to("cpu", **runtime_options(to, torch.get_num_threads()))
+            largest = 0.0
+            for lengths in ([1], [5], [2, 1], [11, 5, 7, 1], [37] * 3):
+                for side in ("left", "right"):
+                    inputs = batch(model, lengths, side)
+                    try:
+                        largest = max(largest, largest_difference(model(**inputs), exported(**inputs)))
+                    except ValueError as error:
+                        failed += 1
+                        print(f"{name} in {to}, lengths {lengths}, padding on the {side}: {error}")
+            print(f"{largest:.1e}  {name} in {to}", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

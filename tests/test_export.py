@@ -1,0 +1,290 @@
+"""Exported models compute the same numbers as the model, at every size, and folders are whole or absent.
+
+Tracing takes seconds, so tests share three exported models of one layer. `tests/exports.py` exports all others.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sequence_encoder import SequenceEncoderForQuestionAnswering, SequenceEncoderModel
+from sequence_encoder.__main__ import main
+from sequence_encoder.command_line.extras import MissingLibraryError
+from sequence_encoder.export import ExportedEncoder, comparison, export, exporting, requirements
+from sequence_encoder.modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
+from sequence_encoder.saving.whole_folders import atomic_folder
+from sequence_encoder.tests.comparisons import assert_same
+from sequence_encoder.tests.texts import TEXTS, tokenizer_of
+
+EXPORTERS = pytest.mark.since("transformers", "5.23", "runs exported models")
+TORCH = pytest.mark.since("torch", "2.11", "has what the exporters need")
+FORMATS = ["onnx", "openvino"]
+Build = Callable[..., Any]
+
+
+def traced(function: Any) -> Any:
+    """Mark a test that exports a model."""
+    return EXPORTERS(TORCH(function))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _measure_briefly() -> Iterator[None]:
+    """Time each model for as few batches as possible."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "_MEASURED", 0.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def build(tiny_config: Build, randomize: Build) -> Build:
+    """Return `build(model_class, preset, **overrides)`, which makes a model with one layer for the tokenizer."""
+    tokenizer = tokenizer_of()
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
+
+    def make(model_class: Any, preset: str, seed: int = 0, **overrides: Any) -> Any:
+        overrides = {"num_hidden_layers": 1, "vocab_size": len(tokenizer), **special, **overrides}
+        return randomize(model_class(tiny_config(preset, **overrides)), seed)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def encoders(build: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Path]]:
+    """Export an encoder with its pooling to ONNX, and one without to OpenVINO."""
+    folder = tmp_path_factory.mktemp("exported")
+    generator = torch.Generator().manual_seed(0)
+    dense = Dense(torch.randn(20, 48, generator=generator), None, "torch.nn.modules.activation.Tanh")
+    pooled = build(SequenceEncoderModel, "mpnet")
+    pooled.embedding_recipe = EmbeddingRecipe(
+        ("mean", "lasttoken"),
+        after=(dense, Normalize()),
+        settings={"prompts": {"query": "find "}, "truncate_dim": 16},
+        max_length=30,
+    )
+    plain = build(SequenceEncoderModel, "modernbert", layer_types=["sliding_attention"])
+    plain.embedding_recipe = EmbeddingRecipe(("weightedmean",), include_prompt=False)
+    export(pooled, tokenizer_of(), folder / "onnx", pooled=True)
+    export(plain, tokenizer_of(), folder / "openvino", "openvino")
+    return {"onnx": (pooled, folder / "onnx"), "openvino": (plain, folder / "openvino")}
+
+
+@pytest.fixture(scope="module")
+def answering(build: Build, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """Save a model that answers questions, with a licence, and export it on the command line."""
+    folder = tmp_path_factory.mktemp("answering")
+    model = build(SequenceEncoderForQuestionAnswering, "bert")
+    model.save_pretrained(folder / "model")
+    tokenizer_of().save_pretrained(folder / "model")
+    (folder / "model" / "README.md").write_text("---\nlicense: apache-2.0\n---\nA model.\n")
+    main(["export", str(folder / "model"), str(folder / "exported"), "--to", "onnx"])
+    return model, folder / "exported"
+
+
+@traced
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"prompt_name": "query"},
+        {"prompt": "a model of "},
+        {"truncate_dim": 5, "normalize_embeddings": True},
+        {"max_length": 7, "max_tokens": 20},
+    ],
+)
+def test_an_exported_encoder_embeds_as_the_model(
+    encoders: dict[str, tuple[Any, Path]], to: str, options: dict[str, Any]
+) -> None:
+    model, folder = encoders[to]
+    if to == "openvino":
+        options = {name: value for name, value in options.items() if name != "prompt_name"}
+    exported = ExportedEncoder.from_pretrained(folder)
+    texts = [*TEXTS[:6], "short"]
+    expected = model.encode(texts, tokenizer_of(), convert_to_tensor=True, **options)
+    assert_same(exported.encode(texts, convert_to_tensor=True, **options), expected, 1e-5)
+    (one,) = exported.iter_encode(texts[:1], tokenizer_of(), convert_to_tensor=True, **options)
+    assert_same(one, expected[:1], 1e-5)
+    assert exported.encode([], **options).shape == (0, expected.shape[1])
+
+
+@traced
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_an_exported_encoder_takes_any_size(
+    encoders: dict[str, tuple[Any, Path]], ragged: Build, to: str, side: str
+) -> None:
+    model, folder = encoders[to]
+    exported = ExportedEncoder.from_pretrained(folder)
+    for lengths in ([1], [5], [2, 1], [11, 5, 7, 1], [60] * 3):
+        ids, mask = ragged(lengths, side)
+        states = model(ids, attention_mask=mask).last_hidden_state
+        found = exported(input_ids=ids, attention_mask=mask, token_type_ids=torch.zeros_like(ids))
+        if to == "openvino":
+            assert_same(found.last_hidden_state, states, 1e-5)
+            assert_same(found.pooler_output, model(ids, attention_mask=mask).pooler_output, 1e-5)
+        else:
+            recipe, last = model.embedding_recipe, -1 if side == "left" else mask.sum(dim=1) - 1
+            mean = states.sum(dim=1) / mask.sum(dim=1, keepdim=True)
+            vectors = torch.cat([mean, states[torch.arange(len(lengths)), last]], dim=1)
+            for step in recipe.after:
+                vectors = step(vectors)
+            assert_same(found["sentence_embedding"], vectors[:, :16], 1e-5)
+
+
+@traced
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_an_exported_head_masks_the_same_tokens(answering: tuple[Any, Path], ragged: Build, side: str) -> None:
+    from transformers.exporters import ExportedModel
+
+    model, folder = answering
+    exported = ExportedModel.from_pretrained(folder, device="cpu")
+    for lengths in ([3], [11, 5, 7, 1]):
+        ids, mask = ragged(lengths, side)
+        segments = (torch.arange(ids.shape[1]) > 2).long().expand_as(ids).contiguous()
+        batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments}
+        found, expected = exported(**batch), model(**batch)
+        for name in ("start_logits", "end_logits"):
+            assert torch.equal(found[name][mask == 0], expected[name][mask == 0])
+            assert_same(found[name][mask == 1], expected[name][mask == 1], 1e-5)
+
+
+@traced
+def test_the_command_reports_the_comparison_before_it_saves(
+    answering: tuple[Any, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = answering
+    card = (folder / "README.md").read_text()
+    assert "license: apache-2.0" in card
+    assert "differ by at most" in card
+    assert "| `start_logits` | batch, sequence | float32 |" in card
+    assert "| `token_type_ids` | batch, sequence | int64 |" in card
+    written = {path.name for path in folder.iterdir()}
+    assert written >= {"model.onnx", "model.onnx.data", "export.json", "tokenizer.json", "config.json"}
+
+    target = folder.parent / "again"
+    _reuse(folder, monkeypatch)
+    main(["export", str(folder.parent / "model"), str(target)])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(
+        "Exported SequenceEncoderForQuestionAnswering to ONNX. On sample texts, the outputs of both"
+    )
+    assert " ms in torch and " in first
+    assert float(first.split("at most ")[1].split(". ")[0]) < 1e-5
+    assert second == f"Saved in {target}."
+    with pytest.raises(SystemExit, match="--force"):
+        main(["export", str(folder.parent / "model"), str(target)])
+
+
+@traced
+def test_a_model_with_other_outputs_leaves_no_folder(
+    answering: tuple[Any, Path], build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = answering
+    _reuse(folder, monkeypatch)
+    other = build(SequenceEncoderForQuestionAnswering, "bert", seed=1)
+    with pytest.raises(ValueError, match=r"start_logits differs by .*more than rounding explains"):
+        export(other, tokenizer_of(), tmp_path / "exported")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _reuse(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next exports write the graph in a folder, instead of tracing one."""
+
+    class Exported:
+        def save_pretrained(self, to: Path) -> None:
+            for name in ("model.onnx", "model.onnx.data", "export.json", "config.json"):
+                shutil.copy(folder / name, to)
+
+    monkeypatch.setattr(exporting, "trace", lambda *arguments: Exported())
+
+
+@traced
+def test_an_exported_model_is_replaced_as_a_whole(answering: tuple[Any, Path], tmp_path: Path) -> None:
+    target = tmp_path / "exported"
+    shutil.copytree(answering[1], target)
+    (target / "notes.txt").write_text("of someone")
+    with atomic_folder(target, True, "--force") as written:
+        (written / "config.json").write_text('{"model_type": "bert"}')
+    assert {path.name for path in target.iterdir()} == {"config.json", "notes.txt"}
+
+
+@traced
+def test_an_exported_model_says_what_it_cannot_do(
+    encoders: dict[str, tuple[Any, Path]], answering: tuple[Any, Path]
+) -> None:
+    exported = ExportedEncoder.from_pretrained(encoders["onnx"][1])
+    for options in ({"pooling": "cls"}, {"normalize_embeddings": False}):
+        with pytest.raises(ValueError, match="part of this graph"):
+            exported.encode(["text"], **options)
+    with pytest.raises(ValueError, match="'start_logits', 'end_logits'"):
+        ExportedEncoder.from_pretrained(answering[1])
+
+
+@traced
+def test_a_model_is_unchanged_by_its_export(encoders: dict[str, tuple[Any, Path]]) -> None:
+    for model, _ in encoders.values():
+        assert "forward" not in vars(model)
+        again = copy.deepcopy(model)
+        again.embed_tokens.weight.data.zero_()
+        ids = torch.tensor([[5, 6]])
+        assert not torch.equal(again(ids).last_hidden_state, model(ids).last_hidden_state)
+
+
+@pytest.mark.parametrize(("to", "missing"), [("onnx", "onnxscript"), ("onnx", "onnxruntime"), ("openvino", "openvino")])
+@EXPORTERS
+def test_a_missing_library_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str, missing: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    message = rf"needs {missing}, which is not installed.*sequence-encoder\[export\]"
+    with pytest.raises(SystemExit, match=message):
+        main(["export", "nowhere", str(tmp_path / "exported"), "--to", to])
+    with pytest.raises(MissingLibraryError, match=message):
+        export(None, None, tmp_path / "exported", to)  # type: ignore[arg-type] # not looked at
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_older_transformers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
+    with pytest.raises(MissingLibraryError, match=r"transformers 5\.23 or newer"):
+        export(None, None, tmp_path / "exported")  # type: ignore[arg-type] # not looked at
+    with pytest.raises(MissingLibraryError, match=r"transformers 5\.23 or newer"):
+        ExportedEncoder.from_pretrained(tmp_path)
+
+
+@EXPORTERS
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"to": "tensorrt"}, "to must be one of 'onnx', 'openvino', got 'tensorrt'"),
+        ({"model": torch.nn.Linear(1, 1)}, "got a Linear"),
+        ({"implementation": "flex_attention"}, "attn_implementation must be 'sdpa' or 'eager'"),
+        ({"returned": "output_hidden_states"}, "config.output_hidden_states must be False"),
+        ({"recipe": EmbeddingRecipe(include_prompt=False), "pooled": True}, "include_prompt=False"),
+        ({"head": True, "pooled": True}, "pass its base_model"),
+    ],
+)
+def test_bad_arguments_are_rejected_before_any_work(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(exporting, "atomic_folder", None)
+    changes = dict(changes)
+    model = build(
+        SequenceEncoderForQuestionAnswering if changes.pop("head", False) else SequenceEncoderModel, "vanilla"
+    )
+    if "implementation" in changes:
+        model.set_attn_implementation(changes.pop("implementation"))
+    if "returned" in changes:
+        setattr(model.config, changes.pop("returned"), True)
+    model.embedding_recipe = changes.pop("recipe", None)
+    with pytest.raises(ValueError, match=message):
+        export(**{"model": model, "tokenizer": tokenizer_of(), "folder": tmp_path / "exported", **changes})
+    assert list(tmp_path.iterdir()) == []
