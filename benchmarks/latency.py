@@ -27,7 +27,8 @@ def main() -> None:
     print_machine()
     for dtype in DTYPES:
         bert = BertModel.from_pretrained(MINILM, dtype=dtype).eval()
-        models = {"transformers' BERT": bert, "SequenceEncoder": convert(bert)}
+        models = {"transformers' BERT": bert, "SequenceEncoder": convert(bert), "with prepacked weights": convert(bert)}
+        models["with prepacked weights"].prepack_weights()
         for batch, length in SHAPES:
             ids = torch.randint(1000, 30000, (batch, length))
             times = max(1, TOKENS // ids.numel())

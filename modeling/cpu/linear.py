@@ -28,7 +28,7 @@ _ACTIVATIONS = {
 
 def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor:
     """Compute linear(x), from (..., in) to (..., out)."""
-    if _is_small(hidden_states):
+    if _is_small(linear, hidden_states):
         return linear(hidden_states)
     if parts := prepacked_parts(linear, hidden_states):
         return _prepacked_product(hidden_states, parts[0], linear, None)
@@ -44,7 +44,7 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
 
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """Compute act(linear(x)), from (..., in) to (..., out)."""
-    if _is_small(hidden_states):
+    if _is_small(linear, hidden_states):
         return act(linear(hidden_states))
     if type(act) in _ACTIVATIONS and is_unhooked(act) and (parts := prepacked_parts(linear, hidden_states)):
         return _prepacked_product(hidden_states, parts[0], linear, act)
@@ -56,7 +56,7 @@ def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: to
 
 def can_fuse_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> bool:
     """Return whether `fused_gate` can compute a gated layer."""
-    if _is_small(hidden_states):
+    if _is_small(linear, hidden_states):
         return False
     if type(act) in _ACTIVATIONS and is_unhooked(act) and prepacked_parts(linear, hidden_states, 2):
         return True
@@ -118,14 +118,16 @@ def _onednn_product(
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
 
 
-def _is_small(hidden_states: torch.Tensor) -> bool:
-    """Return whether torch computes a product of so few rows anyway. All other checks would take longer than it."""
+def _is_small(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
+    """Return whether torch should compute a product of few rows, for which the other checks take longer than it."""
     return (
         type(hidden_states) is torch.Tensor
         # Compilers and exporters add a guard on the number of rows.
         and not torch.compiler.is_compiling()
         and torch._C._get_tracing_state() is None
         and has_few_rows(hidden_states.numel() // hidden_states.shape[-1], hidden_states.dtype)
+        # In float32, torch's product of few rows is faster even so.
+        and (hidden_states.dtype == torch.float32 or "prepacked" not in linear.__dict__)
     )
 
 

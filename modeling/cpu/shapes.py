@@ -9,6 +9,8 @@ import torch
 # With fewer rows, torch's own float32 product is as fast, and compiles nothing. In bfloat16, kernels for all numbers of
 # rows up to this one are soon compiled.
 _MIN_ROWS = 256
+# With fewer rows in bfloat16, what fusing saves is less than the time to find out that it is possible.
+_MIN_ROWS_IN_HALF = 64
 # Padding a group with more attention weights than this takes longer than compiling its kernels.
 _MAX_PADDED_WEIGHTS = 1 << 20
 _LENGTH_STEP = 16
@@ -28,8 +30,8 @@ def needs_onednn(dtype: torch.dtype) -> bool:
 
 
 def has_few_rows(rows: int, dtype: torch.dtype) -> bool:
-    """Return whether torch should compute a product of that many rows, even if oneDNN can."""
-    return dtype == torch.float32 and rows < _MIN_ROWS
+    """Return whether torch's own product of that many rows is as fast, given that it needs no checks."""
+    return rows < (_MIN_ROWS if dtype == torch.float32 else _MIN_ROWS_IN_HALF)
 
 
 def suits_onednn(rows: int, dtype: torch.dtype) -> bool:
