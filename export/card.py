@@ -126,7 +126,7 @@ def write_card(
         table="\n".join(rows),
         note=_wrapped(_MASK + (_PRECISION if check.to == "openvino" else "")),
         check=_wrapped(f"{check} The versions were {versions}."),
-        licence=licence or "No licence is stated. Ask the publisher before you use this model.",
+        licence=licence or "The licence of the source was not found. Ask its publisher before you use this model.",
     )
     errors, _ = check_card(text)
     if errors:

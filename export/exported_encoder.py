@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -57,6 +59,10 @@ class ExportedEncoder(TextEncodingMixin):
 
     def __init__(self, exported: Any, tokenizer: PreTrainedTokenizerBase, recipe: EmbeddingRecipe | None) -> None:
         self.exported, self.tokenizer, self.embedding_recipe = exported, tokenizer, recipe
+        # The runtime of OpenVINO rejects a request while another one runs.
+        self._running: AbstractContextManager[Any] = (
+            threading.Lock() if exported.export_format == "openvino" else nullcontext()
+        )
         self.config: SequenceEncoderConfig = exported.config
         (component,) = exported.components.values()
         self._inputs = tuple(component.metadata.kwargs)
@@ -92,7 +98,7 @@ class ExportedEncoder(TextEncodingMixin):
             raise ValueError(f"{name} must be exported to one of {', '.join(map(repr, LIBRARIES))}, and is a {to!r}.")
         check_format(to)
         for key, value in FULL_PRECISION[to].items():
-            options[key] = {**value, **options.get(key, {})}
+            options[key] = {**value, **(options.get(key) or {})}
         exported = ExportedModel.from_pretrained(os.fspath(name), **options)
         return cls(exported, AutoTokenizer.from_pretrained(os.fspath(name), **hub), read_recipe(name, **hub))
 
@@ -102,7 +108,8 @@ class ExportedEncoder(TextEncodingMixin):
         Args:
             **inputs: Tensors (B, S), such as `input_ids` and `attention_mask`.
         """
-        return self.exported(**{name: tensor for name, tensor in inputs.items() if name in self._inputs})
+        with self._running:
+            return self.exported(**{name: tensor for name, tensor in inputs.items() if name in self._inputs})
 
     def encode(
         self,
@@ -168,7 +175,7 @@ class ExportedEncoder(TextEncodingMixin):
         return _RecipeInGraph(**{**values, "after": asked.after[done:]}, graph_channels=self._graph_channels)
 
     def _run(self, ids: list[list[int]]) -> Any:
-        return self.exported(**padded_inputs(ids, self.config.pad_token_id, self._inputs))
+        return self(**padded_inputs(ids, self.config.pad_token_id, self._inputs))
 
     def _result_device(self) -> torch.device:
         return cast(torch.device, self.exported.device)

@@ -61,6 +61,9 @@ def export(
     """
     source = getattr(model, "name_or_path", "")
     inherited = inherited_card_fields(Path(source)) if source else {}
+    check_format(to)
+    if source and Path(source).exists():
+        check_replaceable(Path(folder), replace, "replace=True", kept=Path(source))
     with checked_export(model, tokenizer, folder, to, pooled, inherited, (replace, "replace=True")) as check:
         return check
 
@@ -120,6 +123,8 @@ def _check_model(model: Any) -> None:
         raise ValueError(f"model must be a SequenceEncoder, got a {type(model).__name__}; convert it with `convert`.")
     if model.device.type != "cpu":
         raise ValueError(f"model must be on the CPU, got {model.device}; move it there with model.to('cpu').")
+    if model.dtype == torch.float64:
+        raise ValueError("model must be in float32, bfloat16 or float16, got float64; call model.float().")
     implementation = model.config._attn_implementation
     if implementation not in ("sdpa", "eager"):
         raise ValueError(

@@ -84,7 +84,8 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
         The first forward pass makes the copies, and makes them again after an optimizer, `load_state_dict` or another
         operation has changed the weights. After changes in place through `.data`, as when peft merges an adapter, call
         this method again. The copies take as much memory as the layers' weights, and results differ by rounding.
-        Training, compiled models and other devices do not use them. `encode` makes its own while it encodes many texts.
+        Training, compiled models, models made in inference mode and other devices do not use them. In float32, short
+        texts do not either. `encode` makes its own copies while it encodes many texts.
 
         Args:
             enabled: Whether to use copies; False frees them.

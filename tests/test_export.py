@@ -9,6 +9,7 @@ import copy
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,27 @@ def test_an_exported_model_says_what_it_cannot_do(
 
 
 @traced
+@pytest.mark.parametrize("to", FORMATS)
+def test_threads_share_an_exported_encoder(encoders: dict[str, tuple[Any, Path]], to: str) -> None:
+    exported = ExportedEncoder.from_pretrained(encoders[to][1])
+    texts = TEXTS[:4]
+    expected = exported.encode(texts, convert_to_tensor=True)
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: exported.encode(texts, convert_to_tensor=True), range(40)):
+            assert_same(found, expected, 1e-6)
+
+
+@EXPORTERS
+def test_an_export_never_replaces_its_source(build: Build, tmp_path: Path) -> None:
+    build(SequenceEncoderModel, "vanilla").save_pretrained(tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    model = SequenceEncoderModel.from_pretrained(tmp_path / "model")
+    with pytest.raises(FileExistsError, match="which this command reads"):
+        export(model, tokenizer_of(), tmp_path / "model", replace=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+
+
+@traced
 def test_a_model_is_unchanged_by_its_export(encoders: dict[str, tuple[Any, Path]]) -> None:
     for model, _ in encoders.values():
         assert "forward" not in vars(model)
@@ -267,6 +289,7 @@ def test_older_transformers_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
         ({"to": "tensorrt"}, "to must be one of 'onnx', 'openvino', got 'tensorrt'"),
         ({"model": torch.nn.Linear(1, 1)}, "got a Linear"),
         ({"implementation": "flex_attention"}, "attn_implementation must be 'sdpa' or 'eager'"),
+        ({"dtype": torch.float64}, "got float64"),
         ({"returned": "output_hidden_states"}, "config.output_hidden_states must be False"),
         ({"recipe": EmbeddingRecipe(include_prompt=False), "pooled": True}, "include_prompt=False"),
         ({"head": True, "pooled": True}, "pass its base_model"),
@@ -280,6 +303,7 @@ def test_bad_arguments_are_rejected_before_any_work(
     model = build(
         SequenceEncoderForQuestionAnswering if changes.pop("head", False) else SequenceEncoderModel, "vanilla"
     )
+    model.to(changes.pop("dtype", torch.float32))
     if "implementation" in changes:
         model.set_attn_implementation(changes.pop("implementation"))
     if "returned" in changes:

@@ -137,6 +137,47 @@ def test_training_does_not_use_them(model: SequenceEncoderModel, ragged: Build) 
     assert all(parameter.grad is not None for parameter in model.layers.parameters())
 
 
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.parametrize("training", [True, False])
+def test_fused_optimizers_are_followed(
+    model: SequenceEncoderModel, ragged: Build, optimizer: Any, training: bool
+) -> None:
+    """They do not raise the version of the weights that they change."""
+    ids, mask = batch = ragged(MANY)
+    model.prepack_weights()
+    before, _ = encoded(model, batch)
+    step = optimizer(model.parameters(), lr=0.1, fused=True)
+    model.train(training)(ids, attention_mask=mask).last_hidden_state.square().sum().backward()
+    encoded(model.eval(), batch)
+    step.step()
+    found, used = encoded(model, batch)
+    assert used
+    assert not torch.allclose(found, before, atol=1e-2)
+    model.prepack_weights(False)
+    torch.testing.assert_close(found, encoded(model, batch)[0], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_weights_in_reused_memory_are_other_weights(model: SequenceEncoderModel, ragged: Build) -> None:
+    ids, mask = batch = ragged(MANY)
+    model.prepack_weights()
+    weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    for change in (0.0, 0.1, 0.2, 0.3):
+        given = {name: parameter + change for name, parameter in weights.items()}
+        found = torch.func.functional_call(model, given, (ids, mask)).last_hidden_state
+        plain = copy.deepcopy(model)
+        plain.prepack_weights(False)
+        plain.load_state_dict(given)
+        torch.testing.assert_close(found, encoded(plain, batch)[0], atol=1e-4, rtol=1e-4)
+        del given
+    for layer in model.layers:
+        layer.self_attn.o_proj.weight.data = layer.self_attn.o_proj.weight.data.t()
+        layer.self_attn.o_proj.bias = nn.Parameter(torch.randn(24, 3)[:, 1])
+    found, _ = encoded(model.bfloat16().float(), batch)
+    model.prepack_weights(False)
+    torch.testing.assert_close(found, encoded(model, batch)[0], atol=1e-4, rtol=1e-4)
+
+
 @torch.no_grad()
 def test_the_method_follows_changes_that_torch_does_not_count(model: SequenceEncoderModel, ragged: Build) -> None:
     model.prepack_weights()
@@ -236,6 +277,10 @@ def test_encode_prepacks_weights_while_it_runs(
     assert (few.prepacked, bool(many.prepacked)) == (0, True)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert {*model.layers[0].mlp.down_proj.__dict__} == plain
+    # A copy that another thread makes meanwhile keeps none of them.
+    with prepacked.prepacked_for(model.layers, 1):
+        copies = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    assert not any(prepacked.is_prepacked(module) for each in copies for module in each.modules())
     # What the user has prepacked stays.
     model.prepack_weights()
     model.encode(texts, tokenizer)

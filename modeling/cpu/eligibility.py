@@ -14,6 +14,8 @@ from torch.nn.modules.module import (
     _global_forward_pre_hooks,
 )
 
+from .shapes import has_onednn
+
 _PLAIN = (torch.Tensor, nn.Parameter)
 # Batched gradients (`is_grads_batched`) use these tensors.
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
@@ -42,3 +44,20 @@ def is_unhooked(module: nn.Module) -> bool:
     own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     hooks = (*own, *_GLOBAL_HOOKS)
     return not any(hooks) and "forward" not in module.__dict__
+
+
+def can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
+    """Return whether oneDNN can compute a layer in place of its `forward`."""
+    weight, bias, dtype = linear.weight, linear.bias, hidden_states.dtype
+    return bool(
+        type(linear) is nn.Linear
+        and (is_eager_on_cpu(hidden_states, weight) if bias is None else is_eager_on_cpu(hidden_states, weight, bias))
+        and is_unhooked(linear)
+        and weight.dtype == dtype
+        and has_onednn(dtype)
+        and not torch.is_autocast_enabled("cpu")
+        and weight.dim() == 2
+        and weight.shape[1] == hidden_states.shape[-1]
+        # oneDNN ignores the strides of a bias.
+        and (bias is None or (bias.dtype == dtype and bias.shape == weight.shape[:1] and bias.is_contiguous()))
+    )

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
-from .eligibility import is_eager_on_cpu, is_unhooked
-from .prepacked import pad_rows, prepacked_parts
+from .eligibility import can_fuse, is_eager_on_cpu, is_unhooked
+from .prepacked import is_prepacked, pad_rows, prepacked_parts
 from .shapes import has_few_rows, has_onednn, suits_onednn
 
 # oneDNN's names for the activation and its algorithm, by the class of the activation. ReLU is missing, because oneDNN's
@@ -127,24 +127,7 @@ def _is_small(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
         and torch._C._get_tracing_state() is None
         and has_few_rows(hidden_states.numel() // hidden_states.shape[-1], hidden_states.dtype)
         # In float32, torch's product of few rows is faster even so.
-        and (hidden_states.dtype == torch.float32 or "prepacked" not in linear.__dict__)
-    )
-
-
-def can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
-    """Return whether oneDNN can compute a layer in place of its `forward`."""
-    weight, bias, dtype = linear.weight, linear.bias, hidden_states.dtype
-    return bool(
-        type(linear) is nn.Linear
-        and (is_eager_on_cpu(hidden_states, weight) if bias is None else is_eager_on_cpu(hidden_states, weight, bias))
-        and is_unhooked(linear)
-        and weight.dtype == dtype
-        and has_onednn(dtype)
-        and not torch.is_autocast_enabled("cpu")
-        and weight.dim() == 2
-        and weight.shape[1] == hidden_states.shape[-1]
-        # oneDNN ignores the strides of a bias.
-        and (bias is None or (bias.dtype == dtype and bias.shape == weight.shape[:1] and bias.is_contiguous()))
+        and (hidden_states.dtype == torch.float32 or not is_prepacked(linear))
     )
 
 

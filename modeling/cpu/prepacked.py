@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from .eligibility import is_eager_on_cpu, is_unhooked
+from .eligibility import can_fuse
 from .shapes import suits_onednn
 
 # Packing a weight takes as long as what it saves for about this many tokens, times four.
@@ -28,25 +29,58 @@ class PrepackedWeight:
     """
 
     def __init__(self) -> None:
-        self._parts: dict[int, tuple[tuple[Any, ...], tuple[torch.Tensor, ...]]] = {}
+        self._parts: dict[int, tuple[torch.Tensor, tuple[int, int], tuple[torch.Tensor, ...]]] = {}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "PrepackedWeight":
-        return PrepackedWeight()
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PrepackedWeight | None":
+        return type(self)()
 
-    def __reduce__(self) -> tuple[type["PrepackedWeight"], tuple[()]]:
-        return PrepackedWeight, ()
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()
 
     def parts(self, weight: torch.Tensor, number: int) -> tuple[torch.Tensor, ...]:
         """Return equal parts of a weight (out, in), each in oneDNN's layout."""
-        state = (weight.data_ptr(), weight.dtype, weight.shape, 0 if weight.is_inference() else weight._version)
-        found = self._parts.get(number)
-        if found is None or found[0] != state:
-            with torch.inference_mode():
-                pack = torch.ops.mkldnn._reorder_linear_weight
-                found = state, tuple(pack(part.contiguous(), _ROWS) for part in weight.chunk(number))
+        changes = (weight._version, _steps.count)
+        source, at, parts = self._parts.get(number, (None, None, ()))
+        if source is None or at != changes or not weight.is_set_to(source):
+            # The entry keeps the memory of the weight, which another weight could otherwise be given.
+            source = weight.detach()
+            parts = tuple(torch.ops.mkldnn._reorder_linear_weight(x.contiguous(), _ROWS) for x in source.chunk(number))
             # Another thread may do the same. Both copies are right.
-            self._parts[number] = found
-        return found[1]
+            self._parts[number] = (source, changes, parts)
+        return parts
+
+    def clear(self) -> None:
+        """Free the copies."""
+        self._parts.clear()
+
+
+class _TemporaryWeight(PrepackedWeight):
+    """A prepacked weight that copies of the layer do not have."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()
+
+
+class _Steps:
+    """Counts the steps of all optimizers, because fused ones change weights without raising their version."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        register_optimizer_step_post_hook(self._add)
+
+    def _add(self, *_: Any) -> None:
+        self.count += 1
+
+
+_steps = _Steps()
+
+
+def is_prepacked(linear: nn.Linear) -> bool:
+    """Return whether a layer has a prepacked weight."""
+    return linear.__dict__.get("prepacked") is not None
 
 
 def prepacked_parts(linear: nn.Linear, x: torch.Tensor, number: int = 1) -> tuple[torch.Tensor, ...] | None:
@@ -58,16 +92,17 @@ def prepacked_parts(linear: nn.Linear, x: torch.Tensor, number: int = 1) -> tupl
         number: The number of parts.
     """
     prepacked = linear.__dict__.get("prepacked")
+    if prepacked is None:
+        return None
     # Activation checkpointing runs a layer without gradients first, then with gradients, and expects the same result.
-    if prepacked is None or torch.is_grad_enabled() or linear.training:
+    if torch.is_grad_enabled() or linear.training:
+        prepacked.clear()
         return None
-    if type(linear) is not nn.Linear or not is_unhooked(linear):
+    # In float32, torch's own product of few rows is faster. Tensors of inference mode do not count their changes.
+    rows = x.numel() // x.shape[-1]
+    if not can_fuse(linear, x) or not suits_onednn(rows, x.dtype) or linear.weight.is_inference():
         return None
-    weight = linear.weight
-    if not is_eager_on_cpu(x, weight) or x.dtype != weight.dtype or torch.is_autocast_enabled("cpu"):
-        return None
-    # In float32, torch's own product of few rows is faster.
-    return prepacked.parts(weight, number) if suits_onednn(x.numel() // x.shape[-1], x.dtype) else None
+    return prepacked.parts(linear.weight, number)
 
 
 def pad_rows(x: torch.Tensor) -> torch.Tensor:
@@ -78,15 +113,10 @@ def pad_rows(x: torch.Tensor) -> torch.Tensor:
 
 def prepack(modules: nn.Module, enabled: bool) -> None:
     """Let all linear layers use prepacked weights, or free those weights."""
-    for linear in _linears_in(modules):
-        if enabled:
-            linear.__dict__["prepacked"] = PrepackedWeight()
-        else:
-            linear.__dict__.pop("prepacked", None)
-
-
-def _linears_in(modules: nn.Module) -> Iterator[nn.Linear]:
-    return (module for module in modules.modules() if type(module) is nn.Linear)
+    for module in modules.modules():
+        module.__dict__.pop("prepacked", None)
+        if enabled and type(module) is nn.Linear:
+            module.__dict__["prepacked"] = PrepackedWeight()
 
 
 @contextmanager
@@ -97,7 +127,8 @@ def prepacked_for(modules: nn.Module, tokens: int) -> Iterator[None]:
     """
     own: list[tuple[nn.Linear, PrepackedWeight]] = []
     if tokens >= _LEAST_TOKENS:
-        own = [(linear, PrepackedWeight()) for linear in _linears_in(modules) if "prepacked" not in linear.__dict__]
+        linears = [module for module in modules.modules() if type(module) is nn.Linear and not is_prepacked(module)]
+        own = [(linear, _TemporaryWeight()) for linear in linears]
     for linear, prepacked in own:
         linear.__dict__["prepacked"] = prepacked
     try:
