@@ -36,7 +36,8 @@ def without(kernel: str | None, run: Callable[[], object]) -> Callable[[], objec
         with ExitStack() as stack:
             if kernel is not None:
                 module = importlib.import_module(f"sequence_encoder.modeling.{KERNELS[kernel]}")
-                stack.enter_context(patch.object(module, "is_eager_on_cpu", lambda *tensors: False))
+                for check in {"is_eager_on_cpu", "can_fuse"} & vars(module).keys():
+                    stack.enter_context(patch.object(module, check, lambda *checked: False))
             run()
 
     return switched
