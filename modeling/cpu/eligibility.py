@@ -26,13 +26,18 @@ _GLOBAL_HOOKS = (_global_forward_hooks, _global_forward_pre_hooks, _global_backw
 def is_eager_on_cpu(*tensors: torch.Tensor) -> bool:
     """Return whether all tensors are plain CPU tensors, and nothing but autograd records the operations on them."""
     # Every linear layer asks this. `is_tracing` of transformers would take longer than the product of a short text.
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or _is_transforming():
+    if is_recorded() or _is_transforming():
         return False
     for tensor in tensors:
         # Tensors of other tracers have their own types.
         if type(tensor) not in _PLAIN or tensor.device.type != "cpu" or _is_batched(tensor):
             return False
     return True
+
+
+def is_recorded() -> bool:
+    """Return whether a compiler or `torch.jit.trace` records the operations, and adds guards on sizes."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def _is_transforming() -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
-from .eligibility import can_fuse, is_eager_on_cpu, is_unhooked
+from .eligibility import can_fuse, is_eager_on_cpu, is_recorded, is_unhooked
 from .prepacked import is_prepacked, pad_rows, prepacked_parts
 from .shapes import has_few_rows, has_onednn, suits_onednn
 
@@ -122,9 +122,7 @@ def _is_small(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
     """Return whether torch should compute a product of few rows, for which the other checks take longer than it."""
     return (
         type(hidden_states) is torch.Tensor
-        # Compilers and exporters add a guard on the number of rows.
-        and not torch.compiler.is_compiling()
-        and torch._C._get_tracing_state() is None
+        and not is_recorded()
         and has_few_rows(hidden_states.numel() // hidden_states.shape[-1], hidden_states.dtype)
         # In float32, torch's product of few rows is faster even so.
         and (hidden_states.dtype == torch.float32 or not is_prepacked(linear))
