@@ -22,6 +22,9 @@ from .modeling import (
     SequenceEncoderPreTrainedModel,
     TaskAdapter,
 )
+from .modeling.quantized.eight_bit_config import EightBitConfig
+from .modeling.quantized.eight_bit_quantizer import EightBitQuantizer
+from .quantization.loading import quantize_loaded
 from .saving.auto_classes import AUTO_CLASSES
 from .saving.saving import ModelSavingMixin
 from .tokenizer import SequenceEncoderTokenizer
@@ -29,6 +32,7 @@ from .training.task_adapter.training import train_adapted_model
 from .version import __version__ as __version__
 
 __all__ = [
+    "EightBitConfig",
     "SequenceEncoderConfig",
     "SequenceEncoderForMaskedLM",
     "SequenceEncoderForMultipleChoice",
@@ -51,4 +55,5 @@ for _config_class in (SequenceEncoderConfig, TaskAdapterConfig):
         if _auto_class != "AutoConfig":
             getattr(modeling_auto, _auto_class).register(_config_class, getattr(modeling, _model_class))
 ModelSavingMixin.card_to_push = card_to_push
+EightBitQuantizer.quantize_loaded = quantize_loaded
 AutoTokenizer.register(SequenceEncoderConfig, SequenceEncoderTokenizer)

@@ -8,6 +8,7 @@ from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from .cpu.dropout import Dropout
 from .cpu.gated import gated_projection, recomputes_gated
 from .cpu.linear import can_fuse_gate, fused_gate, fused_linear, fused_linear_activation
+from .quantized.eight_bit_network import eight_bit_network
 
 
 class MLP(nn.Module):
@@ -22,6 +23,9 @@ class MLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Map (..., D) to (..., D)."""
+        network = eight_bit_network(self.up_proj, self.act, self.dropout, self.down_proj, hidden_states)
+        if network is not None:
+            return network
         hidden_states = fused_linear_activation(self.up_proj, self.act, hidden_states)
         return fused_linear(self.down_proj, self.dropout(hidden_states))
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 from transformers.utils import logging
 from transformers.utils.output_capturing import OutputRecorder
 
@@ -18,6 +19,8 @@ from .attention.self_attention import SelfAttention
 from .cpu.prepacked import prepack
 from .embeddings import HiddenStateModule
 from .layers import LAYERS, EncoderLayer
+from .quantized.eight_bit_config import EIGHT_BITS, EightBitConfig
+from .quantized.eight_bit_quantizer import EightBitQuantizer
 from .text_encoding.recipe_files import SETTINGS, read_recipe, recipe_of, write_recipe
 
 logger = logging.get_logger(__name__)
@@ -118,3 +121,8 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             init.ones_(module.weight)
         if (bias := getattr(module, "bias", None)) is not None:
             init.zeros_(bias)
+
+
+# Not `register_quantizer`, because the code that is saved with a model may be loaded beside the package.
+AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault(EIGHT_BITS, EightBitConfig)
+AUTO_QUANTIZER_MAPPING.setdefault(EIGHT_BITS, EightBitQuantizer)

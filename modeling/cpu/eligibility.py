@@ -13,6 +13,7 @@ from torch.nn.modules.module import (
     _global_forward_hooks,
     _global_forward_pre_hooks,
 )
+from transformers.activations import ACT2FN
 
 from .shapes import has_onednn
 
@@ -21,6 +22,16 @@ _PLAIN = (torch.Tensor, nn.Parameter)
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
 # The dicts of hooks for all modules. Older releases of torch have no public function that checks all of them.
 _GLOBAL_HOOKS = (_global_forward_hooks, _global_forward_pre_hooks, _global_backward_hooks, _global_backward_pre_hooks)
+
+# oneDNN's names for an activation and its algorithm, by the class of the activation. ReLU is missing, because oneDNN's
+# maps NaN to zero, which would hide that a model diverged.
+_ACTIVATIONS = {
+    type(ACT2FN["gelu"]): ("gelu", "none"),
+    type(ACT2FN["gelu_new"]): ("gelu", "tanh"),
+    type(ACT2FN["gelu_pytorch_tanh"]): ("gelu", "tanh"),
+    type(ACT2FN["silu"]): ("swish", ""),
+}
+NO_ACTIVATION = ("none", "")
 
 
 def is_eager_on_cpu(*tensors: torch.Tensor) -> bool:
@@ -49,6 +60,13 @@ def is_unhooked(module: nn.Module) -> bool:
     own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     hooks = (*own, *_GLOBAL_HOOKS)
     return not any(hooks) and "forward" not in module.__dict__
+
+
+def onednn_activation(act: nn.Module | None) -> tuple[str, str] | None:
+    """Return oneDNN's names for an activation and its algorithm, or None if oneDNN cannot compute it."""
+    if act is None or type(act) not in _ACTIVATIONS or not is_unhooked(act):
+        return None
+    return _ACTIVATIONS[type(act)]
 
 
 def can_fuse(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:

@@ -10,20 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.activations import ACT2FN
 
-from .eligibility import can_fuse, is_eager_on_cpu, is_recorded, is_unhooked
+from ..quantized.eight_bit_linear import EightBitLinear
+from .eligibility import NO_ACTIVATION, can_fuse, is_eager_on_cpu, is_recorded, onednn_activation
 from .prepacked import is_prepacked, pad_rows, prepacked_parts
 from .shapes import has_few_rows, has_onednn, suits_onednn
-
-# oneDNN's names for the activation and its algorithm, by the class of the activation. ReLU is missing, because oneDNN's
-# maps NaN to zero, which would hide that a model diverged.
-_ACTIVATIONS = {
-    type(ACT2FN["gelu"]): ("gelu", "none"),
-    type(ACT2FN["gelu_new"]): ("gelu", "tanh"),
-    type(ACT2FN["gelu_pytorch_tanh"]): ("gelu", "tanh"),
-    type(ACT2FN["silu"]): ("swish", ""),
-}
 
 
 def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -44,9 +35,11 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
 
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """Compute act(linear(x)), from (..., in) to (..., out)."""
+    if isinstance(linear, EightBitLinear):
+        return linear(hidden_states, act)
     if _is_small(linear, hidden_states):
         return act(linear(hidden_states))
-    if type(act) in _ACTIVATIONS and is_unhooked(act) and (parts := prepacked_parts(linear, hidden_states)):
+    if onednn_activation(act) and (parts := prepacked_parts(linear, hidden_states)):
         return _prepacked_product(hidden_states, parts[0], linear, act)
     if not _can_fuse_activation(linear, act, hidden_states):
         return act(fused_linear(linear, hidden_states))
@@ -58,7 +51,7 @@ def can_fuse_gate(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor
     """Return whether `fused_gate` can compute a gated layer."""
     if _is_small(linear, hidden_states):
         return False
-    if type(act) in _ACTIVATIONS and is_unhooked(act) and prepacked_parts(linear, hidden_states, 2):
+    if onednn_activation(act) and prepacked_parts(linear, hidden_states, 2):
         return True
     if not _can_fuse_activation(linear, act, hidden_states):
         return False
@@ -114,7 +107,7 @@ def _prepacked_product(
 def _onednn_product(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: nn.Module | None
 ) -> torch.Tensor:
-    name, algorithm = ("none", "") if act is None else _ACTIVATIONS[type(act)]
+    name, algorithm = onednn_activation(act) or NO_ACTIVATION
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
 
 
@@ -132,8 +125,8 @@ def _is_small(linear: nn.Linear, hidden_states: torch.Tensor) -> bool:
 def _can_fuse_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> bool:
     # Not in training: activation checkpointing runs a layer without gradients first, then with gradients, and both
     # passes must give the same result.
-    fused = type(act) in _ACTIVATIONS and is_unhooked(act) and not torch.is_grad_enabled() and not linear.training
-    return fused and can_fuse(linear, hidden_states)
+    fused = not torch.is_grad_enabled() and not linear.training and onednn_activation(act)
+    return bool(fused) and can_fuse(linear, hidden_states)
 
 
 class _Linear(torch.autograd.Function):

@@ -1,0 +1,1 @@
+"""Layers in eight bits, and how transformers loads and saves them."""

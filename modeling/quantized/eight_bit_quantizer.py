@@ -1,0 +1,81 @@
+"""Loads and saves models in eight bits, as a quantizer of transformers."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.quantizers import HfQuantizer
+
+from .eight_bit_config import EightBitConfig
+from .eight_bit_embedding import EightBitEmbedding
+from .eight_bit_linear import EightBitLinear
+
+
+class EightBitQuantizer(HfQuantizer):
+    """Replaces layers by those in eight bits before weights are loaded, or quantizes a model after that.
+
+    Attributes:
+        quantize_loaded: The function that quantizes a model in place. The package sets it, since the code that is saved
+            with every model only loads models that are quantized.
+    """
+
+    requires_calibration = False
+    quantize_loaded: ClassVar[Callable[..., None] | None] = None
+    quantization_config: EightBitConfig
+
+    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
+        """Check that a model can be quantized, before its weights are loaded.
+
+        Raises:
+            ImportError: If the package is not installed.
+        """
+        if not self.pre_quantized and type(self).quantize_loaded is None:
+            raise ImportError(
+                "quantization_config needs the package sequence-encoder for a model that is not quantized yet: pip "
+                "install sequence-encoder, and import sequence_encoder."
+            )
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        if self.pre_quantized:
+            replace_modules(model, self.quantization_config.modules)
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        if not self.pre_quantized:
+            quantize = type(self).quantize_loaded
+            assert quantize is not None
+            quantize(model, self.quantization_config)
+        model.requires_grad_(False)
+
+    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
+        """Whether quantized models can be saved."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether quantized models can be trained."""
+        return False
+
+
+def replace_modules(model: nn.Module, modules: dict[str, int]) -> None:
+    """Replace modules by empty ones in eight bits.
+
+    Args:
+        model: The model.
+        modules: See `EightBitConfig`.
+
+    Raises:
+        ValueError: If the model has no such linear layer or embedding.
+    """
+    for name, outliers in modules.items():
+        try:
+            module: Any = model.get_submodule(name)
+        except AttributeError:
+            module = None
+        if type(module) is nn.Embedding:
+            model.set_submodule(name, EightBitEmbedding(module.num_embeddings, module.embedding_dim))
+        elif type(module) is nn.Linear:
+            sizes = (module.in_features, module.out_features)
+            model.set_submodule(name, EightBitLinear(*sizes, module.bias is not None, outliers))
+        else:
+            raise ValueError(f"quantization_config.modules has {name!r}, which is no linear layer of this model.")

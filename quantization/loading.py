@@ -1,0 +1,22 @@
+"""Quantizes a model that `from_pretrained` loads with a `quantization_config`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def quantize_loaded(model: Any, config: Any) -> None:
+    """Quantize a model with the tokenizer of its folder.
+
+    Args:
+        model: The model that is being loaded.
+        config: The `EightBitConfig`, which receives the result.
+    """
+    # Importing the package does not import what only quantization needs.
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    from .quantizing import quantize_with
+
+    tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)
+    logging.get_logger(__name__).info(str(quantize_with(model, tokenizer, config, config.target, None)))
