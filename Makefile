@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Setuptools warns of folders with the package's name in front of an editable installation; the checkout has none.
 INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: install quickstart test conformance exports compatibility bench docs style build
+.PHONY: install quickstart test conformance exports jax compatibility bench docs style build
 
 install: .venv/installed
 
@@ -31,6 +31,10 @@ install: .venv/installed
 	$(INSTALL) --editable '.[train,dev,docs]'
 	touch $@
 
+.venv/installed-jax: pyproject.toml
+	$(INSTALL) --editable '.[train,dev,jax]'
+	touch $@
+
 quickstart: install
 	$(BIN)/sequence-encoder quickstart --overwrite
 
@@ -46,6 +50,11 @@ conformance: install
 # The test suite exports only a few models.
 exports: install
 	$(BIN)/python tests/exports.py
+
+# The test suite skips its tests of JAX unless this has installed it.
+jax: install .venv/installed-jax
+	$(BIN)/python tests/jax_functions.py
+	$(BIN)/python -m pytest tests/test_jax.py
 
 compatibility: install
 	$(BIN)/python tests/compatibility.py $(ENVIRONMENTS)

@@ -8,6 +8,7 @@ _MODULES = {
     "ExportCheck": "comparison",
     "ExportedEncoder": "exported_encoder",
     "export": "exporting",
+    "to_jax": "jax_function",
 }
 __all__ = [*_MODULES]
 __getattr__ = lazy_exports(__name__, _MODULES)

@@ -129,7 +129,7 @@ def test_public_names_are_pinned() -> None:
             *("Docstring", "PackedWindows", "TokenBudgetBatchSampler", "TokenBudgetCollator", "TokenBudgetDataset"),
             *("read_documentation", "segment_windows"),
         ],
-        "export": ["ExportCheck", "ExportedEncoder", "export"],
+        "export": ["ExportCheck", "ExportedEncoder", "export", "to_jax"],
         "hub": ["Training", "model_card", "save_sentence_transformer"],
         "inference": ["QuestionAnsweringPipeline"],
         "training": ["HubTrainer", "Objectives", "PretrainingCollator", "training_of"],
