@@ -91,6 +91,8 @@ def checked_export(
     """
     check_format(to)
     _check_model(model)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(f"tokenizer must be a transformers tokenizer, got a {type(tokenizer).__name__}.")
     module = graph_module(model, pooled)
     encoder = cast(SequenceEncoderModel, model.base_model)
     longest = encoder.longest_text(tokenizer)

@@ -193,6 +193,10 @@ def test_a_model_with_other_outputs_leaves_no_folder(
     other = build(SequenceEncoderForQuestionAnswering, "bert", seed=1)
     with pytest.raises(ValueError, match=r"start_logits differs by .*more than rounding explains"):
         export(other, tokenizer_of(), tmp_path / "exported")
+    with torch.no_grad():
+        next(iter(other.parameters())).fill_(torch.nan)
+    with pytest.raises(ValueError, match="The model computes NaN in start_logits"):
+        export(other, tokenizer_of(), tmp_path / "exported")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -293,6 +297,7 @@ def test_older_transformers_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
         ({"returned": "output_hidden_states"}, "config.output_hidden_states must be False"),
         ({"recipe": EmbeddingRecipe(include_prompt=False), "pooled": True}, "include_prompt=False"),
         ({"head": True, "pooled": True}, "pass its base_model"),
+        ({"tokenizer": None}, "tokenizer must be a transformers tokenizer, got a NoneType"),
     ],
 )
 def test_bad_arguments_are_rejected_before_any_work(
