@@ -39,8 +39,8 @@ def export(
 ) -> ExportCheck:
     """Export a model to a format of another runtime, with its tokenizer and a card.
 
-    The graph takes any number of texts of any length, in float32. It is saved only if its outputs on sample texts are
-    those of the model.
+    The graph takes any number of texts of any length, in float32. In its layers, only attention computes padding. It is
+    saved only if its outputs on sample texts are those of the model.
 
     Args:
         model: The model, on the CPU.
