@@ -200,7 +200,7 @@ def main(arguments: list[str] | None = None, before_run: Callable[[], object] = 
     except (UsageError, OSError) as error:
         sys.exit(f"sequence-encoder {command}: {error}")
     except KeyboardInterrupt as interruption:
-        print(f"\nsequence-encoder {command}: {interruption or 'interrupted.'}", file=sys.stderr)
+        print(f"\nsequence-encoder {command}: {str(interruption) or 'Interrupted.'}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -58,7 +58,10 @@ _NEEDS = (
     "Other languages need a tokenizer that reads `tokenizer.json`, and `{file}` with `{weights}` beside it. Texts may "
     "have any number of tokens{limit}, and a batch any number of texts."
 )
-_MASK = "`attention_mask` is 1 at tokens and 0 at padding, which may be on either side."
+_MASK = (
+    "`attention_mask` is 1 at tokens and 0 at padding, which may be on either side. In the layers, only attention "
+    "computes padding."
+)
 _ENCODE = """\
 from sequence_encoder.export import ExportedEncoder
 

@@ -112,8 +112,8 @@ def largest_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) ->
         found: The outputs of the exported model.
 
     Raises:
-        ValueError: If the names, the shapes or the masked logits are not the same, or if a difference is NaN or larger
-            than rounding explains.
+        ValueError: If the names, the shapes or the masked logits are not the same, if an output is NaN, or if a
+            difference is larger than rounding explains.
     """
     given = {name: value for name, value in expected.items() if isinstance(value, torch.Tensor)}
     exported = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
@@ -124,6 +124,9 @@ def largest_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) ->
     for name, tensor in given.items():
         if not torch.equal(tensor < _MASKED, exported[name] < _MASKED):
             raise ValueError(f"The exported model masks other tokens in {name} than the model.")
+        for owner, numbers in (("model", tensor), ("exported model", exported[name])):
+            if numbers.isnan().any():
+                raise ValueError(f"The {owner} computes NaN in {name}; check the weights of the model.")
         ours, theirs = tensor.clamp(min=_MASKED), exported[name].clamp(min=_MASKED)
         difference = float((ours - theirs).abs().max())
         scale = float(torch.where(ours > _MASKED, ours, 0).abs().max())

@@ -39,8 +39,8 @@ def export(
 ) -> ExportCheck:
     """Export a model to a format of another runtime, with its tokenizer and a card.
 
-    The graph takes any number of texts of any length, in float32. It is saved only if its outputs on sample texts are
-    those of the model.
+    The graph takes any number of texts of any length, in float32. In its layers, only attention computes padding. It is
+    saved only if its outputs on sample texts are those of the model.
 
     Args:
         model: The model, on the CPU.
@@ -91,6 +91,8 @@ def checked_export(
     """
     check_format(to)
     _check_model(model)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(f"tokenizer must be a transformers tokenizer, got a {type(tokenizer).__name__}.")
     module = graph_module(model, pooled)
     encoder = cast(SequenceEncoderModel, model.base_model)
     longest = encoder.longest_text(tokenizer)

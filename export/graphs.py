@@ -135,6 +135,8 @@ def exporter_of(to: str) -> Any:
 def trace(exporter: Any, module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
     """Trace a module for any size of the batch, of the choices and of the sequence.
 
+    In the layers of the graph, only attention computes padding.
+
     Args:
         exporter: The result of `exporter_of`.
         module: The module, in evaluation mode.
@@ -146,9 +148,11 @@ def trace(exporter: Any, module: nn.Module, inputs: Mapping[str, torch.Tensor]) 
     names = ("batch", "choices", "sequence") if inputs["input_ids"].dim() == 3 else ("batch", "sequence")
     sizes = {axis: torch.export.Dim(name) for axis, name in enumerate(names)}
     config = exporter.config_class(dynamic_shapes=dict.fromkeys(inputs, sizes))
+    encoder = next(each for each in module.modules() if isinstance(each, SequenceEncoderModel))
     replaced = "forward" in vars(module)
     try:
-        return exporter.export(module, dict(inputs), config)
+        with encoder.packed_in_graphs():
+            return exporter.export(module, dict(inputs), config)
     finally:
         if not replaced:
             # The exporter restores the method as an attribute of this instance, which a copy would share.

@@ -57,11 +57,11 @@ def packed_segments(packed: PackedBatch) -> torch.Tensor:
 
 
 def padded_segments(starts: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
-    """Return the text of each token of a padded batch, (B, S), and -1 at padding.
+    """Return the text of each token of a padded batch, (B, S), counted over all rows, and -1 at padding.
 
     Args:
         starts: (B, S) bool, the first token of every text.
         token_mask: (B, S) bool, False at padding; None if the batch has no padding.
     """
-    segments = starts.long().cumsum(dim=1)
+    segments = starts.flatten().long().cumsum(0).unflatten(0, starts.shape)
     return segments if token_mask is None else segments.masked_fill(~token_mask, -1)

@@ -13,7 +13,7 @@ from .cpu.dropout import Dropout
 from .embeddings import HiddenStateModule
 from .feed_forward import FEED_FORWARDS
 from .norms import NORMS
-from .packing import select_tokens
+from .packing import RealTokens, select_tokens
 
 
 class EncoderLayer(GradientCheckpointingLayer, HiddenStateModule):
@@ -51,15 +51,19 @@ class PostNormLayer(EncoderLayer):
         *shared: Any,
         needed: torch.Tensor | None = None,
         segments: torch.Tensor | None = None,
+        real: RealTokens | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """See `EncoderLayer`."""
         inputs = hidden_states
-        attended, _ = self.self_attn(hidden_states, *shared, needed=needed, **kwargs)
+        attended, _ = self.self_attn(hidden_states, *shared, needed=needed, real=real, **kwargs)
         hidden_states = self.attn_norm(select_tokens(hidden_states, needed) + self.dropout(attended))
         hidden_states = self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
         if self.convolution is None or segments is None:
             return hidden_states
+        if real is not None:
+            # Masks may leave out tokens inside a text, which count as zeros.
+            inputs, segments, needed = real.unpack(inputs).flatten(0, 1)[None], segments.flatten()[None], real.indices
         return self.convolution(inputs, hidden_states, segments, needed)
 
 

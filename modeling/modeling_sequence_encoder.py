@@ -3,7 +3,8 @@
 Shapes: B batch, S padded length, T real tokens, D hidden, E channels of the embeddings (usually D).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -37,6 +38,7 @@ from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
 from .packing import (
     PackedBatch,
+    RealTokens,
     has_several_per_row,
     offsets_from_starts,
     positions_from_documents,
@@ -66,6 +68,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
     """
 
     _saves_recipe = True
+    _packs_in_graphs = False
 
     def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
@@ -79,6 +82,18 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         self.pooler = Pooler(config) if add_pooling_layer else None
         self.gradient_checkpointing = False
         self.post_init()
+
+    @contextmanager
+    def packed_in_graphs(self) -> Iterator[None]:
+        """Let graphs that are traced in this block leave padding out, except in attention.
+
+        Their sizes depend on values, which not all uses of `torch.export` and `torch.compile` support.
+        """
+        self._packs_in_graphs = True
+        try:
+            yield
+        finally:
+            del self._packs_in_graphs
 
     @merge_with_config_defaults
     @capture_outputs
@@ -151,7 +166,9 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             document_starts = starts if several_documents or (may_restart and is_tracing(tokens)) else None
             options = {"segments": padded_segments(starts, token_mask)} if self.config.conv_kernel_size else {}
             options = {**kwargs, **options}
-            last_hidden_state = self._encode_padded(attention_mask, document_starts, position_ids, *inputs, options)
+            real = None if token_mask is None or not self._packs_in_graphs else RealTokens(token_mask)
+            masks = (attention_mask, document_starts)
+            last_hidden_state = self._encode_padded(real, *masks, position_ids, *inputs, options)
         if token_mask is not None:
             token_mask = token_mask.to(last_hidden_state.device)
             if packed is None:
@@ -281,6 +298,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
 
     def _encode_padded(
         self,
+        real: RealTokens | None,
         attention_mask: torch.Tensor | None,
         document_starts: torch.Tensor | None,
         position_ids: torch.Tensor,
@@ -289,10 +307,19 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         inputs_embeds: torch.Tensor | None,
         kwargs: Mapping[str, Any],
     ) -> torch.Tensor:
-        """Apply all layers to all (B, S) tokens, with masks that hide padding."""
+        """Apply all layers to all (B, S) tokens, with masks that hide padding.
+
+        With `real`, which graphs may have, all but attention applies to the real tokens as one row (1, T, D).
+        """
+        shape = position_ids.shape
+        if real is not None:
+            position_ids = real.pack(position_ids)
+            input_ids, token_type_ids, inputs_embeds = (
+                None if padded is None else real.pack(padded) for padded in (input_ids, token_type_ids, inputs_embeds)
+            )
         hidden_states, rotations = self._embed(input_ids, token_type_ids, position_ids, inputs_embeds)
-        masks = padded_masks(self.config, hidden_states, attention_mask, document_starts)
-        bias = self._biases(hidden_states.shape[1], hidden_states)
+        masks = padded_masks(self.config, hidden_states.new_empty(*shape, 1), attention_mask, document_starts)
+        bias = self._biases(shape[1], hidden_states)
         if self.position_bias is not None:
             masks, bias = self.position_bias.in_padded(masks, *bias)
         if document_starts is not None and is_flash_attention_requested(self.config):
@@ -304,9 +331,11 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
                 masks[layer.layer_type],
                 *bias,
                 rotation=rotations.get(layer.layer_type),
+                real=real,
                 **kwargs,
             )
-        return self.norm(hidden_states)
+        hidden_states = self.norm(hidden_states)
+        return hidden_states if real is None else real.unpack(hidden_states)
 
     def _embed(
         self,
@@ -346,7 +375,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
     def _needs_padding(
         self, tokens: torch.Tensor, attention_mask: torch.Tensor | None, kwargs: Mapping[str, Any]
     ) -> bool:
-        """Return whether the batch must stay padded, because of tracing, optional outputs or a 4-D mask."""
+        """Return whether the batch must stay padded in attention, because of tracing, outputs or a 4-D mask."""
         return (
             is_tracing(tokens)
             or (attention_mask is not None and attention_mask.dim() == 4)

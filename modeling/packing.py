@@ -280,3 +280,31 @@ class PackedBatch:
         indices = torch.arange(sum(self.lengths), device=lengths.device) + torch.repeat_interleave(shift, lengths)
         shape = (len(self.lengths), self.max_length)
         return PackedBatch(shape, indices, self.position_ids, self.cu_seq_lens, self.lengths)
+
+
+class RealTokens:
+    """A plan for packing the real tokens of a batch in a graph, which knows neither their number nor any length.
+
+    The tokens stay in their order. The first token of the batch always counts as real, so that the row is never empty,
+    which not all runtimes allow.
+
+    Args:
+        token_mask: (B, S) bool, False at padding.
+    """
+
+    def __init__(self, token_mask: torch.Tensor) -> None:
+        kept = token_mask.flatten()
+        kept = kept | (torch.arange(kept.shape[0], device=kept.device) == 0)
+        self.shape = token_mask.shape
+        self.indices = kept.nonzero().squeeze(1)
+        # `torch.export` cannot know this.
+        torch._check(self.indices.shape[0] > 0)
+        self.places = kept.long().cumsum(0) - 1
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        """Pack (B, S, ...) into (1, T, ...)."""
+        return padded.flatten(0, 1).index_select(0, self.indices)[None]
+
+    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
+        """Unpack (1, T, ...) to (B, S, ...), with the values of the real token before it at padding."""
+        return packed[0].index_select(0, self.places).unflatten(0, self.shape)

@@ -1,4 +1,4 @@
-"""Export every preset and every head, and compare the exported models at several sizes, with padding on either side.
+"""Export every preset and every head, and compare the exported models at several sizes, with padding at any place.
 
     python tests/exports.py
 
@@ -40,6 +40,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "grouped queries": ("eurobert", {"num_key_value_heads": 1}),
 }
 HEADS = ("MaskedLM", "PreTraining", "SequenceClassification", "TokenClassification", "QuestionAnswering")
+PADDING = ("on the right", "on the left", "inside the texts", "everywhere")
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -67,11 +68,17 @@ def randomised(model: PreTrainedModel) -> PreTrainedModel:
     return model.eval()
 
 
-def batch(model: PreTrainedModel, lengths: list[int], side: str) -> dict[str, torch.Tensor]:
-    """Return a batch of random texts with padding on one side."""
+def batch(model: PreTrainedModel, lengths: list[int], padding: str = "on the right") -> dict[str, torch.Tensor]:
+    """Return a batch of random texts, with padding at the given place in addition to that of shorter texts."""
     names = NAMES if model.config.type_vocab_size > 1 else NAMES[:2]
     inputs = sample_inputs(model, [torch.randint(1, 97, (length,)).tolist() for length in lengths], names)
-    return {name: tensor.flip(-1) for name, tensor in inputs.items()} if side == "left" else inputs
+    if padding == "on the left":
+        return {name: tensor.flip(-1) for name, tensor in inputs.items()}
+    if padding == "inside the texts":
+        inputs["attention_mask"][..., 1::3] = 0
+    elif padding == "everywhere":
+        inputs["attention_mask"].zero_()
+    return inputs
 
 
 @torch.no_grad()
@@ -82,17 +89,17 @@ def main() -> int:
     for name, model in models():
         for to in LIBRARIES:
             with quiet_exporters():
-                exported = trace(exporter_of(to), model, batch(model, [7, 4, 3], "right"))
+                exported = trace(exporter_of(to), model, batch(model, [7, 4, 3]))
             exported.to("cpu", **runtime_options(to, torch.get_num_threads()))
             largest = 0.0
-            for lengths in ([1], [5], [2, 1], [11, 5, 7, 1], [37] * 3):
-                for side in ("left", "right"):
-                    inputs = batch(model, lengths, side)
+            for lengths in ([1], [5], [2, 1], [11, 5, 7, 1], [37] * 3, [4, 0, 2], [0, 3]):
+                for padding in PADDING:
+                    inputs = batch(model, lengths, padding)
                     try:
                         largest = max(largest, largest_difference(model(**inputs), exported(**inputs)))
                     except ValueError as error:
                         failed += 1
-                        print(f"{name} in {to}, lengths {lengths}, padding on the {side}: {error}")
+                        print(f"{name} in {to}, lengths {lengths}, padding {padding}: {error}")
             print(f"{largest:.1e}  {name} in {to}", flush=True)
     return failed
 

@@ -330,3 +330,14 @@ def test_a_missing_library_is_reported_before_torch_is_imported(folder: Path) ->
     codes, imported = json.loads(ran.stdout)
     assert ["datasets" in code and "pip install" in code for code in codes] == [True, True]
     assert imported == []
+
+
+def test_ctrl_c_ends_a_command_with_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "export", lambda arguments: interrupted)
+    assert exit_of("export") == 130
+    assert capsys.readouterr().err == "\nsequence-encoder export: Interrupted.\n"

@@ -124,8 +124,8 @@ def test_an_exported_encoder_takes_any_size(
 ) -> None:
     model, folder = encoders[to]
     exported = ExportedEncoder.from_pretrained(folder)
-    for lengths in ([1], [5], [2, 1], [11, 5, 7, 1], [60] * 3):
-        ids, mask = ragged(lengths, side)
+    for lengths in ([1], [5], [2, 1], [11, 5, 7, 1], [60] * 3, [0, 4, 2], [0, 0]):
+        ids, mask = ragged(lengths, side, max(*lengths, 1))
         states = model(ids, attention_mask=mask).last_hidden_state
         found = exported(input_ids=ids, attention_mask=mask, token_type_ids=torch.zeros_like(ids))
         if to == "openvino":
@@ -133,11 +133,41 @@ def test_an_exported_encoder_takes_any_size(
             assert_same(found.pooler_output, model(ids, attention_mask=mask).pooler_output, 1e-5)
         else:
             recipe, last = model.embedding_recipe, -1 if side == "left" else mask.sum(dim=1) - 1
-            mean = states.sum(dim=1) / mask.sum(dim=1, keepdim=True)
+            mean = states.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
             vectors = torch.cat([mean, states[torch.arange(len(lengths)), last]], dim=1)
             for step in recipe.after:
                 vectors = step(vectors)
             assert_same(found["sentence_embedding"], vectors[:, :16], 1e-5)
+
+
+@traced
+def test_masks_may_leave_out_tokens_inside_a_text(encoders: dict[str, tuple[Any, Path]], ragged: Build) -> None:
+    model, folder = encoders["openvino"]
+    exported = ExportedEncoder.from_pretrained(folder)
+    ids, mask = ragged([11, 5, 7])
+    mask[:, 2:4] = 0
+    states = model(ids, attention_mask=mask).last_hidden_state
+    assert_same(exported(input_ids=ids, attention_mask=mask).last_hidden_state, states, 1e-5)
+
+
+@traced
+def test_a_graph_computes_padding_in_attention_alone(encoders: dict[str, tuple[Any, Path]]) -> None:
+    import onnx
+    import openvino
+
+    graph = onnx.load(encoders["onnx"][1] / "model.onnx", load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [node.input for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    sizes = {value.name: value.type.tensor_type.shape.dim for value in graph.value_info}
+    rows: list[list[Any]] = [[dim.dim_value for dim in sizes[name]] for name, _ in inputs]
+    network = openvino.Core().read_model(encoders["openvino"][1] / "openvino_model.xml")
+    products = [each for each in network.get_ordered_ops() if each.get_type_name() == "MatMul"]
+    weighted = [each for each in products if each.input(1).get_partial_shape().is_static]
+    shapes = [each.input(0).get_partial_shape() for each in weighted]
+    rows += [[size.get_length() if size.is_static else 0 for size in shape] for shape in shapes]
+    # One row of tokens, or the vectors of texts.
+    assert [row for row in rows if len(row) == 3 and row[0] != 1] == []
+    assert [len(row) for row in rows].count(3) == 8
 
 
 @traced
@@ -192,6 +222,10 @@ def test_a_model_with_other_outputs_leaves_no_folder(
     _reuse(folder, monkeypatch)
     other = build(SequenceEncoderForQuestionAnswering, "bert", seed=1)
     with pytest.raises(ValueError, match=r"start_logits differs by .*more than rounding explains"):
+        export(other, tokenizer_of(), tmp_path / "exported")
+    with torch.no_grad():
+        next(iter(other.parameters())).fill_(torch.nan)
+    with pytest.raises(ValueError, match="The model computes NaN in start_logits"):
         export(other, tokenizer_of(), tmp_path / "exported")
     assert list(tmp_path.iterdir()) == []
 
@@ -293,6 +327,7 @@ def test_older_transformers_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
         ({"returned": "output_hidden_states"}, "config.output_hidden_states must be False"),
         ({"recipe": EmbeddingRecipe(include_prompt=False), "pooled": True}, "include_prompt=False"),
         ({"head": True, "pooled": True}, "pass its base_model"),
+        ({"tokenizer": None}, "tokenizer must be a transformers tokenizer, got a NoneType"),
     ],
 )
 def test_bad_arguments_are_rejected_before_any_work(

@@ -8,7 +8,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ..cpu.linear import fused_linear
-from ..packing import select_tokens
+from ..packing import RealTokens, select_tokens
 from .disentangled import DISTANCE_PROJECTIONS
 from .dispatch import flash_window
 from .packed import PackedAttention, repeat_heads
@@ -85,6 +85,7 @@ class SelfAttention(nn.Module):
         *bias: torch.Tensor,
         rotation: tuple[torch.Tensor, torch.Tensor] | None = None,
         attend: PackedAttention | None = None,
+        real: RealTokens | None = None,
         needed: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -92,10 +93,11 @@ class SelfAttention(nn.Module):
 
         Args:
             hidden_states: (B, S, D), or (1, T, D) for packed tokens.
-            attention_mask: The mask of a padded batch, in the format of the attention implementation.
+            attention_mask: The mask of the padded batch, in the format of the attention implementation.
             *bias: What the position bias has computed for the batch, unless the mask contains it.
             rotation: Cosines and sines of rotary positions.
             attend: The attention over packed sequences; None for a padded batch.
+            real: How to unpack packed tokens to a padded batch for the attention, in graphs.
             needed: (K,) indices of the packed tokens to return. They still attend to their whole sequence.
             **kwargs: Keyword arguments of the attention function.
 
@@ -118,6 +120,8 @@ class SelfAttention(nn.Module):
             if attend.lengths:
                 output = attend(self, attention, (query, key, value), self.window, *bias, **kwargs)
         else:
+            if real is not None:
+                query, key, value = (real.unpack(x) for x in (query, key, value))
             if self.distances is not None:
                 attention = self.distances.around(attention, self, *bias)
             output, weights = attention(
@@ -130,4 +134,6 @@ class SelfAttention(nn.Module):
                 sliding_window=flash_window(self.window),
                 **kwargs,
             )
+            if real is not None:
+                output = real.pack(output)
         return fused_linear(self.o_proj, select_tokens(output.flatten(2), needed)), weights

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..quantized.eight_bit_linear import EightBitLinear
 from .eligibility import NO_ACTIVATION, can_fuse, is_eager_on_cpu, is_recorded, onednn_activation
 from .prepacked import is_prepacked, pad_rows, prepacked_parts
 from .shapes import has_few_rows, has_onednn, suits_onednn
@@ -35,8 +34,6 @@ def fused_linear(linear: nn.Linear, hidden_states: torch.Tensor) -> torch.Tensor
 
 def fused_linear_activation(linear: nn.Linear, act: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """Compute act(linear(x)), from (..., in) to (..., out)."""
-    if isinstance(linear, EightBitLinear):
-        return linear(hidden_states, act)
     if _is_small(linear, hidden_states):
         return act(linear(hidden_states))
     if onednn_activation(act) and (parts := prepacked_parts(linear, hidden_states)):
