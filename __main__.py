@@ -138,6 +138,48 @@ def export(arguments: list[str]) -> Run:
     return run
 
 
+def quantize(arguments: list[str]) -> Run:
+    """Quantize a model to eight bits, a quarter of its size, and leave out layers that would change its outputs."""
+    from .command_line.parser import check_names
+
+    parser = argparse.ArgumentParser(
+        prog="sequence-encoder quantize",
+        description=f"{quantize.__doc__}\n\n  sequence-encoder quantize sentence-transformers/all-MiniLM-L6-v2 "
+        "quantized",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", metavar="model", help="folder or Hub id of the model; `convert` lists the families")
+    parser.add_argument("target", help="folder to write")
+    parser.add_argument(
+        "--texts",
+        metavar="FILE",
+        help="file with a text in each line, a few hundred like those that the model will read; default: English "
+        "sentences from the documentation of Python",
+    )
+    parser.add_argument(
+        "--cosine",
+        type=float,
+        default=0.999,
+        help="least mean cosine of the new vectors, or of the logits of a head, to those before; default: 0.999",
+    )
+    parser.add_argument("--force", action="store_true", help="replace the target folder if it contains a saved model")
+    check_names("quantize", arguments, ("--texts", "--cosine", "--force", "--help", "-h"))
+    parsed = parser.parse_args(arguments)
+    if not 0 <= parsed.cosine <= 1:
+        raise UsageError(f"--cosine must be between 0 and 1, got {parsed.cosine}.")
+
+    def run() -> None:
+        from .quantization.command import quantize_checkpoint
+
+        try:
+            quantize_checkpoint(parsed.source, parsed.target, parsed.texts, parsed.cosine, parsed.force)
+        except ValueError as error:
+            raise UsageError(error) from error
+
+    return run
+
+
 def inspect(arguments: list[str]) -> Run:
     """Say from its config.json alone whether and how a checkpoint can be converted, and how large the model is."""
     from .command_line.parser import check_names
@@ -171,6 +213,7 @@ COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "adapt": adapt,
     "convert": convert,
     "export": export,
+    "quantize": quantize,
     "inspect": inspect,
 }
 

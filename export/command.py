@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
-from ..configuration import SequenceEncoderConfig
-from ..conversion.convert import convert
-from ..conversion.remote_code_checkpoints import find_remote_code
+from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer
-from ..conversion.source_models import load_checkpoint, read_config, transformer_folder
+from ..conversion.source_models import transformer_folder
 from ..hub.passed_on import inherited_card_fields
-from ..modeling import SequenceEncoderPreTrainedModel
 from ..saving.whole_folders import check_replaceable
 from .comparison import ExportCheck
 from .exporting import checked_export
@@ -33,7 +29,7 @@ def export_checkpoint(source: str, target: str, to: str, pooled: bool = False, f
         ValueError: If the checkpoint cannot be exported, or if the outputs differ. Nothing is written then.
     """
     check_replaceable(Path(target), force, "--force", kept=Path(source))
-    model = _load(source, base_model=pooled)
+    model = load_or_convert(source, base_model=pooled)
     source_folder = folder_of(source)
     tokenizer = load_tokenizer(transformer_folder(source_folder), model)
     if tokenizer is None:
@@ -43,10 +39,3 @@ def export_checkpoint(source: str, target: str, to: str, pooled: bool = False, f
         print(f"Exported {type(model).__name__} to {FORMAT_NAMES[to]}. {check}")
     print(f"Saved in {target}.")
     return check
-
-
-def _load(source: str, base_model: bool) -> SequenceEncoderPreTrainedModel:
-    place = transformer_folder(source)
-    if find_remote_code(place) is None and isinstance(read_config(place), SequenceEncoderConfig):
-        return cast(SequenceEncoderPreTrainedModel, load_checkpoint(place, base_model))
-    return cast(SequenceEncoderPreTrainedModel, convert(source, base_model=base_model))

@@ -27,6 +27,8 @@ def describe_architecture(model: PreTrainedModel) -> list[tuple[str, str]]:
     """Return (part, description) rows: the axes of the configuration, the sizes and the labels."""
     config: Any = model.config
     rows = [("parameters", f"{model.num_parameters():,}, {str(model.dtype).removeprefix('torch.')}")]
+    if (quantization := getattr(config, "quantization_config", None)) is not None:
+        rows.append(("weights", _in_eight_bits(quantization)))
     if isinstance(config, TaskAdapterConfig):
         rows.append(("trained", f"a linear classifier with {config.num_labels} outputs; the encoder is frozen"))
         rows.append(("pooling", _POOLINGS[config.pooling]))
@@ -42,6 +44,13 @@ def describe_architecture(model: PreTrainedModel) -> list[tuple[str, str]]:
         shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
         rows.append(("labels", shown))
     return rows
+
+
+def _in_eight_bits(quantization: Any) -> str:
+    settings = quantization if isinstance(quantization, dict) else quantization.to_dict()
+    words = f"eight bits in {len(settings.get('modules') or ())} layers"
+    found = settings.get("found")
+    return words if found is None else f"{words}; mean cosine to the outputs before: {found:.5f}"
 
 
 def _axes(config: SequenceEncoderConfig) -> list[tuple[str, str]]:

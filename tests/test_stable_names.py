@@ -31,6 +31,7 @@ from sequence_encoder.modeling.attention.self_attention import SelfAttention
 TinyConfig = Callable[..., SequenceEncoderConfig]
 
 PUBLIC_NAMES = [
+    "EightBitConfig",
     "SequenceEncoderConfig",
     "SequenceEncoderForMaskedLM",
     "SequenceEncoderForMultipleChoice",

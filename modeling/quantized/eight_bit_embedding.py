@@ -22,9 +22,10 @@ class EightBitEmbedding(nn.Module):
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        # The first parameter of a model, from which sentence-transformers takes the dtype of its other modules.
+        self.weight_scale = nn.Parameter(torch.ones(num_embeddings, 1), requires_grad=False)
         weight = torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8)
         self.weight = nn.Parameter(weight, requires_grad=False)
-        self.weight_scale = nn.Parameter(torch.ones(num_embeddings, 1), requires_grad=False)
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Return the vectors of ids, from (...) to (..., E)."""
