@@ -55,12 +55,12 @@ def default_texts() -> list[str]:
 
 
 def record_inputs(
-    model: SequenceEncoderPreTrainedModel, names: Sequence[str], ids: Sequence[Sequence[int]]
+    encoder: SequenceEncoderModel, names: Sequence[str], ids: Sequence[Sequence[int]]
 ) -> dict[str, Inputs]:
     """Run the encoder on texts, and return what each of some linear layers receives.
 
     Args:
-        model: The model, in evaluation mode.
+        encoder: The encoder, in evaluation mode.
         names: The names of the layers.
         ids: The token ids of each text.
     """
@@ -83,10 +83,10 @@ def record_inputs(
 
     with ExitStack() as stack, torch.no_grad():
         for name in names:
-            handle = model.get_submodule(name).register_forward_pre_hook(hook_for(name))
+            handle = encoder.get_submodule(name).register_forward_pre_hook(hook_for(name))
             stack.callback(handle.remove)
-        for inputs in _batches(ids, model.config.pad_token_id):
-            model.base_model(**inputs)
+        for inputs in _batches(ids, encoder.config.pad_token_id):
+            encoder(**inputs)
     return {name: Inputs(*ranges[name], torch.cat(recorded[name])) for name in names if name in ranges}
 
 

@@ -119,6 +119,7 @@ def quantize_with(
     texts = default_texts() if config.texts is None else list(config.texts)
     if len(texts) < _FEWEST_TEXTS or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"texts must be at least {_FEWEST_TEXTS} strings, got {len(texts)}: {texts[:3]!r}.")
+    # Names are those in the encoder, so that it can be loaded with a head and without.
     encoder = cast(SequenceEncoderModel, model.base_model)
     longest = encoder.longest_text(tokenizer)
     encoded = tokenizer(texts, truncation=longest is not None, max_length=longest)["input_ids"]
@@ -133,13 +134,16 @@ def quantize_with(
             return mean_cosine(before, outputs_of(model, tokenizer, measured_texts, measured))
 
         originals = _modules_to_quantize(model)
-        quantized = _fitted(model, originals, encoded[0::3], encoded[1::3])
+        quantized = _fitted(encoder, originals, encoded[0::3], encoded[1::3])
         try:
-            found = _choose(model, originals, quantized, target, measure)
+            found = _choose(encoder, originals, quantized, target, measure)
         except BaseException:
-            _put(model, originals)
+            _put(encoder, originals)
             raise
-    chosen = {name: module for name, module in quantized.items() if model.get_submodule(name) is module}
+    chosen = {name: module for name, module in quantized.items() if encoder.get_submodule(name) is module}
+    if not any(isinstance(module, EightBitLinear) for module in chosen.values()):
+        _put(encoder, originals)
+        raise ValueError(f"target={target} leaves no linear layer in eight bits; choose a lower one.")
     config.modules = {
         name: module.outliers if isinstance(module, EightBitLinear) else 0 for name, module in chosen.items()
     }
@@ -168,21 +172,20 @@ def _check(model: Any) -> None:
 
 def _modules_to_quantize(model: SequenceEncoderPreTrainedModel) -> dict[str, nn.Module]:
     """Return the linear layers of all encoder layers, and the token embeddings unless a head shares their weights."""
-    encoder = model.base_model
-    inside = {id(module) for module in cast(nn.Module, encoder.layers).modules() if type(module) is nn.Linear}
-    if cast(Any, model).get_output_embeddings() is None:
-        inside.add(id(cast(Any, encoder).get_input_embeddings()))
-    found = {name: module for name, module in model.named_modules() if id(module) in inside}
-    if not any(type(module) is nn.Linear for module in found.values()):
+    encoder = cast(SequenceEncoderModel, model.base_model)
+    inside = {id(module) for module in encoder.layers.modules() if type(module) is nn.Linear}
+    if not inside:
         raise ValueError("model has no linear layers to quantize.")
-    return found
+    if cast(Any, model).get_output_embeddings() is None:
+        inside.add(id(encoder.get_input_embeddings()))
+    return {name: module for name, module in encoder.named_modules() if id(module) in inside}
 
 
 def _fitted(
-    model: SequenceEncoderPreTrainedModel, originals: dict[str, nn.Module], seen: Any, unseen: Any
+    encoder: SequenceEncoderModel, originals: dict[str, nn.Module], seen: Any, unseen: Any
 ) -> dict[str, nn.Module]:
     linear = [name for name, module in originals.items() if type(module) is nn.Linear]
-    ranges, others = record_inputs(model, linear, seen), record_inputs(model, linear, unseen)
+    ranges, others = record_inputs(encoder, linear, seen), record_inputs(encoder, linear, unseen)
     quantized: dict[str, nn.Module] = {}
     for name in logging.tqdm(originals, desc="Quantizing", unit="layer", leave=False):
         module = originals[name]
@@ -191,31 +194,31 @@ def _fitted(
         elif name in ranges:
             hidden = name.endswith(".down_proj")
             # The first layer of a plain network quantizes its output for the second one, with a single scale.
-            uniform = hidden and model.config.feed_forward == "mlp"
+            uniform = hidden and encoder.config.feed_forward == "mlp"
             outliers = min(_HIDDEN_OUTLIERS, cast(nn.Linear, module).in_features // 4) if hidden else 0
             quantized[name] = fit_linear(cast(nn.Linear, module), ranges[name], others[name], outliers, uniform)
     return quantized
 
 
 def _choose(
-    model: SequenceEncoderPreTrainedModel,
+    encoder: SequenceEncoderModel,
     originals: dict[str, nn.Module],
     quantized: dict[str, nn.Module],
     target: float,
     measure: Callable[[], float],
 ) -> float:
-    """Put quantized modules into the model, as many as the target allows, and return the value that they reach."""
-    _put(model, quantized)
+    """Put quantized modules into the encoder, as many as the target allows, and return the value that they reach."""
+    _put(encoder, quantized)
     found = measure()
     if found >= target:
         return found
     gains = {}
     for name in logging.tqdm(quantized, desc="Choosing layers", unit="layer", leave=False):
-        _put(model, {name: originals[name]})
+        _put(encoder, {name: originals[name]})
         gains[name] = measure()
-        _put(model, {name: quantized[name]})
+        _put(encoder, {name: quantized[name]})
     for name in sorted(gains, key=gains.__getitem__, reverse=True):
-        _put(model, {name: originals[name]})
+        _put(encoder, {name: originals[name]})
         found = measure()
         if found >= target:
             break

@@ -22,6 +22,7 @@ from sequence_encoder.__main__ import main
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.conversion.remote_code_checkpoints import REMOTE_CODE_FAMILIES
 from sequence_encoder.hub import save_sentence_transformer
+from sequence_encoder.quantization import quantize
 from sequence_encoder.tests.adaptation_runs import examples_of, save_encoder
 from sequence_encoder.tests.family_folders import FAMILIES
 from sequence_encoder.tests.stand_ins import stand_ins_in
@@ -37,7 +38,7 @@ FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\S[^\n]*)?\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
-PUBLIC = re.compile(r"sequence_encoder(\.(data|export|hub|inference|training|configuration))?")
+PUBLIC = re.compile(r"sequence_encoder(\.(data|export|hub|inference|quantization|training|configuration))?")
 # The commands of the guides train large models on many texts. Here they train tiny ones for two steps.
 FEW_STEPS = ["--max_steps", "2", "--bf16", "False", "--use_cpu", "--disable_tqdm", "True"]
 TINY_MODEL = [
@@ -97,6 +98,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = SequenceEncoderModel.from_pretrained(save_encoder(folder / "minilm"))
     tokenizer = AutoTokenizer.from_pretrained(folder / "minilm", model_max_length=128)
     save_sentence_transformer(folder / "minilm", encoder, tokenizer, replace=True)
+    quantized = SequenceEncoderModel.from_pretrained(folder / "minilm")
+    quantize(quantized, tokenizer, TEXTS)
+    save_sentence_transformer(folder / "minilm-8bit", quantized, tokenizer)
     encoder.config.id2label = dict(enumerate(LIBRARIES))
     encoder.config.label2id = {name: index for index, name in enumerate(LIBRARIES)}
     SequenceEncoderForSequenceClassification(encoder.config).save_pretrained(folder / "quickstart-model")

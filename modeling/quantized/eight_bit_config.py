@@ -19,8 +19,8 @@ class EightBitConfig(QuantizationConfigMixin):
             quantization. The layers that change them most stay as they are.
         texts: Texts like those that the model will read; by default English sentences from the documentation of
             Python's standard library. A folder does not keep them.
-        modules: The quantized modules. Linear layers are named with the number of channels of their input that are not
-            quantized, and embeddings with 0. Set by quantization.
+        modules: The quantized modules of the encoder, each with the number of channels of its input that are not
+            quantized. Set by quantization.
         found: The cosine that quantization has found on texts that it had not seen. Set by quantization.
 
     Raises:

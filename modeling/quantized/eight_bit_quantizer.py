@@ -36,9 +36,9 @@ class EightBitQuantizer(HfQuantizer):
                 "install sequence-encoder, and import sequence_encoder."
             )
 
-    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         if self.pre_quantized:
-            replace_modules(model, self.quantization_config.modules)
+            replace_modules(model.base_model, self.quantization_config.modules)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         if not self.pre_quantized:
@@ -57,25 +57,25 @@ class EightBitQuantizer(HfQuantizer):
         return False
 
 
-def replace_modules(model: nn.Module, modules: dict[str, int]) -> None:
+def replace_modules(encoder: nn.Module, modules: dict[str, int]) -> None:
     """Replace modules by empty ones in eight bits.
 
     Args:
-        model: The model.
+        encoder: The encoder of the model.
         modules: See `EightBitConfig`.
 
     Raises:
-        ValueError: If the model has no such linear layer or embedding.
+        ValueError: If the encoder has no such linear layer or embedding.
     """
     for name, outliers in modules.items():
         try:
-            module: Any = model.get_submodule(name)
+            module: Any = encoder.get_submodule(name)
         except AttributeError:
             module = None
         if type(module) is nn.Embedding:
-            model.set_submodule(name, EightBitEmbedding(module.num_embeddings, module.embedding_dim))
+            encoder.set_submodule(name, EightBitEmbedding(module.num_embeddings, module.embedding_dim))
         elif type(module) is nn.Linear:
             sizes = (module.in_features, module.out_features)
-            model.set_submodule(name, EightBitLinear(*sizes, module.bias is not None, outliers))
+            encoder.set_submodule(name, EightBitLinear(*sizes, module.bias is not None, outliers))
         else:
             raise ValueError(f"quantization_config.modules has {name!r}, which is no linear layer of this model.")

@@ -1,0 +1,285 @@
+"""Quantization to eight bits: models stay close and become smaller, are the same after saving, and errors are clear."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel, Trainer, TrainingArguments
+
+import sequence_encoder
+from sequence_encoder import EightBitConfig, SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder.__main__ import main
+from sequence_encoder.hub.card import model_card
+from sequence_encoder.modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
+from sequence_encoder.quantization import quantize
+
+Build = Callable[..., Any]
+WORDS = ["model", "reads", "text", "returns", "one", "vector", "each", "token", "whole", "short", "long"]
+TEXTS = [" ".join((WORDS * 2)[i : i + 3 + i % 7]) for i in range(30)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> SequenceEncoderTokenizer:
+    return SequenceEncoderTokenizer.train_from_iterator(TEXTS * 3, vocab_size=90, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def build(tiny_config: Build, randomize: Build) -> Build:
+    """Return `build(head, preset, **overrides)`, which makes a model that is large enough to have averages."""
+
+    def make(head: str = "Model", preset: str = "bert", **overrides: Any) -> Any:
+        sizes = {"hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 96, "num_hidden_layers": 2}
+        ids = {f"{name}_token_id": None for name in ("cls", "sep", "mask")}
+        config = tiny_config(preset, **{**sizes, **ids, **overrides})
+        return randomize(getattr(sequence_encoder, f"SequenceEncoder{head}")(config))
+
+    return make
+
+
+def vectors(model: SequenceEncoderModel, tokenizer: Any, texts: list[str] = TEXTS) -> torch.Tensor:
+    return model.encode(texts, tokenizer, convert_to_tensor=True)
+
+
+def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float(torch.cosine_similarity(one.flatten(1), other.flatten(1)).mean())
+
+
+@pytest.mark.parametrize("preset", ["bert", "modernbert", "mpnet", "deberta-v3", "eurobert"])
+def test_a_quantized_model_is_close_and_a_quarter_of_the_size(build: Build, tokenizer: Any, preset: str) -> None:
+    model = build(preset=preset)
+    expected = vectors(model, tokenizer)
+    report = quantize(model, tokenizer, TEXTS, target=0.99)
+    assert report.found >= report.target
+    assert cosine(vectors(model, tokenizer), expected) > 0.99
+    assert not report.kept
+    inside = sum(isinstance(module, EightBitLinear) for module in model.modules())
+    assert len(report.quantized) == inside + 1 == len(model.config.quantization_config.modules)
+    integers = [tensor for tensor in model.state_dict().values() if tensor.dtype == torch.int8]
+    # Of such a small model, norms, biases and scales are a large part.
+    assert report.size_before - report.size > 2.5 * sum(tensor.numel() for tensor in integers)
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["ForTokenClassification", "ForMaskedLM", "ForMultipleChoice", "ForPreTraining"],
+)
+def test_heads_stay_as_they_are(build: Build, tokenizer: Any, head: str, ragged: Build) -> None:
+    model = build(head)
+    ids, mask = ragged([9, 4, 7])
+    ids = ids % 80
+    if head == "ForMultipleChoice":
+        ids, mask = ids[:, None], mask[:, None]
+    with torch.no_grad():
+        before = model(ids, attention_mask=mask)
+    other = {name: parameter for name, parameter in model.named_parameters() if "layers." not in name}
+    report = quantize(model, tokenizer, TEXTS, target=0.98)
+    after = model(ids, attention_mask=mask)
+    assert cosine(after[0], before[0]) > 0.95
+    # The table that a head of token predictions shares stays as well.
+    shared = head in ("ForMaskedLM", "ForPreTraining")
+    assert ("embed_tokens" in report.quantized) != shared
+    assert all(model.get_parameter(name) is other[name] for name in other if shared or "embed_tokens" not in name)
+
+
+def test_a_saved_model_is_the_same_again(build: Build, tokenizer: Any, tmp_path: Path, without_package: Build) -> None:
+    model = build()
+    quantize(model, tokenizer, TEXTS, target=0.99)
+    expected = vectors(model, tokenizer)
+    model.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path)
+    assert torch.equal(vectors(again, tokenizer), expected)
+    assert again.config.quantization_config.found == model.config.quantization_config.found
+    halved = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert halved.dtype == torch.bfloat16
+    linear = halved.layers[0].mlp.down_proj
+    kinds = [linear.weight.dtype, linear.weight_scale.dtype, linear.input_scale.dtype, linear.bias.dtype]
+    assert kinds == [torch.int8, torch.float32, torch.float32, torch.bfloat16]
+    assert torch.equal(linear.input_scale, model.layers[0].mlp.down_proj.input_scale)
+    assert cosine(vectors(halved, tokenizer), expected) > 0.999
+    assert halved.to(torch.float32).layers[0].mlp.down_proj.weight.dtype == torch.int8
+    code = """
+from transformers import AutoModel
+model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+print([type(model.layers[0].mlp.up_proj).__name__, model(torch.tensor([[5, 6, 7]])).last_hidden_state[0, 0, 0].item()])
+"""
+    found = without_package(code.replace("print(", "import json; print(json.dumps(").rstrip() + ")", tmp_path)
+    with torch.no_grad():
+        value = again(torch.tensor([[5, 6, 7]])).last_hidden_state[0, 0, 0].item()
+    assert found == ["EightBitLinear", pytest.approx(value, abs=1e-5)]
+
+
+def test_a_model_is_quantized_while_it_is_loaded(build: Build, tokenizer: Any, tmp_path: Path) -> None:
+    model = build()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path, quantization_config=EightBitConfig(0.99, TEXTS))
+    quantize(model, tokenizer, TEXTS, target=0.99)
+    expected = vectors(model, tokenizer)
+    assert torch.equal(vectors(loaded, tokenizer), expected)
+    loaded.save_pretrained(tmp_path)
+    assert torch.equal(vectors(AutoModel.from_pretrained(tmp_path), tokenizer), expected)
+    settings = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    assert settings == {**model.config.quantization_config.to_dict()}
+
+
+def test_a_layer_that_misses_the_target_stays(build: Build, tokenizer: Any) -> None:
+    model = build()
+    with torch.no_grad():
+        # A single weight that takes the whole range of its row.
+        model.layers[1].self_attn.o_proj.weight[:, 0] *= 3000
+        model.layers[1].self_attn.qkv_proj.weight *= 1e-3
+    bad = "layers.1.self_attn.o_proj"
+    report = quantize(model, tokenizer, TEXTS, target=0.9995)
+    assert bad in report.kept
+    assert type(model.get_submodule(bad)) is nn.Linear
+    assert bad in str(report)
+    assert len(report.quantized) > 4
+
+
+def test_a_metric_decides_which_layers_stay(build: Build, tokenizer: Any) -> None:
+    model = build()
+
+    def bits(each: nn.Module) -> float:
+        return -float(sum(isinstance(module, EightBitLinear) for module in each.modules()))
+
+    report = quantize(model, tokenizer, TEXTS, target=-3, metric=bits)
+    assert (report.found, report.is_cosine, bits(model)) == (-3, False, -3)
+    assert "metric is -3" in str(report)
+
+
+@pytest.mark.skipif(not multiplies_integers(), reason="this processor has no products of eight-bit integers")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_integers_and_converted_weights_agree(build: Build, tokenizer: Any, dtype: torch.dtype) -> None:
+    model = build().to(dtype)
+    quantize(model, tokenizer, TEXTS, target=0.99)
+    found = vectors(model, tokenizer)
+    with torch.backends.mkldnn.flags(enabled=False):
+        converted = vectors(model, tokenizer)
+    assert not torch.equal(found, converted)
+    assert cosine(found, converted) > 0.995
+
+
+def test_a_text_does_not_depend_on_its_batch(build: Build, tokenizer: Any) -> None:
+    model = build()
+    quantize(model, tokenizer, TEXTS, target=0.99)
+    together = vectors(model, tokenizer)
+    alone = torch.stack([vectors(model, tokenizer, [text])[0] for text in TEXTS])
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-4)
+    with ThreadPoolExecutor(4) as threads:
+        for other in threads.map(lambda _: vectors(model, tokenizer), range(8)):
+            assert torch.equal(other, together)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(vectors(twin, tokenizer), together)
+
+
+def test_a_layer_has_the_formula_of_its_attributes() -> None:
+    layer = EightBitLinear(12, 5, bias=True, outliers=2)
+    layer.weight.data.random_(-127, 128)
+    layer.outlier_channels = torch.tensor([3, 8])
+    layer.weight.data[:, layer.outlier_channels] = 0
+    layer.outlier_weight.data.normal_()
+    layer.bias.data.normal_()
+    layer.weight_scale.uniform_(0.01, 0.02)
+    layer.input_scale.fill_(1 / 64)
+    layer.input_offset.random_(-20, 20)
+    x = torch.randint(-80, 80, (7, 12)) / 64  # Multiples of the scale, so that quantization is exact.
+    weight = layer.weight * layer.weight_scale[:, None] * 64
+    weight[:, layer.outlier_channels] = layer.outlier_weight
+    for each in (x, x.clone().requires_grad_()):
+        torch.testing.assert_close(layer(each), x @ weight.t() + layer.bias, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(layer(x[0], nn.ReLU()), (x[0] @ weight.t() + layer.bias).relu(), atol=1e-4, rtol=1e-4)
+    assert "outliers=2" in repr(layer)
+
+
+def test_new_weights_replace_what_was_derived(build: Build, tokenizer: Any) -> None:
+    model = build()
+    quantize(model, tokenizer, TEXTS, target=0.99)
+    first = vectors(model, tokenizer)
+    state = {
+        name: -tensor if name.endswith("mlp.up_proj.weight") else tensor for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(state)
+    assert not torch.allclose(vectors(model, tokenizer), first, atol=1e-2)
+
+
+def test_a_quantized_model_is_not_trained(build: Build, tokenizer: Any, tmp_path: Path) -> None:
+    model = build("ForSequenceClassification")
+    quantize(model, tokenizer, TEXTS, target=0.9)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(ValueError, match="quantized"):
+        Trainer(model, TrainingArguments(str(tmp_path), report_to="none"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": 1.5}, "target must be between 0 and 1, got 1.5"),
+        ({"target": 1.0}, "target=1.0 leaves no linear layer"),
+        ({"texts": ["one", "two"]}, "texts must be at least 3 strings, got 2"),
+        ({"texts": [["one"]] * 3}, "texts must be at least 3 strings"),
+    ],
+)
+def test_bad_arguments_leave_the_model_as_it_was(
+    build: Build, tokenizer: Any, options: dict[str, Any], message: str
+) -> None:
+    model = build()
+    before = dict(model.named_modules())
+    with pytest.raises(ValueError, match=message):
+        quantize(model, tokenizer, **{"texts": TEXTS, **options})
+    assert dict(model.named_modules()) == before
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_other_models_are_refused(build: Build, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="must be a SequenceEncoder, got a Linear"):
+        quantize(nn.Linear(2, 2), tokenizer)
+    model = build()
+    with pytest.raises(ValueError, match=r"must be in float32 or bfloat16, got torch\.float64"):
+        quantize(model.double(), tokenizer)
+    quantize(model.float(), tokenizer, TEXTS, target=0.9)
+    with pytest.raises(ValueError, match="quantized already"):
+        quantize(model, tokenizer, TEXTS)
+
+
+def test_settings_that_do_not_fit_the_model_are_refused(build: Build, tokenizer: Any, tmp_path: Path) -> None:
+    model = build()
+    quantize(model, tokenizer, TEXTS, target=0.9)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"]["modules"] = {"layers.7.mlp.up_proj": 0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"'layers\.7\.mlp\.up_proj', which is no linear layer"):
+        AutoModel.from_pretrained(tmp_path)
+
+
+def test_the_command_writes_a_folder_with_a_card(bert_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts, target = bert_folder.parent / "texts.txt", bert_folder.parent / "small"
+    texts.write_text("\n".join(["a model of a text", "", "the weights", "return the text", "short text"] * 3))
+    command = ["quantize", str(bert_folder), str(target), "--texts", str(texts), "--cosine", "0.9"]
+    main(command)
+    printed = capsys.readouterr().out
+    assert "layers have eight bits" in printed
+    card = (target / "README.md").read_text()
+    assert "by someone" in card
+    assert "## Load this quantized model" in card
+    assert 'SentenceTransformer("small", trust_remote_code=True)' in card
+    assert any(isinstance(module, EightBitLinear) for module in AutoModel.from_pretrained(target).modules())
+    with pytest.raises(SystemExit, match="--force"):
+        main(command)
+    main([*command, "--force"])
+
+
+def test_the_card_to_push_describes_the_weights(build: Build, tokenizer: Any) -> None:
+    model = build()
+    quantize(model, tokenizer, TEXTS, target=0.9)
+    found = model.config.quantization_config.found
+    assert f"eight bits in 9 layers; mean cosine to the outputs before: {found:.5f}" in str(model_card(model, "small"))
