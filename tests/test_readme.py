@@ -22,7 +22,6 @@ from sequence_encoder.__main__ import main
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.conversion.remote_code_checkpoints import REMOTE_CODE_FAMILIES
 from sequence_encoder.hub import save_sentence_transformer
-from sequence_encoder.quantization import quantize
 from sequence_encoder.tests.adaptation_runs import examples_of, save_encoder
 from sequence_encoder.tests.family_folders import FAMILIES
 from sequence_encoder.tests.stand_ins import stand_ins_in
@@ -98,9 +97,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = SequenceEncoderModel.from_pretrained(save_encoder(folder / "minilm"))
     tokenizer = AutoTokenizer.from_pretrained(folder / "minilm", model_max_length=128)
     save_sentence_transformer(folder / "minilm", encoder, tokenizer, replace=True)
-    quantized = SequenceEncoderModel.from_pretrained(folder / "minilm")
-    quantize(quantized, tokenizer, TEXTS)
-    save_sentence_transformer(folder / "minilm-8bit", quantized, tokenizer)
     encoder.config.id2label = dict(enumerate(LIBRARIES))
     encoder.config.label2id = {name: index for index, name in enumerate(LIBRARIES)}
     SequenceEncoderForSequenceClassification(encoder.config).save_pretrained(folder / "quickstart-model")
