@@ -37,9 +37,9 @@ from transformers import (
 from sequence_encoder import TaskAdapter, convert, train_adapted_model
 from sequence_encoder.data.documentation import read_documentation
 from sequence_encoder.examples.tweets import read_tweets
+from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
 from sequence_encoder.training.adaptation.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.tasks import HEAD_TASKS
-from sequence_encoder.training.hardware import faster_in_bfloat16
 
 SEEDS, TRAIN, TEST, LIBRARIES, LENGTH, BATCH, RATE = 5, 1000, 1000, 8, 128, 64, 2e-4
 # Epochs over which the time of one is measured, and epochs until the accuracy stops improving.

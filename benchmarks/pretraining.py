@@ -38,8 +38,8 @@ from sequence_encoder import SequenceEncoderTokenizer
 from sequence_encoder.data.corpus import write_documentation
 from sequence_encoder.data.packs import EvaluationWindows
 from sequence_encoder.data.windows import segment_windows
+from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
 from sequence_encoder.saving.whole_folders import write_atomically
-from sequence_encoder.training.hardware import faster_in_bfloat16
 from sequence_encoder.training.pretraining.objectives import Objectives, PretrainingCollator
 from sequence_encoder.training.pretraining.recipe import prepare
 from sequence_encoder.training.pretraining.run import parse

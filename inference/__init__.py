@@ -1,5 +1,6 @@
-"""Inference with fine-tuned models."""
+"""Inference with fine-tuned models, and its speed."""
 
+from .optimizing import optimize_for_inference
 from .question_answering import QuestionAnsweringPipeline
 
-__all__ = ["QuestionAnsweringPipeline"]
+__all__ = ["QuestionAnsweringPipeline", "optimize_for_inference"]

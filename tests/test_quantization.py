@@ -19,6 +19,8 @@ import sequence_encoder
 from sequence_encoder import EightBitConfig, SequenceEncoderModel, SequenceEncoderTokenizer
 from sequence_encoder.__main__ import main
 from sequence_encoder.hub.card import model_card
+from sequence_encoder.inference import optimize_for_inference
+from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
 from sequence_encoder.modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
 from sequence_encoder.quantization import quantize
 
@@ -283,3 +285,20 @@ def test_the_card_to_push_describes_the_weights(build: Build, tokenizer: Any) ->
     quantize(model, tokenizer, TEXTS, target=0.9)
     found = model.config.quantization_config.found
     assert f"eight bits in 9 layers; mean cosine to the outputs before: {found:.5f}" in str(model_card(model, "small"))
+
+
+@pytest.mark.parametrize("eight_bits", [False, True])
+def test_a_model_is_optimized_for_what_the_machine_has(build: Build, tokenizer: Any, eight_bits: bool) -> None:
+    model = build().train()
+    if eight_bits:
+        quantize(model, tokenizer, TEXTS, target=0.99)
+    before = vectors(model, tokenizer)
+    said = optimize_for_inference(model)
+    assert not model.training
+    assert model.dtype == (torch.bfloat16 if faster_in_bfloat16("cpu") else torch.float32)
+    assert f"computes in {str(model.dtype).removeprefix('torch.')}" in said
+    assert ("eight bits" in said) == eight_bits
+    assert cosine(vectors(model, tokenizer), before) > 0.999
+    assert "as it was" in optimize_for_inference(model.to(torch.bfloat16))
+    with pytest.raises(ValueError, match="got a Linear"):
+        optimize_for_inference(nn.Linear(2, 2))

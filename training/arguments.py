@@ -15,7 +15,8 @@ from transformers.training_args import OptimizerNames
 
 from ..command_line import UsageError
 from ..command_line.extras import require, require_reporters
-from .hardware import faster_in_bfloat16, has_accelerator
+from ..inference.bfloat16 import faster_in_bfloat16
+from .hardware import has_accelerator
 
 # The errors of a failed push. Connection errors are not OSErrors, but share the second base class of HfHubHTTPError.
 HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError.__mro__[1], OSError)

@@ -1,4 +1,4 @@
-"""Information about the hardware: its name, its speed, its bfloat16 support and the peak memory."""
+"""Information about the hardware: its name, its speed and the peak memory."""
 
 from __future__ import annotations
 
@@ -22,19 +22,6 @@ def device_name() -> str:
         return "Apple GPU"
     threads = torch.get_num_threads()
     return f"CPU, {threads} thread{'s' * (threads > 1)}"
-
-
-def faster_in_bfloat16() -> bool:
-    """Return whether this machine has bfloat16 instructions. CPUs without them emulate it, slower than float32.
-
-    This does not measure the speed, because the answer must be the same in all processes and after a resume. For CPUs
-    other than x86, torch does not report the instructions, so the answer is False.
-    """
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if torch.backends.mps.is_available():
-        return False
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from .hardware import faster_in_bfloat16
+from ..inference.bfloat16 import faster_in_bfloat16
 from .tensor_parallel import like
 
 # Coefficients of the quintic Newton-Schulz iteration, tuned for a steep slope at zero (Jordan et al., 2024).

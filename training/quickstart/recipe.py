@@ -38,11 +38,12 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ...data.documentation import Docstring, read_documentation, split_by_file
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.windows import Window, segment_windows
+from ...inference.bfloat16 import faster_in_bfloat16
 from ...modeling.heads.pretraining_heads import SequenceEncoderForPreTraining
 from ...saving.whole_folders import atomic_folder, check_replaceable
 from ...tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
 from ..encoders import save_as_sequence_encoder
-from ..hardware import faster_in_bfloat16, has_accelerator
+from ..hardware import has_accelerator
 from ..hub_trainer import training_of
 from ..optimizer import MuonWithAdamW
 from ..pretraining.objective_metrics import means, sums_of
