@@ -8,6 +8,7 @@ _MODULES = {
     "ExportCheck": "comparison",
     "ExportedEncoder": "exported_encoder",
     "export": "exporting",
+    "exported_pipeline": "pipelines",
     "to_jax": "jax_function",
 }
 __all__ = [*_MODULES]

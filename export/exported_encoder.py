@@ -5,18 +5,13 @@ Shapes: B batch, S sequence, N texts, D channels.
 
 from __future__ import annotations
 
-import json
 import os
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import cached_file
+from transformers import PreTrainedTokenizerBase
 
 from ..configuration import SequenceEncoderConfig
 from ..data.batching import token_batches
@@ -24,12 +19,10 @@ from ..modeling.pooling import POOLINGS
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.recipe_files import read_recipe
 from ..modeling.text_encoding.text_encoding import TextEncodingMixin
-from .comparison import FULL_PRECISION
 from .graphs import VECTORS, padded_inputs
-from .requirements import LIBRARIES, check_exporters, check_format
+from .loading import hub_options, load_exported, running_lock
 
 _TOKENS = "last_hidden_state"
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 @dataclass(frozen=True)
@@ -59,10 +52,7 @@ class ExportedEncoder(TextEncodingMixin):
 
     def __init__(self, exported: Any, tokenizer: PreTrainedTokenizerBase, recipe: EmbeddingRecipe | None) -> None:
         self.exported, self.tokenizer, self.embedding_recipe = exported, tokenizer, recipe
-        # The runtime of OpenVINO rejects a request while another one runs.
-        self._running: AbstractContextManager[Any] = (
-            threading.Lock() if exported.export_format == "openvino" else nullcontext()
-        )
+        self._running = running_lock(exported)
         self.config: SequenceEncoderConfig = exported.config
         (component,) = exported.components.values()
         self._inputs = tuple(component.metadata.kwargs)
@@ -88,19 +78,9 @@ class ExportedEncoder(TextEncodingMixin):
             OSError: If there is no exported model.
             ValueError: If the model is not an encoder.
         """
-        check_exporters("ExportedEncoder")
-        from transformers.exporters import ExportedModel
-        from transformers.exporters.base import EXPORT_MANIFEST_FILE
-
-        hub = {key: value for key, value in options.items() if key in _HUB_OPTIONS}
-        to = _format(cast(str, cached_file(os.fspath(name), EXPORT_MANIFEST_FILE, **hub)))
-        if to not in LIBRARIES:
-            raise ValueError(f"{name} must be exported to one of {', '.join(map(repr, LIBRARIES))}, and is a {to!r}.")
-        check_format(to)
-        for key, value in FULL_PRECISION[to].items():
-            options[key] = {**value, **(options.get(key) or {})}
-        exported = ExportedModel.from_pretrained(os.fspath(name), **options)
-        return cls(exported, AutoTokenizer.from_pretrained(os.fspath(name), **hub), read_recipe(name, **hub))
+        hub = hub_options(options)
+        exported, tokenizer = load_exported(name, **options)
+        return cls(exported, tokenizer, read_recipe(name, **hub))
 
     def __call__(self, **inputs: torch.Tensor) -> Any:
         """Run the graph on the outputs of a tokenizer, and return what the model returns.
@@ -204,8 +184,3 @@ class ExportedEncoder(TextEncodingMixin):
             vectors[batch] = found.to(vectors)
             progress.update(len(batch))
         return vectors
-
-
-def _format(manifest: str) -> str:
-    """Return the format that the manifest of an exported model names."""
-    return str(json.loads(Path(manifest).read_text(encoding="utf-8")).get("export_format"))

@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import pipeline
 
 from sequence_encoder import SequenceEncoderForQuestionAnswering, SequenceEncoderModel
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line.extras import MissingLibraryError
-from sequence_encoder.export import ExportedEncoder, comparison, export, exporting, requirements
+from sequence_encoder.export import ExportedEncoder, comparison, export, exported_pipeline, exporting, requirements
+from sequence_encoder.inference import QuestionAnsweringPipeline
 from sequence_encoder.modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
 from sequence_encoder.saving.whole_folders import atomic_folder
 from sequence_encoder.tests.comparisons import assert_same
@@ -261,6 +263,25 @@ def test_an_exported_model_says_what_it_cannot_do(
             exported.encode(["text"], **options)
     with pytest.raises(ValueError, match="'start_logits', 'end_logits'"):
         ExportedEncoder.from_pretrained(answering[1])
+
+
+@traced
+def test_pipelines_run_exported_models(
+    encoders: dict[str, tuple[Any, Path]], answering: tuple[Any, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, folder = answering
+    asked = {"question": "a model", "context": "the text of a short model"}
+    ours = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer_of())(**asked)
+    found = exported_pipeline("question-answering", folder)(**asked)
+    assert {**found, "score": 0} == {**ours, "score": 0}
+    assert found["score"] == pytest.approx(ours["score"], abs=1e-5)
+    model, folder = encoders["openvino"]
+    texts = ["a model", "the text of a short model"]
+    pipe = exported_pipeline("feature-extraction", folder)
+    expected = pipeline("feature-extraction", model=model, tokenizer=tokenizer_of())(texts)
+    for each, other in zip(pipe(texts, batch_size=2), expected, strict=True):
+        assert_same(torch.tensor(each)[:, : len(other[0])], torch.tensor(other), 1e-5)
+    assert "not supported" not in caplog.text
 
 
 @traced

@@ -130,9 +130,9 @@ def test_public_names_are_pinned() -> None:
             *("Docstring", "PackedWindows", "TokenBudgetBatchSampler", "TokenBudgetCollator", "TokenBudgetDataset"),
             *("read_documentation", "segment_windows"),
         ],
-        "export": ["ExportCheck", "ExportedEncoder", "export", "to_jax"],
+        "export": ["ExportCheck", "ExportedEncoder", "export", "exported_pipeline", "to_jax"],
         "hub": ["Training", "model_card", "save_sentence_transformer"],
-        "inference": ["QuestionAnsweringPipeline"],
+        "inference": ["QuestionAnsweringPipeline", "optimize_for_inference"],
         "training": ["HubTrainer", "Objectives", "PretrainingCollator", "training_of"],
     }.items(),
 )

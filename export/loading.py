@@ -1,0 +1,56 @@
+"""Loads exported models, with the options that make them compute in float32."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from .comparison import FULL_PRECISION
+from .requirements import LIBRARIES, check_exporters, check_format
+
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+def load_exported(name: str | os.PathLike[str], **options: Any) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load an exported model and its tokenizer.
+
+    Args:
+        name: A folder or a Hub id.
+        **options: Arguments of `transformers.exporters.ExportedModel.from_pretrained`.
+
+    Raises:
+        MissingLibraryError: If the runtime is not installed.
+        OSError: If there is no exported model.
+        ValueError: If the format is not supported.
+    """
+    check_exporters("an exported model")
+    from transformers.exporters import ExportedModel
+    from transformers.exporters.base import EXPORT_MANIFEST_FILE
+
+    hub = hub_options(options)
+    manifest = Path(cast(str, cached_file(os.fspath(name), EXPORT_MANIFEST_FILE, **hub)))
+    to = str(json.loads(manifest.read_text(encoding="utf-8")).get("export_format"))
+    if to not in LIBRARIES:
+        raise ValueError(f"{name} must be exported to one of {', '.join(map(repr, LIBRARIES))}, and is a {to!r}.")
+    check_format(to)
+    for key, value in FULL_PRECISION[to].items():
+        options[key] = {**value, **(options.get(key) or {})}
+    exported = ExportedModel.from_pretrained(os.fspath(name), **options)
+    return exported, AutoTokenizer.from_pretrained(os.fspath(name), **hub)
+
+
+def hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return those options that say how to download files from the Hub."""
+    return {key: value for key, value in options.items() if key in _HUB_OPTIONS}
+
+
+def running_lock(exported: Any) -> AbstractContextManager[Any]:
+    """Return a context in which to run an exported model: OpenVINO rejects a request while another one runs."""
+    return threading.Lock() if exported.export_format == "openvino" else nullcontext()

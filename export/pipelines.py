@@ -1,0 +1,59 @@
+"""Pipelines of transformers that run exported models."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, cast
+
+from transformers import Pipeline, pipeline
+
+from ..inference import QuestionAnsweringPipeline
+from .loading import load_exported, running_lock
+
+
+class _PipelineModel:
+    """An exported model with what pipelines ask of a model."""
+
+    def __init__(self, exported: Any) -> None:
+        self._exported, self._running = exported, running_lock(exported)
+        (component,) = exported.components.values()
+        self._inputs = tuple(component.metadata.kwargs)
+        self.config, self.device, self.dtype = exported.config, exported.device, exported.dtype
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.forward(**inputs)
+
+    def forward(self, **inputs: Any) -> Any:
+        """Run the graph on those inputs that it has."""
+        with self._running:
+            return self._exported(**{name: inputs[name] for name in self._inputs if name in inputs})
+
+    def can_generate(self) -> bool:
+        """Return whether the model generates text."""
+        return False
+
+    def to(self, device: Any) -> _PipelineModel:
+        """Return the model, whose device was chosen when it was loaded."""
+        return self
+
+
+def exported_pipeline(task: str, name: str | os.PathLike[str], **options: Any) -> Pipeline:
+    """Return a pipeline of transformers that runs a model which `export` has saved. It computes in float32.
+
+    Args:
+        task: The task of the pipeline, such as `text-classification` or `question-answering`.
+        name: A folder or a Hub id.
+        **options: Arguments of `transformers.pipeline`, such as `top_k`.
+
+    Raises:
+        MissingLibraryError: If the runtime is not installed.
+        OSError: If there is no exported model.
+        ValueError: If the format is not supported.
+    """
+    exported, tokenizer = load_exported(name)
+    # Pipelines compare the name of the class with those that the task supports.
+    kind = type(next(iter(exported.config.architectures or ["ExportedModel"])), (_PipelineModel,), {})
+    model: Any = kind(exported)
+    if task == "question-answering":  # Transformers has none.
+        return QuestionAnsweringPipeline(model=model, tokenizer=tokenizer, **options)
+    return cast(Any, pipeline)(task, model=model, tokenizer=tokenizer, **options)
