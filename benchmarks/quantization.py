@@ -26,9 +26,9 @@ from sequence_encoder.data.documentation import Docstring, read_documentation
 from sequence_encoder.data.windows import sentences
 from sequence_encoder.quantization import quantize
 
-SEEDS, TRAIN, TEST, LENGTH = 5, 2000, 2000, 128
+SEEDS, TRAIN, TEST, LENGTH = 5, 1500, 1000, 64
 EPOCHS, BATCH_TOKENS, RATE = 2, 2048, 2e-4
-QUERIES, DOCUMENTS = 1000, 4000
+QUERIES, DOCUMENTS = 1000, 2000
 TEXTS = 2048
 
 
