@@ -290,10 +290,11 @@ def test_an_export_never_replaces_its_source(build: Build, tmp_path: Path) -> No
 def test_a_model_is_unchanged_by_its_export(encoders: dict[str, tuple[Any, Path]]) -> None:
     for model, _ in encoders.values():
         assert "forward" not in vars(model)
-        assert not model._packs_in_graphs
         again = copy.deepcopy(model)
         again.embed_tokens.weight.data.zero_()
-        ids = torch.tensor([[5, 6]])
+        ids = torch.tensor([[5, 6], [7, 8]])
+        states = model(ids, attention_mask=torch.ones_like(ids), output_hidden_states=True).hidden_states
+        assert states[0].shape[:2] == (2, 2)
         assert not torch.equal(again(ids).last_hidden_state, model(ids).last_hidden_state)
 
 
