@@ -87,7 +87,13 @@ class ExportedEncoder(TextEncodingMixin):
 
         Args:
             **inputs: Tensors (B, S), such as `input_ids` and `attention_mask`.
+
+        Raises:
+            ValueError: If an input of the graph is missing.
         """
+        # OpenVINO would compute with other values.
+        if missing := [name for name in self._inputs if name not in inputs]:
+            raise ValueError(f"The graph also needs {' and '.join(missing)}, got only {', '.join(inputs) or 'none'}.")
         with self._running:
             return self.exported(**{name: tensor for name, tensor in inputs.items() if name in self._inputs})
 

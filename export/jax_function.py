@@ -6,7 +6,7 @@ import copy
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,7 @@ def to_jax(
         {name: environment.t2j_copy(tensor.detach().clone()) for name, tensor in named}
         for named in (model.named_parameters(), model.named_buffers())
     )
+    shapes = {name: array.shape for name, array in parameters.items()}
     module = _without_weights(model)
     lock = threading.Lock()
 
@@ -67,11 +68,14 @@ def to_jax(
     compiled = jax.jit(compute, static_argnums=2)
 
     def function(parameters: dict[str, jax.Array], **inputs: Any) -> dict[str, Any]:
+        _check_shapes(parameters, shapes)
         arrays = {name: value for name, value in inputs.items() if isinstance(value, jax.Array | np.ndarray)}
         options = {name: value for name, value in inputs.items() if name not in arrays}
         for name, value in options.items():
             if not isinstance(value, bool | int | float | None):
-                raise ValueError(f"{name} must be an array of JAX or NumPy, got a {type(value).__name__}.")
+                raise ValueError(
+                    f"{name} must be an array of JAX or NumPy, a number, a bool or None, got a {type(value).__name__}."
+                )
         return compiled(parameters, arrays, tuple(sorted(options.items())))
 
     return function, parameters
@@ -104,6 +108,18 @@ def _environment() -> Any:
     # Torchax looks for an operation on tensors of this name, and raises an error.
     environment.override_op_definition(torch.promote_types, promoted)
     return environment
+
+
+def _check_shapes(parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check the names and the shapes of parameters, because torch ignores unknown names."""
+    given = {name: np.shape(array) for name, array in parameters.items()}
+    for name in sorted(shapes.keys() | given.keys()):
+        expected, found = shapes.get(name, "none"), given.get(name, "none")
+        if expected != found:
+            raise ValueError(
+                "parameters must have the names and shapes of those that `to_jax` returned: "
+                f"the shape of {name} must be {expected}, got {found}."
+            )
 
 
 def _without_weights(model: nn.Module) -> Any:

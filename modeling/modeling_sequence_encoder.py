@@ -89,11 +89,11 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
 
         Their sizes depend on values, which not all uses of `torch.export` and `torch.compile` support.
         """
-        self._packs_in_graphs = True
+        before, self._packs_in_graphs = self._packs_in_graphs, True
         try:
             yield
         finally:
-            del self._packs_in_graphs
+            self._packs_in_graphs = before
 
     @merge_with_config_defaults
     @capture_outputs

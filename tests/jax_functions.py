@@ -169,10 +169,10 @@ def in_bfloat16() -> tuple[dict[str, str], float, int]:
     return {name: str(array.dtype) for name, array in outputs.items()}, float(difference), len(states)
 
 
-def call(input_ids: Any) -> None:
-    """Call the function of a model with inputs that may be wrong."""
+def call(input_ids: Any, changed: dict[str, Any] | None = None) -> None:
+    """Call the function of a model with inputs and parameters that may be wrong."""
     function, parameters = to_jax(tiny("SequenceEncoderModel", "bert", num_hidden_layers=1))
-    function(parameters, input_ids=input_ids)
+    function({**parameters, **(changed or {})}, input_ids=input_ids)
 
 
 def convert(model: Any) -> None:

@@ -263,6 +263,8 @@ def test_an_exported_model_says_what_it_cannot_do(
             exported.encode(["text"], **options)
     with pytest.raises(ValueError, match="'start_logits', 'end_logits'"):
         ExportedEncoder.from_pretrained(answering[1])
+    with pytest.raises(ValueError, match="also needs attention_mask, got only input_ids"):
+        ExportedEncoder.from_pretrained(encoders["openvino"][1])(input_ids=torch.tensor([[5, 6]]))
 
 
 @traced
@@ -311,7 +313,9 @@ def test_a_model_is_unchanged_by_its_export(encoders: dict[str, tuple[Any, Path]
         assert "forward" not in vars(model)
         again = copy.deepcopy(model)
         again.embed_tokens.weight.data.zero_()
-        ids = torch.tensor([[5, 6]])
+        ids = torch.tensor([[5, 6], [7, 8]])
+        states = model(ids, attention_mask=torch.ones_like(ids), output_hidden_states=True).hidden_states
+        assert states[0].shape[:2] == (2, 2)
         assert not torch.equal(again(ids).last_hidden_state, model(ids).last_hidden_state)
 
 
@@ -345,6 +349,7 @@ def test_older_transformers_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
         ({"model": torch.nn.Linear(1, 1)}, "got a Linear"),
         ({"implementation": "flex_attention"}, "attn_implementation must be 'sdpa' or 'eager'"),
         ({"dtype": torch.float64}, "got float64"),
+        ({"quantized": True}, "model must not be quantized"),
         ({"returned": "output_hidden_states"}, "config.output_hidden_states must be False"),
         ({"recipe": EmbeddingRecipe(include_prompt=False), "pooled": True}, "include_prompt=False"),
         ({"head": True, "pooled": True}, "pass its base_model"),
@@ -360,6 +365,7 @@ def test_bad_arguments_are_rejected_before_any_work(
         SequenceEncoderForQuestionAnswering if changes.pop("head", False) else SequenceEncoderModel, "vanilla"
     )
     model.to(changes.pop("dtype", torch.float32))
+    model.is_quantized = changes.pop("quantized", False)
     if "implementation" in changes:
         model.set_attn_implementation(changes.pop("implementation"))
     if "returned" in changes:

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,6 +83,18 @@ def test_bfloat16_and_hidden_states(run: Run) -> None:
 def test_inputs_must_be_arrays(run: Run, input_ids: Any) -> None:
     with pytest.raises(ValueError, match=rf"input_ids must be an array .*, got a {type(input_ids).__name__}"):
         run(jax_functions.call, input_ids)
+
+
+@WITH_JAX
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("norm.scale", "the shape of norm.scale must be none, got"), ("layers.0.mlp_norm.bias", r"must be \(24,\), got")],
+    ids=["unknown", "another shape"],
+)
+def test_parameters_must_be_those_of_the_model(run: Run, name: str, message: str) -> None:
+    ids = np.array([[5, 6]])
+    with pytest.raises(ValueError, match=rf"parameters must have the names and shapes .* {message} \(1,\)"):
+        run(jax_functions.call, ids, {name: np.zeros(1, np.float32)})
 
 
 @WITH_JAX
