@@ -4,6 +4,7 @@ Each model is exported with fixed and with dynamic shapes, and its exported prog
 """
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -25,11 +26,15 @@ logging.getLogger("torch.__trace").setLevel(logging.WARNING)
 class ExportTesterMixin:
     """Tests that every class of a model can be exported."""
 
+    model_tester: Any
+    all_model_classes: Any
+    _prepare_for_class: Any
+
     @parameterized.expand(_FORMATS, name_func=lambda test, _, given: f"{test.__name__}_{given.args[0]}_{given.args[1]}")
     @torch.no_grad()
     def test_export(self, to: str, dynamic: bool) -> None:
         """Export each class, and compare the outputs."""
-        exporter = get_exporter_class(to)()
+        exporter: Any = get_exporter_class(to)()
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         for model_class in self.all_model_classes:
             model = model_class(config).eval()
