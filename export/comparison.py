@@ -41,23 +41,23 @@ class ExportCheck:
     Attributes:
         to: The format.
         difference: The largest difference between outputs on sample texts.
-        cosine: The least cosine of an output to that of the model.
         texts: Number of texts in the batch that was timed.
         tokens: Number of tokens in it, without padding.
         threads: Number of threads that both used.
         seconds: The time of the model for the batch, in its best run.
         exported_seconds: The time of the exported model, in its best run.
+        cosine: The least cosine of an output to that of the model.
         eight_bits: Whether layers have eight bits, so that the cosine was checked and not the difference.
     """
 
     to: str
     difference: float
-    cosine: float
     texts: int
     tokens: int
     threads: int
     seconds: float
     exported_seconds: float
+    cosine: float
     eight_bits: bool
 
     def __str__(self) -> str:
@@ -107,12 +107,12 @@ def compare(to: str, model: Run, exported: Run, batches: Sequence[Inputs], eight
     return ExportCheck(
         to,
         max(difference for difference, _ in found),
-        min(cosine for _, cosine in found),
         texts=last["input_ids"].shape[:-1].numel(),
         tokens=int(last["attention_mask"].sum()),
         threads=torch.get_num_threads(),
         seconds=_best_seconds(model, last),
         exported_seconds=_best_seconds(exported, last),
+        cosine=min(cosine for _, cosine in found),
         eight_bits=eight_bits,
     )
 

@@ -40,7 +40,7 @@ def export(
 ) -> ExportCheck:
     """Export a model to a format of another runtime, with its tokenizer and a card.
 
-    The graph takes any number of texts of any length, in float32. In its layers, only attention computes padding. Layers
+    The graph takes any number of texts of any length, in float32. In its layers, only attention computes padding. Those
     in eight bits keep their weights and scales, and multiply integers. The graph is saved only if its outputs on sample
     texts are those of the model; with eight bits, if their cosines are at least 0.99.
 

@@ -46,8 +46,9 @@ class _Kernel:
 class EightBitLinear(nn.Module):
     """The function xWᵀ + b with a weight in eight bits, for inference.
 
-    On CPUs without instructions for eight-bit integers, on other devices, in training and while another tool than `export`
-    records the operations, only the weight has eight bits: it is converted to the dtype of the input.
+    On CPUs without instructions for eight-bit integers, on other devices, in training and while another tool records
+    the operations, only the weight has eight bits: it is converted to the dtype of the input. Graphs of `export`
+    multiply integers.
 
     Args:
         in_features: K.
