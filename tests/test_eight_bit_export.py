@@ -13,7 +13,7 @@ import torch
 from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.__main__ import main
 from sequence_encoder.export import ExportedEncoder, comparison, export, exporting
-from sequence_encoder.modeling.quantized.eight_bit_linear import EightBitLinear
+from sequence_encoder.modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
 from sequence_encoder.quantization import quantize
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
 
@@ -64,21 +64,19 @@ def test_onnx_runtime_and_openvino_multiply_integers(
     import openvino
 
     folders = exported[1]
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(folders["onnx"] / "model.onnx", options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.SessionOptions()
+    session.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    session.log_severity_level = 3
+    onnxruntime.InferenceSession(folders["onnx"] / "model.onnx", session, providers=["CPUExecutionProvider"])
     optimized = onnx.load(tmp_path / "optimized.onnx", load_external_data=False).graph
     assert [node.op_type for node in optimized.node].count("MatMulIntegerToFloat") == 4
 
-    compiled = openvino.compile_model(
-        folders["openvino"] / "openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.compile_model(folders["openvino"] / "openvino_model.xml", "CPU", options)
     found = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
-    products = [
-        info["runtimePrecision"].astype(str) for info in found if info["layerType"].astype(str) == "FullyConnected"
-    ]
-    assert products.count("i8") == 4
+    kinds = [(info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in found]
+    # OpenVINO chooses by the instructions of the CPU, as torch does.
+    assert kinds.count(("FullyConnected", "i8")) == 4 or not multiplies_integers()
 
 
 def test_weights_and_embeddings_take_a_byte_each_in_the_file(
