@@ -3,10 +3,11 @@
 Times include tokenisation, pooling and normalization. The exported models get texts sorted by length, each in its best
 batch size. Models whose embeddings are not close to float32 (a cosine of at least 0.999 for every text) do not count.
 
-    python benchmarks/exported_models.py [orders]
+    python benchmarks/exported_models.py [orders | eight_bits]
 
 With `orders`, it compares the graphs that `sequence-encoder export` writes with those of transformers' BERT, in batches
-of 32 texts that are sorted by length or come as they are.
+of 32 texts that are sorted by length or come as they are. With `eight_bits`, it does so for models in eight bits, also
+by NNCF and in CTranslate2 if they are installed. All are calibrated on the same texts, which are not those to embed.
 """
 
 from __future__ import annotations
@@ -19,16 +20,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from eight_bit_peers import ctranslate2_runs, is_installed, quantize_with_nncf
 from minilm import MINILM
 from peers import interleaved, print_machine, print_table, short_texts
-from transformers import AutoTokenizer, BertModel
+from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerBase
 
-from sequence_encoder import convert
+from sequence_encoder import SequenceEncoderModel, convert
 from sequence_encoder.export import export as export_ours
+from sequence_encoder.quantization import quantize
 
 TEXTS, MAX_LENGTH, CLOSE = 2048, 256, 0.999
 # The number of texts to embed in both orders.
 SOME = 512
+# The number of texts for calibration.
+CALIBRATION = 200
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 Run = Callable[[dict[str, np.ndarray]], np.ndarray]
 
@@ -94,24 +99,29 @@ def onnx_run(path: Path, threads: int) -> Run:
 
 def openvino_runs(path: Path, threads: int) -> dict[str, Run]:
     """Load the model in OpenVINO: with its default precision (bfloat16 if the CPU supports it), and in float32."""
+    return {f"OpenVINO{name}": openvino_run(path, threads, hint) for name, hint in (("", None), (", float32", "f32"))}
+
+
+def openvino_run(path: Path, threads: int, precision: str | None) -> Run:
+    """Load a model in OpenVINO.
+
+    Args:
+        path: The file.
+        threads: The number of threads.
+        precision: OpenVINO's name of the precision, by default bfloat16 if the CPU supports it.
+    """
     import openvino
 
-    runs = {}
-    for name, precision in (("", None), (", float32", "f32")):
-        options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-        if precision:
-            options["INFERENCE_PRECISION_HINT"] = precision
-        compiled = openvino.compile_model(path, "CPU", options)
-        taken = [argument.any_name for argument in compiled.inputs]
-        runs[f"OpenVINO{name}"] = lambda inputs, compiled=compiled, taken=taken: compiled(
-            {name: inputs[name] for name in taken}
-        )[0]
-    return runs
+    options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    if precision:
+        options["INFERENCE_PRECISION_HINT"] = precision
+    compiled = openvino.compile_model(path, "CPU", options)
+    taken = [argument.any_name for argument in compiled.inputs]
+    return lambda inputs: compiled({name: inputs[name] for name in taken})[0]
 
 
-def torch_run(dtype: torch.dtype) -> Run:
-    """Load our model in torch."""
-    model = convert(BertModel.from_pretrained(MINILM, dtype=dtype)).eval()
+def torch_run(model: torch.nn.Module) -> Run:
+    """Return the run of a model in torch."""
 
     @torch.inference_mode()
     def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -121,33 +131,82 @@ def torch_run(dtype: torch.dtype) -> Run:
     return run
 
 
+def loaded(dtype: torch.dtype) -> SequenceEncoderModel:
+    """Load and convert the model."""
+    return convert(BertModel.from_pretrained(MINILM, dtype=dtype)).eval()
+
+
 def compare_orders() -> None:
-    """Print a table for texts sorted by length, and one for the order in which they come."""
-    print_machine()
-    texts, tokenizer = short_texts(SOME), AutoTokenizer.from_pretrained(MINILM)
-    lengths = [len(ids) for ids in tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"]]
+    """Compare graphs of this package and of BERT, in both orders of the texts."""
     bert, threads = BertModel.from_pretrained(MINILM).eval(), torch.get_num_threads()
+    texts, tokenizer = short_texts(SOME), AutoTokenizer.from_pretrained(MINILM)
     with tempfile.TemporaryDirectory() as folder:
         path, onnx, openvino = Path(folder) / "bert.onnx", Path(folder) / "onnx", Path(folder) / "openvino"
         export(bert, path)
         export_ours(convert(bert), tokenizer, onnx)
         export_ours(convert(bert), tokenizer, openvino, "openvino")
         runs = {
-            "ours in torch, float32": torch_run(torch.float32),
-            "ours in torch, bfloat16": torch_run(torch.bfloat16),
+            "ours in torch, float32": torch_run(loaded(torch.float32)),
+            "ours in torch, bfloat16": torch_run(loaded(torch.bfloat16)),
             "BERT in ONNX Runtime": onnx_run(path, threads),
             "ours in ONNX Runtime": onnx_run(onnx / "model.onnx", threads),
             **{f"BERT in {name}": run for name, run in openvino_runs(path, threads).items()},
             **{f"ours in {name}": run for name, run in openvino_runs(openvino / "openvino_model.xml", threads).items()},
         }
-        for title, sort_by in (("sorted by length", len), ("as they come", lambda ids: 0)):
-            ordered = sorted(lengths) if sort_by is len else lengths
-            padded = sum(32 * max(ordered[start : start + 32]) for start in range(0, len(texts), 32))
-            peers = {name: partial(encode, run, tokenizer, texts, 32, sort_by) for name, run in runs.items()}
-            title = f"{len(texts):,} texts {title}, {sum(lengths) / padded:.0%} real tokens"
-            print_table(title, interleaved(peers), sum(lengths), "BERT in ONNX Runtime")
-            reference = peers["ours in torch, float32"]()
-            print({name: f"{float((peer() * reference).sum(1).min()):.6f}" for name, peer in peers.items()})
+        print_orders(runs, tokenizer, texts, "BERT in ONNX Runtime")
+
+
+def compare_eight_bits() -> None:
+    """Compare models in eight bits with those in floats, in both orders of the texts."""
+    threads, tokenizer = torch.get_num_threads(), AutoTokenizer.from_pretrained(MINILM)
+    sample = short_texts(SOME + CALIBRATION)
+    texts, calibration = sample[:SOME], sample[SOME:]
+    ours = {"float32": loaded(torch.float32), "eight bits": loaded(torch.float32)}
+    print(quantize(ours["eight bits"], tokenizer, calibration))
+    runs = {f"ours in torch, {name}": torch_run(model) for name, model in ours.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, model in ours.items():
+            place = Path(folder) / name
+            export_ours(model, tokenizer, place / "onnx")
+            export_ours(model, tokenizer, place / "openvino", "openvino")
+            runs[f"ours in ONNX Runtime, {name}"] = onnx_run(place / "onnx" / "model.onnx", threads)
+            xml = place / "openvino" / "openvino_model.xml"
+            runs[f"ours in OpenVINO, {name}"] = openvino_run(xml, threads, "f32")
+            also = "bfloat16" if name == "float32" else f"{name} and bfloat16"
+            runs[f"ours in OpenVINO, {also}"] = openvino_run(xml, threads, "bf16")
+        bert, quantized = Path(folder) / "bert.onnx", Path(folder) / "nncf.xml"
+        if is_installed("nncf"):
+            export(BertModel.from_pretrained(MINILM).eval(), bert)
+            quantize_with_nncf(bert, tokenizer, calibration, MAX_LENGTH, quantized)
+            runs["BERT in OpenVINO, NNCF"] = openvino_run(quantized, threads, "f32")
+            runs["BERT in OpenVINO, NNCF and bfloat16"] = openvino_run(quantized, threads, "bf16")
+        if is_installed("ctranslate2"):
+            runs |= ctranslate2_runs(Path(folder) / "ctranslate2", threads)
+        print_orders(runs, tokenizer, texts, "ours in OpenVINO, float32")
+
+
+def print_orders(runs: dict[str, Run], tokenizer: PreTrainedTokenizerBase, texts: list[str], reference: str) -> None:
+    """Print a table for texts sorted by length, one for the order in which they come, and cosines to float32.
+
+    Args:
+        runs: The models, of which the first one is in float32.
+        tokenizer: Their tokenizer.
+        texts: The texts to embed.
+        reference: The model with which to compare the speed.
+    """
+    print_machine()
+    lengths = [len(ids) for ids in tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"]]
+    for title, sort_by in (("sorted by length", len), ("as they come", lambda ids: 0)):
+        ordered = sorted(lengths) if sort_by is len else lengths
+        padded = sum(32 * max(ordered[start : start + 32]) for start in range(0, len(texts), 32))
+        peers = {name: partial(encode, run, tokenizer, texts, 32, sort_by) for name, run in runs.items()}
+        title = f"{len(texts):,} texts {title}, {sum(lengths) / padded:.0%} real tokens"
+        print_table(title, interleaved(peers), sum(lengths), reference)
+        expected = next(iter(peers.values()))()
+        print("\ncosine to float32, mean and minimum")
+        for name, peer in peers.items():
+            cosines = (peer() * expected).sum(1)
+            print(f"  {name:<44} {cosines.mean():.5f} {cosines.min():.5f}")
 
 
 def main() -> None:
@@ -183,4 +242,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    compare_orders() if sys.argv[1:] == ["orders"] else main()
+    {"orders": compare_orders, "eight_bits": compare_eight_bits}.get("".join(sys.argv[1:]), main)()

@@ -118,7 +118,7 @@ def print_table(
         share = (
             "" if operations is None or limit is None else f"  {tokens / value * operations / limit:6.1%} of products"
         )
-        print(f"  {name:<34} {tokens / value:>10,.0f} tokens/s  {seconds[reference] / value:5.2f} x{share}")
+        print(f"  {name:<36} {tokens / value:>10,.0f} tokens/s  {seconds[reference] / value:5.2f} x{share}")
 
 
 def print_machine() -> None:

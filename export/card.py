@@ -80,6 +80,11 @@ _PRECISION = (
     'the model with `INFERENCE_PRECISION_HINT="f32"`, as `ExportedEncoder` does.'
 )
 
+_EIGHT_BITS = (
+    " The model is quantized to eight bits. Its layers round their inputs, and runtimes that round differently at a "
+    "boundary return slightly other numbers."
+)
+
 
 def write_card(
     folder: Path,
@@ -127,7 +132,7 @@ def write_card(
         code=(_ENCODE if auto_class == "AutoModel" else _RUN).format(place=json.dumps(name, ensure_ascii=False)),
         needs=_wrapped(_NEEDS.format(file=FILES[check.to], weights=_WEIGHTS[check.to], limit=limit)),
         table="\n".join(rows),
-        note=_wrapped(_MASK + (_PRECISION if check.to == "openvino" else "")),
+        note=_wrapped(_MASK + _EIGHT_BITS * check.eight_bits + _PRECISION * (check.to == "openvino")),
         check=_wrapped(f"{check} The versions were {versions}."),
         licence=licence or "The licence of the source was not found. Ask its publisher before you use this model.",
     )

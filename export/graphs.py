@@ -5,7 +5,9 @@ Shapes: B batch, S sequence, C choices, D channels of the vectors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -14,7 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from ..command_line.extras import MissingLibraryError
 from ..modeling import SequenceEncoderForMultipleChoice, SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from ..modeling.feed_forward import MLP
 from ..modeling.pooling import POOLINGS
+from ..modeling.quantized.eight_bit_graph import EightBitProduct
+from ..modeling.quantized.eight_bit_linear import EightBitLinear
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 
 # The output of a graph with pooling, as sentence-transformers names it.
@@ -151,9 +156,34 @@ def trace(exporter: Any, module: nn.Module, inputs: Mapping[str, torch.Tensor]) 
     encoder = next(each for each in module.modules() if isinstance(each, SequenceEncoderModel))
     replaced = "forward" in vars(module)
     try:
-        with encoder.packed_in_graphs():
+        with encoder.packed_in_graphs(), _integers_in_graphs(module, exporter.export_format == "onnx"):
             return exporter.export(module, dict(inputs), config)
     finally:
         if not replaced:
             # The exporter restores the method as an attribute of this instance, which a copy would share.
             vars(module).pop("forward", None)
+
+
+@contextmanager
+def _integers_in_graphs(module: nn.Module, named_weights: bool) -> Iterator[None]:
+    """Let graphs that are traced in this block multiply integers in the layers that have eight bits.
+
+    Args:
+        module: The module with the layers.
+        named_weights: See `EightBitProduct`.
+    """
+    # Registers the operations with which graphs quantize.
+    import_module("torch.ao.quantization.fx._decomposed")
+    previous = {
+        id(network.down_proj): network.up_proj
+        for network in module.modules()
+        if isinstance(network, MLP) and isinstance(network.up_proj, EightBitLinear)
+    }
+    layers = [each for each in module.modules() if isinstance(each, EightBitLinear)]
+    for layer in layers:
+        layer.graph_product = EightBitProduct(layer, previous.get(id(layer)), named_weights)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.graph_product = None

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 import sequence_encoder
 from sequence_encoder import SequenceEncoderConfig
 from sequence_encoder.configuration import PRESETS
-from sequence_encoder.export.comparison import largest_difference, runtime_options
+from sequence_encoder.export.comparison import compare_outputs, runtime_options
 from sequence_encoder.export.graphs import exporter_of, sample_inputs, trace
 from sequence_encoder.export.quiet import quiet_exporters
 from sequence_encoder.export.requirements import LIBRARIES
@@ -96,7 +96,7 @@ def main() -> int:
                 for padding in PADDING:
                     inputs = batch(model, lengths, padding)
                     try:
-                        largest = max(largest, largest_difference(model(**inputs), exported(**inputs)))
+                        largest = max(largest, compare_outputs(model(**inputs), exported(**inputs))[0])
                     except ValueError as error:
                         failed += 1
                         print(f"{name} in {to}, lengths {lengths}, padding {padding}: {error}")

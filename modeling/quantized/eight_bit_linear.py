@@ -47,7 +47,8 @@ class EightBitLinear(nn.Module):
     """The function xWᵀ + b with a weight in eight bits, for inference.
 
     On CPUs without instructions for eight-bit integers, on other devices, in training and while another tool records
-    the operations, only the weight has eight bits: it is converted to the dtype of the input.
+    the operations, only the weight has eight bits: it is converted to the dtype of the input. Graphs of `export`
+    multiply integers.
 
     Args:
         in_features: K.
@@ -84,6 +85,8 @@ class EightBitLinear(nn.Module):
             nn.Parameter(torch.zeros(out_features, outliers), requires_grad=False) if outliers else None
         )
         self._derived: dict[Any, Any] = {}
+        # The function of the layer in graphs that multiply integers.
+        self.graph_product: Callable[..., torch.Tensor] | None = None
 
     def forward(self, hidden_states: torch.Tensor, act: nn.Module | None = None) -> torch.Tensor:
         """Map (..., K) to (..., N).
@@ -92,6 +95,9 @@ class EightBitLinear(nn.Module):
             hidden_states: The input.
             act: An activation to apply to the output.
         """
+        if self.graph_product is not None and is_recorded():
+            output = self.graph_product(hidden_states)
+            return output if act is None else act(output)
         if not self.takes_integers(hidden_states):
             output = nn.functional.linear(hidden_states, *self.in_dtype(hidden_states.dtype))
             return output if act is None else act(output)
@@ -192,12 +198,16 @@ class EightBitLinear(nn.Module):
             weight = weight.index_copy(1, self.outlier_channels, self.outlier_weight.float())
         return weight
 
-    def _kernel(self) -> _Kernel:
+    @torch.no_grad()
+    def bias_less_offsets(self) -> torch.Tensor:
+        """Return the bias less the share that the offsets of the inputs add to the product, (N,) in float32."""
         # Exact sums of integers: of offsets below 2^7 and weights below 2^7, for up to 2^39 channels.
         offset = (self.weight.double() @ self.input_offset.double()) * self.weight_scale
-        bias = -offset if self.bias is None else self.bias - offset
+        return (-offset if self.bias is None else self.bias - offset).float()
+
+    def _kernel(self) -> _Kernel:
         packed = torch.ops.onednn.qlinear_prepack(self.weight.detach(), None)
-        return _Kernel(packed, torch.zeros(self.out_features, dtype=torch.long), bias.float())
+        return _Kernel(packed, torch.zeros(self.out_features, dtype=torch.long), self.bias_less_offsets())
 
     def _uniform_input(self) -> tuple[float, int] | None:
         scale, offset = self.input_scale[0], self.input_offset[0]

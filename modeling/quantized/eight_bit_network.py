@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from ..cpu.eligibility import is_unhooked, onednn_activation
+from ..cpu.eligibility import is_recorded, is_unhooked, onednn_activation
 from ..cpu.linear import fused_linear
+from .eight_bit_graph import EightBitProduct
 from .eight_bit_linear import EightBitLinear
 
 
@@ -14,20 +15,18 @@ def eight_bit_network(
     """Compute down(act(up(x))), from (..., D) to (..., D), or return None if the first layer is not in eight bits."""
     if not isinstance(up, EightBitLinear):
         return None
-    if isinstance(down, EightBitLinear) and _can_chain(up, act, dropout, down, hidden_states):
-        return _chained(up, act, down, hidden_states)
+    if isinstance(down, EightBitLinear) and _can_chain(up, act, dropout, down):
+        if up.takes_integers(hidden_states) and down.uniform_input is not None:
+            return _chained(up, act, down, hidden_states)
+        if is_recorded() and isinstance(down.graph_product, EightBitProduct):
+            return _chained_in_graph(up, act, down.graph_product, hidden_states)
     return fused_linear(down, dropout(up(hidden_states, act)))
 
 
-def _can_chain(
-    up: EightBitLinear, act: nn.Module, dropout: nn.Dropout, down: EightBitLinear, hidden_states: torch.Tensor
-) -> bool:
+def _can_chain(up: EightBitLinear, act: nn.Module, dropout: nn.Dropout, down: EightBitLinear) -> bool:
     return (
         onednn_activation(act) is not None
         and up.outlier_channels is None
-        # Before values are read, which a tracer cannot do.
-        and up.takes_integers(hidden_states)
-        and down.uniform_input is not None
         and not (dropout.training and dropout.p)
         and all(is_unhooked(module) for module in (up, dropout, down))
     )
@@ -45,3 +44,12 @@ def _chained(up: EightBitLinear, act: nn.Module, down: EightBitLinear, hidden_st
         outliers = act(nn.functional.linear(rows, *up.rows_of(down.outlier_channels, rows.dtype)))
         down.add_outliers(output, outliers)
     return output.view(*hidden_states.shape[:-1], down.out_features)
+
+
+def _chained_in_graph(
+    up: EightBitLinear, act: nn.Module, product: EightBitProduct, hidden_states: torch.Tensor
+) -> torch.Tensor:
+    """Use the output of the first layer for nothing but its quantization, so that runtimes can do the same."""
+    rows = product.outlier_rows
+    outliers = None if rows is None else act(nn.functional.linear(hidden_states, *rows))
+    return product(up(hidden_states, act), outliers)
