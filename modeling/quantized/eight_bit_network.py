@@ -25,8 +25,8 @@ def _can_chain(
     return (
         onednn_activation(act) is not None
         and up.outlier_channels is None
-        and down.uniform_input is not None
         and up.takes_integers(hidden_states)
+        and down.uniform_input is not None
         and not (dropout.training and dropout.p)
         and all(is_unhooked(module) for module in (up, dropout, down))
     )
