@@ -77,10 +77,12 @@ class Inspection:
     @property
     def verdict(self) -> str:
         """Whether the checkpoint can be converted, and why not."""
-        if self.family == _OURS:
+        if self.family == _OURS and self.obstacle is None:
             return (
                 f"back to {', '.join(self.back)}" if self.back else "back to no family, for none has its architecture"
             )
+        if self.family == _OURS:
+            return f"no: {self.obstacle}"
         if self.obstacle is None:
             return "yes"
         return f"only the encoder: {self.obstacle}" if self.parameters is not None else f"no: {self.obstacle}"
@@ -219,7 +221,9 @@ def _inspect_ours(name: str, architecture: str, config: SequenceEncoderConfig) -
         raise ValueError(f"{name} has the architecture {architecture!r}, which is not a model of this package.")
     has_pooler = config.pooler_act is not None
     back = tuple(each for each, family in FAMILIES.items() if not obstacles_to(family, head, config, has_pooler))
-    return Inspection(name, architecture, _OURS, None, parameters=_parameters(head, config), back=back)
+    quantized = getattr(config, "quantization_config", None) is not None
+    obstacle = "its weights are quantized; convert the model from before quantization" if quantized else None
+    return Inspection(name, architecture, _OURS, obstacle, parameters=_parameters(head, config), back=back)
 
 
 def _inspect_remote_code(name: str, found: RemoteCodeCheckpoint) -> Inspection:

@@ -116,7 +116,7 @@ def outputs_of(
     rows = []
     for text in ids:
         row = torch.tensor([text])
-        row = row[None].expand(1, 2, -1) if isinstance(model, SequenceEncoderForMultipleChoice) else row
+        row = row[None] if isinstance(model, SequenceEncoderForMultipleChoice) else row
         outputs: Mapping[str, Any] = model(input_ids=row, attention_mask=torch.ones_like(row), return_dict=True)
         logits = [value.float().flatten() for name, value in outputs.items() if name.endswith("logits")]
         rows.append(torch.cat(logits))
@@ -124,6 +124,8 @@ def outputs_of(
 
 
 def mean_cosine(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> float:
-    """Return the mean cosine of pairs of vectors."""
+    """Return the mean cosine of pairs of vectors, or the cosine of the two rows of numbers if each has one channel."""
+    if all(len(vector) == 1 for vector in expected):
+        expected, found = [torch.cat(list(expected))], [torch.cat(list(found))]
     pairs = zip(expected, found, strict=True)
     return float(torch.stack([torch.cosine_similarity(one, other, dim=0) for one, other in pairs]).mean())

@@ -11,6 +11,9 @@ def quantize_loaded(model: Any, config: Any) -> None:
     Args:
         model: The model that is being loaded.
         config: The `EightBitConfig`, which receives the result.
+
+    Raises:
+        ValueError: If there is no tokenizer, or `quantize` refuses the model.
     """
     # Importing the package does not import what only quantization needs.
     from transformers import AutoTokenizer
@@ -18,5 +21,11 @@ def quantize_loaded(model: Any, config: Any) -> None:
 
     from .quantizing import quantize_with
 
-    tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{model.name_or_path} has no tokenizer, which quantization needs. Load the model without "
+            "quantization_config, and call `sequence_encoder.quantization.quantize` with a tokenizer."
+        ) from error
     logging.get_logger(__name__).info(str(quantize_with(model, tokenizer, config, config.target, None)))

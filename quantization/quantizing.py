@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from ..modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel, TaskAdapter
 from ..modeling.quantized.eight_bit_config import EightBitConfig
 from ..modeling.quantized.eight_bit_linear import EightBitLinear
 from ..modeling.quantized.eight_bit_quantizer import EightBitQuantizer
@@ -116,15 +116,13 @@ def quantize_with(
         metric: See `quantize`.
     """
     _check(model)
-    texts = default_texts() if config.texts is None else list(config.texts)
-    if len(texts) < _FEWEST_TEXTS or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"texts must be at least {_FEWEST_TEXTS} strings, got {len(texts)}: {texts[:3]!r}.")
     # Names are those in the encoder, so that it can be loaded with a head and without.
     encoder = cast(SequenceEncoderModel, model.base_model)
-    longest = encoder.longest_text(tokenizer)
-    encoded = tokenizer(texts, truncation=longest is not None, max_length=longest)["input_ids"]
+    texts, encoded = _texts_with_ids(encoder, tokenizer, config.texts)
     size = model.get_memory_footprint()
     with evaluation_mode(model):
+        if metric is not None and not (value := metric(model)) >= target:
+            raise ValueError(f"The model misses target={target} before quantization: its metric is {value}.")
         measured_texts, measured = texts[2::3], encoded[2::3]
         before = outputs_of(model, tokenizer, measured_texts, measured)
 
@@ -160,6 +158,8 @@ def quantize_with(
 
 
 def _check(model: Any) -> None:
+    if isinstance(model, TaskAdapter):
+        raise ValueError("model must not be a TaskAdapter, which cannot be saved in eight bits.")
     if not isinstance(model, SequenceEncoderPreTrainedModel):
         raise ValueError(f"model must be a SequenceEncoder, got a {type(model).__name__}; convert it with `convert`.")
     if any(isinstance(module, EightBitLinear) for module in model.modules()):
@@ -168,6 +168,21 @@ def _check(model: Any) -> None:
         raise ValueError(f"model must be on the CPU, got {model.device}; move it there with model.to('cpu').")
     if model.dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"model must be in float32 or bfloat16, got {model.dtype}.")
+
+
+def _texts_with_ids(
+    encoder: SequenceEncoderModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] | None
+) -> tuple[list[str], list[list[int]]]:
+    """Return the texts for calibration that have tokens, and their ids."""
+    given: Any = default_texts() if texts is None else texts if isinstance(texts, str) else list(texts)
+    if isinstance(given, str) or len(given) < _FEWEST_TEXTS or not all(isinstance(text, str) for text in given):
+        raise ValueError(f"texts must be at least {_FEWEST_TEXTS} strings, got {len(given)}: {given[:3]!r}.")
+    longest = encoder.longest_text(tokenizer)
+    ids = tokenizer(given, truncation=longest is not None, max_length=longest)["input_ids"]
+    pairs = [(text, row) for text, row in zip(given, ids, strict=True) if row]
+    if len(pairs) < _FEWEST_TEXTS:
+        raise ValueError(f"texts must have at least {_FEWEST_TEXTS} with tokens, got {len(pairs)}.")
+    return [text for text, _ in pairs], [row for _, row in pairs]
 
 
 def _modules_to_quantize(model: SequenceEncoderPreTrainedModel) -> dict[str, nn.Module]:

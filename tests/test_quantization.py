@@ -16,13 +16,23 @@ from torch import nn
 from transformers import AutoModel, Trainer, TrainingArguments
 
 import sequence_encoder
-from sequence_encoder import EightBitConfig, SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder import (
+    EightBitConfig,
+    SequenceEncoderForMaskedLM,
+    SequenceEncoderModel,
+    SequenceEncoderTokenizer,
+    TaskAdapter,
+    convert,
+)
 from sequence_encoder.__main__ import main
+from sequence_encoder.command_line import UsageError
+from sequence_encoder.conversion.inspection import inspect
 from sequence_encoder.hub.card import model_card
 from sequence_encoder.inference import optimize_for_inference
 from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
 from sequence_encoder.modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
 from sequence_encoder.quantization import quantize
+from sequence_encoder.training.adaptation.encoder import encoder_of
 
 Build = Callable[..., Any]
 WORDS = ["model", "reads", "text", "returns", "one", "vector", "each", "token", "whole", "short", "long"]
@@ -158,6 +168,14 @@ def test_a_metric_decides_which_layers_stay(build: Build, tokenizer: Any) -> Non
     assert "metric is -3" in str(report)
 
 
+def test_a_head_with_one_output_is_measured_over_all_texts(build: Build, tokenizer: Any) -> None:
+    model = build("ForSequenceClassification", num_labels=1)
+    model.classifier.weight.data *= 1e-3
+    model.classifier.bias.data.fill_(0)
+    report = quantize(model, tokenizer, TEXTS, target=0.9)
+    assert report.found < 1 - 1e-6  # The cosine of two single numbers is 1.
+
+
 @pytest.mark.skipif(not multiplies_integers(), reason="this processor has no products of eight-bit integers")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_integers_and_converted_weights_agree(build: Build, tokenizer: Any, dtype: torch.dtype) -> None:
@@ -202,6 +220,23 @@ def test_a_layer_has_the_formula_of_its_attributes() -> None:
     assert "outliers=2" in repr(layer)
 
 
+def test_a_quantized_model_runs_with_autocast_gradients_and_compilers(build: Build, tokenizer: Any) -> None:
+    model = build()
+    quantize(model, tokenizer, TEXTS, target=0.9)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.inference_mode(), torch.backends.mkldnn.flags(enabled=False):
+        expected = model(ids).last_hidden_state
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert cosine(model(ids).last_hidden_state.float(), expected) > 0.99
+    # What the layers keep from the first call is no inference tensor.
+    embeds = torch.randn(1, 4, 48, requires_grad=True)
+    model(inputs_embeds=embeds).last_hidden_state.sum().backward()
+    assert embeds.grad.isfinite().all()
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        assert cosine(compiled(ids).last_hidden_state, expected) > 0.9999
+
+
 def test_new_weights_replace_what_was_derived(build: Build, tokenizer: Any) -> None:
     model = build()
     quantize(model, tokenizer, TEXTS, target=0.99)
@@ -228,6 +263,9 @@ def test_a_quantized_model_is_not_trained(build: Build, tokenizer: Any, tmp_path
         ({"target": 1.0}, "target=1.0 leaves no linear layer"),
         ({"texts": ["one", "two"]}, "texts must be at least 3 strings, got 2"),
         ({"texts": [["one"]] * 3}, "texts must be at least 3 strings"),
+        ({"texts": "a text"}, "texts must be at least 3 strings"),
+        ({"texts": ["one", "", ""]}, "texts must have at least 3 with tokens, got 1"),
+        ({"target": 2, "metric": lambda _: 1}, "misses target=2 before quantization: its metric is 1"),
     ],
 )
 def test_bad_arguments_leave_the_model_as_it_was(
@@ -250,6 +288,29 @@ def test_other_models_are_refused(build: Build, tokenizer: Any) -> None:
     quantize(model.float(), tokenizer, TEXTS, target=0.9)
     with pytest.raises(ValueError, match="quantized already"):
         quantize(model, tokenizer, TEXTS)
+    with pytest.raises(ValueError, match="must not be a TaskAdapter"):
+        quantize(TaskAdapter(build(), 2), tokenizer)
+
+
+def test_what_eight_bits_do_not_support_is_refused(build: Build, tokenizer: Any, tmp_path: Path) -> None:
+    model = build()
+    with pytest.raises(TypeError, match="goal"):
+        EightBitConfig(goal=0.9)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no tokenizer, which quantization needs"):
+        AutoModel.from_pretrained(tmp_path, quantization_config=EightBitConfig(0.9, TEXTS))
+    quantize(model, tokenizer, TEXTS, target=0.9)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="predicts tokens with the weights of embed_tokens"):
+        SequenceEncoderForMaskedLM.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="must not be quantized to eight bits"):
+        TaskAdapter(model, 2)
+    with pytest.raises(ValueError, match="converted to bert: its weights are quantized"):
+        convert(tmp_path, to="bert")
+    assert "no: its weights are quantized" in str(inspect(tmp_path))
+    with pytest.raises(UsageError, match="the checkpoint is quantized, and cannot be trained"):
+        encoder_of(str(tmp_path), tmp_path / "new", any_family=False, may_write=True)
 
 
 def test_settings_that_do_not_fit_the_model_are_refused(build: Build, tokenizer: Any, tmp_path: Path) -> None:

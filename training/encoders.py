@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..command_line import UsageError
 from ..conversion import convert
@@ -42,11 +42,22 @@ def save_as_sequence_encoder(checkpoint: str, folder: Path, base_model: bool) ->
         tokenizer = load_tokenizer(encoder, model)
         if tokenizer is None:
             raise ValueError("the checkpoint has no tokenizer.")
+        check_trainable(model.config)
         ours = model if isinstance(model, SequenceEncoderPreTrainedModel) else convert(model)
     except (OSError, ValueError) as error:
         raise UsageError(f"--from {checkpoint}: {error}") from error
     ours.float().save_pretrained(folder)
     return tokenizer
+
+
+def check_trainable(config: PreTrainedConfig) -> None:
+    """Check that a checkpoint is not quantized.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError("the checkpoint is quantized, and cannot be trained; use the one from before quantization.")
 
 
 def card_fields_of(checkpoint: str) -> dict[str, Any]:

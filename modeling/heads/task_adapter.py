@@ -22,6 +22,7 @@ from ..checks import check_floating_mask, check_tensor
 from ..label_checks import check_classification_labels, check_num_labels
 from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..pooling import CONFIGURABLE_POOLINGS, POOLINGS, check_pooling
+from ..quantized.eight_bit_config import EIGHT_BITS
 from ..text_encoding.recipe_files import recipe_of
 from .losses import sequence_classification_loss
 
@@ -216,13 +217,15 @@ def _base_of(encoder: PreTrainedModel) -> PreTrainedModel:
     """Return the encoder without a head.
 
     Raises:
-        ValueError: If it is not a text-only encoder.
+        ValueError: If it is not a text-only encoder, or is quantized to eight bits.
     """
     if not isinstance(encoder, PreTrainedModel):
         raise ValueError(f"encoder must be a transformers model, got a {type(encoder).__name__}.")
     base = cast(PreTrainedModel, encoder.base_model)
     if base.config.is_encoder_decoder or not hasattr(base.config, "hidden_size"):
         raise ValueError(f"encoder must be a text-only model without a decoder, got a {type(base).__name__}.")
+    if getattr(base, "quantization_method", None) == EIGHT_BITS:
+        raise ValueError("encoder must not be quantized to eight bits: a TaskAdapter cannot be saved with it.")
     return base
 
 

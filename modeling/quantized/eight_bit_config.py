@@ -22,6 +22,7 @@ class EightBitConfig(QuantizationConfigMixin):
         modules: The quantized modules of the encoder, each with the number of channels of its input that are not
             quantized. Set by quantization.
         found: The cosine that quantization has found on texts that it had not seen. Set by quantization.
+        quant_method: The name of this kind of quantization, which folders contain.
 
     Raises:
         ValueError: If `target` is not between 0 and 1.
@@ -33,11 +34,11 @@ class EightBitConfig(QuantizationConfigMixin):
         texts: Sequence[str] | None = None,
         modules: Mapping[str, int] | None = None,
         found: float | None = None,
-        **_: Any,
+        quant_method: str = EIGHT_BITS,
     ) -> None:
         if not 0 <= target <= 1:
             raise ValueError(f"target must be between 0 and 1, got {target}.")
-        self.quant_method: Any = EIGHT_BITS
+        self.quant_method: Any = quant_method
         self.target, self.texts, self.found = target, texts, found
         self.modules = dict(modules or {})
 

@@ -46,9 +46,9 @@ class _Kernel:
 class EightBitLinear(nn.Module):
     """The function xWᵀ + b with a weight in eight bits, for inference.
 
-    On CPUs without instructions for eight-bit integers, on other devices, in training and while another tool records
-    the operations, only the weight has eight bits: it is converted to the dtype of the input. Graphs of `export`
-    multiply integers.
+    On CPUs without instructions for eight-bit integers, on other devices, in training, with autocast and while another
+    tool records the operations, only the weight has eight bits: it is converted to the dtype of the input. Graphs
+    of `export` multiply integers.
 
     Args:
         in_features: K.
@@ -112,9 +112,10 @@ class EightBitLinear(nn.Module):
     def takes_integers(self, hidden_states: torch.Tensor) -> bool:
         """Return whether the layer quantizes this input."""
         return (
-            multiplies_integers()
-            and is_eager_on_cpu(hidden_states, self.weight)
+            is_eager_on_cpu(hidden_states, self.weight)
+            and multiplies_integers()
             and has_onednn(hidden_states.dtype)
+            and not torch.is_autocast_enabled("cpu")
             and not (hidden_states.requires_grad and torch.is_grad_enabled())
         )
 
@@ -218,8 +219,9 @@ class EightBitLinear(nn.Module):
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what `make` derives from the tensors of the layer, which do not change in inference."""
         if key not in self._derived:
-            # Another thread may do the same. Both results are right.
-            self._derived[key] = make()
+            # Another thread may do the same. Both results are right. Later uses may need gradients of the input.
+            with torch.inference_mode(False):
+                self._derived[key] = make()
         return self._derived[key]
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "EightBitLinear":

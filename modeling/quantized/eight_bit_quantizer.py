@@ -1,7 +1,7 @@
 """Loads and saves models in eight bits, as a quantizer of transformers."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -37,8 +37,17 @@ class EightBitQuantizer(HfQuantizer):
             )
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
-        if self.pre_quantized:
-            replace_modules(model.base_model, self.quantization_config.modules)
+        if not self.pre_quantized:
+            return
+        modules, encoder = self.quantization_config.modules, cast(PreTrainedModel, model.base_model)
+        if model.get_output_embeddings() is not None and model.config.tie_word_embeddings:
+            table = encoder.get_input_embeddings()
+            if shared := [name for name in modules if encoder.get_submodule(name) is table]:
+                raise ValueError(
+                    f"{type(model).__name__} predicts tokens with the weights of {shared[0]}, which the checkpoint has "
+                    "in eight bits. Load the model from before quantization, and quantize it with its head."
+                )
+        replace_modules(encoder, modules)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         if not self.pre_quantized:

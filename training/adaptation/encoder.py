@@ -11,7 +11,7 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ...conversion.remote_code_checkpoints import find_remote_code
 from ...conversion.sidecar_files import folder_of, read_tokenizer
 from ...conversion.source_models import FAMILIES, read_config, transformer_folder
-from ..encoders import save_as_sequence_encoder
+from ..encoders import check_trainable, save_as_sequence_encoder
 from .tasks import TASKS
 
 
@@ -35,6 +35,8 @@ def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool)
         encoder = transformer_folder(source_folder)
         named = str(checkpoint if encoder == source_folder else encoder)
         config = None if find_remote_code(named) else read_config(named)
+        if config is not None:
+            check_trainable(config)
         if config is None or config.model_type != SequenceEncoderConfig.model_type:
             try:
                 if may_write:
