@@ -131,11 +131,6 @@ def _check_model(model: Any) -> None:
         raise ValueError(f"model must be on the CPU, got {model.device}; move it there with model.to('cpu').")
     if model.dtype == torch.float64:
         raise ValueError("model must be in float32, bfloat16 or float16, got float64; call model.float().")
-    if getattr(model, "is_quantized", False):
-        raise ValueError(
-            "model must not be quantized, because its graph in float32 would compute other numbers; export the model "
-            "before you quantize it."
-        )
     implementation = model.config._attn_implementation
     if implementation not in ("sdpa", "eager"):
         raise ValueError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -175,7 +175,7 @@ def _integers_in_graphs(module: nn.Module, named_weights: bool) -> Iterator[None
     # Registers the operations with which graphs quantize.
     import_module("torch.ao.quantization.fx._decomposed")
     previous = {
-        id(network.down_proj): network.up_proj
+        id(network.down_proj): cast(EightBitLinear, network.up_proj)
         for network in module.modules()
         if isinstance(network, MLP) and isinstance(network.up_proj, EightBitLinear)
     }

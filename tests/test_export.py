@@ -349,7 +349,6 @@ def test_older_transformers_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
         ({"model": torch.nn.Linear(1, 1)}, "got a Linear"),
         ({"implementation": "flex_attention"}, "attn_implementation must be 'sdpa' or 'eager'"),
         ({"dtype": torch.float64}, "got float64"),
-        ({"quantized": True}, "model must not be quantized"),
         ({"returned": "output_hidden_states"}, "config.output_hidden_states must be False"),
         ({"recipe": EmbeddingRecipe(include_prompt=False), "pooled": True}, "include_prompt=False"),
         ({"head": True, "pooled": True}, "pass its base_model"),
@@ -365,7 +364,6 @@ def test_bad_arguments_are_rejected_before_any_work(
         SequenceEncoderForQuestionAnswering if changes.pop("head", False) else SequenceEncoderModel, "vanilla"
     )
     model.to(changes.pop("dtype", torch.float32))
-    model.is_quantized = changes.pop("quantized", False)
     if "implementation" in changes:
         model.set_attn_implementation(changes.pop("implementation"))
     if "returned" in changes:
