@@ -13,11 +13,13 @@ from transformers.utils import logging
 
 from ..modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel, TaskAdapter
 from ..modeling.quantized.eight_bit_config import EightBitConfig
-from ..modeling.quantized.eight_bit_linear import EightBitLinear
+from ..modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
 from ..modeling.quantized.eight_bit_quantizer import EightBitQuantizer
 from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 from .calibration import default_texts, mean_cosine, outputs_of, record_inputs
 from .fitting import fit_embedding, fit_linear
+
+logger = logging.get_logger(__name__)
 
 # The hidden channels of a feed-forward network have few but large outliers.
 _HIDDEN_OUTLIERS = 16
@@ -116,6 +118,11 @@ def quantize_with(
         metric: See `quantize`.
     """
     _check(model)
+    if not multiplies_integers():
+        logger.warning(
+            "torch cannot multiply eight-bit integers on this processor, so inputs are not quantized here, and the "
+            "result does not show what this costs on others."
+        )
     # Names are those in the encoder, so that it can be loaded with a head and without.
     encoder = cast(SequenceEncoderModel, model.base_model)
     texts, encoded = _texts_with_ids(encoder, tokenizer, config.texts)

@@ -38,6 +38,8 @@ Build = Callable[..., Any]
 WORDS = ["model", "reads", "text", "returns", "one", "vector", "each", "token", "whole", "short", "long"]
 TEXTS = [" ".join((WORDS * 2)[i : i + 3 + i % 7]) for i in range(30)]
 
+needs_integers = pytest.mark.skipif(not multiplies_integers(), reason="torch has no products of integers here")
+
 
 @pytest.fixture(scope="module")
 def tokenizer() -> SequenceEncoderTokenizer:
@@ -143,6 +145,7 @@ def test_a_model_is_quantized_while_it_is_loaded(build: Build, tokenizer: Any, t
     assert settings == {**model.config.quantization_config.to_dict()}
 
 
+@needs_integers
 def test_a_layer_that_misses_the_target_stays(build: Build, tokenizer: Any) -> None:
     model = build()
     with torch.no_grad():
@@ -176,7 +179,7 @@ def test_a_head_with_one_output_is_measured_over_all_texts(build: Build, tokeniz
     assert report.found < 1 - 1e-6  # The cosine of two single numbers is 1.
 
 
-@pytest.mark.skipif(not multiplies_integers(), reason="this processor has no products of eight-bit integers")
+@needs_integers
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_integers_and_converted_weights_agree(build: Build, tokenizer: Any, dtype: torch.dtype) -> None:
     model = build().to(dtype)
@@ -220,6 +223,7 @@ def test_a_layer_has_the_formula_of_its_attributes() -> None:
     assert "outliers=2" in repr(layer)
 
 
+@pytest.mark.since("torch", "2.7", "compiles models of transformers")
 def test_a_quantized_model_runs_with_autocast_gradients_and_compilers(build: Build, tokenizer: Any) -> None:
     model = build()
     quantize(model, tokenizer, TEXTS, target=0.9)

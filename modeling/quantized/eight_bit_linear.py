@@ -9,6 +9,7 @@ Shapes: K inputs, N outputs, C channels with outliers.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,12 +21,43 @@ from ..cpu.shapes import has_onednn
 
 # The integers that stand for inputs.
 LOWEST, HIGHEST = -128, 127
-_HAS_VNNI = torch.cpu._is_vnni_supported()
 
 
 def multiplies_integers() -> bool:
     """Return whether torch can use instructions of this CPU for products of eight-bit integers."""
-    return bool(_HAS_VNNI and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+    return bool(torch.backends.mkldnn.enabled) and _has_integer_products()
+
+
+@cache
+def _has_integer_products() -> bool:
+    if not (torch.cpu._is_vnni_supported() and torch.backends.mkldnn.is_available()):
+        return False
+    one = torch.ones(1, 1, dtype=torch.int8)
+    weight = torch.ops.onednn.qlinear_prepack(one, None)
+    try:
+        _integer_product(one, weight, torch.ones(1), torch.zeros(1, dtype=torch.long), None, 1.0, 0, torch.float32)
+    except RuntimeError:
+        return False  # Older releases of torch only take unsigned inputs.
+    return True
+
+
+def _integer_product(
+    integers: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    zero_points: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: float,
+    offset: int,
+    dtype: torch.dtype,
+    fused: tuple[str, str] = NO_ACTIVATION,
+) -> torch.Tensor:
+    """Multiply integers (rows, K) with a packed weight, and divide the output by `scale` if `dtype` is int8."""
+    name, algorithm = fused
+    output: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+        integers, 1.0, 0, weight, weight_scale, zero_points, bias, scale, offset, dtype, name, [], algorithm
+    )
+    return output
 
 
 @dataclass(frozen=True)
@@ -146,10 +178,8 @@ class EightBitLinear(nn.Module):
         """
         kernel = self._once("kernel", self._kernel)
         scale, offset = (following and following.uniform_input) or (1.0, 0)
-        output: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+        return _integer_product(
             integers,
-            1.0,
-            0,
             kernel.weight,
             self.weight_scale,
             kernel.zero_points,
@@ -157,11 +187,8 @@ class EightBitLinear(nn.Module):
             scale,
             offset,
             dtype if following is None else torch.int8,
-            (fused or NO_ACTIVATION)[0],
-            [],
-            (fused or NO_ACTIVATION)[1],
+            fused or NO_ACTIVATION,
         )
-        return output
 
     def add_outliers(self, output: torch.Tensor, outliers: torch.Tensor) -> None:
         """Add the product of the channels with outliers, (rows, C), to the output (rows, N) in place."""
