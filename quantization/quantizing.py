@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -128,16 +129,13 @@ def quantize_with(
     texts, encoded = _texts_with_ids(encoder, tokenizer, config.texts)
     size = model.get_memory_footprint()
     with evaluation_mode(model):
-        if metric is not None and not (value := metric(model)) >= target:
-            raise ValueError(f"The model misses target={target} before quantization: its metric is {value}.")
-        measured_texts, measured = texts[2::3], encoded[2::3]
-        before = outputs_of(model, tokenizer, measured_texts, measured)
-
-        def measure() -> float:
-            if metric is not None:
-                return metric(model)
-            return mean_cosine(before, outputs_of(model, tokenizer, measured_texts, measured))
-
+        measure: Callable[[], float]
+        if metric is None:
+            measure = _cosine_to_now(model, tokenizer, texts[2::3], encoded[2::3])
+        else:
+            measure = partial(metric, model)
+            if not (value := measure()) >= target:
+                raise ValueError(f"The model misses target={target} before quantization: its metric is {value}.")
         originals = _modules_to_quantize(model)
         quantized = _fitted(encoder, originals, encoded[0::3], encoded[1::3])
         try:
@@ -162,6 +160,17 @@ def quantize_with(
         model.get_memory_footprint(),
         size,
     )
+
+
+def _cosine_to_now(
+    model: SequenceEncoderPreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    ids: list[list[int]],
+) -> Callable[[], float]:
+    """Return a function that compares the outputs of the model with those that it has now."""
+    before = outputs_of(model, tokenizer, texts, ids)
+    return lambda: mean_cosine(before, outputs_of(model, tokenizer, texts, ids))
 
 
 def _check(model: Any) -> None:

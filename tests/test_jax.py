@@ -1,6 +1,6 @@
 """A model as a JAX function gives the same numbers and gradients, and is compiled once for each length of batches.
 
-JAX runs in a process of its own, because torchax changes torch, and forks of a process with JAX can hang. The functions
+JAX runs in a separate process, because torchax changes torch, and forks of a process with JAX can hang. The functions
 that it runs are in `jax_functions.py`, which compares all other models.
 """
 

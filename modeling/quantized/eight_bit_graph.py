@@ -18,8 +18,8 @@ class EightBitProduct:
         layer: The layer, before the trace. What is derived from its tensors here is constant in the graph.
         previous: The first layer of a network of which `layer` is the second one, to compute channels with outliers
             without quantization.
-        named_weights: Whether an operation of its own dequantizes the weight, without which ONNX Runtime does not
-            multiply integers. OpenVINO cannot convert this operation, and recognises plain ones.
+        named_weights: Whether to dequantize the weight with a single named operation. ONNX Runtime only multiplies
+            integers if it finds this operation. OpenVINO cannot convert it, but recognises a plain multiplication.
     """
 
     @torch.no_grad()

@@ -20,7 +20,6 @@ class EightBitQuantizer(HfQuantizer):
             with every model only loads models that are quantized.
     """
 
-    requires_calibration = False
     quantize_loaded: ClassVar[Callable[..., None] | None] = None
     quantization_config: EightBitConfig
 
