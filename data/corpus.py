@@ -12,26 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line import UsageError
+from .corpus_files import DOCUMENTATION, find_files
 from .documentation import read_documentation, split_by_file
 from .text_files import TextFormat, csv_header, csv_records, describe_decoding_error, encoding_of
 
-DOCUMENTATION = "documentation"
-# The `datasets` reader for each file extension.
-READERS = {
-    ".txt": "text",
-    ".json": "json",
-    ".jsonl": "json",
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".arrow": "arrow",
-}
-_COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
-
 
 @dataclass
-class CorpusArguments:
-    """The options that choose the training texts.
+class TextArguments:
+    """The options that choose texts.
 
     Raises:
         UsageError: If a value is not allowed.
@@ -58,6 +46,26 @@ class CorpusArguments:
         metadata={"help": "Encoding of the files, such as latin-1; the default is UTF-8."},
     )
     delimiter: str | None = field(default=None, metadata={"help": "Column separator of CSV files, such as ';'."})
+
+    def __post_init__(self) -> None:
+        TextFormat(self.encoding, self.delimiter)
+        if self.corpus != DOCUMENTATION:
+            for name, default in (("dataset_config", None), ("split", "train")):
+                if (value := getattr(self, name)) != default and find_files(self.corpus, "corpus") is not None:
+                    raise UsageError(
+                        f"--{name} {value} needs a Hub dataset, but --corpus {self.corpus} is a local path."
+                    )
+            find_files(self.corpus, "corpus")
+
+
+@dataclass
+class CorpusArguments(TextArguments):
+    """The options that choose the texts to train on and to hold out.
+
+    Raises:
+        UsageError: If a value is not allowed.
+    """
+
     streaming: bool = field(default=False, metadata={"help": "Read and tokenise during training; needs --max_steps."})
     shuffle_buffer: int = field(
         default=10_000, metadata={"help": "Number of documents in the shuffle buffer of a stream."}
@@ -75,15 +83,8 @@ class CorpusArguments:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{name} must be at least {least}, got {value}.")
-        TextFormat(self.encoding, self.delimiter)
-        if self.corpus != DOCUMENTATION:
-            for name, default in (("dataset_config", None), ("split", "train")):
-                if (value := getattr(self, name)) != default and find_files(self.corpus, "corpus") is not None:
-                    raise UsageError(
-                        f"--{name} {value} needs a Hub dataset, but --corpus {self.corpus} is a local path."
-                    )
-            find_files(self.corpus, "corpus")
-        elif self.streaming:
+        super().__post_init__()
+        if self.streaming and self.corpus == DOCUMENTATION:
             raise UsageError("--streaming needs files or a Hub dataset; --corpus documentation fits on any disk.")
 
 
@@ -103,15 +104,9 @@ def load_corpus(arguments: CorpusArguments, scratch: Path, seed: int) -> tuple[A
     """
     if arguments.corpus == DOCUMENTATION:
         files = write_documentation(scratch, arguments.eval_documents, seed)
-        train, *others = (_load("json", [file], arguments) for file in files)
+        train, *others = (_load("json", [file], arguments, streaming=False) for file in files)
         return train, next(iter(others), None)
-    source = find_files(arguments.corpus, "corpus")
-    if source is None:
-        options = {"split": arguments.split, "streaming": arguments.streaming}
-        texts = load_from_hub(arguments.corpus, "corpus", arguments.dataset_config, **options)
-    else:
-        texts = _load(*source, arguments)
-    texts = _keep_text_column(texts, arguments)
+    texts = _keep_text_column(_open(arguments, arguments.streaming), arguments)
     count = arguments.eval_documents
     if not count:
         return texts, None
@@ -127,53 +122,31 @@ def load_corpus(arguments: CorpusArguments, scratch: Path, seed: int) -> tuple[A
     return parts["train"], parts["test"]
 
 
-def find_files(source: str, argument: str) -> tuple[str, list[Path]] | None:
-    """Find the files of a path or pattern, and the reader for them.
+def open_rows(arguments: TextArguments, scratch: Path) -> Any:
+    """Open a stream of all rows with all columns.
 
     Args:
-        source: A file, a folder or a pattern.
-        argument: The name of the option that it came from, for error messages.
-
-    Returns:
-        (reader, files), or None if `source` is the name of a Hub dataset.
+        arguments: The options that choose the texts.
+        scratch: A folder that keeps the documentation, so that a resumed run reads the same texts.
 
     Raises:
-        UsageError: If there are no files, the files have different formats, or all of them are empty.
+        UsageError: If there are no such texts, or if the first row cannot be read.
     """
-    path, named = Path(source), f"--{argument} {source}"
-    if not source:
-        raise UsageError(f"--{argument} must name a file or a folder, got an empty name.")
-    if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.is_file() and _reader(file))
-    elif path.exists():
-        found = [path]
-    elif glob.has_magic(source):
-        found = sorted(Path(name) for name in glob.glob(source, recursive=True))
-    elif _reader(path) or path.is_absolute() or source.startswith(".") or source.count("/") > 1:
-        raise UsageError(f"{named}: there is no such file, folder or dataset.")
-    else:
-        return None
-    if not found:
-        raise UsageError(f"{named}: found no files ending in {', '.join(READERS)} (optionally compressed).")
-    kinds = {_reader(file) for file in found}
-    if len(kinds) > 1 or None in kinds:
-        endings = sorted({"".join(file.suffixes) or file.name for file in found})
-        raise UsageError(
-            f"{named}: all files must have the same format, one of {', '.join(READERS)} (optionally compressed), got "
-            f"{', '.join(endings)}."
-        )
-    filled = [file for file in found if file.stat().st_size]
-    if not filled:
-        raise UsageError(f"{named} is empty.")
-    return str(kinds.pop()), filled
+    if arguments.corpus == DOCUMENTATION:
+        return _load("json", write_documentation(scratch, 0, 0), arguments, streaming=True)
+    return _open(arguments, streaming=True)
 
 
-def _reader(file: Path) -> str | None:
-    suffixes = [suffix for suffix in map(str.lower, file.suffixes) if suffix not in _COMPRESSED]
-    return READERS.get(suffixes[-1]) if suffixes else None
+def _open(arguments: TextArguments, streaming: bool) -> Any:
+    """Open files or a Hub dataset."""
+    source = find_files(arguments.corpus, "corpus")
+    if source is not None:
+        return _load(*source, arguments, streaming)
+    options = {"split": arguments.split, "streaming": streaming}
+    return load_from_hub(arguments.corpus, "corpus", arguments.dataset_config, **options)
 
 
-def _load(reader: str, files: list[Path], arguments: CorpusArguments) -> Any:
+def _load(reader: str, files: list[Path], arguments: TextArguments, streaming: bool) -> Any:
     named, text_format = f"--corpus {arguments.corpus}", TextFormat(arguments.encoding, arguments.delimiter)
     options: dict[str, Any] = {"sample_by": arguments.sample_by} if reader == "text" else {}
     if reader in ("csv", "tsv"):
@@ -183,7 +156,7 @@ def _load(reader: str, files: list[Path], arguments: CorpusArguments) -> Any:
     if reader == "json" and options["encoding"] in ("utf-8", "utf-8-sig"):
         # The JSON reader skips the byte order mark itself. It validates the bytes only if the name is not its default.
         options["encoding"] = "utf8"
-    rows = read_files({"tsv": "csv"}.get(reader, reader), files, named, arguments.streaming, **options)
+    rows = read_files({"tsv": "csv"}.get(reader, reader), files, named, streaming, **options)
     for file in files if "sep" in options else ():
         csv_header(file, csv_records(file, text_format.encoding, options["sep"]), options["sep"])
     return rows
@@ -270,18 +243,34 @@ def load_from_hub(name: str, argument: str, config: str | None, **options: Any) 
 
 def _keep_text_column(texts: Any, arguments: CorpusArguments) -> Any:
     """Keep only the column of the texts, and call it "text"."""
-    # Reading a stream moves its position.
-    first = next(iter(copy.deepcopy(texts) if arguments.streaming else texts), None)
+    check_columns(texts, arguments, text_column=arguments.text_column)
+    texts = texts.select_columns([arguments.text_column])
+    return texts if arguments.text_column == "text" else texts.rename_column(arguments.text_column, "text")
+
+
+def check_columns(texts: Any, arguments: TextArguments, **wanted: str) -> None:
+    """Check that a dataset or a stream has rows and columns.
+
+    Args:
+        texts: The dataset or the stream.
+        arguments: The options that chose it, for error messages.
+        **wanted: The names of columns, by the options that name them.
+
+    Raises:
+        UsageError: If there are no rows, or if a column does not exist.
+    """
+    from datasets import IterableDataset
+
+    # Reading a stream moves its position, but not that of a copy.
+    first = next(iter(copy.deepcopy(texts) if isinstance(texts, IterableDataset) else texts), None)
     if first is None:
         raise UsageError(f"--corpus {arguments.corpus} is empty.")
     columns = texts.column_names or list(first)
-    if arguments.text_column not in columns:
-        raise UsageError(
-            f"--text_column {arguments.text_column} is not a column of --corpus {arguments.corpus}; choose one of "
-            f"{', '.join(columns)}."
-        )
-    texts = texts.select_columns([arguments.text_column])
-    return texts if arguments.text_column == "text" else texts.rename_column(arguments.text_column, "text")
+    for option, name in wanted.items():
+        if name not in columns:
+            raise UsageError(
+                f"--{option} {name} is not a column of --corpus {arguments.corpus}; choose one of {', '.join(columns)}."
+            )
 
 
 def texts_of(batch: Any) -> list[str]:

@@ -19,7 +19,8 @@ import pytest
 
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.data import documentation
-from sequence_encoder.data.corpus import CorpusArguments, find_files, load_corpus, texts_of
+from sequence_encoder.data.corpus import CorpusArguments, load_corpus, texts_of
+from sequence_encoder.data.corpus_files import find_files
 
 TEXTS = [f"Text {number}, with a comma and a ü." for number in range(12)]
 Write = Callable[[Path, list[Any]], None]

@@ -13,7 +13,6 @@ trainer_state.json  written after the model, and so marks a finished run
 from __future__ import annotations
 
 import dataclasses
-import glob
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,7 +24,7 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ...command_line import UsageError
-from ...data.corpus import DOCUMENTATION, find_files
+from ...data.corpus_files import check_no_overlap
 from ...data.packs import PackedWindows
 from ...saving.staged_files import make_folder
 from ...saving.whole_folders import write_atomically
@@ -66,7 +65,7 @@ def check_folder(run: Pretraining) -> None:
             model or tokenizer that the run starts from.
     """
     output, scratch, args = run.output, run.scratch, run.args
-    _check_no_overlap(output, run.corpus.corpus)
+    check_no_overlap(output, run.corpus.corpus)
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output_dir {output} is a file; choose a folder.")
     try:
@@ -96,33 +95,6 @@ def check_folder(run: Pretraining) -> None:
     for name, source in (("from", run.model.from_checkpoint), ("tokenizer", run.model.tokenizer)):
         if source and any(Path(source).resolve().is_relative_to(path.resolve()) for path in (*checkpoints, scratch)):
             raise UsageError(f"--{name} {source} would be deleted; choose another --output_dir.")
-
-
-def _check_no_overlap(output: Path, corpus: str) -> None:
-    """Check that the corpus does not include files of the output folder, and is not inside it."""
-    found = None if corpus == DOCUMENTATION else find_files(corpus, "corpus")
-    if found is None:
-        return
-    resolved, source = output.resolve(), Path(corpus)
-    inside = False
-    if source.is_dir():
-        inside = resolved.is_relative_to(source.resolve())
-    elif glob.has_magic(corpus) and not source.exists():
-        fixed = next(parent for parent in source.parents if not glob.has_magic(str(parent))).resolve()
-        if resolved.is_relative_to(fixed):
-            levels = source.parts[len(source.parts) - _pattern_levels(source) :]
-            inside = "**" in levels or len(levels) > len(resolved.relative_to(fixed).parts)
-    if inside or any(file.resolve().is_relative_to(resolved) for file in found[1]):
-        raise UsageError(
-            f"--output_dir {output} and --corpus {corpus} overlap, so the run could read its own files as texts or "
-            "delete texts; choose another --output_dir."
-        )
-
-
-def _pattern_levels(pattern: Path) -> int:
-    """Count the parts of a pattern from the first one with a wildcard."""
-    parts = pattern.parts
-    return len(parts) - next(place for place, part in enumerate(parts) if glob.has_magic(part))
 
 
 def _check_unchanged(run: Pretraining, file: Path) -> None:

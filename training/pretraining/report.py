@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedModel
 
-from ...data.corpus import DOCUMENTATION, find_files
+from ...data.corpus_files import DOCUMENTATION, find_files
 from ...data.packs import PackedWindows
 from ...hub.card import model_card
 from ...saving.model_files import is_unedited, save_card

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....command_line import UsageError
-from ....data.corpus import find_files, read_files
+from ....data.corpus import read_files
+from ....data.corpus_files import find_files
 from ....data.text_files import TextFormat, csv_header, csv_records, open_text
 
 if TYPE_CHECKING:
