@@ -6,7 +6,7 @@ Shapes: B batch, S sequence, N texts, D channels.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -166,9 +166,9 @@ class ExportedEncoder(TextEncodingMixin):
     def _result_device(self) -> torch.device:
         return cast(torch.device, self.exported.device)
 
-    def _check_finite(self, vectors: torch.Tensor, before: int) -> None:
+    def _check_finite(self, vectors: torch.Tensor, name: Callable[[int], str]) -> None:
         if not (finite := vectors.isfinite().all(dim=1)).all():
-            raise ValueError(f"The vector of sentences[{before + int(finite.int().argmin())}] is not finite.")
+            raise ValueError(f"The vector of {name(int(finite.int().argmin()))} is not finite.")
 
     def _encode_ids(
         self, ids: list[list[int]], modes: tuple[str, ...], skipped: int, max_tokens: int, progress: Any

@@ -4,13 +4,13 @@ Shapes: N texts, T tokens of a batch, D channels of the vectors.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ...data.batching import token_batches
@@ -27,44 +27,6 @@ logger = logging.get_logger(__name__)
 CHUNK = 16_384
 # Vocabularies are often padded to a multiple of this, for speed.
 _ROUNDED_TO = 128
-
-
-@dataclass(frozen=True)
-class _Call:
-    """The settings of a call to `iter_encode`, with its private tokenizer."""
-
-    tokenizer: PreTrainedTokenizerBase
-    recipe: EmbeddingRecipe
-    prompt: str
-    max_length: int | None
-    max_tokens: int
-    kept_channels: int
-    normalize: bool
-    dtype: torch.dtype
-
-    def ids(self, texts: list[str]) -> list[list[int]]:
-        """Tokenize texts."""
-        encoded = self.tokenizer(
-            texts, truncation=self.max_length is not None, max_length=self.max_length, return_attention_mask=False
-        )
-        return cast("list[list[int]]", encoded["input_ids"])
-
-    @property
-    def skipped(self) -> int:
-        """Number of tokens at the start of each text that pooling skips: the prompt, if it is excluded."""
-        if self.recipe.include_prompt or not self.prompt:
-            return 0
-        (tokens,) = self.ids([self.prompt])
-        return len(tokens) - (tokens[-1:] != [] and tokens[-1] in self.tokenizer.all_special_ids)
-
-    def finish(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Apply all steps after the pooling, from (N, pooled channels) to (N, D)."""
-        for step in self.recipe.after:
-            vectors = step(vectors)
-        vectors = vectors[:, : self.kept_channels]
-        if self.normalize:
-            vectors = Normalize()(vectors)
-        return vectors.to(self.dtype)
 
 
 class TextEncodingMixin:
@@ -165,20 +127,65 @@ class TextEncodingMixin:
         """
         if isinstance(sentences, str):
             raise ValueError("sentences must be an iterable of strings, got a single str; put it in a list.")
+        prepared = self.prepare_encoding(
+            tokenizer,
+            pooling=pooling,
+            normalize_embeddings=normalize_embeddings,
+            max_length=max_length,
+            prompt=prompt,
+            prompt_name=prompt_name,
+            truncate_dim=truncate_dim,
+            max_tokens=max_tokens,
+            dtype=dtype,
+        )
+        if not convert_to_tensor:
+            _check_numpy_dtype(dtype)
+        if show_progress_bar is None:
+            show_progress_bar = logging.get_verbosity() <= logging.INFO
+        return _iter_encode(sentences, prepared, convert_to_tensor, show_progress_bar)
+
+    def prepare_encoding(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        pooling: str | None = None,
+        normalize_embeddings: bool | None = None,
+        max_length: int | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        truncate_dim: int | None = None,
+        max_tokens: int = 2048,
+        dtype: torch.dtype = torch.float32,
+    ) -> "PreparedEncoding":
+        """Check the options of `iter_encode`, and return its two steps: tokenizing texts, and computing vectors.
+
+        The steps can run in two threads.
+
+        Args:
+            tokenizer: See `iter_encode`, also for the other arguments.
+            pooling: How to pool the vectors of the last layer.
+            normalize_embeddings: Whether to scale vectors to unit length.
+            max_length: Number of tokens to truncate texts to.
+            prompt: A text to put before each text.
+            prompt_name: The name of a prompt of the recipe.
+            truncate_dim: Number of channels to keep.
+            max_tokens: Maximum number of tokens in a batch.
+            dtype: The dtype of the vectors.
+
+        Raises:
+            ValueError: If an argument is invalid, or the recipe of the folder is not supported.
+        """
         recipe = self.recipe_for(pooling, normalize_embeddings)
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
         kept = recipe.kept_channels(cast(PreTrainedModel, self).config.hidden_size, truncate_dim)
-        if not convert_to_tensor:
-            _check_numpy_dtype(dtype)
         prompt = recipe.prompt(prompt, prompt_name)
         own = private_copy(tokenizer)
         max_length = self.longest_text(tokenizer, max_length)
         own = lowercased(own) if recipe.lowercase else own
-        call = _Call(own, recipe, prompt, max_length, max_tokens, kept, bool(normalize_embeddings), dtype)
-        if show_progress_bar is None:
-            show_progress_bar = logging.get_verbosity() <= logging.INFO
-        return self._iter_encode(sentences, call, convert_to_tensor, show_progress_bar)
+        normalize = bool(normalize_embeddings)
+        prepared = PreparedEncoding(self, own, recipe, prompt, max_length, max_tokens, kept, normalize, dtype)
+        return prepared if recipe.include_prompt else replace(prepared, skipped=prepared.count_prompt_tokens())
 
     def recipe_for(self, pooling: str | None = None, normalize_embeddings: bool | None = None) -> EmbeddingRecipe:
         """Return the recipe of the model, changed by arguments of `iter_encode`.
@@ -256,32 +263,15 @@ class TextEncodingMixin:
                 "tokenizer, vectors are meaningless."
             )
 
-    def _iter_encode(
-        self, sentences: Iterable[str], call: _Call, convert_to_tensor: bool, show_progress_bar: bool
-    ) -> Iterator[torch.Tensor | Any]:
-        total = len(sentences) if isinstance(sentences, Sized) else None
-        iterator = iter(sentences)
-        skipped, done = call.skipped, 0
-        with logging.tqdm(total=total, desc="Encoding", unit="text", disable=not show_progress_bar) as progress:
-            while chunk := list(itertools.islice(iterator, CHUNK)):
-                for text in chunk:
-                    if not isinstance(text, str):
-                        raise ValueError(f"sentences must be strings, got a {type(text).__name__}: {text!r}.")
-                ids = call.ids([call.prompt + text for text in chunk])
-                vectors = call.finish(self._encode_ids(ids, call.recipe.pooling, skipped, call.max_tokens, progress))
-                self._check_finite(vectors, done)
-                done += len(chunk)
-                yield vectors if convert_to_tensor else vectors.cpu().numpy()
-
-    def _check_finite(self, vectors: torch.Tensor, before: int) -> None:
+    def _check_finite(self, vectors: torch.Tensor, name: Callable[[int], str]) -> None:
         if vectors.isfinite().all():
             return
-        text = before + int(vectors.isfinite().all(dim=1).int().argmin())
+        text = name(int(vectors.isfinite().all(dim=1).int().argmin()))
         model = cast(PreTrainedModel, self)
         bad = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
         cause = f"weights such as {bad[0]} are not finite" if bad else f"values are too large for {vectors.dtype}"
         cause = cause if bad or vectors.dtype == model.dtype else f"{cause} or {model.dtype}"
-        raise ValueError(f"The vector of sentences[{text}] is not finite, because in {type(self).__name__} {cause}.")
+        raise ValueError(f"The vector of {text} is not finite, because in {type(self).__name__} {cause}.")
 
     def _result_device(self) -> torch.device:
         """Return the device of the model, or the CPU if weights are offloaded and therefore on the meta device."""
@@ -312,6 +302,76 @@ class TextEncodingMixin:
                 vectors[batch] = found.to(device, dtype)
                 progress.update(len(batch))
         return vectors
+
+
+@dataclass(frozen=True)
+class PreparedEncoding:
+    """The two steps of `iter_encode` with checked options and a private tokenizer. See `prepare_encoding`."""
+
+    encoder: TextEncodingMixin
+    tokenizer: PreTrainedTokenizerBase
+    recipe: EmbeddingRecipe
+    prompt: str
+    max_length: int | None
+    max_tokens: int
+    kept_channels: int
+    normalize: bool
+    dtype: torch.dtype
+    skipped: int = 0  # Number of tokens at the start of each text that pooling skips: the prompt, if it is excluded.
+
+    def tokenize(self, texts: list[str]) -> BatchEncoding:
+        """Tokenize texts with the prompt before each."""
+        return self._tokenize([self.prompt + text for text in texts])
+
+    def vectors(self, ids: list[list[int]], name: Callable[[int], str], progress: Any) -> torch.Tensor:
+        """Compute the vectors (N, D) of texts.
+
+        Args:
+            ids: The tokens of N texts.
+            name: Takes the index of a text and returns its name, for errors.
+            progress: A progress bar to advance by the number of texts.
+
+        Raises:
+            ValueError: If a vector is not finite.
+        """
+        vectors = self.encoder._encode_ids(ids, self.recipe.pooling, self.skipped, self.max_tokens, progress)
+        for step in self.recipe.after:
+            vectors = step(vectors)
+        vectors = vectors[:, : self.kept_channels]
+        if self.normalize:
+            vectors = Normalize()(vectors)
+        vectors = vectors.to(self.dtype)
+        self.encoder._check_finite(vectors, name)
+        return vectors
+
+    def count_prompt_tokens(self) -> int:
+        """Count the tokens of the prompt at the start of each text."""
+        if not self.prompt:
+            return 0
+        (tokens,) = self._tokenize([self.prompt])["input_ids"]
+        return len(tokens) - (tokens[-1:] != [] and tokens[-1] in self.tokenizer.all_special_ids)
+
+    def _tokenize(self, texts: list[str]) -> BatchEncoding:
+        return self.tokenizer(
+            texts, truncation=self.max_length is not None, max_length=self.max_length, return_attention_mask=False
+        )
+
+
+def _iter_encode(
+    sentences: Iterable[str], prepared: PreparedEncoding, convert_to_tensor: bool, show_progress_bar: bool
+) -> Iterator[torch.Tensor | Any]:
+    total = len(sentences) if isinstance(sentences, Sized) else None
+    iterator = iter(sentences)
+    done = 0
+    with logging.tqdm(total=total, desc="Encoding", unit="text", disable=not show_progress_bar) as progress:
+        while chunk := list(itertools.islice(iterator, CHUNK)):
+            for text in chunk:
+                if not isinstance(text, str):
+                    raise ValueError(f"sentences must be strings, got a {type(text).__name__}: {text!r}.")
+            ids = prepared.tokenize(chunk)["input_ids"]
+            vectors = prepared.vectors(ids, lambda index, done=done: f"sentences[{done + index}]", progress)
+            done += len(chunk)
+            yield vectors if convert_to_tensor else vectors.cpu().numpy()
 
 
 def _check_numpy_dtype(dtype: torch.dtype | None) -> None:
