@@ -207,6 +207,42 @@ def inspect(arguments: list[str]) -> Run:
     return run
 
 
+def embed(arguments: list[str]) -> Run:
+    """Write a vector for each row of a corpus of any size, to Parquet, NumPy or LanceDB, and continue after a stop."""
+    from .bulk.arguments import EMBED, check_libraries
+
+    parsed = EMBED.check(arguments)
+    check_libraries("embed", parsed[2].format)
+
+    def run() -> None:
+        from .bulk.commands import embed
+
+        try:
+            embed(*parsed)
+        except ValueError as error:
+            raise UsageError(error) from error
+
+    return run
+
+
+def predict(arguments: list[str]) -> Run:
+    """Write a label and a score for each row of a corpus with a classifier or a cross-encoder, like embed."""
+    from .bulk.arguments import PREDICT, check_libraries
+
+    parsed = PREDICT.check(arguments)
+    check_libraries("predict")
+
+    def run() -> None:
+        from .bulk.commands import predict
+
+        try:
+            predict(*parsed)
+        except ValueError as error:
+            raise UsageError(error) from error
+
+    return run
+
+
 COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "quickstart": quickstart,
     "pretrain": pretrain,
@@ -215,6 +251,8 @@ COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "export": export,
     "quantize": quantize,
     "inspect": inspect,
+    "embed": embed,
+    "predict": predict,
 }
 
 

@@ -25,6 +25,9 @@ from . import UsageError
 
 Values = Mapping[str, Any]
 
+# The endings of settings files.
+_SETTINGS = (".json", ".yaml", ".yml")
+
 # Words that people type, and the options that they may mean.
 _MEANINGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("lr", "rate"), ("learning_rate",)),
@@ -64,6 +67,7 @@ class CommandLine:
         kinds: The dataclasses whose fields are the options. `_argument_group_name` is their heading in the help.
         with_trainer: Whether the command also accepts the options of `Trainer`.
         defaults: Returns the defaults that depend on the given options and differ from the defaults of the fields.
+        positional: The field that the first argument sets, unless it is a settings file.
         narrowed_by: The options that decide which other options apply.
         left_out: Returns what the help leaves out for given values of `narrowed_by`: "option" or "option=choice".
     """
@@ -74,6 +78,7 @@ class CommandLine:
     kinds: tuple[type, ...]
     with_trainer: bool = False
     defaults: Callable[[Values], Values] = dict
+    positional: str | None = None
     narrowed_by: tuple[str, ...] = ()
     left_out: Callable[[Values], Collection[str]] = field(default=lambda given: ())
 
@@ -111,7 +116,10 @@ class CommandLine:
             UsageError: If the name or the value of an option is not allowed.
         """
         if arguments and not arguments[0].startswith("-"):
-            arguments = [*read_settings(Path(arguments[0])), *arguments[1:]]
+            if self.positional is None or Path(arguments[0]).suffix in _SETTINGS:
+                arguments = [*read_settings(Path(arguments[0])), *arguments[1:]]
+            else:
+                arguments = [f"--{self.positional}", *arguments]
         options = _options(kinds)
         check_names(self.command, arguments, {**(elsewhere or {}), **options})
         typed = {options.get(part.partition("=")[0]) for part in arguments}
@@ -146,9 +154,10 @@ class CommandLine:
         example = self.example
         for name, value in given.items():
             example = re.sub(rf"--{name} \S+", f"--{name} {value}", example)
+        first = "[settings.yaml or .json]" if self.positional is None else self.positional.upper()
         parser = argparse.ArgumentParser(
             prog=f"sequence-encoder {self.command}",
-            usage="%(prog)s [settings.yaml or .json] [--option VALUE ...]",
+            usage=f"%(prog)s {first} [--option VALUE ...]",
             description=f"{self.summary}\n\n  sequence-encoder {self.command} {example}",
             formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=36),
             add_help=False,
@@ -227,7 +236,7 @@ def read_settings(file: Path) -> list[str]:
         raise UsageError(
             f"there is no file {file}. The first argument can be a YAML or JSON settings file; options start with --."
         )
-    if file.suffix not in (".json", ".yaml", ".yml"):
+    if file.suffix not in _SETTINGS:
         raise UsageError(f"the settings file must end in .yaml, .yml or .json, got {file}.")
     try:
         # JSON is YAML too.
@@ -320,7 +329,7 @@ def _add_to_help(group: Any, shown: Iterable[Field[Any]], defaults: Values, hidd
             forms = (f"--{each.name}", f"--no_{each.name}") if default else (_shown(each),)
             group.add_argument(*forms, action="store_true", help=help_text)
             continue
-        if default is not None and default is not MISSING:
+        if default not in (None, MISSING, []):
             values = default if isinstance(default, list) else [getattr(default, "value", default)]
             help_text += f" (default: {' '.join(map(str, values)).replace('%', '%%')})"
         choices = [str(choice) for choice in each.metadata.get("choices", ()) if f"{each.name}={choice}" not in hidden]

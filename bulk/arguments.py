@@ -1,0 +1,221 @@
+"""The options of `sequence-encoder embed` and `sequence-encoder predict`.
+
+Nothing here imports torch, so that the command line reports mistakes at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..command_line import UsageError
+from ..command_line.extras import require
+from ..command_line.parser import CommandLine, Values
+from ..data.corpus import TextArguments
+
+FORMATS = ("parquet", "npy", "lance")
+POOLINGS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+_DTYPES = ["auto", "float32", "bfloat16"]
+
+
+def _check_least(arguments: Any, **least: int) -> None:
+    for name, smallest in least.items():
+        value = getattr(arguments, name)
+        if value is not None and value < smallest:
+            raise UsageError(f"--{name} must be at least {smallest}, got {value}.")
+
+
+@dataclass
+class ModelArguments:
+    """The model, and how it reads texts.
+
+    Raises:
+        UsageError: If a value is not allowed.
+    """
+
+    _argument_group_name = "model"
+
+    model: str = field(
+        metadata={"help": "Folder or Hub id of the model, also as the first argument; `convert` lists the families."}
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Number of tokens to truncate texts to; the default is that of the model."},
+    )
+    max_tokens: int = field(
+        default=2048, metadata={"help": "Maximum number of tokens in a batch; a GPU is faster with more."}
+    )
+    device: str | None = field(
+        default=None, metadata={"help": "Device, such as cuda:1 or cpu; the default is a GPU if there is one."}
+    )
+
+    def __post_init__(self) -> None:
+        _check_least(self, max_length=1, max_tokens=1)
+
+
+@dataclass
+class EmbeddingArguments:
+    """How texts become vectors, and how vectors are stored.
+
+    Raises:
+        UsageError: If a value is not allowed.
+    """
+
+    _argument_group_name = "vectors"
+
+    prompt: str | None = field(default=None, metadata={"help": "Text to put before each text, such as 'passage: '."})
+    prompt_name: str | None = field(default=None, metadata={"help": "Name of a prompt in the settings of the model."})
+    pooling: str | None = field(
+        default=None,
+        metadata={
+            "help": "How to pool the vectors of tokens; the default is that of the model, or else mean.",
+            "choices": list(POOLINGS),
+        },
+    )
+    truncate_dim: int | None = field(default=None, metadata={"help": "Number of channels to keep; the default is all."})
+    normalize: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Scale vectors to length 1, or not; the default is that of the model.",
+            "nargs": "?",
+            "const": True,
+            "metavar": "{True,False}",
+        },
+    )
+    precision: str = field(
+        default="auto",
+        metadata={
+            "help": "dtype to compute in, where auto chooses the fastest for the device; or int8 or binary, to store "
+            "vectors in eight bits or one bit a channel instead of float32.",
+            "choices": [*_DTYPES, "int8", "binary"],
+        },
+    )
+    format: str = field(
+        default="parquet",
+        metadata={
+            "help": "Parquet; npy, for NumPy arrays beside Parquet files with all other columns; or lance, for a table "
+            "of LanceDB.",
+            "choices": list(FORMATS),
+        },
+    )
+
+    def __post_init__(self) -> None:
+        _check_least(self, truncate_dim=1)
+        if self.prompt is not None and self.prompt_name is not None:
+            raise UsageError("--prompt and --prompt_name are mutually exclusive; leave one of them out.")
+
+
+@dataclass
+class PredictionArguments:
+    """What to predict.
+
+    Attributes:
+        text_pair_column: The column with the second text, for a model that reads pairs.
+        scores: Whether to write the scores of all labels.
+        precision: The dtype to compute in.
+    """
+
+    _argument_group_name = "predictions"
+
+    text_pair_column: str | None = field(
+        default=None, metadata={"help": "Column with the second text of a pair, for a cross-encoder."}
+    )
+    scores: bool = field(default=False, metadata={"help": "Also write the scores of all labels."})
+    precision: str = field(
+        default="auto",
+        metadata={
+            "help": "dtype to compute in; auto chooses the fastest for the device.",
+            "choices": _DTYPES,
+        },
+    )
+
+
+@dataclass
+class RowArguments:
+    """What to do with the rows of the corpus, and where to write the results.
+
+    Raises:
+        UsageError: If a value is not allowed.
+    """
+
+    _argument_group_name = "rows and output"
+
+    output_dir: str = field(metadata={"help": "Folder to write. Run the same command again to continue it."})
+    id_column: str | None = field(
+        default=None, metadata={"help": "Column to write as id; the default is the number of the row, from 0."}
+    )
+    columns: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Columns to copy, such as title,url; the text too, if it is named here."},
+    )
+    max_characters: int = field(
+        default=1_000_000, metadata={"help": "Longest text; a longer one is a bad row. It limits the memory needed."}
+    )
+    strict: bool = field(
+        default=False,
+        metadata={"help": "Stop at a bad row (null, not a text, too long), instead of writing null for it."},
+    )
+    shard_rows: int = field(
+        default=16_384,
+        metadata={"help": "Rows in a file. An interrupted run loses at most one file; with few rows, it is slower."},
+    )
+
+    def __post_init__(self) -> None:
+        _check_least(self, max_characters=1, shard_rows=1)
+        self.columns = [name.strip() for part in self.columns for name in part.split(",") if name.strip()]
+        names = ["id", *self.columns]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            remedy = "pass it as --id_column instead" if twice == ["id"] else "name each column once"
+            raise UsageError(f"--columns: the output would have several columns named {', '.join(twice)}; {remedy}.")
+
+
+EMBED = CommandLine(
+    "embed",
+    "Write a vector for each row of a corpus. If the command is interrupted, run it again to continue.",
+    'minilm --corpus "texts/*.parquet" --text_column text --output_dir vectors',
+    (ModelArguments, TextArguments, EmbeddingArguments, RowArguments),
+    positional="model",
+)
+PREDICT = CommandLine(
+    "predict",
+    "Write a label and a score for each row of a corpus, with a classifier or a cross-encoder.\n"
+    "If the command is interrupted, run it again to continue.",
+    'classifier --corpus "texts/*.parquet" --text_column text --output_dir predictions',
+    (ModelArguments, TextArguments, PredictionArguments, RowArguments),
+    positional="model",
+)
+
+
+def arguments_of(command: CommandLine, options: Values) -> tuple[Any, ...]:
+    """Return the dataclasses of a command for options that were given in Python.
+
+    Args:
+        command: The command.
+        options: The options by their names, without dashes.
+
+    Raises:
+        UsageError: If the name or the value of an option is not allowed.
+    """
+    known = {each.name for kind in command.kinds for each in fields(kind)}
+    if unknown := sorted(options.keys() - known):
+        raise UsageError(f"there is no option {', '.join(unknown)}; the options are {', '.join(sorted(known))}.")
+    for kind in command.kinds:
+        for each in fields(kind):
+            value, choices = options.get(each.name), each.metadata.get("choices")
+            if value is not None and choices and value not in choices:
+                raise UsageError(f"{each.name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+    return tuple(
+        kind(**{each.name: options[each.name] for each in fields(kind) if each.name in options})
+        for kind in command.kinds
+    )
+
+
+def check_libraries(command: str, file_format: str = "parquet") -> None:
+    """Check that all optional libraries that the run needs are installed.
+
+    Raises:
+        MissingLibraryError: If one of them is missing.
+    """
+    require(command, "datasets", "filelock", "pyarrow", extra="embed")
+    if file_format == "lance":
+        require("--format lance", "lancedb", extra="search")

@@ -1,0 +1,90 @@
+"""`sequence-encoder embed` and `sequence-encoder predict`, and the same in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..data.corpus import TextArguments
+from .arguments import (
+    EMBED,
+    PREDICT,
+    EmbeddingArguments,
+    ModelArguments,
+    PredictionArguments,
+    RowArguments,
+    arguments_of,
+    check_libraries,
+)
+from .models import choose_device, load_classifier, load_encoder
+from .predictions import Predictions
+from .results import Counts
+from .rows import CorpusRows
+from .run import Run
+from .vectors import Vectors
+
+
+def embed_corpus(model: str, corpus: str, output_dir: str, **options: Any) -> Counts:
+    """Write the vectors of all texts of a corpus, as `sequence-encoder embed`.
+
+    Args:
+        model: A folder or a Hub id.
+        corpus: A file, folder, pattern or Hub dataset.
+        output_dir: The folder to write. If the function is interrupted, call it again to continue.
+        **options: The options of the command, by their names.
+
+    Returns:
+        The counts of rows, tokens, truncated texts and bad rows.
+
+    Raises:
+        ValueError: If an option is not allowed or does not fit the model, or the folder holds results of other
+            settings.
+        FileExistsError: If the folder contains anything else, or another run is writing to it.
+    """
+    return embed(*arguments_of(EMBED, {"model": model, "corpus": corpus, "output_dir": output_dir, **options}))
+
+
+def predict_corpus(model: str, corpus: str, output_dir: str, **options: Any) -> Counts:
+    """Write the labels and scores of all texts of a corpus, as `sequence-encoder predict`.
+
+    Args:
+        model: A folder or a Hub id.
+        corpus: A file, folder, pattern or Hub dataset.
+        output_dir: The folder to write. If the function is interrupted, call it again to continue.
+        **options: The options of the command, by their names.
+
+    Returns:
+        The counts of rows, tokens, truncated texts and bad rows.
+
+    Raises:
+        ValueError: If an option is not allowed or does not fit the model, or the folder holds results of other
+            settings.
+        FileExistsError: If the folder contains anything else, or another run is writing to it.
+    """
+    return predict(*arguments_of(PREDICT, {"model": model, "corpus": corpus, "output_dir": output_dir, **options}))
+
+
+def embed(model: ModelArguments, corpus: TextArguments, options: EmbeddingArguments, rows: RowArguments) -> Counts:
+    """Run `sequence-encoder embed`. See `embed_corpus`."""
+    check_libraries("embed", options.format)
+
+    def load() -> tuple[Vectors, str]:
+        encoder, tokenizer, sentence = load_encoder(model.model, choose_device(model.device), options.precision)
+        return Vectors(encoder, tokenizer, model, options), sentence
+
+    parts = (model, corpus, options, rows)
+    read = CorpusRows(corpus, rows)
+    return Run("embed", parts, model.model, Path(rows.output_dir), read, options.format, load)()
+
+
+def predict(model: ModelArguments, corpus: TextArguments, options: PredictionArguments, rows: RowArguments) -> Counts:
+    """Run `sequence-encoder predict`. See `predict_corpus`."""
+    check_libraries("predict")
+
+    def load() -> tuple[Predictions, str]:
+        classifier, tokenizer, sentence = load_classifier(model.model, choose_device(model.device), options.precision)
+        return Predictions(classifier, tokenizer, model, options), sentence
+
+    parts = (model, corpus, options, rows)
+    read = CorpusRows(corpus, rows, options.text_pair_column)
+    return Run("predict", parts, model.model, Path(rows.output_dir), read, "parquet", load)()

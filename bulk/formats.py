@@ -1,0 +1,241 @@
+"""Writes the results of shards as Parquet files, as NumPy arrays, or into a table of LanceDB.
+
+A shard is written under a temporary name, and renamed when it is complete. A row of LanceDB is complete when the whole
+shard has been added to the table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from ..command_line import UsageError
+from ..saving.whole_folders import write_atomically
+from .results import Counts
+
+# The keys in the metadata of the files, for what describes the results and for the counts of a shard.
+FACTS, COUNTS = "sequence_encoder", "sequence_encoder.counts"
+VECTORS = "embedding"
+# The table of LanceDB.
+TABLE = "embeddings"
+_SHARD = re.compile(r"shard-(\d+)\.parquet")
+
+
+class ShardWriter(Protocol):
+    """Writes one shard."""
+
+    def write(self, table: pa.Table) -> None:
+        """Write the next rows."""
+
+    def finish(self, counts: Counts) -> None:
+        """Complete the shard."""
+
+
+class Shards(Protocol):
+    """The shards of an output folder."""
+
+    one_process: bool
+
+    def existing(self) -> set[int]:
+        """Return the numbers of the shards that exist."""
+
+    def writer(self, number: int, scratch: Path) -> ShardWriter:
+        """Start a shard. Incomplete files go to the folder `scratch`."""
+
+    def counts(self, number: int) -> Counts:
+        """Return the counts of a shard that exists."""
+
+
+def schema_with(fields: list[pa.Field], facts: Mapping[str, Any]) -> pa.Schema:
+    """Return a schema whose metadata describes the results."""
+    return pa.schema(fields, metadata={FACTS: json.dumps(facts)})
+
+
+class ParquetShards:
+    """Parquet files, with a row group for each chunk.
+
+    Args:
+        folder: The folder of the files.
+        schema: Their schema.
+        state: The folder for what the run keeps.
+        shard_rows: The number of rows in a shard.
+    """
+
+    one_process = False
+
+    def __init__(self, folder: Path, schema: pa.Schema, state: Path, shard_rows: int) -> None:
+        self.folder, self.schema = folder, schema
+
+    def existing(self) -> set[int]:
+        """See `Shards.existing`."""
+        return {int(found[1]) for path in self.folder.iterdir() if (found := _SHARD.fullmatch(path.name))}
+
+    def writer(self, number: int, scratch: Path) -> ShardWriter:
+        """See `Shards.writer`."""
+        return ParquetWriter(self.file(number), self.schema, scratch)
+
+    def counts(self, number: int) -> Counts:
+        """See `Shards.counts`.
+
+        Raises:
+            UsageError: If this run has not written the shard, or if it is damaged.
+        """
+        file = self.file(number)
+        try:
+            found = (parquet.read_metadata(file).metadata or {}).get(COUNTS.encode())
+        except (pa.ArrowException, OSError) as error:
+            raise UsageError(f"{file} is damaged ({error}); delete it and run the command again.") from error
+        if found is None:
+            raise UsageError(f"{file} was not written by this command; move it away and run the command again.")
+        return Counts.from_json(found)
+
+    def file(self, number: int) -> Path:
+        """Return the file of a shard."""
+        return self.folder / f"shard-{number:06d}.parquet"
+
+
+class ParquetWriter:
+    """Writes a Parquet file.
+
+    Args:
+        file: The file.
+        schema: Its schema.
+        scratch: The folder for the incomplete file.
+    """
+
+    def __init__(self, file: Path, schema: pa.Schema, scratch: Path) -> None:
+        self.file, self.temporary = file, scratch / file.name
+        # Vectors hardly ever repeat, and their least and greatest numbers tell nothing.
+        others = [name for name in schema.names if name != VECTORS]
+        self.output = self.temporary.open("wb")
+        self.writer = parquet.ParquetWriter(self.output, schema, use_dictionary=others, write_statistics=others)
+
+    def write(self, table: pa.Table) -> None:
+        """See `ShardWriter.write`."""
+        self.writer.write_table(table)
+
+    def finish(self, counts: Counts) -> None:
+        """See `ShardWriter.finish`."""
+        self.writer.add_key_value_metadata({COUNTS: counts.to_json()})
+        self.writer.close()
+        _synchronize(self.output)
+        self.output.close()
+        os.replace(self.temporary, self.file)
+
+
+class NpyShards(ParquetShards):
+    """NumPy arrays of vectors, beside Parquet files with all other columns and a column `embedded`.
+
+    A bad row has a vector of NaN, or of zeros if vectors are integers.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema, state: Path, shard_rows: int) -> None:
+        place = schema.get_field_index(VECTORS)
+        self.vectors = schema.field(place).type
+        others = schema.remove(place).append(pa.field("embedded", pa.bool_()))
+        super().__init__(folder, others, state, shard_rows)
+
+    def writer(self, number: int, scratch: Path) -> ShardWriter:
+        """See `Shards.writer`."""
+        return NpyWriter(super().writer(number, scratch), self.file(number).with_suffix(".npy"), scratch)
+
+
+class NpyWriter:
+    """Writes an array and the Parquet file beside it, whose presence completes the shard.
+
+    Args:
+        others: Writes the Parquet file.
+        file: The file of the array.
+        scratch: The folder for incomplete files.
+    """
+
+    def __init__(self, others: ShardWriter, file: Path, scratch: Path) -> None:
+        self.others, self.file, self.temporary = others, file, scratch / file.name
+        self.parts: list[np.ndarray] = []
+
+    def write(self, table: pa.Table) -> None:
+        """See `ShardWriter.write`."""
+        vectors = table.column(VECTORS).combine_chunks()
+        self.parts.append(vectors.values.to_numpy().reshape(len(vectors), vectors.type.list_size))
+        self.others.write(table.drop_columns([VECTORS]).append_column("embedded", vectors.is_valid()))
+
+    def finish(self, counts: Counts) -> None:
+        """See `ShardWriter.finish`."""
+        with self.temporary.open("wb") as output:
+            np.save(output, np.concatenate(self.parts))
+            _synchronize(output)
+        os.replace(self.temporary, self.file)
+        self.others.finish(counts)
+
+
+class LanceShards:
+    """A table of LanceDB, to which one shard after the other is added.
+
+    Args:
+        folder: The folder of the database.
+        schema: The schema of the table.
+        state: The folder for the counts of shards.
+        shard_rows: The number of rows in a shard.
+    """
+
+    one_process = True
+
+    def __init__(self, folder: Path, schema: pa.Schema, state: Path, shard_rows: int) -> None:
+        import lancedb
+
+        self.state, self.shard_rows, self.schema = state, shard_rows, schema
+        self.table = lancedb.connect(str(folder)).create_table(TABLE, schema=schema, exist_ok=True)
+
+    def existing(self) -> set[int]:
+        """See `Shards.existing`."""
+        return set(range(-(-self.table.count_rows() // self.shard_rows)))
+
+    def writer(self, number: int, scratch: Path) -> ShardWriter:
+        """See `Shards.writer`."""
+        return LanceWriter(self.table, self._file(number))
+
+    def counts(self, number: int) -> Counts:
+        """See `Shards.counts`."""
+        return Counts.from_json(self._file(number).read_text(encoding="utf-8"))
+
+    def _file(self, number: int) -> Path:
+        return self.state / f"shard-{number:06d}.json"
+
+
+class LanceWriter:
+    """Adds a shard to a table in one step.
+
+    Args:
+        table: The table of LanceDB.
+        file: The file for the counts of the shard.
+    """
+
+    def __init__(self, table: Any, file: Path) -> None:
+        self.table, self.file = table, file
+        self.parts: list[pa.Table] = []
+
+    def write(self, table: pa.Table) -> None:
+        """See `ShardWriter.write`."""
+        self.parts.append(table)
+
+    def finish(self, counts: Counts) -> None:
+        """See `ShardWriter.finish`."""
+        write_atomically(self.file, [counts.to_json()])
+        self.table.add(pa.concat_tables(self.parts))
+
+
+FORMATS: dict[str, Any] = {"parquet": ParquetShards, "npy": NpyShards, "lance": LanceShards}
+
+
+def _synchronize(output: Any) -> None:
+    """Write a file to the disk, so that it is complete after a power failure too."""
+    output.flush()
+    os.fsync(output.fileno())

@@ -1,0 +1,134 @@
+"""Loads the model of a run, and prepares it for its device."""
+
+from __future__ import annotations
+
+import os
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from ..command_line import UsageError
+from ..conversion.loading import load_or_convert
+from ..conversion.sidecar_files import folder_of, load_tokenizer
+from ..conversion.source_models import transformer_folder
+from ..export import ExportedEncoder
+from ..inference import optimize_for_inference
+from ..modeling import SequenceEncoderForSequenceClassification, SequenceEncoderPreTrainedModel
+from .processes import local_rank
+
+# The file that marks the folder of an exported model.
+_EXPORTED = "export.json"
+_BLOCK = 2**22
+
+
+def choose_device(asked: str | None) -> torch.device:
+    """Return the device to compute on.
+
+    Args:
+        asked: The device that the user asked for; by default, the GPU of this process, or the CPU without GPUs.
+
+    Raises:
+        UsageError: If there is no such device.
+    """
+    if asked is None:
+        asked = f"cuda:{local_rank() % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(asked)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"--device {asked}: {str(error).partition(chr(10))[0]}") from error
+    return device
+
+
+def load_encoder(name: str, device: torch.device, precision: str) -> tuple[Any, PreTrainedTokenizerBase, str]:
+    """Load an encoder of this package or of a family that `convert` supports, or an exported one.
+
+    Args:
+        name: A folder or a Hub id.
+        device: The device to compute on.
+        precision: `--precision`.
+
+    Returns:
+        The encoder, its tokenizer, and a sentence that says how it computes.
+
+    Raises:
+        UsageError: If it has no tokenizer, or cannot compute in that precision.
+        ValueError: If it cannot be converted.
+    """
+    if is_exported(name):
+        if precision == "bfloat16":
+            raise UsageError("--precision bfloat16 is not possible with an exported model, which computes in float32.")
+        options = {} if device.type == "cpu" else {"device": str(device)}
+        exported = ExportedEncoder.from_pretrained(name, **options)
+        return exported, exported.tokenizer, f"{name} is exported, and computes in float32."
+    model = load_or_convert(name, base_model=True)
+    return model, _tokenizer_of(name, model), _prepare(model, device, precision)
+
+
+def load_classifier(
+    name: str, device: torch.device, precision: str
+) -> tuple[SequenceEncoderForSequenceClassification, PreTrainedTokenizerBase, str]:
+    """Load a model with a head for sequence classification, as `load_encoder`.
+
+    Raises:
+        UsageError: If it has no such head or no tokenizer.
+        ValueError: If it cannot be converted.
+    """
+    if is_exported(name):
+        raise UsageError(f"predict does not run exported models such as {name}; pass the model before the export.")
+    model = load_or_convert(name)
+    if not isinstance(model, SequenceEncoderForSequenceClassification):
+        raise UsageError(
+            f"predict needs a model with a head for sequence classification, and {name} is a {type(model).__name__}. "
+            "For vectors, use `sequence-encoder embed`."
+        )
+    return model, _tokenizer_of(name, model), _prepare(model, device, precision)
+
+
+def is_exported(name: str) -> bool:
+    """Return whether a folder holds an exported model."""
+    return (Path(name) / _EXPORTED).is_file()
+
+
+def _tokenizer_of(name: str, model: SequenceEncoderPreTrainedModel) -> PreTrainedTokenizerBase:
+    tokenizer = load_tokenizer(transformer_folder(folder_of(name)), model)
+    if tokenizer is None:
+        raise UsageError(f"{name} has no tokenizer.")
+    return tokenizer
+
+
+def _prepare(model: SequenceEncoderPreTrainedModel, device: torch.device, precision: str) -> str:
+    module = cast(nn.Module, model)
+    module.to(device)
+    if precision in ("float32", "bfloat16"):
+        module.to(getattr(torch, precision))
+        model.eval()
+        if device.type == "cpu":
+            model.prepack_weights()
+        return f"{type(model).__name__} computes in {precision}, as --precision says."
+    return optimize_for_inference(model)
+
+
+def identify(name: str) -> str:
+    """Return what identifies the content of a model: its commit on the Hub, or a digest of the files in its folder.
+
+    Raises:
+        OSError: If a file cannot be read, or if there is no such model.
+    """
+    if not os.path.isdir(name):
+        # The name of a folder in the cache of the Hub is the commit.
+        return folder_of(name).name
+    digest = blake2b(digest_size=16)
+    for file in sorted(path for path in Path(name).rglob("*") if path.is_file()):
+        place = file.relative_to(name)
+        if file.suffix == ".md" or any(part.startswith(".") for part in place.parts):
+            continue
+        digest.update(f"{place.as_posix()}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as content:
+            while block := content.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()

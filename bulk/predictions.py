@@ -1,0 +1,133 @@
+"""Computes the labels and scores of texts, or of pairs of texts.
+
+Shapes: N rows of a chunk, G of them with a text, S longest text of a batch, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+from ..data.batching import token_batches
+from ..modeling import SequenceEncoderForSequenceClassification
+from ..modeling.text_encoding.embedding_recipe import ACTIVATIONS
+from ..tokenizer.private_copy import private_copy
+from .arguments import ModelArguments, PredictionArguments
+from .results import Tokens, count_truncated
+from .rows import Chunk
+
+_REGRESSION, _MULTI_LABEL = "regression", "multi_label_classification"
+
+
+class Predictions:
+    """The labels and scores of texts, with the options of `predict`.
+
+    Args:
+        classifier: The model.
+        tokenizer: Its tokenizer.
+        model: How to read texts.
+        options: What to predict.
+
+    Raises:
+        ValueError: If an option does not fit the model.
+    """
+
+    def __init__(
+        self,
+        classifier: SequenceEncoderForSequenceClassification,
+        tokenizer: PreTrainedTokenizerBase,
+        model: ModelArguments,
+        options: PredictionArguments,
+    ) -> None:
+        self.classifier, self.tokenizer = classifier, private_copy(tokenizer)
+        self.max_length = classifier.model.longest_text(tokenizer, model.max_length)
+        self.max_tokens, self.all_scores = model.max_tokens, options.scores
+        config = classifier.config
+        self.labels = [str(config.id2label[index]) for index in range(classifier.num_labels)]
+        self.activation, self._score = _activation(config, classifier.num_labels)
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        """See `Computation.fields`."""
+        fields = [pa.field("label", pa.string()), pa.field("score", pa.float32())]
+        return [*fields, pa.field("scores", pa.list_(pa.float32(), len(self.labels)))] if self.all_scores else fields
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """See `Computation.facts`."""
+        dtype = str(self.classifier.dtype).removeprefix("torch.")
+        return {"dtype": dtype, "labels": self.labels, "score": self._score, "max_length": self.max_length}
+
+    def tokenize(self, texts: list[list[str]]) -> Tokens:
+        """See `Computation.tokenize`."""
+        encoded = self.tokenizer(
+            *texts, truncation=self.max_length is not None, max_length=self.max_length, return_attention_mask=False
+        )
+        truncated = count_truncated(encoded, self.tokenizer, self.max_length, texts)
+        return Tokens({name: encoded[name] for name in encoded}, truncated)
+
+    def compute(self, chunk: Chunk, tokens: Tokens, progress: Any) -> list[pa.Array]:
+        """See `Computation.compute`."""
+        logits = self._logits(tokens, progress)
+        if not logits.isfinite().all():
+            row = chunk.name(int(logits.isfinite().all(dim=1).int().argmin()))
+            raise ValueError(f"The scores of {row} are not finite.")
+        found = self.activation(logits).cpu().numpy()
+        scores = np.zeros((len(chunk.good), len(self.labels)), np.float32)
+        scores[chunk.good] = found
+        # A text without tokens has no prediction.
+        missing = ~chunk.good
+        missing[chunk.good] = [not ids for ids in tokens.ids]
+        best = scores.argmax(axis=1)
+        mask = pa.array(missing)
+        columns = [
+            pa.array(np.array(self.labels, dtype=object)[best], pa.string(), mask=missing),
+            pa.array(scores[np.arange(len(scores)), best], mask=missing),
+        ]
+        if self.all_scores:
+            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), scores.shape[1], mask=mask))
+        return columns
+
+    @torch.no_grad()
+    def _logits(self, tokens: Tokens, progress: Any) -> torch.Tensor:
+        """Return the logits (G, C) in float32, zero for a text without tokens."""
+        lengths = [len(ids) for ids in tokens.ids]
+        device = self.classifier.device
+        pad = {**dict.fromkeys(tokens.inputs, 0), "input_ids": self.classifier.config.pad_token_id or 0}
+        logits = torch.zeros(len(lengths), len(self.labels), device=device)
+        # The longest texts come first, so that a lack of memory shows at once. The model drops the padding.
+        for batch in reversed(token_batches(lengths, self.max_tokens)):
+            inputs = {name: _padded([lists[i] for i in batch], pad[name]) for name, lists in tokens.inputs.items()}
+            inputs["attention_mask"] = _padded([[1] * lengths[i] for i in batch], 0)
+            outputs = self.classifier(**{name: tensor.to(device) for name, tensor in inputs.items()}, return_dict=True)
+            logits[batch] = outputs.logits.float()
+            progress.update(len(batch))
+        return logits
+
+
+def _padded(lists: list[list[int]], value: int) -> torch.Tensor:
+    """Return (G, S) with a value after the end of each list."""
+    return pad_sequence([torch.tensor(each) for each in lists], batch_first=True, padding_value=value)
+
+
+def _activation(config: Any, labels: int) -> tuple[Callable[[torch.Tensor], torch.Tensor], str]:
+    """Return the function that makes scores of logits, and its name.
+
+    A cross-encoder states it in its folder, as sentence-transformers saves it. All others have the one of transformers'
+    pipeline for text classification.
+    """
+    stated = (getattr(config, "sentence_transformers", None) or {}).get("activation_fn")
+    stated = stated or getattr(config, "sbert_ce_default_activation_function", None)
+    if stated in ACTIVATIONS:
+        return ACTIVATIONS[stated](), stated.rpartition(".")[2].lower()
+    if config.problem_type == _REGRESSION:
+        return torch.nn.Identity(), "identity"
+    if config.problem_type == _MULTI_LABEL or labels == 1:
+        return torch.nn.Sigmoid(), "sigmoid"
+    return torch.nn.Softmax(dim=-1), "softmax"

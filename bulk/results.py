@@ -1,0 +1,99 @@
+"""What a run writes for each row, and the counts that it reports."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from .rows import Chunk
+
+
+@dataclass
+class Counts:
+    """The counts of a shard, or of a whole corpus.
+
+    Attributes:
+        rows: The number of rows.
+        tokens: The number of tokens that were computed, without those that truncation removed.
+        truncated: The number of texts that were truncated.
+        bad: The number of bad rows of each kind.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Counts) -> None:
+        """Add other counts to these."""
+        self.rows += other.rows
+        self.tokens += other.tokens
+        self.truncated += other.truncated
+        self.bad += other.bad
+
+    def to_json(self) -> str:
+        """Return the counts as JSON."""
+        return json.dumps(vars(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Counts:
+        """Return the counts that `to_json` has written."""
+        values = json.loads(text)
+        return cls(**{**values, "bad": Counter(values["bad"])})
+
+
+class Computation(Protocol):
+    """What a model does with texts. The two steps run in two threads."""
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        """The columns to write."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What describes the results, for the metadata of the files. It must not change when a run is continued."""
+
+    def tokenize(self, texts: list[list[str]]) -> Tokens:
+        """Tokenize the columns of texts of a chunk."""
+
+    def compute(self, chunk: Chunk, tokens: Tokens, progress: Any) -> list[pa.Array]:
+        """Return the columns of all rows of a chunk, with null for bad rows."""
+
+
+@dataclass
+class Tokens:
+    """The tokens of the good rows of a chunk.
+
+    Attributes:
+        inputs: Lists of integers for each good row, by the names of model inputs; `input_ids` is one of them.
+        truncated: The number of texts that were truncated.
+    """
+
+    inputs: dict[str, list[list[int]]]
+    truncated: int
+
+    @property
+    def ids(self) -> list[list[int]]:
+        """The token ids of each good row."""
+        return self.inputs["input_ids"]
+
+
+def count_truncated(encoded: Any, tokenizer: Any, max_length: int | None, texts: list[list[str]]) -> int:
+    """Count the texts that a tokenizer has truncated.
+
+    Args:
+        encoded: What the tokenizer has returned.
+        tokenizer: The tokenizer.
+        max_length: The number of tokens to which it truncates.
+        texts: The columns of texts that it has tokenized.
+    """
+    full = [i for i, ids in enumerate(encoded["input_ids"]) if max_length is not None and len(ids) >= max_length]
+    if encoded.encodings is not None:
+        return sum(bool(encoded.encodings[i].overflowing) for i in full)
+    # A slow tokenizer does not keep what it removes.
+    return sum(len(tokenizer(*(column[i] for column in texts))["input_ids"]) > max_length for i in full)

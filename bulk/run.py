@@ -1,0 +1,213 @@
+"""Runs a computation over all rows of a corpus. What is complete stays, and the next run goes on from there.
+
+A run needs no other state than which shards exist. A shard depends only on its rows and the settings, so that a run
+that was interrupted writes the same files as one that was not. The rows are read and tokenized in one thread, computed
+in another, and written in a third.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from ..command_line.console import hide_progress_bars
+from ..saving.scratch_folders import scratch_folder
+from ..saving.whole_folders import write_atomically
+from .folder import OutputFolder, settings_of
+from .formats import FORMATS, Shards, ShardWriter, schema_with
+from .models import identify
+from .processes import is_mine, process_count, rank, wait_until
+from .results import Computation, Counts, Tokens
+from .rows import Chunk, CorpusRows
+from .threads import Background, read_ahead
+from .vectors import Vectors
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command with its options.
+
+    Attributes:
+        command: The name of the command.
+        parts: The dataclasses with its options.
+        model: The name of the model.
+        output: The folder to write.
+        rows: The rows of the corpus.
+        file_format: The format of the results, one of `FORMATS`.
+        load: Loads the model, and returns the computation and a sentence about it.
+    """
+
+    command: str
+    parts: tuple[Any, ...]
+    model: str
+    output: Path
+    rows: CorpusRows
+    file_format: str
+    load: Callable[[], tuple[Computation, str]]
+
+    def __call__(self) -> Counts:
+        """Write all shards that do not exist, and return the counts of the whole corpus.
+
+        If other processes still compute shards, the counts are those of the shards that exist.
+
+        Raises:
+            UsageError: If the corpus cannot be read, or the folder holds results of other settings.
+            FileExistsError: If the folder contains anything else, or another run is writing to it.
+            ValueError: If an option does not fit the model, or a result is not finite.
+        """
+        if process_count() > 1 and FORMATS[self.file_format].one_process:
+            raise ValueError(f"--format {self.file_format} is written by one process, got {process_count()}.")
+        folder = OutputFolder(self.output, self.command)
+        folder.check(self.rows.corpus.corpus)
+        settings = settings_of(self.command, self.parts, identify(self.model))
+        folder.check_settings(settings)
+        if counts := folder.finished():
+            if rank() == 0:
+                print(f"Finished before. {_summary(counts, self.output)}")
+            return counts
+        started = time.monotonic()
+        with hide_progress_bars():
+            if is_first := rank() == 0:
+                folder.make()
+            with folder.lock() if is_first else nullcontext():
+                return self._compute(folder, settings, started)
+
+    def _compute(self, folder: OutputFolder, settings: dict[str, Any], started: float) -> Counts:
+        is_first = rank() == 0
+        if not is_first:
+            wait_until(folder.settings_file.exists)
+        # A wrong column is reported before the model is loaded.
+        self.rows.open(folder.state)
+        computation, sentence = self.load()
+        settings |= {f"resolved {name}": value for name, value in computation.facts.items()}
+        folder.check_settings(settings)
+        if is_first:
+            print(sentence, flush=True)
+            folder.keep_settings(settings)
+        facts = {"model": self.model, **computation.facts}
+        if isinstance(computation, Vectors) and computation.precision == "int8":
+            facts["ranges"] = self._ranges(folder, computation).tolist()
+        schema = schema_with([*self.rows.schema, *computation.fields], facts)
+        shards: Shards = FORMATS[self.file_format](self.output, schema, folder.state, self.rows.rows.shard_rows)
+        done = shards.existing()
+        written = self._write(shards, schema, computation, done, folder.state)
+        return self._finish(folder, shards, written, time.monotonic() - started)
+
+    def _ranges(self, folder: OutputFolder, vectors: Vectors) -> np.ndarray:
+        """Return the ranges of vectors in eight bits, which the first process finds in the first texts."""
+        if rank() == 0 and not folder.ranges_file.exists():
+            # Of a single text, least and greatest values are the same.
+            chunk = next((chunk for chunk in self.rows.chunks() if chunk.good.sum() > 1), None)
+            if chunk is None:
+                raise ValueError("--precision int8 needs at least two texts, to find the ranges of their vectors.")
+            with tqdm(disable=True) as silent:
+                found = vectors.find_ranges(chunk, vectors.tokenize(chunk.texts), silent)
+            write_atomically(folder.ranges_file, [json.dumps(found.tolist())])
+        wait_until(folder.ranges_file.exists)
+        vectors.ranges = np.array(json.loads(folder.ranges_file.read_text(encoding="utf-8")), np.float32)
+        return vectors.ranges
+
+    def _write(
+        self, shards: Shards, schema: pa.Schema, computation: Computation, done: set[int], state: Path
+    ) -> Counts:
+        """Write the shards of this process, and return their counts."""
+        written, tokens_done = Counts(), 0
+        chunks = self.rows.chunks(lambda shard: is_mine(shard) and shard not in done)
+        tokenized: Iterator[tuple[Chunk, Tokens]] = ((chunk, computation.tokenize(chunk.texts)) for chunk in chunks)
+        with ExitStack() as stack:
+            scratch = stack.enter_context(scratch_folder(state, "incomplete-"))
+            output = _Output(shards, schema, scratch, written)
+            ahead = stack.enter_context(read_ahead(tokenized))
+            background = stack.enter_context(Background())
+            progress = stack.enter_context(_progress_bar(self.rows, done))
+            started = time.monotonic()
+            stack.enter_context(_interruption(self.output))
+            for chunk, tokens in ahead:
+                columns = computation.compute(chunk, tokens, progress)
+                background.run(output.write, chunk, columns, tokens)
+                tokens_done += sum(map(len, tokens.ids))
+                progress.update(len(chunk.good) - len(tokens.ids))
+                progress.set_postfix_str(f"{tokens_done / (time.monotonic() - started):,.0f} tokens/s", refresh=False)
+            background.run(output.finish)
+        return written
+
+    def _finish(self, folder: OutputFolder, shards: Shards, written: Counts, seconds: float) -> Counts:
+        assert self.rows.count is not None
+        numbers = range(-(-self.rows.count // self.rows.rows.shard_rows))
+        counts = Counts()
+        for number in sorted(shards.existing().intersection(numbers)):
+            counts.add(shards.counts(number))
+        if counts.rows == self.rows.count and folder.finish(counts):
+            speed = f"{written.rows:,} rows and {written.tokens:,} tokens in {seconds:,.1f} seconds"
+            before = counts.rows - written.rows
+            print(f"{_summary(counts, self.output)} {f'This process has computed {speed}' if before else speed}.")
+        return counts
+
+
+@contextmanager
+def _interruption(output: Path) -> Iterator[None]:
+    """Say after Ctrl-C what is kept, and how to continue."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"Interrupted; complete shards stay in {output}. To continue, run the same command again."
+        ) from error
+
+
+class _Output:
+    """Writes chunks, and completes shards."""
+
+    def __init__(self, shards: Shards, schema: pa.Schema, scratch: Path, written: Counts) -> None:
+        self.shards, self.schema, self.scratch, self.written = shards, schema, scratch, written
+        self.writer: ShardWriter | None = None
+        self.counts = Counts()
+
+    def write(self, chunk: Chunk, columns: list[pa.Array], tokens: Tokens) -> None:
+        """Write a chunk, and complete its shard if it is the last one."""
+        if self.writer is None:
+            self.writer = self.shards.writer(chunk.shard, self.scratch)
+        self.writer.write(pa.Table.from_arrays([*chunk.columns.columns, *columns], schema=self.schema))
+        self.counts.add(Counts(len(chunk.good), sum(map(len, tokens.ids)), tokens.truncated, chunk.bad))
+        if chunk.ends_shard:
+            self.finish()
+
+    def finish(self) -> None:
+        """Complete the shard that was begun, if there is one."""
+        if self.writer is not None:
+            self.writer.finish(self.counts)
+            self.written.add(self.counts)
+            self.writer, self.counts = None, Counts()
+
+
+def _progress_bar(rows: CorpusRows, done: set[int]) -> Any:
+    """Return a bar that counts the rows of this process, shown only by the first process and on a terminal."""
+    size = rows.rows.shard_rows
+    total = rows.total() if rank() == 0 else None
+    before = sum(map(is_mine, done)) * size
+    if total is not None:
+        shards = [min(size, total - first) for first in range(0, total, size)]
+        before = sum(count for shard, count in enumerate(shards) if is_mine(shard) and shard in done)
+        total = sum(count for shard, count in enumerate(shards) if is_mine(shard))
+    # With disable=None, tqdm shows the bar only on a terminal.
+    hidden = True if rank() else None
+    return tqdm(total=total, initial=before, unit="row", unit_scale=True, dynamic_ncols=True, disable=hidden)
+
+
+def _summary(counts: Counts, output: Path) -> str:
+    parts = [f"{counts.rows:,} rows of {counts.tokens:,} tokens are in {output}"]
+    if counts.bad:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.bad.items()))
+        parts.append(f"{counts.bad.total():,} bad rows have null ({kinds})")
+    if counts.truncated:
+        parts.append(f"{counts.truncated:,} texts were truncated to the maximum length")
+    return "".join(f"{part}. " for part in parts).strip()
