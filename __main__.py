@@ -243,6 +243,42 @@ def predict(arguments: list[str]) -> Run:
     return run
 
 
+def index(arguments: list[str]) -> Run:
+    """Make an index of the texts of a corpus with LanceDB, to search them by meaning and by words."""
+    from .search.arguments import INDEX, check_libraries
+
+    parsed = INDEX.check(arguments)
+    check_libraries()
+
+    def run() -> None:
+        from .search.indexing import index
+
+        try:
+            index(*parsed)
+        except ValueError as error:
+            raise UsageError(error) from error
+
+    return run
+
+
+def search(arguments: list[str]) -> Run:
+    """Print the texts of an index that fit a query best."""
+    from .search.arguments import SEARCH, check_libraries
+
+    (parsed,) = SEARCH.check(arguments)
+    check_libraries()
+
+    def run() -> None:
+        from .search.printing import search
+
+        try:
+            search(parsed)
+        except ValueError as error:
+            raise UsageError(error) from error
+
+    return run
+
+
 COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "quickstart": quickstart,
     "pretrain": pretrain,
@@ -253,6 +289,8 @@ COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "inspect": inspect,
     "embed": embed,
     "predict": predict,
+    "index": index,
+    "search": search,
 }
 
 

@@ -54,8 +54,8 @@ class ModelArguments:
 
 
 @dataclass
-class EmbeddingArguments:
-    """How texts become vectors, and how vectors are stored.
+class VectorArguments:
+    """How texts become vectors.
 
     Raises:
         UsageError: If a value is not allowed.
@@ -82,6 +82,17 @@ class EmbeddingArguments:
             "metavar": "{True,False}",
         },
     )
+
+    def __post_init__(self) -> None:
+        _check_least(self, truncate_dim=1)
+        if self.prompt is not None and self.prompt_name is not None:
+            raise UsageError("--prompt and --prompt_name are mutually exclusive; leave one of them out.")
+
+
+@dataclass
+class EmbeddingArguments(VectorArguments):
+    """How texts become vectors, and how vectors are stored."""
+
     precision: str = field(
         default="auto",
         metadata={
@@ -98,11 +109,6 @@ class EmbeddingArguments:
             "choices": list(FORMATS),
         },
     )
-
-    def __post_init__(self) -> None:
-        _check_least(self, truncate_dim=1)
-        if self.prompt is not None and self.prompt_name is not None:
-            raise UsageError("--prompt and --prompt_name are mutually exclusive; leave one of them out.")
 
 
 @dataclass
@@ -174,7 +180,7 @@ EMBED = CommandLine(
     "Write a vector for each row of a corpus. If the command is interrupted, run it again to continue.",
     'minilm --corpus "texts/*.parquet" --text_column text --output_dir vectors',
     (ModelArguments, TextArguments, EmbeddingArguments, RowArguments),
-    positional="model",
+    positional=("model",),
 )
 PREDICT = CommandLine(
     "predict",
@@ -182,7 +188,7 @@ PREDICT = CommandLine(
     "If the command is interrupted, run it again to continue.",
     'classifier --corpus "texts/*.parquet" --text_column text --output_dir predictions',
     (ModelArguments, TextArguments, PredictionArguments, RowArguments),
-    positional="model",
+    positional=("model",),
 )
 
 

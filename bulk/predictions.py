@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..data.batching import token_batches
@@ -93,6 +94,11 @@ class Predictions:
         if self.all_scores:
             columns.append(pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), scores.shape[1], mask=mask))
         return columns
+
+    def scores(self, texts: list[list[str]]) -> np.ndarray:
+        """Return the scores (G, C) of the columns of texts."""
+        with tqdm(disable=True) as silent:
+            return self.activation(self._logits(self.tokenize(texts), silent)).cpu().numpy()
 
     @torch.no_grad()
     def _logits(self, tokens: Tokens, progress: Any) -> torch.Tensor:

@@ -11,6 +11,7 @@ import argparse
 import ast
 import difflib
 import functools
+import itertools
 import json
 import os
 import re
@@ -67,7 +68,7 @@ class CommandLine:
         kinds: The dataclasses whose fields are the options. `_argument_group_name` is their heading in the help.
         with_trainer: Whether the command also accepts the options of `Trainer`.
         defaults: Returns the defaults that depend on the given options and differ from the defaults of the fields.
-        positional: The field that the first argument sets, unless it is a settings file.
+        positional: The fields that the first arguments set, unless the first one is a settings file.
         narrowed_by: The options that decide which other options apply.
         left_out: Returns what the help leaves out for given values of `narrowed_by`: "option" or "option=choice".
     """
@@ -78,7 +79,7 @@ class CommandLine:
     kinds: tuple[type, ...]
     with_trainer: bool = False
     defaults: Callable[[Values], Values] = dict
-    positional: str | None = None
+    positional: tuple[str, ...] = ()
     narrowed_by: tuple[str, ...] = ()
     left_out: Callable[[Values], Collection[str]] = field(default=lambda given: ())
 
@@ -116,10 +117,13 @@ class CommandLine:
             UsageError: If the name or the value of an option is not allowed.
         """
         if arguments and not arguments[0].startswith("-"):
-            if self.positional is None or Path(arguments[0]).suffix in _SETTINGS:
+            if not self.positional or Path(arguments[0]).suffix in _SETTINGS:
                 arguments = [*read_settings(Path(arguments[0])), *arguments[1:]]
             else:
-                arguments = [f"--{self.positional}", *arguments]
+                first = list(itertools.takewhile(lambda part: not part.startswith("-"), arguments))
+                named = zip(self.positional, first, strict=False)
+                count = min(len(first), len(self.positional))
+                arguments = [*(f"--{name}={value}" for name, value in named), *arguments[count:]]
         options = _options(kinds)
         check_names(self.command, arguments, {**(elsewhere or {}), **options})
         typed = {options.get(part.partition("=")[0]) for part in arguments}
@@ -154,7 +158,7 @@ class CommandLine:
         example = self.example
         for name, value in given.items():
             example = re.sub(rf"--{name} \S+", f"--{name} {value}", example)
-        first = "[settings.yaml or .json]" if self.positional is None else self.positional.upper()
+        first = " ".join(self.positional).upper() or "[settings.yaml or .json]"
         parser = argparse.ArgumentParser(
             prog=f"sequence-encoder {self.command}",
             usage=f"%(prog)s {first} [--option VALUE ...]",

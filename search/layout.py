@@ -1,0 +1,85 @@
+"""What `index` keeps beside the table of LanceDB, so that `search` finds it again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..bulk.formats import FACTS, TABLE, VECTORS
+from ..command_line import UsageError
+from ..saving.whole_folders import write_atomically
+
+_FILE = "index.json"
+# How many times more candidates than hits to compare with exact vectors. The candidates come from vectors of bits.
+_REFINED = 10
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The content of `index.json`, which is written last: an index without it is not complete.
+
+    Attributes:
+        text_column: The column with the texts.
+        language: The language of the full-text index.
+        rows: The number of rows.
+        probes: The number of lists of vectors that a search looks at; None without an index of vectors, when a search
+            compares all of them.
+        recall: The share of the ten nearest vectors that the vector index finds, on average over rows of the index.
+    """
+
+    text_column: str
+    language: str
+    rows: int
+    probes: int | None
+    recall: float | None
+
+    def write(self, folder: Path) -> None:
+        """Write the file into the folder of an index."""
+        write_atomically(folder / _FILE, [json.dumps(asdict(self), indent=1)])
+
+    @classmethod
+    def read(cls, folder: Path) -> Layout:
+        """Read the file in the folder of an index.
+
+        Raises:
+            UsageError: If there is no such file, or it is damaged.
+        """
+        if (layout := cls.read_if_complete(folder)) is None:
+            raise UsageError(f"{folder} is not a complete index; make or complete one with `sequence-encoder index`.")
+        return layout
+
+    @classmethod
+    def read_if_complete(cls, folder: Path) -> Layout | None:
+        """Read the file in the folder of an index, or return None if there is no such file.
+
+        Raises:
+            UsageError: If it is damaged.
+        """
+        file = folder / _FILE
+        try:
+            return cls(**json.loads(file.read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{file} is damaged ({error}); delete it and run `sequence-encoder index`.") from error
+
+
+def open_table(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """Open the table of an index, and return it with what describes its vectors."""
+    import lancedb
+
+    table = lancedb.connect(str(folder)).open_table(TABLE)
+    return table, json.loads(table.schema.metadata[FACTS.encode()])
+
+
+def with_probes(request: Any, probes: int | None) -> Any:
+    """Let a request of LanceDB compare cosines, of the vectors in a number of lists of the index; None for all."""
+    request = request.distance_type("cosine")
+    return request.bypass_vector_index() if probes is None else request.nprobes(probes).refine_factor(_REFINED)
+
+
+def nearest(table: Any, vector: Any, probes: int | None) -> Any:
+    """Return a request of LanceDB for the rows whose vectors have the largest cosines with a vector."""
+    return with_probes(table.search(vector, vector_column_name=VECTORS), probes)

@@ -1,0 +1,44 @@
+"""`sequence-encoder search`: prints the hits of a search for people, or as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+from typing import Any
+
+from ..command_line.console import hide_progress_bars
+from .arguments import SearchArguments
+from .reranking import Reranker
+from .search_index import Hit, SearchIndex
+
+# The number of lines of a text to print.
+_LINES = 4
+
+
+def search(options: SearchArguments) -> None:
+    """Run `sequence-encoder search`."""
+    with hide_progress_bars():
+        index = SearchIndex(options.index, options.model, options.device)
+        reranker = None if options.rerank is None else Reranker(options.rerank, options.device)
+        hits = index.search(
+            options.query,
+            options.limit,
+            mode=options.mode,
+            where=options.where,
+            reranker=reranker,
+            candidates=options.candidates,
+        )
+    for number, hit in enumerate(hits, 1):
+        print(json.dumps(vars(hit), default=str, ensure_ascii=False) if options.json else _in_words(number, hit))
+    if not hits and not options.json:
+        print("No text fits.")
+
+
+def _in_words(number: int, hit: Hit) -> str:
+    """Return the rank, the score and the fields of a hit, and the first lines of its text."""
+    facts: list[Any] = [hit.id, *(value for value in hit.fields.values() if value is not None)]
+    width = shutil.get_terminal_size().columns
+    text = textwrap.wrap(hit.text, width - 4, max_lines=_LINES, placeholder=" …")
+    heading = f"{number:>2}  {hit.score:.4f}  {'  '.join(map(str, facts))}"
+    return "\n".join([heading, *(f"    {line}" for line in text)])

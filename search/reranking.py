@@ -1,0 +1,45 @@
+"""Puts the hits of a search in a new order with a cross-encoder, which reads the query together with each text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..bulk.arguments import ModelArguments, PredictionArguments
+from ..bulk.models import choose_device, load_classifier
+from ..bulk.predictions import Predictions
+from ..command_line import UsageError
+
+if TYPE_CHECKING:
+    from .search_index import Hit
+
+
+class Reranker:
+    """A cross-encoder with one score for a query and a text. Threads may share it.
+
+    Args:
+        model: A folder or a Hub id of a model with a head for sequence classification.
+        device: The device to compute on; by default a GPU if there is one.
+
+    Raises:
+        UsageError: If the model has no such head, or more than one label.
+    """
+
+    def __init__(self, model: str, device: str | None = None) -> None:
+        classifier, tokenizer, _ = load_classifier(model, choose_device(device), "auto")
+        if classifier.num_labels != 1:
+            raise UsageError(f"a reranker has one label, and {model} has {classifier.num_labels}.")
+        self._predictions = Predictions(classifier, tokenizer, ModelArguments(model), PredictionArguments())
+
+    def scores(self, query: str, texts: Sequence[str]) -> list[float]:
+        """Return the score of each text for a query."""
+        if not texts:
+            return []
+        found = self._predictions.scores([[query] * len(texts), list(texts)])
+        return [float(score) for score in found[:, 0]]
+
+    def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        """Return the hits with their new scores, the best first."""
+        scored = zip(hits, self.scores(query, [hit.text for hit in hits]), strict=True)
+        return sorted((replace(hit, score=score) for hit, score in scored), key=lambda hit: -hit.score)

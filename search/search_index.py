@@ -1,0 +1,166 @@
+"""Searches an index by meaning, by words, or by both.
+
+By meaning, it compares the vector of the query with those of the texts. By words, it ranks the texts with BM25
+(Robertson and Zaragoza, 2009). The two lists are merged by their ranks (reciprocal rank fusion, Cormack et al., 2009).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..bulk.models import choose_device, load_encoder
+from ..command_line import UsageError
+from ..command_line.extras import require
+from .arguments import MODES
+from .layout import VECTORS, Layout, nearest, open_table, with_probes
+from .reranking import Reranker
+
+_SCORES = ("_relevance_score", "_score", "_distance")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A text that a search has found.
+
+    Attributes:
+        id: The id of its row.
+        text: The text.
+        score: How well it fits, for comparison with other hits of the same search: the cosine of the vectors, BM25, the
+            sum of inverse ranks, or the score of the reranker.
+        fields: The other columns of the index.
+    """
+
+    id: Any
+    text: str
+    score: float
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+class SearchIndex:
+    """An index that `sequence-encoder index` has written, open for searches. Threads may share it.
+
+    Args:
+        folder: The folder of the index.
+        model: The model for the vectors of queries; by default the one that has computed those of the texts.
+        device: The device to compute on; by default a GPU if there is one.
+
+    Attributes:
+        layout: What is known about the index.
+        facts: How the vectors of its texts were computed.
+
+    Raises:
+        UsageError: If the folder is not a complete index.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], model: str | None = None, device: str | None = None) -> None:
+        require("an index", "lancedb", "pyarrow", extra="search")
+        self.layout = Layout.read(Path(folder))
+        self._table, self.facts = open_table(Path(folder))
+        self._model, self._device = model or self.facts["model"], device
+        self._loading = threading.Lock()
+        self._encode: Callable[[str], Any] | None = None
+
+    def search(
+        self,
+        query: str,
+        limit: int = 10,
+        *,
+        mode: str = "hybrid",
+        where: str | None = None,
+        reranker: Reranker | None = None,
+        candidates: int = 50,
+    ) -> list[Hit]:
+        """Find the texts that fit a query best.
+
+        Args:
+            query: The query. The index puts the prompt of the model for queries before it, if there is one.
+            limit: The number of hits.
+            mode: One of `MODES`.
+            where: A condition on the columns of the index, as in SQL: "year > 2020 AND topic = 'physics'".
+            reranker: A cross-encoder that reads the query with each candidate, and puts them in a new order.
+            candidates: The number of texts for the reranker.
+
+        Returns:
+            At most `limit` hits, the best first.
+
+        Raises:
+            ValueError: If an argument is not allowed, or `where` is not a valid condition.
+        """
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}.")
+        for name, value in (("limit", limit), ("candidates", candidates)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        request = _REQUESTS[mode](self, query).limit(max(limit, candidates) if reranker else limit)
+        if where is not None:
+            request = request.where(where)
+        try:
+            rows = request.to_list()
+        except (RuntimeError, ValueError, OSError) as error:
+            if where is None:
+                raise
+            raise ValueError(f"where={where!r} is not a valid condition: {_first_line(error)}") from error
+        hits = [self._hit(row) for row in rows]
+        return hits[:limit] if reranker is None else reranker.rerank(query, hits)[:limit]
+
+    def by_vector(self, query: str) -> Any:
+        """Return a request of LanceDB for the nearest vectors."""
+        return nearest(self._table, self.vector(query), self.layout.probes)
+
+    def by_words(self, query: str) -> Any:
+        """Return a request of LanceDB for the texts with the words of a query."""
+        return self._table.search(self._words(query), query_type="fts")
+
+    def by_both(self, query: str) -> Any:
+        """Return a request of LanceDB for both, merged."""
+        from lancedb.rerankers import RRFReranker
+
+        request = self._table.search(query_type="hybrid", vector_column_name=VECTORS)
+        request = request.vector(self.vector(query)).text(self._words(query))
+        return with_probes(request, self.layout.probes).rerank(RRFReranker())
+
+    def vector(self, query: str) -> Any:
+        """Return the vector of a query as a NumPy array."""
+        with self._loading:
+            if self._encode is None:
+                self._encode = self._load()
+        return self._encode(query)
+
+    def _load(self) -> Callable[[str], Any]:
+        encoder, tokenizer, _ = load_encoder(self._model, choose_device(self._device), "auto")
+        options = {
+            "prompt_name": "query",
+            "pooling": self.facts["pooling"][0] if len(self.facts["pooling"]) == 1 else None,
+            "normalize_embeddings": self.facts["normalized"],
+            "max_length": self.facts["max_length"],
+            "truncate_dim": self.facts["dimensions"],
+        }
+        if encoder.recipe_for().channels(encoder.config.hidden_size) < self.facts["dimensions"]:
+            raise UsageError(f"{self._model} has vectors of other sizes than those of the index.")
+        return lambda query: encoder.encode(query, tokenizer, show_progress_bar=False, **options)
+
+    def _words(self, query: str) -> Any:
+        from lancedb.query import MatchQuery
+
+        return MatchQuery(query, self.layout.text_column)
+
+    def _hit(self, row: dict[str, Any]) -> Hit:
+        found = next(name for name in _SCORES if row.get(name) is not None)
+        score = 1 - row[found] if found == "_distance" else row[found]
+        hidden = ("id", self.layout.text_column, VECTORS)
+        fields = {name: value for name, value in row.items() if name not in hidden and not name.startswith("_")}
+        return Hit(row["id"], row[self.layout.text_column], float(score), fields)
+
+
+_REQUESTS: dict[str, Callable[[SearchIndex, str], Any]] = dict(
+    zip(MODES, (SearchIndex.by_both, SearchIndex.by_vector, SearchIndex.by_words), strict=True)
+)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

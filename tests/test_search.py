@@ -1,0 +1,189 @@
+"""Indexes and searches: by vector, by words, and both, with conditions and a reranker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import sequence_encoder
+from sequence_encoder import SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder.__main__ import main
+from sequence_encoder.command_line import UsageError
+
+lancedb = pytest.importorskip("lancedb", reason="needs the extra search")
+pa = pytest.importorskip("pyarrow", reason="needs the extra search")
+
+from sequence_encoder.search import Reranker, SearchIndex, index_corpus  # noqa: E402
+from sequence_encoder.search.arguments import MODES  # noqa: E402
+from sequence_encoder.search.indexing import add_indexes  # noqa: E402
+from sequence_encoder.search.layout import VECTORS  # noqa: E402
+
+Build = Callable[..., Any]
+WORDS = ["model", "reads", "text", "returns", "vector", "token", "whole", "short", "long", "river", "stone", "cloud"]
+ROWS = [
+    {"text": " ".join(WORDS[(i * j + j) % 12] for j in range(1, 4 + i % 5)), "kind": "ab"[i % 2], "n": i}
+    for i in range(40)
+]
+
+
+@pytest.fixture(scope="module")
+def models(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the folders of an encoder and of a cross-encoder."""
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = SequenceEncoderTokenizer.train_from_iterator([row["text"] for row in ROWS], vocab_size=90)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
+    for head, options in (("Model", {}), ("ForSequenceClassification", {"num_labels": 1})):
+        config = tiny_config("bert", vocab_size=96, **ids, **options)
+        randomize(getattr(sequence_encoder, f"SequenceEncoder{head}")(config)).save_pretrained(folder / head)
+        tokenizer.save_pretrained(folder / head)
+    return {"encoder": folder / "Model", "reranker": folder / "ForSequenceClassification"}
+
+
+@pytest.fixture(scope="module")
+def folder(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an index, in which two rows have no text."""
+    place = tmp_path_factory.mktemp("index")
+    lines = [json.dumps(row) for row in [*ROWS, {"text": None, "kind": "a", "n": 40}]]
+    (place / "texts.jsonl").write_text("\n".join(lines))
+    index_corpus(str(models["encoder"]), str(place / "texts.jsonl"), str(place / "index"), columns=["kind", "n"])
+    return place / "index"
+
+
+@pytest.fixture(scope="module")
+def index(folder: Path) -> SearchIndex:
+    return SearchIndex(folder)
+
+
+def test_hits_are_the_nearest_vectors(index: SearchIndex, models: dict[str, Path]) -> None:
+    model = SequenceEncoderModel.from_pretrained(models["encoder"])
+    tokenizer = AutoTokenizer.from_pretrained(models["encoder"])
+    texts = [row["text"] for row in ROWS]
+    vectors = model.encode([*texts, "the river reads"], tokenizer, normalize_embeddings=True)
+    cosines = vectors[:-1] @ vectors[-1]
+    hits = index.search("the river reads", 5, mode="vector")
+    np.testing.assert_allclose([hit.score for hit in hits], np.sort(cosines)[:-6:-1], atol=2e-2)
+    for hit in hits:
+        assert hit.text == texts[hit.id]
+        assert hit.fields == {"kind": ROWS[hit.id]["kind"], "n": hit.id}
+        assert hit.score == pytest.approx(cosines[hit.id], abs=2e-2)  # The index may compute in bfloat16.
+
+
+def test_hits_have_the_words_of_the_query(index: SearchIndex) -> None:
+    hits = index.search("river stones", 40, mode="text")
+    assert {hit.id for hit in hits} == {row["n"] for row in ROWS if {"river", "stone"} & set(str(row["text"]).split())}
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert index.search("the of !? (", mode="text") == []
+
+
+def test_both_kinds_of_search_are_merged(index: SearchIndex) -> None:
+    found = {mode: [hit.id for hit in index.search("river stone", 10, mode=mode)] for mode in MODES}
+    first = set(found["vector"][:1] + found["text"][:1])
+    assert first <= set(found["hybrid"])
+    assert set(found["hybrid"]) <= {*found["vector"], *found["text"]}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_conditions_hold_for_all_hits(index: SearchIndex, mode: str) -> None:
+    hits = index.search("river stone cloud", 5, mode=mode, where="kind = 'b' AND n > 9")
+    assert hits
+    assert all(hit.fields["kind"] == "b" and hit.fields["n"] > 9 for hit in hits)
+
+
+def test_rows_without_a_text_are_never_found(index: SearchIndex) -> None:
+    assert index.layout.rows == 41
+    assert len(index.search("river", 100, mode="vector")) == 40
+
+
+def test_a_reranker_reads_the_query_with_each_candidate(index: SearchIndex, models: dict[str, Path]) -> None:
+    query, reranker = "river stone", Reranker(str(models["reranker"]))
+    candidates = index.search(query, 12)
+    hits = index.search(query, 4, reranker=reranker, candidates=12)
+    scores = dict(
+        zip([hit.id for hit in candidates], reranker.scores(query, [hit.text for hit in candidates]), strict=True)
+    )
+    assert [hit.id for hit in hits] == sorted(scores, key=scores.__getitem__, reverse=True)[:4]
+    assert [hit.score for hit in hits] == [scores[hit.id] for hit in hits]
+    assert reranker.scores(query, []) == []
+    with pytest.raises(UsageError, match="needs a model with a head for sequence classification"):
+        Reranker(str(models["encoder"]))
+
+
+def test_threads_share_an_index(folder: Path) -> None:
+    index = SearchIndex(folder)
+    queries = [" ".join(WORDS[i : i + 3]) for i in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(index.search, queries))
+    assert found == [index.search(query) for query in queries]
+
+
+def test_the_command_prints_hits_and_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["search", str(folder), "river stone", "--limit", "2"])
+    printed = capsys.readouterr().out
+    assert printed.startswith(" 1  0.0")
+    assert "\n 2  0.0" in printed
+    main(["search", str(folder), "--query", "river", "--limit=1", "--mode=text", "--json"])
+    assert "river" in json.loads(capsys.readouterr().out)["text"]
+    main(["search", str(folder), "nowhere", "--mode", "text"])
+    assert capsys.readouterr().out == "No text fits.\n"
+
+
+def test_a_second_run_only_makes_what_is_missing(
+    folder: Path, models: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["index", str(models["encoder"]), "--corpus", str(folder.parent / "texts.jsonl")]
+    arguments += ["--columns", "kind,n", "--output_dir", str(folder)]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    main(arguments)
+    assert "41 rows can be searched" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+    (folder / "index.json").unlink()
+    with pytest.raises(UsageError, match="is not a complete index"):
+        SearchIndex(folder)
+    main(arguments)
+    assert SearchIndex(folder).search("river", mode="text")
+
+
+def test_words_of_any_language_are_found(models: dict[str, Path], tmp_path: Path) -> None:
+    texts = ["北京是中国的首都", "東京は日本の首都です", "running the river"]
+    (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
+    options = {"language": "any", "truncate_dim": 8}
+    index_corpus(str(models["encoder"]), str(tmp_path / "texts.txt"), str(tmp_path / "index"), **options)
+    index = SearchIndex(tmp_path / "index")
+    assert [hit.id for hit in index.search("中国", mode="text")] == [0]
+    assert [hit.id for hit in index.search("run", mode="text")] == []
+    assert len(index.search("running", 3, mode="vector")) == 3
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(96, "IvfRq"), (16, "IvfSq"), (12, "IvfSq")])
+def test_an_index_of_many_vectors_finds_nearly_all_neighbours(tmp_path: Path, channels: int, kind: str) -> None:
+    torch.manual_seed(0)
+    vectors = (torch.randn(100, channels).repeat(100, 1) + 0.5 * torch.randn(10_000, channels)).numpy()
+    columns = {"id": np.arange(10_000), "text": ["word"] * 10_000}
+    stored = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), channels)
+    table = lancedb.connect(str(tmp_path)).create_table("embeddings", pa.table({**columns, VECTORS: stored}))
+    layout = add_indexes(table, "text", "English")
+    assert {index.index_type for index in table.list_indices()} == {"FTS", kind}
+    assert 0.97 <= layout.recall <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "fuzzy"}, "mode must be one of 'hybrid', 'vector', 'text', got 'fuzzy'"),
+        ({"limit": 0}, "limit must be at least 1, got 0"),
+        ({"where": "age > 3"}, "where='age > 3' is not a valid condition: .*No field named age"),
+    ],
+)
+def test_bad_arguments_are_refused(index: SearchIndex, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        index.search("river", **options)
+    with pytest.raises(UsageError, match="is not a complete index"):
+        SearchIndex("nowhere")
