@@ -75,8 +75,8 @@ def add_indexes(table: Any, text_column: str, language: str) -> Layout:
 
     # Many small parts of a table are slow to read.
     table.optimize()
-    as_it_is = {"base_tokenizer": "icu", "stem": False, "remove_stop_words": False}
-    words = FTS(**as_it_is) if language == ANY_LANGUAGE else FTS(language=language)
+    any_language = FTS(base_tokenizer="icu", stem=False, remove_stop_words=False)
+    words = any_language if language == ANY_LANGUAGE else FTS(language=language)
     table.create_index(text_column, config=words, replace=True)
     count = table.count_rows()
     probes, recall = _add_vector_index(table, count) if count >= _FEWEST_ROWS else (None, None)

@@ -145,9 +145,11 @@ class SearchIndex:
         return lambda query: encoder.encode(query, tokenizer, show_progress_bar=False, **options)
 
     def _words(self, query: str) -> Any:
-        from lancedb.query import MatchQuery
+        from lancedb import query as queries
 
-        return MatchQuery(query, self.layout.text_column)
+        # Unlike a plain string, which could become another kind of query.
+        make: Any = queries.MatchQuery
+        return make(query, self.layout.text_column)
 
     def _hit(self, row: dict[str, Any]) -> Hit:
         found = next(name for name in _SCORES if row.get(name) is not None)
