@@ -52,6 +52,7 @@ class SearchIndex:
     Attributes:
         layout: What is known about the index.
         facts: How the vectors of its texts were computed.
+        table: The table of LanceDB.
 
     Raises:
         UsageError: If the folder is not a complete index.
@@ -60,7 +61,7 @@ class SearchIndex:
     def __init__(self, folder: str | os.PathLike[str], model: str | None = None, device: str | None = None) -> None:
         require("an index", "lancedb", "pyarrow", extra="search")
         self.layout = Layout.read(Path(folder))
-        self._table, self.facts = open_table(Path(folder))
+        self.table, self.facts = open_table(Path(folder))
         self._model, self._device = model or self.facts["model"], device
         self._loading = threading.Lock()
         self._encode: Callable[[str], Any] | None = None
@@ -110,17 +111,17 @@ class SearchIndex:
 
     def by_vector(self, query: str) -> Any:
         """Return a request of LanceDB for the nearest vectors."""
-        return nearest(self._table, self.vector(query), self.layout.probes)
+        return nearest(self.table, self.vector(query), self.layout.probes)
 
     def by_words(self, query: str) -> Any:
         """Return a request of LanceDB for the texts with the words of a query."""
-        return self._table.search(self._words(query), query_type="fts")
+        return self.table.search(self._words(query), query_type="fts")
 
     def by_both(self, query: str) -> Any:
         """Return a request of LanceDB for both, merged."""
         from lancedb.rerankers import RRFReranker
 
-        request = self._table.search(query_type="hybrid", vector_column_name=VECTORS)
+        request = self.table.search(query_type="hybrid", vector_column_name=VECTORS)
         request = request.vector(self.vector(query)).text(self._words(query))
         return with_probes(request, self.layout.probes).rerank(RRFReranker())
 
