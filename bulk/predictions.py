@@ -46,6 +46,7 @@ class Predictions:
         options: PredictionArguments,
     ) -> None:
         self.classifier, self.tokenizer = classifier, private_copy(tokenizer)
+        self.device_type = classifier.device.type
         self.max_length = classifier.model.longest_text(tokenizer, model.max_length)
         self.max_tokens, self.all_scores = model.max_tokens, options.scores
         config = classifier.config

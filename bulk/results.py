@@ -48,7 +48,11 @@ class Counts:
 
 
 class Computation(Protocol):
-    """What a model does with texts. The two steps run in two threads."""
+    """What a model does with texts. On a GPU, the two steps run in two threads."""
+
+    @property
+    def device_type(self) -> str:
+        """The type of the device that computes."""
 
     @property
     def fields(self) -> list[pa.Field]:

@@ -1,8 +1,8 @@
 """Runs a computation over all rows of a corpus. What is complete stays, and the next run goes on from there.
 
 A run needs no other state than which shards exist. A shard depends only on its rows and the settings, so that a run
-that was interrupted writes the same files as one that was not. The rows are read and tokenized in one thread, computed
-in another, and written in a third.
+that was interrupted writes the same files as one that was not. While rows are computed, those before are written, and
+if a GPU computes, the next ones are read and tokenized.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ class Run:
         with ExitStack() as stack:
             scratch = stack.enter_context(scratch_folder(state, "incomplete-"))
             output = _Output(shards, schema, scratch, written)
-            ahead = stack.enter_context(read_ahead(tokenized))
+            # The threads of a CPU that computes would wait for those that tokenize.
+            overlaps = computation.device_type != "cpu"
+            ahead = stack.enter_context(read_ahead(tokenized)) if overlaps else tokenized
             background = stack.enter_context(Background())
             progress = stack.enter_context(_progress_bar(self.rows, done))
             started = time.monotonic()
