@@ -122,7 +122,7 @@ class Run:
         """Write the shards of this process, and return their counts."""
         written, tokens_done = Counts(), 0
         chunks = self.rows.chunks(lambda shard: is_mine(shard) and shard not in done)
-        tokenized: Iterator[tuple[Chunk, Tokens]] = ((chunk, computation.tokenize(chunk.texts)) for chunk in chunks)
+        tokenized: Iterator[tuple[Chunk, Tokens]] = ((chunk, _tokenize(computation, chunk)) for chunk in chunks)
         with ExitStack() as stack:
             scratch = stack.enter_context(scratch_folder(state, "incomplete-"))
             output = _Output(shards, schema, scratch, written)
@@ -153,6 +153,11 @@ class Run:
             before = counts.rows - written.rows
             print(f"{_summary(counts, self.output)} {f'This process has computed {speed}' if before else speed}.")
         return counts
+
+
+def _tokenize(computation: Computation, chunk: Chunk) -> Tokens:
+    # Tokenizers refuse an empty list.
+    return computation.tokenize(chunk.texts) if chunk.good.any() else Tokens({"input_ids": []}, 0)
 
 
 @contextmanager
