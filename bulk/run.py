@@ -134,9 +134,7 @@ class Run:
         with ExitStack() as stack:
             scratch = stack.enter_context(scratch_folder(state, "incomplete-"))
             output = _Output(shards, schema, scratch, written)
-            # The threads of a CPU that computes would wait for those that tokenize.
-            overlaps = computation.device_type != "cpu"
-            ahead = stack.enter_context(read_ahead(tokenized)) if overlaps else tokenized
+            ahead = stack.enter_context(read_ahead(tokenized)) if tokenizes_ahead(computation) else tokenized
             background = stack.enter_context(Background())
             progress = stack.enter_context(_progress_bar(self.rows, done))
             started = time.monotonic()
@@ -160,6 +158,14 @@ class Run:
             before = counts.rows - written.rows
             print(f"{_summary(counts, self.output)} {f'This process has computed {speed}' if before else speed}.")
         return counts
+
+
+def tokenizes_ahead(computation: Computation) -> bool:
+    """Return whether to tokenize the next rows while these are computed.
+
+    The threads of a CPU that computes would wait for those that tokenize.
+    """
+    return computation.device_type != "cpu"
 
 
 def _tokenize(computation: Computation, chunk: Chunk) -> Tokens:
