@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,12 @@ def test_labels_and_scores_are_those_of_the_pipeline(
 def test_scores_of_pairs_are_those_of_a_cross_encoder(
     save_classifier: Callable[..., Path], corpus: Path, tmp_path: Path, activation: str | None
 ) -> None:
-    stated = {} if activation is None else {"sentence_transformers": {"activation_fn": activation, "version": "5.0"}}
-    model = save_classifier(num_labels=1, **stated)
+    model = save_classifier(num_labels=1)
+    if activation is not None:
+        # As CrossEncoder saves it.
+        file = model / "config.json"
+        stated = {"sentence_transformers": {"activation_fn": activation, "version": "5.0"}}
+        file.write_text(json.dumps({**json.loads(file.read_text()), **stated}))
     counts = predict_corpus(**options_of(model, corpus, tmp_path / "out", text_pair_column="other"))
     found = table_of(tmp_path / "out").column("score").to_pylist()
     assert [number for number, score in enumerate(found) if score is None] == [2, NULL, LONG]
