@@ -168,7 +168,9 @@ class RowArguments:
 
     def __post_init__(self) -> None:
         _check_least(self, max_characters=1, shard_rows=1)
-        self.columns = [name.strip() for part in self.columns for name in part.split(",") if name.strip()]
+        # In Python, it may be a single text.
+        given = [self.columns] if isinstance(self.columns, str) else self.columns
+        self.columns = [name.strip() for part in given for name in part.split(",") if name.strip()]
         names = ["id", *self.columns]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             remedy = "pass it as --id_column instead" if twice == ["id"] else "name each column once"

@@ -20,14 +20,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..command_line import UsageError
-from ..data.corpus import TextArguments
+from ..data.corpus import TextArguments, commit_of
 from ..data.corpus_files import DOCUMENTATION, check_no_overlap, find_files
 from ..saving.staged_files import make_folder
 from ..saving.whole_folders import write_atomically
 from .results import Counts
 
 # What can change when a run is continued.
-_MAY_CHANGE = ("output_dir", "device", "strict")
+_MAY_CHANGE = ("model", "output_dir", "device", "strict")
 _FILES = "files of the corpus"
 
 
@@ -170,9 +170,12 @@ def settings_of(command: str, parts: tuple[Any, ...], identity: str) -> dict[str
 
 
 def _corpus_settings(corpus: TextArguments) -> dict[str, Any]:
-    found = None if corpus.corpus == DOCUMENTATION else find_files(corpus.corpus, "corpus")
-    if found is None:
+    if corpus.corpus == DOCUMENTATION:
         return {}
+    found = find_files(corpus.corpus, "corpus")
+    if found is None:
+        commit = commit_of(corpus.corpus)
+        return {} if commit is None else {"commit of the corpus": commit}
     stats = {str(file.resolve()): file.stat() for file in found[1]}
     # The files themselves say more than the pattern that finds them, which can be relative to another folder.
     return {"corpus": "files", _FILES: {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}}

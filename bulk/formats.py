@@ -1,7 +1,7 @@
 """Writes the results of shards as Parquet files, as NumPy arrays, or into a table of LanceDB.
 
-A shard is written under a temporary name, and renamed when it is complete. A row of LanceDB is complete when the whole
-shard has been added to the table.
+A shard is written under a temporary name, and renamed when it is complete. A table of LanceDB gets all rows of a shard
+in one step.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class Shards(Protocol):
 
     one_process: bool
 
-    def existing(self) -> set[int]:
-        """Return the numbers of the shards that exist."""
+    @staticmethod
+    def found_in(folder: Path, shard_rows: int) -> set[int]:
+        """Return the numbers of the shards that exist in a folder."""
 
     def writer(self, number: int, scratch: Path) -> ShardWriter:
         """Start a shard. Incomplete files go to the folder `scratch`."""
@@ -66,17 +67,17 @@ class ParquetShards:
         folder: The folder of the files.
         schema: Their schema.
         state: The folder for what the run keeps.
-        shard_rows: The number of rows in a shard.
     """
 
     one_process = False
 
-    def __init__(self, folder: Path, schema: pa.Schema, state: Path, shard_rows: int) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema, state: Path) -> None:
         self.folder, self.schema = folder, schema
 
-    def existing(self) -> set[int]:
-        """See `Shards.existing`."""
-        return {int(found[1]) for path in self.folder.iterdir() if (found := _SHARD.fullmatch(path.name))}
+    @staticmethod
+    def found_in(folder: Path, shard_rows: int) -> set[int]:
+        """See `Shards.found_in`."""
+        return {int(found[1]) for path in folder.iterdir() if (found := _SHARD.fullmatch(path.name))}
 
     def writer(self, number: int, scratch: Path) -> ShardWriter:
         """See `Shards.writer`."""
@@ -137,11 +138,11 @@ class NpyShards(ParquetShards):
     A bad row has a vector of NaN, or of zeros if vectors are integers.
     """
 
-    def __init__(self, folder: Path, schema: pa.Schema, state: Path, shard_rows: int) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema, state: Path) -> None:
         place = schema.get_field_index(VECTORS)
         self.vectors = schema.field(place).type
         others = schema.remove(place).append(pa.field("embedded", pa.bool_()))
-        super().__init__(folder, others, state, shard_rows)
+        super().__init__(folder, others, state)
 
     def writer(self, number: int, scratch: Path) -> ShardWriter:
         """See `Shards.writer`."""
@@ -183,20 +184,23 @@ class LanceShards:
         folder: The folder of the database.
         schema: The schema of the table.
         state: The folder for the counts of shards.
-        shard_rows: The number of rows in a shard.
     """
 
     one_process = True
 
-    def __init__(self, folder: Path, schema: pa.Schema, state: Path, shard_rows: int) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema, state: Path) -> None:
         import lancedb
 
-        self.state, self.shard_rows, self.schema = state, shard_rows, schema
+        self.state = state
         self.table = lancedb.connect(str(folder)).create_table(TABLE, schema=schema, exist_ok=True)
 
-    def existing(self) -> set[int]:
-        """See `Shards.existing`."""
-        return set(range(-(-self.table.count_rows() // self.shard_rows)))
+    @staticmethod
+    def found_in(folder: Path, shard_rows: int) -> set[int]:
+        """See `Shards.found_in`."""
+        import lancedb
+
+        rows = lancedb.connect(str(folder)).open_table(TABLE).count_rows()
+        return set(range(-(-rows // shard_rows)))
 
     def writer(self, number: int, scratch: Path) -> ShardWriter:
         """See `Shards.writer`."""

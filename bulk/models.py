@@ -83,8 +83,8 @@ def load_classifier(
     model = load_or_convert(name)
     if not isinstance(model, SequenceEncoderForSequenceClassification):
         raise UsageError(
-            f"predict needs a model with a head for sequence classification, and {name} is a {type(model).__name__}. "
-            "For vectors, use `sequence-encoder embed`."
+            f"{name} is a {type(model).__name__}, and has no head for sequence classification, whose labels and scores "
+            "predict writes. For vectors, use `sequence-encoder embed`."
         )
     return model, _tokenizer_of(name, model), _prepare(model, device, precision)
 

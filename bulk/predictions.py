@@ -47,10 +47,12 @@ class Predictions:
         options: PredictionArguments,
     ) -> None:
         self.classifier, self.tokenizer = classifier, private_copy(tokenizer)
+        self.device_type = classifier.device.type
         self.max_length = classifier.model.longest_text(tokenizer, model.max_length)
         self.max_tokens, self.all_scores = model.max_tokens, options.scores
         config = classifier.config
-        self.labels = [str(config.id2label[index]) for index in range(classifier.num_labels)]
+        names: Any = config.id2label
+        self.labels = [str(names[index]) for index in range(classifier.num_labels)]
         self.activation, self._score = _activation(config, classifier.num_labels)
 
     @property

@@ -48,7 +48,11 @@ class Counts:
 
 
 class Computation(Protocol):
-    """What a model does with texts. The two steps run in two threads."""
+    """What a model does with texts. On a GPU, the two steps run in two threads."""
+
+    @property
+    def device_type(self) -> str:
+        """The type of the device that computes."""
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -92,7 +96,9 @@ def count_truncated(encoded: Any, tokenizer: Any, max_length: int | None, texts:
         max_length: The number of tokens to which it truncates.
         texts: The columns of texts that it has tokenized.
     """
-    full = [i for i, ids in enumerate(encoded["input_ids"]) if max_length is not None and len(ids) >= max_length]
+    if max_length is None:
+        return 0
+    full = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) >= max_length]
     if encoded.encodings is not None:
         return sum(bool(encoded.encodings[i].overflowing) for i in full)
     # A slow tokenizer does not keep what it removes.

@@ -79,7 +79,8 @@ class CorpusRows:
         self.schema = pa.schema([])
         self._stream: Any = None
         options = {"text_column": corpus.text_column, "text_pair_column": pair_column, "id_column": rows.id_column}
-        self._wanted = {option: name for option, name in options.items() if name is not None}
+        self._wanted = [(option, name) for option, name in options.items() if name is not None]
+        self._wanted += [("columns", name) for name in rows.columns]
 
     def open(self, scratch: Path) -> None:
         """Open the corpus.
@@ -91,11 +92,8 @@ class CorpusRows:
             UsageError: If there are no rows, a column does not exist, or the text column has no texts.
         """
         stream = open_rows(self.corpus, scratch)
-        check_columns(stream, self.corpus, **self._wanted)
-        for name in self.rows.columns:
-            check_columns(stream, self.corpus, columns=name)
-        ids = [] if self.rows.id_column is None else [self.rows.id_column]
-        kept = dict.fromkeys([*self.text_columns, *ids, *self.rows.columns])
+        check_columns(stream, self.corpus, self._wanted)
+        kept = dict.fromkeys(name for _, name in self._wanted)
         self._stream = stream.select_columns(list(kept)).with_format("arrow")
         first = next(self._batches())
         for option, name in zip(("text_column", "text_pair_column"), self.text_columns, strict=False):

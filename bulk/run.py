@@ -1,8 +1,8 @@
 """Runs a computation over all rows of a corpus. What is complete stays, and the next run goes on from there.
 
 A run needs no other state than which shards exist. A shard depends only on its rows and the settings, so that a run
-that was interrupted writes the same files as one that was not. The rows are read and tokenized in one thread, computed
-in another, and written in a third.
+that was interrupted writes the same files as one that was not. While rows are computed, those before are written, and
+if a GPU computes, the next ones are read and tokenized.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Run:
         folder.check(self.rows.corpus.corpus)
         settings = settings_of(self.command, self.parts, identify(self.model))
         folder.check_settings(settings)
-        if counts := folder.finished():
+        # Someone may have deleted a shard, to compute it again.
+        if (counts := folder.finished()) and self._numbers(counts.rows) <= self._existing():
             if rank() == 0:
                 print(f"Finished before. {_summary(counts, self.output)}")
             return counts
@@ -83,7 +84,9 @@ class Run:
 
     def _compute(self, folder: OutputFolder, settings: dict[str, Any], started: float) -> Counts:
         is_first = rank() == 0
-        if not is_first:
+        if is_first:
+            folder.finished_file.unlink(missing_ok=True)
+        else:
             wait_until(folder.settings_file.exists)
         # A wrong column is reported before the model is loaded.
         self.rows.open(folder.state)
@@ -97,9 +100,8 @@ class Run:
         if isinstance(computation, Vectors) and computation.precision == "int8":
             facts["ranges"] = self._ranges(folder, computation).tolist()
         schema = schema_with([*self.rows.schema, *computation.fields], facts)
-        shards: Shards = FORMATS[self.file_format](self.output, schema, folder.state, self.rows.rows.shard_rows)
-        done = shards.existing()
-        written = self._write(shards, schema, computation, done, folder.state)
+        shards: Shards = FORMATS[self.file_format](self.output, schema, folder.state)
+        written = self._write(shards, schema, computation, folder.state)
         return self._finish(folder, shards, written, time.monotonic() - started)
 
     def _ranges(self, folder: OutputFolder, vectors: Vectors) -> np.ndarray:
@@ -116,17 +118,23 @@ class Run:
         vectors.ranges = np.array(json.loads(folder.ranges_file.read_text(encoding="utf-8")), np.float32)
         return vectors.ranges
 
-    def _write(
-        self, shards: Shards, schema: pa.Schema, computation: Computation, done: set[int], state: Path
-    ) -> Counts:
+    def _existing(self) -> set[int]:
+        """Return the numbers of the shards that exist."""
+        return FORMATS[self.file_format].found_in(self.output, self.rows.rows.shard_rows)
+
+    def _numbers(self, rows: int) -> set[int]:
+        """Return the numbers of the shards of a number of rows."""
+        return set(range(-(-rows // self.rows.rows.shard_rows)))
+
+    def _write(self, shards: Shards, schema: pa.Schema, computation: Computation, state: Path) -> Counts:
         """Write the shards of this process, and return their counts."""
-        written, tokens_done = Counts(), 0
+        written, tokens_done, done = Counts(), 0, self._existing()
         chunks = self.rows.chunks(lambda shard: is_mine(shard) and shard not in done)
-        tokenized: Iterator[tuple[Chunk, Tokens]] = ((chunk, computation.tokenize(chunk.texts)) for chunk in chunks)
+        tokenized: Iterator[tuple[Chunk, Tokens]] = ((chunk, _tokenize(computation, chunk)) for chunk in chunks)
         with ExitStack() as stack:
             scratch = stack.enter_context(scratch_folder(state, "incomplete-"))
             output = _Output(shards, schema, scratch, written)
-            ahead = stack.enter_context(read_ahead(tokenized))
+            ahead = stack.enter_context(read_ahead(tokenized)) if tokenizes_ahead(computation) else tokenized
             background = stack.enter_context(Background())
             progress = stack.enter_context(_progress_bar(self.rows, done))
             started = time.monotonic()
@@ -142,15 +150,27 @@ class Run:
 
     def _finish(self, folder: OutputFolder, shards: Shards, written: Counts, seconds: float) -> Counts:
         assert self.rows.count is not None
-        numbers = range(-(-self.rows.count // self.rows.rows.shard_rows))
         counts = Counts()
-        for number in sorted(shards.existing().intersection(numbers)):
+        for number in sorted(self._existing() & self._numbers(self.rows.count)):
             counts.add(shards.counts(number))
         if counts.rows == self.rows.count and folder.finish(counts):
             speed = f"{written.rows:,} rows and {written.tokens:,} tokens in {seconds:,.1f} seconds"
             before = counts.rows - written.rows
             print(f"{_summary(counts, self.output)} {f'This process has computed {speed}' if before else speed}.")
         return counts
+
+
+def tokenizes_ahead(computation: Computation) -> bool:
+    """Return whether to tokenize the next rows while these are computed.
+
+    The threads of a CPU that computes would wait for those that tokenize.
+    """
+    return computation.device_type != "cpu"
+
+
+def _tokenize(computation: Computation, chunk: Chunk) -> Tokens:
+    # Tokenizers refuse an empty list.
+    return computation.tokenize(chunk.texts) if chunk.good.any() else Tokens({"input_ids": []}, 0)
 
 
 @contextmanager

@@ -52,6 +52,7 @@ class Vectors:
             truncate_dim=options.truncate_dim,
             max_tokens=model.max_tokens,
         )
+        self.device_type = encoder._result_device().type
         self.precision = options.precision
         self.ranges: np.ndarray | None = None
         self._dtype = str(getattr(encoder, "dtype", "float32")).removeprefix("torch.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import glob
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -241,20 +241,33 @@ def load_from_hub(name: str, argument: str, config: str | None, **options: Any) 
         raise UsageError(f"--{argument} {name}: {error}") from error
 
 
+def commit_of(name: str) -> str | None:
+    """Return the newest commit of a dataset on the Hub, or None if the Hub cannot be asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return HfApi().dataset_info(name).sha
+    # Connection errors are not OSErrors, but share the second base class of HfHubHTTPError. Without a connection, the
+    # dataset may still be in the cache.
+    except (OSError, ValueError, HfHubHTTPError.__mro__[1]):
+        return None
+
+
 def _keep_text_column(texts: Any, arguments: CorpusArguments) -> Any:
     """Keep only the column of the texts, and call it "text"."""
-    check_columns(texts, arguments, text_column=arguments.text_column)
+    check_columns(texts, arguments, [("text_column", arguments.text_column)])
     texts = texts.select_columns([arguments.text_column])
     return texts if arguments.text_column == "text" else texts.rename_column(arguments.text_column, "text")
 
 
-def check_columns(texts: Any, arguments: TextArguments, **wanted: str) -> None:
+def check_columns(texts: Any, arguments: TextArguments, wanted: Iterable[tuple[str, str]]) -> None:
     """Check that a dataset or a stream has rows and columns.
 
     Args:
         texts: The dataset or the stream.
         arguments: The options that chose it, for error messages.
-        **wanted: The names of columns, by the options that name them.
+        wanted: Pairs of an option and the column that it names.
 
     Raises:
         UsageError: If there are no rows, or if a column does not exist.
@@ -266,7 +279,7 @@ def check_columns(texts: Any, arguments: TextArguments, **wanted: str) -> None:
     if first is None:
         raise UsageError(f"--corpus {arguments.corpus} is empty.")
     columns = texts.column_names or list(first)
-    for option, name in wanted.items():
+    for option, name in wanted:
         if name not in columns:
             raise UsageError(
                 f"--{option} {name} is not a column of --corpus {arguments.corpus}; choose one of {', '.join(columns)}."

@@ -159,7 +159,7 @@ def test_the_module_runs_as_a_program_and_fails_with_a_message_alone(
 
 def test_help_and_errors_do_not_import_torch(folder: Path) -> None:
     helps = [["--help"], ["adapt", "--help"], ["adapt", "--task", "qa", "-h"], ["pretrain", "--help"]]
-    helps += [["quickstart", "--help"], ["convert", "--help"]]
+    helps += [["quickstart", "--help"], ["convert", "--help"], ["embed", "--help"], ["predict", "-h"]]
     mistakes = [
         ["adopt"],
         ["adapt"],
@@ -171,6 +171,8 @@ def test_help_and_errors_do_not_import_torch(folder: Path) -> None:
     mistakes += [["quickstart", "--minutes", "0"], ["convert", "--overwrite"], ["convert", "a", "b", "--to", "gpt"]]
     (folder / "settings.yaml").write_text("corpus: texts\nsise: tiny\n")
     mistakes.append(["pretrain", "settings.yaml"])
+    mistakes += [["embed", "model"], ["embed", "model", "--output_dir", "out", "--corpus", "settings.yaml"]]
+    mistakes += [["predict", "model", "--output_dir", "out", "--precision", "int8"], ["embed", "settings.yaml"]]
     program = f"SCRIPT = {str(SCRIPT)!r}\n{RUN_ALL}"
     command = [sys.executable, "-c", program, "", json.dumps([*helps, *mistakes])]
     codes, imported = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -126,6 +126,7 @@ def test_public_names_are_pinned() -> None:
 @pytest.mark.parametrize(
     ("room", "names"),
     {
+        "bulk": ["embed_corpus", "predict_corpus"],
         "data": [
             *("Docstring", "PackedWindows", "TokenBudgetBatchSampler", "TokenBudgetCollator", "TokenBudgetDataset"),
             *("read_documentation", "segment_windows"),

@@ -6,6 +6,7 @@ Shapes: N texts, T tokens of a batch, D channels of the vectors.
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -369,9 +370,13 @@ def _iter_encode(
                 if not isinstance(text, str):
                     raise ValueError(f"sentences must be strings, got a {type(text).__name__}: {text!r}.")
             ids = prepared.tokenize(chunk)["input_ids"]
-            vectors = prepared.vectors(ids, lambda index, done=done: f"sentences[{done + index}]", progress)
+            vectors = prepared.vectors(ids, partial(_sentence_name, done), progress)
             done += len(chunk)
             yield vectors if convert_to_tensor else vectors.cpu().numpy()
+
+
+def _sentence_name(first: int, index: int) -> str:
+    return f"sentences[{first + index}]"
 
 
 def _check_numpy_dtype(dtype: torch.dtype | None) -> None:

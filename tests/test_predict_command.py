@@ -1,0 +1,123 @@
+"""The command `predict` writes the labels and scores of transformers' pipeline and of CrossEncoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sentence_transformers import CrossEncoder
+from transformers import AutoTokenizer, pipeline
+
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForSequenceClassification
+from sequence_encoder.__main__ import main
+from sequence_encoder.bulk import predict_corpus
+from sequence_encoder.command_line import UsageError
+from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
+from sequence_encoder.tests.corpus_runs import (
+    LONG,
+    NULL,
+    arguments_of,
+    assert_same_shards,
+    options_of,
+    rows_of,
+    table_of,
+    write_rows,
+)
+
+# The third text of a pair is missing.
+ROWS = [{**row, "other": WORDS[number % 7] if number != 2 else None} for number, row in enumerate(rows_of())]
+GOOD = [number for number in range(len(ROWS)) if number not in (NULL, LONG)]
+LABELS = {0: "cat", 1: "dog", 2: "owl"}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(tmp_path_factory.mktemp("models") / "tiny", cls_token_id=2, sep_token_id=3)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("corpus") / "rows.parquet", ROWS)
+
+
+@pytest.fixture
+def save_classifier(encoder: Path, tmp_path: Path, randomize: Callable[..., Any]) -> Callable[..., Path]:
+    """Return `save_classifier(**fields)`, which saves a model with a head."""
+
+    def save(**fields: Any) -> Path:
+        config = SequenceEncoderConfig.from_pretrained(encoder, **fields)
+        randomize(SequenceEncoderForSequenceClassification(config)).save_pretrained(tmp_path / "model")
+        AutoTokenizer.from_pretrained(encoder, model_max_length=12).save_pretrained(tmp_path / "model")
+        return tmp_path / "model"
+
+    return save
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"id2label": LABELS},
+        {"id2label": LABELS, "problem_type": "multi_label_classification"},
+        {"num_labels": 1, "problem_type": "regression"},
+    ],
+    ids=["single label", "multi-label", "regression"],
+)
+def test_labels_and_scores_are_those_of_the_pipeline(
+    save_classifier: Callable[..., Path], corpus: Path, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    model = save_classifier(**fields)
+    counts = predict_corpus(**options_of(model, corpus, tmp_path / "out", scores=True, columns=["key"]))
+    rows = table_of(tmp_path / "out").to_pylist()
+    classify = pipeline("text-classification", model=str(model), device="cpu", top_k=None)
+    expected = classify([ROWS[number]["text"] for number in GOOD], truncation=True)
+    names = [classify.model.config.id2label[index] for index in range(classify.model.num_labels)]
+    for number, found in zip(GOOD, expected, strict=True):
+        row = rows[number]
+        assert (row["id"], row["key"], row["label"]) == (number, f"k{number}", found[0]["label"])
+        scores = {each["label"]: each["score"] for each in found}
+        np.testing.assert_allclose(row["score"], found[0]["score"], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(row["scores"], [scores[name] for name in names], rtol=1e-4, atol=1e-6)
+    for number in (NULL, LONG):
+        assert [rows[number][name] for name in ("label", "score", "scores")] == [None] * 3
+    assert counts.truncated > 0
+
+
+@pytest.mark.parametrize("activation", [None, "torch.nn.modules.linear.Identity"])
+def test_scores_of_pairs_are_those_of_a_cross_encoder(
+    save_classifier: Callable[..., Path], corpus: Path, tmp_path: Path, activation: str | None
+) -> None:
+    model = save_classifier(num_labels=1)
+    if activation is not None:
+        # As CrossEncoder saves it.
+        file = model / "config.json"
+        stated = {"sentence_transformers": {"activation_fn": activation, "version": "5.0"}}
+        file.write_text(json.dumps({**json.loads(file.read_text()), **stated}))
+    counts = predict_corpus(**options_of(model, corpus, tmp_path / "out", text_pair_column="other"))
+    found = table_of(tmp_path / "out").column("score").to_pylist()
+    assert [number for number, score in enumerate(found) if score is None] == [2, NULL, LONG]
+    assert counts.bad == {"null": 2, "too long": 1}
+    pairs = [number for number in GOOD if number != 2]
+    expected = CrossEncoder(str(model), device="cpu").predict([(ROWS[i]["text"], ROWS[i]["other"]) for i in pairs])
+    np.testing.assert_allclose([found[number] for number in pairs], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_predictions_continue_where_they_stopped(
+    save_classifier: Callable[..., Path], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = save_classifier(id2label=LABELS)
+    main(["predict", *arguments_of(model, corpus, tmp_path / "whole")])
+    main(["predict", *arguments_of(model, corpus, tmp_path / "out")])
+    (tmp_path / "out" / "shard-000001.parquet").unlink()
+    main(["predict", *arguments_of(model, corpus, tmp_path / "out")])
+    assert "This process has computed 8 rows" in capsys.readouterr().out
+    assert_same_shards(tmp_path / "out", tmp_path / "whole")
+
+
+def test_a_model_without_a_head_is_refused(encoder: Path, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has no head for sequence classification.*use `sequence-encoder embed`"):
+        predict_corpus(**options_of(encoder, corpus, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
