@@ -51,8 +51,8 @@ A {kind} of sequence-encoder with {parameters:,} parameters, exported to {format
 """
 _NEEDS = "Other languages need a tokenizer that reads `tokenizer.json`, and `{file}` with `{weights}` beside it. "
 _TORCH = (
-    'Torch alone also runs the file, on the CPU: `torch.export.load("{file}").module()` takes the inputs by their names '
-    "and returns a dictionary. The file can run any code when it is loaded, so only load it if you trust its author. "
+    'Torch alone also runs the file, on the CPU: `torch.export.load("{file}").module()` takes the inputs by name and '
+    "returns a dictionary. The file can run any code when it is loaded, so only load it if you trust its author. "
     "Other versions of torch than that of the check may not be able to read it. "
 )
 _SIZES = "Texts may have any number of tokens{limit}, and a batch any number of texts."
@@ -82,7 +82,9 @@ _EIGHT_BITS = (
     " The model is quantized to eight bits. Its layers round their inputs, and runtimes that round differently at a "
     "boundary return slightly other numbers."
 )
-_EIGHT_BIT_WEIGHTS = " The weights have eight bits. The program computes with them in float32, without rounding its inputs."
+_EIGHT_BIT_WEIGHTS = (
+    " The weights have eight bits. The program computes with them in float32, without rounding its inputs."
+)
 
 
 def write_card(

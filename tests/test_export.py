@@ -197,9 +197,9 @@ def test_a_torch_program_is_only_loaded_if_it_is_trusted(
 ) -> None:
     _, folder = encoders["torch"]
     monkeypatch.setattr(torch.export, "load", None)
-    with pytest.raises(ValueError, match="can run any code when it is loaded.*trust_remote_code=True"):
+    with pytest.raises(ValueError, match=r"can run any code when it is loaded.*trust_remote_code=True"):
         ExportedEncoder.from_pretrained(folder)
-    with pytest.raises(ValueError, match="can run any code when it is loaded.*trust_remote_code=True"):
+    with pytest.raises(ValueError, match=r"can run any code when it is loaded.*trust_remote_code=True"):
         exported_pipeline("feature-extraction", folder)
     assert "can run any code when it is loaded" in (folder / "README.md").read_text()
 
