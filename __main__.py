@@ -105,7 +105,7 @@ def convert(arguments: list[str]) -> Run:
 
 
 def export(arguments: list[str]) -> Run:
-    """Export a model for other runtimes and languages, to ONNX, OpenVINO or a torch program, if its outputs stay."""
+    """Export a model to ONNX, OpenVINO or a torch program, for other runtimes and languages, if its outputs agree."""
     from .command_line.parser import check_names
     from .export.requirements import FORMATS, check_format
 

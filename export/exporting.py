@@ -42,8 +42,8 @@ def export(
     """Export a model to a format of another runtime, with its tokenizer and a card.
 
     The graph takes any number of texts of any length, in float32. In its layers, only attention computes padding. Those
-    in eight bits keep their weights and scales, and multiply integers. The graph is saved only if its outputs on sample
-    texts are those of the model; with eight bits, if their cosines are at least 0.99.
+    in eight bits keep their weights and scales, and multiply integers, except in torch programs. The graph is saved
+    only if its outputs on sample texts are those of the model; with eight bits, if their cosines are at least 0.99.
 
     Args:
         model: The model, on the CPU.
