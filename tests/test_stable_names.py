@@ -127,13 +127,14 @@ def test_public_names_are_pinned() -> None:
     ("room", "names"),
     {
         "bulk": ["embed_corpus", "predict_corpus"],
+        "search": ["Hit", "Reranker", "SearchIndex", "index_corpus"],
         "data": [
             *("Docstring", "PackedWindows", "TokenBudgetBatchSampler", "TokenBudgetCollator", "TokenBudgetDataset"),
             *("read_documentation", "segment_windows"),
         ],
         "export": ["ExportCheck", "ExportedEncoder", "export", "exported_pipeline", "to_jax"],
         "hub": ["Training", "model_card", "save_sentence_transformer"],
-        "inference": ["QuestionAnsweringPipeline", "optimize_for_inference"],
+        "inference": ["QuestionAnsweringPipeline", "optimize_for_inference", "unpad_inputs"],
         "training": ["HubTrainer", "Objectives", "PretrainingCollator", "training_of"],
     }.items(),
 )
