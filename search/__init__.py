@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..command_line.lazy_exports import lazy_exports
 
 _MODULES = {
-    "Hit": "search_index",
+    "Hit": "hit",
     "Reranker": "reranking",
     "SearchIndex": "search_index",
     "index_corpus": "indexing",

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..command_line.console import hide_progress_bars
 from .arguments import SearchArguments
+from .hit import Hit
 from .reranking import Reranker
-from .search_index import Hit, SearchIndex
+from .search_index import SearchIndex
 
 # The number of lines of a text to print.
 _LINES = 4

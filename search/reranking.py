@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ..bulk.arguments import ModelArguments, PredictionArguments
 from ..bulk.models import choose_device, load_classifier
 from ..bulk.predictions import Predictions
 from ..command_line import UsageError
-
-if TYPE_CHECKING:
-    from .search_index import Hit
+from .hit import Hit
 
 
 class Reranker:

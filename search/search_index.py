@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +16,11 @@ from ..bulk.models import choose_device, load_encoder
 from ..command_line import UsageError
 from ..command_line.extras import require
 from .arguments import MODES
+from .hit import Hit
 from .layout import VECTORS, Layout, nearest, open_table, with_probes
 from .reranking import Reranker
 
 _SCORES = ("_relevance_score", "_score", "_distance")
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A text that a search has found.
-
-    Attributes:
-        id: The id of its row.
-        text: The text.
-        score: How well it fits, for comparison with other hits of the same search: the cosine of the vectors, BM25, the
-            sum of inverse ranks, or the score of the reranker.
-        fields: The other columns of the index.
-    """
-
-    id: Any
-    text: str
-    score: float
-    fields: dict[str, Any] = field(default_factory=dict)
 
 
 class SearchIndex:

@@ -112,7 +112,7 @@ def test_a_reranker_reads_the_query_with_each_candidate(index: SearchIndex, mode
     assert [hit.id for hit in hits] == sorted(scores, key=scores.__getitem__, reverse=True)[:4]
     assert [hit.score for hit in hits] == [scores[hit.id] for hit in hits]
     assert reranker.scores(query, []) == []
-    with pytest.raises(UsageError, match="needs a model with a head for sequence classification"):
+    with pytest.raises(UsageError, match="has no head for sequence classification"):
         Reranker(str(models["encoder"]))
 
 

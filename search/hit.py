@@ -1,0 +1,24 @@
+"""What a search finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A text that a search has found.
+
+    Attributes:
+        id: The id of its row.
+        text: The text.
+        score: How well it fits, for comparison with other hits of the same search: the cosine of the vectors, BM25, the
+            sum of inverse ranks, or the score of the reranker.
+        fields: The other columns of the index.
+    """
+
+    id: Any
+    text: str
+    score: float
+    fields: dict[str, Any] = field(default_factory=dict)
