@@ -246,11 +246,12 @@ def commit_of(name: str) -> str | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    # Connection errors are not OSErrors, but share the second base class of HfHubHTTPError.
+    failures: tuple[type[Exception], ...] = (OSError, ValueError, HfHubHTTPError.__mro__[1])
     try:
         return HfApi().dataset_info(name).sha
-    # Connection errors are not OSErrors, but share the second base class of HfHubHTTPError. Without a connection, the
-    # dataset may still be in the cache.
-    except (OSError, ValueError, HfHubHTTPError.__mro__[1]):
+    except failures:
+        # The dataset may be in the cache.
         return None
 
 
