@@ -105,9 +105,9 @@ def convert(arguments: list[str]) -> Run:
 
 
 def export(arguments: list[str]) -> Run:
-    """Export a model to ONNX or OpenVINO, for other runtimes and languages, if its outputs stay the same."""
+    """Export a model to ONNX, OpenVINO or a torch program, for other runtimes and languages, if its outputs agree."""
     from .command_line.parser import check_names
-    from .export.requirements import LIBRARIES, check_format
+    from .export.requirements import FORMATS, check_format
 
     parser = argparse.ArgumentParser(
         prog="sequence-encoder export",
@@ -118,7 +118,7 @@ def export(arguments: list[str]) -> Run:
     )
     parser.add_argument("source", metavar="model", help="folder or Hub id of the model; `convert` lists the families")
     parser.add_argument("target", help="folder to write")
-    parser.add_argument("--to", choices=LIBRARIES, default="onnx", help="format; default: onnx")
+    parser.add_argument("--to", choices=FORMATS, default="onnx", help="format; default: onnx")
     parser.add_argument(
         "--pooled", action="store_true", help="export the encoder alone, with pooling and normalisation in the graph"
     )

@@ -16,12 +16,7 @@ from ..hub.card import TASKS, auto_class_of
 from ..hub.card_rules import check_card
 from ..saving.model_files import save_card
 from .comparison import ExportCheck
-from .requirements import FORMAT_NAMES, LIBRARIES
-
-# The file of each format, which transformers names.
-FILES = {"onnx": "model.onnx", "openvino": "openvino_model.xml"}
-# The file with the weights beside it.
-_WEIGHTS = {"onnx": "model.onnx.data", "openvino": "openvino_model.bin"}
+from .requirements import FORMATS
 
 _CARD = """\
 ---
@@ -54,10 +49,13 @@ A {kind} of sequence-encoder with {parameters:,} parameters, exported to {format
 
 {licence}
 """
-_NEEDS = (
-    "Other languages need a tokenizer that reads `tokenizer.json`, and `{file}` with `{weights}` beside it. Texts may "
-    "have any number of tokens{limit}, and a batch any number of texts."
+_NEEDS = "Other languages need a tokenizer that reads `tokenizer.json`, and `{file}` with `{weights}` beside it. "
+_TORCH = (
+    'Torch alone also runs the file, on the CPU: `torch.export.load("{file}").module()` takes the inputs by name and '
+    "returns a dictionary. The file can run any code when it is loaded, so only load it if you trust its author. "
+    "Other versions of torch than that of the check may not be able to read it. "
 )
+_SIZES = "Texts may have any number of tokens{limit}, and a batch any number of texts."
 _MASK = (
     "`attention_mask` is 1 at tokens and 0 at padding, which may be on either side. In the layers, only attention "
     "computes padding."
@@ -65,14 +63,14 @@ _MASK = (
 _ENCODE = """\
 from sequence_encoder.export import ExportedEncoder
 
-model = ExportedEncoder.from_pretrained({place})
+model = ExportedEncoder.from_pretrained({place}{trust})
 vectors = model.encode(["A short text.", "Another one."])"""
 _RUN = """\
 import sequence_encoder
 from transformers import AutoTokenizer
 from transformers.exporters import ExportedModel
 
-model = ExportedModel.from_pretrained({place})
+model = ExportedModel.from_pretrained({place}{trust})
 tokenizer = AutoTokenizer.from_pretrained({place})
 outputs = model(**tokenizer(["A short text."], return_tensors="pt"))"""
 _PRECISION = (
@@ -83,6 +81,9 @@ _PRECISION = (
 _EIGHT_BITS = (
     " The model is quantized to eight bits. Its layers round their inputs, and runtimes that round differently at a "
     "boundary return slightly other numbers."
+)
+_EIGHT_BIT_WEIGHTS = (
+    " The weights have eight bits. The program computes with them in float32, without rounding its inputs."
 )
 
 
@@ -119,20 +120,25 @@ def write_card(
     axes = {2: "batch, sequence", 3: "batch, choices, sequence"}
     rows = [f"| input | `{each}` | {axes[dimensions]} | int64 |" for each, dimensions in inputs.items()]
     rows += [f"| output | `{each}` | {', '.join(shape)} | float32 |" for each, shape in outputs.items()]
-    config = model.config
+    config, to = model.config, FORMATS[check.to]
+    code = (_ENCODE if auto_class == "AutoModel" else _RUN).format(
+        place=json.dumps(name, ensure_ascii=False), trust=", trust_remote_code=True" * to.runs_code
+    )
     limit = f" up to {config.max_position_embeddings:,}" if config.position_embedding == "learned" else ""
-    versions = ", ".join(f"{each} {version(each)}" for each in ("torch", "transformers", *LIBRARIES[check.to]))
+    needs = (_NEEDS if to.weights else _TORCH).format(file=to.file, weights=to.weights) + _SIZES.format(limit=limit)
+    versions = ", ".join(f"{each} {version(each)}" for each in ("torch", "transformers", *to.libraries))
+    eight_bits = _EIGHT_BIT_WEIGHTS if check.to == "torch" else _EIGHT_BITS
     licence = " ".join(str(inherited[key]) for key in ("license", "license_name", "license_link") if key in inherited)
     text = _CARD.format(
         metadata=data.to_yaml(),
         name=name,
         kind=type(model).__name__,
         parameters=model.num_parameters(),
-        format=FORMAT_NAMES[check.to],
-        code=(_ENCODE if auto_class == "AutoModel" else _RUN).format(place=json.dumps(name, ensure_ascii=False)),
-        needs=_wrapped(_NEEDS.format(file=FILES[check.to], weights=_WEIGHTS[check.to], limit=limit)),
+        format=to.title,
+        code=code,
+        needs=_wrapped(needs),
         table="\n".join(rows),
-        note=_wrapped(_MASK + _EIGHT_BITS * check.eight_bits + _PRECISION * (check.to == "openvino")),
+        note=_wrapped(_MASK + eight_bits * check.eight_bits + _PRECISION * (check.to == "openvino")),
         check=_wrapped(f"{check} The versions were {versions}."),
         licence=licence or "The licence of the source was not found. Ask its publisher before you use this model.",
     )

@@ -11,7 +11,7 @@ from ..hub.passed_on import inherited_card_fields
 from ..saving.whole_folders import check_replaceable
 from .comparison import ExportCheck
 from .exporting import checked_export
-from .requirements import FORMAT_NAMES
+from .requirements import FORMATS
 
 
 def export_checkpoint(source: str, target: str, to: str, pooled: bool = False, force: bool = False) -> ExportCheck:
@@ -36,6 +36,6 @@ def export_checkpoint(source: str, target: str, to: str, pooled: bool = False, f
         raise ValueError(f"{source} has no tokenizer, which the exported model needs.")
     inherited = inherited_card_fields(source_folder)
     with checked_export(model, tokenizer, target, to, pooled, inherited, (force, "--force")) as check:
-        print(f"Exported {type(model).__name__} to {FORMAT_NAMES[to]}. {check}")
+        print(f"Exported {type(model).__name__} to {FORMATS[to].title}. {check}")
     print(f"Saved in {target}.")
     return check

@@ -12,13 +12,8 @@ from typing import Any
 
 import torch
 
-from .requirements import RUNTIME_NAMES
+from .requirements import FORMATS
 
-# OpenVINO otherwise computes in bfloat16 if the processor has instructions for it.
-FULL_PRECISION: dict[str, dict[str, Any]] = {
-    "onnx": {},
-    "openvino": {"config": {"INFERENCE_PRECISION_HINT": "f32"}},
-}
 # Relative to the largest output, or to 1 if all are smaller, as in `convert`.
 TOLERANCE = 1e-3
 # The least cosine of the outputs of models in eight bits. An input of a layer at the boundary between two integers may
@@ -67,7 +62,7 @@ class ExportCheck:
         return (
             f"On sample texts, the outputs of both models differ by at most {self.difference:.1e}{cosine}. A "
             f"batch of {self.texts} texts with {self.tokens} tokens takes {1000 * self.seconds:.1f} ms in torch and "
-            f"{1000 * self.exported_seconds:.1f} ms in {RUNTIME_NAMES[self.to]}, on {threads} of a CPU."
+            f"{1000 * self.exported_seconds:.1f} ms in {FORMATS[self.to].runtime}, on {threads} of a CPU."
         )
 
 
@@ -76,7 +71,7 @@ def runtime_options(to: str, threads: int) -> dict[str, Any]:
 
     Args:
         to: The format.
-        threads: The number of threads.
+        threads: The number of threads. Torch programs use those of torch.
     """
     if to == "onnx":
         import onnxruntime
@@ -84,7 +79,9 @@ def runtime_options(to: str, threads: int) -> dict[str, Any]:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         return {"session_options": options}
-    return {"config": {**FULL_PRECISION[to]["config"], "INFERENCE_NUM_THREADS": threads}}
+    if to == "openvino":
+        return {"config": {**FORMATS[to].full_precision["config"], "INFERENCE_NUM_THREADS": threads}}
+    return {}
 
 
 @torch.no_grad()

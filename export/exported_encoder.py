@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
 
 from ..configuration import SequenceEncoderConfig
 from ..data.batching import token_batches
@@ -37,7 +38,7 @@ class _RecipeInGraph(EmbeddingRecipe):
 
 
 class ExportedEncoder(TextEncodingMixin):
-    """An encoder that `export` has saved, with its tokenizer. It runs on ONNX Runtime or OpenVINO.
+    """An encoder that `export` has saved, with its tokenizer. It runs on ONNX Runtime, OpenVINO or torch.
 
     Load one with `from_pretrained`.
 
@@ -71,12 +72,13 @@ class ExportedEncoder(TextEncodingMixin):
         Args:
             name: A folder or a Hub id.
             **options: Arguments of `transformers.exporters.ExportedModel.from_pretrained`, such as `device`,
-                `revision`, `session_options` for ONNX Runtime, or `config` for OpenVINO.
+                `revision`, `session_options` for ONNX Runtime, `config` for OpenVINO, or `trust_remote_code` for torch
+                programs, which can run any code when they are loaded.
 
         Raises:
             MissingLibraryError: If the runtime is not installed.
             OSError: If there is no exported model.
-            ValueError: If the model is not an encoder.
+            ValueError: If the model is not an encoder, or is a torch program and not trusted.
         """
         hub = hub_options(options)
         exported, tokenizer = load_exported(name, **options)
@@ -95,7 +97,8 @@ class ExportedEncoder(TextEncodingMixin):
         if missing := [name for name in self._inputs if name not in inputs]:
             raise ValueError(f"The graph also needs {' and '.join(missing)}, got only {', '.join(inputs) or 'none'}.")
         with self._running:
-            return self.exported(**{name: tensor for name, tensor in inputs.items() if name in self._inputs})
+            outputs = self.exported(**{name: tensor for name, tensor in inputs.items() if name in self._inputs})
+        return ModelOutput(outputs)
 
     def encode(
         self,

@@ -22,8 +22,9 @@ from ..saving.whole_folders import atomic_folder, check_replaceable
 from .card import write_card
 from .comparison import ExportCheck, Inputs, compare, runtime_options
 from .graphs import exporter_of, graph_module, input_names, sample_inputs, trace
+from .loading import open_exported
 from .quiet import quiet_exporters
-from .requirements import check_format
+from .requirements import FORMATS, check_format
 
 # Number of times that the batch for the measurement of speed repeats the sample texts.
 _REPEATED = 4
@@ -41,14 +42,14 @@ def export(
     """Export a model to a format of another runtime, with its tokenizer and a card.
 
     The graph takes any number of texts of any length, in float32. In its layers, only attention computes padding. Those
-    in eight bits keep their weights and scales, and multiply integers. The graph is saved only if its outputs on sample
-    texts are those of the model; with eight bits, if their cosines are at least 0.99.
+    in eight bits keep their weights and scales, and multiply integers, except in torch programs. The graph is saved
+    only if its outputs on sample texts are those of the model; with eight bits, if their cosines are at least 0.99.
 
     Args:
         model: The model, on the CPU.
         tokenizer: The tokenizer of the model.
         folder: The folder to write. It is complete or absent, even if the export fails.
-        to: The format, `onnx` or `openvino`.
+        to: The format, `onnx`, `openvino` or `torch`.
         pooled: Whether the graph of an encoder ends with the pooling and the normalisation of its embedding recipe. Its
             only output is then `sentence_embedding`.
         replace: Whether to replace `folder` if it contains a saved model.
@@ -146,9 +147,9 @@ def _check(
     to: str, module: nn.Module, folder: Path, batches: Sequence[Inputs]
 ) -> tuple[ExportCheck, dict[str, tuple[str, ...]]]:
     """Compare the saved file with the model, and return the result and the shapes of the outputs in words."""
-    from transformers.exporters import ExportedModel
-
-    exported: Any = ExportedModel.from_pretrained(folder, device="cpu", **runtime_options(to, torch.get_num_threads()))
+    # The file that was just written is safe to run.
+    options = {"trust_remote_code": FORMATS[to].runs_code, **runtime_options(to, torch.get_num_threads())}
+    exported = open_exported(folder, device="cpu", **options)
     eight_bits = any(isinstance(layer, EightBitLinear) for layer in module.modules())
     check = compare(to, module, exported, batches, eight_bits)
     # The first two batches differ in the number of texts and of tokens.

@@ -21,6 +21,7 @@ from ..modeling.pooling import POOLINGS
 from ..modeling.quantized.eight_bit_graph import EightBitProduct
 from ..modeling.quantized.eight_bit_linear import EightBitLinear
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
+from .requirements import FORMATS
 
 # The output of a graph with pooling, as sentence-transformers names it.
 VECTORS = "sentence_embedding"
@@ -132,9 +133,9 @@ def exporter_of(to: str) -> Any:
     from transformers.exporters.auto import get_exporter_class
 
     try:
-        return get_exporter_class(to)()
+        return get_exporter_class(FORMATS[to].backend)()
     except ImportError as error:
-        raise MissingLibraryError(f"export to {to}: {error}") from error
+        raise MissingLibraryError(f"export to {FORMATS[to].title}: {error}") from error
 
 
 def trace(exporter: Any, module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
@@ -155,13 +156,26 @@ def trace(exporter: Any, module: nn.Module, inputs: Mapping[str, torch.Tensor]) 
     config = exporter.config_class(dynamic_shapes=dict.fromkeys(inputs, sizes))
     encoder = next(each for each in module.modules() if isinstance(each, SequenceEncoderModel))
     replaced = "forward" in vars(module)
+    backend = exporter.export_format
+    form = _plain_outputs(module) if backend == "dynamo" else _integers_in_graphs(module, backend == "onnx")
     try:
-        with encoder.packed_in_graphs(), _integers_in_graphs(module, exporter.export_format == "onnx"):
+        with encoder.packed_in_graphs(), form:
             return exporter.export(module, dict(inputs), config)
     finally:
         if not replaced:
             # The exporter restores the method as an attribute of this instance, which a copy would share.
             vars(module).pop("forward", None)
+
+
+@contextmanager
+def _plain_outputs(module: nn.Module) -> Iterator[None]:
+    """Let a module return a plain dictionary in this block, so that torch can load its graph without transformers."""
+    forward = module.forward
+    module.forward = lambda **inputs: dict(forward(**inputs))
+    try:
+        yield
+    finally:
+        module.forward = forward
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -12,8 +13,7 @@ from typing import Any, cast
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from .comparison import FULL_PRECISION
-from .requirements import LIBRARIES, check_exporters, check_format
+from .requirements import FORMATS, check_exporters, check_format
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
@@ -28,22 +28,42 @@ def load_exported(name: str | os.PathLike[str], **options: Any) -> tuple[Any, Pr
     Raises:
         MissingLibraryError: If the runtime is not installed.
         OSError: If there is no exported model.
-        ValueError: If the format is not supported.
+        ValueError: If the format is not supported, or can run code and is not trusted.
     """
     check_exporters("an exported model")
-    from transformers.exporters import ExportedModel
     from transformers.exporters.base import EXPORT_MANIFEST_FILE
 
     hub = hub_options(options)
     manifest = Path(cast(str, cached_file(os.fspath(name), EXPORT_MANIFEST_FILE, **hub)))
-    to = str(json.loads(manifest.read_text(encoding="utf-8")).get("export_format"))
-    if to not in LIBRARIES:
-        raise ValueError(f"{name} must be exported to one of {', '.join(map(repr, LIBRARIES))}, and is a {to!r}.")
+    backend = str(json.loads(manifest.read_text(encoding="utf-8")).get("export_format"))
+    found = [to for to, each in FORMATS.items() if each.backend == backend]
+    if not found:
+        raise ValueError(f"{name} must be exported to one of {', '.join(map(repr, FORMATS))}, and is a {backend!r}.")
+    (to,) = found
     check_format(to)
-    for key, value in FULL_PRECISION[to].items():
+    if FORMATS[to].runs_code and not options.get("trust_remote_code"):
+        raise ValueError(
+            f"{name} is {FORMATS[to].title}, which can run any code when it is loaded. If you trust its author, pass "
+            "trust_remote_code=True."
+        )
+    for key, value in FORMATS[to].full_precision.items():
         options[key] = {**value, **(options.get(key) or {})}
-    exported = ExportedModel.from_pretrained(os.fspath(name), **options)
-    return exported, AutoTokenizer.from_pretrained(os.fspath(name), **hub)
+    return open_exported(name, **options), AutoTokenizer.from_pretrained(os.fspath(name), **hub)
+
+
+def open_exported(name: str | os.PathLike[str], **options: Any) -> Any:
+    """Return an `ExportedModel` of transformers.
+
+    Args:
+        name: A folder or a Hub id.
+        **options: Arguments of its `from_pretrained`.
+    """
+    from transformers.exporters import ExportedModel
+
+    with warnings.catch_warnings():
+        # Transformers' own use of torch, for torch programs.
+        warnings.filterwarnings("ignore", "`treespec.children_specs` is deprecated", FutureWarning)
+        return ExportedModel.from_pretrained(os.fspath(name), **options)
 
 
 def hub_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 from typing import Any, cast
 
 from transformers import Pipeline, pipeline
+from transformers.utils import ModelOutput
 
 from ..inference import QuestionAnsweringPipeline
 from .loading import load_exported, running_lock
@@ -26,7 +27,7 @@ class _PipelineModel:
     def forward(self, **inputs: Any) -> Any:
         """Run the graph on those inputs that it has."""
         with self._running:
-            return self._exported(**{name: inputs[name] for name in self._inputs if name in inputs})
+            return ModelOutput(self._exported(**{name: inputs[name] for name in self._inputs if name in inputs}))
 
     def can_generate(self) -> bool:
         """Return whether the model generates text."""
@@ -37,20 +38,23 @@ class _PipelineModel:
         return self
 
 
-def exported_pipeline(task: str, name: str | os.PathLike[str], **options: Any) -> Pipeline:
+def exported_pipeline(
+    task: str, name: str | os.PathLike[str], *, trust_remote_code: bool = False, **options: Any
+) -> Pipeline:
     """Return a pipeline of transformers that runs a model which `export` has saved. It computes in float32.
 
     Args:
         task: The task of the pipeline, such as `text-classification` or `question-answering`.
         name: A folder or a Hub id.
+        trust_remote_code: Whether to load a file that can run any code, such as a torch program.
         **options: Arguments of `transformers.pipeline`, such as `top_k`.
 
     Raises:
         MissingLibraryError: If the runtime is not installed.
         OSError: If there is no exported model.
-        ValueError: If the format is not supported.
+        ValueError: If the format is not supported, or is not trusted.
     """
-    exported, tokenizer = load_exported(name)
+    exported, tokenizer = load_exported(name, trust_remote_code=trust_remote_code)
     # Pipelines compare the name of the class with those that the task supports.
     kind = type(next(iter(exported.config.architectures or ["ExportedModel"])), (_PipelineModel,), {})
     model: Any = kind(exported)

@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ..command_line.extras import MissingLibraryError, require
 
-# By the name of the format in transformers.
-LIBRARIES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
-FORMAT_NAMES = {"onnx": "ONNX", "openvino": "OpenVINO"}
-RUNTIME_NAMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+
+@dataclass(frozen=True)
+class Format:
+    """A format of exported models.
+
+    Attributes:
+        backend: Its name in transformers.
+        title: Its name in sentences.
+        runtime: The name of what runs it, in sentences.
+        file: The file with the graph.
+        weights: The file with the weights beside it, or None if the first file contains them.
+        libraries: The libraries that it needs, without torch and transformers.
+        full_precision: The options of `ExportedModel.from_pretrained` with which the runtime computes in float32.
+        runs_code: Whether files can run code when they are loaded.
+    """
+
+    backend: str
+    title: str
+    runtime: str
+    file: str
+    weights: str | None
+    libraries: tuple[str, ...] = ()
+    full_precision: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    runs_code: bool = False
+
+
+FORMATS = {
+    "onnx": Format(
+        "onnx", "ONNX", "ONNX Runtime", "model.onnx", "model.onnx.data", ("onnx", "onnxscript", "onnxruntime")
+    ),
+    "openvino": Format(
+        "openvino",
+        "OpenVINO",
+        "OpenVINO",
+        "openvino_model.xml",
+        "openvino_model.bin",
+        ("openvino",),
+        # OpenVINO otherwise computes in bfloat16 if the processor has instructions for it.
+        {"config": {"INFERENCE_PRECISION_HINT": "f32"}},
+    ),
+    # Torch unpickles parts of the file, and evaluates expressions for sizes as Python code.
+    "torch": Format("dynamo", "a torch program", "the exported program", "model.pt2", None, runs_code=True),
+}
 
 
 def check_format(to: str) -> None:
@@ -23,10 +65,11 @@ def check_format(to: str) -> None:
         ValueError: If there is no such format.
         MissingLibraryError: If a library is missing, or transformers is too old.
     """
-    if to not in LIBRARIES:
-        raise ValueError(f"to must be one of {', '.join(map(repr, LIBRARIES))}, got {to!r}.")
-    check_exporters(f"export to {FORMAT_NAMES[to]}")
-    require(f"export to {FORMAT_NAMES[to]}", *LIBRARIES[to], extra="export")
+    if to not in FORMATS:
+        raise ValueError(f"to must be one of {', '.join(map(repr, FORMATS))}, got {to!r}.")
+    purpose = f"export to {FORMATS[to].title}"
+    check_exporters(purpose)
+    require(purpose, *FORMATS[to].libraries, extra="export")
 
 
 def check_exporters(purpose: str) -> None:

@@ -2,5 +2,6 @@
 
 from .optimizing import optimize_for_inference
 from .question_answering import QuestionAnsweringPipeline
+from .unpadded import unpad_inputs
 
-__all__ = ["QuestionAnsweringPipeline", "optimize_for_inference"]
+__all__ = ["QuestionAnsweringPipeline", "optimize_for_inference", "unpad_inputs"]

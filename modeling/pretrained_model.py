@@ -1,5 +1,6 @@
 """The base class of all models: loading, saving, initialisation, and features of transformers."""
 
+import copy
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,6 +80,8 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             options = {**kwargs, "revision": getattr(model.config, "_commit_hash", None) or kwargs.get("revision")}
             options["subfolder"] = kwargs.get("subfolder") or ""
             model.base_model.embedding_recipe = read_recipe(pretrained_model_name_or_path, **options)
+            if isinstance(quantizer := getattr(model, "hf_quantizer", None), EightBitQuantizer):
+                quantizer.quantize_if_asked(model, pretrained_model_name_or_path, options)
         return loaded
 
     def prepack_weights(self, enabled: bool = True) -> None:
@@ -96,6 +99,11 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
         prepack(cast(nn.Module, self.base_model.layers), enabled)
 
     def _write_beside(self, folder: Path, there: Path) -> None:
+        if getattr(self, "hf_quantizer", None) is None and hasattr(self.config, "quantization_config"):
+            # The model was made from the configuration of a quantized one, but its weights are not quantized.
+            plain = copy.deepcopy(self.config)
+            del plain.quantization_config
+            plain.save_pretrained(folder)
         recipe = recipe_of(self) if self._saves_recipe else None
         if recipe is not None:
             write_recipe(folder, recipe, self.config.hidden_size)

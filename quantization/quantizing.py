@@ -93,7 +93,7 @@ def quantize(
     Raises:
         ValueError: If an argument is invalid, or the model has no layers to quantize. The model is unchanged then.
     """
-    config = EightBitConfig(target if metric is None else 0.0, texts)
+    config = EightBitConfig(target if metric is None else None, texts)
     report = quantize_with(model, tokenizer, config, target, metric)
     # As `from_pretrained` leaves a quantized model.
     quantizer = EightBitQuantizer(config, pre_quantized=True)

@@ -20,7 +20,7 @@ from sequence_encoder.configuration import PRESETS
 from sequence_encoder.export.comparison import compare_outputs, runtime_options
 from sequence_encoder.export.graphs import exporter_of, sample_inputs, trace
 from sequence_encoder.export.quiet import quiet_exporters
-from sequence_encoder.export.requirements import LIBRARIES
+from sequence_encoder.export.requirements import FORMATS
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,
@@ -87,7 +87,7 @@ def main() -> int:
     torch.manual_seed(0)
     failed = 0
     for name, model in models():
-        for to in LIBRARIES:
+        for to in FORMATS:
             with quiet_exporters():
                 exported = trace(exporter_of(to), model, batch(model, [7, 4, 3]))
             exported.to("cpu", **runtime_options(to, torch.get_num_threads()))

@@ -1,6 +1,6 @@
 """Exported models compute the same numbers as the model, at every size, and folders are whole or absent.
 
-Tracing takes seconds, so tests share three exported models of one layer. `tests/exports.py` exports all others.
+Tracing takes seconds, so tests share four exported models of one layer. `tests/exports.py` exports all others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sequence_encoder.tests.texts import TEXTS, tokenizer_of
 
 EXPORTERS = pytest.mark.since("transformers", "5.23", "runs exported models")
 TORCH = pytest.mark.since("torch", "2.11", "has what the exporters need")
-FORMATS = ["onnx", "openvino"]
+FORMATS = ["onnx", "openvino", "torch"]
 Build = Callable[..., Any]
 
 
@@ -61,7 +61,7 @@ def build(tiny_config: Build, randomize: Build) -> Build:
 
 @pytest.fixture(scope="module")
 def encoders(build: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Path]]:
-    """Export an encoder with its pooling to ONNX, and one without to OpenVINO."""
+    """Export an encoder with its pooling to ONNX, and one without to OpenVINO and to a torch program."""
     folder = tmp_path_factory.mktemp("exported")
     generator = torch.Generator().manual_seed(0)
     dense = Dense(torch.randn(20, 48, generator=generator), None, "torch.nn.modules.activation.Tanh")
@@ -75,8 +75,14 @@ def encoders(build: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     plain = build(SequenceEncoderModel, "modernbert", layer_types=["sliding_attention"])
     plain.embedding_recipe = EmbeddingRecipe(("weightedmean",), include_prompt=False)
     export(pooled, tokenizer_of(), folder / "onnx", pooled=True)
-    export(plain, tokenizer_of(), folder / "openvino", "openvino")
-    return {"onnx": (pooled, folder / "onnx"), "openvino": (plain, folder / "openvino")}
+    for to in ("openvino", "torch"):
+        export(plain, tokenizer_of(), folder / to, to)
+    return {"onnx": (pooled, folder / "onnx"), **{to: (plain, folder / to) for to in ("openvino", "torch")}}
+
+
+def load(folder: Path) -> ExportedEncoder:
+    """Load an exported encoder, and trust it if it is a torch program."""
+    return ExportedEncoder.from_pretrained(folder, trust_remote_code=(folder / "model.pt2").exists())
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +113,9 @@ def test_an_exported_encoder_embeds_as_the_model(
     encoders: dict[str, tuple[Any, Path]], to: str, options: dict[str, Any]
 ) -> None:
     model, folder = encoders[to]
-    if to == "openvino":
+    if to != "onnx":
         options = {name: value for name, value in options.items() if name != "prompt_name"}
-    exported = ExportedEncoder.from_pretrained(folder)
+    exported = load(folder)
     texts = [*TEXTS[:6], "short"]
     expected = model.encode(texts, tokenizer_of(), convert_to_tensor=True, **options)
     assert_same(exported.encode(texts, convert_to_tensor=True, **options), expected, 1e-5)
@@ -125,12 +131,12 @@ def test_an_exported_encoder_takes_any_size(
     encoders: dict[str, tuple[Any, Path]], ragged: Build, to: str, side: str
 ) -> None:
     model, folder = encoders[to]
-    exported = ExportedEncoder.from_pretrained(folder)
+    exported = load(folder)
     for lengths in ([1], [5], [2, 1], [11, 5, 7, 1], [60] * 3, [0, 4, 2], [0, 0]):
         ids, mask = ragged(lengths, side, max(*lengths, 1))
         states = model(ids, attention_mask=mask).last_hidden_state
         found = exported(input_ids=ids, attention_mask=mask, token_type_ids=torch.zeros_like(ids))
-        if to == "openvino":
+        if to != "onnx":
             assert_same(found.last_hidden_state, states, 1e-5)
             assert_same(found.pooler_output, model(ids, attention_mask=mask).pooler_output, 1e-5)
         else:
@@ -167,9 +173,35 @@ def test_a_graph_computes_padding_in_attention_alone(encoders: dict[str, tuple[A
     weighted = [each for each in products if each.input(1).get_partial_shape().is_static]
     shapes = [each.input(0).get_partial_shape() for each in weighted]
     rows += [[size.get_length() if size.is_static else 0 for size in shape] for shape in shapes]
+    nodes = torch.export.load(encoders["torch"][1] / "model.pt2").graph.nodes
+    linear = [node for node in nodes if node.target == torch.ops.aten.linear.default]
+    rows += [list(node.args[0].meta["val"].shape) for node in linear]  # type: ignore[union-attr]
     # One row of tokens, or the vectors of texts.
     assert [row for row in rows if len(row) == 3 and row[0] != 1] == []
-    assert [len(row) for row in rows].count(3) == 8
+    assert [len(row) for row in rows].count(3) == 12
+
+
+@traced
+def test_torch_alone_runs_a_program(encoders: dict[str, tuple[Any, Path]], ragged: Build) -> None:
+    model, folder = encoders["torch"]
+    ids, mask = ragged([11, 5, 7])
+    outputs = torch.export.load(folder / "model.pt2").module()(attention_mask=mask, input_ids=ids)
+    # Torch could not load a program that returns a class of transformers without it.
+    assert type(outputs) is dict
+    assert_same(outputs["last_hidden_state"], model(ids, attention_mask=mask).last_hidden_state, 1e-5)
+
+
+@traced
+def test_a_torch_program_is_only_loaded_if_it_is_trusted(
+    encoders: dict[str, tuple[Any, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = encoders["torch"]
+    monkeypatch.setattr(torch.export, "load", None)
+    with pytest.raises(ValueError, match=r"can run any code when it is loaded.*trust_remote_code=True"):
+        ExportedEncoder.from_pretrained(folder)
+    with pytest.raises(ValueError, match=r"can run any code when it is loaded.*trust_remote_code=True"):
+        exported_pipeline("feature-extraction", folder)
+    assert "can run any code when it is loaded" in (folder / "README.md").read_text()
 
 
 @traced
@@ -279,17 +311,20 @@ def test_pipelines_run_exported_models(
     assert found["score"] == pytest.approx(ours["score"], abs=1e-5)
     model, folder = encoders["openvino"]
     texts = ["a model", "the text of a short model"]
-    pipe = exported_pipeline("feature-extraction", folder)
     expected = pipeline("feature-extraction", model=model, tokenizer=tokenizer_of())(texts)
-    for each, other in zip(pipe(texts, batch_size=2), expected, strict=True):
-        assert_same(torch.tensor(each)[:, : len(other[0])], torch.tensor(other), 1e-5)
+    for pipe in (
+        exported_pipeline("feature-extraction", folder),
+        exported_pipeline("feature-extraction", encoders["torch"][1], trust_remote_code=True),
+    ):
+        for each, other in zip(pipe(texts, batch_size=2), expected, strict=True):
+            assert_same(torch.tensor(each)[:, : len(other[0])], torch.tensor(other), 1e-5)
     assert "not supported" not in caplog.text
 
 
 @traced
 @pytest.mark.parametrize("to", FORMATS)
 def test_threads_share_an_exported_encoder(encoders: dict[str, tuple[Any, Path]], to: str) -> None:
-    exported = ExportedEncoder.from_pretrained(encoders[to][1])
+    exported = load(encoders[to][1])
     texts = TEXTS[:4]
     expected = exported.encode(texts, convert_to_tensor=True)
     with ThreadPoolExecutor(8) as pool:
@@ -345,7 +380,7 @@ def test_older_transformers_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"to": "tensorrt"}, "to must be one of 'onnx', 'openvino', got 'tensorrt'"),
+        ({"to": "tensorrt"}, "to must be one of 'onnx', 'openvino', 'torch', got 'tensorrt'"),
         ({"model": torch.nn.Linear(1, 1)}, "got a Linear"),
         ({"implementation": "flex_attention"}, "attn_implementation must be 'sdpa' or 'eager'"),
         ({"dtype": torch.float64}, "got float64"),

@@ -31,6 +31,7 @@ from sequence_encoder.hub.card import model_card
 from sequence_encoder.inference import optimize_for_inference
 from sequence_encoder.inference.bfloat16 import faster_in_bfloat16
 from sequence_encoder.modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
+from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from sequence_encoder.quantization import quantize
 from sequence_encoder.training.adaptation.encoder import encoder_of
 
@@ -145,6 +146,34 @@ def test_a_model_is_quantized_while_it_is_loaded(build: Build, tokenizer: Any, t
     assert settings == {**model.config.quantization_config.to_dict()}
 
 
+def test_loading_measures_with_the_tokenizer_and_the_recipe_of_a_subfolder(
+    build: Build, tokenizer: Any, tmp_path: Path
+) -> None:
+    model = build()
+    model.embedding_recipe = EmbeddingRecipe(("cls",), max_length=4)
+    model.save_pretrained(tmp_path / "inside")
+    tokenizer.save_pretrained(tmp_path / "inside")
+    found = []
+    for place in ({"subfolder": "inside"}, {}):
+        folder = tmp_path if place else tmp_path / "inside"
+        loaded = AutoModel.from_pretrained(folder, quantization_config=EightBitConfig(0.9, TEXTS), **place)
+        found.append(loaded.config.quantization_config.found)
+    assert found == [quantize(model, tokenizer, TEXTS, target=0.9).found] * 2
+
+
+def test_a_plain_model_from_the_configuration_of_a_quantized_one_is_saved_as_such(
+    build: Build, tokenizer: Any, tmp_path: Path
+) -> None:
+    model = build()
+    quantize(model, tokenizer, TEXTS, target=0.9)
+    plain = AutoModel.from_config(model.config)
+    plain.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path)
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in plain.state_dict().items())
+    assert not hasattr(again, "hf_quantizer")
+    assert model.config.quantization_config.modules
+
+
 @needs_integers
 def test_a_layer_that_misses_the_target_stays(build: Build, tokenizer: Any) -> None:
     model = build()
@@ -169,6 +198,8 @@ def test_a_metric_decides_which_layers_stay(build: Build, tokenizer: Any) -> Non
     report = quantize(model, tokenizer, TEXTS, target=-3, metric=bits)
     assert (report.found, report.is_cosine, bits(model)) == (-3, False, -3)
     assert "metric is -3" in str(report)
+    settings = model.config.quantization_config
+    assert (settings.target, settings.found) == (None, None)
 
 
 def test_a_head_with_one_output_is_measured_over_all_texts(build: Build, tokenizer: Any) -> None:
@@ -300,6 +331,8 @@ def test_what_eight_bits_do_not_support_is_refused(build: Build, tokenizer: Any,
     with pytest.raises(TypeError, match="goal"):
         EightBitConfig(goal=0.9)
     model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="target must be between 0 and 1 to quantize a model, got None"):
+        AutoModel.from_pretrained(tmp_path, quantization_config=EightBitConfig(None, TEXTS))
     with pytest.raises(ValueError, match="has no tokenizer, which quantization needs"):
         AutoModel.from_pretrained(tmp_path, quantization_config=EightBitConfig(0.9, TEXTS))
     quantize(model, tokenizer, TEXTS, target=0.9)

@@ -133,7 +133,7 @@ def test_public_names_are_pinned() -> None:
         ],
         "export": ["ExportCheck", "ExportedEncoder", "export", "exported_pipeline", "to_jax"],
         "hub": ["Training", "model_card", "save_sentence_transformer"],
-        "inference": ["QuestionAnsweringPipeline", "optimize_for_inference"],
+        "inference": ["QuestionAnsweringPipeline", "optimize_for_inference", "unpad_inputs"],
         "training": ["HubTrainer", "Objectives", "PretrainingCollator", "training_of"],
     }.items(),
 )

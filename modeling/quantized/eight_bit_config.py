@@ -16,7 +16,7 @@ class EightBitConfig(QuantizationConfigMixin):
 
     Args:
         target: The least mean cosine of the vectors of texts, or of the logits of a head, to those of the model before
-            quantization. The layers that change them most stay as they are.
+            quantization. The layers that change them most stay as they are. None if a metric has chosen the layers.
         texts: Texts like those that the model will read; by default English sentences from the documentation of
             Python's standard library. A folder does not keep them.
         modules: The quantized modules of the encoder, each with the number of channels of its input that are not
@@ -30,13 +30,13 @@ class EightBitConfig(QuantizationConfigMixin):
 
     def __init__(
         self,
-        target: float = 0.999,
+        target: float | None = 0.999,
         texts: Sequence[str] | None = None,
         modules: Mapping[str, int] | None = None,
         found: float | None = None,
         quant_method: str = EIGHT_BITS,
     ) -> None:
-        if not 0 <= target <= 1:
+        if target is not None and not 0 <= target <= 1:
             raise ValueError(f"target must be between 0 and 1, got {target}.")
         self.quant_method: Any = quant_method
         self.target, self.texts, self.found = target, texts, found

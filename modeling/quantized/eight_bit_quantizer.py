@@ -1,5 +1,6 @@
 """Loads and saves models in eight bits, as a quantizer of transformers."""
 
+import os
 from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
@@ -49,11 +50,20 @@ class EightBitQuantizer(HfQuantizer):
         replace_modules(encoder, modules)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        model.requires_grad_(False)
+
+    def quantize_if_asked(self, model: PreTrainedModel, name: str | os.PathLike[str], options: dict[str, Any]) -> None:
+        """Quantize a model that has been loaded with its embedding recipe, unless its weights were quantized already.
+
+        Args:
+            model: The model.
+            name: The folder or Hub id that it was loaded from.
+            options: The arguments of `from_pretrained`.
+        """
         if not self.pre_quantized:
             quantize = type(self).quantize_loaded
             assert quantize is not None
-            quantize(model, self.quantization_config)
-        model.requires_grad_(False)
+            quantize(model, self.quantization_config, name, options)
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         """Whether quantized models can be saved."""
