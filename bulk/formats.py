@@ -23,7 +23,7 @@ from .results import Counts
 
 # The keys in the metadata of the files, for what describes the results and for the counts of a shard.
 FACTS, COUNTS = "sequence_encoder", "sequence_encoder.counts"
-VECTORS = "embedding"
+VECTORS, EMBEDDED = "embedding", "embedded"
 # The table of LanceDB.
 TABLE = "embeddings"
 _SHARD = re.compile(r"shard-(\d+)\.parquet")
@@ -40,9 +40,15 @@ class ShardWriter(Protocol):
 
 
 class Shards(Protocol):
-    """The shards of an output folder."""
+    """The shards of an output folder.
+
+    Attributes:
+        one_process: Whether only one process can write them.
+        own_columns: The columns that the format adds.
+    """
 
     one_process: bool
+    own_columns: tuple[str, ...]
 
     @staticmethod
     def found_in(folder: Path, shard_rows: int) -> set[int]:
@@ -70,6 +76,7 @@ class ParquetShards:
     """
 
     one_process = False
+    own_columns: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, schema: pa.Schema, state: Path) -> None:
         self.folder, self.schema = folder, schema
@@ -138,10 +145,12 @@ class NpyShards(ParquetShards):
     A bad row has a vector of NaN, or of zeros if vectors are integers.
     """
 
+    own_columns = (EMBEDDED,)
+
     def __init__(self, folder: Path, schema: pa.Schema, state: Path) -> None:
         place = schema.get_field_index(VECTORS)
         self.vectors = schema.field(place).type
-        others = schema.remove(place).append(pa.field("embedded", pa.bool_()))
+        others = schema.remove(place).append(pa.field(EMBEDDED, pa.bool_()))
         super().__init__(folder, others, state)
 
     def writer(self, number: int, scratch: Path) -> ShardWriter:
@@ -166,7 +175,7 @@ class NpyWriter:
         """See `ShardWriter.write`."""
         vectors = table.column(VECTORS).combine_chunks()
         self.parts.append(vectors.values.to_numpy().reshape(len(vectors), vectors.type.list_size))
-        self.others.write(table.drop_columns([VECTORS]).append_column("embedded", vectors.is_valid()))
+        self.others.write(table.drop_columns([VECTORS]).append_column(EMBEDDED, vectors.is_valid()))
 
     def finish(self, counts: Counts) -> None:
         """See `ShardWriter.finish`."""
@@ -187,6 +196,7 @@ class LanceShards:
     """
 
     one_process = True
+    own_columns: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, schema: pa.Schema, state: Path) -> None:
         import lancedb

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from ..command_line import UsageError
 from ..command_line.console import hide_progress_bars
 from ..saving.scratch_folders import scratch_folder
 from ..saving.whole_folders import write_atomically
@@ -91,6 +92,7 @@ class Run:
         # A wrong column is reported before the model is loaded.
         self.rows.open(folder.state)
         computation, sentence = self.load()
+        self._check_names([*(each.name for each in computation.fields), *FORMATS[self.file_format].own_columns])
         settings |= {f"resolved {name}": value for name, value in computation.facts.items()}
         folder.check_settings(settings)
         if is_first:
@@ -103,6 +105,14 @@ class Run:
         shards: Shards = FORMATS[self.file_format](self.output, schema, folder.state)
         written = self._write(shards, schema, computation, folder.state)
         return self._finish(folder, shards, written, time.monotonic() - started)
+
+    def _check_names(self, written: list[str]) -> None:
+        """Check that no column of the corpus has the name of a column of the results."""
+        if same := [name for name in self.rows.schema.names if name in written]:
+            raise UsageError(
+                f"--columns {' '.join(same)}: {self.command} itself writes a column of that name; leave it out, or "
+                "rename it in the corpus."
+            )
 
     def _ranges(self, folder: OutputFolder, vectors: Vectors) -> np.ndarray:
         """Return the ranges of vectors in eight bits, which the first process finds in the first texts."""

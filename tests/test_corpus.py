@@ -19,7 +19,7 @@ import pytest
 
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.data import documentation
-from sequence_encoder.data.corpus import CorpusArguments, load_corpus, texts_of
+from sequence_encoder.data.corpus import CorpusArguments, commit_of, load_corpus, texts_of
 from sequence_encoder.data.corpus_files import find_files
 
 TEXTS = [f"Text {number}, with a comma and a ü." for number in range(12)]
@@ -193,6 +193,10 @@ def test_missing_files_are_rejected_without_asking_the_hub(corpus: str) -> None:
 def test_a_dataset_name_is_left_to_the_hub() -> None:
     assert find_files("someone/some-dataset", "corpus") is None
     assert find_files("wikipedia", "corpus") is None
+
+
+def test_the_commit_of_a_dataset_is_unknown_without_a_hub(refused_hosts: list[Any]) -> None:
+    assert commit_of("someone/some-dataset") is None
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,12 @@ def test_predictions_continue_where_they_stopped(
     assert_same_shards(tmp_path / "out", tmp_path / "whole")
 
 
+def test_a_column_with_the_name_of_a_result_is_refused(save_classifier: Callable[..., Path], tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.parquet", [{"text": "the cat", "label": "cat"}])
+    with pytest.raises(UsageError, match="--columns label: predict itself writes a column of that name"):
+        predict_corpus(**options_of(save_classifier(), rows, tmp_path / "out", columns=["label"]))
+
+
 def test_a_model_without_a_head_is_refused(encoder: Path, corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no head for sequence classification.*use `sequence-encoder embed`"):
         predict_corpus(**options_of(encoder, corpus, tmp_path / "out"))
