@@ -243,13 +243,15 @@ def load_from_hub(name: str, argument: str, config: str | None, **options: Any) 
 
 def commit_of(name: str) -> str | None:
     """Return the newest commit of a dataset on the Hub, or None if the Hub cannot be asked."""
-    from httpx import HTTPError
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
+    # Connection errors are not OSErrors, but share the second base class of HfHubHTTPError.
+    failures: tuple[type[Exception], ...] = (OSError, ValueError, HfHubHTTPError.__mro__[1])
     try:
         return HfApi().dataset_info(name).sha
-    # Without a connection, the dataset may still be in the cache.
-    except (OSError, ValueError, HTTPError):
+    except failures:
+        # The dataset may be in the cache.
         return None
 
 
