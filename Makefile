@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Setuptools warns of folders with the package's name in front of an editable installation; the checkout has none.
 INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: install quickstart test conformance exports jax compatibility bench docs style build
+.PHONY: install quickstart test conformance exports jax ray compatibility bench docs style build
 
 install: .venv/installed
 
@@ -35,6 +35,10 @@ install: .venv/installed
 	$(INSTALL) --editable '.[train,dev,jax]'
 	touch $@
 
+.venv/installed-ray: pyproject.toml
+	$(INSTALL) --editable '.[train,dev,ray]'
+	touch $@
+
 quickstart: install
 	$(BIN)/sequence-encoder quickstart --overwrite
 
@@ -55,6 +59,10 @@ exports: install
 jax: install .venv/installed-jax
 	$(BIN)/python tests/jax_functions.py
 	$(BIN)/python -m pytest tests/test_jax.py
+
+# The test suite skips its tests of Ray unless this has installed it.
+ray: install .venv/installed-ray
+	$(BIN)/python -m pytest tests/test_ray_engine.py
 
 compatibility: install
 	$(BIN)/python tests/compatibility.py $(ENVIRONMENTS)

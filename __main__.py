@@ -212,7 +212,7 @@ def embed(arguments: list[str]) -> Run:
     from .bulk.arguments import EMBED, check_libraries
 
     parsed = EMBED.check(arguments)
-    check_libraries("embed", parsed[2].format)
+    check_libraries("embed", parsed[2].format, parsed[-1].engine)
 
     def run() -> None:
         from .bulk.commands import embed
@@ -230,7 +230,7 @@ def predict(arguments: list[str]) -> Run:
     from .bulk.arguments import PREDICT, check_libraries
 
     parsed = PREDICT.check(arguments)
-    check_libraries("predict")
+    check_libraries("predict", engine=parsed[-1].engine)
 
     def run() -> None:
         from .bulk.commands import predict

@@ -14,6 +14,7 @@ from ..command_line.parser import CommandLine, Values
 from ..data.corpus import TextArguments
 
 FORMATS = ("parquet", "npy", "lance")
+ENGINES = ("local", "ray")
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 _DTYPES = ["auto", "float32", "bfloat16"]
 
@@ -177,11 +178,40 @@ class RowArguments:
             raise UsageError(f"--columns: the output would have several columns named {', '.join(twice)}; {remedy}.")
 
 
+@dataclass
+class EngineArguments:
+    """Where the command computes.
+
+    Raises:
+        UsageError: If a value is not allowed.
+    """
+
+    _argument_group_name = "engine"
+
+    engine: str = field(
+        default="local",
+        metadata={
+            "help": "local computes in this process, or in those that accelerate launch has started; ray on the "
+            "cluster that RAY_ADDRESS names, or else on this machine.",
+            "choices": list(ENGINES),
+        },
+    )
+    workers: int | None = field(
+        default=None,
+        metadata={"help": "Number of workers on Ray; the default is one for each GPU, or for each machine without."},
+    )
+
+    def __post_init__(self) -> None:
+        _check_least(self, workers=1)
+        if self.workers is not None and self.engine != "ray":
+            raise UsageError(f"--workers needs --engine ray, got --engine {self.engine}.")
+
+
 EMBED = CommandLine(
     "embed",
     "Write a vector for each row of a corpus. If the command is interrupted, run it again to continue.",
     'minilm --corpus "texts/*.parquet" --text_column text --output_dir vectors',
-    (ModelArguments, TextArguments, EmbeddingArguments, RowArguments),
+    (ModelArguments, TextArguments, EmbeddingArguments, RowArguments, EngineArguments),
     positional=("model",),
 )
 PREDICT = CommandLine(
@@ -189,7 +219,7 @@ PREDICT = CommandLine(
     "Write a label and a score for each row of a corpus, with a classifier or a cross-encoder.\n"
     "If the command is interrupted, run it again to continue.",
     'classifier --corpus "texts/*.parquet" --text_column text --output_dir predictions',
-    (ModelArguments, TextArguments, PredictionArguments, RowArguments),
+    (ModelArguments, TextArguments, PredictionArguments, RowArguments, EngineArguments),
     positional=("model",),
 )
 
@@ -218,7 +248,7 @@ def arguments_of(command: CommandLine, options: Values) -> tuple[Any, ...]:
     )
 
 
-def check_libraries(command: str, file_format: str = "parquet") -> None:
+def check_libraries(command: str, file_format: str = "parquet", engine: str = "local") -> None:
     """Check that all optional libraries that the run needs are installed.
 
     Raises:
@@ -227,3 +257,5 @@ def check_libraries(command: str, file_format: str = "parquet") -> None:
     require(command, "datasets", "filelock", "pyarrow", extra="embed")
     if file_format == "lance":
         require("--format lance", "lancedb", extra="search")
+    if engine == "ray":
+        require("--engine ray", "ray", extra="ray")

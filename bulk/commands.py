@@ -10,6 +10,7 @@ from .arguments import (
     EMBED,
     PREDICT,
     EmbeddingArguments,
+    EngineArguments,
     ModelArguments,
     PredictionArguments,
     RowArguments,
@@ -18,6 +19,7 @@ from .arguments import (
 )
 from .models import choose_device, load_classifier, load_encoder
 from .predictions import Predictions
+from .ray_engine import run_on_ray
 from .results import Counts
 from .rows import CorpusRows
 from .run import Run
@@ -64,27 +66,45 @@ def predict_corpus(model: str, corpus: str, output_dir: str, **options: Any) -> 
     return predict(*arguments_of(PREDICT, {"model": model, "corpus": corpus, "output_dir": output_dir, **options}))
 
 
-def embed(model: ModelArguments, corpus: TextArguments, options: EmbeddingArguments, rows: RowArguments) -> Counts:
+def embed(
+    model: ModelArguments,
+    corpus: TextArguments,
+    options: EmbeddingArguments,
+    rows: RowArguments,
+    engine: EngineArguments | None = None,
+) -> Counts:
     """Run `sequence-encoder embed`. See `embed_corpus`."""
-    check_libraries("embed", options.format)
+    engine = engine or EngineArguments()
+    check_libraries("embed", options.format, engine.engine)
+    parts = (model, corpus, options, rows)
+    if engine.engine == "ray":
+        return run_on_ray(embed, parts, engine.workers)
 
     def load() -> tuple[Vectors, str]:
         encoder, tokenizer, sentence = load_encoder(model.model, choose_device(model.device), options.precision)
         return Vectors(encoder, tokenizer, model, options), sentence
 
-    parts = (model, corpus, options, rows)
     read = CorpusRows(corpus, rows)
     return Run("embed", parts, model.model, Path(rows.output_dir), read, options.format, load)()
 
 
-def predict(model: ModelArguments, corpus: TextArguments, options: PredictionArguments, rows: RowArguments) -> Counts:
+def predict(
+    model: ModelArguments,
+    corpus: TextArguments,
+    options: PredictionArguments,
+    rows: RowArguments,
+    engine: EngineArguments | None = None,
+) -> Counts:
     """Run `sequence-encoder predict`. See `predict_corpus`."""
-    check_libraries("predict")
+    engine = engine or EngineArguments()
+    check_libraries("predict", engine=engine.engine)
+    parts = (model, corpus, options, rows)
+    if engine.engine == "ray":
+        return run_on_ray(predict, parts, engine.workers)
 
     def load() -> tuple[Predictions, str]:
         classifier, tokenizer, sentence = load_classifier(model.model, choose_device(model.device), options.precision)
         return Predictions(classifier, tokenizer, model, options), sentence
 
-    parts = (model, corpus, options, rows)
     read = CorpusRows(corpus, rows, options.text_pair_column)
     return Run("predict", parts, model.model, Path(rows.output_dir), read, "parquet", load)()

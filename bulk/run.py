@@ -74,7 +74,7 @@ class Run:
         # Someone may have deleted a shard, to compute it again.
         if (counts := folder.finished()) and self._numbers(counts.rows) <= self._existing():
             if rank() == 0:
-                print(f"Finished before. {_summary(counts, self.output)}")
+                print(f"Finished before. {summary(counts, self.output)}")
             return counts
         started = time.monotonic()
         with hide_progress_bars():
@@ -166,7 +166,7 @@ class Run:
         if counts.rows == self.rows.count and folder.finish(counts):
             speed = f"{written.rows:,} rows and {written.tokens:,} tokens in {seconds:,.1f} seconds"
             before = counts.rows - written.rows
-            print(f"{_summary(counts, self.output)} {f'This process has computed {speed}' if before else speed}.")
+            print(f"{summary(counts, self.output)} {f'This process has computed {speed}' if before else speed}.")
         return counts
 
 
@@ -233,7 +233,8 @@ def _progress_bar(rows: CorpusRows, done: set[int]) -> Any:
     return tqdm(total=total, initial=before, unit="row", unit_scale=True, dynamic_ncols=True, disable=hidden)
 
 
-def _summary(counts: Counts, output: Path) -> str:
+def summary(counts: Counts, output: Path) -> str:
+    """Return what a run has written, in sentences."""
     parts = [f"{counts.rows:,} rows of {counts.tokens:,} tokens are in {output}"]
     if counts.bad:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.bad.items()))
