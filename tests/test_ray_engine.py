@@ -66,5 +66,5 @@ def test_what_ray_cannot_do_is_refused(model: Path, tmp_path: Path) -> None:
         embed(model, corpus, tmp_path / "out", engine="ray", format="lance")
     with pytest.raises(UsageError, match=r"--workers must be at most \d+, the \w+ of the cluster, got 100000"):
         embed(model, corpus, tmp_path / "out", engine="ray", workers=100_000)
-    with pytest.raises(UsageError, match="^--columns titel is not a column"):
+    with pytest.raises(UsageError, match=r"^--columns titel is not a column"):
         embed(model, corpus, tmp_path / "out", engine="ray", workers=2, columns=["titel"])
