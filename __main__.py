@@ -207,6 +207,25 @@ def inspect(arguments: list[str]) -> Run:
     return run
 
 
+def serve(arguments: list[str]) -> Run:
+    """Serve models over HTTP: vectors, ranking, classification and masks, for clients of OpenAI and TEI."""
+    from .serving.arguments import read_arguments
+    from .serving.libraries import check_libraries
+
+    options = read_arguments(serve.__doc__, arguments)
+    check_libraries("serve")
+
+    def run() -> None:
+        from .serving.command import serve
+
+        try:
+            serve(options)
+        except ValueError as error:
+            raise UsageError(error) from error
+
+    return run
+
+
 COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "quickstart": quickstart,
     "pretrain": pretrain,
@@ -215,6 +234,7 @@ COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "export": export,
     "quantize": quantize,
     "inspect": inspect,
+    "serve": serve,
 }
 
 
