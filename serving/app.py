@@ -47,7 +47,9 @@ def create_app(
 
     from .errors import RequestError, error_response, invalid_body
     from .guard import Guard
+    from .hub_routes import hub_routes
     from .openai_routes import openai_routes
+    from .page_route import page_route
     from .service import Service
     from .status_routes import status_routes
     from .tei_routes import tei_routes
@@ -65,7 +67,8 @@ def create_app(
 
     app = FastAPI(title="sequence-encoder", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    routers = [make(service) for make in (openai_routes, tei_routes, token_routes, status_routes)]
+    routers = [make(service) for make in (openai_routes, tei_routes, token_routes, hub_routes, status_routes)]
+    routers.append(page_route())
     for router in routers:
         app.include_router(router)
 

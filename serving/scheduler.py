@@ -67,9 +67,11 @@ class Scheduler:
             self._changed.notify()
         if self._thread is not None:
             self._thread.join()
+        dropped: list[Work] = []
         while (batch := self._queue.take(time.monotonic())) is not None:
             for work, _ in batch.entries:
-                self._fail(work, DroppedError("The server stops."))
+                self._fail(work, DroppedError("The server stops."), dropped)
+        _settle(dropped)
 
     async def compute(
         self,
@@ -97,18 +99,13 @@ class Scheduler:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-
-        def settle(error: BaseException | None) -> None:
-            if not future.done():
-                future.set_exception(error) if error else future.set_result(None)
-
-        work = Work(group, texts, sizes, finish=lambda work: loop.call_soon_threadsafe(settle, work.error))
+        work = Work(group, texts, sizes, future)
         watcher = None if gone is None else loop.create_task(gone)
         try:
             with self._changed:
                 self._add(work)
             if watcher is not None:
-                watcher.add_done_callback(lambda _: settle(DroppedError("The client has left.")))
+                watcher.add_done_callback(lambda _: _set(future, DroppedError("The client has left.")))
             await future
         except (DroppedError, asyncio.CancelledError):
             with self._changed:
@@ -146,14 +143,16 @@ class Scheduler:
             self._queue.measure(batch.tokens, seconds)
         if self._observer is not None:
             self._observer.batch(batch, seconds)
+        finished: list[Work] = []
         for (work, index), result in zip(batch.entries, results, strict=True):
             if isinstance(result, BaseException):
-                self._fail(work, result)
+                self._fail(work, result, finished)
                 continue
             work.results[index] = result
             work.missing -= 1
             if not work.missing and work.error is None:
-                work.finish(work)
+                finished.append(work)
+        _settle(finished)
 
     def _results(self, batch: Batch) -> Sequence[Any]:
         """Return a result or an exception for each text. If the batch fails, each text is tried alone."""
@@ -170,9 +169,35 @@ class Scheduler:
                 alone.append(error)
         return alone
 
-    def _fail(self, work: Work, error: BaseException) -> None:
+    def _fail(self, work: Work, error: BaseException, finished: list[Work]) -> None:
         with self._changed:
             self._queue.drop(work)
         if work.error is None:
             work.error = error
-            work.finish(work)
+            finished.append(work)
+
+
+def _settle(finished: list[Work]) -> None:
+    """Wake the tasks that wait for requests, with one call for each event loop."""
+    loops: dict[asyncio.AbstractEventLoop, list[Work]] = {}
+    for work in finished:
+        assert work.settled is not None
+        loops.setdefault(work.settled.get_loop(), []).append(work)
+
+    def wake(works: list[Work]) -> None:
+        for work in works:
+            assert work.settled is not None
+            _set(work.settled, work.error)
+
+    for loop, works in loops.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(wake, works)
+
+
+def _set(future: asyncio.Future[None], error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

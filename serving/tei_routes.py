@@ -86,36 +86,21 @@ def tei_routes(service: Service) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(route_class=StrictJsonRoute)
 
-    async def rows_of(model: ServedModel, body: TextsBody) -> tuple[list[Row], str]:
-        texts = as_texts(body.inputs)
-        prompt = "" if texts and isinstance(texts[0], list) else service.prompt(model, body.prompt_name)
-        return await service.tokenize(model, texts, body.truncate, prompt), prompt
-
     @routes.post("/embed")
     async def embed(body: EmbedBody, request: Request) -> Response:
-        model = service.model(body.model, EMBED)
-        rows, prompt = await rows_of(model, body)
-        vectors = await service.embed(request, model, rows, prompt, body.normalize, body.dimensions)
-        return Response(json_list(await json_vectors(vectors)), media_type="application/json")
+        return await embed_texts(service, body, request)
 
     @routes.post("/embed_all")
     async def embed_all(body: TextsBody, request: Request) -> Response:
         model = service.model(body.model, EMBED_ALL)
-        rows, _ = await rows_of(model, body)
+        rows, _ = await _rows_of(service, model, body)
         texts = await service.compute(request, Group(model, EMBED_ALL), rows)
         written = [json_list(await json_vectors(np.ascontiguousarray(vectors))) for vectors in texts]
         return Response(json_list(written), media_type="application/json")
 
     @routes.post("/similarity")
     async def similarity(body: SimilarityBody, request: Request) -> Response:
-        model = service.model(body.model, EMBED)
-        options = body.parameters or SimilarityParameters()
-        prompt = service.prompt(model, options.prompt_name)
-        service.check_number(len(body.inputs.sentences))
-        texts = [body.inputs.source_sentence, *body.inputs.sentences]
-        rows = await service.tokenize(model, texts, options.truncate, prompt)
-        vectors = await service.embed(request, model, rows, prompt, normalize=True)
-        return json_response(vectors[1:] @ vectors[0])
+        return await compare_sentences(service, body, request)
 
     @routes.post("/rerank")
     async def rerank(body: RerankBody, request: Request) -> Response:
@@ -132,11 +117,8 @@ def tei_routes(service: Service) -> APIRouter:
 
     @routes.post("/predict")
     async def predict(body: PredictBody, request: Request) -> Response:
-        model = service.model(body.model, PREDICT)
-        texts, single = _sequences(body.inputs)
-        rows = await service.tokenize(model, texts, body.truncate)
-        predictions = _predictions(model, await service.compute(request, Group(model, PREDICT), rows), body.raw_scores)
-        return json_response(predictions[0] if single else predictions)
+        predictions = await classify(service, body, request)
+        return json_response(predictions[0] if _is_single(body.inputs) else predictions)
 
     @routes.get("/info")
     async def info() -> Response:
@@ -145,23 +127,56 @@ def tei_routes(service: Service) -> APIRouter:
     return routes
 
 
-def _sequences(inputs: str | list[str] | list[list[str]]) -> tuple[list[Any], bool]:
-    """Return texts or pairs of texts, and whether the request has a single one."""
-    single = isinstance(inputs, str) or (bool(inputs) and isinstance(inputs[0], str))
-    sequences: list[Any] = [[inputs]] if isinstance(inputs, str) else [inputs] if single else inputs
-    if sizes := {len(each) for each in sequences} - {1, 2}:
-        raise RequestError(422, f"inputs must be texts or pairs of texts, got a list of {min(sizes)}.", "inputs")
-    return [each[0] if len(each) == 1 else tuple(each) for each in sequences], single
+async def embed_texts(service: Service, body: EmbedBody, request: Request) -> Response:
+    """Return the vectors of texts."""
+    model = service.model(body.model, EMBED)
+    rows, prompt = await _rows_of(service, model, body)
+    vectors = await service.embed(request, model, rows, prompt, body.normalize, body.dimensions)
+    return Response(json_list(await json_vectors(vectors)), media_type="application/json")
 
 
-def _predictions(model: ServedModel, logits: list[Any], raw: bool) -> list[list[dict[str, Any]]]:
+async def compare_sentences(service: Service, body: SimilarityBody, request: Request) -> Response:
+    """Return the cosine of each sentence with the first."""
+    model = service.model(body.model, EMBED)
+    options = body.parameters or SimilarityParameters()
+    prompt = service.prompt(model, options.prompt_name)
+    service.check_number(len(body.inputs.sentences))
+    texts = [body.inputs.source_sentence, *body.inputs.sentences]
+    rows = await service.tokenize(model, texts, options.truncate, prompt)
+    vectors = await service.embed(request, model, rows, prompt, normalize=True)
+    return json_response(vectors[1:] @ vectors[0])
+
+
+async def classify(service: Service, body: PredictBody, request: Request) -> list[list[dict[str, Any]]]:
     """Return the labels of each text with their scores, the best first."""
-    scores = np.stack(logits)
-    if not raw:
+    model = service.model(body.model, PREDICT)
+    rows = await service.tokenize(model, _sequences(body.inputs), body.truncate)
+    scores = np.stack(await service.compute(request, Group(model, PREDICT), rows))
+    if not body.raw_scores:
         several = model.model.config.problem_type == "multi_label_classification" or scores.shape[1] == 1
         scores = probabilities(scores, several)
     labels = model.labels
     return [[{"score": score, "label": labels[index]} for index, score in ranking(row)] for row in scores]
+
+
+async def _rows_of(service: Service, model: ServedModel, body: TextsBody) -> tuple[list[Row], str]:
+    """Return the texts of a request, and the prompt that they start with."""
+    texts = as_texts(body.inputs)
+    prompt = "" if texts and isinstance(texts[0], list) else service.prompt(model, body.prompt_name)
+    return await service.tokenize(model, texts, body.truncate, prompt), prompt
+
+
+def _is_single(inputs: str | list[str] | list[list[str]]) -> bool:
+    """Return whether a request has a single text or pair."""
+    return isinstance(inputs, str) or (bool(inputs) and isinstance(inputs[0], str))
+
+
+def _sequences(inputs: str | list[str] | list[list[str]]) -> list[Any]:
+    """Return texts and pairs of texts."""
+    sequences: list[Any] = [[inputs]] if isinstance(inputs, str) else [inputs] if _is_single(inputs) else list(inputs)
+    if sizes := {len(each) for each in sequences} - {1, 2}:
+        raise RequestError(422, f"inputs must be texts or pairs of texts, got a list of {min(sizes)}.", "inputs")
+    return [each[0] if len(each) == 1 else tuple(each) for each in sequences]
 
 
 def _info(service: Service) -> dict[str, Any]:

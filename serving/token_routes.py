@@ -86,28 +86,32 @@ def token_routes(service: Service) -> APIRouter:
 
     @routes.post("/fill_mask")
     async def fill_mask(body: FillMaskBody, request: Request) -> Response:
-        model = service.model(body.model, FILL_MASK)
-        texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-        rows = await service.tokenize(model, texts, body.truncate)
-        mask = model.tokenizer.mask_token_id
-        for index, row in enumerate(rows):
-            if mask not in row.ids:
-                raise RequestError(400, f"Text {index} has no {model.tokenizer.mask_token}.", "inputs")
-        found = await service.compute(request, Group(model, FILL_MASK), rows)
-        filled = [
-            _filled(model, row.ids, tokens, scores, body.top_k)
-            for row, (tokens, scores) in zip(rows, found, strict=True)
-        ]
-        return json_response(filled[0] if isinstance(body.inputs, str) else filled)
+        return await fill_masks(service, body, request)
 
     return routes
 
 
-def _filled(model: ServedModel, ids: list[int], tokens: Any, scores: Any, top_k: int) -> list[list[dict[str, Any]]]:
-    """Return the likely tokens for each mask of a text, as the pipeline of transformers does for several masks."""
+async def fill_masks(service: Service, body: FillMaskBody, request: Request) -> Response:
+    """Return the likely tokens for each mask of each text."""
+    model = service.model(body.model, FILL_MASK)
+    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+    rows = await service.tokenize(model, texts, body.truncate)
+    mask = model.tokenizer.mask_token_id
+    for index, row in enumerate(rows):
+        if mask not in row.ids:
+            raise RequestError(400, f"Text {index} has no {model.tokenizer.mask_token}.", "inputs")
+    found = await service.compute(request, Group(model, FILL_MASK), rows)
+    filled = [
+        _filled(model, row.ids, tokens, scores, body.top_k) for row, (tokens, scores) in zip(rows, found, strict=True)
+    ]
+    return json_response(filled[0] if isinstance(body.inputs, str) else filled)
+
+
+def _filled(model: ServedModel, ids: list[int], tokens: Any, scores: Any, top_k: int) -> list[Any]:
+    """Return the likely tokens for the mask of a text, or a list of them for several masks, as transformers does."""
     decode = model.tokenizer.decode
     places = [place for place, token in enumerate(ids) if token == model.tokenizer.mask_token_id]
-    filled = []
+    filled: list[list[dict[str, Any]]] = []
     for place, row_tokens, row_scores in zip(places, tokens[:, :top_k], scores[:, :top_k], strict=True):
         filled.append(
             [
@@ -120,4 +124,4 @@ def _filled(model: ServedModel, ids: list[int], tokens: Any, scores: Any, top_k:
                 for token, score in zip(row_tokens.tolist(), row_scores, strict=True)
             ]
         )
-    return filled
+    return filled[0] if len(filled) == 1 else filled

@@ -5,10 +5,11 @@ Nothing here waits, starts threads or reads a clock, so that every order can be 
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,13 +43,13 @@ class Work:
         group: Texts of different requests can share a batch if their group is equal.
         texts: What the computation takes, one for each text.
         sizes: The number of tokens of each text.
-        finish: Called once, by the thread that computes, when all results are there or one of them is an exception.
+        settled: A future of the event loop on which the request waits.
     """
 
     group: Hashable
     texts: Sequence[Any]
     sizes: Sequence[int]
-    finish: Callable[[Work], object] = lambda work: None
+    settled: asyncio.Future[None] | None = None
     results: list[Any] = field(init=False)
     error: BaseException | None = field(init=False, default=None)
     arrived: float = field(init=False, default=0.0)
@@ -89,9 +90,9 @@ class Batch:
 class WorkQueue:
     """Texts that wait to be computed.
 
-    The order is by the time at which each text would be computed if all requests that wait were computed at the same
-    rate. Short requests therefore pass long ones, and the texts of a long request are spread over many batches. The
-    time is fixed when a request arrives, and time passes, so every text is computed in the end.
+    The order is by the time at which each text would be computed if its request were alone. Short requests therefore
+    pass long ones, and the texts of a long request are spread over many batches. The time is fixed when a request
+    arrives, and later requests only pass it until then, so that none waits forever.
 
     The methods are not thread-safe.
 
@@ -141,7 +142,7 @@ class WorkQueue:
         self.waiting_tokens += tokens
         self._requests.add(work)
         heap = self._heaps.setdefault(work.group, [])
-        seconds_per_token = len(self._requests) / self.speed
+        seconds_per_token = 1 / self.speed
         done = 0
         for index, size in enumerate(work.sizes):
             done += size

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -16,6 +19,7 @@ from sequence_encoder import (
     SequenceEncoderTokenizer,
 )
 from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
+from sequence_encoder.serving import create_app
 from sequence_encoder.serving.served_model import ServedModel
 
 TEXTS = ["the red cat is here", "a dog", "we saw the green owl by the blue dog", "it"]
@@ -69,3 +73,18 @@ def ask(app: Any, path: str, body: Any = None, **options: Any) -> httpx.Response
             return await client.post(path, json=body, **options)
 
     return asyncio.run(send())
+
+
+def listening(*models: ServedModel, **options: Any) -> Iterator[str]:
+    """Serve models on a port of this process, and yield the address."""
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(create_app(models, **options), log_level="warning"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)

@@ -155,8 +155,7 @@ def test_masks_are_filled_as_by_the_pipeline(app: Any, models: dict[str, ServedM
     for place, predictions in zip(places, found[0], strict=True):
         close([each["score"] for each in predictions], likely[place].topk(3).values)
         assert [each["token"] for each in predictions] == likely[place].topk(3).indices.tolist()
-    (single,) = found[1]
-    assert all(each["sequence"].startswith("a") and len(each["token_str"]) for each in single)
+    assert all(each["sequence"].startswith("a") and len(each["token_str"]) for each in found[1])
     assert "has no" in ask(app, "/fill_mask", {"inputs": "a dog"}).json()["error"]
 
 

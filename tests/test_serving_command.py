@@ -79,7 +79,7 @@ def test_wrong_options_are_named(arguments: tuple[str, ...], said: str) -> None:
 
 
 def test_a_model_that_does_not_exist_and_a_port_that_is_taken_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="nowhere is"):
+    with pytest.raises(SystemExit, match="There is no folder"):
         main(["serve", str(tmp_path / "nowhere"), "--port", "0"])
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit, match="in use"):
         main(["serve", "nowhere", "--port", str(taken.getsockname()[1])])
