@@ -4,8 +4,8 @@
 
 Each server is a process of its own with the weights of all-MiniLM-L6-v2, and the servers take turns. The peers are an
 endpoint that encodes the texts of its request, as in sentence-transformers' own examples, and one that collects what
-waits, so that `SentenceTransformer.encode` sorts the texts of many requests. Each client sends one request after the
-other. Debian and Ubuntu package wrk (https://github.com/wg/wrk).
+waits, so that `SentenceTransformer.encode` sorts the texts of many requests. "auto" is the precision that the server
+chooses by default; all others have that of the option. Each client sends one request after the other. Debian and Ubuntu package wrk (https://github.com/wg/wrk).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from urllib.request import urlopen
 
 from minilm import MINILM
 
-OURS, PLAIN, SORTED = "sequence-encoder", "FastAPI", "FastAPI, sorted"
+OURS, DEFAULT, PLAIN, SORTED = "sequence-encoder", "sequence-encoder, auto", "FastAPI", "FastAPI, sorted"
 # A request has one text. With mixed lengths, one of five is a long docstring.
 MIXES = {"short": 0.0, "mixed": 0.2}
 REQUESTS = 2000
 # Seconds before the first measurement of each server.
-WARM_UP = 12
+WARM_UP = 8
 # wrk runs this. The requests are read from a file with one body in each line.
 SCRIPT = """
 local bodies = {}
@@ -106,11 +106,11 @@ def server(name: str, precision: str, options: list[str]) -> Iterator[int]:
     """Start a server, and return its port when it answers."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    if name == OURS:
+    if name in (OURS, DEFAULT):
         command = ["-m", "sequence_encoder", "serve", str(MINILM), "--truncate", *options]
     else:
         command = [__file__, "--peer", name]
-    command += ["--port", str(port), "--precision", precision]
+    command += ["--port", str(port), "--precision", "auto" if name == DEFAULT else precision]
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while True:
@@ -162,7 +162,9 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--servers", nargs="+", default=[OURS, PLAIN, SORTED])
+    parser.add_argument(
+        "--servers", nargs="+", choices=(OURS, DEFAULT, PLAIN, SORTED), default=[OURS, DEFAULT, PLAIN, SORTED]
+    )
     parser.add_argument("--options", default="", help="further options of sequence-encoder serve")
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)

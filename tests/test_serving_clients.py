@@ -89,7 +89,7 @@ def test_langchain(address: str, vectors: np.ndarray[Any, Any]) -> None:
 def test_llama_index(address: str, vectors: np.ndarray[Any, Any]) -> None:
     module = pytest.importorskip("llama_index.embeddings.text_embeddings_inference")
     client = module.TextEmbeddingsInference(
-        model_name="encoder", base_url=address, auth_token="Bearer key", query_instruction="", text_instruction=""
+        model_name="encoder", base_url=address, auth_token="key", query_instruction="", text_instruction=""
     )
     np.testing.assert_allclose(client.get_text_embedding_batch(TEXTS), vectors, atol=2e-5)
     np.testing.assert_allclose(client.get_query_embedding(TEXTS[0]), vectors[0], atol=2e-5)
