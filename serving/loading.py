@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +36,21 @@ def load_served_model(source: str, precision: str = "auto", device: str = "auto"
         OSError: If there is no such model.
         ValueError: If the model cannot be loaded, or a server cannot use it.
     """
+    # OpenMP keeps the threads of every thread that has computed, and once they outnumber the processors, its barriers
+    # sleep instead of spinning, which doubles the time of a short text. So only the thread of the server may stay.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_load, source, precision, device).result()
+
+
+def split_name(source: str) -> tuple[str, str]:
+    """Return the name and the place of a model, from `NAME=PLACE` or a place alone."""
+    name, given, place = source.partition("=")
+    if given:
+        return name, place
+    return (Path(source).resolve().name if os.path.exists(source) else source), source
+
+
+def _load(source: str, precision: str, device: str) -> ServedModel:
     name, source = split_name(source)
     if os.path.isfile(os.path.join(source, _EXPORTED)):
         exported = ExportedEncoder.from_pretrained(source, **({} if device == "auto" else {"device": device}))
@@ -53,14 +69,6 @@ def load_served_model(source: str, precision: str = "auto", device: str = "auto"
         if model.device.type == "cpu":
             model.prepack_weights()
     return ServedModel(name, model, tokenizer)
-
-
-def split_name(source: str) -> tuple[str, str]:
-    """Return the name and the place of a model, from `NAME=PLACE` or a place alone."""
-    name, given, place = source.partition("=")
-    if given:
-        return name, place
-    return (Path(source).resolve().name if os.path.exists(source) else source), source
 
 
 def _best_device() -> str:
