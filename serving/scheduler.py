@@ -133,7 +133,14 @@ class Scheduler:
                 batch = None if self.closed else self._queue.take(time.monotonic())
             if batch is None:
                 return
-            self._step(batch)
+            try:
+                self._step(batch)
+            except Exception as error:
+                # The thread must go on, whatever happens: without it, every request would wait forever.
+                finished: list[Work] = []
+                for work in {work for work, _ in batch.entries}:
+                    self._fail(work, error, finished)
+                _settle(finished)
 
     def _step(self, batch: Batch) -> None:
         started = time.monotonic()

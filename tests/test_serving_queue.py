@@ -109,7 +109,7 @@ class Gate:
         self.open.wait(timeout=20)
         if any(text.startswith("bad") for text in texts):
             raise ArithmeticError(texts[0])
-        return [text.upper() for text in texts]
+        return [text.upper() for text in texts][group == "lost" :]
 
 
 def run(scenario: Callable[[Scheduler, Gate], Any]) -> Any:
@@ -155,6 +155,16 @@ def test_a_bad_text_fails_only_its_own_request() -> None:
         good, bad, right = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(bad, ArithmeticError)
         assert [each.results for each in (good, right)] == [["GOOD", "FINE"], ["RIGHT"]]  # type: ignore[union-attr]
+        assert (await scheduler.compute("a", ["later"], [1])).results == ["LATER"]
+
+    run(scenario)
+
+
+def test_a_computation_that_loses_results_fails_its_requests_and_no_others() -> None:
+    async def scenario(scheduler: Scheduler, gate: Gate) -> None:
+        gate.open.set()
+        with pytest.raises(ValueError, match="zip"):
+            await scheduler.compute("lost", ["x", "y"], [1, 1])
         assert (await scheduler.compute("a", ["later"], [1])).results == ["LATER"]
 
     run(scenario)
