@@ -279,6 +279,25 @@ def search(arguments: list[str]) -> Run:
     return run
 
 
+def serve(arguments: list[str]) -> Run:
+    """Serve models over HTTP: vectors, ranking, classification and masks, for clients of OpenAI and TEI."""
+    from .serving.arguments import read_arguments
+    from .serving.libraries import check_libraries
+
+    options = read_arguments(serve.__doc__, arguments)
+    check_libraries("serve")
+
+    def run() -> None:
+        from .serving.command import serve
+
+        try:
+            serve(options)
+        except ValueError as error:
+            raise UsageError(error) from error
+
+    return run
+
+
 COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "quickstart": quickstart,
     "pretrain": pretrain,
@@ -291,6 +310,7 @@ COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "predict": predict,
     "index": index,
     "search": search,
+    "serve": serve,
 }
 
 

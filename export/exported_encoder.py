@@ -181,15 +181,17 @@ class ExportedEncoder(TextEncodingMixin):
         vectors = torch.zeros(len(ids), channels, device=self._result_device())
         # The longest texts come first, so that a lack of memory shows at once.
         for batch in reversed(token_batches([len(text) for text in ids], max_tokens)):
-            outputs = self._run([ids[index] for index in batch])
-            if self._graph_channels is None:
-                states = outputs[_TOKENS]
-                lengths = torch.tensor([len(ids[index]) for index in batch], device=states.device)[:, None]
-                places = torch.arange(states.shape[1], device=states.device)
-                token_mask = (places >= skipped) & (places < lengths)
-                found = torch.cat([POOLINGS[mode](states, token_mask) for mode in modes], dim=-1)
-            else:
-                found = outputs[VECTORS]
-            vectors[batch] = found.to(vectors)
+            vectors[batch] = self.encode_batch([ids[index] for index in batch], modes, skipped).to(vectors)
             progress.update(len(batch))
         return vectors
+
+    def encode_batch(self, ids: list[list[int]], modes: tuple[str, ...], skipped: int = 0) -> torch.Tensor:
+        """See `TextEncodingMixin.encode_batch`."""
+        outputs = self._run(ids)
+        if self._graph_channels is not None:
+            return cast(torch.Tensor, outputs[VECTORS])
+        states = outputs[_TOKENS]
+        lengths = torch.tensor([len(text) for text in ids], device=states.device)[:, None]
+        places = torch.arange(states.shape[1], device=states.device)
+        token_mask = (places >= skipped) & (places < lengths)
+        return torch.cat([POOLINGS[mode](states, token_mask) for mode in modes], dim=-1)

@@ -279,7 +279,6 @@ class TextEncodingMixin:
         device = cast(PreTrainedModel, self).device
         return torch.device("cpu") if device.type == "meta" else device
 
-    @torch.no_grad()
     def _encode_ids(
         self, ids: list[list[int]], modes: tuple[str, ...], skipped: int, max_tokens: int, progress: Any
     ) -> torch.Tensor:
@@ -292,17 +291,32 @@ class TextEncodingMixin:
         with evaluation_mode(model), prepacked_for(cast(nn.Module, model.layers), tokens):
             # The longest texts come first, so that a lack of memory shows at once.
             for batch in reversed(token_batches([len(text) for text in ids], max_tokens)):
-                lengths = [len(ids[i]) for i in batch]
-                row = torch.tensor(list(itertools.chain.from_iterable(ids[i] for i in batch)))[None].to(device)
-                offsets = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32).to(device)
-                needed = needed_tokens(lengths, modes, skipped)
-                needed = needed if isinstance(needed, bool) else needed.to(device)
-                packing = {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets}
-                outputs = model(input_ids=row, needed=needed, return_dict=True, **packing)
-                found = pooled(outputs.last_hidden_state[0], lengths, modes, skipped)
-                vectors[batch] = found.to(device, dtype)
+                vectors[batch] = self.encode_batch([ids[i] for i in batch], modes, skipped).to(device, dtype)
                 progress.update(len(batch))
         return vectors
+
+    @torch.no_grad()
+    def encode_batch(self, ids: list[list[int]], modes: tuple[str, ...], skipped: int = 0) -> torch.Tensor:
+        """Compute the pooled vectors of one batch, which `encode` and a server share. Call it in evaluation mode.
+
+        Args:
+            ids: The token ids of the texts, none of them empty, in ascending order of length.
+            modes: The poolings, whose results are concatenated.
+            skipped: Number of tokens to skip at the start of each text, those of the prompt.
+
+        Returns:
+            (N, D x modes), before the later steps of the recipe.
+        """
+        model = cast(PreTrainedModel, self)
+        device = self._result_device()
+        lengths = [len(text) for text in ids]
+        row = torch.tensor(list(itertools.chain.from_iterable(ids)))[None].to(device)
+        offsets = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32).to(device)
+        needed = needed_tokens(lengths, modes, skipped)
+        needed = needed if isinstance(needed, bool) else needed.to(device)
+        packing = {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets}
+        outputs = model(input_ids=row, needed=needed, return_dict=True, **packing)
+        return pooled(outputs.last_hidden_state[0], lengths, modes, skipped)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""Makes the application of a server, which can also be mounted in another one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, cast
+
+from .libraries import check_libraries
+from .limits import Limits
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from fastapi.routing import APIRoute
+
+    from .served_model import ServedModel
+
+
+def create_app(
+    models: Sequence[ServedModel],
+    limits: Limits | None = None,
+    *,
+    api_key: str | None = None,
+    truncate: bool = False,
+) -> FastAPI:
+    """Make an application that serves models to clients of OpenAI and of text-embeddings-inference.
+
+    Args:
+        models: The models, see `load_served_model`. A request without the name of one gets the first that can do what
+            it asks for.
+        limits: What the server takes at once.
+        api_key: The key that requests must send as `Authorization: Bearer KEY`; None if they need none.
+        truncate: Whether to cut texts that are too long, unless a request says otherwise.
+
+    Returns:
+        The application. `app.state.service` has its models, queue and metrics.
+
+    Raises:
+        MissingLibraryError: If the extra `serve` is not installed.
+        ValueError: If there are no models, two have the same name, or the key is empty.
+    """
+    check_libraries("create_app")
+    from fastapi import FastAPI, Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import Response
+    from starlette.exceptions import HTTPException
+
+    from .errors import RequestError, error_response, invalid_body
+    from .guard import Guard
+    from .hub_routes import hub_routes
+    from .openai_routes import openai_routes
+    from .page_route import page_route
+    from .service import Service
+    from .status_routes import status_routes
+    from .tei_routes import tei_routes
+    from .token_routes import token_routes
+
+    if api_key is not None and not (api_key.isascii() and api_key.strip()):
+        raise ValueError("api_key must be ASCII text and not empty.")
+    service = Service(models, limits or Limits(), truncate)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.stopping = True
+        service.scheduler.close()
+
+    app = FastAPI(title="sequence-encoder", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    routers = [make(service) for make in (openai_routes, tei_routes, token_routes, hub_routes, status_routes)]
+    routers.append(page_route())
+    for router in routers:
+        app.include_router(router)
+
+    def path_of(request: Request) -> str:
+        return str(request.scope["path"]).removeprefix(request.scope.get("root_path", ""))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        return error_response(path_of(request), error)
+
+    @app.exception_handler(RequestValidationError)
+    async def body_error(request: Request, error: RequestValidationError) -> Response:
+        return error_response(path_of(request), invalid_body(list(error.errors())))
+
+    @app.exception_handler(Exception)
+    async def own_error(request: Request, error: Exception) -> Response:
+        # The log has the traceback, which is of no use to a client.
+        return error_response(path_of(request), RequestError(500, "The server has made a mistake."))
+
+    paths = frozenset(route.path for router in routers for route in cast("list[APIRoute]", router.routes))
+    app.add_middleware(Guard, service=service, routes=paths, api_key=api_key)
+    return app

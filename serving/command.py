@@ -1,0 +1,76 @@
+"""`sequence-encoder serve`: loads models, listens on a port, and stops without losing a request."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from .app import create_app
+from .arguments import ServeArguments
+from .loading import load_served_model
+from .service import Service
+
+# The compute thread needs Python's lock for every operation of torch. With Python's default of 5 ms, requests that are
+# being read would delay each of them.
+_SWITCH_SECONDS = 0.0005
+# Seconds to finish requests after a signal.
+_GRACE = 120
+
+
+def serve(options: ServeArguments) -> None:
+    """Load models and serve them until the process is told to stop.
+
+    Args:
+        options: The options.
+
+    Raises:
+        OSError: If the port is taken, or a model does not exist.
+        ValueError: If a model cannot be served.
+    """
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    # Before the models are loaded, which can take minutes.
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((options.host, options.port))
+        models = [load_served_model(source, options.precision, options.device) for source in options.models]
+        app = create_app(models, options.limits, api_key=options.api_key, truncate=options.truncate)
+        for model in models:
+            print(f"{model.name}: {', '.join(model.tasks)}, in {model.precision} on {model.device}")
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+        host = f"[{options.host}]" if family == socket.AF_INET6 else options.host
+        address = f"http://{host}:{listener.getsockname()[1]}"
+        _Server(config, app.state.service, address).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """A server that finishes its requests after the first signal, and stops at once after the second."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, address: str) -> None:
+        super().__init__(config)
+        self._service, self._address = service, address
+        self._deadline: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say where."""
+        await super().startup(sockets)
+        print(f"Serving on {self._address}", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Handle a signal. Uvicorn would raise it again in the end, and the exit status would not be 0."""
+        if self._deadline is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._service.stopping = True
+        self._deadline = time.monotonic() + _GRACE
+
+    async def on_tick(self, counter: int) -> Any:
+        """Stop when all requests are finished."""
+        if self._deadline is not None and (not self._service.active or time.monotonic() > self._deadline):
+            self.should_exit = True
+        return await super().on_tick(counter)

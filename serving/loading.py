@@ -1,0 +1,77 @@
+"""Loads the models of a server."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ..conversion.loading import load_or_convert
+from ..conversion.sidecar_files import folder_of, load_tokenizer
+from ..conversion.source_models import transformer_folder
+from ..export import ExportedEncoder
+from ..inference import optimize_for_inference
+from ..modeling import SequenceEncoderForPreTraining
+from .served_model import ServedModel
+
+# Written by transformers beside an exported model.
+_EXPORTED = "export.json"
+
+
+def load_served_model(source: str, precision: str = "auto", device: str = "auto") -> ServedModel:
+    """Load a model for a server.
+
+    Args:
+        source: A folder or a Hub id: of this package, of a family that `convert` supports, or exported; with
+            `NAME=` before it to choose the name by which requests ask for it. Otherwise, the name is the Hub id or the
+            name of the folder.
+        precision: "float32", "bfloat16", or "auto" for what `optimize_for_inference` chooses.
+        device: A device of torch, or "auto" for a GPU if there is one.
+
+    Raises:
+        OSError: If there is no such model.
+        ValueError: If the model cannot be loaded, or a server cannot use it.
+    """
+    # OpenMP keeps the threads of every thread that has computed, and once they outnumber the processors, its barriers
+    # sleep instead of spinning, which doubles the time of a short text. So only the thread of the server may stay.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_load, source, precision, device).result()
+
+
+def split_name(source: str) -> tuple[str, str]:
+    """Return the name and the place of a model, from `NAME=PLACE` or a place alone."""
+    name, given, place = source.partition("=")
+    if given:
+        return name, place
+    return (Path(source).resolve().name if os.path.exists(source) else source), source
+
+
+def _load(source: str, precision: str, device: str) -> ServedModel:
+    name, source = split_name(source)
+    if os.path.isfile(os.path.join(source, _EXPORTED)):
+        exported = ExportedEncoder.from_pretrained(source, **({} if device == "auto" else {"device": device}))
+        return ServedModel(name, exported, exported.tokenizer)
+    model: Any = load_or_convert(source)
+    if isinstance(model, SequenceEncoderForPreTraining):
+        model = model.model
+    tokenizer = load_tokenizer(transformer_folder(folder_of(source)), model)
+    if tokenizer is None:
+        raise ValueError(f"{source} has no tokenizer, which a server needs.")
+    model.to(_best_device() if device == "auto" else device)
+    if precision == "auto":
+        optimize_for_inference(model)
+    else:
+        cast(nn.Module, model.eval()).to(getattr(torch, precision))
+        if model.device.type == "cpu":
+            model.prepack_weights()
+    return ServedModel(name, model, tokenizer)
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

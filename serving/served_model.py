@@ -1,0 +1,268 @@
+"""A model that a server runs: what it can do, how it reads texts, and how it computes them in batches.
+
+Shapes: N texts, L tokens of a text, D channels, C classes, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..export import ExportedEncoder
+from ..modeling import (
+    SequenceEncoderForMaskedLM,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderModel,
+    SequenceEncoderPreTrainedModel,
+)
+from ..modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
+from ..modeling.text_encoding.text_encoding import TextEncodingMixin
+from ..tokenizer.private_copy import lowercased, private_copy
+
+EMBED, EMBED_ALL, RERANK, PREDICT, FILL_MASK = "embed", "embed_all", "rerank", "predict", "fill_mask"
+# Predictions for each mask.
+TOP_K = 10
+
+
+class Row(NamedTuple):
+    """The tokens of a text or of a pair of texts.
+
+    Attributes:
+        ids: Token ids.
+        types: The segment of each token; None for a single text.
+    """
+
+    ids: list[int]
+    types: list[int] | None = None
+
+
+class TooLongError(ValueError):
+    """A text has more tokens than the model reads."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Texts that can share a batch.
+
+    Attributes:
+        model: Their model.
+        task: What to compute.
+        skipped: Number of tokens at the start of each text that pooling skips.
+        after: The steps after the pooling.
+    """
+
+    model: ServedModel
+    task: str
+    skipped: int = 0
+    after: tuple[Normalize | Dense, ...] = ()
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the vectors have unit length."""
+        return self.after[-1:] == (Normalize(),)
+
+
+class ServedModel:
+    """A model with its tokenizer, under the name by which requests choose it.
+
+    Args:
+        name: The name.
+        model: An encoder, or a model for sequence classification or masked language modelling.
+        tokenizer: Its tokenizer.
+
+    Attributes:
+        tasks: What the model can do: "embed" and "embed_all", "predict" and, with a single label, "rerank", or
+            "fill_mask".
+        max_length: Number of tokens that the model reads; None if there is no limit.
+
+    Raises:
+        ValueError: If a server cannot use the model.
+    """
+
+    def __init__(self, name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.name, self.model = name, model
+        self.tasks = _tasks_of(model)
+        self.encoder: Any = model if isinstance(model, TextEncodingMixin) else model.base_model
+        self.recipe = self.encoder.recipe_for() if EMBED in self.tasks else EmbeddingRecipe()
+        self.max_length: int | None = self.encoder.longest_text(tokenizer)
+        lowercase = self.recipe.lowercase
+        # Truncation is stored in a tokenizer, so that threads can only share those that always truncate or never do.
+        own = [lowercased(each) if lowercase else each for each in (private_copy(tokenizer), private_copy(tokenizer))]
+        self._truncating, self.tokenizer = own
+        self._special = tokenizer.num_special_tokens_to_add()
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the vectors."""
+        return self.recipe.kept_channels(self.encoder.config.hidden_size)
+
+    @property
+    def precision(self) -> str:
+        """The dtype in which the model computes."""
+        return "float32" if isinstance(self.model, ExportedEncoder) else str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        exported = isinstance(self.model, ExportedEncoder)
+        return cast(torch.device, self.model.exported.device if exported else self.model.device)
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the classes."""
+        config = self.model.config
+        return [str(config.id2label[index]) for index in range(config.num_labels)]
+
+    def tokenize(self, texts: Sequence[Any], truncate: bool, prompt: str = "") -> list[Row]:
+        """Tokenize texts, or pairs of texts.
+
+        Args:
+            texts: Strings and pairs of strings.
+            truncate: Whether to cut texts that are too long.
+            prompt: Put before each text.
+
+        Raises:
+            TooLongError: If a text is too long and `truncate` is False.
+            ValueError: If a text has no tokens.
+        """
+        pairs = isinstance(texts[0], tuple)
+        if any(isinstance(text, tuple) != pairs for text in texts):
+            return [self.tokenize([text], truncate, prompt)[0] for text in texts]
+        inputs = [list(side) for side in zip(*texts, strict=True)] if pairs else [[prompt + text for text in texts]]
+        cut = truncate and self.max_length is not None
+        tokenizer: Any = self._truncating if cut else self.tokenizer
+        options = {"truncation": True, "max_length": self.max_length} if cut else {"truncation": False}
+        encoded = tokenizer(*inputs, return_attention_mask=False, return_token_type_ids=pairs, verbose=False, **options)
+        ids = encoded["input_ids"]
+        types = encoded.get("token_type_ids") if pairs else None
+        rows = [Row(*row) for row in zip(ids, types, strict=True)] if types else [Row(each) for each in ids]
+        self.check_lengths(rows)
+        return rows
+
+    def check_lengths(self, rows: Sequence[Row]) -> None:
+        """Check that no text is empty or too long.
+
+        Raises:
+            TooLongError: If a text is too long.
+            ValueError: If a text has no tokens.
+        """
+        for index, row in enumerate(rows):
+            if self.max_length is not None and len(row.ids) > self.max_length:
+                raise TooLongError(
+                    f"Text {index} has {len(row.ids)} tokens, and {self.name} reads at most {self.max_length}. "
+                    'Shorten it, or pass "truncate": true.'
+                )
+            if not row.ids:
+                raise ValueError(f"Text {index} has no tokens.")
+
+    def prompt(self, name: str | None) -> str:
+        """Return the prompt to put before each text, see `EmbeddingRecipe.prompt`."""
+        return self.recipe.prompt(None, name)
+
+    def embedding_group(self, prompt: str, normalize: bool | None) -> Group:
+        """Return the group of texts to embed.
+
+        Args:
+            prompt: The prompt before each text.
+            normalize: Whether to scale vectors to unit length. Defaults to the recipe.
+        """
+        recipe = self.encoder.recipe_for(None, normalize)
+        return Group(self, EMBED, self._prompt_tokens(prompt), recipe.after)
+
+    def compute(self, group: Group, rows: list[Row]) -> list[Any]:
+        """Compute a batch.
+
+        Returns:
+            For each text: a vector (D,), token vectors (L, D), logits (C,), or the ids and probabilities of the likely
+            tokens for each mask, (masks, TOP_K) twice.
+        """
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
+        ordered = [rows[index] for index in order]
+        with torch.no_grad():
+            if group.task == EMBED:
+                found: Any = self._vectors([row.ids for row in ordered], group)
+            elif group.task == EMBED_ALL:
+                found = self._token_vectors([row.ids for row in ordered])
+            elif group.task == FILL_MASK:
+                found = self._likely_tokens(ordered)
+            else:
+                found = _numpy(self.model(**self._padded(ordered)).logits)
+        results: list[Any] = [None] * len(rows)
+        for index, result in zip(order, found, strict=True):
+            results[index] = result
+        return results
+
+    def _prompt_tokens(self, prompt: str) -> int:
+        """Return the number of tokens of the prompt that pooling skips."""
+        if self.recipe.include_prompt or not prompt:
+            return 0
+        ids = self.tokenizer([prompt], return_attention_mask=False)["input_ids"][0]
+        return len(ids) - (ids[-1:] != [] and ids[-1] in self.tokenizer.all_special_ids)
+
+    def _vectors(self, ids: list[list[int]], group: Group) -> np.ndarray[Any, Any]:
+        vectors = self.encoder.encode_batch(ids, self.recipe.pooling, group.skipped)
+        vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+        for step in group.after:
+            vectors = step(vectors)
+        return _numpy(vectors)
+
+    def _token_vectors(self, ids: list[list[int]]) -> Sequence[Any]:
+        lengths = [len(text) for text in ids]
+        offsets = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=self.device)
+        row = torch.tensor(list(itertools.chain.from_iterable(ids)), device=self.device)[None]
+        states = self.encoder(input_ids=row, cu_seq_lens_q=offsets, cu_seq_lens_k=offsets).last_hidden_state[0]
+        return np.split(_numpy(states), list(itertools.accumulate(lengths))[:-1])
+
+    def _padded(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+        """Return the inputs of models that make one prediction per row. They remove the padding themselves."""
+        longest = max(len(row.ids) for row in rows)
+        ids, types, mask = (np.zeros((len(rows), longest), dtype=np.int64) for _ in range(3))
+        for index, row in enumerate(rows):
+            ids[index, : len(row.ids)] = row.ids
+            mask[index, : len(row.ids)] = 1
+            if row.types is not None:
+                types[index, : len(row.types)] = row.types
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if any(row.types is not None for row in rows):
+            inputs["token_type_ids"] = types
+        return {name: torch.from_numpy(array).to(self.device) for name, array in inputs.items()}
+
+    def _likely_tokens(self, rows: list[Row]) -> list[Any]:
+        inputs = self._padded(rows)
+        masked = inputs["input_ids"] == self.tokenizer.mask_token_id
+        # Only the masks are projected to the vocabulary, which would take gigabytes for all tokens of a batch.
+        states = self.encoder(**inputs, needed=masked).last_hidden_state[masked]
+        likely = self.model.decoder(self.model.head(states)).float().softmax(dim=-1).topk(TOP_K, dim=-1)
+        counts = masked.sum(dim=1).tolist()
+        places = list(itertools.accumulate(counts))[:-1]
+        both = (np.split(likely.indices.cpu().numpy(), places), np.split(_numpy(likely.values), places))
+        return list(zip(*both, strict=True))
+
+
+def _tasks_of(model: Any) -> tuple[str, ...]:
+    if isinstance(model, ExportedEncoder):
+        return (EMBED,)
+    if isinstance(model, SequenceEncoderModel):
+        return (EMBED, EMBED_ALL)
+    if isinstance(model, SequenceEncoderForSequenceClassification):
+        return (RERANK, PREDICT) if model.config.num_labels == 1 else (PREDICT,)
+    if isinstance(model, SequenceEncoderForMaskedLM):
+        # With a recipe, its encoder is also one for embeddings.
+        return (FILL_MASK,) if model.model.embedding_recipe is None else (EMBED, EMBED_ALL, FILL_MASK)
+    kind = type(model).__name__
+    if isinstance(model, SequenceEncoderPreTrainedModel):
+        raise ValueError(
+            f"A server cannot use a {kind}; it takes an encoder, or a model for sequence classification or masked "
+            "language modelling."
+        )
+    raise ValueError(f"A server needs a SequenceEncoder, got a {kind}; convert it with `convert`.")
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    return tensor.float().cpu().numpy()

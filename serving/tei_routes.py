@@ -1,0 +1,205 @@
+"""The routes of text-embeddings-inference, which Hugging Face's clients and those of many libraries use."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BeforeValidator, Field
+
+from ..version import __version__
+from .errors import RequestError
+from .responses import Body, StrictJsonRoute, Texts, as_texts, json_list, json_response, json_vectors
+from .scores import probabilities, ranking
+from .served_model import EMBED, EMBED_ALL, PREDICT, RERANK, Group, Row, ServedModel
+from .service import Service
+
+# Clients write it in lower case or capitalised.
+Direction = Annotated[Literal["right"], BeforeValidator(lambda value: str(value).lower())]
+
+
+class TextsBody(Body):
+    """A request with texts. `model` is an addition, for servers with several models."""
+
+    inputs: Texts
+    model: str | None = None
+    truncate: bool | None = None
+    truncation_direction: Direction = "right"
+    prompt_name: str | None = None
+
+
+class EmbedBody(TextsBody):
+    """A request for vectors."""
+
+    normalize: bool | None = True
+    dimensions: int | None = Field(default=None, ge=1)
+
+
+class TextPairs(Body):
+    """A sentence to compare with others."""
+
+    source_sentence: str
+    sentences: list[str]
+
+
+class SimilarityParameters(Body):
+    """Options of a comparison."""
+
+    truncate: bool | None = None
+    truncation_direction: Direction = "right"
+    prompt_name: str | None = None
+
+
+class SimilarityBody(Body):
+    """A request to compare sentences."""
+
+    inputs: TextPairs
+    model: str | None = None
+    parameters: SimilarityParameters | None = None
+
+
+class RerankBody(Body):
+    """A request to rank texts."""
+
+    query: str
+    texts: list[str]
+    model: str | None = None
+    truncate: bool | None = None
+    truncation_direction: Direction = "right"
+    raw_scores: bool = False
+    return_text: bool = False
+
+
+class PredictBody(Body):
+    """A request to classify a text, a pair of texts, or a list of both, each in a list of its own."""
+
+    inputs: str | list[str] | list[list[str]]
+    model: str | None = None
+    truncate: bool | None = None
+    truncation_direction: Direction = "right"
+    raw_scores: bool = False
+
+
+def tei_routes(service: Service) -> APIRouter:
+    """Return the routes."""
+    routes = APIRouter(route_class=StrictJsonRoute)
+
+    @routes.post("/embed")
+    async def embed(body: EmbedBody, request: Request) -> Response:
+        return await embed_texts(service, body, request)
+
+    @routes.post("/embed_all")
+    async def embed_all(body: TextsBody, request: Request) -> Response:
+        model = service.model(body.model, EMBED_ALL)
+        rows, _ = await _rows_of(service, model, body)
+        texts = await service.compute(request, Group(model, EMBED_ALL), rows)
+        written = [json_list(await json_vectors(np.ascontiguousarray(vectors))) for vectors in texts]
+        return Response(json_list(written), media_type="application/json")
+
+    @routes.post("/similarity")
+    async def similarity(body: SimilarityBody, request: Request) -> Response:
+        return await compare_sentences(service, body, request)
+
+    @routes.post("/rerank")
+    async def rerank(body: RerankBody, request: Request) -> Response:
+        model = service.model(body.model, RERANK)
+        rows = await service.tokenize(model, [(body.query, text) for text in body.texts], body.truncate)
+        logits = np.stack(await service.compute(request, Group(model, RERANK), rows))
+        scores = (logits if body.raw_scores else probabilities(logits, several=True))[:, 0]
+        return json_response(
+            [
+                {"index": index, **({"text": body.texts[index]} if body.return_text else {}), "score": score}
+                for index, score in ranking(scores)
+            ]
+        )
+
+    @routes.post("/predict")
+    async def predict(body: PredictBody, request: Request) -> Response:
+        predictions = await classify(service, body, request)
+        return json_response(predictions[0] if _is_single(body.inputs) else predictions)
+
+    @routes.get("/info")
+    async def info() -> Response:
+        return json_response(_info(service))
+
+    return routes
+
+
+async def embed_texts(service: Service, body: EmbedBody, request: Request) -> Response:
+    """Return the vectors of texts."""
+    model = service.model(body.model, EMBED)
+    rows, prompt = await _rows_of(service, model, body)
+    vectors = await service.embed(request, model, rows, prompt, body.normalize, body.dimensions)
+    return Response(json_list(await json_vectors(vectors)), media_type="application/json")
+
+
+async def compare_sentences(service: Service, body: SimilarityBody, request: Request) -> Response:
+    """Return the cosine of each sentence with the first."""
+    model = service.model(body.model, EMBED)
+    options = body.parameters or SimilarityParameters()
+    prompt = service.prompt(model, options.prompt_name)
+    service.check_number(len(body.inputs.sentences))
+    texts = [body.inputs.source_sentence, *body.inputs.sentences]
+    rows = await service.tokenize(model, texts, options.truncate, prompt)
+    vectors = await service.embed(request, model, rows, prompt, normalize=True)
+    return json_response(vectors[1:] @ vectors[0])
+
+
+async def classify(service: Service, body: PredictBody, request: Request) -> list[list[dict[str, Any]]]:
+    """Return the labels of each text with their scores, the best first."""
+    model = service.model(body.model, PREDICT)
+    rows = await service.tokenize(model, _sequences(body.inputs), body.truncate)
+    scores = np.stack(await service.compute(request, Group(model, PREDICT), rows))
+    if not body.raw_scores:
+        several = model.model.config.problem_type == "multi_label_classification" or scores.shape[1] == 1
+        scores = probabilities(scores, several)
+    labels = model.labels
+    return [[{"score": score, "label": labels[index]} for index, score in ranking(row)] for row in scores]
+
+
+async def _rows_of(service: Service, model: ServedModel, body: TextsBody) -> tuple[list[Row], str]:
+    """Return the texts of a request, and the prompt that they start with."""
+    texts = as_texts(body.inputs)
+    prompt = "" if texts and isinstance(texts[0], list) else service.prompt(model, body.prompt_name)
+    return await service.tokenize(model, texts, body.truncate, prompt), prompt
+
+
+def _is_single(inputs: str | list[str] | list[list[str]]) -> bool:
+    """Return whether a request has a single text or pair."""
+    return isinstance(inputs, str) or (bool(inputs) and isinstance(inputs[0], str))
+
+
+def _sequences(inputs: str | list[str] | list[list[str]]) -> list[Any]:
+    """Return texts and pairs of texts."""
+    sequences: list[Any] = [[inputs]] if isinstance(inputs, str) else [inputs] if _is_single(inputs) else list(inputs)
+    if sizes := {len(each) for each in sequences} - {1, 2}:
+        raise RequestError(422, f"inputs must be texts or pairs of texts, got a list of {min(sizes)}.", "inputs")
+    return [each[0] if len(each) == 1 else tuple(each) for each in sequences]
+
+
+def _info(service: Service) -> dict[str, Any]:
+    """Describe the first model, as text-embeddings-inference does."""
+    model, limits = service.models[0], service.limits
+    config = model.encoder.config
+    if EMBED in model.tasks:
+        kind: dict[str, Any] = {"embedding": {"pooling": model.recipe.pooling[0]}}
+    elif PREDICT in model.tasks:
+        labels = {"id2label": {str(i): name for i, name in enumerate(model.labels)}, "label2id": config.label2id}
+        kind = {"reranker" if RERANK in model.tasks else "classifier": labels}
+    else:
+        kind = {"fill_mask": {}}
+    return {
+        "model_id": model.name,
+        "model_sha": None,
+        "model_dtype": model.precision,
+        "model_type": kind,
+        "max_input_length": model.max_length,
+        "max_batch_tokens": limits.max_batch_tokens,
+        "max_batch_requests": None,
+        "max_client_batch_size": limits.max_texts,
+        "auto_truncate": service.truncate,
+        "tokenization_workers": 1,
+        "version": __version__,
+    }

@@ -1,0 +1,90 @@
+"""Tiny models behind a server, and clients that reach it without a port."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import torch
+
+from sequence_encoder import (
+    SequenceEncoderConfig,
+    SequenceEncoderForMaskedLM,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderModel,
+    SequenceEncoderTokenizer,
+)
+from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
+from sequence_encoder.serving import create_app
+from sequence_encoder.serving.served_model import ServedModel
+
+TEXTS = ["the red cat is here", "a dog", "we saw the green owl by the blue dog", "it"]
+PROMPTS = {"prompts": {"query": "where is ", "document": ""}, "default_prompt_name": None}
+MAX_LENGTH = 24
+
+
+def served_models() -> dict[str, ServedModel]:
+    """Return an encoder, a cross-encoder, a classifier and a masked language model, with random weights."""
+    tokenizer = SequenceEncoderTokenizer.train_from_iterator(TEXTS * 5, vocab_size=90, show_progress=False)
+    tokenizer.model_max_length = MAX_LENGTH
+    torch.manual_seed(0)
+
+    def build(kind: Any, **fields: Any) -> Any:
+        config = SequenceEncoderConfig.from_preset(
+            "bert",
+            vocab_size=len(tokenizer),
+            hidden_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            intermediate_size=32,
+            max_position_embeddings=64,
+            initializer_range=0.5,
+            **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")},
+            **fields,
+        )
+        return kind(config).eval()
+
+    encoder = build(SequenceEncoderModel)
+    encoder.embedding_recipe = EmbeddingRecipe(after=(Normalize(),), settings=PROMPTS)
+    labels = {"id2label": {0: "red", 1: "green", 2: "blue"}, "label2id": {"red": 0, "green": 1, "blue": 2}}
+    models = {
+        "encoder": encoder,
+        "ranker": build(SequenceEncoderForSequenceClassification, num_labels=1),
+        "classifier": build(SequenceEncoderForSequenceClassification, **labels),
+        "masked": build(SequenceEncoderForMaskedLM),
+    }
+    return {name: ServedModel(name, model, tokenizer) for name, model in models.items()}
+
+
+def ask(app: Any, path: str, body: Any = None, **options: Any) -> httpx.Response:
+    """Send a request to an application in this process: POST with a body, GET without."""
+
+    async def send() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            if body is None and "content" not in options:
+                return await client.get(path, **options)
+            if "content" in options:
+                options.setdefault("headers", {"Content-Type": "application/json"})
+                return await client.post(path, **options)
+            return await client.post(path, json=body, **options)
+
+    return asyncio.run(send())
+
+
+def listening(*models: ServedModel, **options: Any) -> Iterator[str]:
+    """Serve models on a port of this process, and yield the address."""
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(create_app(models, **options), log_level="warning"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)

@@ -1,0 +1,91 @@
+"""`sequence-encoder serve` listens on a port, and after SIGTERM finishes its requests and exits with 0."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sequence_encoder.__main__ import main
+from sequence_encoder.tests.adaptation_runs import save_encoder
+from sequence_encoder.tests.forked_python import forked_python
+
+pytest.importorskip("fastapi", reason="needs the extra serve")
+pytest.importorskip("uvicorn", reason="needs the extra serve")
+SERVE = ("-m", "sequence_encoder", "serve")
+
+
+def answer_of(port: int, path: str, **options: Any) -> HTTPResponse:
+    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("POST" if options else "GET", path, **options)
+    return connection.getresponse()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    save_encoder(tmp_path / "tiny")
+    command = [forked_python(), *SERVE, "cats=tiny", "--port", "0", "--api-key", "k"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def test_sigterm_finishes_a_request_that_has_begun(server: subprocess.Popen[str]) -> None:
+    assert server.stdout is not None
+    assert server.stderr is not None
+    assert server.stdout.readline().startswith("cats: embed, embed_all, in ")
+    (port,) = map(int, re.fullmatch(r"Serving on http://127.0.0.1:(\d+)\n", server.stdout.readline()).groups())
+    body = json.dumps({"inputs": "the cat"}).encode()
+    assert answer_of(port, "/embed", body=body).status == 401
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as begun:
+        begun.sendall(
+            b"POST /embed HTTP/1.1\r\nHost: server\r\nAuthorization: Bearer k\r\nExpect: 100-continue\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        )
+        # The server asks for the body, so it has begun to read the request.
+        assert begun.recv(100).startswith(b"HTTP/1.1 100 ")
+        server.send_signal(signal.SIGTERM)
+        while answer_of(port, "/health").status != 503:
+            pass
+        begun.sendall(body)
+        response = HTTPResponse(begun)
+        response.begin()
+        assert response.status == 200
+        assert len(json.loads(response.read())[0]) == 32
+    assert server.wait(20) == 0
+    assert "Traceback" not in server.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--prot", "1"), "did you mean --port?"),
+        (("--port", "-1"), "--port must be from 0 to 65535, got -1"),
+        (("--max_texts", "0"), "--max_texts must be at least 1, got 0"),
+        (("--api_key", " "), "--api_key must be ASCII text and not empty"),
+    ],
+)
+def test_wrong_options_are_named(arguments: tuple[str, ...], said: str) -> None:
+    with pytest.raises(SystemExit, match=re.escape(said)):
+        main(["serve", "nowhere", *arguments])
+
+
+def test_a_model_that_does_not_exist_and_a_port_that_is_taken_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="There is no folder"):
+        main(["serve", str(tmp_path / "nowhere"), "--port", "0"])
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit, match="in use"):
+        main(["serve", "nowhere", "--port", str(taken.getsockname()[1])])
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "fastapi", None)
+    with pytest.raises(SystemExit, match=re.escape("pip install 'sequence-encoder[serve]'")):
+        main(["serve", "nowhere"])
