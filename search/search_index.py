@@ -57,6 +57,7 @@ class SearchIndex:
         where: str | None = None,
         reranker: Reranker | None = None,
         candidates: int = 50,
+        vector: Any = None,
     ) -> list[Hit]:
         """Find the texts that fit a query best.
 
@@ -67,6 +68,7 @@ class SearchIndex:
             where: A condition on the columns of the index, as in SQL: "year > 2020 AND topic = 'physics'".
             reranker: A cross-encoder that reads the query with each candidate, and puts them in a new order.
             candidates: The number of texts for the reranker.
+            vector: The vector of the query, if it is known; otherwise the model computes it.
 
         Returns:
             At most `limit` hits, the best first.
@@ -79,7 +81,7 @@ class SearchIndex:
         for name, value in (("limit", limit), ("candidates", candidates)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
-        request = _REQUESTS[mode](self, query).limit(max(limit, candidates) if reranker else limit)
+        request = _REQUESTS[mode](self, query, vector).limit(max(limit, candidates) if reranker else limit)
         if where is not None:
             request = request.where(where)
         try:
@@ -91,20 +93,21 @@ class SearchIndex:
         hits = [self._hit(row) for row in rows]
         return hits[:limit] if reranker is None else reranker.rerank(query, hits)[:limit]
 
-    def by_vector(self, query: str) -> Any:
+    def by_vector(self, query: str, vector: Any = None) -> Any:
         """Return a request of LanceDB for the nearest vectors."""
-        return nearest(self.table, self.vector(query), self.layout.probes)
+        return nearest(self.table, self.vector(query) if vector is None else vector, self.layout.probes)
 
-    def by_words(self, query: str) -> Any:
+    def by_words(self, query: str, vector: Any = None) -> Any:
         """Return a request of LanceDB for the texts with the words of a query."""
         return self.table.search(self._words(query), query_type="fts")
 
-    def by_both(self, query: str) -> Any:
+    def by_both(self, query: str, vector: Any = None) -> Any:
         """Return a request of LanceDB for both, merged."""
         from lancedb.rerankers import RRFReranker
 
         request = self.table.search(query_type="hybrid", vector_column_name=VECTORS)
-        request = request.vector(self.vector(query)).text(self._words(query))
+        vector = self.vector(query) if vector is None else vector
+        request = request.vector(vector).text(self._words(query))
         return with_probes(request, self.layout.probes).rerank(RRFReranker())
 
     def vector(self, query: str) -> Any:
@@ -113,6 +116,14 @@ class SearchIndex:
             if self._encode is None:
                 self._encode = self._load()
         return self._encode(query)
+
+    def example(self) -> tuple[str, Any] | None:
+        """Return a text of the index and its vector as a NumPy array, or None if it has none."""
+        columns = [self.layout.text_column, VECTORS]
+        found = self.table.search().where(f"{VECTORS} IS NOT NULL").select(columns).limit(1).to_arrow()
+        if not len(found):
+            return None
+        return found[columns[0]][0].as_py(), found[VECTORS].combine_chunks().flatten().to_numpy()
 
     def _load(self) -> Callable[[str], Any]:
         encoder, tokenizer, _ = load_encoder(self._model, choose_device(self._device), "auto")
@@ -142,7 +153,7 @@ class SearchIndex:
         return Hit(row["id"], row[self.layout.text_column], float(score), fields)
 
 
-_REQUESTS: dict[str, Callable[[SearchIndex, str], Any]] = dict(
+_REQUESTS: dict[str, Callable[[SearchIndex, str, Any], Any]] = dict(
     zip(MODES, (SearchIndex.by_both, SearchIndex.by_vector, SearchIndex.by_words), strict=True)
 )
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from fastapi.routing import APIRoute
 
+    from ..search import SearchIndex
     from .served_model import ServedModel
 
 
@@ -22,6 +23,7 @@ def create_app(
     *,
     api_key: str | None = None,
     truncate: bool = False,
+    index: SearchIndex | None = None,
 ) -> FastAPI:
     """Make an application that serves models to clients of OpenAI and of text-embeddings-inference.
 
@@ -31,13 +33,15 @@ def create_app(
         limits: What the server takes at once.
         api_key: The key that requests must send as `Authorization: Bearer KEY`; None if they need none.
         truncate: Whether to cut texts that are too long, unless a request says otherwise.
+        index: An index to search. One of the models must have computed its vectors.
 
     Returns:
         The application. `app.state.service` has its models, queue and metrics.
 
     Raises:
         MissingLibraryError: If the extra `serve` is not installed.
-        ValueError: If there are no models, two have the same name, or the key is empty.
+        ValueError: If there are no models, two have the same name, the key is empty, or the vectors of the index are
+            from another model.
     """
     check_libraries("create_app")
     from fastapi import FastAPI, Request
@@ -69,6 +73,10 @@ def create_app(
     app.state.service = service
     routers = [make(service) for make in (openai_routes, tei_routes, token_routes, hub_routes, status_routes)]
     routers.append(page_route())
+    if index is not None:
+        from .search_routes import search_routes
+
+        routers.append(search_routes(service, index))
     for router in routers:
         app.include_router(router)
 

@@ -33,6 +33,7 @@ class ServeArguments:
         precision: One of `PRECISIONS`.
         device: A device of torch, or "auto".
         truncate: Whether to cut texts that are too long, unless a request says otherwise.
+        index: The folder of an index to search, or None.
     """
 
     models: tuple[str, ...]
@@ -43,6 +44,7 @@ class ServeArguments:
     precision: str
     device: str
     truncate: bool
+    index: str | None
 
 
 def read_arguments(summary: str | None, arguments: list[str]) -> ServeArguments:
@@ -88,6 +90,7 @@ def read_arguments(summary: str | None, arguments: list[str]) -> ServeArguments:
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or another device; default: a GPU if any")
     parser.add_argument("--truncate", action="store_true", help="cut texts that are too long instead of refusing them")
+    parser.add_argument("--index", metavar="FOLDER", help="index to search, which `sequence-encoder index` has made")
     check_names("serve", arguments, [*parser._option_string_actions])
     parsed = parser.parse_args(arguments)
     if not 0 <= parsed.port < 2**16:
@@ -104,6 +107,7 @@ def read_arguments(summary: str | None, arguments: list[str]) -> ServeArguments:
         parsed.precision,
         parsed.device,
         parsed.truncate,
+        parsed.index,
     )
 
 

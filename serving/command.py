@@ -10,6 +10,7 @@ from typing import Any
 
 import uvicorn
 
+from ..search import SearchIndex
 from .app import create_app
 from .arguments import ServeArguments
 from .loading import load_served_model
@@ -38,7 +39,8 @@ def serve(options: ServeArguments) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((options.host, options.port))
         models = [load_served_model(source, options.precision, options.device) for source in options.models]
-        app = create_app(models, options.limits, api_key=options.api_key, truncate=options.truncate)
+        index = None if options.index is None else SearchIndex(options.index)
+        app = create_app(models, options.limits, api_key=options.api_key, truncate=options.truncate, index=index)
         for model in models:
             print(f"{model.name}: {', '.join(model.tasks)}, in {model.precision} on {model.device}")
         sys.setswitchinterval(_SWITCH_SECONDS)

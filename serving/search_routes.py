@@ -1,0 +1,100 @@
+"""The route that searches an index, with the models of the server for the query and for reranking."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from typing import Literal
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import Field
+
+from ..search import SearchIndex
+from .errors import RequestError
+from .responses import Body, StrictJsonRoute
+from .scores import probabilities
+from .served_model import EMBED, RERANK, Group, ServedModel
+from .service import Service
+
+# The least cosine of a vector of the index and that of the same text from this server, which may have another dtype.
+_SAME = 0.98
+
+
+class SearchBody(Body):
+    """A request to search."""
+
+    query: str
+    limit: int = Field(default=10, ge=1, le=1000)
+    mode: Literal["hybrid", "vector", "text"] = "hybrid"
+    where: str | None = None
+    rerank: bool = False
+    candidates: int = Field(default=50, ge=1, le=1000)
+    model: str | None = None
+
+
+def search_routes(service: Service, index: SearchIndex) -> APIRouter:
+    """Return the route.
+
+    Args:
+        service: The models of the server.
+        index: The index.
+
+    Raises:
+        ValueError: If no model of the server has computed the vectors of the index.
+    """
+    # In a thread that ends, as in `load_served_model`.
+    with ThreadPoolExecutor(1) as thread:
+        encoder = thread.submit(_encoder_of, service, index).result()
+    routes = APIRouter(route_class=StrictJsonRoute)
+
+    @routes.post("/search")
+    async def search(body: SearchBody, request: Request) -> Response:
+        ranker = service.model(body.model, RERANK) if body.rerank else None
+        vector = None
+        if body.mode != "text":
+            prompt = service.prompt(encoder, "query")
+            rows = await service.tokenize(encoder, [body.query], True, prompt)
+            dimensions = index.facts["dimensions"]
+            (vector,) = await service.embed(request, encoder, rows, prompt, dimensions=dimensions)
+        wanted = max(body.limit, body.candidates) if ranker else body.limit
+        try:
+            hits = await asyncio.to_thread(
+                index.search, body.query, wanted, mode=body.mode, where=body.where, vector=vector
+            )
+        except ValueError as error:
+            raise RequestError(400, str(error)) from error
+        if ranker is not None and hits:
+            rows = await service.tokenize(ranker, [(body.query, hit.text) for hit in hits], True)
+            logits = np.stack(await service.compute(request, Group(ranker, RERANK), rows))
+            scores = probabilities(logits, several=True)[:, 0]
+            hits = [replace(hit, score=float(score)) for hit, score in zip(hits, scores, strict=True)]
+            hits.sort(key=lambda hit: -hit.score)
+        content = {"hits": [asdict(hit) for hit in hits[: body.limit]]}
+        return Response(orjson.dumps(content, default=str), media_type="application/json")
+
+    return routes
+
+
+def _encoder_of(service: Service, index: SearchIndex) -> ServedModel:
+    """Return the model whose vector of a text in the index is the one that is stored there."""
+    encoders = [model for model in service.models if EMBED in model.tasks]
+    example = index.example()
+    if example is None:
+        raise ValueError("The index has no text with a vector.")
+    text, stored = example
+    prompt, length = index.facts["prompt"], index.facts["max_length"]
+    for model in encoders:
+        if model.channels < len(stored):
+            continue
+        options = {"prompt": prompt, "max_length": length, "show_progress_bar": False}
+        vector = model.encoder.encode(text, model.tokenizer, **options)[: len(stored)]
+        if float(vector @ stored) >= _SAME * float(np.linalg.norm(vector) * np.linalg.norm(stored)):
+            return model
+    names = ", ".join(model.name for model in encoders) or "none"
+    raise ValueError(
+        f"The vectors of the index are from {index.facts['model']}, and those of {names} differ. Serve that model too."
+    )

@@ -1,0 +1,91 @@
+"""A server searches an index with its own models, and finds what `SearchIndex` finds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra serve")
+pytest.importorskip("lancedb", reason="needs the extra search")
+
+from sequence_encoder.search import SearchIndex, index_corpus
+from sequence_encoder.serving import create_app
+from sequence_encoder.serving.served_model import ServedModel
+from sequence_encoder.tests.serving_apps import TEXTS, ask, served_models
+
+QUERY = "the green dog"
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, ServedModel]:
+    return served_models()
+
+
+@pytest.fixture(scope="module")
+def index(models: dict[str, ServedModel], tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
+    folder, served = tmp_path_factory.mktemp("index"), models["encoder"]
+    served.model.save_pretrained(folder / "encoder")
+    served.tokenizer.save_pretrained(folder / "encoder")
+    rows = [{"text": f"{text} {number}", "n": number} for number in range(6) for text in TEXTS]
+    (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = {"columns": "n", "precision": "float32"}
+    index_corpus(str(folder / "encoder"), str(folder / "texts.jsonl"), str(folder / "index"), **options)
+    return SearchIndex(folder / "index")
+
+
+@pytest.fixture(scope="module")
+def app(models: dict[str, ServedModel], index: SearchIndex) -> Iterator[Any]:
+    app = create_app([*models.values()], index=index)
+    yield app
+    app.state.service.scheduler.close()
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "vector", "text"])
+def test_hits_are_those_of_the_index(app: Any, index: SearchIndex, models: dict[str, ServedModel], mode: str) -> None:
+    vector = models["encoder"].model.encode(QUERY, models["encoder"].tokenizer, prompt_name="query")
+    expected = index.search(QUERY, 5, mode=mode, where="n > 1", vector=vector)
+    answer = ask(app, "/search", {"query": QUERY, "limit": 5, "mode": mode, "where": "n > 1"})
+    assert answer.status_code == 200
+    hits = answer.json()["hits"]
+    assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
+    assert [hit["score"] for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-4)
+    assert hits[0]["text"] == expected[0].text
+    assert hits[0]["fields"] == expected[0].fields
+
+
+def test_a_ranker_of_the_server_reads_the_candidates(
+    app: Any, index: SearchIndex, models: dict[str, ServedModel]
+) -> None:
+    vector = models["encoder"].model.encode(QUERY, models["encoder"].tokenizer, prompt_name="query")
+    texts = [hit.text for hit in index.search(QUERY, 8, vector=vector)]
+    ranked = ask(app, "/rerank", {"query": QUERY, "texts": texts}).json()
+    hits = ask(app, "/search", {"query": QUERY, "limit": 3, "candidates": 8, "rerank": True}).json()["hits"]
+    assert [hit["text"] for hit in hits] == [texts[each["index"]] for each in ranked[:3]]
+    assert [hit["score"] for hit in hits] == pytest.approx([each["score"] for each in ranked[:3]], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({"query": QUERY, "where": "age > 3"}, 400, "No field named age"),
+        ({"query": QUERY, "mode": "fuzzy"}, 422, "mode: "),
+        ({"query": QUERY, "limit": 0}, 422, "limit: "),
+        ({"query": QUERY, "rerank": True, "model": "encoder"}, 400, "The model encoder cannot rerank"),
+    ],
+)
+def test_bad_requests_are_refused(app: Any, body: dict[str, Any], status: int, message: str) -> None:
+    answer = ask(app, "/search", body)
+    assert answer.status_code == status
+    assert message in answer.json()["error"]
+
+
+def test_an_index_needs_its_own_model(models: dict[str, ServedModel], index: SearchIndex) -> None:
+    with pytest.raises(ValueError, match=r"The vectors of the index are from .*encoder, and those of none differ"):
+        create_app([models["classifier"]], index=index)
+    other = served_models()["encoder"]
+    other.model.embed_tokens.weight.data.normal_()
+    with pytest.raises(ValueError, match=r"those of encoder differ\. Serve that model too"):
+        create_app([other], index=index)
