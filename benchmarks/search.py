@@ -90,7 +90,8 @@ def quality(folder: Path, model: str, docs: list[Docstring]) -> None:
         negatives = random.Random(right).sample(others, NEGATIVES)
         examples += [{"text": query, "text_pair": text, "label": 1.0}]
         examples += [{"text": query, "text_pair": hit.text, "label": 0.0} for hit in negatives]
-    options = ["--max_length", "128", "--num_train_epochs", "1", "--output_dir", str(folder / "reranker")]
+    options = ["--max_length", "96", "--num_train_epochs", "3", "--learning_rate", "2e-4", "--bf16", "True"]
+    options += ["--output_dir", str(folder / "reranker")]
     examples_file = write(folder / "pairs.jsonl", examples)
     main(["adapt", "--task", "ranking", "--from", model, "--train_file", examples_file, *options])
     reranker = Reranker(str(folder / "reranker"))
