@@ -11,6 +11,7 @@ from .arguments import (
     PREDICT,
     EmbeddingArguments,
     ModelArguments,
+    PathOrName,
     PredictionArguments,
     RowArguments,
     arguments_of,
@@ -24,7 +25,7 @@ from .run import Run
 from .vectors import Vectors
 
 
-def embed_corpus(model: str, corpus: str, output_dir: str, **options: Any) -> Counts:
+def embed_corpus(model: PathOrName, corpus: PathOrName, output_dir: PathOrName, **options: Any) -> Counts:
     """Write the vectors of all texts of a corpus, as `sequence-encoder embed`.
 
     Args:
@@ -44,7 +45,7 @@ def embed_corpus(model: str, corpus: str, output_dir: str, **options: Any) -> Co
     return embed(*arguments_of(EMBED, {"model": model, "corpus": corpus, "output_dir": output_dir, **options}))
 
 
-def predict_corpus(model: str, corpus: str, output_dir: str, **options: Any) -> Counts:
+def predict_corpus(model: PathOrName, corpus: PathOrName, output_dir: PathOrName, **options: Any) -> Counts:
     """Write the labels and scores of all texts of a corpus, as `sequence-encoder predict`.
 
     Args:
@@ -64,8 +65,14 @@ def predict_corpus(model: str, corpus: str, output_dir: str, **options: Any) -> 
     return predict(*arguments_of(PREDICT, {"model": model, "corpus": corpus, "output_dir": output_dir, **options}))
 
 
-def embed(model: ModelArguments, corpus: TextArguments, options: EmbeddingArguments, rows: RowArguments) -> Counts:
-    """Run `sequence-encoder embed`. See `embed_corpus`."""
+def embed(
+    model: ModelArguments,
+    corpus: TextArguments,
+    options: EmbeddingArguments,
+    rows: RowArguments,
+    command: str = "embed",
+) -> Counts:
+    """Run `sequence-encoder embed`, or the first part of another command. See `embed_corpus`."""
     check_libraries("embed", options.format)
 
     def load() -> tuple[Vectors, str]:
@@ -74,7 +81,7 @@ def embed(model: ModelArguments, corpus: TextArguments, options: EmbeddingArgume
 
     parts = (model, corpus, options, rows)
     read = CorpusRows(corpus, rows)
-    return Run("embed", parts, model.model, Path(rows.output_dir), read, options.format, load)()
+    return Run(command, parts, model.model, Path(rows.output_dir), read, options.format, load)()
 
 
 def predict(model: ModelArguments, corpus: TextArguments, options: PredictionArguments, rows: RowArguments) -> Counts:
