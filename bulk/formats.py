@@ -232,7 +232,10 @@ class LanceShards:
     @staticmethod
     def found_in(folder: Path, shard_rows: int) -> set[int]:
         """See `Shards.found_in`."""
-        rows = connect(folder).open_table(TABLE).count_rows()
+        try:
+            rows = connect(folder).open_table(TABLE).count_rows()
+        except (ValueError, FileNotFoundError):  # There is no table, which versions of LanceDB report differently.
+            return set()
         return set(range(-(-rows // shard_rows)))
 
     def writer(self, number: int, scratch: Path) -> ShardWriter:

@@ -70,10 +70,11 @@ def index(model: ModelArguments, corpus: TextArguments, options: IndexArguments,
 def _complete(folder: Path, text_column: str, language: str) -> Layout:
     """Add the indexes to the table in a folder, unless they are there."""
     layout = Layout.read_if_complete(folder)
-    if layout is not None and layout.language == language:
+    table, _ = open_table(folder)
+    # Someone may have deleted the table, to compute it again.
+    if layout is not None and layout.language == language and table.list_indices():
         return layout
     Layout.remove(folder)
-    table, _ = open_table(folder)
     try:
         layout = add_indexes(table, text_column, language)
     except KeyboardInterrupt as error:

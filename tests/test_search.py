@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -239,7 +240,7 @@ def test_another_model_is_refused_for_queries(folder: Path, models: dict[str, Pa
     assert index.search("river", mode="text")
 
 
-def test_another_language_replaces_the_index_of_words(
+def test_the_index_of_words_is_made_again_if_the_language_or_the_table_changes(
     folder: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"columns": ["kind", "n"]}
@@ -256,6 +257,9 @@ def test_another_language_replaces_the_index_of_words(
         SearchIndex(folder)
     index_corpus(*arguments, language="any", **options)
     assert SearchIndex(folder).search("stones", mode="text") == []
+    index_corpus(*arguments, **options)
+    assert SearchIndex(folder).search("stones", mode="text")
+    shutil.rmtree(folder / "embeddings.lance")
     index_corpus(*arguments, **options)
     assert SearchIndex(folder).search("stones", mode="text")
 
