@@ -248,7 +248,7 @@ def index(arguments: list[str]) -> Run:
     from .search.arguments import INDEX, check_libraries
 
     parsed = INDEX.check(arguments)
-    check_libraries()
+    check_libraries("index")
 
     def run() -> None:
         from .search.indexing import index
@@ -266,7 +266,7 @@ def search(arguments: list[str]) -> Run:
     from .search.arguments import SEARCH, check_libraries
 
     (parsed,) = SEARCH.check(arguments)
-    check_libraries()
+    check_libraries("search")
 
     def run() -> None:
         from .search.printing import search

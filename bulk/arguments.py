@@ -5,6 +5,7 @@ Nothing here imports torch, so that the command line reports mistakes at once.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..data.corpus import TextArguments
 FORMATS = ("parquet", "npy", "lance")
 ENGINES = ("local", "ray")
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+PathOrName = str | os.PathLike[str]
 _DTYPES = ["auto", "float32", "bfloat16"]
 
 
@@ -234,6 +236,7 @@ def arguments_of(command: CommandLine, options: Values) -> tuple[Any, ...]:
     Raises:
         UsageError: If the name or the value of an option is not allowed.
     """
+    options = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
     known = {each.name for kind in command.kinds for each in fields(kind)}
     if unknown := sorted(options.keys() - known):
         raise UsageError(f"there is no option {', '.join(unknown)}; the options are {', '.join(sorted(known))}.")

@@ -12,6 +12,7 @@ from .arguments import (
     EmbeddingArguments,
     EngineArguments,
     ModelArguments,
+    PathOrName,
     PredictionArguments,
     RowArguments,
     arguments_of,
@@ -26,7 +27,7 @@ from .run import Run
 from .vectors import Vectors
 
 
-def embed_corpus(model: str, corpus: str, output_dir: str, **options: Any) -> Counts:
+def embed_corpus(model: PathOrName, corpus: PathOrName, output_dir: PathOrName, **options: Any) -> Counts:
     """Write the vectors of all texts of a corpus, as `sequence-encoder embed`.
 
     Args:
@@ -46,7 +47,7 @@ def embed_corpus(model: str, corpus: str, output_dir: str, **options: Any) -> Co
     return embed(*arguments_of(EMBED, {"model": model, "corpus": corpus, "output_dir": output_dir, **options}))
 
 
-def predict_corpus(model: str, corpus: str, output_dir: str, **options: Any) -> Counts:
+def predict_corpus(model: PathOrName, corpus: PathOrName, output_dir: PathOrName, **options: Any) -> Counts:
     """Write the labels and scores of all texts of a corpus, as `sequence-encoder predict`.
 
     Args:
@@ -72,8 +73,9 @@ def embed(
     options: EmbeddingArguments,
     rows: RowArguments,
     engine: EngineArguments | None = None,
+    command: str = "embed",
 ) -> Counts:
-    """Run `sequence-encoder embed`. See `embed_corpus`."""
+    """Run `sequence-encoder embed`, or the first part of another command. See `embed_corpus`."""
     engine = engine or EngineArguments()
     check_libraries("embed", options.format, engine.engine)
     parts = (model, corpus, options, rows)
@@ -85,7 +87,7 @@ def embed(
         return Vectors(encoder, tokenizer, model, options), sentence
 
     read = CorpusRows(corpus, rows)
-    return Run("embed", parts, model.model, Path(rows.output_dir), read, options.format, load)()
+    return Run(command, parts, model.model, Path(rows.output_dir), read, options.format, load)()
 
 
 def predict(

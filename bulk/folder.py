@@ -103,6 +103,10 @@ class OutputFolder:
         if not self.settings_file.exists():
             return
         before = self._read(self.settings_file)
+        if before.get("command", self.command) != self.command:
+            raise UsageError(
+                f"{self.output} holds results of `sequence-encoder {before['command']}`; choose another --output_dir."
+            )
         # The same types as after reading the file.
         now = json.loads(json.dumps(settings))
         changed = [_difference(name, before.get(name), now[name]) for name in now if before.get(name) != now[name]]

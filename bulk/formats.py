@@ -26,6 +26,10 @@ FACTS, COUNTS = "sequence_encoder", "sequence_encoder.counts"
 VECTORS, EMBEDDED = "embedding", "embedded"
 # The table of LanceDB.
 TABLE = "embeddings"
+# The columns that LanceDB adds to what it finds.
+LANCE_COLUMNS = ("_rowid", "_rowaddr", "_rowoffset", "_distance", "_score", "_relevance_score")
+# LanceDB warns if vectors repeat, since an index of them has empty parts, but still finds all of them.
+_LANCE_LOG = "warn,lance_index::vector::kmeans=error,lance::index::vector::builder=error"
 _SHARD = re.compile(r"shard-(\d+)\.parquet")
 
 
@@ -49,6 +53,10 @@ class Shards(Protocol):
 
     one_process: bool
     own_columns: tuple[str, ...]
+
+    @staticmethod
+    def can_name(column: str) -> bool:
+        """Return whether a column can have a name."""
 
     @staticmethod
     def found_in(folder: Path, shard_rows: int) -> set[int]:
@@ -80,6 +88,11 @@ class ParquetShards:
 
     def __init__(self, folder: Path, schema: pa.Schema, state: Path) -> None:
         self.folder, self.schema = folder, schema
+
+    @staticmethod
+    def can_name(column: str) -> bool:
+        """See `Shards.can_name`."""
+        return True
 
     @staticmethod
     def found_in(folder: Path, shard_rows: int) -> set[int]:
@@ -186,6 +199,15 @@ class NpyWriter:
         self.others.finish(counts)
 
 
+def connect(folder: Path) -> Any:
+    """Open the LanceDB database in a folder."""
+    # LanceDB reads the variable when it is imported.
+    os.environ.setdefault("LANCEDB_LOG", _LANCE_LOG)
+    import lancedb
+
+    return lancedb.connect(str(folder))
+
+
 class LanceShards:
     """A table of LanceDB, to which one shard after the other is added.
 
@@ -199,17 +221,21 @@ class LanceShards:
     own_columns: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, schema: pa.Schema, state: Path) -> None:
-        import lancedb
-
         self.state = state
-        self.table = lancedb.connect(str(folder)).create_table(TABLE, schema=schema, exist_ok=True)
+        self.table = connect(folder).create_table(TABLE, schema=schema, exist_ok=True)
+
+    @staticmethod
+    def can_name(column: str) -> bool:
+        """See `Shards.can_name`."""
+        return column not in LANCE_COLUMNS and not {".", "`"} & set(column)
 
     @staticmethod
     def found_in(folder: Path, shard_rows: int) -> set[int]:
         """See `Shards.found_in`."""
-        import lancedb
-
-        rows = lancedb.connect(str(folder)).open_table(TABLE).count_rows()
+        try:
+            rows = connect(folder).open_table(TABLE).count_rows()
+        except (ValueError, FileNotFoundError):  # There is no table, which versions of LanceDB report differently.
+            return set()
         return set(range(-(-rows // shard_rows)))
 
     def writer(self, number: int, scratch: Path) -> ShardWriter:

@@ -65,6 +65,7 @@ def load_encoder(name: str, device: torch.device, precision: str) -> tuple[Any, 
         options = {} if device.type == "cpu" else {"device": str(device)}
         exported = ExportedEncoder.from_pretrained(name, **options)
         return exported, exported.tokenizer, f"{name} is exported, and computes in float32."
+    folder_of(name)  # Its error names the model.
     model = load_or_convert(name, base_model=True)
     return model, _tokenizer_of(name, model), _prepare(model, device, precision)
 
@@ -79,12 +80,13 @@ def load_classifier(
         ValueError: If it cannot be converted.
     """
     if is_exported(name):
-        raise UsageError(f"predict does not run exported models such as {name}; pass the model before the export.")
+        raise UsageError(f"{name} is exported, and only embed runs exported models; pass the model before the export.")
+    folder_of(name)  # Its error names the model.
     model = load_or_convert(name)
     if not isinstance(model, SequenceEncoderForSequenceClassification):
         raise UsageError(
-            f"{name} is a {type(model).__name__}, and has no head for sequence classification, whose labels and scores "
-            "predict writes. For vectors, use `sequence-encoder embed`."
+            f"{name} is a {type(model).__name__}, and has no head for sequence classification, which predictions and "
+            "reranking need. For vectors, use `sequence-encoder embed`."
         )
     return model, _tokenizer_of(name, model), _prepare(model, device, precision)
 

@@ -177,7 +177,7 @@ class CorpusRows:
             ids = pa.chunked_array([pa.array(np.arange(first, first + table.num_rows))])
         else:
             ids = _plain(table.column(self.rows.id_column))
-        columns = [ids, *(_plain(table.column(name)) for name in self.rows.columns)]
+        columns = [ids, *(self._copied(table.column(name), name) for name in self.rows.columns)]
         found = pa.table(columns, names=["id", *self.rows.columns])
         try:
             return found.cast(self.schema or found.schema)
@@ -186,6 +186,13 @@ class CorpusRows:
                 f"a column of --corpus {self.corpus.corpus} has other types in the rows from {first} than in the "
                 f"first rows: {error}"
             ) from error
+
+    def _copied(self, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+        if name in self.text_columns and _is_json(column.type):
+            # The JSON of a text has quotes.
+            texts = [value if isinstance(value, str) else None for value in _values(column, {})]
+            return pa.chunked_array([pa.array(texts, pa.string())])
+        return _plain(column)
 
 
 def _is_text(kind: pa.DataType) -> bool:

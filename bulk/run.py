@@ -107,12 +107,13 @@ class Run:
         return self._finish(folder, shards, written, time.monotonic() - started)
 
     def _check_names(self, written: list[str]) -> None:
-        """Check that no column of the corpus has the name of a column of the results."""
-        if same := [name for name in self.rows.schema.names if name in written]:
-            raise UsageError(
-                f"--columns {' '.join(same)}: {self.command} itself writes a column of that name; leave it out, or "
-                "rename it in the corpus."
-            )
+        """Check that all columns of the corpus can be written beside those of the results."""
+        remedy = "of that name; leave it out, or rename it in the corpus."
+        names = self.rows.schema.names
+        if same := [name for name in names if name in written]:
+            raise UsageError(f"--columns {' '.join(same)}: {self.command} itself writes a column {remedy}")
+        if refused := [name for name in names if not FORMATS[self.file_format].can_name(name)]:
+            raise UsageError(f"--columns {' '.join(refused)}: a table of LanceDB cannot have a column {remedy}")
 
     def _ranges(self, folder: OutputFolder, vectors: Vectors) -> np.ndarray:
         """Return the ranges of vectors in eight bits, which the first process finds in the first texts."""
@@ -238,7 +239,7 @@ def summary(counts: Counts, output: Path) -> str:
     parts = [f"{counts.rows:,} rows of {counts.tokens:,} tokens are in {output}"]
     if counts.bad:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.bad.items()))
-        parts.append(f"{counts.bad.total():,} bad rows have null ({kinds})")
+        parts.append(f"{counts.bad.total():,} bad rows have no result ({kinds})")
     if counts.truncated:
         parts.append(f"{counts.truncated:,} texts were truncated to the maximum length")
     return "".join(f"{part}. " for part in parts).strip()

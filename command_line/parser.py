@@ -140,7 +140,8 @@ class CommandLine:
         names = [each.name for kind in kinds for each in fields(kind)]
         found, left_over = parser.parse_known_args(arguments, argparse.Namespace(**dict.fromkeys(names, unset)))
         if left_over and not elsewhere:
-            raise UsageError(f"{' '.join(left_over)} does not belong to any option; options start with --.")
+            quotes = "; put a text with spaces in quotes" if self.positional else ""
+            raise UsageError(f"{' '.join(left_over)} does not belong to any option; options start with --{quotes}.")
         given = {name: _at_home(value) for name, value in vars(found).items() if value is not unset}
         for name in _takes_objects(kinds):
             if isinstance(given.get(name), str):

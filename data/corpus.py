@@ -16,6 +16,9 @@ from .corpus_files import DOCUMENTATION, find_files
 from .documentation import read_documentation, split_by_file
 from .text_files import TextFormat, csv_header, csv_records, describe_decoding_error, encoding_of
 
+# The number of rows to read together from Parquet files.
+_BATCH_ROWS = 1024
+
 
 @dataclass
 class TextArguments:
@@ -149,6 +152,9 @@ def _open(arguments: TextArguments, streaming: bool) -> Any:
 def _load(reader: str, files: list[Path], arguments: TextArguments, streaming: bool) -> Any:
     named, text_format = f"--corpus {arguments.corpus}", TextFormat(arguments.encoding, arguments.delimiter)
     options: dict[str, Any] = {"sample_by": arguments.sample_by} if reader == "text" else {}
+    if reader == "parquet":
+        # The default is the size of the first row group, which may be huge, or zero.
+        options["batch_size"] = _BATCH_ROWS
     if reader in ("csv", "tsv"):
         options["sep"] = text_format.delimiter or ("\t" if reader == "tsv" else ",")
     if reader in ("text", "csv", "tsv", "json"):

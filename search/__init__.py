@@ -11,4 +11,4 @@ _MODULES = {
     "index_corpus": "indexing",
 }
 __all__ = [*_MODULES]
-__getattr__ = lazy_exports(__name__, _MODULES)
+__getattr__ = lazy_exports(__name__, _MODULES, "search", "pyarrow")

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from ..bulk.arguments import EmbeddingArguments, ModelArguments, RowArguments, VectorArguments
-from ..bulk.arguments import check_libraries as check_bulk_libraries
 from ..command_line import UsageError
+from ..command_line.extras import require
 from ..command_line.parser import CommandLine
 from ..data.corpus import TextArguments
 
@@ -108,10 +108,13 @@ SEARCH = CommandLine(
 )
 
 
-def check_libraries() -> None:
+def check_libraries(purpose: str) -> None:
     """Check that all optional libraries that an index needs are installed.
+
+    Args:
+        purpose: What needs them.
 
     Raises:
         MissingLibraryError: If one of them is missing.
     """
-    check_bulk_libraries("index", "lance")
+    require(purpose, "datasets", "filelock", "lancedb", "pyarrow", extra="search")

@@ -6,8 +6,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from ..bulk.arguments import ModelArguments, RowArguments, arguments_of
+from ..bulk.arguments import ModelArguments, PathOrName, RowArguments, arguments_of
 from ..bulk.commands import embed
+from ..bulk.folder import OutputFolder
 from ..command_line import UsageError
 from ..data.corpus import TextArguments
 from .arguments import ANY_LANGUAGE, INDEX, IndexArguments, check_libraries
@@ -21,9 +22,11 @@ _CHANNELS = 8
 _LEAST_RECALL, _PROBES = 0.97, (20, 80)
 # The number of rows whose nearest neighbours are compared, to measure the recall, and of these neighbours.
 _MEASURED, _NEIGHBOURS = 100, 10
+# Of the distances of vectors that are the same.
+_TOLERANCE = 1e-6
 
 
-def index_corpus(model: str, corpus: str, output_dir: str, **options: Any) -> Layout:
+def index_corpus(model: PathOrName, corpus: PathOrName, output_dir: PathOrName, **options: Any) -> Layout:
     """Make an index of the texts of a corpus, as `sequence-encoder index`.
 
     Args:
@@ -45,21 +48,40 @@ def index_corpus(model: str, corpus: str, output_dir: str, **options: Any) -> La
 
 def index(model: ModelArguments, corpus: TextArguments, options: IndexArguments, rows: RowArguments) -> Layout:
     """Run `sequence-encoder index`. See `index_corpus`."""
-    check_libraries()
+    check_libraries("index")
     if Path(model.model).is_dir():
         # Searches may start in another folder.
         model.model = str(Path(model.model).resolve())
     if corpus.text_column == rows.id_column:
         raise UsageError(f"--id_column {rows.id_column} is the column of the texts; choose another one.")
+    if corpus.text_column in ("id", VECTORS):
+        raise UsageError(
+            f"--text_column {corpus.text_column}: index itself writes a column of that name; rename it in the corpus."
+        )
     rows.columns = list(dict.fromkeys([corpus.text_column, *rows.columns]))
-    embed(model, corpus, options.for_vectors(), rows)
+    embed(model, corpus, options.for_vectors(), rows, command="index")
     folder = Path(rows.output_dir)
-    layout = Layout.read_if_complete(folder)
-    if layout is None or layout.language != options.language:
-        table, _ = open_table(folder)
-        layout = add_indexes(table, corpus.text_column, options.language)
-        layout.write(folder)
+    with OutputFolder(folder, "index").lock():
+        layout = _complete(folder, corpus.text_column, options.language)
     print(_summary(layout, folder))
+    return layout
+
+
+def _complete(folder: Path, text_column: str, language: str) -> Layout:
+    """Add the indexes to the table in a folder, unless they are there."""
+    layout = Layout.read_if_complete(folder)
+    table, _ = open_table(folder)
+    # Someone may have deleted the table, to compute it again.
+    if layout is not None and layout.language == language and table.list_indices():
+        return layout
+    Layout.remove(folder)
+    try:
+        layout = add_indexes(table, text_column, language)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"Interrupted; the vectors stay in {folder}. To continue, run the same command again."
+        ) from error
+    layout.write(folder)
     return layout
 
 
@@ -79,11 +101,12 @@ def add_indexes(table: Any, text_column: str, language: str) -> Layout:
     words = any_language if language == ANY_LANGUAGE else FTS(language=language)
     table.create_index(text_column, config=words, replace=True)
     count = table.count_rows()
-    probes, recall = _add_vector_index(table, count) if count >= _FEWEST_ROWS else (None, None)
+    vectors = table.count_rows(f"{VECTORS} IS NOT NULL")
+    probes, recall = _add_vector_index(table, count, vectors) if vectors >= _FEWEST_ROWS else (None, None)
     return Layout(text_column, language, count, probes, recall)
 
 
-def _add_vector_index(table: Any, count: int) -> tuple[int, float]:
+def _add_vector_index(table: Any, count: int, vectors: int) -> tuple[int, float]:
     """Add the smallest and fastest index of vectors that finds nearly all neighbours, and return probes and recall."""
     from lancedb.index import IvfFlat, IvfRq, IvfSq
 
@@ -92,24 +115,26 @@ def _add_vector_index(table: Any, count: int) -> tuple[int, float]:
     for kind in (IvfRq, IvfSq, IvfFlat)[bool(channels % _CHANNELS) :]:
         table.create_index(VECTORS, config=kind(distance_type="cosine"), replace=True)
         for probes in _PROBES:
-            recall = _measure_recall(table, count, probes)
+            recall = _measure_recall(table, count, vectors, probes)
             if recall >= _LEAST_RECALL:
                 return probes, recall
     return probes, recall
 
 
-def _measure_recall(table: Any, count: int, probes: int) -> float:
+def _measure_recall(table: Any, count: int, vectors: int, probes: int) -> float:
     """Return the share of the nearest neighbours of random rows that the index of vectors finds."""
-    rows = sorted(random.Random(0).sample(range(count), _MEASURED))
-    vectors = table.take_offsets(rows).select([VECTORS]).to_arrow().column(VECTORS).drop_null()
+    # Twice as many as needed, because some rows may have no vector.
+    rows = sorted(random.Random(0).sample(range(count), min(count, 2 * _MEASURED * count // vectors)))
+    queries = table.take_offsets(rows).select([VECTORS]).to_arrow().column(VECTORS).drop_null()[:_MEASURED]
     found = 0
-    for vector in vectors.combine_chunks().flatten().to_numpy().reshape(len(vectors), -1):
+    for query in queries.combine_chunks().flatten().to_numpy().reshape(len(queries), -1):
         near, exact = (
-            set(request.select(["_distance"]).limit(_NEIGHBOURS).with_row_id(True).to_arrow()["_rowid"].to_pylist())
-            for request in (nearest(table, vector, probes), nearest(table, vector, None))
+            request.select(["_distance"]).limit(_NEIGHBOURS).to_arrow()["_distance"].to_numpy()
+            for request in (nearest(table, query, probes), nearest(table, query, None))
         )
-        found += len(near & exact)
-    return found / (_NEIGHBOURS * len(vectors))
+        # Rows with the same text are equally near, and any of them will do.
+        found += int((near <= exact.max() + _TOLERANCE).sum())
+    return found / (_NEIGHBOURS * len(queries))
 
 
 def _summary(layout: Layout, folder: Path) -> str:

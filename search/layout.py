@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bulk.formats import FACTS, TABLE, VECTORS
+from ..bulk.formats import FACTS, TABLE, VECTORS, connect
 from ..command_line import UsageError
 from ..saving.whole_folders import write_atomically
 
@@ -39,6 +39,11 @@ class Layout:
         """Write the file into the folder of an index."""
         write_atomically(folder / _FILE, [json.dumps(asdict(self), indent=1)])
 
+    @staticmethod
+    def remove(folder: Path) -> None:
+        """Remove the file in the folder of an index, which is no longer complete."""
+        (folder / _FILE).unlink(missing_ok=True)
+
     @classmethod
     def read(cls, folder: Path) -> Layout:
         """Read the file in the folder of an index.
@@ -68,9 +73,7 @@ class Layout:
 
 def open_table(folder: Path) -> tuple[Any, dict[str, Any]]:
     """Open the table of an index, and return it with what describes its vectors."""
-    import lancedb
-
-    table = lancedb.connect(str(folder)).open_table(TABLE)
+    table = connect(folder).open_table(TABLE)
     return table, json.loads(table.schema.metadata[FACTS.encode()])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import textwrap
 from typing import Any
@@ -15,6 +16,9 @@ from .search_index import SearchIndex
 
 # The number of lines of a text to print.
 _LINES = 4
+_LEAST_WIDTH = 20
+# Line breaks, and what a terminal would obey.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 def search(options: SearchArguments) -> None:
@@ -31,15 +35,15 @@ def search(options: SearchArguments) -> None:
             candidates=options.candidates,
         )
     for number, hit in enumerate(hits, 1):
-        print(json.dumps(vars(hit), default=str, ensure_ascii=False) if options.json else _in_words(number, hit))
+        print(json.dumps(vars(hit), default=str, ensure_ascii=False) if options.json else in_words(number, hit))
     if not hits and not options.json:
         print("No text fits.")
 
 
-def _in_words(number: int, hit: Hit) -> str:
+def in_words(number: int, hit: Hit) -> str:
     """Return the rank, the score and the fields of a hit, and the first lines of its text."""
     facts: list[Any] = [hit.id, *(value for value in hit.fields.values() if value is not None)]
-    width = shutil.get_terminal_size().columns
-    text = textwrap.wrap(hit.text, width - 4, max_lines=_LINES, placeholder=" …")
-    heading = f"{number:>2}  {hit.score:.4f}  {'  '.join(map(str, facts))}"
+    width = max(_LEAST_WIDTH, shutil.get_terminal_size().columns - 4)
+    text = textwrap.wrap(_CONTROLS.sub(" ", hit.text), width, max_lines=_LINES, placeholder=" …")
+    heading = f"{number:>2}  {hit.score:.4f}  {'  '.join(_CONTROLS.sub(' ', str(fact)) for fact in facts)}"
     return "\n".join([heading, *(f"    {line}" for line in text)])

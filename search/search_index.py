@@ -7,11 +7,15 @@ By meaning, it compares the vector of the query with those of the texts. By word
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..bulk.formats import LANCE_COLUMNS
 from ..bulk.models import choose_device, load_encoder
 from ..command_line import UsageError
 from ..command_line.extras import require
@@ -21,6 +25,11 @@ from .layout import VECTORS, Layout, nearest, open_table, with_probes
 from .reranking import Reranker
 
 _SCORES = ("_relevance_score", "_score", "_distance")
+# A model in eight bits or another dtype has nearly the same vectors (cosines from 0.99), another model unrelated ones.
+LEAST_COSINE = 0.9
+# The number of rows in which to look for one with a vector, to compare it.
+_COMPARED = 16
+_PLACE = re.compile(r",? \S+\.rs:\d+:\d+")
 
 
 class SearchIndex:
@@ -44,7 +53,7 @@ class SearchIndex:
         require("an index", "lancedb", "pyarrow", extra="search")
         self.layout = Layout.read(Path(folder))
         self.table, self.facts = open_table(Path(folder))
-        self._model, self._device = model or self.facts["model"], device
+        self._model, self._device = model, device
         self._loading = threading.Lock()
         self._encode: Callable[[str], Any] | None = None
 
@@ -78,6 +87,8 @@ class SearchIndex:
         """
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}.")
+        if where is not None and not where.strip():
+            raise ValueError(f"where must be a condition, such as 'year > 2020', got {where!r}.")
         for name, value in (("limit", limit), ("candidates", candidates)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
@@ -117,26 +128,49 @@ class SearchIndex:
                 self._encode = self._load()
         return self._encode(query)
 
-    def example(self) -> tuple[str, Any] | None:
-        """Return a text of the index and its vector as a NumPy array, or None if it has none."""
-        columns = [self.layout.text_column, VECTORS]
-        found = self.table.search().where(f"{VECTORS} IS NOT NULL").select(columns).limit(1).to_arrow()
-        if not len(found):
-            return None
-        return found[columns[0]][0].as_py(), found[VECTORS].combine_chunks().flatten().to_numpy()
+    def cosine_to(self, encode: Callable[[str], Any]) -> float | None:
+        """Return the cosine of two vectors of one text: that in the index, and that of another function.
+
+        Args:
+            encode: Returns the vector (D,) of a text as a NumPy array.
+
+        Returns:
+            The cosine, or None if the index has no text among its first rows, or a vector is 0.
+        """
+        # A condition on the vectors would read all of them.
+        first = self.table.take_offsets(list(range(min(self.layout.rows, _COMPARED)))).to_arrow().to_pylist()
+        for row in first:
+            if row[VECTORS] is not None:
+                stored, found = np.array(row[VECTORS]), encode(row[self.layout.text_column])
+                lengths = np.linalg.norm(stored) * np.linalg.norm(found)
+                return float(stored @ found / lengths) if lengths else None
+        return None
 
     def _load(self) -> Callable[[str], Any]:
-        encoder, tokenizer, _ = load_encoder(self._model, choose_device(self._device), "auto")
+        name = self._model or self.facts["model"]
+        if self._model is None and os.path.isabs(name) and not os.path.isdir(name):
+            raise UsageError(f"the model of the index is no longer in {name}; pass its new folder as --model.")
+        encoder, tokenizer, _ = load_encoder(name, choose_device(self._device), "auto")
         options = {
-            "prompt_name": "query",
+            "show_progress_bar": False,
             "pooling": self.facts["pooling"][0] if len(self.facts["pooling"]) == 1 else None,
             "normalize_embeddings": self.facts["normalized"],
             "max_length": self.facts["max_length"],
             "truncate_dim": self.facts["dimensions"],
         }
         if encoder.recipe_for().channels(encoder.config.hidden_size) < self.facts["dimensions"]:
-            raise UsageError(f"{self._model} has vectors of other sizes than those of the index.")
-        return lambda query: encoder.encode(query, tokenizer, show_progress_bar=False, **options)
+            raise UsageError(f"{name} has vectors of other sizes than those of the index.")
+        self._compare(name, lambda text: encoder.encode(text, tokenizer, prompt=self.facts["prompt"], **options))
+        return lambda query: encoder.encode(query, tokenizer, prompt_name="query", **options)
+
+    def _compare(self, name: str, encode: Callable[[str], Any]) -> None:
+        """Check that a model computes the vector that the index has for a text, or one in the same direction."""
+        cosine = self.cosine_to(encode)
+        if cosine is not None and cosine < LEAST_COSINE:
+            raise UsageError(
+                f"{name} is not the model of the index: for a text of the index, its vector has a cosine of "
+                f"{cosine:.2f} with that in the index. Pass the right one as --model, or make a new index."
+            )
 
     def _words(self, query: str) -> Any:
         from lancedb import query as queries
@@ -148,8 +182,8 @@ class SearchIndex:
     def _hit(self, row: dict[str, Any]) -> Hit:
         found = next(name for name in _SCORES if row.get(name) is not None)
         score = 1 - row[found] if found == "_distance" else row[found]
-        hidden = ("id", self.layout.text_column, VECTORS)
-        fields = {name: value for name, value in row.items() if name not in hidden and not name.startswith("_")}
+        hidden = ("id", self.layout.text_column, VECTORS, *LANCE_COLUMNS)
+        fields = {name: value for name, value in row.items() if name not in hidden}
         return Hit(row["id"], row[self.layout.text_column], float(score), fields)
 
 
@@ -159,4 +193,5 @@ _REQUESTS: dict[str, Callable[[SearchIndex, str, Any], Any]] = dict(
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    """Return the first line of an error of LanceDB, without the place in its source."""
+    return _PLACE.sub("", str(error).partition("\n")[0])

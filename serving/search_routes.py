@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -14,14 +15,12 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from ..search import SearchIndex
+from ..search.search_index import LEAST_COSINE
 from .errors import RequestError
 from .responses import Body, StrictJsonRoute
 from .scores import probabilities
 from .served_model import EMBED, RERANK, Group, ServedModel
 from .service import Service
-
-# The least cosine of a vector of the index and that of the same text from this server, which may have another dtype.
-_SAME = 0.98
 
 
 class SearchBody(Body):
@@ -82,19 +81,17 @@ def search_routes(service: Service, index: SearchIndex) -> APIRouter:
 def _encoder_of(service: Service, index: SearchIndex) -> ServedModel:
     """Return the model whose vector of a text in the index is the one that is stored there."""
     encoders = [model for model in service.models if EMBED in model.tasks]
-    example = index.example()
-    if example is None:
-        raise ValueError("The index has no text with a vector.")
-    text, stored = example
-    prompt, length = index.facts["prompt"], index.facts["max_length"]
+    facts = index.facts
+    options = {"prompt": facts["prompt"], "max_length": facts["max_length"], "show_progress_bar": False}
     for model in encoders:
-        if model.channels < len(stored):
-            continue
-        options = {"prompt": prompt, "max_length": length, "show_progress_bar": False}
-        vector = model.encoder.encode(text, model.tokenizer, **options)[: len(stored)]
-        if float(vector @ stored) >= _SAME * float(np.linalg.norm(vector) * np.linalg.norm(stored)):
-            return model
+        if model.channels >= facts["dimensions"]:
+            encode = partial(
+                model.encoder.encode, tokenizer=model.tokenizer, truncate_dim=facts["dimensions"], **options
+            )
+            cosine = index.cosine_to(encode)
+            if cosine is None or cosine >= LEAST_COSINE:
+                return model
     names = ", ".join(model.name for model in encoders) or "none"
     raise ValueError(
-        f"The vectors of the index are from {index.facts['model']}, and those of {names} differ. Serve that model too."
+        f"The vectors of the index are from {facts['model']}, and those of {names} differ. Serve that model too."
     )

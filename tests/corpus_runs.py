@@ -40,7 +40,7 @@ def write_rows(file: Path, rows: list[dict[str, Any]]) -> Path:
 def options_of(model: Path, corpus: Path, output: Path, **options: Any) -> dict[str, Any]:
     """Return the options of a small run."""
     small = {"shard_rows": SHARD_ROWS, "max_characters": LONGEST, "precision": "float32", "device": "cpu"}
-    return {"model": str(model), "corpus": str(corpus), "output_dir": str(output), **small, **options}
+    return {"model": model, "corpus": corpus, "output_dir": output, **small, **options}
 
 
 def embed(model: Path, corpus: Path, output: Path, **options: Any) -> Counts:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,10 +20,11 @@ from filelock import FileLock
 from pyarrow import parquet
 from transformers import AutoTokenizer
 
-from sequence_encoder import SequenceEncoderModel
+from sequence_encoder import SequenceEncoderModel, bulk, search
 from sequence_encoder.__main__ import main
 from sequence_encoder.bulk.arguments import POOLINGS as ALLOWED_POOLINGS
 from sequence_encoder.command_line import UsageError
+from sequence_encoder.command_line.extras import MissingLibraryError
 from sequence_encoder.data import documentation
 from sequence_encoder.modeling.pooling import POOLINGS
 from sequence_encoder.tests.adaptation_runs import save_encoder
@@ -193,6 +195,11 @@ def test_a_folder_that_something_else_wrote_or_writes_is_kept(model: Path, corpu
     notes.write_text("mine")
     with pytest.raises(FileExistsError, match=f"{notes.parent} is not empty, and embed did not write it"):
         embed(model, corpus, notes.parent)
+    predicted = notes.parent.parent / ".sequence-encoder"
+    predicted.mkdir()
+    (predicted / "settings.json").write_text('{"command": "predict"}')
+    with pytest.raises(UsageError, match="holds results of `sequence-encoder predict`; choose another --output_dir"):
+        embed(model, corpus, predicted.parent)
     with pytest.raises(UsageError, match="is a file; choose a folder"):
         embed(model, corpus, notes)
     with pytest.raises(UsageError, match="overlap"):
@@ -276,11 +283,34 @@ def test_the_command_says_what_it_did_and_where_it_is(
     main(["embed", *arguments, "--columns", "key", "number", "--normalize"])
     shown = capsys.readouterr()
     assert re.search(rf"30 rows of \d+ tokens are in {tmp_path / 'out'}\. ", shown.out)
-    assert "2 bad rows have null (1 null, 1 too long). " in shown.out
+    assert "2 bad rows have no result (1 null, 1 too long). " in shown.out
     assert "texts were truncated to the maximum length" in shown.out
     assert "row/s" not in shown.err  # There is no terminal for a bar.
     with pytest.raises(SystemExit, match="--model must be given"):
         main(["embed", "--corpus", str(corpus), "--output_dir", "out"])
+
+
+def test_parquet_files_without_rows_are_skipped(model: Path, tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    parquet.write_table(pa.table({"text": pa.array([], pa.string())}), files / "0.parquet")
+    with pytest.raises(UsageError, match=f"--corpus {files} is empty"):
+        embed(model, files, tmp_path / "out")
+    parquet.write_table(pa.table({"text": ["the cat"]}), files / "1.parquet")
+    assert embed(model, files, tmp_path / "out").rows == 1
+
+
+def test_texts_among_other_values_are_copied_without_quotes(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "the cat"}\n{"text": 3}\n')
+    embed(model, tmp_path / "rows.jsonl", tmp_path / "out", columns="text")
+    assert table_of(tmp_path / "out").column("text").to_pylist() == ["the cat", None]
+
+
+def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for package, name, extra in ((bulk, "embed_corpus", "embed"), (search, "SearchIndex", "search")):
+        with pytest.raises(MissingLibraryError, match=rf"{name} needs pyarrow.*sequence-encoder\[{extra}\]"):
+            getattr(package, name)
 
 
 def test_the_choices_are_those_of_the_model() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,10 +22,12 @@ from sequence_encoder.command_line import UsageError
 lancedb = pytest.importorskip("lancedb", reason="needs the extra search")
 pa = pytest.importorskip("pyarrow", reason="needs the extra search")
 
-from sequence_encoder.search import Reranker, SearchIndex, index_corpus  # noqa: E402
+from sequence_encoder.bulk.formats import connect  # noqa: E402
+from sequence_encoder.search import Hit, Reranker, SearchIndex, index_corpus  # noqa: E402
 from sequence_encoder.search.arguments import MODES  # noqa: E402
 from sequence_encoder.search.indexing import add_indexes  # noqa: E402
 from sequence_encoder.search.layout import VECTORS  # noqa: E402
+from sequence_encoder.search.printing import in_words  # noqa: E402
 
 Build = Callable[..., Any]
 WORDS = ["model", "reads", "text", "returns", "vector", "token", "whole", "short", "long", "river", "stone", "cloud"]
@@ -179,6 +182,7 @@ def test_an_index_of_many_vectors_finds_nearly_all_neighbours(tmp_path: Path, ch
     [
         ({"mode": "fuzzy"}, "mode must be one of 'hybrid', 'vector', 'text', got 'fuzzy'"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
+        ({"where": " "}, "where must be a condition, such as 'year > 2020', got ' '"),
         ({"where": "age > 3"}, "where='age > 3' is not a valid condition: .*No field named age"),
     ],
 )
@@ -187,3 +191,86 @@ def test_bad_arguments_are_refused(index: SearchIndex, options: dict[str, Any], 
         index.search("river", **options)
     with pytest.raises(UsageError, match="is not a complete index"):
         SearchIndex("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text_column", "others", "message"),
+    [
+        ("id", [], "--text_column id: index itself writes a column of that name"),
+        ("embedding", [], "--text_column embedding: index itself writes a column of that name"),
+        ("text", ["a.b", "_score"], "--columns a.b _score: a table of LanceDB cannot have a column of that name"),
+    ],
+)
+def test_names_that_lancedb_cannot_have_are_refused(
+    models: dict[str, Path], tmp_path: Path, text_column: str, others: list[str], message: str
+) -> None:
+    (tmp_path / "texts.jsonl").write_text(json.dumps({text_column: "river", **dict.fromkeys(others, 1)}))
+    options = {"text_column": text_column, "columns": others}
+    with pytest.raises(UsageError, match=message):
+        index_corpus(models["encoder"], tmp_path / "texts.jsonl", tmp_path / "index", **options)
+    assert not (tmp_path / "index").exists()
+
+
+def test_texts_among_other_values_and_names_with_underscores(models: dict[str, Path], tmp_path: Path) -> None:
+    rows = [{"my text": "river\u001b[31m", "_year": 1}, {"my text": 3, "_year": 2}]
+    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = {"text_column": "my text", "columns": "_year"}
+    index_corpus(models["encoder"], tmp_path / "texts.jsonl", tmp_path / "index", **options)
+    hits = SearchIndex(tmp_path / "index").search("river", where="_year < 2", mode="vector")
+    assert [(hit.text, hit.fields) for hit in hits] == [("river\x1b[31m", {"_year": 1})]
+
+
+def test_a_terminal_gets_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "3")
+    assert in_words(1, Hit("a\nb", "river\x1b[31m", 0.5, {"c": "\x1b]x"})) == " 1  0.5000  a b   ]x\n    river [31m"
+
+
+def test_another_model_is_refused_for_queries(folder: Path, models: dict[str, Path], tmp_path: Path) -> None:
+    model = SequenceEncoderModel.from_pretrained(models["encoder"])
+    norm = model.layers[-1].mlp_norm
+    norm.weight.data.neg_(), norm.bias.data.neg_()
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(models["encoder"]).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=r"is not the model of the index: .* has a cosine of -1\.00 with"):
+        SearchIndex(folder, str(tmp_path)).search("river")
+    index = SearchIndex(folder)
+    index.facts["model"] = str(folder / "moved")
+    with pytest.raises(UsageError, match=r"no longer in .*moved; pass its new folder as --model"):
+        index.search("river")
+    assert index.search("river", mode="text")
+
+
+def test_the_index_of_words_is_made_again_if_the_language_or_the_table_changes(
+    folder: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"columns": ["kind", "n"]}
+    arguments = (models["encoder"], folder.parent / "texts.jsonl", folder)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sequence_encoder.search.indexing.add_indexes", interrupt)
+        with pytest.raises(KeyboardInterrupt, match=r"the vectors stay in .*run the same command again"):
+            index_corpus(*arguments, language="any", **options)
+    with pytest.raises(UsageError, match="is not a complete index"):
+        SearchIndex(folder)
+    index_corpus(*arguments, language="any", **options)
+    assert SearchIndex(folder).search("stones", mode="text") == []
+    index_corpus(*arguments, **options)
+    assert SearchIndex(folder).search("stones", mode="text")
+    shutil.rmtree(folder / "embeddings.lance")
+    index_corpus(*arguments, **options)
+    assert SearchIndex(folder).search("stones", mode="text")
+
+
+@pytest.mark.parametrize("good", [20, 10_000])
+def test_rows_without_vectors_and_repeated_texts_are_indexed(tmp_path: Path, good: int) -> None:
+    has_none = np.arange(10_500) >= good
+    vectors = np.ones((10_500, 8), np.float32)
+    stored = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 8, mask=pa.array(has_none))
+    columns = pa.table({"id": np.arange(10_500), "text": ["word"] * 10_500, VECTORS: stored})
+    table = connect(tmp_path).create_table("embeddings", schema=columns.schema)
+    table.add(columns)
+    layout = add_indexes(table, "text", "English")
+    assert (layout.probes, layout.recall) == ((None, None) if good == 20 else (20, 1.0))
