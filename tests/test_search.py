@@ -165,7 +165,7 @@ def test_words_of_any_language_are_found(models: dict[str, Path], tmp_path: Path
     assert len(index.search("running", 3, mode="vector")) == 3
 
 
-@pytest.mark.parametrize(("channels", "kind"), [(96, "IvfRq"), (16, "IvfSq"), (12, "IvfSq")])
+@pytest.mark.parametrize(("channels", "kind"), [(96, "IvfRq"), (12, "IvfSq")])
 def test_an_index_of_many_vectors_finds_nearly_all_neighbours(tmp_path: Path, channels: int, kind: str) -> None:
     torch.manual_seed(0)
     vectors = (torch.randn(100, channels).repeat(100, 1) + 0.5 * torch.randn(10_000, channels)).numpy()
