@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 from .libraries import check_libraries
-from .limits import Limits
+from .limits import Limits, check_api_key
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -37,7 +37,7 @@ def create_app(
 
     Raises:
         MissingLibraryError: If the extra `serve` is not installed.
-        ValueError: If there are no models, two have the same name, or the key is empty.
+        UsageError: If there are no models, two have the same name, or requests cannot send the key.
     """
     check_libraries("create_app")
     from fastapi import FastAPI, Request
@@ -55,8 +55,7 @@ def create_app(
     from .tei_routes import tei_routes
     from .token_routes import token_routes
 
-    if api_key is not None and not (api_key.isascii() and api_key.strip()):
-        raise ValueError("api_key must be ASCII text and not empty.")
+    check_api_key(api_key)
     service = Service(models, limits or Limits(), truncate)
 
     @asynccontextmanager

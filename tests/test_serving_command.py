@@ -70,7 +70,11 @@ def test_sigterm_finishes_a_request_that_has_begun(server: subprocess.Popen[str]
         (("--prot", "1"), "did you mean --port?"),
         (("--port", "-1"), "--port must be from 0 to 65535, got -1"),
         (("--max_texts", "0"), "--max_texts must be at least 1, got 0"),
-        (("--api_key", " "), "--api_key must be ASCII text and not empty"),
+        (("--api_key", "k\n"), "--api_key must be printable ASCII text without spaces or newlines at its ends"),
+        (("other/nowhere", "nowhere=other"), "different names, got nowhere, other/nowhere, nowhere. Put NAME="),
+        (("name=",), "must be a folder, a Hub id or NAME=MODEL, got 'name='"),
+        (("--device", "banana"), "The device 'banana' cannot be used: "),
+        (("--host", "203.0.113.1"), "Cannot listen on 203.0.113.1, port 8080: "),
     ],
 )
 def test_wrong_options_are_named(arguments: tuple[str, ...], said: str) -> None:
