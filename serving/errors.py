@@ -53,7 +53,7 @@ def error_response(path: str, error: HTTPException) -> Response:
         content = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     else:
         code = getattr(error, "code", None)
-        status = _TEI_STATUSES.get(code, status)
+        status = _TEI_STATUSES.get(code or "", status)
         content = {"error": message, "error_type": "Empty" if code == "empty" else _TEI_TYPES.get(status, "Validation")}
     return Response(orjson.dumps(content), status, error.headers, "application/json")
 

@@ -28,6 +28,8 @@ from ..tokenizer.private_copy import lowercased, private_copy
 EMBED, EMBED_ALL, RERANK, PREDICT, FILL_MASK = "embed", "embed_all", "rerank", "predict", "fill_mask"
 # Predictions for each mask.
 TOP_K = 10
+# Masks to predict together.
+_MASKS = 64
 
 
 class Row(NamedTuple):
@@ -240,12 +242,14 @@ class ServedModel:
     def _likely_tokens(self, rows: list[Row]) -> list[Any]:
         inputs = self._padded(rows)
         masked = inputs["input_ids"] == self.tokenizer.mask_token_id
-        # Only the masks are projected to the vocabulary, which would take gigabytes for all tokens of a batch.
         states = self.encoder(**inputs, needed=masked).last_hidden_state[masked]
-        likely = self.model.decoder(self.model.head(states)).float().softmax(dim=-1).topk(TOP_K, dim=-1)
+        # For all tokens of a batch at once, scores for a large vocabulary would take gigabytes.
+        scores = (self.model.decoder(self.model.head(part)).float() for part in states.split(_MASKS))
+        likely = [part.softmax(dim=-1).topk(TOP_K, dim=-1) for part in scores]
+        indices, values = (torch.cat([part[side] for part in likely]) for side in (1, 0))
         counts = masked.sum(dim=1).tolist()
         places = list(itertools.accumulate(counts))[:-1]
-        both = (np.split(likely.indices.cpu().numpy(), places), np.split(_numpy(likely.values), places))
+        both = (np.split(indices.cpu().numpy(), places), np.split(_numpy(values), places))
         return list(zip(*both, strict=True))
 
 

@@ -17,6 +17,8 @@ from .scores import probabilities, ranking
 from .served_model import EMBED, EMBED_ALL, PREDICT, RERANK, Group, Row, ServedModel
 from .service import Service
 
+# Of the vectors of all tokens, which are far larger than the request; 200 MB of JSON.
+_MOST_NUMBERS = 2**24
 # Clients write it in lower case or capitalised.
 Direction = Annotated[Literal["right"], BeforeValidator(lambda value: str(value).lower())]
 
@@ -95,6 +97,13 @@ def tei_routes(service: Service) -> APIRouter:
     async def embed_all(body: TextsBody, request: Request) -> Response:
         model = service.model(body.model, EMBED_ALL)
         rows, _ = await _rows_of(service, model, body)
+        numbers = sum(len(row.ids) for row in rows) * model.encoder.config.hidden_size
+        if numbers > _MOST_NUMBERS:
+            raise RequestError(
+                413,
+                f"The response would have {numbers} numbers, and the server returns at most {_MOST_NUMBERS}. Send "
+                "fewer texts.",
+            )
         texts = await service.compute(request, Group(model, EMBED_ALL), rows)
         written = []
         for vectors in texts:

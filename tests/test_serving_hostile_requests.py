@@ -14,7 +14,7 @@ pytest.importorskip("httpx")
 
 from pydantic import ValidationError
 
-from sequence_encoder.serving import Limits, create_app, guard, loading
+from sequence_encoder.serving import Limits, create_app, guard, loading, tei_routes
 from sequence_encoder.serving.hub_routes import HubClassification
 from sequence_encoder.serving.openai_routes import EmbeddingsBody, RerankBody
 from sequence_encoder.serving.served_model import ServedModel
@@ -65,6 +65,15 @@ def test_a_small_request_for_much_work_is_refused(app: Any, path: str, body: dic
     answer = ask(app, path, body)
     assert answer.status_code == 413
     assert said in answer.text
+
+
+def test_more_token_vectors_than_a_server_can_send_are_refused(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"inputs": "a dog", "model": "encoder"}
+    size = 24 * len(ask(app, "/embed_all", body).json()[0])
+    monkeypatch.setattr(tei_routes, "_MOST_NUMBERS", size - 1)
+    answer = ask(app, "/embed_all", body)
+    assert answer.status_code == 413
+    assert f"{size} numbers, and the server returns at most {size - 1}" in answer.json()["error"]
 
 
 def test_threads_decode_tokens_so_that_others_are_answered(
