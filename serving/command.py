@@ -15,6 +15,7 @@ from .app import create_app
 from .arguments import ServeArguments
 from .limits import check_different
 from .loading import load_served_model, split_name
+from .served_model import ServedModel
 from .service import Service
 
 # The compute thread needs Python's lock for every operation of torch. With Python's default of 5 ms, requests that are
@@ -34,8 +35,7 @@ def serve(options: ServeArguments) -> None:
 
     Raises:
         OSError: If a model does not exist.
-        UsageError: If two models have the same name, or the port is taken.
-        ValueError: If a model cannot be served.
+        UsageError: If two models have the same name, the port is taken, or a model cannot be served.
     """
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     # Both before the models are loaded, which can take minutes.
@@ -46,7 +46,7 @@ def serve(options: ServeArguments) -> None:
             listener.bind((options.host, options.port))
         except OSError as error:
             raise UsageError(f"Cannot listen on {options.host}, port {options.port}: {error.strerror}.") from error
-        models = [load_served_model(source, options.precision, options.device) for source in options.models]
+        models = [_load(source, options) for source in options.models]
         app = create_app(models, options.limits, api_key=options.api_key, truncate=options.truncate)
         for model in models:
             print(f"{model.name}: {', '.join(model.tasks)}, in {model.precision} on {model.device}")
@@ -58,6 +58,15 @@ def serve(options: ServeArguments) -> None:
         host = f"[{options.host}]" if family == socket.AF_INET6 else options.host
         address = f"http://{host}:{listener.getsockname()[1]}"
         _Server(config, app.state.service, address).run(sockets=[listener])
+
+
+def _load(source: str, options: ServeArguments) -> ServedModel:
+    try:
+        return load_served_model(source, options.precision, options.device)
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"Cannot serve {source}: {error}") from error
 
 
 class _Server(uvicorn.Server):

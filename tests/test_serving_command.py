@@ -20,6 +20,9 @@ from sequence_encoder.tests.forked_python import forked_python
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
+
+from sequence_encoder.serving import command
+
 SERVE = ("-m", "sequence_encoder", "serve")
 
 
@@ -87,6 +90,15 @@ def test_a_model_that_does_not_exist_and_a_port_that_is_taken_are_named(tmp_path
         main(["serve", str(tmp_path / "nowhere"), "--port", "0"])
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit, match="in use"):
         main(["serve", "nowhere", "--port", str(taken.getsockname()[1])])
+
+
+def test_a_model_that_cannot_be_served_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> Any:
+        raise ValueError("A server cannot use it.")
+
+    monkeypatch.setattr(command, "load_served_model", refuse)
+    with pytest.raises(SystemExit, match="Cannot serve name=folder: A server cannot use it"):
+        main(["serve", "name=folder", "--port", "0"])
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
