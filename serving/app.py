@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 from .libraries import check_libraries
-from .limits import Limits
+from .limits import Limits, check_api_key
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -40,8 +40,8 @@ def create_app(
 
     Raises:
         MissingLibraryError: If the extra `serve` is not installed.
-        ValueError: If there are no models, two have the same name, the key is empty, or the vectors of the index are
-            from another model.
+        UsageError: If there are no models, two have the same name, requests cannot send the key, or the vectors of the
+            index are from another model.
     """
     check_libraries("create_app")
     from fastapi import FastAPI, Request
@@ -59,8 +59,7 @@ def create_app(
     from .tei_routes import tei_routes
     from .token_routes import token_routes
 
-    if api_key is not None and not (api_key.isascii() and api_key.strip()):
-        raise ValueError("api_key must be ASCII text and not empty.")
+    check_api_key(api_key)
     service = Service(models, limits or Limits(), truncate)
 
     @asynccontextmanager

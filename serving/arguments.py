@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from ..command_line import UsageError
 from ..command_line.parser import check_names
-from .limits import Limits
+from .limits import Limits, check_api_key
 
 KEY_VARIABLE = "SEQUENCE_ENCODER_API_KEY"
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -95,8 +95,7 @@ def read_arguments(summary: str | None, arguments: list[str]) -> ServeArguments:
     parsed = parser.parse_args(arguments)
     if not 0 <= parsed.port < 2**16:
         raise UsageError(f"--port must be from 0 to {2**16 - 1}, got {parsed.port}.")
-    if parsed.api_key is not None and not (parsed.api_key.isascii() and parsed.api_key.strip()):
-        raise UsageError("--api_key must be ASCII text and not empty.")
+    check_api_key(parsed.api_key)
     limits = Limits(**{each.name: getattr(parsed, each.name) for each in fields(Limits)})
     return ServeArguments(
         tuple(parsed.models),

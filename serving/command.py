@@ -10,17 +10,22 @@ from typing import Any
 
 import uvicorn
 
+from ..command_line import UsageError
 from ..search import SearchIndex
 from .app import create_app
 from .arguments import ServeArguments
-from .loading import load_served_model
+from .limits import check_different
+from .loading import load_served_model, split_name
+from .served_model import ServedModel
 from .service import Service
 
 # The compute thread needs Python's lock for every operation of torch. With Python's default of 5 ms, requests that are
 # being read would delay each of them.
 _SWITCH_SECONDS = 0.0005
 # Seconds to finish requests after a signal.
-_GRACE = 120
+_GRACE = 110
+# Seconds to close connections after that. Together, they are less than `stop_grace_period` in compose.yaml.
+_CLOSING = 5
 
 
 def serve(options: ServeArguments) -> None:
@@ -30,24 +35,40 @@ def serve(options: ServeArguments) -> None:
         options: The options.
 
     Raises:
-        OSError: If the port is taken, or a model does not exist.
-        ValueError: If a model cannot be served.
+        OSError: If a model does not exist.
+        UsageError: If two models have the same name, the port is taken, or a model cannot be served.
     """
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    # Before the models are loaded, which can take minutes.
+    # Both before the models are loaded, which can take minutes.
+    check_different([split_name(source)[0] for source in options.models])
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((options.host, options.port))
-        models = [load_served_model(source, options.precision, options.device) for source in options.models]
+        try:
+            listener.bind((options.host, options.port))
+        except OSError as error:
+            raise UsageError(f"Cannot listen on {options.host}, port {options.port}: {error.strerror}.") from error
         index = None if options.index is None else SearchIndex(options.index)
+        models = [_load(source, options) for source in options.models]
         app = create_app(models, options.limits, api_key=options.api_key, truncate=options.truncate, index=index)
         for model in models:
             print(f"{model.name}: {', '.join(model.tasks)}, in {model.precision} on {model.device}")
         sys.setswitchinterval(_SWITCH_SECONDS)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+        # Nothing is left to do when the server stops, and uvicorn would report that a second signal cancels it.
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=_CLOSING
+        )
         host = f"[{options.host}]" if family == socket.AF_INET6 else options.host
         address = f"http://{host}:{listener.getsockname()[1]}"
         _Server(config, app.state.service, address).run(sockets=[listener])
+
+
+def _load(source: str, options: ServeArguments) -> ServedModel:
+    try:
+        return load_served_model(source, options.precision, options.device)
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"Cannot serve {source}: {error}") from error
 
 
 class _Server(uvicorn.Server):

@@ -13,7 +13,9 @@ from starlette.exceptions import HTTPException
 OPENAI_PREFIX = "/v1/"
 # The types of errors of each protocol, by status.
 _OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-_TEI_TYPES = {429: "Overloaded", 500: "Backend", 503: "Unhealthy"}
+_TEI_TYPES = {424: "Backend", 429: "Overloaded", 500: "Backend", 503: "Unhealthy"}
+# What text-embeddings-inference answers if a model fails, by our code.
+_TEI_STATUSES = {"backend": 424, "not_finite": 424}
 
 
 class RequestError(HTTPException):
@@ -50,7 +52,9 @@ def error_response(path: str, error: HTTPException) -> Response:
         param, code = getattr(error, "param", None), getattr(error, "code", None)
         content = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     else:
-        content = {"error": message, "error_type": _TEI_TYPES.get(status, "Validation")}
+        code = getattr(error, "code", None)
+        status = _TEI_STATUSES.get(code or "", status)
+        content = {"error": message, "error_type": "Empty" if code == "empty" else _TEI_TYPES.get(status, "Validation")}
     return Response(orjson.dumps(content), status, error.headers, "application/json")
 
 

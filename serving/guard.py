@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import sys
 import time
 from collections.abc import MutableMapping
 from typing import Any
@@ -14,6 +16,8 @@ from .service import Service
 
 # Routes without a key: probes have none, and the page asks for it.
 _OPEN = frozenset(("/", "/health"))
+# Seconds in which a body must arrive. A client that never sends it would hold up the end of the server.
+_BODY_SECONDS = 60
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
 
@@ -77,23 +81,52 @@ class Guard:
         return None
 
     def _bounded(self, receive: Receive) -> Receive:
-        """Return a `receive` that fails if the body is too large, for bodies that do not state their length."""
+        """Return a `receive` that fails if the body is too slow, or too large without having stated its length."""
         left = self._service.limits.max_body_bytes
+        timer: asyncio.TimerHandle | None = None
+        is_late = is_read = False
+
+        def expire(task: asyncio.Task[Any]) -> None:
+            nonlocal is_late
+            is_late = True
+            task.cancel()
 
         async def bounded() -> MutableMapping[str, Any]:
-            nonlocal left
-            message = await receive()
+            nonlocal left, timer, is_read
+            if is_read:
+                return await receive()
+            if timer is None:
+                # Much cheaper than `asyncio.wait_for`, which makes a task for each call before Python 3.12.
+                task = asyncio.current_task()
+                assert task is not None
+                timer = asyncio.get_running_loop().call_later(_BODY_SECONDS, expire, task)
+            try:
+                message = await receive()
+            except asyncio.CancelledError:
+                if not is_late:
+                    timer.cancel()
+                    raise
+                if sys.version_info >= (3, 11):
+                    asyncio.current_task().uncancel()  # type: ignore[union-attr]
+                raise RequestError(
+                    408, f"The body did not arrive within {_BODY_SECONDS} s.", headers={"Connection": "close"}
+                ) from None
             left -= len(message.get("body", b""))
             if left < 0:
+                timer.cancel()
                 raise self._too_large()
+            if not message.get("more_body", False):
+                timer.cancel()
+                is_read = True
             return message
 
         return bounded
 
     def _too_large(self) -> RequestError:
         most = self._service.limits.max_body_bytes
-        # The rest of the body is not read, so the connection cannot be used again.
-        return RequestError(413, f"The body is larger than {most} bytes.", headers={"Connection": "close"})
+        # The connection stays open, and uvicorn discards the rest of the body: if it were closed, many clients would
+        # report that instead of the response.
+        return RequestError(413, f"The body is larger than {most} bytes.")
 
 
 def _key(headers: dict[bytes, bytes]) -> bytes:

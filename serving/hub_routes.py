@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from .errors import invalid_body
 from .responses import Body, StrictJsonRoute, json_response
@@ -28,6 +28,13 @@ class HubBody(Body):
     model: str | None = None
 
 
+class HubClassification(PredictBody):
+    """A request for the labels of texts, with the options of the Hub."""
+
+    function_to_apply: str | None = None
+    top_k: int | None = Field(default=None, ge=1)
+
+
 def hub_routes(service: Service) -> APIRouter:
     """Return the route."""
     routes = APIRouter(route_class=StrictJsonRoute)
@@ -42,10 +49,11 @@ def hub_routes(service: Service) -> APIRouter:
         if EMBED in tasks:
             return await embed_texts(service, _as(EmbedBody, given), request)
         if PREDICT in tasks:
-            given["raw_scores"] = options.get("function_to_apply") == "none"
-            predictions = await classify(service, _as(PredictBody, given), request)
+            wanted = _as(HubClassification, given)
+            wanted.raw_scores = wanted.function_to_apply == "none"
+            predictions = await classify(service, wanted, request)
             # The client of the Hub takes the first of a list, also for a single text.
-            return json_response([each[: options.get("top_k")] for each in predictions])
+            return json_response([each[: wanted.top_k] for each in predictions])
         return await fill_masks(service, _as(FillMaskBody, given), request)
 
     return routes

@@ -1,10 +1,35 @@
-"""The limits of a server. Nothing here imports torch."""
+"""The limits of a server, and checks of its options. Nothing here imports torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from ..command_line import UsageError
+
+
+def check_api_key(key: str | None) -> None:
+    """Check that requests can send a key in a header.
+
+    Raises:
+        UsageError: If they cannot.
+    """
+    # A header has no spaces at its ends. Files with keys often end with a newline.
+    if key is not None and not (key and key.isascii() and key.isprintable() and key == key.strip()):
+        raise UsageError("--api_key must be printable ASCII text without spaces or newlines at its ends.")
+
+
+def check_different(names: Sequence[str]) -> None:
+    """Check that requests can choose between models by their names.
+
+    Raises:
+        UsageError: If they cannot, or if there are no models.
+    """
+    if not names or len(set(names)) < len(names):
+        raise UsageError(
+            f"A server needs models with different names, got {', '.join(names) or 'none'}. Put NAME= before a model "
+            "to give it another name."
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from ..command_line import UsageError
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import transformer_folder
@@ -34,8 +35,14 @@ def load_served_model(source: str, precision: str = "auto", device: str = "auto"
 
     Raises:
         OSError: If there is no such model.
+        UsageError: If the device cannot be used.
         ValueError: If the model cannot be loaded, or a server cannot use it.
     """
+    try:
+        torch.empty(0, device=None if device == "auto" else device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        # torch appends a trace of C++ to some errors.
+        raise UsageError(f"The device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     # OpenMP keeps the threads of every thread that has computed, and once they outnumber the processors, its barriers
     # sleep instead of spinning, which doubles the time of a short text. So only the thread of the server may stay.
     with ThreadPoolExecutor(1) as thread:
@@ -43,11 +50,18 @@ def load_served_model(source: str, precision: str = "auto", device: str = "auto"
 
 
 def split_name(source: str) -> tuple[str, str]:
-    """Return the name and the place of a model, from `NAME=PLACE` or a place alone."""
+    """Return the name and the place of a model, from `NAME=PLACE` or a place alone.
+
+    Raises:
+        UsageError: If one of them is missing.
+    """
+    # The path of a folder may contain "=".
+    if os.path.exists(source):
+        return Path(source).resolve().name, source
     name, given, place = source.partition("=")
-    if given:
-        return name, place
-    return (Path(source).resolve().name if os.path.exists(source) else source), source
+    if not (name and (place or not given)):
+        raise UsageError(f"A model must be a folder, a Hub id or NAME=MODEL, got {source!r}.")
+    return name, place if given else source
 
 
 def _load(source: str, precision: str, device: str) -> ServedModel:

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from .errors import RequestError
-from .responses import Body, StrictJsonRoute, Texts, as_texts, json_list, json_response, json_vectors
+from .responses import Body, Items, StrictJsonRoute, Texts, as_texts, json_list, json_response, json_vectors
 from .scores import probabilities, ranking
 from .served_model import EMBED, RERANK, Group, ServedModel
 from .service import Service
@@ -39,7 +39,7 @@ class RerankBody(Body):
     """A request to rank documents."""
 
     query: str
-    documents: list[str | Document]
+    documents: Items[str | Document]
     model: str | None = None
     top_n: int | None = Field(default=None, ge=1)
     return_documents: bool | None = None

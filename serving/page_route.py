@@ -21,6 +21,7 @@ def page_route() -> APIRouter:
     )
     headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"}
 
+    @routes.head("/", include_in_schema=False)
     @routes.get("/", include_in_schema=False)
     async def show() -> Response:
         return Response(page, headers=headers, media_type="text/html")

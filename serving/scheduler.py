@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine, Hashable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from .work_queue import Batch, Work, WorkQueue
@@ -197,7 +198,8 @@ def _settle(finished: list[Work]) -> None:
             _set(work.settled, work.error)
 
     for loop, works in loops.items():
-        if not loop.is_closed():
+        # A closed loop has no task that waits. It can be closed at any time by the thread that runs it.
+        with suppress(RuntimeError):
             loop.call_soon_threadsafe(wake, works)
 
 

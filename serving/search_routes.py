@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
+from ..command_line import UsageError
 from ..search import SearchIndex
 from ..search.search_index import LEAST_COSINE
 from .errors import RequestError
@@ -43,7 +44,7 @@ def search_routes(service: Service, index: SearchIndex) -> APIRouter:
         index: The index.
 
     Raises:
-        ValueError: If no model of the server has computed the vectors of the index.
+        UsageError: If no model of the server has computed the vectors of the index.
     """
     # In a thread that ends, as in `load_served_model`.
     with ThreadPoolExecutor(1) as thread:
@@ -92,6 +93,6 @@ def _encoder_of(service: Service, index: SearchIndex) -> ServedModel:
             if cosine is None or cosine >= LEAST_COSINE:
                 return model
     names = ", ".join(model.name for model in encoders) or "none"
-    raise ValueError(
+    raise UsageError(
         f"The vectors of the index are from {facts['model']}, and those of {names} differ. Serve that model too."
     )

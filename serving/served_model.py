@@ -28,6 +28,8 @@ from ..tokenizer.private_copy import lowercased, private_copy
 EMBED, EMBED_ALL, RERANK, PREDICT, FILL_MASK = "embed", "embed_all", "rerank", "predict", "fill_mask"
 # Predictions for each mask.
 TOP_K = 10
+# Masks to predict together.
+_MASKS = 64
 
 
 class Row(NamedTuple):
@@ -62,11 +64,6 @@ class Group:
     skipped: int = 0
     after: tuple[Normalize | Dense, ...] = ()
 
-    @property
-    def normalizes(self) -> bool:
-        """Whether the vectors have unit length."""
-        return self.after[-1:] == (Normalize(),)
-
 
 class ServedModel:
     """A model with its tokenizer, under the name by which requests choose it.
@@ -95,12 +92,15 @@ class ServedModel:
         # Truncation is stored in a tokenizer, so that threads can only share those that always truncate or never do.
         own = [lowercased(each) if lowercase else each for each in (private_copy(tokenizer), private_copy(tokenizer))]
         self._truncating, self.tokenizer = own
-        self._special = tokenizer.num_special_tokens_to_add()
+        # Each stores its options with its first text, before threads share it.
+        for truncate in (True, False):
+            self._rows([""], truncate, "")
 
     @property
-    def channels(self) -> int:
-        """Number of channels of the vectors."""
-        return self.recipe.kept_channels(self.encoder.config.hidden_size)
+    def normalizes(self) -> bool:
+        """Whether the recipe scales vectors to unit length, in the graph or after it."""
+        recipe = self.encoder.embedding_recipe
+        return recipe is not None and recipe.after[-1:] == (Normalize(),)
 
     @property
     def precision(self) -> str:
@@ -133,7 +133,15 @@ class ServedModel:
         """
         pairs = isinstance(texts[0], tuple)
         if any(isinstance(text, tuple) != pairs for text in texts):
-            return [self.tokenize([text], truncate, prompt)[0] for text in texts]
+            rows = [self._rows([text], truncate, prompt)[0] for text in texts]
+        else:
+            rows = self._rows(texts, truncate, prompt)
+        self.check_lengths(rows)
+        return rows
+
+    def _rows(self, texts: Sequence[Any], truncate: bool, prompt: str) -> list[Row]:
+        """Tokenize texts, or pairs of texts, but not both."""
+        pairs = isinstance(texts[0], tuple)
         inputs = [list(side) for side in zip(*texts, strict=True)] if pairs else [[prompt + text for text in texts]]
         cut = truncate and self.max_length is not None
         tokenizer: Any = self._truncating if cut else self.tokenizer
@@ -141,9 +149,7 @@ class ServedModel:
         encoded = tokenizer(*inputs, return_attention_mask=False, return_token_type_ids=pairs, verbose=False, **options)
         ids = encoded["input_ids"]
         types = encoded.get("token_type_ids") if pairs else None
-        rows = [Row(*row) for row in zip(ids, types, strict=True)] if types else [Row(each) for each in ids]
-        self.check_lengths(rows)
-        return rows
+        return [Row(*row) for row in zip(ids, types, strict=True)] if types else [Row(each) for each in ids]
 
     def check_lengths(self, rows: Sequence[Row]) -> None:
         """Check that no text is empty or too long.
@@ -236,12 +242,14 @@ class ServedModel:
     def _likely_tokens(self, rows: list[Row]) -> list[Any]:
         inputs = self._padded(rows)
         masked = inputs["input_ids"] == self.tokenizer.mask_token_id
-        # Only the masks are projected to the vocabulary, which would take gigabytes for all tokens of a batch.
         states = self.encoder(**inputs, needed=masked).last_hidden_state[masked]
-        likely = self.model.decoder(self.model.head(states)).float().softmax(dim=-1).topk(TOP_K, dim=-1)
+        # For all tokens of a batch at once, scores for a large vocabulary would take gigabytes.
+        scores = (self.model.decoder(self.model.head(part)).float() for part in states.split(_MASKS))
+        likely = [part.softmax(dim=-1).topk(TOP_K, dim=-1) for part in scores]
+        indices, values = (torch.cat([part[side] for part in likely]) for side in (1, 0))
         counts = masked.sum(dim=1).tolist()
         places = list(itertools.accumulate(counts))[:-1]
-        both = (np.split(likely.indices.cpu().numpy(), places), np.split(_numpy(likely.values), places))
+        both = (np.split(indices.cpu().numpy(), places), np.split(_numpy(values), places))
         return list(zip(*both, strict=True))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import Request
 
 from .errors import RequestError, too_late
-from .limits import Limits
+from .limits import Limits, check_different
 from .metrics import Metrics
 from .scheduler import DroppedError, Scheduler
 from .served_model import Group, Row, ServedModel, TooLongError
@@ -36,13 +36,11 @@ class Service:
         active: Number of requests that are not finished.
 
     Raises:
-        ValueError: If there are no models, or two have the same name.
+        UsageError: If there are no models, or two have the same name.
     """
 
     def __init__(self, models: Sequence[ServedModel], limits: Limits, truncate: bool) -> None:
-        names = [model.name for model in models]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"A server needs models with different names, got {', '.join(names) or 'none'}.")
+        check_different([model.name for model in models])
         self.models, self.limits, self.truncate = tuple(models), limits, truncate
         self.metrics = Metrics()
         queue = WorkQueue(limits.max_batch_tokens, limits.max_queue_tokens)
@@ -62,7 +60,7 @@ class Service:
             if model.name == name:
                 return model
         known = ", ".join(model.name for model in self.models)
-        raise RequestError(404, f"There is no model {name!r}; there is {known}.", "model", "model_not_found")
+        raise RequestError(404, f"There is no model {name[:100]!r}; there is {known}.", "model", "model_not_found")
 
     def model(self, name: str | None, *tasks: str) -> ServedModel:
         """Return the model for a request.
@@ -104,7 +102,7 @@ class Service:
             prompt: Put before each text.
 
         Raises:
-            RequestError: If there are no texts, too many texts, or a text is empty or too long.
+            RequestError: If there are no texts, too many texts or characters, or a text is empty or too long.
         """
         self.check_number(len(texts))
         cut = self.truncate if truncate is None else truncate
@@ -114,6 +112,13 @@ class Service:
             length = len(prompt) * len(texts) + sum(
                 len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts
             )
+            if length > (most := self.limits.max_body_bytes):
+                # A long query before each of many texts would take far more memory than the body of the request.
+                raise RequestError(
+                    413,
+                    f"The request has {length} characters, counting the query or the prompt once for each text, and "
+                    f"the server takes at most {most}.",
+                )
             if length <= _SHORT:
                 return model.tokenize(texts, cut, prompt)
             return await asyncio.to_thread(model.tokenize, texts, cut, prompt)
@@ -129,9 +134,18 @@ class Service:
             RequestError: If there are none, or too many.
         """
         if not texts:
-            raise RequestError(400, "The request has no texts.")
+            raise RequestError(400, "The request has no texts.", code="empty")
         if texts > (most := self.limits.max_texts):
             raise RequestError(413, f"The request has {texts} texts, and the server takes at most {most}.")
+
+    def check_tokens(self, tokens: int) -> None:
+        """Check the number of tokens of a request that is not computed.
+
+        Raises:
+            RequestError: If there are too many.
+        """
+        if tokens > (most := self.limits.max_queue_tokens):
+            raise RequestError(413, f"The request has {tokens} tokens, and the server takes at most {most}.")
 
     async def compute(self, request: Request, group: Group, rows: list[Row]) -> list[Any]:
         """Compute the texts of a request.
@@ -186,10 +200,11 @@ class Service:
         except ValueError as error:
             raise RequestError(400, str(error).replace("truncate_dim", "dimensions"), "dimensions") from error
         vectors = np.stack(await self.compute(request, group, rows))
-        if kept < vectors.shape[1]:
-            vectors = vectors[:, :kept]
-            if group.normalizes:
-                vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        asked = normalize is None and dimensions is not None and model.normalizes
+        is_cut = kept < vectors.shape[1]
+        vectors = vectors[:, :kept]
+        if normalize or (is_cut and asked):
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return np.ascontiguousarray(vectors)
 
     def _given_rows(self, model: ServedModel, texts: Sequence[list[int]], truncate: bool) -> list[Row]:

@@ -13,6 +13,7 @@ def status_routes(service: Service) -> APIRouter:
     """Return the routes."""
     routes = APIRouter()
 
+    @routes.head("/health", include_in_schema=False)
     @routes.get("/health")
     async def health() -> Response:
         return Response(status_code=503 if service.stopping else 200)

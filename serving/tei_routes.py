@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,11 +12,13 @@ from pydantic import BeforeValidator, Field
 
 from ..version import __version__
 from .errors import RequestError
-from .responses import Body, StrictJsonRoute, Texts, as_texts, json_list, json_response, json_vectors
+from .responses import Body, Items, StrictJsonRoute, Texts, as_texts, json_list, json_response, json_vectors
 from .scores import probabilities, ranking
 from .served_model import EMBED, EMBED_ALL, PREDICT, RERANK, Group, Row, ServedModel
 from .service import Service
 
+# Of the vectors of all tokens, which are far larger than the request; 200 MB of JSON.
+_MOST_NUMBERS = 2**24
 # Clients write it in lower case or capitalised.
 Direction = Annotated[Literal["right"], BeforeValidator(lambda value: str(value).lower())]
 
@@ -41,7 +44,7 @@ class TextPairs(Body):
     """A sentence to compare with others."""
 
     source_sentence: str
-    sentences: list[str]
+    sentences: Items[str]
 
 
 class SimilarityParameters(Body):
@@ -64,7 +67,7 @@ class RerankBody(Body):
     """A request to rank texts."""
 
     query: str
-    texts: list[str]
+    texts: Items[str]
     model: str | None = None
     truncate: bool | None = None
     truncation_direction: Direction = "right"
@@ -75,7 +78,7 @@ class RerankBody(Body):
 class PredictBody(Body):
     """A request to classify a text, a pair of texts, or a list of both, each in a list of its own."""
 
-    inputs: str | list[str] | list[list[str]]
+    inputs: str | Items[str] | Items[Items[str]]
     model: str | None = None
     truncate: bool | None = None
     truncation_direction: Direction = "right"
@@ -94,8 +97,19 @@ def tei_routes(service: Service) -> APIRouter:
     async def embed_all(body: TextsBody, request: Request) -> Response:
         model = service.model(body.model, EMBED_ALL)
         rows, _ = await _rows_of(service, model, body)
+        numbers = sum(len(row.ids) for row in rows) * model.encoder.config.hidden_size
+        if numbers > _MOST_NUMBERS:
+            raise RequestError(
+                413,
+                f"The response would have {numbers} numbers, and the server returns at most {_MOST_NUMBERS}. Send "
+                "fewer texts.",
+            )
         texts = await service.compute(request, Group(model, EMBED_ALL), rows)
-        written = [json_list(await json_vectors(np.ascontiguousarray(vectors))) for vectors in texts]
+        written = []
+        for vectors in texts:
+            written.append(json_list(await json_vectors(np.ascontiguousarray(vectors))))
+            # Other requests get their turn.
+            await asyncio.sleep(0)
         return Response(json_list(written), media_type="application/json")
 
     @routes.post("/similarity")

@@ -106,6 +106,7 @@ class WorkQueue:
         self.waiting_tokens = 0
         self._measured = (_FIRST_TOKENS, _FIRST_SECONDS)
         self._requests: set[Work] = set()
+        self._dropped = 0
         self._heaps: dict[Hashable, list[_Entry]] = {}
         self._numbers = itertools.count()
 
@@ -187,6 +188,19 @@ class WorkQueue:
             self.waiting_tokens -= work.waiting_tokens
             work.waiting_tokens = 0
             self._requests.discard(work)
+            self._dropped += len(work.sizes)
+            # Rarely enough that it costs little, and often enough that clients that leave take no memory.
+            if self._dropped > sum(map(len, self._heaps.values())) // 2:
+                self._forget()
+
+    def _forget(self) -> None:
+        """Remove the texts of dropped requests."""
+        self._dropped = 0
+        for group, heap in list(self._heaps.items()):
+            heap[:] = [entry for entry in heap if not entry[2].dropped]
+            heapq.heapify(heap)
+            if not heap:
+                del self._heaps[group]
 
     def measure(self, tokens: int, seconds: float) -> None:
         """Take the speed of a batch into account."""

@@ -61,12 +61,12 @@ def served_models() -> dict[str, ServedModel]:
 
 
 def ask(app: Any, path: str, body: Any = None, **options: Any) -> httpx.Response:
-    """Send a request to an application in this process: POST with a body, GET without."""
+    """Send a request to an application in this process: POST with a body, or else GET or `method`."""
 
     async def send() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
             if body is None and "content" not in options:
-                return await client.get(path, **options)
+                return await client.request(options.pop("method", "GET"), path, **options)
             if "content" in options:
                 options.setdefault("headers", {"Content-Type": "application/json"})
                 return await client.post(path, **options)

@@ -58,6 +58,19 @@ def test_vectors_are_those_of_the_model(exported: tuple[SequenceEncoderModel, di
     assert "with cosines of at least" in card
 
 
+def test_a_server_embeds_in_eight_bits(exported: tuple[SequenceEncoderModel, dict[str, Path]]) -> None:
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    from sequence_encoder.serving import load_served_model
+
+    model, folders = exported
+    expected = model.encode(TEXTS, tokenizer_of(), convert_to_tensor=True)
+    for folder in (folders["onnx"].parent / "model", folders["onnx"]):
+        served = load_served_model(str(folder), "float32")
+        rows = served.tokenize(TEXTS, truncate=True)
+        found = torch.tensor(served.compute(served.embedding_group("", None), rows))
+        assert torch.cosine_similarity(found, expected).min() > 0.9999
+
+
 def test_onnx_runtime_and_openvino_multiply_integers(
     exported: tuple[SequenceEncoderModel, dict[str, Path]], tmp_path: Path
 ) -> None:

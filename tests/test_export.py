@@ -333,6 +333,29 @@ def test_threads_share_an_exported_encoder(encoders: dict[str, tuple[Any, Path]]
 
 
 @EXPORTERS
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_a_server_embeds_with_an_exported_encoder(encoders: dict[str, tuple[Any, Path]], to: str) -> None:
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    from sequence_encoder.serving import create_app, load_served_model
+    from sequence_encoder.tests.serving_apps import ask
+
+    model, folder = encoders[to]
+    app = create_app([load_served_model(str(folder))])
+    texts = [*TEXTS, " ".join(TEXTS * 9)]
+
+    def check(body: dict[str, Any], **options: Any) -> None:
+        answer = ask(app, "/v1/embeddings" if "input" in body else "/embed", {**body, "truncate": True})
+        found = answer.json()["data"] if "input" in body else answer.json()
+        vectors = [each["embedding"] if "input" in body else each for each in found]
+        expected = model.encode(texts, tokenizer_of(), convert_to_tensor=True, **options)
+        torch.testing.assert_close(torch.tensor(vectors), expected, atol=1e-5, rtol=1e-5)
+
+    check({"input": texts})
+    check({"inputs": texts}, normalize_embeddings=True)
+    check({"inputs": texts, "dimensions": 5}, normalize_embeddings=True, truncate_dim=5)
+    app.state.service.scheduler.close()
+
+
 def test_an_export_never_replaces_its_source(build: Build, tmp_path: Path) -> None:
     build(SequenceEncoderModel, "vanilla").save_pretrained(tmp_path / "model")
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}

@@ -16,7 +16,7 @@ import torch
 pytest.importorskip("fastapi", reason="needs the extra serve")
 httpx = pytest.importorskip("httpx")
 
-from sequence_encoder.serving import Limits, create_app  # noqa: E402
+from sequence_encoder.serving import Limits, create_app, served_model  # noqa: E402
 from sequence_encoder.serving.served_model import ServedModel  # noqa: E402
 from sequence_encoder.tests.serving_apps import MAX_LENGTH, TEXTS, ask, served_models  # noqa: E402
 
@@ -143,7 +143,11 @@ def test_predict_returns_the_labels_of_texts_and_of_pairs(app: Any, models: dict
     )
 
 
-def test_masks_are_filled_as_by_the_pipeline(app: Any, models: dict[str, ServedModel]) -> None:
+@pytest.mark.parametrize("together", [1, 64])
+def test_masks_are_filled_as_by_the_pipeline(
+    app: Any, models: dict[str, ServedModel], monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setattr(served_model, "_MASKS", together)
     served = models["masked"]
     mask = served.tokenizer.mask_token
     text = f"the {mask} cat is {mask}"
@@ -174,6 +178,7 @@ def test_a_server_says_what_it_serves(app: Any) -> None:
     assert (info["model_id"], info["max_input_length"]) == ("encoder", MAX_LENGTH)
     assert info["model_type"] == {"embedding": {"pooling": "mean"}}
     assert ask(app, "/health").status_code == 200
+    assert ask(app, "/health", method="HEAD").status_code == 200
     assert "/v1/embeddings" in ask(app, "/openapi.json").json()["paths"]
 
 
@@ -226,7 +231,7 @@ def test_mistakes_are_told_in_the_format_of_each_protocol(
         answer = ask(app, "/embed", {("inputs" if key == "input" else key): value for key, value in body.items()})
         assert 400 <= answer.status_code < 500
         assert said.removeprefix("input") in answer.json()["error"]
-        assert answer.json()["error_type"] == "Validation"
+        assert answer.json()["error_type"] == ("Empty" if said == "no texts" else "Validation")
 
 
 @pytest.mark.parametrize("body", ['{"inputs": NaN}', '{"inputs": "\\ud800"}', "{", "[" * 100_000, "", "\xff"])

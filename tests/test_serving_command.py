@@ -20,6 +20,9 @@ from sequence_encoder.tests.forked_python import forked_python
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
+
+from sequence_encoder.serving import command
+
 SERVE = ("-m", "sequence_encoder", "serve")
 
 
@@ -70,7 +73,11 @@ def test_sigterm_finishes_a_request_that_has_begun(server: subprocess.Popen[str]
         (("--prot", "1"), "did you mean --port?"),
         (("--port", "-1"), "--port must be from 0 to 65535, got -1"),
         (("--max_texts", "0"), "--max_texts must be at least 1, got 0"),
-        (("--api_key", " "), "--api_key must be ASCII text and not empty"),
+        (("--api_key", "k\n"), "--api_key must be printable ASCII text without spaces or newlines at its ends"),
+        (("other/nowhere", "nowhere=other"), "different names, got nowhere, other/nowhere, nowhere. Put NAME="),
+        (("name=",), "must be a folder, a Hub id or NAME=MODEL, got 'name='"),
+        (("--device", "banana"), "The device 'banana' cannot be used: "),
+        (("--host", "203.0.113.1"), "Cannot listen on 203.0.113.1, port 8080: "),
     ],
 )
 def test_wrong_options_are_named(arguments: tuple[str, ...], said: str) -> None:
@@ -83,6 +90,15 @@ def test_a_model_that_does_not_exist_and_a_port_that_is_taken_are_named(tmp_path
         main(["serve", str(tmp_path / "nowhere"), "--port", "0"])
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit, match="in use"):
         main(["serve", "nowhere", "--port", str(taken.getsockname()[1])])
+
+
+def test_a_model_that_cannot_be_served_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> Any:
+        raise ValueError("A server cannot use it.")
+
+    monkeypatch.setattr(command, "load_served_model", refuse)
+    with pytest.raises(SystemExit, match="Cannot serve name=folder: A server cannot use it"):
+        main(["serve", "name=folder", "--port", "0"])
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
