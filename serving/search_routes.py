@@ -85,7 +85,7 @@ def _encoder_of(service: Service, index: SearchIndex) -> ServedModel:
     facts = index.facts
     options = {"prompt": facts["prompt"], "max_length": facts["max_length"], "show_progress_bar": False}
     for model in encoders:
-        if model.channels >= facts["dimensions"]:
+        if model.recipe.channels(model.encoder.config.hidden_size) >= facts["dimensions"]:
             encode = partial(
                 model.encoder.encode, tokenizer=model.tokenizer, truncate_dim=facts["dimensions"], **options
             )
