@@ -26,6 +26,12 @@ MODES = ("hybrid", "vector", "text")
 class IndexArguments(VectorArguments):
     """How texts become vectors, and how their words are indexed."""
 
+    query_prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text to put before each query, such as 'query: '; the default is the model's prompt named query."
+        },
+    )
     language: str = field(
         default="English",
         metadata={
@@ -44,7 +50,7 @@ class IndexArguments(VectorArguments):
 
     def for_vectors(self) -> EmbeddingArguments:
         """Return the options of `embed`."""
-        options = {name: value for name, value in asdict(self).items() if name != "language"}
+        options = {name: value for name, value in asdict(self).items() if name not in ("language", "query_prompt")}
         if self.prompt is None and self.prompt_name is None:
             options["prompt_name"] = "document"
         return EmbeddingArguments(**options, format="lance")

@@ -62,21 +62,22 @@ def index(model: ModelArguments, corpus: TextArguments, options: IndexArguments,
     embed(model, corpus, options.for_vectors(), rows, command="index")
     folder = Path(rows.output_dir)
     with OutputFolder(folder, "index").lock():
-        layout = _complete(folder, corpus.text_column, options.language)
+        layout = _complete(folder, corpus.text_column, options)
     print(_summary(layout, folder))
     return layout
 
 
-def _complete(folder: Path, text_column: str, language: str) -> Layout:
+def _complete(folder: Path, text_column: str, options: IndexArguments) -> Layout:
     """Add the indexes to the table in a folder, unless they are there."""
     layout = Layout.read_if_complete(folder)
     table, _ = open_table(folder)
     # Someone may have deleted the table, to compute it again.
-    if layout is not None and layout.language == language and table.list_indices():
+    chosen = (options.language, options.query_prompt)
+    if layout is not None and (layout.language, layout.query_prompt) == chosen and table.list_indices():
         return layout
     Layout.remove(folder)
     try:
-        layout = add_indexes(table, text_column, language)
+        layout = add_indexes(table, text_column, *chosen)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
             f"Interrupted; the vectors stay in {folder}. To continue, run the same command again."
@@ -85,13 +86,14 @@ def _complete(folder: Path, text_column: str, language: str) -> Layout:
     return layout
 
 
-def add_indexes(table: Any, text_column: str, language: str) -> Layout:
+def add_indexes(table: Any, text_column: str, language: str, query_prompt: str | None = None) -> Layout:
     """Add the indexes of words and, if there are many rows, of vectors to a table of LanceDB.
 
     Args:
         table: The table.
         text_column: The column with the texts.
         language: Their language, see `IndexArguments`.
+        query_prompt: What to put before queries.
     """
     from lancedb.index import FTS
 
@@ -103,7 +105,7 @@ def add_indexes(table: Any, text_column: str, language: str) -> Layout:
     count = table.count_rows()
     vectors = table.count_rows(f"{VECTORS} IS NOT NULL")
     probes, recall = _add_vector_index(table, count, vectors) if vectors >= _FEWEST_ROWS else (None, None)
-    return Layout(text_column, language, count, probes, recall)
+    return Layout(text_column, language, query_prompt, count, probes, recall)
 
 
 def _add_vector_index(table: Any, count: int, vectors: int) -> tuple[int, float]:

@@ -23,6 +23,7 @@ class Layout:
     Attributes:
         text_column: The column with the texts.
         language: The language of the full-text index.
+        query_prompt: What to put before queries; None for the prompt of the model.
         rows: The number of rows.
         probes: The number of lists of vectors that a search looks at; None without an index of vectors, when a search
             compares all of them.
@@ -31,6 +32,7 @@ class Layout:
 
     text_column: str
     language: str
+    query_prompt: str | None
     rows: int
     probes: int | None
     recall: float | None

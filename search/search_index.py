@@ -161,7 +161,9 @@ class SearchIndex:
         if encoder.recipe_for().channels(encoder.config.hidden_size) < self.facts["dimensions"]:
             raise UsageError(f"{name} has vectors of other sizes than those of the index.")
         self._compare(name, lambda text: encoder.encode(text, tokenizer, prompt=self.facts["prompt"], **options))
-        return lambda query: encoder.encode(query, tokenizer, prompt_name="query", **options)
+        prompt = self.layout.query_prompt
+        named = {"prompt_name": "query"} if prompt is None else {"prompt": prompt}
+        return lambda query: encoder.encode(query, tokenizer, **named, **options)
 
     def _compare(self, name: str, encode: Callable[[str], Any]) -> None:
         """Check that a model computes the vector that the index has for a text, or one in the same direction."""

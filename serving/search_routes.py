@@ -56,7 +56,8 @@ def search_routes(service: Service, index: SearchIndex) -> APIRouter:
         ranker = service.model(body.model, RERANK) if body.rerank else None
         vector = None
         if body.mode != "text":
-            prompt = service.prompt(encoder, "query")
+            given = index.layout.query_prompt
+            prompt = service.prompt(encoder, "query") if given is None else given
             rows = await service.tokenize(encoder, [body.query], True, prompt)
             dimensions = index.facts["dimensions"]
             (vector,) = await service.embed(request, encoder, rows, prompt, dimensions=dimensions)

@@ -157,12 +157,19 @@ def test_a_second_run_only_makes_what_is_missing(
 def test_words_of_any_language_are_found(models: dict[str, Path], tmp_path: Path) -> None:
     texts = ["北京是中国的首都", "東京は日本の首都です", "running the river"]
     (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
-    options = {"language": "any", "truncate_dim": 8}
+    options = {"language": "any", "truncate_dim": 8, "query_prompt": "stone "}
     index_corpus(str(models["encoder"]), str(tmp_path / "texts.txt"), str(tmp_path / "index"), **options)
     index = SearchIndex(tmp_path / "index")
     assert [hit.id for hit in index.search("中国", mode="text")] == [0]
     assert [hit.id for hit in index.search("run", mode="text")] == []
     assert len(index.search("running", 3, mode="vector")) == 3
+    # The prompt is not a word of the query.
+    assert [hit.id for hit in index.search("river", mode="text")] == [2]
+    model, tokenizer = (kind.from_pretrained(models["encoder"]) for kind in (SequenceEncoderModel, AutoTokenizer))
+    expected = model.encode("stone river", tokenizer, truncate_dim=8)
+    assert np.dot(index.vector("river"), expected) > 0.99 * np.linalg.norm(expected) * np.linalg.norm(
+        index.vector("river")
+    )
 
 
 @pytest.mark.parametrize(("channels", "kind"), [(96, "IvfRq"), (12, "IvfSq")])
