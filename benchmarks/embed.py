@@ -28,7 +28,7 @@ from sequence_encoder.bulk.run import Run
 from sequence_encoder.bulk.vectors import Vectors
 from sequence_encoder.inference import optimize_for_inference
 
-TEXTS, SHARD_ROWS, MAX_LENGTH = 8192, 4096, 256
+TEXTS, SHARD_ROWS, MAX_LENGTH = 16_384, 16_384, 256
 ROWS = (20_000, 200_000)
 _numbers = itertools.count()
 # Runs a command line, and prints the peak MiB of its process.
@@ -50,11 +50,12 @@ def write_corpus(folder: Path, texts: list[str]) -> Path:
 def embed(model: SequenceEncoderModel, tokenizer: object, corpus: Path, folder: Path) -> None:
     """Run the command on a model that is loaded."""
     options = {"model": str(MINILM), "corpus": str(corpus), "output_dir": "", "shard_rows": SHARD_ROWS}
-    model_options, texts, how, rows = parts = arguments_of(EMBED, {**options, "max_length": MAX_LENGTH})
+    *parts, _ = arguments_of(EMBED, {**options, "max_length": MAX_LENGTH})
+    model_options, texts, how, rows = parts
     vectors = Vectors(model, tokenizer, model_options, how)
     output = folder / f"vectors-{next(_numbers)}"
     with contextlib.redirect_stdout(io.StringIO()):
-        Run("embed", parts, str(MINILM), output, CorpusRows(texts, rows), "parquet", lambda: (vectors, ""))()
+        Run("embed", tuple(parts), str(MINILM), output, CorpusRows(texts, rows), "parquet", lambda: (vectors, ""))()
 
 
 def peak_memory(folder: Path, rows: int) -> int:
