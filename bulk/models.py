@@ -67,7 +67,7 @@ def load_encoder(name: str, device: torch.device, precision: str) -> tuple[Any, 
         return exported, exported.tokenizer, f"{name} is exported, and computes in float32."
     folder_of(name)  # Its error names the model.
     model = load_or_convert(name, base_model=True)
-    return model, _tokenizer_of(name, model), _prepare(model, device, precision)
+    return model, tokenizer_of(name, model), prepare(model, device, precision)
 
 
 def load_classifier(
@@ -88,7 +88,7 @@ def load_classifier(
             f"{name} is a {type(model).__name__}, and has no head for sequence classification, which predictions and "
             "reranking need. For vectors, use `sequence-encoder embed`."
         )
-    return model, _tokenizer_of(name, model), _prepare(model, device, precision)
+    return model, tokenizer_of(name, model), prepare(model, device, precision)
 
 
 def is_exported(name: str) -> bool:
@@ -96,14 +96,29 @@ def is_exported(name: str) -> bool:
     return (Path(name) / _EXPORTED).is_file()
 
 
-def _tokenizer_of(name: str, model: SequenceEncoderPreTrainedModel) -> PreTrainedTokenizerBase:
+def tokenizer_of(name: str, model: SequenceEncoderPreTrainedModel) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model that was loaded from a folder or a Hub id.
+
+    Raises:
+        UsageError: If it has none.
+    """
     tokenizer = load_tokenizer(transformer_folder(folder_of(name)), model)
     if tokenizer is None:
         raise UsageError(f"{name} has no tokenizer.")
     return tokenizer
 
 
-def _prepare(model: SequenceEncoderPreTrainedModel, device: torch.device, precision: str) -> str:
+def prepare(model: SequenceEncoderPreTrainedModel, device: torch.device, precision: str) -> str:
+    """Move a model to a device, in a dtype, for inference.
+
+    Args:
+        model: The model.
+        device: The device.
+        precision: "float32" or "bfloat16"; anything else is what `optimize_for_inference` chooses.
+
+    Returns:
+        A sentence that says how it computes.
+    """
     module = cast(nn.Module, model)
     module.to(device)
     if precision in ("float32", "bfloat16"):

@@ -5,22 +5,16 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import nn
 
+from ..bulk.models import is_exported, prepare, tokenizer_of
 from ..command_line import UsageError
 from ..conversion.loading import load_or_convert
-from ..conversion.sidecar_files import folder_of, load_tokenizer
-from ..conversion.source_models import transformer_folder
 from ..export import ExportedEncoder
-from ..inference import optimize_for_inference
 from ..modeling import SequenceEncoderForPreTraining
 from .served_model import ServedModel
-
-# Written by transformers beside an exported model.
-_EXPORTED = "export.json"
 
 
 def load_served_model(source: str, precision: str = "auto", device: str = "auto") -> ServedModel:
@@ -66,22 +60,14 @@ def split_name(source: str) -> tuple[str, str]:
 
 def _load(source: str, precision: str, device: str) -> ServedModel:
     name, source = split_name(source)
-    if os.path.isfile(os.path.join(source, _EXPORTED)):
+    if is_exported(source):
         exported = ExportedEncoder.from_pretrained(source, **({} if device == "auto" else {"device": device}))
         return ServedModel(name, exported, exported.tokenizer)
     model: Any = load_or_convert(source)
     if isinstance(model, SequenceEncoderForPreTraining):
         model = model.model
-    tokenizer = load_tokenizer(transformer_folder(folder_of(source)), model)
-    if tokenizer is None:
-        raise ValueError(f"{source} has no tokenizer, which a server needs.")
-    model.to(_best_device() if device == "auto" else device)
-    if precision == "auto":
-        optimize_for_inference(model)
-    else:
-        cast(nn.Module, model.eval()).to(getattr(torch, precision))
-        if model.device.type == "cpu":
-            model.prepack_weights()
+    tokenizer = tokenizer_of(source, model)
+    prepare(model, torch.device(_best_device() if device == "auto" else device), precision)
     return ServedModel(name, model, tokenizer)
 
 
