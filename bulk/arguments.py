@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..command_line import UsageError
-from ..command_line.extras import require
+from ..command_line.extras import require, require_version
 from ..command_line.parser import CommandLine, Values
 from ..data.corpus import TextArguments
 
@@ -258,6 +258,7 @@ def check_libraries(command: str, file_format: str = "parquet", engine: str = "l
         MissingLibraryError: If one of them is missing.
     """
     require(command, "datasets", "filelock", "pyarrow", extra="embed")
+    require_version(command, "pyarrow", "26", "older ones cannot write the null vectors of bad rows", extra="embed")
     if file_format == "lance":
         require("--format lance", "lancedb", extra="search")
     if engine == "ray":

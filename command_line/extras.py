@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from importlib.metadata import version
 from importlib.util import find_spec
 
 from . import UsageError
@@ -30,6 +31,28 @@ def require(purpose: str, *libraries: str, extra: str | None = None) -> None:
         raise MissingLibraryError(
             f"{purpose} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
             f"Install with: pip install {wanted}"
+        )
+
+
+def require_version(purpose: str, library: str, least: str, reason: str, extra: str) -> None:
+    """Check that an installed library is new enough.
+
+    Args:
+        purpose: The feature that needs it, as for `require`.
+        library: The name of its distribution.
+        least: The oldest version that works.
+        reason: What older versions lack, such as "older ones cannot do that".
+        extra: The extra of this package that installs it.
+
+    Raises:
+        MissingLibraryError: If it is older.
+    """
+    from packaging.version import Version
+
+    if Version(found := version(library)) < Version(least):
+        raise MissingLibraryError(
+            f"{purpose} needs {library} {least} or newer, because {reason}, and {found} is installed. Install with: "
+            f"pip install 'sequence-encoder[{extra}]'"
         )
 
 

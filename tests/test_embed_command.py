@@ -41,6 +41,7 @@ from sequence_encoder.tests.corpus_runs import (
 )
 from sequence_encoder.tests.forked_python import forked_python
 
+pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 ROWS = rows_of()
 GOOD = [number for number in range(len(ROWS)) if number not in (NULL, LONG)]
 
@@ -92,6 +93,15 @@ def test_each_row_has_the_vector_of_encode_and_its_columns(model: Path, corpus: 
     assert counts.truncated == sum(length > 10 for length in lengths)
     assert counts.tokens == sum(min(length, 10) for length in lengths)
     assert (counts.rows, counts.bad) == (len(ROWS), {"null": 1, "too long": 1})
+
+
+def test_an_older_pyarrow_is_refused_before_anything_is_computed(
+    model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sequence_encoder.command_line.extras.version", lambda name: "25.0.1")
+    with pytest.raises(ImportError, match=r"embed needs pyarrow 26 or newer, because .*, and 25\.0\.1 is installed"):
+        embed(model, corpus, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_ids_can_come_from_a_column(model: Path, corpus: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from sequence_encoder.command_line.extras import MissingLibraryError, is_install
 from sequence_encoder.tests.adaptation_runs import save_encoder
 from sequence_encoder.tests.corpus_runs import LONG, NULL, assert_same_shards, embed, rows_of, table_of, write_rows
 
+pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 ROWS = rows_of()
 GOOD = [number for number in range(len(ROWS)) if number not in (NULL, LONG)]
 

@@ -356,6 +356,8 @@ def test_a_server_embeds_with_an_exported_encoder(encoders: dict[str, tuple[Any,
     app.state.service.scheduler.close()
 
 
+@EXPORTERS
+@TORCH
 def test_an_export_never_replaces_its_source(build: Build, tmp_path: Path) -> None:
     build(SequenceEncoderModel, "vanilla").save_pretrained(tmp_path / "model")
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}

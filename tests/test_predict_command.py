@@ -29,6 +29,7 @@ from sequence_encoder.tests.corpus_runs import (
 )
 
 # The third text of a pair is missing.
+pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 ROWS = [{**row, "other": WORDS[number % 7] if number != 2 else None} for number, row in enumerate(rows_of())]
 GOOD = [number for number in range(len(ROWS)) if number not in (NULL, LONG)]
 LABELS = {0: "cat", 1: "dog", 2: "owl"}

@@ -29,6 +29,7 @@ from sequence_encoder.search.indexing import add_indexes  # noqa: E402
 from sequence_encoder.search.layout import VECTORS  # noqa: E402
 from sequence_encoder.search.printing import in_words  # noqa: E402
 
+pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 Build = Callable[..., Any]
 WORDS = ["model", "reads", "text", "returns", "vector", "token", "whole", "short", "long", "river", "stone", "cloud"]
 ROWS = [

@@ -16,6 +16,7 @@ from sequence_encoder.serving import create_app
 from sequence_encoder.serving.served_model import ServedModel
 from sequence_encoder.tests.serving_apps import TEXTS, ask, served_models
 
+pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 QUERY = "the green dog"
 
 
