@@ -23,6 +23,18 @@ _FAMILIES = (
 )
 
 
+def _without_traceback(run: Run) -> Run:
+    """Let a command report a `ValueError` as a user error."""
+
+    def reporting() -> object:
+        try:
+            return run()
+        except ValueError as error:
+            raise UsageError(error) from error
+
+    return reporting
+
+
 def quickstart(arguments: list[str]) -> Run:
     """Pretrain, adapt, save and reload a small encoder in minutes, on the docstrings of the installed libraries."""
     from .training.quickstart.arguments import COMMAND_LINE, QuickstartArguments
@@ -93,13 +105,11 @@ def convert(arguments: list[str]) -> Run:
     check_names("convert", arguments, ("--to", "--base-model", "--force", "--help", "-h"))
     parsed = parser.parse_args(arguments)
 
+    @_without_traceback
     def run() -> None:
         from .conversion.command import convert_checkpoint
 
-        try:
-            convert_checkpoint(parsed.source, parsed.target, parsed.to, parsed.base_model, parsed.force)
-        except ValueError as error:
-            raise UsageError(error) from error
+        convert_checkpoint(parsed.source, parsed.target, parsed.to, parsed.base_model, parsed.force)
 
     return run
 
@@ -127,13 +137,11 @@ def export(arguments: list[str]) -> Run:
     parsed = parser.parse_args(arguments)
     check_format(parsed.to)
 
+    @_without_traceback
     def run() -> None:
         from .export.command import export_checkpoint
 
-        try:
-            export_checkpoint(parsed.source, parsed.target, parsed.to, parsed.pooled, parsed.force)
-        except ValueError as error:
-            raise UsageError(error) from error
+        export_checkpoint(parsed.source, parsed.target, parsed.to, parsed.pooled, parsed.force)
 
     return run
 
@@ -169,13 +177,11 @@ def quantize(arguments: list[str]) -> Run:
     if not 0 <= parsed.cosine <= 1:
         raise UsageError(f"--cosine must be between 0 and 1, got {parsed.cosine}.")
 
+    @_without_traceback
     def run() -> None:
         from .quantization.command import quantize_checkpoint
 
-        try:
-            quantize_checkpoint(parsed.source, parsed.target, parsed.texts, parsed.cosine, parsed.force)
-        except ValueError as error:
-            raise UsageError(error) from error
+        quantize_checkpoint(parsed.source, parsed.target, parsed.texts, parsed.cosine, parsed.force)
 
     return run
 
@@ -195,14 +201,12 @@ def inspect(arguments: list[str]) -> Run:
     check_names("inspect", arguments, ("--json", "--help", "-h"))
     parsed = parser.parse_args(arguments)
 
+    @_without_traceback
     def run() -> None:
         from .conversion.inspection import inspect
 
-        try:
-            found = inspect(parsed.model)
-            print(json.dumps(found.as_dict(), indent=2) if parsed.json else found)
-        except ValueError as error:
-            raise UsageError(error) from error
+        found = inspect(parsed.model)
+        print(json.dumps(found.as_dict(), indent=2) if parsed.json else found)
 
     return run
 
@@ -214,13 +218,11 @@ def embed(arguments: list[str]) -> Run:
     parsed = EMBED.check(arguments)
     check_libraries("embed", parsed[2].format, parsed[-1].engine)
 
+    @_without_traceback
     def run() -> None:
         from .bulk.commands import embed
 
-        try:
-            embed(*parsed)
-        except ValueError as error:
-            raise UsageError(error) from error
+        embed(*parsed)
 
     return run
 
@@ -232,13 +234,11 @@ def predict(arguments: list[str]) -> Run:
     parsed = PREDICT.check(arguments)
     check_libraries("predict", engine=parsed[-1].engine)
 
+    @_without_traceback
     def run() -> None:
         from .bulk.commands import predict
 
-        try:
-            predict(*parsed)
-        except ValueError as error:
-            raise UsageError(error) from error
+        predict(*parsed)
 
     return run
 
@@ -250,13 +250,11 @@ def index(arguments: list[str]) -> Run:
     parsed = INDEX.check(arguments)
     check_libraries("index")
 
+    @_without_traceback
     def run() -> None:
         from .search.indexing import index
 
-        try:
-            index(*parsed)
-        except ValueError as error:
-            raise UsageError(error) from error
+        index(*parsed)
 
     return run
 
@@ -268,13 +266,11 @@ def search(arguments: list[str]) -> Run:
     (parsed,) = SEARCH.check(arguments)
     check_libraries("search")
 
+    @_without_traceback
     def run() -> None:
         from .search.printing import search
 
-        try:
-            search(parsed)
-        except ValueError as error:
-            raise UsageError(error) from error
+        search(parsed)
 
     return run
 
@@ -287,13 +283,11 @@ def serve(arguments: list[str]) -> Run:
     options = read_arguments(serve.__doc__, arguments)
     check_libraries("serve")
 
+    @_without_traceback
     def run() -> None:
         from .serving.command import serve
 
-        try:
-            serve(options)
-        except ValueError as error:
-            raise UsageError(error) from error
+        serve(options)
 
     return run
 

@@ -2,8 +2,8 @@
 
     python benchmarks/serving.py --clients 1 8 64 --seconds 10 --rounds 3
 
-Each server is a process of its own with the weights of all-MiniLM-L6-v2, and the servers take turns. The peers are an
-endpoint that encodes the texts of its request, as in sentence-transformers' own examples, and one that collects what
+Each server runs in a separate process with the weights of all-MiniLM-L6-v2, and the servers take turns. The peers are
+an endpoint that encodes the texts of its request, as in sentence-transformers' own examples, and one that collects what
 waits, so that `SentenceTransformer.encode` sorts the texts of many requests. "auto" is the precision that the server
 chooses by default; all others have that of the option. Each client sends one request after the other. Debian and
 Ubuntu package wrk (https://github.com/wg/wrk).

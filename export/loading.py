@@ -13,9 +13,10 @@ from typing import Any, cast
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from ..modeling.text_encoding.recipe_files import HUB_OPTIONS
 from .requirements import FORMATS, check_exporters, check_format
 
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+_HUB_OPTIONS = (*HUB_OPTIONS, "subfolder")
 
 
 def load_exported(name: str | os.PathLike[str], **options: Any) -> tuple[Any, PreTrainedTokenizerBase]:

@@ -6,8 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ..modeling.text_encoding.recipe_files import HUB_OPTIONS
+
 # The arguments of `from_pretrained` that also say where the tokenizer is.
-_PLACE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+_PLACE = (*HUB_OPTIONS, "subfolder")
 
 
 def quantize_loaded(model: Any, config: Any, name: str | os.PathLike[str], options: Mapping[str, Any]) -> None:

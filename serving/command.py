@@ -29,7 +29,7 @@ _CLOSING = 5
 
 
 def serve(options: ServeArguments) -> None:
-    """Load models and serve them until the process is told to stop.
+    """Load models and serve them until the process receives a signal to stop.
 
     Args:
         options: The options.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from typing import Any, Literal
 
-import numpy as np
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -14,7 +13,7 @@ from pydantic import Field
 from .errors import RequestError
 from .responses import Body, Items, StrictJsonRoute, Texts, as_texts, json_list, json_response, json_vectors
 from .scores import probabilities, ranking
-from .served_model import EMBED, RERANK, Group, ServedModel
+from .served_model import EMBED, RERANK, ServedModel
 from .service import Service
 
 
@@ -99,8 +98,7 @@ def openai_routes(service: Service) -> APIRouter:
         documents = [each if isinstance(each, str) else each.text for each in body.documents]
         # Documents are longer than a model reads more often than not, and only their order is asked for.
         truncate = True if body.truncate is None else body.truncate
-        rows = await service.tokenize(model, [(body.query, each) for each in documents], truncate)
-        logits = np.stack(await service.compute(request, Group(model, RERANK), rows))
+        rows, logits = await service.rank(request, model, body.query, documents, truncate)
         scores = probabilities(logits, several=True)[:, 0]
         results = [
             {

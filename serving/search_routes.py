@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Literal
 
-import numpy as np
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -20,7 +19,7 @@ from ..search.search_index import LEAST_COSINE
 from .errors import RequestError
 from .responses import Body, StrictJsonRoute
 from .scores import probabilities
-from .served_model import EMBED, RERANK, Group, ServedModel
+from .served_model import EMBED, RERANK, ServedModel
 from .service import Service
 
 
@@ -69,8 +68,7 @@ def search_routes(service: Service, index: SearchIndex) -> APIRouter:
         except ValueError as error:
             raise RequestError(400, str(error)) from error
         if ranker is not None and hits:
-            rows = await service.tokenize(ranker, [(body.query, hit.text) for hit in hits], True)
-            logits = np.stack(await service.compute(request, Group(ranker, RERANK), rows))
+            _, logits = await service.rank(request, ranker, body.query, [hit.text for hit in hits], True)
             scores = probabilities(logits, several=True)[:, 0]
             hits = [replace(hit, score=float(score)) for hit, score in zip(hits, scores, strict=True)]
             hits.sort(key=lambda hit: -hit.score)
@@ -95,5 +93,6 @@ def _encoder_of(service: Service, index: SearchIndex) -> ServedModel:
                 return model
     names = ", ".join(model.name for model in encoders) or "none"
     raise UsageError(
-        f"The vectors of the index are from {facts['model']}, and those of {names} differ. Serve that model too."
+        f"The vectors of the index are from {facts['model']}, and no served model computes the same ones (served "
+        f"encoders: {names}). Serve that model, too."
     )

@@ -22,7 +22,7 @@ from ..modeling import (
     SequenceEncoderPreTrainedModel,
 )
 from ..modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
-from ..modeling.text_encoding.text_encoding import TextEncodingMixin
+from ..modeling.text_encoding.text_encoding import TextEncodingMixin, count_leading_tokens
 from ..tokenizer.private_copy import lowercased, private_copy
 
 EMBED, EMBED_ALL, RERANK, PREDICT, FILL_MASK = "embed", "embed_all", "rerank", "predict", "fill_mask"
@@ -209,7 +209,7 @@ class ServedModel:
         if self.recipe.include_prompt or not prompt:
             return 0
         ids = self.tokenizer([prompt], return_attention_mask=False)["input_ids"][0]
-        return len(ids) - (ids[-1:] != [] and ids[-1] in self.tokenizer.all_special_ids)
+        return count_leading_tokens(ids, self.tokenizer)
 
     def _vectors(self, ids: list[list[int]], group: Group) -> np.ndarray[Any, Any]:
         vectors = self.encoder.encode_batch(ids, self.recipe.pooling, group.skipped)

@@ -14,7 +14,7 @@ from .errors import RequestError, too_late
 from .limits import Limits, check_different
 from .metrics import Metrics
 from .scheduler import DroppedError, Scheduler
-from .served_model import Group, Row, ServedModel, TooLongError
+from .served_model import RERANK, Group, Row, ServedModel, TooLongError
 from .work_queue import QueueFullError, RequestTooLargeError, WorkQueue
 
 # Characters that are tokenized at once on the event loop. Another thread would take longer to answer.
@@ -54,7 +54,7 @@ class Service:
         """Return the model of a name.
 
         Raises:
-            RequestError: If there is none.
+            RequestError: If no model has that name.
         """
         for model in self.models:
             if model.name == name:
@@ -70,7 +70,7 @@ class Service:
             *tasks: The model must be able to do one of them.
 
         Raises:
-            RequestError: If there is none.
+            RequestError: If no model has that name, or none can do the task.
         """
         for model in self.models if name is None else (self.named(name),):
             if set(tasks) & set(model.tasks):
@@ -168,6 +168,27 @@ class Service:
         if not all(np.isfinite(part).all() for result in work.results for part in _parts(result)):
             raise RequestError(500, "A result of the model is not finite.", code="not_finite")
         return work.results
+
+    async def rank(
+        self, request: Request, model: ServedModel, query: str, texts: Sequence[str], truncate: bool | None
+    ) -> tuple[list[Row], np.ndarray[Any, Any]]:
+        """Compute how well texts fit a query.
+
+        Args:
+            request: The request.
+            model: A model with one label.
+            query: The query.
+            texts: The texts.
+            truncate: Whether to cut pairs that are too long; by default what the server does.
+
+        Returns:
+            The tokens of each pair, and the logits (N, 1).
+
+        Raises:
+            RequestError: See `tokenize` and `compute`.
+        """
+        rows = await self.tokenize(model, [(query, text) for text in texts], truncate)
+        return rows, np.stack(await self.compute(request, Group(model, RERANK), rows))
 
     async def embed(
         self,

@@ -76,7 +76,7 @@ class RerankBody(Body):
 
 
 class PredictBody(Body):
-    """A request to classify a text, a pair of texts, or a list of both, each in a list of its own."""
+    """A request to classify a text, a pair of texts, or a list of lists that hold one text or a pair each."""
 
     inputs: str | Items[str] | Items[Items[str]]
     model: str | None = None
@@ -119,8 +119,7 @@ def tei_routes(service: Service) -> APIRouter:
     @routes.post("/rerank")
     async def rerank(body: RerankBody, request: Request) -> Response:
         model = service.model(body.model, RERANK)
-        rows = await service.tokenize(model, [(body.query, text) for text in body.texts], body.truncate)
-        logits = np.stack(await service.compute(request, Group(model, RERANK), rows))
+        _, logits = await service.rank(request, model, body.query, body.texts, body.truncate)
         scores = (logits if body.raw_scores else probabilities(logits, several=True))[:, 0]
         return json_response(
             [

@@ -1,4 +1,4 @@
-"""Requests that cost a server far more than their clients are refused, and mistakes are told in few words."""
+"""A server refuses requests that cost it far more than they cost the client, and its error messages stay short."""
 
 from __future__ import annotations
 

@@ -84,9 +84,10 @@ def test_bad_requests_are_refused(app: Any, body: dict[str, Any], status: int, m
 
 
 def test_an_index_needs_its_own_model(models: dict[str, ServedModel], index: SearchIndex) -> None:
-    with pytest.raises(ValueError, match=r"The vectors of the index are from .*encoder, and those of none differ"):
+    said = r"The vectors of the index are from .*encoder, and no served model computes the same ones"
+    with pytest.raises(ValueError, match=said + r" \(served encoders: none\)"):
         create_app([models["classifier"]], index=index)
     other = served_models()["encoder"]
     other.model.embed_tokens.weight.data.normal_()
-    with pytest.raises(ValueError, match=r"those of encoder differ\. Serve that model too"):
+    with pytest.raises(ValueError, match=r"\(served encoders: encoder\)\. Serve that model, too"):
         create_app([other], index=index)

@@ -41,10 +41,10 @@ _VECTORS = "sentence_embedding"
 # The output of the encoder that pooling takes, by the keys that describe it.
 _TOKENS = {"module_output_name": "token_embeddings", "method": "forward", "method_output_name": "last_hidden_state"}
 # Arguments of `from_pretrained` that `cached_file` takes.
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 # Options of the tokenizer and the configuration that do not change the vectors, or that the recipe follows, like the
 # length.
-_LOADING_OPTIONS = (*_HUB_OPTIONS, "subfolder", "trust_remote_code", "use_auth_token")
+_LOADING_OPTIONS = (*HUB_OPTIONS, "subfolder", "trust_remote_code", "use_auth_token")
 _TOKENIZER_OPTIONS = ("model_max_length", "use_fast", "padding_side")
 _CONFIG_OPTIONS = ("attn_implementation", "dtype", "torch_dtype", "use_cache")
 _Find = Callable[[str], str | None]
@@ -83,7 +83,7 @@ def read_recipe(name: str | os.PathLike[str], subfolder: str = "", **options: An
             return None
     encoder = PurePosixPath(subfolder)
     quiet = dict.fromkeys(("gated_repo", "missing_entries", "connection_errors"), False)
-    hub = {key: value for key, value in options.items() if key in _HUB_OPTIONS and value is not None}
+    hub = {key: value for key, value in options.items() if key in HUB_OPTIONS and value is not None}
     hub |= {f"_raise_exceptions_for_{kind}": value for kind, value in quiet.items()}
 
     def find_in(root: PurePosixPath) -> _Find:

@@ -364,12 +364,17 @@ class PreparedEncoding:
         if not self.prompt:
             return 0
         (tokens,) = self._tokenize([self.prompt])["input_ids"]
-        return len(tokens) - (tokens[-1:] != [] and tokens[-1] in self.tokenizer.all_special_ids)
+        return count_leading_tokens(tokens, self.tokenizer)
 
     def _tokenize(self, texts: list[str]) -> BatchEncoding:
         return self.tokenizer(
             texts, truncation=self.max_length is not None, max_length=self.max_length, return_attention_mask=False
         )
+
+
+def count_leading_tokens(prompt_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Count the tokens of a prompt that a text begins with: all of them, without a special token at the end."""
+    return len(prompt_ids) - (prompt_ids[-1:] != [] and prompt_ids[-1] in tokenizer.all_special_ids)
 
 
 def _iter_encode(
