@@ -4,8 +4,8 @@
 # string.
 import copy
 import difflib
-from dataclasses import fields
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers.pipelines.text_classification import TextClassificationPipeline
 
-from ..modeling.calibration import calibration_of
 from ..modeling.calibrated_outputs import check_refusal, with_p_values
+from ..modeling.calibration import calibration_of
 
 # `Any`, because the parameters differ from those of the base class.
 _TextClassificationPipeline: Any = TextClassificationPipeline

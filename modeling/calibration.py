@@ -127,7 +127,8 @@ class Unfamiliarity:
         assert vectors is not None
         vectors = vectors.float()
         if self.kind == "mahalanobis":
-            assert self.means is not None and self.whitening is not None
+            assert self.means is not None
+            assert self.whitening is not None
             whitening = self.whitening.to(vectors.device)
             return torch.cdist(vectors @ whitening, self.means.to(vectors.device) @ whitening).amin(-1)
         assert self.neighbours is not None
