@@ -3,6 +3,8 @@
 Importing this package registers it with the Auto classes of transformers.
 """
 
+import sys
+
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.tokenization_auto import AutoTokenizer
@@ -49,11 +51,21 @@ __all__ = [
     "train_adapted_model",
 ]
 
+
+def _install_pipelines(calibrated: bool) -> None:
+    """Make `pipeline` of transformers use our pipelines, once it is in use or a calibrated model needs it."""
+    if calibrated or "transformers.pipelines" in sys.modules:
+        from .inference.registration import install
+
+        install()
+
+
 for _config_class in (SequenceEncoderConfig, TaskAdapterConfig):
     AutoConfig.register(_config_class.model_type, _config_class)
     for _auto_class, _model_class in AUTO_CLASSES[_config_class.model_type].items():
         if _auto_class != "AutoConfig":
             getattr(modeling_auto, _auto_class).register(_config_class, getattr(modeling, _model_class))
 ModelSavingMixin.card_to_push = card_to_push
+SequenceEncoderConfig.install_pipelines = _install_pipelines
 EightBitQuantizer.quantize_loaded = quantize_loaded
 AutoTokenizer.register(SequenceEncoderConfig, SequenceEncoderTokenizer)

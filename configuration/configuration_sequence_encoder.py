@@ -4,12 +4,14 @@
 # string.
 import copy
 import difflib
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.utils import logging
 
+from ..saving.calibration_files import without_calibrated_pipelines
 from ..saving.loading import SafeConfigLoadingMixin, check_fields
 from ..saving.saving import AutoMapSavingMixin
 from .architecture_checks import check_architecture, check_layer_types, check_number_of_weights, check_position_fields
@@ -178,6 +180,9 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
 
     model_type: ClassVar[str] = "sequence_encoder"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["mlm_loss", "sop_loss"]
+    # Makes transformers' `pipeline` use our pipelines. The package sets it. Without the package, `config.json` names
+    # the pipelines in the saved code.
+    install_pipelines: ClassVar[Callable[[bool], None] | None] = None
 
     vocab_size: int = 30522
     hidden_size: int = 512
@@ -298,6 +303,12 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
                 f"model_type must be {cls.model_type!r}, got {model_type!r}. Load the model with transformers' Auto "
                 "classes, or convert it with `sequence-encoder convert`."
             )
+        if cls.install_pipelines is not None:
+            named = config_dict.get("custom_pipelines") or {}
+            others = without_calibrated_pipelines(named)
+            cls.install_pipelines(len(others) < len(named))
+            if others != named:
+                config_dict = {**config_dict, "custom_pipelines": others}
         # Transformers handles `dtype`, which may be "auto" here but not in a field, and `label2id`, which `num_labels`
         # would replace. It reads `rope_scaling` as `rope_parameters`.
         names = {field.name for field in fields(cls)} - {"dtype", "label2id"} | {"rope_scaling"}

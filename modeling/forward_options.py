@@ -7,6 +7,8 @@ from typing import TypedDict
 
 import torch
 
+from .layer_vectors import LayerVectors
+
 
 class ForwardOptions(TypedDict, total=False):
     """Keyword arguments that select outputs or describe a packed batch."""
@@ -17,6 +19,8 @@ class ForwardOptions(TypedDict, total=False):
     """Whether to return the attention weights of every layer."""
     return_dict: bool | None
     """Whether to return a `ModelOutput` instead of a tuple."""
+    layer_vectors: LayerVectors | None
+    """Filled with a vector of each text after some layers, without padding."""
     num_items_in_batch: torch.Tensor | int | None
     """The divisor of the loss; by default the number of its terms."""
     cu_seq_lens_q: torch.Tensor | None

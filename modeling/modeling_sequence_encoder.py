@@ -34,6 +34,7 @@ from .convolution import packed_segments, padded_segments
 from .cpu.shapes import compute_dtype, round_up_length, round_up_tokens
 from .embeddings import InputEmbeddings
 from .forward_options import ForwardOptions
+from .layer_vectors import LayerVectors
 from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
 from .packing import (
@@ -122,7 +123,8 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
                 uses only `pooler_output`, or (B, S) bool. The last layer may skip all other tokens, whose vectors are
                 then zero.
             **kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation` "sdpa" or "eager") and
-                `return_dict`; for a batch that the caller packed, `cu_seq_lens_q` (N + 1,) or `seq_idx` (B, S).
+                `return_dict`; `layer_vectors`, a `LayerVectors` to fill; for a batch that the caller packed,
+                `cu_seq_lens_q` (N + 1,) or `seq_idx` (B, S).
 
         Returns:
             `last_hidden_state` (B, S, D), zero at padding, and `pooler_output` (B, D), which is None without a pooling
@@ -143,6 +145,9 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         if position_ids is not None:
             position_ids = self._positions_from_zero(position_ids.expand(shape), tokens, token_mask, cu_seq_lens)
         documents = (shape, tokens.device, token_mask, position_ids, cu_seq_lens)
+        vectors: LayerVectors | None = kwargs.pop("layer_vectors", None)
+        if vectors is not None and self.config.num_hidden_layers in vectors.layers:
+            needed = True
 
         packed = None
         if not self._needs_padding(tokens, attention_mask, kwargs):
@@ -156,7 +161,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             several_documents = packed.several_per_row
             packed = packed.filled(round_up_tokens(sum(packed.lengths), self.dtype, tokens.device))
             needed_tokens = self._needed_tokens(packed, needed, token_mask)
-            last_hidden_state = self._encode_packed(packed, needed_tokens, *inputs, kwargs)
+            last_hidden_state = self._encode_packed(packed, needed_tokens, vectors, token_mask, *inputs, kwargs)
         else:
             starts = sequence_starts(*documents)
             may_restart = position_ids is not None or cu_seq_lens is not None
@@ -168,7 +173,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             options = {**kwargs, **options}
             real = None if token_mask is None or not self._packs_in_graphs else RealTokens(token_mask)
             masks = (attention_mask, document_starts)
-            last_hidden_state = self._encode_padded(real, *masks, position_ids, *inputs, options)
+            last_hidden_state = self._encode_padded(real, vectors, token_mask, *masks, position_ids, *inputs, options)
         if token_mask is not None:
             token_mask = token_mask.to(last_hidden_state.device)
             if packed is None:
@@ -221,6 +226,8 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         self,
         packed: PackedBatch,
         needed: torch.Tensor | None,
+        vectors: LayerVectors | None,
+        token_mask: torch.Tensor | None,
         input_ids: torch.Tensor | None,
         token_type_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
@@ -240,6 +247,8 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         longest = round_up_length(max(packed.max_length, 1), 0, dtype, hidden_states.device)
         bias = self._biases(longest, hidden_states)
         layers = self._layers_in_order()
+        if vectors is not None:
+            vectors.add(0, hidden_states, packed, token_mask)
         for depth, layer in enumerate(layers, start=1):
             hidden_states = layer(
                 hidden_states,
@@ -250,6 +259,8 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
                 needed=needed if depth == len(layers) else None,
                 **kwargs,
             )
+            if vectors is not None:
+                vectors.add(depth, hidden_states, packed, token_mask)
         return packed.unpack(self.norm(hidden_states), needed)
 
     def _layers_in_order(self) -> list[EncoderLayer]:
@@ -299,6 +310,8 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
     def _encode_padded(
         self,
         real: RealTokens | None,
+        vectors: LayerVectors | None,
+        token_mask: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         document_starts: torch.Tensor | None,
         position_ids: torch.Tensor,
@@ -325,7 +338,9 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         if document_starts is not None and is_flash_attention_requested(self.config):
             # The flash functions of transformers separate documents where positions restart.
             kwargs = {**kwargs, "position_ids": offsets_from_starts(document_starts)}
-        for layer in self._layers_in_order():
+        if vectors is not None:
+            vectors.add(0, hidden_states, real, token_mask)
+        for depth, layer in enumerate(self._layers_in_order(), start=1):
             hidden_states = layer(
                 hidden_states,
                 masks[layer.layer_type],
@@ -334,6 +349,8 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
                 real=real,
                 **kwargs,
             )
+            if vectors is not None:
+                vectors.add(depth, hidden_states, real, token_mask)
         hidden_states = self.norm(hidden_states)
         return hidden_states if real is None else real.unpack(hidden_states)
 

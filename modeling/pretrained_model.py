@@ -13,10 +13,12 @@ from transformers.utils import logging
 from transformers.utils.output_capturing import OutputRecorder
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..saving.calibration_files import name_calibrated_pipeline
 from ..saving.loading import SafeModelLoadingMixin
 from ..saving.module_list import MODULE_LIST
 from ..saving.saving import ModelSavingMixin
 from .attention.self_attention import SelfAttention
+from .calibration import Calibration, calibration_of, read_calibration
 from .cpu.prepacked import prepack
 from .embeddings import HiddenStateModule
 from .layers import LAYERS, EncoderLayer
@@ -36,7 +38,13 @@ if "capture_initial_hidden_state" in OutputRecorder.__dataclass_fields__:
 
 
 class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # type: ignore[misc] # wraps `push_to_hub`
-    """Base class of all SequenceEncoder models: loading, saving, initialisation, and features of transformers."""
+    """Base class of all SequenceEncoder models: loading, saving, initialisation, and features of transformers.
+
+    Attributes:
+        calibration: The calibration of the folder that the model was loaded from, if it has one.
+    """
+
+    calibration: Calibration | None = None
 
     config_class = SequenceEncoderConfig
     config: SequenceEncoderConfig
@@ -62,7 +70,7 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """Load a model as in transformers, but only from safetensors, with the embedding recipe of its folder.
+        """Load a model as in transformers, but only from safetensors, with the recipe and calibration of its folder.
 
         Args:
             pretrained_model_name_or_path: A folder or a Hub id.
@@ -80,6 +88,9 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             options = {**kwargs, "revision": getattr(model.config, "_commit_hash", None) or kwargs.get("revision")}
             options["subfolder"] = kwargs.get("subfolder") or ""
             model.base_model.embedding_recipe = read_recipe(pretrained_model_name_or_path, **options)
+            if model.base_model is not model:
+                model.calibration = read_calibration(pretrained_model_name_or_path, **options)
+                model.calibration = calibration_of(model)
             if isinstance(quantizer := getattr(model, "hf_quantizer", None), EightBitQuantizer):
                 quantizer.quantize_if_asked(model, pretrained_model_name_or_path, options)
         return loaded
@@ -104,6 +115,9 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             plain = copy.deepcopy(self.config)
             del plain.quantization_config
             plain.save_pretrained(folder)
+        if (calibration := calibration_of(self)) is not None:
+            calibration.write(folder)
+            name_calibrated_pipeline(folder, type(self).__name__)
         recipe = recipe_of(self) if self._saves_recipe else None
         if recipe is not None:
             write_recipe(folder, recipe, self.config.hidden_size)

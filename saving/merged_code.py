@@ -19,6 +19,7 @@ _ENTRIES = (
     "modeling/heads/pretraining_heads.py",
     "modeling/heads/task_adapter.py",
     "inference/question_answering.py",
+    "inference/calibrated_text_classification.py",
 )
 _DOCSTRINGS = {
     "saving": "Saving and loading of SequenceEncoder models, configurations and tokenizers.",

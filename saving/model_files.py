@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 
+from .calibration_files import CALIBRATION_FILES, CALIBRATION_PICTURE
 from .code_bundle import BUNDLE_FILES, MARK
 from .module_list import MODULE_LIST, module_paths
 
@@ -32,6 +33,8 @@ _NAMES = {
     *TOKENIZER_FILES,
     *("config.json", "generation_config.json", "training_args.bin", MODULE_LIST),
     "config_sentence_transformers.json",
+    *CALIBRATION_FILES,
+    CALIBRATION_PICTURE,
 }
 _PATTERNS = re.compile(
     r"(model|pytorch_model)(\.[\w-]+)?(-\d+-of-\d+)?\.(safetensors|bin)"

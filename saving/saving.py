@@ -15,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.utils import PushToHubMixin, logging
 
 from .auto_classes import AUTO_CLASSES, is_package_class
+from .calibration_files import CALIBRATION_FILES, without_calibrated_pipelines
 from .code_bundle import auto_map, custom_pipelines, write_code
 from .finite_weights import find_non_finite, summarize_names
 from .staged_files import files_in, staged
@@ -184,7 +185,8 @@ class AutoMapSavingMixin(CodeSavingMixin):
             return AtomicSavingMixin._write(self, folder, *args, **kwargs)
         config.auto_map = auto_map(config.model_type, getattr(self, "auto_map", None) or {})
         given = self.__dict__.pop("custom_pipelines", None)
-        given = given if isinstance(given, dict) else {}
+        # A model that is still calibrated adds its pipeline again.
+        given = without_calibrated_pipelines(given) if isinstance(given, dict) else {}
         if named := custom_pipelines(next(iter(config.architectures or ()), None), given):
             config.custom_pipelines = named
         return super()._write(folder, *args, **kwargs)
@@ -228,8 +230,13 @@ class ModelSavingMixin(AtomicSavingMixin):
 def _outdated_weights(variant: str | None) -> Callable[[str, set[str]], bool]:
     """Return a predicate for weights of an earlier model, which transformers might load instead of the new ones.
 
-    It takes the name of a file and the names of all new files.
+    It takes the name of a file and the names of all new files. The calibration of that model is outdated as well.
     """
     dotted = "" if variant is None else re.escape(f".{variant}")
     weights = re.compile(rf"model{dotted}(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index{dotted}\.json")
-    return lambda name, new: bool(weights.fullmatch(name)) and name not in new and any(map(weights.fullmatch, new))
+
+    def outdated(name: str, new: set[str]) -> bool:
+        known = weights.fullmatch(name) or (name in CALIBRATION_FILES and variant is None)
+        return bool(known) and name not in new and any(map(weights.fullmatch, new))
+
+    return outdated

@@ -1,0 +1,102 @@
+"""Text classification with a calibrated model: sets of labels, unfamiliar texts, and refusals.
+
+Shapes: B batch, C classes.
+"""
+
+from typing import Any
+
+import torch
+from transformers.pipelines.text_classification import TextClassificationPipeline
+
+from ..modeling.calibrated_outputs import check_refusal, with_p_values
+from ..modeling.calibration import calibration_of
+
+# `Any`, because the parameters differ from those of the base class.
+_TextClassificationPipeline: Any = TextClassificationPipeline
+
+
+class CalibratedTextClassificationPipeline(_TextClassificationPipeline):
+    """Transformers' pipeline for text classification, with sets of labels and refusals for calibrated models.
+
+    For other models, it is the same as transformers' pipeline. For a calibrated model, each result also has `labels`,
+    the labels that contain the true one with the probability `coverage`, the most likely first, and `unfamiliarity`, a
+    p-value: the share of the calibration texts that are at least as unfamiliar as this text.
+
+    `transformers.pipeline("text-classification", model=...)` returns it for calibrated models.
+
+    Args:
+        **kwargs: Arguments of transformers' pipeline, and defaults for the arguments of a call. A call also takes
+            `coverage`, the share of true labels that the sets contain (0.9 by default), and `abstain_below`, the
+            p-value below which the pipeline refuses to answer. A refusal has None as `label` and `score`, and all
+            labels in `labels`.
+
+    Raises:
+        ValueError: If `coverage` or `abstain_below` is not between 0 and 1, or the model is not calibrated for it.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Return transformers' own pipeline for models of others."""
+        if cls.__base__ is _TextClassificationPipeline and not hasattr(kwargs.get("model"), "calibration"):
+            return _TextClassificationPipeline(*args, **kwargs)
+        return super().__new__(cls)
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.calibration = calibration_of(kwargs["model"])
+        super().__init__(**kwargs)
+
+    def _sanitize_parameters(
+        self, coverage: float | None = None, abstain_below: float | None = None, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        before, forward, after = super()._sanitize_parameters(**kwargs)
+        given = {"coverage": coverage, "abstain_below": abstain_below}
+        given = {name: value for name, value in given.items() if value is not None}
+        check_refusal(self.calibration, **given)
+        return before, forward, {**after, **given}
+
+    def _forward(self, model_inputs: Any) -> Any:
+        if self.calibration is None:
+            return super()._forward(model_inputs)
+        outputs, p_values = with_p_values(self.model, self.calibration, **model_inputs)
+        return {"logits": outputs.logits, **({} if p_values is None else {"unfamiliarity": p_values})}
+
+    def postprocess(
+        self,
+        model_outputs: Any,
+        function_to_apply: Any = None,
+        top_k: Any = 1,
+        _legacy: bool = True,
+        coverage: float | None = None,
+        abstain_below: float | None = None,
+    ) -> Any:
+        """Return the results of one text.
+
+        Args:
+            model_outputs: The logits (1, C) and the p-value (1,).
+            function_to_apply: See transformers.
+            top_k: See transformers.
+            _legacy: See transformers.
+            coverage: The share of true labels that the sets contain.
+            abstain_below: The p-value below which there is no answer.
+        """
+        results = super().postprocess(model_outputs, function_to_apply, top_k, _legacy)
+        if self.calibration is None:
+            return results
+        p_value = float(model_outputs["unfamiliarity"]) if "unfamiliarity" in model_outputs else None
+        refused = abstain_below is not None and p_value is not None and p_value < abstain_below
+        added: dict[str, Any] = {}
+        if self.calibration.sets is not None:
+            added["labels"] = self._labels(model_outputs["logits"].float(), coverage, refused)
+        if p_value is not None:
+            added["unfamiliarity"] = p_value
+        changed = {"label": None, "score": None} if refused else {}
+        if isinstance(results, dict):
+            return {**results, **changed, **added}
+        return [{**result, **changed, **added} for result in (results[:1] if refused else results)]
+
+    def _labels(self, logits: torch.Tensor, coverage: float | None, refused: bool) -> list[str]:
+        """Return the labels of the set of one text, the most likely first; all of them if there is no answer."""
+        several = self.model.config.problem_type == "multi_label_classification"
+        probabilities = logits.sigmoid() if several else logits.softmax(-1)
+        inside = self.calibration.sets.contain(probabilities, coverage, keep_best=not several)[0].tolist()
+        order = probabilities[0].argsort(descending=True, stable=True).tolist()
+        return [self.model.config.id2label[index] for index in order if refused or inside[index]]

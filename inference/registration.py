@@ -1,0 +1,22 @@
+"""Makes `transformers.pipeline` use the pipelines of this package for its models."""
+
+from __future__ import annotations
+
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .calibrated_text_classification import CalibratedTextClassificationPipeline
+
+_PIPELINES = {"text-classification": CalibratedTextClassificationPipeline}
+
+
+def install() -> None:
+    """Replace transformers' pipelines by their subclasses, which only differ for models of this package.
+
+    A pipeline that a user registered stays.
+    """
+    for task, pipeline in _PIPELINES.items():
+        entry = PIPELINE_REGISTRY.supported_tasks[task]
+        # A class or, in newer versions of transformers, its path.
+        name = entry["impl"] if isinstance(entry["impl"], str) else entry["impl"].__qualname__
+        if name.rpartition(".")[2] == pipeline.__base__.__name__:
+            PIPELINE_REGISTRY.supported_tasks[task] = {**entry, "impl": pipeline}

@@ -1,0 +1,64 @@
+"""Runs a calibrated model: its outputs, with the p-values of the texts.
+
+Shapes: B batch.
+"""
+
+from typing import Any
+
+import torch
+
+from .calibration import Calibration, check_coverage
+from .layer_vectors import LayerVectors
+
+
+def with_p_values(model: Any, calibration: Calibration, **inputs: Any) -> tuple[Any, torch.Tensor | None]:
+    """Run a model, and return its outputs and the p-values of the texts, (B,).
+
+    The p-values are None if the calibration has no score of unfamiliar texts, or if the score needs the vectors of a
+    layer and the model, such as an exported one, does not give them.
+
+    Args:
+        model: The model.
+        calibration: Its calibration.
+        **inputs: The inputs of the model.
+    """
+    found = calibration.unfamiliarity
+    if found is None or (found.layer is not None and not isinstance(model, torch.nn.Module)):
+        return model(**inputs, return_dict=True), None
+    if found.layer is None:
+        outputs = model(**inputs, return_dict=True)
+        return outputs, found.p_values(found.score(None, outputs.logits))
+    vectors = LayerVectors([found.layer])
+    outputs = model(**inputs, return_dict=True, layer_vectors=vectors)
+    return outputs, found.p_values(found.score(vectors[found.layer]))
+
+
+def check_refusal(
+    calibration: Calibration | None, coverage: float | None = None, abstain_below: float | None = None
+) -> None:
+    """Check the arguments of a pipeline that need a calibrated model.
+
+    Args:
+        calibration: The calibration of the model.
+        coverage: The share of true labels that the sets contain.
+        abstain_below: The p-value below which there is no answer.
+
+    Raises:
+        ValueError: If one of them is not between 0 and 1, or the model is not calibrated for it.
+    """
+    parts = {
+        "coverage": (coverage, getattr(calibration, "sets", None)),
+        "abstain_below": (abstain_below, getattr(calibration, "unfamiliarity", None)),
+    }
+    for name, (value, part) in parts.items():
+        if value is not None and part is None:
+            raise ValueError(
+                f"{name}={value!r} needs a calibrated model, and this one has no calibration for it. Calibrate it with "
+                "`sequence-encoder calibrate MODEL --file … --output_dir …`, or leave the argument out."
+            )
+    if coverage is not None and calibration is not None and calibration.sets is not None:
+        check_coverage("coverage", coverage, calibration.sets.texts)
+    if abstain_below is not None:
+        number = isinstance(abstain_below, int | float) and not isinstance(abstain_below, bool)
+        if not number or not 0 <= abstain_below <= 1:
+            raise ValueError(f"abstain_below must be a p-value between 0 and 1, such as 0.05, got {abstain_below!r}.")

@@ -1,0 +1,56 @@
+"""Collects a vector of each text after chosen layers, while the encoder runs without padding.
+
+Shapes: B batch, S sequence, T packed tokens, D hidden.
+"""
+
+from collections.abc import Iterable
+
+import torch
+
+from .packing import PackedBatch, RealTokens
+from .pooling import mean_of_tokens
+
+
+class LayerVectors:
+    """The mean over the tokens of each text after some layers, for the keyword `layer_vectors` of any model.
+
+    ```python
+    >>> vectors = LayerVectors([2])  # doctest: +SKIP
+    >>> model(**batch, layer_vectors=vectors)  # doctest: +SKIP
+    >>> vectors[2]  # doctest: +SKIP
+
+    ```
+
+    Unlike `output_hidden_states`, it does not need padding.
+
+    Args:
+        layers: 0 for the embeddings, 1 for the first layer, and so on.
+    """
+
+    def __init__(self, layers: Iterable[int]) -> None:
+        self.layers = frozenset(layers)
+        self._vectors: dict[int, torch.Tensor] = {}
+
+    def __getitem__(self, layer: int) -> torch.Tensor:
+        """Return the vectors (B, D) of the last batch after a layer."""
+        return self._vectors[layer]
+
+    def add(
+        self,
+        layer: int,
+        hidden_states: torch.Tensor,
+        packed: PackedBatch | RealTokens | None,
+        token_mask: torch.Tensor | None,
+    ) -> None:
+        """Compute the vectors after a layer, if it is one of the chosen.
+
+        Args:
+            layer: The layer.
+            hidden_states: (1, T, D) with `packed`, else (B, S, D).
+            packed: How the tokens were packed.
+            token_mask: (B, S), False at padding; None if there is no padding.
+        """
+        if layer in self.layers:
+            padded = hidden_states if packed is None else packed.unpack(hidden_states)
+            mask = None if token_mask is None else token_mask.to(padded.device)
+            self._vectors[layer] = mean_of_tokens(padded, mask)
