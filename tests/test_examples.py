@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import runpy
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +142,35 @@ def test_tweets_writes_training_and_test_files(tmp_path: Path) -> None:
     assert (len(train), len(test)) == (8, 2)
     found = sorted(json.dumps(json.loads(line)["ner_tags"]) for line in [*train, *test])
     assert found == ['["B-facility", "I-facility"]'] * 5 + ['["O"]'] * 5
+
+
+def test_sentiment_reads_the_ratings_in_the_source_distribution(tmp_path: Path) -> None:
+    lines = {
+        "movieReviewSnippets": ["1\t2.5\tgood &amp;amp; fun\r\n", *(f"{n}\t-2\tbad {n}\r\n" for n in range(9))],
+        "amazonReviewSnippets": ["1_1\t0.4\tneither\r\n", "1_2\t-0.9\tCafé: bad\r\n"],
+        "nytEditorialSnippets": ["1_1\t1.5\tgood\r\n", "1_2\t2.5\tgood\r\n"],
+        "tweets": ["1\t3\t:)\r\n"],
+    }
+    ratings = io.BytesIO()
+    with tarfile.open(fileobj=ratings, mode="w:gz") as inner:
+        for name, rows in lines.items():
+            add_file(inner, f"hutto_ICWSM_2014/{name}_GroundTruth.txt", "".join(rows).encode())
+    with tarfile.open(tmp_path / "vader.tar.gz", "w:gz") as outer:
+        add_file(outer, "vader-1/additional_resources/hutto_ICWSM_2014.tar.gz", ratings.getvalue())
+    run_script("sentiment.py", "vader.tar.gz", "out", folder=tmp_path)
+
+    def written(name: str) -> list[tuple[str, str]]:
+        rows = map(json.loads, (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines())
+        return [(row["text"], row["label"]) for row in rows]
+
+    assert (len(written("movies-train")), len(written("movies-test"))) == (8, 2)
+    assert ("good & fun", "positive") in written("movies-train") + written("movies-test")
+    assert written("products") == [("Café: bad", "negative")]
+    assert written("news") == [("good", "positive")]
+    assert written("tweets") == [(":)", "positive")]
+
+
+def add_file(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))

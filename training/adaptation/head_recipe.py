@@ -31,14 +31,14 @@ from ...modeling.heads.task_adapter import TaskAdapter
 from ...modeling.label_checks import IGNORED
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.model_files import save_card
+from ...tasks import HEAD_TASKS
+from ...tasks.task import TruncationCounts
 from ..encoders import card_fields_of, pooling_fields
 from ..hub_trainer import HubTrainer, training_of
 from .adapters import apply_tuning, check_adapter, record_adapter
 from .callbacks import BestWeights, callbacks_of
 from .report import Evaluation, Results, adapter_card, complete, metrics_of
 from .run import Adaptation, AdaptationArguments
-from .tasks import HEAD_TASKS
-from .tasks.task import TruncationCounts
 from .tuning import TUNINGS
 
 # Default of --max_length.

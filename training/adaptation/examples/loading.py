@@ -9,8 +9,8 @@ from typing import Any
 
 from ....command_line import UsageError
 from ....data.corpus import load_from_hub
+from ....tasks.example_files import files_of
 from .arguments import TaskDataArguments
-from .files import files_of
 
 
 def load_examples(data: TaskDataArguments) -> dict[str, Any]:

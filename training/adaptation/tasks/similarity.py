@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ....command_line import UsageError
-from .columns import check_columns, check_texts, check_varies, with_numbers
-from .task import TruncationCounts
+from ....tasks.columns import check_columns, check_texts, check_varies, with_numbers
+from ....tasks.task import TruncationCounts
 
 if TYPE_CHECKING:
     from ..examples.arguments import TaskDataArguments

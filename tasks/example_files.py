@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ....command_line import UsageError
-from ....data.corpus import read_files
-from ....data.corpus_files import find_files
-from ....data.text_files import TextFormat, csv_header, csv_records, open_text
+from ..command_line import UsageError
+from ..data.corpus import read_files
+from ..data.corpus_files import find_files
+from ..data.text_files import TextFormat, csv_header, csv_records, open_text
 
 if TYPE_CHECKING:
-    from .arguments import TaskDataArguments
+    from .arguments import ExampleArguments
 
 
 @dataclass(frozen=True)
@@ -106,25 +106,25 @@ class ExampleFiles:
         raise AssertionError(f"The column {name} can be encoded.")
 
 
-def files_of(data: TaskDataArguments, split: str) -> ExampleFiles | None:
+def files_of(data: ExampleArguments, split: str) -> ExampleFiles | None:
     """Return the files that the user named for a split, or None.
 
     Raises:
         UsageError: If there is no such file, or its format has no columns.
     """
-    argument = f"{split}_file"
-    if (source := getattr(data, argument)) is None:
+    if (named := data.file_of(split)) is None:
         return None
+    argument, source = named
     found = find_files(source, argument)
     if found is None:
-        raise UsageError(f"--{argument} {source}: there is no such file. Use --dataset_name for a dataset on the Hub.")
+        raise UsageError(f"--{argument} {source}: there is no such file. {data.otherwise}".rstrip())
     reader, files = found
     if reader == "text":
         raise UsageError(f"--{argument} {source} must be CSV, TSV, JSON, Parquet or Arrow, with named columns.")
     return ExampleFiles(f"--{argument} {source}", reader, files, TextFormat(data.encoding, data.delimiter))
 
 
-def place_of(data: TaskDataArguments, split: str, index: int) -> str:
+def place_of(data: ExampleArguments, split: str, index: int) -> str:
     """Return the location of a row of a split for messages. `index` counts from 0, as in `datasets`."""
     files = files_of(data, split)
     return f"row {index} (from 0) of the {split} split" if files is None else files.place(index)

@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ....command_line import UsageError
-from ..examples.files import place_of
+from ..command_line import UsageError
+from .example_files import place_of
 
 if TYPE_CHECKING:
-    from ..examples.arguments import TaskDataArguments
+    from .arguments import ExampleArguments
 
 # Maximum number of rows that an error shows, and of characters of each value.
 _SHOWN, _CHARACTERS = 3, 80
@@ -53,7 +53,7 @@ def _nearest(column: str, names: list[str]) -> str:
 
 
 def check_values(
-    data: TaskDataArguments,
+    data: ExampleArguments,
     examples: Mapping[str, Any],
     argument: str,
     column: str,
@@ -86,7 +86,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}... ({len(text):,} characters)"
 
 
-def check_texts(data: TaskDataArguments, examples: Mapping[str, Any], argument: str, column: str | None) -> None:
+def check_texts(data: ExampleArguments, examples: Mapping[str, Any], argument: str, column: str | None) -> None:
     """Check that a column contains a text in every row. Without a column, there is nothing to check.
 
     Raises:
@@ -97,7 +97,7 @@ def check_texts(data: TaskDataArguments, examples: Mapping[str, Any], argument: 
 
 
 def with_numbers(
-    data: TaskDataArguments,
+    data: ExampleArguments,
     examples: Mapping[str, Any],
     column: str,
     is_allowed: Callable[[float], bool] = math.isfinite,
@@ -155,32 +155,40 @@ def label_text(value: Any) -> str:
     return name.partition(".")[0] if _WHOLE.fullmatch(name) else name
 
 
-def label_names(examples: Mapping[str, Any], column: str, values: Callable[[Any], Iterable[Any]]) -> list[str]:
+def label_names(
+    examples: Mapping[str, Any],
+    column: str,
+    values: Callable[[Any], Iterable[Any]],
+    known: list[str] | None = None,
+) -> list[str]:
     """Collect the label names of the training examples, with numbers in numeric and words in alphabetical order.
 
     Args:
         examples: The examples of each split.
         column: The name of the label column.
         values: A function that returns the labels in a cell.
+        known: The labels of a trained model, which are returned instead.
 
     Returns:
         The names.
 
     Raises:
-        UsageError: If there are fewer than two labels, or another split has a label that the training examples lack.
+        UsageError: If there are fewer than two labels, or a split has a label that the training examples or the model
+            lack.
     """
     found = {split: {label_text(x) for cell in rows[column] for x in values(cell)} for split, rows in examples.items()}
-    names = sorted(found["train"], key=_order)
+    names = known or sorted(found["train"], key=_order)
     if len(names) < 2:
         raise UsageError(
             f"--label_column {column} must contain at least two different labels, but the training examples have "
             f"{', '.join(names) or 'none'}."
         )
     for split, labels in found.items():
-        if unseen := sorted(labels - found["train"]):
+        if unseen := sorted(labels - set(names)):
+            source = "the model only has" if known else "the training examples only have"
             raise UsageError(
-                f"--label_column {column}: the {split} examples have the labels {', '.join(unseen[:5])}, but the "
-                f"training examples only have {', '.join(names[:20])}."
+                f"--label_column {column}: the {split} examples have the labels {', '.join(unseen[:5])}, but "
+                f"{source} {', '.join(names[:20])}."
             )
     warn_about_case(names, column)
     return names

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ....command_line import UsageError
-from ..examples.files import place_of
+from ..command_line import UsageError
 from .classification import logits_of, majority_logits
 from .columns import check_columns, check_texts, check_values, label_names, label_text, named, warn_about_case
+from .example_files import place_of
 from .task import Examples, HeadTask, Metrics, tokenised
 
 if TYPE_CHECKING:
@@ -34,10 +34,12 @@ class Entities(HeadTask):
     metric_names = ("precision", "recall", "f1", "accuracy")
     libraries = ("seqeval", "sklearn")
 
-    def read(self, examples: Examples) -> dict[str, Any]:
+    def read(self, examples: Examples, known: list[str] | None = None) -> dict[str, Any]:
         """See `HeadTask`."""
         data = self.data
-        self.spans = data.label_column is not None and _has_spans(examples["train"], data.label_column)
+        self.spans = data.label_column is not None and any(
+            _has_spans(rows, data.label_column) for rows in examples.values()
+        )
         self.text = data.text_column or ("text" if self.spans else "tokens")
         self.label = data.label_column or "ner_tags"
         self.texts = (self.text,)
@@ -47,8 +49,8 @@ class Entities(HeadTask):
             check_values(data, examples, "label_column", self.label, _is_spans, "lists of start, end and label")
             for split, rows in examples.items():
                 self._check_spans(split, rows)
-            kinds = label_names_of_spans(examples, self.label)
-            self._set_labels([_OUTSIDE, *(f"{part}-{kind}" for kind in kinds for part in "BI")])
+            kinds = label_names_of_spans(examples, self.label, known)
+            self._set_labels(known or [_OUTSIDE, *(f"{part}-{kind}" for kind in kinds for part in "BI")])
             return dict(examples)
         check_values(data, examples, "text_column", self.text, _is_words, "a list of words in every row")
         examples = {split: named(rows, self.label) for split, rows in examples.items()}
@@ -60,7 +62,7 @@ class Entities(HeadTask):
                         f"--label_column {self.label} must contain one tag per word; {place_of(data, split, row)} has "
                         f"{len(words)} words and {len(tags)} tags."
                     )
-        self._set_labels(label_names(examples, self.label, lambda tags: tags))
+        self._set_labels(label_names(examples, self.label, lambda tags: tags, known))
         return dict(examples)
 
     def _check_spans(self, split: str, rows: Any) -> None:
@@ -74,7 +76,7 @@ class Entities(HeadTask):
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
         """See `HeadTask`. The first token of each word has the word's label; the loss ignores the other tokens."""
-        from ....modeling.label_checks import IGNORED
+        from ..modeling.label_checks import IGNORED
 
         label2id = self.label_fields["label2id"]
 
@@ -125,7 +127,7 @@ class Entities(HeadTask):
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:
         """Return a function that computes precision, recall and F1 of entities (seqeval) or words, and accuracy."""
-        from ....modeling.label_checks import IGNORED
+        from ..modeling.label_checks import IGNORED
 
         labels = self.labels
         word_level = not all(_ENTITY_TAG.fullmatch(label) for label in labels)
@@ -142,7 +144,7 @@ class Entities(HeadTask):
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
         """See `HeadTask`. The answer is a list of spans, or of tags with None for words that were truncated."""
-        from ....modeling.label_checks import IGNORED
+        from ..modeling.label_checks import IGNORED
 
         predicted, known = logits_of(found).argmax(-1), np.asarray(found.label_ids)
         answers: list[Any] = []
@@ -159,7 +161,7 @@ class Entities(HeadTask):
         """See `HeadTask`. The constant answer is the most frequent tag."""
         from transformers import EvalPrediction
 
-        from ....modeling.label_checks import IGNORED
+        from ..modeling.label_checks import IGNORED
 
         known = (label for labels in train["labels"] for label in labels if label != IGNORED)
         longest = max(map(len, inputs["labels"]))
@@ -208,8 +210,8 @@ def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
     return start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())
 
 
-def label_names_of_spans(examples: Examples, column: str) -> list[str]:
-    """Collect the labels of the spans in the training examples.
+def label_names_of_spans(examples: Examples, column: str, known: list[str] | None = None) -> list[str]:
+    """Collect the labels of the spans in the training examples, or those that a model has tags for.
 
     Raises:
         UsageError: If there are no spans, or another split has a label that the training examples lack.
@@ -217,16 +219,18 @@ def label_names_of_spans(examples: Examples, column: str) -> list[str]:
     found = {
         split: {label_text(span["label"]) for cell in rows[column] for span in cell} for split, rows in examples.items()
     }
-    if not found["train"]:
+    source = "model" if known else "training examples"
+    allowed = {tag[2:] for tag in known if tag != _OUTSIDE} if known else found["train"]
+    if not allowed:
         raise UsageError(f"--label_column {column}: the training examples have no spans.")
     for split, kinds in found.items():
-        if unseen := sorted(kinds - found["train"]):
+        if unseen := sorted(kinds - allowed):
             raise UsageError(
                 f"--label_column {column}: the {split} examples have spans with the labels {', '.join(unseen[:5])}, "
-                "but the training examples do not."
+                f"but the {source} {'does' if known else 'do'} not."
             )
-    warn_about_case(found["train"], column)
-    return sorted(found["train"])
+    warn_about_case(allowed, column)
+    return sorted(allowed)
 
 
 def _has_spans(rows: Any, column: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from transformers import BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
 
-    from ..examples.arguments import TaskDataArguments
+    from .arguments import ExampleArguments
 
 Examples = Mapping[str, Any]
 Metrics = Callable[["EvalPrediction"], dict[str, float]]
@@ -107,18 +107,20 @@ class HeadTask(ABC):
     tunings: ClassVar[tuple[str, ...]] = TUNINGS_OF_HEADS
     libraries: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, data: TaskDataArguments, max_length: int = 0) -> None:
+    def __init__(self, data: ExampleArguments, max_length: int = 0) -> None:
         self.data, self.max_length = data, max_length
         self.label_fields: dict[str, Any] = {}
         self.cut = TruncationCounts()
         self.texts: tuple[str, ...] = ()
 
     @abstractmethod
-    def read(self, examples: Examples) -> dict[str, Any]:
+    def read(self, examples: Examples, known: list[str] | None = None) -> dict[str, Any]:
         """Check the examples of each split, and collect their labels.
 
         Args:
             examples: The examples of each split.
+            known: The labels of a trained model, in the order of its outputs. Without them, the labels are those of the
+                split `train`.
 
         Returns:
             The examples in the form that `encode` takes.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ....command_line import UsageError
+from ..command_line import UsageError
 from .classification import logits_of, majority_logits, repeat_logits
 from .columns import check_columns, check_texts, check_values, check_varies, with_numbers
 from .task import Examples, HeadTask, Metrics, tokenised
@@ -27,7 +27,7 @@ class Choices(HeadTask):
     best_metric = "accuracy"
     metric_names = ("accuracy",)
 
-    def read(self, examples: Examples) -> dict[str, Any]:
+    def read(self, examples: Examples, known: list[str] | None = None) -> dict[str, Any]:
         """See `HeadTask`."""
         data = self.data
         self.text, self.start = data.text_column or "text", data.text_pair_column

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ....command_line import UsageError
+from ..command_line import UsageError
 from .columns import (
     check_columns,
     check_texts,
@@ -45,7 +45,7 @@ class Classification(HeadTask):
     problem_type = "single_label_classification"
     label_column = "label"
 
-    def read(self, examples: Examples) -> dict[str, Any]:
+    def read(self, examples: Examples, known: list[str] | None = None) -> dict[str, Any]:
         """See `HeadTask`."""
         data = self.data
         self.text, self.pair = data.text_column or "text", data.text_pair_column
@@ -57,12 +57,13 @@ class Classification(HeadTask):
         check_texts(data, examples, "text_pair_column", self.pair)
         examples = {split: named(rows, self.label) for split, rows in examples.items()}
         self.label_fields = {"problem_type": self.problem_type}
-        return self._read_labels(examples)
+        return self._read_labels(examples, known)
 
-    def _read_labels(self, examples: Examples) -> dict[str, Any]:
+    def _read_labels(self, examples: Examples, known: list[str] | None) -> dict[str, Any]:
         check_values(self.data, examples, "label_column", self.label, _is_label, "a label in every row")
-        _check_classes(self.label, list(examples["train"][self.label]))
-        self._set_labels(label_names(examples, self.label, lambda label: [label]))
+        if known is None:
+            _check_classes(self.label, list(examples["train"][self.label]))
+        self._set_labels(label_names(examples, self.label, lambda label: [label], known))
         return dict(examples)
 
     def _target(self, value: Any) -> Any:
@@ -114,7 +115,7 @@ class MultiLabel(Classification):
     problem_type = "multi_label_classification"
     label_column = "labels"
 
-    def _read_labels(self, examples: Examples) -> dict[str, Any]:
+    def _read_labels(self, examples: Examples, known: list[str] | None) -> dict[str, Any]:
         allowed = f"labels: lists of names, or names separated by {self.data.label_separator!r}"
         check_values(self.data, examples, "label_column", self.label, _is_labels, allowed)
         for rows in examples.values():
@@ -124,7 +125,7 @@ class MultiLabel(Classification):
                     f"--label_column {self.label} must contain the names of a text's labels, got a 0 or 1 for "
                     "each label."
                 )
-        self._set_labels(label_names(examples, self.label, self._split))
+        self._set_labels(label_names(examples, self.label, self._split, known))
         return dict(examples)
 
     def _split(self, cell: Any) -> Iterable[Any]:
@@ -164,10 +165,11 @@ class Regression(Classification):
     libraries = ("scipy",)
     problem_type = "regression"
 
-    def _read_labels(self, examples: Examples) -> dict[str, Any]:
+    def _read_labels(self, examples: Examples, known: list[str] | None) -> dict[str, Any]:
         examples = with_numbers(self.data, examples, self.label)
-        check_varies(examples, self.label)
-        self._set_labels([self.label])
+        if known is None:
+            check_varies(examples, self.label)
+        self._set_labels(known or [self.label])
         return examples
 
     def _target(self, value: Any) -> Any:

@@ -8,15 +8,15 @@ import string
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ....command_line import UsageError
-from ..examples.files import place_of
+from ..command_line import UsageError
 from .columns import check_columns, check_texts, check_values
+from .example_files import place_of
 from .task import Examples, HeadTask, Metrics
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction, PreTrainedTokenizerBase
 
-    from ....inference.question_answering import Offsets
+    from ..inference.question_answering import Offsets
 
 # Maximum number of tokens in a question and in an answer.
 _QUESTION, _ANSWER = 64, 30
@@ -30,7 +30,7 @@ class Answers(HeadTask):
     best_metric = "f1"
     metric_names = ("exact_match", "f1")
 
-    def read(self, examples: Examples) -> dict[str, Any]:
+    def read(self, examples: Examples, known: list[str] | None = None) -> dict[str, Any]:
         """See `HeadTask`."""
         data = self.data
         self.question, self.context = data.text_column or "question", data.text_pair_column or "context"
@@ -58,7 +58,7 @@ class Answers(HeadTask):
         """See `HeadTask`. Each window is an input with the answer's first and last token, or token 0 without answer."""
         from datasets import Dataset
 
-        from ....inference.question_answering import windows_of
+        from ..inference.question_answering import windows_of
 
         items: list[dict[str, Any]] = []
         for row, (question, context, answers) in enumerate(
@@ -115,7 +115,7 @@ class Answers(HeadTask):
         """See `HeadTask`. The answer is the best of all windows of a context, or an empty string."""
         import torch
 
-        from ....inference.question_answering import best_answers
+        from ..inference.question_answering import best_answers
 
         starts, ends = (torch.as_tensor(logits) for logits in found.predictions[:2])
         of_row: dict[int, list[Any]] = {}
