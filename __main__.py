@@ -186,6 +186,22 @@ def quantize(arguments: list[str]) -> Run:
     return run
 
 
+def calibrate(arguments: list[str]) -> Run:
+    """Calibrate the scores of a classifier, and let it name sets of labels and refuse unfamiliar texts."""
+    from .evaluation.calibration_arguments import CALIBRATE, check_libraries
+
+    parsed = CALIBRATE.check(arguments)
+    check_libraries()
+
+    @_without_traceback
+    def run() -> None:
+        from .evaluation.calibrate_command import calibrate_checkpoint
+
+        calibrate_checkpoint(*parsed)
+
+    return run
+
+
 def inspect(arguments: list[str]) -> Run:
     """Say from its config.json alone whether and how a checkpoint can be converted, and how large the model is."""
     from .command_line.parser import check_names
@@ -299,6 +315,7 @@ COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "convert": convert,
     "export": export,
     "quantize": quantize,
+    "calibrate": calibrate,
     "inspect": inspect,
     "embed": embed,
     "predict": predict,

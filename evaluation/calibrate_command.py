@@ -1,0 +1,109 @@
+"""`sequence-encoder calibrate`: calibrates a model on examples, and saves it to a new folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..command_line import UsageError
+from ..conversion.command import SAMPLES
+from ..conversion.loading import load_or_convert
+from ..conversion.sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
+from ..conversion.source_models import transformer_folder
+from ..data.corpus_files import find_files
+from ..data.text_files import TextFormat, open_text
+from ..hub.card import model_card
+from ..hub.card_sections import replace_section
+from ..saving.calibration_files import CALIBRATION_PICTURE
+from ..saving.model_files import save_card
+from ..saving.whole_folders import atomic_folder, check_replaceable
+from ..tasks.example_files import ExampleFiles, files_of
+from .calibrating import SPLIT, CalibrationReport, calibrate, task_of
+from .calibration_arguments import CalibrationArguments, CalibrationFiles
+from .summary import card_section
+
+
+def calibrate_checkpoint(options: CalibrationArguments, data: CalibrationFiles) -> CalibrationReport:
+    """Load a checkpoint, convert it if necessary, calibrate it, and save it.
+
+    Args:
+        options: The model, the coverages, and the folder to write.
+        data: The files, and the names of their columns.
+
+    Raises:
+        FileExistsError: If the folder exists and must not be replaced. This is checked before anything is loaded.
+        UsageError: If the model cannot be calibrated, or the examples are not valid. Nothing is written then.
+    """
+    output = Path(options.output_dir)
+    check_replaceable(output, options.overwrite, "--overwrite", kept=Path(options.model))
+    files = files_of(data, SPLIT)
+    assert files is not None
+    examples = files.load()
+    away = None if data.away_file is None else texts_of(data)
+    model: Any = load_or_convert(options.model)
+    task_of(model)
+    source = folder_of(options.model)
+    encoder = Path(transformer_folder(source))
+    tokenizer = load_tokenizer(encoder, model)
+    if tokenizer is None:
+        raise UsageError(f"{options.model} has no tokenizer, which the calibration needs.")
+    report = calibrate(
+        model,
+        tokenizer,
+        examples,
+        away=away,
+        coverages=options.coverages,
+        max_length=options.max_length,
+        columns=data,
+    )
+    print(report)
+    with atomic_folder(output, options.overwrite, "--overwrite") as written:
+        model.save_pretrained(written)
+        save_tokenizer(tokenizer, written, list(SAMPLES))
+        copy_sidecar_files(source, encoder, written)
+        add_to_card(written, output.resolve().name, model, report)
+    print(f"Saved in {output}.")
+    return report
+
+
+def add_to_card(folder: Path, name: str, model: Any, report: CalibrationReport) -> None:
+    """Draw the reliability diagram, and put a section on the calibration at the top of the card of a folder.
+
+    Args:
+        folder: The folder. If it has no card, it gets one.
+        name: The final name of the folder.
+        model: The model.
+        report: What `calibrate` has done.
+    """
+    report.plot(folder / CALIBRATION_PICTURE)
+    card = folder / "README.md"
+    if not card.exists():
+        save_card(card, model_card(model, name).content)
+    replace_section(folder, "calibration", card_section(report.calibration, with_picture=True))
+
+
+def texts_of(data: CalibrationFiles) -> list[str]:
+    """Read the texts of elsewhere.
+
+    Raises:
+        UsageError: If there is no such file, or it has no column with texts.
+    """
+    assert data.away_file is not None
+    found = find_files(data.away_file, "away_file")
+    if found is None:
+        raise UsageError(f"--away_file {data.away_file}: there is no such file.")
+    reader, files = found
+    text_format = TextFormat(data.encoding, data.delimiter)
+    if reader == "text":
+        texts: list[str] = []
+        for file in files:
+            with open_text(file, text_format.encoding) as lines:
+                texts += [text for line in lines if (text := line.strip())]
+        return texts
+    rows = ExampleFiles(f"--away_file {data.away_file}", reader, files, text_format).load()
+    column = data.text_column or "text"
+    if column not in rows.column_names:
+        raise UsageError(
+            f"--away_file {data.away_file} must have the column {column}, and has {', '.join(rows.column_names)}."
+        )
+    return list(rows[column])

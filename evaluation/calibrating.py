@@ -1,0 +1,239 @@
+"""Calibrates a model in place: its scores, its prediction sets and its score of unfamiliar texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..command_line import UsageError
+from ..command_line.extras import require
+from ..modeling import SequenceEncoderForSequenceClassification, SequenceEncoderPreTrainedModel
+from ..modeling.calibration import Calibration, check_coverage, weight_digests
+from ..tasks import HEAD_TASKS, HeadTask
+from ..tasks.arguments import ExampleArguments
+from ..tasks.example_files import place_of
+from .fitting import Fitted, fit_classification, fit_multi_label
+from .outputs import outputs_of
+from .reliability import Answered, plot_reliability
+from .scaling import folds_of
+from .summary import summary_of
+from .unfamiliarity import Known, choose_score, default_kind, layers_to_compare
+
+COVERAGES = (0.9, 0.8, 0.95)
+# The name of the examples in errors.
+SPLIT = "calibration"
+_TASKS = {"single_label_classification": "classification", "multi_label_classification": "multi-label"}
+# Fewer texts of elsewhere say too little about which score is the best.
+_LEAST_AWAY = 10
+_FITS: dict[str, Any] = {"classification": fit_classification, "multi-label": fit_multi_label}
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """A calibration, and the answers before and after it on texts that the scaling was not fitted to.
+
+    Attributes:
+        calibration: The calibration, which is also `model.calibration`.
+        before: The answers of the model as it was.
+        after: Its calibrated answers.
+    """
+
+    calibration: Calibration
+    before: Answered
+    after: Answered
+
+    def plot(self, file: Path) -> None:
+        """Draw a reliability diagram of both as a PNG."""
+        plot_reliability({"before": self.before, "after": self.after}, file)
+
+    def __str__(self) -> str:
+        """Return the metrics before and after, and what is known about the sets and the unfamiliar texts."""
+        return "\n".join(summary_of(self.calibration))
+
+
+def calibrate(
+    model: SequenceEncoderPreTrainedModel,
+    tokenizer: Any,
+    examples: Any,
+    *,
+    away: Iterable[str] | None = None,
+    coverages: Sequence[float] = COVERAGES,
+    max_length: int | None = None,
+    columns: ExampleArguments | None = None,
+) -> CalibrationReport:
+    """Calibrate a model on examples that it was not trained on.
+
+    The model changes in place: the scaling of its scores becomes a part of the weights of its head, and
+    `model.calibration` has the rest. `save_pretrained` saves both.
+
+    Args:
+        model: A model for classification with one label or several.
+        tokenizer: Its tokenizer.
+        examples: A list of dictionaries or a `datasets.Dataset`, with the columns that `sequence-encoder adapt` reads,
+            by default `text` and `label`, or `labels` with several labels per text.
+        away: Texts of elsewhere, which the score of unfamiliar texts should tell from the examples. Without them, it is
+            chosen on held-out classes or, with two classes, a default that needs none.
+        coverages: The shares of true labels that prediction sets should contain, the default first.
+        max_length: The number of tokens to truncate texts to; by default the limit of the model.
+        columns: The names of the columns.
+
+    Returns:
+        The calibration, with what it changed.
+
+    Raises:
+        MissingLibraryError: If scikit-learn or datasets is not installed.
+        ValueError: If the model cannot be calibrated, or the examples are too few, of one class, or not valid. This is
+            found before anything is computed.
+    """
+    require("calibrate", "sklearn", "datasets", extra="adapt")
+    from datasets import Dataset
+
+    examples = list(examples) if not hasattr(examples, "column_names") else examples
+    if not len(examples):
+        raise UsageError("calibrate needs examples, got none.")
+    rows = Dataset.from_list(examples) if isinstance(examples, list) else examples
+    task_name = task_of(model)
+    task = HEAD_TASKS[task_name](columns or ExampleArguments())
+    rows = task.read({SPLIT: rows}, labels_of(model))[SPLIT]
+    check_examples(task_name, task, rows, coverages)
+    others = None if away is None else checked_texts(away)
+    task.max_length = max_length or model.base_model.longest_text(tokenizer) or 512
+    inputs = task.encode(rows, tokenizer)
+    return calibrate_encoded(model, tokenizer, task_name, inputs, others, coverages, task.max_length)
+
+
+def calibrate_encoded(
+    model: Any,
+    tokenizer: Any,
+    task: str,
+    inputs: Any,
+    away: list[str] | None,
+    coverages: Sequence[float],
+    max_length: int,
+) -> CalibrationReport:
+    """Calibrate a model on examples as the task encodes them; see `calibrate`.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        task: The name of the task.
+        inputs: A `datasets.Dataset` of inputs and labels.
+        away: Texts of elsewhere.
+        coverages: The coverages, the default first.
+        max_length: The number of tokens to truncate the texts of elsewhere to.
+    """
+    layer, depth = head_of(model), model.config.num_hidden_layers
+    layers = layers_to_compare(depth) if away is not None or len(labels_of(model)) > 2 else [default_kind(depth)[1]]
+    rows = list(inputs)
+    outputs = outputs_of(model, tokenizer, rows, layers, "calibration examples")
+    folds = folds_of(len(rows))
+    fitted: Fitted = _FITS[task](outputs, [row["labels"] for row in rows], folds, tuple(coverages))
+    others = None
+    if away is not None:
+        encoded = tokenizer(away, truncation=True, max_length=max_length)
+        texts = [{name: encoded[name][index] for name in encoded} for index in range(len(away))]
+        found = outputs_of(model, tokenizer, texts, layers, "texts of elsewhere")
+        others = Known(found.vectors, None if fitted.logits is None else fitted.scaling(found.stacked))
+    known = Known(outputs.vectors, fitted.logits, fitted.classes)
+    unfamiliarity, chosen = choose_score(known, folds, depth, others)
+    fitted.scaling.fold_into(layer)
+    facts = {
+        "texts": len(rows),
+        "metrics": {"before": fitted.before.metrics(), "after": fitted.after.metrics()},
+        "sets_on_held_out_texts": fitted.sets_held_out,
+        "choice_of_unfamiliarity": chosen,
+        "versions": {name: version(name) for name in ("torch", "transformers", "scikit-learn")},
+    }
+    scaling = fitted.scaling.as_json(labels_of(model))
+    model.calibration = Calibration(task, scaling, weight_digests(model), fitted.sets, unfamiliarity, facts)
+    return CalibrationReport(model.calibration, fitted.before, fitted.after)
+
+
+def task_of(model: Any) -> str:
+    """Return the name of the task of a model.
+
+    Raises:
+        UsageError: If models of this kind cannot be calibrated.
+    """
+    if isinstance(model, SequenceEncoderForSequenceClassification) and model.num_labels > 1:
+        kind = model.config.problem_type or "single_label_classification"
+        if kind in _TASKS:
+            return _TASKS[kind]
+    named = getattr(getattr(model, "config", None), "problem_type", None)
+    raise UsageError(
+        f"model must classify texts with at least two labels to be calibrated, got a {type(model).__name__} with "
+        f"{len(labels_of(model))} labels{f' for {named}' if named else ''}."
+    )
+
+
+def labels_of(model: Any) -> list[str]:
+    """Return the names of the labels of a model, in the order of its outputs."""
+    names = getattr(model.config, "id2label", None) or {}
+    return [str(names[index]) for index in range(len(names))]
+
+
+def head_of(model: Any) -> nn.Linear:
+    """Return the last layer of a model.
+
+    Raises:
+        UsageError: If it is not a plain linear layer, as in a model with a peft adapter.
+    """
+    layer = getattr(model, "classifier", None) or getattr(model, "qa_outputs", None)
+    if type(layer) is not nn.Linear:
+        raise UsageError(
+            f"the last layer of the model must be a plain Linear to be scaled, got a {type(layer).__name__}. Merge "
+            "adapters first, and calibrate before you quantize."
+        )
+    return layer
+
+
+def check_examples(task_name: str, task: HeadTask, rows: Any, coverages: Sequence[float]) -> None:
+    """Check that a model can be calibrated on examples.
+
+    Args:
+        task_name: The name of the task.
+        task: The task, which has read the examples.
+        rows: The examples.
+        coverages: The coverages of prediction sets.
+
+    Raises:
+        UsageError: If they are too few for a coverage, of one class, or have a text of spaces.
+    """
+    if not coverages:
+        raise UsageError("coverages must have at least one number between 0 and 1, got none.")
+    for coverage in coverages:
+        try:
+            check_coverage("coverages", coverage, len(rows))
+        except ValueError as error:
+            raise UsageError(error) from error
+    for column in task.texts:
+        for index, text in enumerate(rows[column]):
+            if not (text if isinstance(text, list) else text.strip()):
+                place = place_of(task.data, SPLIT, index)
+                raise UsageError(f"--text_column {column}: {place} has a text without characters other than spaces.")
+    label = getattr(task, "label", "")
+    if task_name == "classification" and len(found := {str(value) for value in rows[label]}) < 2:
+        raise UsageError(
+            f"--label_column {label} must have at least two different labels for a calibration, and all "
+            f"{len(rows)} examples have {found.pop()!r}."
+        )
+
+
+def checked_texts(texts: Iterable[str]) -> list[str]:
+    """Return the texts of elsewhere.
+
+    Raises:
+        UsageError: If there are fewer than 10, or one is not a text or has only spaces.
+    """
+    texts = list(texts)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise UsageError(f"away must be texts, and number {index + 1} is {text!r}.")
+    if len(texts) < _LEAST_AWAY:
+        raise UsageError(f"away must have at least {_LEAST_AWAY} texts, got {len(texts)}.")
+    return texts

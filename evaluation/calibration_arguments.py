@@ -1,0 +1,93 @@
+"""The options of `sequence-encoder calibrate`.
+
+Nothing here imports torch, so that the command line reports mistakes at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..command_line import UsageError
+from ..command_line.extras import require
+from ..command_line.parser import CommandLine
+from ..tasks.arguments import ExampleArguments
+
+
+@dataclass
+class CalibrationArguments:
+    """The model, the coverages, and the folder to write.
+
+    Raises:
+        UsageError: If a value is not allowed.
+    """
+
+    _argument_group_name = "calibration"
+
+    model: str = field(
+        metadata={"help": "Folder or Hub id of the model, also as the first argument; `convert` lists the families."}
+    )
+    output_dir: str = field(metadata={"help": "Folder to write the calibrated model to."})
+    coverages: list[float] = field(
+        default_factory=lambda: [0.9, 0.8, 0.95],
+        metadata={"help": "Shares of true labels that the sets of labels should contain, the default first."},
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Truncate texts to this many tokens; the default is that of the model."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace a saved model in the folder."})
+
+    def __post_init__(self) -> None:
+        if not self.coverages or any(not 0 < each < 1 for each in self.coverages):
+            shown = ", ".join(map(str, self.coverages)) or "none"
+            raise UsageError(f"--coverages must be numbers between 0 and 1, such as 0.9, got {shown}.")
+        if self.max_length is not None and self.max_length < 1:
+            raise UsageError(f"--max_length must be at least 1, got {self.max_length}.")
+
+
+@dataclass
+class CalibrationFiles(ExampleArguments):
+    """The files, and the names of their columns."""
+
+    file: str | None = field(
+        default=None,
+        metadata={"help": "Examples that the model was not trained on: CSV, TSV, JSON (Lines), Parquet or Arrow."},
+    )
+    away_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Texts that the model is not meant for, in the same column or a text on each line, to choose the "
+            "score of unfamiliar texts."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.file is None:
+            raise UsageError(
+                "--file must be given. For example: sequence-encoder calibrate adapted --file held-out.csv "
+                "--output_dir calibrated"
+            )
+        super().__post_init__()
+
+    def file_of(self, split: str) -> tuple[str, str] | None:
+        """See `ExampleArguments`."""
+        name, file = ("away_file", self.away_file) if split == "away" else ("file", self.file)
+        return None if file is None else (name, file)
+
+
+CALIBRATE = CommandLine(
+    "calibrate",
+    "Make the scores of a model as often right as they say, and let it name sets of labels and unfamiliar texts.\n"
+    "It needs examples with labels that the model was not trained on, at least a few hundred.",
+    "adapted --file held-out.csv --output_dir calibrated",
+    (CalibrationArguments, CalibrationFiles),
+    positional=("model",),
+)
+
+
+def check_libraries() -> None:
+    """Check that all optional libraries that the command needs are installed.
+
+    Raises:
+        MissingLibraryError: If one of them is missing.
+    """
+    require("calibrate", "datasets", "matplotlib", "sklearn", extra="adapt")

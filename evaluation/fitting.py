@@ -1,0 +1,133 @@
+"""Fits the scaling and the prediction sets of each task to what a model computes for examples.
+
+Shapes: N texts, C classes, A answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..modeling.calibration import PredictionSets
+from .outputs import Outputs
+from .reliability import Answered
+from .scaling import Scaling, choose_scaling, multi_label_loss, single_label_loss
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A scaling and prediction sets, and how good they are on texts that they were not fitted to.
+
+    Attributes:
+        scaling: The scaling of the logits.
+        sets: The prediction sets.
+        before: The answers of the model as it was.
+        after: Its answers with a scaling that was fitted to other texts.
+        sets_held_out: The coverage and the mean size of sets on other texts than those that their thresholds are from,
+            by the coverage that was asked for.
+        logits: (N, C) the scaled logits; None without one prediction per text.
+        classes: (N,) the classes of texts that have one each.
+    """
+
+    scaling: Scaling
+    sets: PredictionSets
+    before: Answered
+    after: Answered
+    sets_held_out: dict[str, dict[str, float]]
+    logits: torch.Tensor | None = None
+    classes: torch.Tensor | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def fit_classification(
+    outputs: Outputs, targets: list[int], folds: torch.Tensor, coverages: tuple[float, ...]
+) -> Fitted:
+    """Calibrate a classifier with one label per text.
+
+    Args:
+        outputs: The outputs of the model.
+        targets: The class of each text.
+        folds: (N,) the fold of each text.
+        coverages: The coverages of the sets.
+    """
+    logits, classes = outputs.stacked, torch.tensor(targets)
+
+    def hits(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        return logits.argmax(-1) == classes
+
+    scaling, held_out = choose_scaling(logits, classes, single_label_loss, hits, folds)
+    probabilities = held_out.softmax(-1)
+    truth = torch.nn.functional.one_hot(classes, logits.shape[1]).bool()
+    before, after = (Answered(each.softmax(-1).amax(-1), hits(each, classes)) for each in (logits, held_out))
+    sets = sets_of(probabilities, truth, coverages)
+    checked = check_sets(probabilities, truth, folds, coverages, keep_best=True)
+    return Fitted(scaling, sets, before, after, checked, scaling(logits), classes)
+
+
+def fit_multi_label(
+    outputs: Outputs, targets: list[list[float]], folds: torch.Tensor, coverages: tuple[float, ...]
+) -> Fitted:
+    """Calibrate a classifier with any number of labels per text. Each label of each text is an answer, yes or no.
+
+    Args:
+        outputs: The outputs of the model.
+        targets: A 1 for each label of each text, 0 for others.
+        folds: (N,) the fold of each text.
+        coverages: The expected shares of true labels in the sets.
+    """
+    logits, truth = outputs.stacked, torch.tensor(targets)
+
+    def hits(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        return ((logits > 0) == truth.bool()).float().mean(-1)
+
+    scaling, held_out = choose_scaling(logits, truth, multi_label_loss, hits, folds)
+    before, after = (
+        Answered(each.abs().sigmoid().flatten(), ((each > 0) == truth.bool()).flatten()) for each in (logits, held_out)
+    )
+    probabilities = held_out.sigmoid()
+    sets = sets_of(probabilities, truth.bool(), coverages)
+    checked = check_sets(probabilities, truth.bool(), folds, coverages, keep_best=False)
+    return Fitted(scaling, sets, before, after, checked, scaling(logits))
+
+
+def sets_of(probabilities: torch.Tensor, truth: torch.Tensor, coverages: tuple[float, ...]) -> PredictionSets:
+    """Return prediction sets with thresholds from texts.
+
+    Args:
+        probabilities: (N, C).
+        truth: (N, C) bool.
+        coverages: The coverages to report.
+    """
+    numbers = truth.sum(-1, keepdim=True).clamp(min=1)
+    weights = (1 / numbers).expand_as(probabilities)[truth]
+    scores, order = (1 - probabilities)[truth].sort()
+    return PredictionSets(scores, weights[order], len(probabilities), coverages)
+
+
+def check_sets(
+    probabilities: torch.Tensor,
+    truth: torch.Tensor,
+    folds: torch.Tensor,
+    coverages: tuple[float, ...],
+    keep_best: bool,
+) -> dict[str, dict[str, float]]:
+    """Return the coverage and the mean size of the sets of each fold, with thresholds from the other folds."""
+    checked = {}
+    for coverage in coverages:
+        inside = torch.zeros_like(truth)
+        for fold in folds.unique():
+            held_out = folds == fold
+            sets = sets_of(probabilities[~held_out], truth[~held_out], coverages)
+            # A fold less may be too few texts for the coverage, which then needs all labels.
+            possible = sets.highest_coverage >= coverage
+            found = sets.contain(probabilities[held_out], coverage, keep_best) if possible else True
+            inside[held_out] = found
+        labelled = truth.any(-1)
+        share = (inside & truth).sum(-1)[labelled] / truth.sum(-1)[labelled]
+        checked[str(coverage)] = {
+            "coverage": round(float(share.mean()), 4),
+            "mean_size": round(float(inside.sum(-1).float().mean()), 4),
+        }
+    return checked

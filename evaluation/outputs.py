@@ -1,0 +1,104 @@
+"""Runs a model on encoded examples, and collects its logits and the vectors of its layers.
+
+Shapes: N inputs, S tokens of an input, C classes, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ..data.batching import token_batches
+from ..modeling.layer_vectors import LayerVectors
+
+_MAX_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model computes for inputs.
+
+    Attributes:
+        logits: For each input, (C,) or (S, C); (S, 2) for the start and the end of an answer.
+        vectors: (N, D) the mean of the tokens after each layer.
+    """
+
+    logits: list[torch.Tensor]
+    vectors: dict[int, torch.Tensor]
+
+    @property
+    def stacked(self) -> torch.Tensor:
+        """The logits (N, C) of a model with one prediction per text."""
+        return torch.stack(self.logits)
+
+
+@torch.no_grad()
+def outputs_of(
+    model: Any, tokenizer: Any, inputs: Sequence[dict[str, Any]], layers: Iterable[int], what: str
+) -> Outputs:
+    """Run a model on inputs, without dropout.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer, which pads.
+        inputs: The `input_ids` and other inputs of each text.
+        layers: The layers to return vectors of.
+        what: What the inputs are, for the progress bar and errors.
+
+    Raises:
+        ValueError: If logits are NaN or infinite.
+    """
+    layers, training = sorted(set(layers)), model.training
+    lengths = [len(each["input_ids"]) for each in inputs]
+    logits: list[Any] = [None] * len(inputs)
+    vectors = {layer: torch.zeros(len(inputs), model.config.hidden_size) for layer in layers}
+    model.eval()
+    try:
+        with tqdm(total=len(inputs), desc=f"Running on {what}", leave=False, unit="text") as progress:
+            # The longest texts come first, so that a lack of memory shows at once.
+            for batch in reversed(token_batches(lengths, _MAX_TOKENS)):
+                padded = _padded([inputs[index] for index in batch], tokenizer)
+                found = LayerVectors(layers)
+                outputs = model(
+                    **{name: each.to(model.device) for name, each in padded.items()},
+                    layer_vectors=found,
+                    return_dict=True,
+                )
+                for row, index in enumerate(batch):
+                    logits[index] = _logits_of(outputs, row, lengths[index])
+                    if not logits[index].isfinite().all():
+                        raise ValueError(
+                            f"The logits of the model are NaN or infinite for number {index + 1} of the {what}; "
+                            "its weights are probably damaged."
+                        )
+                for layer in layers:
+                    vectors[layer][batch] = found[layer].float().cpu()
+                progress.update(len(batch))
+    finally:
+        model.train(training)
+    return Outputs(logits, vectors)
+
+
+def _logits_of(outputs: Any, row: int, length: int) -> torch.Tensor:
+    if "start_logits" in outputs:
+        both = torch.stack([outputs.start_logits[row], outputs.end_logits[row]], dim=-1)
+        return both[:length].float().cpu()
+    logits = outputs.logits[row].float().cpu()
+    return logits[:length] if logits.dim() > 1 else logits
+
+
+def _padded(inputs: list[dict[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
+    """Return the inputs (B, S) with padding on the right."""
+    longest = max(len(each["input_ids"]) for each in inputs)
+    padding = {"input_ids": tokenizer.pad_token_id or 0}
+    names = [name for name in tokenizer.model_input_names if name in inputs[0] and name != "attention_mask"]
+    padded = {
+        name: torch.tensor([[*each[name], *[padding.get(name, 0)] * (longest - len(each[name]))] for each in inputs])
+        for name in names
+    }
+    lengths = torch.tensor([[len(each["input_ids"])] for each in inputs])
+    return {**padded, "attention_mask": (torch.arange(longest) < lengths).long()}

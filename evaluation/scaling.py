@@ -1,0 +1,161 @@
+"""Scales logits so that the probabilities that they give are as often right as they say.
+
+Shapes: N texts, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+FOLDS = 5
+# Temperatures outside of this range mean that the model is right or wrong on all texts, so that none is the best.
+_HOTTEST, _COLDEST = 20.0, 0.05
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A scale and an offset for the logits of each class.
+
+    Attributes:
+        method: `temperature` for the same scale and no offset, or `vector`.
+        scale: (C,).
+        offset: (C,).
+    """
+
+    method: str
+    scale: torch.Tensor
+    offset: torch.Tensor
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """Scale logits (N, C)."""
+        return logits * self.scale + self.offset
+
+    def as_json(self, labels: list[str]) -> dict[str, Any]:
+        """Return the numbers for `calibration.json`.
+
+        Args:
+            labels: The names of the classes.
+        """
+        if self.method == "temperature":
+            return {"method": self.method, "temperature": round(1 / float(self.scale[0]), 6)}
+        values = zip(labels, self.scale.tolist(), self.offset.tolist(), strict=True)
+        return {"method": self.method, "scale_and_offset": {name: [a, b] for name, a, b in values}}
+
+    def fold_into(self, layer: nn.Linear) -> None:
+        """Change the weights of a layer so that it returns scaled logits."""
+        with torch.no_grad():
+            layer.weight.mul_(self.scale.to(layer.weight)[:, None])
+            if layer.bias is None:
+                if self.offset.any():
+                    raise ValueError("The layer must have a bias for vector scaling; use temperature scaling.")
+            else:
+                layer.bias.mul_(self.scale.to(layer.bias)).add_(self.offset.to(layer.bias))
+
+
+def single_label_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the cross entropy of each text (N,), from logits (N, C) and classes (N,)."""
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+def multi_label_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the mean binary cross entropy over the labels of each text (N,), from logits and targets (N, C)."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
+
+
+def fit_temperature(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> Scaling:
+    """Find the temperature that minimises the loss (Guo et al., 2017). It cannot change which class is most likely."""
+    start = torch.zeros((), dtype=torch.float64)
+    log_scale = _minimise(lambda x: loss(logits.double() * x.exp(), targets).mean(), start)
+    scale = log_scale.exp().clamp(1 / _HOTTEST, 1 / _COLDEST).float()
+    classes = logits.shape[1]
+    return Scaling("temperature", scale.expand(classes).clone(), torch.zeros(classes))
+
+
+def fit_vector(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> Scaling:
+    """Find a scale and an offset for each class that minimise the loss.
+
+    A small penalty keeps them near the temperature, so that rare classes do not get extreme ones.
+    """
+    start = fit_temperature(logits, targets, loss)
+    first = torch.stack([start.scale.log(), start.offset]).double()
+    penalty = 1 / len(logits)
+
+    def objective(x: torch.Tensor) -> torch.Tensor:
+        return loss(logits.double() * x[0].exp() + x[1], targets).mean() + penalty * (x - first).square().sum()
+
+    found = _minimise(objective, first)
+    return Scaling("vector", found[0].exp().clamp(1 / _HOTTEST, 1 / _COLDEST).float(), found[1].float())
+
+
+def folds_of(texts: int, seed: int = 0) -> torch.Tensor:
+    """Assign texts to folds at random, (N,), with almost the same number of texts in each."""
+    order = torch.randperm(texts, generator=torch.Generator().manual_seed(seed))
+    folds = torch.empty(texts, dtype=torch.long)
+    folds[order] = torch.arange(texts) % min(FOLDS, texts)
+    return folds
+
+
+def cross_scaled(
+    fit: Callable[[torch.Tensor, torch.Tensor, Loss], Scaling],
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    loss: Loss,
+    folds: torch.Tensor,
+) -> torch.Tensor:
+    """Scale the logits of each fold by a scaling that was fitted on the other folds."""
+    scaled = torch.empty_like(logits)
+    for fold in folds.unique():
+        held_out = folds == fold
+        scaled[held_out] = fit(logits[~held_out], targets[~held_out], loss)(logits[held_out])
+    return scaled
+
+
+def choose_scaling(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    loss: Loss,
+    hits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    folds: torch.Tensor,
+) -> tuple[Scaling, torch.Tensor]:
+    """Return a temperature, or vector scaling if it is better on held-out texts, and the cross-scaled logits.
+
+    Vector scaling can change which class is most likely, so it must lower the loss by more than twice its standard
+    error, and must not make more mistakes.
+
+    Args:
+        logits: (N, C).
+        targets: (N,) or (N, C).
+        loss: `single_label_loss` or `multi_label_loss`.
+        hits: Returns how right each text is (N,), from logits and targets.
+        folds: (N,) the fold of each text.
+    """
+    chosen, held_out = fit_temperature, cross_scaled(fit_temperature, logits, targets, loss, folds)
+    vector = cross_scaled(fit_vector, logits, targets, loss, folds)
+    gain = (loss(held_out, targets) - loss(vector, targets)).double()
+    error = gain.std() / len(gain) ** 0.5
+    if gain.mean() > 2 * error and hits(vector, targets).sum() >= hits(held_out, targets).sum():
+        chosen, held_out = fit_vector, vector
+    return chosen(logits, targets, loss), held_out
+
+
+def _minimise(objective: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor) -> torch.Tensor:
+    """Minimise a smooth function by L-BFGS."""
+    with torch.enable_grad():
+        x = start.clone().requires_grad_()
+        optimizer = torch.optim.LBFGS([x], max_iter=200, tolerance_grad=1e-8, line_search_fn="strong_wolfe")
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            value = objective(x)
+            value.backward()
+            return value
+
+        optimizer.step(closure)  # type: ignore[arg-type]
+    return x.detach()

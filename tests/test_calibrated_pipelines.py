@@ -1,0 +1,138 @@
+"""Pipelines of calibrated models: with and without the package, and unchanged for all other models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, pipeline
+from transformers.pipelines.text_classification import TextClassificationPipeline
+
+from sequence_encoder.evaluation import calibrate
+from sequence_encoder.tests.calibrated_models import (
+    AWAY,
+    HOME,
+    examples_with,
+    overconfident,
+    texts_of,
+    tokenizer_of_words,
+)
+
+Build = Callable[..., Any]
+
+TEXTS = [*texts_of(HOME, 3, seed=5), *texts_of(AWAY, 2)]
+CALLS: list[dict[str, Any]] = [
+    {},
+    {"coverage": 0.95},
+    {"abstain_below": 0.05},
+    {"top_k": None, "batch_size": 2, "abstain_below": 0.05},
+    {"top_k": 1, "coverage": 0.8, "batch_size": 5},
+]
+RUN = """
+import json, transformers
+pipe = transformers.pipeline("text-classification", model=sys.argv[1], trust_remote_code=True)
+assert type(pipe).__module__.startswith("transformers_modules.")
+print(json.dumps([pipe(json.loads(sys.argv[2]), **options) for options in json.loads(sys.argv[3])]))
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Save a model before and after its calibration."""
+    tokenizer = tokenizer_of_words()
+    model = overconfident(tiny_config, randomize, tokenizer, labels=3)
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("plain", "calibrated")}
+    for name, folder in folders.items():
+        if name == "calibrated":
+            calibrate(model, tokenizer, examples_with(model, tokenizer, 100), away=texts_of(AWAY, 20, seed=1))
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folders
+
+
+@pytest.fixture
+def pipe(folders: dict[str, Path]) -> Any:
+    return pipeline("text-classification", model=str(folders["calibrated"]))
+
+
+def test_a_result_has_the_labels_of_a_set_and_a_p_value(pipe: Any) -> None:
+    model = pipe.model
+    for text, result in zip(TEXTS, pipe(TEXTS), strict=True):
+        with torch.no_grad():
+            scores = model(**pipe.tokenizer(text, return_tensors="pt")).logits.softmax(-1)
+        inside = model.calibration.sets.contain(scores)[0].tolist()
+        assert result["score"] == pytest.approx(float(scores.max()), abs=1e-5)
+        assert result["label"] == result["labels"][0]
+        assert set(result["labels"]) == {name for index, name in model.config.id2label.items() if inside[index]}
+        assert 0 < result["unfamiliarity"] <= 1
+    assert pipe(TEXTS[0]) == pipe(TEXTS[:1])
+
+
+def test_more_coverage_needs_more_labels(pipe: Any) -> None:
+    texts = texts_of(HOME, 20, seed=6)
+    sizes = [sum(len(each["labels"]) for each in pipe(texts, coverage=coverage)) for coverage in (0.8, 0.9, 0.98)]
+    assert sizes[0] < sizes[1] < sizes[2]
+
+
+def test_unfamiliar_texts_are_refused(pipe: Any) -> None:
+    results = pipe(TEXTS, abstain_below=0.05)
+    for result, usual in zip(results, pipe(TEXTS), strict=True):
+        refused = usual["unfamiliarity"] < 0.05
+        assert (result["label"] is None) == (result["score"] is None) == refused
+        assert len(result["labels"]) == 3 if refused else result == usual
+    assert [result["label"] is None for result in results[3:]] == [True, True]
+
+
+def test_results_do_not_depend_on_the_batch(pipe: Any) -> None:
+    for single, batched in zip(pipe(TEXTS), pipe(TEXTS, batch_size=3), strict=True):
+        assert single["labels"] == batched["labels"]
+        assert single["unfamiliarity"] == pytest.approx(batched["unfamiliarity"], abs=0.011)
+
+
+def test_the_same_results_without_the_package(folders: dict[str, Path], without_package: Build, pipe: Any) -> None:
+    found = without_package(RUN, folders["calibrated"], json.dumps(TEXTS), json.dumps(CALLS))
+    assert found == json.loads(json.dumps([pipe(TEXTS, **options) for options in CALLS]))
+
+
+def test_a_loaded_model_has_the_same_pipeline(folders: dict[str, Path], pipe: Any) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(folders["calibrated"])
+    assert pipeline("text-classification", model=model, tokenizer=pipe.tokenizer)(TEXTS) == pipe(TEXTS)
+    assert pipeline("sentiment-analysis", model=str(folders["calibrated"]))(TEXTS) == pipe(TEXTS)
+
+
+def test_other_models_have_the_pipeline_of_transformers(folders: dict[str, Path], pipe: Any) -> None:
+    bert = BertForSequenceClassification(
+        BertConfig(vocab_size=200, hidden_size=24, num_hidden_layers=1, num_attention_heads=3, intermediate_size=8)
+    )
+    assert type(pipeline("text-classification", model=bert, tokenizer=pipe.tokenizer)) is TextClassificationPipeline
+    plain = pipeline("text-classification", model=str(folders["plain"]))
+    expected = TextClassificationPipeline(model=plain.model, tokenizer=pipe.tokenizer)
+    for options in ({}, {"top_k": None}, {"top_k": 2, "batch_size": 2}, {"function_to_apply": "none"}):
+        assert plain(TEXTS, **options) == expected(TEXTS, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"coverage": 1}, "coverage must be a number between 0 and 1"),
+        ({"coverage": "0.9"}, "got '0.9'"),
+        ({"coverage": 0.995}, "needs at least 199 calibration texts, and there are 100"),
+        ({"abstain_below": -0.1}, "abstain_below must be a p-value between 0 and 1"),
+        ({"abstain_below": True}, "got True"),
+    ],
+)
+def test_other_values_are_refused(pipe: Any, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        pipe(TEXTS, **options)
+
+
+@pytest.mark.parametrize("options", [{"coverage": 0.9}, {"abstain_below": 0.1}])
+def test_a_folder_without_a_calibration_has_no_sets_and_refusals(
+    folders: dict[str, Path], options: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))}=0.* needs a calibrated model"):
+        pipeline("text-classification", model=str(folders["plain"]), **options)
