@@ -202,6 +202,22 @@ def calibrate(arguments: list[str]) -> Run:
     return run
 
 
+def evaluate(arguments: list[str]) -> Run:
+    """Measure a model on files, say whether they have shifted, and estimate its accuracy without labels."""
+    from .evaluation.arguments import EVALUATE, check_libraries
+
+    parsed = EVALUATE.check(arguments)
+    check_libraries()
+
+    @_without_traceback
+    def run() -> None:
+        from .evaluation.evaluate_command import evaluate_checkpoint
+
+        evaluate_checkpoint(*parsed)
+
+    return run
+
+
 def inspect(arguments: list[str]) -> Run:
     """Say from its config.json alone whether and how a checkpoint can be converted, and how large the model is."""
     from .command_line.parser import check_names
@@ -316,6 +332,7 @@ COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "export": export,
     "quantize": quantize,
     "calibrate": calibrate,
+    "evaluate": evaluate,
     "inspect": inspect,
     "embed": embed,
     "predict": predict,

@@ -57,6 +57,15 @@ _MEANINGS: dict[str, tuple[str, ...]] = {
 }
 
 
+class AddValues(argparse.Action):
+    """The `action` of an option with several values that may also be repeated, in the metadata of its field."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Add the values to those before."""
+        before = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, [*(before if isinstance(before, list) else ()), *values])
+
+
 @dataclass(frozen=True)
 class CommandLine:
     """The options of a command.

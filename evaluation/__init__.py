@@ -1,9 +1,15 @@
-"""Calibration of models that have a head for a task."""
+"""Calibration of models that have a head for a task, and their evaluation on texts that have shifted."""
 
 from __future__ import annotations
 
 from ..command_line.lazy_exports import lazy_exports
 
-_MODULES = {"CalibrationReport": "calibrating", "calibrate": "calibrating"}
+_MODULES = {
+    "CalibrationReport": "calibrating",
+    "Evaluation": "evaluating",
+    "calibrate": "calibrating",
+    "correct_label_shift": "label_shift",
+    "evaluate": "evaluating",
+}
 __all__ = [*_MODULES]
 __getattr__ = lazy_exports(__name__, _MODULES, "adapt", "sklearn")

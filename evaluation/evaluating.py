@@ -1,0 +1,198 @@
+"""Evaluates a model on the texts of several files, and compares them with those at home."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..command_line import UsageError
+from ..command_line.extras import require
+from ..modeling.calibration import calibration_of
+from ..tasks.arguments import ExampleArguments
+from .calibrating import labels_of
+from .estimates import estimates_of
+from .examples import Examples, evaluated_task, read_examples
+from .findings import FileEvaluation, Findings
+from .judging import JUDGES, Judged
+from .label_shift import corrected_probabilities, label_shift
+from .metrics import auroc, confidence_sums, reliability, risk_coverage, share_sums
+from .predicting import Predictions, predict
+from .report import as_table, save_report
+from .shift import input_shift
+
+# The number of tokens to truncate texts to, for a model and a tokenizer without a limit.
+_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a model says about the texts of a file, and its answers."""
+
+    predictions: Predictions
+    judged: Judged
+
+
+class Evaluation(Findings):
+    """The evaluation of a model on several files, the first of which is home. See `Findings` for its attributes."""
+
+    def __str__(self) -> str:
+        """Return a table for the console."""
+        return as_table(self)
+
+    def save(self, folder: Any, overwrite: bool = False) -> None:
+        """Write `evaluation.json` and `report.html` into a folder.
+
+        Args:
+            folder: The folder.
+            overwrite: Whether to replace an earlier report in it.
+
+        Raises:
+            FileExistsError: If the folder has a report and `overwrite` is not set.
+        """
+        save_report(self, folder, overwrite)
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    examples: Mapping[str, Any],
+    *,
+    also: Sequence[tuple[Any, Any]] = (),
+    columns: ExampleArguments | None = None,
+    max_length: int | None = None,
+    bootstrap_samples: int = 1000,
+    seed: int = 0,
+) -> Evaluation:
+    """Evaluate a model on files, and compare each with the first one.
+
+    Args:
+        model: A model for classification with one label or several, entities, or question answering.
+        tokenizer: Its tokenizer.
+        examples: The rows of each file by its name, the first of which is home: lists of dictionaries or
+            `datasets.Dataset`s, with the columns that `sequence-encoder adapt` reads. A file may lack labels.
+        also: Other models for the same task with their tokenizers, such as those of other seeds, for the agreement.
+        columns: The names of the columns.
+        max_length: The number of tokens to truncate texts to; by default the limit of the model.
+        bootstrap_samples: The number of bootstrap samples for intervals.
+        seed: The seed of the bootstrap and of the classifiers.
+
+    Returns:
+        What was found out about each file.
+
+    Raises:
+        MissingLibraryError: If scikit-learn, scipy or datasets is not installed.
+        ValueError: If the model or the examples cannot be evaluated. This is found before anything is computed.
+    """
+    require("evaluate", "datasets", "scipy", "sklearn", extra="adapt")
+    if bootstrap_samples < 1:
+        raise UsageError(f"bootstrap_samples must be at least 1, got {bootstrap_samples}.")
+    task_name, labels = evaluated_task(model), labels_of(model)
+    for other, _ in also:
+        if evaluated_task(other) != task_name or labels_of(other) != labels:
+            raise UsageError(
+                f"the models of also must have the task {task_name} and the labels {', '.join(labels)}, in this order, "
+                f"got {evaluated_task(other)} with {', '.join(labels_of(other))}."
+            )
+    read = read_examples(task_name, labels, examples, columns)
+    mine, *others = ([_answers(each, *pair, max_length) for each in read] for pair in ((model, tokenizer), *also))
+    files = [_evaluate_file(model, read, mine, others, index, bootstrap_samples, seed) for index in range(len(read))]
+    name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+    return Evaluation(name, task_name, labels, files, seed)
+
+
+def _answers(examples: Examples, model: Any, tokenizer: Any, max_length: int | None) -> Answered:
+    task = examples.task
+    task.max_length = max_length or model.base_model.longest_text(tokenizer) or _LENGTH
+    inputs = task.encode(examples.rows, tokenizer)
+    predictions = predict(model, tokenizer, inputs, f"texts of {examples.name}")
+    judge = JUDGES[examples.task_name]
+    return Answered(predictions, judge(task, examples.rows, inputs, predictions, examples.labelled))
+
+
+def _evaluate_file(
+    model: Any,
+    read: list[Examples],
+    mine: list[Answered],
+    others: list[list[Answered]],
+    index: int,
+    samples: int,
+    seed: int,
+) -> FileEvaluation:
+    examples, judged = read[index], mine[index].judged
+    found: dict[str, Any] = {"confidence": float(judged.confidence.mean())}
+    if judged.correct is not None:
+        found |= _with_labels(judged, samples, seed)
+    calibration = calibration_of(model)
+    if judged.probabilities is not None and calibration is not None and calibration.sets is not None:
+        found["sets"] = {
+            f"{coverage:g}": _sets(calibration.sets, judged, coverage) for coverage in calibration.sets.coverages
+        }
+    if judged.known is not None and judged.known.ndim == 1:
+        counts = np.bincount(judged.known, minlength=len(examples.task.labels))
+        found["label_shares"] = (counts / examples.size).tolist()
+    if index:
+        home = mine[0]
+        found |= _away_from_home(read[0], examples, home, mine[index], samples, seed)
+        if home.judged.correct is not None:
+            pairs = [(each[0].judged, each[index].judged) for each in others]
+            found["estimates"] = estimates_of(home.judged, judged, pairs, seed)
+    return FileEvaluation(examples.name, examples.size, examples.labelled, **found)
+
+
+def _with_labels(judged: Judged, samples: int, seed: int) -> dict[str, Any]:
+    """Return the metrics that need labels."""
+    assert judged.correct is not None
+    assert judged.brier is not None
+    assert judged.sums is not None
+    correct = judged.correct.astype(np.float64)
+    confidences = confidence_sums(judged.confidence, correct, judged.brier, judged.owner)
+    area, curve = risk_coverage(judged.confidence, correct)
+    return {
+        "metrics": {**judged.sums.estimates(samples, seed), **confidences.estimates(samples, seed)},
+        "right": share_sums(correct, judged.owner).estimates(samples, seed)["right"],
+        "risk_coverage_area": area,
+        "risk_coverage": curve,
+        "reliability": reliability(judged.confidence, correct),
+    }
+
+
+def _away_from_home(
+    read: Examples, examples: Examples, home: Answered, away: Answered, samples: int, seed: int
+) -> dict[str, Any]:
+    """Return what the comparison of a file with home says."""
+    found: dict[str, Any] = {
+        "confidence_auroc": auroc(-home.judged.confidence_of_texts(), -away.judged.confidence_of_texts()),
+        "input_shift": input_shift(
+            home.predictions.vectors, away.predictions.vectors, read.texts, examples.texts, seed
+        ),
+    }
+    if home.predictions.p_values is not None and away.predictions.p_values is not None:
+        found["unfamiliarity_auroc"] = auroc(-home.predictions.p_values, -away.predictions.p_values)
+    known, before, there = home.judged.known, home.judged.probabilities, away.judged.probabilities
+    if known is not None and known.ndim == 1 and before is not None and there is not None:
+        shift = label_shift(before, known, there, samples, seed)
+        found["label_shift"] = shift
+        if away.judged.known is not None:
+            shares = np.array(shift.maximum_likelihood)
+            corrected = corrected_probabilities(there, np.array(shift.home), shares)
+            found["corrected_accuracy"] = float((corrected.argmax(1) == away.judged.known).mean())
+    return found
+
+
+def _sets(sets: Any, judged: Judged, coverage: float) -> dict[str, float]:
+    """Return the mean size of the sets of labels and, with labels, the share of labels that they contain."""
+    assert judged.probabilities is not None
+    several = judged.known is not None and judged.known.ndim == 2
+    inside = sets.contain(torch.as_tensor(judged.probabilities), coverage, keep_best=not several).numpy()
+    found = {"size": float(inside.sum(1).mean())}
+    if judged.known is None:
+        return found
+    if several:
+        labelled = judged.known.any(1)
+        shares = (inside & judged.known)[labelled].sum(1) / judged.known[labelled].sum(1)
+        return {"coverage": float(shares.mean()) if len(shares) else 1.0, **found}
+    return {"coverage": float(inside[np.arange(len(inside)), judged.known].mean()), **found}

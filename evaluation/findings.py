@@ -1,0 +1,84 @@
+"""What an evaluation finds out about a model and the texts of several files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..version import __version__
+from .estimates import PREFERRED
+from .label_shift import LabelShift
+from .metrics import Estimate
+from .shift import InputShift
+
+
+@dataclass(frozen=True)
+class FileEvaluation:
+    """What was found out about the texts of a file.
+
+    Attributes:
+        name: The name of the file.
+        texts: The number of texts.
+        labelled: Whether it has labels.
+        metrics: The metrics of the task, and the calibration error and the Brier score of the confidences.
+        right: The share of right answers: labels, tags of words, or answers to questions.
+        confidence: The mean confidence of the answers.
+        risk_coverage_area: The area under the risk-coverage curve.
+        risk_coverage: The curve, as pairs of coverage and risk.
+        reliability: The bins of a reliability diagram.
+        sets: For each coverage of a calibrated model, the share of labels in the sets, and their size.
+        unfamiliarity_auroc: How well the unfamiliarity of a calibrated model tells the file from home.
+        confidence_auroc: How well a low confidence tells the file from home.
+        estimates: Estimates of `right` that use no labels of the file.
+        input_shift: Whether the texts differ from home.
+        label_shift: Whether the shares of the labels do.
+        corrected_accuracy: The accuracy with scores that are corrected for the estimated shares of the labels.
+        label_shares: The true shares of the labels.
+    """
+
+    name: str
+    texts: int
+    labelled: bool
+    confidence: float
+    metrics: dict[str, Estimate] = field(default_factory=dict)
+    right: Estimate | None = None
+    risk_coverage_area: float | None = None
+    risk_coverage: list[tuple[float, float]] = field(default_factory=list)
+    reliability: list[dict[str, float]] = field(default_factory=list)
+    sets: dict[str, dict[str, float]] = field(default_factory=dict)
+    unfamiliarity_auroc: float | None = None
+    confidence_auroc: float | None = None
+    estimates: dict[str, float] = field(default_factory=dict)
+    input_shift: InputShift | None = None
+    label_shift: LabelShift | None = None
+    corrected_accuracy: float | None = None
+    label_shares: list[float] | None = None
+
+    @property
+    def estimate(self) -> float | None:
+        """The preferred estimate of the share of right answers."""
+        return next((self.estimates[name] for name in PREFERRED if name in self.estimates), None)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The evaluation of a model on several files, the first of which is home.
+
+    Attributes:
+        model: The name of the model.
+        task: The name of its task.
+        labels: The names of its labels.
+        files: What was found out about each file.
+        seed: The seed of the bootstrap and of the classifiers.
+        version: The version of this package.
+    """
+
+    model: str
+    task: str
+    labels: list[str]
+    files: list[FileEvaluation]
+    seed: int
+    version: str = __version__
+
+    def __getitem__(self, name: str) -> FileEvaluation:
+        """Return what was found out about a file."""
+        return {each.name: each for each in self.files}[name]

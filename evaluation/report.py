@@ -1,0 +1,261 @@
+"""The report of an evaluation: a table for the console, JSON for programs, and a page for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import math
+import string
+from collections.abc import Iterable, Sequence
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+from ..saving.whole_folders import write_atomically
+from . import charts
+from .findings import FileEvaluation, Findings
+
+JSON, PAGE = "evaluation.json", "report.html"
+# The metric of each task that the table shows.
+MAIN_METRICS = {"classification": "accuracy", "multi-label": "f1", "ner": "f1", "qa": "f1"}
+_RIGHT = {"classification": "accuracy", "multi-label": "right labels", "ner": "right tags", "qa": "exact answers"}
+# A p-value below this counts as a difference.
+_LEVEL = 0.05
+_ESTIMATES = {
+    "thresholds_and_transport": "thresholds and transport",
+    "thresholded_confidence": "thresholded confidence",
+    "transport": "transport",
+    "confidence_difference": "difference of confidences",
+    "confidence": "mean confidence",
+    "agreement": "agreement of models",
+}
+
+
+def as_json(evaluation: Findings) -> str:
+    """Return everything that was found out. A number that is not finite becomes null."""
+    return json.dumps(_finite(dataclasses.asdict(evaluation)), indent=1, ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_table(evaluation: Findings) -> str:
+    """Return a table for the console, with a line for each file."""
+    head, *lines = table_of(evaluation)
+    widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in (head, *lines)
+    )
+
+
+def table_of(evaluation: Findings) -> list[list[str]]:
+    """Return the cells of the table, whose first line is the head. Columns without any value are left out."""
+    main, right = MAIN_METRICS[evaluation.task], _RIGHT[evaluation.task]
+    columns: dict[str, list[str]] = {"file": [each.name for each in evaluation.files]}
+    columns["texts"] = [f"{each.texts:,}" for each in evaluation.files]
+    columns[f"{main} (95 %)"] = [str(each.metrics.get(main, "")) for each in evaluation.files]
+    if main != right:
+        columns[right] = [_number(each.right.value if each.right else None) for each in evaluation.files]
+    columns["estimated"] = [_number(each.estimate) for each in evaluation.files]
+    for name, metric in (("ECE", "expected_calibration_error"), ("Brier", "brier_score")):
+        columns[name] = [
+            _number(each.metrics[metric].value if metric in each.metrics else None) for each in evaluation.files
+        ]
+    columns["AURC"] = [_number(each.risk_coverage_area) for each in evaluation.files]
+    columns["sets: coverage, size"] = [_first_sets(each) for each in evaluation.files]
+    columns["unfamiliar"] = [_number(each.unfamiliarity_auroc) for each in evaluation.files]
+    columns["inputs: AUROC, p"] = [
+        f"{each.input_shift.auroc:.3f}, {p_value(each.input_shift.p_value)}" if each.input_shift else ""
+        for each in evaluation.files
+    ]
+    columns["labels: p, fit"] = [
+        f"{p_value(each.label_shift.p_value)}, {p_value(each.label_shift.fit)}" if each.label_shift else ""
+        for each in evaluation.files
+    ]
+    kept = {name: cells for name, cells in columns.items() if any(cells)}
+    return [list(kept), *map(list, zip(*kept.values(), strict=True))]
+
+
+def _first_sets(each: FileEvaluation) -> str:
+    if not each.sets:
+        return ""
+    coverage, found = next(iter(each.sets.items()))
+    covered = f"{found['coverage']:.3f}" if "coverage" in found else "?"
+    return f"{float(coverage):.0%} → {covered}, {found['size']:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def p_value(value: float) -> str:
+    """Return a p-value with three digits."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def save_report(evaluation: Findings, folder: Any, overwrite: bool = False) -> None:
+    """Write the report into a folder; see `Evaluation.save`."""
+    folder = Path(folder)
+    check_folder(folder, overwrite)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / JSON, [as_json(evaluation)])
+    write_atomically(folder / PAGE, [as_page(evaluation)])
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Check that a report may be written into a folder.
+
+    Raises:
+        FileExistsError: If it may not.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; choose another --output_dir.")
+    if not overwrite and (there := [name for name in (JSON, PAGE) if (folder / name).exists()]):
+        raise FileExistsError(
+            f"{folder} has {' and '.join(there)}; choose another --output_dir, or replace the report with --overwrite."
+        )
+
+
+def as_page(evaluation: Findings) -> str:
+    """Return the page, which needs neither a server nor the network. All texts of users are escaped."""
+    page = (package_files(__package__) / PAGE).read_text(encoding="utf-8")
+    sections = "\n".join(_section(evaluation, each, not index) for index, each in enumerate(evaluation.files))
+    curves = {each.name: each.risk_coverage for each in evaluation.files if each.risk_coverage}
+    compared = [
+        (each.name, each.right.value, each.estimate)
+        for each in evaluation.files
+        if each.right is not None and each.estimate is not None
+    ]
+    figures = [
+        _figure("Risk and coverage", "The share of errors among the most confident answers.", charts.curves(curves))
+        if curves
+        else "",
+        _figure(
+            "Estimated and true",
+            f"The share of {_RIGHT[evaluation.task]}, estimated without labels and counted with them.",
+            charts.pairs(compared),
+        )
+        if compared
+        else "",
+    ]
+    return string.Template(page).substitute(
+        title=_safe(f"{evaluation.model}: evaluation"),
+        model=_safe(evaluation.model),
+        task=_safe(evaluation.task),
+        version=_safe(evaluation.version),
+        seed=evaluation.seed,
+        table=_table(table_of(evaluation)),
+        figures=_grid(figures),
+        sections=sections,
+    )
+
+
+def _section(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
+    """Return what the page says about one file."""
+    parts = [f"<h2>{_safe(each.name)}</h2>", f"<p>{_safe(in_words(evaluation, each, is_home))}</p>"]
+    figures = []
+    if each.reliability:
+        error = each.metrics["expected_calibration_error"].value
+        figures.append(
+            _figure("Reliability", f"Expected calibration error {error:.3f}.", charts.reliability(each.reliability))
+        )
+    if each.label_shift is not None:
+        bars = {"home": each.label_shift.home, "estimated": [share.value for share in each.label_shift.shares]}
+        if each.label_shares is not None:
+            bars["true"] = each.label_shares
+        figures.append(_figure("Shares of the labels", "", charts.bars(evaluation.labels, bars)))
+    parts.append(_grid(figures))
+    if each.metrics:
+        parts.append(_table([["metric", "value (95 %)"], *([name, str(each.metrics[name])] for name in each.metrics)]))
+    if each.estimates:
+        rows = [[_ESTIMATES[name], _number(each.estimates[name])] for name in _ESTIMATES if name in each.estimates]
+        if each.right is not None:
+            rows.append(["true", str(each.right)])
+        parts.append(_table([[f"{_RIGHT[evaluation.task]} without labels", "value"], *rows]))
+    if each.sets:
+        rows = [
+            [f"{float(coverage):.0%}", _number(found.get("coverage")), f"{found['size']:.2f}"]
+            for coverage, found in each.sets.items()
+        ]
+        parts.append(_table([["sets of labels", "coverage", "mean size"], *rows]))
+    if (shift := each.input_shift) is not None:
+        parts += [
+            _texts("The texts that are the most unlike home", shift.texts),
+            _texts("The texts at home that are the most unlike these", shift.home_texts),
+            f"<p><b>Words of {_safe(each.name)}:</b> {_words(shift.words)}. "
+            f"<b>Words of home:</b> {_words(shift.home_words)}.</p>",
+        ]
+    return f"<section>{''.join(parts)}</section>"
+
+
+def in_words(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
+    """Say in sentences whether a file has shifted."""
+    said = [f"{each.texts:,} texts{'' if each.labelled else ' without labels'}."]
+    if is_home:
+        said.append("The other files are compared with this one.")
+    if (shift := each.input_shift) is not None:
+        told = f"a classifier of their vectors tells them from home with an AUROC of {shift.auroc:.3f}"
+        verdict = "The texts have shifted" if shift.p_value < _LEVEL else "No shift of the texts was found"
+        said.append(f"{verdict}: {told} (p {_equals(shift.p_value)}).")
+    if (labels := each.label_shift) is not None:
+        if labels.p_value >= _LEVEL:
+            said.append(f"The model gives the labels as often as at home (p {_equals(labels.p_value)}).")
+        elif labels.fit >= _LEVEL:
+            said.append(
+                f"The shares of the labels have shifted (p {_equals(labels.p_value)}), which explains the scores of "
+                f"the model (p {_equals(labels.fit)})."
+            )
+        else:
+            said.append(
+                f"The model gives the labels in other shares than at home (p {_equals(labels.p_value)}), but a shift "
+                f"of the labels alone does not explain its scores (p {_equals(labels.fit)}): do not trust the "
+                "estimated shares."
+            )
+    if each.estimate is not None:
+        true = f"; with labels, it is {each.right}" if each.right is not None else ""
+        low, high = min(each.estimates.values()), max(each.estimates.values())
+        said.append(
+            f"The estimated share of {_RIGHT[evaluation.task]} is {each.estimate:.3f} (all estimates: {low:.3f} to "
+            f"{high:.3f}){true}."
+        )
+    return " ".join(said)
+
+
+def _equals(value: float) -> str:
+    return p_value(value) if value < 0.001 else f"= {p_value(value)}"
+
+
+def _safe(text: str) -> str:
+    return html.escape(str(text), quote=True)
+
+
+def _figure(title: str, caption: str, picture: str) -> str:
+    return f"<figure><figcaption><b>{_safe(title)}.</b> {_safe(caption)}</figcaption>{picture}</figure>"
+
+
+def _grid(figures: Iterable[str]) -> str:
+    return f'<div class="figures">{"".join(figures)}</div>'
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{_safe(cell)}</th>" for cell in rows[0])
+    body = "".join(f"<tr>{''.join(f'<td>{_safe(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _texts(title: str, texts: Iterable[tuple[str, float]]) -> str:
+    items = "".join(f"<li>{_safe(text)} <small>{value:.2f}</small></li>" for text, value in texts)
+    return f"<details><summary>{_safe(title)}</summary><ol>{items}</ol></details>"
+
+
+def _words(words: Iterable[tuple[str, float]]) -> str:
+    return ", ".join(f"{_safe(word)} <small>{value:.1f}</small>" for word, value in words) or "none"

@@ -1,0 +1,188 @@
+"""`evaluate` measures models of every task on several files, refuses bad input, and writes a report."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from sequence_encoder import (
+    SequenceEncoderForMaskedLM,
+    SequenceEncoderForQuestionAnswering,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderForTokenClassification,
+)
+from sequence_encoder.__main__ import main
+from sequence_encoder.evaluation import calibrate, evaluate
+from sequence_encoder.tests.adaptation_runs import ANIMALS, COLOURS, examples_of, save_encoder
+
+LABELS = {"label", "labels", "ner_tags", "answers"}
+HEADS: dict[str, tuple[Any, list[str], dict[str, Any]]] = {
+    "classification": (SequenceEncoderForSequenceClassification, COLOURS, {}),
+    "multi-label": (
+        SequenceEncoderForSequenceClassification,
+        [*COLOURS, *ANIMALS],
+        {"problem_type": "multi_label_classification"},
+    ),
+    "ner": (SequenceEncoderForTokenClassification, ["O", "B-animal", "B-colour"], {}),
+    "qa": (SequenceEncoderForQuestionAnswering, ["a", "b"], {}),
+}
+METRICS = {
+    "classification": ("accuracy", "f1", "matthews_correlation"),
+    "multi-label": ("f1", "f1_macro", "accuracy"),
+    "ner": ("precision", "recall", "f1", "accuracy"),
+    "qa": ("exact_match", "f1"),
+}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def model_of(encoder: Path, task: str) -> Any:
+    torch.manual_seed(0)
+    head, labels, fields = HEADS[task]
+    names = {"id2label": dict(enumerate(labels)), "label2id": {name: place for place, name in enumerate(labels)}}
+    return head.from_pretrained(encoder, **names, **fields)
+
+
+def files_of(task: str) -> dict[str, list[dict[str, Any]]]:
+    unlabelled = [{name: row[name] for name in row.keys() - LABELS} for row in examples_of(task, 12, 2)]
+    return {"home": examples_of(task, 24, 0), "away": examples_of(task, 16, 1), "new": unlabelled}
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_every_task_is_evaluated(encoder: Path, task: str) -> None:
+    model, tokenizer = model_of(encoder, task), AutoTokenizer.from_pretrained(encoder)
+    found = evaluate(model, tokenizer, files_of(task), also=[(model, tokenizer)], bootstrap_samples=20)
+    home, away, new = found.files
+    names = (*METRICS[task], "expected_calibration_error", "brier_score")
+    assert tuple(home.metrics) == tuple(away.metrics) == names
+    assert all(each.low <= each.value <= each.high for each in home.metrics.values() if each.value > 0)
+    assert home.estimate is None
+    assert home.right is not None
+    for file in (away, new):
+        assert file.estimates["agreement"] == pytest.approx(home.right.value)
+        assert file.estimate is not None
+        assert file.input_shift is not None
+    assert not new.labelled
+    assert new.right is None
+    assert not new.metrics
+    assert (away.label_shift is not None) == (task == "classification")
+    assert str(found).count("\n") == 3
+    assert evaluate(model, tokenizer, files_of(task), also=[(model, tokenizer)], bootstrap_samples=20) == found
+
+
+def test_a_calibrated_model_has_sets_and_unfamiliarity(encoder: Path) -> None:
+    model, tokenizer = model_of(encoder, "classification"), AutoTokenizer.from_pretrained(encoder)
+    calibrate(model, tokenizer, examples_of("classification", 90, 3))
+    away = evaluate(model, tokenizer, files_of("classification"), bootstrap_samples=5)["away"]
+    assert list(away.sets) == ["0.9", "0.8", "0.95"]
+    assert 0 <= away.sets["0.9"]["coverage"] <= 1 <= away.sets["0.9"]["size"] <= 3
+    assert away.unfamiliarity_auroc is not None
+
+
+def test_the_command_writes_a_report_that_escapes_texts(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model_of(encoder, "classification").save_pretrained("model")
+    AutoTokenizer.from_pretrained(encoder).save_pretrained("model")
+    for name, rows in files_of("classification").items():
+        rows = [{**row, "text": f"<script>alert(1)</script> {row['text']}"} for row in rows]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["evaluate", "model", "--file", "home=home.jsonl", "away=away.jsonl", "--file", "<b>=new.jsonl"]
+    command += ["--bootstrap_samples", "5", "--output_dir", "report"]
+    main(command)
+    shown = capsys.readouterr().out
+    assert re.search(r"^away +16 +0\.\d{3} \(0\.", shown, re.MULTILINE)
+    found = json.loads(Path("report/evaluation.json").read_text())
+    assert [file["name"] for file in found["files"]] == ["home", "away", "<b>"]
+    page = Path("report/report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<b></h2>" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    with pytest.raises(SystemExit, match=r"report has evaluation.json and report.html; .* --overwrite"):
+        main(command)
+    main([*command, "--overwrite"])
+    assert Path("report/report.html").read_text() == page
+
+
+ROW = {"text": "red cat", "label": "red"}
+OTHER = {"text": "blue cat", "label": "blue"}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "at least one file, got none"),
+        ({"home": []}, "home has no examples"),
+        ({" ": [ROW, OTHER]}, "each file needs a name, such as home, got ' '"),
+        ({"home": [ROW, ROW]}, "home, the first file, must have at least two different labels .* the label red"),
+        (
+            {"home": [ROW, OTHER, {"text": "a", "label": "pink"}]},
+            "have the labels pink, but the model only has red",
+        ),
+        (
+            {"home": [ROW, OTHER, {"text": " \n", "label": "red"}]},
+            r"more than spaces in every row; row 2 ",
+        ),
+        ({"home": [ROW, OTHER, {"text": "a", "label": None}]}, "label must contain a label in every row"),
+        (
+            {"home": [{**ROW, "label": float("nan")}, {**ROW, "label": 1.0}]},
+            "a label in every row; .* nan",
+        ),
+        ({"home": [{"text": "red"}]}, "at least one file must have labels in the column label"),
+        ({"home": [{"txt": "red", "label": "red"}]}, "--text_column text is not in the home examples; choose one of"),
+        ({"home": [ROW, OTHER] * 3, "away": [ROW]}, "at least 4 texts to be compared with others, and away has fewer"),
+    ],
+)
+def test_bad_rows_are_refused_before_anything_is_computed(
+    encoder: Path, files: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(encoder, "classification")
+    monkeypatch.setattr(type(model), "forward", None)
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, AutoTokenizer.from_pretrained(encoder), files)
+
+
+def test_models_that_cannot_be_evaluated_are_refused(encoder: Path) -> None:
+    tokenizer, rows = AutoTokenizer.from_pretrained(encoder), {"home": [ROW, OTHER] * 3}
+    with pytest.raises(ValueError, match="got a SequenceEncoderForMaskedLM with"):
+        evaluate(SequenceEncoderForMaskedLM.from_pretrained(encoder), tokenizer, rows)
+    model = model_of(encoder, "classification")
+    with pytest.raises(ValueError, match="task classification and the labels red, green, blue, in this order, got ner"):
+        evaluate(model, tokenizer, rows, also=[(model_of(encoder, "ner"), tokenizer)])
+    with torch.no_grad():
+        model.classifier.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        evaluate(model, tokenizer, rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--file must be given"),
+        (["--file", "home="], "--file must be NAME=FILE, such as home=movies.csv, got 'home='"),
+        (["--file", "a=x.csv", "a=y.csv"], "--file names two files a; give each its own name, such as a2=y.csv"),
+        (["--file", "a=x.csv", "--file", "b=./x.csv"], r"--file has ./x.csv twice"),
+        (["--file", "a=x.csv", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["--file", "a=x.csv", "--bootstrap_samples", "0"], "--bootstrap_samples must be at least 1, got 0"),
+        (["--file", "nowhere.csv"], "--file nowhere.csv: there is no such file"),
+        (["--file", "empty.csv"], "--file empty.csv is empty"),
+    ],
+)
+def test_bad_options_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.csv").touch()
+    with pytest.raises(SystemExit, match=message):
+        main(["evaluate", "model", "--output_dir", "report", *options])
