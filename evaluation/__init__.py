@@ -8,8 +8,9 @@ _MODULES = {
     "CalibrationReport": "calibrating",
     "Evaluation": "evaluating",
     "calibrate": "calibrating",
-    "correct_label_shift": "label_shift",
+    "correct_label_shift": "label_correction",
     "evaluate": "evaluating",
+    "match_label_shares": "label_correction",
 }
 __all__ = [*_MODULES]
 __getattr__ = lazy_exports(__name__, _MODULES, "adapt", "sklearn")

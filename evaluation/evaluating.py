@@ -18,6 +18,7 @@ from .estimates import estimates_of
 from .examples import Examples, evaluated_task, read_examples
 from .findings import FileEvaluation, Findings
 from .judging import JUDGES, Judged
+from .label_correction import matching_bias
 from .label_shift import corrected_probabilities, label_shift
 from .metrics import auroc, confidence_sums, reliability, risk_coverage, share_sums
 from .predicting import Predictions, predict
@@ -26,6 +27,7 @@ from .shift import input_shift
 
 # The number of tokens to truncate texts to, for a model and a tokenizer without a limit.
 _LENGTH = 512
+_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,8 @@ def _away_from_home(
             shares = np.array(shift.maximum_likelihood)
             corrected = corrected_probabilities(there, np.array(shift.home), shares)
             found["corrected_accuracy"] = float((corrected.argmax(1) == away.judged.known).mean())
+            matched = np.log(there + _TINY) + matching_bias(there, np.array(shift.home))
+            found["matched_accuracy"] = float((matched.argmax(1) == away.judged.known).mean())
     return found
 
 

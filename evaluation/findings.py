@@ -32,6 +32,7 @@ class FileEvaluation:
         input_shift: Whether the texts differ from home.
         label_shift: Whether the shares of the labels do.
         corrected_accuracy: The accuracy with scores that are corrected for the estimated shares of the labels.
+        matched_accuracy: The accuracy if the model gives each label as often as it occurs at home.
         label_shares: The true shares of the labels.
     """
 
@@ -51,6 +52,7 @@ class FileEvaluation:
     input_shift: InputShift | None = None
     label_shift: LabelShift | None = None
     corrected_accuracy: float | None = None
+    matched_accuracy: float | None = None
     label_shares: list[float] | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""Estimates the shares of the labels of texts without labels, and corrects a classifier for them.
+"""Estimates the shares of the labels of texts without labels.
 
 Both methods assume that the texts of a label are the same as at home, and only the shares of the labels differ. A test
 says whether that fits.
@@ -9,7 +9,6 @@ Shapes: N texts at home, M texts away, C classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -111,36 +110,6 @@ def corrected_probabilities(probabilities: np.ndarray, before: np.ndarray, share
     corrected = probabilities * ratio
     totals = corrected.sum(1, keepdims=True)
     return np.divide(corrected, totals, out=probabilities.copy(), where=totals > 0)
-
-
-def correct_label_shift(model: Any, before: Any, shares: Any) -> None:
-    """Change the bias of a classifier, so that its scores are those for other shares of the labels.
-
-    Save the model afterwards to keep the change. A calibration of the model no longer applies.
-
-    Args:
-        model: A model for sequence classification with one label per text.
-        before: (C,) the shares of the labels at home.
-        shares: (C,) the shares of the labels where the model will be used, such as those that `evaluate` estimates.
-
-    Raises:
-        ValueError: If the model or the shares are not of that kind.
-    """
-    import torch
-
-    labels = getattr(model.config, "num_labels", 0)
-    bias = getattr(getattr(model, "classifier", None), "bias", None)
-    if bias is None or len(bias) != labels or model.config.problem_type not in (None, "single_label_classification"):
-        raise ValueError(
-            f"model must have a classifier with a bias and one label per text, got {type(model).__name__}."
-        )
-    for name, given in (("before", before), ("shares", shares)):
-        values = np.asarray(given, dtype=float)
-        if values.shape != (labels,) or not (values > 0).all() or abs(values.sum() - 1) > 1e-3:
-            raise ValueError(f"{name} must have {labels} positive numbers with the sum 1, got {given!r}.")
-    ratio = np.log(np.asarray(shares, dtype=float)) - np.log(np.asarray(before, dtype=float))
-    with torch.no_grad():
-        bias += torch.as_tensor(ratio, dtype=bias.dtype, device=bias.device)
 
 
 def _fit(home: np.ndarray, known: np.ndarray, away: np.ndarray, shares: np.ndarray, before: np.ndarray) -> float:

@@ -181,6 +181,12 @@ def _section(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
         if each.right is not None:
             rows.append(["true", str(each.right)])
         parts.append(_table([[f"{_RIGHT[evaluation.task]} without labels", "value"], *rows]))
+    if each.corrected_accuracy is not None and each.matched_accuracy is not None:
+        rows = [
+            ["for the estimated shares of the labels", _number(each.corrected_accuracy)],
+            ["to give labels as often as at home", _number(each.matched_accuracy)],
+        ]
+        parts.append(_table([["accuracy with a corrected bias", "value"], *rows]))
     if each.sets:
         rows = [
             [f"{float(coverage):.0%}", _number(found.get("coverage")), f"{found['size']:.2f}"]

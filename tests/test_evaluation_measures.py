@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
+from transformers import AutoTokenizer, pipeline
 
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForSequenceClassification
-from sequence_encoder.evaluation import correct_label_shift
+from sequence_encoder import SequenceEncoderForSequenceClassification
+from sequence_encoder.evaluation import correct_label_shift, match_label_shares
 from sequence_encoder.evaluation.estimates import estimates_of, temperature_of, transport_costs, with_temperature
 from sequence_encoder.evaluation.judging import Judged
+from sequence_encoder.evaluation.label_correction import matching_bias
 from sequence_encoder.evaluation.label_shift import label_shift
 from sequence_encoder.evaluation.metrics import (
     auroc,
@@ -21,6 +26,7 @@ from sequence_encoder.evaluation.metrics import (
     risk_coverage,
 )
 from sequence_encoder.evaluation.shift import input_shift, telling_words
+from sequence_encoder.tests.adaptation_runs import examples_of, save_encoder
 
 RANDOM = np.random.default_rng(0)
 KNOWN = RANDOM.integers(0, 3, 400)
@@ -155,15 +161,52 @@ def test_transport_gives_each_label_its_share() -> None:
     assert costs == pytest.approx([0.1, 0.2, 0.7, 0.6])
 
 
-def test_a_classifier_is_corrected_for_other_shares(tiny_config: type[SequenceEncoderConfig]) -> None:
-    model = SequenceEncoderForSequenceClassification(tiny_config(num_labels=2)).eval()
-    ids = torch.tensor([[5, 6, 7]])
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """Return a classifier with three labels and its tokenizer."""
+    encoder = save_encoder(tmp_path_factory.mktemp("encoder"))
+    torch.manual_seed(0)
+    labels = {"id2label": dict(enumerate("abc")), "label2id": {name: place for place, name in enumerate("abc")}}
+    model = SequenceEncoderForSequenceClassification.from_pretrained(encoder, **labels)
+    return model, AutoTokenizer.from_pretrained(encoder)
+
+
+def test_a_classifier_is_corrected_for_other_shares(tiny: tuple[Any, Any]) -> None:
+    model, ids = tiny[0], torch.tensor([[5, 6, 7]])
     with torch.no_grad():
-        before = model(ids).logits.softmax(-1)
-        correct_label_shift(model, [0.5, 0.5], [0.8, 0.2])
-        after = model(ids).logits.softmax(-1)
-    assert torch.allclose(after[0, 0] / after[0, 1], 4 * before[0, 0] / before[0, 1], rtol=1e-4)
-    with pytest.raises(ValueError, match=r"shares must have 2 positive numbers with the sum 1, got \[0.5, 0.6\]"):
-        correct_label_shift(model, [0.5, 0.5], [0.5, 0.6])
-    with pytest.raises(ValueError, match="one label per text, got SequenceEncoderModel"):
-        correct_label_shift(model.model, [0.5, 0.5], [0.5, 0.5])
+        before = model(ids).logits.softmax(-1)[0]
+        correct_label_shift(model, [0.5, 0.25, 0.25], [0.8, 0.1, 0.1])
+        after = model(ids).logits.softmax(-1)[0]
+    assert torch.allclose(after[0] / after[1], 4 * before[0] / before[1], rtol=1e-4)
+
+
+def test_a_classifier_gives_labels_in_given_shares(tiny: tuple[Any, Any]) -> None:
+    texts = [row["text"] for row in examples_of("classification", 200, 0)]
+    match_label_shares(*tiny, texts, {"a": 0.2, "b": 0.3, "c": 0.5})
+    classify = pipeline("text-classification", model=tiny[0], tokenizer=tiny[1])
+    found = Counter(result["label"] for result in classify(texts))
+    assert {label: found[label] / 200 for label in "abc"} == pytest.approx({"a": 0.2, "b": 0.3, "c": 0.5}, abs=0.05)
+    probabilities = np.random.default_rng(0).random((100, 1)) * [1, -1] + [0, 1]
+    bias = matching_bias(probabilities, np.array([0.3, 0.7]))
+    assert (np.log(probabilities) + bias).argmax(1).sum() == 70
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ([0.5, 0.6, 0.1], r"shares must have 3 positive numbers with the sum 1, got \[0.5, 0.6, 0.1\]"),
+        ([0.5, 0.5], "shares must have 3 positive numbers"),
+        ([1.0, 0.0, 0.0], "shares must have 3 positive numbers"),
+        ({"a": 0.5, "d": 0.5}, "shares must have the labels a, b, c, got a, d"),
+    ],
+)
+def test_impossible_shares_are_refused(tiny: tuple[Any, Any], shares: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        match_label_shares(*tiny, ["red cat", "dog"], shares)
+
+
+def test_texts_to_match_are_checked(tiny: tuple[Any, Any]) -> None:
+    with pytest.raises(ValueError, match="at least two texts, got 1"):
+        match_label_shares(*tiny, ["red"], [0.2, 0.3, 0.5])
+    with pytest.raises(ValueError, match="more than spaces in every row"):
+        match_label_shares(*tiny, ["red", "  "], [0.2, 0.3, 0.5])

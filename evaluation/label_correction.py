@@ -1,0 +1,120 @@
+"""Corrects classifiers whose texts have shifted, without labels, by the bias of their labels.
+
+Shapes: N texts, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..command_line import UsageError
+from .calibrating import labels_of
+from .examples import evaluated_task, read_examples
+from .predicting import predict
+
+_ROUNDS = 500
+_TINY = 1e-12
+# The number of tokens to truncate texts to, for a model and a tokenizer without a limit.
+_LENGTH = 512
+
+
+def matching_bias(probabilities: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return what to add to the logits (C,), so that each label is the most likely one of its share of the texts.
+
+    Args:
+        probabilities: (N, C).
+        shares: (C,) the shares of the labels.
+    """
+    logits = np.log(probabilities + _TINY)
+    if len(shares) == 2:
+        # Between the margins of the last text with one label and of the first with the other.
+        margins = np.sort(logits[:, 0] - logits[:, 1])[::-1]
+        last = min(max(round(shares[0] * len(margins)), 1), len(margins) - 1)
+        return np.array([-(margins[last - 1] + margins[last]) / 2, 0.0])
+    bias = best = np.zeros(len(shares))
+    least = np.inf
+    for step in np.geomspace(1, 0.005, _ROUNDS):
+        found = np.bincount((logits + bias).argmax(1), minlength=len(shares)) / len(logits)
+        if (gap := float(np.abs(found - shares).sum())) < least:
+            least, best = gap, bias
+        bias = bias + step * (shares - found)
+    return best
+
+
+def correct_label_shift(model: Any, before: Any, shares: Any) -> None:
+    """Change the bias of a classifier, so that its scores are those for other shares of the labels.
+
+    That is right if only the shares of the labels have shifted, which `evaluate` tests. Save the model to keep the
+    change. A calibration of the model no longer applies.
+
+    Args:
+        model: A model for classification with one label per text.
+        before: (C,) the shares of the labels at home.
+        shares: (C,) the shares of the labels where the model will be used, such as those that `evaluate` estimates.
+
+    Raises:
+        ValueError: If the model or the shares are not of that kind.
+    """
+    _add_to_bias(model, np.log(_checked("shares", shares, model)) - np.log(_checked("before", before, model)))
+
+
+def match_label_shares(
+    model: Any, tokenizer: Any, texts: Sequence[str], shares: Any, max_length: int | None = None
+) -> None:
+    """Change the bias of a classifier, so that it gives each label to its share of texts like these.
+
+    It helps where texts have shifted so that a model prefers some labels, and needs no labelled texts, only their
+    shares. A few dozen labelled texts are enough to know these better than a model does. Save the model to keep the
+    change. A calibration of the model no longer applies.
+
+    Args:
+        model: A model for classification with one label per text.
+        tokenizer: Its tokenizer.
+        texts: Texts without labels, at least a few hundred.
+        shares: (C,) the shares of the labels among the texts, in the order of `model.config.id2label`, or a mapping
+            from the names of the labels.
+        max_length: The number of tokens to truncate texts to; by default the limit of the model.
+
+    Raises:
+        ValueError: If the model, the texts or the shares are not of that kind.
+    """
+    wanted = _checked("shares", shares, model)
+    rows = [{"text": text, "label": label} for text, label in zip(texts, labels_of(model) * len(texts), strict=False)]
+    if len(rows) < 2:
+        raise UsageError(f"match_label_shares needs at least two texts, got {len(rows)}.")
+    (examples,) = read_examples("classification", labels_of(model), {"texts": rows})
+    examples.task.max_length = max_length or model.base_model.longest_text(tokenizer) or _LENGTH
+    found = predict(model, tokenizer, examples.task.encode(examples.rows, tokenizer), "texts")
+    _add_to_bias(model, matching_bias(torch.stack(found.logits).double().softmax(-1).numpy(), wanted))
+
+
+def _add_to_bias(model: Any, values: np.ndarray) -> None:
+    bias = model.classifier.bias
+    with torch.no_grad():
+        bias += torch.as_tensor(values, dtype=bias.dtype, device=bias.device)
+
+
+def _checked(name: str, given: Any, model: Any) -> np.ndarray:
+    """Return shares as an array (C,), in the order of the labels.
+
+    Raises:
+        UsageError: If they are not shares of the labels, or the model has no such labels.
+    """
+    labels = labels_of(model)
+    if evaluated_task(model) != "classification" or getattr(model.classifier, "bias", None) is None:
+        raise UsageError(
+            f"model must have a classifier with a bias and one label per text, got a {type(model).__name__} for "
+            f"{evaluated_task(model)}."
+        )
+    if isinstance(given, Mapping):
+        if set(given) != set(labels):
+            raise UsageError(f"{name} must have the labels {', '.join(labels)}, got {', '.join(map(str, given))}.")
+        given = [given[label] for label in labels]
+    values = np.asarray(given, dtype=float)
+    if values.shape != (len(labels),) or not (values > 0).all() or abs(values.sum() - 1) > 1e-3:
+        raise UsageError(f"{name} must have {len(labels)} positive numbers with the sum 1, got {given!r}.")
+    return values
