@@ -44,8 +44,32 @@ class EvaluationArguments:
         default=None, metadata={"help": "Device, such as cuda:1 or cpu; the default is a GPU if there is one."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace a report in the folder."})
+    matched_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder for a copy of the classifier that gives the labels of --match_file their shares."},
+    )
+    match_file: str | None = field(default=None, metadata={"help": "Name of the file for --matched_dir."})
+    label_shares: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Shares of the labels in --match_file, such as positive=0.7 negative=0.3; the default is those "
+            "of the first file."
+        },
+    )
 
     def __post_init__(self) -> None:
+        if (self.matched_dir is None) != (self.match_file is None):
+            given, lacks = ("match_file", "matched_dir") if self.matched_dir is None else ("matched_dir", "match_file")
+            raise UsageError(f"--{given} needs --{lacks}.")
+        if self.label_shares and self.match_file is None:
+            raise UsageError("--label_shares needs --match_file and --matched_dir.")
+        self.shares: dict[str, float] = {}
+        for given in self.label_shares:
+            name, _, share = given.rpartition("=")
+            try:
+                self.shares[name] = float(share)
+            except ValueError:
+                raise UsageError(f"--label_shares must be LABEL=SHARE, such as positive=0.7, got {given!r}.") from None
         for name, least in (("max_length", 1), ("bootstrap_samples", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -9,13 +9,16 @@ import torch
 
 from ..command_line import UsageError
 from ..command_line.console import hide_progress_bars
+from ..conversion.command import SAMPLES
 from ..conversion.loading import load_or_convert
-from ..conversion.sidecar_files import folder_of, load_tokenizer
+from ..conversion.sidecar_files import folder_of, load_tokenizer, save_tokenizer
 from ..conversion.source_models import transformer_folder
+from ..saving.whole_folders import atomic_folder, check_replaceable
 from ..tasks.example_files import files_of
 from .arguments import EvaluationArguments, EvaluationFiles
 from .evaluating import Evaluation, evaluate
 from .examples import evaluated_task
+from .label_correction import match_label_shares
 from .report import PAGE, check_folder
 
 
@@ -32,6 +35,10 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
     """
     output = Path(options.output_dir)
     check_folder(output, options.overwrite)
+    if options.match_file is not None and options.match_file not in data.paths:
+        raise UsageError(f"--match_file must be one of {', '.join(data.paths)}, got {options.match_file}.")
+    if options.matched_dir is not None:
+        check_replaceable(Path(options.matched_dir), options.overwrite, "--overwrite", kept=Path(options.model))
     device = _device(options.device)
     with hide_progress_bars():
         examples: dict[str, Any] = {}
@@ -40,6 +47,8 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
             assert files is not None
             examples[name] = files.load()
         model, tokenizer = _load(options.model, device)
+        if options.matched_dir is not None and evaluated_task(model) != "classification":
+            raise UsageError(f"--matched_dir needs a classifier with one label per text, and {options.model} is none.")
         others = [_load(name, device) for name in options.also]
         found = evaluate(
             model,
@@ -53,8 +62,26 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
         )
     found.save(output, options.overwrite)
     print(found)
+    if options.matched_dir is not None and options.match_file is not None:
+        texts = examples[options.match_file][data.text_column or "text"]
+        _save_matched(model, tokenizer, texts, found, options)
     print(f"Open {(output / PAGE).resolve()} in a browser for the rest.")
     return found
+
+
+def _save_matched(model: Any, tokenizer: Any, texts: Any, found: Evaluation, options: EvaluationArguments) -> None:
+    """Save a copy of the model that gives texts their labels in the asked shares, or in those of the first file."""
+    shares = options.shares or found.files[0].label_shares
+    if shares is None:
+        raise UsageError(f"--matched_dir needs --label_shares, because {found.files[0].name} has no labels.")
+    match_label_shares(model, tokenizer, list(texts), shares, options.max_length)
+    # It belongs to the scores before.
+    model.calibration = None
+    target = Path(str(options.matched_dir))
+    with hide_progress_bars(), atomic_folder(target, options.overwrite, "--overwrite") as written:
+        model.cpu().save_pretrained(written)
+        save_tokenizer(tokenizer, written, list(SAMPLES))
+    print(f"Saved {options.model} with other label shares in {target}. Calibrate it again for calibrated scores.")
 
 
 def _load(name: str, device: torch.device) -> tuple[Any, Any]:

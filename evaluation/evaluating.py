@@ -100,13 +100,14 @@ def evaluate(
                 f"got {evaluated_task(other)} with {', '.join(labels_of(other))}."
             )
     read = read_examples(task_name, labels, examples, columns)
-    mine, *others = ([_answers(each, *pair, max_length) for each in read] for pair in ((model, tokenizer), *also))
+    mine, *others = ([answers_of(each, *pair, max_length) for each in read] for pair in ((model, tokenizer), *also))
     files = [_evaluate_file(model, read, mine, others, index, bootstrap_samples, seed) for index in range(len(read))]
     name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
     return Evaluation(name, task_name, labels, files, seed)
 
 
-def _answers(examples: Examples, model: Any, tokenizer: Any, max_length: int | None) -> Answered:
+def answers_of(examples: Examples, model: Any, tokenizer: Any, max_length: int | None) -> Answered:
+    """Return what a model says about the texts of a file, and its answers. Without a length, the model limits it."""
     task = examples.task
     task.max_length = max_length or model.base_model.longest_text(tokenizer) or _LENGTH
     inputs = task.encode(examples.rows, tokenizer)

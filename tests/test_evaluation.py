@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, pipeline
 
 from sequence_encoder import (
     SequenceEncoderForMaskedLM,
@@ -111,8 +111,21 @@ def test_the_command_writes_a_report_that_escapes_texts(
     assert "http" not in page.replace("http-equiv", "")
     with pytest.raises(SystemExit, match=r"report has evaluation.json and report.html; .* --overwrite"):
         main(command)
-    main([*command, "--overwrite"])
+    matched = [
+        "--matched_dir",
+        "matched",
+        "--match_file",
+        "<b>",
+        "--label_shares",
+        "red=0.5",
+        "green=0.25",
+        "blue=0.25",
+    ]
+    main([*command, "--overwrite", *matched])
     assert Path("report/report.html").read_text() == page
+    classify = pipeline("text-classification", model="matched")
+    labels = [classify(json.loads(line)["text"])[0]["label"] for line in Path("new.jsonl").read_text().splitlines()]
+    assert labels.count("red") == pytest.approx(6, abs=2)
 
 
 ROW = {"text": "red cat", "label": "red"}
@@ -175,6 +188,13 @@ def test_models_that_cannot_be_evaluated_are_refused(encoder: Path) -> None:
         (["--file", "a=x.csv", "--file", "b=./x.csv"], r"--file has ./x.csv twice"),
         (["--file", "a=x.csv", "--seed", "-1"], "--seed must be at least 0, got -1"),
         (["--file", "a=x.csv", "--bootstrap_samples", "0"], "--bootstrap_samples must be at least 1, got 0"),
+        (["--file", "a=x.csv", "--matched_dir", "m"], "--matched_dir needs --match_file"),
+        (["--file", "a=x.csv", "--label_shares", "b=0.5"], "--label_shares needs --match_file and --matched_dir"),
+        (["--file", "a=x.csv", "--matched_dir", "m", "--match_file", "b"], "--match_file must be one of a, got b"),
+        (
+            ["--file", "a=x.csv", "--matched_dir", "m", "--match_file", "a", "--label_shares", "b=x"],
+            "--label_shares must be LABEL=SHARE, such as positive=0.7, got 'b=x'",
+        ),
         (["--file", "nowhere.csv"], "--file nowhere.csv: there is no such file"),
         (["--file", "empty.csv"], "--file empty.csv is empty"),
     ],
