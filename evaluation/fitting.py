@@ -42,7 +42,7 @@ class Fitted:
 
 
 def fit_classification(
-    outputs: Outputs, targets: list[int], folds: torch.Tensor, coverages: tuple[float, ...]
+    outputs: Outputs, targets: list[int], folds: torch.Tensor, coverages: tuple[float, ...], method: str = "auto"
 ) -> Fitted:
     """Calibrate a classifier with one label per text.
 
@@ -51,13 +51,14 @@ def fit_classification(
         targets: The class of each text.
         folds: (N,) the fold of each text.
         coverages: The coverages of the sets.
+        method: The method of scaling, or `auto`.
     """
     logits, classes = outputs.stacked, torch.tensor(targets)
 
     def hits(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         return logits.argmax(-1) == classes
 
-    scaling, held_out = choose_scaling(logits, classes, single_label_loss, hits, folds)
+    scaling, held_out = choose_scaling(logits, classes, single_label_loss, hits, folds, method)
     probabilities = held_out.softmax(-1)
     truth = torch.nn.functional.one_hot(classes, logits.shape[1]).bool()
     before, after = (Answered(each.softmax(-1).amax(-1), hits(each, classes)) for each in (logits, held_out))
@@ -67,7 +68,11 @@ def fit_classification(
 
 
 def fit_multi_label(
-    outputs: Outputs, targets: list[list[float]], folds: torch.Tensor, coverages: tuple[float, ...]
+    outputs: Outputs,
+    targets: list[list[float]],
+    folds: torch.Tensor,
+    coverages: tuple[float, ...],
+    method: str = "auto",
 ) -> Fitted:
     """Calibrate a classifier with any number of labels per text. Each label of each text is an answer, yes or no.
 
@@ -76,13 +81,14 @@ def fit_multi_label(
         targets: A 1 for each label of each text, 0 for others.
         folds: (N,) the fold of each text.
         coverages: The expected shares of true labels in the sets.
+        method: The method of scaling, or `auto`.
     """
     logits, truth = outputs.stacked, torch.tensor(targets)
 
     def hits(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         return ((logits > 0) == truth.bool()).float().mean(-1)
 
-    scaling, held_out = choose_scaling(logits, truth, multi_label_loss, hits, folds)
+    scaling, held_out = choose_scaling(logits, truth, multi_label_loss, hits, folds, method)
     before, after = (
         Answered(each.abs().sigmoid().flatten(), ((each > 0) == truth.bool()).flatten()) for each in (logits, held_out)
     )

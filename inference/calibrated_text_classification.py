@@ -38,10 +38,11 @@ class CalibratedTextClassificationPipeline(_TextClassificationPipeline):
         """Return transformers' own pipeline for models of others."""
         if cls.__base__ is _TextClassificationPipeline and not hasattr(kwargs.get("model"), "calibration"):
             return _TextClassificationPipeline(*args, **kwargs)
-        return super().__new__(cls)
+        pipeline: Any = object.__new__(cls)
+        return pipeline
 
     def __init__(self, **kwargs: Any) -> None:
-        self.calibration = calibration_of(kwargs["model"])
+        self.calibration: Any = calibration_of(kwargs["model"])
         super().__init__(**kwargs)
 
     def _sanitize_parameters(

@@ -13,6 +13,7 @@ from typing import Any
 from ...command_line import UsageError
 from ...command_line.extras import require, require_reporters
 from ...command_line.parser import CommandLine, check_used
+from ...evaluation.calibration_arguments import CALIBRATED_TASKS
 from .examples.arguments import TaskDataArguments
 from .tasks import HEAD_TASKS, TASKS
 from .tuning import TUNINGS
@@ -28,6 +29,8 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "choice_columns": ("task", ("multiple-choice",)),
     "label_separator": ("task", ("multi-label",)),
     "doc_stride": ("task", ("qa",)),
+    "calibrate": ("task", CALIBRATED_TASKS),
+    "calibration_file": ("task", CALIBRATED_TASKS),
     "eval_steps": ("eval_strategy", ("steps",)),
     "save_steps": ("save_strategy", ("steps",)),
 }
@@ -116,6 +119,14 @@ class AdaptationOptions:
     search_trials: int = field(default=0, metadata={"help": "Number of hyperparameter search trials."})
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after N evaluations without improvement.", "metavar": "N"}
+    )
+    calibrate: str = field(
+        default="auto",
+        metadata={
+            "help": "Calibrate the scores of the model after the training, on --calibration_file or else on the "
+            "validation examples; auto does it if these are at least 200.",
+            "choices": ["auto", "yes", "no"],
+        },
     )
     keep_best: bool = field(default=True, metadata={"help": "Keep the weights of the best evaluation."})
     seed: int = field(default=0, metadata={"help": "Seed of the first training run."})
