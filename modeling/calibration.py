@@ -308,7 +308,9 @@ def weight_digests(model: nn.Module) -> tuple[str, ...]:
 
 
 def _digest(model: Any, dtype: torch.dtype) -> str | None:
-    """Return a digest of the values in a dtype, or None if they are not all on this machine."""
+    """Return a digest of the values in a dtype, or None if they are not all in this process, as in an exported model."""
+    if not isinstance(model, nn.Module):
+        return None
     encoder = f"{model.base_model_prefix}."
     norms = {name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm | nn.RMSNorm)}
     digest = blake2b(digest_size=8)
