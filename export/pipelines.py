@@ -65,11 +65,7 @@ def exported_pipeline(
     # Pipelines compare the name of the class with those that the task supports.
     kind = type(next(iter(exported.config.architectures or ["ExportedModel"])), (_PipelineModel,), {})
     calibration = read_calibration(name, **hub_options(options))
-    if (
-        calibration is not None
-        and calibration.unfamiliarity is not None
-        and calibration.unfamiliarity.layer is not None
-    ):
+    if calibration is not None and calibration.needs_vectors:
         calibration = replace(calibration, unfamiliarity=None)
     model: Any = kind(exported, calibration)
     if task == "question-answering":  # Transformers has none.
