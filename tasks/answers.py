@@ -6,6 +6,7 @@ import copy
 import re
 import string
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..command_line import UsageError
@@ -29,12 +30,13 @@ class Answers(HeadTask):
     peft_task = "QUESTION_ANS"
     best_metric = "f1"
     metric_names = ("exact_match", "f1")
+    label_column = "answers"
 
     def read(self, examples: Examples, known: list[str] | None = None) -> dict[str, Any]:
         """See `HeadTask`."""
         data = self.data
         self.question, self.context = data.text_column or "question", data.text_pair_column or "context"
-        self.label = data.label_column or "answers"
+        self.label = data.label_column or self.label_column
         self.texts = (self.question, self.context)
         columns = {"text_column": self.question, "text_pair_column": self.context, "label_column": self.label}
         check_columns(examples, columns)
@@ -101,18 +103,24 @@ class Answers(HeadTask):
         """Return a function that computes the exact match and the word F1 of SQuAD, in percent."""
 
         def judge(prediction: EvalPrediction) -> dict[str, float]:
-            exact, f1 = 0.0, 0.0
             answers = self.answers(rows, inputs, prediction)
-            for answer, known in zip(answers, rows[self.label], strict=True):
-                true = known["text"] or [""]
-                exact += max(float(_words(answer) == _words(text)) for text in true)
-                f1 += max(_overlap(_words(answer), _words(text)) for text in true)
-            return {"exact_match": 100 * exact / len(answers), "f1": 100 * f1 / len(answers)}
+            exact, f1 = zip(*map(self.agreement, answers, rows[self.label]), strict=True)
+            return {"exact_match": 100 * sum(exact) / len(answers), "f1": 100 * sum(f1) / len(answers)}
 
         return judge
 
+    @staticmethod
+    def agreement(answer: str, known: Mapping[str, Any]) -> tuple[float, float]:
+        """Return the exact match and the word F1 of an answer, each the best over the known answers, from 0 to 1."""
+        words, true = _words(answer), [_words(text) for text in known["text"] or [""]]
+        return max(float(words == each) for each in true), max(_overlap(words, each) for each in true)
+
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
         """See `HeadTask`. The answer is the best of all windows of a context, or an empty string."""
+        return [answer for answer, _ in self.scored_answers(rows, inputs, found)]
+
+    def scored_answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[tuple[str, float]]:
+        """Return the answers, and their scores from 0 to 1."""
         import torch
 
         from ..inference.question_answering import best_answers
@@ -126,7 +134,7 @@ class Answers(HeadTask):
             best_answers(of_row[row], context, 1, _ANSWER, self.impossible)
             for row, context in enumerate(rows[self.context])
         )
-        return [answers[0]["answer"] if answers else "" for answers in best]
+        return [(answers[0]["answer"], answers[0]["score"]) if answers else ("", 0.0) for answers in best]
 
 
 def _tokens_of(span: tuple[int, int] | None, offsets: Offsets) -> tuple[int, int]:

@@ -31,7 +31,7 @@ class Choices(HeadTask):
         """See `HeadTask`."""
         data = self.data
         self.text, self.start = data.text_column or "text", data.text_pair_column
-        self.label, self.choices = data.label_column or "label", data.choice_columns or ["choices"]
+        self.label, self.choices = data.label_column or self.label_column, data.choice_columns or ["choices"]
         self.texts = (self.text, *([self.start] if self.start else []), *self.choices)
         columns = {"text_column": self.text, "text_pair_column": self.start, "label_column": self.label}
         check_columns(examples, {**columns, "choice_columns": self.choices})

@@ -43,7 +43,6 @@ class Classification(HeadTask):
     tunings = TUNINGS_OF_TEXTS
     libraries: ClassVar[tuple[str, ...]] = ("sklearn", "matplotlib")
     problem_type = "single_label_classification"
-    label_column = "label"
 
     def read(self, examples: Examples, known: list[str] | None = None) -> dict[str, Any]:
         """See `HeadTask`."""

@@ -33,6 +33,7 @@ class Entities(HeadTask):
     best_metric = "f1"
     metric_names = ("precision", "recall", "f1", "accuracy")
     libraries = ("seqeval", "sklearn")
+    label_column = "ner_tags"
 
     def read(self, examples: Examples, known: list[str] | None = None) -> dict[str, Any]:
         """See `HeadTask`."""
@@ -41,7 +42,7 @@ class Entities(HeadTask):
             _has_spans(rows, data.label_column) for rows in examples.values()
         )
         self.text = data.text_column or ("text" if self.spans else "tokens")
-        self.label = data.label_column or "ner_tags"
+        self.label = data.label_column or self.label_column
         self.texts = (self.text,)
         check_columns(examples, {"text_column": self.text, "label_column": self.label})
         if self.spans:
@@ -129,8 +130,7 @@ class Entities(HeadTask):
         """Return a function that computes precision, recall and F1 of entities (seqeval) or words, and accuracy."""
         from ..modeling.label_checks import IGNORED
 
-        labels = self.labels
-        word_level = not all(_ENTITY_TAG.fullmatch(label) for label in labels)
+        labels, word_level = self.labels, self._is_word_level
 
         def judge(prediction: EvalPrediction) -> dict[str, float]:
             predicted, known = logits_of(prediction).argmax(-1), np.asarray(prediction.label_ids)
@@ -141,6 +141,27 @@ class Entities(HeadTask):
             return _word_metrics(found, true) if word_level else _entity_metrics(found, true)
 
         return judge
+
+    @property
+    def _is_word_level(self) -> bool:
+        return not all(_ENTITY_TAG.fullmatch(label) for label in self.labels)
+
+    def counts(self, found: list[str], true: list[str]) -> tuple[int, int, int, int, int]:
+        """Count the entities of a text that are right, found and true, and the words that are right and all.
+
+        Without prefixes of entities, each word counts as an entity.
+
+        Args:
+            found: The predicted tags of the words.
+            true: Their tags.
+        """
+        from seqeval.metrics.sequence_labeling import get_entities
+
+        right = sum(one == other for one, other in zip(found, true, strict=True))
+        if self._is_word_level:
+            return right, len(found), len(true), right, len(true)
+        entities, known = set(get_entities(found)), set(get_entities(true))
+        return len(entities & known), len(entities), len(known), right, len(true)
 
     def answers(self, rows: Any, inputs: Any, found: EvalPrediction) -> list[Any]:
         """See `HeadTask`. The answer is a list of spans, or of tags with None for words that were truncated."""

@@ -95,6 +95,7 @@ class HeadTask(ABC):
         metric_names: All metrics of the task.
         tunings: The tuning methods that the task supports.
         libraries: Optional libraries that this task needs.
+        label_column: The default name of the column with the labels.
         texts: The columns with the texts, set by `read`.
         label_fields: The fields of the configuration that describe the labels, set by `read`.
         cut: Counts of what `encode` truncates.
@@ -106,6 +107,7 @@ class HeadTask(ABC):
     metric_names: ClassVar[tuple[str, ...]]
     tunings: ClassVar[tuple[str, ...]] = TUNINGS_OF_HEADS
     libraries: ClassVar[tuple[str, ...]] = ()
+    label_column: ClassVar[str] = "label"
 
     def __init__(self, data: ExampleArguments, max_length: int = 0) -> None:
         self.data, self.max_length = data, max_length

@@ -17,6 +17,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import pipeline
 
+from sequence_encoder import SequenceEncoderForSequenceClassification
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.inference import QuestionAnsweringPipeline
 from sequence_encoder.tests.adaptation_runs import (
@@ -29,6 +30,7 @@ from sequence_encoder.tests.adaptation_runs import (
     write_examples,
 )
 from sequence_encoder.tests.forked_python import forked_python
+from sequence_encoder.training.adaptation.averaging import load_average
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.tasks import HEAD_TASKS
 
@@ -242,6 +244,30 @@ def test_several_seeds_are_reported_and_the_best_is_kept(encoder: Path, tmp_path
     assert report["kept_seed"] == values.index(max(values))
     assert report["metrics"]["validation"]["accuracy"]["mean"] == pytest.approx(sum(values) / 3)
     assert "±" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_weights_of_all_seeds_can_be_averaged(encoder: Path, tmp_path: Path) -> None:
+    files = write_examples(tmp_path, "classification", {"train": 32, "validation": 12, "test": 12})
+    # With this learning rate, runs end where they start: all that are averaged start from the head of the first seed.
+    options = {**FAST, "num_train_epochs": 1, "tuning": "head", "learning_rate": 1e-9}
+    run("classification", encoder, tmp_path / "out", seeds=2, average_seeds=True, **files, **options)
+    run("classification", encoder, tmp_path / "one", **files, **options)
+    average, one = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "one"))
+    assert all(torch.allclose(average[name], one[name], atol=1e-6) for name in one)
+    report = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert report["kept_seed"] is None
+    assert report["average"]["test"].keys() >= {"accuracy", "loss"}
+    assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 12
+    assert "the average of the weights of 2 training runs" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_averaged_weights_are_the_means(tmp_path: Path, tiny_config: Any) -> None:
+    models = [SequenceEncoderForSequenceClassification(tiny_config(num_labels=2)) for _ in range(3)]
+    for place, model in enumerate(models):
+        torch.nn.init.constant_(model.classifier.weight, float(place))
+        model.save_pretrained(tmp_path / str(place))
+    load_average(models[0], [tmp_path / "1", tmp_path / "2"])
+    assert models[0].classifier.weight.unique().tolist() == [1.5]
 
 
 @pytest.mark.parametrize(("metric", "smaller"), [("loss", True), ("f1", False), ("eval_accuracy", False)])

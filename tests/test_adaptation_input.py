@@ -185,6 +185,7 @@ def test_ranking_labels_must_be_between_0_and_1(error_of: Callable[..., str]) ->
         ({}, "exactly one of --train_file and --dataset_name is needed, got neither"),
         ({"train_file": "a.csv", "max_length": 3}, "--max_length must be at least 8, got 3"),
         ({"train_file": "a.csv", "seeds": 0}, "--seeds must be at least 1, got 0"),
+        ({"train_file": "a.csv", "average_seeds": True}, "--average_seeds needs --seeds of at least 2, got 1"),
         ({"train_file": "a.csv", "validation_share": 1.5}, "--validation_share must be between 0 and 1, got 1.5"),
         ({"train_file": "a.csv", "save_strategy": "best"}, "--save_strategy: invalid choice: 'best' (choose from"),
         ({"train_file": "a.csv", "num_train_epochs": 0}, "--num_train_epochs must be above 0, got 0"),

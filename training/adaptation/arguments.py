@@ -31,6 +31,7 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "doc_stride": ("task", ("qa",)),
     "calibrate": ("task", CALIBRATED_TASKS),
     "calibration_file": ("task", CALIBRATED_TASKS),
+    "average_seeds": ("task", tuple(HEAD_TASKS)),
     "eval_steps": ("eval_strategy", ("steps",)),
     "save_steps": ("save_strategy", ("steps",)),
 }
@@ -116,6 +117,10 @@ class AdaptationOptions:
         default="none", metadata={"help": "Class weights in the loss.", "choices": ["none", "balanced"]}
     )
     seeds: int = field(default=1, metadata={"help": "Number of training runs; the best one is kept."})
+    average_seeds: bool = field(
+        default=False,
+        metadata={"help": "Average the weights of all training runs, which start from the same head, into one model."},
+    )
     search_trials: int = field(default=0, metadata={"help": "Number of hyperparameter search trials."})
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after N evaluations without improvement.", "metavar": "N"}

@@ -45,6 +45,8 @@ from .tuning import TUNINGS
 _LENGTH = 256
 # Heads whose last layer has one row per label.
 _CLASSIFIERS = ("SequenceClassification", "TokenClassification", "MultipleChoice")
+# Tuning methods that save all trained weights with the model.
+_AVERAGED = ("full", "head")
 # Heads that use one vector per text.
 _POOLING = ("SequenceClassification", "MultipleChoice")
 
@@ -68,6 +70,8 @@ class HeadRecipe:
             raise UsageError(f"--class_weights only supports classification and ner, got --task {run.model.task}.")
         if self.metric not in (allowed := (*self.task.metric_names, "loss")):
             raise UsageError(f"--metric_for_best_model must be one of {', '.join(allowed)}, got {self.metric}.")
+        if run.args.average_seeds and run.model.tuning not in _AVERAGED:
+            raise UsageError(f"--average_seeds needs --tuning {' or '.join(_AVERAGED)}, got {run.model.tuning}.")
         if run.model.from_adapter is not None:
             self.task.follow(check_adapter(run.model, self.task.labels))
 
@@ -119,7 +123,8 @@ class HeadRecipe:
 
     def model(self, seed: int) -> Any:
         """Build the encoder with its head, prepared for the way of tuning."""
-        set_seed(seed)
+        # The average of weights is only a good model if all training runs start from the same ones.
+        set_seed(self.run.args.seed if self.run.args.average_seeds else seed)
         asked, labels = self.run.model, self.task.label_fields
         if asked.tuning == "adapter":
             adapter = TaskAdapter(self.encoder, len(labels["id2label"]), asked.pooling, labels["id2label"])

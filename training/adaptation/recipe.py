@@ -10,6 +10,7 @@ import copy
 import glob
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,16 @@ from ..checkpoints import checkpoints_in, last_complete_checkpoint, remove_incom
 from ..hardware import peak_memory
 from ..interruptions import GracefulStop
 from .arguments import check_libraries
+from .averaging import load_average
 from .calibration import calibrate_model, calibration_split
 from .callbacks import DivergedError
 from .encoder import encoder_of
 from .examples.loading import hold_out, load_examples, warn_about_shared_texts
 from .head_recipe import HeadRecipe
-from .report import Result, Results, errors_as_warnings, plot_confusion, write_predictions
+from .report import Evaluation, Result, Results, errors_as_warnings, plot_confusion, write_predictions
 from .run import Adaptation, AdaptationArguments
 from .scratch import (
+    average_folder,
     digest_of,
     finished,
     is_finished,
@@ -118,10 +121,13 @@ def _adapt(run: Adaptation) -> Results:
         for seed in range(args.seed, args.seed + args.seeds):
             if seed not in trained:
                 train(run, recipe, seed, results)
+        if args.average_seeds and results.average is None:
+            average(run, recipe, results)
         if args.should_save:
             calibration: CalibrationReport | None = None
             with atomic_folder(run.output, args.overwrite, "--overwrite") as written:
-                shutil.copytree(model_folder(run, results.best.seed), written, dirs_exist_ok=True)
+                kept = average_folder(run) if results.average else model_folder(run, results.best.seed)
+                shutil.copytree(kept, written, dirs_exist_ok=True)
                 if calibrated_on is not None:
                     with errors_as_warnings("the calibration"):
                         calibration = calibrate_model(recipe, calibrated_on, written)
@@ -217,18 +223,45 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
     results.peak_memory = max(results.peak_memory, peak_memory())
     if args.should_save:
         best = results.best.seed
-        if best == seed:
-            model = model_folder(run, seed)
-            shutil.rmtree(model, ignore_errors=True)
-            model.mkdir(parents=True)
-            recipe.write(trainer, model)
-            if "test" in judged:
-                write_predictions(model / "predictions.jsonl", recipe.rows["test"], judged["test"].answers)
+        if best == seed or args.average_seeds:
+            write_model(recipe, trainer, model_folder(run, seed), judged)
         record(run, results)
-        for other in (path for path in model_folder(run, best).parent.iterdir() if path.name != str(best)):
+        others = (path for path in model_folder(run, best).parent.iterdir() if path.name != str(best))
+        for other in () if args.average_seeds else others:
             shutil.rmtree(other)
         for each in checkpoints_in(folder):
             shutil.rmtree(each)
+    trainer.accelerator.wait_for_everyone()
+
+
+def write_model(recipe: Any, trainer: Any, folder: Path, judged: Mapping[str, Evaluation]) -> None:
+    """Write the model of a trainer, and its answers to the test examples, into a new folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    recipe.write(trainer, folder)
+    if "test" in judged:
+        write_predictions(folder / "predictions.jsonl", recipe.rows["test"], judged["test"].answers)
+
+
+def average(run: Adaptation, recipe: Any, results: Results) -> None:
+    """Average the weights of all training runs, and evaluate and keep the model."""
+    args = _arguments(run, training_folder(run, run.args.seed), run.args.seed, results.found)
+    trainer = recipe.trainer(args)
+    show_table(trainer, recipe.logged)
+    load_average(
+        trainer.accelerator.unwrap_model(trainer.model),
+        [model_folder(run, result.seed) for result in results.trainings],
+    )
+    judged = {split: recipe.judge(trainer, split) for split in ("validation", "test") if split in recipe.rows}
+    metrics, last = {split: found.metrics for split, found in judged.items()}, list(judged.values())[-1]
+    first = results.trainings[0]
+    seconds = sum(result.seconds for result in results.trainings)
+    results.average = Result(
+        first.seed, metrics, seconds, recipe.score(metrics["validation"]), first.training, last.confusion
+    )
+    if args.should_save:
+        write_model(recipe, trainer, average_folder(run), judged)
+        record(run, results)
     trainer.accelerator.wait_for_everyone()
 
 

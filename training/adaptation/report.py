@@ -93,6 +93,7 @@ class Results:
         peak_memory: The peak memory of this process in bytes.
         calibration: What `calibration.json` says about the kept model, empty without a calibration.
         run: A digest of the arguments and examples that identifies a finished run.
+        average: The result of the model with the averaged weights of all training runs, if there is one.
     """
 
     task: str
@@ -108,10 +109,16 @@ class Results:
     peak_memory: int = 0
     calibration: dict[str, Any] = field(default_factory=dict)
     run: str = ""
+    average: Result | None = None
+
+    @property
+    def kept(self) -> Result:
+        """The result of the model that is kept: the average, if there is one, else the best."""
+        return self.average or self.best
 
     @property
     def best(self) -> Result:
-        """The training run whose model is kept. Ties go to the smaller loss."""
+        """The best training run. Ties go to the smaller loss."""
         loss = [result.metrics["validation"].get("loss", 0.0) for result in self.trainings]
         return self.trainings[max(range(len(loss)), key=lambda i: (self.trainings[i].score, -loss[i]))]
 
@@ -129,7 +136,9 @@ class Results:
     def read(cls, file: Path) -> Results:
         """Read the finished training runs of an interrupted adaptation."""
         fields = json.loads(file.read_text(encoding="utf-8"))
-        return cls(**{**fields, "trainings": [Result(**result) for result in fields["trainings"]]})
+        average = None if fields.get("average") is None else Result(**fields["average"])
+        trainings = [Result(**result) for result in fields["trainings"]]
+        return cls(**{**fields, "trainings": trainings, "average": average})
 
     def as_record(self) -> str:
         """Serialise the results for `read`."""
@@ -146,7 +155,8 @@ class Results:
             "peak_memory": self.peak_memory,
             "hyperparameters_found": self.found,
             "seeds": [result.seed for result in self.trainings],
-            "kept_seed": self.best.seed,
+            "kept_seed": None if self.average else self.best.seed,
+            **({"average": self.average.metrics} if self.average else {}),
             "run": self.run,
             "texts_cut": self.cut,
             "baselines": self.baselines,
@@ -165,35 +175,35 @@ class Results:
         }
         if self.calibration:
             record["calibration"] = self.calibration
-        if self.best.confusion is not None:
+        if self.kept.confusion is not None:
             record["confusion_matrix"] = {
                 "split": self.reported_split,
                 "labels": self.labels,
                 "rows": "labels of the examples",
                 "columns": "labels of the model",
-                "counts": self.best.confusion,
+                "counts": self.kept.confusion,
             }
         return json.dumps(record, indent=1)
 
     @property
     def reported_split(self) -> str:
         """The split whose metrics are reported: test if there is one, else validation."""
-        return "test" if "test" in self.best.metrics else "validation"
+        return "test" if "test" in self.kept.metrics else "validation"
 
     def warnings(self) -> list[str]:
         """Return warnings that the user should see before using the model."""
-        metric, found = self.metric, self.best.metrics["validation"]
+        metric, found = self.metric, self.kept.metrics["validation"]
         if math.isnan(found[metric]):
             return [
                 f"{metric} on the validation examples is NaN, so the quality of the model is unknown: there are too "
                 "few examples, or all answers are the same."
             ]
         # The score is the metric, negated if smaller is better. `copysign` also works for zero.
-        sign = math.copysign(1, self.best.score) * math.copysign(1, found[metric])
+        sign = math.copysign(1, self.kept.score) * math.copysign(1, found[metric])
         warnings = []
         for name, splits in self.baselines.items():
             value = splits["validation"].get(metric)
-            if value is not None and self.best.score <= sign * value:
+            if value is not None and self.kept.score <= sign * value:
                 warnings.append(
                     f"{metric} on the validation examples is {found[metric]:.4g}, compared with {value:.4g} "
                     f"{_BASELINES[name].in_words}: the training has not helped."
@@ -208,12 +218,16 @@ class Results:
 
     def as_text(self) -> str:
         """Format the metrics and warnings for the console."""
-        rows = [["", "", "trained", *(_BASELINES[name].head for name in self.baselines)]]
+        average = ["averaged"] if self.average else []
+        rows = [["", "", "trained", *average, *(_BASELINES[name].head for name in self.baselines)]]
         for split, metrics in self.spread().items():
             for name, (mean, deviation) in metrics.items():
                 several = f" ± {deviation:.4f}" if len(self.trainings) > 1 else ""
                 others = (splits.get(split, {}).get(name) for splits in self.baselines.values())
-                rows.append([split, name, f"{mean:.4f}{several}", *("" if x is None else f"{x:.4f}" for x in others)])
+                average = [f"{self.average.metrics[split][name]:.4f}"] if self.average else []
+                rows.append(
+                    [split, name, f"{mean:.4f}{several}", *average, *("" if x is None else f"{x:.4f}" for x in others)]
+                )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         seconds = statistics.mean(result.seconds for result in self.trainings)
@@ -253,15 +267,17 @@ def complete(
             metric_type=name,
             metric_value=round(value, 4),
         )
-        for name, value in results.best.metrics[split].items()
+        for name, value in results.kept.metrics[split].items()
         if name != "loss"
     ]
     remarks = [f"{warning[0].upper()}{warning[1:]}" for warning in results.warnings()]
     if len(results.trainings) > 1:
         summary = ", ".join(f"{name} {mean:.4f} ± {sd:.4f}" for name, (mean, sd) in results.spread()[split].items())
+        kept = "the best of" if results.average is None else "the average of the weights of"
+        selected = "" if results.average else ", selected on the validation examples"
         remarks.append(
-            f"This is the best of {len(results.trainings)} training runs with different seeds, selected on the "
-            f"validation examples. Mean and standard deviation of all: {summary}."
+            f"This is {kept} {len(results.trainings)} training runs with different seeds{selected}. Mean and standard "
+            f"deviation of all: {summary}."
         )
     training.remarks = " ".join(remarks) or None
     return training
@@ -332,7 +348,7 @@ model = PeftModel.from_pretrained(encoder, {adapter!r})
 
 def plot_confusion(results: Results, file: Path) -> None:
     """Draw the confusion matrix of the kept model as a PNG, if there is one and it is small enough to read."""
-    counts = results.best.confusion
+    counts = results.kept.confusion
     if counts is None or len(counts) > _MAX_LABELS:
         return
     from matplotlib.figure import Figure

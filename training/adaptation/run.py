@@ -26,6 +26,8 @@ class AdaptationArguments(AdaptationOptions, TrainingArguments):  # type: ignore
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{name} must be at least {least}, got {value}.")
+        if self.average_seeds and self.seeds < 2:
+            raise UsageError(f"--average_seeds needs --seeds of at least 2, got {self.seeds}.")
         if self.seed + self.seeds > 2**32:
             raise UsageError(f"--seed must be at most {2**32 - self.seeds} with --seeds {self.seeds}, got {self.seed}.")
         check_training_arguments(self)

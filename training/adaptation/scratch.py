@@ -168,8 +168,16 @@ def training_folder(run: Adaptation, seed: int) -> Path:
 
 
 def model_folder(run: Adaptation, seed: int) -> Path:
-    """Return the folder of a training's model, which exists only for the best training run so far."""
+    """Return the folder of a training's model.
+
+    It exists only for the best training run so far, unless the weights of all of them will be averaged.
+    """
     return run.scratch / "models" / str(seed)
+
+
+def average_folder(run: Adaptation) -> Path:
+    """Return the folder of the model with the averaged weights."""
+    return run.scratch / "models" / "average"
 
 
 def search_storage(run: Adaptation) -> str:
