@@ -12,13 +12,18 @@ from torch import nn
 
 from ..command_line import UsageError
 from ..command_line.extras import require
-from ..modeling import SequenceEncoderForSequenceClassification, SequenceEncoderPreTrainedModel
+from ..modeling import (
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderForTokenClassification,
+    SequenceEncoderPreTrainedModel,
+)
 from ..modeling.calibration import Calibration, check_coverage, weight_digests
 from ..tasks import HEAD_TASKS, HeadTask
 from ..tasks.arguments import ExampleArguments
 from ..tasks.example_files import place_of
 from .calibration_arguments import COVERAGES, SCALINGS
 from .fitting import Fitted, fit_classification, fit_multi_label
+from .fitting_entities import fit_entities
 from .outputs import outputs_of
 from .reliability import Answered, plot_reliability
 from .scaling import folds_of
@@ -30,7 +35,11 @@ SPLIT = "calibration"
 _TASKS = {"single_label_classification": "classification", "multi_label_classification": "multi-label"}
 # Fewer texts of elsewhere say too little about which score is the best.
 _LEAST_AWAY = 10
-_FITS: dict[str, Any] = {"classification": fit_classification, "multi-label": fit_multi_label}
+_FITS: dict[str, Any] = {
+    "classification": fit_classification,
+    "multi-label": fit_multi_label,
+    "ner": fit_entities,
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ def calibrate(
     `model.calibration` has the rest. `save_pretrained` saves both.
 
     Args:
-        model: A model for classification with one label or several.
+        model: A model for classification with one label or several, or for entities.
         tokenizer: Its tokenizer.
         examples: A list of dictionaries or a `datasets.Dataset`, with the columns that `sequence-encoder adapt` reads,
             by default `text` and `label`, or `labels` with several labels per text.
@@ -135,11 +144,13 @@ def calibrate_encoded(
         max_length: The number of tokens to truncate the texts of elsewhere to.
     """
     layer, depth = head_of(model), model.config.num_hidden_layers
-    layers = layers_to_compare(depth) if away is not None or len(labels_of(model)) > 2 else [default_kind(depth)[1]]
+    compares = away is not None or (task == "classification" and len(labels_of(model)) > 2)
+    layers = layers_to_compare(depth) if compares else [default_kind(depth)[1]]
     rows = list(inputs)
     outputs = outputs_of(model, tokenizer, rows, layers, "calibration examples")
     folds = folds_of(len(rows))
-    fitted: Fitted = _FITS[task](outputs, [row["labels"] for row in rows], folds, tuple(coverages), scaling)
+    labels = labels_of(model)
+    fitted: Fitted = _FITS[task](outputs, rows, labels, folds, tuple(coverages), scaling)
     others = None
     if away is not None:
         encoded = tokenizer(away, truncation=True, max_length=max_length)
@@ -156,7 +167,7 @@ def calibrate_encoded(
         "choice_of_unfamiliarity": chosen,
         "versions": {name: version(name) for name in ("torch", "transformers", "scikit-learn")},
     }
-    scaled = fitted.scaling.as_json(labels_of(model))
+    scaled = fitted.scaling.as_json(labels)
     model.calibration = Calibration(task, scaled, weight_digests(model), fitted.sets, unfamiliarity, facts)
     return CalibrationReport(model.calibration, fitted.before, fitted.after)
 
@@ -171,10 +182,12 @@ def task_of(model: Any) -> str:
         kind = model.config.problem_type or "single_label_classification"
         if kind in _TASKS:
             return _TASKS[kind]
+    if isinstance(model, SequenceEncoderForTokenClassification):
+        return "ner"
     named = getattr(getattr(model, "config", None), "problem_type", None)
     raise UsageError(
-        f"model must classify texts with at least two labels to be calibrated, got a {type(model).__name__} with "
-        f"{len(labels_of(model))} labels{f' for {named}' if named else ''}."
+        "model must classify texts with at least two labels, or tokens, to be calibrated, got a "
+        f"{type(model).__name__} with {len(labels_of(model))} labels{f' for {named}' if named else ''}."
     )
 
 

@@ -69,11 +69,14 @@ def multi_label_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
 
 
+def fit_log_scale(loss: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Return the scale, within limits, whose logarithm minimises a loss."""
+    return _minimise(loss, torch.zeros((), dtype=torch.float64)).exp().clamp(1 / _HOTTEST, 1 / _COLDEST)
+
+
 def fit_temperature(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> Scaling:
     """Find the temperature that minimises the loss (Guo et al., 2017). It cannot change which class is most likely."""
-    start = torch.zeros((), dtype=torch.float64)
-    log_scale = _minimise(lambda x: loss(logits.double() * x.exp(), targets).mean(), start)
-    scale = log_scale.exp().clamp(1 / _HOTTEST, 1 / _COLDEST).float()
+    scale = fit_log_scale(lambda x: loss(logits.double() * x.exp(), targets).mean()).float()
     classes = logits.shape[1]
     return Scaling("temperature", scale.expand(classes).clone(), torch.zeros(classes))
 

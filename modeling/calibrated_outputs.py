@@ -23,15 +23,36 @@ def with_p_values(model: Any, calibration: Calibration | None, **inputs: Any) ->
         calibration: Its calibration, if it has one.
         **inputs: The inputs of the model.
     """
+    vectors = vectors_for(model, calibration)
+    if vectors is not None and calibration is not None:
+        outputs = model(**inputs, return_dict=True, layer_vectors=vectors)
+        return outputs, p_values_of(calibration, vectors)
+    outputs = model(**inputs, return_dict=True)
     found = None if calibration is None else calibration.unfamiliarity
-    if found is None or (found.layer is not None and not isinstance(model, torch.nn.Module)):
-        return model(**inputs, return_dict=True), None
-    if found.layer is None:
-        outputs = model(**inputs, return_dict=True)
-        return outputs, found.p_values(found.score(None, outputs.logits))
-    vectors = LayerVectors([found.layer])
-    outputs = model(**inputs, return_dict=True, layer_vectors=vectors)
-    return outputs, found.p_values(found.score(vectors[found.layer]))
+    if found is None or found.layer is not None:
+        return outputs, None
+    return outputs, found.p_values(found.score(None, outputs.logits))
+
+
+def vectors_for(model: Any, calibration: Calibration | None) -> LayerVectors | None:
+    """Return what to pass to a model as `layer_vectors`, or None if no vectors are needed or given.
+
+    Args:
+        model: The model.
+        calibration: Its calibration, if it has one.
+    """
+    found = None if calibration is None else calibration.unfamiliarity
+    if found is None or found.layer is None or not isinstance(model, torch.nn.Module):
+        return None
+    return LayerVectors([found.layer])
+
+
+def p_values_of(calibration: Calibration, vectors: LayerVectors) -> torch.Tensor:
+    """Return the p-values (B,) of the texts of a batch, from the vectors of a layer."""
+    found = calibration.unfamiliarity
+    assert found is not None
+    assert found.layer is not None
+    return found.p_values(found.score(vectors[found.layer]))
 
 
 def labels_in_sets(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, pipeline
 from transformers.pipelines.text_classification import TextClassificationPipeline
+from transformers.pipelines.token_classification import TokenClassificationPipeline
 
+from sequence_encoder import SequenceEncoderForTokenClassification
 from sequence_encoder.bulk import predict_corpus
 from sequence_encoder.evaluation import calibrate
 from sequence_encoder.export import comparison, export, exported_pipeline
@@ -142,6 +145,78 @@ def test_a_folder_without_a_calibration_has_no_sets_and_refusals(
 ) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))}=0.* needs a calibrated model"):
         pipeline("text-classification", model=str(folders["plain"]), **options)
+
+
+# Entities
+
+
+@pytest.fixture(scope="module")
+def tagger(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Save a calibrated model that finds entities, each right in three of four cases, and return it with its report."""
+    tokenizer = tokenizer_of_words()
+    tags = ["O", "B-animal", "I-animal", "B-place"]
+    labels = {"id2label": dict(enumerate(tags)), "label2id": {tag: index for index, tag in enumerate(tags)}}
+    config = tiny_config("bert", vocab_size=len(tokenizer), **labels)
+    model = randomize(SequenceEncoderForTokenClassification(config))
+    model.classifier.weight.data *= 20
+    rng = random.Random(0)
+    examples = []
+    for text in texts_of(HOME, 80):
+        words = text.split()
+        batch = tokenizer(words, is_split_into_words=True, return_tensors="pt")
+        with torch.no_grad():
+            found = model(**batch).logits[0].argmax(-1).tolist()
+        places = batch.word_ids()
+        likely = [tags[found[places.index(word)]] for word in range(len(words))]
+        examples.append({"tokens": words, "ner_tags": [tag if rng.random() < 0.75 else "O" for tag in likely]})
+    report = calibrate(model, tokenizer, examples)
+    folder = tmp_path_factory.mktemp("tagger")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, report
+
+
+def test_the_scores_of_entities_are_calibrated(tagger: Any) -> None:
+    metrics = tagger[1].calibration.facts["metrics"]
+    for worse in ("expected_calibration_error", "brier_score"):
+        assert metrics["after"][worse] < 0.9 * metrics["before"][worse]
+    assert metrics["before"]["accuracy"] == metrics["after"]["accuracy"]
+    held_out = tagger[1].calibration.facts["sets_on_held_out_texts"]["0.9"]
+    assert held_out["coverage"] == pytest.approx(0.9, abs=0.05)
+
+
+ENTITIES: list[dict[str, Any]] = [
+    {"aggregation_strategy": "first"},
+    {"aggregation_strategy": "none", "coverage": 0.95},
+    {"aggregation_strategy": "simple", "batch_size": 3},
+    {"aggregation_strategy": "average", "abstain_below": 0.05},
+]
+RUN_ENTITIES = RUN.replace("text-classification", "token-classification").replace(
+    "print(json.dumps(", "print(json.dumps(default=float, obj="
+)
+
+
+def test_entities_have_sets_of_kinds_and_p_values_of_their_texts(tagger: Any) -> None:
+    pipe = pipeline("token-classification", model=str(tagger[0]))
+    plain = TokenClassificationPipeline(model=pipe.model, tokenizer=pipe.tokenizer)
+    for options in ENTITIES:
+        usual = {name: options[name] for name in options if name not in ("coverage", "abstain_below")}
+        for found, expected in zip(pipe(TEXTS, **options), plain(TEXTS, **usual), strict=True):
+            for entity, other in zip(found, expected, strict=True):
+                labels, p_value = entity.pop("labels"), entity.pop("unfamiliarity")
+                kind = "entity_group" if "entity_group" in other else "entity"
+                if p_value < options.get("abstain_below", 0):
+                    assert entity == {**other, kind: None, "score": None}
+                    assert sorted(labels) == ["O", "animal", "place"]
+                else:
+                    assert entity == other
+                    assert other[kind].rpartition("-")[2] in labels
+
+
+def test_the_same_entities_without_the_package(tagger: Any, without_package: Build) -> None:
+    found = without_package(RUN_ENTITIES, tagger[0], json.dumps(TEXTS), json.dumps(ENTITIES))
+    pipe = pipeline("token-classification", model=str(tagger[0]))
+    assert found == json.loads(json.dumps([pipe(TEXTS, **options) for options in ENTITIES], default=float))
 
 
 # Other ways to run the model

@@ -128,8 +128,7 @@ class AdaptationOptions:
     calibrate: str = field(
         default="auto",
         metadata={
-            "help": "Calibrate the scores of the model after the training, on --calibration_file or else on the "
-            "validation examples; auto does it if these are at least 200.",
+            "help": "Calibrate the scores; auto: if there are 200 validation examples.",
             "choices": ["auto", "yes", "no"],
         },
     )
@@ -194,7 +193,16 @@ _SHOWN_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # Options that only the help of the command without a task shows.
 _DETAILS = (
-    *("encoding", "delimiter", "dataset_config_name", "validation_split", "test_split", "bf16", "report_to"),
+    *(
+        "encoding",
+        "delimiter",
+        "calibration_file",
+        "dataset_config_name",
+        "validation_split",
+        "test_split",
+        "bf16",
+        "report_to",
+    ),
     *("warmup_steps", "weight_decay"),
     *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "save_steps", "save_total_limit"),
     *("logging_steps", "keep_best", "seed"),
