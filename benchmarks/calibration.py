@@ -46,7 +46,9 @@ def outputs_for(model: Any, tokenizer: Any, texts: list[str]) -> tuple[torch.Ten
     return outputs.stacked, score.score(outputs.vectors.get(score.layer), outputs.stacked)
 
 
-def measure(folder: str, rows: list[dict[str, Any]], away: list[str], texts: int, seed: int) -> dict[str, float]:
+def measure(
+    folder: str, rows: list[dict[str, Any]], away: list[str], texts: int, scaling: str, seed: int
+) -> dict[str, float]:
     """Calibrate on some of the examples, and measure on the others."""
     rows = random.Random(seed).sample(rows, len(rows))
     model = AutoModelForSequenceClassification.from_pretrained(folder)
@@ -54,7 +56,7 @@ def measure(folder: str, rows: list[dict[str, Any]], away: list[str], texts: int
     names, test = model.config.label2id, rows[texts:]
     classes = torch.tensor([names[str(row["label"])] for row in test])
     before = _answered(_logits(model, tokenizer, [row["text"] for row in test]), classes)
-    report = calibrate(model, tokenizer, rows[:texts])
+    report = calibrate(model, tokenizer, rows[:texts], scaling=scaling)
     logits, scores = outputs_for(model, tokenizer, [row["text"] for row in test])
     after = _answered(logits, classes)
     calibration = report.calibration
@@ -90,10 +92,12 @@ def main() -> None:
     parser.add_argument("examples", help="JSON Lines of examples that it was not trained on, with text and label")
     parser.add_argument("--texts", type=int, default=1000, help="examples to calibrate on; the others are for the test")
     parser.add_argument("--seeds", type=int, default=5, help="number of splits")
+    parser.add_argument("--scaling", default="auto", help="temperature, vector or auto")
     options = parser.parse_args()
     rows = [json.loads(line) for line in Path(options.examples).read_text(encoding="utf-8").splitlines()]
     away = docstrings(_AWAY)
-    results = [measure(options.model, rows, away, options.texts, seed) for seed in range(options.seeds)]
+    settings = (options.model, rows, away, options.texts, options.scaling)
+    results = [measure(*settings, seed) for seed in range(options.seeds)]
     print(f"{len(rows) - options.texts:,} test examples, {len(away)} docstrings, {options.seeds} splits")
     for name in results[0]:
         values = [result[name] for result in results]

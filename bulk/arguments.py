@@ -121,6 +121,8 @@ class PredictionArguments:
     Attributes:
         text_pair_column: The column with the second text, for a model that reads pairs.
         scores: Whether to write the scores of all labels.
+        coverage: The share of true labels that the sets of a calibrated model contain.
+        abstain_below: The p-value of unfamiliarity below which a calibrated model has no answer.
         precision: The dtype to compute in.
     """
 
@@ -130,6 +132,14 @@ class PredictionArguments:
         default=None, metadata={"help": "Column with the second text of a pair, for a cross-encoder."}
     )
     scores: bool = field(default=False, metadata={"help": "Also write the scores of all labels."})
+    coverage: float | None = field(
+        default=None,
+        metadata={"help": "Share of true labels that sets of labels contain, for a calibrated model. (default: 0.9)"},
+    )
+    abstain_below: float | None = field(
+        default=None,
+        metadata={"help": "Write no label for texts with a lower p-value of unfamiliarity, for a calibrated model."},
+    )
     precision: str = field(
         default="auto",
         metadata={

@@ -17,6 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.batching import token_batches
 from ..modeling import SequenceEncoderForSequenceClassification
+from ..modeling.calibrated_outputs import check_refusal, labels_in_sets, with_p_values
+from ..modeling.calibration import calibration_of
 from ..modeling.text_encoding.embedding_recipe import ACTIVATIONS
 from ..tokenizer.private_copy import private_copy
 from .arguments import ModelArguments, PredictionArguments
@@ -54,18 +56,29 @@ class Predictions:
         names: Any = config.id2label
         self.labels = [str(names[index]) for index in range(classifier.num_labels)]
         self.activation, self._score = _activation(config, classifier.num_labels)
+        self.calibration = calibration_of(classifier)
+        self.coverage, self.abstain_below = options.coverage, options.abstain_below
+        check_refusal(self.calibration, self.coverage, self.abstain_below)
+        self._has_sets = self.calibration is not None and self.calibration.sets is not None
+        self._has_p_values = self.calibration is not None and self.calibration.unfamiliarity is not None
 
     @property
     def fields(self) -> list[pa.Field]:
         """See `Computation.fields`."""
         fields = [pa.field("label", pa.string()), pa.field("score", pa.float32())]
+        if self._has_sets:
+            fields.append(pa.field("labels", pa.list_(pa.string())))
+        if self._has_p_values:
+            fields.append(pa.field("unfamiliarity", pa.float32()))
         return [*fields, pa.field("scores", pa.list_(pa.float32(), len(self.labels)))] if self.all_scores else fields
 
     @property
     def facts(self) -> Mapping[str, Any]:
         """See `Computation.facts`."""
         dtype = str(self.classifier.dtype).removeprefix("torch.")
-        return {"dtype": dtype, "labels": self.labels, "score": self._score, "max_length": self.max_length}
+        facts = {"dtype": dtype, "labels": self.labels, "score": self._score, "max_length": self.max_length}
+        given = {"coverage": self.coverage, "abstain_below": self.abstain_below}
+        return facts | {name: value for name, value in given.items() if value is not None}
 
     def tokenize(self, texts: list[list[str]]) -> Tokens:
         """See `Computation.tokenize`."""
@@ -77,7 +90,7 @@ class Predictions:
 
     def compute(self, chunk: Chunk, tokens: Tokens, progress: Any) -> list[pa.Array]:
         """See `Computation.compute`."""
-        logits = self._logits(tokens, progress)
+        logits, p_values = self._outputs(tokens, progress)
         if not logits.isfinite().all():
             row = chunk.name(int(logits.isfinite().all(dim=1).int().argmin()))
             raise ValueError(f"The scores of {row} are not finite.")
@@ -89,10 +102,20 @@ class Predictions:
         missing[chunk.good] = [not ids for ids in tokens.ids]
         best = scores.argmax(axis=1)
         mask = pa.array(missing)
+        unfamiliar = np.ones(len(scores), np.float32)
+        unfamiliar[chunk.good] = p_values.cpu().numpy()
+        refused = unfamiliar < (self.abstain_below or 0)
         columns = [
-            pa.array(np.array(self.labels, dtype=object)[best], pa.string(), mask=missing),
-            pa.array(scores[np.arange(len(scores)), best], mask=missing),
+            pa.array(np.array(self.labels, dtype=object)[best], pa.string(), mask=missing | refused),
+            pa.array(scores[np.arange(len(scores)), best], mask=missing | refused),
         ]
+        if self.calibration is not None and self._has_sets:
+            sets = labels_in_sets(
+                self.calibration, torch.from_numpy(scores), self.labels, self.coverage, torch.from_numpy(refused)
+            )
+            columns.append(pa.array(sets, pa.list_(pa.string()), mask=missing))
+        if self._has_p_values:
+            columns.append(pa.array(unfamiliar, mask=missing))
         if self.all_scores:
             columns.append(pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), scores.shape[1], mask=mask))
         return columns
@@ -100,23 +123,27 @@ class Predictions:
     def scores(self, texts: list[list[str]]) -> np.ndarray:
         """Return the scores (G, C) of the columns of texts."""
         with tqdm(disable=True) as silent:
-            return self.activation(self._logits(self.tokenize(texts), silent)).cpu().numpy()
+            return self.activation(self._outputs(self.tokenize(texts), silent)[0]).cpu().numpy()
 
     @torch.no_grad()
-    def _logits(self, tokens: Tokens, progress: Any) -> torch.Tensor:
-        """Return the logits (G, C) in float32, zero for a text without tokens."""
+    def _outputs(self, tokens: Tokens, progress: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits (G, C) in float32, zero for a text without tokens, and the p-values (G,), 1 without any."""
         lengths = [len(ids) for ids in tokens.ids]
         device = self.classifier.device
         pad = {**dict.fromkeys(tokens.inputs, 0), "input_ids": self.classifier.config.pad_token_id or 0}
         logits = torch.zeros(len(lengths), len(self.labels), device=device)
+        p_values = torch.ones(len(lengths), device=device)
         # The longest texts come first, so that a lack of memory shows at once. The model drops the padding.
         for batch in reversed(token_batches(lengths, self.max_tokens)):
             inputs = {name: _padded([lists[i] for i in batch], pad[name]) for name, lists in tokens.inputs.items()}
             inputs["attention_mask"] = _padded([[1] * lengths[i] for i in batch], 0)
-            outputs = self.classifier(**{name: tensor.to(device) for name, tensor in inputs.items()}, return_dict=True)
+            inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+            outputs, found = with_p_values(self.classifier, self.calibration, **inputs)
             logits[batch] = outputs.logits.float()
+            if found is not None:
+                p_values[batch] = found
             progress.update(len(batch))
-        return logits
+        return logits, p_values
 
 
 def _padded(lists: list[list[int]], value: int) -> torch.Tensor:

@@ -53,6 +53,7 @@ def calibrate_checkpoint(options: CalibrationArguments, data: CalibrationFiles) 
         examples,
         away=away,
         coverages=options.coverages,
+        scaling=options.scaling,
         max_length=options.max_length,
         columns=data,
     )
@@ -61,24 +62,21 @@ def calibrate_checkpoint(options: CalibrationArguments, data: CalibrationFiles) 
         model.save_pretrained(written)
         save_tokenizer(tokenizer, written, list(SAMPLES))
         copy_sidecar_files(source, encoder, written)
-        add_to_card(written, output.resolve().name, model, report)
+        if not (card := written / "README.md").exists():
+            save_card(card, model_card(model, output.resolve().name).content)
+        add_to_card(written, report)
     print(f"Saved in {output}.")
     return report
 
 
-def add_to_card(folder: Path, name: str, model: Any, report: CalibrationReport) -> None:
+def add_to_card(folder: Path, report: CalibrationReport) -> None:
     """Draw the reliability diagram, and put a section on the calibration at the top of the card of a folder.
 
     Args:
-        folder: The folder. If it has no card, it gets one.
-        name: The final name of the folder.
-        model: The model.
+        folder: The folder, with a card.
         report: What `calibrate` has done.
     """
     report.plot(folder / CALIBRATION_PICTURE)
-    card = folder / "README.md"
-    if not card.exists():
-        save_card(card, model_card(model, name).content)
     replace_section(folder, "calibration", card_section(report.calibration, with_picture=True))
 
 

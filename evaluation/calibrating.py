@@ -6,31 +6,40 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from ..command_line import UsageError
 from ..command_line.extras import require
-from ..modeling import SequenceEncoderForSequenceClassification, SequenceEncoderPreTrainedModel
+from ..modeling import (
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderForTokenClassification,
+    SequenceEncoderPreTrainedModel,
+)
 from ..modeling.calibration import Calibration, check_coverage, weight_digests
 from ..tasks import HEAD_TASKS, HeadTask
 from ..tasks.arguments import ExampleArguments
 from ..tasks.example_files import place_of
+from .calibration_arguments import COVERAGES, SCALINGS
 from .fitting import Fitted, fit_classification, fit_multi_label
+from .fitting_entities import fit_entities
 from .outputs import outputs_of
 from .reliability import Answered, plot_reliability
 from .scaling import folds_of
 from .summary import summary_of
 from .unfamiliarity import Known, choose_score, default_kind, layers_to_compare
 
-COVERAGES = (0.9, 0.8, 0.95)
 # The name of the examples in errors.
 SPLIT = "calibration"
 _TASKS = {"single_label_classification": "classification", "multi_label_classification": "multi-label"}
 # Fewer texts of elsewhere say too little about which score is the best.
 _LEAST_AWAY = 10
-_FITS: dict[str, Any] = {"classification": fit_classification, "multi-label": fit_multi_label}
+_FITS: dict[str, Any] = {
+    "classification": fit_classification,
+    "multi-label": fit_multi_label,
+    "ner": fit_entities,
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,7 @@ def calibrate(
     *,
     away: Iterable[str] | None = None,
     coverages: Sequence[float] = COVERAGES,
+    scaling: str = "auto",
     max_length: int | None = None,
     columns: ExampleArguments | None = None,
 ) -> CalibrationReport:
@@ -72,13 +82,15 @@ def calibrate(
     `model.calibration` has the rest. `save_pretrained` saves both.
 
     Args:
-        model: A model for classification with one label or several.
+        model: A model for classification with one label or several, or for entities.
         tokenizer: Its tokenizer.
         examples: A list of dictionaries or a `datasets.Dataset`, with the columns that `sequence-encoder adapt` reads,
             by default `text` and `label`, or `labels` with several labels per text.
         away: Texts of elsewhere, which the score of unfamiliar texts should tell from the examples. Without them, it is
             chosen on held-out classes or, with two classes, a default that needs none.
         coverages: The shares of true labels that prediction sets should contain, the default first.
+        scaling: `temperature`, which does not change predictions; `vector`, with a scale and an offset for each label;
+            or `auto` for a temperature, unless `vector` is clearly better on held-out texts.
         max_length: The number of tokens to truncate texts to; by default the limit of the model.
         columns: The names of the columns.
 
@@ -94,6 +106,8 @@ def calibrate(
     from datasets import Dataset
 
     examples = list(examples) if not hasattr(examples, "column_names") else examples
+    if scaling not in SCALINGS:
+        raise UsageError(f"scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}.")
     if not len(examples):
         raise UsageError("calibrate needs examples, got none.")
     rows = Dataset.from_list(examples) if isinstance(examples, list) else examples
@@ -102,9 +116,9 @@ def calibrate(
     rows = task.read({SPLIT: rows}, labels_of(model))[SPLIT]
     check_examples(task_name, task, rows, coverages)
     others = None if away is None else checked_texts(away)
-    task.max_length = max_length or model.base_model.longest_text(tokenizer) or 512
+    task.max_length = max_length or cast(Any, model.base_model).longest_text(tokenizer) or 512
     inputs = task.encode(rows, tokenizer)
-    return calibrate_encoded(model, tokenizer, task_name, inputs, others, coverages, task.max_length)
+    return calibrate_encoded(model, tokenizer, task_name, inputs, others, coverages, scaling, task.max_length)
 
 
 def calibrate_encoded(
@@ -112,9 +126,10 @@ def calibrate_encoded(
     tokenizer: Any,
     task: str,
     inputs: Any,
-    away: list[str] | None,
-    coverages: Sequence[float],
-    max_length: int,
+    away: list[str] | None = None,
+    coverages: Sequence[float] = COVERAGES,
+    scaling: str = "auto",
+    max_length: int | None = None,
 ) -> CalibrationReport:
     """Calibrate a model on examples as the task encodes them; see `calibrate`.
 
@@ -125,14 +140,17 @@ def calibrate_encoded(
         inputs: A `datasets.Dataset` of inputs and labels.
         away: Texts of elsewhere.
         coverages: The coverages, the default first.
+        scaling: The method of scaling, or `auto`.
         max_length: The number of tokens to truncate the texts of elsewhere to.
     """
     layer, depth = head_of(model), model.config.num_hidden_layers
-    layers = layers_to_compare(depth) if away is not None or len(labels_of(model)) > 2 else [default_kind(depth)[1]]
+    compares = away is not None or (task == "classification" and len(labels_of(model)) > 2)
+    layers = layers_to_compare(depth) if compares else [default_kind(depth)[1]]
     rows = list(inputs)
     outputs = outputs_of(model, tokenizer, rows, layers, "calibration examples")
     folds = folds_of(len(rows))
-    fitted: Fitted = _FITS[task](outputs, [row["labels"] for row in rows], folds, tuple(coverages))
+    labels = labels_of(model)
+    fitted: Fitted = _FITS[task](outputs, rows, labels, folds, tuple(coverages), scaling)
     others = None
     if away is not None:
         encoded = tokenizer(away, truncation=True, max_length=max_length)
@@ -149,8 +167,8 @@ def calibrate_encoded(
         "choice_of_unfamiliarity": chosen,
         "versions": {name: version(name) for name in ("torch", "transformers", "scikit-learn")},
     }
-    scaling = fitted.scaling.as_json(labels_of(model))
-    model.calibration = Calibration(task, scaling, weight_digests(model), fitted.sets, unfamiliarity, facts)
+    scaled = fitted.scaling.as_json(labels)
+    model.calibration = Calibration(task, scaled, weight_digests(model), fitted.sets, unfamiliarity, facts)
     return CalibrationReport(model.calibration, fitted.before, fitted.after)
 
 
@@ -164,10 +182,12 @@ def task_of(model: Any) -> str:
         kind = model.config.problem_type or "single_label_classification"
         if kind in _TASKS:
             return _TASKS[kind]
+    if isinstance(model, SequenceEncoderForTokenClassification):
+        return "ner"
     named = getattr(getattr(model, "config", None), "problem_type", None)
     raise UsageError(
-        f"model must classify texts with at least two labels to be calibrated, got a {type(model).__name__} with "
-        f"{len(labels_of(model))} labels{f' for {named}' if named else ''}."
+        "model must classify texts with at least two labels, or tokens, to be calibrated, got a "
+        f"{type(model).__name__} with {len(labels_of(model))} labels{f' for {named}' if named else ''}."
     )
 
 
@@ -192,7 +212,7 @@ def head_of(model: Any) -> nn.Linear:
     return layer
 
 
-def check_examples(task_name: str, task: HeadTask, rows: Any, coverages: Sequence[float]) -> None:
+def check_examples(task_name: str, task: HeadTask, rows: Any, coverages: Sequence[float], split: str = SPLIT) -> None:
     """Check that a model can be calibrated on examples.
 
     Args:
@@ -200,6 +220,7 @@ def check_examples(task_name: str, task: HeadTask, rows: Any, coverages: Sequenc
         task: The task, which has read the examples.
         rows: The examples.
         coverages: The coverages of prediction sets.
+        split: The name of the split, for errors.
 
     Raises:
         UsageError: If they are too few for a coverage, of one class, or have a text of spaces.
@@ -214,7 +235,7 @@ def check_examples(task_name: str, task: HeadTask, rows: Any, coverages: Sequenc
     for column in task.texts:
         for index, text in enumerate(rows[column]):
             if not (text if isinstance(text, list) else text.strip()):
-                place = place_of(task.data, SPLIT, index)
+                place = place_of(task.data, split, index)
                 raise UsageError(f"--text_column {column}: {place} has a text without characters other than spaces.")
     label = getattr(task, "label", "")
     if task_name == "classification" and len(found := {str(value) for value in rows[label]}) < 2:

@@ -12,6 +12,11 @@ from ..command_line.extras import require
 from ..command_line.parser import CommandLine
 from ..tasks.arguments import ExampleArguments
 
+# The tasks of `adapt` whose models can be calibrated.
+CALIBRATED_TASKS = ("classification", "multi-label", "ner")
+COVERAGES = (0.9, 0.8, 0.95)
+SCALINGS = ("auto", "temperature", "vector")
+
 
 @dataclass
 class CalibrationArguments:
@@ -28,8 +33,16 @@ class CalibrationArguments:
     )
     output_dir: str = field(metadata={"help": "Folder to write the calibrated model to."})
     coverages: list[float] = field(
-        default_factory=lambda: [0.9, 0.8, 0.95],
+        default_factory=lambda: list(COVERAGES),
         metadata={"help": "Shares of true labels that the sets of labels should contain, the default first."},
+    )
+    scaling: str = field(
+        default="auto",
+        metadata={
+            "help": "temperature keeps all predictions; vector has a scale and an offset for each label; auto chooses "
+            "vector if it is clearly better on held-out texts.",
+            "choices": list(SCALINGS),
+        },
     )
     max_length: int | None = field(
         default=None, metadata={"help": "Truncate texts to this many tokens; the default is that of the model."}
@@ -81,6 +94,7 @@ CALIBRATE = CommandLine(
     "adapted --file held-out.csv --output_dir calibrated",
     (CalibrationArguments, CalibrationFiles),
     positional=("model",),
+    left_out=lambda given: {"choice_columns", "doc_stride"},
 )
 
 

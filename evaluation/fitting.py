@@ -42,22 +42,29 @@ class Fitted:
 
 
 def fit_classification(
-    outputs: Outputs, targets: list[int], folds: torch.Tensor, coverages: tuple[float, ...]
+    outputs: Outputs,
+    rows: list[dict[str, Any]],
+    labels: list[str],
+    folds: torch.Tensor,
+    coverages: tuple[float, ...],
+    method: str,
 ) -> Fitted:
     """Calibrate a classifier with one label per text.
 
     Args:
         outputs: The outputs of the model.
-        targets: The class of each text.
+        rows: The encoded texts, with the class of each in `labels`.
+        labels: The names of the classes.
         folds: (N,) the fold of each text.
         coverages: The coverages of the sets.
+        method: The method of scaling, or `auto`.
     """
-    logits, classes = outputs.stacked, torch.tensor(targets)
+    logits, classes = outputs.stacked, torch.tensor([row["labels"] for row in rows])
 
     def hits(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         return logits.argmax(-1) == classes
 
-    scaling, held_out = choose_scaling(logits, classes, single_label_loss, hits, folds)
+    scaling, held_out = choose_scaling(logits, classes, single_label_loss, hits, folds, method)
     probabilities = held_out.softmax(-1)
     truth = torch.nn.functional.one_hot(classes, logits.shape[1]).bool()
     before, after = (Answered(each.softmax(-1).amax(-1), hits(each, classes)) for each in (logits, held_out))
@@ -67,22 +74,29 @@ def fit_classification(
 
 
 def fit_multi_label(
-    outputs: Outputs, targets: list[list[float]], folds: torch.Tensor, coverages: tuple[float, ...]
+    outputs: Outputs,
+    rows: list[dict[str, Any]],
+    labels: list[str],
+    folds: torch.Tensor,
+    coverages: tuple[float, ...],
+    method: str,
 ) -> Fitted:
     """Calibrate a classifier with any number of labels per text. Each label of each text is an answer, yes or no.
 
     Args:
         outputs: The outputs of the model.
-        targets: A 1 for each label of each text, 0 for others.
+        rows: The encoded texts, with a 1 for each of their labels in `labels`, 0 for others.
+        labels: The names of the labels.
         folds: (N,) the fold of each text.
         coverages: The expected shares of true labels in the sets.
+        method: The method of scaling, or `auto`.
     """
-    logits, truth = outputs.stacked, torch.tensor(targets)
+    logits, truth = outputs.stacked, torch.tensor([row["labels"] for row in rows])
 
     def hits(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         return ((logits > 0) == truth.bool()).float().mean(-1)
 
-    scaling, held_out = choose_scaling(logits, truth, multi_label_loss, hits, folds)
+    scaling, held_out = choose_scaling(logits, truth, multi_label_loss, hits, folds, method)
     before, after = (
         Answered(each.abs().sigmoid().flatten(), ((each > 0) == truth.bool()).flatten()) for each in (logits, held_out)
     )

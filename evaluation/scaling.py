@@ -69,11 +69,14 @@ def multi_label_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
 
 
+def fit_log_scale(loss: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Return the scale, within limits, whose logarithm minimises a loss."""
+    return _minimise(loss, torch.zeros((), dtype=torch.float64)).exp().clamp(1 / _HOTTEST, 1 / _COLDEST)
+
+
 def fit_temperature(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> Scaling:
     """Find the temperature that minimises the loss (Guo et al., 2017). It cannot change which class is most likely."""
-    start = torch.zeros((), dtype=torch.float64)
-    log_scale = _minimise(lambda x: loss(logits.double() * x.exp(), targets).mean(), start)
-    scale = log_scale.exp().clamp(1 / _HOTTEST, 1 / _COLDEST).float()
+    scale = fit_log_scale(lambda x: loss(logits.double() * x.exp(), targets).mean()).float()
     classes = logits.shape[1]
     return Scaling("temperature", scale.expand(classes).clone(), torch.zeros(classes))
 
@@ -123,9 +126,11 @@ def choose_scaling(
     loss: Loss,
     hits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     folds: torch.Tensor,
+    method: str = "auto",
 ) -> tuple[Scaling, torch.Tensor]:
-    """Return a temperature, or vector scaling if it is better on held-out texts, and the cross-scaled logits.
+    """Return a scaling and the cross-scaled logits.
 
+    With the method `auto`, it is a temperature, or vector scaling if that is better on held-out texts.
     Vector scaling can change which class is most likely, so it must lower the loss by more than twice its standard
     error, and must not make more mistakes.
 
@@ -135,7 +140,11 @@ def choose_scaling(
         loss: `single_label_loss` or `multi_label_loss`.
         hits: Returns how right each text is (N,), from logits and targets.
         folds: (N,) the fold of each text.
+        method: `auto`, `temperature` or `vector`.
     """
+    if method != "auto":
+        chosen = fit_vector if method == "vector" else fit_temperature
+        return chosen(logits, targets, loss), cross_scaled(chosen, logits, targets, loss, folds)
     chosen, held_out = fit_temperature, cross_scaled(fit_temperature, logits, targets, loss, folds)
     vector = cross_scaled(fit_vector, logits, targets, loss, folds)
     gain = (loss(held_out, targets) - loss(vector, targets)).double()
@@ -157,5 +166,5 @@ def _minimise(objective: Callable[[torch.Tensor], torch.Tensor], start: torch.Te
             value.backward()
             return value
 
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)
     return x.detach()

@@ -72,7 +72,8 @@ def _sentences(calibration: Calibration) -> list[str]:
         chosen = calibration.facts["choice_of_unfamiliarity"]
         where = "" if score.layer is None else f" after layer {score.layer}"
         quality = f" (AUROC {chosen['auroc']:.3f})" if "auroc" in chosen else ""
-        sentences.append(
-            f"The score of unfamiliar texts is {_SCORES[score.kind]}{where}, {_CHOSEN[chosen['chosen_on']]}{quality}."
-        )
+        name = _SCORES[score.kind]
+        if score.means is not None and len(score.means) == 1:
+            name = "the Mahalanobis distance to the mean of the examples"
+        sentences.append(f"The score of unfamiliar texts is {name}{where}, {_CHOSEN[chosen['chosen_on']]}{quality}.")
     return sentences

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ..conversion.command import SAMPLES, in_float32
 from ..hub.passed_on import inherited_card_fields
 from ..modeling import SequenceEncoderForMultipleChoice, SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from ..modeling.calibration import calibration_of
 from ..modeling.quantized.eight_bit_linear import EightBitLinear
 from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 from ..modeling.text_encoding.recipe_files import write_recipe
@@ -117,6 +118,8 @@ def checked_export(
         recipe = encoder.recipe_for() if pooled else encoder.embedding_recipe
         if model is encoder and recipe is not None:
             write_recipe(written, recipe, model.config.hidden_size)
+        if not pooled and (calibration := calibration_of(model)) is not None:
+            calibration.write(written)
         check, shapes = _check(to, module, written, batches)
         dimensions = {name: tensor.dim() for name, tensor in batches[1].items()}
         if isinstance(model, SequenceEncoderForMultipleChoice):

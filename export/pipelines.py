@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, cast
 
 from transformers import Pipeline, pipeline
 from transformers.utils import ModelOutput
 
 from ..inference import QuestionAnsweringPipeline
-from .loading import load_exported, running_lock
+from ..inference.calibrated_text_classification import CalibratedTextClassificationPipeline
+from ..modeling.calibration import Calibration, read_calibration
+from .loading import hub_options, load_exported, running_lock
 
 
 class _PipelineModel:
     """An exported model with what pipelines ask of a model."""
 
-    def __init__(self, exported: Any) -> None:
+    def __init__(self, exported: Any, calibration: Calibration | None) -> None:
         self._exported, self._running = exported, running_lock(exported)
         (component,) = exported.components.values()
         self._inputs = tuple(component.metadata.kwargs)
         self.config, self.device, self.dtype = exported.config, exported.device, exported.dtype
+        self.calibration = calibration
 
     def __call__(self, **inputs: Any) -> Any:
         return self.forward(**inputs)
@@ -43,6 +47,9 @@ def exported_pipeline(
 ) -> Pipeline:
     """Return a pipeline of transformers that runs a model which `export` has saved. It computes in float32.
 
+    With a calibrated model, it returns calibrated scores and sets of labels. It has p-values of unfamiliar texts only
+    if their score is the energy of the logits, since the graph has no vectors of layers.
+
     Args:
         task: The task of the pipeline, such as `text-classification` or `question-answering`.
         name: A folder or a Hub id.
@@ -57,7 +64,12 @@ def exported_pipeline(
     exported, tokenizer = load_exported(name, trust_remote_code=trust_remote_code)
     # Pipelines compare the name of the class with those that the task supports.
     kind = type(next(iter(exported.config.architectures or ["ExportedModel"])), (_PipelineModel,), {})
-    model: Any = kind(exported)
+    calibration = read_calibration(name, **hub_options(options))
+    if calibration is not None and calibration.needs_vectors:
+        calibration = replace(calibration, unfamiliarity=None)
+    model: Any = kind(exported, calibration)
     if task == "question-answering":  # Transformers has none.
         return QuestionAnsweringPipeline(model=model, tokenizer=tokenizer, **options)
+    if task == "text-classification":
+        return CalibratedTextClassificationPipeline(model=model, tokenizer=tokenizer, **options)
     return cast(Any, pipeline)(task, model=model, tokenizer=tokenizer, **options)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers.pipelines.text_classification import TextClassificationPipeline
 
-from ..modeling.calibrated_outputs import check_refusal, with_p_values
+from ..modeling.calibrated_outputs import check_refusal, labels_in_sets, with_p_values
 from ..modeling.calibration import calibration_of
 
 # `Any`, because the parameters differ from those of the base class.
@@ -38,10 +38,11 @@ class CalibratedTextClassificationPipeline(_TextClassificationPipeline):
         """Return transformers' own pipeline for models of others."""
         if cls.__base__ is _TextClassificationPipeline and not hasattr(kwargs.get("model"), "calibration"):
             return _TextClassificationPipeline(*args, **kwargs)
-        return super().__new__(cls)
+        pipeline: Any = object.__new__(cls)
+        return pipeline
 
     def __init__(self, **kwargs: Any) -> None:
-        self.calibration = calibration_of(kwargs["model"])
+        self.calibration: Any = calibration_of(kwargs["model"])
         super().__init__(**kwargs)
 
     def _sanitize_parameters(
@@ -81,22 +82,19 @@ class CalibratedTextClassificationPipeline(_TextClassificationPipeline):
         results = super().postprocess(model_outputs, function_to_apply, top_k, _legacy)
         if self.calibration is None:
             return results
-        p_value = float(model_outputs["unfamiliarity"]) if "unfamiliarity" in model_outputs else None
-        refused = abstain_below is not None and p_value is not None and p_value < abstain_below
+        p_values = model_outputs.get("unfamiliarity")
+        refused = abstain_below is not None and p_values is not None and float(p_values) < abstain_below
         added: dict[str, Any] = {}
         if self.calibration.sets is not None:
-            added["labels"] = self._labels(model_outputs["logits"].float(), coverage, refused)
-        if p_value is not None:
-            added["unfamiliarity"] = p_value
+            logits, config = model_outputs["logits"].float(), self.model.config
+            several = config.problem_type == "multi_label_classification"
+            probabilities = logits.sigmoid() if several else logits.softmax(-1)
+            names = [config.id2label[index] for index in range(config.num_labels)]
+            all_labels = torch.tensor([refused])
+            added["labels"] = labels_in_sets(self.calibration, probabilities, names, coverage, all_labels)[0]
+        if p_values is not None:
+            added["unfamiliarity"] = float(p_values)
         changed = {"label": None, "score": None} if refused else {}
         if isinstance(results, dict):
             return {**results, **changed, **added}
         return [{**result, **changed, **added} for result in (results[:1] if refused else results)]
-
-    def _labels(self, logits: torch.Tensor, coverage: float | None, refused: bool) -> list[str]:
-        """Return the labels of the set of one text, the most likely first; all of them if there is no answer."""
-        several = self.model.config.problem_type == "multi_label_classification"
-        probabilities = logits.sigmoid() if several else logits.softmax(-1)
-        inside = self.calibration.sets.contain(probabilities, coverage, keep_best=not several)[0].tolist()
-        order = probabilities[0].argsort(descending=True, stable=True).tolist()
-        return [self.model.config.id2label[index] for index in order if refused or inside[index]]

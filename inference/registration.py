@@ -5,8 +5,12 @@ from __future__ import annotations
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .calibrated_text_classification import CalibratedTextClassificationPipeline
+from .calibrated_token_classification import CalibratedTokenClassificationPipeline
 
-_PIPELINES = {"text-classification": CalibratedTextClassificationPipeline}
+_PIPELINES = {
+    "text-classification": CalibratedTextClassificationPipeline,
+    "token-classification": CalibratedTokenClassificationPipeline,
+}
 
 
 def install() -> None:

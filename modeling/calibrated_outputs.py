@@ -1,8 +1,9 @@
 """Runs a calibrated model: its outputs, with the p-values of the texts.
 
-Shapes: B batch.
+Shapes: B batch, N texts, C labels.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from .calibration import Calibration, check_coverage
 from .layer_vectors import LayerVectors
 
 
-def with_p_values(model: Any, calibration: Calibration, **inputs: Any) -> tuple[Any, torch.Tensor | None]:
+def with_p_values(model: Any, calibration: Calibration | None, **inputs: Any) -> tuple[Any, torch.Tensor | None]:
     """Run a model, and return its outputs and the p-values of the texts, (B,).
 
     The p-values are None if the calibration has no score of unfamiliar texts, or if the score needs the vectors of a
@@ -19,18 +20,67 @@ def with_p_values(model: Any, calibration: Calibration, **inputs: Any) -> tuple[
 
     Args:
         model: The model.
-        calibration: Its calibration.
+        calibration: Its calibration, if it has one.
         **inputs: The inputs of the model.
     """
+    vectors = vectors_for(model, calibration)
+    if vectors is not None and calibration is not None:
+        outputs = model(**inputs, return_dict=True, layer_vectors=vectors)
+        return outputs, p_values_of(calibration, vectors)
+    outputs = model(**inputs, return_dict=True)
+    found = None if calibration is None else calibration.unfamiliarity
+    if found is None or found.layer is not None:
+        return outputs, None
+    return outputs, found.p_values(found.score(None, outputs.logits))
+
+
+def vectors_for(model: Any, calibration: Calibration | None) -> LayerVectors | None:
+    """Return what to pass to a model as `layer_vectors`, or None if no vectors are needed or given.
+
+    Args:
+        model: The model.
+        calibration: Its calibration, if it has one.
+    """
+    found = None if calibration is None else calibration.unfamiliarity
+    if found is None or found.layer is None or not isinstance(model, torch.nn.Module):
+        return None
+    return LayerVectors([found.layer])
+
+
+def p_values_of(calibration: Calibration, vectors: LayerVectors) -> torch.Tensor:
+    """Return the p-values (B,) of the texts of a batch, from the vectors of a layer."""
     found = calibration.unfamiliarity
-    if found is None or (found.layer is not None and not isinstance(model, torch.nn.Module)):
-        return model(**inputs, return_dict=True), None
-    if found.layer is None:
-        outputs = model(**inputs, return_dict=True)
-        return outputs, found.p_values(found.score(None, outputs.logits))
-    vectors = LayerVectors([found.layer])
-    outputs = model(**inputs, return_dict=True, layer_vectors=vectors)
-    return outputs, found.p_values(found.score(vectors[found.layer]))
+    assert found is not None
+    assert found.layer is not None
+    return found.p_values(found.score(vectors[found.layer]))
+
+
+def labels_in_sets(
+    calibration: Calibration,
+    probabilities: torch.Tensor,
+    names: Sequence[str],
+    coverage: float | None = None,
+    refused: torch.Tensor | None = None,
+) -> list[list[str]]:
+    """Return the labels in the set of each text, the most likely first.
+
+    Args:
+        calibration: The calibration of the model, with sets.
+        probabilities: (N, C) the calibrated probabilities.
+        names: The names of the C labels.
+        coverage: The share of true labels that the sets contain; by default that of the calibration.
+        refused: (N,) bool, True for texts without an answer, whose sets have all labels.
+    """
+    assert calibration.sets is not None
+    # With several labels per text, none may be true.
+    keep_best = calibration.task != "multi-label"
+    inside = calibration.sets.contain(probabilities, coverage, keep_best)
+    if refused is not None:
+        inside = inside | refused[:, None]
+    order = probabilities.argsort(dim=-1, descending=True, stable=True)
+    inside = inside.gather(-1, order)
+    rows = zip(order.tolist(), inside.tolist(), strict=True)
+    return [[names[index] for index, kept in zip(*row, strict=True) if kept] for row in rows]
 
 
 def check_refusal(

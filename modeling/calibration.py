@@ -172,6 +172,11 @@ class Calibration:
     unfamiliarity: Unfamiliarity | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def needs_vectors(self) -> bool:
+        """Whether the score of unfamiliar texts needs the vectors of a layer."""
+        return self.unfamiliarity is not None and self.unfamiliarity.layer is not None
+
     def fits(self, model: nn.Module) -> bool:
         """Return whether a model still has the weights that were calibrated."""
         digest = _digest(model, torch.float32)
@@ -308,7 +313,9 @@ def weight_digests(model: nn.Module) -> tuple[str, ...]:
 
 
 def _digest(model: Any, dtype: torch.dtype) -> str | None:
-    """Return a digest of the values in a dtype, or None if they are not all on this machine."""
+    """Return a digest of the values in a dtype, or None if this process does not have them, as in an exported model."""
+    if not isinstance(model, nn.Module):
+        return None
     encoder = f"{model.base_model_prefix}."
     norms = {name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm | nn.RMSNorm)}
     digest = blake2b(digest_size=8)

@@ -20,6 +20,7 @@ _ENTRIES = (
     "modeling/heads/task_adapter.py",
     "inference/question_answering.py",
     "inference/calibrated_text_classification.py",
+    "inference/calibrated_token_classification.py",
 )
 _DOCSTRINGS = {
     "saving": "Saving and loading of SequenceEncoder models, configurations and tokenizers.",

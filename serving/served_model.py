@@ -21,6 +21,8 @@ from ..modeling import (
     SequenceEncoderModel,
     SequenceEncoderPreTrainedModel,
 )
+from ..modeling.calibrated_outputs import with_p_values
+from ..modeling.calibration import calibration_of
 from ..modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
 from ..modeling.text_encoding.text_encoding import TextEncodingMixin, count_leading_tokens
 from ..tokenizer.private_copy import lowercased, private_copy
@@ -85,6 +87,7 @@ class ServedModel:
     def __init__(self, name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         self.name, self.model = name, model
         self.tasks = _tasks_of(model)
+        self.calibration = calibration_of(model)
         self.encoder: Any = model if isinstance(model, TextEncodingMixin) else model.base_model
         self.recipe = self.encoder.recipe_for() if EMBED in self.tasks else EmbeddingRecipe()
         self.max_length: int | None = self.encoder.longest_text(tokenizer)
@@ -185,7 +188,8 @@ class ServedModel:
         """Compute a batch.
 
         Returns:
-            For each text: a vector (D,), token vectors (L, D), logits (C,), or the ids and probabilities of the likely
+            For each text: a vector (D,), token vectors (L, D), logits (C,), with the p-value of unfamiliarity if the
+            model is calibrated, or the ids and probabilities of the likely
             tokens for each mask, (masks, TOP_K) twice.
         """
         order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
@@ -198,7 +202,10 @@ class ServedModel:
             elif group.task == FILL_MASK:
                 found = self._likely_tokens(ordered)
             else:
-                found = _numpy(self.model(**self._padded(ordered)).logits)
+                outputs, p_values = with_p_values(self.model, self.calibration, **self._padded(ordered))
+                found = _numpy(outputs.logits)
+                if p_values is not None:
+                    found = list(zip(found, _numpy(p_values), strict=True))
         results: list[Any] = [None] * len(rows)
         for index, result in zip(order, found, strict=True):
             results[index] = result

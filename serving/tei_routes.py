@@ -10,10 +10,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BeforeValidator, Field
 
+from ..modeling.calibrated_outputs import check_refusal
 from ..version import __version__
 from .errors import RequestError
 from .responses import Body, Items, StrictJsonRoute, Texts, as_texts, json_list, json_response, json_vectors
-from .scores import probabilities, ranking
+from .scores import probabilities, ranking, with_sets
 from .served_model import EMBED, EMBED_ALL, PREDICT, RERANK, Group, Row, ServedModel
 from .service import Service
 
@@ -76,13 +77,18 @@ class RerankBody(Body):
 
 
 class PredictBody(Body):
-    """A request to classify a text, a pair of texts, or a list of lists that hold one text or a pair each."""
+    """A request to classify a text, a pair of texts, or a list of lists that hold one text or a pair each.
+
+    `coverage` and `abstain_below` are additions, for calibrated models.
+    """
 
     inputs: str | Items[str] | Items[Items[str]]
     model: str | None = None
     truncate: bool | None = None
     truncation_direction: Direction = "right"
     raw_scores: bool = False
+    coverage: float | None = None
+    abstain_below: float | None = None
 
 
 def tei_routes(service: Service) -> APIRouter:
@@ -161,15 +167,25 @@ async def compare_sentences(service: Service, body: SimilarityBody, request: Req
 
 
 async def classify(service: Service, body: PredictBody, request: Request) -> list[list[dict[str, Any]]]:
-    """Return the labels of each text with their scores, the best first."""
+    """Return the labels of each text with their scores, the best first; see `with_sets` for a calibrated model."""
     model = service.model(body.model, PREDICT)
+    try:
+        check_refusal(model.calibration, body.coverage, body.abstain_below)
+    except ValueError as error:
+        raise RequestError(400, str(error), str(error).partition("=")[0]) from error
     rows = await service.tokenize(model, _sequences(body.inputs), body.truncate)
-    scores = np.stack(await service.compute(request, Group(model, PREDICT), rows))
-    if not body.raw_scores:
-        several = model.model.config.problem_type == "multi_label_classification" or scores.shape[1] == 1
-        scores = probabilities(scores, several)
+    found = await service.compute(request, Group(model, PREDICT), rows)
+    logits = np.stack([each[0] if isinstance(each, tuple) else each for each in found])
+    several = model.model.config.problem_type == "multi_label_classification" or logits.shape[1] == 1
+    scores = likely = probabilities(logits, several)
+    if body.raw_scores:
+        scores = logits
     labels = model.labels
-    return [[{"score": score, "label": labels[index]} for index, score in ranking(row)] for row in scores]
+    results = [[{"score": score, "label": labels[index]} for index, score in ranking(row)] for row in scores]
+    if model.calibration is None:
+        return results
+    p_values = [float(each[1]) if isinstance(each, tuple) else None for each in found]
+    return with_sets(model.calibration, results, likely, labels, p_values, body.coverage, body.abstain_below)
 
 
 async def _rows_of(service: Service, model: ServedModel, body: TextsBody) -> tuple[list[Row], str]:

@@ -281,6 +281,7 @@ def test_examples_that_cannot_calibrate_are_refused(before: Any, tokenizer: Any,
         (examples[:10], {}, ["coverages=0.95", "at least 19", "there are 10"]),
         (examples, {"coverages": [1.5]}, ["coverages", "between 0 and 1", "1.5"]),
         (examples, {"coverages": []}, ["coverages", "got none"]),
+        (examples, {"scaling": "platt"}, ["scaling", "auto, temperature, vector", "'platt'"]),
         (examples, {"coverages": [0.999]}, ["coverages=0.999", "at least 999"]),
         (spaces, {}, ["text_column", "row 30", "other than spaces"]),
         (unknown, {}, ["kind 7", "kind 0, kind 1"]),
@@ -304,7 +305,7 @@ def test_models_that_cannot_be_calibrated_are_refused(
     wrapped.classifier = torch.nn.Sequential(wrapped.classifier)
     broken.classifier.weight.data[0, 0] = torch.nan
     for model, said in (
-        (one, ["with 1 labels"]),
+        (one, ["tokens", "with 1 labels"]),
         (regression, ["regression"]),
         (wrapped, ["plain Linear", "Sequential"]),
         (broken, ["NaN or infinite"]),

@@ -132,6 +132,7 @@ def test_public_names_are_pinned() -> None:
             *("Docstring", "PackedWindows", "TokenBudgetBatchSampler", "TokenBudgetCollator", "TokenBudgetDataset"),
             *("read_documentation", "segment_windows"),
         ],
+        "evaluation": ["CalibrationReport", "calibrate"],
         "export": ["ExportCheck", "ExportedEncoder", "export", "exported_pipeline", "to_jax"],
         "hub": ["Training", "model_card", "save_sentence_transformer"],
         "inference": ["QuestionAnsweringPipeline", "optimize_for_inference", "unpad_inputs"],

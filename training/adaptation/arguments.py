@@ -13,6 +13,7 @@ from typing import Any
 from ...command_line import UsageError
 from ...command_line.extras import require, require_reporters
 from ...command_line.parser import CommandLine, check_used
+from ...evaluation.calibration_arguments import CALIBRATED_TASKS
 from .examples.arguments import TaskDataArguments
 from .tasks import HEAD_TASKS, TASKS
 from .tuning import TUNINGS
@@ -28,6 +29,8 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "choice_columns": ("task", ("multiple-choice",)),
     "label_separator": ("task", ("multi-label",)),
     "doc_stride": ("task", ("qa",)),
+    "calibrate": ("task", CALIBRATED_TASKS),
+    "calibration_file": ("task", CALIBRATED_TASKS),
     "average_seeds": ("task", tuple(HEAD_TASKS)),
     "eval_steps": ("eval_strategy", ("steps",)),
     "save_steps": ("save_strategy", ("steps",)),
@@ -122,6 +125,13 @@ class AdaptationOptions:
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after N evaluations without improvement.", "metavar": "N"}
     )
+    calibrate: str = field(
+        default="auto",
+        metadata={
+            "help": "Calibrate the scores; auto: if there are 200 validation examples.",
+            "choices": ["auto", "yes", "no"],
+        },
+    )
     keep_best: bool = field(default=True, metadata={"help": "Keep the weights of the best evaluation."})
     seed: int = field(default=0, metadata={"help": "Seed of the first training run."})
     bf16: bool | None = field(
@@ -183,7 +193,16 @@ _SHOWN_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # Options that only the help of the command without a task shows.
 _DETAILS = (
-    *("encoding", "delimiter", "dataset_config_name", "validation_split", "test_split", "bf16", "report_to"),
+    *(
+        "encoding",
+        "delimiter",
+        "calibration_file",
+        "dataset_config_name",
+        "validation_split",
+        "test_split",
+        "bf16",
+        "report_to",
+    ),
     *("warmup_steps", "weight_decay"),
     *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "save_steps", "save_total_limit"),
     *("logging_steps", "keep_best", "seed"),

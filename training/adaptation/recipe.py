@@ -20,6 +20,8 @@ from transformers.trainer_utils import SaveStrategy
 
 from ...command_line import UsageError
 from ...command_line.console import hide_progress_bars, show_table
+from ...evaluation.calibrate_command import add_to_card
+from ...evaluation.calibrating import CalibrationReport
 from ...saving.model_files import model_files
 from ...saving.staged_files import files_in
 from ...saving.whole_folders import atomic_folder, check_replaceable
@@ -29,6 +31,7 @@ from ..hardware import peak_memory
 from ..interruptions import GracefulStop
 from .arguments import check_libraries
 from .averaging import load_average
+from .calibration import calibrate_model, calibration_split
 from .callbacks import DivergedError
 from .encoder import encoder_of
 from .examples.loading import hold_out, load_examples, warn_about_shared_texts
@@ -82,6 +85,7 @@ def _adapt(run: Adaptation) -> Results:
     may_be_finished = args.resume and (run.output / "results.json").exists()
     check_output(run, may_be_finished)
     recipe = read_examples(run)
+    calibrated_on = calibration_split(run, recipe.task, recipe.rows)
     settings = settings_of(run, recipe.rows)
     done = may_be_finished and is_finished(run, settings)
     if not done:
@@ -120,19 +124,28 @@ def _adapt(run: Adaptation) -> Results:
         if args.average_seeds and results.average is None:
             average(run, recipe, results)
         if args.should_save:
+            calibration: CalibrationReport | None = None
             with atomic_folder(run.output, args.overwrite, "--overwrite") as written:
                 kept = average_folder(run) if results.average else model_folder(run, results.best.seed)
                 shutil.copytree(kept, written, dirs_exist_ok=True)
+                if calibrated_on is not None:
+                    with errors_as_warnings("the calibration"):
+                        calibration = calibrate_model(recipe, calibrated_on, written)
+                        results.calibration = calibration.calibration.facts
                 for runs in run.scratch.glob("trainings/*/runs"):
                     shutil.copytree(runs, written / "runs", dirs_exist_ok=True)
                 (written / "results.json").write_text(results.as_json(), encoding="utf-8")
                 with errors_as_warnings("the model card"):
                     recipe.write_cards(results, written)
+                    if calibration is not None:
+                        add_to_card(written, calibration)
                 with errors_as_warnings("the picture of the confusion matrix"):
                     plot_confusion(results, written / "confusion_matrix.png")
                 files = files_in(written)
     if args.should_save:
         print(results.as_text())
+        if calibration is not None:
+            print(calibration)
         print(f"Saved in {run.output.resolve()}.")
         if args.push_to_hub:
             push(run, files)

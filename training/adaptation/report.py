@@ -91,6 +91,7 @@ class Results:
         labels: The names of the classes, in the order of `Result.confusion`.
         cut: How many texts and tokens of each split `--max_length` truncates.
         peak_memory: The peak memory of this process in bytes.
+        calibration: What `calibration.json` says about the kept model, empty without a calibration.
         run: A digest of the arguments and examples that identifies a finished run.
         average: The result of the model with the averaged weights of all training runs, if there is one.
     """
@@ -106,6 +107,7 @@ class Results:
     labels: list[str] = field(default_factory=list)
     cut: dict[str, dict[str, int]] = field(default_factory=dict)
     peak_memory: int = 0
+    calibration: dict[str, Any] = field(default_factory=dict)
     run: str = ""
     average: Result | None = None
 
@@ -171,6 +173,8 @@ class Results:
                 for split, metrics in self.spread().items()
             },
         }
+        if self.calibration:
+            record["calibration"] = self.calibration
         if self.kept.confusion is not None:
             record["confusion_matrix"] = {
                 "split": self.reported_split,

@@ -21,6 +21,9 @@ class TaskDataArguments(ExampleArguments):
     train_file: str | None = field(default=None, metadata={"help": "CSV, TSV, JSON (Lines), Parquet or Arrow."})
     validation_file: str | None = field(default=None, metadata={"help": "Examples that select the best weights."})
     test_file: str | None = field(default=None, metadata={"help": "Examples that evaluate the selected weights."})
+    calibration_file: str | None = field(
+        default=None, metadata={"help": "Examples to calibrate on; the default is the validation examples."}
+    )
     dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub to use instead of files."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
     validation_split: str = field(default="validation", metadata={"help": "Validation split of that dataset."})

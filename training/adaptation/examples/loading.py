@@ -20,7 +20,7 @@ def load_examples(data: TaskDataArguments) -> dict[str, Any]:
         data: The source of the examples.
 
     Returns:
-        A `datasets.Dataset` for `train`, and for `validation` and `test` if the user gave them.
+        A `datasets.Dataset` for `train`, and for `validation`, `test` and `calibration` if the user gave them.
 
     Raises:
         UsageError: If the examples cannot be read, or a split is empty.
@@ -41,7 +41,7 @@ def load_examples(data: TaskDataArguments) -> dict[str, Any]:
                 raise UsageError(f"--dataset_name {data.dataset_name} has no examples in its split {names[split]}.")
     else:
         examples = {}
-    for split in ("train", "validation", "test"):
+    for split in ("train", "validation", "test", "calibration"):
         if (files := files_of(data, split)) is not None:
             examples[split] = files.load()
     return examples
@@ -79,14 +79,14 @@ def fingerprint(rows: Any) -> str:
 
 
 def warn_about_shared_texts(examples: Mapping[str, Any], texts: Sequence[str]) -> None:
-    """Warn how many validation and test examples have the same texts as a training example.
+    """Warn how many validation, test and calibration examples have the same texts as a training example.
 
     Args:
         examples: The examples of each split.
         texts: The columns with the texts.
     """
     known = set(_texts_of(examples["train"], texts))
-    for split in ("validation", "test"):
+    for split in ("validation", "test", "calibration"):
         if split in examples and (count := sum(row in known for row in _texts_of(examples[split], texts))):
             print(
                 f"{count} of the {len(examples[split])} {split} examples have the same text as a training example: "

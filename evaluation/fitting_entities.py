@@ -1,0 +1,128 @@
+"""Fits the scaling and the prediction sets of entities, which have the names of the tags of their words.
+
+Shapes: N texts, W words of all entities, E entities, C tags, K kinds of entities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ..command_line import UsageError
+from ..modeling.calibrated_entities import group_tags, kind_of, kinds_of, probabilities_of_kinds
+from ..modeling.calibration import check_coverage
+from ..modeling.label_checks import IGNORED
+from .fitting import Fitted, check_sets, sets_of
+from .outputs import Outputs
+from .reliability import Answered
+from .scaling import Scaling, fit_log_scale
+
+_OUTSIDE = "O"
+_TINY = 1e-6
+
+
+@dataclass(frozen=True)
+class _Entities:
+    """The entities that the model finds in texts.
+
+    Attributes:
+        logits: (W, C) the logits of their words.
+        owners: (W,) the entity of each word.
+        texts: (E,) the text of each entity.
+        correct: (E,) bool, whether there is an entity of that kind at exactly these words.
+        truth: The kind of the true entity at exactly these words, or `O`.
+    """
+
+    logits: torch.Tensor
+    owners: torch.Tensor
+    texts: torch.Tensor
+    correct: torch.Tensor
+    truth: list[str]
+
+    def means(self, of_words: torch.Tensor) -> torch.Tensor:
+        """Return the mean of numbers of words, (W, ...), over the words of each entity, (E, ...)."""
+        sums = of_words.new_zeros(len(self.truth), *of_words.shape[1:]).index_add(0, self.owners, of_words)
+        counts = torch.bincount(self.owners, minlength=len(self.truth)).to(of_words)
+        return sums / counts.view(-1, *[1] * (of_words.dim() - 1))
+
+    def confidences(self, scale: torch.Tensor) -> torch.Tensor:
+        """Return the scores (E,) of the entities as pipelines compute them, with scaled logits."""
+        return self.means((self.logits.double() * scale).softmax(-1).amax(-1))
+
+
+def fit_entities(
+    outputs: Outputs,
+    rows: list[dict[str, Any]],
+    labels: list[str],
+    folds: torch.Tensor,
+    coverages: tuple[float, ...],
+    method: str,
+) -> Fitted:
+    """Calibrate the scores of entities by a temperature, which changes neither tags nor entities.
+
+    Args:
+        outputs: The outputs of the model.
+        rows: The encoded texts, with the tag of the first token of each word in `labels`.
+        labels: The names of the tags.
+        folds: (N,) the fold of each text.
+        coverages: The coverages of the sets.
+        method: `auto` or `temperature`.
+
+    Raises:
+        UsageError: If there are too few entities, or the method is `vector`.
+    """
+    if method == "vector":
+        raise UsageError("scaling must be temperature or auto for entities, got 'vector'.")
+    found = _find(outputs, rows, labels)
+    for coverage in coverages:
+        try:
+            check_coverage("coverages", coverage, len(found.truth))
+        except ValueError as error:
+            raise UsageError(f"{error} Here, these are the entities that the model finds.") from error
+
+    def objective(chosen: torch.Tensor) -> Any:
+        def loss(log_scale: torch.Tensor) -> torch.Tensor:
+            confidences = found.confidences(log_scale.exp()).clamp(_TINY, 1 - _TINY)
+            return F.binary_cross_entropy(confidences[chosen], found.correct[chosen].double())
+
+        return loss
+
+    every = torch.ones(len(found.truth), dtype=torch.bool)
+    folds = folds[found.texts]
+    scale = fit_log_scale(objective(every))
+    held_out_scales = torch.ones(len(found.truth), dtype=torch.float64)
+    for fold in folds.unique():
+        held_out_scales[folds == fold] = fit_log_scale(objective(folds != fold))
+    word_scales = held_out_scales[found.owners][:, None]
+    before = Answered(found.confidences(torch.ones(1)), found.correct)
+    after = Answered(found.confidences(word_scales), found.correct)
+    kinds = kinds_of(labels)
+    scaled = (found.logits.double() * word_scales).softmax(-1).float()
+    probabilities = probabilities_of_kinds(found.means(scaled), labels)
+    truth = F.one_hot(torch.tensor([kinds.index(kind) for kind in found.truth]), len(kinds)).bool()
+    sets = sets_of(probabilities, truth, coverages)
+    checked = check_sets(probabilities, truth, folds, coverages, keep_best=True)
+    scaling = Scaling("temperature", scale.float().expand(len(labels)).clone(), torch.zeros(len(labels)))
+    return Fitted(scaling, sets, before, after, checked)
+
+
+def _find(outputs: Outputs, rows: list[dict[str, Any]], labels: list[str]) -> _Entities:
+    logits, owners, texts, correct, truth = [], [], [], [], []
+    for number, (found, row) in enumerate(zip(outputs.logits, rows, strict=True)):
+        true = torch.tensor(row["labels"])
+        words = found[true != IGNORED]
+        tags = [labels[index] for index in true[true != IGNORED].tolist()]
+        known = {(start, end): kind for start, end, kind in group_tags(tags)}
+        for start, end, kind in group_tags([labels[index] for index in words.argmax(-1).tolist()]):
+            logits.append(words[start:end])
+            owners += [len(truth)] * (end - start)
+            texts.append(number)
+            at_place = known.get((start, end), kind_of(tags[start]) if _OUTSIDE not in labels else _OUTSIDE)
+            correct.append(known.get((start, end)) == kind)
+            truth.append(at_place)
+    if not truth:
+        raise UsageError("the model finds no entities in the examples, so that there is nothing to calibrate.")
+    return _Entities(torch.cat(logits), torch.tensor(owners), torch.tensor(texts), torch.tensor(correct), truth)

@@ -1,0 +1,68 @@
+"""Calibrates the model of an adaptation on examples that it was not trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from ...command_line import UsageError
+from ...evaluation.calibrating import CalibrationReport, calibrate_encoded, check_examples
+from ...evaluation.calibration_arguments import CALIBRATED_TASKS, COVERAGES
+from .run import Adaptation
+
+# With fewer examples, calibration is not the default: the noise of the calibration outweighs what it corrects.
+_LEAST_EXAMPLES = 200
+# The other ways of tuning do not end in a model of this package.
+_TUNINGS = ("full", "head", "lora", "dora", "ia3")
+
+
+def calibration_split(run: Adaptation, task: Any, rows: dict[str, Any]) -> str | None:
+    """Return the split to calibrate on, or None if the run does not calibrate.
+
+    Args:
+        run: The arguments of the run.
+        task: The task, which has read the examples.
+        rows: The examples of each split.
+
+    Raises:
+        UsageError: If the user asks for a calibration that is not possible.
+    """
+    given = "calibration" in rows
+    split = "calibration" if given else "validation"
+    asked = run.args.calibrate == "yes" or given
+    if run.args.calibrate == "no":
+        if given:
+            raise UsageError("--calibration_file has no effect with --calibrate no; leave one of them out.")
+        return None
+    if run.model.task not in CALIBRATED_TASKS or (len(rows[split]) < _LEAST_EXAMPLES and not asked):
+        return None
+    try:
+        if run.model.tuning not in _TUNINGS:
+            raise UsageError(f"--tuning {run.model.tuning} must be one of {', '.join(_TUNINGS)} to be calibrated")
+        check_examples(run.model.task, task, rows[split], COVERAGES, split)
+    except UsageError as error:
+        if asked:
+            raise UsageError(f"the model cannot be calibrated on the {split} examples: {error}") from error
+        print(f"The model will not be calibrated on the {split} examples: {error}")
+        return None
+    return split
+
+
+def calibrate_model(recipe: Any, split: str, folder: Path) -> CalibrationReport:
+    """Calibrate the model in a folder, and save it there again.
+
+    Args:
+        recipe: The recipe, with the encoded examples.
+        split: The split to calibrate on.
+        folder: The folder of the model.
+    """
+    model = getattr(transformers, recipe.task.auto_class).from_pretrained(folder).to(recipe.run.args.device)
+    inputs, task = recipe.inputs[split], recipe.run.model.task
+    # Vector scaling could change predictions, which the results of the run already report.
+    report = calibrate_encoded(
+        model, recipe.tokenizer, task, inputs, scaling="temperature", max_length=recipe.max_length
+    )
+    model.save_pretrained(folder)
+    return report
