@@ -58,7 +58,7 @@ def outputs_of(
     vectors = {layer: torch.zeros(len(inputs), model.config.hidden_size) for layer in layers}
     model.eval()
     try:
-        with tqdm(total=len(inputs), desc=f"Running on {what}", leave=False, unit="text") as progress:
+        with tqdm(total=len(inputs), desc=f"Running on {what}", leave=False, unit="text", disable=None) as progress:
             # The longest texts come first, so that a lack of memory shows at once.
             for batch in reversed(token_batches(lengths, _MAX_TOKENS)):
                 padded = _padded([inputs[index] for index in batch], tokenizer)

@@ -18,7 +18,7 @@ from sequence_encoder import (
     SequenceEncoderForTokenClassification,
 )
 from sequence_encoder.__main__ import main
-from sequence_encoder.evaluation import calibrate, evaluate
+from sequence_encoder.evaluation import calibrate, charts, evaluate
 from sequence_encoder.tests.adaptation_runs import ANIMALS, COLOURS, examples_of, save_encoder
 
 LABELS = {"label", "labels", "ner_tags", "answers"}
@@ -97,17 +97,19 @@ def test_the_command_writes_a_report_that_escapes_texts(
     for name, rows in files_of("classification").items():
         rows = [{**row, "text": f"<script>alert(1)</script> {row['text']}"} for row in rows]
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = ["evaluate", "model", "--file", "home=home.jsonl", "away=away.jsonl", "--file", "<b>=new.jsonl"]
+    command = ["evaluate", "model", "--file", "home=home.jsonl", "<i>=away.jsonl", "--file", "<b>=new.jsonl"]
     command += ["--bootstrap_samples", "5", "--output_dir", "report"]
     main(command)
     shown = capsys.readouterr().out
-    assert re.search(r"^away +16 +0\.\d{3} \(0\.", shown, re.MULTILINE)
+    assert re.search(r"^<i> +16 +0\.\d{3} \(0\.", shown, re.MULTILINE)
     found = json.loads(Path("report/evaluation.json").read_text())
-    assert [file["name"] for file in found["files"]] == ["home", "away", "<b>"]
+    assert [file["name"] for file in found["files"]] == ["home", "<i>", "<b>"]
     page = Path("report/report.html").read_text()
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<b></h2>" not in page
+    assert "<i>" not in page
+    assert "<u>" not in charts.bars(["<u>"], {"<u>": [0.5]})
     assert "http" not in page.replace("http-equiv", "")
     with pytest.raises(SystemExit, match=r"report has evaluation.json and report.html; .* --overwrite"):
         main(command)

@@ -127,6 +127,8 @@ def test_shares_of_labels_are_estimated_from_predictions() -> None:
     assert found.maximum_likelihood[0] == pytest.approx(0.8, abs=0.03)
     assert found.p_value < 0.001
     assert found.fit > 0.05
+    few, known_of_few = texts_of_classes(4000, [0.3, 0.7], seed=3)
+    assert label_shift(few, known_of_few, away, 5, 0).shares[0].value == pytest.approx(0.8, abs=0.04)
     # Classes that are harder to tell apart are another shift, which the shares of the labels cannot explain.
     assert label_shift(home, known, texts_of_classes(3000, [0.8, 0.2], 0.5, 1)[0], 20, 0).fit < 0.01
     assert label_shift(home, known, texts_of_classes(3000, [0.5, 0.5], seed=2)[0], 20, 0).p_value > 0.05
