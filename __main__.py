@@ -187,7 +187,7 @@ def quantize(arguments: list[str]) -> Run:
 
 
 def calibrate(arguments: list[str]) -> Run:
-    """Calibrate the scores of a classifier, and let it name sets of labels and refuse unfamiliar texts."""
+    """Calibrate the scores of a model, and let it return sets of answers and refuse unfamiliar texts."""
     from .evaluation.calibration_arguments import CALIBRATE, check_libraries
 
     parsed = CALIBRATE.check(arguments)

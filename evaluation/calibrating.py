@@ -8,21 +8,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from ..command_line import UsageError
 from ..command_line.extras import require
 from ..modeling import (
+    SequenceEncoderForQuestionAnswering,
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
     SequenceEncoderPreTrainedModel,
 )
 from ..modeling.calibration import Calibration, check_coverage, weight_digests
 from ..tasks import HEAD_TASKS, HeadTask
+from ..tasks.answers import Answers
 from ..tasks.arguments import ExampleArguments
 from ..tasks.example_files import place_of
 from .calibration_arguments import COVERAGES, SCALINGS
 from .fitting import Fitted, fit_classification, fit_multi_label
+from .fitting_answers import fit_answers
 from .fitting_entities import fit_entities
 from .outputs import outputs_of
 from .reliability import Answered, plot_reliability
@@ -39,6 +43,7 @@ _FITS: dict[str, Any] = {
     "classification": fit_classification,
     "multi-label": fit_multi_label,
     "ner": fit_entities,
+    "qa": fit_answers,
 }
 
 
@@ -82,7 +87,7 @@ def calibrate(
     `model.calibration` has the rest. `save_pretrained` saves both.
 
     Args:
-        model: A model for classification with one label or several, or for entities.
+        model: A model for classification with one label or several, for entities, or for answers to questions.
         tokenizer: Its tokenizer.
         examples: A list of dictionaries or a `datasets.Dataset`, with the columns that `sequence-encoder adapt` reads,
             by default `text` and `label`, or `labels` with several labels per text.
@@ -117,7 +122,7 @@ def calibrate(
     check_examples(task_name, task, rows, coverages)
     others = None if away is None else checked_texts(away)
     task.max_length = max_length or cast(Any, model.base_model).longest_text(tokenizer) or 512
-    inputs = task.encode(rows, tokenizer)
+    inputs = encoded_rows(task, rows, task.encode(rows, tokenizer))
     return calibrate_encoded(model, tokenizer, task_name, inputs, others, coverages, scaling, task.max_length)
 
 
@@ -125,7 +130,7 @@ def calibrate_encoded(
     model: Any,
     tokenizer: Any,
     task: str,
-    inputs: Any,
+    rows: list[dict[str, Any]],
     away: list[str] | None = None,
     coverages: Sequence[float] = COVERAGES,
     scaling: str = "auto",
@@ -137,7 +142,7 @@ def calibrate_encoded(
         model: The model.
         tokenizer: Its tokenizer.
         task: The name of the task.
-        inputs: A `datasets.Dataset` of inputs and labels.
+        rows: The result of `encoded_rows`.
         away: Texts of elsewhere.
         coverages: The coverages, the default first.
         scaling: The method of scaling, or `auto`.
@@ -146,9 +151,10 @@ def calibrate_encoded(
     layer, depth = head_of(model), model.config.num_hidden_layers
     compares = away is not None or (task == "classification" and len(labels_of(model)) > 2)
     layers = layers_to_compare(depth) if compares else [default_kind(depth)[1]]
-    rows = list(inputs)
     outputs = outputs_of(model, tokenizer, rows, layers, "calibration examples")
-    folds = folds_of(len(rows))
+    # All windows of a question are in the same fold.
+    owners = torch.tensor([row.get("row", index) for index, row in enumerate(rows)])
+    folds = folds_of(int(owners.max()) + 1)[owners]
     labels = labels_of(model)
     fitted: Fitted = _FITS[task](outputs, rows, labels, folds, tuple(coverages), scaling)
     others = None
@@ -161,7 +167,7 @@ def calibrate_encoded(
     unfamiliarity, chosen = choose_score(known, folds, depth, others)
     fitted.scaling.fold_into(layer)
     facts = {
-        "texts": len(rows),
+        "texts": int(owners.max()) + 1,
         "metrics": {"before": fitted.before.metrics(), "after": fitted.after.metrics()},
         "sets_on_held_out_texts": fitted.sets_held_out,
         "choice_of_unfamiliarity": chosen,
@@ -170,6 +176,20 @@ def calibrate_encoded(
     scaled = fitted.scaling.as_json(labels)
     model.calibration = Calibration(task, scaled, weight_digests(model), fitted.sets, unfamiliarity, facts)
     return CalibrationReport(model.calibration, fitted.before, fitted.after)
+
+
+def encoded_rows(task: HeadTask, rows: Any, inputs: Any) -> list[dict[str, Any]]:
+    """Return the encoded examples, and for questions also their contexts and answers.
+
+    Args:
+        task: The task.
+        rows: The examples.
+        inputs: The examples as the task encodes them.
+    """
+    if not isinstance(task, Answers):
+        return list(inputs)
+    contexts, known = list(rows[task.context]), list(rows[task.label])
+    return [{**each, "context": contexts[each["row"]], "known": known[each["row"]]} for each in inputs]
 
 
 def task_of(model: Any) -> str:
@@ -184,9 +204,11 @@ def task_of(model: Any) -> str:
             return _TASKS[kind]
     if isinstance(model, SequenceEncoderForTokenClassification):
         return "ner"
+    if isinstance(model, SequenceEncoderForQuestionAnswering):
+        return "qa"
     named = getattr(getattr(model, "config", None), "problem_type", None)
     raise UsageError(
-        "model must classify texts with at least two labels, or tokens, to be calibrated, got a "
+        "model must classify texts with at least two labels, or tokens, or answer questions, to be calibrated, got a "
         f"{type(model).__name__} with {len(labels_of(model))} labels{f' for {named}' if named else ''}."
     )
 

@@ -13,7 +13,7 @@ from ..command_line.parser import CommandLine
 from ..tasks.arguments import ExampleArguments
 
 # The tasks of `adapt` whose models can be calibrated.
-CALIBRATED_TASKS = ("classification", "multi-label", "ner")
+CALIBRATED_TASKS = ("classification", "multi-label", "ner", "qa")
 COVERAGES = (0.9, 0.8, 0.95)
 SCALINGS = ("auto", "temperature", "vector")
 

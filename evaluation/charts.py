@@ -56,7 +56,8 @@ def pairs(rows: Sequence[tuple[str, float, float]]) -> str:
 def bars(labels: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
     """Draw bars for the first labels, one for each series."""
     labels = labels[:_SHOWN_LABELS]
-    top = max(value for values in series.values() for value in values[: len(labels)]) or 1.0
+    # A third more than the highest bar, for the legend.
+    top = 4 / 3 * max(value for values in series.values() for value in values[: len(labels)]) or 1.0
     step = (_WIDTH - _LEFT - _RIGHT) / len(labels)
     width = 0.8 * step / len(series)
     marks = []

@@ -19,7 +19,12 @@ from .findings import FileEvaluation, Findings
 JSON, PAGE = "evaluation.json", "report.html"
 # The metric of each task that the table shows.
 MAIN_METRICS = {"classification": "accuracy", "multi-label": "f1", "ner": "f1", "qa": "f1"}
-_RIGHT = {"classification": "accuracy", "multi-label": "right labels", "ner": "right tags", "qa": "exact answers"}
+_RIGHT = {
+    "classification": "accuracy",
+    "multi-label": "share of right labels",
+    "ner": "share of right tags",
+    "qa": "share of exact answers",
+}
 # A p-value below this counts as a difference.
 _LEVEL = 0.05
 _ESTIMATES = {
@@ -141,7 +146,7 @@ def as_page(evaluation: Findings) -> str:
         else "",
         _figure(
             "Estimated and true",
-            f"The share of {_RIGHT[evaluation.task]}, estimated without labels and counted with them.",
+            f"The {_RIGHT[evaluation.task]}, estimated without labels and counted with them.",
             charts.pairs(compared),
         )
         if compared
@@ -230,8 +235,8 @@ def in_words(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
         true = f"; with labels, it is {each.right}" if each.right is not None else ""
         low, high = min(each.estimates.values()), max(each.estimates.values())
         said.append(
-            f"The estimated share of {_RIGHT[evaluation.task]} is {each.estimate:.3f} (all estimates: {low:.3f} to "
-            f"{high:.3f}){true}."
+            f"The {_RIGHT[evaluation.task]} that is estimated without labels is {each.estimate:.3f} (all estimates: "
+            f"{low:.3f} to {high:.3f}){true}."
         )
     return " ".join(said)
 

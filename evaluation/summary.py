@@ -16,6 +16,8 @@ _SCORES = {
     "neighbours": "the distance to the nearest known texts",
     "energy": "the energy of the logits",
 }
+# What the sets contain.
+_NOUNS = {"ner": "kinds of entities", "qa": "answers"}
 _CHOSEN = {
     "default": "the default, which needs no other texts",
     "held-out classes": "chosen on held-out classes",
@@ -58,15 +60,15 @@ The scores of this model are calibrated on {calibration.facts["texts"]:,} exampl
 
 
 def _sentences(calibration: Calibration) -> list[str]:
-    scaling, sentences = calibration.scaling, []
+    scaling, noun, sentences = calibration.scaling, _NOUNS.get(calibration.task, "labels"), []
     if scaling["method"] == "temperature":
         sentences.append(f"The logits are divided by a temperature of {scaling['temperature']:.4g}.")
     else:
         sentences.append("The logits of each label have their own scale and offset.")
     for asked, found in calibration.facts["sets_on_held_out_texts"].items():
         sentences.append(
-            f"Sets for a coverage of {float(asked):.0%} contain {found['coverage']:.1%} of the true labels, with "
-            f"{found['mean_size']:.2f} labels on average."
+            f"Sets for a coverage of {float(asked):.0%} contain {found['coverage']:.1%} of the true {noun}, with "
+            f"{found['mean_size']:.2f} {noun} on average."
         )
     if (score := calibration.unfamiliarity) is not None:
         chosen = calibration.facts["choice_of_unfamiliarity"]

@@ -5,7 +5,6 @@ Shapes: E entities, C tags, K kinds.
 
 from typing import Any
 
-import numpy as np
 import torch
 from transformers.pipelines.token_classification import AggregationStrategy, TokenClassificationPipeline
 
@@ -85,7 +84,7 @@ class CalibratedTokenClassificationPipeline(_TokenClassificationPipeline):
         elif aggregation_strategy == AggregationStrategy.MAX:
             scores = max(entities, key=lambda entity: entity["scores"].max())["scores"]
         else:
-            scores = np.nanmean(np.stack([entity["scores"] for entity in entities]), axis=0)
+            scores = _mean_scores(entities)
         return {**word, "scores": scores}
 
     def group_sub_entities(self, entities: Any) -> Any:
@@ -93,7 +92,7 @@ class CalibratedTokenClassificationPipeline(_TokenClassificationPipeline):
         group = super().group_sub_entities(entities)
         if self.calibration is None:
             return group
-        return {**group, "scores": np.mean([entity["scores"] for entity in entities], axis=0)}
+        return {**group, "scores": _mean_scores(entities)}
 
     def postprocess(
         self,
@@ -136,3 +135,8 @@ class CalibratedTokenClassificationPipeline(_TokenClassificationPipeline):
         probabilities = probabilities_of_kinds(torch.as_tensor(scores)[None].float(), tags)
         all_kinds = torch.tensor([refused])
         return labels_in_sets(self.calibration, probabilities, kinds_of(tags), coverage, all_kinds)[0]
+
+
+def _mean_scores(entities: Any) -> torch.Tensor:
+    """Return the mean probabilities (C,) of tags over tokens or words."""
+    return torch.stack([torch.as_tensor(entity["scores"]) for entity in entities]).nanmean(dim=0)

@@ -8,7 +8,12 @@ import torch
 from torch.nn import functional as F
 from transformers.pipelines.base import ChunkPipeline
 
+from ..modeling.calibrated_outputs import check_refusal, with_p_values
+from ..modeling.calibration import calibration_of
 from ..tokenizer.private_copy import private_copy
+
+# Answers to consider for the sets of a calibrated model.
+CANDIDATES = 20
 
 # `Any`, because the annotations of `ChunkPipeline` do not allow the parameters that its subclasses add.
 _Pipeline: Any = ChunkPipeline
@@ -49,6 +54,7 @@ class QuestionAnsweringPipeline(_Pipeline):
             raise ValueError(f"model must have a question answering head, got a {type(model).__name__}.")
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(f"tokenizer must be a fast tokenizer, got a {type(tokenizer).__name__}.")
+        self.calibration: Any = calibration_of(model)
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)
 
     def __call__(self, inputs: Any = None, *, question: Any = None, context: Any = None, **kwargs: Any) -> Any:
@@ -63,12 +69,16 @@ class QuestionAnsweringPipeline(_Pipeline):
                 tokens in an answer (15); `handle_impossible_answer`, whether to return an empty answer if the context
                 probably has none (False); `max_seq_len`, the number of tokens in a window, including the question
                 (384); `doc_stride`, the number of tokens that neighbouring windows share (128); `max_question_len`,
-                the number of tokens to truncate questions to (64); `batch_size`.
+                the number of tokens to truncate questions to (64); `batch_size`; and for a calibrated model `coverage`,
+                the share of questions whose sets have a right answer (0.9), and `abstain_below`, the p-value below
+                which there is no answer.
 
         Returns:
             A dictionary for each question, or a list of them if `top_k` is not 1: `score` (the probability of the start
             times the probability of the end, within a window), `start` and `end` (character indices in the context) and
-            `answer`, which is empty if the context has no tokens.
+            `answer`, which is empty if the context has no tokens. For a calibrated model also `answers`, the answers in
+            the set, and `unfamiliarity`, the p-value of the question with its context. Without an answer, the other
+            values are None, and `answers` has all candidates.
 
         Raises:
             ValueError: If a question or a context is empty or not a string, or if the question leaves no room for the
@@ -78,7 +88,12 @@ class QuestionAnsweringPipeline(_Pipeline):
             inputs = _pairs(question, context)
         return [] if inputs == [] else super().__call__(inputs, **kwargs)
 
-    def _sanitize_parameters(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    def _sanitize_parameters(
+        self, coverage: float | None = None, abstain_below: float | None = None, **given: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        check_refusal(self.calibration, coverage, abstain_below)
+        trusted = {"coverage": coverage, "abstain_below": abstain_below}
+        trusted = {name: value for name, value in trusted.items() if value is not None}
         for name, value in given.items():
             least = {"doc_stride": 0, "handle_impossible_answer": None}.get(name, 1)
             kind, allowed = (bool, "True or False") if least is None else (int, f"an integer of at least {least}")
@@ -88,7 +103,7 @@ class QuestionAnsweringPipeline(_Pipeline):
         return (
             {name: value for name, value in given.items() if name not in after},
             {},
-            {name: value for name, value in given.items() if name in after},
+            {**{name: value for name, value in given.items() if name in after}, **trusted},
         )
 
     def preprocess(
@@ -122,8 +137,11 @@ class QuestionAnsweringPipeline(_Pipeline):
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         names = [name for name in self.tokenizer.model_input_names if name in model_inputs]
-        outputs = self.model(**{name: model_inputs[name] for name in names}, return_dict=True)
+        inputs = {name: model_inputs[name] for name in names}
+        outputs, p_values = with_p_values(self.model, self.calibration, **inputs)
         kept = {name: value for name, value in model_inputs.items() if name not in names}
+        if p_values is not None:
+            kept["unfamiliarity"] = p_values
         return {"start": outputs.start_logits, "end": outputs.end_logits, **kept}
 
     def postprocess(
@@ -132,6 +150,8 @@ class QuestionAnsweringPipeline(_Pipeline):
         top_k: int = 1,
         max_answer_len: int = 15,
         handle_impossible_answer: bool = False,
+        coverage: float | None = None,
+        abstain_below: float | None = None,
     ) -> Any:
         """Return the best answers from all windows of a context.
 
@@ -140,6 +160,8 @@ class QuestionAnsweringPipeline(_Pipeline):
             top_k: Number of answers.
             max_answer_len: Maximum number of tokens in an answer.
             handle_impossible_answer: Whether an empty answer is allowed.
+            coverage: The share of questions whose sets have a right answer.
+            abstain_below: The p-value below which there is no answer.
         """
         scored = [
             (
@@ -149,8 +171,26 @@ class QuestionAnsweringPipeline(_Pipeline):
             )
             for window in windows
         ]
-        answers = best_answers(scored, windows[0]["context"], top_k, max_answer_len, handle_impossible_answer)
+        number = top_k if self.calibration is None else max(top_k, CANDIDATES)
+        answers = best_answers(scored, windows[0]["context"], number, max_answer_len, handle_impossible_answer)
+        if self.calibration is not None:
+            answers = self._with_sets(answers, windows, coverage, abstain_below)[:top_k]
         return answers if top_k > 1 else next(iter(answers), {"score": 0.0, "start": 0, "end": 0, "answer": ""})
+
+    def _with_sets(
+        self, answers: list[dict[str, Any]], windows: list[dict[str, Any]], coverage: Any, abstain_below: Any
+    ) -> list[dict[str, Any]]:
+        """Add the set of answers and the p-value of a question to its answers."""
+        threshold = self.calibration.sets.threshold(coverage)
+        chosen = [each["answer"] for place, each in enumerate(answers) if not place or 1 - each["score"] <= threshold]
+        added: dict[str, Any] = {}
+        if "unfamiliarity" in windows[0]:
+            # A context that is read in several windows has their mean.
+            added["unfamiliarity"] = float(torch.stack([window["unfamiliarity"] for window in windows]).mean())
+        if abstain_below is not None and added.get("unfamiliarity", 1.0) < abstain_below:
+            nothing = dict.fromkeys(("score", "start", "end", "answer"))
+            return [{**nothing, "answers": [each["answer"] for each in answers], **added}]
+        return [{**each, "answers": chosen, **added} for each in answers]
 
     def _unpadded_logits(self, logits: torch.Tensor, window: dict[str, Any]) -> torch.Tensor:
         """Return the logits (S,) of the tokens of a window, without the padding of the batch."""

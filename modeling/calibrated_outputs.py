@@ -29,7 +29,7 @@ def with_p_values(model: Any, calibration: Calibration | None, **inputs: Any) ->
         return outputs, p_values_of(calibration, vectors)
     outputs = model(**inputs, return_dict=True)
     found = None if calibration is None else calibration.unfamiliarity
-    if found is None or found.layer is not None:
+    if found is None or found.layer is not None or "logits" not in outputs:
         return outputs, None
     return outputs, found.p_values(found.score(None, outputs.logits))
 

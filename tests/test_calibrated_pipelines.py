@@ -10,19 +10,28 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, pipeline
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    pipeline,
+)
 from transformers.pipelines.text_classification import TextClassificationPipeline
 from transformers.pipelines.token_classification import TokenClassificationPipeline
 
-from sequence_encoder import SequenceEncoderForTokenClassification
+from sequence_encoder import SequenceEncoderForQuestionAnswering, SequenceEncoderForTokenClassification
 from sequence_encoder.bulk import predict_corpus
 from sequence_encoder.evaluation import calibrate
 from sequence_encoder.export import comparison, export, exported_pipeline
+from sequence_encoder.inference import QuestionAnsweringPipeline
 from sequence_encoder.serving import create_app
 from sequence_encoder.serving.served_model import ServedModel
 from sequence_encoder.tests.calibrated_models import (
     AWAY,
     HOME,
+    TEMPERATURE,
     examples_with,
     overconfident,
     texts_of,
@@ -217,6 +226,67 @@ def test_the_same_entities_without_the_package(tagger: Any, without_package: Bui
     found = without_package(RUN_ENTITIES, tagger[0], json.dumps(TEXTS), json.dumps(ENTITIES))
     pipe = pipeline("token-classification", model=str(tagger[0]))
     assert found == json.loads(json.dumps([pipe(TEXTS, **options) for options in ENTITIES], default=float))
+
+
+# Answers
+
+ANSWERS: list[dict[str, Any]] = [{}, {"coverage": 0.95, "top_k": 3}, {"abstain_below": 0.05}]
+RUN_ANSWERS = """
+import json, transformers
+pipe = transformers.pipeline("question-answering", model=sys.argv[1], trust_remote_code=True)
+print(json.dumps([pipe(question="which", context=json.loads(sys.argv[2]), **each) for each in json.loads(sys.argv[3])]))
+"""
+
+
+@pytest.fixture(scope="module")
+def reader(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Save a calibrated model that was overconfident in its answers to questions, and return it with its report."""
+    tokenizer = tokenizer_of_words()
+    model = randomize(SequenceEncoderForQuestionAnswering(tiny_config("bert", vocab_size=len(tokenizer))))
+    # Each answer is a single token, so that its start and its end agree.
+    model.qa_outputs.weight.data[:] = 20 * model.qa_outputs.weight.data[:1]
+    contexts = texts_of(HOME, 80)
+    found = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)(question="which", context=contexts)
+    rng, examples = random.Random(0), []
+    for context, answer in zip(contexts, found, strict=True):
+        is_right = rng.random() < answer["score"]
+        start, end = (answer["start"], answer["end"]) if is_right else (0, len(context))
+        answers = {"text": [context[start:end]], "answer_start": [start]}
+        examples.append({"question": "which", "context": context, "answers": answers})
+    model.qa_outputs.weight.data *= TEMPERATURE
+    report = calibrate(model, tokenizer, examples)
+    folder = tmp_path_factory.mktemp("reader")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, report
+
+
+def test_answers_are_calibrated_and_have_sets_and_p_values(reader: Any) -> None:
+    metrics = reader[1].calibration.facts["metrics"]
+    assert reader[1].calibration.scaling["temperature"] == pytest.approx(TEMPERATURE, rel=0.5)
+    for worse in ("expected_calibration_error", "brier_score"):
+        assert metrics["after"][worse] < metrics["before"][worse]
+    assert metrics["after"]["accuracy"] == metrics["before"]["accuracy"]
+    model = AutoModelForQuestionAnswering.from_pretrained(reader[0])
+    pipe = QuestionAnsweringPipeline(model=model, tokenizer=AutoTokenizer.from_pretrained(reader[0]))
+    threshold = model.calibration.sets.threshold(0.8)
+    for result in pipe(question="which", context=TEXTS, top_k=20, coverage=0.8):
+        inside = [each["answer"] for place, each in enumerate(result) if not place or 1 - each["score"] <= threshold]
+        assert result[0]["answers"] == inside
+        assert 0 < result[0]["unfamiliarity"] <= 1
+    refused = [each for each in pipe(question="which", context=TEXTS, abstain_below=1) if each["unfamiliarity"] < 1]
+    assert refused
+    assert all(each["answer"] is each["score"] is each["start"] is None and each["answers"] for each in refused)
+    model.calibration = None
+    with pytest.raises(ValueError, match=r"coverage=0\.9 needs a calibrated model"):
+        QuestionAnsweringPipeline(model=model, tokenizer=pipe.tokenizer)(question="which", context="fox", coverage=0.9)
+
+
+def test_the_same_answers_without_the_package(reader: Any, without_package: Build) -> None:
+    found = without_package(RUN_ANSWERS, reader[0], json.dumps(TEXTS), json.dumps(ANSWERS))
+    model = AutoModelForQuestionAnswering.from_pretrained(reader[0])
+    pipe = QuestionAnsweringPipeline(model=model, tokenizer=AutoTokenizer.from_pretrained(reader[0]))
+    assert found == [pipe(question="which", context=TEXTS, **options) for options in ANSWERS]
 
 
 # Other ways to run the model

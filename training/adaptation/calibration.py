@@ -8,7 +8,7 @@ from typing import Any
 import transformers
 
 from ...command_line import UsageError
-from ...evaluation.calibrating import CalibrationReport, calibrate_encoded, check_examples
+from ...evaluation.calibrating import CalibrationReport, calibrate_encoded, check_examples, encoded_rows
 from ...evaluation.calibration_arguments import CALIBRATED_TASKS, COVERAGES
 from .run import Adaptation
 
@@ -59,10 +59,8 @@ def calibrate_model(recipe: Any, split: str, folder: Path) -> CalibrationReport:
         folder: The folder of the model.
     """
     model = getattr(transformers, recipe.task.auto_class).from_pretrained(folder).to(recipe.run.args.device)
-    inputs, task = recipe.inputs[split], recipe.run.model.task
+    rows, task = encoded_rows(recipe.task, recipe.rows[split], recipe.inputs[split]), recipe.run.model.task
     # Vector scaling could change predictions, which the results of the run already report.
-    report = calibrate_encoded(
-        model, recipe.tokenizer, task, inputs, scaling="temperature", max_length=recipe.max_length
-    )
+    report = calibrate_encoded(model, recipe.tokenizer, task, rows, scaling="temperature", max_length=recipe.max_length)
     model.save_pretrained(folder)
     return report

@@ -1,0 +1,203 @@
+"""Fits the scaling and the prediction sets of answers to questions, which are spans of a text.
+
+Shapes: N questions, S tokens of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from ..command_line import UsageError
+from ..inference.question_answering import CANDIDATES, Offsets, best_answers
+from ..modeling.calibration import PredictionSets
+from ..tasks.answers import Answers
+from .fitting import Fitted
+from .outputs import Outputs
+from .reliability import Answered
+from .scaling import Scaling, fit_log_scale
+
+_TINY = 1e-6
+
+
+@dataclass
+class _Question:
+    """A question with what the model computes for it.
+
+    Attributes:
+        context: The text to find the answer in.
+        known: The true answers.
+        fold: The fold of the question.
+        windows: For each window of the context, the logits (S,) of starts and ends, and the offsets of the tokens.
+    """
+
+    context: str
+    known: Mapping[str, Any]
+    fold: int
+    windows: list[tuple[torch.Tensor, torch.Tensor, Offsets]] = field(default_factory=list)
+
+    def answers(self, scale: float, impossible: bool) -> list[dict[str, Any]]:
+        """Return the most likely answers with scaled logits, the best first."""
+        scaled = [(start * scale, end * scale, offsets) for start, end, offsets in self.windows]
+        return best_answers(scaled, self.context, CANDIDATES, handle_impossible_answer=impossible)
+
+    def is_right(self, answer: Mapping[str, Any]) -> bool:
+        """Return whether an answer has the words of a true one."""
+        return Answers.agreement(answer["answer"], self.known)[0] == 1
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best answer to each question, in the window where it scores highest.
+
+    Attributes:
+        starts: (N, S) logits, lowest at tokens that cannot start an answer.
+        ends: (N, S).
+        first: (N,) the first token of the answer.
+        last: (N,) the last token of the answer.
+        correct: (N,) bool.
+    """
+
+    starts: torch.Tensor
+    ends: torch.Tensor
+    first: torch.Tensor
+    last: torch.Tensor
+    correct: torch.Tensor
+
+    def confidences(self, scale: torch.Tensor) -> torch.Tensor:
+        """Return the scores (N,) of the answers, as the pipeline computes them, with scaled logits."""
+        rows = torch.arange(len(self.first))
+        start, end = ((logits * scale).log_softmax(-1) for logits in (self.starts, self.ends))
+        return (start[rows, self.first] + end[rows, self.last]).exp()
+
+
+def fit_answers(
+    outputs: Outputs,
+    rows: list[dict[str, Any]],
+    labels: list[str],
+    folds: torch.Tensor,
+    coverages: tuple[float, ...],
+    method: str,
+) -> Fitted:
+    """Calibrate the scores of answers by a temperature.
+
+    Args:
+        outputs: The outputs of the model for windows.
+        rows: The encoded windows, with their question in `row`, its `context` and its `known` answers.
+        labels: Not used, since answers have no labels.
+        folds: (windows,) the fold of each window, the same for all windows of a question.
+        coverages: The coverages of the sets.
+        method: `auto` or `temperature`.
+
+    Raises:
+        UsageError: If the method is `vector`.
+    """
+    if method == "vector":
+        raise UsageError("scaling must be temperature or auto for answers, got 'vector'.")
+    questions: dict[int, _Question] = {}
+    for row, logits, fold in zip(rows, outputs.logits, folds.tolist(), strict=True):
+        question = questions.setdefault(row["row"], _Question(row["context"], row["known"], fold))
+        offsets = [None if place is None else (place[0], place[1]) for place in row["offsets"]]
+        question.windows.append((logits[:, 0], logits[:, 1], offsets))
+    asked = list(questions.values())
+    impossible = any(not question.known["text"] for question in asked)
+    best = _best_of(asked, impossible)
+
+    def objective(chosen: torch.Tensor) -> Any:
+        def loss(log_scale: torch.Tensor) -> torch.Tensor:
+            confidences = best.confidences(log_scale.exp()).clamp(_TINY, 1 - _TINY)
+            return F.binary_cross_entropy(confidences[chosen], best.correct[chosen].double())
+
+        return loss
+
+    of_question = torch.tensor([question.fold for question in asked])
+    scale = fit_log_scale(objective(torch.ones(len(asked), dtype=torch.bool)))
+    scales = torch.ones(len(asked), dtype=torch.float64)
+    for fold in of_question.unique():
+        scales[of_question == fold] = fit_log_scale(objective(of_question != fold))
+    before = Answered(best.confidences(torch.ones(1)), best.correct)
+    after = Answered(best.confidences(scales[:, None]), best.correct)
+    candidates = [
+        [(1 - answer["score"], question.is_right(answer)) for answer in question.answers(each, impossible)]
+        for question, each in zip(asked, scales.tolist(), strict=True)
+    ]
+    # 1 if none of the candidates is right, so that no set contains a right one.
+    scores = torch.tensor([min((score for score, right in each if right), default=1.0) for each in candidates])
+    checked = _check(candidates, scores, of_question, coverages)
+    scaling = Scaling("temperature", scale.float().expand(2).clone(), torch.zeros(2))
+    return Fitted(scaling, _sets_of(scores, coverages), before, after, checked)
+
+
+def _best_of(asked: list[_Question], impossible: bool) -> _Best:
+    starts, ends, places, correct = [], [], [], []
+    for question in asked:
+        answers = question.answers(1.0, impossible)
+        if not answers:
+            raise UsageError("a context of the examples has no tokens.")
+        found = [_place(window, answers[0], impossible) for window in question.windows]
+        inside = [each for each in found if each is not None]
+        # An empty answer is as likely as in the window that most contradicts it.
+        choose = min if answers[0]["answer"] == "" else max
+        _, start, end, first, last = choose(inside, key=lambda each: each[0])
+        starts.append(start)
+        ends.append(end)
+        places.append((first, last))
+        correct.append(question.is_right(answers[0]))
+    lowest = torch.finfo(torch.float32).min
+    padded = [pad_sequence(each, batch_first=True, padding_value=lowest).double() for each in (starts, ends)]
+    first, last = torch.tensor(places).unbind(1)
+    return _Best(*padded, first, last, torch.tensor(correct))
+
+
+def _place(
+    window: tuple[torch.Tensor, torch.Tensor, Offsets], answer: Mapping[str, Any], impossible: bool
+) -> tuple[float, torch.Tensor, torch.Tensor, int, int] | None:
+    """Return the score of an answer in a window, the logits that decide it, and its tokens; None if it has none."""
+    start, end, offsets = window
+    allowed = torch.tensor([place is not None for place in offsets])
+    allowed[0] = impossible
+    lowest = torch.finfo(torch.float32).min
+    start, end = (logits.masked_fill(~allowed, lowest) for logits in (start, end))
+    if answer["answer"] == "":
+        spans = [(0, 0)]
+    else:
+        firsts = [index for index, place in enumerate(offsets) if place is not None and place[0] == answer["start"]]
+        lasts = [index for index, place in enumerate(offsets) if place is not None and place[1] == answer["end"]]
+        spans = [(first, last) for first in firsts for last in lasts if first <= last]
+    if not spans:
+        return None
+    log_start, log_end = start.log_softmax(-1), end.log_softmax(-1)
+    score, first, last = max((float(log_start[first] + log_end[last]), first, last) for first, last in spans)
+    return score, start, end, first, last
+
+
+def _sets_of(scores: torch.Tensor, coverages: tuple[float, ...]) -> PredictionSets:
+    return PredictionSets(scores.sort().values, torch.ones(len(scores)), len(scores), coverages)
+
+
+def _check(
+    candidates: list[list[tuple[float, bool]]], scores: torch.Tensor, folds: torch.Tensor, coverages: tuple[float, ...]
+) -> dict[str, dict[str, float]]:
+    """Return the coverage and the mean size of sets with thresholds from the other folds."""
+    checked = {}
+    for coverage in coverages:
+        covered, size = 0, 0
+        for fold in folds.unique():
+            sets = _sets_of(scores[folds != fold], coverages)
+            threshold = sets.threshold(coverage) if sets.highest_coverage >= coverage else 1.0
+            for index in (folds == fold).nonzero()[:, 0].tolist():
+                inside = [
+                    right for place, (score, right) in enumerate(candidates[index]) if not place or score <= threshold
+                ]
+                covered += any(inside)
+                size += len(inside)
+        checked[str(coverage)] = {
+            "coverage": round(covered / len(scores), 4),
+            "mean_size": round(size / len(scores), 4),
+        }
+    return checked
