@@ -132,7 +132,8 @@ def _evaluate_file(
     calibration = calibration_of(model)
     if judged.probabilities is not None and calibration is not None and calibration.sets is not None:
         found["sets"] = {
-            f"{coverage:g}": _sets(calibration.sets, judged, coverage) for coverage in calibration.sets.coverages
+            f"{coverage:g}": _sets(calibration.sets, judged, coverage, examples.task_name == "multi-label")
+            for coverage in calibration.sets.coverages
         }
     if judged.known is not None and judged.known.ndim == 1:
         counts = np.bincount(judged.known, minlength=len(examples.task.labels))
@@ -188,10 +189,9 @@ def _away_from_home(
     return found
 
 
-def _sets(sets: Any, judged: Judged, coverage: float) -> dict[str, float]:
+def _sets(sets: Any, judged: Judged, coverage: float, several: bool) -> dict[str, float]:
     """Return the mean size of the sets of labels and, with labels, the share of labels that they contain."""
     assert judged.probabilities is not None
-    several = judged.known is not None and judged.known.ndim == 2
     inside = sets.contain(torch.as_tensor(judged.probabilities), coverage, keep_best=not several).numpy()
     found = {"size": float(inside.sum(1).mean())}
     if judged.known is None:
