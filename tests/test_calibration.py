@@ -115,20 +115,26 @@ def test_sets_contain_the_true_label_as_often_as_asked(
     assert inside.any(-1).all()
 
 
+def p_values(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    found = model.calibration.unfamiliarity
+    vectors = LayerVectors([found.layer])
+    with torch.no_grad():
+        model(**tokenizer(texts, padding=True, return_tensors="pt"), layer_vectors=vectors)
+    return found.p_values(found.score(vectors[found.layer]))
+
+
 def test_p_values_are_uniform_at_home_and_small_elsewhere(calibrated: Any, tokenizer: Any) -> None:
-    model, report = calibrated
-    found = report.calibration.unfamiliarity
-
-    def p_values(texts: list[str]) -> torch.Tensor:
-        vectors = LayerVectors([found.layer])
-        with torch.no_grad():
-            model(**tokenizer(texts, padding=True, return_tensors="pt"), layer_vectors=vectors)
-        return found.p_values(found.score(vectors[found.layer]))
-
-    home, away = p_values(texts_of(HOME, 600, seed=2)), p_values(texts_of(AWAY, 50))
+    home = p_values(calibrated[0], tokenizer, texts_of(HOME, 600, seed=2))
     for p in (0.1, 0.5):
         assert float((home <= p).float().mean()) == pytest.approx(p, abs=0.09)
-    assert away.median() < 0.05
+    assert p_values(calibrated[0], tokenizer, texts_of(AWAY, 50)).median() < 0.05
+
+
+def test_p_values_of_few_examples_are_not_too_small(before: Any, tokenizer: Any, examples: Any) -> None:
+    model = copy.deepcopy(before)
+    calibrate(model, tokenizer, examples[:40])
+    home = p_values(model, tokenizer, texts_of(HOME, 400, seed=3))
+    assert float((home <= 0.1).float().mean()) < 0.15
 
 
 @pytest.mark.parametrize("away", [False, True])
