@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from sequence_encoder import SequenceEncoderForSequenceClassification
 from sequence_encoder.__main__ import main
 from sequence_encoder.evaluation import calibrate
+from sequence_encoder.hub import model_card
 from sequence_encoder.modeling.layer_vectors import LayerVectors
 from sequence_encoder.tests.calibrated_models import (
     AWAY,
@@ -220,6 +221,11 @@ def test_damaged_files_are_ignored(folder: Path, tmp_path: Path, damage: str) ->
     model.save_pretrained(tmp_path)
     (tmp_path / "calibration.json").write_text(damage)
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).calibration is None
+
+
+def test_the_card_of_a_calibrated_model_describes_the_calibration(calibrated: Any, before: Any) -> None:
+    assert "## Calibration" in model_card(calibrated[0], "user/model").content
+    assert "## Calibration" not in model_card(before, "user/model").content
 
 
 # The vectors of layers
