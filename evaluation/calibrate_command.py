@@ -12,6 +12,7 @@ from ..conversion.sidecar_files import copy_sidecar_files, folder_of, load_token
 from ..conversion.source_models import transformer_folder
 from ..data.corpus_files import find_files
 from ..data.text_files import TextFormat, open_text
+from ..hub.calibration_section import card_section
 from ..hub.card import model_card
 from ..hub.card_sections import replace_section
 from ..saving.calibration_files import CALIBRATION_PICTURE
@@ -20,7 +21,6 @@ from ..saving.whole_folders import atomic_folder, check_replaceable
 from ..tasks.example_files import ExampleFiles, files_of
 from .calibrating import SPLIT, CalibrationReport, calibrate, task_of
 from .calibration_arguments import CalibrationArguments, CalibrationFiles
-from .summary import card_section
 
 
 def calibrate_checkpoint(options: CalibrationArguments, data: CalibrationFiles) -> CalibrationReport:

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..command_line import UsageError
 from ..command_line.extras import require
+from ..hub.calibration_section import summary_of
 from ..modeling import (
     SequenceEncoderForQuestionAnswering,
     SequenceEncoderForSequenceClassification,
@@ -31,7 +32,6 @@ from .fitting_entities import fit_entities
 from .outputs import outputs_of
 from .reliability import Answered, plot_reliability
 from .scaling import folds_of
-from .summary import summary_of
 from .unfamiliarity import Known, choose_score, default_kind, layers_to_compare
 
 # The name of the examples in errors.

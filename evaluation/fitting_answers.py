@@ -150,8 +150,8 @@ def _best_of(asked: list[_Question], impossible: bool) -> _Best:
         correct.append(question.is_right(answers[0]))
     lowest = torch.finfo(torch.float32).min
     padded = [pad_sequence(each, batch_first=True, padding_value=lowest).double() for each in (starts, ends)]
-    first, last = torch.tensor(places).unbind(1)
-    return _Best(*padded, first, last, torch.tensor(correct))
+    tokens = torch.tensor(places)
+    return _Best(padded[0], padded[1], tokens[:, 0], tokens[:, 1], torch.tensor(correct))
 
 
 def _place(

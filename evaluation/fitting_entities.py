@@ -110,7 +110,8 @@ def fit_entities(
 
 
 def _find(outputs: Outputs, rows: list[dict[str, Any]], labels: list[str]) -> _Entities:
-    logits, owners, texts, correct, truth = [], [], [], [], []
+    logits, owners, texts, correct = [], [], [], []
+    truth: list[str] = []
     for number, (found, row) in enumerate(zip(outputs.logits, rows, strict=True)):
         true = torch.tensor(row["labels"])
         words = found[true != IGNORED]

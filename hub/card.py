@@ -15,9 +15,12 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ..modeling.calibration import calibration_of
 from ..saving.auto_classes import ADAPTER_MODELS, AUTO_MODELS
 from .architecture_in_words import describe_architecture
+from .calibration_section import card_section
 from .card_rules import check_card
+from .section_marks import section_marks
 
 TEMPLATE = Path(__file__).parent.parent / "hub_card.md"
 # Marks cards that were rendered from the model alone, so that a push may render them again.
@@ -154,6 +157,9 @@ def model_card(
         or "No licence is stated. Ask the publisher before you use this model.",
         marker=MARKER if bare else None,
     )
+    if (calibration := calibration_of(model)) is not None:
+        start, end = section_marks("calibration")
+        card = ModelCard(f"{card.content.rstrip()}\n\n{start}\n{card_section(calibration)}{end}\n")
     errors, _ = check_card(card.content)
     if errors:
         raise ValueError(f"The Hub would reject this model card: {'; '.join(errors)}.")

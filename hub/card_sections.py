@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ..saving.model_files import remove_mark, save_card
 from ..saving.module_list import MODULE_LIST
 from .card import auto_class_of
+from .section_marks import section_marks
 
 _MODEL = """\
 from transformers import {auto_class}, AutoTokenizer
@@ -47,7 +48,7 @@ def replace_section(folder: Path, topic: str, text: str | None) -> None:
     path = folder / "README.md"
     if not path.exists():
         return
-    start, end = f"<!-- sequence-encoder: this section is about the {topic} -->", f"<!-- end of the {topic} -->"
+    start, end = section_marks(topic)
     section = re.compile(rf"{re.escape(start)}.*?{re.escape(end)}\n*", re.DOTALL)
     card = section.sub("", remove_mark(path.read_text(encoding="utf-8", errors="replace")))
     if text is not None:

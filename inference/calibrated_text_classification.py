@@ -36,7 +36,9 @@ class CalibratedTextClassificationPipeline(_TextClassificationPipeline):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Return transformers' own pipeline for models of others."""
-        if cls.__base__ is _TextClassificationPipeline and not hasattr(kwargs.get("model"), "calibration"):
+        # A user's subclass stays what it is.
+        is_ours = cls.__bases__ == (_TextClassificationPipeline,)
+        if is_ours and not hasattr(kwargs.get("model"), "calibration"):
             return _TextClassificationPipeline(*args, **kwargs)
         pipeline: Any = object.__new__(cls)
         return pipeline

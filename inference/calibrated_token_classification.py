@@ -38,7 +38,9 @@ class CalibratedTokenClassificationPipeline(_TokenClassificationPipeline):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Return transformers' own pipeline for models of others."""
-        if cls.__base__ is _TokenClassificationPipeline and not hasattr(kwargs.get("model"), "calibration"):
+        # A user's subclass stays what it is.
+        is_ours = cls.__bases__ == (_TokenClassificationPipeline,)
+        if is_ours and not hasattr(kwargs.get("model"), "calibration"):
             return _TokenClassificationPipeline(*args, **kwargs)
         pipeline: Any = object.__new__(cls)
         return pipeline

@@ -35,22 +35,28 @@ class LayerVectors:
         """Return the vectors (B, D) of the last batch after a layer."""
         return self._vectors[layer]
 
-    def add(
-        self,
-        layer: int,
-        hidden_states: torch.Tensor,
-        packed: PackedBatch | RealTokens | None,
-        token_mask: torch.Tensor | None,
-    ) -> None:
-        """Compute the vectors after a layer, if it is one of the chosen.
+    def __setitem__(self, layer: int, vectors: torch.Tensor) -> None:
+        """Set the vectors (B, D) of a batch after a layer."""
+        self._vectors[layer] = vectors
 
-        Args:
-            layer: The layer.
-            hidden_states: (1, T, D) with `packed`, else (B, S, D).
-            packed: How the tokens were packed.
-            token_mask: (B, S), False at padding; None if there is no padding.
-        """
-        if layer in self.layers:
-            padded = hidden_states if packed is None else packed.unpack(hidden_states)
-            mask = None if token_mask is None else token_mask.to(padded.device)
-            self._vectors[layer] = mean_of_tokens(padded, mask)
+
+def add_vectors(
+    vectors: LayerVectors | None,
+    layer: int,
+    hidden_states: torch.Tensor,
+    packed: PackedBatch | RealTokens | None,
+    token_mask: torch.Tensor | None,
+) -> None:
+    """Compute the vectors of texts after a layer, if it is one of the chosen.
+
+    Args:
+        vectors: Where to put them; None if there are no chosen layers.
+        layer: The layer.
+        hidden_states: (1, T, D) with `packed`, else (B, S, D).
+        packed: How the tokens were packed.
+        token_mask: (B, S), False at padding; None if there is no padding.
+    """
+    if vectors is not None and layer in vectors.layers:
+        padded = hidden_states if packed is None else packed.unpack(hidden_states)
+        mask = None if token_mask is None else token_mask.to(padded.device)
+        vectors[layer] = mean_of_tokens(padded, mask)

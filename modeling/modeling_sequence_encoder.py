@@ -34,7 +34,7 @@ from .convolution import packed_segments, padded_segments
 from .cpu.shapes import compute_dtype, round_up_length, round_up_tokens
 from .embeddings import InputEmbeddings
 from .forward_options import ForwardOptions
-from .layer_vectors import LayerVectors
+from .layer_vectors import LayerVectors, add_vectors
 from .layers import LAYERS, EncoderLayer
 from .norms import NORMS
 from .packing import (
@@ -247,8 +247,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         longest = round_up_length(max(packed.max_length, 1), 0, dtype, hidden_states.device)
         bias = self._biases(longest, hidden_states)
         layers = self._layers_in_order()
-        if vectors is not None:
-            vectors.add(0, hidden_states, packed, token_mask)
+        add_vectors(vectors, 0, hidden_states, packed, token_mask)
         for depth, layer in enumerate(layers, start=1):
             hidden_states = layer(
                 hidden_states,
@@ -259,8 +258,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
                 needed=needed if depth == len(layers) else None,
                 **kwargs,
             )
-            if vectors is not None:
-                vectors.add(depth, hidden_states, packed, token_mask)
+            add_vectors(vectors, depth, hidden_states, packed, token_mask)
         return packed.unpack(self.norm(hidden_states), needed)
 
     def _layers_in_order(self) -> list[EncoderLayer]:
@@ -338,8 +336,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         if document_starts is not None and is_flash_attention_requested(self.config):
             # The flash functions of transformers separate documents where positions restart.
             kwargs = {**kwargs, "position_ids": offsets_from_starts(document_starts)}
-        if vectors is not None:
-            vectors.add(0, hidden_states, real, token_mask)
+        add_vectors(vectors, 0, hidden_states, real, token_mask)
         for depth, layer in enumerate(self._layers_in_order(), start=1):
             hidden_states = layer(
                 hidden_states,
@@ -349,8 +346,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
                 real=real,
                 **kwargs,
             )
-            if vectors is not None:
-                vectors.add(depth, hidden_states, real, token_mask)
+            add_vectors(vectors, depth, hidden_states, real, token_mask)
         hidden_states = self.norm(hidden_states)
         return hidden_states if real is None else real.unpack(hidden_states)
 

@@ -26,7 +26,7 @@ def test_the_validation_examples_calibrate_the_model_by_default(encoder: Path, t
     assert written["texts"] == 200
     assert report["calibration"]["metrics"] == written["metrics"] == results.calibration["metrics"]
     card = (output / "README.md").read_text()
-    assert "## Calibration" in card
+    assert card.count("## Calibration") == 1
     assert (output / "reliability.png").is_file()
     # The predictions of the report are those of the calibrated model.
     predicted = [json.loads(line)["prediction"] for line in (output / "predictions.jsonl").read_text().splitlines()]

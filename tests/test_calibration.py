@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from sequence_encoder import SequenceEncoderForSequenceClassification
 from sequence_encoder.__main__ import main
 from sequence_encoder.evaluation import calibrate
+from sequence_encoder.hub import model_card
 from sequence_encoder.modeling.layer_vectors import LayerVectors
 from sequence_encoder.tests.calibrated_models import (
     AWAY,
@@ -115,20 +116,26 @@ def test_sets_contain_the_true_label_as_often_as_asked(
     assert inside.any(-1).all()
 
 
+def p_values(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    found = model.calibration.unfamiliarity
+    vectors = LayerVectors([found.layer])
+    with torch.no_grad():
+        model(**tokenizer(texts, padding=True, return_tensors="pt"), layer_vectors=vectors)
+    return found.p_values(found.score(vectors[found.layer]))
+
+
 def test_p_values_are_uniform_at_home_and_small_elsewhere(calibrated: Any, tokenizer: Any) -> None:
-    model, report = calibrated
-    found = report.calibration.unfamiliarity
-
-    def p_values(texts: list[str]) -> torch.Tensor:
-        vectors = LayerVectors([found.layer])
-        with torch.no_grad():
-            model(**tokenizer(texts, padding=True, return_tensors="pt"), layer_vectors=vectors)
-        return found.p_values(found.score(vectors[found.layer]))
-
-    home, away = p_values(texts_of(HOME, 600, seed=2)), p_values(texts_of(AWAY, 50))
+    home = p_values(calibrated[0], tokenizer, texts_of(HOME, 600, seed=2))
     for p in (0.1, 0.5):
         assert float((home <= p).float().mean()) == pytest.approx(p, abs=0.09)
-    assert away.median() < 0.05
+    assert p_values(calibrated[0], tokenizer, texts_of(AWAY, 50)).median() < 0.05
+
+
+def test_p_values_of_few_examples_are_not_too_small(before: Any, tokenizer: Any, examples: Any) -> None:
+    model = copy.deepcopy(before)
+    calibrate(model, tokenizer, examples[:40])
+    home = p_values(model, tokenizer, texts_of(HOME, 400, seed=3))
+    assert float((home <= 0.1).float().mean()) < 0.15
 
 
 @pytest.mark.parametrize("away", [False, True])
@@ -214,6 +221,11 @@ def test_damaged_files_are_ignored(folder: Path, tmp_path: Path, damage: str) ->
     model.save_pretrained(tmp_path)
     (tmp_path / "calibration.json").write_text(damage)
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).calibration is None
+
+
+def test_the_card_of_a_calibrated_model_describes_the_calibration(calibrated: Any, before: Any) -> None:
+    assert "## Calibration" in model_card(calibrated[0], "user/model").content
+    assert "## Calibration" not in model_card(before, "user/model").content
 
 
 # The vectors of layers

@@ -35,7 +35,7 @@ def summary_of(calibration: Calibration) -> list[str]:
     return [*lines, *_sentences(calibration)]
 
 
-def card_section(calibration: Calibration, with_picture: bool) -> str:
+def card_section(calibration: Calibration, with_picture: bool = False) -> str:
     """Return a section of the model card in Markdown.
 
     Args:
