@@ -20,7 +20,7 @@ from ..modeling import (
     SequenceEncoderForTokenClassification,
     SequenceEncoderPreTrainedModel,
 )
-from ..modeling.calibration import Calibration, check_coverage, weight_digests
+from ..modeling.calibration import Calibration, calibration_of, check_coverage, weight_digests
 from ..tasks import HEAD_TASKS, HeadTask
 from ..tasks.answers import Answers
 from ..tasks.arguments import ExampleArguments
@@ -37,6 +37,8 @@ from .unfamiliarity import Known, choose_score, default_kind, layers_to_compare
 # The name of the examples in errors.
 SPLIT = "calibration"
 _TASKS = {"single_label_classification": "classification", "multi_label_classification": "multi-label"}
+# More examples would take longer, without telling more.
+_MOST_EXAMPLES = 10_000
 # Fewer texts of elsewhere say too little about which score is the best.
 _LEAST_AWAY = 10
 _FITS: dict[str, Any] = {
@@ -151,10 +153,8 @@ def calibrate_encoded(
     layer, depth = head_of(model), model.config.num_hidden_layers
     compares = away is not None or (task == "classification" and len(labels_of(model)) > 2)
     layers = layers_to_compare(depth) if compares else [default_kind(depth)[1]]
+    rows, folds, examples = _choose(rows)
     outputs = outputs_of(model, tokenizer, rows, layers, "calibration examples")
-    # All windows of a question are in the same fold.
-    owners = torch.tensor([row.get("row", index) for index, row in enumerate(rows)])
-    folds = folds_of(int(owners.max()) + 1)[owners]
     labels = labels_of(model)
     fitted: Fitted = _FITS[task](outputs, rows, labels, folds, tuple(coverages), scaling)
     others = None
@@ -165,17 +165,32 @@ def calibrate_encoded(
         others = Known(found.vectors, None if fitted.logits is None else fitted.scaling(found.stacked))
     known = Known(outputs.vectors, fitted.logits, fitted.classes)
     unfamiliarity, chosen = choose_score(known, folds, depth, others)
-    fitted.scaling.fold_into(layer)
-    facts = {
-        "texts": int(owners.max()) + 1,
+    facts: dict[str, Any] = {
+        "texts": examples,
         "metrics": {"before": fitted.before.metrics(), "after": fitted.after.metrics()},
         "sets_on_held_out_texts": fitted.sets_held_out,
         "choice_of_unfamiliarity": chosen,
         "versions": {name: version(name) for name in ("torch", "transformers", "scikit-learn")},
     }
+    if (earlier := calibration_of(model)) is not None:
+        facts["earlier_scaling"] = earlier.scaling
     scaled = fitted.scaling.as_json(labels)
+    fitted.scaling.fold_into(layer)
     model.calibration = Calibration(task, scaled, weight_digests(model), fitted.sets, unfamiliarity, facts)
     return CalibrationReport(model.calibration, fitted.before, fitted.after)
+
+
+def _choose(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], torch.Tensor, int]:
+    """Return at most `_MOST_EXAMPLES` examples, the fold of each of their rows, and their number.
+
+    A question has a row for each window of its context. All of them are in the same fold.
+    """
+    owners = torch.tensor([row.get("row", index) for index, row in enumerate(rows)])
+    order = torch.randperm(int(owners.max()) + 1, generator=torch.Generator().manual_seed(0))
+    kept = torch.isin(owners, order[:_MOST_EXAMPLES])
+    examples, owners = owners[kept].unique(return_inverse=True)
+    chosen = [row for row, each in zip(rows, kept.tolist(), strict=True) if each]
+    return chosen, folds_of(len(examples))[owners], len(examples)
 
 
 def encoded_rows(task: HeadTask, rows: Any, inputs: Any) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from sequence_encoder import SequenceEncoderForSequenceClassification
 from sequence_encoder.__main__ import main
-from sequence_encoder.evaluation import calibrate
+from sequence_encoder.evaluation import calibrate, calibrating
 from sequence_encoder.hub import model_card
 from sequence_encoder.modeling.layer_vectors import LayerVectors
 from sequence_encoder.tests.calibrated_models import (
@@ -98,6 +98,18 @@ def test_vector_scaling_is_chosen_where_it_is_better(tiny_config: Build, randomi
     assert report.after.metrics()["accuracy"] > report.before.metrics()["accuracy"] + 0.05
     difference = (logits_of(model, tokenizer, texts) - right / TEMPERATURE).diff(dim=-1)
     assert float(difference.abs().mean()) < 1
+
+
+def test_a_second_calibration_records_the_first(
+    calibrated: Any, tokenizer: Any, examples: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(calibrating, "_MOST_EXAMPLES", 150)
+    again = copy.deepcopy(calibrated[0])
+    facts = calibrate(again, tokenizer, examples, scaling="temperature").calibration.facts
+    assert facts["earlier_scaling"] == calibrated[1].calibration.scaling
+    assert again.calibration.scaling["temperature"] == pytest.approx(1, abs=0.3)
+    # It has seen no more examples than are useful.
+    assert facts["texts"] == 150
 
 
 # The sets and the p-values
