@@ -56,7 +56,7 @@ def trained(folder: Path, encoder: Path, data: Path, seed: int, train: str = "mo
     """Adapt an encoder to the sentiment of one kind of texts, unless the folder exists."""
     if not folder.exists():
         files = ("--train_file", data / f"{train}.jsonl")
-        options = ("--num_train_epochs", EPOCHS, "--seed", seed, "--output_dir", folder)
+        options = ("--num_train_epochs", EPOCHS, "--seed", seed, "--calibrate", "no", "--output_dir", folder)
         run("adapt", "--task", "classification", "--from", encoder, *files, *options)
     return folder
 
