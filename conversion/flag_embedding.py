@@ -44,10 +44,9 @@ def read_heads(checkpoint: str | os.PathLike[str], hidden_size: int) -> Tensors 
         ValueError: If there is only one of the two files, or a file contains anything but the weights of such a layer.
     """
     place = transformer_folder(checkpoint)
-    found = {
-        layer: cached_file(place, file, _raise_exceptions_for_missing_entries=False)
-        for layer, file in HEAD_FILES.items()
-    }
+    # Without a connection, most encoders in the cache of the Hub have no record that they lack these files.
+    quiet = {f"_raise_exceptions_for_{kind}": False for kind in ("gated_repo", "missing_entries", "connection_errors")}
+    found = {layer: cached_file(place, file, **quiet) for layer, file in HEAD_FILES.items()}
     missing = [HEAD_FILES[layer] for layer, path in found.items() if path is None]
     if len(missing) == len(found):
         return None
