@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import pickle
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,14 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = family_folders.save(tmp_path_factory.mktemp("source") / "bge-m3", "xlm-roberta", **options)
     family_folders.add_modules(folder, "cls")
     (folder / "README.md").write_text("A tiny BGE-M3.")
-    generator = torch.Generator().manual_seed(0)
-    for head, outputs in zip(HEADS, (1, CHANNELS), strict=True):
-        state = {"weight": (outputs, HIDDEN), "bias": (outputs,)}
-        tensors = {name: torch.randn(shape, generator=generator).half() for name, shape in state.items()}
-        if outputs == 1:
-            tensors["bias"].fill_(20.5)  # Otherwise no token of the texts has a weight.
-        torch.save(OrderedDict(tensors), folder / f"{head}.pt")
-    return folder
+    return family_folders.add_retrieval_heads(folder, CHANNELS)
 
 
 @pytest.fixture(scope="module")

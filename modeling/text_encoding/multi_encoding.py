@@ -23,7 +23,7 @@ from .text_encoding import TextEncodingMixin, check_numpy_dtype
 from .text_pooling import pooled
 
 
-class TextVectors(NamedTuple):
+class EncodedBatch(NamedTuple):
     """The representations of a batch of texts.
 
     Attributes:
@@ -187,7 +187,7 @@ class MultiEncodingMixin(TextEncodingMixin):
         return vectors, weights, token_vectors
 
     @torch.no_grad()
-    def encode_multi_batch(self, ids: list[list[int]], modes: tuple[str, ...], skipped: int = 0) -> TextVectors:
+    def encode_multi_batch(self, ids: list[list[int]], modes: tuple[str, ...], skipped: int = 0) -> EncodedBatch:
         """Compute all representations of one batch. Call it in evaluation mode.
 
         Args:
@@ -202,7 +202,7 @@ class MultiEncodingMixin(TextEncodingMixin):
         # One transfer for the whole batch.
         weights = outputs.token_weights[0].float().cpu().split(lengths)
         token_vectors = tuple(text[1:] for text in outputs.colbert_vecs[0].split(lengths))
-        return TextVectors(vectors, weights, token_vectors)
+        return EncodedBatch(vectors, weights, token_vectors)
 
     def compute_score(
         self,
