@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -278,6 +279,17 @@ def test_converted_back_the_files_are_those_that_flag_embedding_reads(
         assert torch.equal(layer.weight, given["weight"].float())
         assert torch.equal(layer.bias, given["bias"].float())
     assert (tmp_path / "back" / "modules.json").read_text() == (folder / "modules.json").read_text()
+
+
+def test_without_modules_the_first_token_is_the_dense_vector(folder: Path, tmp_path: Path, expected: Any) -> None:
+    """FlagEmbedding saves only the encoder and the heads, and its default is the pooling of BGE-M3."""
+    for path in folder.iterdir():
+        if path.is_file() and path.name != "modules.json":
+            shutil.copy(path, tmp_path)
+    convert(tmp_path).save_pretrained(tmp_path / "ours")
+    loaded = SequenceEncoderForRetrieval.from_pretrained(tmp_path / "ours")
+    vectors = loaded.encode(TEXTS, AutoTokenizer.from_pretrained(tmp_path))
+    np.testing.assert_allclose(vectors, expected["dense_vecs"], atol=1e-5)
 
 
 def test_only_the_command_converts_the_heads_back(model: SequenceEncoderForRetrieval, folder: Path) -> None:
