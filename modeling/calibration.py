@@ -30,6 +30,12 @@ logger = logging.get_logger(__name__)
 
 # In which the weights may be loaded. Saved digests are of the values after rounding to each of them.
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# The tensors that each score of unfamiliar texts needs.
+_NEEDED = {
+    "mahalanobis": {"scores", "means", "whitening"},
+    "neighbours": {"scores", "neighbours"},
+    "energy": {"scores"},
+}
 # Distances to neighbours are computed for this many texts at once.
 _TEXTS_AT_ONCE = 256
 
@@ -298,6 +304,11 @@ def _from_files(facts: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> C
     if about_score is not None:
         parts = {name.partition(".")[2]: each for name, each in tensors.items() if name.startswith("unfamiliarity.")}
         unfamiliarity = Unfamiliarity(about_score["kind"], layer=about_score["layer"], k=about_score["k"], **parts)
+        needed = _NEEDED[unfamiliarity.kind]
+        if needed - parts.keys() or (unfamiliarity.layer is None) != (unfamiliarity.kind == "energy"):
+            raise ValueError(f"the score {unfamiliarity.kind} needs {', '.join(sorted(needed))} and a layer")
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise ValueError(f"{CALIBRATION_TENSORS} has numbers that are NaN or infinite")
     return Calibration(facts.pop("task"), facts.pop("scaling"), tuple(facts.pop("head")), sets, unfamiliarity, facts)
 
 

@@ -35,6 +35,8 @@ _NAMES = {
     "config_sentence_transformers.json",
     *CALIBRATION_FILES,
     CALIBRATION_PICTURE,
+    # The heads of BGE-M3 in the format of FlagEmbedding.
+    *("sparse_linear.pt", "colbert_linear.pt"),
 }
 _PATTERNS = re.compile(
     r"(model|pytorch_model)(\.[\w-]+)?(-\d+-of-\d+)?\.(safetensors|bin)"

@@ -24,7 +24,8 @@ from ..modeling import (
 from ..modeling.calibrated_outputs import with_p_values
 from ..modeling.calibration import calibration_of
 from ..modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
-from ..modeling.text_encoding.text_encoding import TextEncodingMixin, count_leading_tokens
+from ..modeling.text_encoding.prepared_encoding import count_leading_tokens
+from ..modeling.text_encoding.text_encoding import TextEncodingMixin
 from ..tokenizer.private_copy import lowercased, private_copy
 
 EMBED, EMBED_ALL, RERANK, PREDICT, FILL_MASK = "embed", "embed_all", "rerank", "predict", "fill_mask"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from sequence_encoder import SequenceEncoderForSequenceClassification
@@ -227,11 +228,18 @@ def test_a_model_that_was_trained_further_does_not_claim_the_calibration(
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).calibration is None
 
 
-@pytest.mark.parametrize("damage", ["{", '{"version": 2}', '{"version": 1, "task": "classification"}'])
+@pytest.mark.parametrize("damage", ["{", '{"version": 2}', '{"version": 1, "task": "classification"}', "kind", "NaN"])
 def test_damaged_files_are_ignored(folder: Path, tmp_path: Path, damage: str) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     model.save_pretrained(tmp_path)
-    (tmp_path / "calibration.json").write_text(damage)
+    facts, tensors = tmp_path / "calibration.json", tmp_path / "calibration.safetensors"
+    if damage == "kind":
+        facts.write_text(facts.read_text().replace('"mahalanobis"', '"neighbours"'))
+    elif damage == "NaN":
+        found = load_file(tensors)
+        save_file({**found, "sets.scores": found["sets.scores"] * torch.nan}, tensors)
+    else:
+        facts.write_text(damage)
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).calibration is None
 
 
