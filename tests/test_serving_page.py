@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,19 +12,20 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
-from sequence_encoder.serving import create_app
+from sequence_encoder.serving import create_app, load_served_model
 from sequence_encoder.tests.serving_apps import TEXTS, ask, listening, served_models
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture
-def page() -> Iterator[Any]:
+def page(vector_folders: dict[str, Path]) -> Iterator[Any]:
     """Open the page of a server with all kinds of models, and fail if it makes mistakes or leaves the server."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
     models = served_models()
+    models |= {name: load_served_model(str(vector_folders[name]), "float32", "cpu") for name in ("sparse", "late")}
     complaints: list[str] = []
     asked: list[str] = []
     with playwright.sync_playwright() as started:
@@ -72,6 +74,16 @@ def test_every_task_has_a_tab_that_works(page: Any) -> None:
     assert sorted(row[1] for row in compute(Question="a dog", Texts="\n".join(TEXTS))) == sorted(TEXTS)
     page.get_by_label("Model").select_option("classifier")
     assert {row[1] for row in compute(Texts="a dog\nit")} == {"red", "green", "blue"}
+    page.get_by_label("Model").select_option("late")
+    assert tabs() == ["Late interaction"]
+    rows = compute(Question="a dog", Texts="\n".join(TEXTS))
+    assert {row[1] for row in rows} == set(TEXTS)
+    assert float(rows[0][0]) >= float(rows[1][0])
+    page.get_by_label("Model").select_option("sparse")
+    assert tabs() == ["Weights"]
+    rows = compute(Texts="a dog\nit")
+    assert [row[0] for row in rows] == ["a dog"] * 9 + ["it"] * 9
+    assert float(rows[0][2]) >= float(rows[1][2])
     page.get_by_label("Model").select_option("masked")
     assert len(compute(Text="a [MASK] dog")) == 5
     page.get_by_label("Text with a mask").fill("<b>no mask</b>")
