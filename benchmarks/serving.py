@@ -1,10 +1,11 @@
 """Compare `sequence-encoder serve` with sentence-transformers behind FastAPI, under the load of wrk.
 
-    python benchmarks/serving.py --clients 1 8 64 --seconds 10 --rounds 3
+    python benchmarks/serving.py --clients 1 8 64 --seconds 10 --rounds 3 [--infinity VENV/bin/infinity_emb]
 
 Each server runs in a separate process with the weights of all-MiniLM-L6-v2, and the servers take turns. The peers are
 an endpoint that encodes the texts of its request, as in sentence-transformers' own examples, and one that collects what
-waits, so that `SentenceTransformer.encode` sorts the texts of many requests. "auto" is the precision that the server
+waits, so that `SentenceTransformer.encode` sorts the texts of many requests. With `--infinity`, infinity-emb is a third
+one; it needs an older transformers, and so an environment of its own. "auto" is the precision that the server
 chooses by default; all others have that of the option. Each client sends one request after the other. Debian and
 Ubuntu package wrk (https://github.com/wg/wrk).
 """
@@ -32,11 +33,12 @@ from urllib.request import urlopen
 from minilm import MINILM
 
 OURS, DEFAULT, PLAIN, SORTED = "sequence-encoder", "sequence-encoder, auto", "FastAPI", "FastAPI, sorted"
+INFINITY = "infinity"
+# The route of each server, and the field of its bodies with the text.
+ROUTES = dict.fromkeys((OURS, DEFAULT, PLAIN, SORTED), ("/embed", "inputs")) | {INFINITY: ("/embeddings", "input")}
 # A request has one text. With mixed lengths, one of five is a long docstring.
 MIXES = {"short": 0.0, "mixed": 0.2}
 REQUESTS = 2000
-# Seconds before the first measurement of each server.
-WARM_UP = 8
 # wrk runs this. The requests are read from a file with one body in each line.
 SCRIPT = """
 local bodies = {}
@@ -46,7 +48,7 @@ wrk.headers["Content-Type"] = "application/json"
 local number = 0
 function request()
   number = number % #bodies + 1
-  return wrk.format(nil, "/embed", nil, bodies[number])
+  return wrk.format(nil, os.getenv("ROUTE"), nil, bodies[number])
 end
 function done(summary, latency, requests)
   local errors = summary.errors
@@ -103,16 +105,27 @@ def serve_peer(collects: bool, port: int, precision: str) -> None:
 
 
 @contextmanager
-def server(name: str, precision: str, options: list[str]) -> Iterator[int]:
-    """Start a server, and return its port when it answers."""
+def server(name: str, precision: str, options: list[str], infinity: str | None = None) -> Iterator[int]:
+    """Start a server, and return its port when it answers.
+
+    Args:
+        name: The server.
+        precision: The dtype.
+        options: Options of `sequence-encoder serve`.
+        infinity: The program infinity_emb.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    if name in (OURS, DEFAULT):
-        command = ["-m", "sequence_encoder", "serve", str(MINILM), "--truncate", *options]
+    if name == INFINITY:
+        model = ["--model-id", str(MINILM), "--engine", "torch", "--no-bettertransformer"]
+        command = [str(infinity), "v2", *model, "--device", "cpu", "--dtype", precision, "--port", str(port)]
+    elif name in (OURS, DEFAULT):
+        command = [sys.executable, "-m", "sequence_encoder", "serve", str(MINILM), "--truncate", *options]
     else:
-        command = [__file__, "--peer", name]
-    command += ["--port", str(port), "--precision", "auto" if name == DEFAULT else precision]
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [sys.executable, __file__, "--peer", name]
+    if name != INFINITY:
+        command += ["--port", str(port), "--precision", "auto" if name == DEFAULT else precision]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while True:
             if process.poll() is not None:
@@ -128,8 +141,8 @@ def server(name: str, precision: str, options: list[str]) -> Iterator[int]:
         process.wait()
 
 
-def write_bodies(folder: Path, mix: str) -> Path:
-    """Write the bodies of requests to a file."""
+def write_bodies(folder: Path, mix: str, field: str) -> Path:
+    """Write the bodies of requests, which have the text in `field`, to a file."""
     from peers import short_texts
 
     from sequence_encoder.data.documentation import STANDARD_LIBRARY, docstrings_of, find_libraries
@@ -138,19 +151,20 @@ def write_bodies(folder: Path, mix: str) -> Path:
     rng = random.Random(0)
     long = [doc for doc in docs if 600 < len(doc) < 1200]
     texts = [rng.choice(long) if rng.random() < MIXES[mix] else text for text in short_texts(REQUESTS)]
-    file = folder / f"{mix}.jsonl"
-    file.write_text("".join(json.dumps({"inputs": text}) + "\n" for text in texts))
+    file = folder / f"{mix}-{field}.jsonl"
+    model = {"model": MINILM.name} if field == "input" else {}
+    file.write_text("".join(json.dumps({field: text, **model}) + "\n" for text in texts))
     return file
 
 
-def load(port: int, bodies: Path, clients: int, seconds: int) -> dict[str, float]:
-    """Send requests for some seconds, and return what wrk measures."""
+def load(port: int, route: str, bodies: Path, clients: int, seconds: int) -> dict[str, float]:
+    """Send requests to a route for some seconds, and return what wrk measures."""
     script = bodies.with_name("load.lua")
     script.write_text(SCRIPT)
     options = ["--threads", "1", "--connections", str(clients), "--duration", f"{seconds}s", "--timeout", "60s"]
     command = ["wrk", *options, "--script", str(script), f"http://127.0.0.1:{port}"]
     done = subprocess.run(
-        command, env={**os.environ, "BODIES": str(bodies)}, check=True, capture_output=True, text=True
+        command, env={**os.environ, "BODIES": str(bodies), "ROUTE": route}, check=True, capture_output=True, text=True
     )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -163,9 +177,11 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm_up", type=int, default=30, help="seconds before the first measurement of each server")
     parser.add_argument(
         "--servers", nargs="+", choices=(OURS, DEFAULT, PLAIN, SORTED), default=[OURS, DEFAULT, PLAIN, SORTED]
     )
+    parser.add_argument("--infinity", help="the program infinity_emb of infinity-emb")
     parser.add_argument("--options", default="", help="further options of sequence-encoder serve")
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
@@ -177,19 +193,24 @@ def main() -> None:
         raise SystemExit("This benchmark needs wrk: apt-get install wrk")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        ports = {
-            name: stack.enter_context(server(name, parsed.precision, parsed.options.split())) for name in parsed.servers
-        }
+        names = [*parsed.servers, *([INFINITY] if parsed.infinity else [])]
+        options = parsed.options.split()
+        ports = {name: stack.enter_context(server(name, parsed.precision, options, parsed.infinity)) for name in names}
         for mix in parsed.mixes:
-            bodies = write_bodies(folder, mix)
+            bodies = {field: write_bodies(folder, mix, field) for _, field in set(ROUTES.values())}
+
+            def measure(name: str, clients: int, seconds: int, bodies: dict[str, Path] = bodies) -> dict[str, float]:
+                route, field = ROUTES[name]
+                return load(ports[name], route, bodies[field], clients, seconds)
+
             # oneDNN compiles a kernel for each new shape, which a server that has run for long has done.
-            for port in ports.values():
-                load(port, bodies, max(parsed.clients), WARM_UP)
+            for name in names:
+                measure(name, max(parsed.clients), parsed.warm_up)
             for clients in parsed.clients:
-                found: dict[str, list[dict[str, float]]] = {name: [] for name in ports}
+                found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
                 for _ in range(parsed.rounds):
-                    for name, port in ports.items():
-                        found[name].append(load(port, bodies, clients, parsed.seconds))
+                    for name in names:
+                        found[name].append(measure(name, clients, parsed.seconds))
                 print_table(f"{mix}, {clients} clients, {parsed.precision}", found)
 
 

@@ -86,6 +86,12 @@ def check_architecture(config: Any) -> None:
             "output_embedding_size must be at least 1 with prediction_head='dense', or None, got "
             f"{size} with {config.prediction_head!r}."
         )
+    if config.multi_vector_size is not None and config.multi_vector_size < 1:
+        raise ValueError(f"multi_vector_size must be at least 1, or None, got {config.multi_vector_size}.")
+    if outside := [token for token in config.unweighted_token_ids or [] if not 0 <= token < config.vocab_size]:
+        raise ValueError(
+            f"unweighted_token_ids must be from 0 to vocab_size - 1 = {config.vocab_size - 1}, got {outside[0]}."
+        )
     if config.tie_word_embeddings and config.prediction_dim != config.embedding_dim:
         and_size = "" if size is None else f" and output_embedding_size={size}"
         raise ValueError(

@@ -141,6 +141,10 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         classifier_head (`"linear"` or `"dense"`, defaults to `"linear"`): The same for the classifiers of task heads.
         head_act (`str`, *optional*): Activation of these heads, one of those of `hidden_act`; `hidden_act` by default.
         head_bias (`bool`, defaults to `True`): Whether the dense layers of these heads have a bias.
+        multi_vector_size (`int`, *optional*): Number of channels of the vector that `SequenceEncoderForRetrieval` gives
+            each token; `hidden_size` by default.
+        unweighted_token_ids (`list[int]`, *optional*): Ids of tokens to which `SequenceEncoderForRetrieval` gives no
+            weight; by default the special tokens below, except the mask token.
         tie_word_embeddings (`bool`, defaults to `False`): Whether the vocabulary projection shares the weights of the
             token embeddings.
         hidden_dropout (`float`, defaults to 0.1): Dropout probability of the residual branches.
@@ -232,6 +236,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     classifier_head: Literal["linear", "dense"] = "linear"
     head_act: Literal["relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu"] | None = None
     head_bias: bool = True
+    multi_vector_size: int | None = None
+    unweighted_token_ids: list[int] | None = None
     tie_word_embeddings: bool = False
 
     hidden_dropout: float | int = 0.1
@@ -330,6 +336,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             self.prediction_head_size = None
         if self.output_embedding_size == self.embedding_dim:
             self.output_embedding_size = None
+        if self.multi_vector_size == self.hidden_size:
+            self.multi_vector_size = None
         if self.head_act == self.hidden_act:
             self.head_act = None
         if self.num_hidden_groups == self.num_hidden_layers:
@@ -450,6 +458,15 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         if self.prediction_head == "linear":
             return self.hidden_size
         return self.embedding_dim if self.output_embedding_size is None else self.output_embedding_size
+
+    @property
+    def tokens_without_weight(self) -> list[int]:
+        """Ids of the tokens to which `SequenceEncoderForRetrieval` gives no weight."""
+        if self.unweighted_token_ids is not None:
+            return self.unweighted_token_ids
+        ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+        special = [self.pad_token_id, self.bos_token_id, self.cls_token_id, self.sep_token_id, *ends]
+        return sorted({token for token in special if token is not None})
 
 
 def _override(given: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

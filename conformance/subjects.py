@@ -38,10 +38,16 @@ HEADS = {
     "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES": "ForTokenClassification",
     "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES": "ForQuestionAnswering",
     "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES": "ForMultipleChoice",
+    "MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES": "ForRetrieval",
 }
 # Registering a class with an Auto class does not add it to these tables.
 for _table, _head in HEADS.items():
     getattr(modeling_auto, _table)[sequence_encoder.SequenceEncoderConfig.model_type] = f"SequenceEncoder{_head}"
+# The tests of training leave out the models in this table, which have no loss.
+modeling_auto.MODEL_MAPPING_NAMES[sequence_encoder.SequenceEncoderConfig.model_type] = (
+    "SequenceEncoderModel",
+    "SequenceEncoderForRetrieval",
+)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration import SequenceEncoderConfig
+from ..modeling import SequenceEncoderForRetrieval, SequenceEncoderModel
 from ..saving.whole_folders import atomic_folder, check_replaceable
 from .conversion_card import adjust_card
 from .convert import convert_and_release, convert_remote_code, our_config
+from .flag_embedding import HEAD_FILES, add_heads, heads_of, read_heads, write_heads
 from .remote_code_checkpoints import find_remote_code
 from .sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
 from .source_models import load_checkpoint, transformer_folder
@@ -66,6 +68,11 @@ def convert_checkpoint(
             f"pad_token_id is {config.pad_token_id} in the configuration but {tokenizer.pad_token_id} in the "
             "tokenizer. They must be equal, because this family's positions skip padding tokens."
         )
+    heads, is_encoder = None, type(model).__name__.endswith("Model")
+    if isinstance(model, SequenceEncoderForRetrieval):
+        heads = heads_of(model)
+    elif to is None and is_encoder and not base_model:
+        heads = read_heads(place, config.hidden_size)
     texts = sample_ids(config, tokenizer)
     before, original = outputs_of(model, texts), type(model).__name__
     converted, difference = model, None
@@ -77,13 +84,20 @@ def convert_checkpoint(
             "shapes that config.json states."
         )
     if found is None or to is not None:
-        converted = convert_and_release(model, to, base_model)
+        converted = convert_and_release(model, to, base_model or heads is not None)
+    if heads is not None and isinstance(converted, SequenceEncoderModel):
+        converted = add_heads(converted, heads, tokenizer)
+    if converted is not model:
         difference = check_same_outputs(before, outputs_of(converted, texts))
         names = f"{original} to {type(converted).__name__}"
         print(f"Converted {names}. On sample texts, their outputs differ by at most {difference:.1e}.")
+    if heads is not None:
+        print(f"The weights of {' and '.join(HEAD_FILES)} are unchanged.")
     with atomic_folder(output, force, "--force") as written:
         place = written / encoder.relative_to(source_folder)
         converted.save_pretrained(place)
+        if heads is not None and not isinstance(converted, SequenceEncoderForRetrieval):
+            write_heads(place, heads)
         if tokenizer is not None:
             save_tokenizer(tokenizer, place, list(SAMPLES))
         copy_sidecar_files(source_folder, encoder, written)

@@ -15,10 +15,11 @@ from transformers.utils import logging
 
 from .. import modeling
 from ..configuration import SequenceEncoderConfig
-from ..modeling import SequenceEncoderPreTrainedModel
+from ..modeling import SequenceEncoderForRetrieval, SequenceEncoderPreTrainedModel
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.recipe_files import read_recipe, recipe_of
 from .family import Family, their_class
+from .flag_embedding import HEAD_FILES, with_heads
 from .key_mapping import Heads, Rule, Tensors, to_ours, to_theirs
 from .remote_code_checkpoints import REMOTE_CODE_FAMILIES, RemoteCodeCheckpoint, find_remote_code
 from .source_models import FAMILIES, find_family, load_checkpoint
@@ -58,6 +59,8 @@ _ONLY_FOR = {
     "classifier_head": _CLASSIFYING,
     "head_act": (*_PREDICTING, *_CLASSIFYING),
     "head_bias": (*_PREDICTING, *_CLASSIFYING),
+    "multi_vector_size": (),
+    "unweighted_token_ids": (),
 }
 
 
@@ -67,6 +70,9 @@ def convert(
     """Convert a model of another family to a SequenceEncoder with the same outputs, or convert one back.
 
     Only dropout can differ during training, because the families do not all apply it in the same places.
+
+    If a folder or a repository has the heads of BGE-M3, `sparse_linear.pt` and `colbert_linear.pt`, the result is a
+    `SequenceEncoderForRetrieval`. Other files with pickled weights are never read.
 
     Args:
         source: A folder, a Hub id, or a model, whose weights are copied. Without `to`, its family is BERT (or any model
@@ -95,10 +101,13 @@ def convert(
     if not isinstance(source, PreTrainedModel):
         if (found := find_remote_code(source)) is not None:
             loaded, recipe = convert_remote_code(found, base_model), read_recipe(found.place)
-            return _with_recipe(loaded if to is None else convert_and_release(loaded, to, base_model), recipe)
-        loaded = load_checkpoint(source, base_model)
-        recipe = recipe_of(loaded)
-        return _with_recipe(convert_and_release(loaded, to, base_model), recipe)
+            converted = loaded if to is None else convert_and_release(loaded, to, base_model)
+        else:
+            loaded = load_checkpoint(source, base_model)
+            recipe = recipe_of(loaded)
+            converted = convert_and_release(loaded, to, base_model)
+        converted = _with_recipe(converted, recipe)
+        return converted if base_model else with_heads(converted, source)
     model = cast(PreTrainedModel, source.base_model) if base_model else source
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(f"The weights of this {type(model).__name__} are on the meta device; load them into memory.")
@@ -241,6 +250,13 @@ def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool,
     if not isinstance(model, SequenceEncoderPreTrainedModel):
         raise ValueError(f"Only a SequenceEncoder can be converted to {family.name}, got a {type(model).__name__}.")
     head = type(model).__name__.removeprefix(_OURS)
+    if isinstance(model, SequenceEncoderForRetrieval):
+        if not base_model:
+            raise ValueError(
+                f"transformers has no class for {type(model).__name__}. `sequence-encoder convert` with --to writes "
+                "its heads beside the encoder, as FlagEmbedding reads them; base_model=True converts only the encoder."
+            )
+        head = "Model"
     has_pooler = any("pooler." in name for name in model.state_dict())
     if base_model and obstacles_to(family, head, model.config, has_pooler):
         # Drop the pooler that this family does not have: there, it belongs to the head.
@@ -259,6 +275,7 @@ def _convert_to_theirs(model: PreTrainedModel, family: Family, base_model: bool,
     tensors = _tensors(model, release)
     if head == "Model" and not has_pooler:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
+    tensors = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] not in HEAD_FILES}
     constants = {name: constant.to(model.dtype) for name, constant in family.constants(theirs).items()}
     return _filled(theirs, to_theirs(rules, tensors, heads) | constants, device)
 

@@ -220,7 +220,9 @@ def _inspect_ours(name: str, architecture: str, config: SequenceEncoderConfig) -
     if getattr(modeling, architecture, None) is None:
         raise ValueError(f"{name} has the architecture {architecture!r}, which is not a model of this package.")
     has_pooler = config.pooler_act is not None
-    back = tuple(each for each, family in FAMILIES.items() if not obstacles_to(family, head, config, has_pooler))
+    # The command writes the heads for retrieval beside the encoder.
+    back_head = "Model" if head == "ForRetrieval" else head
+    back = tuple(each for each, family in FAMILIES.items() if not obstacles_to(family, back_head, config, has_pooler))
     quantized = getattr(config, "quantization_config", None) is not None
     obstacle = "its weights are quantized; convert the model from before quantization" if quantized else None
     return Inspection(name, architecture, _OURS, obstacle, parameters=_parameters(head, config), back=back)

@@ -32,6 +32,7 @@ TASKS = {
     "AutoModelForTokenClassification": ("token-classification", True),
     "AutoModelForQuestionAnswering": ("question-answering", True),
     "AutoModelForMultipleChoice": ("multiple-choice", False),
+    "AutoModelForTextEncoding": ("sentence-similarity", False),
 }
 
 
@@ -196,10 +197,11 @@ def auto_class_of(model: PreTrainedModel) -> str:
     Raises:
         ValueError: If the model is not from this package.
     """
-    names = {kind.__name__ for kind in type(model).__mro__}
-    for auto_class, kind in (*AUTO_MODELS.items(), *ADAPTER_MODELS.items()):
-        if kind in names:
-            return auto_class
+    auto_classes = {kind: name for name, kind in (*AUTO_MODELS.items(), *ADAPTER_MODELS.items())}
+    # The nearest class comes first.
+    for kind in type(model).__mro__:
+        if kind.__name__ in auto_classes:
+            return auto_classes[kind.__name__]
     raise ValueError(f"model must be a model of sequence_encoder, got a {type(model).__name__}.")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from transformers import PreTrainedModel
 
+from ..saving.auto_classes import RETRIEVAL
 from ..saving.model_files import remove_mark, save_card
 from ..saving.module_list import MODULE_LIST
 from .card import auto_class_of
@@ -18,6 +19,9 @@ from transformers import {auto_class}, AutoTokenizer
 
 model = {auto_class}.from_pretrained({place}, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained({place}, trust_remote_code=True)"""
+_RETRIEVAL = """
+
+vectors = model.encode_multi(["A text."], tokenizer)  # dense_vecs, lexical_weights, colbert_vecs"""
 _SENTENCES = """\
 from sentence_transformers import SentenceTransformer
 
@@ -25,7 +29,9 @@ model = SentenceTransformer({place}, trust_remote_code=True)"""
 
 
 def example_of(folder: Path, name: str, model: PreTrainedModel) -> str:
-    """Return the code that loads a saved model: with sentence-transformers if the folder has its files.
+    """Return the code that loads a saved model.
+
+    A model with the files of sentence-transformers is loaded with it, unless it has more than dense vectors.
 
     Args:
         folder: The folder of the model.
@@ -33,7 +39,10 @@ def example_of(folder: Path, name: str, model: PreTrainedModel) -> str:
         model: The model.
     """
     kind = _SENTENCES if (folder / MODULE_LIST).exists() else _MODEL
-    return kind.format(auto_class=auto_class_of(model), place=json.dumps(name, ensure_ascii=False))
+    auto_class = auto_class_of(model)
+    if auto_class == RETRIEVAL:
+        kind = _MODEL + _RETRIEVAL
+    return kind.format(auto_class=auto_class, place=json.dumps(name, ensure_ascii=False))
 
 
 def replace_section(folder: Path, topic: str, text: str | None) -> None:

@@ -1,6 +1,7 @@
 """The models: the encoder, its parts and the heads."""
 
 from .heads.pretraining_heads import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining
+from .heads.retrieval import SequenceEncoderForRetrieval
 from .heads.task_adapter import TaskAdapter
 from .heads.task_heads import (
     SequenceEncoderForMultipleChoice,
@@ -16,6 +17,7 @@ __all__ = [
     "SequenceEncoderForMultipleChoice",
     "SequenceEncoderForPreTraining",
     "SequenceEncoderForQuestionAnswering",
+    "SequenceEncoderForRetrieval",
     "SequenceEncoderForSequenceClassification",
     "SequenceEncoderForTokenClassification",
     "SequenceEncoderModel",

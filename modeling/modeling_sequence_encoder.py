@@ -68,6 +68,8 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
     """
 
     _saves_recipe = True
+    # The heads of `SequenceEncoderForRetrieval`, whose folders are also those of an encoder.
+    _keys_to_ignore_on_load_unexpected = [r"^(sparse|colbert)_linear\."]  # noqa: RUF012
     _packs_in_graphs = False
 
     def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool = True) -> None:

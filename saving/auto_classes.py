@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+# The Auto class of the model for retrieval.
+RETRIEVAL = "AutoModelForTextEncoding"
 AUTO_MODELS = {
     "AutoModel": "SequenceEncoderModel",
     "AutoModelForPreTraining": "SequenceEncoderForPreTraining",
@@ -12,6 +14,7 @@ AUTO_MODELS = {
     "AutoModelForTokenClassification": "SequenceEncoderForTokenClassification",
     "AutoModelForQuestionAnswering": "SequenceEncoderForQuestionAnswering",
     "AutoModelForMultipleChoice": "SequenceEncoderForMultipleChoice",
+    RETRIEVAL: "SequenceEncoderForRetrieval",
 }
 ADAPTER_MODELS = {"AutoModelForSequenceClassification": "TaskAdapter"}
 # By model type.

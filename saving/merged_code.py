@@ -18,6 +18,7 @@ _ENTRIES = (
     "modeling/heads/task_heads.py",
     "modeling/heads/pretraining_heads.py",
     "modeling/heads/task_adapter.py",
+    "modeling/heads/retrieval.py",
     "inference/question_answering.py",
 )
 _DOCSTRINGS = {

@@ -32,6 +32,8 @@ _NAMES = {
     *TOKENIZER_FILES,
     *("config.json", "generation_config.json", "training_args.bin", MODULE_LIST),
     "config_sentence_transformers.json",
+    # The heads of BGE-M3 in the format of FlagEmbedding.
+    *("sparse_linear.pt", "colbert_linear.pt"),
 }
 _PATTERNS = re.compile(
     r"(model|pytorch_model)(\.[\w-]+)?(-\d+-of-\d+)?\.(safetensors|bin)"

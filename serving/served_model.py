@@ -23,7 +23,8 @@ from ..modeling import (
     SequenceEncoderPreTrainedModel,
 )
 from ..modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
-from ..modeling.text_encoding.text_encoding import TextEncodingMixin, count_leading_tokens
+from ..modeling.text_encoding.prepared_encoding import count_leading_tokens
+from ..modeling.text_encoding.text_encoding import TextEncodingMixin
 from ..tokenizer.private_copy import lowercased, private_copy
 
 EMBED, EMBED_ALL, EMBED_SPARSE = "embed", "embed_all", "embed_sparse"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,4 +168,15 @@ def add_modules(folder: Path, pooling: str = "mean", prompts: dict[str, str] | N
         json.dumps({"word_embedding_dimension": _SIZES["hidden_size"], mode: True})
     )
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts or {}}))
+    return folder
+
+
+def add_retrieval_heads(folder: Path, channels: int = 10) -> Path:
+    """Add the heads of BGE-M3 as FlagEmbedding saves them, in float16."""
+    generator = torch.Generator().manual_seed(0)
+    for head, outputs in (("sparse_linear", 1), ("colbert_linear", channels)):
+        weight = torch.randn(outputs, _SIZES["hidden_size"], generator=generator)
+        # With a smaller bias, the tokens of the tests have no weight.
+        bias = torch.full((1,), 20.5) if outputs == 1 else torch.randn(outputs, generator=generator)
+        torch.save(OrderedDict(weight=weight.half(), bias=bias.half()), folder / f"{head}.pt")
     return folder

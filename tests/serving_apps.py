@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import torch
@@ -21,6 +23,9 @@ from sequence_encoder import (
 from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
 from sequence_encoder.serving import create_app
 from sequence_encoder.serving.served_model import ServedModel
+
+if TYPE_CHECKING:
+    from sequence_encoder.search import SearchIndex
 
 TEXTS = ["the red cat is here", "a dog", "we saw the green owl by the blue dog", "it"]
 PROMPTS = {"prompts": {"query": "where is ", "document": ""}, "default_prompt_name": None}
@@ -58,6 +63,19 @@ def served_models() -> dict[str, ServedModel]:
         "masked": build(SequenceEncoderForMaskedLM),
     }
     return {name: ServedModel(name, model, tokenizer) for name, model in models.items()}
+
+
+def indexed(encoder: ServedModel, folder: Path) -> SearchIndex:
+    """Make an index of 24 texts, with a column `n` of numbers."""
+    from sequence_encoder.search import SearchIndex, index_corpus  # An extra that most callers do without.
+
+    encoder.model.save_pretrained(folder / "encoder")
+    encoder.tokenizer.save_pretrained(folder / "encoder")
+    rows = [{"text": f"{text} {number}", "n": number} for number in range(6) for text in TEXTS]
+    (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = {"columns": "n", "precision": "float32"}
+    index_corpus(str(folder / "encoder"), str(folder / "texts.jsonl"), str(folder / "index"), **options)
+    return SearchIndex(folder / "index")
 
 
 def ask(app: Any, path: str, body: Any = None, **options: Any) -> httpx.Response:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sequence_encoder.conversion.command import convert_checkpoint
 from sequence_encoder.tests import remote_code_models
-from sequence_encoder.tests.family_folders import FAMILIES, NLI, SINCE, add_modules, save
+from sequence_encoder.tests.family_folders import FAMILIES, NLI, SINCE, add_modules, add_retrieval_heads, save
 
 # Weights of a head with code on the Hub, by their shapes.
 _PREDICTIONS = {
@@ -71,7 +71,20 @@ def _reranker(folder: Path) -> None:
     convert_checkpoint(str(source), str(folder))
 
 
+def _bge_m3(folder: Path) -> None:
+    add_retrieval_heads(add_modules(save(folder, "xlm-roberta"), "cls"))
+
+
+def _converted_bge_m3(folder: Path) -> None:
+    """Save the converted folder that the block before it in the guide writes."""
+    source = folder.with_name("bge-m3-source")
+    _bge_m3(source)
+    convert_checkpoint(str(source), str(folder))
+
+
 STAND_INS = {
+    "BAAI/bge-m3": StandIn("xlm-roberta", _bge_m3),
+    "bge-m3": StandIn("xlm-roberta", _converted_bge_m3),
     "sentence-transformers/all-mpnet-base-v2": StandIn("mpnet", _mpnet),
     "nomic-ai/nomic-embed-text-v1.5": _embedder("nomic_bert"),
     "alibaba-nlp-community/gte-multilingual-base": _embedder("gte", "cls"),

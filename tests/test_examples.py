@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import transformers
 from sequence_encoder.data import documentation
 from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encoder
 from sequence_encoder.tests.forked_python import forked_python
+from sequence_encoder.tests.stand_ins import STAND_INS
 
 SCRIPTS = Path(__file__).parent.parent / "examples"
 # Per task: the script, the head that it trains, the metric, and the score to reach.
@@ -127,6 +129,24 @@ def test_answer_questions_builds_its_index_once(
     assert ask("which dog ?", epochs=1)[0].startswith("Building")
     with pytest.raises(SystemExit, match="holds other files; name a new folder"):
         ask("which dog ?", index_dir=encoder)
+
+
+def test_search_three_ways_prints_the_best_lines_with_their_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    STAND_INS["bge-m3"].build(tmp_path / "bge-m3")
+    capsys.readouterr()
+    (tmp_path / "texts.txt").write_text("a dog of berlin\n\nthe cat\nsoftware\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    options = ["--model_name_or_path", "bge-m3", "--text_file", "texts.txt", "--max_length", "16", "--top_k", "2"]
+    arguments = ["search_three_ways.py", *options, "--questions", "the cat", "software"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(SCRIPTS / "search_three_ways.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert [lines[0], lines[3]] == ["the cat", "software"]
+    for first, text in ((lines[1], "the cat"), (lines[4], "software")):
+        assert re.fullmatch(rf"  \d+\.\d+ \(dense 1\.000, sparse \d+\.\d+, colbert 1\.000\) {text}", first)
 
 
 def test_tweets_writes_training_and_test_files(tmp_path: Path) -> None:

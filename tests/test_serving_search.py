@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +10,10 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("lancedb", reason="needs the extra search")
 
-from sequence_encoder.search import SearchIndex, index_corpus
+from sequence_encoder.search import SearchIndex
 from sequence_encoder.serving import create_app
 from sequence_encoder.serving.served_model import ServedModel
-from sequence_encoder.tests.serving_apps import TEXTS, ask, served_models
+from sequence_encoder.tests.serving_apps import ask, indexed, served_models
 
 pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 QUERY = "the green dog"
@@ -27,14 +26,7 @@ def models() -> dict[str, ServedModel]:
 
 @pytest.fixture(scope="module")
 def index(models: dict[str, ServedModel], tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
-    folder, served = tmp_path_factory.mktemp("index"), models["encoder"]
-    served.model.save_pretrained(folder / "encoder")
-    served.tokenizer.save_pretrained(folder / "encoder")
-    rows = [{"text": f"{text} {number}", "n": number} for number in range(6) for text in TEXTS]
-    (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    options = {"columns": "n", "precision": "float32"}
-    index_corpus(str(folder / "encoder"), str(folder / "texts.jsonl"), str(folder / "index"), **options)
-    return SearchIndex(folder / "index")
+    return indexed(models["encoder"], tmp_path_factory.mktemp("index"))
 
 
 @pytest.fixture(scope="module")

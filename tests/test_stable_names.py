@@ -20,6 +20,7 @@ from sequence_encoder import (
     SequenceEncoderForMultipleChoice,
     SequenceEncoderForPreTraining,
     SequenceEncoderForQuestionAnswering,
+    SequenceEncoderForRetrieval,
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
     SequenceEncoderModel,
@@ -37,6 +38,7 @@ PUBLIC_NAMES = [
     "SequenceEncoderForMultipleChoice",
     "SequenceEncoderForPreTraining",
     "SequenceEncoderForQuestionAnswering",
+    "SequenceEncoderForRetrieval",
     "SequenceEncoderForSequenceClassification",
     "SequenceEncoderForTokenClassification",
     "SequenceEncoderModel",
@@ -100,7 +102,7 @@ HEADS: dict[type[SequenceEncoderPreTrainedModel], tuple[list[str], bool, str]] =
 }
 every_preset = pytest.mark.parametrize("preset", sorted(PRESETS))
 every_head = pytest.mark.parametrize("head", HEADS)
-every_model = pytest.mark.parametrize("model_class", [SequenceEncoderModel, *HEADS])
+every_model = pytest.mark.parametrize("model_class", [SequenceEncoderModel, SequenceEncoderForRetrieval, *HEADS])
 
 
 def two_layers(tiny_config: TinyConfig, preset: str, **overrides: Any) -> SequenceEncoderConfig:
@@ -190,6 +192,12 @@ def test_keys_of_the_heads_are_pinned(
     assert sorted(head(config).state_dict()) == sorted(expected)
 
 
+def test_keys_of_the_model_for_retrieval_are_pinned(tiny_config: TinyConfig) -> None:
+    layers = [f"{head}_linear.{name}" for head in ("sparse", "colbert") for name in ("weight", "bias")]
+    model = SequenceEncoderForRetrieval(two_layers(tiny_config, "bert"))
+    assert sorted(model.state_dict()) == sorted([*trunk_keys("bert", True), *layers])
+
+
 def test_layer_keys_do_not_depend_on_the_norm_placement(tiny_config: TinyConfig) -> None:
     post, pre = (layer_keys(two_layers(tiny_config, "vanilla", norm_placement=place)) for place in ("post", "pre"))
     assert pre == post
@@ -242,7 +250,7 @@ def test_fsdp_plans_match_existing_modules(
     model = model_class(tiny_config(preset))
     found = matches(model.fsdp_plan, model)
     assert all(found.values()), found
-    prefix = "" if model_class is SequenceEncoderModel else "model."
+    prefix = "" if issubclass(model_class, SequenceEncoderModel) else "model."
     layers = [f"{prefix}layers.{index}" for index in range(model.config.num_hidden_layers)]
     assert found[f"{prefix}layers.*"] == layers
     assert ("decoder" in found) == hasattr(model, "decoder")

@@ -20,7 +20,7 @@ from accelerate import disk_offload
 
 from sequence_encoder import SequenceEncoderModel, SequenceEncoderTokenizer
 from sequence_encoder.data.batching import token_batches
-from sequence_encoder.modeling.text_encoding import text_encoding
+from sequence_encoder.modeling.text_encoding import prepared_encoding
 from sequence_encoder.modeling.text_encoding.evaluation_mode import evaluation_mode
 from sequence_encoder.modeling.text_encoding.text_pooling import pooled
 
@@ -63,7 +63,7 @@ def test_vectors_equal_those_of_single_texts_in_their_order(
     max_tokens: int,
     chunk: int,
 ) -> None:
-    monkeypatch.setattr(text_encoding, "CHUNK", chunk)
+    monkeypatch.setattr(prepared_encoding, "CHUNK", chunk)
     found = model.encode(TEXTS, tokenizer, pooling=pooling, max_tokens=max_tokens)
     assert isinstance(found, np.ndarray)
     assert found.dtype == np.float32
@@ -101,7 +101,7 @@ def test_texts_are_truncated_to_the_limits_of_model_and_caller(
 def test_an_endless_stream_is_encoded_lazily(
     model: SequenceEncoderModel, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_encoding, "CHUNK", 6)
+    monkeypatch.setattr(prepared_encoding, "CHUNK", 6)
     read = []
 
     def endless() -> Iterator[str]:

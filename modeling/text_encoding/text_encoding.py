@@ -4,14 +4,13 @@ Shapes: N texts, T tokens of a batch, D channels of the vectors.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sized
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ...data.batching import token_batches
@@ -20,12 +19,11 @@ from ..cpu.prepacked import prepacked_for
 from ..pooling import check_pooling
 from .embedding_recipe import EmbeddingRecipe, Normalize
 from .evaluation_mode import evaluation_mode
+from .prepared_encoding import PreparedEncoding, tokenized_chunks
 from .text_pooling import needed_tokens, pooled
 
 logger = logging.get_logger(__name__)
 
-# Number of texts to tokenize and sort together, enough for hundreds of batches.
-CHUNK = 16_384
 # Vocabularies are often padded to a multiple of this, for speed.
 _ROUNDED_TO = 128
 
@@ -71,7 +69,7 @@ class TextEncodingMixin:
             ValueError: If an argument is invalid, the recipe of the folder is not supported, or a vector is not finite.
         """
         if not convert_to_tensor:
-            _check_numpy_dtype(options.get("dtype"))
+            check_numpy_dtype(options.get("dtype"))
         texts = [sentences] if isinstance(sentences, str) else sentences
         parts = cast("list[torch.Tensor]", list(self.iter_encode(texts, tokenizer, convert_to_tensor=True, **options)))
         if parts:
@@ -140,9 +138,7 @@ class TextEncodingMixin:
             dtype=dtype,
         )
         if not convert_to_tensor:
-            _check_numpy_dtype(dtype)
-        if show_progress_bar is None:
-            show_progress_bar = logging.get_verbosity() <= logging.INFO
+            check_numpy_dtype(dtype)
         return _iter_encode(sentences, prepared, convert_to_tensor, show_progress_bar)
 
     def prepare_encoding(
@@ -157,7 +153,7 @@ class TextEncodingMixin:
         truncate_dim: int | None = None,
         max_tokens: int = 2048,
         dtype: torch.dtype = torch.float32,
-    ) -> "PreparedEncoding":
+    ) -> PreparedEncoding:
         """Check the options of `iter_encode`, and return its two steps: tokenizing texts, and computing vectors.
 
         The steps can run in two threads.
@@ -307,97 +303,38 @@ class TextEncodingMixin:
         Returns:
             (N, D x modes), before the later steps of the recipe.
         """
-        model = cast(PreTrainedModel, self)
-        device = self._result_device()
         lengths = [len(text) for text in ids]
-        row = torch.tensor(list(itertools.chain.from_iterable(ids)))[None].to(device)
-        offsets = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32).to(device)
-        needed = needed_tokens(lengths, modes, skipped)
-        needed = needed if isinstance(needed, bool) else needed.to(device)
-        packing = {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets}
-        outputs = model(input_ids=row, needed=needed, return_dict=True, **packing)
+        outputs = self.run_packed(ids, needed_tokens(lengths, modes, skipped))
         return pooled(outputs.last_hidden_state[0], lengths, modes, skipped)
 
-
-@dataclass(frozen=True)
-class PreparedEncoding:
-    """The two steps of `iter_encode` with checked options and a private tokenizer. See `prepare_encoding`."""
-
-    encoder: TextEncodingMixin
-    tokenizer: PreTrainedTokenizerBase
-    recipe: EmbeddingRecipe
-    prompt: str
-    max_length: int | None
-    max_tokens: int
-    kept_channels: int
-    normalize: bool
-    dtype: torch.dtype
-    skipped: int = 0  # Number of tokens at the start of each text that pooling skips: the prompt, if it is excluded.
-
-    def tokenize(self, texts: list[str]) -> BatchEncoding:
-        """Tokenize texts with the prompt before each."""
-        return self._tokenize([self.prompt + text for text in texts])
-
-    def vectors(self, ids: list[list[int]], name: Callable[[int], str], progress: Any) -> torch.Tensor:
-        """Compute the vectors (N, D) of texts.
+    def run_packed(self, ids: list[list[int]], needed: torch.Tensor | bool = True) -> Any:
+        """Return the outputs of the model for texts that are concatenated into one row.
 
         Args:
-            ids: The tokens of N texts.
-            name: Takes the index of a text and returns its name, for errors.
-            progress: A progress bar to advance by the number of texts.
-
-        Raises:
-            ValueError: If a vector is not finite.
+            ids: The token ids of the texts, none of them empty.
+            needed: See `SequenceEncoderModel.forward`.
         """
-        vectors = self.encoder._encode_ids(ids, self.recipe.pooling, self.skipped, self.max_tokens, progress)
-        for step in self.recipe.after:
-            vectors = step(vectors)
-        vectors = vectors[:, : self.kept_channels]
-        if self.normalize:
-            vectors = Normalize()(vectors)
-        vectors = vectors.to(self.dtype)
-        self.encoder._check_finite(vectors, name)
-        return vectors
-
-    def count_prompt_tokens(self) -> int:
-        """Count the tokens of the prompt at the start of each text."""
-        if not self.prompt:
-            return 0
-        (tokens,) = self._tokenize([self.prompt])["input_ids"]
-        return count_leading_tokens(tokens, self.tokenizer)
-
-    def _tokenize(self, texts: list[str]) -> BatchEncoding:
-        return self.tokenizer(
-            texts, truncation=self.max_length is not None, max_length=self.max_length, return_attention_mask=False
-        )
-
-
-def count_leading_tokens(prompt_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Count the tokens of a prompt that a text begins with: all of them, without a special token at the end."""
-    return len(prompt_ids) - (prompt_ids[-1:] != [] and prompt_ids[-1] in tokenizer.all_special_ids)
+        device = self._result_device()
+        row = torch.tensor(list(itertools.chain.from_iterable(ids)))[None].to(device)
+        offsets = torch.tensor([0, *itertools.accumulate(len(text) for text in ids)], dtype=torch.int32).to(device)
+        needed = needed if isinstance(needed, bool) else needed.to(device)
+        packing = {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets}
+        return cast(PreTrainedModel, self)(input_ids=row, needed=needed, return_dict=True, **packing)
 
 
 def _iter_encode(
-    sentences: Iterable[str], prepared: PreparedEncoding, convert_to_tensor: bool, show_progress_bar: bool
+    sentences: Iterable[str], prepared: PreparedEncoding, convert_to_tensor: bool, show_progress_bar: bool | None
 ) -> Iterator[torch.Tensor | Any]:
-    total = len(sentences) if isinstance(sentences, Sized) else None
-    iterator = iter(sentences)
-    done = 0
-    with logging.tqdm(total=total, desc="Encoding", unit="text", disable=not show_progress_bar) as progress:
-        while chunk := list(itertools.islice(iterator, CHUNK)):
-            for text in chunk:
-                if not isinstance(text, str):
-                    raise ValueError(f"sentences must be strings, got a {type(text).__name__}: {text!r}.")
-            ids = prepared.tokenize(chunk)["input_ids"]
-            vectors = prepared.vectors(ids, partial(_sentence_name, done), progress)
-            done += len(chunk)
-            yield vectors if convert_to_tensor else vectors.cpu().numpy()
+    for ids, name, progress in tokenized_chunks(sentences, prepared, show_progress_bar):
+        vectors = prepared.vectors(ids, name, progress)
+        yield vectors if convert_to_tensor else vectors.cpu().numpy()
 
 
-def _sentence_name(first: int, index: int) -> str:
-    return f"sentences[{first + index}]"
+def check_numpy_dtype(dtype: torch.dtype | None) -> None:
+    """Check that NumPy has a dtype.
 
-
-def _check_numpy_dtype(dtype: torch.dtype | None) -> None:
+    Raises:
+        ValueError: If it does not.
+    """
     if dtype == torch.bfloat16:
         raise ValueError("NumPy has no bfloat16; with dtype=torch.bfloat16, pass convert_to_tensor=True.")
