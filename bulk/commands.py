@@ -18,10 +18,11 @@ from .arguments import (
     arguments_of,
     check_libraries,
 )
-from .models import choose_device, load_classifier, load_encoder
+from .listed_vectors import ListedVectors, check_options
+from .models import choose_device, kind_of, load_classifier, load_encoder, load_text_vectors
 from .predictions import Predictions
 from .ray_engine import run_on_ray
-from .results import Counts
+from .results import Computation, Counts
 from .rows import CorpusRows
 from .run import Run
 from .vectors import Vectors
@@ -79,11 +80,18 @@ def embed(
     engine = engine or EngineArguments()
     check_libraries("embed", options.format, engine.engine)
     parts = (model, corpus, options, rows)
+    kind = kind_of(model.model)
+    if kind is not None:
+        check_options(kind, model.model, options)
     if engine.engine == "ray":
         return run_on_ray(embed, parts, engine.workers)
 
-    def load() -> tuple[Vectors, str]:
-        encoder, tokenizer, sentence = load_encoder(model.model, choose_device(model.device), options.precision)
+    def load() -> tuple[Computation, str]:
+        device = choose_device(model.device)
+        if kind is not None:
+            vectors, sentence = load_text_vectors(kind, model.model, device, options.precision)
+            return ListedVectors(vectors, model, options), sentence
+        encoder, tokenizer, sentence = load_encoder(model.model, device, options.precision)
         return Vectors(encoder, tokenizer, model, options), sentence
 
     read = CorpusRows(corpus, rows)

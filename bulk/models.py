@@ -17,6 +17,8 @@ from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import transformer_folder
 from ..export import ExportedEncoder
 from ..inference import optimize_for_inference
+from ..inference.text_vectors import TextVectors
+from ..inference.vector_kinds import text_vectors_of
 from ..modeling import SequenceEncoderForSequenceClassification, SequenceEncoderPreTrainedModel
 from .processes import local_rank
 
@@ -89,6 +91,39 @@ def load_classifier(
             "reranking need. For vectors, use `sequence-encoder embed`."
         )
     return model, tokenizer_of(name, model), prepare(model, device, precision)
+
+
+def kind_of(name: str) -> type[TextVectors] | None:
+    """Return the class for the vectors that a model gives, or None if it is one dense vector for a text.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ValueError: If its folder has modules that are not supported.
+    """
+    return None if is_exported(name) else text_vectors_of(folder_of(name))
+
+
+def load_text_vectors(
+    kind: type[TextVectors], name: str, device: torch.device, precision: str
+) -> tuple[TextVectors, str]:
+    """Load a model for the vectors of `kind_of`.
+
+    Args:
+        kind: The class.
+        name: A folder or a Hub id.
+        device: The device to compute on.
+        precision: `--precision`.
+
+    Returns:
+        The model, and a sentence that says how it computes.
+
+    Raises:
+        UsageError: If it has no tokenizer.
+        ValueError: If it cannot be converted, or does not fit its modules.
+    """
+    model = load_or_convert(name, base_model=kind.base_model)
+    vectors = kind(model, tokenizer_of(name, model), folder_of(name))
+    return vectors, prepare(model, device, precision)
 
 
 def is_exported(name: str) -> bool:

@@ -13,8 +13,9 @@ class Hit:
     Attributes:
         id: The id of its row.
         text: The text.
-        score: How well it fits, for comparison with other hits of the same search: the cosine of the vectors, BM25, the
-            sum of inverse ranks, or the score of the reranker.
+        score: How well it fits, for comparison with other hits of the same search: the cosine of the vectors (the
+            product of sparse ones, the sum of the largest cosines of several ones), BM25, the sum of inverse ranks, or
+            the score of the reranker.
         fields: The other columns of the index.
     """
 

@@ -7,13 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bulk.formats import FACTS, TABLE, VECTORS, connect
+from ..bulk.formats import FACTS, TABLE, connect
 from ..command_line import UsageError
 from ..saving.whole_folders import write_atomically
 
 _FILE = "index.json"
-# How many times more candidates than hits to compare with exact vectors. The candidates come from vectors of bits.
-_REFINED = 10
 
 
 @dataclass(frozen=True)
@@ -77,14 +75,3 @@ def open_table(folder: Path) -> tuple[Any, dict[str, Any]]:
     """Open the table of an index, and return it with what describes its vectors."""
     table = connect(folder).open_table(TABLE)
     return table, json.loads(table.schema.metadata[FACTS.encode()])
-
-
-def with_probes(request: Any, probes: int | None) -> Any:
-    """Let a request of LanceDB compare cosines, of the vectors in a number of lists of the index; None for all."""
-    request = request.distance_type("cosine")
-    return request.bypass_vector_index() if probes is None else request.nprobes(probes).refine_factor(_REFINED)
-
-
-def nearest(table: Any, vector: Any, probes: int | None) -> Any:
-    """Return a request of LanceDB for the rows whose vectors have the largest cosines with a vector."""
-    return with_probes(table.search(vector, vector_column_name=VECTORS), probes)

@@ -13,18 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..bulk.formats import LANCE_COLUMNS
-from ..bulk.models import choose_device, load_encoder
+from ..bulk.models import choose_device
 from ..command_line import UsageError
 from ..command_line.extras import require
 from .arguments import MODES
 from .hit import Hit
-from .layout import VECTORS, Layout, nearest, open_table, with_probes
+from .layout import Layout, open_table
+from .query_encoding import load_query_encoding
 from .reranking import Reranker
+from .vector_search import vector_search
 
-_SCORES = ("_relevance_score", "_score", "_distance")
 # A model in eight bits or another dtype has nearly the same vectors (cosines from 0.99), another model unrelated ones.
 LEAST_COSINE = 0.9
 # The number of rows in which to look for one with a vector, to compare it.
@@ -44,6 +43,7 @@ class SearchIndex:
         layout: What is known about the index.
         facts: How the vectors of its texts were computed.
         table: The table of LanceDB.
+        vectors: The search among its vectors.
 
     Raises:
         UsageError: If the folder is not a complete index.
@@ -53,6 +53,7 @@ class SearchIndex:
         require("an index", "lancedb", "pyarrow", extra="search")
         self.layout = Layout.read(Path(folder))
         self.table, self.facts = open_table(Path(folder))
+        self.vectors = vector_search(self.table, Path(folder), self.facts)
         self._model, self._device = model, device
         self._loading = threading.Lock()
         self._encode: Callable[[str], Any] | None = None
@@ -92,37 +93,24 @@ class SearchIndex:
         for name, value in (("limit", limit), ("candidates", candidates)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
-        request = _REQUESTS[mode](self, query, vector).limit(max(limit, candidates) if reranker else limit)
+        if mode != "text" and vector is None:
+            vector = self.vector(query)
+        request = self._request(mode, query, vector).limit(max(limit, candidates) if reranker else limit)
         if where is not None:
             request = request.where(where)
         try:
-            rows = request.to_list()
+            found = request.to_arrow()
         except (RuntimeError, ValueError, OSError) as error:
             if where is None:
                 raise
             raise ValueError(f"where={where!r} is not a valid condition: {_first_line(error)}") from error
-        hits = [self._hit(row) for row in rows]
+        # A row can have thousands of numbers, which nobody reads.
+        rows = found.drop_columns([self.vectors.column]).to_pylist()
+        hits = [self._hit(mode, row, vector) for row in rows]
         return hits[:limit] if reranker is None else reranker.rerank(query, hits)[:limit]
 
-    def by_vector(self, query: str, vector: Any = None) -> Any:
-        """Return a request of LanceDB for the nearest vectors."""
-        return nearest(self.table, self.vector(query) if vector is None else vector, self.layout.probes)
-
-    def by_words(self, query: str, vector: Any = None) -> Any:
-        """Return a request of LanceDB for the texts with the words of a query."""
-        return self.table.search(self._words(query), query_type="fts")
-
-    def by_both(self, query: str, vector: Any = None) -> Any:
-        """Return a request of LanceDB for both, merged."""
-        from lancedb.rerankers import RRFReranker
-
-        request = self.table.search(query_type="hybrid", vector_column_name=VECTORS)
-        vector = self.vector(query) if vector is None else vector
-        request = request.vector(vector).text(self._words(query))
-        return with_probes(request, self.layout.probes).rerank(RRFReranker())
-
     def vector(self, query: str) -> Any:
-        """Return the vector of a query as a NumPy array."""
+        """Return the vector of a query, as `embed` stores it: an array, or the indices and values of a sparse one."""
         with self._loading:
             if self._encode is None:
                 self._encode = self._load()
@@ -132,7 +120,7 @@ class SearchIndex:
         """Return the cosine of two vectors of one text: that in the index, and that of another function.
 
         Args:
-            encode: Returns the vector (D,) of a text as a NumPy array.
+            encode: Returns the vector of a text, as `vector` does.
 
         Returns:
             The cosine, or None if the index has no text among its first rows, or a vector is 0.
@@ -140,30 +128,17 @@ class SearchIndex:
         # A condition on the vectors would read all of them.
         first = self.table.take_offsets(list(range(min(self.layout.rows, _COMPARED)))).to_arrow().to_pylist()
         for row in first:
-            if row[VECTORS] is not None:
-                stored, found = np.array(row[VECTORS]), encode(row[self.layout.text_column])
-                lengths = np.linalg.norm(stored) * np.linalg.norm(found)
-                return float(stored @ found / lengths) if lengths else None
+            if (stored := row[self.vectors.column]) is not None:
+                return self.vectors.cosine(stored, encode(row[self.layout.text_column]))
         return None
 
     def _load(self) -> Callable[[str], Any]:
         name = self._model or self.facts["model"]
         if self._model is None and os.path.isabs(name) and not os.path.isdir(name):
             raise UsageError(f"the model of the index is no longer in {name}; pass its new folder as --model.")
-        encoder, tokenizer, _ = load_encoder(name, choose_device(self._device), "auto")
-        options = {
-            "show_progress_bar": False,
-            "pooling": self.facts["pooling"][0] if len(self.facts["pooling"]) == 1 else None,
-            "normalize_embeddings": self.facts["normalized"],
-            "max_length": self.facts["max_length"],
-            "truncate_dim": self.facts["dimensions"],
-        }
-        if encoder.recipe_for().channels(encoder.config.hidden_size) < self.facts["dimensions"]:
-            raise UsageError(f"{name} has vectors of other sizes than those of the index.")
-        self._compare(name, lambda text: encoder.encode(text, tokenizer, prompt=self.facts["prompt"], **options))
-        prompt = self.layout.query_prompt
-        named = {"prompt_name": "query"} if prompt is None else {"prompt": prompt}
-        return lambda query: encoder.encode(query, tokenizer, **named, **options)
+        encoding = load_query_encoding(name, choose_device(self._device), self.facts, self.layout.query_prompt)
+        self._compare(name, encoding.document)
+        return encoding.query
 
     def _compare(self, name: str, encode: Callable[[str], Any]) -> None:
         """Check that a model computes the vector that the index has for a text, or one in the same direction."""
@@ -174,24 +149,26 @@ class SearchIndex:
                 f"{cosine:.2f} with that in the index. Pass the right one as --model, or make a new index."
             )
 
-    def _words(self, query: str) -> Any:
+    def _request(self, mode: str, query: str, vector: Any) -> Any:
+        """Return a request of LanceDB, or one that is used alike."""
         from lancedb import query as queries
 
         # Unlike a plain string, which could become another kind of query.
         make: Any = queries.MatchQuery
-        return make(query, self.layout.text_column)
+        words = make(query, self.layout.text_column)
+        if mode == "text":
+            return self.table.search(words, query_type="fts")
+        probes = self.layout.probes
+        return self.vectors.nearest(vector, probes) if mode == "vector" else self.vectors.both(vector, probes, words)
 
-    def _hit(self, row: dict[str, Any]) -> Hit:
-        found = next(name for name in _SCORES if row.get(name) is not None)
-        score = 1 - row[found] if found == "_distance" else row[found]
-        hidden = ("id", self.layout.text_column, VECTORS, *LANCE_COLUMNS)
+    def _hit(self, mode: str, row: dict[str, Any], vector: Any) -> Hit:
+        if mode == "vector":
+            score = self.vectors.score(row, vector)
+        else:
+            score = float(row["_score" if mode == "text" else "_relevance_score"])
+        hidden = ("id", self.layout.text_column, *LANCE_COLUMNS)
         fields = {name: value for name, value in row.items() if name not in hidden}
-        return Hit(row["id"], row[self.layout.text_column], float(score), fields)
-
-
-_REQUESTS: dict[str, Callable[[SearchIndex, str, Any], Any]] = dict(
-    zip(MODES, (SearchIndex.by_both, SearchIndex.by_vector, SearchIndex.by_words), strict=True)
-)
+        return Hit(row["id"], row[self.layout.text_column], score, fields)
 
 
 def _first_line(error: Exception) -> str:

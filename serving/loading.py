@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..bulk.models import is_exported, prepare, tokenizer_of
+from ..bulk.models import is_exported, kind_of, load_text_vectors, prepare, tokenizer_of
 from ..command_line import UsageError
 from ..conversion.loading import load_or_convert
 from ..export import ExportedEncoder
@@ -63,11 +63,15 @@ def _load(source: str, precision: str, device: str) -> ServedModel:
     if is_exported(source):
         exported = ExportedEncoder.from_pretrained(source, **({} if device == "auto" else {"device": device}))
         return ServedModel(name, exported, exported.tokenizer)
+    place = torch.device(_best_device() if device == "auto" else device)
+    if (kind := kind_of(source)) is not None:
+        vectors, _ = load_text_vectors(kind, source, place, precision)
+        return ServedModel(name, vectors.model, vectors.tokenizer, vectors)
     model: Any = load_or_convert(source)
     if isinstance(model, SequenceEncoderForPreTraining):
         model = model.model
     tokenizer = tokenizer_of(source, model)
-    prepare(model, torch.device(_best_device() if device == "auto" else device), precision)
+    prepare(model, place, precision)
     return ServedModel(name, model, tokenizer)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request
@@ -14,12 +15,14 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from ..command_line import UsageError
+from ..inference.text_vectors import DENSE, QUERY
 from ..search import SearchIndex
+from ..search.query_encoding import text_vectors_encoding
 from ..search.search_index import LEAST_COSINE
 from .errors import RequestError
 from .responses import Body, StrictJsonRoute
 from .scores import probabilities
-from .served_model import EMBED, RERANK, ServedModel
+from .served_model import RERANK, VECTOR_TASKS, Group, ServedModel
 from .service import Service
 
 
@@ -56,10 +59,13 @@ def search_routes(service: Service, index: SearchIndex) -> APIRouter:
         vector = None
         if body.mode != "text":
             given = index.layout.query_prompt
-            prompt = service.prompt(encoder, "query") if given is None else given
-            rows = await service.tokenize(encoder, [body.query], True, prompt)
-            dimensions = index.facts["dimensions"]
-            (vector,) = await service.embed(request, encoder, rows, prompt, dimensions=dimensions)
+            prompt = service.prompt(encoder, QUERY) if given is None else given
+            rows = await service.tokenize(encoder, [body.query], True, prompt, QUERY)
+            if encoder.vectors is None:
+                dimensions = index.facts["dimensions"]
+                (vector,) = await service.embed(request, encoder, rows, prompt, dimensions=dimensions)
+            else:
+                (vector,) = await service.compute(request, Group(encoder, _task_of(index), reading=QUERY), rows)
         wanted = max(body.limit, body.candidates) if ranker else body.limit
         try:
             hits = await asyncio.to_thread(
@@ -78,21 +84,43 @@ def search_routes(service: Service, index: SearchIndex) -> APIRouter:
     return routes
 
 
+def _task_of(index: SearchIndex) -> str:
+    """Return the task that computes the vectors of an index."""
+    return VECTOR_TASKS[index.facts.get("vectors", [DENSE])[0]]
+
+
 def _encoder_of(service: Service, index: SearchIndex) -> ServedModel:
     """Return the model whose vector of a text in the index is the one that is stored there."""
-    encoders = [model for model in service.models if EMBED in model.tasks]
-    facts = index.facts
-    options = {"prompt": facts["prompt"], "max_length": facts["max_length"], "show_progress_bar": False}
+    encoders = [model for model in service.models if _task_of(index) in model.tasks]
     for model in encoders:
-        if model.recipe.channels(model.encoder.config.hidden_size) >= facts["dimensions"]:
-            encode = partial(
-                model.encoder.encode, tokenizer=model.tokenizer, truncate_dim=facts["dimensions"], **options
-            )
+        encode = _encode_of(model, index)
+        if encode is not None:
             cosine = index.cosine_to(encode)
             if cosine is None or cosine >= LEAST_COSINE:
                 return model
     names = ", ".join(model.name for model in encoders) or "none"
     raise UsageError(
-        f"The vectors of the index are from {facts['model']}, and no served model computes the same ones (served "
+        f"The vectors of the index are from {index.facts['model']}, and no served model computes the same ones (served "
         f"encoders: {names}). Serve that model, too."
+    )
+
+
+def _encode_of(model: ServedModel, index: SearchIndex) -> Callable[[str], Any] | None:
+    """Return what computes the vector of a text as in an index, or None if those of a model have another size."""
+    facts, vectors = index.facts, model.vectors
+    if vectors is not None:
+        same = [vectors.channels(kind) for kind in vectors.kinds] == facts["dimensions"]
+        return text_vectors_encoding(vectors, facts, None).document if same else None
+    if isinstance(facts["dimensions"], list):
+        # The task can be that of several kinds of models.
+        return None
+    if model.recipe.channels(model.encoder.config.hidden_size) < facts["dimensions"]:
+        return None
+    return partial(
+        model.encoder.encode,
+        tokenizer=model.tokenizer,
+        truncate_dim=facts["dimensions"],
+        prompt=facts["prompt"],
+        max_length=facts["max_length"],
+        show_progress_bar=False,
     )

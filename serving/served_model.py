@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..export import ExportedEncoder
+from ..inference.text_vectors import DENSE, DOCUMENT, QUERY, SPARSE, TOKEN, TextVectors
 from ..modeling import (
     SequenceEncoderForMaskedLM,
     SequenceEncoderForSequenceClassification,
@@ -28,7 +29,12 @@ from ..modeling.text_encoding.prepared_encoding import count_leading_tokens
 from ..modeling.text_encoding.text_encoding import TextEncodingMixin
 from ..tokenizer.private_copy import lowercased, private_copy
 
-EMBED, EMBED_ALL, RERANK, PREDICT, FILL_MASK = "embed", "embed_all", "rerank", "predict", "fill_mask"
+EMBED, EMBED_ALL, EMBED_SPARSE = "embed", "embed_all", "embed_sparse"
+RERANK, PREDICT, FILL_MASK = "rerank", "predict", "fill_mask"
+# The tasks for which a model reads single texts.
+TEXT_TASKS = (EMBED, EMBED_ALL, EMBED_SPARSE, PREDICT, FILL_MASK)
+# What a `TextVectors` can do, by the kinds of its vectors.
+VECTOR_TASKS = {DENSE: EMBED, SPARSE: EMBED_SPARSE, TOKEN: EMBED_ALL}
 # Predictions for each mask.
 TOP_K = 10
 # Masks to predict together.
@@ -60,12 +66,14 @@ class Group:
         task: What to compute.
         skipped: Number of tokens at the start of each text that pooling skips.
         after: The steps after the pooling.
+        reading: Whether a `TextVectors` has read them as `QUERY` or `DOCUMENT`.
     """
 
     model: ServedModel
     task: str
     skipped: int = 0
     after: tuple[Normalize | Dense, ...] = ()
+    reading: str = DOCUMENT
 
 
 class ServedModel:
@@ -75,30 +83,45 @@ class ServedModel:
         name: The name.
         model: An encoder, or a model for sequence classification or masked language modelling.
         tokenizer: Its tokenizer.
+        vectors: What the modules of its folder compute, if it is not one dense vector for a text.
 
     Attributes:
-        tasks: What the model can do: "embed" and "embed_all", "predict" and, with a single label, "rerank", or
-            "fill_mask".
+        tasks: What the model can do: "embed" and "embed_all", "embed_sparse", "embed_all" alone, "predict" and, with a
+            single label, "rerank", or "fill_mask".
         max_length: Number of tokens that the model reads; None if there is no limit.
 
     Raises:
         ValueError: If a server cannot use the model.
     """
 
-    def __init__(self, name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.name, self.model = name, model
-        self.tasks = _tasks_of(model)
+    def __init__(
+        self, name: str, model: Any, tokenizer: PreTrainedTokenizerBase, vectors: TextVectors | None = None
+    ) -> None:
+        self.name, self.model, self.vectors = name, model, vectors
+        self.tasks = _tasks_of(model) if vectors is None else tuple(VECTOR_TASKS[kind] for kind in vectors.kinds)
         self.calibration = calibration_of(model)
         self.encoder: Any = model if isinstance(model, TextEncodingMixin) else model.base_model
-        self.recipe = self.encoder.recipe_for() if EMBED in self.tasks else EmbeddingRecipe()
-        self.max_length: int | None = self.encoder.longest_text(tokenizer)
-        lowercase = self.recipe.lowercase
+        if vectors is not None:
+            self.recipe = vectors.texts
+        else:
+            self.recipe = self.encoder.recipe_for() if EMBED in self.tasks else EmbeddingRecipe()
+        self._longest: dict[str, int | None] = {
+            task: self.encoder.longest_text(tokenizer) if vectors is None else vectors.max_length(task)
+            for task in (DOCUMENT, QUERY)
+        }
+        self.max_length = self._longest[DOCUMENT]
         # Truncation is stored in a tokenizer, so that threads can only share those that always truncate or never do.
-        own = [lowercased(each) if lowercase else each for each in (private_copy(tokenizer), private_copy(tokenizer))]
-        self._truncating, self.tokenizer = own
+        self.tokenizer = self._own(tokenizer)
+        self._truncating = {task: self._own(tokenizer) for task in self._longest}
         # Each stores its options with its first text, before threads share it.
-        for truncate in (True, False):
-            self._rows([""], truncate, "")
+        for task in self._longest:
+            for truncate in (True, False):
+                self._rows([""], truncate, "", task)
+
+    def _own(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        # That of a `TextVectors` makes texts lowercase already.
+        lowercase = self.recipe.lowercase and self.vectors is None
+        return lowercased(private_copy(tokenizer)) if lowercase else private_copy(tokenizer)
 
     @property
     def normalizes(self) -> bool:
@@ -118,18 +141,25 @@ class ServedModel:
         return cast(torch.device, self.model.exported.device if exported else self.model.device)
 
     @property
+    def token_channels(self) -> int:
+        """The number of channels of the vector of a token."""
+        channels = self.encoder.config.hidden_size if self.vectors is None else self.vectors.channels(TOKEN)
+        return int(channels)
+
+    @property
     def labels(self) -> list[str]:
         """The names of the classes."""
         config = self.model.config
         return [str(config.id2label[index]) for index in range(config.num_labels)]
 
-    def tokenize(self, texts: Sequence[Any], truncate: bool, prompt: str = "") -> list[Row]:
+    def tokenize(self, texts: Sequence[Any], truncate: bool, prompt: str = "", reading: str = DOCUMENT) -> list[Row]:
         """Tokenize texts, or pairs of texts.
 
         Args:
             texts: Strings and pairs of strings.
             truncate: Whether to cut texts that are too long.
             prompt: Put before each text.
+            reading: Whether a `TextVectors` reads them as `QUERY` or `DOCUMENT`.
 
         Raises:
             TooLongError: If a text is too long and `truncate` is False.
@@ -137,43 +167,50 @@ class ServedModel:
         """
         pairs = isinstance(texts[0], tuple)
         if any(isinstance(text, tuple) != pairs for text in texts):
-            rows = [self._rows([text], truncate, prompt)[0] for text in texts]
+            rows = [self._rows([text], truncate, prompt, reading)[0] for text in texts]
         else:
-            rows = self._rows(texts, truncate, prompt)
-        self.check_lengths(rows)
-        return rows
+            rows = self._rows(texts, truncate, prompt, reading)
+        self.check_lengths(rows, reading)
+        if self.vectors is None:
+            return rows
+        return [Row(ids) for ids in self.vectors.expand([row.ids for row in rows], reading)]
 
-    def _rows(self, texts: Sequence[Any], truncate: bool, prompt: str) -> list[Row]:
+    def _rows(self, texts: Sequence[Any], truncate: bool, prompt: str, reading: str) -> list[Row]:
         """Tokenize texts, or pairs of texts, but not both."""
         pairs = isinstance(texts[0], tuple)
         inputs = [list(side) for side in zip(*texts, strict=True)] if pairs else [[prompt + text for text in texts]]
-        cut = truncate and self.max_length is not None
-        tokenizer: Any = self._truncating if cut else self.tokenizer
-        options = {"truncation": True, "max_length": self.max_length} if cut else {"truncation": False}
+        longest = self._longest[reading]
+        cut = truncate and longest is not None
+        tokenizer: Any = self._truncating[reading] if cut else self.tokenizer
+        options = {"truncation": True, "max_length": longest} if cut else {"truncation": False}
         encoded = tokenizer(*inputs, return_attention_mask=False, return_token_type_ids=pairs, verbose=False, **options)
         ids = encoded["input_ids"]
         types = encoded.get("token_type_ids") if pairs else None
         return [Row(*row) for row in zip(ids, types, strict=True)] if types else [Row(each) for each in ids]
 
-    def check_lengths(self, rows: Sequence[Row]) -> None:
+    def check_lengths(self, rows: Sequence[Row], reading: str = DOCUMENT) -> None:
         """Check that no text is empty or too long.
 
         Raises:
             TooLongError: If a text is too long.
             ValueError: If a text has no tokens.
         """
+        longest = self._longest[reading]
         for index, row in enumerate(rows):
-            if self.max_length is not None and len(row.ids) > self.max_length:
+            if longest is not None and len(row.ids) > longest:
                 raise TooLongError(
-                    f"Text {index} has {len(row.ids)} tokens, and {self.name} reads at most {self.max_length}. "
+                    f"Text {index} has {len(row.ids)} tokens, and {self.name} reads at most {longest}. "
                     'Shorten it, or pass "truncate": true.'
                 )
             if not row.ids:
                 raise ValueError(f"Text {index} has no tokens.")
 
     def prompt(self, name: str | None) -> str:
-        """Return the prompt to put before each text, see `EmbeddingRecipe.prompt`."""
-        return self.recipe.prompt(None, name)
+        """Return the prompt to put before each text, see `EmbeddingRecipe.prompt`.
+
+        A `TextVectors` reads texts as documents by default.
+        """
+        return self.recipe.prompt(None, name if self.vectors is None else name or DOCUMENT)
 
     def embedding_group(self, prompt: str, normalize: bool | None) -> Group:
         """Return the group of texts to embed.
@@ -189,15 +226,18 @@ class ServedModel:
         """Compute a batch.
 
         Returns:
-            For each text: a vector (D,), token vectors (L, D), logits (C,), with the p-value of unfamiliarity if the
-            model is calibrated, or the ids and probabilities of the likely
+            For each text: a vector (D,), token vectors (L, D), the indices and values of a sparse vector, logits (C,),
+            with the p-value of unfamiliarity if the model is calibrated, or the ids and probabilities of the likely
             tokens for each mask, (masks, TOP_K) twice.
         """
         order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
         ordered = [rows[index] for index in order]
         with torch.no_grad():
-            if group.task == EMBED:
-                found: Any = self._vectors([row.ids for row in ordered], group)
+            if self.vectors is not None:
+                kinds = self.vectors.compute([row.ids for row in ordered], group.reading)
+                found: Any = kinds[self.tasks.index(group.task)]
+            elif group.task == EMBED:
+                found = self._vectors([row.ids for row in ordered], group)
             elif group.task == EMBED_ALL:
                 found = self._token_vectors([row.ids for row in ordered])
             elif group.task == FILL_MASK:

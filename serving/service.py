@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from fastapi import Request
 
+from ..inference.text_vectors import DOCUMENT
 from .errors import RequestError, too_late
 from .limits import Limits, check_different
 from .metrics import Metrics
@@ -91,7 +92,12 @@ class Service:
             raise RequestError(400, str(error), "prompt_name") from error
 
     async def tokenize(
-        self, model: ServedModel, texts: Sequence[Any], truncate: bool | None, prompt: str = ""
+        self,
+        model: ServedModel,
+        texts: Sequence[Any],
+        truncate: bool | None,
+        prompt: str = "",
+        reading: str = DOCUMENT,
     ) -> list[Row]:
         """Tokenize the texts or pairs of texts of a request.
 
@@ -100,6 +106,7 @@ class Service:
             texts: Strings, pairs of strings, or lists of token ids.
             truncate: Whether to cut texts that are too long; by default what the server does.
             prompt: Put before each text.
+            reading: See `ServedModel.tokenize`.
 
         Raises:
             RequestError: If there are no texts, too many texts or characters, or a text is empty or too long.
@@ -120,8 +127,8 @@ class Service:
                     f"the server takes at most {most}.",
                 )
             if length <= _SHORT:
-                return model.tokenize(texts, cut, prompt)
-            return await asyncio.to_thread(model.tokenize, texts, cut, prompt)
+                return model.tokenize(texts, cut, prompt, reading)
+            return await asyncio.to_thread(model.tokenize, texts, cut, prompt, reading)
         except TooLongError as error:
             raise RequestError(413, str(error), code="context_length_exceeded") from error
         except ValueError as error:

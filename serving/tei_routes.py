@@ -6,19 +6,21 @@ import asyncio
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BeforeValidator, Field
 
+from ..inference.text_vectors import DOCUMENT, QUERY
 from ..modeling.calibrated_outputs import check_refusal
 from ..version import __version__
 from .errors import RequestError
 from .responses import Body, Items, StrictJsonRoute, Texts, as_texts, json_list, json_response, json_vectors
 from .scores import probabilities, ranking, with_sets
-from .served_model import EMBED, EMBED_ALL, PREDICT, RERANK, Group, Row, ServedModel
+from .served_model import EMBED, EMBED_ALL, EMBED_SPARSE, PREDICT, RERANK, Group, Row, ServedModel
 from .service import Service
 
-# Of the vectors of all tokens, which are far larger than the request; 200 MB of JSON.
+# Of the vectors of all tokens, or of sparse vectors, which are far larger than the request; 200 MB of JSON.
 _MOST_NUMBERS = 2**24
 # Clients write it in lower case or capitalised.
 Direction = Annotated[Literal["right"], BeforeValidator(lambda value: str(value).lower())]
@@ -103,18 +105,25 @@ def tei_routes(service: Service) -> APIRouter:
     async def embed_all(body: TextsBody, request: Request) -> Response:
         model = service.model(body.model, EMBED_ALL)
         rows, _ = await _rows_of(service, model, body)
-        numbers = sum(len(row.ids) for row in rows) * model.encoder.config.hidden_size
-        if numbers > _MOST_NUMBERS:
-            raise RequestError(
-                413,
-                f"The response would have {numbers} numbers, and the server returns at most {_MOST_NUMBERS}. Send "
-                "fewer texts.",
-            )
-        texts = await service.compute(request, Group(model, EMBED_ALL), rows)
+        _check_numbers(sum(len(row.ids) for row in rows) * model.token_channels)
+        texts = await service.compute(request, Group(model, EMBED_ALL, reading=_reading_of(body)), rows)
         written = []
         for vectors in texts:
             written.append(json_list(await json_vectors(np.ascontiguousarray(vectors))))
             # Other requests get their turn.
+            await asyncio.sleep(0)
+        return Response(json_list(written), media_type="application/json")
+
+    @routes.post("/embed_sparse")
+    async def embed_sparse(body: TextsBody, request: Request) -> Response:
+        model = service.model(body.model, EMBED_SPARSE)
+        rows, _ = await _rows_of(service, model, body)
+        vectors = await service.compute(request, Group(model, EMBED_SPARSE), rows)
+        _check_numbers(sum(len(values) for _, values in vectors))
+        written = []
+        for indices, values in vectors:
+            pairs = [{"index": index, "value": value} for index, value in zip(indices, values, strict=True)]
+            written.append(orjson.dumps(pairs, option=orjson.OPT_SERIALIZE_NUMPY))
             await asyncio.sleep(0)
         return Response(json_list(written), media_type="application/json")
 
@@ -192,7 +201,26 @@ async def _rows_of(service: Service, model: ServedModel, body: TextsBody) -> tup
     """Return the texts of a request, and the prompt that they start with."""
     texts = as_texts(body.inputs)
     prompt = "" if texts and isinstance(texts[0], list) else service.prompt(model, body.prompt_name)
-    return await service.tokenize(model, texts, body.truncate, prompt), prompt
+    return await service.tokenize(model, texts, body.truncate, prompt, _reading_of(body)), prompt
+
+
+def _reading_of(body: TextsBody) -> str:
+    """Return how a model reads texts that tells queries from documents."""
+    return QUERY if body.prompt_name == QUERY else DOCUMENT
+
+
+def _check_numbers(numbers: int) -> None:
+    """Check the number of numbers in a response.
+
+    Raises:
+        RequestError: If there are too many.
+    """
+    if numbers > _MOST_NUMBERS:
+        raise RequestError(
+            413,
+            f"The response would have {numbers} numbers, and the server returns at most {_MOST_NUMBERS}. Send "
+            "fewer texts.",
+        )
 
 
 def _is_single(inputs: str | list[str] | list[list[str]]) -> bool:
@@ -214,6 +242,10 @@ def _info(service: Service) -> dict[str, Any]:
     config = model.encoder.config
     if EMBED in model.tasks:
         kind: dict[str, Any] = {"embedding": {"pooling": model.recipe.pooling[0]}}
+    elif EMBED_SPARSE in model.tasks:
+        kind = {"embedding": {"pooling": "splade"}}
+    elif EMBED_ALL in model.tasks:
+        kind = {"embedding": {"pooling": "none"}}
     elif PREDICT in model.tasks:
         labels = {"id2label": {str(i): name for i, name in enumerate(model.labels)}, "label2id": config.label2id}
         kind = {"reranker" if RERANK in model.tasks else "classifier": labels}

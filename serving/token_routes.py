@@ -14,7 +14,7 @@ from pydantic import Field
 
 from .errors import RequestError
 from .responses import Body, Items, StrictJsonRoute, json_response
-from .served_model import EMBED, FILL_MASK, PREDICT, TOP_K, Group, ServedModel
+from .served_model import FILL_MASK, TEXT_TASKS, TOP_K, Group, ServedModel
 from .service import Service
 
 
@@ -50,7 +50,7 @@ def token_routes(service: Service) -> APIRouter:
 
     @routes.post("/tokenize")
     async def tokenize(body: TokenizeBody) -> Response:
-        model = service.model(body.model, EMBED, PREDICT, FILL_MASK)
+        model = service.model(body.model, *TEXT_TASKS)
         prompt = service.prompt(model, body.prompt_name)
         texts = [prompt + text for text in ([body.inputs] if isinstance(body.inputs, str) else body.inputs)]
         service.check_number(len(texts))
@@ -64,7 +64,7 @@ def token_routes(service: Service) -> APIRouter:
 
     @routes.post("/decode")
     async def decode(body: DecodeBody) -> Response:
-        model = service.model(body.model, EMBED, PREDICT, FILL_MASK)
+        model = service.model(body.model, *TEXT_TASKS)
         given: list[Any] = body.ids
         texts = [given] if given and isinstance(given[0], int) else given
         service.check_number(len(texts))

@@ -24,6 +24,7 @@ from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.hub_server import Hub
+from sequence_encoder.tests.vector_folders import save_vector_folders
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,
@@ -178,6 +179,13 @@ def ragged() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
         return ids, mask
 
     return build
+
+
+@pytest.fixture(scope="session")
+def vector_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the folders of `save_vector_folders`."""
+    pytest.importorskip("sentence_transformers.multi_vector_encoder", reason="needs sentence-transformers 6")
+    return save_vector_folders(tmp_path_factory.mktemp("vectors"))
 
 
 @pytest.fixture

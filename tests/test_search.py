@@ -22,12 +22,12 @@ from sequence_encoder.command_line import UsageError
 lancedb = pytest.importorskip("lancedb", reason="needs the extra search")
 pa = pytest.importorskip("pyarrow", reason="needs the extra search")
 
-from sequence_encoder.bulk.formats import connect  # noqa: E402
+from sequence_encoder.bulk.formats import VECTORS, connect  # noqa: E402
 from sequence_encoder.search import Hit, Reranker, SearchIndex, index_corpus  # noqa: E402
 from sequence_encoder.search.arguments import MODES  # noqa: E402
 from sequence_encoder.search.indexing import add_indexes  # noqa: E402
-from sequence_encoder.search.layout import VECTORS  # noqa: E402
 from sequence_encoder.search.printing import in_words  # noqa: E402
+from sequence_encoder.search.vector_search import vector_search  # noqa: E402
 
 pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 Build = Callable[..., Any]
@@ -180,7 +180,7 @@ def test_an_index_of_many_vectors_finds_nearly_all_neighbours(tmp_path: Path, ch
     columns = {"id": np.arange(10_000), "text": ["word"] * 10_000}
     stored = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), channels)
     table = lancedb.connect(str(tmp_path)).create_table("embeddings", pa.table({**columns, VECTORS: stored}))
-    layout = add_indexes(table, "text", "English")
+    layout = add_indexes(table, vector_search(table, tmp_path, {}), "text", "English")
     assert {index.index_type for index in table.list_indices()} == {"FTS", kind}
     assert 0.97 <= layout.recall <= 1
 
@@ -280,5 +280,5 @@ def test_rows_without_vectors_and_repeated_texts_are_indexed(tmp_path: Path, goo
     columns = pa.table({"id": np.arange(10_500), "text": ["word"] * 10_500, VECTORS: stored})
     table = connect(tmp_path).create_table("embeddings", schema=columns.schema)
     table.add(columns)
-    layout = add_indexes(table, "text", "English")
+    layout = add_indexes(table, vector_search(table, tmp_path, {}), "text", "English")
     assert (layout.probes, layout.recall) == ((None, None) if good == 20 else (20, 1.0))

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
-from sequence_encoder.serving import create_app
+from sequence_encoder.serving import create_app, load_served_model
 from sequence_encoder.serving.served_model import ServedModel
 from sequence_encoder.tests.serving_apps import TEXTS, ask, indexed, listening, served_models
 
@@ -47,8 +47,9 @@ def opened(browser: Any, *models: ServedModel, **options: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    yield from opened(browser, *served_models().values(), api_key="key")
+def page(browser: Any, vector_folders: dict[str, Path]) -> Iterator[Any]:
+    others = [load_served_model(str(vector_folders[name]), "float32", "cpu") for name in ("sparse", "late")]
+    yield from opened(browser, *served_models().values(), *others, api_key="key")
 
 
 def compute(page: Any, **fields: str) -> list[list[str]]:
@@ -85,6 +86,16 @@ def test_every_task_has_a_tab_that_works(page: Any) -> None:
     assert sorted(row[1] for row in compute(page, Question="a dog", Texts="\n".join(TEXTS))) == sorted(TEXTS)
     page.get_by_label("Model").select_option("classifier")
     assert {row[1] for row in compute(page, Texts="a dog\nit")} == {"red", "green", "blue"}
+    page.get_by_label("Model").select_option("late")
+    assert tabs() == ["Late interaction"]
+    rows = compute(page, Question="a dog", Texts="\n".join(TEXTS))
+    assert {row[1] for row in rows} == set(TEXTS)
+    assert float(rows[0][0]) >= float(rows[1][0])
+    page.get_by_label("Model").select_option("sparse")
+    assert tabs() == ["Weights"]
+    rows = compute(page, Texts="a dog\nit")
+    assert [row[0] for row in rows] == ["a dog"] * 9 + ["it"] * 9
+    assert float(rows[0][2]) >= float(rows[1][2])
     page.get_by_label("Model").select_option("masked")
     assert len(compute(page, Text="a [MASK] dog")) == 5
     page.get_by_label("Text with a mask").fill("<b>no mask</b>")

@@ -25,7 +25,7 @@ logger = logging.get_logger(__name__)
 SETTINGS = "config_sentence_transformers.json"
 # Older versions named the file after the encoder.
 _ENCODERS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-_LENGTHS = tuple(f"sentence_{encoder}_config.json" for encoder in _ENCODERS)
+LENGTHS = tuple(f"sentence_{encoder}_config.json" for encoder in _ENCODERS)
 # In the order in which sentence-transformers concatenates the results.
 _POOLING_KEYS = {
     "cls": "pooling_mode_cls_token",
@@ -38,8 +38,9 @@ _POOLING_KEYS = {
 _MODULE = "sentence_transformers.models."
 _KIND = "SentenceTransformer"
 _VECTORS = "sentence_embedding"
-# The output of the encoder that pooling takes, by the keys that describe it.
-_TOKENS = {"module_output_name": "token_embeddings", "method": "forward", "method_output_name": "last_hidden_state"}
+# What the first module computes for the next one, by the keys that describe it.
+_TOKENS = {"module_output_name": "token_embeddings", "method": "forward"}
+_STATES = "last_hidden_state"
 # Arguments of `from_pretrained` that `cached_file` takes.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 # Options of the tokenizer and the configuration that do not change the vectors, or that the recipe follows, like the
@@ -125,7 +126,7 @@ def write_recipe(folder: Path, recipe: EmbeddingRecipe, hidden_size: int) -> Non
     _write_json(folder / MODULE_LIST, listed)
     _write_json(folder / "1_Pooling" / "config.json", _pooling_config(recipe, hidden_size))
     lengths = {} if recipe.max_length is None else {"max_seq_length": recipe.max_length}
-    _write_json(folder / _LENGTHS[0], {**lengths, "do_lower_case": recipe.lowercase})
+    _write_json(folder / LENGTHS[0], {**lengths, "do_lower_case": recipe.lowercase})
     if recipe.settings:
         _write_json(folder / SETTINGS, recipe.settings)
     for (path, _), step in zip(modules[2:], recipe.after, strict=True):
@@ -148,23 +149,23 @@ def _read(modules: list[dict[str, str]], find: _Find) -> EmbeddingRecipe | None:
         place = PurePosixPath(module["path"])
 
         def config(file: str, place: PurePosixPath = place) -> dict[str, Any]:
-            return _json(find(str(place / file)))
+            return read_json(find(str(place / file)))
 
         if not package.startswith("sentence_transformers") or (kind == "Transformer") != (index == 0):
             raise ValueError(f"it does not support the module {module['type']}")
         if kind == "Transformer":
-            fields |= _read_transformer(next(filter(None, map(config, _LENGTHS)), {}))
+            fields |= read_transformer(next(filter(None, map(config, LENGTHS)), {}))
         elif kind == "Pooling" and index == 1:
             fields |= _read_pooling(config("config.json"))
         elif kind == "Normalize" and index > 1:
-            _check_names(kind, config("config.json"))
+            check_names(kind, config("config.json"))
             after.append(Normalize())
         elif kind == "Dense" and index > 1:
-            after.append(_dense(config("config.json"), find(str(place / "model.safetensors"))))
+            after.append(read_dense(config("config.json"), find(str(place / "model.safetensors"))))
         # Dropout has no effect in evaluation mode.
         elif kind != "Dropout":
             raise ValueError(f"it does not support the module {module['type']}")
-    settings = _json(find(SETTINGS))
+    settings = read_json(find(SETTINGS))
     if (kind := settings.get("model_type", _KIND)) != _KIND:
         raise ValueError(f"{SETTINGS} describes a {kind}, not a {_KIND}")
     kept = settings.get("truncate_dim")
@@ -173,13 +174,28 @@ def _read(modules: list[dict[str, str]], find: _Find) -> EmbeddingRecipe | None:
     return EmbeddingRecipe(**fields, after=tuple(after), settings=settings) if "pooling" in fields else None
 
 
-def _read_transformer(config: Mapping[str, Any]) -> dict[str, Any]:
+def read_transformer(
+    config: Mapping[str, Any], task: str = "feature-extraction", output: str = _STATES
+) -> dict[str, Any]:
+    """Read the settings of the first module.
+
+    Args:
+        config: The content of its file, one of `LENGTHS`.
+        task: The task that it must have.
+        output: The output of the encoder that it must take.
+
+    Returns:
+        The fields `max_length` and `lowercase` of an `EmbeddingRecipe`.
+
+    Raises:
+        ValueError: If something is not supported.
+    """
     if config.get("processing_kwargs"):
         raise ValueError(f"it does not support processing_kwargs={config['processing_kwargs']}")
-    if (task := config.get("transformer_task", "feature-extraction")) != "feature-extraction":
-        raise ValueError(f"it does not support transformer_task={task!r}")
+    if (found := config.get("transformer_task", "feature-extraction")) != task:
+        raise ValueError(f"it does not support transformer_task={found!r}")
     of_texts = (config.get("modality_config") or {}).get("text") or {}
-    for key, expected in _TOKENS.items():
+    for key, expected in {**_TOKENS, "method_output_name": output}.items():
         if (found := of_texts.get(key, config.get(key))) not in (None, expected):
             raise ValueError(f"it does not support {key}={found!r}")
     # Older versions use the first name of each, which takes precedence.
@@ -212,14 +228,29 @@ def _pooling_config(recipe: EmbeddingRecipe, hidden_size: int) -> dict[str, Any]
     return config if recipe.include_prompt else {**config, "include_prompt": False}
 
 
-def _check_names(kind: str, config: Mapping[str, Any]) -> None:
+def check_names(kind: str, config: Mapping[str, Any], name: str = _VECTORS) -> None:
+    """Check that a module reads and writes the vectors of a name.
+
+    Raises:
+        ValueError: If it does not.
+    """
     for key in ("module_input_name", "module_output_name"):
-        if config.get(key) not in (None, _VECTORS):
+        if config.get(key) not in (None, name):
             raise ValueError(f"it does not support a {kind} module with {key}={config[key]!r}")
 
 
-def _dense(config: Mapping[str, Any], weights: str | None) -> Dense:
-    _check_names("Dense", config)
+def read_dense(config: Mapping[str, Any], weights: str | None, name: str = _VECTORS) -> Dense:
+    """Read a dense layer.
+
+    Args:
+        config: The content of its `config.json`.
+        weights: The file with its weights; None if there is none.
+        name: The name of the vectors that it must read and write.
+
+    Raises:
+        ValueError: If something is not supported.
+    """
+    check_names("Dense", config, name)
     if config.get("use_residual"):
         raise ValueError("it does not support a Dense module with use_residual=True")
     activation = config.get("activation_function", "torch.nn.modules.activation.Tanh")
@@ -240,7 +271,7 @@ def _write_dense(folder: Path, step: Dense) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
 
 
-def _json(path: str | None) -> dict[str, Any]:
+def read_json(path: str | os.PathLike[str] | None) -> dict[str, Any]:
     """Return the content of a JSON file, or an empty dict if there is no file.
 
     Raises:

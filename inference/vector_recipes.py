@@ -1,0 +1,196 @@
+"""Reads the folders of sentence-transformers' sparse and late-interaction encoders.
+
+They have the modules of a `SparseEncoder` with `SpladePooling`, or those of a `MultiVectorEncoder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
+from ..modeling.text_encoding.recipe_files import (
+    LENGTHS,
+    SETTINGS,
+    check_names,
+    read_dense,
+    read_json,
+    read_transformer,
+)
+from ..saving.module_list import MODULE_LIST, read_module_list
+
+_TOKENS = "token_embeddings"
+_POOLINGS, _ACTIVATIONS = ("max", "sum"), ("relu", "log1p_relu")
+
+
+@dataclass(frozen=True)
+class SparseRecipe:
+    """How a sparse encoder (SPLADE, Formal et al., 2021) makes weights of the vocabulary of its logits.
+
+    Attributes:
+        texts: How it reads texts.
+        pooling: "max" or "sum", over the tokens of a text.
+        logarithms: How often the logarithm is taken of what is not negative.
+        most: The number of weights to keep, the largest; None for all.
+    """
+
+    texts: EmbeddingRecipe
+    pooling: str
+    logarithms: int
+    most: int | None
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Tokens at the end of short queries (ColBERT, Khattab and Zaharia, 2020).
+
+    Attributes:
+        length: The number of tokens that a query has at least.
+        token: The token to add; None for the mask.
+        cuts: Whether longer queries are truncated to this length.
+    """
+
+    length: int
+    token: str | None
+    cuts: bool
+
+
+@dataclass(frozen=True)
+class TokenRecipe:
+    """How a late-interaction encoder makes a vector of each token.
+
+    Attributes:
+        texts: How it reads texts.
+        steps: The steps after the encoder, in this order.
+        left_out: Tokens without a vector.
+        left_out_of: Of which texts they are left out, "query" or "document".
+        lengths: The number of tokens to truncate queries and documents to, by these two names; None for the limit of
+            `texts`.
+        expansion: How queries are made longer; None if they are not.
+    """
+
+    texts: EmbeddingRecipe
+    steps: tuple[Normalize | Dense, ...]
+    left_out: tuple[str, ...]
+    left_out_of: tuple[str, ...]
+    lengths: Mapping[str, int | None]
+    expansion: Expansion | None
+
+
+@dataclass(frozen=True)
+class _Module:
+    kind: str
+    folder: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return _read(self.folder / "config.json")
+
+    def refuse(self) -> ValueError:
+        """Return the error for a module that is not supported here."""
+        return ValueError(f"it does not support the module {self.kind} in {self.folder}")
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read `config_sentence_transformers.json`, or return an empty dict if there is no such file.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    return _read(folder / SETTINGS)
+
+
+def read_sparse_recipe(folder: Path) -> SparseRecipe:
+    """Read the recipe of a `SparseEncoder`.
+
+    Raises:
+        ValueError: If it has anything that is not supported, or is damaged.
+    """
+    settings = read_settings(folder)
+    first, *others = _modules(folder)
+    fields = read_transformer(_transformer(first), "fill-mask", "logits")
+    if len(others) != 1 or others[0].kind != "SpladePooling":
+        raise next((each for each in others if each.kind != "SpladePooling"), first).refuse()
+    config = others[0].config
+    pooling, activation = config.get("pooling_strategy", "max"), config.get("activation_function", "relu")
+    for name, value, allowed in (
+        ("pooling_strategy", pooling, _POOLINGS),
+        ("activation_function", activation, _ACTIVATIONS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"it does not support SpladePooling with {name}={value!r}")
+    most = settings.get("max_active_dims")
+    return SparseRecipe(EmbeddingRecipe(**fields, settings=settings), pooling, activation.count("log1p") + 1, most)
+
+
+def read_token_recipe(folder: Path) -> TokenRecipe:
+    """Read the recipe of a `MultiVectorEncoder`.
+
+    Raises:
+        ValueError: If it has anything that is not supported, or is damaged.
+    """
+    settings = read_settings(folder)
+    first, *others = _modules(folder)
+    config = _transformer(first)
+    fields = read_transformer(config)
+    steps: list[Normalize | Dense] = []
+    mask: Mapping[str, Any] = {}
+    for module in others:
+        if module.kind == "Dense":
+            steps.append(read_dense(module.config, str(module.folder / "model.safetensors"), _TOKENS))
+        elif module.kind == "Normalize":
+            check_names("Normalize", module.config, _TOKENS)
+            steps.append(Normalize())
+        elif module.kind == "MultiVectorMask":
+            mask = module.config
+        else:
+            raise module.refuse()
+    if mask.get("keep_only_token_ids"):
+        raise ValueError("it does not support MultiVectorMask with keep_only_token_ids")
+    return TokenRecipe(
+        EmbeddingRecipe(**fields, settings=settings),
+        tuple(steps),
+        tuple(mask.get("skiplist_words") or ()),
+        tuple(mask.get("skiplist_tasks") or ("document",)),
+        {task: config.get(f"{task}_length") for task in ("query", "document")},
+        _expansion(config.get("query_expansion")),
+    )
+
+
+def _expansion(config: Mapping[str, Any] | None) -> Expansion | None:
+    if config is None:
+        return None
+    if not config.get("attend"):
+        raise ValueError(
+            "it does not support query_expansion with attend=False, since a SequenceEncoder leaves out tokens that "
+            "others do not attend to"
+        )
+    return Expansion(config["length"], config.get("token"), config["strategy"] == "fixed")
+
+
+def _modules(folder: Path) -> list[_Module]:
+    modules = []
+    for module in read_module_list(folder / MODULE_LIST):
+        package, _, kind = module["type"].rpartition(".")
+        if not package.startswith("sentence_transformers"):
+            raise ValueError(f"it does not support the module {module['type']}")
+        modules.append(_Module(kind, folder / module["path"]))
+    if not modules:
+        raise ValueError(f"{MODULE_LIST} has no modules")
+    return modules
+
+
+def _transformer(module: _Module) -> dict[str, Any]:
+    """Return the settings of the first module."""
+    if module.kind not in ("Transformer", "MLMTransformer"):
+        raise module.refuse()
+    config: dict[str, Any] = next(filter(None, (_read(module.folder / name) for name in LENGTHS)), {})
+    # Its name in older versions, for a head for masked language modelling.
+    task = {"transformer_task": "fill-mask"} if module.kind == "MLMTransformer" else {}
+    return {**task, **config}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return read_json(file if file.is_file() else None)

@@ -1,0 +1,198 @@
+"""How the vectors of each kind are indexed and searched.
+
+LanceDB has indexes of dense vectors and of multi-vectors. For sparse vectors, see `postings`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..bulk.listed_vectors import COLUMNS
+from ..inference.text_vectors import DENSE, SPARSE, TOKEN
+from .postings import MergedRequest, Postings, PostingsRequest, write_postings
+
+# An index of bits (RaBitQ, Gao and Long, 2024) takes eight channels to a byte.
+_CHANNELS = 8
+# The share of neighbours that an index should find, and the numbers of its lists of vectors to look at, to choose from.
+_LEAST_RECALL, _PROBES = 0.97, (20, 80)
+# The number of rows whose nearest neighbours are compared, to measure the recall, and of these neighbours.
+_MEASURED, NEIGHBOURS = 100, 10
+# Of the distances of vectors that are the same.
+_TOLERANCE = 1e-6
+# Vectors of a text that stand for a query when the recall is measured.
+_QUERY_VECTORS = 32
+
+
+class VectorSearch(Protocol):
+    """The search among the vectors of a table.
+
+    Attributes:
+        column: The column with the vectors.
+    """
+
+    column: str
+
+    def add_index(self) -> tuple[int | None, float | None]:
+        """Add an index if it is faster, and return its probes and its recall; None if a search is exact."""
+
+    def nearest(self, vector: Any, probes: int | None) -> Any:
+        """Return a request for the rows whose vectors fit best."""
+
+    def both(self, vector: Any, probes: int | None, words: Any) -> Any:
+        """Return a request for the rows of `nearest` and those with the words of a query, merged by their ranks."""
+
+    def score(self, row: dict[str, Any], vector: Any) -> float:
+        """Return how well the vectors of a row that `nearest` has found fit."""
+
+    def cosine(self, stored: Any, found: Any) -> float | None:
+        """Return the cosine of what a row stores and the vector of a model; None if one of them is 0."""
+
+
+class LanceSearch:
+    """The search with LanceDB, by cosine.
+
+    Args:
+        table: The table of LanceDB.
+        column: The column with the vectors.
+        several: Whether a row has several vectors. A row is then as near as the sum of the largest cosines of each
+            vector of the query (MaxSim).
+        fewest: With fewer rows, comparing all vectors is as fast as an index, and exact.
+        refined: How many times more candidates than hits to compare with exact vectors.
+    """
+
+    def __init__(self, table: Any, column: str, *, several: bool, fewest: int, refined: int) -> None:
+        self.table, self.column = table, column
+        self._several, self._fewest, self._refined = several, fewest, refined
+
+    def add_index(self) -> tuple[int | None, float | None]:
+        """Add the smallest and fastest index that finds nearly all neighbours. See `VectorSearch.add_index`."""
+        from lancedb.index import IvfFlat, IvfRq, IvfSq
+
+        count, vectors = self.table.count_rows(), self.table.count_rows(f"{self.column} IS NOT NULL")
+        if vectors < self._fewest:
+            return None, None
+        kind = self.table.schema.field(self.column).type
+        channels = (kind.value_type if self._several else kind).list_size
+        probes, recall = _PROBES[0], 0.0
+        for each in (IvfRq, IvfSq, IvfFlat)[bool(channels % _CHANNELS) :]:
+            self.table.create_index(self.column, config=each(distance_type="cosine"), replace=True)
+            for probes in _PROBES:
+                recall = self._measure_recall(count, vectors, probes)
+                if recall >= _LEAST_RECALL:
+                    return probes, recall
+        return probes, recall
+
+    def nearest(self, vector: Any, probes: int | None) -> Any:
+        """See `VectorSearch.nearest`."""
+        return self._with_probes(self.table.search(vector, vector_column_name=self.column), probes)
+
+    def both(self, vector: Any, probes: int | None, words: Any) -> Any:
+        """See `VectorSearch.both`."""
+        from lancedb.rerankers import RRFReranker
+
+        request = self.table.search(query_type="hybrid", vector_column_name=self.column)
+        return self._with_probes(request.vector(vector).text(words), probes).rerank(RRFReranker())
+
+    def score(self, row: dict[str, Any], vector: Any) -> float:
+        """Return the cosine, or the sum of the largest ones. See `VectorSearch.score`."""
+        return float((len(vector) if self._several else 1) - row["_distance"])
+
+    def cosine(self, stored: Any, found: Any) -> float | None:
+        """See `VectorSearch.cosine`."""
+        first, second = (np.asarray(each, np.float32).ravel() for each in (stored, found))
+        return _cosine(first, second) if first.shape == second.shape else 0.0
+
+    def _with_probes(self, request: Any, probes: int | None) -> Any:
+        """Let a request look at a number of lists of the index, or at all vectors if it is None."""
+        request = request.distance_type("cosine")
+        return request.bypass_vector_index() if probes is None else request.nprobes(probes).refine_factor(self._refined)
+
+    def _measure_recall(self, count: int, vectors: int, probes: int) -> float:
+        """Return the share of the nearest neighbours of random rows that the index finds."""
+        # Twice as many as needed, because some rows may have no vector.
+        rows = sorted(random.Random(0).sample(range(count), min(count, 2 * _MEASURED * count // vectors)))
+        stored = self.table.take_offsets(rows).select([self.column]).to_arrow().column(self.column).drop_null()
+        queries = [query for query in stored[:_MEASURED].to_pylist() if query]
+        found = 0
+        for query in queries:
+            vector = np.array(query[:_QUERY_VECTORS] if self._several else query, np.float32)
+            near, exact = (
+                request.select(["_distance"]).limit(NEIGHBOURS).to_arrow()["_distance"].to_numpy()
+                for request in (self.nearest(vector, probes), self.nearest(vector, None))
+            )
+            # Rows with the same text are equally near, and any of them will do.
+            found += int((near <= exact.max() + _TOLERANCE).sum())
+        return found / (NEIGHBOURS * len(queries))
+
+
+class SparseSearch:
+    """The search among sparse vectors, by their product with that of a query.
+
+    Args:
+        table: The table of LanceDB.
+        column: The column with the vectors.
+        folder: The folder of the index.
+        size: The size of the vocabulary.
+    """
+
+    def __init__(self, table: Any, column: str, folder: Path, size: int) -> None:
+        self.table, self.column, self._folder, self._size = table, column, folder, size
+
+    @cached_property
+    def postings(self) -> Postings:
+        """The inverted index."""
+        return Postings(self._folder, self.table)
+
+    def add_index(self) -> tuple[int | None, float | None]:
+        """Write the inverted index. See `VectorSearch.add_index`."""
+        write_postings(self._folder, self.table, self.column, self._size)
+        return None, None
+
+    def nearest(self, vector: Any, probes: int | None) -> Any:
+        """See `VectorSearch.nearest`."""
+        return PostingsRequest(self.postings, vector)
+
+    def both(self, vector: Any, probes: int | None, words: Any) -> Any:
+        """See `VectorSearch.both`."""
+        by_words = self.table.search(words, query_type="fts").with_row_id(True)
+        return MergedRequest(self.nearest(vector, probes), by_words)
+
+    def score(self, row: dict[str, Any], vector: Any) -> float:
+        """See `VectorSearch.score`."""
+        return float(row["_score"])
+
+    def cosine(self, stored: Any, found: Any) -> float | None:
+        """See `VectorSearch.cosine`."""
+        both = np.zeros((2, self._size), np.float32)
+        for row, (indices, values) in zip(both, ((stored["indices"], stored["values"]), found), strict=True):
+            row[np.asarray(indices, np.int64)] = values
+        return _cosine(*both)
+
+
+def vector_search(table: Any, folder: Path, facts: Mapping[str, Any]) -> VectorSearch:
+    """Return the search for the first kind of vectors of a table.
+
+    Args:
+        table: The table of LanceDB.
+        folder: The folder of the index.
+        facts: What describes the vectors, as `embed` has written it.
+    """
+    kind = facts.get("vectors", [DENSE])[0]
+    column = COLUMNS[kind].name
+    if kind == SPARSE:
+        return SparseSearch(table, column, folder, facts["dimensions"][0])
+    if kind == TOKEN:
+        # A text has dozens of vectors.
+        return LanceSearch(table, column, several=True, fewest=2_000, refined=30)
+    return LanceSearch(table, column, several=False, fewest=10_000, refined=10)
+
+
+def _cosine(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float | None:
+    lengths = np.linalg.norm(first) * np.linalg.norm(second)
+    return float(first @ second / lengths) if lengths else None

@@ -1,0 +1,182 @@
+"""Sparse vectors and those of tokens are what sentence-transformers computes, and `embed` writes them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sentence_transformers.multi_vector_encoder", reason="needs sentence-transformers 6")
+pa = pytest.importorskip("pyarrow", reason="needs the extra embed")
+pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
+
+from sentence_transformers import MultiVectorEncoder, SparseEncoder  # noqa: E402
+from sentence_transformers.base.modules import Transformer  # noqa: E402
+from sentence_transformers.sparse_encoder.modules import SpladePooling  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM  # noqa: E402
+
+from sequence_encoder.__main__ import main  # noqa: E402
+from sequence_encoder.bulk import embed_corpus  # noqa: E402
+from sequence_encoder.bulk.formats import connect  # noqa: E402
+from sequence_encoder.bulk.models import choose_device, kind_of, load_text_vectors  # noqa: E402
+from sequence_encoder.command_line import UsageError  # noqa: E402
+from sequence_encoder.inference.text_vectors import TextVectors  # noqa: E402
+from sequence_encoder.tests.corpus_runs import table_of  # noqa: E402
+from sequence_encoder.tests.vector_folders import CHANNELS, TEXTS  # noqa: E402
+
+Reference = Callable[..., list[np.ndarray]]
+SPARSE, LATE = ("sparse", "sum"), ("late", "plain")
+
+
+def load(folder: Path) -> TextVectors:
+    kind = kind_of(str(folder))
+    assert kind is not None
+    return load_text_vectors(kind, str(folder), choose_device("cpu"), "float32")[0]
+
+
+@pytest.fixture(scope="module")
+def reference(vector_folders: dict[str, Path]) -> Reference:
+    """Return `reference(name, task, texts, **options)`, which encodes texts with sentence-transformers."""
+    models: dict[str, Any] = {}
+
+    def encode(name: str, task: str, texts: list[str] = TEXTS, **options: Any) -> list[np.ndarray]:
+        if name not in models:
+            models[name] = (SparseEncoder if name in SPARSE else MultiVectorEncoder)(str(vector_folders[name]))
+        found = getattr(models[name], f"encode_{task}")(texts, **options)
+        return [(each.to_dense() if name in SPARSE else each).numpy() for each in found]
+
+    return encode
+
+
+def as_array(vector: Any, size: int) -> np.ndarray:
+    """Return a sparse vector as an array, and others unchanged."""
+    if not isinstance(vector, tuple):
+        return vector
+    found = np.zeros(size, np.float32)
+    found[vector[0]] = vector[1]
+    return found
+
+
+@pytest.mark.parametrize("task", ["query", "document"])
+@pytest.mark.parametrize("name", [*SPARSE, *LATE])
+def test_vectors_are_those_of_sentence_transformers(
+    vector_folders: dict[str, Path], reference: Reference, name: str, task: str
+) -> None:
+    vectors = load(vector_folders[name])
+    ids = vectors.reader(task).tokenize(TEXTS)["input_ids"]
+    with tqdm(disable=True) as silent:
+        (found,) = vectors.encode(ids, task, max_tokens=40, name=str, progress=silent)
+    (kind,) = vectors.kinds
+    for vector, expected in zip(found, reference(name, task), strict=True):
+        np.testing.assert_allclose(as_array(vector, vectors.channels(kind)), expected, atol=1e-5)
+
+
+def test_a_sparse_encoder_of_another_family_has_the_same_vectors(
+    vector_folders: dict[str, Path], randomize: Callable[..., Any], tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(vector_folders["sum"])
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, **sizes)
+    randomize(BertForMaskedLM(config)).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    first = Transformer(str(tmp_path / "bert"), transformer_task="fill-mask")
+    model = SparseEncoder(modules=[first, SpladePooling("max")])
+    model.save_pretrained(str(tmp_path / "splade"))
+    main(["convert", str(tmp_path / "splade"), str(tmp_path / "converted")])
+    expected = model.encode(TEXTS).to_dense().numpy()
+    for name in ("splade", "converted"):
+        vectors = load(tmp_path / name)
+        found = vectors.compute(vectors.reader("document").tokenize(TEXTS)["input_ids"], "document")[0]
+        np.testing.assert_allclose([as_array(each, len(tokenizer)) for each in found], expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
+    rows = [{"text": text, "n": number} for number, text in enumerate([*TEXTS[:2], None, *TEXTS[2:]])]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+@pytest.mark.parametrize("name", ["sparse", "late"])
+def test_embed_writes_the_vectors_of_documents(
+    vector_folders: dict[str, Path], reference: Reference, corpus: Path, tmp_path: Path, name: str
+) -> None:
+    options = {"precision": "float32", "shard_rows": 4}
+    counts = embed_corpus(vector_folders[name], corpus, tmp_path / "whole", **options)
+    assert (counts.rows, counts.bad.total(), counts.truncated) == (6, 1, int(name == "late"))
+    table = table_of(tmp_path / "whole")
+    column = "sparse_embedding" if name == "sparse" else "token_embeddings"
+    kind = table.schema.field(column).type
+    if name == "sparse":
+        assert kind == pa.struct([("indices", pa.list_(pa.uint32())), ("values", pa.list_(pa.float32()))])
+    else:
+        assert kind == pa.list_(pa.list_(pa.float32(), CHANNELS))
+    found = table[column].to_pylist()
+    assert found.pop(2) is None
+    for vector, expected in zip(found, reference(name, "document"), strict=True):
+        pair = (np.array(vector["indices"], int), vector["values"]) if name == "sparse" else np.array(vector)
+        np.testing.assert_allclose(as_array(pair, len(expected)), expected, atol=1e-5)
+    # The second run computes the shard that is missing.
+    (tmp_path / "whole" / "shard-000000.parquet").unlink()
+    embed_corpus(vector_folders[name], corpus, tmp_path / "whole", **options)
+    assert table_of(tmp_path / "whole").equals(table)
+    pytest.importorskip("lancedb", reason="needs the extra search")
+    embed_corpus(vector_folders[name], corpus, tmp_path / "lance", format="lance", **options)
+    assert connect(tmp_path / "lance").open_table("embeddings").to_arrow().to_pylist() == table.to_pylist()
+
+
+def test_token_vectors_take_half_the_space_and_may_get_unit_length(
+    vector_folders: dict[str, Path], reference: Reference, corpus: Path, tmp_path: Path
+) -> None:
+    embed_corpus(vector_folders["plain"], corpus, tmp_path / "vectors", normalize=True, prompt="the ")
+    column = table_of(tmp_path / "vectors")["token_embeddings"]
+    assert column.type == pa.list_(pa.list_(pa.float16(), 24))
+    expected = reference("plain", "document", prompt="the ", normalize_embeddings=True)
+    # bfloat16 is what some processors compute in by default.
+    np.testing.assert_allclose(np.array(column[0].as_py(), np.float32), expected[0], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sparse", {"format": "npy"}, "--format npy does not fit .*, which gives sparse vectors"),
+        ("late", {"format": "npy"}, "--format npy does not fit .*, which gives token vectors"),
+        ("late", {"pooling": "mean"}, "--pooling mean does not fit"),
+        ("sparse", {"truncate_dim": 4}, "--truncate_dim 4 does not fit .*: only dense vectors"),
+        ("late", {"precision": "int8"}, "--precision int8 does not fit"),
+        ("sparse", {"precision": "binary"}, "--precision binary does not fit"),
+        ("sparse", {"normalize": True}, "--normalize does not fit"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    vector_folders: dict[str, Path], corpus: Path, tmp_path: Path, name: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        embed_corpus(vector_folders[name], corpus, tmp_path / "vectors", **options)
+    assert not (tmp_path / "vectors").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "change", "message"),
+    [
+        ("sparse", "1_SpladePooling/config.json", {"pooling_strategy": "mean"}, "pooling_strategy='mean'"),
+        ("late", "sentence_bert_config.json", {"query_expansion": {"attend": False}}, "query_expansion with attend=F"),
+        ("late", "2_MultiVectorMask/config.json", {"keep_only_token_ids": [3]}, "keep_only_token_ids"),
+        ("late", "modules.json", {}, "modules.json has no modules"),
+    ],
+)
+def test_modules_that_cannot_be_followed_are_refused(
+    vector_folders: dict[str, Path], tmp_path: Path, name: str, file: str, change: dict[str, Any], message: str
+) -> None:
+    shutil.copytree(vector_folders[name], tmp_path, dirs_exist_ok=True)
+    before = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps({**before, **change} if isinstance(before, dict) else []))
+    with pytest.raises(ValueError, match=rf"The modules in .* cannot be used: .*{message}"):
+        kind_of(str(tmp_path))

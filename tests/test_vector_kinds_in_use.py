@@ -1,0 +1,171 @@
+"""Indexes, searches and servers with sparse and late-interaction encoders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sentence_transformers.multi_vector_encoder", reason="needs sentence-transformers 6")
+pytest.importorskip("fastapi", reason="needs the extra serve")
+lancedb = pytest.importorskip("lancedb", reason="needs the extra search")
+pa = pytest.importorskip("pyarrow", reason="needs the extra search")
+pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
+
+from sentence_transformers import MultiVectorEncoder, SparseEncoder  # noqa: E402
+
+from sequence_encoder.command_line import UsageError  # noqa: E402
+from sequence_encoder.search import SearchIndex, index_corpus  # noqa: E402
+from sequence_encoder.search.arguments import MODES  # noqa: E402
+from sequence_encoder.search.indexing import add_indexes  # noqa: E402
+from sequence_encoder.search.vector_search import LanceSearch  # noqa: E402
+from sequence_encoder.serving import create_app, load_served_model  # noqa: E402
+from sequence_encoder.tests.serving_apps import ask  # noqa: E402
+from sequence_encoder.tests.vector_folders import CHANNELS, TEXTS  # noqa: E402
+
+NAMES = ["sparse", "late"]
+CLASSES = {"sparse": SparseEncoder, "late": MultiVectorEncoder}
+QUERY = "the dog by the owl"
+# Texts that differ, so that no two scores are equal.
+ROWS = [{"text": f"{text} {' '.join(TEXTS[4].split()[: n % 7])}", "n": n} for n, text in enumerate(TEXTS * 6)]
+
+
+@pytest.fixture(scope="module")
+def models(vector_folders: dict[str, Path]) -> dict[str, Any]:
+    """Return the models of sentence-transformers."""
+    return {name: CLASSES[name](str(vector_folders[name])) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def index_folders(vector_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("indexes")
+    (place / "texts.jsonl").write_text("\n".join(map(json.dumps, [*ROWS, {"text": None, "n": 99}])))
+    options = {"precision": "float32", "columns": "n", "shard_rows": 8}
+    with pytest.MonkeyPatch.context() as patch:
+        # An inverted index is made of several parts.
+        patch.setattr("sequence_encoder.search.postings._ROWS", 8)
+        for name in NAMES:
+            index_corpus(vector_folders[name], place / "texts.jsonl", place / name, **options)
+    return {name: place / name for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def indexes(index_folders: dict[str, Path]) -> dict[str, SearchIndex]:
+    return {name: SearchIndex(folder) for name, folder in index_folders.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hits_are_those_with_the_largest_similarity(
+    indexes: dict[str, SearchIndex], models: dict[str, Any], name: str
+) -> None:
+    model, index = models[name], indexes[name]
+    documents = model.encode_document([row["text"] for row in ROWS])
+    expected = model.similarity(model.encode_query([QUERY]), documents)[0].numpy()
+    # All rows with a text; in an inverted index, those with a weight of the query.
+    hits = index.search(QUERY, 100, mode="vector")
+    assert len(hits) == (expected > 0).sum()
+    np.testing.assert_allclose([hit.score for hit in hits], np.sort(expected)[::-1][: len(hits)], rtol=0.02)
+    np.testing.assert_allclose([expected[hit.id] for hit in hits], [hit.score for hit in hits], rtol=0.02)
+    assert (hits[0].text, hits[0].fields) == (ROWS[hits[0].id]["text"], {"n": hits[0].id})
+    found = index.search(QUERY, 4, mode="vector", where="n > 9 AND n < 20")
+    assert [hit.id for hit in found] == [hit.id for hit in hits if 9 < hit.id < 20][:4]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_kinds_of_search_are_merged(indexes: dict[str, SearchIndex], name: str) -> None:
+    found = {mode: [hit.id for hit in indexes[name].search("owl", 5, mode=mode)] for mode in MODES}
+    assert set(found["hybrid"]) <= {*found["vector"], *found["text"]}
+    assert {found["vector"][0], found["text"][0]} <= set(found["hybrid"])
+    assert len(found["hybrid"]) == 5
+    reranker: Any = SimpleNamespace(rerank=lambda query, hits: hits[::-1])
+    hits = indexes[name].search("owl", 2, reranker=reranker, candidates=5)
+    assert [hit.id for hit in hits] == found["hybrid"][:-3:-1]
+    assert all(hit.fields["n"] > 12 for hit in indexes[name].search("owl", 5, where="n > 12"))
+    with pytest.raises(ValueError, match=r"where='age > 3' is not a valid condition: .*No field named age"):
+        indexes[name].search("owl", where="age > 3")
+
+
+def test_an_index_takes_only_its_own_kind_of_model(
+    index_folders: dict[str, Path], vector_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    index = SearchIndex(index_folders["sparse"], model=str(vector_folders["late"]))
+    with pytest.raises(UsageError, match="late does not have sparse vectors, as the index does"):
+        index.search("owl")
+    (tmp_path / "texts.txt").write_text("a dog\n")
+    with pytest.raises(UsageError, match="do not have length 1, and an index compares cosines; pass --normalize"):
+        index_corpus(vector_folders["plain"], tmp_path / "texts.txt", tmp_path / "index")
+    index_corpus(vector_folders["plain"], tmp_path / "texts.txt", tmp_path / "index", normalize=True)
+    assert [hit.text for hit in SearchIndex(tmp_path / "index").search("dog", mode="vector")] == ["a dog"]
+
+
+def test_an_index_of_many_token_vectors_finds_nearly_all_neighbours(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    topics = rng.normal(size=(60, 1, 16)).repeat(10, axis=0)
+    vectors = (topics + 0.3 * rng.normal(size=(600, 3, 16))).astype(np.float16)
+    stored = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 16)
+    lists = pa.ListArray.from_arrays(pa.array(np.arange(0, 1801, 3, dtype=np.int32)), stored)
+    columns = pa.table({"id": np.arange(600), "text": ["word"] * 600, "token_embeddings": lists})
+    table = lancedb.connect(str(tmp_path)).create_table("embeddings", columns)
+    search = LanceSearch(table, "token_embeddings", several=True, fewest=600, refined=30)
+    layout = add_indexes(table, search, "text", "English")
+    assert {index.index_type for index in table.list_indices()} == {"FTS", "IvfRq"}
+    assert layout.recall >= 0.97
+    near, exact = (search.nearest(vectors[5], probes).limit(10).to_arrow() for probes in (layout.probes, None))
+    assert len({*near["id"].to_pylist()} & {*exact["id"].to_pylist()}) >= 9
+
+
+@pytest.fixture(scope="module")
+def app(vector_folders: dict[str, Path], indexes: dict[str, SearchIndex]) -> Iterator[Callable[[str], Any]]:
+    """Return `app(name)`, an application with both models and an index."""
+    served = [load_served_model(str(vector_folders[name]), "float32", "cpu") for name in NAMES]
+    apps = {name: create_app(served, index=indexes[name]) for name in NAMES}
+    yield apps.__getitem__
+    for each in apps.values():
+        each.state.service.scheduler.close()
+
+
+def test_a_server_returns_sparse_vectors(app: Callable[[str], Any], models: dict[str, Any]) -> None:
+    size = models["sparse"].get_embedding_dimension()
+    for prompt_name, task in ((None, "document"), ("query", "query")):
+        answer = ask(app("sparse"), "/embed_sparse", {"inputs": TEXTS, "prompt_name": prompt_name})
+        assert answer.status_code == 200
+        expected = getattr(models["sparse"], f"encode_{task}")(TEXTS).to_dense().numpy()
+        for pairs, row in zip(answer.json(), expected, strict=True):
+            found = np.zeros(size or len(row))
+            found[[pair["index"] for pair in pairs]] = [pair["value"] for pair in pairs]
+            np.testing.assert_allclose(found, row, atol=1e-5)
+    assert len(ask(app("sparse"), "/embed_sparse", {"inputs": "a dog"}).json()) == 1
+    answer = ask(app("sparse"), "/embed_sparse", {"inputs": "a dog", "model": "late"})
+    assert (answer.status_code, answer.json()["error"]) == (400, "The model late cannot embed sparse.")
+
+
+def test_a_server_returns_the_vectors_of_tokens(app: Callable[[str], Any], models: dict[str, Any]) -> None:
+    for prompt_name, task in ((None, "document"), ("query", "query")):
+        body = {"inputs": TEXTS, "prompt_name": prompt_name, "truncate": True}
+        answer = ask(app("late"), "/embed_all", body)
+        for found, expected in zip(answer.json(), getattr(models["late"], f"encode_{task}")(TEXTS), strict=True):
+            np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    assert np.shape(answer.json()[3]) == (12, CHANNELS)
+    answer = ask(app("late"), "/embed_all", {"inputs": [TEXTS[4]]})
+    assert (answer.status_code, "late reads at most 15" in answer.json()["error"]) == (413, True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_server_searches_an_index(app: Callable[[str], Any], indexes: dict[str, SearchIndex], name: str) -> None:
+    expected = indexes[name].search(QUERY, 5, mode="vector")
+    hits = ask(app(name), "/search", {"query": QUERY, "limit": 5, "mode": "vector"}).json()["hits"]
+    assert [hit["score"] for hit in hits] == pytest.approx([hit.score for hit in expected], rel=0.02)
+
+
+def test_a_server_describes_its_models(app: Callable[[str], Any]) -> None:
+    listed = ask(app("late"), "/v1/models").json()["data"]
+    assert [model["tasks"] for model in listed] == [["embed_sparse"], ["embed_all"]]
+    assert ask(app("late"), "/info").json()["model_type"] == {"embedding": {"pooling": "splade"}}
+    found = ask(app("late"), "/tokenize", {"inputs": "a dog", "model": "late"}).json()
+    ids = [token["id"] for token in found[0]]
+    assert ask(app("late"), "/decode", {"ids": ids, "model": "late"}).json() == ["here is a dog"]
