@@ -132,6 +132,10 @@ def test_public_names_are_pinned() -> None:
             *("Docstring", "PackedWindows", "TokenBudgetBatchSampler", "TokenBudgetCollator", "TokenBudgetDataset"),
             *("read_documentation", "segment_windows"),
         ],
+        "explanation": [
+            *("AttentionMap", "Explanation", "Faithfulness", "Neighbour", "attention_of", "explain"),
+            *("nearest_examples", "save"),
+        ],
         "export": ["ExportCheck", "ExportedEncoder", "export", "exported_pipeline", "to_jax"],
         "hub": ["Training", "model_card", "save_sentence_transformer"],
         "inference": ["QuestionAnsweringPipeline", "optimize_for_inference", "unpad_inputs"],
