@@ -28,6 +28,7 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "choice_columns": ("task", ("multiple-choice",)),
     "label_separator": ("task", ("multi-label",)),
     "doc_stride": ("task", ("qa",)),
+    "masked_tuning": ("task", ("classification", "multi-label", "regression")),
     "eval_steps": ("eval_strategy", ("steps",)),
     "save_steps": ("save_strategy", ("steps",)),
 }
@@ -111,6 +112,10 @@ class AdaptationOptions:
     )
     class_weights: str = field(
         default="none", metadata={"help": "Class weights in the loss.", "choices": ["none", "balanced"]}
+    )
+    masked_tuning: bool = field(
+        default=False,
+        metadata={"help": "Mask random tokens of half of the texts in training, for more faithful explanations."},
     )
     seeds: int = field(default=1, metadata={"help": "Number of training runs; the best one is kept."})
     search_trials: int = field(default=0, metadata={"help": "Number of hyperparameter search trials."})
