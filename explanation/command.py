@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..command_line import UsageError
+from ..configuration import TaskAdapterConfig
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import transformer_folder
+from ..modeling import TaskAdapter
 from .arguments import ExplainedTexts, ExplanationArguments
 from .attention_map import AttentionMap, attention_of
 from .explaining import iter_explain, paired
@@ -94,11 +97,17 @@ def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"--device {texts.device}: {str(error).partition(chr(10))[0]}") from error
     folder = folder_of(texts.model)  # Its error names the model.
-    model: Any = load_or_convert(texts.model)
-    tokenizer = load_tokenizer(transformer_folder(folder), model)
+    place = transformer_folder(folder)
+    model: Any = TaskAdapter.from_pretrained(place) if _is_adapter(place) else load_or_convert(texts.model)
+    tokenizer = load_tokenizer(place, model)
     if tokenizer is None:
         raise UsageError(f"{texts.model} has no tokenizer.")
     return model.to(device).eval(), tokenizer
+
+
+def _is_adapter(folder: str) -> bool:
+    content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    return content.get("model_type") == TaskAdapterConfig.model_type
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

@@ -15,11 +15,12 @@ from ..modeling import (
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
     SequenceEncoderModel,
+    TaskAdapter,
 )
 from .arguments import METHOD_NAMES
 from .explanation import Explanation
 from .faithfulness import faithfulness
-from .heads import Head, LabelHead, SimilarityHead
+from .heads import AdapterHead, Head, LabelHead, SimilarityHead
 from .methods import METHODS
 from .requests import Request
 from .token_heads import AnswerHead, EntityHead, MaskHead
@@ -32,6 +33,7 @@ HEADS: dict[type, type[Head]] = {
     SequenceEncoderForQuestionAnswering: AnswerHead,
     SequenceEncoderForMaskedLM: MaskHead,
     SequenceEncoderForPreTraining: MaskHead,
+    TaskAdapter: AdapterHead,
     SequenceEncoderModel: SimilarityHead,
 }
 # Copies of so many texts are computed together.

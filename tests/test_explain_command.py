@@ -10,6 +10,7 @@ import pytest
 
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
+from sequence_encoder.explanation import explain
 from sequence_encoder.explanation.arguments import EXPLAIN, METHOD_NAMES
 from sequence_encoder.explanation.methods import METHODS
 from sequence_encoder.tests.explained_models import build
@@ -87,6 +88,14 @@ def test_mistakes_are_reported(
 def test_text_or_file_is_needed() -> None:
     with pytest.raises(UsageError, match="exactly one of --text and --file is needed, got neither"):
         EXPLAIN.check(["model"])
+
+
+def test_an_adapter_is_explained(tiny_config: Any, randomize: Any, tmp_path: Path, capsys: Any) -> None:
+    model, tokenizer, texts = build("adapter", tiny_config, randomize)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    main(["explain", str(tmp_path), "--text", texts[0], "--target", "good"])
+    assert f"good: log-odds {explain(model, tokenizer, texts, target='good')[0].value:.3f}" in capsys.readouterr().out
 
 
 def test_the_command_knows_all_methods() -> None:
