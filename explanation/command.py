@@ -97,7 +97,7 @@ def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"--device {texts.device}: {str(error).partition(chr(10))[0]}") from error
     folder = folder_of(texts.model)  # Its error names the model.
-    place = transformer_folder(folder)
+    place = str(transformer_folder(folder))
     model: Any = TaskAdapter.from_pretrained(place) if _is_adapter(place) else load_or_convert(texts.model)
     tokenizer = load_tokenizer(place, model)
     if tokenizer is None:

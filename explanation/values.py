@@ -6,7 +6,8 @@ the token vectors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -65,16 +66,13 @@ class Values:
         Raises:
             ValueError: If a number is not finite.
         """
-        rows: dict[tuple[int, int, Row], int] = {}
+        rows: dict[Row, int] = {}
         copies: list[tuple[int, list[int]]] = []
         for number, (request, kept) in enumerate(asked):
             for words in kept.tolist():
-                parts = []
-                for index, row in enumerate(request.rows):
-                    key = (number, index, without_words(row, words, self.mask_id))
-                    parts.append(rows.setdefault(key, len(rows)))
-                copies.append((number, parts))
-        outputs = self.outputs([row for _, _, row in rows])
+                parts = [without_words(row, words, self.mask_id) for row in request.rows]
+                copies.append((number, [rows.setdefault(part, len(rows)) for part in parts]))
+        outputs = self.outputs(list(rows))
         found: list[list[torch.Tensor]] = [[] for _ in asked]
         for number, parts in copies:
             read, targets = [outputs[part] for part in parts], asked[number][0].targets
@@ -122,7 +120,7 @@ class Values:
             for target in range(len(request.targets))
         ]
         lengths = [sum(len(row.ids) for row in asked[number][0].rows) for number, _, _ in copies]
-        with evaluation_mode(self.head.model), torch.enable_grad():
+        with evaluation_mode(self.head.model), torch.enable_grad(), _frozen(self.head.model):
             for batch in reversed(token_batches(lengths, self.max_tokens)):
                 part = [copies[index] for index in batch]
                 self._gradients(asked, part, found)
@@ -161,6 +159,19 @@ class Values:
             types = pad_sequence([torch.tensor(row.types) for row in rows], batch_first=True)
             inputs["token_type_ids"] = types.to(device)
         return inputs
+
+
+@contextmanager
+def _frozen(model: torch.nn.Module) -> Iterator[None]:
+    """Keep the fused layers from computing the gradients of weights, which nothing here needs."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in trained:
+            weight.requires_grad_(True)
 
 
 def check_finite(numbers: torch.Tensor, request: Request) -> None:

@@ -28,6 +28,17 @@ def test_attention_is_that_of_the_slow_path(tiny_config: Any, randomize: Any, pr
     assert found.tokens == tuple(tokenizer.convert_ids_to_tokens(tokenizer(texts[0])["input_ids"]))
 
 
+def test_attention_of_a_long_text_is_that_of_the_text_alone(tiny_config: Any, randomize: Any) -> None:
+    """The model adds copies of its first tokens to a long text."""
+    model, tokenizer, texts = build("label", tiny_config, randomize, "modernbert")
+    text = " ".join(texts * 91)
+    expected = model(**tokenizer(text, return_tensors="pt"), output_attentions=True).attentions[1][0].detach()
+    assert len(expected[0]) > 256
+    assert len(expected[0]) % 16
+    found = attention_of(model, tokenizer, text, layer=1, max_length=1000).weights
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_rollout_is_the_product_of_all_layers(tiny_config: Any, randomize: Any) -> None:
     model, tokenizer, texts = build("label", tiny_config, randomize)
     encoded = tokenizer(texts, return_tensors="pt")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from sequence_encoder.explanation import explain, nearest_examples
 from sequence_encoder.explanation.explaining import HEADS as KNOWN
 from sequence_encoder.explanation.methods import METHODS
 from sequence_encoder.explanation.values import Values
-from sequence_encoder.explanation.words import row_of
+from sequence_encoder.explanation.words import Word, row_of
 from sequence_encoder.tests.explained_models import HEADS, LABELS, build
 from sequence_encoder.tests.texts import tokenizer_of
 
@@ -90,6 +91,7 @@ def test_gradients_are_those_of_captum(built: Build, method: str, theirs: str) -
         if word is not None:
             expected[word] += token.detach()
     torch.testing.assert_close(torch.tensor(found.scores), expected, rtol=1e-3, atol=1e-5)
+    assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -119,6 +121,9 @@ def test_words_are_those_of_the_text_for_every_kind_of_tokenizer() -> None:
         assert [word for word in row.words if word >= 0] == sorted(word for word in row.words if word >= 0)
         assert {*row.words} - {-1} == {*range(len(words))}
         assert all([text, "a second text"][word.source][word.start : word.end] == word.text for word in words)
+        # The spaces before the first word are tokens of it, if they are tokens.
+        assert row.words[0] in (0, -1)
+        assert row.words[1] == 0
         first = [word.text for word in words if word.source == 0]
         assert "".join(first) == "".join(text.split())
         assert all(len(word.split()) == 1 for word in first)
@@ -168,9 +173,13 @@ def test_an_explanation_that_is_no_better_than_random_says_so(built: Build, monk
 def test_pages_escape_texts_and_targets(built: Build) -> None:
     model, tokenizer, _ = built("label", id2label={0: "<i>", 1: "<i>", 2: "<i>"})
     (found,) = explain(model, tokenizer, "Return <script>alert('1')</script> & text")
-    assert "<script>" not in found._repr_html_()
     assert "<i>" not in found._repr_html_()
-    assert "&lt;" in found._repr_html_()
+    # Only some tokenizers have such words.
+    text = "<b>'x'</b>"
+    for words in ((), (Word(text, 0, 0, len(text)),)):
+        page = replace(found, texts=(text,), words=words, scores=(1.0,) * len(words))._repr_html_()
+        assert "<b>'x'" not in page
+        assert "&lt;b&gt;&#x27;x&#x27;&lt;/b&gt;" in page
 
 
 def test_a_target_may_be_chosen(built: Build) -> None:
