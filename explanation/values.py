@@ -70,8 +70,8 @@ class Values:
         copies: list[tuple[int, list[int]]] = []
         for number, (request, kept) in enumerate(asked):
             for words in kept.tolist():
-                parts = [without_words(row, words, self.mask_id) for row in request.rows]
-                copies.append((number, [rows.setdefault(part, len(rows)) for part in parts]))
+                changed = [without_words(row, words, self.mask_id) for row in request.rows]
+                copies.append((number, [rows.setdefault(row, len(rows)) for row in changed]))
         outputs = self.outputs(list(rows))
         found: list[list[torch.Tensor]] = [[] for _ in asked]
         for number, parts in copies:
