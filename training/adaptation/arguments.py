@@ -186,7 +186,7 @@ _DETAILS = (
     *("encoding", "delimiter", "dataset_config_name", "validation_split", "test_split", "bf16", "report_to"),
     *("warmup_steps", "weight_decay"),
     *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "save_steps", "save_total_limit"),
-    *("logging_steps", "keep_best", "seed"),
+    *("logging_steps", "keep_best", "seed", "masked_tuning"),
 )
 
 
