@@ -115,7 +115,7 @@ class AdaptationOptions:
     )
     masked_tuning: bool = field(
         default=False,
-        metadata={"help": "Mask random tokens of half of the texts in training, for more faithful explanations."},
+        metadata={"help": "Mask random tokens of half of the texts in training, as explanations do."},
     )
     seeds: int = field(default=1, metadata={"help": "Number of training runs; the best one is kept."})
     search_trials: int = field(default=0, metadata={"help": "Number of hyperparameter search trials."})
