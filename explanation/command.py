@@ -134,4 +134,4 @@ def _write(output: Path, found: list[Explanation], maps: list[AttentionMap]) -> 
     for number, drawn in enumerate(maps):
         drawn.save(output / f"attention-{number:02}-layer-{drawn.layer}.png")
     rest = f", with pictures of the first {_PICTURES}" if len(found) > _PICTURES else ""
-    print(f"Saved {len(found):,} explanations in {output}{rest}.")
+    print(f"Saved {len(found):,} explanation{'s' * (len(found) != 1)} in {output}{rest}.")
