@@ -324,6 +324,22 @@ def serve(arguments: list[str]) -> Run:
     return run
 
 
+def explain(arguments: list[str]) -> Run:
+    """Say which words of texts a model goes by: a score for each word, and how faithful the scores are to the model."""
+    from .explanation.arguments import EXPLAIN, check_libraries
+
+    parsed = EXPLAIN.check(arguments)
+    check_libraries(parsed[1])
+
+    @_without_traceback
+    def run() -> None:
+        from .explanation.command import explain
+
+        explain(*parsed)
+
+    return run
+
+
 COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "quickstart": quickstart,
     "pretrain": pretrain,
@@ -336,6 +352,7 @@ COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "inspect": inspect,
     "embed": embed,
     "predict": predict,
+    "explain": explain,
     "index": index,
     "search": search,
     "serve": serve,

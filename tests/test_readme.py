@@ -37,7 +37,7 @@ FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\S[^\n]*)?\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
-ROOMS = "bulk|configuration|data|evaluation|export|hub|inference|quantization|search|serving|training"
+ROOMS = "bulk|configuration|data|evaluation|explanation|export|hub|inference|quantization|search|serving|training"
 PUBLIC = re.compile(rf"sequence_encoder(\.({ROOMS}))?")
 # The commands of the guides train large models on many texts. Here they train tiny ones for two steps.
 FEW_STEPS = ["--max_steps", "2", "--bf16", "False", "--use_cpu", "--disable_tqdm", "True"]

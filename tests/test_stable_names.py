@@ -142,6 +142,10 @@ def test_public_names_are_pinned() -> None:
             "evaluate",
             "match_label_shares",
         ],
+        "explanation": [
+            *("AttentionMap", "Explanation", "Faithfulness", "Neighbour", "attention_of", "explain"),
+            *("nearest_examples", "save"),
+        ],
         "export": ["ExportCheck", "ExportedEncoder", "export", "exported_pipeline", "to_jax"],
         "hub": ["Training", "model_card", "save_sentence_transformer"],
         "inference": ["QuestionAnsweringPipeline", "optimize_for_inference", "unpad_inputs"],

@@ -32,6 +32,7 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "calibrate": ("task", CALIBRATED_TASKS),
     "calibration_file": ("task", CALIBRATED_TASKS),
     "average_seeds": ("task", tuple(HEAD_TASKS)),
+    "masked_tuning": ("task", ("classification", "multi-label", "regression")),
     "eval_steps": ("eval_strategy", ("steps",)),
     "save_steps": ("save_strategy", ("steps",)),
 }
@@ -115,6 +116,10 @@ class AdaptationOptions:
     )
     class_weights: str = field(
         default="none", metadata={"help": "Class weights in the loss.", "choices": ["none", "balanced"]}
+    )
+    masked_tuning: bool = field(
+        default=False,
+        metadata={"help": "Mask random tokens of half of the texts in training, as explanations do."},
     )
     seeds: int = field(default=1, metadata={"help": "Number of training runs; the best one is kept."})
     average_seeds: bool = field(
@@ -205,7 +210,7 @@ _DETAILS = (
     ),
     *("warmup_steps", "weight_decay"),
     *("per_device_eval_batch_size", "eval_strategy", "save_strategy", "save_steps", "save_total_limit"),
-    *("logging_steps", "keep_best", "seed"),
+    *("logging_steps", "keep_best", "seed", "masked_tuning"),
 )
 
 

@@ -37,6 +37,7 @@ from ..encoders import card_fields_of, pooling_fields
 from ..hub_trainer import HubTrainer, training_of
 from .adapters import apply_tuning, check_adapter, record_adapter
 from .callbacks import BestWeights, callbacks_of
+from .masked_tuning import RandomMasks
 from .report import Evaluation, Results, adapter_card, complete, metrics_of
 from .run import Adaptation, AdaptationArguments
 from .tuning import TUNINGS
@@ -68,6 +69,8 @@ class HeadRecipe:
         self.rows = self.task.read(examples)
         if run.args.class_weights != "none" and run.model.task not in ("classification", "ner"):
             raise UsageError(f"--class_weights only supports classification and ner, got --task {run.model.task}.")
+        if run.args.masked_tuning and run.model.tuning == "adapter":
+            raise UsageError("--masked_tuning trains the encoder, which --tuning adapter does not.")
         if self.metric not in (allowed := (*self.task.metric_names, "loss")):
             raise UsageError(f"--metric_for_best_model must be one of {', '.join(allowed)}, got {self.metric}.")
         if run.args.average_seeds and run.model.tuning not in _AVERAGED:
@@ -168,7 +171,7 @@ class HeadRecipe:
             return HubTrainer(
                 **model,
                 args=args,
-                train_dataset=self.inputs["train"],
+                train_dataset=self._masked(self.inputs["train"]),
                 eval_dataset=self.inputs["validation"],
                 data_collator=self.collator,
                 processing_class=self.tokenizer,
@@ -179,6 +182,10 @@ class HeadRecipe:
         # `Trainer` and Accelerate raise these for arguments that they do not support.
         except (ValueError, ImportError) as error:
             raise UsageError(error) from error
+
+    def _masked(self, inputs: Any) -> Any:
+        """Return training examples that get masks as they are read, if the user wants masked tuning."""
+        return inputs.with_transform(RandomMasks(self.tokenizer)) if self.run.args.masked_tuning else inputs
 
     @property
     def max_length(self) -> int:
@@ -272,6 +279,8 @@ class HeadRecipe:
         kept = next((each for each in trainer.callback_handler.callbacks if isinstance(each, BestWeights)), None)
         if kept is not None and kept.epoch is not None:
             training.hyperparameters = {**training.hyperparameters, "weights kept": f"of epoch {kept.epoch:.4g}"}
+        if self.run.args.masked_tuning:
+            training.hyperparameters = {**training.hyperparameters, "masked tuning": "half of the texts"}
         return training
 
     def _training(self, results: Results) -> Training:

@@ -96,7 +96,7 @@ def _adapt(run: Adaptation) -> Results:
                 print(f"The run in {run.output.resolve()} is finished.")
             if args.should_save and args.push_to_hub:
                 push(run, model_files(run.output))
-            return Results(run.model.task, run.model.tuning)
+            return Results(run.model.task, run.model.tuning, run.args.masked_tuning)
         if args.resume and not resumed and args.should_save:
             print(f"--resume found no interrupted run for {run.output}; starting a new one.")
         with args.main_process_first(local=args.save_on_each_node, desc="preparing"):

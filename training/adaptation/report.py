@@ -81,6 +81,7 @@ class Results:
     Attributes:
         task: The name of the task.
         tuning: The tuning method.
+        masked: Whether half of the texts had masks in training.
         parameters: The number of parameters of the model.
         trained: The number of trained parameters.
         found: The hyperparameters that a search found.
@@ -98,6 +99,7 @@ class Results:
 
     task: str
     tuning: str
+    masked: bool = False
     parameters: int = 0
     trained: int = 0
     found: dict[str, Any] = field(default_factory=dict)
@@ -149,6 +151,7 @@ class Results:
         record = {
             "task": self.task,
             "tuning": self.tuning,
+            "masked_tuning": self.masked,
             "parameters": self.parameters,
             "trained_parameters": self.trained,
             "seconds": [round(result.seconds, 1) for result in self.trainings],

@@ -188,7 +188,7 @@ def search_storage(run: Adaptation) -> str:
 def finished(run: Adaptation) -> Results:
     """Read the results of the finished training runs of an interrupted adaptation."""
     file = run.scratch / _RESULTS
-    return Results.read(file) if file.exists() else Results(run.model.task, run.model.tuning)
+    return Results.read(file) if file.exists() else Results(run.model.task, run.model.tuning, run.args.masked_tuning)
 
 
 def record(run: Adaptation, results: Results) -> None:

@@ -1,0 +1,137 @@
+"""`sequence-encoder explain`: loads a model, explains texts, and prints and saves the explanations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..command_line import UsageError
+from ..configuration import TaskAdapterConfig
+from ..conversion.loading import load_or_convert
+from ..conversion.sidecar_files import folder_of, load_tokenizer
+from ..conversion.source_models import transformer_folder
+from ..modeling import TaskAdapter
+from .arguments import ExplainedTexts, ExplanationArguments
+from .attention_map import AttentionMap, attention_of
+from .explaining import iter_explain, paired
+from .explanation import Explanation, save
+from .neighbours import Neighbour, nearest_examples
+from .texts import read_columns
+
+_PAGE, _DATA = "explanations.html", "explanations.jsonl"
+# More pictures would take longer than the explanations.
+_PICTURES = 20
+
+
+def explain(texts: ExplainedTexts, options: ExplanationArguments) -> list[Explanation]:
+    """Run `sequence-encoder explain`.
+
+    Args:
+        texts: The model and the texts.
+        options: How to explain, and what to write.
+
+    Returns:
+        The explanations.
+
+    Raises:
+        UsageError: If a file cannot be read, or the output folder must not be written.
+        ValueError: If the model cannot explain the texts. Nothing is written then.
+    """
+    output = None if options.output_dir is None else Path(options.output_dir)
+    if output is not None:
+        _check_output(output, options.overwrite)
+    pairs = _read(texts)
+    examples = None
+    if options.examples is not None:
+        examples = read_columns(options.examples, "examples", [texts.text_column, options.label_column], texts.encoding)
+    model, tokenizer = _load(texts)
+    near: list[list[Neighbour]] = [[] for _ in pairs]
+    if examples is not None:
+        known, labels = (list(column) for column in zip(*examples, strict=True))
+        near = nearest_examples(model, tokenizer, [pair[0] for pair in pairs], known, labels)
+    chosen: dict[str, Any] = {
+        name: getattr(options, name) for name in ("target", "method", "removal", "samples", "seed")
+    }
+    chosen |= {"max_length": texts.max_length, "max_tokens": texts.max_tokens}
+    found: list[Explanation] = []
+    for pair, explanations, neighbours in zip(
+        pairs, iter_explain(model, tokenizer, pairs, **chosen), near, strict=True
+    ):
+        print("\n".join(pair))
+        if not explanations:
+            print("The model finds no entity.")
+        for each in explanations:
+            print(each.table(options.top_words))
+        for neighbour in neighbours:
+            print(f"near: {neighbour.cosine:.3f} {neighbour.label}: {neighbour.text}")
+        print(flush=True)
+        found += explanations
+    if len(found) > 1:
+        better = sum(each.faithfulness is not None and each.faithfulness.better_than_random for each in found)
+        print(f"{better:,} of {len(found):,} explanations are more faithful than random orders of words.")
+    if output is not None:
+        maps = [attention_of(model, tokenizer, *pair, layer=k) for pair in pairs[:_PICTURES] for k in options.attention]
+        _write(output, found, maps)
+    return found
+
+
+def _read(texts: ExplainedTexts) -> list[tuple[str, ...]]:
+    if texts.file is None:
+        return paired(str(texts.text), texts.text_pair)
+    columns = [texts.text_column, *([] if texts.text_pair_column is None else [texts.text_pair_column])]
+    rows = read_columns(texts.file, "file", columns, texts.encoding, texts.delimiter)
+    try:
+        return paired(*([row[index] for row in rows] for index in range(len(columns))))
+    except ValueError as error:
+        raise UsageError(f"--file {texts.file}: {error}") from error
+
+
+def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
+    try:
+        device = torch.device(texts.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"--device {texts.device}: {str(error).partition(chr(10))[0]}") from error
+    folder = folder_of(texts.model)  # Its error names the model.
+    place = str(transformer_folder(folder))
+    model: Any = TaskAdapter.from_pretrained(place) if _is_adapter(place) else load_or_convert(texts.model)
+    tokenizer = load_tokenizer(place, model)
+    if tokenizer is None:
+        raise UsageError(f"{texts.model} has no tokenizer.")
+    return model.to(device).eval(), tokenizer
+
+
+def _is_adapter(folder: str) -> bool:
+    content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    return content.get("model_type") == TaskAdapterConfig.model_type
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise UsageError(f"--output_dir {output} is a file; choose another folder.")
+    if not any(output.iterdir()):
+        return
+    if not (output / _DATA).is_file():
+        raise UsageError(f"--output_dir {output} contains other files; choose another folder.")
+    if not overwrite:
+        raise UsageError(f"--output_dir {output} contains explanations; choose another folder, or pass --overwrite.")
+
+
+def _write(output: Path, found: list[Explanation], maps: list[AttentionMap]) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    for old in output.glob("*.png"):
+        old.unlink()
+    save(found, output / _PAGE)
+    save(found, output / _DATA)
+    for number, each in enumerate(found[:_PICTURES]):
+        each.save(output / f"explanation-{number:02}.png")
+    for number, drawn in enumerate(maps):
+        drawn.save(output / f"attention-{number:02}-layer-{drawn.layer}.png")
+    rest = f", with pictures of the first {_PICTURES}" if len(found) > _PICTURES else ""
+    print(f"Saved {len(found):,} explanation{'s' * (len(found) != 1)} in {output}{rest}.")

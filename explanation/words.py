@@ -1,0 +1,150 @@
+"""Splits texts into the words that an explanation is about, whatever pieces the tokenizer makes of them.
+
+Shapes: L tokens of a row, W words of a request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+# Marks the tokens that belong to no word: special tokens and the tokens of a prompt.
+NO_WORD = -1
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a text.
+
+    Attributes:
+        text: The word as the text has it.
+        source: 0 if it is a word of the text, 1 if it is one of the second text.
+        start: The index of its first character in that text.
+        end: The index after its last character.
+    """
+
+    text: str
+    source: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """The tokens of one input of the model.
+
+    Attributes:
+        ids: The ids of L tokens.
+        types: Their segments; None if the tokenizer has none.
+        words: For each token, the index of its word among the W words of the request, or `NO_WORD`.
+        cut: Whether the text was truncated.
+    """
+
+    ids: tuple[int, ...]
+    types: tuple[int, ...] | None
+    words: tuple[int, ...]
+    cut: bool = False
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a tokenizer tells which characters its tokens come from.
+
+    Raises:
+        ValueError: If it is a slow tokenizer, which does not.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(f"tokenizer must be a fast tokenizer, which knows words, got a {type(tokenizer).__name__}.")
+
+
+def row_of(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int | None,
+    first: int = 0,
+    source: int = 0,
+    prompt: str = "",
+) -> tuple[Row, list[Word]]:
+    """Tokenize a text, or two texts that the model reads together, and find their words.
+
+    A word is what the tokenizer splits before it makes pieces. Tokenizers that do not split texts at spaces, such as
+    some of SentencePiece, get words that end at spaces.
+
+    Args:
+        tokenizer: A fast tokenizer. A mask token in a text is a special token, and so no word.
+        texts: One or two texts.
+        max_length: The number of tokens to truncate to, or None.
+        first: The index of the first word.
+        source: The number of the first text in the request.
+        prompt: A text to put before the first text. Its tokens belong to no word.
+
+    Returns:
+        The row, and the words.
+    """
+    texts = [prompt + texts[0], *texts[1:]]
+    options: dict[str, Any] = {"truncation": max_length is not None, "max_length": max_length}
+    encoded = tokenizer(*texts, **options, return_offsets_mapping=True, return_special_tokens_mask=True)
+    ids = encoded["input_ids"]
+    cut = max_length is not None and len(ids) >= max_length and _is_longer(tokenizer, texts, len(ids))
+    types = tuple(encoded["token_type_ids"]) if "token_type_ids" in encoded else None
+    groups: dict[tuple[int, int | None, int], int] = {}
+    spans: list[tuple[int, int, int]] = []
+    words: list[int] = []
+    spaces: list[int] = []
+    parts = encoded.sequence_ids()
+    # A word that the vocabulary lacks is a word.
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    for place, (token, part, word) in enumerate(zip(ids, parts, encoded.word_ids(), strict=True)):
+        start, end = encoded["offset_mapping"][place]
+        if part is None or token in special or start == end or (part == 0 and end <= len(prompt)):
+            words.append(NO_WORD)
+            continue
+        text = texts[part]
+        # Some tokenizers count the space before a word.
+        start += len(text[start:]) - len(text[start:].lstrip())
+        if start >= end:
+            spaces.append(place)
+            words.append(NO_WORD)
+            continue
+        key = (part, word, len(re.findall(r"\s+", text[:start])))
+        if key not in groups:
+            groups[key] = len(spans)
+            spans.append((part, start, end))
+        index = groups[key]
+        spans[index] = (part, min(spans[index][1], start), max(spans[index][2], end))
+        words.append(first + index)
+        # Tokens of spaces alone belong to the word after them.
+        for space in spaces:
+            if parts[space] == part:
+                words[space] = first + index
+        spaces.clear()
+    found = []
+    for part, start, end in spans:
+        shift = len(prompt) if part == 0 else 0
+        found.append(Word(texts[part][start:end], source + part, start - shift, end - shift))
+    return Row(tuple(ids), types, tuple(words), cut), found
+
+
+def _is_longer(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int) -> bool:
+    return len(tokenizer(*texts, verbose=False)["input_ids"]) > length
+
+
+def without_words(row: Row, kept: Sequence[bool], mask_id: int | None) -> Row:
+    """Return a copy of a row without some of its words.
+
+    Args:
+        row: The row.
+        kept: For each of the W words of the request, whether the copy has it.
+        mask_id: The token to put in the place of each removed token; None to leave out removed tokens.
+    """
+    if mask_id is not None:
+        ids = tuple(
+            token if word == NO_WORD or kept[word] else mask_id for token, word in zip(row.ids, row.words, strict=True)
+        )
+        return Row(ids, row.types, row.words)
+    places = [place for place, word in enumerate(row.words) if word == NO_WORD or kept[word]]
+    types = None if row.types is None else tuple(row.types[place] for place in places)
+    return Row(tuple(row.ids[p] for p in places), types, tuple(row.words[p] for p in places))
