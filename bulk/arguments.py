@@ -86,7 +86,17 @@ class VectorArguments:
         },
     )
 
+    vectors: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Kinds of vectors to write for a model that gives several in one pass, such as BGE-M3: some of "
+            "dense, sparse and token, separated by commas. The default is dense."
+        },
+    )
+
     def __post_init__(self) -> None:
+        given = [self.vectors] if isinstance(self.vectors, str) else self.vectors
+        self.vectors = [kind.strip() for part in given for kind in part.split(",") if kind.strip()]
         _check_least(self, truncate_dim=1)
         if self.prompt is not None and self.prompt_name is not None:
             raise UsageError("--prompt and --prompt_name are mutually exclusive; leave one of them out.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,8 @@ from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import transformer_folder
 from ..export import ExportedEncoder
 from ..inference import optimize_for_inference
-from ..inference.text_vectors import TextVectors
+from ..inference.retrieval_vectors import retrieval_vectors
+from ..inference.text_vectors import DENSE, TextVectors
 from ..inference.vector_kinds import text_vectors_of
 from ..modeling import SequenceEncoderForSequenceClassification, SequenceEncoderPreTrainedModel
 from .processes import local_rank
@@ -93,14 +95,24 @@ def load_classifier(
     return model, tokenizer_of(name, model), prepare(model, device, precision)
 
 
-def kind_of(name: str) -> type[TextVectors] | None:
+def kind_of(name: str, vectors: Sequence[str] = ()) -> type[TextVectors] | None:
     """Return the class for the vectors that a model gives, or None if it is one dense vector for a text.
+
+    Args:
+        name: A folder or a Hub id.
+        vectors: The kinds of vectors that the user asked for, if the model gives several; none for the default.
 
     Raises:
         FileNotFoundError: If there is no such model.
-        ValueError: If its folder has modules that are not supported.
+        UsageError: If it gives other vectors.
+        ValueError: If its folder has modules that are not supported, or a kind does not exist.
     """
-    return None if is_exported(name) else text_vectors_of(folder_of(name))
+    found = None if is_exported(name) else text_vectors_of(folder_of(name))
+    if found is None:
+        return None if [*vectors] in ([], [DENSE]) else retrieval_vectors(vectors)
+    if vectors and tuple(vectors) != found.kinds:
+        raise UsageError(f"{name} gives {' and '.join(found.kinds)} vectors, and not {' and '.join(vectors)}.")
+    return found
 
 
 def load_text_vectors(

@@ -47,7 +47,9 @@ def index(model: ModelArguments, corpus: TextArguments, options: IndexArguments,
         model.model = str(Path(model.model).resolve())
     if corpus.text_column == rows.id_column:
         raise UsageError(f"--id_column {rows.id_column} is the column of the texts; choose another one.")
-    kind = kind_of(model.model)
+    if len(options.vectors) > 1:
+        raise UsageError(f"--vectors {','.join(options.vectors)}: an index has vectors of one kind; name one of them.")
+    kind = kind_of(model.model, options.vectors)
     columns = [VECTORS] if kind is None else [COLUMNS[each].name for each in kind.kinds]
     if corpus.text_column in ("id", *columns):
         raise UsageError(

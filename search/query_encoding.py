@@ -40,7 +40,9 @@ def load_query_encoding(
         UsageError: If its vectors are of another kind or size.
         ValueError: If it cannot be loaded.
     """
-    kind, kinds = kind_of(name), facts.get("vectors", [DENSE])
+    kinds = facts.get("vectors", [DENSE])
+    # Only a model that gives dense vectors by default may give others.
+    kind = kind_of(name) or kind_of(name, kinds)
     if kinds != ([DENSE] if kind is None else list(kind.kinds)):
         raise UsageError(f"{name} does not have {' and '.join(kinds)} vectors, as the index does.")
     if kind is None:

@@ -1,0 +1,82 @@
+"""`embed` and `index` with the dense, sparse and multi-vector representations of BGE-M3."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("lancedb", reason="needs the extra search")
+pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra embed")
+pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
+
+from transformers import AutoTokenizer  # noqa: E402
+
+from sequence_encoder import SequenceEncoderForRetrieval  # noqa: E402
+from sequence_encoder.bulk import embed_corpus  # noqa: E402
+from sequence_encoder.command_line import UsageError  # noqa: E402
+from sequence_encoder.search import SearchIndex, index_corpus  # noqa: E402
+from sequence_encoder.tests.stand_ins import STAND_INS  # noqa: E402
+
+TEXTS = ["a cat of the cat", "the text of the software", "dog", "a model"]
+COLUMNS = {"dense": "embedding", "sparse": "sparse_embedding", "token": "token_embeddings"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "bge-m3"
+    STAND_INS["bge-m3"].build(folder)
+    rows = [{"text": text} for text in (*TEXTS, None)]
+    (folder.parent / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> dict[str, Any]:
+    model = SequenceEncoderForRetrieval.from_pretrained(folder)
+    return model.encode_multi(TEXTS, AutoTokenizer.from_pretrained(folder))
+
+
+@pytest.mark.parametrize("kinds", [["dense", "sparse", "token"], ["token", "sparse"], ["dense"], []])
+def test_embed_writes_the_kinds_that_are_asked_for(
+    folder: Path, expected: dict[str, Any], tmp_path: Path, kinds: list[str]
+) -> None:
+    options = {"precision": "float32", "vectors": ",".join(kinds)}
+    embed_corpus(folder, folder.parent / "texts.jsonl", tmp_path, **options)
+    (file,) = tmp_path.glob("*.parquet")
+    rows = pq.read_table(file).to_pylist()
+    assert set(rows[0]) == {"id", *(COLUMNS[kind] for kind in kinds or ["dense"])}
+    assert {name for name, value in rows[-1].items() if value is not None} == {"id"}
+    for index, row in enumerate(rows[:-1]):
+        if "embedding" in row:
+            np.testing.assert_allclose(row["embedding"], expected["dense_vecs"][index], atol=1e-5)
+        if "sparse_embedding" in row:
+            weights = {int(token): weight for token, weight in expected["lexical_weights"][index].items()}
+            assert row["sparse_embedding"]["indices"] == sorted(weights)
+            values = [weights[token] for token in sorted(weights)]
+            np.testing.assert_allclose(row["sparse_embedding"]["values"], values, atol=1e-4)
+        if "token_embeddings" in row:
+            np.testing.assert_allclose(row["token_embeddings"], expected["colbert_vecs"][index], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "token"])
+def test_an_index_of_one_kind_finds_the_text_itself(folder: Path, tmp_path: Path, kind: str) -> None:
+    index_corpus(folder, folder.parent / "texts.jsonl", tmp_path, precision="float32", vectors=kind)
+    hits = SearchIndex(tmp_path).search(TEXTS[1], limit=2, mode="vector")
+    assert hits[0].text == TEXTS[1]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        ("dense,other", "vectors must be some of dense, sparse, token, got other"),
+        ("dense,sparse", "of one kind"),
+    ],
+)
+def test_kinds_that_do_not_exist_or_fit_are_refused(folder: Path, tmp_path: Path, vectors: str, message: str) -> None:
+    run: Any = embed_corpus if "other" in vectors else index_corpus
+    with pytest.raises((UsageError, ValueError), match=message):
+        run(folder, folder.parent / "texts.jsonl", tmp_path / "out", vectors=vectors)
