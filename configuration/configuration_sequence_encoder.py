@@ -310,9 +310,9 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
                 "classes, or convert it with `sequence-encoder convert`."
             )
         if cls.install_pipelines is not None:
-            named = config_dict.get("custom_pipelines") or {}
-            others = without_calibrated_pipelines(named)
-            cls.install_pipelines(len(others) < len(named))
+            named = config_dict.get("custom_pipelines")
+            others = without_calibrated_pipelines(named) if isinstance(named, dict) else named
+            cls.install_pipelines(others != named)
             if others != named:
                 config_dict = {**config_dict, "custom_pipelines": others}
         # Transformers handles `dtype`, which may be "auto" here but not in a field, and `label2id`, which `num_labels`
