@@ -32,6 +32,7 @@ class EvaluationArguments:
         default_factory=list,
         metadata={
             "help": "Other models with the same labels, such as those of other seeds, for their agreement.",
+            "metavar": "MODEL",
             "action": AddValues,
         },
     )
@@ -66,10 +67,14 @@ class EvaluationArguments:
         self.shares: dict[str, float] = {}
         for given in self.label_shares:
             name, _, share = given.rpartition("=")
+            if name in self.shares:
+                raise UsageError(f"--label_shares must have each label once, got {name} twice.")
             try:
                 self.shares[name] = float(share)
             except ValueError:
                 raise UsageError(f"--label_shares must be LABEL=SHARE, such as positive=0.7, got {given!r}.") from None
+        if self.matched_dir is not None and os.path.realpath(self.matched_dir) == os.path.realpath(self.output_dir):
+            raise UsageError(f"--matched_dir and --output_dir must be different folders, got {self.matched_dir} twice.")
         for name, least in (("max_length", 1), ("bootstrap_samples", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -103,7 +108,7 @@ class EvaluationFiles(ExampleArguments):
         self.paths: dict[str, str] = {}
         for given in self.file:
             name, equals, path = given.partition("=")
-            if not equals:
+            if not equals or os.path.exists(given):
                 name, path = os.path.basename(given).partition(".")[0], given
             name, path = name.strip(), os.path.expanduser(path)
             if not name or not path:

@@ -128,6 +128,13 @@ def test_the_command_writes_a_report_that_escapes_texts(
     classify = pipeline("text-classification", model="matched")
     labels = [classify(json.loads(line)["text"])[0]["label"] for line in Path("new.jsonl").read_text().splitlines()]
     assert labels.count("red") == pytest.approx(6, abs=2)
+    with pytest.raises(SystemExit, match="--matched_dir needs --label_shares, because new has no labels"):
+        main(
+            ["evaluate", "model", "--file", "new.jsonl", "--output_dir", "other", *matched[:1], "m", matched[2], "new"]
+        )
+    with pytest.raises(SystemExit, match="--label_shares must have the labels red, green, blue, got red, green"):
+        main([*command[:-1], "other", *matched[:1], "m", *matched[2:-1]])
+    assert not Path("other").exists()
 
 
 ROW = {"text": "red cat", "label": "red"}
@@ -137,7 +144,8 @@ OTHER = {"text": "blue cat", "label": "blue"}
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "at least one file, got none"),
+        ([ROW], "at least one file to its rows, got a list"),
+        ({}, "at least one file to its rows, got none"),
         ({"home": []}, "home has no examples"),
         ({" ": [ROW, OTHER]}, "each file needs a name, such as home, got ' '"),
         ({"home": [ROW, ROW]}, "home, the first file, must have at least two different labels .* the label red"),
@@ -197,8 +205,17 @@ def test_models_that_cannot_be_evaluated_are_refused(encoder: Path) -> None:
             ["--file", "a=x.csv", "--matched_dir", "m", "--match_file", "a", "--label_shares", "b=x"],
             "--label_shares must be LABEL=SHARE, such as positive=0.7, got 'b=x'",
         ),
+        (
+            ["--file", "a=x.csv", "--matched_dir", "m", "--match_file", "a", "--label_shares", "b=0.5", "b=0.5"],
+            "--label_shares must have each label once, got b twice",
+        ),
         (["--file", "nowhere.csv"], "--file nowhere.csv: there is no such file"),
         (["--file", "empty.csv"], "--file empty.csv is empty"),
+        (["--file", "a=b.csv"], "--file a=b.csv is empty"),
+        (
+            ["--file", "a=x.csv", "--matched_dir", "./report", "--match_file", "a"],
+            "--matched_dir and --output_dir must be different folders, got ./report twice",
+        ),
     ],
 )
 def test_bad_options_are_refused(
@@ -206,5 +223,6 @@ def test_bad_options_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty.csv").touch()
+    Path("a=b.csv").touch()
     with pytest.raises(SystemExit, match=message):
         main(["evaluate", "model", "--output_dir", "report", *options])
