@@ -14,6 +14,7 @@ from typing import Any
 
 from ..saving.whole_folders import write_atomically
 from . import charts
+from .charts import shortened
 from .findings import FileEvaluation, Findings
 
 JSON, PAGE = "evaluation.json", "report.html"
@@ -25,6 +26,8 @@ _RIGHT = {
     "ner": "share of right tags",
     "qa": "share of exact answers",
 }
+# More characters of a text would hide the others.
+_SHOWN = 500
 # A p-value below this counts as a difference.
 _LEVEL = 0.05
 _ESTIMATES = {
@@ -202,7 +205,7 @@ def _section(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
         parts += [
             _texts("The texts that are the most unlike home", shift.texts),
             _texts("The texts at home that are the most unlike these", shift.home_texts),
-            f"<p><b>Words of {_safe(each.name)}:</b> {_words(shift.words)}. "
+            f"<p><b>Words of <bdi>{_safe(each.name)}</bdi>:</b> {_words(shift.words)}. "
             f"<b>Words of home:</b> {_words(shift.home_words)}.</p>",
         ]
     return f"<section>{''.join(parts)}</section>"
@@ -264,9 +267,11 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _texts(title: str, texts: Iterable[tuple[str, float]]) -> str:
-    items = "".join(f"<li>{_safe(text)} <small>{value:.2f}</small></li>" for text, value in texts)
+    items = "".join(
+        f"<li><bdi>{_safe(shortened(text, _SHOWN))}</bdi> <small>{value:.2f}</small></li>" for text, value in texts
+    )
     return f"<details><summary>{_safe(title)}</summary><ol>{items}</ol></details>"
 
 
 def _words(words: Iterable[tuple[str, float]]) -> str:
-    return ", ".join(f"{_safe(word)} <small>{value:.1f}</small>" for word, value in words) or "none"
+    return ", ".join(f"<bdi>{_safe(word)}</bdi> <small>{value:.1f}</small>" for word, value in words) or "none"

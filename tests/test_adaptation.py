@@ -277,9 +277,10 @@ def test_a_resumed_run_averages_the_weights_of_further_seeds_too(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(recipe, "load_average", count)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="Interrupted"):
+    with monkeypatch.context() as patch:
         patch.setattr(recipe, "plot_confusion", interrupt)
-        run("classification", encoder, tmp_path / "out", seeds=2, **options)
+        with pytest.raises(KeyboardInterrupt, match="Interrupted"):
+            run("classification", encoder, tmp_path / "out", seeds=2, **options)
     run("classification", encoder, tmp_path / "out", seeds=3, resume=True, **options)
     assert averaged == [2, 3]
 

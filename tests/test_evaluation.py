@@ -95,7 +95,7 @@ def test_the_command_writes_a_report_that_escapes_texts(
     model_of(encoder, "classification").save_pretrained("model")
     AutoTokenizer.from_pretrained(encoder).save_pretrained("model")
     for name, rows in files_of("classification").items():
-        rows = [{**row, "text": f"<script>alert(1)</script> {row['text']}"} for row in rows]
+        rows = [{**row, "text": f"<script>alert(1)</script> {row['text']} {'x' * 600}"} for row in rows]
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["evaluate", "model", "--file", "home=home.jsonl", "<i>=away.jsonl", "--file", "<b>=new.jsonl"]
     command += ["--bootstrap_samples", "5", "--output_dir", "report"]
@@ -106,7 +106,9 @@ def test_the_command_writes_a_report_that_escapes_texts(
     assert [file["name"] for file in found["files"]] == ["home", "<i>", "<b>"]
     page = Path("report/report.html").read_text()
     assert "<script" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<bdi>&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "x" * 400 in page
+    assert "x" * 500 not in page
     assert "<b></h2>" not in page
     assert "<i>" not in page
     assert "<u>" not in charts.bars(["<u>"], {"<u>": [0.5]})
@@ -135,6 +137,14 @@ def test_the_command_writes_a_report_that_escapes_texts(
     with pytest.raises(SystemExit, match="--label_shares must have the labels red, green, blue, got red, green"):
         main([*command[:-1], "other", *matched[:1], "m", *matched[2:-1]])
     assert not Path("other").exists()
+
+
+def test_every_line_of_a_chart_has_its_colour_and_its_name_below() -> None:
+    chart = charts.curves({f"file {index}": [(0, 0), (1, 1)] for index in range(10)})
+    assert len(set(re.findall(r'stroke="([^"]+)" stroke-width', chart))) == 10
+    places = [int(place) for place in re.findall(r'y="(\d+)">file', chart)]
+    (height,) = map(int, re.findall(r'viewBox="0 0 \d+ (\d+)"', chart))
+    assert charts.HEIGHT < places[0] < places[-1] < height
 
 
 ROW = {"text": "red cat", "label": "red"}
