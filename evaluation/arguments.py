@@ -47,9 +47,11 @@ class EvaluationArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace a report in the folder."})
     matched_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder for a copy of the classifier that gives the labels of --match_file their shares."},
+        metadata={"help": "Folder for a copy of the classifier that gives --match_file its labels in --label_shares."},
     )
-    match_file: str | None = field(default=None, metadata={"help": "Name of the file for --matched_dir."})
+    match_file: str | None = field(
+        default=None, metadata={"help": "Name, as in --file, of the texts that --matched_dir is for."}
+    )
     label_shares: list[str] = field(
         default_factory=list,
         metadata={
@@ -126,8 +128,8 @@ class EvaluationFiles(ExampleArguments):
 
 EVALUATE = CommandLine(
     "evaluate",
-    "Measure a model on files, and say whether the others have shifted from the first one, and how often the model is\n"
-    "right about those without labels.",
+    "Measure a model on files, test whether the others have shifted from the first one, and estimate how often the\n"
+    "model is right where there are no labels.",
     "adapted --file home=movies.csv away=tweets.csv --output_dir report",
     (EvaluationArguments, EvaluationFiles),
     positional=("model",),

@@ -1,4 +1,4 @@
-"""Corrects classifiers whose texts have shifted, without labels, by the bias of their labels.
+"""Corrects classifiers for texts that have shifted, without labelled texts, by the bias of each label.
 
 Shapes: N texts, C classes.
 """
@@ -22,7 +22,7 @@ _TINY = 1e-12
 
 
 def matching_bias(probabilities: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Return what to add to the logits (C,), so that each label is the most likely one of its share of the texts.
+    """Return what to add to the logits (C,), so that each label is the most likely one for its share of the texts.
 
     Args:
         probabilities: (N, C).
@@ -65,7 +65,7 @@ def correct_label_shift(model: Any, before: Any, shares: Any) -> None:
 def match_label_shares(
     model: Any, tokenizer: Any, texts: Sequence[Any], shares: Any, max_length: int | None = None
 ) -> None:
-    """Change the bias of a classifier, so that it gives each label to its share of texts like these.
+    """Change the bias of a classifier, so that it gives each label to a given share of texts like these.
 
     It helps where texts have shifted so that a model prefers some labels, and needs no labelled texts, only their
     shares. A few dozen labelled texts are enough to know these better than a model does. Save the model to keep the

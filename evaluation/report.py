@@ -222,7 +222,7 @@ def in_words(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
         said.append(f"{verdict}: {told} (p {_equals(shift.p_value)}).")
     if (labels := each.label_shift) is not None:
         if labels.p_value >= _LEVEL:
-            said.append(f"The model gives the labels as often as at home (p {_equals(labels.p_value)}).")
+            said.append(f"No shift of the labels was found (p {_equals(labels.p_value)}).")
         elif labels.fit >= _LEVEL:
             said.append(
                 f"The shares of the labels have shifted (p {_equals(labels.p_value)}), which explains the scores of "
@@ -238,7 +238,7 @@ def in_words(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
         true = f"; with labels, it is {each.right}" if each.right is not None else ""
         low, high = min(each.estimates.values()), max(each.estimates.values())
         said.append(
-            f"The {_RIGHT[evaluation.task]} that is estimated without labels is {each.estimate:.3f} (all estimates: "
+            f"The {_RIGHT[evaluation.task]}, estimated without labels, is {each.estimate:.3f} (all estimates: "
             f"{low:.3f} to {high:.3f}){true}."
         )
     return " ".join(said)
