@@ -32,6 +32,7 @@ class EvaluationArguments:
         default_factory=list,
         metadata={
             "help": "Other models with the same labels, such as those of other seeds, for their agreement.",
+            "metavar": "MODEL",
             "action": AddValues,
         },
     )
@@ -46,9 +47,11 @@ class EvaluationArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace a report in the folder."})
     matched_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder for a copy of the classifier that gives the labels of --match_file their shares."},
+        metadata={"help": "Folder for a copy of the classifier that gives --match_file its labels in --label_shares."},
     )
-    match_file: str | None = field(default=None, metadata={"help": "Name of the file for --matched_dir."})
+    match_file: str | None = field(
+        default=None, metadata={"help": "Name, as in --file, of the texts that --matched_dir is for."}
+    )
     label_shares: list[str] = field(
         default_factory=list,
         metadata={
@@ -66,10 +69,14 @@ class EvaluationArguments:
         self.shares: dict[str, float] = {}
         for given in self.label_shares:
             name, _, share = given.rpartition("=")
+            if name in self.shares:
+                raise UsageError(f"--label_shares must have each label once, got {name} twice.")
             try:
                 self.shares[name] = float(share)
             except ValueError:
                 raise UsageError(f"--label_shares must be LABEL=SHARE, such as positive=0.7, got {given!r}.") from None
+        if self.matched_dir is not None and os.path.realpath(self.matched_dir) == os.path.realpath(self.output_dir):
+            raise UsageError(f"--matched_dir and --output_dir must be different folders, got {self.matched_dir} twice.")
         for name, least in (("max_length", 1), ("bootstrap_samples", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -103,7 +110,7 @@ class EvaluationFiles(ExampleArguments):
         self.paths: dict[str, str] = {}
         for given in self.file:
             name, equals, path = given.partition("=")
-            if not equals:
+            if not equals or os.path.exists(given):
                 name, path = os.path.basename(given).partition(".")[0], given
             name, path = name.strip(), os.path.expanduser(path)
             if not name or not path:
@@ -121,8 +128,8 @@ class EvaluationFiles(ExampleArguments):
 
 EVALUATE = CommandLine(
     "evaluate",
-    "Measure a model on files, and say whether the others have shifted from the first one, and how often the model is\n"
-    "right about those without labels.",
+    "Measure a model on files, test whether the others have shifted from the first one, and estimate how often the\n"
+    "model is right where there are no labels.",
     "adapted --file home=movies.csv away=tweets.csv --output_dir report",
     (EvaluationArguments, EvaluationFiles),
     positional=("model",),

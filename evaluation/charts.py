@@ -5,11 +5,13 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 
-_WIDTH, _HEIGHT = 320, 240
+_WIDTH, HEIGHT = 320, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 16, 8, 34
+_LINE = 14
+# Colours of the page; further lines, points and bars have other hues.
 _COLORS = 6
 _SHOWN_LABELS = 12
-_LONGEST_NAME = 18
+_LONGEST_NAME = 45
 
 
 def reliability(bins: Sequence[Mapping[str, float]]) -> str:
@@ -28,14 +30,10 @@ def reliability(bins: Sequence[Mapping[str, float]]) -> str:
 
 
 def curves(named: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Draw a curve for each name, with a legend."""
+    """Draw a curve for each name."""
     top = max(y for points in named.values() for _, y in points) or 1.0
-    marks = []
-    for index, (name, points) in enumerate(named.items()):
-        color = _color(index)
-        marks.append(_line([(x, y / top) for x, y in points], color))
-        marks.append(_legend(index, name, color))
-    return _chart(marks, "coverage", "risk", top)
+    marks = [_line([(x, y / top) for x, y in points], _color(index)) for index, points in enumerate(named.values())]
+    return _chart(marks, "coverage", "risk", top, names=list(named))
 
 
 def pairs(rows: Sequence[tuple[str, float, float]]) -> str:
@@ -49,15 +47,13 @@ def pairs(rows: Sequence[tuple[str, float, float]]) -> str:
         x, y = _place((true - low) / span, (estimate - low) / span)
         said = html.escape(f"{name}: true {true:.3f}, estimated {estimate:.3f}")
         marks.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{_color(index)}"><title>{said}</title></circle>')
-        marks.append(_legend(index, name, _color(index)))
-    return _chart(marks, "true", "estimated", 1.0, low, low)
+    return _chart(marks, "true", "estimated", 1.0, low, low, [name for name, _, _ in rows])
 
 
 def bars(labels: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
     """Draw bars for the first labels, one for each series."""
     labels = labels[:_SHOWN_LABELS]
-    # A third more than the highest bar, for the legend.
-    top = 4 / 3 * max(value for values in series.values() for value in values[: len(labels)]) or 1.0
+    top = max(value for values in series.values() for value in values[: len(labels)]) or 1.0
     step = (_WIDTH - _LEFT - _RIGHT) / len(labels)
     width = 0.8 * step / len(series)
     marks = []
@@ -67,29 +63,39 @@ def bars(labels: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
             x = _LEFT + place * step + 0.1 * step + index * width
             said = html.escape(f"{label}, {name}: {value:.3f}")
             marks.append(
-                f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{_HEIGHT - _BOTTOM - y:.1f}" '
+                f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{HEIGHT - _BOTTOM - y:.1f}" '
                 f'fill="{_color(index)}"><title>{said}</title></rect>'
             )
-        marks.append(_legend(index, name, _color(index)))
-    names = [
-        f'<text x="{_LEFT + (place + 0.5) * step:.1f}" y="{_HEIGHT - 20}" text-anchor="middle">'
-        f"{html.escape(_short(label, max(3, int(step / 7))))}</text>"
+    under = [
+        f'<text x="{_LEFT + (place + 0.5) * step:.1f}" y="{HEIGHT - 20}" text-anchor="middle">'
+        f"{html.escape(shortened(label, max(3, int(step / 7))))}</text>"
         for place, label in enumerate(labels)
     ]
-    return _frame([*_ticks(top, 0.0, vertical=True), *marks, *names])
+    return _frame([*_ticks(top, 0.0, vertical=True), *marks, *under], list(series))
 
 
-def _chart(marks: Sequence[str], across: str, up: str, top: float = 1.0, bottom: float = 0.0, left: float = 0.0) -> str:
+def _chart(
+    marks: Sequence[str],
+    across: str,
+    up: str,
+    top: float = 1.0,
+    bottom: float = 0.0,
+    left: float = 0.0,
+    names: Sequence[str] = (),
+) -> str:
     titles = [
-        f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{_HEIGHT - 4}" text-anchor="middle">{across}</text>',
-        f'<text x="10" y="{(_TOP + _HEIGHT - _BOTTOM) / 2:.0f}" text-anchor="middle" '
-        f'transform="rotate(-90 10 {(_TOP + _HEIGHT - _BOTTOM) / 2:.0f})">{up}</text>',
+        f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">{across}</text>',
+        f'<text x="10" y="{(_TOP + HEIGHT - _BOTTOM) / 2:.0f}" text-anchor="middle" '
+        f'transform="rotate(-90 10 {(_TOP + HEIGHT - _BOTTOM) / 2:.0f})">{up}</text>',
     ]
-    return _frame([*_ticks(top, bottom, vertical=True), *_ticks(1.0, left, vertical=False), *marks, *titles])
+    return _frame([*_ticks(top, bottom, vertical=True), *_ticks(1.0, left, vertical=False), *marks, *titles], names)
 
 
-def _frame(parts: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(parts)}</svg>'
+def _frame(parts: Sequence[str], names: Sequence[str]) -> str:
+    """Return a picture of the parts, with a legend of the names below."""
+    height = HEIGHT + _LINE * len(names)
+    legend = (_legend(index, name) for index, name in enumerate(names))
+    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img">{"".join((*parts, *legend))}</svg>'
 
 
 def _ticks(top: float, bottom: float, vertical: bool) -> list[str]:
@@ -109,7 +115,7 @@ def _ticks(top: float, bottom: float, vertical: bool) -> list[str]:
 
 def _place(x: float, y: float) -> tuple[float, float]:
     """Return the point of the picture for a point of the unit square."""
-    return _LEFT + x * (_WIDTH - _LEFT - _RIGHT), _TOP + (1 - y) * (_HEIGHT - _TOP - _BOTTOM)
+    return _LEFT + x * (_WIDTH - _LEFT - _RIGHT), _TOP + (1 - y) * (HEIGHT - _TOP - _BOTTOM)
 
 
 def _line(points: Sequence[tuple[float, float]], color: str, dashed: bool = False) -> str:
@@ -118,17 +124,18 @@ def _line(points: Sequence[tuple[float, float]], color: str, dashed: bool = Fals
     return f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"{dashes}/>'
 
 
-def _legend(index: int, name: str, color: str) -> str:
-    y = _TOP + 10 + 14 * index
+def _legend(index: int, name: str) -> str:
+    y = HEIGHT + 10 + _LINE * index
     return (
-        f'<rect x="{_LEFT + 6}" y="{y - 8}" width="9" height="9" fill="{color}"/>'
-        f'<text x="{_LEFT + 19}" y="{y}">{html.escape(_short(name, _LONGEST_NAME))}</text>'
+        f'<rect x="{_LEFT}" y="{y - 8}" width="9" height="9" fill="{_color(index)}"/>'
+        f'<text x="{_LEFT + 13}" y="{y}">{html.escape(shortened(name, _LONGEST_NAME))}</text>'
     )
 
 
 def _color(index: int) -> str:
-    return f"var(--c{index % _COLORS})"
+    return f"var(--c{index})" if index < _COLORS else f"hsl({137 * index % 360} 55% 50%)"
 
 
-def _short(text: str, longest: int) -> str:
+def shortened(text: str, longest: int) -> str:
+    """Return the beginning of a text that is longer than a number of characters."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"

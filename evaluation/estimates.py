@@ -56,7 +56,7 @@ def estimates_of(
         found["transport"] = 1 - float(transport_costs(there, shares, seed).mean())
     found["confidence"] = float(after.mean())
     found["confidence_difference"] = right + float(after.mean() - before.mean())
-    found["thresholded_confidence"] = float((after > np.quantile(before, 1 - right)).mean())
+    found["thresholded_confidence"] = share_above_threshold(before, after, right)
     if "transport" in found:
         found["thresholds_and_transport"] = (found["transport"] + found["thresholded_confidence"]) / 2
     if others:
@@ -66,6 +66,18 @@ def estimates_of(
         )
         found["agreement"] = right + agreed - agreed_at_home
     return {name: min(1.0, max(0.0, value)) for name, value in found.items()}
+
+
+def share_above_threshold(before: np.ndarray, after: np.ndarray, right: float) -> float:
+    """Return the share of confidences (M,) above the threshold that a share of others (N,) is above.
+
+    Confidences that are equal to the threshold, such as many that are 1, count in part: as much as they must for the
+    others to have the share exactly.
+    """
+    threshold = np.quantile(before, 1 - right)
+    equal = float((before == threshold).mean())
+    counted = (right - float((before > threshold).mean())) / equal if equal else 0.0
+    return float((after > threshold).mean() + counted * (after == threshold).mean())
 
 
 def temperature_of(probabilities: np.ndarray, known: np.ndarray) -> float:

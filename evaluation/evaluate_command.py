@@ -18,7 +18,7 @@ from ..tasks.example_files import files_of
 from .arguments import EvaluationArguments, EvaluationFiles
 from .evaluating import Evaluation, evaluate
 from .examples import evaluated_task
-from .label_correction import match_label_shares
+from .label_correction import checked_shares, match_label_shares
 from .report import PAGE, check_folder
 
 
@@ -39,7 +39,7 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
         raise UsageError(f"--match_file must be one of {', '.join(data.paths)}, got {options.match_file}.")
     if options.matched_dir is not None:
         check_replaceable(Path(options.matched_dir), options.overwrite, "--overwrite", kept=Path(options.model))
-    device = _device(options.device)
+    device, home = _device(options.device), next(iter(data.paths))
     with hide_progress_bars():
         examples: dict[str, Any] = {}
         for name in data.paths:
@@ -49,6 +49,10 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
         model, tokenizer = _load(options.model, device)
         if options.matched_dir is not None and evaluated_task(model) != "classification":
             raise UsageError(f"--matched_dir needs a classifier with one label per text, and {options.model} is none.")
+        if options.shares:
+            checked_shares("--label_shares", options.shares, model)
+        elif options.matched_dir is not None and (data.label_column or "label") not in examples[home].column_names:
+            raise UsageError(f"--matched_dir needs --label_shares, because {home} has no labels.")
         others = [_load(name, device) for name in options.also]
         found = evaluate(
             model,
@@ -63,7 +67,9 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
     found.save(output, options.overwrite)
     print(found)
     if options.matched_dir is not None and options.match_file is not None:
-        texts = examples[options.match_file][data.text_column or "text"]
+        rows, pair = examples[options.match_file], data.text_pair_column
+        texts = list(rows[data.text_column or "text"])
+        texts = texts if pair is None else list(zip(texts, rows[pair], strict=True))
         _save_matched(model, tokenizer, texts, found, options)
     print(f"Open {(output / PAGE).resolve()} in a browser for the rest.")
     return found
@@ -71,14 +77,11 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
 
 def _save_matched(model: Any, tokenizer: Any, texts: Any, found: Evaluation, options: EvaluationArguments) -> None:
     """Save a copy of the model that gives texts their labels in the asked shares, or in those of the first file."""
-    shares = options.shares or found.files[0].label_shares
-    if shares is None:
-        raise UsageError(f"--matched_dir needs --label_shares, because {found.files[0].name} has no labels.")
-    match_label_shares(model, tokenizer, list(texts), shares, options.max_length)
-    # It belongs to the scores before.
-    model.calibration = None
     target = Path(str(options.matched_dir))
     with hide_progress_bars(), atomic_folder(target, options.overwrite, "--overwrite") as written:
+        match_label_shares(model, tokenizer, texts, options.shares or found.files[0].label_shares, options.max_length)
+        # It belongs to the scores before.
+        model.calibration = None
         model.cpu().save_pretrained(written)
         save_tokenizer(tokenizer, written, list(SAMPLES))
     print(f"Saved {options.model} with other label shares in {target}. Calibrate it again for calibrated scores.")

@@ -25,8 +25,6 @@ from .predicting import Predictions, predict
 from .report import as_table, save_report
 from .shift import input_shift
 
-# The number of tokens to truncate texts to, for a model and a tokenizer without a limit.
-_LENGTH = 512
 _TINY = 1e-12
 
 
@@ -108,12 +106,10 @@ def evaluate(
 
 def answers_of(examples: Examples, model: Any, tokenizer: Any, max_length: int | None) -> Answered:
     """Return what a model says about the texts of a file, and its answers. Without a length, the model limits it."""
-    task = examples.task
-    task.max_length = max_length or model.base_model.longest_text(tokenizer) or _LENGTH
-    inputs = task.encode(examples.rows, tokenizer)
+    inputs = examples.encode(model, tokenizer, max_length)
     predictions = predict(model, tokenizer, inputs, f"texts of {examples.name}")
     judge = JUDGES[examples.task_name]
-    return Answered(predictions, judge(task, examples.rows, inputs, predictions, examples.labelled))
+    return Answered(predictions, judge(examples.task, examples.rows, inputs, predictions, examples.labelled))
 
 
 def _evaluate_file(

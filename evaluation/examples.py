@@ -16,6 +16,8 @@ from ..tasks import HEAD_TASKS
 from ..tasks.arguments import ExampleArguments
 from ..tasks.columns import check_values
 
+# The number of tokens to truncate texts to, for a model and a tokenizer without a limit.
+_LENGTH = 512
 _KINDS = {"single_label_classification": "classification", "multi_label_classification": "multi-label"}
 
 
@@ -43,6 +45,15 @@ class Examples:
     def size(self) -> int:
         """The number of texts."""
         return len(self.texts)
+
+    def encode(self, model: Any, tokenizer: Any, max_length: int | None) -> Any:
+        """Return a `datasets.Dataset` of inputs. Without a length, the model limits it.
+
+        Raises:
+            ValueError: If the model or the tokenizer does not allow the length.
+        """
+        self.task.max_length = model.base_model.longest_text(tokenizer, max_length) or _LENGTH
+        return self.task.encode(self.rows, tokenizer)
 
 
 def evaluated_task(model: Any) -> str:
@@ -82,8 +93,9 @@ def read_examples(
     """
     from datasets import Dataset
 
-    if not examples:
-        raise UsageError("evaluate needs the rows of at least one file, got none.")
+    if not isinstance(examples, Mapping) or not examples:
+        got = f"a {type(examples).__name__}" if examples else "none"
+        raise UsageError(f"examples must map the name of at least one file to its rows, got {got}.")
     columns = columns or ExampleArguments()
     found = []
     for name, given in examples.items():

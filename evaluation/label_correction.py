@@ -1,4 +1,4 @@
-"""Corrects classifiers whose texts have shifted, without labels, by the bias of their labels.
+"""Corrects classifiers for texts that have shifted, without labelled texts, by the bias of each label.
 
 Shapes: N texts, C classes.
 """
@@ -12,18 +12,17 @@ import numpy as np
 import torch
 
 from ..command_line import UsageError
+from ..tasks.arguments import ExampleArguments
 from .calibrating import labels_of
 from .examples import evaluated_task, read_examples
 from .predicting import predict
 
 _ROUNDS = 500
 _TINY = 1e-12
-# The number of tokens to truncate texts to, for a model and a tokenizer without a limit.
-_LENGTH = 512
 
 
 def matching_bias(probabilities: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Return what to add to the logits (C,), so that each label is the most likely one of its share of the texts.
+    """Return what to add to the logits (C,), so that each label is the most likely one for its share of the texts.
 
     Args:
         probabilities: (N, C).
@@ -59,13 +58,14 @@ def correct_label_shift(model: Any, before: Any, shares: Any) -> None:
     Raises:
         ValueError: If the model or the shares are not of that kind.
     """
-    _add_to_bias(model, np.log(_checked("shares", shares, model)) - np.log(_checked("before", before, model)))
+    there, home = (np.log(checked_shares(*each, model)) for each in (("shares", shares), ("before", before)))
+    _add_to_bias(model, there - home)
 
 
 def match_label_shares(
-    model: Any, tokenizer: Any, texts: Sequence[str], shares: Any, max_length: int | None = None
+    model: Any, tokenizer: Any, texts: Sequence[Any], shares: Any, max_length: int | None = None
 ) -> None:
-    """Change the bias of a classifier, so that it gives each label to its share of texts like these.
+    """Change the bias of a classifier, so that it gives each label to a given share of texts like these.
 
     It helps where texts have shifted so that a model prefers some labels, and needs no labelled texts, only their
     shares. A few dozen labelled texts are enough to know these better than a model does. Save the model to keep the
@@ -74,7 +74,7 @@ def match_label_shares(
     Args:
         model: A model for classification with one label per text.
         tokenizer: Its tokenizer.
-        texts: Texts without labels, at least a few hundred.
+        texts: Texts without labels, at least a few hundred, or pairs of texts.
         shares: (C,) the shares of the labels among the texts, in the order of `model.config.id2label`, or a mapping
             from the names of the labels.
         max_length: The number of tokens to truncate texts to; by default the limit of the model.
@@ -82,13 +82,21 @@ def match_label_shares(
     Raises:
         ValueError: If the model, the texts or the shares are not of that kind.
     """
-    wanted = _checked("shares", shares, model)
-    rows = [{"text": text, "label": label} for text, label in zip(texts, labels_of(model) * len(texts), strict=False)]
-    if len(rows) < 2:
-        raise UsageError(f"match_label_shares needs at least two texts, got {len(rows)}.")
-    (examples,) = read_examples("classification", labels_of(model), {"texts": rows})
-    examples.task.max_length = max_length or model.base_model.longest_text(tokenizer) or _LENGTH
-    found = predict(model, tokenizer, examples.task.encode(examples.rows, tokenizer), "texts")
+    wanted, labels = checked_shares("shares", shares, model), labels_of(model)
+    if isinstance(texts, str) or len(texts) < 2:
+        got = "a text" if isinstance(texts, str) else len(texts)
+        raise UsageError(f"texts must be a list of at least two texts, got {got}.")
+    columns = ExampleArguments() if isinstance(texts[0], str) else ExampleArguments(text_pair_column="text_pair")
+    # No measure uses the labels, but reading checks that there are two.
+    rows = [
+        {
+            **dict(zip(("text", "text_pair"), [text] if isinstance(text, str) else text, strict=False)),
+            "label": labels[index % len(labels)],
+        }
+        for index, text in enumerate(texts)
+    ]
+    (examples,) = read_examples("classification", labels, {"texts": rows}, columns)
+    found = predict(model, tokenizer, examples.encode(model, tokenizer, max_length), "texts")
     _add_to_bias(model, matching_bias(torch.stack(found.logits).double().softmax(-1).numpy(), wanted))
 
 
@@ -98,7 +106,7 @@ def _add_to_bias(model: Any, values: np.ndarray) -> None:
         bias += torch.as_tensor(values, dtype=bias.dtype, device=bias.device)
 
 
-def _checked(name: str, given: Any, model: Any) -> np.ndarray:
+def checked_shares(name: str, given: Any, model: Any) -> np.ndarray:
     """Return shares as an array (C,), in the order of the labels.
 
     Raises:

@@ -28,7 +28,8 @@ class LabelShift:
         maximum_likelihood: The estimated shares by the algorithm of Saerens et al. (2002).
         p_value: The probability that the model's labels would differ that much from home without any shift.
         fit: The probability that its scores would differ that much from home if only the shares of the labels had
-            changed. If it is low, more has changed, and the estimated shares are not reliable.
+            changed. If it is low, more has changed, and the estimated shares are not reliable. It is approximate: with
+            20 labels that are hard to tell apart, it was below 0.05 for 8 % of files where nothing else had changed.
     """
 
     home: list[float]
@@ -57,11 +58,10 @@ def label_shift(home: np.ndarray, known: np.ndarray, away: np.ndarray, samples: 
     counts = np.bincount(there, minlength=classes)
     shares = black_box_shares(joint, counts)
     generator = np.random.default_rng(seed)
-    joints = generator.multinomial(len(home), joint.ravel() / len(home), size=samples)
-    others = generator.multinomial(len(away), counts / len(away), size=samples)
-    found = np.array(
-        [black_box_shares(one.reshape(classes, classes), other) for one, other in zip(joints, others, strict=True)]
-    )
+    found = []
+    for _ in range(samples):
+        sampled = generator.multinomial(len(home), joint.ravel() / len(home)).reshape(classes, classes)
+        found.append(black_box_shares(sampled, generator.multinomial(len(away), counts / len(away))))
     low, high = np.quantile(found, (0.025, 0.975), axis=0)
     table = np.stack([np.bincount(at_home, minlength=classes), counts])
     table = table[:, table.sum(0) > 0]

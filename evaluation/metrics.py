@@ -45,10 +45,13 @@ class Sums:
     Attributes:
         terms: (N, K) what each text adds to the sums.
         combine: Computes metrics, each (R,), from sums (R, K).
+        too_high: The metrics that are too high for few texts, and higher still for bootstrap samples of them. Their
+            intervals are reflected at the value (basic bootstrap).
     """
 
     terms: np.ndarray
     combine: Combine
+    too_high: frozenset[str] = frozenset()
 
     def values(self) -> dict[str, float]:
         """Return the metrics of all texts."""
@@ -56,7 +59,7 @@ class Sums:
             return {name: float(found[0]) for name, found in self.combine(self.terms.sum(0)[None]).items()}
 
     def estimates(self, samples: int, seed: int) -> dict[str, Estimate]:
-        """Return the metrics with percentile intervals of a bootstrap over texts.
+        """Return the metrics with the intervals of a bootstrap over texts.
 
         Args:
             samples: The number of bootstrap samples.
@@ -71,10 +74,13 @@ class Sums:
                 times = generator.multinomial(texts, np.full(texts, 1 / texts), size=count).astype(np.float64)
                 for name, values in self.combine(times @ self.terms).items():
                     found.setdefault(name, []).append(values)
-        return {
-            name: Estimate(value, *map(float, np.nanquantile(np.concatenate(found[name]), (0.025, 0.975))))
-            for name, value in self.values().items()
-        }
+        estimates = {}
+        for name, value in self.values().items():
+            low, high = map(float, np.nanquantile(np.concatenate(found[name]), (0.025, 0.975)))
+            if name in self.too_high:
+                low, high = max(0.0, 2 * value - high), max(value, 2 * value - low)
+            estimates[name] = Estimate(value, low, high)
+        return estimates
 
 
 def classification_sums(predicted: np.ndarray, known: np.ndarray, classes: int) -> Sums:
@@ -167,7 +173,7 @@ def confidence_sums(confidence: np.ndarray, correct: np.ndarray, brier: np.ndarr
             "brier_score": sums[:, BINS] / answers,
         }
 
-    return Sums(terms, combine)
+    return Sums(terms, combine, frozenset({"expected_calibration_error"}))
 
 
 def bin_of(confidence: np.ndarray) -> np.ndarray:

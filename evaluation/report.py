@@ -14,6 +14,7 @@ from typing import Any
 
 from ..saving.whole_folders import write_atomically
 from . import charts
+from .charts import shortened
 from .findings import FileEvaluation, Findings
 
 JSON, PAGE = "evaluation.json", "report.html"
@@ -25,6 +26,8 @@ _RIGHT = {
     "ner": "share of right tags",
     "qa": "share of exact answers",
 }
+# More characters of a text would hide the others.
+_SHOWN = 500
 # A p-value below this counts as a difference.
 _LEVEL = 0.05
 _ESTIMATES = {
@@ -202,7 +205,7 @@ def _section(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
         parts += [
             _texts("The texts that are the most unlike home", shift.texts),
             _texts("The texts at home that are the most unlike these", shift.home_texts),
-            f"<p><b>Words of {_safe(each.name)}:</b> {_words(shift.words)}. "
+            f"<p><b>Words of <bdi>{_safe(each.name)}</bdi>:</b> {_words(shift.words)}. "
             f"<b>Words of home:</b> {_words(shift.home_words)}.</p>",
         ]
     return f"<section>{''.join(parts)}</section>"
@@ -219,7 +222,7 @@ def in_words(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
         said.append(f"{verdict}: {told} (p {_equals(shift.p_value)}).")
     if (labels := each.label_shift) is not None:
         if labels.p_value >= _LEVEL:
-            said.append(f"The model gives the labels as often as at home (p {_equals(labels.p_value)}).")
+            said.append(f"No shift of the labels was found (p {_equals(labels.p_value)}).")
         elif labels.fit >= _LEVEL:
             said.append(
                 f"The shares of the labels have shifted (p {_equals(labels.p_value)}), which explains the scores of "
@@ -235,7 +238,7 @@ def in_words(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
         true = f"; with labels, it is {each.right}" if each.right is not None else ""
         low, high = min(each.estimates.values()), max(each.estimates.values())
         said.append(
-            f"The {_RIGHT[evaluation.task]} that is estimated without labels is {each.estimate:.3f} (all estimates: "
+            f"The {_RIGHT[evaluation.task]}, estimated without labels, is {each.estimate:.3f} (all estimates: "
             f"{low:.3f} to {high:.3f}){true}."
         )
     return " ".join(said)
@@ -264,9 +267,11 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _texts(title: str, texts: Iterable[tuple[str, float]]) -> str:
-    items = "".join(f"<li>{_safe(text)} <small>{value:.2f}</small></li>" for text, value in texts)
+    items = "".join(
+        f"<li><bdi>{_safe(shortened(text, _SHOWN))}</bdi> <small>{value:.2f}</small></li>" for text, value in texts
+    )
     return f"<details><summary>{_safe(title)}</summary><ol>{items}</ol></details>"
 
 
 def _words(words: Iterable[tuple[str, float]]) -> str:
-    return ", ".join(f"{_safe(word)} <small>{value:.1f}</small>" for word, value in words) or "none"
+    return ", ".join(f"<bdi>{_safe(word)}</bdi> <small>{value:.1f}</small>" for word, value in words) or "none"

@@ -31,8 +31,8 @@ class InputShift:
     """Whether the texts of a file differ from those at home.
 
     Attributes:
-        auroc: The probability that a classifier of vectors takes a text of the file for one, rather than one at home.
-        p_value: The probability of such a classifier if there was no shift.
+        auroc: The probability that a classifier of vectors gives a text of the file a higher score than one at home.
+        p_value: The probability that it would tell them apart this well if there were no shift.
         texts: The texts that are the most unlike home, with the classifier's probability, as pairs.
         home_texts: The texts at home that are the most unlike the file.
         words: The words that the file has more often than home, with the z-scores of their log odds.

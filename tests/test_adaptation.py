@@ -30,6 +30,7 @@ from sequence_encoder.tests.adaptation_runs import (
     write_examples,
 )
 from sequence_encoder.tests.forked_python import forked_python
+from sequence_encoder.training.adaptation import recipe
 from sequence_encoder.training.adaptation.averaging import load_average
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.tasks import HEAD_TASKS
@@ -259,6 +260,29 @@ def test_the_weights_of_all_seeds_can_be_averaged(encoder: Path, tmp_path: Path)
     assert report["average"]["test"].keys() >= {"accuracy", "loss"}
     assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 12
     assert "the average of the weights of 2 training runs" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_resumed_run_averages_the_weights_of_further_seeds_too(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_examples(tmp_path, "classification", {"train": 16, "validation": 6})
+    options = {**FAST, "num_train_epochs": 1, "tuning": "head", "average_seeds": True, **files}
+    averaged: list[int] = []
+
+    def count(model: Any, folders: list[Path]) -> None:
+        averaged.append(len(folders))
+        load_average(model, folders)
+
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "load_average", count)
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "plot_confusion", interrupt)
+        with pytest.raises(KeyboardInterrupt, match="Interrupted"):
+            run("classification", encoder, tmp_path / "out", seeds=2, **options)
+    run("classification", encoder, tmp_path / "out", seeds=3, resume=True, **options)
+    assert averaged == [2, 3]
 
 
 def test_averaged_weights_are_the_means(tmp_path: Path, tiny_config: Any) -> None:

@@ -95,7 +95,7 @@ def test_the_command_writes_a_report_that_escapes_texts(
     model_of(encoder, "classification").save_pretrained("model")
     AutoTokenizer.from_pretrained(encoder).save_pretrained("model")
     for name, rows in files_of("classification").items():
-        rows = [{**row, "text": f"<script>alert(1)</script> {row['text']}"} for row in rows]
+        rows = [{**row, "text": f"<script>alert(1)</script> {row['text']} {'x' * 600}"} for row in rows]
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["evaluate", "model", "--file", "home=home.jsonl", "<i>=away.jsonl", "--file", "<b>=new.jsonl"]
     command += ["--bootstrap_samples", "5", "--output_dir", "report"]
@@ -106,7 +106,9 @@ def test_the_command_writes_a_report_that_escapes_texts(
     assert [file["name"] for file in found["files"]] == ["home", "<i>", "<b>"]
     page = Path("report/report.html").read_text()
     assert "<script" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<bdi>&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "x" * 400 in page
+    assert "x" * 500 not in page
     assert "<b></h2>" not in page
     assert "<i>" not in page
     assert "<u>" not in charts.bars(["<u>"], {"<u>": [0.5]})
@@ -128,6 +130,21 @@ def test_the_command_writes_a_report_that_escapes_texts(
     classify = pipeline("text-classification", model="matched")
     labels = [classify(json.loads(line)["text"])[0]["label"] for line in Path("new.jsonl").read_text().splitlines()]
     assert labels.count("red") == pytest.approx(6, abs=2)
+    with pytest.raises(SystemExit, match="--matched_dir needs --label_shares, because new has no labels"):
+        main(
+            ["evaluate", "model", "--file", "new.jsonl", "--output_dir", "other", *matched[:1], "m", matched[2], "new"]
+        )
+    with pytest.raises(SystemExit, match="--label_shares must have the labels red, green, blue, got red, green"):
+        main([*command[:-1], "other", *matched[:1], "m", *matched[2:-1]])
+    assert not Path("other").exists()
+
+
+def test_every_line_of_a_chart_has_its_colour_and_its_name_below() -> None:
+    chart = charts.curves({f"file {index}": [(0, 0), (1, 1)] for index in range(10)})
+    assert len(set(re.findall(r'stroke="([^"]+)" stroke-width', chart))) == 10
+    places = [int(place) for place in re.findall(r'y="(\d+)">file', chart)]
+    (height,) = map(int, re.findall(r'viewBox="0 0 \d+ (\d+)"', chart))
+    assert charts.HEIGHT < places[0] < places[-1] < height
 
 
 ROW = {"text": "red cat", "label": "red"}
@@ -137,7 +154,8 @@ OTHER = {"text": "blue cat", "label": "blue"}
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "at least one file, got none"),
+        ([ROW], "at least one file to its rows, got a list"),
+        ({}, "at least one file to its rows, got none"),
         ({"home": []}, "home has no examples"),
         ({" ": [ROW, OTHER]}, "each file needs a name, such as home, got ' '"),
         ({"home": [ROW, ROW]}, "home, the first file, must have at least two different labels .* the label red"),
@@ -197,8 +215,17 @@ def test_models_that_cannot_be_evaluated_are_refused(encoder: Path) -> None:
             ["--file", "a=x.csv", "--matched_dir", "m", "--match_file", "a", "--label_shares", "b=x"],
             "--label_shares must be LABEL=SHARE, such as positive=0.7, got 'b=x'",
         ),
+        (
+            ["--file", "a=x.csv", "--matched_dir", "m", "--match_file", "a", "--label_shares", "b=0.5", "b=0.5"],
+            "--label_shares must have each label once, got b twice",
+        ),
         (["--file", "nowhere.csv"], "--file nowhere.csv: there is no such file"),
         (["--file", "empty.csv"], "--file empty.csv is empty"),
+        (["--file", "a=b.csv"], "--file a=b.csv is empty"),
+        (
+            ["--file", "a=x.csv", "--matched_dir", "./report", "--match_file", "a"],
+            "--matched_dir and --output_dir must be different folders, got ./report twice",
+        ),
     ],
 )
 def test_bad_options_are_refused(
@@ -206,5 +233,6 @@ def test_bad_options_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty.csv").touch()
+    Path("a=b.csv").touch()
     with pytest.raises(SystemExit, match=message):
         main(["evaluate", "model", "--output_dir", "report", *options])

@@ -72,6 +72,17 @@ def test_bootstrap_intervals_have_the_width_of_theory_and_do_not_change() -> Non
     assert sums.estimates(200, 1) == sums.estimates(200, 1) != sums.estimates(200, 2)
 
 
+def test_the_interval_of_the_calibration_error_allows_for_its_bias() -> None:
+    # Few texts of a model that is hardly wrong about its confidence: bootstrap samples have larger errors than they.
+    probabilities, known = texts_of_classes(300, [0.5, 0.5], 1.5, 4)
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == known
+    error = confidence_sums(confidence, right, confidence, np.arange(300)).estimates(200, 0)[
+        "expected_calibration_error"
+    ]
+    assert 0 <= error.low <= 0.005
+    assert error.low < error.value <= error.high < 2 * error.value
+
+
 def test_the_calibration_error_is_the_gap_of_the_bins() -> None:
     confidence, correct = np.array([0.9, 0.9, 0.9, 0.9, 0.55, 0.55]), np.array([1.0, 1, 1, 0, 1, 0])
     found = confidence_sums(confidence, correct, (confidence - correct) ** 2, np.array([0, 0, 1, 1, 2, 2])).values()
@@ -157,6 +168,14 @@ def test_scores_that_are_too_confident_are_scaled_first() -> None:
     assert found["confidence"] == pytest.approx(probabilities.max(1).mean(), abs=0.02)
 
 
+def test_confidences_that_are_equal_have_the_share_of_right_answers() -> None:
+    certain, known = np.tile([1.0, 0.0], (50, 1)), np.repeat([0, 1], [45, 5])
+    found = estimates_of(judged(certain, known), judged(certain[:20], None))
+    assert found["thresholded_confidence"] == pytest.approx(0.9)
+    all_right = estimates_of(judged(certain[:45], known[:45]), judged(certain[:20], None))
+    assert all_right["thresholded_confidence"] == 1
+
+
 def test_transport_gives_each_label_its_share() -> None:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
     costs = transport_costs(probabilities, np.array([0.5, 0.5]), 0)
@@ -193,6 +212,14 @@ def test_a_classifier_gives_labels_in_given_shares(tiny: tuple[Any, Any]) -> Non
     assert (np.log(probabilities) + bias).argmax(1).sum() == 70
 
 
+def test_labels_of_pairs_are_matched_as_pairs(tiny: tuple[Any, Any]) -> None:
+    pairs = [(row["text"], f"dog {index % 7}") for index, row in enumerate(examples_of("classification", 60, 5))]
+    match_label_shares(*tiny, pairs, {"a": 0.2, "b": 0.3, "c": 0.5})
+    classify = pipeline("text-classification", model=tiny[0], tokenizer=tiny[1])
+    found = Counter(classify({"text": one, "text_pair": other})["label"] for one, other in pairs)
+    assert [found[label] for label in "abc"] == pytest.approx([12, 18, 30], abs=3)
+
+
 @pytest.mark.parametrize(
     ("shares", "message"),
     [
@@ -210,5 +237,9 @@ def test_impossible_shares_are_refused(tiny: tuple[Any, Any], shares: Any, messa
 def test_texts_to_match_are_checked(tiny: tuple[Any, Any]) -> None:
     with pytest.raises(ValueError, match="at least two texts, got 1"):
         match_label_shares(*tiny, ["red"], [0.2, 0.3, 0.5])
+    with pytest.raises(ValueError, match="at least two texts, got a text"):
+        match_label_shares(*tiny, "red cat", [0.2, 0.3, 0.5])
+    with pytest.raises(ValueError, match="max_length must be at least 3, got 2"):
+        match_label_shares(*tiny, ["red", "cat"], [0.2, 0.3, 0.5], max_length=2)
     with pytest.raises(ValueError, match="more than spaces in every row"):
         match_label_shares(*tiny, ["red", "  "], [0.2, 0.3, 0.5])

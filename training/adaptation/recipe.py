@@ -220,6 +220,7 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
             last.confusion,
         )
     )
+    results.average = None  # that of fewer training runs
     results.peak_memory = max(results.peak_memory, peak_memory())
     if args.should_save:
         best = results.best.seed
