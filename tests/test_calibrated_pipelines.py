@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from sequence_encoder.tests.calibrated_models import (
     tokenizer_of_words,
 )
 from sequence_encoder.tests.corpus_runs import table_of, write_rows
+from sequence_encoder.tests.forked_python import forked_python
 from sequence_encoder.tests.serving_apps import ask
 
 Build = Callable[..., Any]
@@ -55,6 +57,15 @@ import json, transformers
 pipe = transformers.pipeline("text-classification", model=sys.argv[1], trust_remote_code=True)
 assert type(pipe).__module__.startswith("transformers_modules.")
 print(json.dumps([pipe(json.loads(sys.argv[2]), **options) for options in json.loads(sys.argv[3])]))
+"""
+RUN_PLAIN = """
+import json, transformers
+pipe = transformers.pipeline("text-classification", model=sys.argv[1], trust_remote_code=True)
+texts = json.loads(sys.argv[2])
+try:
+    pipe(texts, abstain_below=0.1)
+except ValueError as error:
+    print(json.dumps([pipe(texts), str(error)]))
 """
 
 
@@ -154,6 +165,22 @@ def test_a_folder_without_a_calibration_has_no_sets_and_refusals(
 ) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))}=0.* needs a calibrated model"):
         pipeline("text-classification", model=str(folders["plain"]), **options)
+
+
+def test_without_the_package_such_a_folder_refuses_them_too(
+    folders: dict[str, Path], pipe: Any, without_package: Build
+) -> None:
+    found = without_package(RUN_PLAIN, folders["plain"], json.dumps(TEXTS))
+    plain = AutoModelForSequenceClassification.from_pretrained(folders["plain"])
+    assert found[0] == TextClassificationPipeline(model=plain, tokenizer=pipe.tokenizer)(TEXTS)
+    assert "abstain_below=0.1 needs a calibrated model" in found[1]
+
+
+def test_the_package_only_has_to_be_imported() -> None:
+    code = "import sequence_encoder; from transformers.pipelines import PIPELINE_REGISTRY as registry\n"
+    code += "print(*(registry.supported_tasks[f'{kind}-classification']['impl'].__name__ for kind in ('text', 'token')))"
+    result = subprocess.run([forked_python(), "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["CalibratedTextClassificationPipeline", "CalibratedTokenClassificationPipeline"]
 
 
 # Entities
