@@ -17,6 +17,7 @@ from sequence_encoder import SequenceEncoderForSequenceClassification
 from sequence_encoder.__main__ import main
 from sequence_encoder.evaluation import calibrate, calibrating
 from sequence_encoder.hub import model_card
+from sequence_encoder.modeling.calibration import calibration_of
 from sequence_encoder.modeling.layer_vectors import LayerVectors
 from sequence_encoder.tests.calibrated_models import (
     AWAY,
@@ -212,7 +213,9 @@ def test_a_calibration_belongs_to_the_same_weights_in_another_dtype(folder: Path
     assert AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).calibration is not None
 
 
-@pytest.mark.parametrize("changed", ["classifier.bias", "model.layers.0.mlp_norm.weight"])
+@pytest.mark.parametrize(
+    "changed", ["classifier.bias", "model.layers.0.mlp_norm.weight", "model.layers.2.self_attn.qkv_proj.weight"]
+)
 def test_a_model_that_was_trained_further_does_not_claim_the_calibration(
     folder: Path, tmp_path: Path, changed: str
 ) -> None:
@@ -225,6 +228,11 @@ def test_a_model_that_was_trained_further_does_not_claim_the_calibration(
     for name in ("calibration.json", "calibration.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).calibration is None
+
+
+def test_a_compiled_model_keeps_its_calibration(folder: Path) -> None:
+    compiled: Any = torch.compile(AutoModelForSequenceClassification.from_pretrained(folder), backend="eager")
+    assert calibration_of(compiled) is compiled.calibration is not None
 
 
 @pytest.mark.parametrize("damage", ["{", '{"version": 2}', '{"version": 1, "task": "classification"}', "kind", "NaN"])
