@@ -183,8 +183,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
 
     model_type: ClassVar[str] = "sequence_encoder"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["mlm_loss", "sop_loss"]
-    # Whether `pipeline` of transformers knows our pipelines, as with the package. Without it, `config.json` names those in
-    # the saved code.
+    # Whether `pipeline` of transformers knows our pipelines, as with the package. Without it, `config.json` names those
+    # in the saved code.
     has_pipelines: ClassVar[bool] = False
 
     vocab_size: int = 30522

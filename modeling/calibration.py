@@ -219,13 +219,14 @@ class Calibration:
         save_file(tensors, folder / CALIBRATION_TENSORS, metadata={"format": "pt"})
 
 
-def check_coverage(name: str, coverage: Any, texts: int) -> None:
+def check_coverage(name: str, coverage: Any, texts: int, what: str = "calibration texts") -> None:
     """Check a coverage of prediction sets.
 
     Args:
         name: The name of the argument, for the error.
         coverage: The value.
         texts: The number of calibration texts.
+        what: What they are, for the error.
 
     Raises:
         ValueError: If it is not a number between 0 and 1, or there are too few calibration texts for it.
@@ -237,7 +238,7 @@ def check_coverage(name: str, coverage: Any, texts: int) -> None:
     if texts + 1 < round(1 / (1 - coverage), 6):
         least = math.ceil(round(1 / (1 - coverage), 6)) - 1
         raise ValueError(
-            f"{name}={coverage} needs at least {least} calibration texts, and there are {texts}; it must be at most "
+            f"{name}={coverage} needs at least {least} {what}, and there are {texts}; it must be at most "
             f"{texts / (texts + 1):.3g}."
         )
 

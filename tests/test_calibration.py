@@ -77,6 +77,17 @@ def test_the_temperature_is_found_and_becomes_a_part_of_the_weights(
     torch.testing.assert_close(logits_of(model, tokenizer, texts), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_model_that_is_right_on_all_examples_does_not_become_certain(
+    before: Any, tokenizer: Any, examples: Any
+) -> None:
+    texts = [each["text"] for each in examples[:50]]
+    answers = logits_of(before, tokenizer, texts).argmax(-1).tolist()
+    given = [{"text": text, "label": f"kind {answer}"} for text, answer in zip(texts, answers, strict=True)]
+    after = calibrate(copy.deepcopy(before), tokenizer, given).after.metrics()
+    # About as sure as if the next answer were a mistake.
+    assert after["mean_confidence"] == pytest.approx(0.98, abs=0.015)
+
+
 def test_the_report_has_metrics_of_answers_before_and_after(calibrated: Any, tmp_path: Path) -> None:
     report = calibrated[1]
     metrics = report.calibration.facts["metrics"]
@@ -176,12 +187,16 @@ def test_several_labels_have_sets_with_the_expected_share_of_true_labels(
         texts = texts_of(HOME, 300, seed)
         probabilities = (logits_of(model, tokenizer, texts) / TEMPERATURE).sigmoid()
         drawn = torch.bernoulli(probabilities, generator=torch.Generator().manual_seed(seed)).bool().tolist()
-        return [
+        found = [
             {"text": text, "labels": [name for name, is_true in zip(names, row, strict=True) if is_true]}
             for text, row in zip(texts, drawn, strict=True)
         ]
+        # Texts without a label do not count as covered.
+        return [*found, *({"text": text, "labels": []} for text in texts)]
 
     home, fresh = examples(0), examples(1)
+    few = [*home[:18], *({**each, "labels": []} for each in home)]
+    refused(lambda: calibrate(model, tokenizer, few), "coverages=0.95 needs at least 19 texts with a label")
     report = calibrate(model, tokenizer, home)
     metrics = report.calibration.facts["metrics"]
     assert metrics["after"]["expected_calibration_error"] < metrics["before"]["expected_calibration_error"]
@@ -319,7 +334,11 @@ def test_examples_that_cannot_calibrate_are_refused(before: Any, tokenizer: Any,
         (one, {}, ["at least two different labels", "'kind 0'"]),
         (examples[:10], {}, ["coverages=0.95", "at least 19", "there are 10"]),
         (examples, {"coverages": [1.5]}, ["coverages", "between 0 and 1", "1.5"]),
-        (examples, {"coverages": []}, ["coverages", "got none"]),
+        (examples, {"coverages": []}, ["coverages", "at least one number", "got []"]),
+        (examples, {"coverages": 0.9}, ["coverages must be a list", "got 0.9"]),
+        (examples, {"max_length": 0}, ["max_length", "got 0"]),
+        ("text", {}, ["list of dictionaries", "number 1 is 't'"]),
+        (None, {}, ["list of dictionaries", "number 1 is None"]),
         (examples, {"scaling": "platt"}, ["scaling", "auto, temperature, vector", "'platt'"]),
         (examples, {"coverages": [0.999]}, ["coverages=0.999", "at least 999"]),
         (spaces, {}, ["text_column", "row 30", "other than spaces"]),
