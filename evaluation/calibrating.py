@@ -39,7 +39,7 @@ SPLIT = "calibration"
 _TASKS = {"single_label_classification": "classification", "multi_label_classification": "multi-label"}
 # More examples would take longer, without telling more.
 _MOST_EXAMPLES = 10_000
-# Fewer texts of elsewhere say too little about which score is the best.
+# Fewer texts from elsewhere say too little about which score is the best.
 _LEAST_AWAY = 10
 _FITS: dict[str, Any] = {
     "classification": fit_classification,
@@ -93,8 +93,8 @@ def calibrate(
         tokenizer: Its tokenizer.
         examples: A list of dictionaries or a `datasets.Dataset`, with the columns that `sequence-encoder adapt` reads,
             by default `text` and `label`, or `labels` with several labels per text.
-        away: Texts of elsewhere, which the score of unfamiliar texts should tell from the examples. Without them, it is
-            chosen on held-out classes or, with two classes, a default that needs none.
+        away: Texts from elsewhere, which the score of unfamiliar texts should tell from the examples. Without them, it
+            is chosen on held-out classes or, with two classes, a default that needs none.
         coverages: The shares of true labels that prediction sets should contain, the default first.
         scaling: `temperature`, which does not change predictions; `vector`, with a scale and an offset for each label;
             or `auto` for a temperature, unless `vector` is clearly better on held-out texts.
@@ -152,10 +152,10 @@ def calibrate_encoded(
         tokenizer: Its tokenizer.
         task: The name of the task.
         rows: The result of `encoded_rows`.
-        away: Texts of elsewhere.
+        away: Texts from elsewhere.
         coverages: The coverages, the default first.
         scaling: The method of scaling, or `auto`.
-        max_length: The number of tokens to truncate the texts of elsewhere to.
+        max_length: The number of tokens to truncate the texts from elsewhere to.
     """
     layer, depth = head_of(model), model.config.num_hidden_layers
     compares = away is not None or (task == "classification" and len(labels_of(model)) > 2)
@@ -168,7 +168,7 @@ def calibrate_encoded(
     if away is not None:
         encoded = tokenizer(away, truncation=True, max_length=max_length)
         texts = [{name: encoded[name][index] for name in encoded} for index in range(len(away))]
-        found = outputs_of(model, tokenizer, texts, layers, "texts of elsewhere")
+        found = outputs_of(model, tokenizer, texts, layers, "texts from elsewhere")
         others = Known(found.vectors, None if fitted.logits is None else fitted.scaling(found.stacked))
     known = Known(outputs.vectors, fitted.logits, fitted.classes)
     unfamiliarity, chosen = choose_score(known, folds, depth, others)
@@ -286,7 +286,7 @@ def check_examples(task_name: str, task: HeadTask, rows: Any, coverages: Sequenc
 
 
 def checked_texts(texts: Iterable[str]) -> list[str]:
-    """Return the texts of elsewhere.
+    """Return the texts from elsewhere.
 
     Raises:
         UsageError: If there are fewer than 10, or one is not a text or has only spaces.

@@ -1,4 +1,4 @@
-"""Scales logits so that the probabilities that they give are as often right as they say.
+"""Scales logits so that their probabilities say how often answers are right.
 
 Shapes: N texts, C classes.
 """
@@ -90,7 +90,7 @@ def fit_temperature(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> 
 def fit_confidences(
     confidences: Callable[[torch.Tensor], torch.Tensor], correct: torch.Tensor, folds: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the scale of the logits with which answers are as often right as they say.
+    """Find the scale of the logits with which the confidences say how often answers are right.
 
     Args:
         confidences: Returns the confidences (A,) of all answers, from a scale.

@@ -85,7 +85,7 @@ def test_a_model_that_is_right_on_all_examples_does_not_become_certain(
     given = [{"text": text, "label": f"kind {answer}"} for text, answer in zip(texts, answers, strict=True)]
     after = calibrate(copy.deepcopy(before), tokenizer, given).after.metrics()
     # About as sure as if the next answer were a mistake.
-    assert after["mean_confidence"] == pytest.approx(0.98, abs=0.015)
+    assert 0.94 < after["mean_confidence"] < 0.99
 
 
 def test_the_report_has_metrics_of_answers_before_and_after(calibrated: Any, tmp_path: Path) -> None:
