@@ -309,7 +309,9 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
                 "classes, or convert it with `sequence-encoder convert`."
             )
         if cls.has_pipelines and isinstance(named := config_dict.get("custom_pipelines"), dict):
-            config_dict = {**config_dict, "custom_pipelines": without_calibrated_pipelines(named)}
+            config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
+            if others := without_calibrated_pipelines(named):
+                config_dict["custom_pipelines"] = others
         # Transformers handles `dtype`, which may be "auto" here but not in a field, and `label2id`, which `num_labels`
         # would replace. It reads `rope_scaling` as `rope_parameters`.
         names = {field.name for field in fields(cls)} - {"dtype", "label2id"} | {"rope_scaling"}
