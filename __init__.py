@@ -3,8 +3,6 @@
 Importing this package registers it with the Auto classes of transformers.
 """
 
-import sys
-
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.tokenization_auto import AutoTokenizer
@@ -13,6 +11,7 @@ from . import modeling
 from .configuration import SequenceEncoderConfig, TaskAdapterConfig
 from .conversion import convert
 from .hub.card import card_to_push
+from .inference.registration import install_pipelines
 from .modeling import (
     SequenceEncoderForMaskedLM,
     SequenceEncoderForMultipleChoice,
@@ -54,20 +53,13 @@ __all__ = [
 ]
 
 
-def _install_pipelines(calibrated: bool) -> None:
-    """Make `pipeline` of transformers use our pipelines, once it is in use or a calibrated model needs it."""
-    if calibrated or "transformers.pipelines" in sys.modules:
-        from .inference.registration import install
-
-        install()
-
-
 for _config_class in (SequenceEncoderConfig, TaskAdapterConfig):
     AutoConfig.register(_config_class.model_type, _config_class)
     for _auto_class, _model_class in AUTO_CLASSES[_config_class.model_type].items():
         if _auto_class != "AutoConfig":
             getattr(modeling_auto, _auto_class).register(_config_class, getattr(modeling, _model_class))
 ModelSavingMixin.card_to_push = card_to_push
-SequenceEncoderConfig.install_pipelines = _install_pipelines
+SequenceEncoderConfig.has_pipelines = True
+install_pipelines()
 EightBitQuantizer.quantize_loaded = quantize_loaded
 AutoTokenizer.register(SequenceEncoderConfig, SequenceEncoderTokenizer)

@@ -3,7 +3,7 @@
     sequence-encoder adapt --task classification --from minilm --train_file train.jsonl --calibrate no
     python benchmarks/calibration.py adapted held-out.jsonl
 
-The held-out examples have the columns `text` and `label`. Texts of elsewhere are the first paragraphs of docstrings.
+The held-out examples have the columns `text` and `label`. Texts from elsewhere are the first paragraphs of docstrings.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@
 # string.
 import copy
 import difflib
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
@@ -184,9 +183,9 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
 
     model_type: ClassVar[str] = "sequence_encoder"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["mlm_loss", "sop_loss"]
-    # Makes transformers' `pipeline` use our pipelines. The package sets it. Without the package, `config.json` names
-    # the pipelines in the saved code.
-    install_pipelines: ClassVar[Callable[[bool], None] | None] = None
+    # Whether `pipeline` of transformers knows our pipelines, as with the package. Without it, `config.json` names those
+    # in the saved code.
+    has_pipelines: ClassVar[bool] = False
 
     vocab_size: int = 30522
     hidden_size: int = 512
@@ -309,12 +308,10 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
                 f"model_type must be {cls.model_type!r}, got {model_type!r}. Load the model with transformers' Auto "
                 "classes, or convert it with `sequence-encoder convert`."
             )
-        if cls.install_pipelines is not None:
-            named = config_dict.get("custom_pipelines")
-            others = without_calibrated_pipelines(named) if isinstance(named, dict) else named
-            cls.install_pipelines(others != named)
-            if others != named:
-                config_dict = {**config_dict, "custom_pipelines": others}
+        if cls.has_pipelines and isinstance(named := config_dict.get("custom_pipelines"), dict):
+            config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
+            if others := without_calibrated_pipelines(named):
+                config_dict["custom_pipelines"] = others
         # Transformers handles `dtype`, which may be "auto" here but not in a field, and `label2id`, which `num_labels`
         # would replace. It reads `rope_scaling` as `rope_parameters`.
         names = {field.name for field in fields(cls)} - {"dtype", "label2id"} | {"rope_scaling"}

@@ -81,7 +81,7 @@ def add_to_card(folder: Path, report: CalibrationReport) -> None:
 
 
 def texts_of(data: CalibrationFiles) -> list[str]:
-    """Read the texts of elsewhere.
+    """Read the texts from elsewhere.
 
     Raises:
         UsageError: If there is no such file, or it has no column with texts.

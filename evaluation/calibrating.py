@@ -20,13 +20,13 @@ from ..modeling import (
     SequenceEncoderForTokenClassification,
     SequenceEncoderPreTrainedModel,
 )
-from ..modeling.calibration import Calibration, calibration_of, check_coverage, weight_digests
+from ..modeling.calibration import Calibration, calibration_of, weight_digests
 from ..tasks import HEAD_TASKS, HeadTask
 from ..tasks.answers import Answers
 from ..tasks.arguments import ExampleArguments
 from ..tasks.example_files import place_of
 from .calibration_arguments import COVERAGES, SCALINGS
-from .fitting import Fitted, fit_classification, fit_multi_label
+from .fitting import Fitted, check_number, fit_classification, fit_multi_label
 from .fitting_answers import fit_answers
 from .fitting_entities import fit_entities
 from .outputs import outputs_of
@@ -39,7 +39,7 @@ SPLIT = "calibration"
 _TASKS = {"single_label_classification": "classification", "multi_label_classification": "multi-label"}
 # More examples would take longer, without telling more.
 _MOST_EXAMPLES = 10_000
-# Fewer texts of elsewhere say too little about which score is the best.
+# Fewer texts from elsewhere say too little about which score is the best.
 _LEAST_AWAY = 10
 _FITS: dict[str, Any] = {
     "classification": fit_classification,
@@ -93,8 +93,8 @@ def calibrate(
         tokenizer: Its tokenizer.
         examples: A list of dictionaries or a `datasets.Dataset`, with the columns that `sequence-encoder adapt` reads,
             by default `text` and `label`, or `labels` with several labels per text.
-        away: Texts of elsewhere, which the score of unfamiliar texts should tell from the examples. Without them, it is
-            chosen on held-out classes or, with two classes, a default that needs none.
+        away: Texts from elsewhere, which the score of unfamiliar texts should tell from the examples. Without them, it
+            is chosen on held-out classes or, with two classes, a default that needs none.
         coverages: The shares of true labels that prediction sets should contain, the default first.
         scaling: `temperature`, which does not change predictions; `vector`, with a scale and an offset for each label;
             or `auto` for a temperature, unless `vector` is clearly better on held-out texts.
@@ -112,18 +112,25 @@ def calibrate(
     require("calibrate", "sklearn", "datasets", extra="adapt")
     from datasets import Dataset
 
-    examples = list(examples) if not hasattr(examples, "column_names") else examples
+    if not isinstance(examples, Dataset):
+        examples = list(examples) if isinstance(examples, Iterable) else [examples]
+        for index, example in enumerate(examples):
+            if not isinstance(example, dict):
+                raise UsageError(
+                    "examples must be a list of dictionaries or a datasets.Dataset, and number "
+                    f"{index + 1} is {example!r}."
+                )
+        examples = Dataset.from_list(examples)
     if scaling not in SCALINGS:
         raise UsageError(f"scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}.")
     if not len(examples):
         raise UsageError("calibrate needs examples, got none.")
-    rows = Dataset.from_list(examples) if isinstance(examples, list) else examples
     task_name = task_of(model)
     task = HEAD_TASKS[task_name](columns or ExampleArguments())
-    rows = task.read({SPLIT: rows}, labels_of(model))[SPLIT]
+    rows = task.read({SPLIT: examples}, labels_of(model))[SPLIT]
     check_examples(task_name, task, rows, coverages)
     others = None if away is None else checked_texts(away)
-    task.max_length = max_length or cast(Any, model.base_model).longest_text(tokenizer) or 512
+    task.max_length = cast(Any, model.base_model).longest_text(tokenizer, max_length) or 512
     inputs = encoded_rows(task, rows, task.encode(rows, tokenizer))
     return calibrate_encoded(model, tokenizer, task_name, inputs, others, coverages, scaling, task.max_length)
 
@@ -145,10 +152,10 @@ def calibrate_encoded(
         tokenizer: Its tokenizer.
         task: The name of the task.
         rows: The result of `encoded_rows`.
-        away: Texts of elsewhere.
+        away: Texts from elsewhere.
         coverages: The coverages, the default first.
         scaling: The method of scaling, or `auto`.
-        max_length: The number of tokens to truncate the texts of elsewhere to.
+        max_length: The number of tokens to truncate the texts from elsewhere to.
     """
     layer, depth = head_of(model), model.config.num_hidden_layers
     compares = away is not None or (task == "classification" and len(labels_of(model)) > 2)
@@ -161,7 +168,7 @@ def calibrate_encoded(
     if away is not None:
         encoded = tokenizer(away, truncation=True, max_length=max_length)
         texts = [{name: encoded[name][index] for name in encoded} for index in range(len(away))]
-        found = outputs_of(model, tokenizer, texts, layers, "texts of elsewhere")
+        found = outputs_of(model, tokenizer, texts, layers, "texts from elsewhere")
         others = Known(found.vectors, None if fitted.logits is None else fitted.scaling(found.stacked))
     known = Known(outputs.vectors, fitted.logits, fitted.classes)
     unfamiliarity, chosen = choose_score(known, folds, depth, others)
@@ -262,16 +269,12 @@ def check_examples(task_name: str, task: HeadTask, rows: Any, coverages: Sequenc
     Raises:
         UsageError: If they are too few for a coverage, of one class, or have a text of spaces.
     """
-    if not coverages:
-        raise UsageError("coverages must have at least one number between 0 and 1, got none.")
-    for coverage in coverages:
-        try:
-            check_coverage("coverages", coverage, len(rows))
-        except ValueError as error:
-            raise UsageError(error) from error
+    if not isinstance(coverages, Sequence) or not coverages:
+        raise UsageError(f"coverages must be a list of at least one number between 0 and 1, got {coverages!r}.")
+    check_number(coverages, len(rows), "calibration texts")
     for column in task.texts:
         for index, text in enumerate(rows[column]):
-            if not (text if isinstance(text, list) else text.strip()):
+            if not any(part.strip() for part in (text if isinstance(text, list) else [text])):
                 place = place_of(task.data, split, index)
                 raise UsageError(f"--text_column {column}: {place} has a text without characters other than spaces.")
     label = getattr(task, "label", "")
@@ -283,7 +286,7 @@ def check_examples(task_name: str, task: HeadTask, rows: Any, coverages: Sequenc
 
 
 def checked_texts(texts: Iterable[str]) -> list[str]:
-    """Return the texts of elsewhere.
+    """Return the texts from elsewhere.
 
     Raises:
         UsageError: If there are fewer than 10, or one is not a text or has only spaces.

@@ -89,8 +89,8 @@ class CalibrationFiles(ExampleArguments):
 
 CALIBRATE = CommandLine(
     "calibrate",
-    "Make the scores of a model as often right as they say, and let it name sets of labels and unfamiliar texts.\n"
-    "It needs examples with labels that the model was not trained on, at least a few hundred.",
+    "Correct the scores of a model, so that they say how often it is right. It then also returns sets of labels, and\n"
+    "recognises unfamiliar texts. It needs at least a few hundred labelled examples that it was not trained on.",
     "adapted --file held-out.csv --output_dir calibrated",
     (CalibrationArguments, CalibrationFiles),
     positional=("model",),

@@ -5,12 +5,14 @@ Shapes: N texts, C classes, A answers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from ..modeling.calibration import PredictionSets
+from ..command_line import UsageError
+from ..modeling.calibration import PredictionSets, check_coverage
 from .outputs import Outputs
 from .reliability import Answered
 from .scaling import Scaling, choose_scaling, multi_label_loss, single_label_loss
@@ -90,6 +92,9 @@ def fit_multi_label(
         folds: (N,) the fold of each text.
         coverages: The expected shares of true labels in the sets.
         method: The method of scaling, or `auto`.
+
+    Raises:
+        UsageError: If there are too few texts with a label.
     """
     logits, truth = outputs.stacked, torch.tensor([row["labels"] for row in rows])
 
@@ -100,10 +105,29 @@ def fit_multi_label(
     before, after = (
         Answered(each.abs().sigmoid().flatten(), ((each > 0) == truth.bool()).flatten()) for each in (logits, held_out)
     )
+    check_number(coverages, int(truth.any(-1).sum()), "texts with a label")
     probabilities = held_out.sigmoid()
     sets = sets_of(probabilities, truth.bool(), coverages)
     checked = check_sets(probabilities, truth.bool(), folds, coverages, keep_best=False)
     return Fitted(scaling, sets, before, after, checked, scaling(logits))
+
+
+def check_number(coverages: Sequence[float], number: int, what: str) -> None:
+    """Check that there are enough texts or entities for coverages.
+
+    Args:
+        coverages: The coverages.
+        number: The number of texts or entities.
+        what: What they are, for the error.
+
+    Raises:
+        UsageError: If there are too few for a coverage, or a coverage is not between 0 and 1.
+    """
+    for coverage in coverages:
+        try:
+            check_coverage("coverages", coverage, number, what)
+        except ValueError as error:
+            raise UsageError(error) from error
 
 
 def sets_of(probabilities: torch.Tensor, truth: torch.Tensor, coverages: tuple[float, ...]) -> PredictionSets:
@@ -117,7 +141,8 @@ def sets_of(probabilities: torch.Tensor, truth: torch.Tensor, coverages: tuple[f
     numbers = truth.sum(-1, keepdim=True).clamp(min=1)
     weights = (1 / numbers).expand_as(probabilities)[truth]
     scores, order = (1 - probabilities)[truth].sort()
-    return PredictionSets(scores, weights[order], len(probabilities), coverages)
+    # A text without a label says nothing about how often sets contain labels.
+    return PredictionSets(scores, weights[order], int(truth.any(-1).sum()), coverages)
 
 
 def check_sets(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from ..command_line import UsageError
@@ -20,9 +19,7 @@ from ..tasks.answers import Answers
 from .fitting import Fitted
 from .outputs import Outputs
 from .reliability import Answered
-from .scaling import Scaling, fit_log_scale
-
-_TINY = 1e-6
+from .scaling import Scaling, fit_confidences
 
 
 @dataclass
@@ -107,27 +104,19 @@ def fit_answers(
     asked = list(questions.values())
     impossible = any(not question.known["text"] for question in asked)
     best = _best_of(asked, impossible)
-
-    def objective(chosen: torch.Tensor) -> Any:
-        def loss(log_scale: torch.Tensor) -> torch.Tensor:
-            confidences = best.confidences(log_scale.exp()).clamp(_TINY, 1 - _TINY)
-            return F.binary_cross_entropy(confidences[chosen], best.correct[chosen].double())
-
-        return loss
-
     of_question = torch.tensor([question.fold for question in asked])
-    scale = fit_log_scale(objective(torch.ones(len(asked), dtype=torch.bool)))
-    scales = torch.ones(len(asked), dtype=torch.float64)
-    for fold in of_question.unique():
-        scales[of_question == fold] = fit_log_scale(objective(of_question != fold))
+    scale, scales = fit_confidences(best.confidences, best.correct, of_question)
     before = Answered(best.confidences(torch.ones(1)), best.correct)
     after = Answered(best.confidences(scales[:, None]), best.correct)
     candidates = [
-        [(1 - answer["score"], question.is_right(answer)) for answer in question.answers(each, impossible)]
+        [
+            (1 - answer["score"], answer["answer"], question.is_right(answer))
+            for answer in question.answers(each, impossible)
+        ]
         for question, each in zip(asked, scales.tolist(), strict=True)
     ]
     # 1 if none of the candidates is right, so that no set contains a right one.
-    scores = torch.tensor([min((score for score, right in each if right), default=1.0) for each in candidates])
+    scores = torch.tensor([min((score for score, _, right in each if right), default=1.0) for each in candidates])
     checked = _check(candidates, scores, of_question, coverages)
     scaling = Scaling("temperature", scale.float().expand(2).clone(), torch.zeros(2))
     return Fitted(scaling, _sets_of(scores, coverages), before, after, checked)
@@ -181,7 +170,10 @@ def _sets_of(scores: torch.Tensor, coverages: tuple[float, ...]) -> PredictionSe
 
 
 def _check(
-    candidates: list[list[tuple[float, bool]]], scores: torch.Tensor, folds: torch.Tensor, coverages: tuple[float, ...]
+    candidates: list[list[tuple[float, str, bool]]],
+    scores: torch.Tensor,
+    folds: torch.Tensor,
+    coverages: tuple[float, ...],
 ) -> dict[str, dict[str, float]]:
     """Return the coverage and the mean size of sets with thresholds from the other folds."""
     checked = {}
@@ -192,10 +184,12 @@ def _check(
             threshold = sets.threshold(coverage) if sets.highest_coverage >= coverage else 1.0
             for index in (folds == fold).nonzero()[:, 0].tolist():
                 inside = [
-                    right for place, (score, right) in enumerate(candidates[index]) if not place or score <= threshold
+                    (answer, right)
+                    for place, (score, answer, right) in enumerate(candidates[index])
+                    if not place or score <= threshold
                 ]
-                covered += any(inside)
-                size += len(inside)
+                covered += any(right for _, right in inside)
+                size += len(dict(inside))
         checked[str(coverage)] = {
             "coverage": round(covered / len(scores), 4),
             "mean_size": round(size / len(scores), 4),

@@ -13,15 +13,13 @@ from torch.nn import functional as F
 
 from ..command_line import UsageError
 from ..modeling.calibrated_entities import group_tags, kind_of, kinds_of, probabilities_of_kinds
-from ..modeling.calibration import check_coverage
 from ..modeling.label_checks import IGNORED
-from .fitting import Fitted, check_sets, sets_of
+from .fitting import Fitted, check_number, check_sets, sets_of
 from .outputs import Outputs
 from .reliability import Answered
-from .scaling import Scaling, fit_log_scale
+from .scaling import Scaling, fit_confidences
 
 _OUTSIDE = "O"
-_TINY = 1e-6
 
 
 @dataclass(frozen=True)
@@ -77,25 +75,9 @@ def fit_entities(
     if method == "vector":
         raise UsageError("scaling must be temperature or auto for entities, got 'vector'.")
     found = _find(outputs, rows, labels)
-    for coverage in coverages:
-        try:
-            check_coverage("coverages", coverage, len(found.truth))
-        except ValueError as error:
-            raise UsageError(f"{error} Here, these are the entities that the model finds.") from error
-
-    def objective(chosen: torch.Tensor) -> Any:
-        def loss(log_scale: torch.Tensor) -> torch.Tensor:
-            confidences = found.confidences(log_scale.exp()).clamp(_TINY, 1 - _TINY)
-            return F.binary_cross_entropy(confidences[chosen], found.correct[chosen].double())
-
-        return loss
-
-    every = torch.ones(len(found.truth), dtype=torch.bool)
+    check_number(coverages, len(found.truth), "entities that the model finds in the examples")
     folds = folds[found.texts]
-    scale = fit_log_scale(objective(every))
-    held_out_scales = torch.ones(len(found.truth), dtype=torch.float64)
-    for fold in folds.unique():
-        held_out_scales[folds == fold] = fit_log_scale(objective(folds != fold))
+    scale, held_out_scales = fit_confidences(found.confidences, found.correct, folds)
     word_scales = held_out_scales[found.owners][:, None]
     before = Answered(found.confidences(torch.ones(1)), found.correct)
     after = Answered(found.confidences(word_scales), found.correct)

@@ -1,4 +1,4 @@
-"""Scales logits so that the probabilities that they give are as often right as they say.
+"""Scales logits so that their probabilities say how often answers are right.
 
 Shapes: N texts, C classes.
 """
@@ -14,8 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 FOLDS = 5
-# Temperatures outside of this range mean that the model is right or wrong on all texts, so that none is the best.
-_HOTTEST, _COLDEST = 20.0, 0.05
+_TINY = 1e-6
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -69,16 +68,50 @@ def multi_label_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
 
 
-def fit_log_scale(loss: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Return the scale, within limits, whose logarithm minimises a loss."""
-    return _minimise(loss, torch.zeros((), dtype=torch.float64)).exp().clamp(1 / _HOTTEST, 1 / _COLDEST)
+def fit_scale(loss: Callable[[torch.Tensor], torch.Tensor], answers: int) -> torch.Tensor:
+    """Return the scale whose logarithm minimises a loss.
+
+    A small penalty keeps it near 1. Without it, a model that is right on all of a few examples would become certain.
+
+    Args:
+        loss: The mean loss of answers, from the logarithm of a scale.
+        answers: The number of answers.
+    """
+    return _minimise(lambda x: loss(x) + x.square() / answers, torch.zeros((), dtype=torch.float64)).exp()
 
 
 def fit_temperature(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> Scaling:
     """Find the temperature that minimises the loss (Guo et al., 2017). It cannot change which class is most likely."""
-    scale = fit_log_scale(lambda x: loss(logits.double() * x.exp(), targets).mean()).float()
+    scale = fit_scale(lambda x: loss(logits.double() * x.exp(), targets).mean(), len(logits)).float()
     classes = logits.shape[1]
     return Scaling("temperature", scale.expand(classes).clone(), torch.zeros(classes))
+
+
+def fit_confidences(
+    confidences: Callable[[torch.Tensor], torch.Tensor], correct: torch.Tensor, folds: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the scale of the logits with which the confidences say how often answers are right.
+
+    Args:
+        confidences: Returns the confidences (A,) of all answers, from a scale.
+        correct: (A,) bool.
+        folds: (A,) the fold of each answer.
+
+    Returns:
+        The scale, and for each answer (A,) the scale that was fitted to the other folds.
+    """
+
+    def fit(chosen: torch.Tensor) -> torch.Tensor:
+        def loss(log_scale: torch.Tensor) -> torch.Tensor:
+            found = confidences(log_scale.exp()).clamp(_TINY, 1 - _TINY)
+            return F.binary_cross_entropy(found[chosen], correct[chosen].double())
+
+        return fit_scale(loss, int(chosen.sum()))
+
+    held_out = torch.ones(len(folds), dtype=torch.float64)
+    for fold in folds.unique():
+        held_out[folds == fold] = fit(folds != fold)
+    return fit(torch.ones_like(folds, dtype=torch.bool)), held_out
 
 
 def fit_vector(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> Scaling:
@@ -94,7 +127,7 @@ def fit_vector(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> Scali
         return loss(logits.double() * x[0].exp() + x[1], targets).mean() + penalty * (x - first).square().sum()
 
     found = _minimise(objective, first)
-    return Scaling("vector", found[0].exp().clamp(1 / _HOTTEST, 1 / _COLDEST).float(), found[1].float())
+    return Scaling("vector", found[0].exp().float(), found[1].float())
 
 
 def folds_of(texts: int, seed: int = 0) -> torch.Tensor:

@@ -111,14 +111,14 @@ def choose_score(
 ) -> tuple[Unfamiliarity, dict[str, Any]]:
     """Fit the score that tells other texts best, and say on which texts it was chosen.
 
-    With texts of elsewhere, they decide. Otherwise, with at least three classes, each class is held out in turn, and
+    With texts from elsewhere, they decide. Otherwise, with at least three classes, each class is held out in turn, and
     the classes decide. Otherwise, it is the default.
 
     Args:
         known: The calibration texts.
         folds: (N,) the fold of each text.
         layers: The number of layers of the model.
-        away: Texts of elsewhere.
+        away: Texts from elsewhere.
     """
     default = default_kind(layers)
     candidates: list[tuple[str, int | None]] = [
@@ -150,7 +150,7 @@ def choose_score(
 
 
 def auroc(home: torch.Tensor, away: torch.Tensor) -> float:
-    """Return the probability that a text of elsewhere has a higher score than one from home; ties count half."""
+    """Return the probability that a text from elsewhere has a higher score than a text from home; ties count half."""
     from sklearn.metrics import roc_auc_score
 
     truth = [0] * len(home) + [1] * len(away)

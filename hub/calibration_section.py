@@ -21,7 +21,7 @@ _NOUNS = {"ner": "kinds of entities", "qa": "answers"}
 _CHOSEN = {
     "default": "the default, which needs no other texts",
     "held-out classes": "chosen on held-out classes",
-    "other texts": "chosen on texts of elsewhere",
+    "other texts": "chosen on texts from elsewhere",
 }
 
 

@@ -182,15 +182,15 @@ class QuestionAnsweringPipeline(_Pipeline):
     ) -> list[dict[str, Any]]:
         """Add the set of answers and the p-value of a question to its answers."""
         threshold = self.calibration.sets.threshold(coverage)
-        chosen = [each["answer"] for place, each in enumerate(answers) if not place or 1 - each["score"] <= threshold]
+        inside = [each["answer"] for place, each in enumerate(answers) if not place or 1 - each["score"] <= threshold]
         added: dict[str, Any] = {}
         if "unfamiliarity" in windows[0]:
             # A context that is read in several windows has their mean.
             added["unfamiliarity"] = float(torch.stack([window["unfamiliarity"] for window in windows]).mean())
         if abstain_below is not None and added.get("unfamiliarity", 1.0) < abstain_below:
             nothing = dict.fromkeys(("score", "start", "end", "answer"))
-            return [{**nothing, "answers": [each["answer"] for each in answers], **added}]
-        return [{**each, "answers": chosen, **added} for each in answers]
+            return [{**nothing, "answers": _different(each["answer"] for each in answers), **added}]
+        return [{**each, "answers": _different(inside), **added} for each in answers]
 
     def _unpadded_logits(self, logits: torch.Tensor, window: dict[str, Any]) -> torch.Tensor:
         """Return the logits (S,) of the tokens of a window, without the padding of the batch."""
@@ -312,6 +312,11 @@ def _pairs(questions: Any, contexts: Any) -> Any:
             f"{len(questions)} and {len(contexts)}."
         )
     return [{"question": question, "context": context} for question, context in zip(questions, contexts, strict=True)]
+
+
+def _different(answers: Iterable[str]) -> list[str]:
+    """Return each answer once, although it may be in several places of a context."""
+    return list(dict.fromkeys(answers))
 
 
 def _texts(inputs: Any) -> tuple[str, str]:

@@ -13,7 +13,7 @@ _PIPELINES = {
 }
 
 
-def install() -> None:
+def install_pipelines() -> None:
     """Replace transformers' pipelines by their subclasses, which only differ for models of this package.
 
     A pipeline that a user registered stays.

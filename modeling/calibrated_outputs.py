@@ -96,16 +96,17 @@ def check_refusal(
     Raises:
         ValueError: If one of them is not between 0 and 1, or the model is not calibrated for it.
     """
-    parts = {
-        "coverage": (coverage, getattr(calibration, "sets", None)),
-        "abstain_below": (abstain_below, getattr(calibration, "unfamiliarity", None)),
-    }
-    for name, (value, part) in parts.items():
-        if value is not None and part is None:
+    for name, value in (("coverage", coverage), ("abstain_below", abstain_below)):
+        if value is not None and calibration is None:
             raise ValueError(
-                f"{name}={value!r} needs a calibrated model, and this one has no calibration for it. Calibrate it with "
+                f"{name}={value!r} needs a calibrated model, and this one has no calibration. Calibrate it with "
                 "`sequence-encoder calibrate MODEL --file … --output_dir …`, or leave the argument out."
             )
+    if abstain_below is not None and calibration is not None and calibration.unfamiliarity is None:
+        raise ValueError(
+            f"abstain_below={abstain_below!r} needs p-values, and this model has none. Most exported models have none, "
+            "because graphs do not return the vectors of layers. Use the original model, or leave the argument out."
+        )
     if coverage is not None and calibration is not None and calibration.sets is not None:
         check_coverage("coverage", coverage, calibration.sets.texts)
     if abstain_below is not None:

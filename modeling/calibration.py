@@ -165,7 +165,7 @@ class Calibration:
     Args:
         task: `classification`, `multi-label`, `ner` or `qa`.
         scaling: The method and the numbers by which the weights of the head were scaled.
-        head: Digests of the weights that the calibration belongs to, see `weight_digests`.
+        weights: Digests of the weights that the calibration belongs to, see `weight_digests`.
         sets: The prediction sets, if there are any.
         unfamiliarity: The score of unfamiliar texts, if there is one.
         facts: Other entries of `calibration.json`, such as metrics before and after.
@@ -173,7 +173,7 @@ class Calibration:
 
     task: str
     scaling: dict[str, Any]
-    head: tuple[str, ...]
+    weights: tuple[str, ...]
     sets: PredictionSets | None = None
     unfamiliarity: Unfamiliarity | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -186,7 +186,7 @@ class Calibration:
     def fits(self, model: nn.Module) -> bool:
         """Return whether a model still has the weights that were calibrated."""
         digest = _digest(model, torch.float32)
-        return digest is None or digest in self.head
+        return digest is None or any(known.startswith(digest) for known in self.weights)
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of `calibration.json`."""
@@ -204,7 +204,7 @@ class Calibration:
                 "k": self.unfamiliarity.k,
                 "texts": len(self.unfamiliarity.scores),
             }
-        return {**content, **self.facts, "head": list(self.head)}
+        return {**content, **self.facts, "weights": list(self.weights)}
 
     def write(self, folder: Path) -> None:
         """Write `calibration.json` and `calibration.safetensors` into a folder."""
@@ -219,13 +219,14 @@ class Calibration:
         save_file(tensors, folder / CALIBRATION_TENSORS, metadata={"format": "pt"})
 
 
-def check_coverage(name: str, coverage: Any, texts: int) -> None:
+def check_coverage(name: str, coverage: Any, texts: int, what: str = "calibration texts") -> None:
     """Check a coverage of prediction sets.
 
     Args:
         name: The name of the argument, for the error.
         coverage: The value.
         texts: The number of calibration texts.
+        what: What they are, for the error.
 
     Raises:
         ValueError: If it is not a number between 0 and 1, or there are too few calibration texts for it.
@@ -237,7 +238,7 @@ def check_coverage(name: str, coverage: Any, texts: int) -> None:
     if texts + 1 < round(1 / (1 - coverage), 6):
         least = math.ceil(round(1 / (1 - coverage), 6)) - 1
         raise ValueError(
-            f"{name}={coverage} needs at least {least} calibration texts, and there are {texts}; it must be at most "
+            f"{name}={coverage} needs at least {least} {what}, and there are {texts}; it must be at most "
             f"{texts / (texts + 1):.3g}."
         )
 
@@ -309,13 +310,11 @@ def _from_files(facts: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> C
             raise ValueError(f"the score {unfamiliarity.kind} needs {', '.join(sorted(needed))} and a layer")
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise ValueError(f"{CALIBRATION_TENSORS} has numbers that are NaN or infinite")
-    return Calibration(facts.pop("task"), facts.pop("scaling"), tuple(facts.pop("head")), sets, unfamiliarity, facts)
+    return Calibration(facts.pop("task"), facts.pop("scaling"), tuple(facts.pop("weights")), sets, unfamiliarity, facts)
 
 
 def weight_digests(model: nn.Module) -> tuple[str, ...]:
-    """Return digests of the weights of the head and of all norms, in each dtype that they may be loaded in.
-
-    Training changes these weights, and quantization does not.
+    """Return digests of the weights, in each dtype that they may be loaded in.
 
     Args:
         model: A model with a task head.
@@ -324,17 +323,28 @@ def weight_digests(model: nn.Module) -> tuple[str, ...]:
 
 
 def _digest(model: Any, dtype: torch.dtype) -> str | None:
-    """Return a digest of the values in a dtype, or None if this process does not have them, as in an exported model."""
+    """Return a digest of the values in a dtype, or None if this process does not have them, as in an exported model.
+
+    It begins with the head and the norms, which quantization does not change, so that a quantized model has the
+    beginning of the digest.
+    """
+    # `torch.compile` wraps models.
+    model = getattr(model, "_orig_mod", model)
     if not isinstance(model, nn.Module):
         return None
     encoder = f"{model.base_model_prefix}."
-    norms = {name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm | nn.RMSNorm)}
-    digest = blake2b(digest_size=8)
+    modules = dict(model.named_modules())
+    digest, layers = blake2b(digest_size=8), blake2b(digest_size=8)
     for name, weight in sorted(model.named_parameters()):
-        if name.startswith(encoder) and name.rpartition(".")[0] not in norms:
-            continue
         if weight.is_meta or hasattr(weight, "full_tensor"):
             return None
-        values = weight.detach().float().to(dtype).float().cpu().contiguous()
-        digest.update(name.encode() + values.numpy().tobytes())
-    return digest.hexdigest()
+        module = modules[name.rpartition(".")[0]]
+        if name.startswith(encoder) and not isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.Linear):
+            continue
+        values = weight.detach().to(dtype).float()
+        if name.startswith(encoder) and isinstance(module, nn.Linear):
+            # A sum of integers has no rounding, and takes less time than a hash of large matrices.
+            layers.update(f"{name} {int(values.view(torch.int32).sum(dtype=torch.int64))}".encode())
+        else:
+            digest.update(name.encode() + values.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest() + ("" if getattr(model, "hf_quantizer", None) is not None else layers.hexdigest())

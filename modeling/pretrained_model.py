@@ -117,7 +117,7 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             plain.save_pretrained(folder)
         if (calibration := calibration_of(self)) is not None:
             calibration.write(folder)
-            name_calibrated_pipeline(folder, type(self).__name__)
+        name_calibrated_pipeline(folder, type(self).__name__)
         recipe = recipe_of(self) if self._saves_recipe else None
         if recipe is not None:
             write_recipe(folder, recipe, self.config.hidden_size)

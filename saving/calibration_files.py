@@ -14,7 +14,8 @@ CALIBRATION_FILES = frozenset({CALIBRATION, CALIBRATION_TENSORS})
 # Beside the model card, which shows it.
 CALIBRATION_PICTURE = "reliability.png"
 
-# By the class of the model: the task, the pipeline that uses its calibration, and the Auto class of the model.
+# By the class of the model: the task, the pipeline that uses a calibration, and the Auto class of the model. Without a
+# calibration, it refuses the arguments that need one, where transformers' pipeline would ignore them.
 CALIBRATED_PIPELINES = {
     "SequenceEncoderForSequenceClassification": (
         "text-classification",
@@ -30,7 +31,7 @@ CALIBRATED_PIPELINES = {
 
 
 def without_calibrated_pipelines(named: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of `custom_pipelines` in `config.json` that do not belong to a calibration.
+    """Return the entries of `custom_pipelines` in `config.json` that do not name one of `CALIBRATED_PIPELINES`.
 
     Args:
         named: The pipeline of each task.
@@ -40,7 +41,7 @@ def without_calibrated_pipelines(named: dict[str, Any]) -> dict[str, Any]:
 
 
 def name_calibrated_pipeline(folder: Path, model_class: str) -> None:
-    """Add the pipeline that uses the calibration of a model to `config.json` in its folder.
+    """Add the pipeline for the task of a model to `config.json` in its folder, unless it names another one.
 
     Args:
         folder: The folder.
@@ -52,5 +53,5 @@ def name_calibrated_pipeline(folder: Path, model_class: str) -> None:
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     entry = {"impl": f"{MODELING}.{pipeline}", "pt": [auto_class], "type": "text"}
-    config["custom_pipelines"] = {**config.get("custom_pipelines", {}), task: entry}
+    config["custom_pipelines"] = {task: entry, **config.get("custom_pipelines", {})}
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

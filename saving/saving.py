@@ -185,7 +185,7 @@ class AutoMapSavingMixin(CodeSavingMixin):
             return AtomicSavingMixin._write(self, folder, *args, **kwargs)
         config.auto_map = auto_map(config.model_type, getattr(self, "auto_map", None) or {})
         given = self.__dict__.pop("custom_pipelines", None)
-        # A model that is still calibrated adds its pipeline again.
+        # The model adds its pipeline again.
         given = without_calibrated_pipelines(given) if isinstance(given, dict) else {}
         if named := custom_pipelines(next(iter(config.architectures or ()), None), given):
             config.custom_pipelines = named

@@ -49,6 +49,8 @@ def overconfident(
 ) -> SequenceEncoderForSequenceClassification:
     """Build a classifier with logits of a few units."""
     names = [f"kind {number}" for number in range(fields.pop("labels", 2))]
+    # Fixtures of modules are made before `_seed` of conftest.py.
+    torch.manual_seed(0)
     fields = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}, **fields}
     model = SequenceEncoderForSequenceClassification(tiny_config("bert", vocab_size=len(tokenizer), **fields))
     model = randomize(model)

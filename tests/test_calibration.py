@@ -17,6 +17,7 @@ from sequence_encoder import SequenceEncoderForSequenceClassification
 from sequence_encoder.__main__ import main
 from sequence_encoder.evaluation import calibrate, calibrating
 from sequence_encoder.hub import model_card
+from sequence_encoder.modeling.calibration import calibration_of
 from sequence_encoder.modeling.layer_vectors import LayerVectors
 from sequence_encoder.tests.calibrated_models import (
     AWAY,
@@ -74,6 +75,17 @@ def test_the_temperature_is_found_and_becomes_a_part_of_the_weights(
     texts = texts_of(HOME, 20, seed=7)
     expected = logits_of(before, tokenizer, texts) / scaling["temperature"]
     torch.testing.assert_close(logits_of(model, tokenizer, texts), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_is_right_on_all_examples_does_not_become_certain(
+    before: Any, tokenizer: Any, examples: Any
+) -> None:
+    texts = [each["text"] for each in examples[:50]]
+    answers = logits_of(before, tokenizer, texts).argmax(-1).tolist()
+    given = [{"text": text, "label": f"kind {answer}"} for text, answer in zip(texts, answers, strict=True)]
+    after = calibrate(copy.deepcopy(before), tokenizer, given).after.metrics()
+    # About as sure as if the next answer were a mistake.
+    assert 0.94 < after["mean_confidence"] < 0.99
 
 
 def test_the_report_has_metrics_of_answers_before_and_after(calibrated: Any, tmp_path: Path) -> None:
@@ -175,12 +187,16 @@ def test_several_labels_have_sets_with_the_expected_share_of_true_labels(
         texts = texts_of(HOME, 300, seed)
         probabilities = (logits_of(model, tokenizer, texts) / TEMPERATURE).sigmoid()
         drawn = torch.bernoulli(probabilities, generator=torch.Generator().manual_seed(seed)).bool().tolist()
-        return [
+        found = [
             {"text": text, "labels": [name for name, is_true in zip(names, row, strict=True) if is_true]}
             for text, row in zip(texts, drawn, strict=True)
         ]
+        # Texts without a label do not count as covered.
+        return [*found, *({"text": text, "labels": []} for text in texts)]
 
     home, fresh = examples(0), examples(1)
+    few = [*home[:18], *({**each, "labels": []} for each in home)]
+    refused(lambda: calibrate(model, tokenizer, few), "coverages=0.95 needs at least 19 texts with a label")
     report = calibrate(model, tokenizer, home)
     metrics = report.calibration.facts["metrics"]
     assert metrics["after"]["expected_calibration_error"] < metrics["before"]["expected_calibration_error"]
@@ -212,7 +228,9 @@ def test_a_calibration_belongs_to_the_same_weights_in_another_dtype(folder: Path
     assert AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).calibration is not None
 
 
-@pytest.mark.parametrize("changed", ["classifier.bias", "model.layers.0.mlp_norm.weight"])
+@pytest.mark.parametrize(
+    "changed", ["classifier.bias", "model.layers.0.mlp_norm.weight", "model.layers.2.self_attn.qkv_proj.weight"]
+)
 def test_a_model_that_was_trained_further_does_not_claim_the_calibration(
     folder: Path, tmp_path: Path, changed: str
 ) -> None:
@@ -222,10 +240,14 @@ def test_a_model_that_was_trained_further_does_not_claim_the_calibration(
         loaded.get_parameter(changed).add_(0.01)
     loaded.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("calibration.*"))
-    assert "custom_pipelines" not in json.loads((tmp_path / "config.json").read_text())
     for name in ("calibration.json", "calibration.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).calibration is None
+
+
+def test_a_compiled_model_keeps_its_calibration(folder: Path) -> None:
+    compiled: Any = torch.compile(AutoModelForSequenceClassification.from_pretrained(folder), backend="eager")
+    assert calibration_of(compiled) is compiled.calibration is not None
 
 
 @pytest.mark.parametrize("damage", ["{", '{"version": 2}', '{"version": 1, "task": "classification"}', "kind", "NaN"])
@@ -312,7 +334,11 @@ def test_examples_that_cannot_calibrate_are_refused(before: Any, tokenizer: Any,
         (one, {}, ["at least two different labels", "'kind 0'"]),
         (examples[:10], {}, ["coverages=0.95", "at least 19", "there are 10"]),
         (examples, {"coverages": [1.5]}, ["coverages", "between 0 and 1", "1.5"]),
-        (examples, {"coverages": []}, ["coverages", "got none"]),
+        (examples, {"coverages": []}, ["coverages", "at least one number", "got []"]),
+        (examples, {"coverages": 0.9}, ["coverages must be a list", "got 0.9"]),
+        (examples, {"max_length": 0}, ["max_length", "got 0"]),
+        ("text", {}, ["list of dictionaries", "number 1 is 't'"]),
+        (None, {}, ["list of dictionaries", "number 1 is None"]),
         (examples, {"scaling": "platt"}, ["scaling", "auto, temperature, vector", "'platt'"]),
         (examples, {"coverages": [0.999]}, ["coverages=0.999", "at least 999"]),
         (spaces, {}, ["text_column", "row 30", "other than spaces"]),

@@ -97,10 +97,12 @@ def test_encode_gives_the_same_vectors_without_the_package(results: Any, saved: 
     assert results["encode"] == model.encode(TEXTS, tokenizer, normalize_embeddings=True).tolist()
 
 
-def test_only_question_answering_models_name_a_custom_pipeline(saved: Path, tmp_path: Path) -> None:
-    for task in HEADS:
+def test_models_name_the_pipeline_of_their_task_if_it_is_ours(saved: Path, tmp_path: Path) -> None:
+    ours = ("question-answering", "text-classification", "token-classification")
+    for task, model_class in HEADS.items():
         config = json.loads((saved / task / "config.json").read_text())
-        assert list(config.get("custom_pipelines", ())) == ["question-answering"] * (task == "question-answering")
+        expected = [each for each in ours if HEADS[each] == model_class]
+        assert list(config.get("custom_pipelines", ())) == expected
     model = sequence_encoder.SequenceEncoderForMaskedLM.from_pretrained(saved / "question-answering")
     model.config.custom_pipelines["mine"] = {"impl": "mine.Mine"}
     model.save_pretrained(tmp_path)

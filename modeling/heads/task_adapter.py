@@ -58,6 +58,8 @@ class TaskAdapter(SafeModelLoadingMixin, ModelSavingMixin, PreTrainedModel):  # 
     config_class = TaskAdapterConfig
     config: TaskAdapterConfig
     base_model_prefix = "encoder"
+    # Cannot be calibrated. By this attribute, our pipelines know that they must refuse what needs a calibration.
+    calibration = None
     _loss_function = staticmethod(sequence_classification_loss)
     _supports_flash_attn = True
     _supports_sdpa = True

@@ -40,7 +40,7 @@ def calibration_split(run: Adaptation, task: Any, rows: dict[str, Any]) -> str |
         return None
     try:
         if run.model.tuning not in _TUNINGS:
-            raise UsageError(f"--tuning {run.model.tuning} must be one of {', '.join(_TUNINGS)} to be calibrated")
+            raise UsageError(f"--tuning must be one of {', '.join(_TUNINGS)} for a calibration, got {run.model.tuning}")
         check_examples(run.model.task, task, rows[split], COVERAGES, split)
     except UsageError as error:
         if asked:
