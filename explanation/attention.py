@@ -5,6 +5,7 @@ Shapes: H heads, L tokens of a row, D hidden.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -33,11 +34,14 @@ def attention_weights(encoder: Any, row: Row, layers: Iterable[int]) -> dict[int
     wanted, length = set(layers), len(row.ids)
     modules = [layer.self_attn for layer in encoder._layers_in_order()]
     types = [layer.layer_type for layer in encoder._layers_in_order()]
-    depth = -1
+    depth, thread = -1, threading.get_ident()
 
     def compute(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Layers that share their weights are one module, so calls are counted.
         nonlocal depth
+        # Other threads may use the model at the same time.
+        if threading.get_ident() != thread:
+            return
         depth += 1
         if depth not in wanted or kwargs.get("attend") is None:
             return
