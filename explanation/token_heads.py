@@ -43,21 +43,20 @@ class EntityHead(Head):
         before = ""
         for word in sorted(first):
             label = str(self.model.config.id2label[indices[word]])
-            kind = label[2:] if label[1:2] == "-" else label.removesuffix("O")
+            kind = "" if label == "O" else label[2:] if label[1:2] == "-" else label
             if kind and (label.startswith(("B-", "S-", "U-")) or kind != before):
                 found.append((kind, []))
             if kind:
                 found[-1][1].append(word)
             before = kind
-        targets, text = [], request.texts[0]
+        targets, named, text = [], [], request.texts[0]
         for kind, members in found:
             start, end = request.words[members[0]].start, request.words[members[-1]].end
+            named.append(f"{text[start:end]} ({kind})")
             if wanted in (None, kind, text[start:end]):
                 places, labels = (tuple(known[word] for word in members) for known in (first, indices))
-                name = f"{text[start:end]} ({kind})"
-                targets.append(Target(name, "mean log-odds", labels, places, 0, start, end))
+                targets.append(Target(named[-1], "mean log-odds", labels, places, 0, start, end))
         if wanted is not None and not targets:
-            named = [f"{request.words[members[0]].text} ({kind})" for kind, members in found]
             raise _wrong(wanted, "an entity of the text, or the label of one", named)
         return targets
 
@@ -135,17 +134,18 @@ class MaskHead(Head):
             raise ValueError(f"a text must have a mask ({self.tokenizer.mask_token}) to explain, got {request.name()}.")
         targets = []
         for number, (place, logits) in enumerate(zip(places, outputs[0], strict=True)):
-            index = int(logits.argmax()) if wanted is None else self._token(wanted)
+            index = int(logits.argmax()) if wanted is None else max(self._tokens(wanted), key=lambda each: logits[each])
             name = self.tokenizer.decode([index]).strip()
             targets.append(Target(name, "log-odds", (number, index), (place,)))
         return targets
 
-    def _token(self, wanted: str) -> int:
-        ids = {tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (wanted, f" {wanted}")}
-        single = sorted(token for (token, *rest) in ids if not rest)
-        if not single or single[-1] == self.tokenizer.unk_token_id:
+    def _tokens(self, wanted: str) -> set[int]:
+        """Return the tokens that a word may be: in some vocabularies, it is another after a space."""
+        ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (wanted, f" {wanted}")]
+        single = {each[0] for each in ids if len(each) == 1} - {self.tokenizer.unk_token_id}
+        if not single:
             raise ValueError(f"target must be a single token of the vocabulary, got {wanted!r}.")
-        return single[-1]
+        return single
 
     def number(self, target: Target, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """See `Head`."""

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sequence_encoder import SequenceEncoderForMultipleChoice
-from sequence_encoder.explanation import explain, nearest_examples
+from sequence_encoder.explanation import attention_of, explain, nearest_examples
 from sequence_encoder.explanation.explaining import HEADS as KNOWN
 from sequence_encoder.explanation.methods import METHODS
 from sequence_encoder.explanation.values import Values
@@ -131,6 +132,19 @@ def test_words_are_those_of_the_text_for_every_kind_of_tokenizer() -> None:
         assert [word.text for word in words if word.source == 1] == ["a", "second", "text"]
 
 
+def test_pieces_are_words_in_scripts_without_spaces() -> None:
+    pieces = Tokenizer(
+        models.Unigram([("<unk>", 0.0), *((piece, -2.0) for piece in ["▁", "我", "喜欢", "电影", "。", "a", "b"])], 0)
+    )
+    pieces.pre_tokenizer = pre_tokenizers.Metaspace()
+    unigram = PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="<unk>")
+    for tokenizer, words in (
+        (unigram, ["我", "喜欢", "电影", "。", "ab"]),
+        (tokenizer_of("byte_level_bpe"), [*"我喜欢电影。", "ab"]),
+    ):
+        assert [word.text for word in row_of(tokenizer, ["我喜欢电影。 ab"], None)[1]] == words
+
+
 def test_leaving_out_words_is_reading_a_shorter_text(built: Build) -> None:
     model, tokenizer, _ = built("label")
     (found,) = explain(model, tokenizer, "Return the text", target="good", removal="leave_out")
@@ -197,6 +211,42 @@ def test_a_target_may_be_chosen(built: Build) -> None:
     assert named[0].scores == first.scores
 
 
+def test_labels_may_end_with_an_o(built: Build) -> None:
+    model, tokenizer, texts = built("entity", id2label={0: "GEO", 1: "INFO", 2: "O", 3: "O"})
+    outputs = model(**tokenizer(texts, return_tensors="pt")).logits[0, 1:-1].argmax(-1).tolist()
+    kinds = {model.config.id2label[index] for index in outputs} - {"O"}
+    assert {each.target.name.rpartition(" ")[2] for each in explain(model, tokenizer, texts)} == {
+        f"({k})" for k in kinds
+    }
+    assert kinds
+
+
+def test_a_word_is_the_likelier_of_its_tokens_at_a_mask(built: Build) -> None:
+    model, _, _ = built("mask")
+    tokenizer = tokenizer_of("byte_level_bpe")
+    text = f"Return {tokenizer.mask_token} text"
+    encoded = tokenizer(text, return_tensors="pt")
+    (logits,) = model(**encoded).logits[encoded["input_ids"] == tokenizer.mask_token_id]
+    for word in ("the", "of", "in"):
+        tokens = [tokenizer(each, add_special_tokens=False)["input_ids"][0] for each in (word, f" {word}")]
+        (found,) = explain(model, tokenizer, text, target=word)
+        assert found.target.indices[1] == max(tokens, key=lambda token: logits[token])
+
+
+def test_threads_do_not_mix_up_attention(built: Build) -> None:
+    model, tokenizer, texts = built("label")
+    expected = attention_of(model, tokenizer, texts[0], layer=1).weights
+    other = Thread(target=explain, args=(model, tokenizer, "Return files"))
+
+    def run_other(*given: Any) -> None:
+        if other.ident is None:
+            other.start()
+            other.join()
+
+    model.get_input_embeddings().register_forward_hook(run_other)
+    torch.testing.assert_close(attention_of(model, tokenizer, texts[0], layer=1).weights, expected)
+
+
 @pytest.mark.parametrize(
     ("head", "texts", "options", "message"),
     [
@@ -211,6 +261,7 @@ def test_a_target_may_be_chosen(built: Build) -> None:
         ("answer", ["text"], {"text_pairs": "files", "target": "text"}, "an answer that occurs in text_pair"),
         ("mask", ["text"], {}, r"must have a mask \(\[MASK\]\)"),
         ("mask", ["[MASK]."], {"target": "no such"}, "a single token"),
+        ("mask", ["[MASK]."], {"target": ""}, "a single token"),
         ("similarity", ["text"], {}, "needs a second text"),
         ("similarity", ["text"], {"text_pairs": "files", "target": "x"}, "target must be None"),
         ("label", ["text"], {"text_pairs": ["a", "b"]}, "text_pairs must have as many texts"),
