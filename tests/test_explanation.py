@@ -255,6 +255,7 @@ def test_threads_do_not_mix_up_attention(built: Build) -> None:
         ("label", ["text"], {"method": "lime"}, "method must be one of occlusion"),
         ("label", ["text"], {"removal": "zero"}, "removal must be one of mask, leave_out, got 'zero'"),
         ("label", ["text"], {"samples": 0}, "samples must be at least 1"),
+        ("label", ["text"], {"seed": -1}, "seed must be at least 0"),
         ("entity", ["text"], {"removal": "leave_out"}, "pass 'mask'"),
         ("entity", ["text"], {"target": "Z"}, "target must be an entity of the text.*the model finds"),
         ("answer", ["text"], {}, "needs a second text"),
@@ -290,5 +291,6 @@ def test_the_nearest_examples_are_those_with_the_nearest_vectors(built: Build) -
     assert (best.text, best.label) == ("Return the text", 2)
     assert best.cosine == pytest.approx(1, abs=1e-5)
     assert second.cosine < best.cosine
+    assert nearest_examples(model, tokenizer, "Return the text", examples, [1, 2, 3], count=2) == [[best, second]]
     with pytest.raises(ValueError, match="labels must have one item"):
         nearest_examples(model, tokenizer, ["text"], examples, [1])
