@@ -122,8 +122,8 @@ def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
 
 
 def _is_adapter(folder: str) -> bool:
-    content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    return content.get("model_type") == TaskAdapterConfig.model_type
+    file = Path(folder) / "config.json"
+    return file.is_file() and json.loads(file.read_text("utf-8")).get("model_type") == TaskAdapterConfig.model_type
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

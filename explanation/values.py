@@ -66,13 +66,18 @@ class Values:
             The numbers for each request, (N, T) in float32 on the CPU.
 
         Raises:
-            ValueError: If a number is not finite.
+            ValueError: If a copy has no tokens, or a number is not finite.
         """
         rows: dict[Row, int] = {}
         copies: list[tuple[int, list[int]]] = []
         for number, (request, kept) in enumerate(asked):
             for words in kept.tolist():
                 changed = [without_words(row, words, self.mask_id) for row in request.rows]
+                if not all(row.ids for row in changed):
+                    raise ValueError(
+                        f"without its words, nothing is left of {request.name()}, because the tokenizer adds no "
+                        "special tokens; give it a mask token, and pass removal='mask'."
+                    )
                 copies.append((number, [rows.setdefault(row, len(rows)) for row in changed]))
         outputs = self.outputs(list(rows))
         found: list[list[torch.Tensor]] = [[] for _ in asked]

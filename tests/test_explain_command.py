@@ -108,6 +108,11 @@ def test_mistakes_are_reported(
         main(["explain", str(folder), "--file", "texts.csv", *options])
 
 
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"is not a saved model: it has no config\.json"):
+        main(["explain", str(tmp_path), "--text", "files"])
+
+
 def test_text_or_file_is_needed() -> None:
     with pytest.raises(UsageError, match="exactly one of --text and --file is needed, got neither"):
         EXPLAIN.check(["model"])

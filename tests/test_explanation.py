@@ -155,6 +155,16 @@ def test_leaving_out_words_is_reading_a_shorter_text(built: Build) -> None:
     assert found.scores[0] == pytest.approx(found.value - values[1], abs=1e-4)
 
 
+def test_a_text_without_tokens_has_no_number(built: Build) -> None:
+    model, _, _ = built("label")
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "text": 1, "files": 2}, "<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    assert len(explain(model, tokenizer, "text files")[0].scores) == 2
+    with pytest.raises(ValueError, match="nothing is left of 'text', because the tokenizer adds no special tokens"):
+        explain(model, tokenizer, "text")
+
+
 def test_faithfulness_is_what_removing_words_does(built: Build) -> None:
     model, tokenizer, _ = built("label")
     (found,) = explain(model, tokenizer, "Return the text of files", target="good", method="shapley", samples=120)
