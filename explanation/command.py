@@ -69,7 +69,7 @@ def explain(texts: ExplainedTexts, options: ExplanationArguments) -> list[Explan
     ):
         print("\n".join(pair))
         if not explanations:
-            print("The model finds no entity.")
+            print("The model finds no entity to explain.")
         for each in explanations:
             print(each.table(options.top_words))
         for neighbour in neighbours:

@@ -56,7 +56,7 @@ def explain(
     max_tokens: int = 2048,
     seed: int = 0,
 ) -> list[Explanation]:
-    """Explain what a model says of texts, by the words that it says it for.
+    """Explain what a model says of texts: give each word a score for what it adds.
 
     The model stays as it is: in its dtype, on its device.
 
@@ -78,7 +78,8 @@ def explain(
         seed: The seed of random orders.
 
     Returns:
-        Explanations in the order of the texts. A text has one for each entity or mask, and otherwise one.
+        Explanations in the order of the texts. A text has one for each entity or mask, which may be none, and
+        otherwise one.
 
     Raises:
         ValueError: If a text has no words, an argument is not allowed, or the model has no head for it, or gives

@@ -62,6 +62,7 @@ def _orders(words: int, samples: int, random: np.random.Generator) -> np.ndarray
     return np.array([order for one in pairs for order in (one, one[::-1])])[:samples]
 
 
+@torch.inference_mode(False)
 def integrated_gradients(values: Values, requests: Sequence[Request], samples: int, seed: int) -> list[torch.Tensor]:
     """Return integrated gradients (Sundararajan et al., 2017), summed over the pieces of each word, (W, T).
 
@@ -74,6 +75,7 @@ def integrated_gradients(values: Values, requests: Sequence[Request], samples: i
     return [_by_words(request, products) for request, products in zip(requests, found, strict=True)]
 
 
+@torch.inference_mode(False)
 def gradient_x_input(values: Values, requests: Sequence[Request], samples: int, seed: int) -> list[torch.Tensor]:
     """Return the products of token vectors and their gradients (Shrikumar et al., 2016), summed over words, (W, T)."""
     ends = [[end for _, end in _paths(values, request)] for request in requests]

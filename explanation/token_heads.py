@@ -20,6 +20,11 @@ def _first_tokens(row: Row) -> dict[int, int]:
     return {word: place for place, word in reversed(list(enumerate(row.words))) if word != NO_WORD}
 
 
+def _kind(label: str) -> str:
+    """Return the label of the entities whose words have a label; empty if these words are in none."""
+    return "" if label == "O" else label[2:] if label[1:2] == "-" else label
+
+
 def _wrong(wanted: str, allowed: str, found: Sequence[str]) -> ValueError:
     return ValueError(f"target must be {allowed}, got {wanted!r}; the model finds {', '.join(found) or 'none'}.")
 
@@ -39,11 +44,12 @@ class EntityHead(Head):
         """See `Head`."""
         first = _first_tokens(request.rows[0])
         indices = {word: int(outputs[0][place].argmax()) for word, place in first.items()}
+        names = {index: str(label) for index, label in self.model.config.id2label.items()}
         found: list[tuple[str, list[int]]] = []
         before = ""
         for word in sorted(first):
-            label = str(self.model.config.id2label[indices[word]])
-            kind = "" if label == "O" else label[2:] if label[1:2] == "-" else label
+            label = names[indices[word]]
+            kind = _kind(label)
             if kind and (label.startswith(("B-", "S-", "U-")) or kind != before):
                 found.append((kind, []))
             if kind:
@@ -56,8 +62,8 @@ class EntityHead(Head):
             if wanted in (None, kind, text[start:end]):
                 places, labels = (tuple(known[word] for word in members) for known in (first, indices))
                 targets.append(Target(named[-1], "mean log-odds", labels, places, 0, start, end))
-        if wanted is not None and not targets:
-            raise _wrong(wanted, "an entity of the text, or the label of one", named)
+        if wanted is not None and not targets and wanted not in {_kind(label) for label in names.values()} - {""}:
+            raise _wrong(wanted, "a label of entities, or an entity of the text", named)
         return targets
 
     def number(self, target: Target, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -98,7 +104,7 @@ class AnswerHead(Head):
             last = first + len(wanted)
         inside = [place for place, span in enumerate(spans) if span and span[0] < last and span[1] > first]
         if first < 0 or (not wanted and wanted is not None) or not inside:
-            raise ValueError(f"target must be an answer that occurs in text_pair, got {wanted!r}.")
+            raise ValueError(f"target must be an answer in the part of text_pair that the model reads, got {wanted!r}.")
         places = (inside[0], inside[-1])
         return [Target(context[first:last], "log-probability", (0, 1), places, 1, first, last)]
 

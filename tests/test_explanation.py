@@ -92,6 +92,8 @@ def test_gradients_are_those_of_captum(built: Build, method: str, theirs: str) -
         if word is not None:
             expected[word] += token.detach()
     torch.testing.assert_close(torch.tensor(found.scores), expected, rtol=1e-3, atol=1e-5)
+    with torch.inference_mode():
+        assert explain(model, tokenizer, texts, target="good", method=method, samples=8)[0].scores == found.scores
     assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
 
 
@@ -231,6 +233,13 @@ def test_labels_may_end_with_an_o(built: Build) -> None:
     assert kinds
 
 
+def test_texts_without_entities_of_a_label_have_no_explanations(built: Build) -> None:
+    model, tokenizer, texts = built("entity", id2label={0: "O", 1: "O", 2: "O", 3: "O"})
+    assert explain(model, tokenizer, texts) == []
+    model.config.id2label = {**model.config.id2label, 4: "B-X"}
+    assert explain(model, tokenizer, texts, target="X") == []
+
+
 def test_a_word_is_the_likelier_of_its_tokens_at_a_mask(built: Build) -> None:
     model, _, _ = built("mask")
     tokenizer = tokenizer_of("byte_level_bpe")
@@ -267,9 +276,19 @@ def test_threads_do_not_mix_up_attention(built: Build) -> None:
         ("label", ["text"], {"samples": 0}, "samples must be at least 1"),
         ("label", ["text"], {"seed": -1}, "seed must be at least 0"),
         ("entity", ["text"], {"removal": "leave_out"}, "pass 'mask'"),
-        ("entity", ["text"], {"target": "Z"}, "target must be an entity of the text.*the model finds"),
+        (
+            "entity",
+            ["text"],
+            {"target": "Z"},
+            "target must be a label of entities, or an entity of the text.*the model finds",
+        ),
         ("answer", ["text"], {}, "needs a second text"),
-        ("answer", ["text"], {"text_pairs": "files", "target": "text"}, "an answer that occurs in text_pair"),
+        (
+            "answer",
+            ["text"],
+            {"text_pairs": "files", "target": "text"},
+            "an answer in the part of text_pair that the model reads",
+        ),
         ("mask", ["text"], {}, r"must have a mask \(\[MASK\]\)"),
         ("mask", ["[MASK]."], {"target": "no such"}, "a single token"),
         ("mask", ["[MASK]."], {"target": ""}, "a single token"),
