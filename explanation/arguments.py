@@ -125,7 +125,7 @@ class ExplanationArguments:
 
 EXPLAIN = CommandLine(
     "explain",
-    "Say which words of texts a model goes by, and how faithful that explanation is to the model.",
+    "Show which words of a text a model relies on, and how faithful that explanation is to the model.",
     'classifier --text "A film of rare grace." --output_dir explained',
     (ExplainedTexts, ExplanationArguments),
     positional=("model",),
