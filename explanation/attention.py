@@ -29,6 +29,9 @@ def attention_weights(encoder: Any, row: Row, layers: Iterable[int]) -> dict[int
 
     Returns:
         The weights of each layer, (H, L, L): how much each token (row) reads of each other (column).
+
+    Raises:
+        ValueError: If the attention implementation has no weights.
     """
     found: dict[int, torch.Tensor] = {}
     wanted, length = set(layers), len(row.ids)
@@ -71,6 +74,9 @@ def _weights(encoder: Any, module: Any, hidden: torch.Tensor, rotation: Any, lay
     if encoder.position_bias is not None:
         masks, bias = encoder.position_bias.in_padded(masks, *bias)
     weights = module.forward(hidden, masks[layer_type], *bias, rotation=rotation, output_attentions=True)[1]
+    if weights is None:
+        name = encoder.config._attn_implementation
+        raise ValueError(f"attn_implementation {name!r} has no weights; call model.set_attn_implementation('sdpa').")
     return weights[0].float().cpu()
 
 

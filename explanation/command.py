@@ -81,12 +81,12 @@ def explain(texts: ExplainedTexts, options: ExplanationArguments) -> list[Explan
         print(f"{better:,} of {len(found):,} explanations are more faithful than random orders of words.")
     if output is not None:
         read = [each for pair in pairs[:_PICTURES] for each in _read_at_once(model, pair)]
-        lengths = {"max_length": texts.max_length}
-        _write(
-            output,
-            found,
-            (attention_of(model, tokenizer, *each, layer=k, **lengths) for each in read for k in options.attention),
+        maps = (
+            attention_of(model, tokenizer, *each, layer=layer, max_length=texts.max_length)
+            for each in read
+            for layer in options.attention
         )
+        _write(output, found, maps)
     return found
 
 

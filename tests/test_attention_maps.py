@@ -73,6 +73,16 @@ def test_maps_of_long_texts_are_no_larger_than_a_screen(tiny_config: Any, random
     assert [label.get_text() for label in axis.get_xticklabels()] == [found.tokens[int(x)] for x in axis.get_xticks()]
 
 
+def test_attention_without_weights_is_refused(tiny_config: Any, randomize: Any, monkeypatch: Any) -> None:
+    model, tokenizer, texts = build("label", tiny_config, randomize)
+    attention = model.base_model.layers[0].self_attn
+    forward = attention.forward
+    # As of implementations that take long to load.
+    monkeypatch.setattr(attention, "forward", lambda *given, **options: (forward(*given, **options)[0], None))
+    with pytest.raises(ValueError, match="attn_implementation 'sdpa' has no weights"):
+        attention_of(model, tokenizer, texts[0], layer=0)
+
+
 def test_attention_of_a_text_includes_its_prompt(tiny_config: Any, randomize: Any) -> None:
     model, tokenizer, _ = build("similarity", tiny_config, randomize)
     model.embedding_recipe = EmbeddingRecipe(settings={"prompts": {"own": "text: "}, "default_prompt_name": "own"})
