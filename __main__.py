@@ -325,7 +325,7 @@ def serve(arguments: list[str]) -> Run:
 
 
 def explain(arguments: list[str]) -> Run:
-    """Say which words of texts a model goes by: a score for each word, and how faithful the scores are to the model."""
+    """Show which words of a text a model relies on, and how faithful that explanation is to the model."""
     from .explanation.arguments import EXPLAIN, check_libraries
 
     parsed = EXPLAIN.check(arguments)

@@ -14,6 +14,7 @@ from ..data.text_files import TextFormat
 
 # The first is the default.
 METHOD_NAMES = ("occlusion", "shapley", "integrated_gradients", "gradient_x_input", "attention_rollout")
+SAMPLED = ("shapley", "integrated_gradients")
 REMOVALS = ("mask", "leave_out")
 
 
@@ -38,9 +39,9 @@ class ExplainedTexts:
     text_column: str = field(default="text", metadata={"help": "Column with the texts."})
     text_pair_column: str | None = field(default=None, metadata={"help": "Column with the second texts."})
     encoding: str | None = field(
-        default=None, metadata={"help": "Encoding of the file, such as latin-1; the default is UTF-8."}
+        default=None, metadata={"help": "Encoding of the files, such as latin-1; the default is UTF-8."}
     )
-    delimiter: str | None = field(default=None, metadata={"help": "Column separator of a CSV file, such as ';'."})
+    delimiter: str | None = field(default=None, metadata={"help": "Column separator of CSV files, such as ';'."})
     max_length: int | None = field(
         default=None, metadata={"help": "Number of tokens to truncate texts to; the default is that of the model."}
     )
@@ -50,7 +51,7 @@ class ExplainedTexts:
     )
 
     def __post_init__(self) -> None:
-        TextFormat(self.encoding, self.delimiter)
+        self.delimiter = TextFormat(self.encoding, self.delimiter).delimiter
         if (self.text is None) == (self.file is None):
             raise UsageError(
                 f"exactly one of --text and --file is needed, got {'neither' if self.text is None else 'both'}."
@@ -112,17 +113,19 @@ class ExplanationArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace the files of earlier explanations."})
 
     def __post_init__(self) -> None:
-        for name in ("samples", "top_words"):
+        for name, least in (("samples", 1), ("top_words", 1), ("seed", 0)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name} must be at least 1, got {value}.")
+            if value is not None and value < least:
+                raise UsageError(f"--{name} must be at least {least}, got {value}.")
+        if self.samples is not None and self.method not in SAMPLED:
+            raise UsageError(f"--samples needs --method {' or '.join(SAMPLED)}, got {self.method}.")
         if self.attention and self.output_dir is None:
             raise UsageError("--attention needs --output_dir, for its pictures.")
 
 
 EXPLAIN = CommandLine(
     "explain",
-    "Say which words of texts a model goes by, and how faithful that explanation is to the model.",
+    "Show which words of a text a model relies on, and how faithful that explanation is to the model.",
     'classifier --text "A film of rare grace." --output_dir explained',
     (ExplainedTexts, ExplanationArguments),
     positional=("model",),

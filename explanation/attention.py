@@ -5,6 +5,7 @@ Shapes: H heads, L tokens of a row, D hidden.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,16 +29,22 @@ def attention_weights(encoder: Any, row: Row, layers: Iterable[int]) -> dict[int
 
     Returns:
         The weights of each layer, (H, L, L): how much each token (row) reads of each other (column).
+
+    Raises:
+        ValueError: If the attention implementation has no weights.
     """
     found: dict[int, torch.Tensor] = {}
     wanted, length = set(layers), len(row.ids)
     modules = [layer.self_attn for layer in encoder._layers_in_order()]
     types = [layer.layer_type for layer in encoder._layers_in_order()]
-    depth = -1
+    depth, thread = -1, threading.get_ident()
 
     def compute(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Layers that share their weights are one module, so calls are counted.
         nonlocal depth
+        # Other threads may use the model at the same time.
+        if threading.get_ident() != thread:
+            return
         depth += 1
         if depth not in wanted or kwargs.get("attend") is None:
             return
@@ -67,6 +74,9 @@ def _weights(encoder: Any, module: Any, hidden: torch.Tensor, rotation: Any, lay
     if encoder.position_bias is not None:
         masks, bias = encoder.position_bias.in_padded(masks, *bias)
     weights = module.forward(hidden, masks[layer_type], *bias, rotation=rotation, output_attentions=True)[1]
+    if weights is None:
+        name = encoder.config._attn_implementation
+        raise ValueError(f"attn_implementation {name!r} has no weights; call model.set_attn_implementation('sdpa').")
     return weights[0].float().cpu()
 
 

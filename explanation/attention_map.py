@@ -5,6 +5,7 @@ Shapes: H heads, L tokens of a row.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from .words import row_of
 
 # The pictures of so many heads stand side by side.
 _COLUMNS = 4
+# In inches. In larger pictures, which some texts would need, not all tokens have names.
+_LARGEST = 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +61,17 @@ class AttentionMap:
 
         columns = min(_COLUMNS, len(self.heads))
         rows = -(-len(self.heads) // columns)
-        size = max(2.5, 0.13 * len(self.tokens))
+        needed = max(2.5, 0.13 * len(self.tokens))
+        size = min(needed, _LARGEST)
+        named = range(0, len(self.tokens), math.ceil(needed / size))
         figure = Figure(figsize=(size * columns + 0.5, size * rows + 0.5), layout="constrained")
         plots = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
         for plot, head, weights in zip(plots, self.heads, self.weights, strict=False):
             plot.imshow(weights.numpy(), cmap="Blues", vmin=0)
             plot.set_title(f"layer {self.layer}, head {head}", fontsize=8)
             labels = {"fontsize": 5, "parse_math": False}
-            plot.set_xticks(range(len(self.tokens)), self.tokens, rotation=90, **labels)
-            plot.set_yticks(range(len(self.tokens)), self.tokens, **labels)
+            plot.set_xticks(named, [self.tokens[place] for place in named], rotation=90, **labels)
+            plot.set_yticks(named, [self.tokens[place] for place in named], **labels)
         for plot in plots[len(self.heads) :]:
             plot.set_axis_off()
         return figure
@@ -99,15 +104,18 @@ def attention_of(
     Raises:
         ValueError: If there is no such layer or head, or the attention implementation has no weights.
     """
-    encoder = head_of(model)(model, tokenizer, max_length).encoder
+    head = head_of(model)(model, tokenizer, max_length)
+    encoder = head.encoder
     depth, count = encoder.config.num_hidden_layers, encoder.config.num_attention_heads
     if not -depth <= layer < depth:
         raise ValueError(f"layer must be from {-depth} to {depth - 1}, got {layer}.")
     heads = list(range(count)) if heads is None else heads
-    if wrong := [head for head in heads if not 0 <= head < count]:
-        raise ValueError(f"heads must be from 0 to {count - 1}, got {wrong[0]}.")
-    texts = [text] if text_pair is None else [text, text_pair]
-    row, _ = row_of(tokenizer, texts, encoder.longest_text(tokenizer, max_length))
+    if not heads or not set(heads) <= {*range(count)}:
+        raise ValueError(f"heads must be from 0 to {count - 1}, at least one, got {heads}.")
+    if text_pair is None:
+        (row,) = head.request((text,)).rows
+    else:
+        row, _ = row_of(head.tokenizer, [text, text_pair], head.max_length)
     layer %= depth
     weights = attention_weights(encoder, row, [layer])[layer]
     tokens = tuple(str(token) for token in tokenizer.convert_ids_to_tokens(list(row.ids)))

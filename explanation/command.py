@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from ..conversion.source_models import transformer_folder
 from ..modeling import TaskAdapter
 from .arguments import ExplainedTexts, ExplanationArguments
 from .attention_map import AttentionMap, attention_of
-from .explaining import iter_explain, paired
+from .explaining import head_of, iter_explain, paired
 from .explanation import Explanation, save
+from .heads import SimilarityHead
 from .neighbours import Neighbour, nearest_examples
 from .texts import read_columns
 
@@ -47,8 +49,12 @@ def explain(texts: ExplainedTexts, options: ExplanationArguments) -> list[Explan
     pairs = _read(texts)
     examples = None
     if options.examples is not None:
-        examples = read_columns(options.examples, "examples", [texts.text_column, options.label_column], texts.encoding)
+        columns = [texts.text_column, options.label_column]
+        examples = read_columns(options.examples, "examples", columns, texts.encoding, texts.delimiter)
     model, tokenizer = _load(texts)
+    depth = model.base_model.config.num_hidden_layers
+    if wrong := [layer for layer in options.attention if not 0 <= layer < depth]:
+        raise UsageError(f"--attention must be layers from 0 to {depth - 1}, got {wrong[0]}.")
     near: list[list[Neighbour]] = [[] for _ in pairs]
     if examples is not None:
         known, labels = (list(column) for column in zip(*examples, strict=True))
@@ -63,7 +69,7 @@ def explain(texts: ExplainedTexts, options: ExplanationArguments) -> list[Explan
     ):
         print("\n".join(pair))
         if not explanations:
-            print("The model finds no entity.")
+            print("The model finds no entity to explain.")
         for each in explanations:
             print(each.table(options.top_words))
         for neighbour in neighbours:
@@ -74,9 +80,19 @@ def explain(texts: ExplainedTexts, options: ExplanationArguments) -> list[Explan
         better = sum(each.faithfulness is not None and each.faithfulness.better_than_random for each in found)
         print(f"{better:,} of {len(found):,} explanations are more faithful than random orders of words.")
     if output is not None:
-        maps = [attention_of(model, tokenizer, *pair, layer=k) for pair in pairs[:_PICTURES] for k in options.attention]
+        read = [each for pair in pairs[:_PICTURES] for each in _read_at_once(model, pair)]
+        maps = (
+            attention_of(model, tokenizer, *each, layer=layer, max_length=texts.max_length)
+            for each in read
+            for layer in options.attention
+        )
         _write(output, found, maps)
     return found
+
+
+def _read_at_once(model: Any, pair: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return the texts that the model reads together."""
+    return [(text,) for text in pair] if head_of(model) is SimilarityHead else [pair]
 
 
 def _read(texts: ExplainedTexts) -> list[tuple[str, ...]]:
@@ -106,8 +122,8 @@ def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
 
 
 def _is_adapter(folder: str) -> bool:
-    content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    return content.get("model_type") == TaskAdapterConfig.model_type
+    file = Path(folder) / "config.json"
+    return file.is_file() and json.loads(file.read_text("utf-8")).get("model_type") == TaskAdapterConfig.model_type
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
@@ -123,12 +139,13 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise UsageError(f"--output_dir {output} contains explanations; choose another folder, or pass --overwrite.")
 
 
-def _write(output: Path, found: list[Explanation], maps: list[AttentionMap]) -> None:
+def _write(output: Path, found: list[Explanation], maps: Iterable[AttentionMap]) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    for old in output.glob("*.png"):
-        old.unlink()
-    save(found, output / _PAGE)
+    # First the file by which an interrupted run is known.
     save(found, output / _DATA)
+    save(found, output / _PAGE)
+    for old in [*output.glob("explanation-*.png"), *output.glob("attention-*-layer-*.png")]:
+        old.unlink()
     for number, each in enumerate(found[:_PICTURES]):
         each.save(output / f"explanation-{number:02}.png")
     for number, drawn in enumerate(maps):

@@ -36,8 +36,9 @@ HEADS: dict[type, type[Head]] = {
     TaskAdapter: AdapterHead,
     SequenceEncoderModel: SimilarityHead,
 }
-# Copies of so many texts are computed together.
-_CHUNK = 16
+# The copies of so many texts, with so many characters, are computed together. The copies of longer texts fill batches
+# alone, and those of several would only take more memory.
+_TEXTS, _CHARACTERS = 16, 5_000
 
 
 def explain(
@@ -55,7 +56,7 @@ def explain(
     max_tokens: int = 2048,
     seed: int = 0,
 ) -> list[Explanation]:
-    """Explain what a model says of texts, by the words that it says it for.
+    """Explain what a model says of texts: give each word a score for what it adds.
 
     The model stays as it is: in its dtype, on its device.
 
@@ -77,7 +78,8 @@ def explain(
         seed: The seed of random orders.
 
     Returns:
-        Explanations in the order of the texts. A text has one for each entity or mask, and otherwise one.
+        Explanations in the order of the texts. A text has one for each entity or mask, which may be none, and
+        otherwise one.
 
     Raises:
         ValueError: If a text has no words, an argument is not allowed, or the model has no head for it, or gives
@@ -115,10 +117,25 @@ def iter_explain(
     default = METHODS[method][1]
     if samples is not None and samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}.")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}.")
     head = head_of(model)(model, tokenizer, max_length)
     values = Values(head, removal, max_tokens)
-    for start in range(0, len(texts), _CHUNK):
-        yield from _explain(values, texts[start : start + _CHUNK], target, method, samples or default, measure, seed)
+    for part in _parts(texts):
+        yield from _explain(values, part, target, method, samples or default, measure, seed)
+
+
+def _parts(texts: Sequence[tuple[str, ...]]) -> Iterator[list[tuple[str, ...]]]:
+    """Yield the texts whose copies are computed together."""
+    part: list[tuple[str, ...]] = []
+    for each in texts:
+        characters = sum(len(text) for known in [*part, each] for text in known)
+        if part and (len(part) == _TEXTS or characters > _CHARACTERS):
+            yield part
+            part = []
+        part.append(each)
+    if part:
+        yield part
 
 
 def _explain(

@@ -27,8 +27,8 @@ def page(explanations: Sequence[ScoredWords]) -> str:
 def fragment(explanations: Sequence[ScoredWords]) -> str:
     """Return HTML to put in a page or a notebook."""
     key = (
-        f"<p><small>{_coloured('for', 1, 1, 'speaks for what the model says')} "
-        f"{_coloured('against', -1, 1, 'speaks against it')}</small></p>"
+        f"<p><small>{_coloured('for', 1, 1, 'raises the number')} "
+        f"{_coloured('against', -1, 1, 'lowers it')}</small></p>"
     )
     parts = "\n".join(_explanation(each) for each in explanations)
     return f'<style>{_STYLE}</style>\n{parts}\n<div class="explanation">{key}</div>'

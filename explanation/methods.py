@@ -14,7 +14,7 @@ import torch
 
 from .attention import attention_weights, rolled_out
 from .requests import Request
-from .values import Values
+from .values import Path, Values
 from .words import NO_WORD
 
 
@@ -62,6 +62,7 @@ def _orders(words: int, samples: int, random: np.random.Generator) -> np.ndarray
     return np.array([order for one in pairs for order in (one, one[::-1])])[:samples]
 
 
+@torch.inference_mode(False)
 def integrated_gradients(values: Values, requests: Sequence[Request], samples: int, seed: int) -> list[torch.Tensor]:
     """Return integrated gradients (Sundararajan et al., 2017), summed over the pieces of each word, (W, T).
 
@@ -69,47 +70,39 @@ def integrated_gradients(values: Values, requests: Sequence[Request], samples: i
     integral is a sum of `samples` points by the rule of Gauss and Legendre.
     """
     nodes, weights = np.polynomial.legendre.leggauss(samples)
-    steps, shares = torch.from_numpy(nodes + 1).float() / 2, torch.from_numpy(weights).float() / 2
-    ends = [_ends(values, request) for request in requests]
-    asked = [
-        (request, [low + (high - low) * steps.to(low)[:, None, None] for low, high in pairs])
-        for request, pairs in zip(requests, ends, strict=True)
-    ]
-    found = []
-    for request, pairs, (_, gradients) in zip(requests, ends, values.gradients(asked), strict=True):
-        means = [torch.einsum("ntle,n->tle", gradient.float(), shares) for gradient in gradients]
-        found.append(_by_words(request, [(high - low).cpu() for low, high in pairs], means))
-    return found
+    asked = [(request, _paths(values, request)) for request in requests]
+    found = values.path_gradients(asked, ((nodes + 1) / 2).tolist(), (weights / 2).tolist())
+    return [_by_words(request, products) for request, products in zip(requests, found, strict=True)]
 
 
+@torch.inference_mode(False)
 def gradient_x_input(values: Values, requests: Sequence[Request], samples: int, seed: int) -> list[torch.Tensor]:
     """Return the products of token vectors and their gradients (Shrikumar et al., 2016), summed over words, (W, T)."""
-    ends = [[high for _, high in _ends(values, request)] for request in requests]
-    asked = [(request, [high[None] for high in highs]) for request, highs in zip(requests, ends, strict=True)]
-    found = []
-    for request, highs, (_, gradients) in zip(requests, ends, values.gradients(asked), strict=True):
-        found.append(_by_words(request, [high.cpu() for high in highs], [each[0].float() for each in gradients]))
-    return found
+    ends = [[end for _, end in _paths(values, request)] for request in requests]
+    asked = [
+        (request, [(torch.zeros_like(end), end) for end in each]) for request, each in zip(requests, ends, strict=True)
+    ]
+    found = values.path_gradients(asked, [1.0], [1.0])
+    return [_by_words(request, products) for request, products in zip(requests, found, strict=True)]
 
 
 @torch.no_grad()
-def _ends(values: Values, request: Request) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return the token vectors without words and with them, for each row, (L, E) each."""
-    embed, pairs = values.head.encoder.get_input_embeddings(), []
-    mask_id = values.head.tokenizer.mask_token_id
+def _paths(values: Values, request: Request) -> list[Path]:
+    """Return the token vectors without words and with them, for each row."""
+    embed, paths = values.head.encoder.get_input_embeddings(), []
+    mask_id, device = values.head.tokenizer.mask_token_id, values.head.model.device
     for row in request.rows:
-        vectors = embed(torch.tensor(row.ids, device=values.head.model.device))
-        words = torch.tensor(row.words, device=vectors.device)[:, None] != NO_WORD
-        nothing = torch.zeros_like(vectors[0]) if mask_id is None else embed.weight[mask_id].to(vectors)
-        pairs.append((torch.where(words, nothing, vectors), vectors))
-    return pairs
+        vectors = embed(torch.tensor(row.ids, device=device))
+        words = torch.tensor(row.words, device=device)[:, None] != NO_WORD
+        nothing = torch.zeros_like(vectors[0]) if mask_id is None else embed(torch.tensor(mask_id, device=device))
+        paths.append((torch.where(words, nothing, vectors), vectors))
+    return paths
 
 
-def _by_words(request: Request, inputs: list[torch.Tensor], gradients: list[torch.Tensor]) -> torch.Tensor:
-    """Sum products of inputs (L, E) and gradients (T, L, E) over the tokens of each word, (W, T)."""
+def _by_words(request: Request, tables: list[torch.Tensor]) -> torch.Tensor:
+    """Sum the numbers of the tokens of each row, (T, L), over the tokens of each word, (W, T)."""
     sums = torch.zeros(len(request.words), len(request.targets))
-    for row, vectors, gradient in zip(request.rows, inputs, gradients, strict=True):
-        products = (vectors.float() * gradient).sum(-1)
+    for row, products in zip(request.rows, tables, strict=True):
         words = torch.tensor(row.words)
         places = (words != NO_WORD).nonzero().squeeze(1)
         sums.index_add_(0, words[places], products[:, places].t().contiguous())

@@ -32,7 +32,7 @@ class Neighbour:
 def nearest_examples(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    texts: str | Sequence[str],
     examples: Sequence[str],
     labels: Sequence[Any] | None = None,
     *,
@@ -46,7 +46,7 @@ def nearest_examples(
     Args:
         model: A model of this package.
         tokenizer: Its tokenizer.
-        texts: The texts.
+        texts: A text, or several.
         examples: The examples.
         labels: Their labels.
         count: The number of examples for each text.
@@ -67,7 +67,7 @@ def nearest_examples(
     # A head reads what its configuration pools.
     options = {"convert_to_tensor": True, "pooling": None if encoder is model else model.config.pooling}
     known = encoder.encode(list(examples), tokenizer, **options) if vectors is None else torch.as_tensor(vectors)
-    asked = encoder.encode(list(texts), tokenizer, **options)
+    asked = encoder.encode([texts] if isinstance(texts, str) else list(texts), tokenizer, **options)
     cosines = F.normalize(asked, dim=-1) @ F.normalize(known.to(asked), dim=-1).t()
     best = cosines.topk(min(count, len(examples)), dim=1)
     return [

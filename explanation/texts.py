@@ -58,7 +58,8 @@ def _json_rows(file: Path, encoding: str | None) -> list[tuple[str, dict[str, An
         if content.lstrip().startswith("["):
             found = [(f"item {number}", row) for number, row in enumerate(json.loads(content), 1)]
         else:
-            lines = enumerate(content.splitlines(), 1)
+            # JSON strings may contain other line separators.
+            lines = enumerate(content.split("\n"), 1)
             found = [(f"line {number}", json.loads(line)) for number, line in lines if line.strip()]
     except json.JSONDecodeError as error:
         raise UsageError(f"{file} is not valid JSON: {error}.") from error

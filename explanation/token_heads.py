@@ -20,6 +20,11 @@ def _first_tokens(row: Row) -> dict[int, int]:
     return {word: place for place, word in reversed(list(enumerate(row.words))) if word != NO_WORD}
 
 
+def _kind(label: str) -> str:
+    """Return the label of the entities whose words have a label; empty if these words are in none."""
+    return "" if label == "O" else label[2:] if label[1:2] == "-" else label
+
+
 def _wrong(wanted: str, allowed: str, found: Sequence[str]) -> ValueError:
     return ValueError(f"target must be {allowed}, got {wanted!r}; the model finds {', '.join(found) or 'none'}.")
 
@@ -39,26 +44,26 @@ class EntityHead(Head):
         """See `Head`."""
         first = _first_tokens(request.rows[0])
         indices = {word: int(outputs[0][place].argmax()) for word, place in first.items()}
+        names = {index: str(label) for index, label in self.model.config.id2label.items()}
         found: list[tuple[str, list[int]]] = []
         before = ""
         for word in sorted(first):
-            label = str(self.model.config.id2label[indices[word]])
-            kind = label[2:] if label[1:2] == "-" else label.removesuffix("O")
+            label = names[indices[word]]
+            kind = _kind(label)
             if kind and (label.startswith(("B-", "S-", "U-")) or kind != before):
                 found.append((kind, []))
             if kind:
                 found[-1][1].append(word)
             before = kind
-        targets, text = [], request.texts[0]
+        targets, named, text = [], [], request.texts[0]
         for kind, members in found:
             start, end = request.words[members[0]].start, request.words[members[-1]].end
+            named.append(f"{text[start:end]} ({kind})")
             if wanted in (None, kind, text[start:end]):
                 places, labels = (tuple(known[word] for word in members) for known in (first, indices))
-                name = f"{text[start:end]} ({kind})"
-                targets.append(Target(name, "mean log-odds", labels, places, 0, start, end))
-        if wanted is not None and not targets:
-            named = [f"{request.words[members[0]].text} ({kind})" for kind, members in found]
-            raise _wrong(wanted, "an entity of the text, or the label of one", named)
+                targets.append(Target(named[-1], "mean log-odds", labels, places, 0, start, end))
+        if wanted is not None and not targets and wanted not in {_kind(label) for label in names.values()} - {""}:
+            raise _wrong(wanted, "a label of entities, or an entity of the text", named)
         return targets
 
     def number(self, target: Target, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -99,7 +104,7 @@ class AnswerHead(Head):
             last = first + len(wanted)
         inside = [place for place, span in enumerate(spans) if span and span[0] < last and span[1] > first]
         if first < 0 or (not wanted and wanted is not None) or not inside:
-            raise ValueError(f"target must be an answer that occurs in text_pair, got {wanted!r}.")
+            raise ValueError(f"target must be an answer in the part of text_pair that the model reads, got {wanted!r}.")
         places = (inside[0], inside[-1])
         return [Target(context[first:last], "log-probability", (0, 1), places, 1, first, last)]
 
@@ -135,17 +140,18 @@ class MaskHead(Head):
             raise ValueError(f"a text must have a mask ({self.tokenizer.mask_token}) to explain, got {request.name()}.")
         targets = []
         for number, (place, logits) in enumerate(zip(places, outputs[0], strict=True)):
-            index = int(logits.argmax()) if wanted is None else self._token(wanted)
+            index = int(logits.argmax()) if wanted is None else max(self._tokens(wanted), key=lambda each: logits[each])
             name = self.tokenizer.decode([index]).strip()
             targets.append(Target(name, "log-odds", (number, index), (place,)))
         return targets
 
-    def _token(self, wanted: str) -> int:
-        ids = {tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (wanted, f" {wanted}")}
-        single = sorted(token for (token, *rest) in ids if not rest)
-        if not single or single[-1] == self.tokenizer.unk_token_id:
+    def _tokens(self, wanted: str) -> set[int]:
+        """Return the tokens that a word may be: in some vocabularies, it is another after a space."""
+        ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (wanted, f" {wanted}")]
+        single = {each[0] for each in ids if len(each) == 1} - {self.tokenizer.unk_token_id}
+        if not single:
             raise ValueError(f"target must be a single token of the vocabulary, got {wanted!r}.")
-        return single[-1]
+        return single
 
     def number(self, target: Target, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """See `Head`."""

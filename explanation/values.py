@@ -20,6 +20,8 @@ from .requests import Request
 from .words import Row, without_words
 
 REMOVALS = (MASK, LEAVE_OUT)
+# The token vectors of a row at the start and at the end of a path, (L, E) each.
+Path = tuple[torch.Tensor, torch.Tensor]
 
 
 class Values:
@@ -64,13 +66,18 @@ class Values:
             The numbers for each request, (N, T) in float32 on the CPU.
 
         Raises:
-            ValueError: If a number is not finite.
+            ValueError: If a copy has no tokens, or a number is not finite.
         """
         rows: dict[Row, int] = {}
         copies: list[tuple[int, list[int]]] = []
         for number, (request, kept) in enumerate(asked):
             for words in kept.tolist():
                 changed = [without_words(row, words, self.mask_id) for row in request.rows]
+                if not all(row.ids for row in changed):
+                    raise ValueError(
+                        f"without its words, nothing is left of {request.name()}, because the tokenizer adds no "
+                        "special tokens; give it a mask token, and pass removal='mask'."
+                    )
                 copies.append((number, [rows.setdefault(row, len(rows)) for row in changed]))
         outputs = self.outputs(list(rows))
         found: list[list[torch.Tensor]] = [[] for _ in asked]
@@ -94,46 +101,54 @@ class Values:
                     found[index] = output
         return found
 
-    def gradients(
-        self, asked: Sequence[tuple[Request, list[torch.Tensor]]]
-    ) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
-        """Compute the numbers of copies with other token vectors, and their gradients.
+    def path_gradients(
+        self, asked: Sequence[tuple[Request, list[Path]]], steps: Sequence[float], shares: Sequence[float]
+    ) -> list[list[torch.Tensor]]:
+        """Compute the product of each token's path and the mean gradient of the numbers at points of the path.
 
         Args:
-            asked: Requests, each with the token vectors of its copies for each of its rows, (N, L, E).
+            asked: Requests, each with the token vectors at the start and the end of the path of each of its rows.
+            steps: Where the N points are, from 0 at the start to 1 at the end.
+            shares: The shares of the points in the mean.
 
         Returns:
-            For each request, the numbers, (N, T), and the gradients for each row, (N, T, L, E), on the CPU.
+            For each request and row, the sums over the channels of the products, (T, L) in float32 on the CPU.
 
         Raises:
-            ValueError: If a number or a gradient is not finite.
+            ValueError: If a product is not finite.
         """
-        found = []
-        for request, points in asked:
-            count, targets = len(points[0]), len(request.targets)
-            gradients = [point.new_empty(count, targets, *point.shape[1:], device="cpu") for point in points]
-            found.append((torch.empty(count, targets), gradients))
+        found = [
+            [torch.zeros(len(request.targets), len(end), device=end.device) for _, end in paths]
+            for request, paths in asked
+        ]
         copies = [
-            (number, copy, target)
-            for number, (request, points) in enumerate(asked)
-            for copy in range(len(points[0]))
+            (number, point, target)
+            for number, (request, _) in enumerate(asked)
+            for point in zip(steps, shares, strict=True)
             for target in range(len(request.targets))
         ]
         lengths = [sum(len(row.ids) for row in asked[number][0].rows) for number, _, _ in copies]
         with evaluation_mode(self.head.model), torch.enable_grad(), _frozen(self.head.model):
             for batch in reversed(token_batches(lengths, self.max_tokens)):
-                part = [copies[index] for index in batch]
-                self._gradients(asked, part, found)
-        for (request, _), (numbers, gradients) in zip(asked, found, strict=True):
-            check_finite(numbers, request)
-            for gradient in gradients:
-                check_finite(gradient, request)
-        return found
+                self._add_gradients(asked, [copies[index] for index in batch], found)
+        for (request, _), tables in zip(asked, found, strict=True):
+            for table in tables:
+                check_finite(table, request)
+        return [[table.cpu() for table in tables] for tables in found]
 
-    def _gradients(self, asked: Any, copies: list[tuple[int, int, int]], found: Any) -> None:
-        """Add the numbers and the gradients of one batch of copies."""
+    def _add_gradients(
+        self,
+        asked: Sequence[tuple[Request, list[Path]]],
+        copies: Sequence[tuple[int, tuple[float, float], int]],
+        found: list[list[torch.Tensor]],
+    ) -> None:
+        """Add what one batch of copies adds to the means."""
         rows = [row for number, _, _ in copies for row in asked[number][0].rows]
-        points = [point[copy].detach().requires_grad_() for number, copy, _ in copies for point in asked[number][1]]
+        points = [
+            (start + (end - start) * step).detach().requires_grad_()
+            for number, (step, _), _ in copies
+            for start, end in asked[number][1]
+        ]
         outputs = iter(self.head.outputs(self._inputs(rows, points), rows))
         numbers = []
         for number, _, target in copies:
@@ -141,10 +156,9 @@ class Values:
             read = [next(outputs) for _ in request.rows]
             numbers.append(self.head.number(request.targets[target], read))
         gradients = iter(torch.autograd.grad(torch.stack(numbers).sum(), points))
-        for (number, copy, target), value in zip(copies, numbers, strict=True):
-            found[number][0][copy, target] = value.detach()
-            for table in found[number][1]:
-                table[copy, target] = next(gradients)
+        for number, (_, share), target in copies:
+            for (start, end), table in zip(asked[number][1], found[number], strict=True):
+                table[target] += share * ((end - start).float() * next(gradients).float()).sum(-1)
 
     def _inputs(self, rows: Sequence[Row], vectors: Sequence[torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
         device = self.head.model.device

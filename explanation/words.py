@@ -8,12 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 # Marks the tokens that belong to no word: special tokens and the tokens of a prompt.
 NO_WORD = -1
+# The letters of scripts without spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, Japanese and Chinese.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def row_of(
     """Tokenize a text, or two texts that the model reads together, and find their words.
 
     A word is what the tokenizer splits before it makes pieces. Tokenizers that do not split texts at spaces, such as
-    some of SentencePiece, get words that end at spaces.
+    some of SentencePiece, get words that end at spaces. In scripts without spaces, each piece is a word.
 
     Args:
         tokenizer: A fast tokenizer. A mask token in a text is a special token, and so no word.
@@ -90,7 +95,9 @@ def row_of(
     ids = encoded["input_ids"]
     cut = max_length is not None and len(ids) >= max_length and _is_longer(tokenizer, texts, len(ids))
     types = tuple(encoded["token_type_ids"]) if "token_type_ids" in encoded else None
-    groups: dict[tuple[int, int | None, int], int] = {}
+    # The number of spaces before each character.
+    gaps = [[0, *accumulate(letter.isspace() for letter in text)] for text in texts]
+    groups: dict[tuple[int, int | None, int, int | None], int] = {}
     spans: list[tuple[int, int, int]] = []
     words: list[int] = []
     spaces: list[int] = []
@@ -104,12 +111,13 @@ def row_of(
             continue
         text = texts[part]
         # Some tokenizers count the space before a word.
-        start += len(text[start:]) - len(text[start:].lstrip())
+        while start < end and text[start].isspace():
+            start += 1
         if start >= end:
             spaces.append(place)
             words.append(NO_WORD)
             continue
-        key = (part, word, len(re.findall(r"\s+", text[:start])))
+        key = (part, word, gaps[part][start], start if _UNSPACED.match(text[start]) else None)
         if key not in groups:
             groups[key] = len(spans)
             spans.append((part, start, end))

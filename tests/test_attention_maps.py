@@ -10,6 +10,7 @@ import torch
 
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.explanation import attention_of, explain
+from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from sequence_encoder.tests.explained_models import build
 
 
@@ -61,9 +62,42 @@ def test_maps_are_pictures(tiny_config: Any, randomize: Any, tmp_path: Path) -> 
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_maps_of_long_texts_are_no_larger_than_a_screen(tiny_config: Any, randomize: Any) -> None:
+    pytest.importorskip("matplotlib")
+    model, tokenizer, texts = build("label", tiny_config, randomize, "modernbert")
+    found = attention_of(model, tokenizer, " ".join(texts * 91), layer=1, heads=[0], max_length=1000)
+    figure = found._figure()
+    assert max(figure.get_size_inches()) < 10
+    (axis,) = figure.axes
+    assert 30 < len(axis.get_xticks()) < 65
+    assert [label.get_text() for label in axis.get_xticklabels()] == [found.tokens[int(x)] for x in axis.get_xticks()]
+
+
+def test_attention_without_weights_is_refused(tiny_config: Any, randomize: Any, monkeypatch: Any) -> None:
+    model, tokenizer, texts = build("label", tiny_config, randomize)
+    attention = model.base_model.layers[0].self_attn
+    forward = attention.forward
+    # As of implementations that take long to load.
+    monkeypatch.setattr(attention, "forward", lambda *given, **options: (forward(*given, **options)[0], None))
+    with pytest.raises(ValueError, match="attn_implementation 'sdpa' has no weights"):
+        attention_of(model, tokenizer, texts[0], layer=0)
+
+
+def test_attention_of_a_text_includes_its_prompt(tiny_config: Any, randomize: Any) -> None:
+    model, tokenizer, _ = build("similarity", tiny_config, randomize)
+    model.embedding_recipe = EmbeddingRecipe(settings={"prompts": {"own": "text: "}, "default_prompt_name": "own"})
+    assert attention_of(model, tokenizer, "files", layer=0).tokens == tuple(
+        tokenizer.tokenize("[CLS] text: files [SEP]")
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"layer": 3}, "layer must be from -3 to 2"), ({"layer": 0, "heads": [3]}, "heads must be")],
+    [
+        ({"layer": 3}, "layer must be from -3 to 2"),
+        ({"layer": 0, "heads": [3]}, "heads must be"),
+        ({"layer": 0, "heads": []}, "heads must be"),
+    ],
 )
 def test_layers_and_heads_that_do_not_exist_are_refused(
     tiny_config: Any, randomize: Any, options: Any, message: str

@@ -10,7 +10,7 @@ import pytest
 
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.explanation import explain
+from sequence_encoder.explanation import AttentionMap, explain
 from sequence_encoder.explanation.arguments import EXPLAIN, METHOD_NAMES
 from sequence_encoder.explanation.methods import METHODS
 from sequence_encoder.tests.explained_models import build
@@ -41,8 +41,26 @@ def test_a_text_is_printed_and_saved(folder: Path, tmp_path: Path, capsys: pytes
     assert [word["text"] for word in saved["words"]] == ["Return", "the", "$", "text", "of", "files"]
     with pytest.raises(SystemExit, match="contains explanations; choose another folder, or pass --overwrite"):
         main(["explain", str(folder), *options, "--output_dir", str(output)])
+    (output / "mine.png").touch()
     main(["explain", str(folder), "--text", "files", "--output_dir", str(output), "--overwrite"])
     assert not (output / "attention-00-layer-1.png").exists()
+    assert (output / "mine.png").exists()
+
+
+def test_the_texts_that_an_encoder_compares_have_maps_of_their_own(
+    tiny_config: Any, randomize: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    model, tokenizer, texts = build("similarity", tiny_config, randomize)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    pytest.importorskip("matplotlib")
+    drawn = []
+    monkeypatch.setattr(AttentionMap, "save", lambda self, file: drawn.append((self.tokens, file.name)))
+    options = ["--text", texts[0], "--text_pair", texts[1], "--attention", "0", "--max_length", "6"]
+    main(["explain", str(tmp_path / "model"), *options, "--output_dir", str(tmp_path / "out")])
+    cut = [tuple(tokenizer.tokenize(text)[:4]) for text in texts]
+    assert [tokens[1:-1] for tokens, _ in drawn] == cut
+    assert [name for _, name in drawn] == ["attention-00-layer-0.png", "attention-01-layer-0.png"]
 
 
 @pytest.mark.parametrize(
@@ -52,10 +70,11 @@ def test_a_text_is_printed_and_saved(folder: Path, tmp_path: Path, capsys: pytes
         ("texts.json", '[{"a": "Return the text", "b": "files"}, {"a": "the", "b": "text"}]'),
         ("texts.csv", "a,b\nReturn the text,files\nthe,text\n"),
         ("texts.tsv", "a\tb\nReturn the text\tfiles\nthe\ttext\n"),
+        ("lines.jsonl", '{"a": "Return the text", "b": "files"}\r\n{"a": "the\u2028text", "b": "text"}\r\n'),
     ],
 )
 def test_files_of_texts_are_read(folder: Path, tmp_path: Path, capsys: Any, name: str, content: str) -> None:
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, newline="", encoding="utf-8")
     columns = ["--text_column", "a", "--text_pair_column", "b", "--method", "gradient_x_input"]
     main(["explain", str(folder), "--file", str(tmp_path / name), *columns])
     printed = capsys.readouterr().out
@@ -73,6 +92,10 @@ def test_files_of_texts_are_read(folder: Path, tmp_path: Path, capsys: Any, name
         ("text\nx\n", ["--text_pair", "x"], "--text_pair needs --text"),
         ("text\nx\n", ["--device", "moon"], "--device moon"),
         ("text\nx\n", ["--attention", "1"], "--attention needs --output_dir"),
+        ("text\nx\n", ["--attention", "3", "--output_dir", "new"], "--attention must be layers from 0 to 2, got 3"),
+        ("text\nx\n", ["--seed", "-1"], "--seed must be at least 0"),
+        ("text\nx\n", ["--samples", "9"], "--samples needs --method shapley or integrated_gradients, got occlusion"),
+        ("text\tother\nx\ty\n", ["--delimiter", "\\t", "--target", "none"], "target must be one of the labels"),
         ("text\nx\n", ["--output_dir", "."], "contains other files"),
     ],
 )
@@ -83,6 +106,11 @@ def test_mistakes_are_reported(
     Path("texts.csv").write_text(content)
     with pytest.raises(SystemExit, match=message):
         main(["explain", str(folder), "--file", "texts.csv", *options])
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"is not a saved model: it has no config\.json"):
+        main(["explain", str(tmp_path), "--text", "files"])
 
 
 def test_text_or_file_is_needed() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sequence_encoder import SequenceEncoderForMultipleChoice
-from sequence_encoder.explanation import explain, nearest_examples
+from sequence_encoder.explanation import attention_of, explain, nearest_examples
 from sequence_encoder.explanation.explaining import HEADS as KNOWN
 from sequence_encoder.explanation.methods import METHODS
 from sequence_encoder.explanation.values import Values
@@ -91,6 +92,8 @@ def test_gradients_are_those_of_captum(built: Build, method: str, theirs: str) -
         if word is not None:
             expected[word] += token.detach()
     torch.testing.assert_close(torch.tensor(found.scores), expected, rtol=1e-3, atol=1e-5)
+    with torch.inference_mode():
+        assert explain(model, tokenizer, texts, target="good", method=method, samples=8)[0].scores == found.scores
     assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
 
 
@@ -131,6 +134,19 @@ def test_words_are_those_of_the_text_for_every_kind_of_tokenizer() -> None:
         assert [word.text for word in words if word.source == 1] == ["a", "second", "text"]
 
 
+def test_pieces_are_words_in_scripts_without_spaces() -> None:
+    pieces = Tokenizer(
+        models.Unigram([("<unk>", 0.0), *((piece, -2.0) for piece in ["▁", "我", "喜欢", "电影", "。", "a", "b"])], 0)
+    )
+    pieces.pre_tokenizer = pre_tokenizers.Metaspace()
+    unigram = PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="<unk>")
+    for tokenizer, words in (
+        (unigram, ["我", "喜欢", "电影", "。", "ab"]),
+        (tokenizer_of("byte_level_bpe"), [*"我喜欢电影。", "ab"]),
+    ):
+        assert [word.text for word in row_of(tokenizer, ["我喜欢电影。 ab"], None)[1]] == words
+
+
 def test_leaving_out_words_is_reading_a_shorter_text(built: Build) -> None:
     model, tokenizer, _ = built("label")
     (found,) = explain(model, tokenizer, "Return the text", target="good", removal="leave_out")
@@ -139,6 +155,16 @@ def test_leaving_out_words_is_reading_a_shorter_text(built: Build) -> None:
     ]
     assert found.scores[1] == pytest.approx(found.value - values[0], abs=1e-4)
     assert found.scores[0] == pytest.approx(found.value - values[1], abs=1e-4)
+
+
+def test_a_text_without_tokens_has_no_number(built: Build) -> None:
+    model, _, _ = built("label")
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "text": 1, "files": 2}, "<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    assert len(explain(model, tokenizer, "text files")[0].scores) == 2
+    with pytest.raises(ValueError, match="nothing is left of 'text', because the tokenizer adds no special tokens"):
+        explain(model, tokenizer, "text")
 
 
 def test_faithfulness_is_what_removing_words_does(built: Build) -> None:
@@ -197,6 +223,49 @@ def test_a_target_may_be_chosen(built: Build) -> None:
     assert named[0].scores == first.scores
 
 
+def test_labels_may_end_with_an_o(built: Build) -> None:
+    model, tokenizer, texts = built("entity", id2label={0: "GEO", 1: "INFO", 2: "O", 3: "O"})
+    outputs = model(**tokenizer(texts, return_tensors="pt")).logits[0, 1:-1].argmax(-1).tolist()
+    kinds = {model.config.id2label[index] for index in outputs} - {"O"}
+    assert {each.target.name.rpartition(" ")[2] for each in explain(model, tokenizer, texts)} == {
+        f"({k})" for k in kinds
+    }
+    assert kinds
+
+
+def test_texts_without_entities_of_a_label_have_no_explanations(built: Build) -> None:
+    model, tokenizer, texts = built("entity", id2label={0: "O", 1: "O", 2: "O", 3: "O"})
+    assert explain(model, tokenizer, texts) == []
+    model.config.id2label = {**model.config.id2label, 4: "B-X"}
+    assert explain(model, tokenizer, texts, target="X") == []
+
+
+def test_a_word_is_the_likelier_of_its_tokens_at_a_mask(built: Build) -> None:
+    model, _, _ = built("mask")
+    tokenizer = tokenizer_of("byte_level_bpe")
+    text = f"Return {tokenizer.mask_token} text"
+    encoded = tokenizer(text, return_tensors="pt")
+    (logits,) = model(**encoded).logits[encoded["input_ids"] == tokenizer.mask_token_id]
+    for word in ("the", "of", "in"):
+        tokens = [tokenizer(each, add_special_tokens=False)["input_ids"][0] for each in (word, f" {word}")]
+        (found,) = explain(model, tokenizer, text, target=word)
+        assert found.target.indices[1] == max(tokens, key=lambda token: logits[token])
+
+
+def test_threads_do_not_mix_up_attention(built: Build) -> None:
+    model, tokenizer, texts = built("label")
+    expected = attention_of(model, tokenizer, texts[0], layer=1).weights
+    other = Thread(target=explain, args=(model, tokenizer, "Return files"))
+
+    def run_other(*given: Any) -> None:
+        if other.ident is None:
+            other.start()
+            other.join()
+
+    model.get_input_embeddings().register_forward_hook(run_other)
+    torch.testing.assert_close(attention_of(model, tokenizer, texts[0], layer=1).weights, expected)
+
+
 @pytest.mark.parametrize(
     ("head", "texts", "options", "message"),
     [
@@ -205,12 +274,24 @@ def test_a_target_may_be_chosen(built: Build) -> None:
         ("label", ["text"], {"method": "lime"}, "method must be one of occlusion"),
         ("label", ["text"], {"removal": "zero"}, "removal must be one of mask, leave_out, got 'zero'"),
         ("label", ["text"], {"samples": 0}, "samples must be at least 1"),
+        ("label", ["text"], {"seed": -1}, "seed must be at least 0"),
         ("entity", ["text"], {"removal": "leave_out"}, "pass 'mask'"),
-        ("entity", ["text"], {"target": "Z"}, "target must be an entity of the text.*the model finds"),
+        (
+            "entity",
+            ["text"],
+            {"target": "Z"},
+            "target must be a label of entities, or an entity of the text.*the model finds",
+        ),
         ("answer", ["text"], {}, "needs a second text"),
-        ("answer", ["text"], {"text_pairs": "files", "target": "text"}, "an answer that occurs in text_pair"),
+        (
+            "answer",
+            ["text"],
+            {"text_pairs": "files", "target": "text"},
+            "an answer in the part of text_pair that the model reads",
+        ),
         ("mask", ["text"], {}, r"must have a mask \(\[MASK\]\)"),
         ("mask", ["[MASK]."], {"target": "no such"}, "a single token"),
+        ("mask", ["[MASK]."], {"target": ""}, "a single token"),
         ("similarity", ["text"], {}, "needs a second text"),
         ("similarity", ["text"], {"text_pairs": "files", "target": "x"}, "target must be None"),
         ("label", ["text"], {"text_pairs": ["a", "b"]}, "text_pairs must have as many texts"),
@@ -239,5 +320,6 @@ def test_the_nearest_examples_are_those_with_the_nearest_vectors(built: Build) -
     assert (best.text, best.label) == ("Return the text", 2)
     assert best.cosine == pytest.approx(1, abs=1e-5)
     assert second.cosine < best.cosine
+    assert nearest_examples(model, tokenizer, "Return the text", examples, [1, 2, 3], count=2) == [[best, second]]
     with pytest.raises(ValueError, match="labels must have one item"):
         nearest_examples(model, tokenizer, ["text"], examples, [1])
