@@ -38,7 +38,10 @@ class Answered:
         return found
 
     def metrics(self) -> dict[str, float]:
-        """Return the accuracy, the mean confidence, the expected calibration error and the Brier score of answers."""
+        """Return the accuracy, the mean confidence, the expected calibration error and the Brier score of answers.
+
+        That score is the squared error of the confidences, where `evaluate` sums the squared errors of all labels.
+        """
         total = len(self.confidence)
         error = sum(abs(confidence - correct) * count for confidence, correct, count in self.bins()) / total
         confidence, correct = self.confidence.double(), self.correct.double()
@@ -46,7 +49,7 @@ class Answered:
             "accuracy": float(correct.mean()),
             "mean_confidence": float(confidence.mean()),
             "expected_calibration_error": error,
-            "brier_score": float((confidence - correct).square().mean()),
+            "answer_brier_score": float((confidence - correct).square().mean()),
         }
         return {name: round(value, 4) for name, value in found.items()}
 

@@ -9,7 +9,7 @@ _NAMES = {
     "accuracy": "accuracy",
     "mean_confidence": "mean confidence",
     "expected_calibration_error": "expected calibration error",
-    "brier_score": "Brier score",
+    "answer_brier_score": "Brier score of the answer",
 }
 _SCORES = {
     "mahalanobis": "the Mahalanobis distance to the nearest class",

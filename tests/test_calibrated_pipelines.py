@@ -228,7 +228,7 @@ def tagger(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPa
 
 def test_the_scores_of_entities_are_calibrated(tagger: Any) -> None:
     metrics = tagger[1].calibration.facts["metrics"]
-    for worse in ("expected_calibration_error", "brier_score"):
+    for worse in ("expected_calibration_error", "answer_brier_score"):
         assert metrics["after"][worse] < 0.9 * metrics["before"][worse]
     assert metrics["before"]["accuracy"] == metrics["after"]["accuracy"]
     held_out = tagger[1].calibration.facts["sets_on_held_out_texts"]["0.9"]
@@ -306,7 +306,7 @@ def reader(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempPa
 def test_answers_are_calibrated_and_have_sets_and_p_values(reader: Any) -> None:
     metrics = reader[1].calibration.facts["metrics"]
     assert reader[1].calibration.scaling["temperature"] == pytest.approx(TEMPERATURE, rel=0.5)
-    for worse in ("expected_calibration_error", "brier_score"):
+    for worse in ("expected_calibration_error", "answer_brier_score"):
         assert metrics["after"][worse] < metrics["before"][worse]
     assert metrics["after"]["accuracy"] == metrics["before"]["accuracy"]
     model = AutoModelForQuestionAnswering.from_pretrained(reader[0])

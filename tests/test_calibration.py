@@ -92,7 +92,7 @@ def test_the_report_has_metrics_of_answers_before_and_after(calibrated: Any, tmp
     report = calibrated[1]
     metrics = report.calibration.facts["metrics"]
     assert metrics["after"]["accuracy"] == metrics["before"]["accuracy"]
-    for worse in ("expected_calibration_error", "brier_score"):
+    for worse in ("expected_calibration_error", "answer_brier_score"):
         assert metrics["after"][worse] < metrics["before"][worse]
     assert "temperature" in str(report)
     report.plot(tmp_path / "picture.png")
