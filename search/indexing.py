@@ -74,11 +74,13 @@ def _complete(folder: Path, text_column: str, options: IndexArguments) -> Layout
     table, facts = open_table(folder)
     # Someone may have deleted the table, to compute it again.
     chosen = (options.language, options.query_prompt)
-    if layout is not None and (layout.language, layout.query_prompt) == chosen and table.list_indices():
+    vectors = vector_search(table, folder, facts)
+    is_same = layout is not None and (layout.language, layout.query_prompt) == chosen
+    if layout is not None and is_same and table.list_indices() and vectors.is_whole():
         return layout
     Layout.remove(folder)
     try:
-        layout = add_indexes(table, vector_search(table, folder, facts), text_column, *chosen)
+        layout = add_indexes(table, vectors, text_column, *chosen)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
             f"Interrupted; the vectors stay in {folder}. To continue, run the same command again."

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..bulk.listed_vectors import COLUMNS
+from ..command_line import UsageError
 from ..inference.text_vectors import DENSE, SPARSE, TOKEN
 from .postings import MergedRequest, Postings, PostingsRequest, write_postings
 
@@ -37,6 +38,9 @@ class VectorSearch(Protocol):
     """
 
     column: str
+
+    def is_whole(self) -> bool:
+        """Return whether what `add_index` has written beside the table can be used."""
 
     def add_index(self) -> tuple[int | None, float | None]:
         """Add an index if it is faster, and return its probes and its recall; None if a search is exact."""
@@ -69,6 +73,10 @@ class LanceSearch:
     def __init__(self, table: Any, column: str, *, several: bool, fewest: int, refined: int) -> None:
         self.table, self.column = table, column
         self._several, self._fewest, self._refined = several, fewest, refined
+
+    def is_whole(self) -> bool:
+        """See `VectorSearch.is_whole`. There is nothing beside the table."""
+        return True
 
     def add_index(self) -> tuple[int | None, float | None]:
         """Add the smallest and fastest index that finds nearly all neighbours. See `VectorSearch.add_index`."""
@@ -148,6 +156,13 @@ class SparseSearch:
     def postings(self) -> Postings:
         """The inverted index."""
         return Postings(self._folder, self.table)
+
+    def is_whole(self) -> bool:
+        """See `VectorSearch.is_whole`."""
+        try:
+            return self.postings is not None
+        except UsageError:
+            return False
 
     def add_index(self) -> tuple[int | None, float | None]:
         """Write the inverted index. See `VectorSearch.add_index`."""
