@@ -149,11 +149,14 @@ def read_token_recipe(folder: Path) -> TokenRecipe:
             raise module.refuse()
     if mask.get("keep_only_token_ids"):
         raise ValueError("it does not support MultiVectorMask with keep_only_token_ids")
+    tasks = mask.get("skiplist_tasks")
+    if tasks is None or isinstance(tasks, str):
+        tasks = [tasks or "document"]
     return TokenRecipe(
         EmbeddingRecipe(**fields, settings=settings),
         tuple(steps),
         tuple(mask.get("skiplist_words") or ()),
-        tuple(mask.get("skiplist_tasks") or ("document",)),
+        tuple(tasks),
         {task: config.get(f"{task}_length") for task in ("query", "document")},
         _expansion(config.get("query_expansion")),
     )

@@ -47,9 +47,10 @@ def index(model: ModelArguments, corpus: TextArguments, options: IndexArguments,
         model.model = str(Path(model.model).resolve())
     if corpus.text_column == rows.id_column:
         raise UsageError(f"--id_column {rows.id_column} is the column of the texts; choose another one.")
-    if len(options.vectors) > 1:
-        raise UsageError(f"--vectors {','.join(options.vectors)}: an index has vectors of one kind; name one of them.")
-    kind = kind_of(model.model, options.vectors)
+    asked = options.vectors or []
+    if len(asked) > 1:
+        raise UsageError(f"--vectors {','.join(asked)}: an index has vectors of one kind; name one of them.")
+    kind = kind_of(model.model, asked)
     columns = [VECTORS] if kind is None else [COLUMNS[each].name for each in kind.kinds]
     if corpus.text_column in ("id", *columns):
         raise UsageError(

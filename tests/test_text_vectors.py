@@ -27,6 +27,7 @@ from sequence_encoder.bulk.formats import connect  # noqa: E402
 from sequence_encoder.bulk.models import choose_device, kind_of, load_text_vectors  # noqa: E402
 from sequence_encoder.command_line import UsageError  # noqa: E402
 from sequence_encoder.inference.text_vectors import TextVectors  # noqa: E402
+from sequence_encoder.inference.vector_recipes import read_token_recipe  # noqa: E402
 from sequence_encoder.tests.corpus_runs import table_of  # noqa: E402
 from sequence_encoder.tests.vector_folders import CHANNELS, TEXTS  # noqa: E402
 
@@ -52,6 +53,13 @@ def reference(vector_folders: dict[str, Path]) -> Reference:
         return [(each.to_dense() if name in SPARSE else each).numpy() for each in found]
 
     return encode
+
+
+def copy_with(folder: Path, copy: Path, file: str, change: dict[str, Any]) -> None:
+    """Copy the folder of a model with a change to a JSON file, or an empty list instead of one."""
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    before = json.loads((copy / file).read_text())
+    (copy / file).write_text(json.dumps({**before, **change} if isinstance(before, dict) else []))
 
 
 def as_array(vector: Any, size: int) -> np.ndarray:
@@ -175,8 +183,19 @@ def test_options_that_make_no_sense_are_refused(
 def test_modules_that_cannot_be_followed_are_refused(
     vector_folders: dict[str, Path], tmp_path: Path, name: str, file: str, change: dict[str, Any], message: str
 ) -> None:
-    shutil.copytree(vector_folders[name], tmp_path, dirs_exist_ok=True)
-    before = json.loads((tmp_path / file).read_text())
-    (tmp_path / file).write_text(json.dumps({**before, **change} if isinstance(before, dict) else []))
+    copy_with(vector_folders[name], tmp_path, file, change)
     with pytest.raises(ValueError, match=rf"The modules in .* cannot be used: .*{message}"):
         kind_of(str(tmp_path))
+
+
+@pytest.mark.parametrize(("given", "tasks"), [(None, ("document",)), ("query", ("query",)), ([], ())])
+def test_a_skiplist_is_that_of_its_tasks(
+    vector_folders: dict[str, Path], tmp_path: Path, given: Any, tasks: Any
+) -> None:
+    copy_with(vector_folders["late"], tmp_path, "2_MultiVectorMask/config.json", {"skiplist_tasks": given})
+    assert read_token_recipe(tmp_path).left_out_of == tasks
+
+
+def test_a_length_beyond_the_positions_of_the_model_is_cut(vector_folders: dict[str, Path], tmp_path: Path) -> None:
+    copy_with(vector_folders["late"], tmp_path, "sentence_bert_config.json", {"document_length": 80})
+    assert load(tmp_path).max_length("document") == 32
