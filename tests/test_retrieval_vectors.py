@@ -65,8 +65,16 @@ def test_embed_writes_the_kinds_that_are_asked_for(
 @pytest.mark.parametrize("kind", ["sparse", "token"])
 def test_an_index_of_one_kind_finds_the_text_itself(folder: Path, tmp_path: Path, kind: str) -> None:
     index_corpus(folder, folder.parent / "texts.jsonl", tmp_path, precision="float32", vectors=kind)
-    hits = SearchIndex(tmp_path).search(TEXTS[1], limit=2, mode="vector")
+    index = SearchIndex(tmp_path)
+    hits = index.search(TEXTS[1], limit=2, mode="vector")
     assert hits[0].text == TEXTS[1]
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    from sequence_encoder.serving import create_app, load_served_model
+
+    with pytest.raises(
+        UsageError, match=rf"The {kind} vectors of the index .* such as BGE-M3, a server computes the d"
+    ):
+        create_app([load_served_model(str(folder), "float32", "cpu")], index=index)
 
 
 @pytest.mark.parametrize(
