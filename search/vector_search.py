@@ -85,10 +85,8 @@ class LanceSearch:
         count, vectors = self.table.count_rows(), self.table.count_rows(f"{self.column} IS NOT NULL")
         if vectors < self._fewest:
             return None, None
-        kind = self.table.schema.field(self.column).type
-        channels = (kind.value_type if self._several else kind).list_size
         probes, recall = _PROBES[0], 0.0
-        for each in (IvfRq, IvfSq, IvfFlat)[bool(channels % _CHANNELS) :]:
+        for each in (IvfRq, IvfSq, IvfFlat)[bool(self._channels % _CHANNELS) :]:
             self.table.create_index(self.column, config=each(distance_type="cosine"), replace=True)
             for probes in _PROBES:
                 recall = self._measure_recall(count, vectors, probes)
@@ -98,14 +96,14 @@ class LanceSearch:
 
     def nearest(self, vector: Any, probes: int | None) -> Any:
         """See `VectorSearch.nearest`."""
-        return self._with_probes(self.table.search(vector, vector_column_name=self.column), probes)
+        return self._with_probes(self.table.search(self._given(vector), vector_column_name=self.column), probes)
 
     def both(self, vector: Any, probes: int | None, words: Any) -> Any:
         """See `VectorSearch.both`."""
         from lancedb.rerankers import RRFReranker
 
         request = self.table.search(query_type="hybrid", vector_column_name=self.column)
-        return self._with_probes(request.vector(vector).text(words), probes).rerank(RRFReranker())
+        return self._with_probes(request.vector(self._given(vector)).text(words), probes).rerank(RRFReranker())
 
     def score(self, row: dict[str, Any], vector: Any) -> float:
         """Return the cosine, or the sum of the largest ones. See `VectorSearch.score`."""
@@ -115,6 +113,15 @@ class LanceSearch:
         """See `VectorSearch.cosine`."""
         first, second = (np.asarray(each, np.float32).ravel() for each in (stored, found))
         return _cosine(first, second) if first.shape == second.shape else 0.0
+
+    @property
+    def _channels(self) -> int:
+        kind = self.table.schema.field(self.column).type
+        return int((kind.value_type if self._several else kind).list_size)
+
+    def _given(self, vector: Any) -> Any:
+        """Return the vectors of a query, or one that is 0 if it has none, since LanceDB needs one."""
+        return vector if len(vector) else np.zeros((1, self._channels), np.float32)
 
     def _with_probes(self, request: Any, probes: int | None) -> Any:
         """Let a request look at a number of lists of the index, or at all vectors if it is None."""

@@ -91,6 +91,13 @@ def test_both_kinds_of_search_are_merged(indexes: dict[str, SearchIndex], name: 
         indexes[name].search("owl", where="age > 3")
 
 
+def test_a_query_without_vectors_finds_only_words(indexes: dict[str, SearchIndex]) -> None:
+    nothing = np.zeros((0, CHANNELS), np.float32)
+    assert indexes["late"].search("owl", mode="vector", vector=nothing) == []
+    words = [hit.id for hit in indexes["late"].search("owl", mode="text")]
+    assert [hit.id for hit in indexes["late"].search("owl", mode="hybrid", vector=nothing)] == words
+
+
 def test_an_index_takes_only_its_own_kind_of_model(
     index_folders: dict[str, Path], vector_folders: dict[str, Path], tmp_path: Path
 ) -> None:
