@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sequence_encoder.search import SearchIndex, index_corpus  # noqa: E402
 from sequence_encoder.tests.stand_ins import STAND_INS  # noqa: E402
 
 TEXTS = ["a cat of the cat", "the text of the software", "dog", "a model"]
+POOLING = "1_Pooling/config.json"
 COLUMNS = {"dense": "embedding", "sparse": "sparse_embedding", "token": "token_embeddings"}
 
 
@@ -60,6 +62,20 @@ def test_embed_writes_the_kinds_that_are_asked_for(
             np.testing.assert_allclose(row["sparse_embedding"]["values"], values, atol=1e-4)
         if "token_embeddings" in row:
             np.testing.assert_allclose(row["token_embeddings"], expected["colbert_vecs"][index], atol=1e-5)
+
+
+def test_dense_vectors_beside_others_are_those_without_them(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    settings, pooling = (tmp_path / "model" / name for name in ("config_sentence_transformers.json", POOLING))
+    settings.write_text(json.dumps({"truncate_dim": 4}))
+    for name, kinds in (("alone", None), ("both", "dense,sparse")):
+        options = {"precision": "float32", "normalize": True, "vectors": kinds}
+        embed_corpus(tmp_path / "model", folder.parent / "texts.jsonl", tmp_path / name, **options)
+    alone, both = (pq.read_table(tmp_path / name / "shard-000000.parquet")["embedding"] for name in ("alone", "both"))
+    np.testing.assert_allclose(both.to_pylist()[:4], alone.to_pylist()[:4], atol=1e-6)
+    pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True, "include_prompt": False}))
+    with pytest.raises(ValueError, match=r"include_prompt=False, which only `encode` and `embed` without --vectors"):
+        embed_corpus(tmp_path / "model", folder.parent / "texts.jsonl", tmp_path / "prompt", vectors="dense,sparse")
 
 
 @pytest.mark.parametrize("kind", ["sparse", "token"])
