@@ -104,3 +104,9 @@ def test_kinds_that_do_not_exist_or_fit_are_refused(folder: Path, tmp_path: Path
     run: Any = embed_corpus if "other" in vectors else index_corpus
     with pytest.raises((UsageError, ValueError), match=message):
         run(folder, folder.parent / "texts.jsonl", tmp_path / "out", vectors=vectors)
+
+
+def test_an_exported_model_has_dense_vectors_alone(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "export.json").write_text("{}")
+    with pytest.raises(UsageError, match="is exported, and has dense vectors alone; pass the model before the export"):
+        embed_corpus(tmp_path, folder.parent / "texts.jsonl", tmp_path / "out", vectors="sparse")
