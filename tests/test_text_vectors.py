@@ -32,6 +32,7 @@ from sequence_encoder.tests.corpus_runs import table_of  # noqa: E402
 from sequence_encoder.tests.vector_folders import CHANNELS, TEXTS  # noqa: E402
 
 Reference = Callable[..., list[np.ndarray]]
+EXPANSION = {"strategy": "min", "attend": True, "length": 12}
 SPARSE, LATE = ("sparse", "sum"), ("late", "plain")
 
 
@@ -178,6 +179,10 @@ def test_options_that_make_no_sense_are_refused(
         ("late", "sentence_bert_config.json", {"query_expansion": {"attend": False}}, "query_expansion with attend=F"),
         ("late", "2_MultiVectorMask/config.json", {"keep_only_token_ids": [3]}, "keep_only_token_ids"),
         ("late", "modules.json", {}, "modules.json has no modules"),
+        ("sparse", "config_sentence_transformers.json", {"max_active_dims": 0}, "max_active_dims must be .* got 0"),
+        ("late", "sentence_bert_config.json", {"document_length": "9"}, "document_length must be .* got '9'"),
+        ("late", "sentence_bert_config.json", {"query_expansion": {**EXPANSION, "strategy": "max"}}, "strategy='max'"),
+        ("late", "sentence_bert_config.json", {"query_expansion": {**EXPANSION, "length": -1}}, "length of .* got -1"),
     ],
 )
 def test_modules_that_cannot_be_followed_are_refused(
