@@ -86,6 +86,29 @@ def test_vectors_are_those_of_sentence_transformers(
         np.testing.assert_allclose(as_array(vector, vectors.channels(kind)), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", SPARSE)
+def test_long_texts_are_pooled_in_parts(
+    vector_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    vectors = load(vector_folders[name])
+    ids = vectors.reader("document").tokenize(TEXTS)["input_ids"]
+    (expected,) = vectors.compute(ids, "document")
+    monkeypatch.setattr("sequence_encoder.inference.sparse_vectors._LOGITS", 7 * vectors.channels("sparse"))
+    parts: list[int] = []
+    pooled = vectors._pooled  # type: ignore[attr-defined]
+
+    def record(states: Any, lengths: list[int]) -> Any:
+        parts.append(len(states))
+        return pooled(states, lengths)
+
+    monkeypatch.setattr(vectors, "_pooled", record)
+    (found,) = vectors.compute(ids, "document")
+    assert (max(parts), sum(parts)) == (7, sum(map(len, ids)))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_allclose(one[1], other[1], atol=1e-5)
+
+
 def test_a_sparse_encoder_of_another_family_has_the_same_vectors(
     vector_folders: dict[str, Path], randomize: Callable[..., Any], tmp_path: Path
 ) -> None:
