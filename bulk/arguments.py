@@ -86,8 +86,8 @@ class VectorArguments:
         },
     )
 
-    vectors: list[str] = field(
-        default_factory=list,
+    vectors: list[str] | None = field(
+        default=None,
         metadata={
             "help": "Kinds of vectors to write for a model that gives several in one pass, such as BGE-M3: some of "
             "dense, sparse and token, separated by commas. The default is dense."
@@ -95,8 +95,8 @@ class VectorArguments:
     )
 
     def __post_init__(self) -> None:
-        given = [self.vectors] if isinstance(self.vectors, str) else self.vectors
-        self.vectors = [kind.strip() for part in given for kind in part.split(",") if kind.strip()]
+        given = [self.vectors] if isinstance(self.vectors, str) else self.vectors or []
+        self.vectors = [kind.strip() for part in given for kind in part.split(",") if kind.strip()] or None
         _check_least(self, truncate_dim=1)
         if self.prompt is not None and self.prompt_name is not None:
             raise UsageError("--prompt and --prompt_name are mutually exclusive; leave one of them out.")

@@ -80,7 +80,7 @@ def embed(
     engine = engine or EngineArguments()
     check_libraries("embed", options.format, engine.engine)
     parts = (model, corpus, options, rows)
-    kind = kind_of(model.model, options.vectors)
+    kind = kind_of(model.model, options.vectors or ())
     if kind is not None:
         check_options(kind, model.model, options)
     if engine.engine == "ray":

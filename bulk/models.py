@@ -107,9 +107,12 @@ def kind_of(name: str, vectors: Sequence[str] = ()) -> type[TextVectors] | None:
         UsageError: If it gives other vectors.
         ValueError: If its folder has modules that are not supported, or a kind does not exist.
     """
+    is_dense = [*vectors] in ([], [DENSE])
+    if is_exported(name) and not is_dense:
+        raise UsageError(f"{name} is exported, and has dense vectors alone; pass the model before the export.")
     found = None if is_exported(name) else text_vectors_of(folder_of(name))
     if found is None:
-        return None if [*vectors] in ([], [DENSE]) else retrieval_vectors(vectors)
+        return None if is_dense else retrieval_vectors(vectors)
     if vectors and tuple(vectors) != found.kinds:
         raise UsageError(f"{name} gives {' and '.join(found.kinds)} vectors, and not {' and '.join(vectors)}.")
     return found

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..modeling import SequenceEncoderForRetrieval
-from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
+from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
 from ..modeling.text_encoding.multi_encoding import weights_by_token
 from .text_vectors import DENSE, SPARSE, TOKEN, TextVectors
 
@@ -42,6 +42,11 @@ class RetrievalVectors(TextVectors):
                 "SequenceEncoderForRetrieval."
             )
         own = model.recipe_for()
+        if not own.include_prompt and own.pooling != ("cls",):
+            raise ValueError(
+                f"{folder} has a pooling with include_prompt=False, which only `encode` and `embed` without --vectors "
+                "follow."
+            )
         super().__init__(model, tokenizer, folder)
         self.recipe = RetrievalRecipe(own)
         self.texts = self.encoder.embedding_recipe = own
@@ -69,7 +74,11 @@ class RetrievalVectors(TextVectors):
         dense = found.pooled
         for step in recipe.after:
             dense = step(dense)
-        results: dict[str, list[Any]] = {DENSE: list(dense[:, : self.channels(DENSE)].float().cpu().numpy())}
+        dense = dense[:, : self.channels(DENSE)]
+        if normalize:
+            # Again, as `encode` does, since fewer channels may be left.
+            dense = Normalize()(dense)
+        results: dict[str, list[Any]] = {DENSE: list(dense.float().cpu().numpy())}
         if SPARSE in self.kinds:
             results[SPARSE] = [_sparse(*each) for each in zip(ids, found.token_weights, strict=True)]
         if TOKEN in self.kinds:

@@ -53,25 +53,32 @@ class SparseVectors(TextVectors):
         parts = self.states(ids).split(lengths)
         vectors: list[Any] = []
         first = 0
+        most = max(1, _LOGITS // self.channels(SPARSE))
         while first < len(ids):
             stop = first + 1
-            while stop < len(ids) and sum(lengths[first : stop + 1]) * self.channels(SPARSE) <= _LOGITS:
+            while stop < len(ids) and sum(lengths[first : stop + 1]) <= most:
                 stop += 1
-            pooled = self._pooled(torch.cat(parts[first:stop]), lengths[first:stop])
-            vectors += [_nonzero(row) for row in pooled.cpu().numpy()]
+            if lengths[first] > most:
+                pieces = torch.cat([self._pooled(piece, [len(piece)]) for piece in parts[first].split(most)])
+                pooled = (pieces.amax(dim=0) if self.recipe.pooling == "max" else pieces.sum(dim=0))[None]
+            else:
+                pooled = self._pooled(torch.cat(parts[first:stop]), lengths[first:stop])
+            vectors += [_nonzero(row) for row in self._largest(pooled).cpu().numpy()]
             first = stop
         return (vectors,)
 
     def _pooled(self, states: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-        """Return the weights (N, V) of texts, in float32."""
+        """Return the weights (N, V) of texts or parts of texts, in float32."""
         logits = self.model.decoder(self.model.head(states))
         parts = logits.split(lengths)
         if self.recipe.pooling == "max":
             # The transformation never decreases, so that it can follow the maximum.
             largest = [part.amax(dim=0) if len(part) else logits.new_zeros(logits.shape[1]) for part in parts]
-            weights = self._transformed(torch.stack(largest))
-        else:
-            weights = torch.stack([self._transformed(part).sum(dim=0) for part in parts])
+            return self._transformed(torch.stack(largest))
+        return torch.stack([self._transformed(part).sum(dim=0) for part in parts])
+
+    def _largest(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return the weights (N, V) without those that are not kept."""
         most = self.recipe.most
         if most is not None and most < weights.shape[1]:
             kept = weights.topk(most, dim=1)

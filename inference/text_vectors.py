@@ -1,4 +1,4 @@
-"""What all encoders have in common that give texts something else than one dense vector.
+"""What all encoders that give a text something other than one dense vector have in common.
 
 Shapes: N texts, T tokens of all texts of a batch, H hidden.
 """

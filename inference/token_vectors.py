@@ -51,12 +51,15 @@ class TokenVectors(TextVectors):
 
     def max_length(self, task: str) -> int | None:
         """See `TextVectors.max_length`."""
-        longest, given, expansion = super().max_length(task), self.recipe.lengths[task], self.recipe.expansion
+        given, expansion, config = self.recipe.lengths[task], self.recipe.expansion, self.encoder.config
         if task == QUERY and expansion is not None:
             if expansion.cuts:
                 return expansion.length
             given = None if given is None else max(given, expansion.length)
-        return longest if given is None else given
+        if given is None:
+            return super().max_length(task)
+        # The length of the folder replaces that of the tokenizer, but the model has no more positions.
+        return min(given, config.max_position_embeddings) if config.position_embedding == "learned" else given
 
     def expand(self, ids: list[list[int]], task: str) -> list[list[int]]:
         """See `TextVectors.expand`."""

@@ -1,6 +1,6 @@
-"""The table of encoders that give texts something else than one dense vector.
+"""The table of encoders that give a text something other than one dense vector.
 
-`embed`, `index` and `serve` ask this table alone. Another kind of encoder needs a class and a line here.
+`embed`, `index` and `serve` look here. Another kind of encoder needs a class and a line in the table.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from ..modeling.text_encoding.recipe_files import (
 from ..saving.module_list import MODULE_LIST, read_module_list
 
 _TOKENS = "token_embeddings"
-_POOLINGS, _ACTIVATIONS = ("max", "sum"), ("relu", "log1p_relu")
+_POOLINGS, _ACTIVATIONS, _STRATEGIES = ("max", "sum"), ("relu", "log1p_relu"), ("min", "fixed")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def read_sparse_recipe(folder: Path) -> SparseRecipe:
     ):
         if value not in allowed:
             raise ValueError(f"it does not support SpladePooling with {name}={value!r}")
-    most = settings.get("max_active_dims")
+    most = _at_least_one("max_active_dims", settings.get("max_active_dims"))
     return SparseRecipe(EmbeddingRecipe(**fields, settings=settings), pooling, activation.count("log1p") + 1, most)
 
 
@@ -149,12 +149,15 @@ def read_token_recipe(folder: Path) -> TokenRecipe:
             raise module.refuse()
     if mask.get("keep_only_token_ids"):
         raise ValueError("it does not support MultiVectorMask with keep_only_token_ids")
+    tasks = mask.get("skiplist_tasks")
+    if tasks is None or isinstance(tasks, str):
+        tasks = [tasks or "document"]
     return TokenRecipe(
         EmbeddingRecipe(**fields, settings=settings),
         tuple(steps),
         tuple(mask.get("skiplist_words") or ()),
-        tuple(mask.get("skiplist_tasks") or ("document",)),
-        {task: config.get(f"{task}_length") for task in ("query", "document")},
+        tuple(tasks),
+        {task: _at_least_one(f"{task}_length", config.get(f"{task}_length")) for task in ("query", "document")},
         _expansion(config.get("query_expansion")),
     )
 
@@ -167,7 +170,16 @@ def _expansion(config: Mapping[str, Any] | None) -> Expansion | None:
             "it does not support query_expansion with attend=False, since a SequenceEncoder leaves out tokens that "
             "others do not attend to"
         )
-    return Expansion(config["length"], config.get("token"), config["strategy"] == "fixed")
+    strategy, length = config.get("strategy"), _at_least_one("the length of query_expansion", config.get("length"))
+    if strategy not in _STRATEGIES or length is None:
+        raise ValueError(f"it does not support query_expansion with strategy={strategy!r} and length={length!r}")
+    return Expansion(length, config.get("token"), strategy == "fixed")
+
+
+def _at_least_one(name: str, value: Any) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    return value
 
 
 def _modules(folder: Path) -> list[_Module]:

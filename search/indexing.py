@@ -47,9 +47,10 @@ def index(model: ModelArguments, corpus: TextArguments, options: IndexArguments,
         model.model = str(Path(model.model).resolve())
     if corpus.text_column == rows.id_column:
         raise UsageError(f"--id_column {rows.id_column} is the column of the texts; choose another one.")
-    if len(options.vectors) > 1:
-        raise UsageError(f"--vectors {','.join(options.vectors)}: an index has vectors of one kind; name one of them.")
-    kind = kind_of(model.model, options.vectors)
+    asked = options.vectors or []
+    if len(asked) > 1:
+        raise UsageError(f"--vectors {','.join(asked)}: an index has vectors of one kind; name one of them.")
+    kind = kind_of(model.model, asked)
     columns = [VECTORS] if kind is None else [COLUMNS[each].name for each in kind.kinds]
     if corpus.text_column in ("id", *columns):
         raise UsageError(
@@ -74,11 +75,13 @@ def _complete(folder: Path, text_column: str, options: IndexArguments) -> Layout
     table, facts = open_table(folder)
     # Someone may have deleted the table, to compute it again.
     chosen = (options.language, options.query_prompt)
-    if layout is not None and (layout.language, layout.query_prompt) == chosen and table.list_indices():
+    vectors = vector_search(table, folder, facts)
+    is_same = layout is not None and (layout.language, layout.query_prompt) == chosen
+    if layout is not None and is_same and table.list_indices() and vectors.is_whole():
         return layout
     Layout.remove(folder)
     try:
-        layout = add_indexes(table, vector_search(table, folder, facts), text_column, *chosen)
+        layout = add_indexes(table, vectors, text_column, *chosen)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
             f"Interrupted; the vectors stay in {folder}. To continue, run the same command again."

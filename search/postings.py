@@ -1,13 +1,14 @@
 """An inverted index of sparse vectors, beside the table of LanceDB, which has none.
 
 For each entry of the vocabulary, it lists the rows with a weight for it. A search adds up the products with the weights
-of the query, and is exact. The arrays are mapped into memory, so that a search reads the lists of its own entries only.
+of the query, and is exact. The arrays are mapped into memory, so that a search reads only the lists of its own entries.
 
 Shapes: N rows.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,13 @@ class Postings:
         try:
             names = ("starts", "rows", "weights", "count")
             arrays = [np.load(place / f"{name}.npy", mmap_mode="r") for name in names]
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{place} is damaged ({error}); delete it and run `sequence-encoder index`.") from error
-        self._starts, self._rows, self._weights, count = arrays
+            self._starts, self._rows, self._weights, count = arrays
+            if not self._starts[-1] == len(self._rows) == len(self._weights):
+                raise ValueError("its files do not belong together")
+        except (OSError, ValueError, EOFError) as error:
+            raise UsageError(
+                f"{place} is damaged ({error}); run the same `sequence-encoder index` again to repair it."
+            ) from error
         self.table, self.count = table, int(count)
         if table.count_rows() != self.count:
             raise UsageError(f"the table in {folder} has changed since its index was made; make a new index.")
@@ -142,7 +147,9 @@ def write_postings(folder: Path, table: Any, column: str, size: int) -> None:
         counts += np.bincount(indices, minlength=size)
     starts = np.concatenate([[0], np.cumsum(counts)])
     place = folder / _FOLDER
-    place.mkdir(exist_ok=True)
+    # Searches that have the former files open keep them.
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
     np.save(place / "starts.npy", starts)
     np.save(place / "count.npy", table.count_rows())
     shape = (int(starts[-1]),)

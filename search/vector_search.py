@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..bulk.listed_vectors import COLUMNS
+from ..command_line import UsageError
 from ..inference.text_vectors import DENSE, SPARSE, TOKEN
 from .postings import MergedRequest, Postings, PostingsRequest, write_postings
 
@@ -37,6 +38,9 @@ class VectorSearch(Protocol):
     """
 
     column: str
+
+    def is_whole(self) -> bool:
+        """Return whether what `add_index` has written beside the table can be used."""
 
     def add_index(self) -> tuple[int | None, float | None]:
         """Add an index if it is faster, and return its probes and its recall; None if a search is exact."""
@@ -70,6 +74,10 @@ class LanceSearch:
         self.table, self.column = table, column
         self._several, self._fewest, self._refined = several, fewest, refined
 
+    def is_whole(self) -> bool:
+        """See `VectorSearch.is_whole`. There is nothing beside the table."""
+        return True
+
     def add_index(self) -> tuple[int | None, float | None]:
         """Add the smallest and fastest index that finds nearly all neighbours. See `VectorSearch.add_index`."""
         from lancedb.index import IvfFlat, IvfRq, IvfSq
@@ -77,10 +85,8 @@ class LanceSearch:
         count, vectors = self.table.count_rows(), self.table.count_rows(f"{self.column} IS NOT NULL")
         if vectors < self._fewest:
             return None, None
-        kind = self.table.schema.field(self.column).type
-        channels = (kind.value_type if self._several else kind).list_size
         probes, recall = _PROBES[0], 0.0
-        for each in (IvfRq, IvfSq, IvfFlat)[bool(channels % _CHANNELS) :]:
+        for each in (IvfRq, IvfSq, IvfFlat)[bool(self._channels % _CHANNELS) :]:
             self.table.create_index(self.column, config=each(distance_type="cosine"), replace=True)
             for probes in _PROBES:
                 recall = self._measure_recall(count, vectors, probes)
@@ -90,14 +96,14 @@ class LanceSearch:
 
     def nearest(self, vector: Any, probes: int | None) -> Any:
         """See `VectorSearch.nearest`."""
-        return self._with_probes(self.table.search(vector, vector_column_name=self.column), probes)
+        return self._with_probes(self.table.search(self._given(vector), vector_column_name=self.column), probes)
 
     def both(self, vector: Any, probes: int | None, words: Any) -> Any:
         """See `VectorSearch.both`."""
         from lancedb.rerankers import RRFReranker
 
         request = self.table.search(query_type="hybrid", vector_column_name=self.column)
-        return self._with_probes(request.vector(vector).text(words), probes).rerank(RRFReranker())
+        return self._with_probes(request.vector(self._given(vector)).text(words), probes).rerank(RRFReranker())
 
     def score(self, row: dict[str, Any], vector: Any) -> float:
         """Return the cosine, or the sum of the largest ones. See `VectorSearch.score`."""
@@ -107,6 +113,15 @@ class LanceSearch:
         """See `VectorSearch.cosine`."""
         first, second = (np.asarray(each, np.float32).ravel() for each in (stored, found))
         return _cosine(first, second) if first.shape == second.shape else 0.0
+
+    @property
+    def _channels(self) -> int:
+        kind = self.table.schema.field(self.column).type
+        return int((kind.value_type if self._several else kind).list_size)
+
+    def _given(self, vector: Any) -> Any:
+        """Return the vectors of a query, or one that is 0 if it has none, since LanceDB needs one."""
+        return vector if len(vector) else np.zeros((1, self._channels), np.float32)
 
     def _with_probes(self, request: Any, probes: int | None) -> Any:
         """Let a request look at a number of lists of the index, or at all vectors if it is None."""
@@ -148,6 +163,13 @@ class SparseSearch:
     def postings(self) -> Postings:
         """The inverted index."""
         return Postings(self._folder, self.table)
+
+    def is_whole(self) -> bool:
+        """See `VectorSearch.is_whole`."""
+        try:
+            return self.postings is not None
+        except UsageError:
+            return False
 
     def add_index(self) -> tuple[int | None, float | None]:
         """Write the inverted index. See `VectorSearch.add_index`."""

@@ -99,9 +99,13 @@ def _encoder_of(service: Service, index: SearchIndex) -> ServedModel:
             if cosine is None or cosine >= LEAST_COSINE:
                 return model
     names = ", ".join(model.name for model in encoders) or "none"
+    (kind,) = index.facts.get("vectors", [DENSE])
+    remedy = "Serve that model, too."
+    if kind != DENSE:
+        remedy += " Of a model with several kinds of vectors, such as BGE-M3, a server computes the dense ones alone."
     raise UsageError(
-        f"The vectors of the index are from {index.facts['model']}, and no served model computes the same ones (served "
-        f"encoders: {names}). Serve that model, too."
+        f"The {kind} vectors of the index are from {index.facts['model']}, and no served model computes the same ones "
+        f"(served encoders: {names}). {remedy}"
     )
 
 

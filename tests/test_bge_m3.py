@@ -153,10 +153,25 @@ def test_scores_are_those_of_the_reference(
             assert every[name][one, other].item() == pytest.approx(score, abs=1e-4), name
     assert found["sparse"][0] > 0
     assert model.compute_score(PAIRS[0], tokenizer)["dense"] == pytest.approx(found["dense"][0])
-    with pytest.raises(ValueError, match=r"weights must be three numbers .* got \(1, -1, 1\)"):
+    with pytest.raises(ValueError, match=r"weights must be three finite numbers .* got \(1, -1, 1\)"):
         model.compute_score(PAIRS, tokenizer, (1, -1, 1))
     with pytest.raises(ValueError, match="queries must have lexical_weights"):
         model.similarity({**vectors, "lexical_weights": None}, vectors)
+    with pytest.raises(ValueError, match="documents must be those of a list of texts, got those of a single text"):
+        model.similarity(vectors, model.encode_multi(TEXTS[0], tokenizer))
+    for pairs, message in (
+        ([PAIRS[0], ("a",)], r"\('a',\)"),
+        ("ab", "'ab'"),
+        ([("a", "b", "c")], r"\('a', 'b', 'c'\)"),
+    ):
+        with pytest.raises(ValueError, match=f"sentence_pairs must be pairs of a query and a document, got {message}"):
+            model.compute_score(pairs, tokenizer)  # type: ignore[arg-type]
+
+
+def test_documents_may_be_in_half_precision(model: SequenceEncoderForRetrieval, tokenizer: Any) -> None:
+    queries, halves = model.encode_multi(TEXTS, tokenizer), model.encode_multi(TEXTS, tokenizer, dtype=torch.float16)
+    found, expected = model.similarity(queries, halves), model.similarity(queries, queries)
+    torch.testing.assert_close(found["colbert+sparse+dense"], expected["colbert+sparse+dense"], atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -199,6 +199,17 @@ def test_a_folder_with_results_of_other_settings_is_kept(
     assert [file.read_bytes() for file in shards_in(output)] == before
 
 
+def test_a_run_of_an_earlier_version_continues(model: Path, tmp_path: Path) -> None:
+    corpus, output = write_rows(tmp_path / "rows.parquet", ROWS), tmp_path / "out"
+    embed(model, corpus, output)
+    file = output / ".sequence-encoder" / "settings.json"
+    settings = json.loads(file.read_text())
+    # Options that are not given are null, so that a folder without them is one with the defaults.
+    assert settings.pop("vectors") is None
+    file.write_text(json.dumps(settings))
+    assert embed(model, corpus, output).rows == len(ROWS)
+
+
 def test_a_folder_that_something_else_wrote_or_writes_is_kept(model: Path, corpus: Path, tmp_path: Path) -> None:
     notes = tmp_path / "mine" / "notes.txt"
     notes.parent.mkdir()

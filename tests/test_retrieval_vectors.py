@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sequence_encoder.search import SearchIndex, index_corpus  # noqa: E402
 from sequence_encoder.tests.stand_ins import STAND_INS  # noqa: E402
 
 TEXTS = ["a cat of the cat", "the text of the software", "dog", "a model"]
+POOLING = "1_Pooling/config.json"
 COLUMNS = {"dense": "embedding", "sparse": "sparse_embedding", "token": "token_embeddings"}
 
 
@@ -62,11 +64,33 @@ def test_embed_writes_the_kinds_that_are_asked_for(
             np.testing.assert_allclose(row["token_embeddings"], expected["colbert_vecs"][index], atol=1e-5)
 
 
+def test_dense_vectors_beside_others_are_those_without_them(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    settings, pooling = (tmp_path / "model" / name for name in ("config_sentence_transformers.json", POOLING))
+    settings.write_text(json.dumps({"truncate_dim": 4}))
+    for name, kinds in (("alone", None), ("both", "dense,sparse")):
+        options = {"precision": "float32", "normalize": True, "vectors": kinds}
+        embed_corpus(tmp_path / "model", folder.parent / "texts.jsonl", tmp_path / name, **options)
+    alone, both = (pq.read_table(tmp_path / name / "shard-000000.parquet")["embedding"] for name in ("alone", "both"))
+    np.testing.assert_allclose(both.to_pylist()[:4], alone.to_pylist()[:4], atol=1e-6)
+    pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True, "include_prompt": False}))
+    with pytest.raises(ValueError, match=r"include_prompt=False, which only `encode` and `embed` without --vectors"):
+        embed_corpus(tmp_path / "model", folder.parent / "texts.jsonl", tmp_path / "prompt", vectors="dense,sparse")
+
+
 @pytest.mark.parametrize("kind", ["sparse", "token"])
 def test_an_index_of_one_kind_finds_the_text_itself(folder: Path, tmp_path: Path, kind: str) -> None:
     index_corpus(folder, folder.parent / "texts.jsonl", tmp_path, precision="float32", vectors=kind)
-    hits = SearchIndex(tmp_path).search(TEXTS[1], limit=2, mode="vector")
+    index = SearchIndex(tmp_path)
+    hits = index.search(TEXTS[1], limit=2, mode="vector")
     assert hits[0].text == TEXTS[1]
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    from sequence_encoder.serving import create_app, load_served_model
+
+    with pytest.raises(
+        UsageError, match=rf"The {kind} vectors of the index .* such as BGE-M3, a server computes the d"
+    ):
+        create_app([load_served_model(str(folder), "float32", "cpu")], index=index)
 
 
 @pytest.mark.parametrize(
@@ -80,3 +104,9 @@ def test_kinds_that_do_not_exist_or_fit_are_refused(folder: Path, tmp_path: Path
     run: Any = embed_corpus if "other" in vectors else index_corpus
     with pytest.raises((UsageError, ValueError), match=message):
         run(folder, folder.parent / "texts.jsonl", tmp_path / "out", vectors=vectors)
+
+
+def test_an_exported_model_has_dense_vectors_alone(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "export.json").write_text("{}")
+    with pytest.raises(UsageError, match="is exported, and has dense vectors alone; pass the model before the export"):
+        embed_corpus(tmp_path, folder.parent / "texts.jsonl", tmp_path / "out", vectors="sparse")

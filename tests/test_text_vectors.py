@@ -27,10 +27,12 @@ from sequence_encoder.bulk.formats import connect  # noqa: E402
 from sequence_encoder.bulk.models import choose_device, kind_of, load_text_vectors  # noqa: E402
 from sequence_encoder.command_line import UsageError  # noqa: E402
 from sequence_encoder.inference.text_vectors import TextVectors  # noqa: E402
+from sequence_encoder.inference.vector_recipes import read_token_recipe  # noqa: E402
 from sequence_encoder.tests.corpus_runs import table_of  # noqa: E402
 from sequence_encoder.tests.vector_folders import CHANNELS, TEXTS  # noqa: E402
 
 Reference = Callable[..., list[np.ndarray]]
+EXPANSION = {"strategy": "min", "attend": True, "length": 12}
 SPARSE, LATE = ("sparse", "sum"), ("late", "plain")
 
 
@@ -54,6 +56,13 @@ def reference(vector_folders: dict[str, Path]) -> Reference:
     return encode
 
 
+def copy_with(folder: Path, copy: Path, file: str, change: dict[str, Any]) -> None:
+    """Copy the folder of a model with a change to a JSON file, or an empty list instead of one."""
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    before = json.loads((copy / file).read_text())
+    (copy / file).write_text(json.dumps({**before, **change} if isinstance(before, dict) else []))
+
+
 def as_array(vector: Any, size: int) -> np.ndarray:
     """Return a sparse vector as an array, and others unchanged."""
     if not isinstance(vector, tuple):
@@ -75,6 +84,29 @@ def test_vectors_are_those_of_sentence_transformers(
     (kind,) = vectors.kinds
     for vector, expected in zip(found, reference(name, task), strict=True):
         np.testing.assert_allclose(as_array(vector, vectors.channels(kind)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_long_texts_are_pooled_in_parts(
+    vector_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    vectors = load(vector_folders[name])
+    ids = vectors.reader("document").tokenize(TEXTS)["input_ids"]
+    (expected,) = vectors.compute(ids, "document")
+    monkeypatch.setattr("sequence_encoder.inference.sparse_vectors._LOGITS", 7 * vectors.channels("sparse"))
+    parts: list[int] = []
+    pooled = vectors._pooled  # type: ignore[attr-defined]
+
+    def record(states: Any, lengths: list[int]) -> Any:
+        parts.append(len(states))
+        return pooled(states, lengths)
+
+    monkeypatch.setattr(vectors, "_pooled", record)
+    (found,) = vectors.compute(ids, "document")
+    assert (max(parts), sum(parts)) == (7, sum(map(len, ids)))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_allclose(one[1], other[1], atol=1e-5)
 
 
 def test_a_sparse_encoder_of_another_family_has_the_same_vectors(
@@ -170,13 +202,28 @@ def test_options_that_make_no_sense_are_refused(
         ("late", "sentence_bert_config.json", {"query_expansion": {"attend": False}}, "query_expansion with attend=F"),
         ("late", "2_MultiVectorMask/config.json", {"keep_only_token_ids": [3]}, "keep_only_token_ids"),
         ("late", "modules.json", {}, "modules.json has no modules"),
+        ("sparse", "config_sentence_transformers.json", {"max_active_dims": 0}, "max_active_dims must be .* got 0"),
+        ("late", "sentence_bert_config.json", {"document_length": "9"}, "document_length must be .* got '9'"),
+        ("late", "sentence_bert_config.json", {"query_expansion": {**EXPANSION, "strategy": "max"}}, "strategy='max'"),
+        ("late", "sentence_bert_config.json", {"query_expansion": {**EXPANSION, "length": -1}}, "length of .* got -1"),
     ],
 )
 def test_modules_that_cannot_be_followed_are_refused(
     vector_folders: dict[str, Path], tmp_path: Path, name: str, file: str, change: dict[str, Any], message: str
 ) -> None:
-    shutil.copytree(vector_folders[name], tmp_path, dirs_exist_ok=True)
-    before = json.loads((tmp_path / file).read_text())
-    (tmp_path / file).write_text(json.dumps({**before, **change} if isinstance(before, dict) else []))
+    copy_with(vector_folders[name], tmp_path, file, change)
     with pytest.raises(ValueError, match=rf"The modules in .* cannot be used: .*{message}"):
         kind_of(str(tmp_path))
+
+
+@pytest.mark.parametrize(("given", "tasks"), [(None, ("document",)), ("query", ("query",)), ([], ())])
+def test_a_skiplist_is_that_of_its_tasks(
+    vector_folders: dict[str, Path], tmp_path: Path, given: Any, tasks: Any
+) -> None:
+    copy_with(vector_folders["late"], tmp_path, "2_MultiVectorMask/config.json", {"skiplist_tasks": given})
+    assert read_token_recipe(tmp_path).left_out_of == tasks
+
+
+def test_a_length_beyond_the_positions_of_the_model_is_cut(vector_folders: dict[str, Path], tmp_path: Path) -> None:
+    copy_with(vector_folders["late"], tmp_path, "sentence_bert_config.json", {"document_length": 80})
+    assert load(tmp_path).max_length("document") == 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ from sequence_encoder.tests.vector_folders import CHANNELS, TEXTS  # noqa: E402
 NAMES = ["sparse", "late"]
 CLASSES = {"sparse": SparseEncoder, "late": MultiVectorEncoder}
 QUERY = "the dog by the owl"
+OPTIONS: dict[str, Any] = {"precision": "float32", "columns": "n", "shard_rows": 8}
 # Texts that differ, so that no two scores are equal.
 ROWS = [{"text": f"{text} {' '.join(TEXTS[4].split()[: n % 7])}", "n": n} for n, text in enumerate(TEXTS * 6)]
 
@@ -45,12 +47,11 @@ def models(vector_folders: dict[str, Path]) -> dict[str, Any]:
 def index_folders(vector_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("indexes")
     (place / "texts.jsonl").write_text("\n".join(map(json.dumps, [*ROWS, {"text": None, "n": 99}])))
-    options = {"precision": "float32", "columns": "n", "shard_rows": 8}
     with pytest.MonkeyPatch.context() as patch:
         # An inverted index is made of several parts.
         patch.setattr("sequence_encoder.search.postings._ROWS", 8)
         for name in NAMES:
-            index_corpus(vector_folders[name], place / "texts.jsonl", place / name, **options)
+            index_corpus(vector_folders[name], place / "texts.jsonl", place / name, **OPTIONS)
     return {name: place / name for name in NAMES}
 
 
@@ -90,6 +91,13 @@ def test_both_kinds_of_search_are_merged(indexes: dict[str, SearchIndex], name: 
         indexes[name].search("owl", where="age > 3")
 
 
+def test_a_query_without_vectors_finds_only_words(indexes: dict[str, SearchIndex]) -> None:
+    nothing = np.zeros((0, CHANNELS), np.float32)
+    assert indexes["late"].search("owl", mode="vector", vector=nothing) == []
+    words = [hit.id for hit in indexes["late"].search("owl", mode="text")]
+    assert [hit.id for hit in indexes["late"].search("owl", mode="hybrid", vector=nothing)] == words
+
+
 def test_an_index_takes_only_its_own_kind_of_model(
     index_folders: dict[str, Path], vector_folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -101,6 +109,36 @@ def test_an_index_takes_only_its_own_kind_of_model(
         index_corpus(vector_folders["plain"], tmp_path / "texts.txt", tmp_path / "index")
     index_corpus(vector_folders["plain"], tmp_path / "texts.txt", tmp_path / "index", normalize=True)
     assert [hit.text for hit in SearchIndex(tmp_path / "index").search("dog", mode="vector")] == ["a dog"]
+
+
+def test_a_damaged_inverted_index_is_made_again(
+    index_folders: dict[str, Path], vector_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(index_folders["sparse"], tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "postings" / "rows.npy"
+    query: dict[str, Any] = {"mode": "vector", "vector": (np.arange(40), np.ones(40, np.float32))}
+    expected = SearchIndex(tmp_path).search(QUERY, **query)
+    cut = np.load(file)[:-1]
+    for damage in (lambda: None, file.touch, lambda: np.save(file, cut)):
+        file.unlink()
+        damage()
+        with pytest.raises(UsageError, match=r"postings is damaged .*; run the same `sequence-encoder index` again"):
+            SearchIndex(tmp_path).search(QUERY, **query)
+        index_corpus(vector_folders["sparse"], index_folders["sparse"].parent / "texts.jsonl", tmp_path, **OPTIONS)
+        assert SearchIndex(tmp_path).search(QUERY, **query) == expected
+
+
+def test_a_new_inverted_index_leaves_the_former_to_open_searches(
+    index_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(index_folders["sparse"], tmp_path, dirs_exist_ok=True)
+    opened = SearchIndex(tmp_path)
+    scores = opened.vectors.postings.scores((np.arange(40), np.ones(40)))  # type: ignore[attr-defined]
+    opened.table.delete("n > 3")
+    opened.vectors.add_index()
+    assert np.load(tmp_path / "postings" / "count.npy") < len(scores)
+    again = opened.vectors.postings.scores((np.arange(40), np.ones(40)))  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(again, scores)
 
 
 def test_an_index_of_many_token_vectors_finds_nearly_all_neighbours(tmp_path: Path) -> None:

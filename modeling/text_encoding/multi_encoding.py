@@ -224,10 +224,14 @@ class MultiEncodingMixin(TextEncodingMixin):
             "sparse+dense" and "colbert+sparse+dense".
 
         Raises:
-            ValueError: See `encode_multi`, and if the weights are not three numbers of at least 0 with a positive sum.
+            ValueError: See `encode_multi`; or if something is not a pair, or the weights are not three numbers of at
+                least 0 with a positive sum.
         """
         single = bool(sentence_pairs) and isinstance(sentence_pairs[0], str)
         pairs = cast("list[tuple[str, str]]", [sentence_pairs] if single else list(sentence_pairs))
+        for pair in pairs:
+            if isinstance(pair, str) or len(pair) != 2:
+                raise ValueError(f"sentence_pairs must be pairs of a query and a document, got {pair!r}.")
         # A text of several pairs is computed once.
         places = {text: index for index, text in enumerate(dict.fromkeys(text for pair in pairs for text in pair))}
         found = self.encode_multi(list(places), tokenizer, **options, convert_to_tensor=True)

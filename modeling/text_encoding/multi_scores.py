@@ -71,8 +71,8 @@ def weighted_scores(
     Raises:
         ValueError: If there are not three weights of at least 0 and a positive sum.
     """
-    if len(weights) != 3 or min(weights) < 0 or not sum(weights) > 0:
-        raise ValueError(f"weights must be three numbers of at least 0 with a positive sum, got {weights!r}.")
+    if len(weights) != 3 or min(weights) < 0 or not 0 < sum(weights) < torch.inf:
+        raise ValueError(f"weights must be three finite numbers of at least 0 with a positive sum, got {weights!r}.")
     of_dense, of_sparse, of_multi = weights
     two = of_dense * dense + of_sparse * sparse
     # Without a weight for either, their mean is undefined.
@@ -100,15 +100,18 @@ def similarities(
         (Q, D) for each of "dense", "sparse", "colbert", "sparse+dense" and "colbert+sparse+dense".
 
     Raises:
-        ValueError: If a representation is missing, or the weights are invalid.
+        ValueError: If a representation is missing, or only that of a single text, or the weights are invalid.
     """
     sides = (("queries", queries), ("documents", documents))
     for name, side in sides:
         for part in ("dense_vecs", "lexical_weights", "colbert_vecs"):
             if side.get(part) is None:
                 raise ValueError(f"{name} must have {part}, which encode_multi leaves out on request.")
-    dense = [torch.as_tensor(side["dense_vecs"]) for _, side in sides]
-    tokens = [[torch.as_tensor(text) for text in side["colbert_vecs"]] for _, side in sides]
+        if isinstance(side["lexical_weights"], Mapping):
+            raise ValueError(f"{name} must be those of a list of texts, got those of a single text; encode a list.")
+    # One side may be in half precision.
+    dense = [torch.as_tensor(side["dense_vecs"]).float() for _, side in sides]
+    tokens = [[torch.as_tensor(text).float() for text in side["colbert_vecs"]] for _, side in sides]
     words = [side["lexical_weights"] for _, side in sides]
     sparse = [[lexical_score(one, other) for other in words[1]] for one in words[0]]
     multi = multi_vector_scores(*tokens)

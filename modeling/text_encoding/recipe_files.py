@@ -114,7 +114,8 @@ def write_recipe(folder: Path, recipe: EmbeddingRecipe, hidden_size: int) -> Non
     """
     if recipe.obstacle is not None:
         logger.warning(
-            f"{recipe.obstacle}. Only the encoder is saved; copy {MODULE_LIST} and the folders that it names yourself."
+            f"{recipe.obstacle}. Only the encoder is saved; copy {MODULE_LIST}, the folders that it names, "
+            f"{LENGTHS[0]} and {SETTINGS} yourself."
         )
         return
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
