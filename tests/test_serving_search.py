@@ -76,7 +76,7 @@ def test_bad_requests_are_refused(app: Any, body: dict[str, Any], status: int, m
 
 
 def test_an_index_needs_its_own_model(models: dict[str, ServedModel], index: SearchIndex) -> None:
-    said = r"The vectors of the index are from .*encoder, and no served model computes the same ones"
+    said = r"The dense vectors of the index are from .*encoder, and no served model computes the same ones"
     with pytest.raises(ValueError, match=said + r" \(served encoders: none\)"):
         create_app([models["classifier"]], index=index)
     other = served_models()["encoder"]

@@ -168,13 +168,12 @@ def app(vector_folders: dict[str, Path], indexes: dict[str, SearchIndex]) -> Ite
 
 
 def test_a_server_returns_sparse_vectors(app: Callable[[str], Any], models: dict[str, Any]) -> None:
-    size = models["sparse"].get_embedding_dimension()
     for prompt_name, task in ((None, "document"), ("query", "query")):
         answer = ask(app("sparse"), "/embed_sparse", {"inputs": TEXTS, "prompt_name": prompt_name})
         assert answer.status_code == 200
         expected = getattr(models["sparse"], f"encode_{task}")(TEXTS).to_dense().numpy()
         for pairs, row in zip(answer.json(), expected, strict=True):
-            found = np.zeros(size or len(row))
+            found = np.zeros_like(row)
             found[[pair["index"] for pair in pairs]] = [pair["value"] for pair in pairs]
             np.testing.assert_allclose(found, row, atol=1e-5)
     assert len(ask(app("sparse"), "/embed_sparse", {"inputs": "a dog"}).json()) == 1
