@@ -7,9 +7,10 @@ import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
-# GNU's OpenMP spins for 300,000 turns, up to 15 ms, before a thread that waits for another one sleeps. If another
-# process needs the processor, the spinning keeps it from the thread that is waited for, at every matrix product. With
-# two busy processes beside a server on two cores, 20,000 turns make it 10 times as fast; alone, they cost nothing.
+# GNU's OpenMP spins for 300,000 turns, up to 15 ms, before a thread that waits for another one sleeps. If several
+# processes compute, the spinning keeps the processor from the threads that are waited for, at every matrix product.
+# Beside two trainings on two cores, a server answers 40 to 56 requests a second with 20,000 turns in all of them, and 9
+# to 18 without; alone, it answers 0 to 7 % fewer.
 _TURNS = "20000"
 _CGROUPS = Path("/sys/fs/cgroup")
 
