@@ -11,6 +11,7 @@ from typing import Any
 
 from ..command_line import UsageError
 from ..command_line.extras import require, require_version
+from ..command_line.options import DEVICE, MODEL, check_least
 from ..command_line.parser import CommandLine, Values
 from ..data.corpus import TextArguments
 
@@ -19,13 +20,6 @@ ENGINES = ("local", "ray")
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 PathOrName = str | os.PathLike[str]
 _DTYPES = ["auto", "float32", "bfloat16"]
-
-
-def _check_least(arguments: Any, **least: int) -> None:
-    for name, smallest in least.items():
-        value = getattr(arguments, name)
-        if value is not None and value < smallest:
-            raise UsageError(f"--{name} must be at least {smallest}, got {value}.")
 
 
 @dataclass
@@ -38,9 +32,7 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
-    model: str = field(
-        metadata={"help": "Folder or Hub id of the model, also as the first argument; `convert` lists the families."}
-    )
+    model: str = field(metadata=MODEL)
     max_length: int | None = field(
         default=None,
         metadata={"help": "Number of tokens to truncate texts to; the default is that of the model."},
@@ -48,12 +40,10 @@ class ModelArguments:
     max_tokens: int = field(
         default=2048, metadata={"help": "Maximum number of tokens in a batch; a GPU is faster with more."}
     )
-    device: str | None = field(
-        default=None, metadata={"help": "Device, such as cuda:1 or cpu; the default is a GPU if there is one."}
-    )
+    device: str | None = field(default=None, metadata=DEVICE)
 
     def __post_init__(self) -> None:
-        _check_least(self, max_length=1, max_tokens=1)
+        check_least(self, max_length=1, max_tokens=1)
 
 
 @dataclass
@@ -97,7 +87,7 @@ class VectorArguments:
     def __post_init__(self) -> None:
         given = [self.vectors] if isinstance(self.vectors, str) else self.vectors or []
         self.vectors = [kind.strip() for part in given for kind in part.split(",") if kind.strip()] or None
-        _check_least(self, truncate_dim=1)
+        check_least(self, truncate_dim=1)
         if self.prompt is not None and self.prompt_name is not None:
             raise UsageError("--prompt and --prompt_name are mutually exclusive; leave one of them out.")
 
@@ -190,7 +180,7 @@ class RowArguments:
     )
 
     def __post_init__(self) -> None:
-        _check_least(self, max_characters=1, shard_rows=1)
+        check_least(self, max_characters=1, shard_rows=1)
         # In Python, it may be a single text.
         given = [self.columns] if isinstance(self.columns, str) else self.columns
         self.columns = [name.strip() for part in given for name in part.split(",") if name.strip()]
@@ -224,7 +214,7 @@ class EngineArguments:
     )
 
     def __post_init__(self) -> None:
-        _check_least(self, workers=1)
+        check_least(self, workers=1)
         if self.workers is not None and self.engine != "ray":
             raise UsageError(f"--workers needs --engine ray, got --engine {self.engine}.")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line import UsageError
+from ..command_line.options import check_least
 from .corpus_files import DOCUMENTATION, find_files
 from .documentation import read_documentation, split_by_file
 from .text_files import TextFormat, csv_header, csv_records, describe_decoding_error, encoding_of
@@ -82,10 +83,7 @@ class CorpusArguments(TextArguments):
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("shuffle_buffer", 1), ("eval_documents", 0), ("num_proc", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"--{name} must be at least {least}, got {value}.")
+        check_least(self, shuffle_buffer=1, eval_documents=0, num_proc=1)
         super().__post_init__()
         if self.streaming and self.corpus == DOCUMENTATION:
             raise UsageError("--streaming needs files or a Hub dataset; --corpus documentation fits on any disk.")

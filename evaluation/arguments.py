@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from ..command_line import UsageError
 from ..command_line.extras import require
+from ..command_line.options import DEVICE, MODEL, check_least
 from ..command_line.parser import AddValues, CommandLine
 from ..tasks.arguments import ExampleArguments
 
@@ -24,9 +25,7 @@ class EvaluationArguments:
 
     _argument_group_name = "evaluation"
 
-    model: str = field(
-        metadata={"help": "Folder or Hub id of the model, also as the first argument; `convert` lists the families."}
-    )
+    model: str = field(metadata=MODEL)
     output_dir: str = field(metadata={"help": "Folder to write report.html and evaluation.json into."})
     also: list[str] = field(
         default_factory=list,
@@ -41,9 +40,7 @@ class EvaluationArguments:
     )
     bootstrap_samples: int = field(default=1000, metadata={"help": "Number of bootstrap samples for intervals."})
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of the classifiers."})
-    device: str | None = field(
-        default=None, metadata={"help": "Device, such as cuda:1 or cpu; the default is a GPU if there is one."}
-    )
+    device: str | None = field(default=None, metadata=DEVICE)
     overwrite: bool = field(default=False, metadata={"help": "Replace a report in the folder."})
     matched_dir: str | None = field(
         default=None,
@@ -77,10 +74,7 @@ class EvaluationArguments:
                 raise UsageError(f"--label_shares must be LABEL=SHARE, such as positive=0.7, got {given!r}.") from None
         if self.matched_dir is not None and os.path.realpath(self.matched_dir) == os.path.realpath(self.output_dir):
             raise UsageError(f"--matched_dir and --output_dir must be different folders, got {self.matched_dir} twice.")
-        for name, least in (("max_length", 1), ("bootstrap_samples", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"--{name} must be at least {least}, got {value}.")
+        check_least(self, max_length=1, bootstrap_samples=1, seed=0)
 
 
 @dataclass

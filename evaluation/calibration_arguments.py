@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ..command_line import UsageError
 from ..command_line.extras import require
+from ..command_line.options import MODEL, check_least
 from ..command_line.parser import CommandLine
 from ..tasks.arguments import ExampleArguments
 
@@ -28,9 +29,7 @@ class CalibrationArguments:
 
     _argument_group_name = "calibration"
 
-    model: str = field(
-        metadata={"help": "Folder or Hub id of the model, also as the first argument; `convert` lists the families."}
-    )
+    model: str = field(metadata=MODEL)
     output_dir: str = field(metadata={"help": "Folder to write the calibrated model to."})
     coverages: list[float] = field(
         default_factory=lambda: list(COVERAGES),
@@ -53,8 +52,7 @@ class CalibrationArguments:
         if not self.coverages or any(not 0 < each < 1 for each in self.coverages):
             shown = ", ".join(map(str, self.coverages)) or "none"
             raise UsageError(f"--coverages must be numbers between 0 and 1, such as 0.9, got {shown}.")
-        if self.max_length is not None and self.max_length < 1:
-            raise UsageError(f"--max_length must be at least 1, got {self.max_length}.")
+        check_least(self, max_length=1)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ..command_line import UsageError
 from ..command_line.extras import require
+from ..command_line.options import DEVICE, MODEL, check_least
 from ..command_line.parser import CommandLine
 from ..data.text_files import TextFormat
 
@@ -28,9 +29,7 @@ class ExplainedTexts:
 
     _argument_group_name = "model and texts"
 
-    model: str = field(
-        metadata={"help": "Folder or Hub id of the model, also as the first argument; `convert` lists the families."}
-    )
+    model: str = field(metadata=MODEL)
     text: str | None = field(default=None, metadata={"help": "Text to explain, or the question."})
     text_pair: str | None = field(
         default=None, metadata={"help": "Second text: of a pair, to compare with, or to find the answer in."}
@@ -46,9 +45,7 @@ class ExplainedTexts:
         default=None, metadata={"help": "Number of tokens to truncate texts to; the default is that of the model."}
     )
     max_tokens: int = field(default=2048, metadata={"help": "Maximum number of tokens in a batch."})
-    device: str | None = field(
-        default=None, metadata={"help": "Device, such as cuda:1 or cpu; the default is a GPU if there is one."}
-    )
+    device: str | None = field(default=None, metadata=DEVICE)
 
     def __post_init__(self) -> None:
         self.delimiter = TextFormat(self.encoding, self.delimiter).delimiter
@@ -60,10 +57,7 @@ class ExplainedTexts:
             raise UsageError("--text_pair needs --text; the second texts of a --file are in its --text_pair_column.")
         if self.text_pair_column is not None and self.file is None:
             raise UsageError("--text_pair_column needs --file; the second text of --text is --text_pair.")
-        for name in ("max_length", "max_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name} must be at least 1, got {value}.")
+        check_least(self, max_length=1, max_tokens=1)
 
 
 @dataclass
@@ -113,10 +107,7 @@ class ExplanationArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace the files of earlier explanations."})
 
     def __post_init__(self) -> None:
-        for name, least in (("samples", 1), ("top_words", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"--{name} must be at least {least}, got {value}.")
+        check_least(self, samples=1, top_words=1, seed=0)
         if self.samples is not None and self.method not in SAMPLED:
             raise UsageError(f"--samples needs --method {' or '.join(SAMPLED)}, got {self.method}.")
         if self.attention and self.output_dir is None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from ..bulk.arguments import EmbeddingArguments, ModelArguments, RowArguments, VectorArguments
-from ..command_line import UsageError
 from ..command_line.extras import require
+from ..command_line.options import DEVICE, check_least
 from ..command_line.parser import CommandLine
 from ..data.corpus import TextArguments
 
@@ -86,15 +86,11 @@ class SearchArguments:
     model: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of the encoder, if it is no longer where it was."}
     )
-    device: str | None = field(
-        default=None, metadata={"help": "Device, such as cuda:1 or cpu; the default is a GPU if there is one."}
-    )
+    device: str | None = field(default=None, metadata=DEVICE)
     json: bool = field(default=False, metadata={"help": "Print a JSON object for each text."})
 
     def __post_init__(self) -> None:
-        for name in ("limit", "candidates"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name} must be at least 1, got {getattr(self, name)}.")
+        check_least(self, limit=1, candidates=1)
 
 
 INDEX = CommandLine(

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import TrainingArguments
 
 from ...command_line import UsageError
+from ...command_line.options import check_least
 from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
 from .arguments import COMMAND_LINE, AdaptationOptions, AdaptedModelArguments
 from .examples.arguments import TaskDataArguments
@@ -22,10 +23,7 @@ class AdaptationArguments(AdaptationOptions, TrainingArguments):  # type: ignore
     """
 
     def __post_init__(self) -> None:
-        for name, least in (("seeds", 1), ("search_trials", 0), ("early_stopping_patience", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"--{name} must be at least {least}, got {value}.")
+        check_least(self, seeds=1, search_trials=0, early_stopping_patience=1)
         if self.average_seeds and self.seeds < 2:
             raise UsageError(f"--average_seeds needs --seeds of at least 2, got {self.seeds}.")
         if self.seed + self.seeds > 2**32:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...command_line import UsageError
+from ...command_line.options import check_least
 from ...command_line.parser import CommandLine
 
 # With these defaults, the quickstart takes four to five minutes on two cores of a server CPU.
@@ -33,9 +34,7 @@ class QuickstartArguments:
     seed: int = field(default=0, metadata={"help": "Seed of the split, the weights, the masks and the data order."})
 
     def __post_init__(self) -> None:
-        for name in ("pretraining_steps", "adaptation_steps"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name} must be at least 1, got {getattr(self, name)}.")
+        check_least(self, pretraining_steps=1, adaptation_steps=1)
         if self.from_checkpoint is not None and self.pretraining_steps != PRETRAINING_STEPS:
             raise UsageError("--pretraining_steps has no effect with --from, because that encoder is pretrained.")
         if not 0 <= self.seed < 2**32:
