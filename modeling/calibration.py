@@ -16,15 +16,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 
 from ..saving.calibration_files import CALIBRATION, CALIBRATION_TENSORS
-from .text_encoding.recipe_files import HUB_OPTIONS
+from ..saving.optional_files import optional_files
 
 logger = logging.get_logger(__name__)
 
@@ -268,22 +266,14 @@ def read_calibration(name: str | os.PathLike[str], subfolder: str = "", **option
         **options: Arguments of `from_pretrained`, of which those for the Hub are used.
 
     Returns:
-        The calibration, or None if there is none or its files are damaged, with a warning.
+        The calibration, or None if the folder has no calibration. Damaged files are ignored with a warning.
     """
-    name = os.fspath(name)
-    if not os.path.isdir(name):
-        try:
-            validate_repo_id(name)
-        except HFValidationError:
-            return None
-    quiet = dict.fromkeys(("gated_repo", "missing_entries", "connection_errors"), False)
-    hub = {key: value for key, value in options.items() if key in HUB_OPTIONS and value is not None}
-    hub |= {f"_raise_exceptions_for_{kind}": value for kind, value in quiet.items()}
-    facts, tensors = (
-        cached_file(name, str(PurePosixPath(subfolder) / file), **hub) for file in (CALIBRATION, CALIBRATION_TENSORS)
-    )
-    if facts is None:
+    find = optional_files(os.fspath(name), **options)
+    facts = None if find is None else find(str(PurePosixPath(subfolder) / CALIBRATION))
+    if find is None or facts is None:
         return None
+    # Only now, so that a model without a calibration costs one request to the Hub.
+    tensors = find(str(PurePosixPath(subfolder) / CALIBRATION_TENSORS))
     try:
         if tensors is None:
             raise OSError(f"{CALIBRATION_TENSORS} is missing")

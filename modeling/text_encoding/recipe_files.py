@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 
 from ...saving.module_list import MODULE_LIST, read_module_list
+from ...saving.optional_files import HUB_OPTIONS, optional_files
 from ..pooling import check_pooling
 from .embedding_recipe import ACTIVATIONS, Dense, EmbeddingRecipe, Normalize
 
@@ -41,8 +40,6 @@ _VECTORS = "sentence_embedding"
 # What the first module computes for the next one, by the keys that describe it.
 _TOKENS = {"module_output_name": "token_embeddings", "method": "forward"}
 _STATES = "last_hidden_state"
-# Arguments of `from_pretrained` that `cached_file` takes.
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 # Options of the tokenizer and the configuration that do not change the vectors, or that the recipe follows, like the
 # length.
 _LOADING_OPTIONS = (*HUB_OPTIONS, "subfolder", "trust_remote_code", "use_auth_token")
@@ -77,18 +74,13 @@ def read_recipe(name: str | os.PathLike[str], subfolder: str = "", **options: An
     if os.path.isdir(name):
         # Older versions of sentence-transformers saved the encoder in a subfolder, next to `modules.json`.
         name, subfolder = os.path.split(os.path.abspath(os.path.join(name, subfolder)))
-    else:
-        try:
-            validate_repo_id(name)
-        except HFValidationError:
-            return None
+    find_file = optional_files(name, **options)
+    if find_file is None:
+        return None
     encoder = PurePosixPath(subfolder)
-    quiet = dict.fromkeys(("gated_repo", "missing_entries", "connection_errors"), False)
-    hub = {key: value for key, value in options.items() if key in HUB_OPTIONS and value is not None}
-    hub |= {f"_raise_exceptions_for_{kind}": value for kind, value in quiet.items()}
 
     def find_in(root: PurePosixPath) -> _Find:
-        return lambda file: cached_file(name, str(root / file), **hub)
+        return lambda file: find_file(str(root / file))
 
     find_outside = find_in(encoder.parent)
     try:
