@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from transformers.pipelines.text_classification import TextClassificationPipeline
 
-from ..modeling.calibrated_outputs import check_refusal, labels_in_sets, with_p_values
-from ..modeling.calibration import calibration_of
+from ..modeling.calibrated_outputs import labels_in_sets, with_p_values
+from .calibrated_pipeline import CalibratedPipelineMixin
 
 # `Any`, because the parameters differ from those of the base class.
 _TextClassificationPipeline: Any = TextClassificationPipeline
 
 
-class CalibratedTextClassificationPipeline(_TextClassificationPipeline):
+class CalibratedTextClassificationPipeline(CalibratedPipelineMixin, _TextClassificationPipeline):
     """Transformers' pipeline for text classification, with sets of labels and refusals for calibrated models.
 
     For other models, it is the same as transformers' pipeline. For a calibrated model, each result also has `labels`,
@@ -33,28 +33,6 @@ class CalibratedTextClassificationPipeline(_TextClassificationPipeline):
     Raises:
         ValueError: If `coverage` or `abstain_below` is not between 0 and 1, or the model is not calibrated for it.
     """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Return transformers' own pipeline for models of others."""
-        # A user's subclass stays what it is.
-        is_ours = cls.__bases__ == (_TextClassificationPipeline,)
-        if is_ours and not hasattr(kwargs.get("model"), "calibration"):
-            return _TextClassificationPipeline(*args, **kwargs)
-        pipeline: Any = object.__new__(cls)
-        return pipeline
-
-    def __init__(self, **kwargs: Any) -> None:
-        self.calibration: Any = calibration_of(kwargs["model"])
-        super().__init__(**kwargs)
-
-    def _sanitize_parameters(
-        self, coverage: float | None = None, abstain_below: float | None = None, **kwargs: Any
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        before, forward, after = super()._sanitize_parameters(**kwargs)
-        given = {"coverage": coverage, "abstain_below": abstain_below}
-        given = {name: value for name, value in given.items() if value is not None}
-        check_refusal(self.calibration, **given)
-        return before, forward, {**after, **given}
 
     def _forward(self, model_inputs: Any) -> Any:
         if self.calibration is None:

@@ -9,14 +9,14 @@ import torch
 from transformers.pipelines.token_classification import AggregationStrategy, TokenClassificationPipeline
 
 from ..modeling.calibrated_entities import kinds_of, probabilities_of_kinds
-from ..modeling.calibrated_outputs import check_refusal, labels_in_sets, p_values_of, vectors_for
-from ..modeling.calibration import calibration_of
+from ..modeling.calibrated_outputs import labels_in_sets, p_values_of, vectors_for
+from .calibrated_pipeline import CalibratedPipelineMixin
 
 # `Any`, because the parameters differ from those of the base class.
 _TokenClassificationPipeline: Any = TokenClassificationPipeline
 
 
-class CalibratedTokenClassificationPipeline(_TokenClassificationPipeline):
+class CalibratedTokenClassificationPipeline(CalibratedPipelineMixin, _TokenClassificationPipeline):
     """Transformers' pipeline for token classification, with sets of kinds and refusals for calibrated models.
 
     For other models, it is the same as transformers' pipeline. For a calibrated model, each entity also has `labels`,
@@ -35,28 +35,6 @@ class CalibratedTokenClassificationPipeline(_TokenClassificationPipeline):
     Raises:
         ValueError: If `coverage` or `abstain_below` is not between 0 and 1, or the model is not calibrated for it.
     """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Return transformers' own pipeline for models of others."""
-        # A user's subclass stays what it is.
-        is_ours = cls.__bases__ == (_TokenClassificationPipeline,)
-        if is_ours and not hasattr(kwargs.get("model"), "calibration"):
-            return _TokenClassificationPipeline(*args, **kwargs)
-        pipeline: Any = object.__new__(cls)
-        return pipeline
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.calibration: Any = calibration_of(kwargs["model"])
-        super().__init__(*args, **kwargs)
-
-    def _sanitize_parameters(
-        self, coverage: float | None = None, abstain_below: float | None = None, **kwargs: Any
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        before, forward, after = super()._sanitize_parameters(**kwargs)
-        given = {"coverage": coverage, "abstain_below": abstain_below}
-        given = {name: value for name, value in given.items() if value is not None}
-        check_refusal(self.calibration, **given)
-        return before, forward, {**after, **given}
 
     def _forward(self, model_inputs: Any) -> Any:
         vectors = vectors_for(self.model, self.calibration)

@@ -22,5 +22,5 @@ def install_pipelines() -> None:
         entry = PIPELINE_REGISTRY.supported_tasks[task]
         # A class or, in newer versions of transformers, its path.
         name = entry["impl"] if isinstance(entry["impl"], str) else entry["impl"].__qualname__
-        if name.rpartition(".")[2] == pipeline.__base__.__name__:
+        if name.rpartition(".")[2] == pipeline.__bases__[-1].__name__:
             PIPELINE_REGISTRY.supported_tasks[task] = {**entry, "impl": pipeline}
