@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ from ..tasks.answers import Answers
 from ..tasks.arguments import ExampleArguments
 from ..tasks.example_files import place_of
 from .calibration_arguments import COVERAGES, SCALINGS
-from .fitting import Fitted, check_number, fit_classification, fit_multi_label
+from .fitting import Fitted, ToFit, check_number, fit_classification, fit_multi_label
 from .fitting_answers import fit_answers
 from .fitting_entities import fit_entities
 from .outputs import outputs_of
@@ -41,7 +41,7 @@ _TASKS = {"single_label_classification": "classification", "multi_label_classifi
 _MOST_EXAMPLES = 10_000
 # Fewer texts from elsewhere say too little about which score is the best.
 _LEAST_AWAY = 10
-_FITS: dict[str, Any] = {
+_FITS: dict[str, Callable[[ToFit], Fitted]] = {
     "classification": fit_classification,
     "multi-label": fit_multi_label,
     "ner": fit_entities,
@@ -163,7 +163,7 @@ def calibrate_encoded(
     rows, folds, examples = _choose(rows)
     outputs = outputs_of(model, tokenizer, rows, layers, "calibration examples")
     labels = labels_of(model)
-    fitted: Fitted = _FITS[task](outputs, rows, labels, folds, tuple(coverages), scaling)
+    fitted = _FITS[task](ToFit(outputs, rows, labels, folds, tuple(coverages), scaling))
     others = None
     if away is not None:
         encoded = tokenizer(away, truncation=True, max_length=max_length)

@@ -6,7 +6,7 @@ Shapes: N texts, C classes, A answers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +16,39 @@ from ..modeling.calibration import PredictionSets, check_coverage
 from .outputs import Outputs
 from .reliability import Answered
 from .scaling import Scaling, choose_scaling, multi_label_loss, single_label_loss
+
+
+@dataclass(frozen=True)
+class ToFit:
+    """What a task is calibrated on.
+
+    Attributes:
+        outputs: The outputs of the model.
+        rows: The encoded examples, with their labels; of questions, their windows.
+        labels: The names of the labels.
+        folds: (N,) the fold of each row. All windows of a question have the same.
+        coverages: The coverages of the sets.
+        method: The method of scaling, or `auto`.
+    """
+
+    outputs: Outputs
+    rows: list[dict[str, Any]]
+    labels: list[str]
+    folds: torch.Tensor
+    coverages: tuple[float, ...]
+    method: str
+
+    def check_only_temperature(self, what: str) -> None:
+        """Check that the method is not `vector`, which would change the answers of this task.
+
+        Args:
+            what: What is calibrated, for the error.
+
+        Raises:
+            UsageError: If it is.
+        """
+        if self.method == "vector":
+            raise UsageError(f"scaling must be temperature or auto for {what}, got 'vector'.")
 
 
 @dataclass(frozen=True)
@@ -40,33 +73,17 @@ class Fitted:
     sets_held_out: dict[str, dict[str, float]]
     logits: torch.Tensor | None = None
     classes: torch.Tensor | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
-def fit_classification(
-    outputs: Outputs,
-    rows: list[dict[str, Any]],
-    labels: list[str],
-    folds: torch.Tensor,
-    coverages: tuple[float, ...],
-    method: str,
-) -> Fitted:
-    """Calibrate a classifier with one label per text.
-
-    Args:
-        outputs: The outputs of the model.
-        rows: The encoded texts, with the class of each in `labels`.
-        labels: The names of the classes.
-        folds: (N,) the fold of each text.
-        coverages: The coverages of the sets.
-        method: The method of scaling, or `auto`.
-    """
-    logits, classes = outputs.stacked, torch.tensor([row["labels"] for row in rows])
+def fit_classification(given: ToFit) -> Fitted:
+    """Calibrate a classifier with one label per text. Each row has its class in `labels`."""
+    folds, coverages = given.folds, given.coverages
+    logits, classes = given.outputs.stacked, torch.tensor([row["labels"] for row in given.rows])
 
     def hits(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         return logits.argmax(-1) == classes
 
-    scaling, held_out = choose_scaling(logits, classes, single_label_loss, hits, folds, method)
+    scaling, held_out = choose_scaling(logits, classes, single_label_loss, hits, folds, given.method)
     probabilities = held_out.softmax(-1)
     truth = torch.nn.functional.one_hot(classes, logits.shape[1]).bool()
     before, after = (Answered(each.softmax(-1).amax(-1), hits(each, classes)) for each in (logits, held_out))
@@ -75,33 +92,22 @@ def fit_classification(
     return Fitted(scaling, sets, before, after, checked, scaling(logits), classes)
 
 
-def fit_multi_label(
-    outputs: Outputs,
-    rows: list[dict[str, Any]],
-    labels: list[str],
-    folds: torch.Tensor,
-    coverages: tuple[float, ...],
-    method: str,
-) -> Fitted:
+def fit_multi_label(given: ToFit) -> Fitted:
     """Calibrate a classifier with any number of labels per text. Each label of each text is an answer, yes or no.
 
     Args:
-        outputs: The outputs of the model.
-        rows: The encoded texts, with a 1 for each of their labels in `labels`, 0 for others.
-        labels: The names of the labels.
-        folds: (N,) the fold of each text.
-        coverages: The expected shares of true labels in the sets.
-        method: The method of scaling, or `auto`.
+        given: The texts, with a 1 for each of their labels in `labels`, and 0 for others.
 
     Raises:
         UsageError: If there are too few texts with a label.
     """
-    logits, truth = outputs.stacked, torch.tensor([row["labels"] for row in rows])
+    folds, coverages = given.folds, given.coverages
+    logits, truth = given.outputs.stacked, torch.tensor([row["labels"] for row in given.rows])
 
     def hits(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         return ((logits > 0) == truth.bool()).float().mean(-1)
 
-    scaling, held_out = choose_scaling(logits, truth, multi_label_loss, hits, folds, method)
+    scaling, held_out = choose_scaling(logits, truth, multi_label_loss, hits, folds, given.method)
     before, after = (
         Answered(each.abs().sigmoid().flatten(), ((each > 0) == truth.bool()).flatten()) for each in (logits, held_out)
     )

@@ -16,8 +16,7 @@ from ..command_line import UsageError
 from ..inference.question_answering import CANDIDATES, Offsets, best_answers
 from ..modeling.calibration import PredictionSets
 from ..tasks.answers import Answers
-from .fitting import Fitted
-from .outputs import Outputs
+from .fitting import Fitted, ToFit
 from .reliability import Answered
 from .scaling import Scaling, fit_confidences
 
@@ -73,31 +72,18 @@ class _Best:
         return (start[rows, self.first] + end[rows, self.last]).exp()
 
 
-def fit_answers(
-    outputs: Outputs,
-    rows: list[dict[str, Any]],
-    labels: list[str],
-    folds: torch.Tensor,
-    coverages: tuple[float, ...],
-    method: str,
-) -> Fitted:
+def fit_answers(given: ToFit) -> Fitted:
     """Calibrate the scores of answers by a temperature.
 
     Args:
-        outputs: The outputs of the model for windows.
-        rows: The encoded windows, with their question in `row`, its `context` and its `known` answers.
-        labels: Not used, since answers have no labels.
-        folds: (windows,) the fold of each window, the same for all windows of a question.
-        coverages: The coverages of the sets.
-        method: `auto` or `temperature`.
+        given: The windows, with the number of their question in `row`, its `context` and its `known` answers.
 
     Raises:
         UsageError: If the method is `vector`.
     """
-    if method == "vector":
-        raise UsageError("scaling must be temperature or auto for answers, got 'vector'.")
+    given.check_only_temperature("answers")
     questions: dict[int, _Question] = {}
-    for row, logits, fold in zip(rows, outputs.logits, folds.tolist(), strict=True):
+    for row, logits, fold in zip(given.rows, given.outputs.logits, given.folds.tolist(), strict=True):
         question = questions.setdefault(row["row"], _Question(row["context"], row["known"], fold))
         offsets = [None if place is None else (place[0], place[1]) for place in row["offsets"]]
         question.windows.append((logits[:, 0], logits[:, 1], offsets))
@@ -117,9 +103,9 @@ def fit_answers(
     ]
     # 1 if none of the candidates is right, so that no set contains a right one.
     scores = torch.tensor([min((score for score, _, right in each if right), default=1.0) for each in candidates])
-    checked = _check(candidates, scores, of_question, coverages)
+    checked = _check(candidates, scores, of_question, given.coverages)
     scaling = Scaling("temperature", scale.float().expand(2).clone(), torch.zeros(2))
-    return Fitted(scaling, _sets_of(scores, coverages), before, after, checked)
+    return Fitted(scaling, _sets_of(scores, given.coverages), before, after, checked)
 
 
 def _best_of(asked: list[_Question], impossible: bool) -> _Best:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..command_line import UsageError
 from ..modeling.calibrated_entities import group_tags, kind_of, kinds_of, probabilities_of_kinds
 from ..modeling.label_checks import IGNORED
-from .fitting import Fitted, check_number, check_sets, sets_of
+from .fitting import Fitted, ToFit, check_number, check_sets, sets_of
 from .outputs import Outputs
 from .reliability import Answered
 from .scaling import Scaling, fit_confidences
@@ -51,32 +51,20 @@ class _Entities:
         return self.means((self.logits.double() * scale).softmax(-1).amax(-1))
 
 
-def fit_entities(
-    outputs: Outputs,
-    rows: list[dict[str, Any]],
-    labels: list[str],
-    folds: torch.Tensor,
-    coverages: tuple[float, ...],
-    method: str,
-) -> Fitted:
+def fit_entities(given: ToFit) -> Fitted:
     """Calibrate the scores of entities by a temperature, which changes neither tags nor entities.
 
     Args:
-        outputs: The outputs of the model.
-        rows: The encoded texts, with the tag of the first token of each word in `labels`.
-        labels: The names of the tags.
-        folds: (N,) the fold of each text.
-        coverages: The coverages of the sets.
-        method: `auto` or `temperature`.
+        given: The texts, with the tag of the first token of each word in `labels`.
 
     Raises:
         UsageError: If there are too few entities, or the method is `vector`.
     """
-    if method == "vector":
-        raise UsageError("scaling must be temperature or auto for entities, got 'vector'.")
-    found = _find(outputs, rows, labels)
+    given.check_only_temperature("entities")
+    labels, coverages = given.labels, given.coverages
+    found = _find(given.outputs, given.rows, labels)
     check_number(coverages, len(found.truth), "entities that the model finds in the examples")
-    folds = folds[found.texts]
+    folds = given.folds[found.texts]
     scale, held_out_scales = fit_confidences(found.confidences, found.correct, folds)
     word_scales = held_out_scales[found.owners][:, None]
     before = Answered(found.confidences(torch.ones(1)), found.correct)

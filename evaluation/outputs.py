@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from ..data.batching import token_batches
 from ..modeling.layer_vectors import LayerVectors
+from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 
 _MAX_TOKENS = 4096
 
@@ -52,34 +53,31 @@ def outputs_of(
     Raises:
         ValueError: If logits are NaN or infinite.
     """
-    layers, training = sorted(set(layers)), model.training
+    layers = sorted(set(layers))
     lengths = [len(each["input_ids"]) for each in inputs]
     logits: list[Any] = [None] * len(inputs)
     vectors = {layer: torch.zeros(len(inputs), model.config.hidden_size) for layer in layers}
-    model.eval()
-    try:
-        with tqdm(total=len(inputs), desc=f"Running on {what}", leave=False, unit="text", disable=None) as progress:
-            # The longest texts come first, so that a lack of memory shows at once.
-            for batch in reversed(token_batches(lengths, _MAX_TOKENS)):
-                padded = _padded([inputs[index] for index in batch], tokenizer)
-                found = LayerVectors(layers)
-                outputs = model(
-                    **{name: each.to(model.device) for name, each in padded.items()},
-                    layer_vectors=found,
-                    return_dict=True,
-                )
-                for row, index in enumerate(batch):
-                    logits[index] = _logits_of(outputs, row, lengths[index])
-                    if not logits[index].isfinite().all():
-                        raise ValueError(
-                            f"The logits of the model are NaN or infinite for number {index + 1} of the {what}; "
-                            "its weights are probably damaged."
-                        )
-                for layer in layers:
-                    vectors[layer][batch] = found[layer].float().cpu()
-                progress.update(len(batch))
-    finally:
-        model.train(training)
+    progress = tqdm(total=len(inputs), desc=f"Running on {what}", leave=False, unit="text", disable=None)
+    with progress, evaluation_mode(model):
+        # The longest texts come first, so that a lack of memory shows at once.
+        for batch in reversed(token_batches(lengths, _MAX_TOKENS)):
+            padded = _padded([inputs[index] for index in batch], tokenizer)
+            found = LayerVectors(layers)
+            outputs = model(
+                **{name: each.to(model.device) for name, each in padded.items()},
+                layer_vectors=found,
+                return_dict=True,
+            )
+            for row, index in enumerate(batch):
+                logits[index] = _logits_of(outputs, row, lengths[index])
+                if not logits[index].isfinite().all():
+                    raise ValueError(
+                        f"The logits of the model are NaN or infinite for number {index + 1} of the {what}; "
+                        "its weights are probably damaged."
+                    )
+            for layer in layers:
+                vectors[layer][batch] = found[layer].float().cpu()
+            progress.update(len(batch))
     return Outputs(logits, vectors)
 
 
