@@ -5,7 +5,6 @@ Shapes: N texts, T tokens of all texts of a batch, H hidden.
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -141,17 +140,11 @@ class TextVectors(ABC):
 
     def states(self, ids: list[list[int]]) -> torch.Tensor:
         """Return the states of the last layer (T, H) of all tokens, text by text."""
-        lengths = [len(text) for text in ids]
-        device = self.model.device
-        row = torch.tensor(list(itertools.chain.from_iterable(ids)), dtype=torch.int64, device=device)[None]
-        if not row.numel():
-            return torch.zeros(0, self.encoder.config.hidden_size, device=device, dtype=self.model.dtype)
-        # A text without tokens is none for the encoder.
-        ends = list(itertools.accumulate(length for length in lengths if length))
-        offsets = torch.tensor([0, *ends], dtype=torch.int32, device=device)
-        states: torch.Tensor = self.encoder(
-            input_ids=row, cu_seq_lens_q=offsets, cu_seq_lens_k=offsets, return_dict=True
-        ).last_hidden_state[0]
+        # The encoder cannot read a text without tokens.
+        read = [text for text in ids if text]
+        if not read:
+            return torch.zeros(0, self.encoder.config.hidden_size, device=self.model.device, dtype=self.model.dtype)
+        states: torch.Tensor = self.encoder.run_packed(read).last_hidden_state[0]
         return states
 
 

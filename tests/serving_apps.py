@@ -14,7 +14,6 @@ import httpx
 import torch
 
 from sequence_encoder import (
-    SequenceEncoderConfig,
     SequenceEncoderForMaskedLM,
     SequenceEncoderForSequenceClassification,
     SequenceEncoderModel,
@@ -23,6 +22,7 @@ from sequence_encoder import (
 from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
 from sequence_encoder.serving import create_app
 from sequence_encoder.serving.served_model import ServedModel
+from sequence_encoder.tests.vector_folders import tiny_bert
 
 if TYPE_CHECKING:
     from sequence_encoder.search import SearchIndex
@@ -39,19 +39,7 @@ def served_models() -> dict[str, ServedModel]:
     torch.manual_seed(0)
 
     def build(kind: Any, **fields: Any) -> Any:
-        config = SequenceEncoderConfig.from_preset(
-            "bert",
-            vocab_size=len(tokenizer),
-            hidden_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=3,
-            intermediate_size=32,
-            max_position_embeddings=64,
-            initializer_range=0.5,
-            **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")},
-            **fields,
-        )
-        return kind(config).eval()
+        return kind(tiny_bert(tokenizer, max_position_embeddings=64, **fields)).eval()
 
     encoder = build(SequenceEncoderModel)
     encoder.embedding_recipe = EmbeddingRecipe(after=(Normalize(),), settings=PROMPTS)

@@ -26,6 +26,21 @@ CHANNELS = 8
 _NAMES = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
 
 
+def tiny_bert(tokenizer: SequenceEncoderTokenizer, **fields: Any) -> SequenceEncoderConfig:
+    """Return the configuration of a tiny encoder for a tokenizer."""
+    return SequenceEncoderConfig.from_preset(
+        "bert",
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=32,
+        initializer_range=0.5,
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")},
+        **fields,
+    )
+
+
 def save_vector_folders(folder: Path) -> dict[str, Path]:
     """Save a sparse and a late-interaction encoder with random weights, and return their folders by their names.
 
@@ -40,17 +55,7 @@ def save_vector_folders(folder: Path) -> dict[str, Path]:
     torch.manual_seed(0)
 
     def first(kind: Any, **options: Any) -> Transformer:
-        config = SequenceEncoderConfig.from_preset(
-            "bert",
-            vocab_size=len(tokenizer),
-            hidden_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=3,
-            intermediate_size=32,
-            max_position_embeddings=32,
-            initializer_range=0.5,
-            **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")},
-        )
+        config = tiny_bert(tokenizer, max_position_embeddings=32)
         kind(config).save_pretrained(folder / kind.__name__)
         tokenizer.save_pretrained(folder / kind.__name__)
         return Transformer(str(folder / kind.__name__), **options)
