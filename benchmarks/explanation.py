@@ -1,6 +1,6 @@
 """Explanations with `explain`, beside captum's methods on transformers' BERT with the same weights, on ragged texts.
 
-Times are those of the processor, in which other processes do not count. Set OMP_NUM_THREADS=1, because threads that
+Times are CPU times, which do not include other processes. Set OMP_NUM_THREADS=1, because threads that
 wait for others count too.
 
 python benchmarks/explanation.py [occlusion shapley integrated_gradients]

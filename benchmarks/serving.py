@@ -5,9 +5,9 @@
 Each server runs in a separate process with the weights of all-MiniLM-L6-v2, and the servers take turns. The peers are
 an endpoint that encodes the texts of its request, as in sentence-transformers' own examples, and one that collects what
 waits, so that `SentenceTransformer.encode` sorts the texts of many requests. With `--infinity`, infinity-emb is a third
-one; it needs an older transformers, and so an environment of its own. "auto" is the precision that the server
-chooses by default; all others have that of the option. Each client sends one request after the other. Debian and
-Ubuntu package wrk (https://github.com/wg/wrk).
+peer. It requires an older version of transformers, so install it in a separate environment. "auto" is the server's
+default precision; the others use `--precision`. Each client sends one request after the other. Debian and Ubuntu
+ package wrk (https://github.com/wg/wrk).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The documents and queries are those of `search.py --quality`: the first sentence of a docstring is a query for the rest
 of it. The training pairs are from the other docstrings. all-MiniLM-L6-v2 was trained on a billion pairs, and these two
-for minutes, so that the table shows what works, and not which kind is best.
+for minutes. The table therefore shows that training works, not which kind is best.
 
     python benchmarks/sparse_search.py [--steps 400] [--documents 4000]
     python benchmarks/sparse_search.py --postings
@@ -58,8 +58,9 @@ Pairs = list[tuple[str, str]]
 def save_first_module(folder: Path, texts: list[str]) -> None:
     """Save MiniLM with a head for masked language modelling, which it lacks.
 
-    The last layer of the head is that of the embeddings. Least squares find the one before, which maps the state of a
-    token to its embedding, so that a text starts with weights of its own tokens. The bias leaves about a hundred.
+    The last layer of the head shares the weights of the embeddings. Least squares fit the layer before it to map the
+    state of each token to its embedding, so each text starts with weights for the tokens it contains. The bias keeps
+    about a hundred weights per text.
     """
     encoder: Any = load_or_convert(str(MINILM), base_model=True)
     tokenizer = AutoTokenizer.from_pretrained(MINILM)

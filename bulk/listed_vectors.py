@@ -19,7 +19,7 @@ from .formats import VECTORS
 from .results import Tokens, count_truncated
 from .rows import Chunk
 
-# Rows to compute before their vectors are put into columns. Those of a whole chunk would take twice the memory.
+# Rows to compute before their vectors are stored in columns. Storing a whole chunk at once would double the memory.
 _ROWS = 1024
 
 

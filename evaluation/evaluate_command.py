@@ -48,7 +48,7 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
             examples[name] = files.load()
         model, tokenizer = _load(options.model, device)
         if options.matched_dir is not None and evaluated_task(model) != "classification":
-            raise UsageError(f"--matched_dir needs a classifier with one label per text, and {options.model} is none.")
+            raise UsageError(f"--matched_dir needs a classifier with one label per text, which {options.model} is not.")
         if options.shares:
             checked_shares("--label_shares", options.shares, model)
         elif options.matched_dir is not None and (data.label_column or "label") not in examples[home].column_names:
@@ -76,7 +76,7 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
 
 
 def _save_matched(model: Any, tokenizer: Any, texts: Any, found: Evaluation, options: EvaluationArguments) -> None:
-    """Save a copy of the model that gives texts their labels in the asked shares, or in those of the first file."""
+    """Save a copy of the model that assigns labels in the requested shares, or in the shares of the first file."""
     target = Path(str(options.matched_dir))
     with hide_progress_bars(), atomic_folder(target, options.overwrite, "--overwrite") as written:
         match_label_shares(model, tokenizer, texts, options.shares or found.files[0].label_shares, options.max_length)

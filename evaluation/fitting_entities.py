@@ -95,5 +95,5 @@ def _find(outputs: Outputs, rows: list[dict[str, Any]], labels: list[str]) -> _E
             correct.append(known.get((start, end)) == kind)
             truth.append(at_place)
     if not truth:
-        raise UsageError("the model finds no entities in the examples, so that there is nothing to calibrate.")
+        raise UsageError("the model finds no entities in the examples, so there is nothing to calibrate.")
     return _Entities(torch.cat(logits), torch.tensor(owners), torch.tensor(texts), torch.tensor(correct), truth)

@@ -1,4 +1,4 @@
-"""Metrics with bootstrap intervals: those of the tasks, and those of confidences and of sets of labels.
+"""Metrics of tasks, confidences and label sets, with bootstrap intervals.
 
 Each metric is a function of sums over the texts, so that a bootstrap sample is a product of matrices.
 

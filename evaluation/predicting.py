@@ -50,7 +50,7 @@ def predict(model: Any, tokenizer: PreTrainedTokenizerBase, inputs: Any, what: s
     layers = [middle] if known is None or known.layer is None else [middle, known.layer]
     outputs = outputs_of(model, tokenizer, list(inputs), layers, what)
     vectors, p_values = outputs.vectors[middle].numpy(), None
-    # The energy is that of one prediction per text.
+    # The energy is only defined for one prediction per text.
     if known is not None and (known.layer is not None or outputs.logits[0].dim() == 1):
         scores = known.score(*((None, outputs.stacked) if known.layer is None else (outputs.vectors[known.layer],)))
         p_values = known.p_values(scores).numpy()

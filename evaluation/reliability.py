@@ -1,4 +1,4 @@
-"""How often answers are right, beside how confident the model was: numbers, and a diagram.
+"""Compares how often answers are right with how confident the model was, in numbers and in a diagram.
 
 Shapes: A answers.
 """

@@ -59,7 +59,7 @@ def default_kind(layers: int) -> tuple[str, int]:
 
 
 def layers_to_compare(layers: int) -> list[int]:
-    """Return the layers to compute vectors of, the embeddings, the last layer and that of the default among them."""
+    """Return the layers to compare, including the embeddings, the last layer and the default layer."""
     step = max(1, -(-layers // (_MOST_LAYERS - 1)))
     return sorted({*range(0, layers, step), layers, default_kind(layers)[1]})
 

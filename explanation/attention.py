@@ -49,7 +49,7 @@ def attention_weights(encoder: Any, row: Row, layers: Iterable[int]) -> dict[int
         if depth not in wanted or kwargs.get("attend") is None:
             return
         lengths = kwargs["attend"].lengths
-        # The model may have added copies of the text's first tokens, which are sequences of their own.
+        # The model may have appended copies of the text's first tokens, as a separate sequence.
         first = sum(lengths[: lengths.index(length)])
         hidden = args[0][:, first : first + length]
         rotation = kwargs.get("rotation")

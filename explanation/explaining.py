@@ -37,7 +37,7 @@ HEADS: dict[type, type[Head]] = {
     SequenceEncoderModel: SimilarityHead,
 }
 # The copies of so many texts, with so many characters, are computed together. The copies of longer texts fill batches
-# alone, and those of several would only take more memory.
+# alone, and several at once would only take more memory.
 _TEXTS, _CHARACTERS = 16, 5_000
 
 
@@ -186,7 +186,7 @@ def head_of(model: Any) -> type[Head]:
     """Return what is known about the head of a model.
 
     Raises:
-        ValueError: If the model is none of this package, or its head has no explanations.
+        ValueError: If the model is not from this package, or `explain` does not support its head.
     """
     for kind, head in HEADS.items():
         if isinstance(model, kind):

@@ -30,7 +30,7 @@ def _wrong(wanted: str, allowed: str, found: Sequence[str]) -> ValueError:
 
 
 class EntityHead(Head):
-    """Token classification: entities. The label of a word is that of its first token. The outputs are logits (L, C)."""
+    """Token classification: entities. A word has the label of its first token. The outputs are logits (L, C)."""
 
     counts = (1,)
     in_place = True

@@ -16,7 +16,7 @@ from ..modeling import SequenceEncoderForMaskedLM
 from .text_vectors import SPARSE, TextVectors
 from .vector_recipes import SparseRecipe, read_sparse_recipe
 
-# Logits of a vocabulary to compute at once, 64 MB in float32. Those of a batch could take gigabytes.
+# Logits of a vocabulary to compute at once, 64 MB in float32. The logits of a whole batch could take gigabytes.
 _LOGITS = 2**24
 
 

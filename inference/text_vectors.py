@@ -51,7 +51,7 @@ class TextVectors(ABC):
         self.recipe = self.read(folder)
         self.texts: EmbeddingRecipe = self.recipe.texts
         self.model, self.encoder = model, model.base_model
-        # Replaces what the encoder has read of these modules, which are not those of a dense vector.
+        # Replaces the recipe that the encoder read, because these modules do not compute a dense vector.
         self.encoder.embedding_recipe = self.texts
         self.tokenizer = lowercased(private_copy(tokenizer)) if self.texts.lowercase else tokenizer
 

@@ -58,7 +58,7 @@ class TokenVectors(TextVectors):
             given = None if given is None else max(given, expansion.length)
         if given is None:
             return super().max_length(task)
-        # The length of the folder replaces that of the tokenizer, but the model has no more positions.
+        # The length in the folder replaces the tokenizer's, but the model's positions still limit it.
         return min(given, config.max_position_embeddings) if config.position_embedding == "learned" else given
 
     def expand(self, ids: list[list[int]], task: str) -> list[list[int]]:

@@ -1,6 +1,6 @@
 """Reads the folders of sentence-transformers' sparse and late-interaction encoders.
 
-They have the modules of a `SparseEncoder` with `SpladePooling`, or those of a `MultiVectorEncoder`.
+They contain the modules of a `SparseEncoder` with `SpladePooling` or of a `MultiVectorEncoder`.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def group_tags(tags: Sequence[str]) -> list[tuple[int, int, str]]:
 
 
 def probabilities_of_kinds(probabilities: torch.Tensor, tags: Sequence[str]) -> torch.Tensor:
-    """Return the probabilities (E, K) of kinds, from those of tags (E, C)."""
+    """Return the probabilities of kinds (E, K) from the probabilities of tags (E, C)."""
     kinds = kinds_of(tags)
     places = torch.tensor([kinds.index(kind_of(tag)) for tag in tags], device=probabilities.device)
     return probabilities.new_zeros(len(probabilities), len(kinds)).index_add(1, places, probabilities)

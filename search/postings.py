@@ -1,7 +1,7 @@
 """An inverted index of sparse vectors, beside the table of LanceDB, which has none.
 
 For each entry of the vocabulary, it lists the rows with a weight for it. A search adds up the products with the weights
-of the query, and is exact. The arrays are mapped into memory, so that a search reads only the lists of its own entries.
+of the query, and is exact. The arrays are mapped into memory, so a search only reads the lists of its query's entries.
 
 Shapes: N rows.
 """

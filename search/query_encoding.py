@@ -57,7 +57,7 @@ def text_vectors_encoding(vectors: TextVectors, facts: Mapping[str, Any], query_
     """Return how a model reads the texts and the queries of an index. See `load_query_encoding`."""
 
     def encode(text: str, task: str, **options: Any) -> Any:
-        # A tokenizer of its own, since threads may call this.
+        # Each call creates a tokenizer, because several threads may call this.
         ids = vectors.reader(task, **options).tokenize([text])["input_ids"]
         with tqdm(disable=True) as silent:
             found = vectors.encode(

@@ -237,7 +237,7 @@ def read_dense(config: Mapping[str, Any], weights: str | None, name: str = _VECT
 
     Args:
         config: The content of its `config.json`.
-        weights: The file with its weights; None if there is none.
+        weights: The file with its weights, or None.
         name: The name of the vectors that it must read and write.
 
     Raises:
