@@ -7,7 +7,7 @@ an endpoint that encodes the texts of its request, as in sentence-transformers' 
 waits, so that `SentenceTransformer.encode` sorts the texts of many requests. With `--infinity`, infinity-emb is a third
 peer. It requires an older version of transformers, so install it in a separate environment. "auto" is the server's
 default precision; the others use `--precision`. Each client sends one request after the other. Debian and Ubuntu
- package wrk (https://github.com/wg/wrk).
+package wrk (https://github.com/wg/wrk).
 """
 
 from __future__ import annotations
