@@ -41,6 +41,8 @@ _TASKS = {"single_label_classification": "classification", "multi_label_classifi
 _MOST_EXAMPLES = 10_000
 # Fewer texts from elsewhere say too little about which score is the best.
 _LEAST_AWAY = 10
+# Tasks whose answers a vector would change, and what they find.
+_ONLY_TEMPERATURE = {"ner": "entities", "qa": "answers"}
 _FITS: dict[str, Callable[[ToFit], Fitted]] = {
     "classification": fit_classification,
     "multi-label": fit_multi_label,
@@ -156,7 +158,12 @@ def calibrate_encoded(
         coverages: The coverages, the default first.
         scaling: The method of scaling, or `auto`.
         max_length: The number of tokens to truncate the texts from elsewhere to.
+
+    Raises:
+        UsageError: If the task does not support the method of scaling, or there are too few entities or labels.
     """
+    if scaling == "vector" and task in _ONLY_TEMPERATURE:
+        raise UsageError(f"scaling must be temperature or auto for {_ONLY_TEMPERATURE[task]}, got 'vector'.")
     layer, depth = head_of(model), model.config.num_hidden_layers
     compares = away is not None or (task == "classification" and len(labels_of(model)) > 2)
     layers = layers_to_compare(depth) if compares else [default_kind(depth)[1]]

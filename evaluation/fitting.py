@@ -38,18 +38,6 @@ class ToFit:
     coverages: tuple[float, ...]
     method: str
 
-    def check_only_temperature(self, what: str) -> None:
-        """Check that the method is not `vector`, which would change the answers of this task.
-
-        Args:
-            what: What is calibrated, for the error.
-
-        Raises:
-            UsageError: If it is.
-        """
-        if self.method == "vector":
-            raise UsageError(f"scaling must be temperature or auto for {what}, got 'vector'.")
-
 
 @dataclass(frozen=True)
 class Fitted:

@@ -77,11 +77,7 @@ def fit_answers(given: ToFit) -> Fitted:
 
     Args:
         given: The windows, with the number of their question in `row`, its `context` and its `known` answers.
-
-    Raises:
-        UsageError: If the method is `vector`.
     """
-    given.check_only_temperature("answers")
     questions: dict[int, _Question] = {}
     for row, logits, fold in zip(given.rows, given.outputs.logits, given.folds.tolist(), strict=True):
         question = questions.setdefault(row["row"], _Question(row["context"], row["known"], fold))

@@ -58,9 +58,8 @@ def fit_entities(given: ToFit) -> Fitted:
         given: The texts, with the tag of the first token of each word in `labels`.
 
     Raises:
-        UsageError: If there are too few entities, or the method is `vector`.
+        UsageError: If there are too few entities.
     """
-    given.check_only_temperature("entities")
     labels, coverages = given.labels, given.coverages
     found = _find(given.outputs, given.rows, labels)
     check_number(coverages, len(found.truth), "entities that the model finds in the examples")

@@ -29,6 +29,7 @@ from sequence_encoder import (
     TaskAdapter,
 )
 from sequence_encoder.bulk import predict_corpus
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.evaluation import calibrate
 from sequence_encoder.export import comparison, export, exported_pipeline
 from sequence_encoder.inference import QuestionAnsweringPipeline
@@ -272,6 +273,15 @@ def test_the_same_entities_without_the_package(tagger: Any, without_package: Bui
 # Answers
 
 ANSWERS: list[dict[str, Any]] = [{}, {"coverage": 0.95, "top_k": 3}, {"abstain_below": 0.05}]
+
+
+def test_a_vector_would_change_entities(tagger: tuple[Path, Any]) -> None:
+    model = SequenceEncoderForTokenClassification.from_pretrained(tagger[0])
+    examples = [{"tokens": text.split(), "ner_tags": ["O"] * len(text.split())} for text in texts_of(HOME, 20)]
+    with pytest.raises(UsageError, match="scaling must be temperature or auto for entities, got 'vector'"):
+        calibrate(model, AutoTokenizer.from_pretrained(tagger[0]), examples, scaling="vector")
+
+
 RUN_ANSWERS = """
 import json, transformers
 pipe = transformers.pipeline("question-answering", model=sys.argv[1], trust_remote_code=True)
