@@ -46,6 +46,28 @@ def check_class_labels(name: str, labels: torch.Tensor, size: int, limit: str, s
         )
 
 
+def check_label_weights(weights: torch.Tensor | None, labels: torch.Tensor | None) -> None:
+    """Check that the weights of labels are floating and have the shape of the labels.
+
+    Args:
+        weights: The weights, or None.
+        labels: The labels.
+
+    Raises:
+        ValueError: If there are no labels, or the dtype or shape is wrong.
+    """
+    if weights is None:
+        return
+    check_tensor("label_weights", weights)
+    if labels is None:
+        raise ValueError("label_weights needs labels.")
+    if not weights.is_floating_point() or weights.shape != labels.shape:
+        raise ValueError(
+            f"label_weights must be floating and have the shape of labels, {tuple(labels.shape)}, got {weights.dtype} "
+            f"of shape {tuple(weights.shape)}."
+        )
+
+
 def check_targets(name: str, labels: torch.Tensor, num_labels: int, problem_type: str | None, batch: int) -> None:
     """Check the targets of a regression or of a multi-label classification: one number for each output.
 

@@ -32,7 +32,11 @@ def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
 
 
 def cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Count = None, ignore_index: int = IGNORED
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    num_items_in_batch: Count = None,
+    ignore_index: int = IGNORED,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the cross entropy -log softmax(logits)[label], in float32, or in float64 if the logits are.
 
@@ -41,9 +45,12 @@ def cross_entropy(
         labels: (...).
         num_items_in_batch: The divisor of the sum; by default the number of labels.
         ignore_index: The label to ignore.
+        weights: (...) factors of the terms of the sum. They do not change its divisor.
     """
     labels = labels.reshape(-1).to(logits.device, torch.long)
-    total = chunked_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, ignore_index)
+    if weights is not None:
+        weights = _at_least_float32(weights.reshape(-1).to(logits.device))
+    total = chunked_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, ignore_index, weights)
     return divided_by_count(total, (labels != ignore_index).sum(), num_items_in_batch)
 
 
@@ -64,10 +71,18 @@ def cross_entropy_per_label(
 
 
 def masked_lm_loss(
-    logits: torch.Tensor, labels: torch.Tensor, vocab_size: int, num_items_in_batch: Count = None, **kwargs: Any
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    vocab_size: int,
+    num_items_in_batch: Count = None,
+    label_weights: torch.Tensor | None = None,
+    **kwargs: Any,
 ) -> torch.Tensor:
-    """Return the cross entropy of the masked tokens (Devlin et al., 2019); logits (..., V), labels (...)."""
-    return cross_entropy(logits.reshape(-1, vocab_size), labels, num_items_in_batch)
+    """Return the cross entropy of the masked tokens (Devlin et al., 2019); logits (..., V), labels (...).
+
+    With `label_weights` (...), it is the weighted sum over the masked tokens, divided by the number of all labels.
+    """
+    return cross_entropy(logits.reshape(-1, vocab_size), labels, num_items_in_batch, weights=label_weights)
 
 
 def token_classification_loss(

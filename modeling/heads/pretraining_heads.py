@@ -19,7 +19,7 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ..checks import batch_shape
 from ..cpu.dropout import Dropout
 from ..forward_options import ForwardOptions
-from ..label_checks import IGNORED, check_class_labels
+from ..label_checks import IGNORED, check_class_labels, check_label_weights
 from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors
@@ -53,11 +53,17 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         if labels is not None and shape is not None:
             check_class_labels("labels", labels, self.config.vocab_size, "vocab_size", shape)
 
-    def _needed(self, labels: torch.Tensor | None, shape: tuple[int, int] | None) -> torch.Tensor | bool:
+    def _needed(
+        self,
+        labels: torch.Tensor | None,
+        shape: tuple[int, int] | None,
+        label_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor | bool:
         """Return the tokens to project to the vocabulary, as the `needed` argument of `SequenceEncoderModel`."""
         if labels is None or shape is None or not self.training or is_tracing(labels):
             return True
-        return (labels.long() != IGNORED).view(shape)
+        needed = (labels.long() != IGNORED).view(shape)
+        return needed if label_weights is None else needed & (label_weights.to(needed.device) != 0)
 
     def _predict(
         self,
@@ -65,14 +71,20 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         labels: torch.Tensor | None,
         needed: torch.Tensor | bool,
         kwargs: Mapping[str, Any],
+        label_weights: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the logits and the loss. In training, only the n labelled tokens have logits, (n, V)."""
+        """Return the logits and the loss. In training, only the n needed tokens have logits, (n, V)."""
         if labels is None:
             return self.decoder(self.head(hidden_states)), None
         labels = labels.to(hidden_states.device, torch.long)
+        if label_weights is not None and kwargs.get("num_items_in_batch") is None:
+            kwargs = {**kwargs, "num_items_in_batch": (labels != IGNORED).sum()}
         if isinstance(needed, torch.Tensor):
             needed = needed.to(hidden_states.device)
             hidden_states, labels = hidden_states[needed], labels.view_as(needed)[needed]
+            label_weights = None if label_weights is None else label_weights.to(needed.device)[needed]
+        if label_weights is not None:
+            kwargs = {**kwargs, "label_weights": label_weights}
         logits = self.decoder(self.head(hidden_states))
         return logits, self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
 
@@ -93,6 +105,7 @@ class SequenceEncoderForMaskedLM(_VocabularyModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        label_weights: torch.Tensor | None = None,
         **kwargs: Unpack[ForwardOptions],
     ) -> MaskedLMOutput:
         """Predict tokens.
@@ -104,21 +117,26 @@ class SequenceEncoderForMaskedLM(_VocabularyModel):
             position_ids: (B, S).
             inputs_embeds: (B, S, E).
             labels: (B, S) token ids, -100 at tokens to ignore.
+            label_weights: (B, S) factors of the losses of the labels, such as 1 / t at masked tokens and 0 elsewhere
+                with the masking rate t of a text in masked diffusion (Sahoo et al., 2024). The loss is the weighted
+                sum divided by the number of labels, which includes those with a weight of 0.
             **kwargs: See `ForwardOptions`.
 
         Returns:
             `loss` and `logits` (B, S, V). In training with labels, `logits` has only the labelled tokens,
-            (labelled tokens, V), row by row.
+            (labelled tokens, V), row by row, without those with a weight of 0.
 
         Raises:
-            ValueError: If the inputs are invalid, or labels are outside the vocabulary or have the wrong shape.
+            ValueError: If the inputs are invalid, or labels are outside the vocabulary or have the wrong shape, or the
+                weights do not match them.
         """
         shape = batch_shape(input_ids, inputs_embeds)
         self._check_labels(labels, shape)
+        check_label_weights(label_weights, labels)
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        needed = self._needed(labels, shape)
+        needed = self._needed(labels, shape, label_weights)
         outputs = self.model(*inputs, needed=needed, return_dict=True, **kwargs)
-        logits, loss = self._predict(outputs.last_hidden_state, labels, needed, kwargs)
+        logits, loss = self._predict(outputs.last_hidden_state, labels, needed, kwargs, label_weights)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
