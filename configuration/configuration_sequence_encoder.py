@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.utils import logging
 
-from ..saving.calibration_files import without_calibrated_pipelines
+from ..saving.calibration_files import without_registered_pipelines
 from ..saving.loading import SafeConfigLoadingMixin, check_fields
 from ..saving.saving import AutoMapSavingMixin
 from .architecture_checks import check_architecture, check_layer_types, check_number_of_weights, check_position_fields
@@ -310,7 +310,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
             )
         if cls.has_pipelines and isinstance(named := config_dict.get("custom_pipelines"), dict):
             config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
-            if others := without_calibrated_pipelines(named):
+            if others := without_registered_pipelines(named):
                 config_dict["custom_pipelines"] = others
         # Transformers handles `dtype`, which may be "auto" here but not in a field, and `label2id`, which `num_labels`
         # would replace. It reads `rope_scaling` as `rope_parameters`.

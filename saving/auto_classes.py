@@ -9,6 +9,8 @@ RETRIEVAL = "AutoModelForTextEncoding"
 AUTO_MODELS = {
     "AutoModel": "SequenceEncoderModel",
     "AutoModelForPreTraining": "SequenceEncoderForPreTraining",
+    # For the "text-generation" pipeline. Auto classes that come later are those that cards name.
+    "AutoModelForCausalLM": "SequenceEncoderForMaskedLM",
     "AutoModelForMaskedLM": "SequenceEncoderForMaskedLM",
     "AutoModelForSequenceClassification": "SequenceEncoderForSequenceClassification",
     "AutoModelForTokenClassification": "SequenceEncoderForTokenClassification",

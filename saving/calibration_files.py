@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .code_bundle import MODELING
+from .code_bundle import INFILLING_PIPELINE, MODELING
 
 CALIBRATION = "calibration.json"
 CALIBRATION_TENSORS = "calibration.safetensors"
@@ -30,13 +30,14 @@ CALIBRATED_PIPELINES = {
 }
 
 
-def without_calibrated_pipelines(named: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of `custom_pipelines` in `config.json` that do not name one of `CALIBRATED_PIPELINES`.
+def without_registered_pipelines(named: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of `custom_pipelines` in `config.json` without those of pipelines that the package registers.
 
     Args:
         named: The pipeline of each task.
     """
-    ours = {f"{MODELING}.{pipeline}" for _, pipeline, _ in CALIBRATED_PIPELINES.values()}
+    registered = (INFILLING_PIPELINE, *(pipeline for _, pipeline, _ in CALIBRATED_PIPELINES.values()))
+    ours = {f"{MODELING}.{pipeline}" for pipeline in registered}
     return {task: entry for task, entry in named.items() if not (isinstance(entry, dict) and entry.get("impl") in ours)}
 
 

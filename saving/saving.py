@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.utils import PushToHubMixin, logging
 
 from .auto_classes import AUTO_CLASSES, is_package_class
-from .calibration_files import CALIBRATION_FILES, without_calibrated_pipelines
+from .calibration_files import CALIBRATION_FILES, without_registered_pipelines
 from .code_bundle import auto_map, custom_pipelines, write_code
 from .finite_weights import find_non_finite, summarize_names
 from .staged_files import files_in, staged
@@ -186,7 +186,7 @@ class AutoMapSavingMixin(CodeSavingMixin):
         config.auto_map = auto_map(config.model_type, getattr(self, "auto_map", None) or {})
         given = self.__dict__.pop("custom_pipelines", None)
         # The model adds its pipeline again.
-        given = without_calibrated_pipelines(given) if isinstance(given, dict) else {}
+        given = without_registered_pipelines(given) if isinstance(given, dict) else {}
         if named := custom_pipelines(next(iter(config.architectures or ()), None), given):
             config.custom_pipelines = named
         return super()._write(folder, *args, **kwargs)

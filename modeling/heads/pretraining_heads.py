@@ -19,6 +19,8 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ..checks import batch_shape
 from ..cpu.dropout import Dropout
 from ..forward_options import ForwardOptions
+from ..generation.generation import MaskedGenerationMixin
+from ..generation.infilling import InfillingMixin
 from ..label_checks import IGNORED, check_class_labels, check_label_weights
 from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..pretrained_model import SequenceEncoderPreTrainedModel
@@ -89,8 +91,8 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         return logits, self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
 
 
-class SequenceEncoderForMaskedLM(_VocabularyModel):
-    """The encoder with a masked language modelling head (Devlin et al., 2019)."""
+class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, _VocabularyModel):  # type: ignore[misc] # differing `generate`
+    """The encoder with a masked language modelling head (Devlin et al., 2019), which can also write."""
 
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config, add_pooling_layer=False)

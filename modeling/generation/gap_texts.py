@@ -1,0 +1,66 @@
+"""The text of a gap from its tokens, and the tokens with which it can start.
+
+Shapes: L tokens, M masks, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from .token_texts import ByteStrings, TokenTexts
+
+
+class GapTexts:
+    """What tokens write in a gap.
+
+    Args:
+        texts: The texts of the tokens.
+    """
+
+    def __init__(self, texts: TokenTexts) -> None:
+        first, middle = _strings(texts.first), _strings(texts.middle)
+        tokens = texts.tokens.tolist()
+        self._texts = dict(zip(tokens, middle, strict=True))
+        inside = [index for index, text in enumerate(middle) if not text.startswith(b" ")]
+        self._not_after_space = torch.tensor([tokens[index] for index in inside], dtype=torch.long)
+        # At the start of a text, WordPiece marks tokens that continue a word.
+        marked = [tokens[index] for index in inside if first[index] != middle[index]]
+        self._not_first = torch.tensor(marked, dtype=torch.long)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text of the tokens of a gap, without one space at its start."""
+        joined = b"".join(self._texts.get(token, b"") for token in ids)
+        return joined.decode(errors="replace").removeprefix(" ")
+
+    def word_start(self, place: int, first: bool) -> "WordStart":
+        """Return the constraint that a gap at a place starts with a new word.
+
+        Args:
+            place: The place of its first token.
+            first: Whether the text starts with the gap.
+        """
+        return WordStart(place, self._not_first if first else self._not_after_space)
+
+
+class WordStart:
+    """Demands that the token at a place starts a word.
+
+    Args:
+        place: The place.
+        others: The ids of all other tokens.
+    """
+
+    joint = False
+
+    def __init__(self, place: int, others: torch.Tensor) -> None:
+        self._place, self._others = place, others
+
+    def forbid(self, row: torch.Tensor, positions: torch.Tensor, scores: torch.Tensor) -> None:
+        """See `Constraint.forbid`."""
+        here = (positions == self._place).nonzero()
+        scores[here.to(scores.device), self._others.to(scores.device)] = -torch.inf
+
+
+def _strings(strings: ByteStrings) -> list[bytes]:
+    rows = zip(strings.values, strings.lengths.tolist(), strict=True)
+    return [row[:length].tobytes() for row, length in rows]

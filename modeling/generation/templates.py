@@ -1,0 +1,70 @@
+"""Reads texts with gaps such as `"The [MASK] of [MASK]{5}."`, and puts texts into the gaps.
+
+A gap is a mask token, which stands for one token, a mask token with a number, which stands for that many, or one with
+two numbers such as `[MASK]{1,8}`, whose length the model chooses.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A gap of a template.
+
+    Attributes:
+        least: Its smallest number of tokens.
+        most: Its largest number of tokens.
+        first: Whether the text starts with it.
+        after_space: Whether a space precedes it.
+    """
+
+    least: int
+    most: int
+    first: bool
+    after_space: bool
+
+
+@dataclass(frozen=True)
+class Template:
+    """A text with gaps.
+
+    Attributes:
+        pieces: The texts before, between and after the gaps.
+        gaps: The gaps.
+    """
+
+    pieces: list[str]
+    gaps: list[Gap]
+
+    @classmethod
+    def parse(cls, text: str, mask_token: str) -> "Template":
+        """Read a text.
+
+        Raises:
+            ValueError: If it has no gap, or the length of a gap is not possible.
+        """
+        found = list(re.finditer(re.escape(mask_token) + r"(?:\{(\d+)(?:,(\d+))?\})?", text))
+        if not found:
+            raise ValueError(f"The text {text!r} has no gap; mark gaps with {mask_token}.")
+        gaps, pieces, end = [], [], 0
+        for match in found:
+            least = int(match[1] or 1)
+            most = int(match[2] or least)
+            if not 1 <= least <= most:
+                raise ValueError(f"The gap {match[0]} must have at least one token, and its numbers must ascend.")
+            before = text[end : match.start()]
+            first = not text[: match.start()].strip()
+            gaps.append(Gap(least, most, first, before[-1:].isspace()))
+            pieces.append(before)
+            end = match.end()
+        return cls([*pieces, text[end:]], gaps)
+
+    def with_lengths(self, lengths: Sequence[int], mask_token: str) -> str:
+        """Return the text with as many mask tokens in each gap."""
+        return self.filled([mask_token * length for length in lengths])
+
+    def filled(self, fills: Sequence[str]) -> str:
+        """Return the text with the texts of the gaps."""
+        return self.pieces[0] + "".join(fill + piece for fill, piece in zip(fills, self.pieces[1:], strict=True))

@@ -1,0 +1,124 @@
+"""The options of `generate`, read from its arguments and the generation configuration of the model."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from transformers import GenerationConfig
+
+from .unmasking import UNMASKING
+
+# Attributes of transformers' generation configuration that would change what is written, but that unmasking lacks.
+_UNSUPPORTED = (
+    *("num_beams", "num_beam_groups", "penalty_alpha", "assistant_early_exit", "prompt_lookup_num_tokens"),
+    *("dola_layers", "min_new_tokens", "min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
+    *("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "sequence_bias"),
+    *("watermarking_config", "stop_strings", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "max_time"),
+)
+_NEUTRAL: tuple[Any, ...] = (None, 0, 1, 0.0, 1.0, False, [], {})
+
+
+@dataclass(frozen=True)
+class UnmaskingOptions:
+    """How masks become tokens. `SequenceEncoderForMaskedLM.generate` describes each option.
+
+    Raises:
+        ValueError: If an option is out of range, or options contradict each other.
+    """
+
+    max_new_tokens: int | None = None
+    block_length: int | None = None
+    steps: int | None = None
+    unmasking: str = "confidence"
+    entropy_bound: float | None = None
+    confidence_threshold: float | None = None
+    remasking: float = 0.0
+    guidance_scale: float = 1.0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    num_return_sequences: int = 1
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    seed: int | None = None
+
+    @classmethod
+    def read(
+        cls, given: dict[str, Any], config: GenerationConfig, defaults: GenerationConfig, without: Sequence[str] = ()
+    ) -> tuple["UnmaskingOptions", dict[str, Any]]:
+        """Return the options, and what is left of the given arguments.
+
+        Args:
+            given: Keyword arguments, which take precedence. None means that an argument is not given.
+            config: The generation configuration of the call.
+            defaults: That of the model.
+            without: Options that the caller does not have, whose values in the configurations are ignored.
+
+        Raises:
+            ValueError: If an option is not allowed, or the configurations ask for what unmasking does not support.
+        """
+        names = [field.name for field in fields(cls) if field.name not in without]
+        options: dict[str, Any] = {}
+        left = {name: value for name, value in given.items() if name not in names and value is not None}
+        for source in (defaults, config):
+            options |= {name: value for name in names if (value := getattr(source, name, None)) is not None}
+        options |= {name: given[name] for name in names if given.get(name) is not None}
+        for name in _UNSUPPORTED:
+            value = left.pop(name, None) if name in left else getattr(config, name, None)
+            if value not in _NEUTRAL:
+                raise ValueError(f"{name}={value!r} is not supported: a text that is unmasked is not written in order.")
+        return cls(**options), left
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "block_length", "steps", "top_k", "num_return_sequences"):
+            _check(name, getattr(self, name), int, 1, math.inf)
+        for name in ("temperature", "guidance_scale", "repetition_penalty", "entropy_bound"):
+            _check(name, getattr(self, name), float, 0, math.inf, open_below=True)
+        _check("top_p", self.top_p, float, 0, 1, open_below=True)
+        _check("confidence_threshold", self.confidence_threshold, float, 0, 1)
+        _check("remasking", self.remasking, float, 0, 1)
+        _check("seed", self.seed, int, 0, 2**63 - 1)
+        if self.unmasking not in UNMASKING:
+            raise ValueError(f"unmasking={self.unmasking!r} does not exist; choose one of {', '.join(UNMASKING)}.")
+        if self.entropy_bound is not None and self.unmasking != "entropy":
+            raise ValueError(f"entropy_bound needs unmasking='entropy', got unmasking={self.unmasking!r}.")
+        if self.confidence_threshold is not None and self.unmasking != "confidence":
+            raise ValueError(f"confidence_threshold needs unmasking='confidence', got unmasking={self.unmasking!r}.")
+        if self.block_length is not None and self.max_new_tokens is None:
+            raise ValueError(
+                "block_length needs max_new_tokens: it is the number of new tokens that are masked at once."
+            )
+        if self.num_return_sequences > 1 and not self.do_sample and self.unmasking != "random":
+            raise ValueError(
+                f"num_return_sequences={self.num_return_sequences} needs do_sample=True: all texts would be the same."
+            )
+
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that end a text."""
+        if self.eos_token_id is None:
+            return []
+        return [self.eos_token_id] if isinstance(self.eos_token_id, int) else list(self.eos_token_id)
+
+
+def _check(name: str, value: Any, kind: type, low: float, high: float, *, open_below: bool = False) -> None:
+    """Check that an option is None, or of a type and in a range."""
+    if value is None:
+        return
+    numbers = int if kind is int else (int, float)
+    inside = (
+        isinstance(value, numbers)
+        and not isinstance(value, bool)
+        and (low < value if open_below else low <= value)
+        and value <= high
+        and value != math.inf
+    )
+    if not inside:
+        above = "greater than" if open_below else "at least"
+        most = f" and at most {high}" if high not in (math.inf, 2**63 - 1) else ""
+        raise ValueError(
+            f"{name} must be {'an integer' if kind is int else 'a number'} {above} {low}{most}, got {value!r}."
+        )
