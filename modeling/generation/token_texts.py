@@ -1,0 +1,144 @@
+"""The text that each token of a vocabulary adds to a decoded text, as bytes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedTokenizerBase
+
+_BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
+
+
+@dataclass(frozen=True, eq=False)
+class ByteStrings:
+    """Byte strings of different lengths in one array.
+
+    Attributes:
+        values: The bytes (n, width) of each string, followed by zeros.
+        lengths: The number of bytes (n,) of each string.
+    """
+
+    values: npt.NDArray[np.uint8]
+    lengths: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, strings: list[bytes]) -> ByteStrings:
+        """Copy byte strings into an array."""
+        lengths = np.array([len(string) for string in strings], dtype=np.int64)
+        width = max(1, int(lengths.max(initial=0)))
+        joined = b"".join(string.ljust(width, b"\0") for string in strings)
+        return cls(np.frombuffer(joined, dtype=np.uint8).reshape(len(strings), width), lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenTexts:
+    """The texts of the tokens that write text; the others are special tokens and gaps in the numbering of the ids.
+
+    Attributes:
+        vocab_size: The number of ids, those without a token included.
+        tokens: The ids of the tokens that write text (n,).
+        first: What each of these tokens writes as the first one, without one space at its start.
+        middle: What each of them writes after others.
+    """
+
+    vocab_size: int
+    tokens: npt.NDArray[np.int64]
+    first: ByteStrings
+    middle: ByteStrings
+
+
+_texts_of: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, TokenTexts]] = WeakKeyDictionary()
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase) -> TokenTexts:
+    """Return what each token of a tokenizer adds to a text that `tokenizer.decode` returns.
+
+    The result is kept as long as the tokenizer, and computed again when tokens have been added.
+
+    Args:
+        tokenizer: A tokenizer whose decoder turns each token into a text that depends at most on whether the token is
+            the first one: WordPiece, byte-level BPE, or SentencePiece with or without byte tokens. The texts are those
+            without `clean_up_tokenization_spaces`, which changes the text across tokens.
+
+    Raises:
+        ValueError: If the tokens of the tokenizer have no such texts.
+    """
+    size, texts = _texts_of.get(tokenizer, (-1, None))
+    if texts is None or size != len(tokenizer):
+        texts = _compute(tokenizer)
+        _texts_of[tokenizer] = len(tokenizer), texts
+    return texts
+
+
+def _compute(tokenizer: PreTrainedTokenizerBase) -> TokenTexts:
+    vocabulary = tokenizer.get_vocab()
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= set(tokenizer.all_special_ids)
+    names = {number: name for name, number in vocabulary.items() if number not in special}
+    decoder = _decoder(tokenizer)
+    if "ByteLevel" in decoder:
+        middle = {number: _byte_level(name) for number, name in names.items()}
+        first = middle
+    else:
+        first, middle = _decoded(tokenizer, list(names))
+        if "ByteFallback" in decoder:
+            matches = {number: _BYTE_TOKEN.fullmatch(name) for number, name in names.items()}
+            single = {number: bytes([int(match[1], 16)]) for number, match in matches.items() if match}
+            first, middle = first | single, middle | single
+    # A token without text would allow a gap of any length for any text.
+    tokens = [number for number in names if middle[number]]
+    return TokenTexts(
+        vocab_size=max(vocabulary.values()) + 1,
+        tokens=np.array(tokens, dtype=np.int64),
+        first=ByteStrings.of([first[number].removeprefix(b" ") for number in tokens]),
+        middle=ByteStrings.of([middle[number] for number in tokens]),
+    )
+
+
+def _decoder(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the decoder of a fast tokenizer in JSON, or an empty text."""
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+    return decoder.__getstate__().decode() if decoder is not None else ""
+
+
+def _byte_level(name: str) -> bytes:
+    """Return the bytes of a token whose characters each stand for a byte, as decoders of GPT-2's kind do."""
+    values = [_BYTE_OF.get(character) for character in name]
+    # Tokens that were added to the vocabulary are written as they are.
+    return name.encode() if None in values else bytes(value for value in values if value is not None)
+
+
+def _byte_characters() -> dict[str, int]:
+    """Return the byte of each character of GPT-2's alphabet, whose unprintable bytes have characters from 256 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [value for value in range(256) if value not in printable]
+    return {chr(value): value for value in printable} | {chr(256 + i): value for i, value in enumerate(others)}
+
+
+_BYTE_OF = _byte_characters()
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[dict[int, bytes], dict[int, bytes]]:
+    """Return the decoded text of each token as the first one, and after another token."""
+
+    def decode(batch: list[list[int]]) -> list[str]:
+        return tokenizer.batch_decode(batch, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    alone = decode([[number] for number in ids])
+    words = (i for i, text in enumerate(alone) if text.strip().isascii() and text.strip().isalpha())
+    before = next(words, None)
+    if before is None:
+        raise ValueError("tokenizer has no token of letters, so the texts of its tokens are unknown.")
+    after = decode([[ids[before], number] for number in ids])
+    if not all(text.startswith(alone[before]) for text in after):
+        name = type(tokenizer).__name__
+        raise ValueError(f"tokenizer={name} changes the text of a token when another one follows; use another one.")
+    start = len(alone[before])
+    return (
+        {number: text.encode() for number, text in zip(ids, alone, strict=True)},
+        {number: text[start:].encode() for number, text in zip(ids, after, strict=True)},
+    )
