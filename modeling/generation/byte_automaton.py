@@ -25,17 +25,15 @@ class ByteAutomaton:
     table: npt.NDArray[np.int32]
     final: npt.NDArray[np.bool_]
 
-    def read(self, state: int, strings: ByteStrings, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-        """Return the state after each of the chosen strings, from the same state."""
-        states = np.full(len(chosen), state, dtype=np.int32)
-        reading = np.arange(len(chosen))
-        for place in range(strings.values.shape[1]):
-            reading = reading[strings.lengths[chosen[reading]] > place]
-            if not len(reading):
-                break
-            states[reading] = self.table[states[reading], strings.values[chosen[reading], place]]
-            reading = reading[states[reading] > 0]
-        return states
+    def read(self, state: int, strings: ByteStrings) -> npt.NDArray[np.int32]:
+        """Return the state after each string that is read from the same state."""
+        after = np.full(strings.count, state, dtype=np.int32)
+        states = np.array([state], dtype=np.int32)
+        table = self.table.reshape(-1)
+        for parents, last, ending, node in strings.levels:
+            states = table[states[parents] * 256 + last]
+            after[ending] = states[node]
+        return after
 
 
 @lru_cache(maxsize=16)

@@ -10,11 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .byte_automaton import byte_automaton
-from .token_texts import TokenTexts
+from .token_texts import TokenizerTexts, TokenTexts
 
 # Texts without white space at the ends, in the sense of `str.strip`.
 _STRIPPED = r"(?s:[^\s\x1c-\x1f](?:.*[^\s\x1c-\x1f])?)?"
 _MASK = -1
+# More states take too much time at each step of the sampler.
+_STATES = 2000
+_SPLIT_STATES = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,38 +102,57 @@ class GapAutomaton:
 
 
 @lru_cache(maxsize=16)
-def gap_automaton(pattern: str, texts: TokenTexts) -> GapAutomaton:
-    """Return the automaton of the gaps whose text matches a pattern and has no white space at its ends.
+def gap_automaton(pattern: str, texts: TokenizerTexts) -> GapAutomaton:
+    r"""Return the automaton of the gaps whose text matches a pattern and has no white space at its ends.
+
+    Characters that are split over several tokens multiply the states of a pattern such as `\w{1,40}`. If there would be
+    too many, only tokens of whole characters are allowed.
 
     Args:
         pattern: A regular expression; see `byte_automaton`.
         texts: The texts of the tokens.
+
+    Raises:
+        ValueError: If the pattern needs too many states.
     """
+    if texts.split is not None and (automaton := _build(pattern, texts.split, _SPLIT_STATES)):
+        return automaton
+    if automaton := _build(pattern, texts.whole, _STATES):
+        return automaton
+    raise ValueError(f"The pattern {pattern!r} needs more than {_STATES} states; use fewer or smaller repetitions.")
+
+
+def _build(pattern: str, texts: TokenTexts, limit: int) -> GapAutomaton | None:
+    """Build the automaton, or return None if it has too many states."""
     matching, stripped = byte_automaton(pattern), byte_automaton(_STRIPPED)
-    everything = np.arange(len(texts.tokens))
-    # The state before the first token is a state of its own, since a first token writes another text than the others.
-    pairs: dict[tuple[int, int] | None, int] = {None: 0}
-    queue: list[tuple[int, int] | None] = [None]
-    rows, final = [], []
-    while queue:
-        pair = queue.pop(0)
-        state, edge = pair or (1, 1)
-        strings = texts.middle if pair else texts.first
-        targets = matching.read(state, strings, everything)
-        alive = np.flatnonzero(targets)
-        edges = stripped.read(edge, strings, alive)
-        alive, edges = alive[edges > 0], edges[edges > 0]
-        codes, which = np.unique(targets[alive].astype(np.int64) * len(stripped.final) + edges, return_inverse=True)
-        found = [divmod(int(code), len(stripped.final)) for code in codes]
-        queue += [new for new in found if new not in pairs]
-        pairs |= {new: len(pairs) + i for i, new in enumerate(new for new in found if new not in pairs)}
-        row = np.full(texts.vocab_size, -1, dtype=np.int32)
-        row[texts.tokens[alive]] = np.array([pairs[new] for new in found], dtype=np.int32)[which]
-        rows.append(row)
-        final.append(matching.final[state] and stripped.final[edge])
-    columns = np.ascontiguousarray(np.stack(rows, axis=1))
-    numbers: dict[bytes, int] = {}
-    class_of = np.array([numbers.setdefault(column.tobytes(), len(numbers)) for column in columns], dtype=np.int64)
-    members = np.unique(class_of, return_index=True)[1]
-    table = columns[members].T
-    return GapAutomaton(np.where(table < 0, len(rows), table).astype(np.int32), np.array(final), class_of)
+    # Each state is a pair of states of the two automata. That before the first token is a state of its own, since a
+    # first token writes another text than the others.
+    pairs = [(1, 1)]
+    number_of = np.zeros((len(matching.final), len(stripped.final)), dtype=np.int32)
+    # The classes of tokens are divided by the state that each token leads to.
+    class_of = np.zeros(len(texts.tokens), dtype=np.int64)
+    steps: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]] = []
+    while len(steps) < len(pairs):
+        if len(pairs) > limit:
+            return None
+        state, edge = pairs[len(steps)]
+        strings = texts.middle if steps else texts.first
+        states, edges = matching.read(state, strings), stripped.read(edge, strings)
+        tokens = np.flatnonzero((states > 0) & (edges > 0))
+        states, edges = states[tokens], edges[tokens]
+        new = number_of[states, edges] == 0
+        for pair in sorted(set(zip(states[new].tolist(), edges[new].tolist(), strict=True))):
+            number_of[pair] = len(pairs)
+            pairs.append(pair)
+        targets = number_of[states, edges]
+        steps.append((tokens, targets))
+        parts = class_of[tokens] * len(pairs) + targets
+        class_of[tokens] = np.unique(parts, return_inverse=True)[1] + class_of.max() + 1
+    members, class_of = np.unique(class_of, return_inverse=True)
+    table = np.full((len(pairs), len(members) + 1), len(pairs), dtype=np.int32)
+    for row, (tokens, targets) in zip(table, steps, strict=True):
+        row[class_of[tokens]] = targets
+    classes = np.full(texts.vocab_size, len(members), dtype=np.int64)
+    classes[texts.tokens] = class_of
+    final = np.array([matching.final[state] and stripped.final[edge] for state, edge in pairs])
+    return GapAutomaton(table, final, classes)

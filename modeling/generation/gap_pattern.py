@@ -19,11 +19,13 @@ class GapPattern:
 
     The text of the gap is what `tokenizer.decode` returns for its tokens, with `clean_up_tokenization_spaces=False`,
     without the fill tokens, and without one space at the start of the first token. It never has other white space at
-    its ends. Special tokens are not allowed.
+    its ends. Special tokens are not allowed. Characters that are split over several tokens are not allowed where they
+    would need too many states, as with large repetitions of Unicode classes.
 
     Args:
         pattern: The expression, in the syntax of Rust's regex crate: that of `re`, without look-around,
-            back-references, `\b`, `^` and `$`.
+            back-references, `\b`, `^` and `$`. Nested counted repetitions of Unicode classes, such as
+            `(\w{1,40} ?){1,10}`, can take very long to compile; `[a-z]` takes less time than `\w`.
         tokenizer: The tokenizer of the model.
         start: The position of the gap's first token in the row.
         stop: The position after its last token.

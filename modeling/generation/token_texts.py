@@ -13,25 +13,39 @@ from transformers import PreTrainedTokenizerBase
 _BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
 
 
-@dataclass(frozen=True, eq=False)
 class ByteStrings:
-    """Byte strings of different lengths in one array.
+    """Byte strings as a tree of their beginnings, which automata read once for all strings that share them.
 
     Attributes:
-        values: The bytes (n, width) of each string, followed by zeros.
-        lengths: The number of bytes (n,) of each string.
+        count: The number of strings.
+        levels: For each number of bytes from 1 on, the beginnings of this length: the index of each among the
+            beginnings that are one byte shorter, and its last byte; then the strings that end there, and the index of
+            the beginning that each of them is.
+
+    Args:
+        strings: The strings.
     """
 
-    values: npt.NDArray[np.uint8]
-    lengths: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, strings: list[bytes]) -> ByteStrings:
-        """Copy byte strings into an array."""
-        lengths = np.array([len(string) for string in strings], dtype=np.int64)
-        width = max(1, int(lengths.max(initial=0)))
-        joined = b"".join(string.ljust(width, b"\0") for string in strings)
-        return cls(np.frombuffer(joined, dtype=np.uint8).reshape(len(strings), width), lengths)
+    def __init__(self, strings: list[bytes]) -> None:
+        self.count = len(strings)
+        self.levels: list[tuple[npt.NDArray[np.int64], ...]] = []
+        order = np.array(sorted(range(len(strings)), key=strings.__getitem__), dtype=np.int64)
+        lengths = np.array([len(strings[number]) for number in order], dtype=np.int64)
+        width = int(lengths.max(initial=0))
+        joined = b"".join(strings[number].ljust(width, b"\0") for number in order)
+        values = np.frombuffer(joined, dtype=np.uint8).reshape(len(strings), width)
+        node = np.zeros(len(strings), dtype=np.int64)
+        starts = np.zeros(len(strings), dtype=np.bool_)
+        starts[:1] = True
+        for place in range(width):
+            # Among sorted strings, those with the same beginning are neighbours, the shortest first.
+            starts[1:] |= (values[1:, place] != values[:-1, place]) | (lengths[:-1] <= place)
+            long = lengths > place
+            new = starts & long
+            parents, last = node[new], values[new, place].astype(np.int64)
+            node = np.cumsum(new) - 1
+            ending = lengths == place + 1
+            self.levels.append((parents, last, order[ending], node[ending]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +64,35 @@ class TokenTexts:
     first: ByteStrings
     middle: ByteStrings
 
+    @classmethod
+    def of(cls, vocab_size: int, first: dict[int, bytes], middle: dict[int, bytes]) -> TokenTexts:
+        """Collect the texts of tokens by their ids."""
+        tokens = np.array(list(middle), dtype=np.int64)
+        spaceless = [first[number].removeprefix(b" ") for number in middle]
+        return cls(vocab_size, tokens, ByteStrings(spaceless), ByteStrings(list(middle.values())))
 
-_texts_of: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, TokenTexts]] = WeakKeyDictionary()
+
+@dataclass(frozen=True, eq=False)
+class TokenizerTexts:
+    """The texts of all tokens of a tokenizer.
+
+    Attributes:
+        size: The number of tokens of the tokenizer, with which the texts have been computed.
+        vocab_size: The number of ids, those without a token included.
+        whole: The texts of the tokens that write whole characters.
+        split: The texts of all tokens, if some write parts of characters.
+    """
+
+    size: int
+    vocab_size: int
+    whole: TokenTexts
+    split: TokenTexts | None
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase) -> TokenTexts:
+_texts_of: WeakKeyDictionary[PreTrainedTokenizerBase, TokenizerTexts] = WeakKeyDictionary()
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase) -> TokenizerTexts:
     """Return what each token of a tokenizer adds to a text that `tokenizer.decode` returns.
 
     The result is kept as long as the tokenizer, and computed again when tokens have been added.
@@ -67,14 +105,13 @@ def token_texts(tokenizer: PreTrainedTokenizerBase) -> TokenTexts:
     Raises:
         ValueError: If the tokens of the tokenizer have no such texts.
     """
-    size, texts = _texts_of.get(tokenizer, (-1, None))
-    if texts is None or size != len(tokenizer):
-        texts = _compute(tokenizer)
-        _texts_of[tokenizer] = len(tokenizer), texts
-    return texts
+    kept = _texts_of.get(tokenizer)
+    if kept is None or kept.size != len(tokenizer):
+        kept = _texts_of[tokenizer] = _compute(tokenizer)
+    return kept
 
 
-def _compute(tokenizer: PreTrainedTokenizerBase) -> TokenTexts:
+def _compute(tokenizer: PreTrainedTokenizerBase) -> TokenizerTexts:
     vocabulary = tokenizer.get_vocab()
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= set(tokenizer.all_special_ids)
@@ -89,14 +126,12 @@ def _compute(tokenizer: PreTrainedTokenizerBase) -> TokenTexts:
             matches = {number: _BYTE_TOKEN.fullmatch(name) for number, name in names.items()}
             single = {number: bytes([int(match[1], 16)]) for number, match in matches.items() if match}
             first, middle = first | single, middle | single
+    vocab_size = max(vocabulary.values()) + 1
     # A token without text would allow a gap of any length for any text.
-    tokens = [number for number in names if middle[number]]
-    return TokenTexts(
-        vocab_size=max(vocabulary.values()) + 1,
-        tokens=np.array(tokens, dtype=np.int64),
-        first=ByteStrings.of([first[number].removeprefix(b" ") for number in tokens]),
-        middle=ByteStrings.of([middle[number] for number in tokens]),
-    )
+    middle = {number: text for number, text in middle.items() if text}
+    whole = {number: text for number, text in middle.items() if text.decode(errors="ignore").encode() == text}
+    split = TokenTexts.of(vocab_size, first, middle) if len(whole) < len(middle) else None
+    return TokenizerTexts(len(tokenizer), vocab_size, TokenTexts.of(vocab_size, first, whole), split)
 
 
 def _decoder(tokenizer: PreTrainedTokenizerBase) -> str:
