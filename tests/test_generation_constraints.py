@@ -149,6 +149,17 @@ def test_added_tokens_write_their_text(kind: str) -> None:
     assert possible_gap_lengths("→", tokenizer, 4) == []
 
 
+def test_parts_of_characters_are_left_out_where_they_need_too_many_states() -> None:
+    tokenizer = build_tokenizer("byte-level")
+    part = tokenizer.convert_tokens_to_ids("Ã")
+    few, many = (GapPattern(f".{{1,{limit}}}", tokenizer, 0, 2) for limit in (9, 200))
+    assert part in allowed(few, [MASK, MASK], len(tokenizer))[0]
+    found = allowed(many, [MASK, MASK], len(tokenizer))
+    assert {tokenizer.decode([token]) for token in found[1]} == {"a", " a", "b", "ab"}
+    with pytest.raises(ValueError, match=r"'a\{2500\}' needs more than 2000 states"):
+        GapPattern("a{2500}", tokenizer, 0, 2)
+
+
 @pytest.mark.parametrize("algorithm", ["wordpiece", "byte_level_bpe"])
 @pytest.mark.parametrize(
     ("pattern", "length"),

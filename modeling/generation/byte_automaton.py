@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .token_texts import ByteStrings
 
-_END = 0
+_END_OF_TEXT = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ def byte_automaton(pattern: str) -> ByteAutomaton:
     final = np.zeros(len(table), dtype=np.bool_)
     for state, following in transitions.items():
         for value, target in following.items():
-            if value == _END:
+            if value == _END_OF_TEXT:
                 final[number_of[state]] = target in ends
             elif value < 256:
                 table[number_of[state], value] = number_of[target]

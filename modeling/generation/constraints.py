@@ -46,7 +46,7 @@ class AllowedTokens:
         if not isinstance(allowed_tokens, Mapping):
             self._everywhere: torch.Tensor | None = self._forbidden("allowed_tokens", allowed_tokens, vocab_size)
             return
-        if wrong := [place for place in allowed_tokens if not _is_index(place)]:
+        if wrong := [place for place in allowed_tokens if not _is_natural_number(place)]:
             raise ValueError(f"The keys of allowed_tokens must be positions in the row, from 0; got {wrong[0]!r}.")
         self._everywhere = None
         self._at = {
@@ -56,7 +56,7 @@ class AllowedTokens:
 
     @staticmethod
     def _forbidden(name: str, tokens: Iterable[int], vocab_size: int) -> torch.Tensor:
-        ids = _token_ids(name, tokens, vocab_size)
+        ids = _checked_token_ids(name, tokens, vocab_size)
         return torch.ones(vocab_size, dtype=torch.bool).index_fill(0, torch.tensor(ids), False)
 
     def forbid(self, row: torch.Tensor, positions: torch.Tensor, scores: torch.Tensor) -> None:
@@ -83,7 +83,7 @@ class BannedTokens:
     joint = False
 
     def __init__(self, banned_tokens: Iterable[int], vocab_size: int) -> None:
-        self._banned = torch.tensor(_token_ids("banned_tokens", banned_tokens, vocab_size))
+        self._banned = torch.tensor(_checked_token_ids("banned_tokens", banned_tokens, vocab_size))
 
     def forbid(self, row: torch.Tensor, positions: torch.Tensor, scores: torch.Tensor) -> None:
         """Set the scores of the banned tokens to minus infinity, in place; see `Constraint.forbid`."""
@@ -110,7 +110,7 @@ class BannedWords:
         name = "bad_words_ids"
         if isinstance(bad_words_ids, str) or not isinstance(bad_words_ids, Sequence) or not bad_words_ids:
             raise ValueError(f"{name} must be a list of lists of token ids, got {bad_words_ids!r}.")
-        words = {tuple(_token_ids(f"{name}[{i}]", word, vocab_size)) for i, word in enumerate(bad_words_ids)}
+        words = {tuple(_checked_token_ids(f"{name}[{i}]", word, vocab_size)) for i, word in enumerate(bad_words_ids)}
         self._single = torch.tensor(sorted(word[0] for word in words if len(word) == 1), dtype=torch.int64)
         lengths = sorted({len(word) for word in words} - {1})
         self._longer = [torch.tensor(sorted(word for word in words if len(word) == length)) for length in lengths]
@@ -134,17 +134,17 @@ class BannedWords:
             scores[index[masked].to(scores.device), words[word, place][masked].to(scores.device)] = -torch.inf
 
 
-def _token_ids(name: str, tokens: Any, vocab_size: int) -> list[int]:
+def _checked_token_ids(name: str, tokens: Any, vocab_size: int) -> list[int]:
     """Return token ids as a list.
 
     Raises:
         ValueError: If there are none, or one is out of range.
     """
     ids = list(tokens) if isinstance(tokens, Iterable) and not isinstance(tokens, str) else []
-    if not ids or not all(_is_index(token) and token < vocab_size for token in ids):
+    if not ids or not all(_is_natural_number(token) and token < vocab_size for token in ids):
         raise ValueError(f"{name} must be a list of token ids from 0 to {vocab_size - 1}, got {tokens!r}.")
     return [int(token) for token in ids]
 
 
-def _is_index(value: Any) -> bool:
+def _is_natural_number(value: Any) -> bool:
     return hasattr(value, "__index__") and not isinstance(value, bool) and int(value) >= 0

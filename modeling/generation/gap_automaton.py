@@ -13,11 +13,11 @@ from .byte_automaton import byte_automaton
 from .token_texts import TokenizerTexts, TokenTexts
 
 # Texts without white space at the ends, in the sense of `str.strip`.
-_STRIPPED = r"(?s:[^\s\x1c-\x1f](?:.*[^\s\x1c-\x1f])?)?"
-_MASK = -1
+_STRIPPED_TEXT = r"(?s:[^\s\x1c-\x1f](?:.*[^\s\x1c-\x1f])?)?"
+_UNWRITTEN = -1
 # More states take too much time at each step of the sampler.
-_STATES = 2000
-_SPLIT_STATES = 500
+_MAX_GAP_STATES = 2000
+_MAX_SPLIT_STATES = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,21 +33,6 @@ class GapAutomaton:
     table: npt.NDArray[np.int32]
     final: npt.NDArray[np.bool_]
     class_of: npt.NDArray[np.int64]
-
-    def restricted(self, fill_token: int | None, banned_tokens: Collection[int]) -> GapAutomaton:
-        """Return the automaton with a token that fills the gap after the text, and without the banned tokens."""
-        states, classes = self.table.shape
-        # The new last state is that after the text; the new last classes are those of fill and of banned tokens.
-        table = np.full((states + 1, classes + 2), states + 1, dtype=np.int32)
-        table[:states, :classes] = np.where(self.table == states, states + 1, self.table)
-        class_of = self.class_of.copy()
-        class_of[list(banned_tokens)] = classes + 1
-        if fill_token is not None:
-            table[:states, classes][self.final] = states
-            table[states, classes] = states
-            class_of[fill_token] = classes
-        used, class_of = np.unique(class_of, return_inverse=True)
-        return GapAutomaton(table[:, used], np.append(self.final, fill_token is not None), class_of)
 
     def lengths(self, limit: int) -> list[int]:
         """Return the numbers of tokens from 1 to a limit with which a gap can match."""
@@ -74,19 +59,19 @@ class GapAutomaton:
             ValueError: If no match is possible with these tokens.
         """
         following = self._following()
-        classes = [_MASK if token is None else int(self.class_of[token]) for token in tokens]
+        classes = [_UNWRITTEN if token is None else int(self.class_of[token]) for token in tokens]
         before = [np.arange(len(self.final)) == 0]
         for number in classes:
             after = np.zeros(len(self.final) + 1, dtype=np.bool_)
             after[self.table[before[-1], number]] = True
-            before.append(following[before[-1]].any(0) if number == _MASK else after[:-1])
+            before.append(following[before[-1]].any(0) if number == _UNWRITTEN else after[:-1])
         allowed = {}
         accepting = np.append(self.final, False)
         if not (before[-1] & self.final).any():
             raise ValueError(f"no match is possible with the written tokens {[t for t in tokens if t is not None]}")
         for place in reversed(range(len(classes))):
             number = classes[place]
-            if number == _MASK:
+            if number == _UNWRITTEN:
                 allowed[place] = accepting[self.table[before[place]]].any(0)[self.class_of]
                 accepting = np.append((following & accepting[:-1]).any(1), False)
             else:
@@ -99,6 +84,24 @@ class GapAutomaton:
         following = np.zeros((states, states + 1), dtype=np.bool_)
         following[np.arange(states)[:, None], self.table] = True
         return following[:, :states]
+
+
+def restricted_automaton(
+    automaton: GapAutomaton, fill_token: int | None, banned_tokens: Collection[int]
+) -> GapAutomaton:
+    """Return the automaton with a token that fills the gap after the text, and without the banned tokens."""
+    states, classes = automaton.table.shape
+    # The new last state is that after the text; the new last classes are those of fill and of banned tokens.
+    table = np.full((states + 1, classes + 2), states + 1, dtype=np.int32)
+    table[:states, :classes] = np.where(automaton.table == states, states + 1, automaton.table)
+    class_of = automaton.class_of.copy()
+    class_of[list(banned_tokens)] = classes + 1
+    if fill_token is not None:
+        table[:states, classes][automaton.final] = states
+        table[states, classes] = states
+        class_of[fill_token] = classes
+    used, class_of = np.unique(class_of, return_inverse=True)
+    return GapAutomaton(table[:, used], np.append(automaton.final, fill_token is not None), class_of)
 
 
 @lru_cache(maxsize=16)
@@ -115,16 +118,18 @@ def gap_automaton(pattern: str, texts: TokenizerTexts) -> GapAutomaton:
     Raises:
         ValueError: If the pattern needs too many states.
     """
-    if texts.split is not None and (automaton := _build(pattern, texts.split, _SPLIT_STATES)):
+    if texts.split is not None and (automaton := _built_automaton(pattern, texts.split, _MAX_SPLIT_STATES)):
         return automaton
-    if automaton := _build(pattern, texts.whole, _STATES):
+    if automaton := _built_automaton(pattern, texts.whole, _MAX_GAP_STATES):
         return automaton
-    raise ValueError(f"The pattern {pattern!r} needs more than {_STATES} states; use fewer or smaller repetitions.")
+    raise ValueError(
+        f"The pattern {pattern!r} needs more than {_MAX_GAP_STATES} states; use fewer or smaller repetitions."
+    )
 
 
-def _build(pattern: str, texts: TokenTexts, limit: int) -> GapAutomaton | None:
+def _built_automaton(pattern: str, texts: TokenTexts, limit: int) -> GapAutomaton | None:
     """Build the automaton, or return None if it has too many states."""
-    matching, stripped = byte_automaton(pattern), byte_automaton(_STRIPPED)
+    matching, stripped = byte_automaton(pattern), byte_automaton(_STRIPPED_TEXT)
     # Each state is a pair of states of the two automata. That before the first token is a state of its own, since a
     # first token writes another text than the others.
     pairs = [(1, 1)]

@@ -7,11 +7,11 @@ from collections.abc import Collection
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .gap_automaton import GapAutomaton, gap_automaton
+from .gap_automaton import GapAutomaton, gap_automaton, restricted_automaton
 from .token_texts import token_texts
 
 # Errors name the possible lengths up to this one.
-_LENGTHS_IN_ERRORS = 64
+_MAX_LISTED_LENGTH = 64
 
 
 class GapPattern:
@@ -55,12 +55,12 @@ class GapPattern:
             raise ValueError(f"A gap must have 0 <= start < stop, got start={start}, stop={stop}.")
         self._start, self._stop, self._mask = start, stop, tokenizer.mask_token_id
         self._pattern = pattern
-        self._automaton = _automaton(pattern, tokenizer, fill_token, banned_tokens)
-        possible = self._automaton.lengths(max(_LENGTHS_IN_ERRORS, stop - start))
+        self._automaton = _automaton_of_gap(pattern, tokenizer, fill_token, banned_tokens)
+        possible = self._automaton.lengths(max(_MAX_LISTED_LENGTH, stop - start))
         if stop - start not in possible:
             raise ValueError(
                 f"No text of {stop - start} tokens matches the pattern {pattern!r} without white space at its ends; "
-                f"{_lengths(possible)}."
+                f"{_listed_lengths(possible)}."
             )
 
     def forbid(self, row: torch.Tensor, positions: torch.Tensor, scores: torch.Tensor) -> None:
@@ -95,10 +95,10 @@ def possible_gap_lengths(
 
     The arguments are those of `GapPattern`, and so are the errors, except that for lengths.
     """
-    return _automaton(pattern, tokenizer, fill_token, banned_tokens).lengths(limit)
+    return _automaton_of_gap(pattern, tokenizer, fill_token, banned_tokens).lengths(limit)
 
 
-def _automaton(
+def _automaton_of_gap(
     pattern: str, tokenizer: PreTrainedTokenizerBase, fill_token: int | None, banned_tokens: Collection[int]
 ) -> GapAutomaton:
     texts = token_texts(tokenizer)
@@ -107,10 +107,10 @@ def _automaton(
     for name, token in [*given, *(("banned_tokens", token) for token in banned_tokens)]:
         if not 0 <= token < size:
             raise ValueError(f"{name} must be from 0 to {size - 1}, got {token}.")
-    return gap_automaton(pattern, texts).restricted(fill_token, banned_tokens)
+    return restricted_automaton(gap_automaton(pattern, texts), fill_token, banned_tokens)
 
 
-def _lengths(possible: list[int]) -> str:
+def _listed_lengths(possible: list[int]) -> str:
     """Describe lengths, with dashes for runs: "2, 4-64"."""
     runs: list[list[int]] = []
     for length in possible:
@@ -119,4 +119,4 @@ def _lengths(possible: list[int]) -> str:
         else:
             runs.append([length])
     listed = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-    return f"possible numbers of tokens up to {_LENGTHS_IN_ERRORS}: {listed}" if runs else "no number of tokens does"
+    return f"possible numbers of tokens up to {_MAX_LISTED_LENGTH}: {listed}" if runs else "no number of tokens does"

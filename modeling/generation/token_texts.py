@@ -64,13 +64,6 @@ class TokenTexts:
     first: ByteStrings
     middle: ByteStrings
 
-    @classmethod
-    def of(cls, vocab_size: int, first: dict[int, bytes], middle: dict[int, bytes]) -> TokenTexts:
-        """Collect the texts of tokens by their ids."""
-        tokens = np.array(list(middle), dtype=np.int64)
-        spaceless = [first[number].removeprefix(b" ") for number in middle]
-        return cls(vocab_size, tokens, ByteStrings(spaceless), ByteStrings(list(middle.values())))
-
 
 @dataclass(frozen=True, eq=False)
 class TokenizerTexts:
@@ -89,7 +82,7 @@ class TokenizerTexts:
     split: TokenTexts | None
 
 
-_texts_of: WeakKeyDictionary[PreTrainedTokenizerBase, TokenizerTexts] = WeakKeyDictionary()
+_texts_of_tokenizers: WeakKeyDictionary[PreTrainedTokenizerBase, TokenizerTexts] = WeakKeyDictionary()
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase) -> TokenizerTexts:
@@ -105,23 +98,23 @@ def token_texts(tokenizer: PreTrainedTokenizerBase) -> TokenizerTexts:
     Raises:
         ValueError: If the tokens of the tokenizer have no such texts.
     """
-    kept = _texts_of.get(tokenizer)
+    kept = _texts_of_tokenizers.get(tokenizer)
     if kept is None or kept.size != len(tokenizer):
-        kept = _texts_of[tokenizer] = _compute(tokenizer)
+        kept = _texts_of_tokenizers[tokenizer] = _tokenizer_texts(tokenizer)
     return kept
 
 
-def _compute(tokenizer: PreTrainedTokenizerBase) -> TokenizerTexts:
+def _tokenizer_texts(tokenizer: PreTrainedTokenizerBase) -> TokenizerTexts:
     vocabulary = tokenizer.get_vocab()
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= set(tokenizer.all_special_ids)
     names = {number: name for name, number in vocabulary.items() if number not in special}
-    decoder = _decoder(tokenizer)
+    decoder = _decoder_json(tokenizer)
     if "ByteLevel" in decoder:
-        middle = {number: _byte_level(name) for number, name in names.items()}
+        middle = {number: _byte_level_text(name) for number, name in names.items()}
         first = middle
     else:
-        first, middle = _decoded(tokenizer, list(names))
+        first, middle = _decoded_texts(tokenizer, list(names))
         if "ByteFallback" in decoder:
             matches = {number: _BYTE_TOKEN.fullmatch(name) for number, name in names.items()}
             single = {number: bytes([int(match[1], 16)]) for number, match in matches.items() if match}
@@ -130,17 +123,23 @@ def _compute(tokenizer: PreTrainedTokenizerBase) -> TokenizerTexts:
     # A token without text would allow a gap of any length for any text.
     middle = {number: text for number, text in middle.items() if text}
     whole = {number: text for number, text in middle.items() if text.decode(errors="ignore").encode() == text}
-    split = TokenTexts.of(vocab_size, first, middle) if len(whole) < len(middle) else None
-    return TokenizerTexts(len(tokenizer), vocab_size, TokenTexts.of(vocab_size, first, whole), split)
+    split = _collected_texts(vocab_size, first, middle) if len(whole) < len(middle) else None
+    return TokenizerTexts(len(tokenizer), vocab_size, _collected_texts(vocab_size, first, whole), split)
 
 
-def _decoder(tokenizer: PreTrainedTokenizerBase) -> str:
+def _collected_texts(vocab_size: int, first: dict[int, bytes], middle: dict[int, bytes]) -> TokenTexts:
+    tokens = np.array(list(middle), dtype=np.int64)
+    spaceless = [first[number].removeprefix(b" ") for number in middle]
+    return TokenTexts(vocab_size, tokens, ByteStrings(spaceless), ByteStrings(list(middle.values())))
+
+
+def _decoder_json(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the decoder of a fast tokenizer in JSON, or an empty text."""
     decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
     return decoder.__getstate__().decode() if decoder is not None else ""
 
 
-def _byte_level(name: str) -> bytes:
+def _byte_level_text(name: str) -> bytes:
     """Return the bytes of a token whose characters each stand for a byte, as decoders of GPT-2's kind do."""
     values = [_BYTE_OF.get(character) for character in name]
     # Tokens that were added to the vocabulary are written as they are.
@@ -157,7 +156,7 @@ def _byte_characters() -> dict[str, int]:
 _BYTE_OF = _byte_characters()
 
 
-def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[dict[int, bytes], dict[int, bytes]]:
+def _decoded_texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[dict[int, bytes], dict[int, bytes]]:
     """Return the decoded text of each token as the first one, and after another token."""
 
     def decode(batch: list[list[int]]) -> list[str]:
