@@ -1,0 +1,122 @@
+"""The constraint that the text of a gap matches a regular expression, in whatever order its tokens are written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from .gap_automaton import GapAutomaton, gap_automaton, restricted_automaton
+from .token_texts import token_texts
+
+# Errors name the possible lengths up to this one.
+_MAX_LISTED_LENGTH = 64
+
+
+class GapPattern:
+    r"""Allows only texts of a gap that a regular expression matches in full.
+
+    The text of the gap is what `tokenizer.decode` returns for its tokens, with `clean_up_tokenization_spaces=False`,
+    without the fill tokens, and without one space at the start of the first token. It never has other white space at
+    its ends. Special tokens are not allowed. Characters that are split over several tokens are not allowed where they
+    would need too many states, as with large repetitions of Unicode classes.
+
+    Args:
+        pattern: The expression, in the syntax of Rust's regex crate: that of `re`, without look-around,
+            back-references, `\b`, `^` and `$`. Nested counted repetitions of Unicode classes, such as
+            `(\w{1,40} ?){1,10}`, can take very long to compile; `[a-z]` takes less time than `\w`.
+        tokenizer: The tokenizer of the model.
+        start: The position of the gap's first token in the row.
+        stop: The position after its last token.
+        fill_token: The token that fills the rest of the gap after the text has ended; by default, the text has to take
+            up the gap.
+        banned_tokens: Tokens that other constraints ban everywhere, so that no match depends on them. The fill token is
+            allowed nevertheless.
+
+    Raises:
+        ImportError: If outlines-core is not installed.
+        ValueError: If the gap is not in order, a token is out of range, the pattern cannot be compiled, or no text of
+            this number of tokens matches it.
+    """
+
+    joint = True
+
+    def __init__(
+        self,
+        pattern: str,
+        tokenizer: PreTrainedTokenizerBase,
+        start: int,
+        stop: int,
+        fill_token: int | None = None,
+        banned_tokens: Collection[int] = (),
+    ) -> None:
+        if not 0 <= start < stop:
+            raise ValueError(f"A gap must have 0 <= start < stop, got start={start}, stop={stop}.")
+        self._start, self._stop, self._mask = start, stop, tokenizer.mask_token_id
+        self._pattern = pattern
+        self._automaton = _automaton_of_gap(pattern, tokenizer, fill_token, banned_tokens)
+        possible = self._automaton.lengths(max(_MAX_LISTED_LENGTH, stop - start))
+        if stop - start not in possible:
+            raise ValueError(
+                f"No text of {stop - start} tokens matches the pattern {pattern!r} without white space at its ends; "
+                f"{_listed_lengths(possible)}."
+            )
+
+    def forbid(self, row: torch.Tensor, positions: torch.Tensor, scores: torch.Tensor) -> None:
+        """Set the scores of tokens that rule out a match to minus infinity, in place; see `Constraint.forbid`.
+
+        Raises:
+            ValueError: If the tokens that are written in the gap rule out a match.
+        """
+        written = row[self._start : self._stop].tolist()
+        try:
+            allowed = self._automaton.allowed([None if token == self._mask else token for token in written])
+        except ValueError as error:
+            raise ValueError(
+                f"The gap from {self._start} to {self._stop} cannot match the pattern {self._pattern!r}: {error}."
+            ) from error
+        for index, place in enumerate(positions.tolist()):
+            if place - self._start in allowed:
+                tokens = torch.from_numpy(allowed[place - self._start]).to(scores.device)
+                # A model can have more scores than the tokenizer has tokens.
+                scores[index, : len(tokens)].masked_fill_(~tokens[: scores.shape[1]], -torch.inf)
+                scores[index, len(tokens) :] = -torch.inf
+
+
+def possible_gap_lengths(
+    pattern: str,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int,
+    fill_token: int | None = None,
+    banned_tokens: Collection[int] = (),
+) -> list[int]:
+    """Return the numbers of tokens from 1 to a limit with which the text of a gap can match a pattern.
+
+    The arguments are those of `GapPattern`, and so are the errors, except that for lengths.
+    """
+    return _automaton_of_gap(pattern, tokenizer, fill_token, banned_tokens).lengths(limit)
+
+
+def _automaton_of_gap(
+    pattern: str, tokenizer: PreTrainedTokenizerBase, fill_token: int | None, banned_tokens: Collection[int]
+) -> GapAutomaton:
+    texts = token_texts(tokenizer)
+    size = texts.vocab_size
+    given = [("fill_token", fill_token)] if fill_token is not None else []
+    for name, token in [*given, *(("banned_tokens", token) for token in banned_tokens)]:
+        if not 0 <= token < size:
+            raise ValueError(f"{name} must be from 0 to {size - 1}, got {token}.")
+    return restricted_automaton(gap_automaton(pattern, texts), fill_token, banned_tokens)
+
+
+def _listed_lengths(possible: list[int]) -> str:
+    """Describe lengths, with dashes for runs: "2, 4-64"."""
+    runs: list[list[int]] = []
+    for length in possible:
+        if runs and runs[-1][-1] == length - 1:
+            runs[-1].append(length)
+        else:
+            runs.append([length])
+    listed = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return f"possible numbers of tokens up to {_MAX_LISTED_LENGTH}: {listed}" if runs else "no number of tokens does"
