@@ -90,6 +90,8 @@ class BoundWindows(Dataset[MaskedPack]):
 
     def __init__(self, windows: Any, text_bytes: int, seed: int = 0, rates: int = RATES) -> None:
         self.windows, self.text_bytes, self.seed, self.rates = windows, text_bytes, seed, rates
+        # Each window has a [CLS], which is never masked.
+        self.tokens = int(lengths_of(windows).sum()) - len(windows)
         self.offsets = (np.random.default_rng(seed).permutation(len(windows)) + 0.5) / max(len(windows), 1)
 
     def __len__(self) -> int:
@@ -130,19 +132,18 @@ def bound_sums(logits: Any, labels: Any) -> torch.Tensor:
 def bound_of(sums: np.ndarray, data: BoundWindows) -> Bound:
     """Compute the bound from the results of `bound_sums` over all items of a dataset."""
     weighted, counts, losses, right, masked = np.asarray(sums, dtype=np.float64).T
-    total = weighted.sum() / data.rates
-    tokens = round(counts.sum() / data.rates)
+    nats_per_token = float(weighted.sum() / counts.sum())
     place = np.minimum((masked / counts * RATES - 1e-9).astype(int), RATES - 1)
     by_rate = {
         (number + 0.5) / RATES: float(losses[place == number].sum() / masked[place == number].sum())
         for number in np.unique(place).tolist()
     }
     return Bound(
-        nats_per_token=float(total / tokens),
-        bits_per_byte=float(total / math.log(2) / data.text_bytes),
+        nats_per_token=nats_per_token,
+        bits_per_byte=nats_per_token / math.log(2) * data.tokens / data.text_bytes,
         accuracy=float(right.sum() / masked.sum()),
         by_rate=by_rate,
-        tokens=tokens,
+        tokens=data.tokens,
         text_bytes=data.text_bytes,
     )
 
