@@ -44,7 +44,7 @@ def training_of(
     # The summary writes "eval_f1_score" as "F1 Score".
     progress = [
         {name: value for name, value in line.items() if not name.lower().replace(" ", "_").startswith(left_out)}
-        for line in summary.eval_lines
+        for line in summary.eval_lines or ()
     ]
     energy, emissions = _tracked(trainer)
     return Training(
