@@ -82,7 +82,9 @@ def test_a_text_depends_on_its_seed_but_not_on_padding_or_other_texts(model: Seq
 
 
 def test_it_writes_what_a_plain_loop_writes(model: SequenceEncoderForMaskedLM) -> None:
-    batch = prompts(["[MASK] [MASK] [MASK] sleep .", "[MASK] [MASK] [MASK] [MASK] [MASK] .", "one [MASK] [MASK] [MASK]"])
+    batch = prompts(
+        ["[MASK] [MASK] [MASK] sleep .", "[MASK] [MASK] [MASK] [MASK] [MASK] .", "one [MASK] [MASK] [MASK]"]
+    )
     ids, mask = batch["input_ids"].clone(), batch["attention_mask"]
     steps = 2
     for step in range(steps):

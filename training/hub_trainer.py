@@ -23,7 +23,9 @@ _GENERATED = "Rendered by HubTrainer, which renders it again after the next trai
 _GENERATED_BY = (MARKER, _GENERATED, "generated automatically according to the information the Trainer had access to")
 
 
-def training_of(trainer: Trainer, dataset: str | None = None, task: str | None = None) -> Training:
+def training_of(
+    trainer: Trainer, dataset: str | None = None, task: str | None = None, left_out: tuple[str, ...] = ()
+) -> Training:
     """Summarise the training of a `Trainer`: its hyperparameters, its duration and its results.
 
     The results are the metrics of the last evaluation, or of the best one with `load_best_model_at_end`. Without
@@ -34,14 +36,20 @@ def training_of(trainer: Trainer, dataset: str | None = None, task: str | None =
         trainer: The trainer, after `train()`.
         dataset: The name of the evaluation texts.
         task: The Hub's name of the task. Defaults to the task of the model's head.
+        left_out: Metrics that the table of the progress leaves out, by the starts of their names.
     """
     history = trainer.state.log_history
     # Without a licence, it would ask the Hub for the licence of the base model.
     summary = TrainingSummary.from_trainer(trainer, dataset=dataset, license="not asked for")
+    # The summary writes "eval_f1_score" as "F1 Score".
+    progress = [
+        {name: value for name, value in line.items() if not name.lower().replace(" ", "_").startswith(left_out)}
+        for line in summary.eval_lines or ()
+    ]
     energy, emissions = _tracked(trainer)
     return Training(
         hyperparameters=_hyperparameters(trainer),
-        progress=make_markdown_table(summary.eval_lines) or None,
+        progress=make_markdown_table(progress) or None,
         results=_results(trainer, dataset or next(filter(None, summary.dataset or ()), "evaluation texts"), task),
         hardware=_hardware(trainer.args),
         seconds=next((entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry), None),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .token_texts import ByteStrings, TokenTexts
+from .token_texts import TokenTexts
 
 
 class GapTexts:
@@ -18,7 +18,7 @@ class GapTexts:
     """
 
     def __init__(self, texts: TokenTexts) -> None:
-        first, middle = _strings(texts.first), _strings(texts.middle)
+        first, middle = texts.first.strings, texts.middle.strings
         tokens = texts.tokens.tolist()
         self._texts = dict(zip(tokens, middle, strict=True))
         inside = [index for index, text in enumerate(middle) if not text.startswith(b" ")]
@@ -59,8 +59,3 @@ class WordStart:
         """See `Constraint.forbid`."""
         here = (positions == self._place).nonzero()
         scores[here.to(scores.device), self._others.to(scores.device)] = -torch.inf
-
-
-def _strings(strings: ByteStrings) -> list[bytes]:
-    rows = zip(strings.values, strings.lengths.tolist(), strict=True)
-    return [row[:length].tobytes() for row, length in rows]

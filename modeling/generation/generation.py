@@ -218,8 +218,8 @@ class MaskedGenerationMixin(GenerationMixin):
             fixed: list[Constraint] = [EndTokens(others, len(text)), EndTokens([pad], len(text), places), *given]
             if never_written:
                 fixed.append(BannedTokens(never_written, config.vocab_size))
-            for copy in range(options.num_return_sequences):
-                number = row * options.num_return_sequences + copy
+            for repeat in range(options.num_return_sequences):
+                number = row * options.num_return_sequences + repeat
                 draft = Draft(
                     text,
                     mask,

@@ -110,15 +110,16 @@ class _Filler:
     ) -> None:
         self.model, self.tokenizer, self.options, self.processors = model, tokenizer, options, processors
         self.gap_regex, self.bad_words = gap_regex, bad_words
-        self.texts = token_texts(tokenizer)
+        texts = token_texts(tokenizer)
+        writing = texts.split or texts.whole
         # What the model writes at masks that it leaves empty, if it has learned to.
         self.empty: int | None = getattr(model.generation_config, "fill_token_id", None)
         size = model.config.vocab_size
-        self.banned = sorted(set(range(size)) - set(self.texts.tokens.tolist()) - {self.empty})
+        self.banned = sorted(set(range(size)) - set(writing.tokens.tolist()) - {self.empty})
         self.always: list[Constraint] = [BannedTokens(self.banned, size)] if self.banned else []
         if words := [ids for word in bad_words for ids in self._spellings(word)]:
             self.always.append(BannedWords(words, size))
-        self.gap_texts = GapTexts(self.texts)
+        self.gap_texts = GapTexts(writing)
 
     def _spellings(self, word: str) -> list[list[int]]:
         """Return the tokens of a word at the start of a text and after a space."""

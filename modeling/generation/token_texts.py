@@ -17,7 +17,8 @@ class ByteStrings:
     """Byte strings as a tree of their beginnings, which automata read once for all strings that share them.
 
     Attributes:
-        count: The number of strings.
+        strings: The strings.
+        count: Their number.
         levels: For each number of bytes from 1 on, the beginnings of this length: the index of each among the
             beginnings that are one byte shorter, and its last byte; then the strings that end there, and the index of
             the beginning that each of them is.
@@ -27,7 +28,7 @@ class ByteStrings:
     """
 
     def __init__(self, strings: list[bytes]) -> None:
-        self.count = len(strings)
+        self.strings, self.count = strings, len(strings)
         self.levels: list[tuple[npt.NDArray[np.int64], ...]] = []
         order = np.array(sorted(range(len(strings)), key=strings.__getitem__), dtype=np.int64)
         lengths = np.array([len(strings[number]) for number in order], dtype=np.int64)

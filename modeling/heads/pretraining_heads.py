@@ -91,6 +91,17 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         return logits, self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
 
 
+class MaskedLMOptions(ForwardOptions, total=False):
+    """Keyword arguments of `SequenceEncoderForMaskedLM.forward`.
+
+    `label_weights` is not a named argument there, because `Trainer` evaluates only if a batch has all named arguments
+    with "label" in their names.
+    """
+
+    label_weights: torch.Tensor | None
+    """(B, S) factors of the losses of the labels."""
+
+
 class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, _VocabularyModel):  # type: ignore[misc] # differing `generate`
     """The encoder with a masked language modelling head (Devlin et al., 2019), which can also write."""
 
@@ -107,8 +118,7 @@ class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, _Vocabul
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        label_weights: torch.Tensor | None = None,
-        **kwargs: Unpack[ForwardOptions],
+        **kwargs: Unpack[MaskedLMOptions],
     ) -> MaskedLMOutput:
         """Predict tokens.
 
@@ -119,10 +129,10 @@ class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, _Vocabul
             position_ids: (B, S).
             inputs_embeds: (B, S, E).
             labels: (B, S) token ids, -100 at tokens to ignore.
-            label_weights: (B, S) factors of the losses of the labels, such as 1 / t at masked tokens and 0 elsewhere
-                with the masking rate t of a text in masked diffusion (Sahoo et al., 2024). The loss is the weighted
-                sum divided by the number of labels, which includes those with a weight of 0.
-            **kwargs: See `ForwardOptions`.
+            **kwargs: See `ForwardOptions`. `label_weights` (B, S) are factors of the losses of the labels, such as
+                1 / t at masked tokens and 0 elsewhere with the masking rate t of a text in masked diffusion (Sahoo et
+                al., 2024). The loss is then the weighted sum divided by the number of labels, which includes those
+                with a weight of 0.
 
         Returns:
             `loss` and `logits` (B, S, V). In training with labels, `logits` has only the labelled tokens,
@@ -132,6 +142,7 @@ class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, _Vocabul
             ValueError: If the inputs are invalid, or labels are outside the vocabulary or have the wrong shape, or the
                 weights do not match them.
         """
+        label_weights = kwargs.pop("label_weights", None)
         shape = batch_shape(input_ids, inputs_embeds)
         self._check_labels(labels, shape)
         check_label_weights(label_weights, labels)

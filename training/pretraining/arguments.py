@@ -14,7 +14,7 @@ from ...command_line import UsageError
 from ...command_line.extras import require, require_reporters
 from ...command_line.parser import CommandLine, check_used
 from ...data.corpus import CorpusArguments
-from .objective_arguments import Objectives
+from .objective_arguments import OBJECTIVES, Objectives
 
 # The folder in the output folder for what an interrupted run needs to resume.
 SCRATCH = "_pretraining"
@@ -229,6 +229,10 @@ def check_libraries(options: PretrainingOptions) -> None:
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of the preset, or those of continued pretraining."""
     check_used(given, _NOT_USED_WITH)
+    objective = given.get("objective", Objectives.objective)
+    for name in OBJECTIVES.get(objective, ()):
+        if name in given and not (name == "sop_weight" and given[name] == 0):
+            raise UsageError(f"--{name} has no effect with --objective {objective}; leave one of them out.")
     preset = given.get("preset", ModelArguments.preset)
     continued = given.get("from_checkpoint") is not None
     defaults = dict(CONTINUED_DEFAULTS if continued else TRAINING_DEFAULTS.get(preset, {}))
@@ -244,7 +248,7 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 
 COMMAND_LINE = CommandLine(
     "pretrain",
-    "Pretrain an encoder to predict masked tokens and sentence order.",
+    "Pretrain an encoder to predict masked tokens and sentence order, or to write.",
     '--corpus "texts/*.txt" --size mini --output_dir pretrained',
     (ModelArguments, CorpusArguments, Objectives, PretrainingOptions),
     with_trainer=True,

@@ -1,16 +1,29 @@
-"""The arguments of the pretraining objectives: their weights, and the share of masked tokens."""
+"""The arguments of the pretraining objectives: which they are, their weights, and the share of masked tokens."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 # The progress of the masking probability from its initial to its final value, by the progress of the training.
 MASK_SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 0.0,
     "linear": lambda progress: progress,
     "cosine": lambda progress: (1 - math.cos(math.pi * progress)) / 2,
+}
+
+# The objectives, and the fields that have no effect with each.
+OBJECTIVES: dict[str, tuple[str, ...]] = {
+    "mlm": (),
+    "diffusion": (
+        "mlm_weight",
+        "sop_weight",
+        "mlm_probability",
+        "final_mlm_probability",
+        "mlm_schedule",
+        "whole_word_mask",
+    ),
 }
 
 
@@ -26,9 +39,13 @@ class Objectives:
         mlm_schedule: The schedule of the share, "constant", "linear" or "cosine". A share that falls during training
             follows Yang et al. (2023).
         whole_word_mask: Whether to predict either all tokens of a word or none.
+        objective: "mlm" is masked language modelling and sentence order prediction. "diffusion" is masked diffusion
+            (Sahoo et al., 2024), with which a model can also write: each text is masked at its own rate, drawn
+            uniformly from 0 to 1, all chosen tokens are masked, and the loss is a bound on the negative
+            log-likelihood. `sop_weight` is then 0, and the other fields must have their defaults.
 
     Raises:
-        ValueError: If a number or a name is not allowed.
+        ValueError: If a number or a name is not allowed, or a field has no effect.
     """
 
     _argument_group_name = "objectives"
@@ -46,7 +63,19 @@ class Objectives:
     )
     whole_word_mask: bool = field(default=False, metadata={"help": "Predict either all tokens of a word or none."})
 
+    objective: str = field(
+        default="mlm",
+        metadata={
+            "help": "What to learn: masked tokens and sentence order (mlm), or masked tokens at every masking rate, so "
+            "that the model can also write (diffusion).",
+            "choices": list(OBJECTIVES),
+        },
+    )
+
     def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective={self.objective!r} does not exist; choose one of {', '.join(OBJECTIVES)}.")
+        self._check_used()
         for name in ("mlm_weight", "sop_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
@@ -59,6 +88,22 @@ class Objectives:
             raise ValueError(
                 f"mlm_schedule={self.mlm_schedule!r} does not exist; choose one of {', '.join(MASK_SCHEDULES)}."
             )
+
+    def _check_used(self) -> None:
+        defaults = {each.name: each.default for each in fields(self)}
+        for name in OBJECTIVES[self.objective]:
+            value = getattr(self, name)
+            if value != defaults[name] and not (name == "sop_weight" and value == 0):
+                raise ValueError(f"{name}={value!r} has no effect with objective={self.objective!r}; leave one out.")
+        if "sop_weight" in OBJECTIVES[self.objective]:
+            object.__setattr__(self, "sop_weight", 0.0)
+
+    @property
+    def masked_share(self) -> float:
+        """The share of tokens to predict: at the start of the training, or on average if it differs between texts."""
+        if self.objective == "diffusion":
+            return 0.5
+        return self.mlm_probability if self.mlm_weight else 0.0
 
     def probability(self, progress: float) -> float:
         """Return the share of tokens to predict, given the completed share of the training."""

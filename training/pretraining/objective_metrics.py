@@ -6,6 +6,7 @@ Hooks and callbacks measure everything on an unmodified `Trainer`.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,12 @@ from ...modeling.heads.losses import cross_entropy_per_label
 from ...modeling.label_checks import IGNORED
 
 # The values that are summed over the rows of batches.
-_SUMS = ("mlm_loss", "mlm_right", "mlm_count", "sop_loss", "sop_right", "sop_count", "tokens")
+_SUMS = (
+    *("mlm_loss", "mlm_right", "mlm_count"),
+    *("sop_loss", "sop_right", "sop_count"),
+    *("bound_loss", "bound_count"),
+    "tokens",
+)
 
 
 class ObjectiveMetrics(TrainerCallback):
@@ -152,10 +158,13 @@ class ObjectiveMetrics(TrainerCallback):
 
 
 def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
-    """Compute the sums of `_SUMS` over a batch, (7,), for a masked language model or a model with both heads."""
-    labels = inputs["labels"]
+    """Compute the sums of `_SUMS` over a batch, (9,), for a masked language model or a model with both heads."""
+    labels, weights = inputs["labels"], inputs.get("label_weights")
     device = labels.device
-    count = (labels != IGNORED).sum()
+    predicted = labels != IGNORED
+    count = predicted.sum()
+    if weights is not None:
+        predicted = predicted & (weights != 0)
     mask = inputs.get("attention_mask")
     # MPS does not support float64.
     exact = torch.float32 if device.type == "mps" else torch.float64
@@ -164,13 +173,17 @@ def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
     both = "sop_logits" in outputs
     logits = outputs["prediction_logits" if both else "logits"] if inputs.get("mlm_weight", 1.0) else None
     if logits is not None:
-        wanted = labels[labels != IGNORED]
-        logits = logits if logits.dim() == 2 else logits[labels != IGNORED]
+        wanted = labels[predicted]
+        logits = logits if logits.dim() == 2 else logits[predicted]
         items = inputs.get("num_items_in_batch")
         loss = outputs["mlm_loss" if both else "loss"]
-        values["mlm_loss"] = loss.detach().to(exact) * (count if items is None else items)
+        total = loss.detach().to(exact) * (count if items is None else items)
+        if weights is None:
+            values["mlm_loss"] = total
+        else:
+            values["bound_loss"], values["bound_count"] = total, count
         values["mlm_right"] = (logits.argmax(-1) == wanted).sum()
-        values["mlm_count"] = count
+        values["mlm_count"] = predicted.sum()
     order = inputs.get("sentence_order_label")
     if both and order is not None:
         sop = _loss_right_count(outputs["sop_logits"].detach(), order).sum(dim=0)
@@ -179,9 +192,15 @@ def sums_of(inputs: Mapping[str, Any], outputs: Any) -> torch.Tensor:
 
 
 def means(sums: torch.Tensor | np.ndarray) -> dict[str, float]:
-    """Compute the loss and accuracy of the trained objectives from the result of `sums_of`."""
-    totals = dict(zip(_SUMS, sums.tolist(), strict=False))
+    """Compute the loss and accuracy of the trained objectives from the result of `sums_of`.
+
+    With weighted labels, the loss is the bound of masked diffusion, in nats for each label.
+    """
+    totals = defaultdict(float, zip(_SUMS, sums.tolist(), strict=False))
     found: dict[str, float] = {}
+    if bounded := totals["bound_count"]:
+        mlm_accuracy = totals["mlm_right"] / max(totals["mlm_count"], 1)
+        return {"bound": totals["bound_loss"] / bounded, "mlm_accuracy": mlm_accuracy}
     for name in ("mlm", "sop"):
         if count := totals[f"{name}_count"]:
             found |= {

@@ -1,7 +1,8 @@
 """The collator of pretraining, which swaps segments and masks tokens.
 
 The model predicts masked tokens (masked language modelling, Devlin et al., 2019), and whether the two segments of a
-window are swapped, as half of them are (sentence order prediction, Lan et al., 2020).
+window are swapped, as half of them are (sentence order prediction, Lan et al., 2020). In masked diffusion (Sahoo et
+al., 2024), each window is masked at its own rate.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ...modeling.label_checks import IGNORED
+from ..diffusion_masking import antithetic_rates, mask_at_rate, mask_share
 from .objective_arguments import Objectives
 
 
@@ -43,6 +45,7 @@ class PretrainingCollator:
         self.cls, self.sep, self.pad, self.mask = ids.values()
         self.vocab_size = len(tokenizer)
         self.continues = continuing_tokens(tokenizer) if self.objectives.whole_word_mask else None
+        self.masked = {"mlm": self._mask_tokens, "diffusion": self._mask_at_rates}[self.objectives.objective]
 
     def __call__(self, packs: Sequence[Any]) -> dict[str, Any]:
         """Build a batch from packs.
@@ -53,6 +56,8 @@ class PretrainingCollator:
         Returns:
             `input_ids`, `attention_mask` and `labels` (B, S). For sentence order, also `token_type_ids` (B, S),
             `sentence_order_label` (B,), which is 1 for swapped segments and -100 for a single segment, and the weights.
+            For diffusion, all tokens but [CLS] have labels, and `label_weights` (B, S) are one over the masking rate at
+            masked tokens and 0 elsewhere. An item with the key "share" has this share of its tokens masked.
 
         Raises:
             ValueError: If an item has no windows.
@@ -64,6 +69,7 @@ class PretrainingCollator:
             )
         rows: list[np.ndarray] = []
         labels: list[np.ndarray] = []
+        weights: list[np.ndarray] = []
         seconds, orders = [], []
         for pack in packs:
             rng = np.random.default_rng(pack["seed"])
@@ -73,15 +79,16 @@ class PretrainingCollator:
                 rows.append(row)
                 seconds.append(second)
             orders += [int(swap) if w["cut"] else IGNORED for w, swap in zip(pack["windows"], swapped, strict=True)]
-            paired = np.array([window["cut"] > 0 for window in pack["windows"]])
-            labels += self._mask_tokens(
-                rows[-len(joined) :], paired, rng, self.objectives.probability(pack["progress"])
-            )
+            masked = self.masked(rows[-len(joined) :], pack, rng)
+            labels += masked[0]
+            weights += masked[1]
         batch: dict[str, Any] = {
             "input_ids": _padded(rows, self.pad),
             "attention_mask": _padded([np.ones_like(row) for row in rows], 0),
             "labels": _padded(labels, IGNORED),
         }
+        if weights:
+            batch["label_weights"] = _padded(weights, 0)
         if self.objectives.sop_weight:
             types = [
                 (np.arange(len(row)) >= second).astype(row.dtype) for row, second in zip(rows, seconds, strict=True)
@@ -103,20 +110,35 @@ class PretrainingCollator:
         first, second = (ids[cut:], ids[:cut]) if swap else (ids[:cut], ids[cut:])
         return np.concatenate([[self.cls], first, [self.sep], second, [self.sep]]), len(first) + 2
 
+    def _mask_at_rates(
+        self, rows: list[np.ndarray], pack: Any, rng: np.random.Generator
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Mask each row in place at its own rate, and return the labels and their weights."""
+        shares = [pack["share"]] * len(rows) if "share" in pack else antithetic_rates(len(rows), rng)
+        mask = mask_share if "share" in pack else mask_at_rate
+        labels, weights = [], []
+        for row, share in zip(rows, shares, strict=True):
+            # The model also learns where a text ends, by [SEP].
+            maskable = np.arange(len(row)) > 0
+            labels.append(np.where(maskable, row, IGNORED))
+            row[:], weight = mask(row, maskable, float(share), self.mask, rng)
+            weights.append(weight)
+        return labels, weights
+
     def _mask_tokens(
-        self, rows: list[np.ndarray], paired: np.ndarray, rng: np.random.Generator, probability: float
-    ) -> list[np.ndarray]:
-        """Mask tokens of the rows in place, and return the labels."""
+        self, rows: list[np.ndarray], pack: Any, rng: np.random.Generator
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Mask tokens of the rows in place, and return the labels, without weights."""
         ids = np.concatenate(rows)
         labels = np.full_like(ids, IGNORED)
         ends = np.cumsum([len(row) for row in rows])
         if not self.objectives.mlm_weight:
             # `Trainer` weights the parts of a step by their number of labels, so each pair of segments gets one.
             starts = ends - [len(row) for row in rows]
-            labels[starts[paired]] = self.cls
-            return np.split(labels, ends[:-1])
+            labels[starts[[window["cut"] > 0 for window in pack["windows"]]]] = self.cls
+            return np.split(labels, ends[:-1]), []
         special = (ids == self.cls) | (ids == self.sep)
-        chosen = rng.random(len(ids)) < probability
+        chosen = rng.random(len(ids)) < self.objectives.probability(pack["progress"])
         if self.continues is not None:
             # The first token of a word decides for all its tokens. Each special token is a separate word.
             words = np.cumsum(~self.continues[ids] | special | np.roll(special, 1))
@@ -129,13 +151,13 @@ class PretrainingCollator:
         ids = np.where(chosen & (uniform >= 0.9), replaced, ids)
         for row, hidden in zip(rows, np.split(ids, ends[:-1]), strict=True):
             row[:] = hidden
-        return np.split(labels, ends[:-1])
+        return np.split(labels, ends[:-1]), []
 
 
 def _padded(rows: Sequence[np.ndarray], value: int) -> torch.Tensor:
-    """Stack rows to (B, S), padded with `value`."""
+    """Stack rows of one dtype to (B, S), padded with `value`."""
     lengths = np.array([len(row) for row in rows])
-    filled = np.full((len(rows), lengths.max()), value, dtype=np.int64)
+    filled = np.full((len(rows), lengths.max()), value, dtype=rows[0].dtype)
     filled[np.arange(filled.shape[1]) < lengths[:, None]] = np.concatenate(rows)
     return torch.from_numpy(filled)
 

@@ -25,8 +25,10 @@ from ..hub_trainer import HubTrainer
 from ..interruptions import GracefulStop
 from ..tensor_parallel import divided, tensor_parallel_size
 from .arguments import check_libraries
+from .diffusion_bound import BoundWindows
 from .folder import check_folder, check_windows, finished_steps, prepare_folder, progress_of, run_lock
 from .new_model import load_converted_model, make_tokenizer, new_model
+from .objective_kinds import KINDS
 from .objectives import PretrainingCollator
 from .report import plot_losses, write_card
 from .run import Pretraining
@@ -155,14 +157,16 @@ def prepare_packs(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBa
     return train
 
 
-def evaluation_set(run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBase) -> EvaluationWindows:
+def evaluation_set(
+    run: Pretraining, texts: Any, tokenizer: PreTrainedTokenizerBase
+) -> EvaluationWindows | BoundWindows:
     """Build the windows to evaluate on, which always have the same masks."""
     if run.corpus.streaming:
         from datasets import Dataset
 
         texts = Dataset.from_list(list(texts))
     windows = windows_of(texts, tokenizer, run.model.max_length, bool(run.objectives.sop_weight), run.corpus.num_proc)
-    return EvaluationWindows(windows, run.args.seed)
+    return KINDS[run.objectives.objective].windows(windows, texts, run.args.seed)
 
 
 def load_finished(run: Pretraining, trainer: HubTrainer) -> None:

@@ -25,8 +25,10 @@ from ..hardware import product_speed
 from ..hub_trainer import HubTrainer
 from ..optimizer import MuonWithAdamW
 from ..tensor_parallel import TensorParallelCheckpoints, tensor_parallel_size
+from .diffusion_bound import BoundWindows
 from .ema import ExponentialMovingAverage
-from .objective_metrics import ObjectiveMetrics, compact_logits, objective_means
+from .objective_kinds import KINDS
+from .objective_metrics import ObjectiveMetrics
 from .objectives import PretrainingCollator
 from .run import Pretraining, PretrainingArguments
 
@@ -43,7 +45,7 @@ def make_trainer(
     tokenizer: PreTrainedTokenizerBase,
     collator: PretrainingCollator,
     train: PackedWindows | PackedStream,
-    held_out: EvaluationWindows | None,
+    held_out: EvaluationWindows | BoundWindows | None,
 ) -> HubTrainer:
     """Build the `Trainer` of a run.
 
@@ -81,6 +83,9 @@ def make_trainer(
     if args.ddp_find_unused_parameters is None:
         # The search for unused weights takes time. Only the head for masked tokens can be unused, without that loss.
         args.ddp_find_unused_parameters = not run.objectives.mlm_weight
+    kind = KINDS[run.objectives.objective]
+    if kind.label_names is not None:
+        args.label_names = kind.label_names
     metrics = ObjectiveMetrics(
         operations_per_token(model, run),
         args.world_size * product_speed(torch.bfloat16 if args.bf16 else torch.float32),
@@ -92,8 +97,8 @@ def make_trainer(
         eval_dataset=held_out,
         data_collator=collator,
         processing_class=tokenizer,
-        compute_metrics=objective_means,
-        preprocess_logits_for_metrics=compact_logits,
+        compute_metrics=kind.metrics(held_out),
+        preprocess_logits_for_metrics=kind.sums,
         callbacks=checkpoint_callbacks(run, checkpoint),
         optimizer_cls_and_kwargs=muon(model, args) if args.muon else None,
     )
@@ -128,11 +133,8 @@ def resolve_intervals(args: PretrainingArguments, steps: int) -> None:
 
 def columns(run: Pretraining) -> list[str]:
     """Return the logged values that the console shows as columns."""
-    objectives = [
-        name for name, weight in (("mlm", run.objectives.mlm_weight), ("sop", run.objectives.sop_weight)) if weight
-    ]
-    trained = ["loss", *(f"{name}_accuracy" for name in objectives)]
-    evaluated = [f"eval_{name}" for name in trained] if run.args.eval_strategy != "no" else []
+    trained, evaluated = KINDS[run.objectives.objective].columns(run.objectives)
+    evaluated = [f"eval_{name}" for name in evaluated] if run.args.eval_strategy != "no" else []
     return [*trained, *evaluated, "tokens_per_second"]
 
 
@@ -169,7 +171,5 @@ def operations_per_token(model: PreTrainedModel, run: Pretraining) -> float:
     first = [weight for name, weight in model.named_parameters() if ".layers.0." in name]
     inside = config.num_hidden_layers * sum(weight.numel() for weight in first if weight.ndim == 2)
     attention = config.num_hidden_layers * config.hidden_size * run.model.max_length
-    vocabulary = (
-        config.vocab_size * config.prediction_dim * run.objectives.mlm_probability * bool(run.objectives.mlm_weight)
-    )
+    vocabulary = config.vocab_size * config.prediction_dim * run.objectives.masked_share
     return 6 * (inside + attention + vocabulary)

@@ -1,0 +1,110 @@
+"""What depends on the objective of pretraining: how the model is evaluated, what is logged, and what the card says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import EvalPrediction
+
+from ...data.corpus import texts_of
+from ...data.packs import EvaluationWindows
+from .diffusion_bound import BoundWindows, bound_metrics, bound_sums
+from .objective_arguments import Objectives
+from .objective_metrics import compact_logits, objective_means
+
+
+@dataclass(frozen=True)
+class ObjectiveKind:
+    """What depends on the objective.
+
+    Attributes:
+        windows: Builds the evaluation dataset from windows, their texts (a dataset with a column "text") and a seed.
+        label_names: The inputs that `sums` takes as labels. None leaves the choice to `Trainer`.
+        sums: The `preprocess_logits_for_metrics` of `Trainer`.
+        metrics: Builds the `compute_metrics` of `Trainer` from the evaluation dataset.
+        columns: Returns the logged values that the console shows for training, and for evaluation.
+        learned: Returns what the model learns to predict, for the card.
+        hyperparameters: Returns the hyperparameters for the card.
+        limit: What the model must not be used for.
+        remarks: What the results on the card mean.
+    """
+
+    windows: Callable[[Any, Any, int], Any]
+    label_names: list[str] | None
+    sums: Callable[[Any, Any], torch.Tensor]
+    metrics: Callable[[Any], Callable[[EvalPrediction], dict[str, float]] | None]
+    columns: Callable[[Objectives], tuple[list[str], list[str]]]
+    learned: Callable[[Objectives], str]
+    hyperparameters: Callable[[Objectives], Mapping[str, str]]
+    limit: str = "Only pretrained; fine-tune it for a task before use."
+    remarks: str | None = None
+
+
+def _mlm_columns(objectives: Objectives) -> tuple[list[str], list[str]]:
+    weights = (("mlm", objectives.mlm_weight), ("sop", objectives.sop_weight))
+    names = ["loss", *(f"{name}_accuracy" for name, weight in weights if weight)]
+    return names, names
+
+
+def _mlm_learned(objectives: Objectives) -> str:
+    weights = (("masked tokens", objectives.mlm_weight), ("the order of two segments", objectives.sop_weight))
+    return f"to predict {' and '.join(name for name, weight in weights if weight)}."
+
+
+def _mlm_hyperparameters(objectives: Objectives) -> dict[str, str]:
+    return {
+        "share of masked tokens": _share_of_masks(objectives),
+        "weights of masked tokens, of order": f"{objectives.mlm_weight:g}, {objectives.sop_weight:g}",
+    }
+
+
+def _share_of_masks(objectives: Objectives) -> str:
+    if not objectives.mlm_weight:
+        return "none"
+    of = "of whole words" if objectives.whole_word_mask else "of tokens"
+    if objectives.mlm_schedule == "constant":
+        return f"{objectives.mlm_probability:g} {of}"
+    return f"{objectives.mlm_probability:g} to {objectives.final_mlm_probability:g} {of}, {objectives.mlm_schedule}"
+
+
+def _bound_windows(windows: Any, texts: Any, seed: int) -> BoundWindows:
+    batches = texts.select_columns(["text"]).iter(1000)
+    return BoundWindows(windows, sum(len(text.encode()) for batch in batches for text in texts_of(batch)), seed)
+
+
+KINDS = {
+    "mlm": ObjectiveKind(
+        windows=lambda windows, texts, seed: EvaluationWindows(windows, seed),
+        label_names=None,
+        sums=compact_logits,
+        metrics=lambda data: objective_means,
+        columns=_mlm_columns,
+        learned=_mlm_learned,
+        hyperparameters=_mlm_hyperparameters,
+    ),
+    "diffusion": ObjectiveKind(
+        windows=_bound_windows,
+        label_names=["labels", "label_weights"],
+        sums=bound_sums,
+        metrics=bound_metrics,
+        columns=lambda objectives: (["bound", "mlm_accuracy"], ["bound", "bits_per_byte"]),
+        learned=lambda objectives: (
+            "to predict masked tokens at every masking rate (masked diffusion, Sahoo et al., 2024). The model can "
+            "therefore write: it starts from masks and replaces them in several steps."
+        ),
+        hyperparameters=lambda objectives: {
+            "share of masked tokens": "uniform from 0 to 1, for each text",
+            "weights of masked tokens": "one over their share",
+        },
+        limit="Only pretrained: it continues and completes texts; fine-tune it for any other task before use.",
+        remarks=(
+            "`bound` is an upper bound on the negative log-likelihood in nats per token. It counts the tokens of the "
+            "text, and one for the end of each window. `bits_per_byte` is the same bound in bits per byte of the texts "
+            "in UTF-8. `mlm_accuracy` is the share of masked tokens that the model predicts, over all masking rates, "
+            "and `loss_at_rate_0.05` is the mean cross entropy of masked tokens in nats at masking rates from 0 to 0.1."
+        ),
+    ),
+}
