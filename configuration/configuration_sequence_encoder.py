@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.utils import logging
 
-from ..saving.calibration_files import without_registered_pipelines
 from ..saving.loading import SafeConfigLoadingMixin, check_fields
+from ..saving.registered_pipelines import without_registered_pipelines
 from ..saving.saving import AutoMapSavingMixin
 from .architecture_checks import check_architecture, check_layer_types, check_number_of_weights, check_position_fields
 from .layer_groups import group_of_each_layer

@@ -204,7 +204,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         check_needed(needed, shape)
         if self.position_bias is not None:
             check_takes_bias(self.config._attn_implementation)
-        if input_ids is not None:
+        if input_ids is not None and kwargs.get("cu_seq_lens_q") is None:
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
         return shape
 

@@ -13,9 +13,9 @@ from transformers.utils import logging
 from transformers.utils.output_capturing import OutputRecorder
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
-from ..saving.calibration_files import name_calibrated_pipeline
 from ..saving.loading import SafeModelLoadingMixin
 from ..saving.module_list import MODULE_LIST
+from ..saving.registered_pipelines import name_registered_pipeline
 from ..saving.saving import ModelSavingMixin
 from .attention.self_attention import SelfAttention
 from .calibration import Calibration, calibration_of, read_calibration
@@ -117,7 +117,7 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             plain.save_pretrained(folder)
         if (calibration := calibration_of(self)) is not None:
             calibration.write(folder)
-        name_calibrated_pipeline(folder, type(self).__name__)
+        name_registered_pipeline(folder, type(self).__name__)
         recipe = recipe_of(self) if self._saves_recipe else None
         if recipe is not None:
             write_recipe(folder, recipe, self.config.hidden_size)

@@ -15,16 +15,6 @@ from .auto_classes import AUTO_CLASSES
 MODELING = "modeling_sequence_encoder"
 # Each file imports only files before it.
 BUNDLE_FILES = ("saving_sequence_encoder.py", "configuration_sequence_encoder.py", f"{MODELING}.py")
-INFILLING_PIPELINE = "InfillingPipeline"
-# The task, the class of the pipeline, and the Auto class, by the class of the model.
-_PIPELINES = {
-    "SequenceEncoderForQuestionAnswering": (
-        "question-answering",
-        "QuestionAnsweringPipeline",
-        "AutoModelForQuestionAnswering",
-    ),
-    "SequenceEncoderForMaskedLM": ("infilling", INFILLING_PIPELINE, "AutoModelForMaskedLM"),
-}
 # Part of the docstring of each file, which distinguishes it from a user's file.
 MARK = "Merged from the sources of the Python package sequence-encoder, where changes belong."
 
@@ -53,12 +43,10 @@ def custom_pipelines(model_class: str | None, given: dict[str, Any]) -> dict[str
         model_class: The name of the class of the saved model.
         given: The current `custom_pipelines`. Entries for other tasks are kept.
     """
-    ours = {}
-    if model_class in _PIPELINES:
-        task, pipeline, auto_class = _PIPELINES[model_class]
-        ours[task] = {"impl": f"{MODELING}.{pipeline}", "pt": [auto_class], "type": "text"}
-    tasks = [task for task, _, _ in _PIPELINES.values()]
-    return {**{task: entry for task, entry in given.items() if task not in tasks}, **ours}
+    implementation = f"{MODELING}.QuestionAnsweringPipeline"
+    ours = {"question-answering": {"impl": implementation, "pt": ["AutoModelForQuestionAnswering"], "type": "text"}}
+    others = {task: pipeline for task, pipeline in given.items() if task not in ours}
+    return {**others, **(ours if model_class == "SequenceEncoderForQuestionAnswering" else {})}
 
 
 def write_code(folder: Path) -> None:

@@ -15,9 +15,10 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.utils import PushToHubMixin, logging
 
 from .auto_classes import AUTO_CLASSES, is_package_class
-from .calibration_files import CALIBRATION_FILES, without_registered_pipelines
+from .calibration_files import CALIBRATION_FILES
 from .code_bundle import auto_map, custom_pipelines, write_code
 from .finite_weights import find_non_finite, summarize_names
+from .registered_pipelines import without_registered_pipelines
 from .staged_files import files_in, staged
 
 logger = logging.get_logger(__name__)

@@ -214,7 +214,7 @@ def test_saved_code_imports_only_torch_transformers_and_their_dependencies(saved
     names = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in required if "extra ==" not in line}
     others = imported - set(sys.stdlib_module_names) - {"torch", "transformers"}
     assert others <= names
-    assert others <= {"huggingface_hub", "safetensors", "tokenizers"}
+    assert others <= {"huggingface_hub", "numpy", "safetensors", "tokenizers"}
 
 
 def test_the_configuration_maps_every_auto_class(saved: Path) -> None:

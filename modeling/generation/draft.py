@@ -84,7 +84,7 @@ class Draft:
             self.confidence = torch.cat([self.confidence, torch.zeros(added)])
             self.remaining -= added
         masks = int(self.masked().sum())
-        self._planned = self.steps_left = masks if self.steps is None else min(masks, self.steps)
+        self._planned = self.steps_left = masks if self.steps is None or not masks else self.steps
 
     def masked(self) -> torch.Tensor:
         """Return which tokens (L,) are masks."""
@@ -130,9 +130,17 @@ class Draft:
         """Drop what follows the first token that ends the text."""
         ends = torch.isin(self.ids[self.prompt_length :], self.ends).nonzero()
         if len(ends):
-            length = self.prompt_length + int(ends[0]) + 1
-            self.ids, self.writable, self.confidence = (x[:length] for x in (self.ids, self.writable, self.confidence))
+            self._keep(slice(self.prompt_length + int(ends[0]) + 1))
             self.remaining = 0
+
+    def drop(self, token: int | None) -> None:
+        """Remove a token from what was written after the prompt."""
+        kept = self.ids != token if token is not None else torch.ones_like(self.writable)
+        kept[: self.prompt_length] = True
+        self._keep(kept)
+
+    def _keep(self, kept: torch.Tensor | slice) -> None:
+        self.ids, self.writable, self.confidence = self.ids[kept], self.writable[kept], self.confidence[kept]
 
     def _mask_again(self, share: float) -> None:
         """Mask the written tokens of this block again that were the least probable (Wang et al., 2025, ReMDM-conf).

@@ -95,7 +95,9 @@ class MaskedGenerationMixin(GenerationMixin):
                 - `guidance_scale`: Classifier-free guidance by the prompt; 1 disables it. It doubles the computation.
                 - `do_sample`, `temperature`, `top_k`, `top_p`, `repetition_penalty`, `num_return_sequences`: As in
                   transformers.
-                - `eos_token_id`: Tokens that end a continuation; by default the separator and [PAD].
+                - `eos_token_id`: Tokens that end a continuation; by default the separator.
+                - `fill_token_id`: The token that a model writes where it leaves a mask empty, as one does that has
+                  learned from `adapt --task infilling`. A continuation is returned without it.
                 - `seed`: Makes random choices repeatable, whatever the other texts of the batch are; by default they
                   depend on torch's global seed.
 
@@ -132,6 +134,8 @@ class MaskedGenerationMixin(GenerationMixin):
         constraints = _constraints(allowed_tokens, banned, shifts, cast(Any, self).config.vocab_size)
         drafts = self.write_drafts(texts, chosen, constraints, logits_processor, streamer)
         copies = chosen.num_return_sequences
+        for draft in drafts:
+            draft.drop(chosen.fill_token_id)
         rows = [(skipped[index // copies], int(added[index // copies]), draft) for index, draft in enumerate(drafts)]
         sequences = _padded([(left, draft.ids[first:]) for left, first, draft in rows], self._pad(chosen))
         if return_dict_in_generate is None:
@@ -198,10 +202,10 @@ class MaskedGenerationMixin(GenerationMixin):
             raise ValueError("Writing needs a mask token, but mask_token_id is None in the configuration of the model.")
         new = options.max_new_tokens or 0
         limit = config.max_position_embeddings if config.position_embedding == "learned" else None
-        pad = self._pad(options)
-        ends = options.ends or [token for token in (config.sep_token_id, pad) if token is not None]
-        never = {mask, config.cls_token_id, config.bos_token_id, config.sep_token_id, *ends}
-        never_written = [token for token in never if token is not None and token not in (*ends, pad)]
+        fill = options.fill_token_id
+        ends = options.ends or [token for token in (config.sep_token_id,) if token is not None]
+        special = {mask, config.pad_token_id, config.cls_token_id, config.bos_token_id, config.sep_token_id}
+        never_written = [token for token in special if token is not None and token not in (*ends, fill)]
         seed = int(torch.randint(2**62, ())) if options.seed is None else options.seed
         drafts = []
         for row, (text, given, places) in enumerate(zip(texts, constraints, empty, strict=True)):
@@ -214,10 +218,10 @@ class MaskedGenerationMixin(GenerationMixin):
                     f"Text {row} has {len(text)} tokens and max_new_tokens={new}, but the model has only {limit} "
                     f"positions (max_position_embeddings)."
                 )
-            others = [token for token in ends if token != pad]
-            fixed: list[Constraint] = [EndTokens(others, len(text)), EndTokens([pad], len(text), places), *given]
-            if never_written:
-                fixed.append(BannedTokens(never_written, config.vocab_size))
+            fixed: list[Constraint] = [BannedTokens(never_written, config.vocab_size), *given]
+            fixed.append(EndTokens([token for token in ends if token != fill], len(text)))
+            if fill is not None:
+                fixed.append(EndTokens([fill], len(text), places))
             for repeat in range(options.num_return_sequences):
                 number = row * options.num_return_sequences + repeat
                 draft = Draft(

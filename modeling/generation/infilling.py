@@ -113,7 +113,7 @@ class _Filler:
         texts = token_texts(tokenizer)
         writing = texts.split or texts.whole
         # What the model writes at masks that it leaves empty, if it has learned to.
-        self.empty: int | None = getattr(model.generation_config, "fill_token_id", None)
+        self.empty = options.fill_token_id
         size = model.config.vocab_size
         self.banned = sorted(set(range(size)) - set(writing.tokens.tolist()) - {self.empty})
         self.always: list[Constraint] = [BannedTokens(self.banned, size)] if self.banned else []

@@ -43,6 +43,7 @@ class UnmaskingOptions:
     num_return_sequences: int = 1
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
+    fill_token_id: int | None = None
     seed: int | None = None
 
     @classmethod
