@@ -33,7 +33,7 @@ def texts_of(sequences: torch.Tensor) -> list[str]:
 
 @pytest.mark.parametrize("do_sample", [False, True])
 @pytest.mark.parametrize(
-    ("unmasking", "block_length"), [*((rule, None) for rule in UNMASKING), ("confidence", 3), ("margin", 4)]
+    ("unmasking", "block_length"), [*((rule, None) for rule in UNMASKING), ("confidence", 3), ("confidence", 6)]
 )
 def test_continuations_are_sentences_of_the_grammar(
     model: SequenceEncoderForMaskedLM, unmasking: str, do_sample: bool, block_length: int | None

@@ -39,6 +39,19 @@ class UnmaskingOutput(ModelOutput):
 class MaskedGenerationMixin(GenerationMixin):
     """Mixin that fills masks and continues texts, as masked diffusion models do (Sahoo et al., 2024)."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._keep_own_options()
+
+    def adjust_generation_fn(self, *args: Any, **kwargs: Any) -> None:
+        """Load the generation configuration of a folder."""
+        cast(Any, super()).adjust_generation_fn(*args, **kwargs)
+        self._keep_own_options()
+
+    def _keep_own_options(self) -> None:
+        # Transformers drops options that it does not know if the configuration of the model is their source.
+        self.generation_config._from_model_config = False
+
     @torch.no_grad()
     def generate(
         self,

@@ -83,6 +83,8 @@ class InfillingMixin:
         Raises:
             ValueError: If an argument is not allowed, a text has no gap, or it is too long for the model.
         """
+        if isinstance(bad_words, str):
+            raise ValueError(f"bad_words must be a list of words, got {bad_words!r}.")
         if tokenizer.mask_token is None:
             raise ValueError("tokenizer has no mask token, which marks gaps.")
         defaults = cast(Any, self).generation_config
@@ -143,7 +145,7 @@ class _Filler:
             for template in templates
         ]
         options = replace(self.options, num_return_sequences=1)
-        for number in range(max(len(template.gaps) for template in templates)):
+        for number in range(max((len(template.gaps) for template in templates), default=0)):
             tried: list[tuple[int, list[int]]] = []
             for row, template in enumerate(templates):
                 if number < len(template.gaps) and template.gaps[number].least < template.gaps[number].most:

@@ -50,8 +50,8 @@ class Template:
             raise ValueError(f"The text {text!r} has no gap; mark gaps with {mask_token}.")
         gaps, pieces, end = [], [], 0
         for match in found:
-            least = int(match[1] or 1)
-            most = int(match[2] or least)
+            least = 1 if match[1] is None else int(match[1])
+            most = least if match[2] is None else int(match[2])
             if not 1 <= least <= most:
                 raise ValueError(f"The gap {match[0]} must have at least one token, and its numbers must ascend.")
             before = text[end : match.start()]

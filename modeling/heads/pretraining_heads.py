@@ -6,6 +6,7 @@ Shapes: B batch, S sequence, D hidden, V vocabulary.
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 from transformers.utils.import_utils import is_tracing
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ...saving.custom_generate import write_custom_generate
 from ..checks import batch_shape
 from ..cpu.dropout import Dropout
 from ..forward_options import ForwardOptions
@@ -108,6 +110,10 @@ class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, _Vocabul
     def __init__(self, config: SequenceEncoderConfig) -> None:
         super().__init__(config, add_pooling_layer=False)
         self.post_init()
+
+    def _write_beside(self, folder: Path, there: Path) -> None:
+        super()._write_beside(folder, there)
+        write_custom_generate(folder)
 
     @can_return_tuple
     def forward(

@@ -1,0 +1,147 @@
+"""Filling gaps: lengths, patterns, banned words, and the pipelines, with a model that has learned a grammar."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import pipeline
+
+from sequence_encoder import SequenceEncoderForMaskedLM
+from sequence_encoder.inference import InfillingPipeline
+from sequence_encoder.tests.grammar_models import PAD, SENTENCES, grammar_model, grammar_tokenizer
+
+TOKENIZER = grammar_tokenizer()
+
+
+@pytest.fixture(params=[True, False], ids=["empty masks", "tried lengths"])
+def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> SequenceEncoderForMaskedLM:
+    """Return the model, which leaves surplus masks empty, or has each length tried."""
+    model = grammar_model()
+    monkeypatch.setattr(model.generation_config, "fill_token_id", PAD if request.param else None)
+    return model
+
+
+def spaced(text: str) -> str:
+    """Return a text as the grammar writes it, with a space before the full stop."""
+    return re.sub(r" *\.$", " .", text)
+
+
+def test_gaps_of_given_lengths_are_filled_in_place(model: SequenceEncoderForMaskedLM) -> None:
+    texts = ["One  [MASK] cat [MASK]{2}.", "two RED [MASK]{2} walk.", "[MASK] small [MASK]{4}."]
+    found = model.infill(texts, TOKENIZER)
+    for text, result in zip(texts, found, strict=True):
+        pieces = re.split(r"\[MASK\](?:{\d})?", text)
+        assert result.text == pieces[0] + "".join(f + p for f, p in zip(result.fills, pieces[1:], strict=True))
+        assert " ".join(spaced(result.text.lower()).split()) in SENTENCES
+        assert 0 < result.score <= 1
+    assert found[1] == model.infill(texts[1], TOKENIZER)
+    assert model.infill([], TOKENIZER) == []
+
+
+def test_the_model_chooses_the_length_of_a_gap(model: SequenceEncoderForMaskedLM) -> None:
+    texts = ["two [MASK]{2,4} walk.", "one [MASK]{2,3} sleeps.", "one [MASK]{1,2} cat walks."]
+    for result in model.infill(texts, TOKENIZER):
+        assert spaced(result.text) in SENTENCES
+        assert "[PAD]" not in result.text
+
+
+def test_a_pattern_holds_for_each_gap(model: SequenceEncoderForMaskedLM) -> None:
+    found = model.infill("two [MASK]{1,5} walk.", TOKENIZER, gap_regex="small (red|blue) cats")
+    assert re.fullmatch("small (red|blue) cats", found.fills[0])
+    found = model.infill(["one [MASK] dog [MASK]{2}."], TOKENIZER, gap_regex=[None, "walk(s|ing)"])
+    assert found[0].fills[1] == "walks"
+    for pattern, message in (
+        ("green cats?", "matches the pattern 'green cats"),
+        ("(", "cannot be compiled"),
+        (["red"], "one pattern for each of 2 gaps, got 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.infill("one [MASK] [MASK]{1,2} walks.", TOKENIZER, gap_regex=pattern)
+
+
+def test_banned_words_are_not_written(model: SequenceEncoderForMaskedLM) -> None:
+    for seed in range(4):
+        options = {"do_sample": True, "temperature": 2.0, "seed": seed, "bad_words": ["red", "blue cat", "small"]}
+        found = model.infill("two [MASK] [MASK]{1,2} walk.", TOKENIZER, **options)
+        assert not re.search("red|blue cat|small", found.text)
+
+
+def test_a_gap_after_a_space_starts_with_a_word(model: SequenceEncoderForMaskedLM) -> None:
+    options = {"do_sample": True, "temperature": 50.0, "num_return_sequences": 20, "seed": 0}
+    found = model.infill("one red cat [MASK] walk.", TOKENIZER, **options)
+    assert len(found) == 20
+    assert all(result.fills != ["s"] for result in found)
+    inside = model.infill("two red cat[MASK] walk.", TOKENIZER)
+    assert inside.text == "two red cats walk."
+
+
+def test_pipelines_return_the_same_as_the_methods(model: SequenceEncoderForMaskedLM, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    infilling = pipeline("infilling", model=str(tmp_path))
+    assert isinstance(infilling, InfillingPipeline)
+    texts = ["two [MASK]{2,4} walk.", "one [MASK] cat walks."]
+    expected = model.infill(texts, TOKENIZER)
+    assert infilling(texts) == [{"sequence": r.text, "fills": r.fills, "score": r.score} for r in expected]
+    assert infilling(texts[0]) == infilling(texts)[0]
+    several = infilling(texts, do_sample=True, num_return_sequences=3, seed=1)
+    assert [len(results) for results in several] == [3, 3]
+    assert pipeline("infilling", model=str(tmp_path), bad_words=["red"])("one [MASK] cat walks.")["fills"] == ["blue"]
+    writing = pipeline("text-generation", model=str(tmp_path))
+    [first], [second] = writing(["two small", "one"], max_new_tokens=9, do_sample=False, batch_size=2)
+    assert first["generated_text"].startswith("two small")
+    assert second["generated_text"].startswith("one")
+
+
+WITHOUT_PACKAGE = """
+import json
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+folder = sys.argv[1]
+model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+ids = tokenizer("one small", return_tensors="pt").input_ids
+custom = {"custom_generate": folder, "trust_remote_code": True}
+print(json.dumps({
+    "infill": model.infill("two [MASK]{2,4} walk.", tokenizer, gap_regex="small .*").text,
+    "pipeline": pipeline("infilling", model=folder, trust_remote_code=True)("two [MASK]{2,4} walk.")["sequence"],
+    "generate": model.generate(ids, max_new_tokens=9).tolist(),
+    "custom": model.generate(ids, max_new_tokens=9, **custom).tolist(),
+}))
+"""
+
+
+def test_a_saved_folder_writes_the_same_without_the_package(
+    model: SequenceEncoderForMaskedLM, without_package: Callable[..., Any], tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    found = without_package(WITHOUT_PACKAGE, tmp_path)
+    expected = model.generate(TOKENIZER("one small", return_tensors="pt").input_ids, max_new_tokens=9).tolist()
+    assert found == {
+        "infill": model.infill("two [MASK]{2,4} walk.", TOKENIZER, gap_regex="small .*").text,
+        "pipeline": model.infill("two [MASK]{2,4} walk.", TOKENIZER).text,
+        "generate": expected,
+        "custom": expected,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("no gap", {}, r"'no gap' has no gap; mark gaps with \[MASK\]"),
+        ("[MASK]{0}", {}, r"The gap \[MASK\]\{0\} must have at least one token"),
+        ("[MASK]{3,2}", {}, "its numbers must ascend"),
+        ("one [MASK]{40}", {}, "but the model has only 32 positions"),
+        ("[MASK]", {"max_new_tokens": 3}, "infill has no argument max_new_tokens"),
+        ("[MASK]", {"colour": "red"}, "infill has no argument colour"),
+        ("[MASK]", {"steps": 0}, "steps must be an integer at least 1"),
+        ("[MASK]", {"bad_words": "red"}, "bad_words must be a list of words, got 'red'"),
+    ],
+)
+def test_bad_arguments_are_refused(text: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        grammar_model().infill(text, TOKENIZER, **options)
