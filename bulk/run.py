@@ -20,7 +20,7 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from ..command_line import UsageError
-from ..command_line.console import hide_progress_bars
+from ..command_line.progress_bars import hide_progress_bars
 from ..saving.scratch_folders import scratch_folder
 from ..saving.whole_folders import write_atomically
 from .folder import OutputFolder, settings_of

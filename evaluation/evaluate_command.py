@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..command_line import UsageError
-from ..command_line.console import hide_progress_bars
+from ..command_line.progress_bars import hide_progress_bars
 from ..conversion.command import SAMPLES
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer, save_tokenizer

@@ -19,7 +19,8 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer_utils import SaveStrategy
 
 from ...command_line import UsageError
-from ...command_line.console import hide_progress_bars, show_table
+from ...command_line.console import show_table
+from ...command_line.progress_bars import hide_progress_bars
 from ...evaluation.calibrate_command import add_to_card
 from ...evaluation.calibrating import CalibrationReport
 from ...saving.model_files import model_files

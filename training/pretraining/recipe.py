@@ -13,7 +13,7 @@ from typing import Any, cast
 from transformers import AutoTokenizer, IntervalStrategy, PreTrainedTokenizerBase, set_seed
 
 from ...command_line import UsageError
-from ...command_line.console import hide_progress_bars
+from ...command_line.progress_bars import hide_progress_bars
 from ...data.corpus import load_corpus, text_of
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
