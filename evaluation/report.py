@@ -12,6 +12,7 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
+from ..command_line.counts import counted
 from ..saving.whole_folders import write_atomically
 from . import charts
 from .charts import shortened
@@ -213,7 +214,7 @@ def _section(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
 
 def in_words(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
     """Say in sentences whether a file has shifted."""
-    said = [f"{each.texts:,} texts{'' if each.labelled else ' without labels'}."]
+    said = [f"{counted(each.texts, 'text')}{'' if each.labelled else ' without labels'}."]
     if is_home:
         said.append("The other files are compared with this one.")
     if (shift := each.input_shift) is not None:

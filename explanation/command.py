@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..command_line import UsageError
+from ..command_line.counts import counted
 from ..configuration import TaskAdapterConfig
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer
@@ -151,4 +152,4 @@ def _write(output: Path, found: list[Explanation], maps: Iterable[AttentionMap])
     for number, drawn in enumerate(maps):
         drawn.save(output / f"attention-{number:02}-layer-{drawn.layer}.png")
     rest = f", with pictures of the first {_PICTURES}" if len(found) > _PICTURES else ""
-    print(f"Saved {len(found):,} explanation{'s' * (len(found) != 1)} in {output}{rest}.")
+    print(f"Saved {counted(len(found), 'explanation')} in {output}{rest}.")

@@ -44,10 +44,11 @@ def expected(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kinds", [["dense", "sparse", "token"], ["token", "sparse"], ["dense"], []])
 def test_embed_writes_the_kinds_that_are_asked_for(
-    folder: Path, expected: dict[str, Any], tmp_path: Path, kinds: list[str]
+    folder: Path, expected: dict[str, Any], tmp_path: Path, kinds: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"precision": "float32", "vectors": ",".join(kinds)}
     embed_corpus(folder, folder.parent / "texts.jsonl", tmp_path, **options)
+    assert "1 bad row has no result (1 null). " in capsys.readouterr().out
     (file,) = tmp_path.glob("*.parquet")
     rows = pq.read_table(file).to_pylist()
     assert set(rows[0]) == {"id", *(COLUMNS[kind] for kind in kinds or ["dense"])}
