@@ -31,6 +31,7 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
 
     Raises:
         FileExistsError: If the folder has a report that must not be replaced.
+        OSError: If a folder cannot be written. This is checked before anything is computed.
         UsageError: If the model or the examples cannot be evaluated. Nothing is computed or written then.
     """
     output = Path(options.output_dir)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line.counts import counted
-from ..saving.whole_folders import write_atomically
+from ..saving.whole_folders import check_writable, write_atomically
 from . import charts
 from .charts import shortened
 from .findings import FileEvaluation, Findings
@@ -125,9 +125,11 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
     Raises:
         FileExistsError: If it may not.
+        OSError: If it cannot.
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another --output_dir.")
+    check_writable(folder / JSON)
     if not overwrite and (there := [name for name in (JSON, PAGE) if (folder / name).exists()]):
         raise FileExistsError(
             f"{folder} has {' and '.join(there)}; choose another --output_dir, or replace the report with --overwrite."

@@ -17,6 +17,7 @@ from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import transformer_folder
 from ..modeling import TaskAdapter
+from ..saving.whole_folders import check_writable
 from .arguments import ExplainedTexts, ExplanationArguments
 from .attention_map import AttentionMap, attention_of
 from .explaining import head_of, iter_explain, paired
@@ -41,6 +42,7 @@ def explain(texts: ExplainedTexts, options: ExplanationArguments) -> list[Explan
         The explanations.
 
     Raises:
+        OSError: If the output folder cannot be written.
         UsageError: If a file cannot be read, or the output folder must not be written.
         ValueError: If the model cannot explain the texts. Nothing is written then.
     """
@@ -128,11 +130,10 @@ def _is_adapter(folder: str) -> bool:
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
-    if not output.exists():
-        return
-    if not output.is_dir():
+    if output.exists() and not output.is_dir():
         raise UsageError(f"--output_dir {output} is a file; choose another folder.")
-    if not any(output.iterdir()):
+    check_writable(output / _DATA)
+    if not output.exists() or not any(output.iterdir()):
         return
     if not (output / _DATA).is_file():
         raise UsageError(f"--output_dir {output} contains other files; choose another folder.")

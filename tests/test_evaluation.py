@@ -236,3 +236,17 @@ def test_bad_options_are_refused(
     Path("a=b.csv").touch()
     with pytest.raises(SystemExit, match=message):
         main(["evaluate", "model", "--output_dir", "report", *options])
+
+
+@pytest.mark.parametrize(
+    "options", [["evaluate", "model", "--file", "none.csv"], ["explain", "model", "--text", "a text"]]
+)
+def test_an_output_folder_that_cannot_be_written_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("nowhere")
+    # Nobody can create folders in /proc, not even root.
+    for folder, reason in (("/proc/report", "/proc is not writable"), ("link", "link is not a folder")):
+        with pytest.raises(SystemExit, match=f"{folder}/.* cannot be written: .*{reason}"):
+            main([*options, "--output_dir", folder])
