@@ -46,6 +46,13 @@ class ExplainedTexts:
     )
     max_tokens: int = field(default=2048, metadata={"help": "Maximum number of tokens in a batch."})
     device: str | None = field(default=None, metadata=DEVICE)
+    precision: str = field(
+        default="auto",
+        metadata={
+            "help": "dtype to compute in; auto is that of the checkpoint.",
+            "choices": ["auto", "float32", "bfloat16"],
+        },
+    )
 
     def __post_init__(self) -> None:
         self.delimiter = TextFormat(self.encoding, self.delimiter).delimiter

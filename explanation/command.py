@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..command_line import UsageError
 from ..command_line.counts import counted
+from ..command_line.progress_bars import hide_model_bars
 from ..configuration import TaskAdapterConfig
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer
@@ -117,11 +118,15 @@ def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
         raise UsageError(f"--device {texts.device}: {str(error).partition(chr(10))[0]}") from error
     folder = folder_of(texts.model)  # Its error names the model.
     place = str(transformer_folder(folder))
-    model: Any = TaskAdapter.from_pretrained(place) if _is_adapter(place) else load_or_convert(texts.model)
+    with hide_model_bars():
+        model: Any = TaskAdapter.from_pretrained(place) if _is_adapter(place) else load_or_convert(texts.model)
     tokenizer = load_tokenizer(place, model)
     if tokenizer is None:
         raise UsageError(f"{texts.model} has no tokenizer.")
-    return model.to(device).eval(), tokenizer
+    model.to(device)
+    if texts.precision != "auto":
+        model.to(getattr(torch, texts.precision))
+    return model.eval(), tokenizer
 
 
 def _is_adapter(folder: str) -> bool:

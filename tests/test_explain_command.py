@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from sequence_encoder import SequenceEncoderForSequenceClassification
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.explanation import AttentionMap, explain
 from sequence_encoder.explanation.arguments import EXPLAIN, METHOD_NAMES
 from sequence_encoder.explanation.methods import METHODS
 from sequence_encoder.tests.explained_models import build
+from sequence_encoder.tests.texts import tokenizer_of
 
 
 @pytest.fixture
@@ -80,6 +83,22 @@ def test_files_of_texts_are_read(folder: Path, tmp_path: Path, capsys: Any, name
     printed = capsys.readouterr().out
     assert printed.startswith("Return the text\nfiles\n")
     assert "of 2 explanations are more faithful" in printed
+
+
+@pytest.mark.parametrize(
+    ("saved", "precision", "computed"),
+    [("float32", "bfloat16", "bfloat16"), ("bfloat16", "float32", "float32"), ("bfloat16", "auto", "bfloat16")],
+)
+def test_the_precision_is_chosen(folder: Path, capsys: Any, saved: str, precision: str, computed: str) -> None:
+    model = SequenceEncoderForSequenceClassification.from_pretrained(folder).to(getattr(torch, saved))
+    model.save_pretrained(folder)
+    capsys.readouterr()
+    main(["explain", str(folder), "--text", "Return the text", "--target", "good", "--precision", precision])
+    captured = capsys.readouterr()
+    model.to(getattr(torch, computed))
+    (expected,) = explain(model, tokenizer_of(), "Return the text", target="good")
+    assert str(expected) in captured.out
+    assert "Loading weights" not in captured.err
 
 
 @pytest.mark.parametrize(
