@@ -108,13 +108,14 @@ class ExplanationArguments:
         default=None, metadata={"help": "File of training examples, of which the nearest are shown for each text."}
     )
     label_column: str = field(default="label", metadata={"help": "Column with the labels of --examples."})
+    nearest: int = field(default=3, metadata={"help": "Number of --examples to show for each text."})
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder to write: explanations.html, explanations.jsonl, and pictures."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace the files of earlier explanations."})
 
     def __post_init__(self) -> None:
-        check_least(self, samples=1, top_words=1, seed=0)
+        check_least(self, samples=1, top_words=1, nearest=1, seed=0)
         if self.samples is not None and self.method not in SAMPLED:
             raise UsageError(f"--samples needs --method {' or '.join(SAMPLED)}, got {self.method}.")
         if self.attention and self.output_dir is None:

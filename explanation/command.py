@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def explain(texts: ExplainedTexts, options: ExplanationArguments) -> list[Explan
     near: list[list[Neighbour]] = [[] for _ in pairs]
     if examples is not None:
         known, labels = (list(column) for column in zip(*examples, strict=True))
-        near = nearest_examples(model, tokenizer, [pair[0] for pair in pairs], known, labels)
+        asked = [pair[0] for pair in pairs]
+        near = nearest_examples(model, tokenizer, asked, known, [*map(str, labels)], count=options.nearest)
     chosen: dict[str, Any] = {
         name: getattr(options, name) for name in ("target", "method", "removal", "samples", "seed")
     }
@@ -79,7 +81,7 @@ def explain(texts: ExplainedTexts, options: ExplanationArguments) -> list[Explan
         for neighbour in neighbours:
             print(f"near: {neighbour.cosine:.3f} {neighbour.label}: {neighbour.text}")
         print(flush=True)
-        found += explanations
+        found += [replace(each, neighbours=tuple(neighbours)) for each in explanations]
     if len(found) > 1:
         better = sum(each.faithfulness is not None and each.faithfulness.better_than_random for each in found)
         print(f"{better:,} of {len(found):,} explanations are more faithful than random orders of words.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,11 @@ def folder(tiny_config: Any, randomize: Any, tmp_path: Path) -> Path:
 
 def test_a_text_is_printed_and_saved(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    (tmp_path / "examples.csv").write_text("text,label\nof files,good\nReturn,bad\n")
+    (tmp_path / "examples.csv").write_text("text,label\n<b>of files,<i>good\n<b>Return,<i>bad\n<b>the,<i>bad\n")
     output = tmp_path / "out"
     options = ["--text", "Return the $text of files", "--target", "good", "--top_words", "2", "--attention", "1"]
-    main(["explain", str(folder), *options, "--examples", str(tmp_path / "examples.csv"), "--output_dir", str(output)])
+    near = ["--examples", str(tmp_path / "examples.csv"), "--nearest", "2"]
+    main(["explain", str(folder), *options, *near, "--output_dir", str(output)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("good: log-odds")
     assert lines[4].startswith("comprehensiveness")
@@ -42,6 +44,11 @@ def test_a_text_is_printed_and_saved(folder: Path, tmp_path: Path, capsys: pytes
     ]
     (saved,) = map(json.loads, (output / "explanations.jsonl").read_text().splitlines())
     assert [word["text"] for word in saved["words"]] == ["Return", "the", "$", "text", "of", "files"]
+    shown = [line for line in lines if line.startswith("near: ")]
+    assert shown == [f"near: {each['cosine']:.3f} {each['label']}: {each['text']}" for each in saved["neighbours"]]
+    page = (output / "explanations.html").read_text()
+    for each in saved["neighbours"]:
+        assert f"<b>{escape(each['label'])}</b> {escape(each['text'])}</li>" in page
     with pytest.raises(SystemExit, match="contains explanations; choose another folder, or pass --overwrite"):
         main(["explain", str(folder), *options, "--output_dir", str(output)])
     (output / "mine.png").touch()
