@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line.counts import counted
+from ..hub.calibration_section import NOUNS
 from ..saving.whole_folders import check_writable, write_atomically
 from . import charts
 from .charts import shortened
@@ -203,7 +204,7 @@ def _section(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
             [f"{float(coverage):.0%}", _number(found.get("coverage")), f"{found['size']:.2f}"]
             for coverage, found in each.sets.items()
         ]
-        parts.append(_table([["sets of labels", "coverage", "mean size"], *rows]))
+        parts.append(_table([[f"sets of {NOUNS.get(evaluation.task, 'labels')}", "coverage", "mean size"], *rows]))
     if (shift := each.input_shift) is not None:
         parts += [
             _texts("The texts that are the most unlike home", shift.texts),
