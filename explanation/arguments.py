@@ -107,8 +107,12 @@ class ExplanationArguments:
     examples: str | None = field(
         default=None, metadata={"help": "File of training examples, of which the nearest are shown for each text."}
     )
-    label_column: str = field(default="label", metadata={"help": "Column with the labels of --examples."})
-    nearest: int = field(default=3, metadata={"help": "Number of --examples to show for each text."})
+    index: str | None = field(
+        default=None,
+        metadata={"help": "Index of training examples that `sequence-encoder index` has made with the model, instead."},
+    )
+    label_column: str = field(default="label", metadata={"help": "Column with the labels of the training examples."})
+    nearest: int = field(default=3, metadata={"help": "Number of training examples to show for each text."})
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder to write: explanations.html, explanations.jsonl, and pictures."}
     )
@@ -118,6 +122,8 @@ class ExplanationArguments:
         check_least(self, samples=1, top_words=1, nearest=1, seed=0)
         if self.samples is not None and self.method not in SAMPLED:
             raise UsageError(f"--samples needs --method {' or '.join(SAMPLED)}, got {self.method}.")
+        if self.examples is not None and self.index is not None:
+            raise UsageError("--examples and --index are mutually exclusive.")
         if self.attention and self.output_dir is None:
             raise UsageError("--attention needs --output_dir, for its pictures.")
 
@@ -139,3 +145,5 @@ def check_libraries(options: ExplanationArguments) -> None:
     """
     if options.output_dir is not None:
         require("--output_dir", "matplotlib", extra="explain")
+    if options.index is not None:
+        require("--index", "lancedb", "pyarrow", extra="search")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -33,12 +33,24 @@ _PAGE, _DATA = "explanations.html", "explanations.jsonl"
 _PICTURES = 20
 
 
-def explain(texts: ExplainedTexts, options: ExplanationArguments) -> list[Explanation]:
+class IndexedExamples(Protocol):
+    """Training examples whose vectors are in an index."""
+
+    def nearest(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, texts: list[str], count: int
+    ) -> list[list[Neighbour]]:
+        """Return the nearest examples of each text."""
+
+
+def explain(
+    texts: ExplainedTexts, options: ExplanationArguments, indexed: IndexedExamples | None = None
+) -> list[Explanation]:
     """Run `sequence-encoder explain`.
 
     Args:
         texts: The model and the texts.
         options: How to explain, and what to write.
+        indexed: The training examples in the index of the options.
 
     Returns:
         The explanations.
@@ -61,9 +73,11 @@ def explain(texts: ExplainedTexts, options: ExplanationArguments) -> list[Explan
     if wrong := [layer for layer in options.attention if not 0 <= layer < depth]:
         raise UsageError(f"--attention must be layers from 0 to {depth - 1}, got {wrong[0]}.")
     near: list[list[Neighbour]] = [[] for _ in pairs]
-    if examples is not None:
+    asked = [pair[0] for pair in pairs]
+    if indexed is not None:
+        near = indexed.nearest(model, tokenizer, asked, options.nearest)
+    elif examples is not None:
         known, labels = (list(column) for column in zip(*examples, strict=True))
-        asked = [pair[0] for pair in pairs]
         near = nearest_examples(model, tokenizer, asked, known, [*map(str, labels)], count=options.nearest)
     chosen: dict[str, Any] = {
         name: getattr(options, name) for name in ("target", "method", "removal", "samples", "seed")
