@@ -11,6 +11,7 @@ from . import modeling
 from .configuration import SequenceEncoderConfig, TaskAdapterConfig
 from .conversion import convert
 from .hub.card import card_to_push
+from .hub.card_sections import trim_card
 from .inference.registration import install_pipelines
 from .modeling import (
     SequenceEncoderForMaskedLM,
@@ -59,6 +60,7 @@ for _config_class in (SequenceEncoderConfig, TaskAdapterConfig):
         if _auto_class != "AutoConfig":
             getattr(modeling_auto, _auto_class).register(_config_class, getattr(modeling, _model_class))
 ModelSavingMixin.card_to_push = card_to_push
+ModelSavingMixin.trim_card = trim_card
 SequenceEncoderConfig.has_pipelines = True
 install_pipelines()
 EightBitQuantizer.quantize_loaded = quantize_loaded

@@ -328,14 +328,19 @@ def explain(arguments: list[str]) -> Run:
     """Show which words of a text a model relies on, and how faithful that explanation is to the model."""
     from .explanation.arguments import EXPLAIN, check_libraries
 
-    parsed = EXPLAIN.check(arguments)
-    check_libraries(parsed[1])
+    texts, options = EXPLAIN.check(arguments)
+    check_libraries(options)
 
     @_without_traceback
     def run() -> None:
         from .explanation.command import explain
 
-        explain(*parsed)
+        indexed = None
+        if options.index is not None:
+            from .search.examples import IndexedExamples
+
+            indexed = IndexedExamples(options.index, options.label_column)
+        explain(texts, options, indexed)
 
     return run
 

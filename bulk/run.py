@@ -20,7 +20,8 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from ..command_line import UsageError
-from ..command_line.console import hide_progress_bars
+from ..command_line.counts import counted
+from ..command_line.progress_bars import hide_progress_bars
 from ..saving.scratch_folders import scratch_folder
 from ..saving.whole_folders import write_atomically
 from .folder import OutputFolder, settings_of
@@ -165,7 +166,8 @@ class Run:
         for number in sorted(self._existing() & self._numbers(self.rows.count)):
             counts.add(shards.counts(number))
         if counts.rows == self.rows.count and folder.finish(counts):
-            speed = f"{written.rows:,} rows and {written.tokens:,} tokens in {seconds:,.1f} seconds"
+            done = f"{counted(written.rows, 'row')} and {counted(written.tokens, 'token')}"
+            speed = f"{done} in {seconds:,.1f} seconds"
             before = counts.rows - written.rows
             print(f"{summary(counts, self.output)} {f'This process has computed {speed}' if before else speed}.")
         return counts
@@ -236,10 +238,12 @@ def _progress_bar(rows: CorpusRows, done: set[int]) -> Any:
 
 def summary(counts: Counts, output: Path) -> str:
     """Return what a run has written, in sentences."""
-    parts = [f"{counts.rows:,} rows of {counts.tokens:,} tokens are in {output}"]
+    verb = "is" if counts.rows == 1 else "are"
+    parts = [f"{counted(counts.rows, 'row')} of {counted(counts.tokens, 'token')} {verb} in {output}"]
     if counts.bad:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.bad.items()))
-        parts.append(f"{counts.bad.total():,} bad rows have no result ({kinds})")
+        bad = counted(counts.bad.total(), "bad row has no result", "bad rows have no result")
+        parts.append(f"{bad} ({kinds})")
     if counts.truncated:
-        parts.append(f"{counts.truncated:,} texts were truncated to the maximum length")
+        parts.append(f"{counted(counts.truncated, 'text was', 'texts were')} truncated to the maximum length")
     return "".join(f"{part}. " for part in parts).strip()

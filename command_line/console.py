@@ -8,11 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import huggingface_hub.utils as hub_bars
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, has_length
-from transformers.utils import logging as transformers_bars
 
 # Number of rows for a training run without evaluations.
 _ROWS = 20
@@ -117,31 +115,6 @@ def _text(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-@contextmanager
-def hide_progress_bars() -> Iterator[None]:
-    """Hide the progress bars for loading and saving models, and the bars of `datasets` if there is no terminal.
-
-    Downloads from the Hub keep their bars.
-    """
-    from datasets import utils as datasets_bars
-
-    models, downloads = transformers_bars.is_progress_bar_enabled(), not hub_bars.are_progress_bars_disabled()
-    texts = datasets_bars.are_progress_bars_disabled() is False
-    transformers_bars.disable_progress_bar()
-    if downloads:
-        # transformers has disabled the bars of downloads as well.
-        hub_bars.enable_progress_bars()
-    if texts and not sys.stderr.isatty():
-        datasets_bars.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if models:
-            transformers_bars.enable_progress_bar()
-        if texts:
-            datasets_bars.enable_progress_bars()
 
 
 @contextmanager

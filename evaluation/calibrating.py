@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..command_line import UsageError
+from ..command_line.counts import counted
 from ..command_line.extras import require
 from ..hub.calibration_section import summary_of
 from ..modeling import (
@@ -238,7 +239,7 @@ def task_of(model: Any) -> str:
     named = getattr(getattr(model, "config", None), "problem_type", None)
     raise UsageError(
         "model must classify texts with at least two labels, or tokens, or answer questions, to be calibrated, got a "
-        f"{type(model).__name__} with {len(labels_of(model))} labels{f' for {named}' if named else ''}."
+        f"{type(model).__name__} with {counted(len(labels_of(model)), 'label')}{f' for {named}' if named else ''}."
     )
 
 
@@ -287,8 +288,8 @@ def check_examples(task_name: str, task: HeadTask, rows: Any, coverages: Sequenc
     label = getattr(task, "label", "")
     if task_name == "classification" and len(found := {str(value) for value in rows[label]}) < 2:
         raise UsageError(
-            f"--label_column {label} must have at least two different labels for a calibration, and all "
-            f"{len(rows)} examples have {found.pop()!r}."
+            f"--label_column {label} must have at least two different labels for a calibration, and has only "
+            f"{found.pop()!r}."
         )
 
 

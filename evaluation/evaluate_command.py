@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..command_line import UsageError
-from ..command_line.console import hide_progress_bars
+from ..command_line.progress_bars import hide_progress_bars
 from ..conversion.command import SAMPLES
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer, save_tokenizer
@@ -31,6 +31,7 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
 
     Raises:
         FileExistsError: If the folder has a report that must not be replaced.
+        OSError: If a folder cannot be written. This is checked before anything is computed.
         UsageError: If the model or the examples cannot be evaluated. Nothing is computed or written then.
     """
     output = Path(options.output_dir)

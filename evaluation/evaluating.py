@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..command_line import UsageError
 from ..command_line.extras import require
@@ -23,6 +22,7 @@ from .label_shift import corrected_probabilities, label_shift
 from .metrics import auroc, confidence_sums, reliability, risk_coverage, share_sums
 from .predicting import Predictions, predict
 from .report import as_table, save_report
+from .set_measures import measure_sets
 from .shift import input_shift
 
 _TINY = 1e-12
@@ -30,8 +30,9 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Answered:
-    """What a model says about the texts of a file, and its answers."""
+    """The inputs of the texts of a file, what a model says about them, and its answers."""
 
+    inputs: Any
     predictions: Predictions
     judged: Judged
 
@@ -109,7 +110,7 @@ def answers_of(examples: Examples, model: Any, tokenizer: Any, max_length: int |
     inputs = examples.encode(model, tokenizer, max_length)
     predictions = predict(model, tokenizer, inputs, f"texts of {examples.name}")
     judge = JUDGES[examples.task_name]
-    return Answered(predictions, judge(examples.task, examples.rows, inputs, predictions, examples.labelled))
+    return Answered(inputs, predictions, judge(examples.task, examples.rows, inputs, predictions, examples.labelled))
 
 
 def _evaluate_file(
@@ -126,11 +127,8 @@ def _evaluate_file(
     if judged.correct is not None:
         found |= _with_labels(judged, samples, seed)
     calibration = calibration_of(model)
-    if judged.probabilities is not None and calibration is not None and calibration.sets is not None:
-        found["sets"] = {
-            f"{coverage:g}": _sets(calibration.sets, judged, coverage, examples.task_name == "multi-label")
-            for coverage in calibration.sets.coverages
-        }
+    if calibration is not None and calibration.sets is not None:
+        found["sets"] = measure_sets(calibration.sets, examples, mine[index].inputs, mine[index].predictions, judged)
     if judged.known is not None and judged.known.ndim == 1:
         counts = np.bincount(judged.known, minlength=len(examples.task.labels))
         found["label_shares"] = (counts / examples.size).tolist()
@@ -183,17 +181,3 @@ def _away_from_home(
             matched = np.log(there + _TINY) + matching_bias(there, np.array(shift.home))
             found["matched_accuracy"] = float((matched.argmax(1) == away.judged.known).mean())
     return found
-
-
-def _sets(sets: Any, judged: Judged, coverage: float, several: bool) -> dict[str, float]:
-    """Return the mean size of the sets of labels and, with labels, the share of labels that they contain."""
-    assert judged.probabilities is not None
-    inside = sets.contain(torch.as_tensor(judged.probabilities), coverage, keep_best=not several).numpy()
-    found = {"size": float(inside.sum(1).mean())}
-    if judged.known is None:
-        return found
-    if several:
-        labelled = judged.known.any(1)
-        shares = (inside & judged.known)[labelled].sum(1) / judged.known[labelled].sum(1)
-        return {"coverage": float(shares.mean()) if len(shares) else 1.0, **found}
-    return {"coverage": float(inside[np.arange(len(inside)), judged.known].mean()), **found}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..command_line import UsageError
+from ..command_line.counts import counted
 from ..modeling import (
     SequenceEncoderForQuestionAnswering,
     SequenceEncoderForSequenceClassification,
@@ -73,7 +74,7 @@ def evaluated_task(model: Any) -> str:
         return "qa"
     raise UsageError(
         "model must be for classification with at least two labels, for entities or for question answering to be "
-        f"evaluated, got a {type(model).__name__} with {labels} labels."
+        f"evaluated, got a {type(model).__name__} with {counted(labels, 'label')}."
     )
 
 

@@ -25,7 +25,8 @@ class FileEvaluation:
         risk_coverage_area: The area under the risk-coverage curve.
         risk_coverage: The curve, as pairs of coverage and risk.
         reliability: The bins of a reliability diagram.
-        sets: For each coverage of a calibrated model, the share of labels in the sets, and their size.
+        sets: For each coverage of a calibrated model, the share of true labels, kinds of entities or answers that the
+            sets contain, and their mean size.
         unfamiliarity_auroc: How well the unfamiliarity of a calibrated model tells the file from home.
         confidence_auroc: How well a low confidence tells the file from home.
         estimates: Estimates of `right` that use no labels of the file.

@@ -5,7 +5,7 @@ Shapes: N questions, S tokens of a window.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +20,12 @@ from .fitting import Fitted, ToFit
 from .reliability import Answered
 from .scaling import Scaling, fit_confidences
 
+# The score of an answer, 1 - its probability; its text; and whether it is right.
+Candidate = tuple[float, str, bool]
+
 
 @dataclass
-class _Question:
+class Question:
     """A question with what the model computes for it.
 
     Attributes:
@@ -41,6 +44,11 @@ class _Question:
         """Return the most likely answers with scaled logits, the best first."""
         scaled = [(start * scale, end * scale, offsets) for start, end, offsets in self.windows]
         return best_answers(scaled, self.context, CANDIDATES, handle_impossible_answer=impossible)
+
+    def candidates(self, scale: float, impossible: bool) -> list[Candidate]:
+        """Return the most likely answers with scaled logits as candidates for a set, the best first."""
+        answers = self.answers(scale, impossible)
+        return [(1 - answer["score"], answer["answer"], self.is_right(answer)) for answer in answers]
 
     def is_right(self, answer: Mapping[str, Any]) -> bool:
         """Return whether an answer has the words of a true one."""
@@ -78,25 +86,14 @@ def fit_answers(given: ToFit) -> Fitted:
     Args:
         given: The windows, with the number of their question in `row`, its `context` and its `known` answers.
     """
-    questions: dict[int, _Question] = {}
-    for row, logits, fold in zip(given.rows, given.outputs.logits, given.folds.tolist(), strict=True):
-        question = questions.setdefault(row["row"], _Question(row["context"], row["known"], fold))
-        offsets = [None if place is None else (place[0], place[1]) for place in row["offsets"]]
-        question.windows.append((logits[:, 0], logits[:, 1], offsets))
-    asked = list(questions.values())
+    asked = questions_of(given.rows, given.outputs.logits, given.folds.tolist())
     impossible = any(not question.known["text"] for question in asked)
     best = _best_of(asked, impossible)
     of_question = torch.tensor([question.fold for question in asked])
     scale, scales = fit_confidences(best.confidences, best.correct, of_question)
     before = Answered(best.confidences(torch.ones(1)), best.correct)
     after = Answered(best.confidences(scales[:, None]), best.correct)
-    candidates = [
-        [
-            (1 - answer["score"], answer["answer"], question.is_right(answer))
-            for answer in question.answers(each, impossible)
-        ]
-        for question, each in zip(asked, scales.tolist(), strict=True)
-    ]
+    candidates = [question.candidates(each, impossible) for question, each in zip(asked, scales.tolist(), strict=True)]
     # 1 if none of the candidates is right, so that no set contains a right one.
     scores = torch.tensor([min((score for score, _, right in each if right), default=1.0) for each in candidates])
     checked = _check(candidates, scores, of_question, given.coverages)
@@ -104,7 +101,37 @@ def fit_answers(given: ToFit) -> Fitted:
     return Fitted(scaling, _sets_of(scores, given.coverages), before, after, checked)
 
 
-def _best_of(asked: list[_Question], impossible: bool) -> _Best:
+def questions_of(
+    rows: Sequence[Mapping[str, Any]], predicted: Sequence[torch.Tensor], folds: Sequence[int]
+) -> list[Question]:
+    """Return the questions that windows belong to, in their order.
+
+    Args:
+        rows: The windows; see `fit_answers`.
+        predicted: The logits (S, 2) of the starts and the ends in each window.
+        folds: The fold of each window.
+    """
+    questions: dict[int, Question] = {}
+    for row, logits, fold in zip(rows, predicted, folds, strict=True):
+        question = questions.setdefault(row["row"], Question(row["context"], row["known"], fold))
+        offsets = [None if place is None else (place[0], place[1]) for place in row["offsets"]]
+        question.windows.append((logits[:, 0], logits[:, 1], offsets))
+    return list(questions.values())
+
+
+def in_set(candidates: Sequence[Candidate], threshold: float) -> tuple[bool, int]:
+    """Return whether the set of answers to a question contains a right one, and its size.
+
+    Args:
+        candidates: The candidates, the best first.
+        threshold: The largest score of an answer in the set. The best answer always is.
+    """
+    inside = [each[1:] for place, each in enumerate(candidates) if not place or each[0] <= threshold]
+    # An answer may be in several places of a context.
+    return any(right for _, right in inside), len(dict(inside))
+
+
+def _best_of(asked: list[Question], impossible: bool) -> _Best:
     starts, ends, places, correct = [], [], [], []
     for question in asked:
         answers = question.answers(1.0, impossible)
@@ -152,7 +179,7 @@ def _sets_of(scores: torch.Tensor, coverages: tuple[float, ...]) -> PredictionSe
 
 
 def _check(
-    candidates: list[list[tuple[float, str, bool]]],
+    candidates: list[list[Candidate]],
     scores: torch.Tensor,
     folds: torch.Tensor,
     coverages: tuple[float, ...],
@@ -165,13 +192,9 @@ def _check(
             sets = _sets_of(scores[folds != fold], coverages)
             threshold = sets.threshold(coverage) if sets.highest_coverage >= coverage else 1.0
             for index in (folds == fold).nonzero()[:, 0].tolist():
-                inside = [
-                    (answer, right)
-                    for place, (score, answer, right) in enumerate(candidates[index])
-                    if not place or score <= threshold
-                ]
-                covered += any(right for _, right in inside)
-                size += len(dict(inside))
+                is_covered, number = in_set(candidates[index], threshold)
+                covered += is_covered
+                size += number
         checked[str(coverage)] = {
             "coverage": round(covered / len(scores), 4),
             "mean_size": round(size / len(scores), 4),

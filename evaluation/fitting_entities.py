@@ -5,8 +5,8 @@ Shapes: N texts, W words of all entities, E entities, C tags, K kinds of entitie
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -15,7 +15,6 @@ from ..command_line import UsageError
 from ..modeling.calibrated_entities import group_tags, kind_of, kinds_of, probabilities_of_kinds
 from ..modeling.label_checks import IGNORED
 from .fitting import Fitted, ToFit, check_number, check_sets, sets_of
-from .outputs import Outputs
 from .reliability import Answered
 from .scaling import Scaling, fit_confidences
 
@@ -23,7 +22,7 @@ _OUTSIDE = "O"
 
 
 @dataclass(frozen=True)
-class _Entities:
+class Entities:
     """The entities that the model finds in texts.
 
     Attributes:
@@ -61,7 +60,9 @@ def fit_entities(given: ToFit) -> Fitted:
         UsageError: If there are too few entities.
     """
     labels, coverages = given.labels, given.coverages
-    found = _find(given.outputs, given.rows, labels)
+    found = find_entities(given.outputs.logits, [row["labels"] for row in given.rows], labels)
+    if found is None:
+        raise UsageError("the model finds no entities in the examples, so there is nothing to calibrate.")
     check_number(coverages, len(found.truth), "entities that the model finds in the examples")
     folds = given.folds[found.texts]
     scale, held_out_scales = fit_confidences(found.confidences, found.correct, folds)
@@ -78,11 +79,20 @@ def fit_entities(given: ToFit) -> Fitted:
     return Fitted(scaling, sets, before, after, checked)
 
 
-def _find(outputs: Outputs, rows: list[dict[str, Any]], labels: list[str]) -> _Entities:
+def find_entities(
+    predicted: Sequence[torch.Tensor], known_tags: Sequence[Sequence[int]], labels: Sequence[str]
+) -> Entities | None:
+    """Return the entities that a model finds in texts, or None if it finds none.
+
+    Args:
+        predicted: The logits (S, C) of the tokens of each text.
+        known_tags: The numbers of their tags, `IGNORED` except for the first token of each word.
+        labels: The names of the C tags.
+    """
     logits, owners, texts, correct = [], [], [], []
     truth: list[str] = []
-    for number, (found, row) in enumerate(zip(outputs.logits, rows, strict=True)):
-        true = torch.tensor(row["labels"])
+    for number, (found, given) in enumerate(zip(predicted, known_tags, strict=True)):
+        true = torch.tensor(given)
         words = found[true != IGNORED]
         tags = [labels[index] for index in true[true != IGNORED].tolist()]
         known = {(start, end): kind for start, end, kind in group_tags(tags)}
@@ -94,5 +104,5 @@ def _find(outputs: Outputs, rows: list[dict[str, Any]], labels: list[str]) -> _E
             correct.append(known.get((start, end)) == kind)
             truth.append(at_place)
     if not truth:
-        raise UsageError("the model finds no entities in the examples, so there is nothing to calibrate.")
-    return _Entities(torch.cat(logits), torch.tensor(owners), torch.tensor(texts), torch.tensor(correct), truth)
+        return None
+    return Entities(torch.cat(logits), torch.tensor(owners), torch.tensor(texts), torch.tensor(correct), truth)

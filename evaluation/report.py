@@ -12,7 +12,9 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-from ..saving.whole_folders import write_atomically
+from ..command_line.counts import counted
+from ..hub.calibration_section import NOUNS
+from ..saving.whole_folders import check_writable, write_atomically
 from . import charts
 from .charts import shortened
 from .findings import FileEvaluation, Findings
@@ -124,9 +126,11 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
     Raises:
         FileExistsError: If it may not.
+        OSError: If it cannot.
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another --output_dir.")
+    check_writable(folder / JSON)
     if not overwrite and (there := [name for name in (JSON, PAGE) if (folder / name).exists()]):
         raise FileExistsError(
             f"{folder} has {' and '.join(there)}; choose another --output_dir, or replace the report with --overwrite."
@@ -200,7 +204,7 @@ def _section(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
             [f"{float(coverage):.0%}", _number(found.get("coverage")), f"{found['size']:.2f}"]
             for coverage, found in each.sets.items()
         ]
-        parts.append(_table([["sets of labels", "coverage", "mean size"], *rows]))
+        parts.append(_table([[f"sets of {NOUNS.get(evaluation.task, 'labels')}", "coverage", "mean size"], *rows]))
     if (shift := each.input_shift) is not None:
         parts += [
             _texts("The texts that are the most unlike home", shift.texts),
@@ -213,7 +217,7 @@ def _section(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
 
 def in_words(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
     """Say in sentences whether a file has shifted."""
-    said = [f"{each.texts:,} texts{'' if each.labelled else ' without labels'}."]
+    said = [f"{counted(each.texts, 'text')}{'' if each.labelled else ' without labels'}."]
     if is_home:
         said.append("The other files are compared with this one.")
     if (shift := each.input_shift) is not None:

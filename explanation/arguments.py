@@ -46,6 +46,13 @@ class ExplainedTexts:
     )
     max_tokens: int = field(default=2048, metadata={"help": "Maximum number of tokens in a batch."})
     device: str | None = field(default=None, metadata=DEVICE)
+    precision: str = field(
+        default="auto",
+        metadata={
+            "help": "dtype to compute in; auto is that of the checkpoint.",
+            "choices": ["auto", "float32", "bfloat16"],
+        },
+    )
 
     def __post_init__(self) -> None:
         self.delimiter = TextFormat(self.encoding, self.delimiter).delimiter
@@ -100,16 +107,23 @@ class ExplanationArguments:
     examples: str | None = field(
         default=None, metadata={"help": "File of training examples, of which the nearest are shown for each text."}
     )
-    label_column: str = field(default="label", metadata={"help": "Column with the labels of --examples."})
+    index: str | None = field(
+        default=None,
+        metadata={"help": "Index of training examples that `sequence-encoder index` has made with the model, instead."},
+    )
+    label_column: str = field(default="label", metadata={"help": "Column with the labels of the training examples."})
+    nearest: int = field(default=3, metadata={"help": "Number of training examples to show for each text."})
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder to write: explanations.html, explanations.jsonl, and pictures."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace the files of earlier explanations."})
 
     def __post_init__(self) -> None:
-        check_least(self, samples=1, top_words=1, seed=0)
+        check_least(self, samples=1, top_words=1, nearest=1, seed=0)
         if self.samples is not None and self.method not in SAMPLED:
             raise UsageError(f"--samples needs --method {' or '.join(SAMPLED)}, got {self.method}.")
+        if self.examples is not None and self.index is not None:
+            raise UsageError("--examples and --index are mutually exclusive.")
         if self.attention and self.output_dir is None:
             raise UsageError("--attention needs --output_dir, for its pictures.")
 
@@ -131,3 +145,5 @@ def check_libraries(options: ExplanationArguments) -> None:
     """
     if options.output_dir is not None:
         require("--output_dir", "matplotlib", extra="explain")
+    if options.index is not None:
+        require("--index", "lancedb", "pyarrow", extra="search")

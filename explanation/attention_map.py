@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from ..command_line.extras import require
 from .attention import attention_weights
 from .explaining import head_of
+from .peft_models import without_wrapper
 from .words import row_of
 
 # The pictures of so many heads stand side by side.
@@ -93,7 +94,7 @@ def attention_of(
     compute those of all layers, with padding.
 
     Args:
-        model: A model of this package.
+        model: A model of this package, also in a `PeftModel`.
         tokenizer: Its tokenizer.
         text: The text.
         text_pair: The second text.
@@ -104,6 +105,7 @@ def attention_of(
     Raises:
         ValueError: If there is no such layer or head, or the attention implementation has no weights.
     """
+    model = without_wrapper(model)
     head = head_of(model)(model, tokenizer, max_length)
     encoder = head.encoder
     depth, count = encoder.config.num_hidden_layers, encoder.config.num_attention_heads

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..command_line import UsageError
+from ..command_line.counts import counted
+from ..command_line.progress_bars import hide_model_bars
 from ..configuration import TaskAdapterConfig
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import transformer_folder
 from ..modeling import TaskAdapter
+from ..saving.whole_folders import check_writable
 from .arguments import ExplainedTexts, ExplanationArguments
 from .attention_map import AttentionMap, attention_of
 from .explaining import head_of, iter_explain, paired
@@ -29,17 +33,30 @@ _PAGE, _DATA = "explanations.html", "explanations.jsonl"
 _PICTURES = 20
 
 
-def explain(texts: ExplainedTexts, options: ExplanationArguments) -> list[Explanation]:
+class IndexedExamples(Protocol):
+    """Training examples whose vectors are in an index."""
+
+    def nearest(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, texts: list[str], count: int
+    ) -> list[list[Neighbour]]:
+        """Return the nearest examples of each text."""
+
+
+def explain(
+    texts: ExplainedTexts, options: ExplanationArguments, indexed: IndexedExamples | None = None
+) -> list[Explanation]:
     """Run `sequence-encoder explain`.
 
     Args:
         texts: The model and the texts.
         options: How to explain, and what to write.
+        indexed: The training examples in the index of the options.
 
     Returns:
         The explanations.
 
     Raises:
+        OSError: If the output folder cannot be written.
         UsageError: If a file cannot be read, or the output folder must not be written.
         ValueError: If the model cannot explain the texts. Nothing is written then.
     """
@@ -56,9 +73,12 @@ def explain(texts: ExplainedTexts, options: ExplanationArguments) -> list[Explan
     if wrong := [layer for layer in options.attention if not 0 <= layer < depth]:
         raise UsageError(f"--attention must be layers from 0 to {depth - 1}, got {wrong[0]}.")
     near: list[list[Neighbour]] = [[] for _ in pairs]
-    if examples is not None:
+    asked = [pair[0] for pair in pairs]
+    if indexed is not None:
+        near = indexed.nearest(model, tokenizer, asked, options.nearest)
+    elif examples is not None:
         known, labels = (list(column) for column in zip(*examples, strict=True))
-        near = nearest_examples(model, tokenizer, [pair[0] for pair in pairs], known, labels)
+        near = nearest_examples(model, tokenizer, asked, known, [*map(str, labels)], count=options.nearest)
     chosen: dict[str, Any] = {
         name: getattr(options, name) for name in ("target", "method", "removal", "samples", "seed")
     }
@@ -75,7 +95,7 @@ def explain(texts: ExplainedTexts, options: ExplanationArguments) -> list[Explan
         for neighbour in neighbours:
             print(f"near: {neighbour.cosine:.3f} {neighbour.label}: {neighbour.text}")
         print(flush=True)
-        found += explanations
+        found += [replace(each, neighbours=tuple(neighbours)) for each in explanations]
     if len(found) > 1:
         better = sum(each.faithfulness is not None and each.faithfulness.better_than_random for each in found)
         print(f"{better:,} of {len(found):,} explanations are more faithful than random orders of words.")
@@ -114,11 +134,15 @@ def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
         raise UsageError(f"--device {texts.device}: {str(error).partition(chr(10))[0]}") from error
     folder = folder_of(texts.model)  # Its error names the model.
     place = str(transformer_folder(folder))
-    model: Any = TaskAdapter.from_pretrained(place) if _is_adapter(place) else load_or_convert(texts.model)
+    with hide_model_bars():
+        model: Any = TaskAdapter.from_pretrained(place) if _is_adapter(place) else load_or_convert(texts.model)
     tokenizer = load_tokenizer(place, model)
     if tokenizer is None:
         raise UsageError(f"{texts.model} has no tokenizer.")
-    return model.to(device).eval(), tokenizer
+    model.to(device)
+    if texts.precision != "auto":
+        model.to(getattr(torch, texts.precision))
+    return model.eval(), tokenizer
 
 
 def _is_adapter(folder: str) -> bool:
@@ -127,11 +151,10 @@ def _is_adapter(folder: str) -> bool:
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
-    if not output.exists():
-        return
-    if not output.is_dir():
+    if output.exists() and not output.is_dir():
         raise UsageError(f"--output_dir {output} is a file; choose another folder.")
-    if not any(output.iterdir()):
+    check_writable(output / _DATA)
+    if not output.exists() or not any(output.iterdir()):
         return
     if not (output / _DATA).is_file():
         raise UsageError(f"--output_dir {output} contains other files; choose another folder.")
@@ -151,4 +174,4 @@ def _write(output: Path, found: list[Explanation], maps: Iterable[AttentionMap])
     for number, drawn in enumerate(maps):
         drawn.save(output / f"attention-{number:02}-layer-{drawn.layer}.png")
     rest = f", with pictures of the first {_PICTURES}" if len(found) > _PICTURES else ""
-    print(f"Saved {len(found):,} explanation{'s' * (len(found) != 1)} in {output}{rest}.")
+    print(f"Saved {counted(len(found), 'explanation')} in {output}{rest}.")

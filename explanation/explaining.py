@@ -22,6 +22,7 @@ from .explanation import Explanation
 from .faithfulness import faithfulness
 from .heads import AdapterHead, Head, LabelHead, SimilarityHead
 from .methods import METHODS
+from .peft_models import without_wrapper
 from .requests import Request
 from .token_heads import AnswerHead, EntityHead, MaskHead
 from .values import Values, check_finite
@@ -61,7 +62,8 @@ def explain(
     The model stays as it is: in its dtype, on its device.
 
     Args:
-        model: A model of this package, with or without a head. See `sequence_encoder.convert` for others.
+        model: A model of this package, with or without a head, also in a `PeftModel`. See `sequence_encoder.convert`
+            for others.
         tokenizer: Its tokenizer, a fast one.
         texts: A text, or several.
         text_pairs: The second texts, for a model that reads pairs, for question answering (whose first texts are
@@ -119,6 +121,7 @@ def iter_explain(
         raise ValueError(f"samples must be at least 1, got {samples}.")
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}.")
+    model = without_wrapper(model)
     head = head_of(model)(model, tokenizer, max_length)
     values = Values(head, removal, max_tokens)
     for part in _parts(texts):

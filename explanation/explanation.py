@@ -38,6 +38,7 @@ class Explanation(ScoredWords):
             "words": words,
             "faithfulness": faithfulness,
             "warning": self.warning,
+            "neighbours": [asdict(neighbour) for neighbour in self.neighbours],
         }
 
     def to_json(self) -> str:

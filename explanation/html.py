@@ -48,6 +48,13 @@ def _explanation(explanation: ScoredWords) -> str:
         )
     if explanation.warning:
         lines.append(f'<p class="warning"><small>{escape(explanation.warning)}</small></p>')
+    if explanation.neighbours:
+        near = (
+            f"<li>{each.cosine:.3f} {'' if each.label is None else f'<b>{escape(str(each.label))}</b> '}"
+            f"{escape(each.text)}</li>"
+            for each in explanation.neighbours
+        )
+        lines.append(f"<small>Nearest examples, with the cosine of their vectors:<ul>{''.join(near)}</ul></small>")
     return '<div class="explanation">' + "\n".join(lines) + "</div>"
 
 

@@ -13,6 +13,8 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
+from .peft_models import without_wrapper
+
 
 @dataclass(frozen=True)
 class Neighbour:
@@ -44,7 +46,7 @@ def nearest_examples(
     After fine-tuning, texts for which a classifier says the same are near each other.
 
     Args:
-        model: A model of this package.
+        model: A model of this package, also in a `PeftModel`.
         tokenizer: Its tokenizer.
         texts: A text, or several.
         examples: The examples.
@@ -63,6 +65,7 @@ def nearest_examples(
     for name, given in (("examples", examples), ("labels", labels), ("vectors", vectors)):
         if given is not None and (not len(given) or len(given) != len(examples)):
             raise ValueError(f"{name} must have one item for each of at least one example, got {len(given)}.")
+    model = without_wrapper(model)
     encoder = model.base_model
     # A head reads what its configuration pools.
     options = {"convert_to_tensor": True, "pooling": None if encoder is model else model.config.pooling}

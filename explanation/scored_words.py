@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .faithfulness import Faithfulness
+from .neighbours import Neighbour
 from .requests import Target
 from .words import Word
 
@@ -24,6 +25,7 @@ class ScoredWords:
         removal: What takes the place of removed words: "mask", or "leave_out" for nothing.
         faithfulness: How well the scores name the words that the model uses; None if this was not measured.
         truncated: Whether the model reads only the start of the texts.
+        neighbours: The examples that are nearest to the first text, if they were looked for.
     """
 
     texts: tuple[str, ...]
@@ -35,6 +37,7 @@ class ScoredWords:
     removal: str
     faithfulness: Faithfulness | None
     truncated: bool = False
+    neighbours: tuple[Neighbour, ...] = ()
 
     def top(self, count: int | None = None) -> list[tuple[Word, float]]:
         """Return the words with the largest scores, for or against the target, and their scores.

@@ -16,7 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ..command_line.extras import MissingLibraryError
 from ..modeling import SequenceEncoderForMultipleChoice, SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from ..modeling.calibration import calibration_of
 from ..modeling.feed_forward import MLP
+from ..modeling.layer_vectors import LAYER_VECTORS, LayerVectors
 from ..modeling.pooling import POOLINGS
 from ..modeling.quantized.eight_bit_graph import EightBitProduct
 from ..modeling.quantized.eight_bit_linear import EightBitLinear
@@ -60,14 +62,46 @@ class PooledEncoder(nn.Module):
         return {VECTORS: vectors[:, : self.recipe.kept_channels(self.config.hidden_size)]}
 
 
+class ModelWithVectors(nn.Module):
+    """A model that also returns the vectors of its texts after a layer, which its calibration needs.
+
+    Args:
+        model: The model.
+        layer: The layer; see `LayerVectors`.
+    """
+
+    def __init__(self, model: SequenceEncoderPreTrainedModel, layer: int) -> None:
+        super().__init__()
+        self.model, self.layer, self.config = model, layer, model.config
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: Any) -> dict[str, torch.Tensor]:
+        """Run the model.
+
+        Args:
+            input_ids: (B, S).
+            attention_mask: (B, S).
+            **inputs: Other inputs of the model.
+
+        Returns:
+            Its outputs, and `layer_vectors` (B, D).
+        """
+        vectors = LayerVectors([self.layer])
+        outputs = cast(Any, self.model)(input_ids, attention_mask, return_dict=True, layer_vectors=vectors, **inputs)
+        return {**outputs, LAYER_VECTORS: vectors[self.layer]}
+
+
 def graph_module(model: SequenceEncoderPreTrainedModel, pooled: bool) -> nn.Module:
     """Return the module to trace: the model, or with `pooled` its encoder with pooling.
+
+    The graph of a calibrated model also returns the vectors that its p-values need.
 
     Raises:
         ValueError: If the model is not an encoder, or its recipe cannot be a part of the graph.
     """
     if not pooled:
-        return model
+        calibration = calibration_of(model)
+        score = None if calibration is None else calibration.unfamiliarity
+        return model if score is None or score.layer is None else ModelWithVectors(model, score.layer)
     if not isinstance(model, SequenceEncoderModel):
         raise ValueError(
             f"pooled=True needs a SequenceEncoderModel, got a {type(model).__name__}; pass its base_model."

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 from ..inference import QuestionAnsweringPipeline
 from ..inference.calibrated_text_classification import CalibratedTextClassificationPipeline
 from ..modeling.calibration import Calibration, read_calibration
+from ..modeling.layer_vectors import LAYER_VECTORS
 from .loading import hub_options, load_exported, running_lock
 
 
@@ -47,8 +48,8 @@ def exported_pipeline(
 ) -> Pipeline:
     """Return a pipeline of transformers that runs a model which `export` has saved. It computes in float32.
 
-    With a calibrated model, it returns calibrated scores and sets of labels. It has p-values of unfamiliar texts only
-    if their score is the energy of the logits, since the graph has no vectors of layers.
+    With a calibrated model, it returns calibrated scores, sets of labels and p-values of unfamiliar texts. Graphs of
+    earlier versions have p-values only if their score is the energy of the logits.
 
     Args:
         task: The task of the pipeline, such as `text-classification` or `question-answering`.
@@ -65,7 +66,8 @@ def exported_pipeline(
     # Pipelines compare the name of the class with those that the task supports.
     kind = type(next(iter(exported.config.architectures or ["ExportedModel"])), (_PipelineModel,), {})
     calibration = read_calibration(name, **hub_options(options))
-    if calibration is not None and calibration.needs_vectors:
+    (component,) = exported.components.values()
+    if calibration is not None and calibration.needs_vectors and LAYER_VECTORS not in str(component.metadata.out_spec):
         calibration = replace(calibration, unfamiliarity=None)
     model: Any = kind(exported, calibration)
     if task == "question-answering":  # Transformers has none.

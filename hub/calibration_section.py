@@ -17,7 +17,7 @@ _SCORES = {
     "energy": "the energy of the logits",
 }
 # What the sets contain.
-_NOUNS = {"ner": "kinds of entities", "qa": "answers"}
+NOUNS = {"ner": "kinds of entities", "qa": "answers"}
 _CHOSEN = {
     "default": "the default, which needs no other texts",
     "held-out classes": "chosen on held-out classes",
@@ -60,7 +60,7 @@ The scores of this model are calibrated on {calibration.facts["texts"]:,} exampl
 
 
 def _sentences(calibration: Calibration) -> list[str]:
-    scaling, noun, sentences = calibration.scaling, _NOUNS.get(calibration.task, "labels"), []
+    scaling, noun, sentences = calibration.scaling, NOUNS.get(calibration.task, "labels"), []
     if scaling["method"] == "temperature":
         sentences.append(f"The logits are divided by a temperature of {scaling['temperature']:.4g}.")
     else:

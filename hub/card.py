@@ -20,7 +20,7 @@ from ..saving.auto_classes import ADAPTER_MODELS, AUTO_MODELS
 from .architecture_in_words import describe_architecture
 from .calibration_section import card_section
 from .card_rules import check_card
-from .section_marks import section_marks
+from .section_marks import section_marks, without_section
 
 TEMPLATE = Path(__file__).parent.parent / "hub_card.md"
 # Marks cards that were rendered from the model alone, so that a push may render them again.
@@ -193,6 +193,8 @@ def card_to_push(
     tags = [*(card.data.to_dict().get("tags") or []), *(tags or ())]
     if MARKER in card.text:
         return model_card(model, repo_id, tags=tags)
+    if calibration_of(model) is None:
+        card = ModelCard(without_section(card.content, "calibration"))
     card.data.tags = list(dict.fromkeys(tags))
     return card
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from transformers import PreTrainedModel
 
 from ..saving.auto_classes import RETRIEVAL
-from ..saving.model_files import remove_mark, save_card
+from ..saving.calibration_files import CALIBRATION, CALIBRATION_PICTURE
+from ..saving.model_files import is_unedited, remove_mark, save_card
 from ..saving.module_list import MODULE_LIST
+from ..saving.whole_folders import write_atomically
 from .card import auto_class_of
-from .section_marks import section_marks
+from .section_marks import section_marks, without_section
 
 _MODEL = """\
 from transformers import {auto_class}, AutoTokenizer
@@ -57,11 +58,35 @@ def replace_section(folder: Path, topic: str, text: str | None) -> None:
     path = folder / "README.md"
     if not path.exists():
         return
-    start, end = section_marks(topic)
-    section = re.compile(rf"{re.escape(start)}.*?{re.escape(end)}\n*", re.DOTALL)
-    card = section.sub("", remove_mark(path.read_text(encoding="utf-8", errors="replace")))
+    card = without_section(remove_mark(path.read_text(encoding="utf-8", errors="replace")), topic)
     if text is not None:
+        start, end = section_marks(topic)
         metadata = REGEX_YAML_BLOCK.match(card)
         top = metadata.end() if metadata else 0
         card = f"{card[:top]}\n{start}\n{text}{end}\n\n{card[top:].lstrip()}"
     save_card(path, card.lstrip("\n"))
+
+
+def trim_card(model: PreTrainedModel, folder: Path) -> None:
+    """Remove the section about the calibration, and its picture, from a folder that has no calibration any more.
+
+    Args:
+        model: The model that was saved.
+        folder: Its folder.
+    """
+    path = folder / "README.md"
+    if (folder / CALIBRATION).exists() or not path.is_file():
+        return
+    try:
+        text = path.read_text(encoding="utf-8")
+    except ValueError:
+        return  # It is not a card of this package.
+    card = without_section(text, "calibration")
+    if card == text:
+        return
+    if is_unedited(path):
+        save_card(path, card)
+    else:
+        write_atomically(path, [card])
+    if f"({CALIBRATION_PICTURE})" in text and f"({CALIBRATION_PICTURE})" not in card:
+        (folder / CALIBRATION_PICTURE).unlink(missing_ok=True)

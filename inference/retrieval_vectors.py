@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from ..modeling import SequenceEncoderForRetrieval
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
 from ..modeling.text_encoding.multi_encoding import weights_by_token
+from ..tokenizer.private_copy import lowercased, private_copy
 from .text_vectors import DENSE, SPARSE, TOKEN, TextVectors
 
 ALL_KINDS = (DENSE, SPARSE, TOKEN)
@@ -42,7 +43,7 @@ class RetrievalVectors(TextVectors):
                 "SequenceEncoderForRetrieval."
             )
         own = model.recipe_for()
-        if not own.include_prompt and own.pooling != ("cls",):
+        if DENSE in self.kinds and not own.include_prompt and own.pooling != ("cls",):
             raise ValueError(
                 f"{folder} has a pooling with include_prompt=False, which only `encode` and `embed` without --vectors "
                 "follow."
@@ -50,6 +51,8 @@ class RetrievalVectors(TextVectors):
         super().__init__(model, tokenizer, folder)
         self.recipe = RetrievalRecipe(own)
         self.texts = self.encoder.embedding_recipe = own
+        if own.lowercase:
+            self.tokenizer = lowercased(private_copy(tokenizer))
 
     @classmethod
     def read(cls, folder: Path) -> RetrievalRecipe:

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from .calibration import Calibration, check_coverage
-from .layer_vectors import LayerVectors
+from .layer_vectors import LAYER_VECTORS, LayerVectors
 
 
 def with_p_values(model: Any, calibration: Calibration | None, **inputs: Any) -> tuple[Any, torch.Tensor | None]:
     """Run a model, and return its outputs and the p-values of the texts, (B,).
 
-    The p-values are None if the calibration has no score of unfamiliar texts, or if the score needs the vectors of a
-    layer and the model, such as an exported one, does not give them.
+    The p-values are None if the calibration has no score of unfamiliar texts, or if the score is the energy and the
+    model does not make one prediction per text.
 
     Args:
         model: The model.
@@ -29,7 +29,10 @@ def with_p_values(model: Any, calibration: Calibration | None, **inputs: Any) ->
         return outputs, p_values_of(calibration, vectors)
     outputs = model(**inputs, return_dict=True)
     found = None if calibration is None else calibration.unfamiliarity
-    if found is None or found.layer is not None or "logits" not in outputs:
+    if found is not None and found.layer is not None:
+        # An exported model.
+        return outputs, found.p_values(found.score(outputs[LAYER_VECTORS]))
+    if found is None or "logits" not in outputs:
         return outputs, None
     return outputs, found.p_values(found.score(None, outputs.logits))
 
@@ -104,8 +107,8 @@ def check_refusal(
             )
     if abstain_below is not None and calibration is not None and calibration.unfamiliarity is None:
         raise ValueError(
-            f"abstain_below={abstain_below!r} needs p-values, and this model has none. Most exported models have none, "
-            "because graphs do not return the vectors of layers. Use the original model, or leave the argument out."
+            f"abstain_below={abstain_below!r} needs p-values, and this model has none. If an earlier version exported "
+            "it, export it again; otherwise, leave the argument out."
         )
     if coverage is not None and calibration is not None and calibration.sets is not None:
         check_coverage("coverage", coverage, calibration.sets.texts)

@@ -10,6 +10,9 @@ import torch
 from .packing import PackedBatch, RealTokens
 from .pooling import mean_of_tokens
 
+# The output of an exported model with the vectors that its calibration needs.
+LAYER_VECTORS = "layer_vectors"
+
 
 class LayerVectors:
     """The mean over the tokens of each text after some layers, for the keyword `layer_vectors` of any model.

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..command_line.counts import counted
 from ..modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel, TaskAdapter
 from ..modeling.quantized.eight_bit_config import EightBitConfig
 from ..modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
@@ -56,11 +57,12 @@ class QuantizationReport:
     def __str__(self) -> str:
         """Return the report in sentences."""
         what = "mean cosine to the original" if self.is_cosine else "metric"
-        kept = f", and {len(self.kept)} stay as they were ({', '.join(self.kept)})" if self.kept else ""
+        verb = "stays as it was" if len(self.kept) == 1 else "stay as they were"
+        kept = f", and {len(self.kept)} {verb} ({', '.join(self.kept)})" if self.kept else ""
         return (
-            f"{len(self.quantized)} layers have eight bits{kept}. On texts that were not used for calibration, the "
-            f"{what} is {self.found:.5f} (at least {self.target:g} was asked for). The model takes "
-            f"{self.size / 2**20:.1f} instead of {self.size_before / 2**20:.1f} MiB."
+            f"{counted(len(self.quantized), 'layer has', 'layers have')} eight bits{kept}. On texts that were not "
+            f"used for calibration, the {what} is {self.found:.5f} (at least {self.target:g} was asked for). The model "
+            f"takes {self.size / 2**20:.1f} instead of {self.size_before / 2**20:.1f} MiB."
         )
 
 

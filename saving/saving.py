@@ -201,9 +201,11 @@ class ModelSavingMixin(AtomicSavingMixin):
     Attributes:
         card_to_push: The function that makes the card. The package sets it, since the code that is saved with every
             model does not include cards.
+        trim_card: The function that removes from the card in a folder what is not true of the saved model.
     """
 
     card_to_push: ClassVar[Callable[..., Any] | None] = None
+    trim_card: ClassVar[Callable[..., Any] | None] = None
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         """Save to a folder like `AtomicSavingMixin.save_pretrained`, and warn if weights are NaN or infinite.
@@ -222,7 +224,10 @@ class ModelSavingMixin(AtomicSavingMixin):
             if any(Path(save_directory).glob("model*.safetensors")):
                 raise ValueError(f"{problem}, and would replace those in {save_directory}; choose another folder.")
             logger.warning(f"{problem}. They are saved anyway; the training has probably diverged.")
-        return super().save_pretrained(save_directory, *args, **kwargs)
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        if self.trim_card is not None and kwargs.get("is_main_process", True):
+            self.trim_card(Path(save_directory))
+        return saved
 
     def _card(self, api: HfApi, repo_id: str, revision: str | None, tags: list[str] | None) -> Any:
         return None if self.card_to_push is None else self.card_to_push(api, repo_id, revision, tags)

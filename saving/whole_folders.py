@@ -39,15 +39,7 @@ def check_replaceable(output: Path, replace: bool, option: str, kept: Path | Non
     """
     output = _normalized(output)
     resolved = output.resolve()
-    check_parents(output)
-    there = next((parent for parent in output.parents if parent.exists()), output)
-    try:
-        # Only an attempt is conclusive: file systems can be read-only, and permissions do not restrict root.
-        with scratch_folder(there, _prefix(output)):
-            pass
-    except OSError as error:
-        reason = getattr(error.__cause__, "strerror", None) or error
-        raise PermissionError(f"{output} cannot be written: {there} is not writable ({reason}).") from error
+    check_writable(output)
     if not (output.exists() or output.is_symlink()):
         return
     if kept is not None and resolved in (kept.resolve(), *kept.resolve().parents):
@@ -65,6 +57,25 @@ def check_replaceable(output: Path, replace: bool, option: str, kept: Path | Non
         raise FileExistsError(f"{output} contains a peft adapter (adapter_config.json); move it away first.")
     if not replace:
         raise FileExistsError(f"{output} exists; choose another folder, or replace the model in it with {option}.")
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file or a folder can be created, with the folders above it that do not exist.
+
+    Raises:
+        NotADirectoryError: If a path above it is a file.
+        PermissionError: If the folder that it would be created in is not writable.
+    """
+    path = _normalized(path)
+    check_parents(path)
+    there = next((parent for parent in path.parents if parent.exists()), path)
+    try:
+        # Only an attempt is conclusive: file systems can be read-only, and permissions do not restrict root.
+        with scratch_folder(there, _prefix(path)):
+            pass
+    except OSError as error:
+        reason = getattr(error.__cause__, "strerror", None) or error
+        raise PermissionError(f"{path} cannot be written: {there} is not writable ({reason}).") from error
 
 
 def _is_model(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from ..bulk.formats import VECTORS
 from ..bulk.listed_vectors import COLUMNS
 from ..bulk.models import kind_of
 from ..command_line import UsageError
+from ..command_line.counts import counted
 from ..conversion.sidecar_files import folder_of
 from ..data.corpus import TextArguments
 from .arguments import ANY_LANGUAGE, INDEX, IndexArguments, check_libraries
@@ -114,7 +115,7 @@ def add_indexes(
 
 
 def _summary(layout: Layout, folder: Path) -> str:
-    sentence = f"{layout.rows:,} rows can be searched in {folder}"
+    sentence = f"{counted(layout.rows, 'row')} can be searched in {folder}"
     if layout.recall is None:
         return f"{sentence}, all vectors exactly."
     return f"{sentence}. The index of vectors finds {layout.recall:.1%} of the {NEIGHBOURS} nearest rows."

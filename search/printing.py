@@ -8,7 +8,7 @@ import shutil
 import textwrap
 from typing import Any
 
-from ..command_line.console import hide_progress_bars
+from ..command_line.progress_bars import hide_progress_bars
 from .arguments import SearchArguments
 from .hit import Hit
 from .reranking import Reranker

@@ -63,7 +63,7 @@ def text_vectors_encoding(vectors: TextVectors, facts: Mapping[str, Any], query_
             found = vectors.encode(
                 ids, task, normalize=facts["normalize"], max_tokens=1, name=lambda _: repr(text), progress=silent
             )
-        return found[0][0]
+        return found[vectors.kinds.index(facts["vectors"][0])][0]
 
     return QueryEncoding(
         lambda text: encode(text, DOCUMENT, prompt=facts["prompt"], max_length=facts["max_length"]),

@@ -12,8 +12,11 @@ import torch
 from ..bulk.models import is_exported, kind_of, load_text_vectors, prepare, tokenizer_of
 from ..command_line import UsageError
 from ..conversion.loading import load_or_convert
+from ..conversion.sidecar_files import folder_of
 from ..export import ExportedEncoder
-from ..modeling import SequenceEncoderForPreTraining
+from ..inference.retrieval_vectors import retrieval_vectors
+from ..inference.text_vectors import SPARSE, TOKEN
+from ..modeling import SequenceEncoderForPreTraining, SequenceEncoderForRetrieval
 from .served_model import ServedModel
 
 
@@ -72,6 +75,10 @@ def _load(source: str, precision: str, device: str) -> ServedModel:
         model = model.model
     tokenizer = tokenizer_of(source, model)
     prepare(model, place, precision)
+    if isinstance(model, SequenceEncoderForRetrieval):
+        # Dense vectors are those of any encoder, with the options of a request.
+        vectors = retrieval_vectors((SPARSE, TOKEN))(model, tokenizer, folder_of(source))
+        return ServedModel(name, model, vectors.tokenizer, vectors)
     return ServedModel(name, model, tokenizer)
 
 

@@ -80,6 +80,7 @@ class Scheduler:
         texts: Sequence[Any],
         sizes: Sequence[int],
         gone: Coroutine[Any, Any, object] | None = None,
+        check: Callable[[Any], object] | None = None,
     ) -> Work:
         """Compute the texts of a request. If nobody waits for them any more, those that are not computed are dropped.
 
@@ -88,6 +89,7 @@ class Scheduler:
             texts: The texts, at least one.
             sizes: The number of tokens of each text.
             gone: Returns when the client has left.
+            check: See `Work`. The thread that computes calls it.
 
         Returns:
             The request with its results.
@@ -96,11 +98,11 @@ class Scheduler:
             DroppedError: If the client has left, or the scheduler is closed.
             RequestTooLargeError: If it has more tokens than the queue may hold.
             QueueFullError: If it must be sent again later.
-            Exception: What the computation of one of its texts raised.
+            Exception: What the computation of one of its texts, or `check`, raised.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        work = Work(group, texts, sizes, future)
+        work = Work(group, texts, sizes, future, check)
         watcher = None if gone is None else loop.create_task(gone)
         try:
             with self._changed:
@@ -156,9 +158,17 @@ class Scheduler:
             if isinstance(result, BaseException):
                 self._fail(work, result, finished)
                 continue
+            if work.error is not None:
+                continue
+            try:
+                if work.check is not None:
+                    work.check(result)
+            except Exception as error:
+                self._fail(work, error, finished)
+                continue
             work.results[index] = result
             work.missing -= 1
-            if not work.missing and work.error is None:
+            if not work.missing:
                 finished.append(work)
         _settle(finished)
 

@@ -22,7 +22,7 @@ from ..search.search_index import LEAST_COSINE
 from .errors import RequestError
 from .responses import Body, StrictJsonRoute
 from .scores import probabilities
-from .served_model import RERANK, VECTOR_TASKS, Group, ServedModel
+from .served_model import EMBED, RERANK, VECTOR_TASKS, Group, ServedModel
 from .service import Service
 
 
@@ -61,11 +61,12 @@ def search_routes(service: Service, index: SearchIndex) -> APIRouter:
             given = index.layout.query_prompt
             prompt = service.prompt(encoder, QUERY) if given is None else given
             rows = await service.tokenize(encoder, [body.query], True, prompt, QUERY)
-            if encoder.vectors is None:
+            task = _task_of(index)
+            if task == EMBED:
                 dimensions = index.facts["dimensions"]
                 (vector,) = await service.embed(request, encoder, rows, prompt, dimensions=dimensions)
             else:
-                (vector,) = await service.compute(request, Group(encoder, _task_of(index), reading=QUERY), rows)
+                (vector,) = await service.compute(request, Group(encoder, task, reading=QUERY), rows)
         wanted = max(body.limit, body.candidates) if ranker else body.limit
         try:
             hits = await asyncio.to_thread(
@@ -100,24 +101,20 @@ def _encoder_of(service: Service, index: SearchIndex) -> ServedModel:
                 return model
     names = ", ".join(model.name for model in encoders) or "none"
     (kind,) = index.facts.get("vectors", [DENSE])
-    remedy = "Serve that model, too."
-    if kind != DENSE:
-        remedy += " Of a model with several kinds of vectors, such as BGE-M3, a server computes the dense ones alone."
     raise UsageError(
         f"The {kind} vectors of the index are from {index.facts['model']}, and no served model computes the same ones "
-        f"(served encoders: {names}). {remedy}"
+        f"(served encoders: {names}). Serve that model, too."
     )
 
 
 def _encode_of(model: ServedModel, index: SearchIndex) -> Callable[[str], Any] | None:
     """Return what computes the vector of a text as in an index, or None if those of a model have another size."""
     facts, vectors = index.facts, model.vectors
-    if vectors is not None:
-        same = [vectors.channels(kind) for kind in vectors.kinds] == facts["dimensions"]
-        return text_vectors_encoding(vectors, facts, None).document if same else None
     if isinstance(facts["dimensions"], list):
         # The task can be that of several kinds of models.
-        return None
+        if vectors is None or [vectors.channels(kind) for kind in facts["vectors"]] != facts["dimensions"]:
+            return None
+        return text_vectors_encoding(vectors, facts, None).document
     if model.recipe.channels(model.encoder.config.hidden_size) < facts["dimensions"]:
         return None
     return partial(

@@ -18,6 +18,7 @@ from ..export import ExportedEncoder
 from ..inference.text_vectors import DENSE, DOCUMENT, QUERY, SPARSE, TOKEN, TextVectors
 from ..modeling import (
     SequenceEncoderForMaskedLM,
+    SequenceEncoderForRetrieval,
     SequenceEncoderForSequenceClassification,
     SequenceEncoderModel,
     SequenceEncoderPreTrainedModel,
@@ -83,11 +84,11 @@ class ServedModel:
         name: The name.
         model: An encoder, or a model for sequence classification or masked language modelling.
         tokenizer: Its tokenizer.
-        vectors: What the modules of its folder compute, if it is not one dense vector for a text.
+        vectors: What computes its sparse vectors or the vectors of its tokens, if they are not those of the encoder.
 
     Attributes:
-        tasks: What the model can do: "embed" and "embed_all", "embed_sparse", "embed_all" alone, "predict" and, with a
-            single label, "rerank", or "fill_mask".
+        tasks: What the model can do: some of "embed", "embed_sparse" and "embed_all", "predict" and, with a single
+            label, "rerank", or "fill_mask".
         max_length: Number of tokens that the model reads; None if there is no limit.
 
     Raises:
@@ -98,7 +99,7 @@ class ServedModel:
         self, name: str, model: Any, tokenizer: PreTrainedTokenizerBase, vectors: TextVectors | None = None
     ) -> None:
         self.name, self.model, self.vectors = name, model, vectors
-        self.tasks = _tasks_of(model) if vectors is None else tuple(VECTOR_TASKS[kind] for kind in vectors.kinds)
+        self.tasks = _tasks_of(model, vectors)
         self.calibration = calibration_of(model)
         self.encoder: Any = model if isinstance(model, TextEncodingMixin) else model.base_model
         if vectors is not None:
@@ -208,9 +209,10 @@ class ServedModel:
     def prompt(self, name: str | None) -> str:
         """Return the prompt to put before each text, see `EmbeddingRecipe.prompt`.
 
-        A `TextVectors` reads texts as documents by default.
+        A model without dense vectors reads texts as documents by default.
         """
-        return self.recipe.prompt(None, name if self.vectors is None else name or DOCUMENT)
+        reads_documents = self.vectors is not None and EMBED not in self.tasks
+        return self.recipe.prompt(None, name or DOCUMENT if reads_documents else name)
 
     def embedding_group(self, prompt: str, normalize: bool | None) -> Group:
         """Return the group of texts to embed.
@@ -233,11 +235,12 @@ class ServedModel:
         order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
         ordered = [rows[index] for index in order]
         with torch.no_grad():
-            if self.vectors is not None:
+            if group.task == EMBED:
+                found: Any = self._vectors([row.ids for row in ordered], group)
+            elif self.vectors is not None:
                 kinds = self.vectors.compute([row.ids for row in ordered], group.reading)
-                found: Any = kinds[self.tasks.index(group.task)]
-            elif group.task == EMBED:
-                found = self._vectors([row.ids for row in ordered], group)
+                tasks = [VECTOR_TASKS[kind] for kind in self.vectors.kinds]
+                found = kinds[tasks.index(group.task)]
             elif group.task == EMBED_ALL:
                 found = self._token_vectors([row.ids for row in ordered])
             elif group.task == FILL_MASK:
@@ -301,7 +304,10 @@ class ServedModel:
         return list(zip(*both, strict=True))
 
 
-def _tasks_of(model: Any) -> tuple[str, ...]:
+def _tasks_of(model: Any, vectors: TextVectors | None) -> tuple[str, ...]:
+    if vectors is not None:
+        tasks = tuple(VECTOR_TASKS[kind] for kind in vectors.kinds)
+        return (EMBED, *tasks) if isinstance(model, SequenceEncoderForRetrieval) else tasks
     if isinstance(model, ExportedEncoder):
         return (EMBED,)
     if isinstance(model, SequenceEncoderModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -154,14 +154,24 @@ class Service:
         if tokens > (most := self.limits.max_queue_tokens):
             raise RequestError(413, f"The request has {tokens} tokens, and the server takes at most {most}.")
 
-    async def compute(self, request: Request, group: Group, rows: list[Row]) -> list[Any]:
+    async def compute(
+        self, request: Request, group: Group, rows: list[Row], check: Callable[[Any], object] | None = None
+    ) -> list[Any]:
         """Compute the texts of a request.
 
+        Args:
+            request: The request.
+            group: What to compute.
+            rows: The texts.
+            check: Sees each result as soon as it is computed. A `RequestError` that it raises ends the request.
+
         Raises:
-            RequestError: If there is no room, the computation fails, or a result is not finite.
+            RequestError: If there is no room, the computation fails, or a result is not finite; or see `check`.
         """
         try:
-            work = await self.scheduler.compute(group, rows, [len(row.ids) for row in rows], _gone(request))
+            work = await self.scheduler.compute(group, rows, [len(row.ids) for row in rows], _gone(request), check)
+        except RequestError:
+            raise
         except RequestTooLargeError as error:
             raise RequestError(413, str(error)) from error
         except QueueFullError as error:

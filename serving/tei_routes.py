@@ -118,8 +118,15 @@ def tei_routes(service: Service) -> APIRouter:
     async def embed_sparse(body: TextsBody, request: Request) -> Response:
         model = service.model(body.model, EMBED_SPARSE)
         rows, _ = await _rows_of(service, model, body)
-        vectors = await service.compute(request, Group(model, EMBED_SPARSE), rows)
-        _check_numbers(sum(len(values) for _, values in vectors))
+        # Nobody knows how many weights of a text are not 0 before it is computed.
+        numbers = 0
+
+        def count(vector: Any) -> None:
+            nonlocal numbers
+            numbers += len(vector[1])
+            _check_numbers(numbers)
+
+        vectors = await service.compute(request, Group(model, EMBED_SPARSE), rows, count)
         written = []
         for indices, values in vectors:
             pairs = [{"index": index, "value": value} for index, value in zip(indices, values, strict=True)]
@@ -218,7 +225,7 @@ def _check_numbers(numbers: int) -> None:
     if numbers > _MOST_NUMBERS:
         raise RequestError(
             413,
-            f"The response would have {numbers} numbers, and the server returns at most {_MOST_NUMBERS}. Send "
+            f"The response would have at least {numbers} numbers, and the server returns at most {_MOST_NUMBERS}. Send "
             "fewer texts.",
         )
 

@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import itertools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,12 +44,14 @@ class Work:
         texts: What the computation takes, one for each text.
         sizes: The number of tokens of each text.
         settled: A future of the event loop on which the request waits.
+        check: Sees each result. What it raises fails the request, whose other texts are not computed.
     """
 
     group: Hashable
     texts: Sequence[Any]
     sizes: Sequence[int]
     settled: asyncio.Future[None] | None = None
+    check: Callable[[Any], object] | None = None
     results: list[Any] = field(init=False)
     error: BaseException | None = field(init=False, default=None)
     arrived: float = field(init=False, default=0.0)

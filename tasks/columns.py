@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..command_line import UsageError
+from ..command_line.counts import counted
 from .example_files import place_of
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def check_values(
         wrong = [row for row, value in enumerate(rows[column]) if not is_allowed(value)]
         if wrong:
             shown = ", ".join(f"{place_of(data, split, row)} has {_shown(rows[column][row])}" for row in wrong[:_SHOWN])
-            more = f", and {len(wrong) - _SHOWN} more rows are wrong" if len(wrong) > _SHOWN else ""
+            rest = counted(len(wrong) - _SHOWN, "more row is", "more rows are")
+            more = f", and {rest} wrong" if len(wrong) > _SHOWN else ""
             raise UsageError(f"--{argument} {column} must contain {allowed}; {shown}{more}.")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..command_line import UsageError
+from ..command_line.counts import counted
 from .classification import logits_of, majority_logits
 from .columns import check_columns, check_texts, check_values, label_names, label_text, named, warn_about_case
 from .example_files import place_of
@@ -61,7 +62,7 @@ class Entities(HeadTask):
                 if len(words) != len(tags):
                     raise UsageError(
                         f"--label_column {self.label} must contain one tag per word; {place_of(data, split, row)} has "
-                        f"{len(words)} words and {len(tags)} tags."
+                        f"{counted(len(words), 'word')} and {counted(len(tags), 'tag')}."
                     )
         self._set_labels(label_names(examples, self.label, lambda tags: tags, known))
         return dict(examples)

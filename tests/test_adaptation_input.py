@@ -101,6 +101,7 @@ def test_a_missing_label_is_reported_with_its_line(error_of: Callable[..., str],
 def test_many_wrong_rows_are_counted(error_of: Callable[..., str]) -> None:
     rows = [{"text": None, "label": "a"} for _ in range(9)] + examples_of("classification", 9, 0)
     assert "and 6 more rows are wrong" in error_of("classification", rows)
+    assert "and 1 more row is wrong" in error_of("classification", rows[5:])
 
 
 @pytest.mark.parametrize("task", ["classification", "regression", "ranking", "multiple-choice"])

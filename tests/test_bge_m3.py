@@ -262,7 +262,7 @@ def test_the_folder_stays_one_of_a_dense_encoder(converted: Path, tokenizer: Any
     assert not report["unexpected_keys"]
     encoder, _, _ = load_encoder(str(converted), torch.device("cpu"), "float32")
     served = load_served_model(str(converted), "float32", "cpu")
-    assert served.tasks == ("embed", "embed_all")
+    assert served.tasks == ("embed", "embed_sparse", "embed_all")
     rows = served.tokenize(TEXTS, truncate=True)
     for vectors in (
         plain.encode(TEXTS, tokenizer),
@@ -270,6 +270,25 @@ def test_the_folder_stays_one_of_a_dense_encoder(converted: Path, tokenizer: Any
         served.compute(served.embedding_group("", None), rows),
     ):
         np.testing.assert_allclose(vectors, expected["dense_vecs"], atol=1e-5)
+
+
+def test_a_server_returns_all_three_representations(converted: Path, tokenizer: Any, expected: Any) -> None:
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    from sequence_encoder.serving import create_app
+    from sequence_encoder.tests.serving_apps import ask
+
+    app = create_app([load_served_model(str(converted), "float32", "cpu")])
+    try:
+        dense, sparse, tokens = (
+            ask(app, f"/{path}", {"inputs": TEXTS}).json() for path in ("embed", "embed_sparse", "embed_all")
+        )
+    finally:
+        app.state.service.scheduler.close()
+    np.testing.assert_allclose(dense, expected["dense_vecs"], atol=1e-5)
+    for found, weights in zip(sparse, expected["lexical_weights"], strict=True):
+        assert {str(pair["index"]): pair["value"] for pair in found} == pytest.approx(weights, abs=1e-5)
+    for vectors, reference in zip(tokens, expected["colbert_vecs"], strict=True):
+        np.testing.assert_allclose(np.reshape(vectors, (-1, CHANNELS)), reference, atol=1e-5)
 
 
 def test_sentence_transformers_loads_the_dense_encoder(converted: Path, expected: Any) -> None:

@@ -386,7 +386,7 @@ def test_the_server_returns_the_results_of_the_pipeline(folders: dict[str, Path]
 
 @pytest.mark.since("transformers", "5.23", "runs exported models")
 @pytest.mark.since("torch", "2.11", "has what the exporters need")
-def test_an_exported_model_keeps_its_scores_and_sets(
+def test_an_exported_model_keeps_its_scores_sets_and_p_values(
     folders: dict[str, Path], pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(comparison, "_MEASURED", 0.0)
@@ -395,6 +395,14 @@ def test_an_exported_model_keeps_its_scores_and_sets(
     for found, expected in zip(exported(TEXTS, coverage=0.95), pipe(TEXTS, coverage=0.95), strict=True):
         assert found["score"] == pytest.approx(expected["score"], abs=1e-5)
         assert found["labels"] == expected["labels"]
-        assert "unfamiliarity" not in found
-    with pytest.raises(ValueError, match=r"abstain_below=0\.1 needs p-values.* exported models have none"):
+        assert found["unfamiliarity"] == pytest.approx(expected["unfamiliarity"], abs=0.011)
+    assert [each["label"] for each in exported(TEXTS, abstain_below=0.1)] == [
+        each["label"] for each in pipe(TEXTS, abstain_below=0.1)
+    ]
+    # As earlier versions exported it.
+    manifest = tmp_path / "exported" / "export.json"
+    manifest.write_text(manifest.read_text().replace("layer_vectors", "other"))
+    exported = exported_pipeline("text-classification", tmp_path / "exported", trust_remote_code=True)
+    assert "unfamiliarity" not in exported(TEXTS[0])[0]
+    with pytest.raises(ValueError, match=r"abstain_below=0\.1 needs p-values.* exported it, export it again"):
         exported(TEXTS, abstain_below=0.1)

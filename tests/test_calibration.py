@@ -17,8 +17,11 @@ from sequence_encoder import SequenceEncoderForSequenceClassification
 from sequence_encoder.__main__ import main
 from sequence_encoder.evaluation import calibrate, calibrating
 from sequence_encoder.hub import model_card
+from sequence_encoder.hub.calibration_section import card_section
+from sequence_encoder.hub.card_sections import replace_section
 from sequence_encoder.modeling.calibration import calibration_of
 from sequence_encoder.modeling.layer_vectors import LayerVectors
+from sequence_encoder.saving.model_files import is_unedited, save_card
 from sequence_encoder.tests.calibrated_models import (
     AWAY,
     HOME,
@@ -270,6 +273,26 @@ def test_the_card_of_a_calibrated_model_describes_the_calibration(calibrated: An
     assert "## Calibration" not in model_card(before, "user/model").content
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_model_without_a_calibration_removes_that_of_the_folder_from_the_card(
+    before: Any, calibrated: Any, tmp_path: Path, edited: bool
+) -> None:
+    model, report = calibrated
+    model.save_pretrained(tmp_path)
+    card = tmp_path / "README.md"
+    save_card(card, "# A model\n")
+    replace_section(tmp_path, "calibration", card_section(report.calibration, with_picture=True))
+    (tmp_path / "reliability.png").touch()
+    if edited:
+        card.write_text(card.read_text() + "Mine.\n")
+    model.save_pretrained(tmp_path)
+    assert "## Calibration" in card.read_text()
+    before.save_pretrained(tmp_path)
+    assert "alibration" not in card.read_text()
+    assert ("Mine." in card.read_text(), is_unedited(card)) == (edited, not edited)
+    assert not (tmp_path / "reliability.png").exists()
+
+
 # The vectors of layers
 
 
@@ -363,7 +386,7 @@ def test_models_that_cannot_be_calibrated_are_refused(
     wrapped.classifier = torch.nn.Sequential(wrapped.classifier)
     broken.classifier.weight.data[0, 0] = torch.nan
     for model, said in (
-        (one, ["tokens", "with 1 labels"]),
+        (one, ["tokens", "with 1 label."]),
         (regression, ["regression"]),
         (wrapped, ["plain Linear", "Sequential"]),
         (broken, ["NaN or infinite"]),

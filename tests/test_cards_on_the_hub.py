@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderTokenizer
 from sequence_encoder.hub.card import MARKER, Training, model_card
 from sequence_encoder.hub.card_rules import check_card
+from sequence_encoder.hub.section_marks import section_marks
 from sequence_encoder.tests.hub_client import ClientError, HubClient
 from sequence_encoder.tests.hub_server import Hub
 
@@ -65,9 +66,10 @@ def test_a_card_on_the_hub_is_rendered_again_unless_someone_edited_it(hub: Hub, 
     assert readme(hub, "user/again") == first
     assert MARKER in first
     mine = first.replace("learned, 64", "learned, 65").replace(MARKER, "Mine.")
-    user.call("push_card", "user/again", mine)
+    start, end = section_marks("calibration")
+    user.call("push_card", "user/again", f"{mine}\n{start}\nof an older model\n{end}\n")
     user.call("push", HEAD, saved, "user/again", tags=["books"])
-    assert ModelCard(readme(hub, "user/again")).text == ModelCard(mine).text
+    assert ModelCard(readme(hub, "user/again")).text.rstrip() == ModelCard(mine).text.rstrip()
     assert ModelCard(readme(hub, "user/again")).data.tags == ["sequence-encoder", "books"]
 
 

@@ -19,6 +19,7 @@ from sequence_encoder import (
 )
 from sequence_encoder.__main__ import main
 from sequence_encoder.evaluation import calibrate, charts, evaluate
+from sequence_encoder.inference import QuestionAnsweringPipeline
 from sequence_encoder.tests.adaptation_runs import ANIMALS, COLOURS, examples_of, save_encoder
 
 LABELS = {"label", "labels", "ner_tags", "answers"}
@@ -79,13 +80,49 @@ def test_every_task_is_evaluated(encoder: Path, task: str) -> None:
     assert evaluate(model, tokenizer, files_of(task), also=[(model, tokenizer)], bootstrap_samples=20) == found
 
 
-def test_a_calibrated_model_has_sets_and_unfamiliarity(encoder: Path) -> None:
-    model, tokenizer = model_of(encoder, "classification"), AutoTokenizer.from_pretrained(encoder)
-    calibrate(model, tokenizer, examples_of("classification", 90, 3))
-    away = evaluate(model, tokenizer, files_of("classification"), bootstrap_samples=5)["away"]
-    assert list(away.sets) == ["0.9", "0.8", "0.95"]
-    assert 0 <= away.sets["0.9"]["coverage"] <= 1 <= away.sets["0.9"]["size"] <= 3
+@pytest.mark.parametrize("task", HEADS)
+def test_a_calibrated_model_has_sets_and_unfamiliarity(encoder: Path, task: str) -> None:
+    model, tokenizer = model_of(encoder, task), AutoTokenizer.from_pretrained(encoder)
+    calibrate(model, tokenizer, examples_of(task, 60, 3))
+    found = evaluate(model, tokenizer, files_of(task), bootstrap_samples=5)
+    away, new = found["away"], found["new"]
+    assert list(away.sets) == list(new.sets) == ["0.9", "0.8", "0.95"]
+    assert 0 <= away.sets["0.8"]["coverage"] <= away.sets["0.95"]["coverage"] <= 1
+    assert 0 < away.sets["0.8"]["size"] <= away.sets["0.95"]["size"]
+    assert set(new.sets["0.9"]) == {"size"}
     assert away.unfamiliarity_auroc is not None
+    if task not in SETS:
+        return
+    pairs = SETS[task](model, tokenizer, files_of(task)["away"])
+    assert away.sets["0.8"]["size"] == pytest.approx(sum(len(answers) for answers, _ in pairs) / len(pairs))
+    assert away.sets["0.8"]["coverage"] == pytest.approx(sum(true in answers for answers, true in pairs) / len(pairs))
+
+
+def sets_of_entities(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> list[tuple[list[str], str]]:
+    """Return the sets that the pipeline gives entities, and their true kinds, or O. True entities have one word."""
+    options = {"aggregation_strategy": "first", "coverage": 0.8}
+    find = pipeline("token-classification", model=model, tokenizer=tokenizer, **options)
+    pairs = []
+    for row in rows:
+        places, first = {}, 0
+        for word, tag in zip(row["tokens"], row["ner_tags"], strict=True):
+            places[first, first + len(word)] = tag.removeprefix("B-")
+            first += len(word) + 1
+        for entity in find(" ".join(row["tokens"])):
+            pairs.append((entity["labels"], places.get((entity["start"], entity["end"]), "O")))
+    return pairs
+
+
+def sets_of_answers(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> list[tuple[list[str], str]]:
+    """Return the sets that the pipeline gives questions, and the true answers."""
+    ask = QuestionAnsweringPipeline(model=model, tokenizer=tokenizer)
+    return [
+        (ask(question=row["question"], context=row["context"], coverage=0.8)["answers"], row["answers"]["text"][0])
+        for row in rows
+    ]
+
+
+SETS = {"ner": sets_of_entities, "qa": sets_of_answers}
 
 
 def test_the_command_writes_a_report_that_escapes_texts(
@@ -236,3 +273,17 @@ def test_bad_options_are_refused(
     Path("a=b.csv").touch()
     with pytest.raises(SystemExit, match=message):
         main(["evaluate", "model", "--output_dir", "report", *options])
+
+
+@pytest.mark.parametrize(
+    "options", [["evaluate", "model", "--file", "none.csv"], ["explain", "model", "--text", "a text"]]
+)
+def test_an_output_folder_that_cannot_be_written_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("nowhere")
+    # Nobody can create folders in /proc, not even root.
+    for folder, reason in (("/proc/report", "/proc is not writable"), ("link", "link is not a folder")):
+        with pytest.raises(SystemExit, match=f"{folder}/.* cannot be written: .*{reason}"):
+            main([*options, "--output_dir", folder])

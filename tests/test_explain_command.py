@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from sequence_encoder import SequenceEncoderForSequenceClassification
 from sequence_encoder.__main__ import main
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.explanation import AttentionMap, explain
 from sequence_encoder.explanation.arguments import EXPLAIN, METHOD_NAMES
 from sequence_encoder.explanation.methods import METHODS
 from sequence_encoder.tests.explained_models import build
+from sequence_encoder.tests.texts import tokenizer_of
 
 
 @pytest.fixture
@@ -26,10 +30,11 @@ def folder(tiny_config: Any, randomize: Any, tmp_path: Path) -> Path:
 
 def test_a_text_is_printed_and_saved(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    (tmp_path / "examples.csv").write_text("text,label\nof files,good\nReturn,bad\n")
+    (tmp_path / "examples.csv").write_text("text,label\n<b>of files,<i>good\n<b>Return,<i>bad\n<b>the,<i>bad\n")
     output = tmp_path / "out"
     options = ["--text", "Return the $text of files", "--target", "good", "--top_words", "2", "--attention", "1"]
-    main(["explain", str(folder), *options, "--examples", str(tmp_path / "examples.csv"), "--output_dir", str(output)])
+    near = ["--examples", str(tmp_path / "examples.csv"), "--nearest", "2"]
+    main(["explain", str(folder), *options, *near, "--output_dir", str(output)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("good: log-odds")
     assert lines[4].startswith("comprehensiveness")
@@ -39,6 +44,11 @@ def test_a_text_is_printed_and_saved(folder: Path, tmp_path: Path, capsys: pytes
     ]
     (saved,) = map(json.loads, (output / "explanations.jsonl").read_text().splitlines())
     assert [word["text"] for word in saved["words"]] == ["Return", "the", "$", "text", "of", "files"]
+    shown = [line for line in lines if line.startswith("near: ")]
+    assert shown == [f"near: {each['cosine']:.3f} {each['label']}: {each['text']}" for each in saved["neighbours"]]
+    page = (output / "explanations.html").read_text()
+    for each in saved["neighbours"]:
+        assert f"<b>{escape(each['label'])}</b> {escape(each['text'])}</li>" in page
     with pytest.raises(SystemExit, match="contains explanations; choose another folder, or pass --overwrite"):
         main(["explain", str(folder), *options, "--output_dir", str(output)])
     (output / "mine.png").touch()
@@ -80,6 +90,22 @@ def test_files_of_texts_are_read(folder: Path, tmp_path: Path, capsys: Any, name
     printed = capsys.readouterr().out
     assert printed.startswith("Return the text\nfiles\n")
     assert "of 2 explanations are more faithful" in printed
+
+
+@pytest.mark.parametrize(
+    ("saved", "precision", "computed"),
+    [("float32", "bfloat16", "bfloat16"), ("bfloat16", "float32", "float32"), ("bfloat16", "auto", "bfloat16")],
+)
+def test_the_precision_is_chosen(folder: Path, capsys: Any, saved: str, precision: str, computed: str) -> None:
+    model = SequenceEncoderForSequenceClassification.from_pretrained(folder).to(getattr(torch, saved))
+    model.save_pretrained(folder)
+    capsys.readouterr()
+    main(["explain", str(folder), "--text", "Return the text", "--target", "good", "--precision", precision])
+    captured = capsys.readouterr()
+    model.to(getattr(torch, computed))
+    (expected,) = explain(model, tokenizer_of(), "Return the text", target="good")
+    assert str(expected) in captured.out
+    assert "Loading weights" not in captured.err
 
 
 @pytest.mark.parametrize(

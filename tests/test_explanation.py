@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -323,3 +324,33 @@ def test_the_nearest_examples_are_those_with_the_nearest_vectors(built: Build) -
     assert nearest_examples(model, tokenizer, "Return the text", examples, [1, 2, 3], count=2) == [[best, second]]
     with pytest.raises(ValueError, match="labels must have one item"):
         nearest_examples(model, tokenizer, ["text"], examples, [1])
+
+
+@pytest.mark.parametrize("head", ["label", "entity"])
+def test_a_model_with_an_adapter_is_explained_as_the_merged_one(built: Build, head: str) -> None:
+    peft = pytest.importorskip("peft")
+    model, tokenizer, texts = built(head)
+    task = {"label": "SEQ_CLS", "entity": "TOKEN_CLS"}[head]
+    before = explain(model, tokenizer, *texts)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(task_type=task, r=2, init_lora_weights=False))
+    assert adapted.training
+    results = []
+    for each in (adapted, copy.deepcopy(adapted).merge_and_unload()):
+        explanations = [
+            found for method in METHODS for found in explain(each, tokenizer, *texts, method=method, measure=False)
+        ]
+        scores = [score for explanation in explanations for score in explanation.scores]
+        attention = attention_of(each, tokenizer, texts[0], layer=1).weights.flatten().tolist()
+        near = nearest_examples(each, tokenizer, texts[0], ["files", "Return"]) if head == "label" else [[]]
+        results.append([*scores, *attention, *(example.cosine for example in near[0])])
+    assert results[0] == pytest.approx(results[1], abs=1e-4)
+    assert [each.value for each in before] != [each.value for each in explain(adapted, tokenizer, *texts)]
+    assert adapted.training
+
+
+def test_adapters_that_are_not_in_the_layers_are_refused(built: Build) -> None:
+    peft = pytest.importorskip("peft")
+    model, tokenizer, texts = built("label")
+    adapted = peft.get_peft_model(model, peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2))
+    with pytest.raises(ValueError, match="an adapter that puts tokens before the texts, got PROMPT_TUNING"):
+        explain(adapted, tokenizer, *texts)

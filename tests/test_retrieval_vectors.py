@@ -44,10 +44,11 @@ def expected(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kinds", [["dense", "sparse", "token"], ["token", "sparse"], ["dense"], []])
 def test_embed_writes_the_kinds_that_are_asked_for(
-    folder: Path, expected: dict[str, Any], tmp_path: Path, kinds: list[str]
+    folder: Path, expected: dict[str, Any], tmp_path: Path, kinds: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"precision": "float32", "vectors": ",".join(kinds)}
     embed_corpus(folder, folder.parent / "texts.jsonl", tmp_path, **options)
+    assert "1 bad row has no result (1 null). " in capsys.readouterr().out
     (file,) = tmp_path.glob("*.parquet")
     rows = pq.read_table(file).to_pylist()
     assert set(rows[0]) == {"id", *(COLUMNS[kind] for kind in kinds or ["dense"])}
@@ -78,19 +79,30 @@ def test_dense_vectors_beside_others_are_those_without_them(folder: Path, tmp_pa
         embed_corpus(tmp_path / "model", folder.parent / "texts.jsonl", tmp_path / "prompt", vectors="dense,sparse")
 
 
+def test_sparse_vectors_are_those_of_lowercase_texts_if_the_folder_says_so(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in ("a CAT", "a cat")))
+    embed_corpus(tmp_path / "model", tmp_path / "texts.jsonl", tmp_path / "out", vectors="sparse")
+    upper, lower = pq.read_table(tmp_path / "out" / "shard-000000.parquet")["sparse_embedding"].to_pylist()
+    assert upper == lower
+
+
 @pytest.mark.parametrize("kind", ["sparse", "token"])
-def test_an_index_of_one_kind_finds_the_text_itself(folder: Path, tmp_path: Path, kind: str) -> None:
+def test_search_and_serve_find_the_text_itself_in_an_index_of_one_kind(folder: Path, tmp_path: Path, kind: str) -> None:
     index_corpus(folder, folder.parent / "texts.jsonl", tmp_path, precision="float32", vectors=kind)
     index = SearchIndex(tmp_path)
     hits = index.search(TEXTS[1], limit=2, mode="vector")
     assert hits[0].text == TEXTS[1]
     pytest.importorskip("fastapi", reason="needs the extra serve")
     from sequence_encoder.serving import create_app, load_served_model
+    from sequence_encoder.tests.serving_apps import ask
 
-    with pytest.raises(
-        UsageError, match=rf"The {kind} vectors of the index .* such as BGE-M3, a server computes the d"
-    ):
-        create_app([load_served_model(str(folder), "float32", "cpu")], index=index)
+    app = create_app([load_served_model(str(folder))], index=index)
+    found = ask(app, "/search", {"query": TEXTS[1], "limit": 2, "mode": "vector"}).json()["hits"]
+    app.state.service.scheduler.close()
+    assert [hit["text"] for hit in found] == [hit.text for hit in hits]
+    assert [hit["score"] for hit in found] == pytest.approx([hit.score for hit in hits], rel=1e-3)
 
 
 @pytest.mark.parametrize(

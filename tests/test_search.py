@@ -282,3 +282,28 @@ def test_rows_without_vectors_and_repeated_texts_are_indexed(tmp_path: Path, goo
     table.add(columns)
     layout = add_indexes(table, vector_search(table, tmp_path, {}), "text", "English")
     assert (layout.probes, layout.recall) == ((None, None) if good == 20 else (20, 1.0))
+
+
+def test_an_index_of_examples_shows_the_nearest_in_explanations(
+    folder: Path, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = str(models["encoder"])
+    given = ["--text", ROWS[3]["text"], "--text_pair", "text", "--index", str(folder)]
+    main(["explain", encoder, *given, "--label_column", "kind", "--nearest", "2"])
+    hits = SearchIndex(folder).search(ROWS[3]["text"], 2, mode="vector")
+    near = [line for line in capsys.readouterr().out.splitlines() if line.startswith("near: ")]
+    assert [line.split(": ")[2] for line in near] == [hit.text for hit in hits]
+    assert near[0] == f"near: 1.000 {hits[0].fields['kind']}: {ROWS[3]['text']}"
+    other = SequenceEncoderModel.from_pretrained(encoder)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.copy_(torch.randn_like(weight))
+    other.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path)
+    for options, message in (
+        ([encoder], r"has no column label \(--label_column\); it has id, text, kind, n"),
+        ([str(tmp_path), "--label_column", "kind"], "which are not those of the model that is explained"),
+        ([encoder, "--examples", "none.csv"], "--examples and --index are mutually exclusive"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(["explain", *options, *given])

@@ -25,7 +25,7 @@ from sequence_encoder.search import SearchIndex, index_corpus  # noqa: E402
 from sequence_encoder.search.arguments import MODES  # noqa: E402
 from sequence_encoder.search.indexing import add_indexes  # noqa: E402
 from sequence_encoder.search.vector_search import LanceSearch  # noqa: E402
-from sequence_encoder.serving import create_app, load_served_model  # noqa: E402
+from sequence_encoder.serving import Limits, create_app, load_served_model  # noqa: E402
 from sequence_encoder.tests.serving_apps import ask  # noqa: E402
 from sequence_encoder.tests.vector_folders import CHANNELS, TEXTS  # noqa: E402
 
@@ -179,6 +179,21 @@ def test_a_server_returns_sparse_vectors(app: Callable[[str], Any], models: dict
     assert len(ask(app("sparse"), "/embed_sparse", {"inputs": "a dog"}).json()) == 1
     answer = ask(app("sparse"), "/embed_sparse", {"inputs": "a dog", "model": "late"})
     assert (answer.status_code, answer.json()["error"]) == (400, "The model late cannot embed sparse.")
+
+
+def test_a_server_stops_computing_more_sparse_weights_than_it_can_send(
+    vector_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sequence_encoder.serving.tei_routes._MOST_NUMBERS", 20)
+    served = load_served_model(str(vector_folders["sparse"]), "float32", "cpu")
+    computed: list[Any] = []
+    compute = served.compute
+    monkeypatch.setattr(served, "compute", lambda group, rows: computed.extend(rows) or compute(group, rows))
+    app = create_app([served], Limits(max_batch_tokens=1))
+    answer = ask(app, "/embed_sparse", {"inputs": ["a dog", "it"] * 3})
+    app.state.service.scheduler.close()
+    assert (answer.status_code, len(computed)) == (413, 3)
+    assert "at least 27 numbers, and the server returns at most 20" in answer.json()["error"]
 
 
 def test_a_server_returns_the_vectors_of_tokens(app: Callable[[str], Any], models: dict[str, Any]) -> None:

@@ -19,7 +19,9 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer_utils import SaveStrategy
 
 from ...command_line import UsageError
-from ...command_line.console import hide_progress_bars, show_table
+from ...command_line.console import show_table
+from ...command_line.counts import counted
+from ...command_line.progress_bars import hide_progress_bars
 from ...evaluation.calibrate_command import add_to_card
 from ...evaluation.calibrating import CalibrationReport
 from ...saving.model_files import model_files
@@ -110,7 +112,7 @@ def _adapt(run: Adaptation) -> Results:
             recipe.prepare(checkpoint, tokenizer)
         if args.process_index == 0:
             for split, cut in recipe.cut.items():
-                print(f"{split}: {len(recipe.rows[split]):,} examples; {cut.in_words(recipe.max_length)}.")
+                print(f"{split}: {counted(len(recipe.rows[split]), 'example')}; {cut.in_words(recipe.max_length)}.")
         results = finished(run)
         results.run = digest_of(settings)
         results.labels, results.cut = recipe.labels, {split: asdict(cut) for split, cut in recipe.cut.items()}

@@ -13,7 +13,8 @@ from typing import Any, cast
 from transformers import AutoTokenizer, IntervalStrategy, PreTrainedTokenizerBase, set_seed
 
 from ...command_line import UsageError
-from ...command_line.console import hide_progress_bars
+from ...command_line.counts import counted
+from ...command_line.progress_bars import hide_progress_bars
 from ...data.corpus import load_corpus, text_of
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
@@ -176,7 +177,7 @@ def load_finished(run: Pretraining, trainer: HubTrainer) -> None:
         model.load_state_dict(type(model).from_pretrained(run.output).state_dict())
     if trainer.is_world_process_zero():
         print(
-            f"The run in {run.output.resolve()} is finished, after {finished_steps(run):,} steps. To continue "
+            f"The run in {run.output.resolve()} is finished, after {counted(finished_steps(run), 'step')}. To continue "
             "training, increase --max_steps or --num_train_epochs."
         )
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import SchedulerType
 
 from ...command_line.console import show_table
+from ...command_line.counts import counted
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
 from ..checkpoints import (
@@ -68,8 +69,9 @@ def make_trainer(
             steps = math.ceil(args.num_train_epochs * len(train) / per_step)
         if args.process_index == 0:
             print(
-                f"{len(train.windows):,} windows, {train.tokens:,} tokens, in {train.count:,} packs that are "
-                f"{train.fullness:.1%} full; {steps:,} steps of {per_step} {'pack' if per_step == 1 else 'packs'}."
+                f"{counted(len(train.windows), 'window')}, {counted(train.tokens, 'token')}, in "
+                f"{counted(train.count, 'pack that is', 'packs that are')} {train.fullness:.1%} full; "
+                f"{counted(steps, 'step')} of {counted(per_step, 'pack')}."
             )
     train.plan(steps * per_step)
     checkpoint = last_complete_checkpoint(run.output) if args.resume else None
