@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ....command_line import UsageError
-from ....modeling.label_checks import IGNORED
 from ....tasks.columns import check_columns, check_values
 from ....tasks.task import Examples, TruncationCounts
 from .writing import WritingTask
@@ -140,6 +139,8 @@ class Conversation(WritingTask):
             UsageError: If the chat template refuses a conversation.
         """
         from datasets import Dataset
+
+        from ....modeling.label_checks import IGNORED
 
         # Room for masks after the reply.
         self.capacity = self.max_length - min(self.block, self.max_length // 4)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ....command_line import UsageError
-from ....modeling.label_checks import IGNORED
 from ....tasks.columns import check_columns, check_values
 from ....tasks.task import Examples
 from .writing import WritingTask
@@ -54,6 +53,8 @@ class Infilling(WritingTask):
             UsageError: If a text is too short for a gap.
         """
         from datasets import Dataset
+
+        from ....modeling.label_checks import IGNORED
 
         columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "row": list(range(len(rows)))}
         for batch in rows.iter(1000):

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ....command_line import UsageError
-from ....modeling.label_checks import IGNORED
 from ....tasks.task import HeadTask, Metrics
 from ...diffusion_masking import antithetic_rates, mask_at_rate, mask_share
 
@@ -127,6 +126,8 @@ class WritingTask(HeadTask):
         return Dataset.from_dict({name: [row[name] for row in found] for name in found[0]})
 
     def _row(self, ids: Any, labels: Any, rng: Any, mask: Any, rate: float, evaluating: bool) -> dict[str, Any]:
+        from ....modeling.label_checks import IGNORED
+
         ids, written = self.draw(np.asarray(ids), np.asarray(labels) != IGNORED, rng, evaluating)
         masked, weights = mask(ids, written, rate, self.mask_id, rng)
         return {"input_ids": masked, "labels": np.where(written, ids, IGNORED), "label_weights": weights}
@@ -137,6 +138,8 @@ class WritingTask(HeadTask):
         def pad(rows: list[Mapping[str, Any]]) -> dict[str, Any]:
             import torch
             from torch.nn.utils.rnn import pad_sequence
+
+            from ....modeling.label_checks import IGNORED
 
             # [PAD] that the model has to write is a token like others, so the ids do not tell what padding is.
             fills = {"input_ids": self.pad_id, "labels": IGNORED, "label_weights": 0.0, "attention_mask": 0}
