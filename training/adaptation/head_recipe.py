@@ -32,7 +32,7 @@ from ...tasks import HEAD_TASKS, HeadTask
 from ...tasks.task import TruncationCounts
 from ..encoders import card_fields_of, pooling_fields
 from ..hub_trainer import HubTrainer, training_of
-from .adapters import apply_tuning, check_adapter, record_adapter
+from .adapters import apply_tuning, check_adapter, merge_adapter, record_adapter
 from .callbacks import BestWeights, callbacks_of
 from .encoder import new_head, text_length
 from .masked_tuning import RandomMasks
@@ -246,7 +246,7 @@ class HeadRecipe:
             self._write_adapter(model, folder)
             if not tuning.can_be_merged:
                 return
-            model = model.merge_and_unload()
+            model = merge_adapter(model)
         model.save_pretrained(folder)
 
     def write_cards(self, results: Results, folder: Path) -> None:
