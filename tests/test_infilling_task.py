@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForMaskedLM, AutoTokenizer, GenerationConfig
 
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel
@@ -30,7 +31,13 @@ LENGTH, BLOCK = 40, 6
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_encoder(tmp_path_factory.mktemp("encoder"))
+    """Save a model for masked language modelling whose decoder has a bias other than that of a new head."""
+    folder = save_encoder(tmp_path_factory.mktemp("encoder"))
+    torch.manual_seed(1)
+    model = SequenceEncoderForMaskedLM(SequenceEncoderModel.from_pretrained(folder).config)
+    torch.nn.init.normal_(model.decoder.bias, std=0.1)
+    model.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +95,13 @@ def test_every_length_up_to_the_number_of_masks_is_as_likely(task: Infilling) ->
     for masks, counts in lengths.items():
         assert sorted(counts) == list(range(1, masks + 1))
         assert min(counts.values()) > 0.7 * sum(counts.values()) / masks
+
+
+def test_special_tokens_that_a_text_mentions_are_text(encoder: Path, task: Infilling) -> None:
+    rows = Dataset.from_list([{"text": "the [MASK] is [PAD]"}])
+    task.read({"train": rows})
+    (example,) = task.encode(rows, AutoTokenizer.from_pretrained(encoder))
+    assert not {task.mask_id, task.pad_id} & {*example["input_ids"]}
 
 
 def test_only_gaps_have_masks_and_labels(task: Infilling) -> None:
@@ -168,6 +182,7 @@ def test_training_lowers_the_bound_and_the_folder_has_the_model(encoder: Path, t
     options = {**FAST, "num_train_epochs": 2, "tuning": tuning, "max_gap_tokens": 4}
     found = run("infilling", encoder, tmp_path / "out", **options, **files)
     assert found.metric == "nats_per_token"
+    assert found.kept.score == -found.kept.metrics["validation"]["nats_per_token"]
     before = found.baselines["before_training"]["test"]["nats_per_token"]
     assert found.kept.metrics["test"]["nats_per_token"] < before
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
@@ -184,17 +199,11 @@ def test_training_lowers_the_bound_and_the_folder_has_the_model(encoder: Path, t
         torch.testing.assert_close(adapted.eval()(input_ids=ids).logits, model.eval()(input_ids=ids).logits)
 
 
-def test_a_head_that_is_trained_already_is_kept(tmp_path: Path) -> None:
-    folder = save_encoder(tmp_path / "encoder")
-    tokens = AutoTokenizer.from_pretrained(folder)
-    torch.manual_seed(1)
-    model = SequenceEncoderForMaskedLM(SequenceEncoderModel.from_pretrained(folder).config)
-    model.save_pretrained(folder)
-    tokens.save_pretrained(folder)
+def test_a_head_that_is_trained_already_is_kept(encoder: Path, tmp_path: Path) -> None:
     files = write_examples(tmp_path, "infilling", {"train": 8})
-    run("infilling", folder, tmp_path / "out", max_gap_tokens=BLOCK, max_steps=1, learning_rate=1e-12, **files)
+    run("infilling", encoder, tmp_path / "out", max_gap_tokens=BLOCK, max_steps=1, learning_rate=1e-12, **files)
     trained = SequenceEncoderForMaskedLM.from_pretrained(tmp_path / "out")
-    for name, weight in model.named_parameters():
+    for name, weight in SequenceEncoderForMaskedLM.from_pretrained(encoder).named_parameters():
         torch.testing.assert_close(trained.get_parameter(name), weight)
 
 
