@@ -92,6 +92,7 @@ def model_card(
     datasets: str | list[str] | None = None,
     tags: Iterable[str] = (),
     limits: Iterable[str] = (),
+    usage: str | None = None,
 ) -> ModelCard:
     """Render the card of a model of this package.
 
@@ -110,6 +111,7 @@ def model_card(
         datasets: Ids of datasets on the Hub.
         tags: Further tags for the Hub's search.
         limits: Sentences about what the model must not be used for.
+        usage: Markdown about the use of the loaded model and tokenizer.
 
     Raises:
         ValueError: If the model is not from this package, or if the Hub would reject the card.
@@ -153,6 +155,7 @@ def model_card(
         progress=training.progress,
         results=_results(training),
         metrics=[tuple(map(_cell, _shown(result))) for result in training.results],
+        usage=usage,
         limits=[*limits, *_limits(model, training)],
         licence=" ".join(str(part) for part in (license, license_name, license_link) if part)
         or "No licence is stated. Ask the publisher before you use this model.",

@@ -74,6 +74,12 @@ def _example(task: str, rng: random.Random) -> dict[str, Any]:
         choices = [rng.choice(FILLERS), rng.choice(FILLERS)]
         choices[label] = animal
         return {"text": text, "choices": choices, "label": label}
+    if task == "infilling":
+        return {"text": text}
+    if task == "conversation":
+        turns = [("user", f"where is the {animal} ?"), ("assistant", f"here is a {colour} {animal}")]
+        turns += [("user", "which"), ("assistant", f"the {colour}")]
+        return {"messages": [{"role": role, "content": content} for role, content in turns]}
     # The same words in another order.
     other = " ".join(rng.sample(text.split(), len(text.split())))
     if task == "embedding":

@@ -75,7 +75,11 @@ TUNINGS = ["head", "adapter", "lora", "prompt"]
 @pytest.mark.parametrize(
     ("task", "tuning", "step"),
     # Step 3 is within an epoch, and step 4 at the end of one.
-    [*((task, "full", 4) for task in TASKS), *(("classification", tuning, 3) for tuning in TUNINGS)],
+    [
+        *((task, "full", 4) for task in TASKS),
+        *(("classification", tuning, 3) for tuning in TUNINGS),
+        ("infilling", "full", 3),
+    ],
 )
 def test_a_run_resumes_to_the_same_model(
     encoder: Path, tmp_path: Path, interrupt: Interrupt, task: str, tuning: str, step: int

@@ -113,6 +113,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.writelines(json.dumps({"text": text}) + "\n" for text in TEXTS)
     rows = examples_of("classification", 40, seed=0)
     (folder / "train.csv").write_text("text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows))
+    chats = [json.dumps(row) + "\n" for row in examples_of("conversation", 8, seed=0)]
+    (folder / "chats.jsonl").write_text("".join(chats))
     for split, seed in (("train", 0), ("test", 1)):
         lines = [json.dumps(row) + "\n" for row in examples_of("ner", 40, seed)]
         (folder / f"{split}.jsonl").write_text("".join(lines))

@@ -148,7 +148,7 @@ def test_public_names_are_pinned() -> None:
         ],
         "export": ["ExportCheck", "ExportedEncoder", "export", "exported_pipeline", "to_jax"],
         "hub": ["Training", "model_card", "save_sentence_transformer"],
-        "inference": ["QuestionAnsweringPipeline", "optimize_for_inference", "unpad_inputs"],
+        "inference": ["InfillingPipeline", "QuestionAnsweringPipeline", "optimize_for_inference", "unpad_inputs"],
         "training": ["Bound", "HubTrainer", "Objectives", "PretrainingCollator", "diffusion_bound", "training_of"],
     }.items(),
 )

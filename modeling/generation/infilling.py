@@ -32,6 +32,8 @@ class Infilling:
     score: float
 
 
+# The most tokens of a gap without a limit, if the model was not trained with another number.
+_LONGEST_GAP = 16
 # Options of `generate` that `infill` lacks.
 _OF_CONTINUATION = ("max_new_tokens", "block_length", "eos_token_id")
 
@@ -65,7 +67,7 @@ class InfillingMixin:
         A mask token is a gap of one token, `[MASK]{5}` one of five tokens, and `[MASK]{1,8}` one of up to eight tokens,
         whose length the model chooses: after `adapt --task infilling`, it leaves masks empty; otherwise each length is
         tried, and the one with the highest score is taken, for several gaps one after another. A gap after a space
-        starts with a new word.
+        starts with a new word. `[MASK]{1,}` has as many tokens as the longest gaps of the training, or 16.
 
         Args:
             texts: A text or several texts with gaps.
@@ -92,7 +94,8 @@ class InfillingMixin:
         if unknown:
             raise ValueError(f"infill has no argument {', '.join(unknown)}.")
         given = [texts] if isinstance(texts, str) else list(texts)
-        templates = [Template.parse(text, tokenizer.mask_token) for text in given]
+        longest = getattr(defaults, "max_gap_tokens", None) or _LONGEST_GAP
+        templates = [Template.parse(text, tokenizer.mask_token, longest) for text in given]
         filler = _Filler(self, tokenizer, chosen, gap_regex, bad_words, logits_processor)
         found = filler.fill(templates)
         return found[0] if isinstance(texts, str) and len(found) == 1 else found

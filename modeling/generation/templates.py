@@ -1,7 +1,7 @@
 """Reads texts with gaps such as `"The [MASK] of [MASK]{5}."`, and puts texts into the gaps.
 
 A gap is a mask token, which stands for one token, a mask token with a number, which stands for that many, or one with
-two numbers such as `[MASK]{1,8}`, whose length the model chooses.
+two numbers such as `[MASK]{1,8}`, whose length the model chooses. The second number may be missing.
 """
 
 import re
@@ -39,19 +39,24 @@ class Template:
     gaps: list[Gap]
 
     @classmethod
-    def parse(cls, text: str, mask_token: str) -> "Template":
+    def parse(cls, text: str, mask_token: str, longest: int) -> "Template":
         """Read a text.
+
+        Args:
+            text: The text.
+            mask_token: The token that marks gaps.
+            longest: The largest number of tokens of a gap such as `[MASK]{2,}`.
 
         Raises:
             ValueError: If it has no gap, or the length of a gap is not possible.
         """
-        found = list(re.finditer(re.escape(mask_token) + r"(?:\{(\d+)(?:,(\d+))?\})?", text))
+        found = list(re.finditer(re.escape(mask_token) + r"(?:\{(\d+)(,(\d*))?\})?", text))
         if not found:
             raise ValueError(f"The text {text!r} has no gap; mark gaps with {mask_token}.")
         gaps, pieces, end = [], [], 0
         for match in found:
             least = 1 if match[1] is None else int(match[1])
-            most = least if match[2] is None else int(match[2])
+            most = least if match[2] is None else int(match[3] or longest)
             if not 1 <= least <= most:
                 raise ValueError(f"The gap {match[0]} must have at least one token, and its numbers must ascend.")
             before = text[end : match.start()]

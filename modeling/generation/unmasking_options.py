@@ -67,6 +67,9 @@ class UnmaskingOptions:
         for source in (defaults, config):
             options |= {name: value for name in names if (value := getattr(source, name, None)) is not None}
         options |= {name: given[name] for name in names if given.get(name) is not None}
+        if "max_new_tokens" not in options and given.get("block_length") is None:
+            # A default for continuations.
+            options.pop("block_length", None)
         for name in _UNSUPPORTED:
             value = left.pop(name, None) if name in left else getattr(config, name, None)
             if value not in _NEUTRAL:

@@ -15,9 +15,10 @@ from ...command_line.extras import require, require_reporters
 from ...command_line.parser import CommandLine, check_used
 from ...evaluation.calibration_arguments import CALIBRATED_TASKS
 from .examples.arguments import TaskDataArguments
-from .tasks import HEAD_TASKS, TASKS
+from .tasks import HEAD_TASKS, TASKS, WRITING_TASKS
 from .tuning import TUNINGS
 
+_SMALLER_IS_BETTER = ("loss", "rmse", "nats_per_token", "perplexity")
 _POOLED = ("classification", "multi-label", "regression", "multiple-choice", "embedding")
 # Arguments that have an effect only with some values of another argument.
 _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -25,13 +26,16 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "prompt_length": ("tuning", ("prompt",)),
     "pooling": ("task", _POOLED),
     "matryoshka_dims": ("task", ("embedding",)),
-    "text_pair_column": ("task", tuple(task for task in TASKS if task != "ner")),
+    "text_pair_column": ("task", tuple(task for task in TASKS if task not in ("ner", *WRITING_TASKS))),
+    "label_column": ("task", tuple(task for task in TASKS if task != "infilling")),
+    "max_gap_tokens": ("task", ("infilling",)),
+    "block_length": ("task", ("conversation",)),
     "choice_columns": ("task", ("multiple-choice",)),
     "label_separator": ("task", ("multi-label",)),
     "doc_stride": ("task", ("qa",)),
     "calibrate": ("task", CALIBRATED_TASKS),
     "calibration_file": ("task", CALIBRATED_TASKS),
-    "average_seeds": ("task", tuple(HEAD_TASKS)),
+    "average_seeds": ("task", (*HEAD_TASKS, *WRITING_TASKS)),
     "masked_tuning": ("task", ("classification", "multi-label", "regression")),
     "eval_steps": ("eval_strategy", ("steps",)),
     "save_steps": ("save_strategy", ("steps",)),
@@ -45,6 +49,14 @@ _NOT_USED_WITH = {
     "dataset_config_name": "train_file",
     "num_train_epochs": "max_steps",
 }
+# Values beyond what any encoder can use would exhaust the memory.
+_LIMITS = (
+    ("max_length", 8, 1_000_000),
+    ("rank", 1, 10_000),
+    ("prompt_length", 1, 10_000),
+    ("max_gap_tokens", 1, 100_000),
+    ("block_length", 1, 100_000),
+)
 
 
 @dataclass
@@ -79,10 +91,13 @@ class AdaptedModelArguments:
     matryoshka_dims: list[int] | None = field(
         default=None, metadata={"help": "Sizes that embeddings can be truncated to after training."}
     )
+    max_gap_tokens: int = field(default=16, metadata={"help": "Largest number of masks in a gap."})
+    block_length: int = field(
+        default=32, metadata={"help": "Largest number of masks that a reply is continued with at a time."}
+    )
 
     def __post_init__(self) -> None:
-        # Values beyond what any encoder can use would exhaust the memory.
-        for name, least, most in (("max_length", 8, 1_000_000), ("rank", 1, 10_000), ("prompt_length", 1, 10_000)):
+        for name, least, most in _LIMITS:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 allowed = f"at least {least}" if value < least else f"at most {most:,}"
@@ -185,7 +200,7 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     defaults = dict(tuning.defaults) if tuning else {}
     metric = given.get("metric_for_best_model") or (task.best_metric if task else None)
     if metric is not None:
-        defaults |= {"metric_for_best_model": metric, "greater_is_better": not metric.endswith(("loss", "rmse"))}
+        defaults |= {"metric_for_best_model": metric, "greater_is_better": not metric.endswith(_SMALLER_IS_BETTER)}
     return defaults
 
 
@@ -193,7 +208,7 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 _SHOWN_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     **_USED_WITH,
     "class_weights": ("task", ("classification", "ner")),
-    "search_trials": ("task", tuple(HEAD_TASKS)),
+    "search_trials": ("task", (*HEAD_TASKS, *WRITING_TASKS)),
     "from_adapter": ("tuning", ("lora", "dora", "ia3")),
 }
 # Options that only the help of the command without a task shows.

@@ -1,10 +1,15 @@
-"""Load or convert the encoder that `sequence-encoder adapt` starts from."""
+"""Load or convert the encoder that `sequence-encoder adapt` starts from, and find how long its texts may be."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ...command_line import UsageError
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
@@ -14,8 +19,13 @@ from ...conversion.source_models import FAMILIES, read_config, transformer_folde
 from ..encoders import check_trainable, save_as_sequence_encoder
 from .tasks import TASKS
 
+# Default of --max_length.
+_LENGTH = 256
 
-def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool) -> tuple[str, PreTrainedTokenizerBase]:
+
+def encoder_of(
+    checkpoint: str, folder: Path, any_family: bool, may_write: bool, with_head: bool = False
+) -> tuple[str, PreTrainedTokenizerBase]:
     """Find the encoder and its tokenizer, and convert the encoder if it belongs to another family.
 
     Args:
@@ -23,6 +33,7 @@ def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool)
         folder: The folder to save a converted encoder in.
         any_family: Whether an encoder that cannot be converted may be used as it is.
         may_write: Whether this process converts the encoder. The others expect it in `folder`.
+        with_head: Whether to convert the head of the checkpoint too.
 
     Returns:
         The checkpoint of the encoder, and its tokenizer.
@@ -40,7 +51,7 @@ def encoder_of(checkpoint: str, folder: Path, any_family: bool, may_write: bool)
         if config is None or config.model_type != SequenceEncoderConfig.model_type:
             try:
                 if may_write:
-                    save_as_sequence_encoder(checkpoint, folder, base_model=True).save_pretrained(folder)
+                    save_as_sequence_encoder(checkpoint, folder, base_model=not with_head).save_pretrained(folder)
                 named = str(folder)
             except UsageError as error:
                 if config is None:
@@ -63,3 +74,43 @@ def _with_adapter_hint(error: UsageError, config: PreTrainedConfig) -> UsageErro
         return error
     tasks = ", ".join(name for name, task in TASKS.items() if "adapter" in task.tunings)
     return UsageError(f"{error} --tuning adapter works with an encoder of any family, for --task {tasks}.")
+
+
+@contextmanager
+def new_head() -> Iterator[None]:
+    """Silence the reports of missing and unexpected weights, which a new head causes, and of deprecated calls."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def text_length(asked: int | None, config: Any, prompts: int = 0, default: int | None = None) -> int:
+    """Return the number of tokens to truncate texts to.
+
+    Args:
+        asked: `--max_length`, if the user gave it.
+        config: The configuration of the encoder.
+        prompts: The number of positions that virtual tokens take.
+        default: The maximum length that the encoder's folder names, if any.
+
+    Returns:
+        `asked`, or a default that the encoder has positions for.
+
+    Raises:
+        UsageError: If `asked` exceeds the positions of the encoder.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    limited = positions is not None and getattr(config, "position_embedding", "learned") == "learned"
+    room = int(positions or 0) - prompts if limited else None
+    if asked is not None and room is not None and asked > room:
+        beside = f" beside the {prompts} virtual tokens" if prompts else ""
+        raise UsageError(
+            f"--max_length must be at most {room}, the positions that the encoder has{beside}, got {asked}."
+        )
+    default = default or _LENGTH
+    return asked or min(default, room or default)

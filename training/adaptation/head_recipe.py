@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from transformers import (
     default_data_collator,
     set_seed,
 )
-from transformers.utils import logging
 
 from ...command_line import UsageError
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
@@ -31,19 +28,18 @@ from ...modeling.heads.task_adapter import TaskAdapter
 from ...modeling.label_checks import IGNORED
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.model_files import save_card
-from ...tasks import HEAD_TASKS
+from ...tasks import HEAD_TASKS, HeadTask
 from ...tasks.task import TruncationCounts
 from ..encoders import card_fields_of, pooling_fields
 from ..hub_trainer import HubTrainer, training_of
-from .adapters import apply_tuning, check_adapter, record_adapter
+from .adapters import apply_tuning, check_adapter, merge_adapter, record_adapter
 from .callbacks import BestWeights, callbacks_of
+from .encoder import new_head, text_length
 from .masked_tuning import RandomMasks
 from .report import Evaluation, Results, adapter_card, complete, metrics_of
 from .run import Adaptation, AdaptationArguments
 from .tuning import TUNINGS
 
-# Default of --max_length.
-_LENGTH = 256
 # Heads whose last layer has one row per label.
 _CLASSIFIERS = ("SequenceClassification", "TokenClassification", "MultipleChoice")
 # Tuning methods that save all trained weights with the model.
@@ -63,9 +59,13 @@ class HeadRecipe:
         UsageError: If the task cannot use the examples or the arguments.
     """
 
+    trainer_class: type[HubTrainer] = HubTrainer
+    # The class of the model that an adapter is trained on, without the weights that the adapter contains.
+    base_class: type[PreTrainedModel] = SequenceEncoderModel
+
     def __init__(self, run: Adaptation, examples: dict[str, Any]) -> None:
         self.run = run
-        self.task = HEAD_TASKS[run.model.task](run.data)
+        self.task = self._task()
         self.rows = self.task.read(examples)
         if run.args.class_weights != "none" and run.model.task not in ("classification", "ner"):
             raise UsageError(f"--class_weights only supports classification and ner, got --task {run.model.task}.")
@@ -77,6 +77,9 @@ class HeadRecipe:
             raise UsageError(f"--average_seeds needs --tuning {' or '.join(_AVERAGED)}, got {run.model.tuning}.")
         if run.model.from_adapter is not None:
             self.task.follow(check_adapter(run.model, self.task.labels))
+
+    def _task(self) -> HeadTask:
+        return HEAD_TASKS[self.run.model.task](self.run.data)
 
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
         """Tokenise the examples, and compute all text vectors if the encoder is frozen.
@@ -168,10 +171,10 @@ class HeadRecipe:
         else:
             model = {"model_init": lambda trial=None: self.model(args.seed)}
         try:
-            return HubTrainer(
+            return self.trainer_class(
                 **model,
                 args=args,
-                train_dataset=self._masked(self.inputs["train"]),
+                train_dataset=self._training_inputs(args),
                 eval_dataset=self.inputs["validation"],
                 data_collator=self.collator,
                 processing_class=self.tokenizer,
@@ -183,8 +186,9 @@ class HeadRecipe:
         except (ValueError, ImportError) as error:
             raise UsageError(error) from error
 
-    def _masked(self, inputs: Any) -> Any:
-        """Return training examples that get masks as they are read, if the user wants masked tuning."""
+    def _training_inputs(self, args: AdaptationArguments) -> Any:
+        """Return the training examples, which get masks as they are read if the user wants masked tuning."""
+        inputs = self.inputs["train"]
         return inputs.with_transform(RandomMasks(self.tokenizer)) if self.run.args.masked_tuning else inputs
 
     @property
@@ -242,7 +246,7 @@ class HeadRecipe:
             self._write_adapter(model, folder)
             if not tuning.can_be_merged:
                 return
-            model = model.merge_and_unload()
+            model = merge_adapter(model)
         model.save_pretrained(folder)
 
     def write_cards(self, results: Results, folder: Path) -> None:
@@ -259,8 +263,9 @@ class HeadRecipe:
                 save_card(folder / "adapter" / "README.md" if inside else folder / "README.md", card.content)
             if not tuning.can_be_merged:
                 return
+        model = getattr(transformers, self.task.auto_class).from_pretrained(folder)
         card = model_card(
-            getattr(transformers, self.task.auto_class).from_pretrained(folder),
+            model,
             # The name alone, because the local path means nothing to readers of the card.
             self.run.args.hub_model_id or self.run.output.resolve().name,
             training,
@@ -268,8 +273,13 @@ class HeadRecipe:
             base_model=_of_the_hub(self.run.model.from_checkpoint),
             datasets=_of_the_hub(self.run.data.dataset_name),
             limits=[f"Trained on texts of at most {self.task.max_length} tokens; longer texts were truncated."],
+            usage=self._usage(model),
         )
         save_card(folder / "README.md", card.content)
+
+    def _usage(self, model: Any) -> str | None:
+        """Return what the card adds about the use of the model, in Markdown."""
+        return None
 
     def training(self, trainer: Any) -> Training:
         """Return what the card says about the training of a trainer."""
@@ -298,7 +308,7 @@ class HeadRecipe:
         pooling = self._pooling_fields
         if _of_the_hub(origin) is None or pooling:
             with new_head():
-                encoder = SequenceEncoderModel.from_pretrained(origin, dtype="auto")
+                encoder = self.base_class.from_pretrained(origin, dtype="auto")
             # With these fields, the adapter's head fits without further arguments.
             encoder.config = SequenceEncoderConfig.from_pretrained(origin, **self.task.label_fields, **pooling)
             encoder.save_pretrained(base)
@@ -338,46 +348,6 @@ class HeadRecipe:
         ]
         counts = torch.bincount(torch.tensor([label for label in column if label != IGNORED]), minlength=len(names))
         return counts.sum() / (len(names) * counts.clamp(min=1))
-
-
-@contextmanager
-def new_head() -> Iterator[None]:
-    """Silence the reports of missing and unexpected weights, which a new head causes, and of deprecated calls."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-            yield
-    finally:
-        logging.set_verbosity(level)
-
-
-def text_length(asked: int | None, config: Any, prompts: int = 0, default: int | None = None) -> int:
-    """Return the number of tokens to truncate texts to.
-
-    Args:
-        asked: `--max_length`, if the user gave it.
-        config: The configuration of the encoder.
-        prompts: The number of positions that virtual tokens take.
-        default: The maximum length that the encoder's folder names, if any.
-
-    Returns:
-        `asked`, or a default that the encoder has positions for.
-
-    Raises:
-        UsageError: If `asked` exceeds the positions of the encoder.
-    """
-    positions = getattr(config, "max_position_embeddings", None)
-    limited = positions is not None and getattr(config, "position_embedding", "learned") == "learned"
-    room = int(positions or 0) - prompts if limited else None
-    if asked is not None and room is not None and asked > room:
-        beside = f" beside the {prompts} virtual tokens" if prompts else ""
-        raise UsageError(
-            f"--max_length must be at most {room}, the positions that the encoder has{beside}, got {asked}."
-        )
-    default = default or _LENGTH
-    return asked or min(default, room or default)
 
 
 def weighted_loss(weights: torch.Tensor) -> Callable[..., torch.Tensor]:

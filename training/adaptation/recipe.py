@@ -55,7 +55,8 @@ from .scratch import (
     training_folder,
 )
 from .similarity_recipe import SimilarityRecipe
-from .tasks import HEAD_TASKS
+from .tasks import HEAD_TASKS, WRITING_TASKS
+from .writing_recipe import WritingRecipe
 
 
 def adapt(run: Adaptation) -> Results:
@@ -105,7 +106,11 @@ def _adapt(run: Adaptation) -> Results:
             any_family = run.model.tuning == "adapter"
             set_seed(args.seed)
             checkpoint, tokenizer = encoder_of(
-                run.model.from_checkpoint, run.scratch / "base", any_family, args.should_save and not resumed
+                run.model.from_checkpoint,
+                run.scratch / "base",
+                any_family,
+                args.should_save and not resumed,
+                with_head=run.model.task in WRITING_TASKS,
             )
             if args.should_save:
                 record_settings(run, settings)
@@ -175,8 +180,8 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
     """Read the examples, and check everything that can be checked without an encoder."""
     with run.args.main_process_first(local=run.args.save_on_each_node, desc="reading examples"):
         examples = load_examples(run.data)
-        kind = HeadRecipe if run.model.task in HEAD_TASKS else SimilarityRecipe
-        recipe = kind(run, examples)
+        kinds = {**dict.fromkeys(HEAD_TASKS, HeadRecipe), **dict.fromkeys(WRITING_TASKS, WritingRecipe)}
+        recipe = kinds.get(run.model.task, SimilarityRecipe)(run, examples)
         # The recipe has read the labels before, since a rare label may be held out.
         recipe.rows = hold_out(recipe.rows, run.data, run.args.seed)
         if run.args.should_save:

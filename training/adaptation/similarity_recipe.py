@@ -14,7 +14,7 @@ from ...modeling.text_encoding.recipe_files import read_recipe
 from ...saving.model_files import save_card
 from ..encoders import card_fields_of
 from .callbacks import callbacks_of
-from .head_recipe import new_head, text_length
+from .encoder import new_head, text_length
 from .report import Evaluation, Results, metrics_of
 from .run import Adaptation, AdaptationArguments
 from .tasks import SIMILARITY_TASKS
