@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
 
-from sequence_encoder import SequenceEncoderForSequenceClassification, SequenceEncoderModel
+from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderForSequenceClassification, SequenceEncoderModel
 from sequence_encoder.__main__ import main
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.conversion.remote_code_checkpoints import REMOTE_CODE_FAMILIES
@@ -102,6 +102,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder.config.label2id = {name: index for index, name in enumerate(LIBRARIES)}
     SequenceEncoderForSequenceClassification(encoder.config).save_pretrained(folder / "quickstart-model")
     tokenizer.save_pretrained(folder / "quickstart-model")
+    SequenceEncoderForMaskedLM(encoder.config).save_pretrained(folder / "writer")
+    tokenizer.save_pretrained(folder / "writer")
     # Transformers loads a folder of this name before it asks the Hub.
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
     sources = {"sentence-transformers/all-MiniLM-L6-v2": BertModel, "google-bert/bert-base-uncased": BertForMaskedLM}

@@ -108,6 +108,7 @@ class MaskedGenerationMixin(GenerationMixin):
                 - `guidance_scale`: Classifier-free guidance by the prompt; 1 disables it. It doubles the computation.
                 - `do_sample`, `temperature`, `top_k`, `top_p`, `repetition_penalty`, `num_return_sequences`: As in
                   transformers.
+                - `mask_token_id`: The mask token; by default that of the model's configuration.
                 - `eos_token_id`: Tokens that end a continuation; by default the separator.
                 - `fill_token_id`: The token that a model writes where it leaves a mask empty, as one does that has
                   learned from `adapt --task infilling`. A continuation is returned without it.
@@ -210,9 +211,9 @@ class MaskedGenerationMixin(GenerationMixin):
     ) -> list[Draft]:
         """Return drafts of all texts, after checking that each can be written."""
         config = cast(Any, self).config
-        mask = config.mask_token_id
+        mask = config.mask_token_id if options.mask_token_id is None else options.mask_token_id
         if mask is None:
-            raise ValueError("Writing needs a mask token, but mask_token_id is None in the configuration of the model.")
+            raise ValueError("mask_token_id is None in the configuration of the model; pass the id of the mask token.")
         new = options.max_new_tokens or 0
         limit = config.max_position_embeddings if config.position_embedding == "learned" else None
         fill = options.fill_token_id

@@ -90,6 +90,8 @@ class InfillingMixin:
         if tokenizer.mask_token is None:
             raise ValueError("tokenizer has no mask token, which marks gaps.")
         defaults = cast(Any, self).generation_config
+        # Configurations of converted checkpoints do not know it.
+        options = {**options, "mask_token_id": tokenizer.mask_token_id}
         chosen, unknown = UnmaskingOptions.read(options, generation_config or defaults, defaults, _OF_CONTINUATION)
         if unknown:
             raise ValueError(f"infill has no argument {', '.join(unknown)}.")

@@ -41,6 +41,7 @@ class UnmaskingOptions:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     num_return_sequences: int = 1
+    mask_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
     fill_token_id: int | None = None
