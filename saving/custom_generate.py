@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 CUSTOM_GENERATE = "custom_generate/generate.py"
-_TEXT = '''"""How the model of this repository writes, for `generate(custom_generate=...)` of transformers."""
+CUSTOM_GENERATE_MARK = (
+    '"""How the model of this repository writes, for `generate(custom_generate=...)` of transformers."""'
+)
+_TEXT = f'''{CUSTOM_GENERATE_MARK}
 
 
 def generate(*args, model, **kwargs):

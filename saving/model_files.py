@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .calibration_files import CALIBRATION_FILES, CALIBRATION_PICTURE
 from .code_bundle import BUNDLE_FILES, MARK
+from .custom_generate import CUSTOM_GENERATE, CUSTOM_GENERATE_MARK
 from .module_list import MODULE_LIST, module_paths
 
 # Files from which a tokenizer can be loaded.
@@ -112,13 +113,14 @@ def _known_files(folder: Path) -> set[str]:
 
 
 def _code(folder: Path) -> set[str]:
-    """Return the names of code files that this version or an earlier one saved with a model."""
+    """Return the paths of code files that this version or an earlier one saved with a model."""
     # The first file of an earlier version imports all others.
     named = re.findall(r"^\s*from \.(\w+) import", _text(folder / _OLDER_ENTRY), re.MULTILINE)
     older = {_OLDER_ENTRY, *(f"{stem}.py" for stem in named)}
-    return {name for name in BUNDLE_FILES if MARK in _text(folder / name)} | {
-        name for name in older if (folder / name).is_file()
-    }
+    found = {name for name in BUNDLE_FILES if MARK in _text(folder / name)}
+    if CUSTOM_GENERATE_MARK in _text(folder / CUSTOM_GENERATE):
+        found.add(CUSTOM_GENERATE)
+    return found | {name for name in older if (folder / name).is_file()}
 
 
 def _exported(folder: Path) -> set[str]:

@@ -94,6 +94,18 @@ def test_a_run_resumes_to_the_same_model(
     assert_same(tmp_path / "halves", tmp_path / "whole")
 
 
+def test_masked_tuning_resumes_to_the_same_model_within_an_epoch(
+    encoder: Path, tmp_path: Path, interrupt: Interrupt
+) -> None:
+    options = {**OPTIONS, **write_examples(tmp_path, "classification", COUNTS), "masked_tuning": True}
+    run("classification", encoder, tmp_path / "whole", **options)
+    interrupt(3)
+    with pytest.raises(KeyboardInterrupt):
+        run("classification", encoder, tmp_path / "halves", **options)
+    run("classification", encoder, tmp_path / "halves", **options, resume=True)
+    assert_same(tmp_path / "halves", tmp_path / "whole")
+
+
 def test_a_run_killed_while_it_saves_resumes_to_the_same_model(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

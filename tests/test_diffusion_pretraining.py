@@ -23,6 +23,7 @@ from sequence_encoder.data.windows import Window, segment_windows
 from sequence_encoder.tests.pretraining_runs import command, losses, rewind, run_here, write_corpus
 from sequence_encoder.tests.texts import LONG, TEXTS, tokenizer_of
 from sequence_encoder.training import Objectives, PretrainingCollator, diffusion_bound
+from sequence_encoder.training.checkpoints import remove_checkpoint
 from sequence_encoder.training.pretraining.diffusion_bound import BoundWindows
 from sequence_encoder.training.pretraining.objective_metrics import means, sums_of
 from sequence_encoder.training.pretraining.run import parse
@@ -221,6 +222,12 @@ def test_the_folder_is_an_ordinary_one(finished: Path) -> None:
         ["A text."], AutoTokenizer.from_pretrained(finished)
     )
     assert len(vectors) == 1
+
+
+def test_old_checkpoints_are_removed_completely(finished: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(finished / "checkpoint-4", tmp_path / "checkpoint-4")
+    remove_checkpoint(checkpoint)
+    assert not checkpoint.exists()
 
 
 def test_a_resumed_run_has_the_same_losses(corpus: Path, finished: Path, tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertFo
 from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import FAST, run, save_encoder, write_examples
+from sequence_encoder.training.adaptation.draws import Draws
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.run import parse
 from sequence_encoder.training.adaptation.tasks.infilling import Infilling
-from sequence_encoder.training.adaptation.writing_recipe import Draws, set_generation_defaults
+from sequence_encoder.training.adaptation.writing_recipe import set_generation_defaults
 from sequence_encoder.training.diffusion_masking import mask_share
 
 IGNORED = -100
@@ -128,7 +129,7 @@ def test_masks_depend_on_seed_and_epoch_and_those_of_evaluations_are_fixed(task:
             return super().__getitem__(key)
 
     def masked(seed: int, epoch: int) -> list[list[int]]:
-        made = Draws(Rows(inputs), task, seed)
+        made = Draws(Rows(inputs), task.training_rows, seed)
         made.epoch.fill_(epoch)
         return [row["input_ids"].tolist() for row in made.__getitems__([3, 1])]
 

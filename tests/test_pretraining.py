@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from statistics import mean
@@ -339,6 +340,21 @@ def test_a_resumed_run_must_have_the_same_arguments(finished: Path, corpus: Path
         run_here(corpus, finished, eval_documents=4, resume=True, mlm_probability=0.4)
     with pytest.raises(UsageError, match=r"packs a step \(was 1, is 2\)"):
         run_here(corpus, finished, eval_documents=4, resume=True, gradient_accumulation_steps=2)
+
+
+def test_settings_that_an_earlier_version_lacked_have_their_defaults(
+    finished: Path, corpus: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "earlier"
+    shutil.copytree(finished, output)
+    file = output / "_pretraining" / "settings.json"
+    stored = json.loads(file.read_text())
+    # All but those that the first version stored.
+    file.write_text(json.dumps({name: stored[name] for name in stored if name not in ("objective", "ema_decay")}))
+    # The finished run stays as it is.
+    run_here(corpus, output, eval_documents=4, resume=True)
+    with pytest.raises(UsageError, match=r"differ: .*objective \(was 'mlm', is 'diffusion'\)"):
+        run_here(corpus, output, eval_documents=4, resume=True, objective="diffusion")
 
 
 def test_trackio_receives_the_logs(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

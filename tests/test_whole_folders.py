@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sequence_encoder.saving.custom_generate import CUSTOM_GENERATE_MARK
 from sequence_encoder.saving.model_files import save_card
 from sequence_encoder.saving.whole_folders import atomic_folder, check_replaceable
 
@@ -86,6 +87,7 @@ def test_user_files_are_kept_and_files_of_the_older_model_removed(
         "sequence_encoder_auto_classes.py": "from .sequence_encoder_of_older_releases import *",
         **dict.fromkeys(("1_Pooling/config.json", "2_Dense/model.safetensors", "vocab.txt"), "old"),
         **dict.fromkeys(("model-00001-of-00002.safetensors", "model.safetensors.index.json"), "old"),
+        "custom_generate/generate.py": f"{CUSTOM_GENERATE_MARK}\n",
         **dict.fromkeys(("chat_template.jinja", "training_args.bin", "sequence_encoder_of_older_releases.py"), "old"),
     }
     write(folder, {**USER_FILES, **older})
@@ -96,6 +98,7 @@ def test_user_files_are_kept_and_files_of_the_older_model_removed(
     (folder / "link").unlink()
     assert contents(folder) == {**USER_FILES, **new}
     assert not (folder / "2_Dense").exists()
+    assert not (folder / "custom_generate").exists()
     assert [name for name in USER_FILES if name.partition("/")[0] not in caplog.text] == []
     assert names(tmp_path) == ["model"]
 

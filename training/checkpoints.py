@@ -31,7 +31,7 @@ _WRITTEN = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*"),
     *("merges.txt", "chat_template.jinja", "adapter_config.json", "adapter_model.safetensors", "README.md"),
     *(*BUNDLE_FILES, "sequence_encoder_*.py", "tokenization_sequence_encoder.py"),
-    *("__pycache__", "_saving-*", "ema", "best_weights*", "zero_to_fp32.py"),
+    *("__pycache__", "_saving-*", "custom_generate", "ema", "best_weights*", "zero_to_fp32.py"),
     *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling"),
 )
 

@@ -34,6 +34,7 @@ from ..encoders import card_fields_of, pooling_fields
 from ..hub_trainer import HubTrainer, training_of
 from .adapters import apply_tuning, check_adapter, merge_adapter, record_adapter
 from .callbacks import BestWeights, callbacks_of
+from .draws import CurrentEpoch, Draws
 from .encoder import new_head, text_length
 from .masked_tuning import RandomMasks
 from .report import Evaluation, Results, adapter_card, complete, metrics_of
@@ -170,17 +171,23 @@ class HeadRecipe:
             model: dict[str, Any] = {"model": self.model(args.seed)}
         else:
             model = {"model_init": lambda trial=None: self.model(args.seed)}
+        train, callbacks = (
+            self._training_inputs(args),
+            callbacks_of(args, args.keep_best, args.early_stopping_patience, resume_from),
+        )
+        if isinstance(train, Draws):
+            callbacks.append(CurrentEpoch(train))
         try:
             return self.trainer_class(
                 **model,
                 args=args,
-                train_dataset=self._training_inputs(args),
+                train_dataset=train,
                 eval_dataset=self.inputs["validation"],
                 data_collator=self.collator,
                 processing_class=self.tokenizer,
                 compute_metrics=self.task.metrics(self.rows["validation"], self.inputs["validation"]),
                 compute_loss_func=None if self.weights is None else weighted_loss(self.weights),
-                callbacks=callbacks_of(args, args.keep_best, args.early_stopping_patience, resume_from),
+                callbacks=callbacks,
             )
         # `Trainer` and Accelerate raise these for arguments that they do not support.
         except (ValueError, ImportError) as error:
@@ -189,7 +196,7 @@ class HeadRecipe:
     def _training_inputs(self, args: AdaptationArguments) -> Any:
         """Return the training examples, which get masks as they are read if the user wants masked tuning."""
         inputs = self.inputs["train"]
-        return inputs.with_transform(RandomMasks(self.tokenizer)) if self.run.args.masked_tuning else inputs
+        return Draws(inputs, RandomMasks(self.tokenizer), args.seed) if self.run.args.masked_tuning else inputs
 
     @property
     def max_length(self) -> int:

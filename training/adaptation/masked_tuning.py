@@ -2,21 +2,22 @@
 
 Explanations remove words by masks. A model that has never seen masks in fine-tuning may do anything with them.
 
-Shapes: B texts of a batch, L tokens of a text.
+Shapes: B texts of a batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import torch
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ...command_line import UsageError
 
 
 class RandomMasks:
-    """Masks random tokens of half of the texts of each batch, as a transform of a `datasets.Dataset`.
+    """Masks random tokens of half of the texts of each batch, for `Draws`.
 
     Each of these texts has its own rate, drawn uniformly from 0 to 1. Special tokens stay.
 
@@ -34,13 +35,12 @@ class RandomMasks:
         # A word that the vocabulary lacks is masked like others.
         self.kept = sorted({*tokenizer.all_special_ids} - {tokenizer.unk_token_id})
 
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Return the inputs of B texts, with masks in half of them; of a single text, with a chance of one half."""
-        texts = [torch.tensor(ids) for ids in batch["input_ids"]]
-        order = torch.randperm(len(texts))
-        count = (len(texts) + int(torch.randint(2, ()))) // 2
-        for index in order[:count].tolist():
-            special = torch.isin(texts[index], torch.tensor(self.kept))
-            masked = (torch.rand(len(texts[index])) < torch.rand(())) & ~special
-            texts[index] = texts[index].masked_fill(masked, self.mask_id)
-        return {**batch, "input_ids": [ids.tolist() for ids in texts]}
+    def __call__(self, batch: Mapping[str, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
+        """Return B examples, with masks in half of them; for a single one, with a chance of one half."""
+        rows = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+        count = (len(rows) + int(rng.integers(2))) // 2
+        for index in rng.permutation(len(rows))[:count]:
+            ids = np.asarray(rows[index]["input_ids"])
+            masked = (rng.random(len(ids)) < rng.random()) & ~np.isin(ids, self.kept)
+            rows[index]["input_ids"] = np.where(masked, self.mask_id, ids).tolist()
+        return rows

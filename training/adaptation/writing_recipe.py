@@ -6,12 +6,10 @@ Shapes: B examples of a batch, L tokens of an example, n masks, V vocabulary.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import Dataset
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...hub.card import Training
 from ...modeling.heads.losses import cross_entropy_per_label
@@ -19,6 +17,7 @@ from ...modeling.heads.pretraining_heads import SequenceEncoderForMaskedLM
 from ...modeling.label_checks import IGNORED
 from ..arguments import check_fixed
 from ..hub_trainer import HubTrainer
+from .draws import Draws
 from .encoder import text_length
 from .head_recipe import HeadRecipe
 from .run import Adaptation, AdaptationArguments
@@ -64,44 +63,6 @@ class WritingTrainer(HubTrainer):
         return (loss, None, None) if prediction_loss_only else (loss, sums, counts)
 
 
-class Draws(Dataset[dict[str, Any]]):
-    """Training examples with masks, which depend on the seed, the epoch and the batch.
-
-    They do not depend on the state of random numbers, so that a run that resumes within an epoch has the same masks.
-
-    Args:
-        inputs: The examples, as `WritingTask.encode` returns them.
-        task: The task.
-        seed: The seed of the training.
-    """
-
-    def __init__(self, inputs: Any, task: WritingTask, seed: int) -> None:
-        self.inputs, self.task, self.seed = inputs, task, seed
-        # Workers of a `DataLoader` that live for several epochs also see it.
-        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Return the examples of a batch."""
-        rng = np.random.default_rng([self.seed, int(self.epoch), *indices])
-        return self.task.training_rows(self.inputs[indices], rng)
-
-
-class _CurrentEpoch(TrainerCallback):
-    """A callback that tells `Draws` the epoch."""
-
-    def __init__(self, draws: Draws) -> None:
-        self.draws = draws
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.draws.epoch.fill_(int(state.epoch or 0))
-
-
 class WritingRecipe(HeadRecipe):
     """The steps from examples to a model that writes; see `HeadRecipe`.
 
@@ -144,16 +105,17 @@ class WritingRecipe(HeadRecipe):
         self.drops_head, self.weights = False, None
 
     def _training_inputs(self, args: AdaptationArguments) -> Draws:
-        return Draws(self.inputs["train"], self.task, args.seed)
+        return Draws(self.inputs["train"], self.task.training_rows, args.seed)
 
     def trainer(
         self, args: AdaptationArguments, resume_from: Path | None = None, with_model: bool = True
     ) -> WritingTrainer:
         """See `HeadRecipe`."""
+        # `Trainer` removes other columns that are not named arguments of the model.
+        args.label_names = ["labels", "label_weights"]
         trainer = super().trainer(args, resume_from, with_model)
         assert isinstance(trainer, WritingTrainer)
         trainer.pad_id = self.task.pad_id
-        trainer.add_callback(_CurrentEpoch(cast("Draws", trainer.train_dataset)))
         return trainer
 
     def model(self, seed: int) -> Any:

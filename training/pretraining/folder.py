@@ -103,6 +103,9 @@ def _check_unchanged(run: Pretraining, file: Path) -> None:
     except ValueError as error:
         raise UsageError(f"{file} is damaged ({error}); start over with --overwrite.") from error
     settings = settings_of(run)
+    # An earlier version, which lacked a setting, did what is now its default.
+    parts = (run.model, run.corpus, run.objectives, run.args)
+    before = {each.name: each.default for part in parts for each in dataclasses.fields(part)} | before
     changed = [name for name in settings if before.get(name) != settings[name]]
     if changed:
         differences = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
