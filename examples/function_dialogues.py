@@ -14,13 +14,12 @@ import ast
 import json
 import random
 import re
+import sysconfig
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from sequence_encoder.data.documentation import find_libraries
-
-LIBRARIES, FILES, MOST_WORDS, TEST_SHARE = 12, 400, 24, 0.05
+FILES, MOST_WORDS, TEST_SHARE = 4000, 24, 0.05
 QUESTIONS = ("What does it take?", "Which arguments does it have?", "What do I pass to it?")
 GREETINGS = ("Hello.", "Hi!", "Good morning.", "Hey, can you help me?")
 WELCOME = "Hello. Show me the signature of a function, and I will say what it does."
@@ -76,9 +75,9 @@ def enumerated(names: list[str]) -> str:
 def read_dialogues(seed: int = 0) -> tuple[list[list[Message]], list[list[Message]]]:
     """Return the conversations of the training and of the test, each summary once, in random order."""
     rng = random.Random(seed)
-    libraries = sorted(find_libraries().values(), key=len, reverse=True)[:LIBRARIES]
-    files = [path for paths in libraries for path in rng.sample(paths, min(FILES, len(paths)))]
-    rng.shuffle(files)
+    folders = {Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib")}
+    files = sorted({path for folder in folders for path in folder.rglob("*.py") if "test" not in str(path)})
+    files = rng.sample(files, min(FILES, len(files)))
     seen: set[str] = set()
     splits: tuple[list[list[Message]], list[list[Message]]] = ([], [])
     for index, path in enumerate(files):

@@ -9,8 +9,6 @@ RETRIEVAL = "AutoModelForTextEncoding"
 AUTO_MODELS = {
     "AutoModel": "SequenceEncoderModel",
     "AutoModelForPreTraining": "SequenceEncoderForPreTraining",
-    # For the "text-generation" pipeline. Auto classes that come later are those that cards name.
-    "AutoModelForCausalLM": "SequenceEncoderForMaskedLM",
     "AutoModelForMaskedLM": "SequenceEncoderForMaskedLM",
     "AutoModelForSequenceClassification": "SequenceEncoderForSequenceClassification",
     "AutoModelForTokenClassification": "SequenceEncoderForTokenClassification",
@@ -18,10 +16,12 @@ AUTO_MODELS = {
     "AutoModelForMultipleChoice": "SequenceEncoderForMultipleChoice",
     RETRIEVAL: "SequenceEncoderForRetrieval",
 }
+# A second Auto class, for the "text-generation" pipeline.
+WRITING_MODELS = {"AutoModelForCausalLM": "SequenceEncoderForMaskedLM"}
 ADAPTER_MODELS = {"AutoModelForSequenceClassification": "TaskAdapter"}
 # By model type.
 AUTO_CLASSES = {
-    "sequence_encoder": {"AutoConfig": "SequenceEncoderConfig", **AUTO_MODELS},
+    "sequence_encoder": {"AutoConfig": "SequenceEncoderConfig", **AUTO_MODELS, **WRITING_MODELS},
     "sequence_encoder_task_adapter": {"AutoConfig": "TaskAdapterConfig", **ADAPTER_MODELS},
 }
 

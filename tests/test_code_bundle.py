@@ -223,7 +223,7 @@ def test_the_configuration_maps_every_auto_class(saved: Path) -> None:
         assert named == {
             auto: f"modeling_sequence_encoder.{name}" for auto, name in AUTO_CLASSES["sequence_encoder"].items()
         }
-        assert {"AutoConfig", *HEADS} == set(named)
+        assert {"AutoConfig", "AutoModelForCausalLM", *HEADS} == set(named)
 
 
 def test_the_code_in_a_folder_does_not_run_if_the_package_is_installed(saved: Path, tmp_path: Path) -> None:

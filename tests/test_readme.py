@@ -45,7 +45,7 @@ TINY_MODEL = [
     *("--size", "tiny", "--config_overrides", "hidden_size=32,num_attention_heads=2,intermediate_size=48"),
     *("--vocab_size", "300", "--max_length", "48", "--max_tokens", "192", "--num_proc", "1", "--report_to", "none"),
 ]
-SHORTER = {"pretrain": [*FEW_STEPS, *TINY_MODEL], "adapt": FEW_STEPS, "convert": ["--force"]}
+SHORTER = {"pretrain": [*FEW_STEPS, *TINY_MODEL], "adapt": [*FEW_STEPS, "--overwrite"], "convert": ["--force"]}
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder.config.label2id = {name: index for index, name in enumerate(LIBRARIES)}
     SequenceEncoderForSequenceClassification(encoder.config).save_pretrained(folder / "quickstart-model")
     tokenizer.save_pretrained(folder / "quickstart-model")
+    for token in ("pad", "cls", "sep", "mask"):
+        setattr(encoder.config, f"{token}_token_id", getattr(tokenizer, f"{token}_token_id"))
     SequenceEncoderForMaskedLM(encoder.config).save_pretrained(folder / "writer")
     tokenizer.save_pretrained(folder / "writer")
     # Transformers loads a folder of this name before it asks the Hub.

@@ -217,9 +217,11 @@ class MaskedGenerationMixin(GenerationMixin):
         new = options.max_new_tokens or 0
         limit = config.max_position_embeddings if config.position_embedding == "learned" else None
         fill = options.fill_token_id
-        ends = options.ends or [token for token in (config.sep_token_id,) if token is not None]
+        # The ids of a preset may exceed a smaller vocabulary.
+        writable = range(config.vocab_size)
+        ends = options.ends or [token for token in (config.sep_token_id,) if token in writable]
         special = {mask, config.pad_token_id, config.cls_token_id, config.bos_token_id, config.sep_token_id}
-        never_written = [token for token in special if token is not None and token not in (*ends, fill)]
+        never_written = [token for token in special if token in writable and token not in (*ends, fill)]
         seed = int(torch.randint(2**62, ())) if options.seed is None else options.seed
         drafts = []
         for row, (text, given, places) in enumerate(zip(texts, constraints, empty, strict=True)):

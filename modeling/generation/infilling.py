@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedTokenizerBase
+from transformers.generation.streamers import BaseStreamer
 
 from .constraints import BannedTokens, BannedWords, Constraint
 from .draft import Draft
@@ -60,6 +61,7 @@ class InfillingMixin:
         bad_words: Sequence[str] = (),
         generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
+        streamer: BaseStreamer | None = None,
         **options: Any,
     ) -> Any:
         """Fill the gaps of texts.
@@ -77,6 +79,7 @@ class InfillingMixin:
             bad_words: Words that must not be written.
             generation_config: See `generate`.
             logits_processor: See `generate`.
+            streamer: A streamer for a single text, see `generate`.
             **options: Options of `generate`, except `max_new_tokens`, `block_length` and `eos_token_id`.
 
         Returns:
@@ -99,7 +102,7 @@ class InfillingMixin:
         longest = getattr(defaults, "max_gap_tokens", None) or _LONGEST_GAP
         templates = [Template.parse(text, tokenizer.mask_token, longest) for text in given]
         filler = _Filler(self, tokenizer, chosen, gap_regex, bad_words, logits_processor)
-        found = filler.fill(templates)
+        found = filler.fill(templates, streamer)
         return found[0] if isinstance(texts, str) and len(found) == 1 else found
 
 
@@ -133,13 +136,13 @@ class _Filler:
         both: Any = self.tokenizer([word, f" {word}"], add_special_tokens=False)["input_ids"]
         return [ids for ids in both if ids]
 
-    def fill(self, templates: list[Template]) -> list[Infilling]:
+    def fill(self, templates: list[Template], streamer: BaseStreamer | None) -> list[Infilling]:
         """Fill templates."""
         lengths = [[gap.most for gap in template.gaps] for template in templates]
         if self.empty is None:
             lengths = self._choose_lengths(templates)
         prepared = [self._prepare(*pair) for pair in zip(templates, lengths, strict=True)]
-        drafts = self._write(prepared, self.options)
+        drafts = self._write(prepared, self.options, streamer)
         copies = self.options.num_return_sequences
         return [self._result(prepared[index // copies], draft) for index, draft in enumerate(drafts)]
 
@@ -193,12 +196,14 @@ class _Filler:
         spans = [(places[end - length], places[end - 1] + 1) for length, end in zip(lengths, ends, strict=True)]
         return _Prepared(template, ids, spans)
 
-    def _write(self, prepared: list[_Prepared], options: UnmaskingOptions) -> list[Draft]:
+    def _write(
+        self, prepared: list[_Prepared], options: UnmaskingOptions, streamer: BaseStreamer | None = None
+    ) -> list[Draft]:
         """Write texts with their constraints."""
         constraints = [self._constraints(item) for item in prepared]
         empty = [self._empty_places(item) for item in prepared]
         drafts: list[Draft] = self.model.write_drafts(
-            [item.ids for item in prepared], options, constraints, self.processors, empty=empty
+            [item.ids for item in prepared], options, constraints, self.processors, streamer, empty
         )
         return drafts
 
