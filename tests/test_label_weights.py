@@ -52,6 +52,13 @@ def test_loss_is_the_weighted_sum_over_all_labels(model: SequenceEncoderForMaske
     assert found.logits.shape == ((int(weighted.sum()), 40) if training else (4, 9, 40))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_flat_labels_may_have_flat_weights(model: SequenceEncoderForMaskedLM, training: bool) -> None:
+    model.train(training)
+    flat = {name: batch()[name].flatten() for name in ("labels", "label_weights")}
+    torch.testing.assert_close(model(**{**batch(), **flat}).loss, model(**batch()).loss)
+
+
 def test_parts_of_a_step_add_up_to_the_loss_of_the_step(model: SequenceEncoderForMaskedLM) -> None:
     model.train()
     whole = batch()

@@ -38,6 +38,8 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
     _fsdp_plan = {"decoder": "keep_full_weight"}  # noqa: RUF012
     _loss_function = staticmethod(masked_lm_loss)
     _saves_recipe = True  # An encoder still embeds texts after further pretraining.
+    # Whether labels limit the logits to the labelled tokens in evaluations, too, as they do in training.
+    predicts_labels_only = False
 
     def __init__(self, config: SequenceEncoderConfig, add_pooling_layer: bool) -> None:
         super().__init__(config)
@@ -64,10 +66,11 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         label_weights: torch.Tensor | None = None,
     ) -> torch.Tensor | bool:
         """Return the tokens to project to the vocabulary, as the `needed` argument of `SequenceEncoderModel`."""
-        if labels is None or shape is None or not self.training or is_tracing(labels):
+        limited = self.training or self.predicts_labels_only
+        if labels is None or shape is None or not limited or is_tracing(labels):
             return True
         needed = (labels.long() != IGNORED).view(shape)
-        return needed if label_weights is None else needed & (label_weights.to(needed.device) != 0)
+        return needed if label_weights is None else needed & (label_weights.to(needed.device).view(shape) != 0)
 
     def _predict(
         self,
@@ -86,7 +89,7 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         if isinstance(needed, torch.Tensor):
             needed = needed.to(hidden_states.device)
             hidden_states, labels = hidden_states[needed], labels.view_as(needed)[needed]
-            label_weights = None if label_weights is None else label_weights.to(needed.device)[needed]
+            label_weights = None if label_weights is None else label_weights.to(needed.device).view_as(needed)[needed]
         if label_weights is not None:
             kwargs = {**kwargs, "label_weights": label_weights}
         logits = self.decoder(self.head(hidden_states))

@@ -1,66 +1,20 @@
-"""The recipe for tasks that write: masks drawn anew in each epoch, and a `Trainer` that evaluates the bound.
-
-Shapes: B examples of a batch, L tokens of an example, n masks, V vocabulary.
-"""
+"""The recipe for tasks that write: masks drawn anew in each epoch, and a `Trainer` that evaluates the bound."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...hub.card import Training
-from ...modeling.heads.losses import cross_entropy_per_label
 from ...modeling.heads.pretraining_heads import SequenceEncoderForMaskedLM
-from ...modeling.label_checks import IGNORED
 from ..arguments import check_fixed
-from ..hub_trainer import HubTrainer
+from ..diffusion_trainer import DiffusionTrainer
 from .draws import Draws
 from .encoder import text_length
 from .head_recipe import HeadRecipe
 from .run import Adaptation, AdaptationArguments
 from .tasks import WRITING_TASKS, WritingTask
-
-
-class WritingTrainer(HubTrainer):
-    """A `Trainer` whose evaluations only project masked tokens to the vocabulary, and return sums."""
-
-    pad_id: int
-
-    def prediction_step(
-        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Evaluate a batch.
-
-        Args:
-            model: The model.
-            inputs: The columns of `WritingTask.evaluation_rows` as (B, L) tensors.
-            prediction_loss_only: Whether only the loss is needed.
-            ignore_keys: Not used.
-
-        Returns:
-            The loss, the sums of `SUMS` (B, 3), and the numbers of tokens to write (B,).
-        """
-        inputs = self._prepare_inputs(inputs)
-        labels, weights = inputs.pop("labels"), inputs.pop("label_weights")
-        model = self.accelerator.unwrap_model(model)
-        model = model.get_base_model() if hasattr(model, "get_base_model") else model
-        masked = weights > 0
-        with torch.no_grad(), self.compute_loss_context_manager():
-            hidden_states = model.model(**inputs, needed=masked).last_hidden_state
-            logits = model.decoder(model.head(hidden_states[masked]))  # (n, V)
-        wanted = labels[masked]
-        nats = cross_entropy_per_label(logits, wanted) * weights[masked]
-        # Positions that are left over are easy, and any number of them may be.
-        text = (wanted != self.pad_id).to(nats.dtype)
-        found = torch.stack([nats, (logits.argmax(-1) == wanted) * text, text], dim=1)
-        sums = torch.zeros(len(labels), found.shape[1], device=found.device, dtype=found.dtype)
-        sums.index_add_(0, masked.nonzero()[:, 0], found)
-        loss = nats.sum() / (labels != IGNORED).sum()
-        counts = ((labels != IGNORED) & (labels != self.pad_id)).sum(1)
-        return (loss, None, None) if prediction_loss_only else (loss, sums, counts)
 
 
 class WritingRecipe(HeadRecipe):
@@ -75,7 +29,7 @@ class WritingRecipe(HeadRecipe):
     """
 
     task: WritingTask
-    trainer_class = WritingTrainer
+    trainer_class = DiffusionTrainer
     base_class: type[PreTrainedModel] = SequenceEncoderForMaskedLM
 
     def __init__(self, run: Adaptation, examples: dict[str, Any]) -> None:
@@ -106,17 +60,6 @@ class WritingRecipe(HeadRecipe):
 
     def _training_inputs(self, args: AdaptationArguments) -> Draws:
         return Draws(self.inputs["train"], self.task.training_rows, args.seed)
-
-    def trainer(
-        self, args: AdaptationArguments, resume_from: Path | None = None, with_model: bool = True
-    ) -> WritingTrainer:
-        """See `HeadRecipe`."""
-        # `Trainer` removes other columns that are not named arguments of the model.
-        args.label_names = ["labels", "label_weights"]
-        trainer = super().trainer(args, resume_from, with_model)
-        assert isinstance(trainer, WritingTrainer)
-        trainer.pad_id = self.task.pad_id
-        return trainer
 
     def model(self, seed: int) -> Any:
         """See `HeadRecipe`."""

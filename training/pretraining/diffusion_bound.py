@@ -4,8 +4,6 @@ A window with k masks among its L tokens contributes L / k times the cross entro
 from 1 to L and over the places of the masks bounds the negative log-likelihood of the window, given its [CLS] (MDLM,
 Sahoo et al., 2024; LLaDA, Nie et al., 2025). It is estimated with masks at evenly spaced rates, which are the same in
 every evaluation.
-
-Shapes: B batch, S sequence, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,8 +22,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from ...data.batching import token_batches
 from ...data.packs import Pack, lengths_of
 from ...data.windows import segment_windows
-from ...modeling.heads.losses import cross_entropy_per_label
-from ...modeling.label_checks import IGNORED
+from ..diffusion_trainer import masked_sums
 from .objective_arguments import Objectives
 from .objectives import PretrainingCollator
 
@@ -109,31 +106,10 @@ class BoundWindows(Dataset[MaskedPack]):
         }
 
 
-def bound_sums(logits: Any, labels: Any) -> torch.Tensor:
-    """Reduce logits (B, S, V) to sums for each row, (B, 5), as `preprocess_logits_for_metrics` of a `Trainer`.
-
-    Args:
-        logits: The logits of all tokens.
-        labels: The labels and their weights, (B, S) each.
-
-    Returns:
-        The weighted loss, the number of labels, and for masked tokens the loss, how many are right and their number.
-    """
-    tokens, weights = labels
-    masked = (tokens != IGNORED) & (weights > 0)
-    logits, wanted = logits[masked], tokens[masked]
-    losses = cross_entropy_per_label(logits, wanted)
-    right = (logits.argmax(-1) == wanted).to(losses)
-    of_tokens = torch.stack([losses * weights[masked], losses, right, torch.ones_like(losses)], dim=1)
-    sums = torch.zeros(len(tokens), 4, dtype=losses.dtype, device=losses.device)
-    sums = sums.index_add(0, masked.nonzero()[:, 0], of_tokens)
-    count = (tokens != IGNORED).sum(dim=1, keepdim=True).to(sums)
-    return torch.cat([sums[:, :1], count, sums[:, 1:]], dim=1)
-
-
-def bound_of(sums: np.ndarray, data: BoundWindows) -> Bound:
-    """Compute the bound from the results of `bound_sums` over all items of a dataset."""
-    weighted, counts, losses, right, masked = np.asarray(sums, dtype=np.float64).T
+def bound_of(sums: Any, counts: Any, data: BoundWindows) -> Bound:
+    """Compute the bound from the results of `masked_sums` over all items of a dataset."""
+    weighted, losses, right, masked = np.asarray(sums, dtype=np.float64).T
+    counts = np.asarray(counts, dtype=np.float64)
     nats_per_token = float(weighted.sum() / counts.sum())
     place = np.minimum((masked / counts * _INTERVALS - 1e-9).astype(int), _INTERVALS - 1)
     by_rate = {
@@ -151,12 +127,12 @@ def bound_of(sums: np.ndarray, data: BoundWindows) -> Bound:
 
 
 def bound_metrics(data: BoundWindows | None) -> Callable[[EvalPrediction], dict[str, float]] | None:
-    """Return the `compute_metrics` of a `Trainer` with `bound_sums`."""
+    """Return the `compute_metrics` of a `DiffusionTrainer`."""
     return None if data is None else functools.partial(_metrics, data)
 
 
 def _metrics(data: BoundWindows, prediction: EvalPrediction) -> dict[str, float]:
-    return bound_of(np.asarray(prediction.predictions), data).metrics()
+    return bound_of(prediction.predictions, prediction.label_ids, data).metrics()
 
 
 @torch.no_grad()
@@ -202,13 +178,15 @@ def diffusion_bound(
     data = BoundWindows(windows, sum(len(text.encode()) for text in texts), seed, rates)
     collate = PretrainingCollator(tokenizer, Objectives(objective="diffusion"))
     lengths = lengths_of(windows).repeat(rates).tolist()
-    sums, training = [], model.training
+    found, training = [], model.training
     model.eval()
     try:
         for places in token_batches(lengths, max_tokens):
             batch = {name: value.to(model.device) for name, value in collate([data[i] for i in places]).items()}
-            labels = batch.pop("labels"), batch.pop("label_weights")
-            sums.append(bound_sums(model(**batch).logits, labels).cpu())
+            labels, weights = batch.pop("labels"), batch.pop("label_weights")
+            logits = model(**batch).logits[weights > 0]
+            found.append([each.cpu() for each in masked_sums(logits, labels, weights, tokenizer.pad_token_id)])
     finally:
         model.train(training)
-    return bound_of(torch.cat(sums).numpy(), data)
+    sums, counts = (torch.cat(each) for each in zip(*found, strict=True))
+    return bound_of(sums, counts, data)

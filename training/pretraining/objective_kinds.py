@@ -11,7 +11,9 @@ from transformers import EvalPrediction
 
 from ...data.corpus import texts_of
 from ...data.packs import EvaluationWindows
-from .diffusion_bound import BoundWindows, bound_metrics, bound_sums
+from ..diffusion_trainer import DiffusionTrainer
+from ..hub_trainer import HubTrainer
+from .diffusion_bound import BoundWindows, bound_metrics
 from .objective_arguments import Objectives
 from .objective_metrics import compact_logits, objective_means
 
@@ -22,8 +24,8 @@ class ObjectiveKind:
 
     Attributes:
         windows: Builds the evaluation dataset from windows, their texts (a dataset with a column "text") and a seed.
-        label_names: The inputs that `sums` takes as labels. None leaves the choice to `Trainer`.
-        sums: The `preprocess_logits_for_metrics` of `Trainer`.
+        trainer: The class of the `Trainer`.
+        sums: The `preprocess_logits_for_metrics` of `Trainer`, if its logits are not reduced already.
         metrics: Builds the `compute_metrics` of `Trainer` from the evaluation dataset.
         columns: Returns the logged values that the console shows for training, and for evaluation.
         learned: Returns what the model learns to predict, for the card.
@@ -33,8 +35,8 @@ class ObjectiveKind:
     """
 
     windows: Callable[[Any, Any, int], Any]
-    label_names: list[str] | None
-    sums: Callable[[Any, Any], torch.Tensor]
+    trainer: type[HubTrainer]
+    sums: Callable[[Any, Any], torch.Tensor] | None
     metrics: Callable[[Any], Callable[[EvalPrediction], dict[str, float]] | None]
     columns: Callable[[Objectives], tuple[list[str], list[str]]]
     learned: Callable[[Objectives], str]
@@ -78,7 +80,7 @@ def _bound_windows(windows: Any, texts: Any, seed: int) -> BoundWindows:
 KINDS = {
     "mlm": ObjectiveKind(
         windows=lambda windows, texts, seed: EvaluationWindows(windows, seed),
-        label_names=None,
+        trainer=HubTrainer,
         sums=compact_logits,
         metrics=lambda data: objective_means,
         columns=_mlm_columns,
@@ -87,8 +89,8 @@ KINDS = {
     ),
     "diffusion": ObjectiveKind(
         windows=_bound_windows,
-        label_names=["labels", "label_weights"],
-        sums=bound_sums,
+        trainer=DiffusionTrainer,
+        sums=None,
         metrics=bound_metrics,
         columns=lambda objectives: (["bound", "mlm_accuracy"], ["bound", "bits_per_byte"]),
         learned=lambda objectives: (

@@ -86,13 +86,11 @@ def make_trainer(
         # The search for unused weights takes time. Only the head for masked tokens can be unused, without that loss.
         args.ddp_find_unused_parameters = not run.objectives.mlm_weight
     kind = KINDS[run.objectives.objective]
-    if kind.label_names is not None:
-        args.label_names = kind.label_names
     metrics = ObjectiveMetrics(
         operations_per_token(model, run),
         args.world_size * product_speed(torch.bfloat16 if args.bf16 else torch.float32),
     )
-    trainer = HubTrainer(
+    trainer = kind.trainer(
         model,
         args,
         train_dataset=train,

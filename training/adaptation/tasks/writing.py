@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 _EVALUATIONS = 4
 # The seed of the masks of evaluations, which are the same for all seeds of the training.
 _EVALUATION_SEED = 0
-# The sums over an example that evaluations return, in this order.
-SUMS = ("nats", "right", "masked")
 
 
 class WritingTask(HeadTask):
@@ -169,8 +167,8 @@ class WritingTask(HeadTask):
 
 
 def writing_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Compute the metrics of `WritingTask` from the sums of examples (N, 3), and their numbers of tokens (N,)."""
-    nats, right, masked = np.asarray(prediction.predictions, np.float64).sum(0)
+    """Compute the metrics of `WritingTask` from the results of `masked_sums` for N examples, (N, 4) and (N,)."""
+    nats, _, right, masked = np.asarray(prediction.predictions, np.float64).sum(0)
     bound = float(nats / np.sum(prediction.label_ids))
     # The perplexity of an untrained model may be too large for a float.
     return {"nats_per_token": bound, "perplexity": math.exp(min(bound, 700)), "accuracy": float(right / max(masked, 1))}
