@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import pytest
 from datasets import Dataset
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from sequence_encoder import SequenceEncoderForMaskedLM
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import FAST, run, save_encoder, write_examples
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
@@ -177,16 +177,13 @@ def test_whole_replies_and_blocks_of_them_are_written(tokenizer: Any) -> None:
     assert sizes == {1, 2, 3, 4}
 
 
-def test_the_folder_replies_with_its_chat_template(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(SequenceEncoderForMaskedLM, "infill", None, raising=False)
+def test_the_folder_replies_with_its_chat_template(encoder: Path, tmp_path: Path) -> None:
     files = write_examples(tmp_path, "conversation", {"train": 48, "test": 6})
     options = {**FAST, "num_train_epochs": 2, "block_length": 8, "max_length": 96}
     found = run("conversation", encoder, tmp_path / "out", **options, **files)
     before = found.baselines["before_training"]["test"]["nats_per_token"]
     assert found.kept.metrics["test"]["nats_per_token"] < before - 0.5
-    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out") is not None
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
     assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 6
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     said = messages("where is the cat", "here")
@@ -195,8 +192,10 @@ def test_the_folder_replies_with_its_chat_template(
     reply = [token for token, mask in zip(whole["input_ids"], whole["assistant_masks"], strict=True) if mask]
     assert prompt + reply == whole["input_ids"]
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "tokenizer.apply_chat_template(" in card
-    assert "model.generate(ids, max_new_tokens=16)" in card
+    usage = re.search(r"Reply to messages:\n\n```python\n(.*?)```", card, re.DOTALL)
+    assert usage is not None
+    assert "model.generate(ids, max_new_tokens=16)" in usage[1]
+    exec(usage[1], {"model": model, "tokenizer": tokenizer})
     assert "| block length | 8 |" in card
 
 

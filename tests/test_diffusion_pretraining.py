@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -207,11 +208,16 @@ def test_a_run_logs_the_bound_of_its_model(finished: Path) -> None:
     assert {name: last[f"eval_{name}"] for name in expected} == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_card_and_the_plot_explain_the_bound(finished: Path) -> None:
+def test_the_card_and_the_plot_explain_the_bound(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     card = (finished / "README.md").read_text()
     for part in ("masked diffusion", "can therefore write", "bits per byte", "| loss_at_rate_0.95 |", "uniform from 0"):
         assert part in card
     assert "Loss At Rate" not in card
+    usage = re.search(r"Continue a text, or fill gaps in it:\n\n```python\n(.*?)```", card, re.DOTALL)
+    assert usage is not None
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(finished), AutoTokenizer.from_pretrained(finished)
+    exec(usage[1], {"model": model, "tokenizer": tokenizer})
+    assert "of the" in capsys.readouterr().out
     assert (finished / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -244,7 +250,12 @@ def test_a_resumed_run_has_the_same_losses(corpus: Path, finished: Path, tmp_pat
 def test_a_checkpoint_of_another_family_continues(corpus: Path, tmp_path: Path, bert_folder: Path) -> None:
     options = {"from": bert_folder, "config_overrides": None, "max_length": 16, "max_steps": 2}
     trainer = run_here(corpus, tmp_path / "out", objective="diffusion", **options)
-    assert type(trainer.model) is SequenceEncoderForMaskedLM
+    model: Any = trainer.model
+    assert type(model) is SequenceEncoderForMaskedLM
+    tokenizer = AutoTokenizer.from_pretrained(bert_folder)
+    # A configuration of BERT does not have them, and writing needs them.
+    for name in ("cls_token_id", "sep_token_id", "mask_token_id"):
+        assert getattr(model.config, name) == getattr(tokenizer, name)
     assert [math.isfinite(entry["bound"]) for entry in losses(tmp_path / "out")] == [True, True]
     # Nothing is held out.
     assert "eval_bound" not in (tmp_path / "out" / "README.md").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM, GenerationConfig
 
-from sequence_encoder import SequenceEncoderForMaskedLM, SequenceEncoderModel
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import FAST, run, save_encoder, write_examples
 from sequence_encoder.training.adaptation.draws import Draws
@@ -190,7 +191,11 @@ def test_training_lowers_the_bound_and_the_folder_has_the_model(encoder: Path, t
     predictions = [json.loads(line)["prediction"] for line in (tmp_path / "out" / "predictions.jsonl").open()]
     assert len(predictions) == 8
     assert sum(predictions) / 8 == pytest.approx(found.kept.metrics["test"]["nats_per_token"], rel=0.2)
-    assert "| max gap tokens | 4 |" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| max gap tokens | 4 |" in card
+    usage = re.search(r"Fill gaps of .*:\n\n```python\n(.*?)```", card, re.DOTALL)
+    assert usage is not None
+    exec(usage[1], {"model": model, "tokenizer": AutoTokenizer.from_pretrained(tmp_path / "out")})
     if tuning != "full":
         from peft import PeftModel
 
@@ -219,11 +224,14 @@ def test_a_head_that_is_trained_already_is_kept(encoder: Path, tmp_path: Path, f
 
 
 def test_what_a_model_generates_by_default_is_what_it_was_trained_for(task: Infilling) -> None:
-    model = SimpleNamespace(generation_config=GenerationConfig())
+    # The ids of the preset belong to another tokenizer.
+    config = SequenceEncoderConfig.from_preset("modernbert")
+    model = SimpleNamespace(generation_config=GenerationConfig(), config=config)
     set_generation_defaults(model, task)
     defaults = model.generation_config
     assert (defaults.mask_token_id, defaults.pad_token_id, defaults.eos_token_id) == (4, 0, 3)
     assert defaults.max_gap_tokens == BLOCK
+    assert (config.mask_token_id, config.cls_token_id, config.sep_token_id) == (4, 2, 3)
 
 
 @pytest.fixture

@@ -77,5 +77,6 @@ class DiffusionTrainer(HubTrainer):
             inner.predicts_labels_only = False
         if prediction_loss_only:
             return outputs.loss, None, None
-        empty = self.processing_class.pad_token_id
-        return outputs.loss, *masked_sums(outputs.logits, inputs["labels"], inputs["label_weights"], empty)
+        tokenizer: Any = self.processing_class
+        found = masked_sums(outputs.logits, inputs["labels"], inputs["label_weights"], tokenizer.pad_token_id)
+        return outputs.loss, *found

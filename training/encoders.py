@@ -50,6 +50,18 @@ def save_as_sequence_encoder(checkpoint: str, folder: Path, base_model: bool) ->
     return tokenizer
 
 
+def set_special_tokens(config: Any, **tokens: int | None) -> None:
+    """Set the ids of special tokens in a configuration, which many families lack; writing needs them.
+
+    Args:
+        config: The configuration.
+        **tokens: The ids, by the names of the tokens: `cls`, `sep` and `mask`. None leaves a token as it is.
+    """
+    for name, token in tokens.items():
+        if token is not None:
+            setattr(config, f"{name}_token_id", token)
+
+
 def check_trainable(config: PreTrainedConfig) -> None:
     """Check that a checkpoint is not quantized.
 

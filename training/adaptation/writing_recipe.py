@@ -10,6 +10,7 @@ from ...hub.card import Training
 from ...modeling.heads.pretraining_heads import SequenceEncoderForMaskedLM
 from ..arguments import check_fixed
 from ..diffusion_trainer import DiffusionTrainer
+from ..encoders import set_special_tokens
 from .draws import Draws
 from .encoder import text_length
 from .head_recipe import HeadRecipe
@@ -79,7 +80,7 @@ class WritingRecipe(HeadRecipe):
 
 
 def set_generation_defaults(model: Any, task: WritingTask) -> None:
-    """Set the options that `generate` and `infill` use by default to those of the training.
+    """Set the options that `generate` and `infill` use by default, and the special tokens, to those of the training.
 
     Args:
         model: The model.
@@ -88,3 +89,4 @@ def set_generation_defaults(model: Any, task: WritingTask) -> None:
     options = {"mask_token_id": task.mask_id, "pad_token_id": task.pad_id, "eos_token_id": task.end_id}
     for name, value in (options | {"fill_token_id": task.pad_id, task.block_argument: task.block}).items():
         setattr(model.generation_config, name, value)
+    set_special_tokens(model.config, cls=task.start_id, sep=task.end_id, mask=task.mask_id)

@@ -14,6 +14,7 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ...conversion.sidecar_files import read_tokenizer
 from ...modeling import SequenceEncoderForMaskedLM, SequenceEncoderForPreTraining, SequenceEncoderPreTrainedModel
 from ...tokenizer.tokenization_sequence_encoder import SequenceEncoderTokenizer
+from ..encoders import set_special_tokens
 from .arguments import ModelArguments
 from .objective_arguments import Objectives
 
@@ -89,13 +90,23 @@ def new_model(
     return model_class(objectives)(config)
 
 
-def load_converted_model(folder: Path, arguments: ModelArguments, objectives: Objectives) -> PreTrainedModel:
+def load_converted_model(
+    folder: Path, arguments: ModelArguments, objectives: Objectives, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
     """Load the model that `save_as_sequence_encoder` saved, with the heads that the objectives need.
+
+    Args:
+        folder: The folder of the model.
+        arguments: The arguments of the model.
+        objectives: The objectives of the training.
+        tokenizer: The tokenizer of the model.
 
     Raises:
         UsageError: If the encoder has too few positions.
     """
     model = model_class(objectives).from_pretrained(folder)
+    tokens: Any = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "mask")}
+    set_special_tokens(model.config, **tokens)
     check_max_length(model.config, arguments, "--from")
     return model
 

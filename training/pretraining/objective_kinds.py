@@ -30,6 +30,8 @@ class ObjectiveKind:
         columns: Returns the logged values that the console shows for training, and for evaluation.
         learned: Returns what the model learns to predict, for the card.
         hyperparameters: Returns the hyperparameters for the card.
+        usage: Returns what the card says about the use of the model, in Markdown, given its tokenizer and its largest
+            number of tokens.
         limit: What the model must not be used for.
         remarks: What the results on the card mean.
     """
@@ -41,6 +43,7 @@ class ObjectiveKind:
     columns: Callable[[Objectives], tuple[list[str], list[str]]]
     learned: Callable[[Objectives], str]
     hyperparameters: Callable[[Objectives], Mapping[str, str]]
+    usage: Callable[[Any, int], str | None] = lambda tokenizer, max_length: None
     limit: str = "Only pretrained; fine-tune it for a task before use."
     remarks: str | None = None
 
@@ -72,6 +75,17 @@ def _share_of_masks(objectives: Objectives) -> str:
     return f"{objectives.mlm_probability:g} to {objectives.final_mlm_probability:g} {of}, {objectives.mlm_schedule}"
 
 
+def _writing_usage(tokenizer: Any, max_length: int) -> str:
+    return f"""Continue a text, or fill gaps in it:
+
+```python
+ids = tokenizer("The", return_tensors="pt").input_ids
+written = model.generate(ids, max_new_tokens={min(32, max_length // 4)}, do_sample=True)
+print(tokenizer.decode(written[0], skip_special_tokens=True))
+print(model.infill("The {tokenizer.mask_token} of the {tokenizer.mask_token}{{1,4}}.", tokenizer).text)
+```"""
+
+
 def _bound_windows(windows: Any, texts: Any, seed: int) -> BoundWindows:
     batches = texts.select_columns(["text"]).iter(1000)
     return BoundWindows(windows, sum(len(text.encode()) for batch in batches for text in texts_of(batch)), seed)
@@ -95,12 +109,13 @@ KINDS = {
         columns=lambda objectives: (["bound", "mlm_accuracy"], ["bound", "bits_per_byte"]),
         learned=lambda objectives: (
             "to predict masked tokens at every masking rate (masked diffusion, Sahoo et al., 2024). The model can "
-            "therefore write: it starts from masks and replaces them in several steps."
+            "therefore write: `generate` and `infill` start from masks and replace them in several steps."
         ),
         hyperparameters=lambda objectives: {
             "share of masked tokens": "uniform from 0 to 1, for each text",
             "weights of masked tokens": "one over their share",
         },
+        usage=_writing_usage,
         limit="Only pretrained: it continues and completes texts; fine-tune it for any other task before use.",
         remarks=(
             "`bound` is an upper bound on the negative log-likelihood in nats per token. It counts the tokens of the "

@@ -100,7 +100,7 @@ def prepare(run: Pretraining) -> HubTrainer:
         encoder = (
             new_model(model, run.objectives, tokenizer)
             if model.from_checkpoint is None
-            else load_converted_model(run.scratch / "encoder", model, run.objectives)
+            else load_converted_model(run.scratch / "encoder", model, run.objectives, tokenizer)
         )
         try:
             collator = PretrainingCollator(tokenizer, run.objectives)

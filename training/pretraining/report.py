@@ -106,5 +106,6 @@ def write_card(run: Pretraining, trainer: HubTrainer) -> None:
             f"Trained on texts of at most {run.model.max_length} tokens.",
             kind.limit,
         ],
+        usage=kind.usage(trainer.processing_class, run.model.max_length),
     )
     save_card(run.output / "README.md", card.content)

@@ -149,7 +149,7 @@ class Conversation(WritingTask):
             prompt, completion = row[self.prompt], row[self.completion] if self.completion else []
             if self.plain:
                 before = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
-                start = [token for token in (tokenizer.cls_token_id, tokenizer.bos_token_id) if token is not None][:1]
+                start = [] if self.start_id is None else [self.start_id]
                 reply = tokenizer(completion, add_special_tokens=False, verbose=False)["input_ids"]
                 examples = [self._fit(start + before, [*reply, self.end_id])]
             else:
@@ -229,19 +229,21 @@ class Conversation(WritingTask):
     def usage(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """See `WritingTask`."""
         if self.plain:
-            said = 'ids = tokenizer("The sky is", return_tensors="pt")["input_ids"][:, :-1]  # without the last token'
+            kind, text = "Continue a prompt", "written[0]"
+            said = 'ids = tokenizer("The sky is", return_tensors="pt").input_ids'
         else:
+            kind, text = "Reply to messages", "written[0, ids.shape[1] :]"
             said = (
                 'messages = [{"role": "user", "content": "Where is the cat?"}]\n'
                 "ids = tokenizer.apply_chat_template(\n"
                 '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=False\n)'
             )
-        return f"""{"Continue a prompt" if self.plain else "Reply to messages"}:
+        return f"""{kind}:
 
 ```python
 {said}
 written = model.generate(ids, max_new_tokens={2 * self.block})
-print(tokenizer.decode(written[0, ids.shape[1]:], skip_special_tokens=True))
+print(tokenizer.decode({text}, skip_special_tokens=True))
 ```"""
 
 

@@ -45,6 +45,7 @@ class WritingTask(HeadTask):
         block_argument: The argument that sets `block`.
         mask_id: The id of the mask token, set by `use`.
         pad_id: The id of the padding token.
+        start_id: The id of the token at the start of a text, or None.
         end_id: The id of the token at the end of a text.
     """
 
@@ -66,6 +67,8 @@ class WritingTask(HeadTask):
             UsageError: If the tokenizer lacks a token, or the masks do not fit.
         """
         end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+        starts = (tokenizer.cls_token_id, tokenizer.bos_token_id)
+        self.start_id = next((int(token) for token in starts if token is not None), None)
         named = {"a mask token": tokenizer.mask_token_id, "a padding token": tokenizer.pad_token_id}
         named["a separator or end-of-text token"] = end
         lacks = [name for name, token in named.items() if token is None]
