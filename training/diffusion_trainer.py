@@ -5,9 +5,10 @@ Shapes: B texts of a batch, L tokens of a text, n masks, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from ..modeling.heads.losses import cross_entropy_per_label
 from ..modeling.heads.pretraining_heads import SequenceEncoderForMaskedLM
@@ -19,7 +20,7 @@ SUMS = ("weighted_nats", "nats", "right", "masked")
 
 
 def masked_sums(
-    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, empty: int | None
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, empty: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum the losses of the masked tokens of each text.
 
@@ -29,7 +30,7 @@ def masked_sums(
         logits: (n, V) logits of the masked tokens, text by text.
         labels: (B, L) labels of all tokens.
         weights: (B, L) weights of the labels, above 0 at masked tokens only.
-        empty: The label of a position that stays empty, if there is such a label.
+        empty: The label of a position that stays empty.
 
     Returns:
         (B, 4) sums in the order of `SUMS`, and (B,) numbers of labels.
@@ -77,6 +78,8 @@ class DiffusionTrainer(HubTrainer):
             inner.predicts_labels_only = False
         if prediction_loss_only:
             return outputs.loss, None, None
-        tokenizer: Any = self.processing_class
-        found = masked_sums(outputs.logits, inputs["labels"], inputs["label_weights"], tokenizer.pad_token_id)
+        weights, tokenizer = inputs["label_weights"], cast("PreTrainedTokenizerBase", self.processing_class)
+        # A compiled model predicts all tokens.
+        logits = outputs.logits if outputs.logits.ndim == 2 else outputs.logits[weights > 0]
+        found = masked_sums(logits, inputs["labels"], weights, tokenizer.pad_token_id)
         return outputs.loss, *found
