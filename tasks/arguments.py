@@ -28,9 +28,13 @@ class ExampleArguments:
         metadata={"help": "Encoding of the files, such as latin-1; the default is UTF-8."},
     )
     delimiter: str | None = field(default=None, metadata={"help": "Column separator of CSV files, such as ';'."})
-    text_column: str | None = field(default=None, metadata={"help": "Column with the texts, words or questions."})
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column with the texts, words, questions or messages."}
+    )
     text_pair_column: str | None = field(default=None, metadata={"help": "Column with the second texts or contexts."})
-    label_column: str | None = field(default=None, metadata={"help": "Column with the labels, scores or answers."})
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column with the labels, scores, answers or replies."}
+    )
     choice_columns: list[str] | None = field(
         default=None, metadata={"help": "Columns with the choices, or one column of lists."}
     )

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sequence_encoder.tests.adaptation_runs import FAST, arguments, run, save_en
 from sequence_encoder.tests.comparisons import assert_same_weights
 from sequence_encoder.training.adaptation import scratch as adaptation_scratch
 from sequence_encoder.training.adaptation.run import parse
-from sequence_encoder.training.adaptation.scratch import scratch_of
+from sequence_encoder.training.adaptation.scratch import scratch_of, settings_of
 
 # 8 steps, 4 per epoch, and a checkpoint every 2 steps: within epochs and at their ends.
 COUNTS = {"train": 160, "validation": 24, "test": 24}
@@ -240,6 +241,22 @@ def test_two_runs_cannot_write_to_one_folder(encoder: Path, tmp_path: Path) -> N
         assert process.exitcode == 0
         assert (first.scratch / "mine").exists()
     assert not first.scratch.exists()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_settings_that_an_earlier_version_lacked_have_their_defaults(
+    encoder: Path, tmp_path: Path, masked: bool
+) -> None:
+    files = write_examples(tmp_path, "classification", {"train": 8})
+    given = parse(arguments("classification", encoder, tmp_path / "out", resume=True, masked_tuning=masked, **files))
+    settings = settings_of(given, {})
+    given.scratch.mkdir()
+    (given.scratch / "results.json").touch()  # a training run has finished
+    earlier = {name: value for name, value in settings.items() if name not in ("masked_tuning", "block_length")}
+    (given.scratch / "settings.json").write_text(json.dumps(earlier))
+    refused: Any = pytest.raises(UsageError, match=r"masked_tuning \(was False, is True\)")
+    with refused if masked else nullcontext(), scratch_of(given, settings) as resumed:
+        assert resumed
 
 
 def test_resuming_a_finished_run_changes_nothing(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from typing import Any, cast
 
 import torch
@@ -35,6 +37,21 @@ def check_fixed(arguments: TrainingArguments, **fixed: Any) -> None:
     for name, allowed in fixed.items():
         if getattr(arguments, name) != allowed:
             raise UsageError(f"--{name} must be {allowed}, got {getattr(arguments, name)}.")
+
+
+def complete_settings(stored: Mapping[str, Any], *parts: Any) -> dict[str, Any]:
+    """Complete the stored settings of an interrupted run with the defaults of those that an earlier version lacked.
+
+    Args:
+        stored: The settings.
+        *parts: The dataclasses of all arguments.
+    """
+    defaults = {
+        each.name: each.default if each.default_factory is MISSING else each.default_factory()
+        for part in parts
+        for each in fields(part)
+    }
+    return {**defaults, **stored}
 
 
 def settle_device(arguments: TrainingArguments) -> None:

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from ...command_line import UsageError
 from ...saving.whole_folders import write_atomically
+from ..arguments import complete_settings
 from ..checkpoints import MARKER, last_complete_checkpoint, step_of
 from .examples.loading import fingerprint
 from .report import Results
@@ -117,7 +118,8 @@ def _prepared(run: Adaptation, settings: Mapping[str, Any]) -> bool:
             f"{folder} contains an interrupted run; continue it with --resume, or start over with --overwrite."
         )
     if resumed:
-        before = json.loads(file.read_text(encoding="utf-8"))
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        before = complete_settings(stored, run.model, run.data, run.args)
         changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
             differences = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)

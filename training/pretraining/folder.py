@@ -28,6 +28,7 @@ from ...data.corpus_files import check_no_overlap
 from ...data.packs import PackedWindows
 from ...saving.staged_files import make_folder
 from ...saving.whole_folders import write_atomically
+from ..arguments import complete_settings
 from ..checkpoints import (
     checkpoints_in,
     last_complete_checkpoint,
@@ -103,9 +104,7 @@ def _check_unchanged(run: Pretraining, file: Path) -> None:
     except ValueError as error:
         raise UsageError(f"{file} is damaged ({error}); start over with --overwrite.") from error
     settings = settings_of(run)
-    # An earlier version, which lacked a setting, did what is now its default.
-    parts = (run.model, run.corpus, run.objectives, run.args)
-    before = {each.name: each.default for part in parts for each in dataclasses.fields(part)} | before
+    before = complete_settings(before, run.model, run.corpus, run.objectives, run.args)
     changed = [name for name in settings if before.get(name) != settings[name]]
     if changed:
         differences = ", ".join(f"{name} (was {before.get(name)!r}, is {settings[name]!r})" for name in changed)
