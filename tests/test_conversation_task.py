@@ -76,6 +76,13 @@ def test_each_reply_is_an_example_with_everything_before_it(tokenizer: Any) -> N
     assert found == [(text_of(tokenizer, one), text_of(tokenizer, other)) for one, other in expected]
 
 
+def test_a_greeting_is_no_reply(tokenizer: Any) -> None:
+    greeting = {"role": "assistant", "content": "we saw it"}
+    _, found = examples_of(tokenizer, [{"messages": [greeting, *messages("which cat", "the red cat")]}])
+    before = text_of(tokenizer, "[CLS]assistant: we saw it[SEP]user: which cat[SEP]assistant:")
+    assert found == [(before, text_of(tokenizer, "the red cat[SEP]"))]
+
+
 def test_prompts_and_completions_are_messages_or_plain_texts(tokenizer: Any) -> None:
     whole = messages("where is the cat", "here", "which cat", "the red cat")
     _, found = examples_of(tokenizer, [{"prompt": whole[:3], "completion": whole[3:]}])
@@ -222,7 +229,9 @@ PAIR = {"prompt": GOOD["messages"][:1], "completion": GOOD["messages"][1:]}
 @pytest.mark.parametrize(
     ("row", "good", "message"),
     [
-        ({"messages": messages("which")}, GOOD, "must contain a message of the assistant in every row; line 3 of"),
+        ({"messages": messages("which")}, GOOD, "a message of the assistant after another message in every row; line"),
+        ({"messages": PAIR["completion"]}, GOOD, "a message of the assistant after another message in every row; line"),
+        ({**PAIR, "prompt": []}, PAIR, "--text_column prompt must contain at least one message in every row; line 3"),
         ({"messages": messages("which", " ")}, GOOD, "replies of the assistant that are more than spaces; line 3 of"),
         ({"messages": [{"role": "bot", "content": "it"}]}, GOOD, "each with a role (system, user, assistant)"),
         ({"messages": [{"role": "user"}]}, GOOD, "a content that is a text, in every row; line 3 of"),

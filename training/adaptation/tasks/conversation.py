@@ -116,7 +116,12 @@ class Conversation(WritingTask):
         column = self.completion or self.prompt
         argument = "text_column" if self.completion is None else "label_column"
         check(argument, column, _are_messages, f"{_MESSAGES} in every row")
-        check(argument, column, _replies_of, "a message of the assistant in every row")
+        if self.completion is None:
+            allowed = "a message of the assistant after another message in every row"
+            check(argument, column, lambda messages: _replies_of(messages[1:]), allowed)
+        else:
+            check("text_column", self.prompt, bool, "at least one message in every row")
+            check(argument, column, _replies_of, "a message of the assistant in every row")
         check(
             argument,
             column,
@@ -154,7 +159,9 @@ class Conversation(WritingTask):
                 examples = [self._fit(start + before, [*reply, self.end_id])]
             else:
                 said = _as_messages(prompt + completion)
-                replies = [place for place in _replies_of(said) if not completion or place >= len(prompt)]
+                # A greeting at the start replies to nothing.
+                first = len(prompt) if completion else 1
+                replies = [place for place in _replies_of(said) if place >= first]
                 examples = [self._example(said[: place + 1], tokenizer) for place in replies]
             for before, reply in examples:
                 if {self.mask_id, self.pad_id} & {*reply}:
