@@ -14,6 +14,14 @@ def generate(*args, model, **kwargs):
 '''
 
 
+def is_custom_generate(folder: Path) -> bool:
+    """Return whether a folder has the file, and nobody has edited it."""
+    try:
+        return (folder / CUSTOM_GENERATE).read_text(encoding="utf-8") == _TEXT
+    except (OSError, ValueError):
+        return False
+
+
 def write_custom_generate(folder: Path) -> None:
     """Write the file into a folder."""
     file = folder / CUSTOM_GENERATE

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .calibration_files import CALIBRATION_FILES, CALIBRATION_PICTURE
 from .code_bundle import BUNDLE_FILES, MARK
+from .custom_generate import CUSTOM_GENERATE, is_custom_generate
 from .module_list import MODULE_LIST, module_paths
 
 # Files from which a tokenizer can be loaded.
@@ -70,6 +71,8 @@ def model_files(folder: Path, modules: Iterable[str] = ()) -> set[str]:
         found |= {f"{part}/{name}" for part in ("adapter", "base") for name in _known_files(folder / part)}
         found |= {f"base/{name}" for name in _code(folder / "base")}
     found |= _exported(folder)
+    if is_custom_generate(folder):
+        found.add(CUSTOM_GENERATE)
     if _is_results(folder / "results.json"):
         found |= {name for name in _BESIDE_RESULTS if (folder / name).is_file()}
     return found

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sequence_encoder.saving.custom_generate import CUSTOM_GENERATE, write_custom_generate
 from sequence_encoder.saving.model_files import save_card
 from sequence_encoder.saving.whole_folders import atomic_folder, check_replaceable
 
@@ -98,6 +99,18 @@ def test_user_files_are_kept_and_files_of_the_older_model_removed(
     assert not (folder / "2_Dense").exists()
     assert [name for name in USER_FILES if name.partition("/")[0] not in caplog.text] == []
     assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_the_code_for_generate_is_removed_unless_it_is_edited(tmp_path: Path, edited: bool) -> None:
+    folder = model_folder(tmp_path / "model")
+    write_custom_generate(folder)
+    code = folder / CUSTOM_GENERATE
+    if edited:
+        code.write_text(f"{code.read_text()}# Mine")
+    with atomic_folder(folder, True, "--force") as written:
+        write(written, {"config.json": "new"})
+    assert code.exists() == code.parent.exists() == edited
 
 
 def test_new_files_do_not_overwrite_user_files(tmp_path: Path) -> None:
