@@ -41,7 +41,7 @@ def test_continuations_are_sentences_of_the_grammar(
     starts = ["one", "two red", "two small blue dogs", "one blue cat walks"]
     # Ancestral sampling writes several tokens at once, unless it has many steps.
     steps = 100 if unmasking == "random" else None
-    options = {"unmasking": unmasking, "do_sample": do_sample, "block_length": block_length, "steps": steps, "seed": 5}
+    options = {"unmasking": unmasking, "do_sample": do_sample, "block_length": block_length, "steps": steps, "seed": 1}
     for side in ("left", "right"):
         found = texts_of(model.generate(**prompts(starts, side), max_new_tokens=10, **options))
         assert set(found) <= set(SENTENCES)
@@ -138,6 +138,53 @@ def test_a_text_ends_at_its_stop_token(model: SequenceEncoderForMaskedLM) -> Non
     assert len(model.generate(**prompts(["one"]), max_new_tokens=2)[0]) == 4
 
 
+def test_an_ordinary_stop_token_may_be_written_in_gaps(model: SequenceEncoderForMaskedLM) -> None:
+    full_stop = TOKENIZER.convert_tokens_to_ids(".")
+    sequences = model.generate(**prompts(["one red cat sleeps [MASK]"]), eos_token_id=full_stop)
+    assert texts_of(sequences) == ["one red cat sleeps ."]
+
+
+def test_remasking_keeps_the_end_of_a_text(model: SequenceEncoderForMaskedLM) -> None:
+    options = {"do_sample": True, "temperature": 1.5, "num_return_sequences": 20, "seed": 0}
+    found = model.generate(**prompts(["one"]), max_new_tokens=12, remasking=1.0, **options)
+    assert ((found == SEP).sum(1) == 1).all()
+
+
+def test_neighbouring_seeds_are_independent(model: SequenceEncoderForMaskedLM) -> None:
+    options = {"do_sample": True, "temperature": 5.0, "num_return_sequences": 4}
+    batch = prompts(["[MASK] [MASK] [MASK] [MASK]"])
+    first, second = (model.generate(**batch, **options, seed=seed) for seed in (0, 1))
+    assert not torch.equal(first[1:], second[:-1])
+
+
+def test_ancestral_sampling_only_predicts_what_it_writes(
+    model: SequenceEncoderForMaskedLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted, decode = [], model.decoder.forward
+    monkeypatch.setattr(model.decoder, "forward", lambda states: predicted.append(len(states)) or decode(states))
+    batch = prompts(["[MASK] [MASK] [MASK] walk .", "one [MASK] cat [MASK] ."])
+    output = model.generate(**batch, unmasking="random", steps=50, seed=0, return_dict_in_generate=True)
+    assert sum(predicted) == 5
+    assert output.steps.tolist() == [3, 2]
+
+
+def test_padding_at_the_ends_needs_no_attention_mask(model: SequenceEncoderForMaskedLM) -> None:
+    for side in ("left", "right"):
+        batch = prompts(["one", "two small red"], side)
+        expected = model.generate(**batch, max_new_tokens=9)
+        assert torch.equal(model.generate(batch["input_ids"], max_new_tokens=9), expected)
+
+
+def test_custom_code_gets_all_arguments(model: SequenceEncoderForMaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "load_custom_generate", lambda *args, **kwargs: lambda model, **given: given)
+    arguments = {
+        **{"streamer": object(), "logits_processor": [object()], "generation_config": object()},
+        **{"allowed_tokens": [5], "bad_words_ids": [[6]], "return_dict_in_generate": True, "steps": 2},
+    }
+    given = model.generate(**prompts(["one"]), custom_generate="folder", **arguments)
+    assert {name: given[name] for name in arguments} == arguments
+
+
 def test_constraints_hold(model: SequenceEncoderForMaskedLM) -> None:
     red, cat, small = TOKENIZER.convert_tokens_to_ids(["red", "cat", "small"])
     batch = prompts(["one [MASK] [MASK] sleeps .", "[MASK] [MASK] [MASK] walks ."], "left")
@@ -216,6 +263,14 @@ def test_a_streamer_shows_each_step(model: SequenceEncoderForMaskedLM) -> None:
         ({"block_length": 4}, "block_length needs max_new_tokens"),
         ({"num_return_sequences": 2}, "num_return_sequences=2 needs do_sample=True"),
         ({"num_beams": 3}, "num_beams=3 is not supported"),
+        ({"no_repeat_ngram_size": 1}, "no_repeat_ngram_size=1 is not supported"),
+        ({"forced_bos_token_id": 0}, "forced_bos_token_id=0 is not supported"),
+        ({"do_sample": "yes"}, "do_sample must be True or False, got 'yes'"),
+        ({"eos_token_id": [3, 99]}, "eos_token_id must be an integer at least 0 and at most 15, got 99"),
+        ({"fill_token_id": -1}, "fill_token_id must be an integer at least 0 and at most 15, got -1"),
+        ({"pad_token_id": "x"}, "pad_token_id must be an integer at least 0, got 'x'"),
+        ({"attention_mask": torch.tensor([[1, 1, 0, 1, 1]])}, "must be 0 only at the ends of a row, but .* row 0"),
+        ({"input_ids": [[MASK]], "attention_mask": None}, r"tensor of integers .*, got \[\[4\]\]"),
         ({"generation_config": GenerationConfig(num_beams=3)}, "num_beams=3 is not supported"),
         ({"colour": "red"}, "generate has no argument colour"),
         ({"max_new_tokens": 30}, "max_new_tokens=30, but the model has only 32 positions"),
@@ -238,3 +293,8 @@ def test_a_model_without_a_mask_token_cannot_write(tiny_config: Callable[..., An
     model = SequenceEncoderForMaskedLM(tiny_config("bert", mask_token_id=None))
     with pytest.raises(ValueError, match="mask_token_id is None"):
         model.generate(torch.tensor([[5, 6]]), max_new_tokens=2)
+
+
+def test_special_tokens_that_the_vocabulary_lacks_do_no_harm(tiny_config: Callable[..., Any]) -> None:
+    model = SequenceEncoderForMaskedLM(tiny_config("bert", mask_token_id=4, bos_token_id=128_000))
+    assert not (model.generate(torch.tensor([[5, 4, 6]])) == 4).any()

@@ -115,7 +115,6 @@ class Draft:
         Args:
             remasking: The share of written tokens to mask again.
         """
-        self.steps_taken += 1
         self.steps_left -= 1
         self._cut()
         if remasking and self.steps_left:
@@ -147,7 +146,8 @@ class Draft:
 
         Their number is that of its rescaled schedule. What is left after rounding adds up over the steps.
         """
-        written = self.writable & (self.ids != self.mask)
+        # Without the token that ends the text, which would then end with another one.
+        written = self.writable & (self.ids != self.mask) & ~torch.isin(self.ids, self.ends)
         written[: self._block_start] = False
         places = written.nonzero()[:, 0]
         passed = 1 - (self.steps_left + 1) / self._planned

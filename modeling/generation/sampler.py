@@ -66,17 +66,17 @@ class Sampler:
 
     def _step(self, drafts: list[Draft]) -> None:
         """Write some masks of each draft."""
-        masked = [draft.masked() for draft in drafts]
-        counts = torch.tensor([int(mask.sum()) for mask in masked])
+        parts = [self._masks_to_predict(draft) for draft in drafts]
+        drafts = [draft for draft, (places, _) in zip(drafts, parts, strict=True) if len(places)]
+        if not drafts:
+            return
+        counts = torch.tensor([len(places) for places, _ in parts if len(places)])
         text = torch.arange(len(drafts)).repeat_interleave(counts)
-        places = torch.cat([mask.nonzero()[:, 0] for mask in masked])
-        uniform = torch.cat(
-            [draft.uniform(2 * int(count)).view(2, -1) for draft, count in zip(drafts, counts, strict=True)], 1
-        )
-        found, scores = self._predict(drafts, torch.cat(masked), text, places, uniform)
+        places, uniform = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts], 1)
+        found, scores = self._predict(drafts, text, places, uniform)
         order, rank = in_order(text, found.priority)
-        quota = torch.tensor([draft.quota for draft in drafts])
-        chosen = self._chosen(found, text, order, rank, quota, drafts)
+        quota = counts if self.rule.ancestral else torch.tensor([draft.quota for draft in drafts])
+        chosen = self._chosen(found, text, order, rank, quota)
         written = order[chosen]
         for number, part in _by_text(text[written]):
             draft, mine = drafts[number], written[part]
@@ -85,21 +85,21 @@ class Sampler:
             else:
                 draft.write(places[mine], found.tokens[mine], found.confidence[mine])
 
+    def _masks_to_predict(self, draft: Draft) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the places (M,) of the masks of a draft that this step predicts, and random numbers (2, M)."""
+        places = draft.masked().nonzero()[:, 0]
+        uniform = draft.uniform(2 * len(places)).view(2, -1)
+        if not self.rule.ancestral:
+            return places, uniform
+        # What the model predicts does not matter for which masks are written, so the others need no prediction.
+        written = uniform[1] >= 1 - 1 / draft.steps_left
+        return places[written], uniform[:, written]
+
     def _chosen(
-        self,
-        found: Predictions,
-        text: torch.Tensor,
-        order: torch.Tensor,
-        rank: torch.Tensor,
-        quota: torch.Tensor,
-        drafts: list[Draft],
+        self, found: Predictions, text: torch.Tensor, order: torch.Tensor, rank: torch.Tensor, quota: torch.Tensor
     ) -> torch.Tensor:
         """Return which masks (M,) to write now, in the sorted order."""
-        text = text[order]
-        if self.rule.ancestral:
-            left = torch.tensor([draft.steps_left for draft in drafts])
-            return found.priority[order] >= 1 - 1 / left[text]
-        chosen = rank < quota[text]
+        chosen = rank < quota[text[order]]
         if self.options.confidence_threshold is not None:
             chosen |= found.confidence[order] >= self.options.confidence_threshold
         if self.options.entropy_bound is not None:
@@ -110,16 +110,19 @@ class Sampler:
     def _predict(
         self,
         drafts: list[Draft],
-        masked: torch.Tensor,
         text: torch.Tensor,
         places: torch.Tensor,
         uniform: torch.Tensor,
     ) -> tuple[Predictions, dict[int, torch.Tensor]]:
-        """Predict all masks. Also return the scores (V,) of masks in drafts with joint constraints, by mask."""
-        states = self._states([draft.ids for draft in drafts], masked)
+        """Predict masks. Also return the scores (V,) of masks in drafts with joint constraints, by mask."""
+        starts = torch.tensor([0, *accumulate(len(draft.ids) for draft in drafts)])
+        needed = torch.zeros(int(starts[-1]), dtype=torch.bool).index_fill(0, starts[text] + places, True)
+        states = self._states([draft.ids for draft in drafts], needed)
         without = None
         if self.options.guidance_scale != 1:
-            without = self._states([self._without_prompt(draft) for draft in drafts], masked)
+            without = self._states([self._without_prompt(draft) for draft in drafts], needed)
+        for draft in drafts:
+            draft.steps_taken += 1
         rows = max(1, _MAX_LOGITS // self.model.config.vocab_size)
         parts, joint = [], {}
         for start in range(0, len(states), rows):
@@ -132,11 +135,11 @@ class Sampler:
                     joint[start + index] = scores[index].cpu()
         return _joined(parts), joint
 
-    def _states(self, rows: list[torch.Tensor], masked: torch.Tensor) -> torch.Tensor:
-        """Return the states (M, D) of masks after the last layer, which computes only these."""
-        outputs = self.model.model.run_packed([row.tolist() for row in rows], masked[None])
+    def _states(self, rows: list[torch.Tensor], needed: torch.Tensor) -> torch.Tensor:
+        """Return the states (M, D) of the needed tokens (T,) after the last layer, which computes only these."""
+        outputs = self.model.model.run_packed([row.tolist() for row in rows], needed[None])
         states: torch.Tensor = outputs.last_hidden_state[0]
-        return states[masked.to(states.device)]
+        return states[needed.to(states.device)]
 
     def _without_prompt(self, draft: Draft) -> torch.Tensor:
         given = ~draft.writable & ~torch.isin(draft.ids, self.kept)

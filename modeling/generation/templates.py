@@ -5,6 +5,7 @@ two numbers such as `[MASK]{1,8}`, whose length the model chooses. The second nu
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,3 +74,9 @@ class Template:
     def filled(self, fills: Sequence[str]) -> str:
         """Return the text with the texts of the gaps."""
         return self.pieces[0] + "".join(fill + piece for fill, piece in zip(fills, self.pieces[1:], strict=True))
+
+
+def joins_words(before: str, after: str) -> bool:
+    """Return whether two texts would become one word if no space was between them, in a script that has spaces."""
+    around = [before[-1:], after[:1]]
+    return all(char.isalnum() and unicodedata.east_asian_width(char) not in "WF" for char in around)
