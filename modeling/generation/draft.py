@@ -95,10 +95,9 @@ class Draft:
         """Whether nothing is left to write."""
         return not self.steps_left
 
-    @property
-    def quota(self) -> int:
-        """The number of masks to write in the next step, so that the last step writes the last of them."""
-        return math.ceil(int(self.masked().sum()) / self.steps_left)
+    def quota(self, masks: int) -> int:
+        """Return how many of its masks to write in the next step, so that the last step writes the last of them."""
+        return math.ceil(masks / self.steps_left)
 
     def uniform(self, count: int) -> torch.Tensor:
         """Draw random numbers from [0, 1), which depend only on the seed and on earlier draws for this text."""

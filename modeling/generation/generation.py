@@ -242,7 +242,8 @@ class MaskedGenerationMixin(GenerationMixin):
         for row, (text, given, places) in enumerate(zip(texts, constraints, empty, strict=True)):
             if new and len(text) and int(text[-1]) == config.sep_token_id:
                 text = text[:-1]
-            if not new and not bool((text == mask).any()):
+            has_gaps = bool((text == mask).any())
+            if not new and not has_gaps:
                 raise ValueError(f"Text {row} has no mask (token {mask}) to fill; add masks, or pass max_new_tokens.")
             if limit is not None and len(text) + new > limit:
                 raise ValueError(
@@ -250,9 +251,10 @@ class MaskedGenerationMixin(GenerationMixin):
                     f"positions (max_position_embeddings); pass a smaller max_new_tokens or a shorter text."
                 )
             fixed: list[Constraint] = [BannedTokens(never_written, config.vocab_size), *given]
-            fixed.append(EndTokens(sorted(special.intersection(ends) - {fill}), len(text)))
-            if fill is not None:
-                fixed.append(EndTokens([fill], len(text), places))
+            if has_gaps:
+                fixed.append(EndTokens(sorted(special.intersection(ends) - {fill}), len(text)))
+                if fill is not None:
+                    fixed.append(EndTokens([fill], len(text), places))
             for _ in range(options.num_return_sequences):
                 draft = Draft(
                     text,

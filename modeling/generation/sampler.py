@@ -70,14 +70,12 @@ class Sampler:
         drafts = [draft for draft, (places, _) in zip(drafts, parts, strict=True) if len(places)]
         if not drafts:
             return
-        counts = torch.tensor([len(places) for places, _ in parts if len(places)])
-        text = torch.arange(len(drafts)).repeat_interleave(counts)
+        counts = [len(places) for places, _ in parts if len(places)]
+        text = torch.arange(len(drafts)).repeat_interleave(torch.tensor(counts))
         places, uniform = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts], 1)
         found, scores = self._predict(drafts, text, places, uniform)
-        order, rank = in_order(text, found.priority)
-        quota = counts if self.rule.ancestral else torch.tensor([draft.quota for draft in drafts])
-        chosen = self._chosen(found, text, order, rank, quota)
-        written = order[chosen]
+        quotas = torch.tensor([draft.quota(count) for draft, count in zip(drafts, counts, strict=True)])
+        written = self._masks_to_write(found, text, quotas)
         for number, part in _by_text(text[written]):
             draft, mine = drafts[number], written[part]
             if draft.joint:
@@ -95,17 +93,18 @@ class Sampler:
         written = uniform[1] >= 1 - 1 / draft.steps_left
         return places[written], uniform[:, written]
 
-    def _chosen(
-        self, found: Predictions, text: torch.Tensor, order: torch.Tensor, rank: torch.Tensor, quota: torch.Tensor
-    ) -> torch.Tensor:
-        """Return which masks (M,) to write now, in the sorted order."""
-        chosen = rank < quota[text[order]]
+    def _masks_to_write(self, found: Predictions, text: torch.Tensor, quotas: torch.Tensor) -> torch.Tensor:
+        """Return which masks to write, text by text, those with the highest priority first."""
+        order, rank = in_order(text, found.priority)
+        if self.rule.ancestral:
+            return order
+        chosen = rank < quotas[text[order]]
         if self.options.confidence_threshold is not None:
             chosen |= found.confidence[order] >= self.options.confidence_threshold
         if self.options.entropy_bound is not None:
             entropy = cast(torch.Tensor, found.entropy)[order]
             chosen |= within_entropy_bound(entropy, rank, self.options.entropy_bound)
-        return chosen
+        return order[chosen]
 
     def _predict(
         self,
