@@ -144,6 +144,16 @@ def test_an_ordinary_stop_token_may_be_written_in_gaps(model: SequenceEncoderFor
     assert texts_of(sequences) == ["one red cat sleeps ."]
 
 
+def test_arguments_that_callers_of_transformers_pass_are_taken(model: SequenceEncoderForMaskedLM) -> None:
+    batch: Any = TOKENIZER(["one", "two"], return_tensors="pt", return_token_type_ids=True)
+    outputs = dict.fromkeys(("output_scores", "output_logits", "output_attentions", "output_hidden_states"), False)
+    options = {"num_beams": 1, "use_cache": True, "remove_invalid_values": True, "bad_words_ids": [[1, 0]], **outputs}
+    sequences = model.generate(**batch, **options, max_new_tokens=9)
+    assert torch.equal(sequences, model.generate(batch["input_ids"], max_new_tokens=9))
+    for least in (9, 12):
+        assert model.generate(**batch, **options, max_new_tokens=12, min_new_tokens=least).shape[1] >= 2 + least
+
+
 def test_remasking_keeps_the_end_of_a_text(model: SequenceEncoderForMaskedLM) -> None:
     options = {"do_sample": True, "temperature": 1.5, "num_return_sequences": 20, "seed": 0}
     found = model.generate(**prompts(["one"]), max_new_tokens=12, remasking=1.0, **options)
@@ -272,7 +282,13 @@ def test_a_streamer_shows_each_step(model: SequenceEncoderForMaskedLM) -> None:
         ({"attention_mask": torch.tensor([[1, 1, 0, 1, 1]])}, "must be 0 only at the ends of a row, but .* row 0"),
         ({"input_ids": [[MASK]], "attention_mask": None}, r"tensor of integers .*, got \[\[4\]\]"),
         ({"generation_config": GenerationConfig(num_beams=3)}, "num_beams=3 is not supported"),
-        ({"colour": "red"}, "generate has no argument colour"),
+        ({"colour": False}, "generate has no argument colour"),
+        ({"output_scores": True}, "generate has no argument output_scores"),
+        (
+            {"min_new_tokens": 5, "max_new_tokens": 4},
+            "min_new_tokens must be an integer at least 0 and at most 4, got 5",
+        ),
+        ({"token_type_ids": torch.ones(1, 5)}, "token_type_ids must be 0"),
         ({"max_new_tokens": 30}, "max_new_tokens=30, but the model has only 32 positions"),
         ({"allowed_tokens": [9999]}, "allowed_tokens must be a list of token ids from 0 to 15"),
         ({"bad_words_ids": [[]]}, r"bad_words_ids\[0\] must be a list of token ids"),

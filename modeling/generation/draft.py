@@ -16,19 +16,20 @@ class EndTokens:
 
     Args:
         ids: The tokens.
-        start: The first place where they may be written: the end of the prompt.
-        places: Other places where they may be written.
+        stop: The first place after those where they may not be written.
+        places: Places before it where they may be written.
+        start: The first place where they may not be written.
     """
 
     joint = False
 
-    def __init__(self, ids: Sequence[int], start: int, places: Sequence[int] = ()) -> None:
-        self._ids, self._start = torch.tensor(ids, dtype=torch.long), start
+    def __init__(self, ids: Sequence[int], stop: int, places: Sequence[int] = (), start: int = 0) -> None:
+        self._ids, self._start, self._stop = torch.tensor(ids, dtype=torch.long), start, stop
         self._places = torch.tensor(places, dtype=torch.long)
 
     def forbid(self, row: torch.Tensor, positions: torch.Tensor, scores: torch.Tensor) -> None:
         """See `Constraint.forbid`."""
-        inside = (positions < self._start) & ~torch.isin(positions, self._places)
+        inside = (positions >= self._start) & (positions < self._stop) & ~torch.isin(positions, self._places)
         scores[inside.nonzero().to(scores.device), self._ids.to(scores.device)] = -torch.inf
 
 

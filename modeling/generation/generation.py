@@ -63,6 +63,7 @@ class MaskedGenerationMixin(GenerationMixin):
         *,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         allowed_tokens: Any = None,
         bad_words_ids: list[list[int]] | None = None,
         return_dict_in_generate: bool | None = None,
@@ -85,6 +86,7 @@ class MaskedGenerationMixin(GenerationMixin):
             input_ids: See `inputs`.
             attention_mask: (B, S), 0 at padding, which may be on either side; by default, padding tokens at the ends of
                 rows are padding.
+            token_type_ids: (B, S), only 0, as tokenizers return them for single texts.
             allowed_tokens: Ids that may be written, or a dict of them by index in the row, or one such dict for each
                 row.
             bad_words_ids: Token sequences that must not be written.
@@ -94,6 +96,7 @@ class MaskedGenerationMixin(GenerationMixin):
 
                 - `max_new_tokens`: Write up to that many tokens after each text. A final separator is removed first,
                   and the model reads [CLS] before texts that lack it.
+                - `min_new_tokens`: Let no text end before that many new tokens.
                 - `block_length`: Number of new tokens that are masked at once (semi-autoregressive; Arriola et al.,
                   2025); by default all.
                 - `steps`: Maximum number of steps for each block; by default one for each mask. With fewer, several
@@ -143,6 +146,8 @@ class MaskedGenerationMixin(GenerationMixin):
             )
         if (inputs is None) == (input_ids is None):
             raise ValueError("Pass either inputs or input_ids.")
+        if token_type_ids is not None and bool(token_type_ids.any()):
+            raise ValueError("token_type_ids must be 0: the model writes texts of one segment.")
         defaults = self.generation_config
         config = defaults if generation_config is None else generation_config
         chosen, unknown = UnmaskingOptions.read(options, config, defaults)
@@ -255,6 +260,10 @@ class MaskedGenerationMixin(GenerationMixin):
                 fixed.append(EndTokens(sorted(special.intersection(ends) - {fill}), len(text)))
                 if fill is not None:
                     fixed.append(EndTokens([fill], len(text), places))
+            if options.min_new_tokens:
+                fixed.append(
+                    EndTokens(sorted({*ends, fill} - {None}), len(text) + options.min_new_tokens, start=len(text))
+                )
             for _ in range(options.num_return_sequences):
                 draft = Draft(
                     text,

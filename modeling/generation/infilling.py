@@ -36,7 +36,7 @@ class Infilling:
 # The most tokens of a gap without a limit, if the model was not trained with another number.
 _LONGEST_GAP = 16
 # Options of `generate` that `infill` lacks.
-_OF_CONTINUATION = ("max_new_tokens", "block_length", "eos_token_id")
+_OF_CONTINUATION = ("max_new_tokens", "min_new_tokens", "block_length", "eos_token_id")
 
 
 @dataclass
@@ -81,7 +81,8 @@ class InfillingMixin:
             generation_config: See `generate`.
             logits_processor: See `generate`.
             streamer: A streamer for a single text, see `generate`.
-            **options: Options of `generate`, except `max_new_tokens`, `block_length` and `eos_token_id`.
+            **options: Options of `generate`, except `max_new_tokens`, `min_new_tokens`, `block_length` and
+                `eos_token_id`.
 
         Returns:
             An `Infilling` for a text, and a list of them for several texts; `num_return_sequences` for each text.

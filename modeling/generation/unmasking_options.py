@@ -16,10 +16,13 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("num_beams", "num_beam_groups", "typical_p"), (None, 1)),
     **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id"), (None,)),
     **dict.fromkeys(("penalty_alpha", "assistant_early_exit", "prompt_lookup_num_tokens", "dola_layers"), _OFF),
-    **dict.fromkeys(("min_new_tokens", "min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), _OFF),
+    **dict.fromkeys(("min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), _OFF),
     **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens", "sequence_bias", "watermarking_config"), _OFF),
     **dict.fromkeys(("stop_strings", "min_p", "epsilon_cutoff", "eta_cutoff", "max_time"), _OFF),
 }
+
+# Arguments of transformers that change nothing here: nothing is cached, and logits that are not finite are an error.
+_WITHOUT_EFFECT = ("use_cache", "remove_invalid_values")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class UnmaskingOptions:
     """
 
     max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
     block_length: int | None = None
     steps: int | None = None
     unmasking: str = "confidence"
@@ -78,13 +82,16 @@ class UnmaskingOptions:
             value = left.pop(name, None) if name in left else getattr(config, name, None)
             if value not in neutral:
                 raise ValueError(f"{name}={value!r} is not supported: a text that is unmasked is not written in order.")
-        return cls(**options), left
+        # Outputs that transformers can return besides the texts.
+        off = {name for name, value in left.items() if value is False and hasattr(config, name)}
+        return cls(**options), {name: left[name] for name in left if name not in (*off, *_WITHOUT_EFFECT)}
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "block_length", "steps", "num_return_sequences"):
             _check(name, getattr(self, name), int, 1, math.inf)
-        # As in transformers, 0 disables it.
+        # As in transformers, 0 disables them.
         _check("top_k", self.top_k, int, 0, math.inf)
+        _check("min_new_tokens", self.min_new_tokens, int, 0, self.max_new_tokens or 0)
         for name in ("temperature", "guidance_scale", "repetition_penalty", "entropy_bound"):
             _check(name, getattr(self, name), float, 0, math.inf, open_below=True)
         _check("top_p", self.top_p, float, 0, 1, open_below=True)
