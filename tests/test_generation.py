@@ -11,6 +11,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TextDiffusionStreamer
 
 from sequence_encoder import SequenceEncoderForMaskedLM
+from sequence_encoder.modeling.generation import sampler
 from sequence_encoder.tests.grammar_models import CLS, MASK, PAD, SENTENCES, SEP, grammar_model, grammar_tokenizer
 
 TOKENIZER = grammar_tokenizer()
@@ -209,6 +210,25 @@ def test_constraints_hold(model: SequenceEncoderForMaskedLM) -> None:
         pairs = [tuple(pair) for row in found.tolist() for pair in itertools.pairwise(row)]
         assert (red, cat) not in pairs
         assert small not in found
+
+
+def test_joint_constraints_do_not_keep_the_logits_of_all_texts(
+    model: SequenceEncoderForMaskedLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, run = [], model.model.run_packed
+    monkeypatch.setattr(model.model, "run_packed", lambda ids, needed: read.append(len(ids)) or run(ids, needed))
+    monkeypatch.setattr(sampler, "_MAX_KEPT_LOGITS", 20 * model.config.vocab_size)
+    batch = prompts(["one [MASK] cat sleeps ."] * 5)
+    expected = model.generate(**batch)
+    assert torch.equal(model.generate(**batch, bad_words_ids=[[SEP, SEP]]), expected)
+    assert read == [5, 2, 2, 1]
+
+
+def test_banned_words_of_the_model_hold(model: SequenceEncoderForMaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    blue = TOKENIZER.convert_tokens_to_ids("blue")
+    monkeypatch.setattr(model.generation_config, "bad_words_ids", [[blue]])
+    config = GenerationConfig(steps=1)
+    assert blue not in model.generate(**prompts(["one [MASK] cat"]), generation_config=config)
 
 
 def test_processors_of_transformers_apply_to_each_mask(model: SequenceEncoderForMaskedLM) -> None:

@@ -160,7 +160,8 @@ class MaskedGenerationMixin(GenerationMixin):
         texts = [torch.cat([start, text]) if needed else text for text, needed in zip(texts, added, strict=True)]
         # The place of a row's first token in its text, and the padding before it.
         shifts = [left - needed for left, needed in zip(skipped, added, strict=True)]
-        banned = bad_words_ids or getattr(config, "bad_words_ids", None)
+        configured = (getattr(source, "bad_words_ids", None) for source in (config, defaults))
+        banned = bad_words_ids or next(filter(None, configured), None)
         constraints = _constraints(allowed_tokens, banned, shifts, cast(Any, self).config.vocab_size, chosen)
         drafts = self.write_drafts(texts, chosen, constraints, logits_processor, streamer)
         copies = chosen.num_return_sequences
@@ -237,6 +238,7 @@ class MaskedGenerationMixin(GenerationMixin):
         writable = range(config.vocab_size)
         ends = options.ends or [token for token in (config.sep_token_id,) if token in writable]
         options.check_tokens(config.vocab_size)
+        shortening = [token for token in (*ends, fill) if token is not None]
         named = [getattr(config, f"{name}_token_id") for name in ("pad", "cls", "bos", "sep", "eos")]
         special = {token for token in (mask, *named) if token in writable}
         never_written = sorted(special - {*ends, fill})
@@ -261,9 +263,7 @@ class MaskedGenerationMixin(GenerationMixin):
                 if fill is not None:
                     fixed.append(EndTokens([fill], len(text), places))
             if options.min_new_tokens:
-                fixed.append(
-                    EndTokens(sorted({*ends, fill} - {None}), len(text) + options.min_new_tokens, start=len(text))
-                )
+                fixed.append(EndTokens(shortening, len(text) + options.min_new_tokens, start=len(text)))
             for _ in range(options.num_return_sequences):
                 draft = Draft(
                     text,

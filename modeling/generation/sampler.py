@@ -18,6 +18,8 @@ from .unmasking_options import UnmaskingOptions
 # Tokens in a forward pass, and logits in memory at once.
 _MAX_TOKENS = 16_384
 _MAX_LOGITS = 1 << 23
+# Logits of a forward pass that are kept until its tokens have been chosen, as joint constraints demand.
+_MAX_KEPT_LOGITS = 1 << 27
 
 
 class Sampler:
@@ -56,8 +58,11 @@ class Sampler:
             after_step: Called after each step.
         """
         active = [draft for draft in drafts if not draft.done]
+        size = _MAX_TOKENS
+        if any(draft.joint for draft in drafts):
+            size = min(size, _MAX_KEPT_LOGITS // self.model.config.vocab_size)
         while active:
-            for group in _groups(active):
+            for group in _groups(active, size):
                 self._step(group)
             for draft in active:
                 draft.advance(self.options.remasking)
@@ -208,12 +213,12 @@ def _forbid(draft: Draft, places: torch.Tensor, scores: torch.Tensor) -> None:
         constraint.forbid(draft.ids, places, scores)
 
 
-def _groups(drafts: list[Draft]) -> Iterator[list[Draft]]:
-    """Split drafts into groups of at most so many tokens."""
+def _groups(drafts: list[Draft], size: int) -> Iterator[list[Draft]]:
+    """Split drafts into groups of at most so many tokens, or of one draft."""
     group: list[Draft] = []
     tokens = 0
     for draft in drafts:
-        if group and tokens + len(draft.ids) > _MAX_TOKENS:
+        if group and tokens + len(draft.ids) > size:
             yield group
             group, tokens = [], 0
         group.append(draft)
