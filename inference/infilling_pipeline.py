@@ -49,7 +49,7 @@ class InfillingPipeline(_BasePipeline):
             ValueError: If a text has no gap, or an argument is not allowed.
         """
         # All texts at once, since they need no padding, where transformers' pipelines would make batches.
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        texts = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Iterable) else list(inputs)
         options = self._sanitize_parameters(**kwargs)[1]
         outputs = self.forward(self.preprocess(texts), **{**self._forward_params, **options})
         results = self.postprocess(outputs)

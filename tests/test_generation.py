@@ -302,6 +302,7 @@ def test_a_streamer_shows_each_step(model: SequenceEncoderForMaskedLM) -> None:
         ({"attention_mask": torch.tensor([[1, 1, 0, 1, 1]])}, "must be 0 only at the ends of a row, but .* row 0"),
         ({"input_ids": [[MASK]], "attention_mask": None}, r"tensor of integers .*, got \[\[4\]\]"),
         ({"generation_config": GenerationConfig(num_beams=3)}, "num_beams=3 is not supported"),
+        ({"generation_config": {"steps": 1}}, r"generation_config must be a GenerationConfig, got \{'steps': 1\}"),
         ({"colour": False}, "generate has no argument colour"),
         ({"output_scores": True}, "generate has no argument output_scores"),
         (

@@ -180,6 +180,11 @@ def test_a_saved_folder_writes_the_same_without_the_package(
         ("no gap", {}, r"'no gap' has no gap; mark gaps with \[MASK\]"),
         ("[MASK]{0}", {}, r"The gap \[MASK\]\{0\} must have at least one token"),
         ("[MASK]{3,2}", {}, "its numbers must ascend"),
+        ("one [MASK]{31}", {}, "but the model has only 32 positions"),
+        ("[MASK]{1,99999999}", {}, r"The gap \[MASK\]\{1,99999999\} has up to 99999999 tokens, but"),
+        (None, {}, "texts must be a text or several texts, got None"),
+        (["[MASK]", 3], {}, "texts must be a text or several texts, got 3"),
+        ("[MASK]", {"bad_words": [3]}, r"bad_words must be a list of words, got \[3\]"),
         ("one [MASK]{40}", {}, "but the model has only 32 positions"),
         ("[MASK]", {"max_new_tokens": 3}, "infill has no argument max_new_tokens"),
         ("[MASK]", {"colour": "red"}, "infill has no argument colour"),
@@ -187,6 +192,6 @@ def test_a_saved_folder_writes_the_same_without_the_package(
         ("[MASK]", {"bad_words": "red"}, "bad_words must be a list of words, got 'red'"),
     ],
 )
-def test_bad_arguments_are_refused(text: str, options: dict[str, Any], message: str) -> None:
+def test_bad_arguments_are_refused(text: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         grammar_model().infill(text, TOKENIZER, **options)

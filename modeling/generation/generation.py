@@ -253,9 +253,11 @@ class MaskedGenerationMixin(GenerationMixin):
             if not new and not has_gaps:
                 raise ValueError(f"Text {row} has no mask (token {mask}) to fill; add masks, or pass max_new_tokens.")
             if limit is not None and len(text) + new > limit:
+                more = f" and max_new_tokens={new}" if new else ""
+                smaller = "pass a smaller max_new_tokens, or shorten the text" if new else "shorten it or its gaps"
                 raise ValueError(
-                    f"Text {row} has {len(text)} tokens and max_new_tokens={new}, but the model has only {limit} "
-                    f"positions (max_position_embeddings); pass a smaller max_new_tokens or a shorter text."
+                    f"Text {row} has {len(text)} tokens{more}, but the model has only {limit} positions "
+                    f"(max_position_embeddings); {smaller}."
                 )
             fixed: list[Constraint] = [BannedTokens(never_written, config.vocab_size), *given]
             if has_gaps:

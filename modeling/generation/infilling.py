@@ -90,7 +90,10 @@ class InfillingMixin:
         Raises:
             ValueError: If an argument is not allowed, a text has no gap, or it is too long for the model.
         """
-        if isinstance(bad_words, str):
+        given = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, Iterable) else [texts]
+        if wrong := [text for text in given if not isinstance(text, str)]:
+            raise ValueError(f"texts must be a text or several texts, got {wrong[0]!r}.")
+        if isinstance(bad_words, str) or any(not isinstance(word, str) for word in bad_words):
             raise ValueError(f"bad_words must be a list of words, got {bad_words!r}.")
         if tokenizer.mask_token is None:
             raise ValueError("tokenizer has no mask token, which marks gaps.")
@@ -100,9 +103,9 @@ class InfillingMixin:
         chosen, unknown = UnmaskingOptions.read(options, generation_config or defaults, defaults, _OF_CONTINUATION)
         if unknown:
             raise ValueError(f"infill has no argument {', '.join(unknown)}.")
-        given = [texts] if isinstance(texts, str) else list(texts)
-        longest = getattr(defaults, "max_gap_tokens", None) or _LONGEST_GAP
-        templates = [Template.parse(text, tokenizer.mask_token, longest) for text in given]
+        limit = cast(Any, self).config.max_position_embeddings
+        longest = min(getattr(defaults, "max_gap_tokens", None) or _LONGEST_GAP, limit)
+        templates = [Template.parse(text, tokenizer.mask_token, longest, limit) for text in given]
         filler = _Filler(self, tokenizer, chosen, gap_regex, bad_words, logits_processor)
         found = filler.fill(templates, streamer)
         return found[0] if isinstance(texts, str) and len(found) == 1 else found

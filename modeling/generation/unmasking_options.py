@@ -69,6 +69,8 @@ class UnmaskingOptions:
         Raises:
             ValueError: If an option is not allowed, or the configurations ask for what unmasking does not support.
         """
+        if not isinstance(config, GenerationConfig | None):
+            raise ValueError(f"generation_config must be a GenerationConfig, got {config!r}.")
         names = [field.name for field in fields(cls) if field.name not in without]
         options: dict[str, Any] = {}
         left = {name: value for name, value in given.items() if name not in names and value is not None}
