@@ -204,6 +204,8 @@ def test_constraints_hold(model: SequenceEncoderForMaskedLM) -> None:
     assert red not in found
     place = int((batch["input_ids"][0] == MASK).nonzero()[0])
     assert model.generate(**batch, allowed_tokens={place: [red]})[0, place] == red
+    padded = prompts(["[MASK] cat", "[MASK] small red cat"], "left")
+    assert model.generate(**padded, allowed_tokens={0: [red], place: [small]})[1, place] == small
     assert model.generate(**batch, allowed_tokens=[{place: [small]}, {}])[0, place] == small
     for seed in range(3):
         found = model.generate(**batch, bad_words_ids=[[red, cat], [small]], do_sample=True, temperature=3.0, seed=seed)

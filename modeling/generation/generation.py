@@ -317,7 +317,7 @@ def _constraints(
     Args:
         allowed_tokens: See `generate`.
         bad_words_ids: See `generate`.
-        shifts: By how much the places of tokens in each row exceed those in its text.
+        shifts: By how much the places of tokens in each row exceed those in its text. Smaller places are padding.
         vocab_size: V.
         options: The other arguments.
     """
@@ -332,7 +332,9 @@ def _constraints(
         )
     rows = allowed_tokens if by_row else [allowed_tokens] * len(shifts)
     shifted = [
-        {place - shift: tokens for place, tokens in row.items()} if isinstance(row, Mapping) else row
+        {place - shift: tokens for place, tokens in row.items() if not 0 <= place < shift}
+        if isinstance(row, Mapping)
+        else row
         for row, shift in zip(rows, shifts, strict=True)
     ]
     return [[AllowedTokens(row, vocab_size), *banned] for row in shifted]
