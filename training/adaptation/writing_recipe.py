@@ -30,6 +30,13 @@ class WritingTrainer(HubTrainer):
 
     pad_id: int
 
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        # The model takes it without naming it as an argument, so `Trainer` would remove this column.
+        columns = cast(list[str], self._signature_columns)
+        if "label_weights" not in columns:
+            columns.append("label_weights")
+
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
