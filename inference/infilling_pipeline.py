@@ -39,7 +39,7 @@ class InfillingPipeline(_BasePipeline):
 
         Args:
             inputs: A text or several texts. See `SequenceEncoderForMaskedLM.infill` for gaps.
-            **kwargs: Arguments of `SequenceEncoderForMaskedLM.infill`.
+            **kwargs: Arguments of `SequenceEncoderForMaskedLM.infill`. `batch_size` and `num_workers` have no effect.
 
         Returns:
             A dictionary for each text: `sequence`, the text; `fills`, the text of each gap; and `score`, from 0 to 1.
@@ -49,12 +49,15 @@ class InfillingPipeline(_BasePipeline):
             ValueError: If a text has no gap, or an argument is not allowed.
         """
         # All texts at once, since they need no padding, where transformers' pipelines would make batches.
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
-        outputs = self.forward(self.preprocess(texts), **{**self._forward_params, **kwargs})
+        texts = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Iterable) else list(inputs)
+        options = self._sanitize_parameters(**kwargs)[1]
+        outputs = self.forward(self.preprocess(texts), **{**self._forward_params, **options})
         results = self.postprocess(outputs)
         return results[0] if isinstance(inputs, str) else results
 
-    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    def _sanitize_parameters(
+        self, batch_size: int | None = None, num_workers: int | None = None, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, kwargs, {}
 
     def preprocess(self, inputs: list[str]) -> dict[str, Any]:
@@ -72,4 +75,4 @@ class InfillingPipeline(_BasePipeline):
             {"sequence": result.text, "fills": result.fills, "score": result.score} for result in model_outputs["found"]
         ]
         copies = model_outputs["copies"]
-        return found if copies == 1 else [found[start : start + copies] for start in range(0, len(found), copies)]
+        return found if copies <= 1 else [found[start : start + copies] for start in range(0, len(found), copies)]

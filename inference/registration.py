@@ -7,10 +7,12 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .calibrated_text_classification import CalibratedTextClassificationPipeline
 from .calibrated_token_classification import CalibratedTokenClassificationPipeline
+from .continuation_pipeline import ContinuationPipeline
 from .infilling_pipeline import InfillingPipeline
 
 _PIPELINES = {
     "text-classification": CalibratedTextClassificationPipeline,
+    "text-generation": ContinuationPipeline,
     "token-classification": CalibratedTokenClassificationPipeline,
 }
 

@@ -21,6 +21,7 @@ _ENTRIES = (
     "modeling/heads/retrieval.py",
     "inference/question_answering.py",
     "inference/infilling_pipeline.py",
+    "inference/continuation_pipeline.py",
     "inference/calibrated_text_classification.py",
     "inference/calibrated_token_classification.py",
 )

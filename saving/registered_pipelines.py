@@ -8,20 +8,19 @@ from typing import Any
 
 from .code_bundle import MODELING
 
-# By the class of the model: the task, the pipeline, and the Auto class of the model. Without a calibration, the
+# By the class of the model: for each task, the pipeline and the Auto class of the model. Without a calibration, the
 # pipelines of classifiers refuse the arguments that need one, where transformers' pipelines would ignore them.
 REGISTERED_PIPELINES = {
-    "SequenceEncoderForMaskedLM": ("infilling", "InfillingPipeline", "AutoModelForMaskedLM"),
-    "SequenceEncoderForSequenceClassification": (
-        "text-classification",
-        "CalibratedTextClassificationPipeline",
-        "AutoModelForSequenceClassification",
-    ),
-    "SequenceEncoderForTokenClassification": (
-        "token-classification",
-        "CalibratedTokenClassificationPipeline",
-        "AutoModelForTokenClassification",
-    ),
+    "SequenceEncoderForMaskedLM": {
+        "infilling": ("InfillingPipeline", "AutoModelForMaskedLM"),
+        "text-generation": ("ContinuationPipeline", "AutoModelForMaskedLM"),
+    },
+    "SequenceEncoderForSequenceClassification": {
+        "text-classification": ("CalibratedTextClassificationPipeline", "AutoModelForSequenceClassification")
+    },
+    "SequenceEncoderForTokenClassification": {
+        "token-classification": ("CalibratedTokenClassificationPipeline", "AutoModelForTokenClassification")
+    },
 }
 
 
@@ -31,12 +30,12 @@ def without_registered_pipelines(named: dict[str, Any]) -> dict[str, Any]:
     Args:
         named: The pipeline of each task.
     """
-    ours = {f"{MODELING}.{pipeline}" for _, pipeline, _ in REGISTERED_PIPELINES.values()}
+    ours = {f"{MODELING}.{name}" for pipelines in REGISTERED_PIPELINES.values() for name, _ in pipelines.values()}
     return {task: entry for task, entry in named.items() if not (isinstance(entry, dict) and entry.get("impl") in ours)}
 
 
 def name_registered_pipeline(folder: Path, model_class: str) -> None:
-    """Add the pipeline for the task of a model to `config.json` in its folder, unless it names another one.
+    """Add the pipelines for the tasks of a model to `config.json` in its folder, unless it names others.
 
     Args:
         folder: The folder.
@@ -44,9 +43,11 @@ def name_registered_pipeline(folder: Path, model_class: str) -> None:
     """
     if model_class not in REGISTERED_PIPELINES:
         return
-    task, pipeline, auto_class = REGISTERED_PIPELINES[model_class]
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    entry = {"impl": f"{MODELING}.{pipeline}", "pt": [auto_class], "type": "text"}
-    config["custom_pipelines"] = {task: entry, **config.get("custom_pipelines", {})}
+    entries = {
+        task: {"impl": f"{MODELING}.{pipeline}", "pt": [auto_class], "type": "text"}
+        for task, (pipeline, auto_class) in REGISTERED_PIPELINES[model_class].items()
+    }
+    config["custom_pipelines"] = {**entries, **config.get("custom_pipelines", {})}
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

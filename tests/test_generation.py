@@ -11,6 +11,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TextDiffusionStreamer
 
 from sequence_encoder import SequenceEncoderForMaskedLM
+from sequence_encoder.modeling.generation import sampler
 from sequence_encoder.tests.grammar_models import CLS, MASK, PAD, SENTENCES, SEP, grammar_model, grammar_tokenizer
 
 TOKENIZER = grammar_tokenizer()
@@ -41,7 +42,7 @@ def test_continuations_are_sentences_of_the_grammar(
     starts = ["one", "two red", "two small blue dogs", "one blue cat walks"]
     # Ancestral sampling writes several tokens at once, unless it has many steps.
     steps = 100 if unmasking == "random" else None
-    options = {"unmasking": unmasking, "do_sample": do_sample, "block_length": block_length, "steps": steps, "seed": 5}
+    options = {"unmasking": unmasking, "do_sample": do_sample, "block_length": block_length, "steps": steps, "seed": 1}
     for side in ("left", "right"):
         found = texts_of(model.generate(**prompts(starts, side), max_new_tokens=10, **options))
         assert set(found) <= set(SENTENCES)
@@ -138,6 +139,63 @@ def test_a_text_ends_at_its_stop_token(model: SequenceEncoderForMaskedLM) -> Non
     assert len(model.generate(**prompts(["one"]), max_new_tokens=2)[0]) == 4
 
 
+def test_an_ordinary_stop_token_may_be_written_in_gaps(model: SequenceEncoderForMaskedLM) -> None:
+    full_stop = TOKENIZER.convert_tokens_to_ids(".")
+    sequences = model.generate(**prompts(["one red cat sleeps [MASK]"]), eos_token_id=full_stop)
+    assert texts_of(sequences) == ["one red cat sleeps ."]
+
+
+def test_arguments_that_callers_of_transformers_pass_are_taken(model: SequenceEncoderForMaskedLM) -> None:
+    batch: Any = TOKENIZER(["one", "two"], return_tensors="pt", return_token_type_ids=True)
+    outputs = dict.fromkeys(("output_scores", "output_logits", "output_attentions", "output_hidden_states"), False)
+    options = {"num_beams": 1, "use_cache": True, "remove_invalid_values": True, "bad_words_ids": [[1, 0]], **outputs}
+    sequences = model.generate(**batch, **options, max_new_tokens=9)
+    assert torch.equal(sequences, model.generate(batch["input_ids"], max_new_tokens=9))
+    for least in (9, 12):
+        assert model.generate(**batch, **options, max_new_tokens=12, min_new_tokens=least).shape[1] >= 2 + least
+
+
+def test_remasking_keeps_the_end_of_a_text(model: SequenceEncoderForMaskedLM) -> None:
+    options = {"do_sample": True, "temperature": 1.5, "num_return_sequences": 20, "seed": 0}
+    found = model.generate(**prompts(["one"]), max_new_tokens=12, remasking=1.0, **options)
+    assert ((found == SEP).sum(1) == 1).all()
+
+
+def test_neighbouring_seeds_are_independent(model: SequenceEncoderForMaskedLM) -> None:
+    options = {"do_sample": True, "temperature": 5.0, "num_return_sequences": 4}
+    batch = prompts(["[MASK] [MASK] [MASK] [MASK]"])
+    first, second = (model.generate(**batch, **options, seed=seed) for seed in (0, 1))
+    assert not torch.equal(first[1:], second[:-1])
+
+
+def test_ancestral_sampling_only_predicts_what_it_writes(
+    model: SequenceEncoderForMaskedLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted, decode = [], model.decoder.forward
+    monkeypatch.setattr(model.decoder, "forward", lambda states: predicted.append(len(states)) or decode(states))
+    batch = prompts(["[MASK] [MASK] [MASK] walk .", "one [MASK] cat [MASK] ."])
+    output = model.generate(**batch, unmasking="random", steps=50, seed=0, return_dict_in_generate=True)
+    assert sum(predicted) == 5
+    assert output.steps.tolist() == [3, 2]
+
+
+def test_padding_at_the_ends_needs_no_attention_mask(model: SequenceEncoderForMaskedLM) -> None:
+    for side in ("left", "right"):
+        batch = prompts(["one", "two small red"], side)
+        expected = model.generate(**batch, max_new_tokens=9)
+        assert torch.equal(model.generate(batch["input_ids"], max_new_tokens=9), expected)
+
+
+def test_custom_code_gets_all_arguments(model: SequenceEncoderForMaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "load_custom_generate", lambda *args, **kwargs: lambda model, **given: given)
+    arguments = {
+        **{"streamer": object(), "logits_processor": [object()], "generation_config": object()},
+        **{"allowed_tokens": [5], "bad_words_ids": [[6]], "return_dict_in_generate": True, "steps": 2},
+    }
+    given = model.generate(**prompts(["one"]), custom_generate="folder", **arguments)
+    assert {name: given[name] for name in arguments} == arguments
+
+
 def test_constraints_hold(model: SequenceEncoderForMaskedLM) -> None:
     red, cat, small = TOKENIZER.convert_tokens_to_ids(["red", "cat", "small"])
     batch = prompts(["one [MASK] [MASK] sleeps .", "[MASK] [MASK] [MASK] walks ."], "left")
@@ -146,12 +204,33 @@ def test_constraints_hold(model: SequenceEncoderForMaskedLM) -> None:
     assert red not in found
     place = int((batch["input_ids"][0] == MASK).nonzero()[0])
     assert model.generate(**batch, allowed_tokens={place: [red]})[0, place] == red
+    padded = prompts(["[MASK] cat", "[MASK] small red cat"], "left")
+    assert model.generate(**padded, allowed_tokens={0: [red], place: [small]})[1, place] == small
     assert model.generate(**batch, allowed_tokens=[{place: [small]}, {}])[0, place] == small
     for seed in range(3):
         found = model.generate(**batch, bad_words_ids=[[red, cat], [small]], do_sample=True, temperature=3.0, seed=seed)
         pairs = [tuple(pair) for row in found.tolist() for pair in itertools.pairwise(row)]
         assert (red, cat) not in pairs
         assert small not in found
+
+
+def test_joint_constraints_do_not_keep_the_logits_of_all_texts(
+    model: SequenceEncoderForMaskedLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, run = [], model.model.run_packed
+    monkeypatch.setattr(model.model, "run_packed", lambda ids, needed: read.append(len(ids)) or run(ids, needed))
+    monkeypatch.setattr(sampler, "_MAX_KEPT_LOGITS", 20 * model.config.vocab_size)
+    batch = prompts(["one [MASK] cat sleeps ."] * 5)
+    expected = model.generate(**batch)
+    assert torch.equal(model.generate(**batch, bad_words_ids=[[SEP, SEP]]), expected)
+    assert read == [5, 2, 2, 1]
+
+
+def test_banned_words_of_the_model_hold(model: SequenceEncoderForMaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    blue = TOKENIZER.convert_tokens_to_ids("blue")
+    monkeypatch.setattr(model.generation_config, "bad_words_ids", [[blue]])
+    config = GenerationConfig(steps=1)
+    assert blue not in model.generate(**prompts(["one [MASK] cat"]), generation_config=config)
 
 
 def test_processors_of_transformers_apply_to_each_mask(model: SequenceEncoderForMaskedLM) -> None:
@@ -216,8 +295,23 @@ def test_a_streamer_shows_each_step(model: SequenceEncoderForMaskedLM) -> None:
         ({"block_length": 4}, "block_length needs max_new_tokens"),
         ({"num_return_sequences": 2}, "num_return_sequences=2 needs do_sample=True"),
         ({"num_beams": 3}, "num_beams=3 is not supported"),
+        ({"no_repeat_ngram_size": 1}, "no_repeat_ngram_size=1 is not supported"),
+        ({"forced_bos_token_id": 0}, "forced_bos_token_id=0 is not supported"),
+        ({"do_sample": "yes"}, "do_sample must be True or False, got 'yes'"),
+        ({"eos_token_id": [3, 99]}, "eos_token_id must be an integer at least 0 and at most 15, got 99"),
+        ({"fill_token_id": -1}, "fill_token_id must be an integer at least 0 and at most 15, got -1"),
+        ({"pad_token_id": "x"}, "pad_token_id must be an integer at least 0, got 'x'"),
+        ({"attention_mask": torch.tensor([[1, 1, 0, 1, 1]])}, "must be 0 only at the ends of a row, but .* row 0"),
+        ({"input_ids": [[MASK]], "attention_mask": None}, r"tensor of integers .*, got \[\[4\]\]"),
         ({"generation_config": GenerationConfig(num_beams=3)}, "num_beams=3 is not supported"),
-        ({"colour": "red"}, "generate has no argument colour"),
+        ({"generation_config": {"steps": 1}}, r"generation_config must be a GenerationConfig, got \{'steps': 1\}"),
+        ({"colour": False}, "generate has no argument colour"),
+        ({"output_scores": True}, "generate has no argument output_scores"),
+        (
+            {"min_new_tokens": 5, "max_new_tokens": 4},
+            "min_new_tokens must be an integer at least 0 and at most 4, got 5",
+        ),
+        ({"token_type_ids": torch.ones(1, 5)}, "token_type_ids must be 0"),
         ({"max_new_tokens": 30}, "max_new_tokens=30, but the model has only 32 positions"),
         ({"allowed_tokens": [9999]}, "allowed_tokens must be a list of token ids from 0 to 15"),
         ({"bad_words_ids": [[]]}, r"bad_words_ids\[0\] must be a list of token ids"),
@@ -238,3 +332,8 @@ def test_a_model_without_a_mask_token_cannot_write(tiny_config: Callable[..., An
     model = SequenceEncoderForMaskedLM(tiny_config("bert", mask_token_id=None))
     with pytest.raises(ValueError, match="mask_token_id is None"):
         model.generate(torch.tensor([[5, 6]]), max_new_tokens=2)
+
+
+def test_special_tokens_that_the_vocabulary_lacks_do_no_harm(tiny_config: Callable[..., Any]) -> None:
+    model = SequenceEncoderForMaskedLM(tiny_config("bert", mask_token_id=4, bos_token_id=128_000))
+    assert not (model.generate(torch.tensor([[5, 4, 6]])) == 4).any()

@@ -70,6 +70,13 @@ def test_banned_words_are_not_written(model: SequenceEncoderForMaskedLM) -> None
         assert not re.search("red|blue cat|small", found.text)
 
 
+def test_masks_that_stay_empty_do_not_join_banned_words() -> None:
+    options = {"do_sample": True, "temperature": 3.0, "num_return_sequences": 60, "seed": 0}
+    bad_words = ["dog sleep", "red cat", "blue dog"]
+    found = grammar_model().infill("two [MASK]{1,6}.", TOKENIZER, bad_words=bad_words, **options)
+    assert not [result.text for result in found if re.search("dog sleep|red cat|blue dog", result.text)]
+
+
 def test_a_gap_after_a_space_starts_with_a_word(model: SequenceEncoderForMaskedLM) -> None:
     options = {"do_sample": True, "temperature": 50.0, "num_return_sequences": 20, "seed": 0}
     found = model.infill("one red cat [MASK] walk.", TOKENIZER, **options)
@@ -77,6 +84,25 @@ def test_a_gap_after_a_space_starts_with_a_word(model: SequenceEncoderForMaskedL
     assert all(result.fills != ["s"] for result in found)
     inside = model.infill("two red cat[MASK] walk.", TOKENIZER)
     assert inside.text == "two red cats walk."
+
+
+def test_words_of_neighbouring_gaps_do_not_join(model: SequenceEncoderForMaskedLM) -> None:
+    found = model.infill("one [MASK][MASK] sleeps.", TOKENIZER)
+    assert spaced(found.text) in SENTENCES
+    assert found.fills[1].startswith(" ")
+    found = model.infill("two red[MASK] walk.", TOKENIZER, bad_words=["cat"])
+    assert found.text == "two red dog walk."
+    banned = ["sleep", "walk", "cat", "dog"]
+    assert model.infill("two red cats walk[MASK]", TOKENIZER, bad_words=banned).text == "two red cats walk."
+    assert model.infill("two red cat[MASK] walk.", TOKENIZER, gap_regex="dog").fills == ["dog"]
+
+
+def test_a_model_may_have_more_tokens_than_its_tokenizer(tiny_config: Callable[..., Any]) -> None:
+    model = SequenceEncoderForMaskedLM(tiny_config("bert", vocab_size=40, mask_token_id=TOKENIZER.mask_token_id))
+    assert model.infill("one [MASK]{1,3} walks.", TOKENIZER, gap_regex="red cat").text == "one red cat walks."
+    fewer = SequenceEncoderForMaskedLM(tiny_config("bert", vocab_size=10, mask_token_id=TOKENIZER.mask_token_id))
+    with pytest.raises(ValueError, match="tokenizer has 16 tokens, but the model only 10"):
+        fewer.infill("[MASK]", TOKENIZER)
 
 
 def test_pipelines_return_the_same_as_the_methods(model: SequenceEncoderForMaskedLM, tmp_path: Path) -> None:
@@ -91,10 +117,25 @@ def test_pipelines_return_the_same_as_the_methods(model: SequenceEncoderForMaske
     several = infilling(texts, do_sample=True, num_return_sequences=3, seed=1)
     assert [len(results) for results in several] == [3, 3]
     assert pipeline("infilling", model=str(tmp_path), bad_words=["red"])("one [MASK] cat walks.")["fills"] == ["blue"]
-    writing = pipeline("text-generation", model=str(tmp_path))
-    [first], [second] = writing(["two small", "one"], max_new_tokens=9, do_sample=False, batch_size=2)
-    assert first["generated_text"].startswith("two small")
-    assert second["generated_text"].startswith("one")
+    assert infilling([]) == []
+    assert infilling(texts, batch_size=2) == infilling(texts)
+
+
+def test_text_generation_continues_prompts_and_chats(tmp_path: Path) -> None:
+    grammar_model().save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    writing = pipeline("text-generation", model=str(tmp_path), max_new_tokens=9, do_sample=False)
+    starts = ["one", "two red cat", "two small "]
+    found = [text for [result] in writing(starts, batch_size=3) for text in result.values()]
+    assert set(found) <= set(SENTENCES)
+    assert all(text.startswith(start) for text, start in zip(found, starts, strict=True))
+    for start, text in zip(starts, found, strict=True):
+        assert writing(start, add_special_tokens=False)[0]["generated_text"] == text
+    assert starts[0] + writing(starts[0], return_full_text=False)[0]["generated_text"] == found[0]
+    writing.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    chat = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "small"}]
+    reply = writing(chat)[0]["generated_text"][-1]["content"]
+    assert f"one {reply}" in SENTENCES
 
 
 WITHOUT_PACKAGE = """
@@ -110,6 +151,9 @@ print(json.dumps({
     "pipeline": pipeline("infilling", model=folder, trust_remote_code=True)("two [MASK]{2,4} walk.")["sequence"],
     "generate": model.generate(ids, max_new_tokens=9).tolist(),
     "custom": model.generate(ids, max_new_tokens=9, **custom).tolist(),
+    "continuation": pipeline("text-generation", model=folder, trust_remote_code=True)(
+        "one small", max_new_tokens=9, do_sample=False
+    )[0]["generated_text"],
 }))
 """
 
@@ -126,6 +170,7 @@ def test_a_saved_folder_writes_the_same_without_the_package(
         "pipeline": model.infill("two [MASK]{2,4} walk.", TOKENIZER).text,
         "generate": expected,
         "custom": expected,
+        "continuation": TOKENIZER.decode(expected[0], skip_special_tokens=True),
     }
 
 
@@ -135,6 +180,11 @@ def test_a_saved_folder_writes_the_same_without_the_package(
         ("no gap", {}, r"'no gap' has no gap; mark gaps with \[MASK\]"),
         ("[MASK]{0}", {}, r"The gap \[MASK\]\{0\} must have at least one token"),
         ("[MASK]{3,2}", {}, "its numbers must ascend"),
+        ("one [MASK]{31}", {}, "but the model has only 32 positions"),
+        ("[MASK]{1,99999999}", {}, r"The gap \[MASK\]\{1,99999999\} has up to 99999999 tokens, but"),
+        (None, {}, "texts must be a text or several texts, got None"),
+        (["[MASK]", 3], {}, "texts must be a text or several texts, got 3"),
+        ("[MASK]", {"bad_words": [3]}, r"bad_words must be a list of words, got \[3\]"),
         ("one [MASK]{40}", {}, "but the model has only 32 positions"),
         ("[MASK]", {"max_new_tokens": 3}, "infill has no argument max_new_tokens"),
         ("[MASK]", {"colour": "red"}, "infill has no argument colour"),
@@ -142,6 +192,6 @@ def test_a_saved_folder_writes_the_same_without_the_package(
         ("[MASK]", {"bad_words": "red"}, "bad_words must be a list of words, got 'red'"),
     ],
 )
-def test_bad_arguments_are_refused(text: str, options: dict[str, Any], message: str) -> None:
+def test_bad_arguments_are_refused(text: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         grammar_model().infill(text, TOKENIZER, **options)

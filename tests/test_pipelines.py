@@ -98,16 +98,18 @@ def test_encode_gives_the_same_vectors_without_the_package(results: Any, saved: 
 
 
 def test_models_name_the_pipeline_of_their_task_if_it_is_ours(saved: Path, tmp_path: Path) -> None:
-    ours = {HEADS[task]: task for task in ("question-answering", "text-classification", "token-classification")}
-    ours["SequenceEncoderForMaskedLM"] = "infilling"
+    ours = {HEADS[task]: {task} for task in ("question-answering", "text-classification", "token-classification")}
+    ours["SequenceEncoderForMaskedLM"] = {"infilling", "text-generation"}
     for task, model_class in HEADS.items():
         config = json.loads((saved / task / "config.json").read_text())
-        expected = [ours[model_class]] if model_class in ours else []
-        assert list(config.get("custom_pipelines", ())) == expected
+        assert set(config.get("custom_pipelines", ())) == ours.get(model_class, set())
     model = sequence_encoder.SequenceEncoderForMaskedLM.from_pretrained(saved / "question-answering")
     model.config.custom_pipelines["mine"] = {"impl": "mine.Mine"}
     model.save_pretrained(tmp_path)
-    assert set(json.loads((tmp_path / "config.json").read_text())["custom_pipelines"]) == {"mine", "infilling"}
+    assert set(json.loads((tmp_path / "config.json").read_text())["custom_pipelines"]) == {
+        "mine",
+        *ours["SequenceEncoderForMaskedLM"],
+    }
 
 
 # Question answering, with a model whose scores depend only on each token

@@ -101,12 +101,13 @@ class BannedWords:
         bad_words_ids: The sequences, as in `generate` of transformers. Most tokenizers write a word in another way at
             the start of a text than after a space; pass both.
         vocab_size: The number of tokens that the model predicts.
+        fill_token: The token that leaves a place empty. Tokens around it become neighbours.
 
     Raises:
         ValueError: If there is no sequence, a sequence is empty, or an id is out of range.
     """
 
-    def __init__(self, bad_words_ids: Sequence[Sequence[int]], vocab_size: int) -> None:
+    def __init__(self, bad_words_ids: Sequence[Sequence[int]], vocab_size: int, fill_token: int | None = None) -> None:
         name = "bad_words_ids"
         if isinstance(bad_words_ids, str) or not isinstance(bad_words_ids, Sequence) or not bad_words_ids:
             raise ValueError(f"{name} must be a list of lists of token ids, got {bad_words_ids!r}.")
@@ -114,6 +115,7 @@ class BannedWords:
         self._single = torch.tensor(sorted(word[0] for word in words if len(word) == 1), dtype=torch.int64)
         lengths = sorted({len(word) for word in words} - {1})
         self._longer = [torch.tensor(sorted(word for word in words if len(word) == length)) for length in lengths]
+        self._fill_token = fill_token
         self.joint = bool(self._longer)
 
     def forbid(self, row: torch.Tensor, positions: torch.Tensor, scores: torch.Tensor) -> None:
@@ -121,6 +123,9 @@ class BannedWords:
         scores.index_fill_(1, self._single.to(scores.device), -torch.inf)
         index_of = torch.full_like(row, -1)
         index_of[positions] = torch.arange(len(positions), device=row.device)
+        if self._fill_token is not None:
+            kept = row != self._fill_token
+            row, index_of = row[kept], index_of[kept]
         for words in self._longer:
             length = words.shape[1]
             if length > len(row):
@@ -132,6 +137,21 @@ class BannedWords:
             index = index_of[window + place]
             masked = index >= 0
             scores[index[masked].to(scores.device), words[word, place][masked].to(scores.device)] = -torch.inf
+            if self._fill_token is not None and length < len(row):
+                emptied = _between_parts(row, words)
+                index = index_of[emptied]
+                scores[index[index >= 0].to(scores.device), self._fill_token] = -torch.inf
+
+
+def _between_parts(row: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """Return the places in a row (L,) without whose tokens it would contain one of the words (W, length)."""
+    length = words.shape[1]
+    windows = row.unfold(0, length + 1, 1)
+    places = []
+    for inner in range(1, length):
+        shorter = torch.cat([windows[:, :inner], windows[:, inner + 1 :]], 1)
+        places.append((shorter == words[:, None]).all(-1).any(0).nonzero()[:, 0] + inner)
+    return torch.cat(places)
 
 
 def _checked_token_ids(name: str, tokens: Any, vocab_size: int) -> list[int]:

@@ -16,19 +16,20 @@ class EndTokens:
 
     Args:
         ids: The tokens.
-        start: The first place where they may be written: the end of the prompt.
-        places: Other places where they may be written.
+        stop: The first place after those where they may not be written.
+        places: Places before it where they may be written.
+        start: The first place where they may not be written.
     """
 
     joint = False
 
-    def __init__(self, ids: Sequence[int], start: int, places: Sequence[int] = ()) -> None:
-        self._ids, self._start = torch.tensor(ids, dtype=torch.long), start
+    def __init__(self, ids: Sequence[int], stop: int, places: Sequence[int] = (), start: int = 0) -> None:
+        self._ids, self._start, self._stop = torch.tensor(ids, dtype=torch.long), start, stop
         self._places = torch.tensor(places, dtype=torch.long)
 
     def forbid(self, row: torch.Tensor, positions: torch.Tensor, scores: torch.Tensor) -> None:
         """See `Constraint.forbid`."""
-        inside = (positions < self._start) & ~torch.isin(positions, self._places)
+        inside = (positions >= self._start) & (positions < self._stop) & ~torch.isin(positions, self._places)
         scores[inside.nonzero().to(scores.device), self._ids.to(scores.device)] = -torch.inf
 
 
@@ -95,10 +96,9 @@ class Draft:
         """Whether nothing is left to write."""
         return not self.steps_left
 
-    @property
-    def quota(self) -> int:
-        """The number of masks to write in the next step, so that the last step writes the last of them."""
-        return math.ceil(int(self.masked().sum()) / self.steps_left)
+    def quota(self, masks: int) -> int:
+        """Return how many of its masks to write in the next step, so that the last step writes the last of them."""
+        return math.ceil(masks / self.steps_left)
 
     def uniform(self, count: int) -> torch.Tensor:
         """Draw random numbers from [0, 1), which depend only on the seed and on earlier draws for this text."""
@@ -115,7 +115,6 @@ class Draft:
         Args:
             remasking: The share of written tokens to mask again.
         """
-        self.steps_taken += 1
         self.steps_left -= 1
         self._cut()
         if remasking and self.steps_left:
@@ -147,7 +146,8 @@ class Draft:
 
         Their number is that of its rescaled schedule. What is left after rounding adds up over the steps.
         """
-        written = self.writable & (self.ids != self.mask)
+        # Without the token that ends the text, which would then end with another one.
+        written = self.writable & (self.ids != self.mask) & ~torch.isin(self.ids, self.ends)
         written[: self._block_start] = False
         places = written.nonzero()[:, 0]
         passed = 1 - (self.steps_left + 1) / self._planned

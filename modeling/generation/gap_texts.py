@@ -28,9 +28,8 @@ class GapTexts:
         self._not_first = torch.tensor(marked, dtype=torch.long)
 
     def text_of(self, ids: Sequence[int]) -> str:
-        """Return the text of the tokens of a gap, without one space at its start."""
-        joined = b"".join(self._texts.get(token, b"") for token in ids)
-        return joined.decode(errors="replace").removeprefix(" ")
+        """Return the text of the tokens of a gap, which can start with a space."""
+        return b"".join(self._texts.get(token, b"") for token in ids).decode(errors="replace")
 
     def word_start(self, place: int, first: bool) -> "WordStart":
         """Return the constraint that a gap at a place starts with a new word.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
@@ -62,6 +63,7 @@ class MaskedGenerationMixin(GenerationMixin):
         *,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         allowed_tokens: Any = None,
         bad_words_ids: list[list[int]] | None = None,
         return_dict_in_generate: bool | None = None,
@@ -82,7 +84,9 @@ class MaskedGenerationMixin(GenerationMixin):
             streamer: A streamer of transformers for a single text, such as `TextDiffusionStreamer`, which also gets the
                 text after each step.
             input_ids: See `inputs`.
-            attention_mask: (B, S), 0 at padding, which may be on either side.
+            attention_mask: (B, S), 0 at padding, which may be on either side; by default, padding tokens at the ends of
+                rows are padding.
+            token_type_ids: (B, S), only 0, as tokenizers return them for single texts.
             allowed_tokens: Ids that may be written, or a dict of them by index in the row, or one such dict for each
                 row.
             bad_words_ids: Token sequences that must not be written.
@@ -92,6 +96,7 @@ class MaskedGenerationMixin(GenerationMixin):
 
                 - `max_new_tokens`: Write up to that many tokens after each text. A final separator is removed first,
                   and the model reads [CLS] before texts that lack it.
+                - `min_new_tokens`: Let no text end before that many new tokens.
                 - `block_length`: Number of new tokens that are masked at once (semi-autoregressive; Arriola et al.,
                   2025); by default all.
                 - `steps`: Maximum number of steps for each block; by default one for each mask. With fewer, several
@@ -123,29 +128,41 @@ class MaskedGenerationMixin(GenerationMixin):
                 the constraints leave no token.
         """
         if custom_generate is not None:
+            ours = {
+                "allowed_tokens": allowed_tokens,
+                "bad_words_ids": bad_words_ids,
+                "return_dict_in_generate": return_dict_in_generate,
+            }
+            given = {name: value for name, value in ours.items() if value is not None}
             return super().generate(
                 cast(Any, inputs if input_ids is None else input_ids),
                 generation_config,
+                logits_processor,
+                streamer=cast(Any, streamer),
                 attention_mask=attention_mask,
                 custom_generate=custom_generate,
+                **given,
                 **options,
             )
         if (inputs is None) == (input_ids is None):
             raise ValueError("Pass either inputs or input_ids.")
+        if token_type_ids is not None and bool(token_type_ids.any()):
+            raise ValueError("token_type_ids must be 0: the model writes texts of one segment.")
         defaults = self.generation_config
         config = defaults if generation_config is None else generation_config
         chosen, unknown = UnmaskingOptions.read(options, config, defaults)
         if unknown:
             raise ValueError(f"generate has no argument {', '.join(unknown)}.")
         ids = cast(torch.Tensor, inputs if input_ids is None else input_ids)
-        texts, skipped = _texts_of_rows(ids, attention_mask)
+        texts, skipped = _texts_of_rows(ids, attention_mask, cast(Any, self).config.pad_token_id)
         added = [self._needs_start(text, chosen) for text in texts]
         start = torch.tensor([cast(Any, self).config.cls_token_id or 0])
         texts = [torch.cat([start, text]) if needed else text for text, needed in zip(texts, added, strict=True)]
         # The place of a row's first token in its text, and the padding before it.
         shifts = [left - needed for left, needed in zip(skipped, added, strict=True)]
-        banned = bad_words_ids or getattr(config, "bad_words_ids", None)
-        constraints = _constraints(allowed_tokens, banned, shifts, cast(Any, self).config.vocab_size)
+        configured = (getattr(source, "bad_words_ids", None) for source in (config, defaults))
+        banned = bad_words_ids or next(filter(None, configured), None)
+        constraints = _constraints(allowed_tokens, banned, shifts, cast(Any, self).config.vocab_size, chosen)
         drafts = self.write_drafts(texts, chosen, constraints, logits_processor, streamer)
         copies = chosen.num_return_sequences
         for draft in drafts:
@@ -220,26 +237,36 @@ class MaskedGenerationMixin(GenerationMixin):
         # The ids of a preset may exceed a smaller vocabulary.
         writable = range(config.vocab_size)
         ends = options.ends or [token for token in (config.sep_token_id,) if token in writable]
-        special = {mask, config.pad_token_id, config.cls_token_id, config.bos_token_id, config.sep_token_id}
-        never_written = [token for token in special if token in writable and token not in (*ends, fill)]
+        options.check_tokens(config.vocab_size)
+        shortening = [token for token in (*ends, fill) if token is not None]
+        named = [getattr(config, f"{name}_token_id") for name in ("pad", "cls", "bos", "sep", "eos")]
+        special = {token for token in (mask, *named) if token in writable}
+        never_written = sorted(special - {*ends, fill})
         seed = int(torch.randint(2**62, ())) if options.seed is None else options.seed
+        # Neighbouring seeds must not give texts the same random numbers.
+        seeds = iter(np.random.SeedSequence(seed).generate_state(len(texts) * options.num_return_sequences).tolist())
         drafts = []
         for row, (text, given, places) in enumerate(zip(texts, constraints, empty, strict=True)):
             if new and len(text) and int(text[-1]) == config.sep_token_id:
                 text = text[:-1]
-            if not new and not bool((text == mask).any()):
+            has_gaps = bool((text == mask).any())
+            if not new and not has_gaps:
                 raise ValueError(f"Text {row} has no mask (token {mask}) to fill; add masks, or pass max_new_tokens.")
             if limit is not None and len(text) + new > limit:
+                more = f" and max_new_tokens={new}" if new else ""
+                smaller = "pass a smaller max_new_tokens, or shorten the text" if new else "shorten it or its gaps"
                 raise ValueError(
-                    f"Text {row} has {len(text)} tokens and max_new_tokens={new}, but the model has only {limit} "
-                    f"positions (max_position_embeddings)."
+                    f"Text {row} has {len(text)} tokens{more}, but the model has only {limit} positions "
+                    f"(max_position_embeddings); {smaller}."
                 )
             fixed: list[Constraint] = [BannedTokens(never_written, config.vocab_size), *given]
-            fixed.append(EndTokens([token for token in ends if token != fill], len(text)))
-            if fill is not None:
-                fixed.append(EndTokens([fill], len(text), places))
-            for repeat in range(options.num_return_sequences):
-                number = row * options.num_return_sequences + repeat
+            if has_gaps:
+                fixed.append(EndTokens(sorted(special.intersection(ends) - {fill}), len(text)))
+                if fill is not None:
+                    fixed.append(EndTokens([fill], len(text), places))
+            if options.min_new_tokens:
+                fixed.append(EndTokens(shortening, len(text) + options.min_new_tokens, start=len(text)))
+            for _ in range(options.num_return_sequences):
                 draft = Draft(
                     text,
                     mask,
@@ -248,7 +275,7 @@ class MaskedGenerationMixin(GenerationMixin):
                     steps=options.steps,
                     ends=ends,
                     constraints=fixed,
-                    seed=(seed + number) % 2**63,
+                    seed=next(seeds),
                 )
                 drafts.append(draft)
         return drafts
@@ -279,17 +306,23 @@ class _Shown:
 
 
 def _constraints(
-    allowed_tokens: Any, bad_words_ids: list[list[int]] | None, shifts: Sequence[int], vocab_size: int
+    allowed_tokens: Any,
+    bad_words_ids: list[list[int]] | None,
+    shifts: Sequence[int],
+    vocab_size: int,
+    options: UnmaskingOptions,
 ) -> list[list[Constraint]]:
     """Return the constraints of each row that the arguments of `generate` describe.
 
     Args:
         allowed_tokens: See `generate`.
         bad_words_ids: See `generate`.
-        shifts: By how much the places of tokens in each row exceed those in its text.
+        shifts: By how much the places of tokens in each row exceed those in its text. Smaller places are padding.
         vocab_size: V.
+        options: The other arguments.
     """
-    banned: list[Constraint] = [BannedWords(bad_words_ids, vocab_size)] if bad_words_ids else []
+    fill = options.fill_token_id
+    banned: list[Constraint] = [BannedWords(bad_words_ids, vocab_size, fill)] if bad_words_ids else []
     if allowed_tokens is None:
         return [banned] * len(shifts)
     by_row = isinstance(allowed_tokens, Sequence) and any(isinstance(item, Mapping) for item in allowed_tokens)
@@ -299,25 +332,36 @@ def _constraints(
         )
     rows = allowed_tokens if by_row else [allowed_tokens] * len(shifts)
     shifted = [
-        {place - shift: tokens for place, tokens in row.items()} if isinstance(row, Mapping) else row
+        {place - shift: tokens for place, tokens in row.items() if not 0 <= place < shift}
+        if isinstance(row, Mapping)
+        else row
         for row, shift in zip(rows, shifts, strict=True)
     ]
     return [[AllowedTokens(row, vocab_size), *banned] for row in shifted]
 
 
-def _texts_of_rows(ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple[list[torch.Tensor], list[int]]:
-    """Return the real tokens of each row on the CPU, and the number of padding tokens on its left."""
-    if ids.dim() != 2 or ids.is_floating_point() or not len(ids):
-        raise ValueError(f"input_ids must be integers of shape (B, S), got {ids.dtype} of shape {tuple(ids.shape)}.")
-    if attention_mask is None:
-        return list(ids.long().cpu().clone()), [0] * len(ids)
-    if attention_mask.shape != ids.shape:
+def _texts_of_rows(
+    ids: torch.Tensor, attention_mask: torch.Tensor | None, pad: int | None
+) -> tuple[list[torch.Tensor], list[int]]:
+    """Return the tokens of each row without padding, on the CPU, and the number of padding tokens on its left."""
+    if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or ids.is_floating_point() or not len(ids):
+        shape = f"{ids.dtype} of shape {tuple(ids.shape)}" if isinstance(ids, torch.Tensor) else repr(ids)
+        raise ValueError(f"input_ids must be a tensor of integers of shape (B, S), got {shape}.")
+    if attention_mask is not None and attention_mask.shape != ids.shape:
         raise ValueError(
             f"attention_mask must have the shape of input_ids, {tuple(ids.shape)}, got {tuple(attention_mask.shape)}."
         )
-    real = attention_mask.cpu() != 0
-    skipped = [int(row.nonzero()[0]) if bool(row.any()) else 0 for row in real]
-    return [text[row] for text, row in zip(ids.long().cpu(), real, strict=True)], skipped
+    rows = ids.long().cpu()
+    real = rows != (-1 if pad is None else pad) if attention_mask is None else attention_mask.cpu() != 0
+    texts, skipped = [], []
+    for number, (row, places) in enumerate(zip(rows, real, strict=True)):
+        found = places.nonzero()[:, 0].tolist() or [0, -1]
+        start, stop = found[0], found[-1] + 1
+        if attention_mask is not None and not bool(places[start:stop].all()):
+            raise ValueError(f"attention_mask must be 0 only at the ends of a row, but is 0 inside row {number}.")
+        texts.append(row[start:stop].clone())
+        skipped.append(start)
+    return texts, skipped
 
 
 def _padded(rows: Sequence[tuple[int, torch.Tensor]], value: int) -> torch.Tensor:

@@ -13,7 +13,7 @@ from .constraints import BannedTokens, BannedWords, Constraint
 from .draft import Draft
 from .gap_pattern import GapPattern, possible_gap_lengths
 from .gap_texts import GapTexts
-from .templates import Gap, Template
+from .templates import Gap, Template, joins_words
 from .token_texts import token_texts
 from .unmasking_options import UnmaskingOptions
 
@@ -36,7 +36,7 @@ class Infilling:
 # The most tokens of a gap without a limit, if the model was not trained with another number.
 _LONGEST_GAP = 16
 # Options of `generate` that `infill` lacks.
-_OF_CONTINUATION = ("max_new_tokens", "block_length", "eos_token_id")
+_OF_CONTINUATION = ("max_new_tokens", "min_new_tokens", "block_length", "eos_token_id")
 
 
 @dataclass
@@ -69,7 +69,8 @@ class InfillingMixin:
         A mask token is a gap of one token, `[MASK]{5}` one of five tokens, and `[MASK]{1,8}` one of up to eight tokens,
         whose length the model chooses: after `adapt --task infilling`, it leaves masks empty; otherwise each length is
         tried, and the one with the highest score is taken, for several gaps one after another. A gap after a space
-        starts with a new word. `[MASK]{1,}` has as many tokens as the longest gaps of the training, or 16.
+        starts with a new word; after a letter, it continues the word or starts with a space. `[MASK]{1,}` has as many
+        tokens as the longest gaps of the training, or 16.
 
         Args:
             texts: A text or several texts with gaps.
@@ -80,7 +81,8 @@ class InfillingMixin:
             generation_config: See `generate`.
             logits_processor: See `generate`.
             streamer: A streamer for a single text, see `generate`.
-            **options: Options of `generate`, except `max_new_tokens`, `block_length` and `eos_token_id`.
+            **options: Options of `generate`, except `max_new_tokens`, `min_new_tokens`, `block_length` and
+                `eos_token_id`.
 
         Returns:
             An `Infilling` for a text, and a list of them for several texts; `num_return_sequences` for each text.
@@ -88,7 +90,10 @@ class InfillingMixin:
         Raises:
             ValueError: If an argument is not allowed, a text has no gap, or it is too long for the model.
         """
-        if isinstance(bad_words, str):
+        given = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, Iterable) else [texts]
+        if wrong := [text for text in given if not isinstance(text, str)]:
+            raise ValueError(f"texts must be a text or several texts, got {wrong[0]!r}.")
+        if isinstance(bad_words, str) or any(not isinstance(word, str) for word in bad_words):
             raise ValueError(f"bad_words must be a list of words, got {bad_words!r}.")
         if tokenizer.mask_token is None:
             raise ValueError("tokenizer has no mask token, which marks gaps.")
@@ -98,9 +103,9 @@ class InfillingMixin:
         chosen, unknown = UnmaskingOptions.read(options, generation_config or defaults, defaults, _OF_CONTINUATION)
         if unknown:
             raise ValueError(f"infill has no argument {', '.join(unknown)}.")
-        given = [texts] if isinstance(texts, str) else list(texts)
-        longest = getattr(defaults, "max_gap_tokens", None) or _LONGEST_GAP
-        templates = [Template.parse(text, tokenizer.mask_token, longest) for text in given]
+        limit = cast(Any, self).config.max_position_embeddings
+        longest = min(getattr(defaults, "max_gap_tokens", None) or _LONGEST_GAP, limit)
+        templates = [Template.parse(text, tokenizer.mask_token, longest, limit) for text in given]
         filler = _Filler(self, tokenizer, chosen, gap_regex, bad_words, logits_processor)
         found = filler.fill(templates, streamer)
         return found[0] if isinstance(texts, str) and len(found) == 1 else found
@@ -125,10 +130,12 @@ class _Filler:
         # What the model writes at masks that it leaves empty, if it has learned to.
         self.empty = options.fill_token_id
         size = model.config.vocab_size
-        self.banned = sorted(set(range(size)) - set(writing.tokens.tolist()) - {self.empty})
-        self.always: list[Constraint] = [BannedTokens(self.banned, size)] if self.banned else []
+        if texts.vocab_size > size:
+            raise ValueError(f"tokenizer has {texts.vocab_size} tokens, but the model only {size} (vocab_size).")
+        banned = sorted(set(range(size)) - set(writing.tokens.tolist()) - {self.empty})
+        self.always: list[Constraint] = [BannedTokens(banned, size)] if banned else []
         if words := [ids for word in bad_words for ids in self._spellings(word)]:
-            self.always.append(BannedWords(words, size))
+            self.always.append(BannedWords(words, size, self.empty))
         self.gap_texts = GapTexts(writing)
 
     def _spellings(self, word: str) -> list[list[int]]:
@@ -180,7 +187,7 @@ class _Filler:
         lengths = list(range(gap.least, gap.most + 1))
         if pattern is None or gap.least == gap.most:
             return lengths
-        possible = possible_gap_lengths(pattern, self.tokenizer, gap.most, banned_tokens=self.banned)
+        possible = possible_gap_lengths(pattern, self.tokenizer, gap.most)
         if not (both := [length for length in lengths if length in possible]):
             raise ValueError(f"No text of {gap.least} to {gap.most} tokens matches the pattern {pattern!r}.")
         return both
@@ -213,7 +220,7 @@ class _Filler:
             pattern = self._pattern(number, len(item.spans))
             if pattern is not None:
                 empty = self.empty if gap.least < gap.most else None
-                found.append(GapPattern(pattern, self.tokenizer, start, stop, empty, self.banned))
+                found.append(GapPattern(pattern, self.tokenizer, start, stop, empty))
             elif gap.first or gap.after_space:
                 found.append(self.gap_texts.word_start(start, gap.first))
         return found
@@ -226,9 +233,17 @@ class _Filler:
         return [place for gap, (start, stop) in gaps for place in range(start + gap.least, stop)]
 
     def _result(self, item: _Prepared, draft: Draft) -> Infilling:
-        written = [[int(i) for i in draft.ids[start:stop] if i != self.empty] for start, stop in item.spans]
-        fills = [self.gap_texts.text_of(ids).removeprefix(" ") for ids in written]
-        return Infilling(item.template.filled(fills), fills, _score(draft))
+        text, *pieces = item.template.pieces
+        fills = []
+        for number, ((start, stop), piece) in enumerate(zip(item.spans, pieces, strict=True)):
+            written = self.gap_texts.text_of([token for token in draft.ids[start:stop].tolist() if token != self.empty])
+            fill = written.removeprefix(" ")
+            # A new word after another one; a pattern describes the text of its gap without this space.
+            if joins_words(text, fill) and not self._pattern(number, len(pieces)):
+                fill = written
+            fills.append(fill)
+            text += fill + piece
+        return Infilling(text, fills, _score(draft))
 
 
 def _score(draft: Draft) -> float:

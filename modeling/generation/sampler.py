@@ -18,6 +18,8 @@ from .unmasking_options import UnmaskingOptions
 # Tokens in a forward pass, and logits in memory at once.
 _MAX_TOKENS = 16_384
 _MAX_LOGITS = 1 << 23
+# Logits of a forward pass that are kept until its tokens have been chosen, as joint constraints demand.
+_MAX_KEPT_LOGITS = 1 << 27
 
 
 class Sampler:
@@ -56,8 +58,11 @@ class Sampler:
             after_step: Called after each step.
         """
         active = [draft for draft in drafts if not draft.done]
+        size = _MAX_TOKENS
+        if any(draft.joint for draft in drafts):
+            size = min(size, _MAX_KEPT_LOGITS // self.model.config.vocab_size)
         while active:
-            for group in _groups(active):
+            for group in _groups(active, size):
                 self._step(group)
             for draft in active:
                 draft.advance(self.options.remasking)
@@ -66,18 +71,16 @@ class Sampler:
 
     def _step(self, drafts: list[Draft]) -> None:
         """Write some masks of each draft."""
-        masked = [draft.masked() for draft in drafts]
-        counts = torch.tensor([int(mask.sum()) for mask in masked])
-        text = torch.arange(len(drafts)).repeat_interleave(counts)
-        places = torch.cat([mask.nonzero()[:, 0] for mask in masked])
-        uniform = torch.cat(
-            [draft.uniform(2 * int(count)).view(2, -1) for draft, count in zip(drafts, counts, strict=True)], 1
-        )
-        found, scores = self._predict(drafts, torch.cat(masked), text, places, uniform)
-        order, rank = in_order(text, found.priority)
-        quota = torch.tensor([draft.quota for draft in drafts])
-        chosen = self._chosen(found, text, order, rank, quota, drafts)
-        written = order[chosen]
+        parts = [self._masks_to_predict(draft) for draft in drafts]
+        drafts = [draft for draft, (places, _) in zip(drafts, parts, strict=True) if len(places)]
+        if not drafts:
+            return
+        counts = [len(places) for places, _ in parts if len(places)]
+        text = torch.arange(len(drafts)).repeat_interleave(torch.tensor(counts))
+        places, uniform = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts], 1)
+        found, scores = self._predict(drafts, text, places, uniform)
+        quotas = torch.tensor([draft.quota(count) for draft, count in zip(drafts, counts, strict=True)])
+        written = self._masks_to_write(found, text, quotas)
         for number, part in _by_text(text[written]):
             draft, mine = drafts[number], written[part]
             if draft.joint:
@@ -85,41 +88,45 @@ class Sampler:
             else:
                 draft.write(places[mine], found.tokens[mine], found.confidence[mine])
 
-    def _chosen(
-        self,
-        found: Predictions,
-        text: torch.Tensor,
-        order: torch.Tensor,
-        rank: torch.Tensor,
-        quota: torch.Tensor,
-        drafts: list[Draft],
-    ) -> torch.Tensor:
-        """Return which masks (M,) to write now, in the sorted order."""
-        text = text[order]
+    def _masks_to_predict(self, draft: Draft) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the places (M,) of the masks of a draft that this step predicts, and random numbers (2, M)."""
+        places = draft.masked().nonzero()[:, 0]
+        uniform = draft.uniform(2 * len(places)).view(2, -1)
+        if not self.rule.ancestral:
+            return places, uniform
+        # What the model predicts does not matter for which masks are written, so the others need no prediction.
+        written = uniform[1] >= 1 - 1 / draft.steps_left
+        return places[written], uniform[:, written]
+
+    def _masks_to_write(self, found: Predictions, text: torch.Tensor, quotas: torch.Tensor) -> torch.Tensor:
+        """Return which masks to write, text by text, those with the highest priority first."""
+        order, rank = in_order(text, found.priority)
         if self.rule.ancestral:
-            left = torch.tensor([draft.steps_left for draft in drafts])
-            return found.priority[order] >= 1 - 1 / left[text]
-        chosen = rank < quota[text]
+            return order
+        chosen = rank < quotas[text[order]]
         if self.options.confidence_threshold is not None:
             chosen |= found.confidence[order] >= self.options.confidence_threshold
         if self.options.entropy_bound is not None:
             entropy = cast(torch.Tensor, found.entropy)[order]
             chosen |= within_entropy_bound(entropy, rank, self.options.entropy_bound)
-        return chosen
+        return order[chosen]
 
     def _predict(
         self,
         drafts: list[Draft],
-        masked: torch.Tensor,
         text: torch.Tensor,
         places: torch.Tensor,
         uniform: torch.Tensor,
     ) -> tuple[Predictions, dict[int, torch.Tensor]]:
-        """Predict all masks. Also return the scores (V,) of masks in drafts with joint constraints, by mask."""
-        states = self._states([draft.ids for draft in drafts], masked)
+        """Predict masks. Also return the scores (V,) of masks in drafts with joint constraints, by mask."""
+        starts = torch.tensor([0, *accumulate(len(draft.ids) for draft in drafts)])
+        needed = torch.zeros(int(starts[-1]), dtype=torch.bool).index_fill(0, starts[text] + places, True)
+        states = self._states([draft.ids for draft in drafts], needed)
         without = None
         if self.options.guidance_scale != 1:
-            without = self._states([self._without_prompt(draft) for draft in drafts], masked)
+            without = self._states([self._without_prompt(draft) for draft in drafts], needed)
+        for draft in drafts:
+            draft.steps_taken += 1
         rows = max(1, _MAX_LOGITS // self.model.config.vocab_size)
         parts, joint = [], {}
         for start in range(0, len(states), rows):
@@ -132,11 +139,11 @@ class Sampler:
                     joint[start + index] = scores[index].cpu()
         return _joined(parts), joint
 
-    def _states(self, rows: list[torch.Tensor], masked: torch.Tensor) -> torch.Tensor:
-        """Return the states (M, D) of masks after the last layer, which computes only these."""
-        outputs = self.model.model.run_packed([row.tolist() for row in rows], masked[None])
+    def _states(self, rows: list[torch.Tensor], needed: torch.Tensor) -> torch.Tensor:
+        """Return the states (M, D) of the needed tokens (T,) after the last layer, which computes only these."""
+        outputs = self.model.model.run_packed([row.tolist() for row in rows], needed[None])
         states: torch.Tensor = outputs.last_hidden_state[0]
-        return states[masked.to(states.device)]
+        return states[needed.to(states.device)]
 
     def _without_prompt(self, draft: Draft) -> torch.Tensor:
         given = ~draft.writable & ~torch.isin(draft.ids, self.kept)
@@ -206,12 +213,12 @@ def _forbid(draft: Draft, places: torch.Tensor, scores: torch.Tensor) -> None:
         constraint.forbid(draft.ids, places, scores)
 
 
-def _groups(drafts: list[Draft]) -> Iterator[list[Draft]]:
-    """Split drafts into groups of at most so many tokens."""
+def _groups(drafts: list[Draft], size: int) -> Iterator[list[Draft]]:
+    """Split drafts into groups of at most so many tokens, or of one draft."""
     group: list[Draft] = []
     tokens = 0
     for draft in drafts:
-        if group and tokens + len(draft.ids) > _MAX_TOKENS:
+        if group and tokens + len(draft.ids) > size:
             yield group
             group, tokens = [], 0
         group.append(draft)

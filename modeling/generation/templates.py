@@ -5,6 +5,7 @@ two numbers such as `[MASK]{1,8}`, whose length the model chooses. The second nu
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,13 +40,14 @@ class Template:
     gaps: list[Gap]
 
     @classmethod
-    def parse(cls, text: str, mask_token: str, longest: int) -> "Template":
+    def parse(cls, text: str, mask_token: str, longest: int, limit: int) -> "Template":
         """Read a text.
 
         Args:
             text: The text.
             mask_token: The token that marks gaps.
             longest: The largest number of tokens of a gap such as `[MASK]{2,}`.
+            limit: That of any gap: the number of the model's positions.
 
         Raises:
             ValueError: If it has no gap, or the length of a gap is not possible.
@@ -59,6 +61,11 @@ class Template:
             most = least if match[2] is None else int(match[3] or longest)
             if not 1 <= least <= most:
                 raise ValueError(f"The gap {match[0]} must have at least one token, and its numbers must ascend.")
+            if most > limit:
+                raise ValueError(
+                    f"The gap {match[0]} has up to {most} tokens, but the model has only {limit} positions "
+                    "(max_position_embeddings)."
+                )
             before = text[end : match.start()]
             first = not text[: match.start()].strip()
             gaps.append(Gap(least, most, first, before[-1:].isspace()))
@@ -73,3 +80,9 @@ class Template:
     def filled(self, fills: Sequence[str]) -> str:
         """Return the text with the texts of the gaps."""
         return self.pieces[0] + "".join(fill + piece for fill, piece in zip(fills, self.pieces[1:], strict=True))
+
+
+def joins_words(before: str, after: str) -> bool:
+    """Return whether two texts would become one word if no space was between them, in a script that has spaces."""
+    around = [before[-1:], after[:1]]
+    return all(char.isalnum() and unicodedata.east_asian_width(char) not in "WF" for char in around)

@@ -58,8 +58,8 @@ class Unmasking:
     Attributes:
         priority: Takes the scores (M, V), the probability (M,) of the chosen tokens, and random numbers (M,) from
             [0, 1), and returns (M,).
-        ancestral: Whether each mask is written with the same probability, independently of the others, instead of as
-            many as the number of remaining steps demands.
+        ancestral: Whether each mask is written with the same probability, independently of the others and of what the
+            model predicts, instead of as many as the number of remaining steps demands.
     """
 
     priority: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

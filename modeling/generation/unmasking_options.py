@@ -9,14 +9,20 @@ from transformers import GenerationConfig
 
 from .unmasking import UNMASKING
 
-# Attributes of transformers' generation configuration that would change what is written, but that unmasking lacks.
-_UNSUPPORTED = (
-    *("num_beams", "num_beam_groups", "penalty_alpha", "assistant_early_exit", "prompt_lookup_num_tokens"),
-    *("dola_layers", "min_new_tokens", "min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
-    *("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "sequence_bias"),
-    *("watermarking_config", "stop_strings", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "max_time"),
-)
-_NEUTRAL: tuple[Any, ...] = (None, 0, 1, 0.0, 1.0, False, [], {})
+# Arguments and attributes of transformers' generation configuration that would change what is written, but that
+# unmasking lacks, with the values that change nothing.
+_OFF: tuple[Any, ...] = (None, 0, [], {})
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("num_beams", "num_beam_groups", "typical_p"), (None, 1)),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id"), (None,)),
+    **dict.fromkeys(("penalty_alpha", "assistant_early_exit", "prompt_lookup_num_tokens", "dola_layers"), _OFF),
+    **dict.fromkeys(("min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), _OFF),
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens", "sequence_bias", "watermarking_config"), _OFF),
+    **dict.fromkeys(("stop_strings", "min_p", "epsilon_cutoff", "eta_cutoff", "max_time"), _OFF),
+}
+
+# Arguments of transformers that change nothing here: nothing is cached, and logits that are not finite are an error.
+_WITHOUT_EFFECT = ("use_cache", "remove_invalid_values")
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class UnmaskingOptions:
     """
 
     max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
     block_length: int | None = None
     steps: int | None = None
     unmasking: str = "confidence"
@@ -62,6 +69,8 @@ class UnmaskingOptions:
         Raises:
             ValueError: If an option is not allowed, or the configurations ask for what unmasking does not support.
         """
+        if not isinstance(config, GenerationConfig | None):
+            raise ValueError(f"generation_config must be a GenerationConfig, got {config!r}.")
         names = [field.name for field in fields(cls) if field.name not in without]
         options: dict[str, Any] = {}
         left = {name: value for name, value in given.items() if name not in names and value is not None}
@@ -71,21 +80,29 @@ class UnmaskingOptions:
         if "max_new_tokens" not in options and given.get("block_length") is None:
             # A default for continuations.
             options.pop("block_length", None)
-        for name in _UNSUPPORTED:
+        for name, neutral in _UNSUPPORTED.items():
             value = left.pop(name, None) if name in left else getattr(config, name, None)
-            if value not in _NEUTRAL:
+            if value not in neutral:
                 raise ValueError(f"{name}={value!r} is not supported: a text that is unmasked is not written in order.")
-        return cls(**options), left
+        # Outputs that transformers can return besides the texts.
+        off = {name for name, value in left.items() if value is False and hasattr(config, name)}
+        return cls(**options), {name: left[name] for name in left if name not in (*off, *_WITHOUT_EFFECT)}
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "block_length", "steps", "top_k", "num_return_sequences"):
+        for name in ("max_new_tokens", "block_length", "steps", "num_return_sequences"):
             _check(name, getattr(self, name), int, 1, math.inf)
+        # As in transformers, 0 disables them.
+        _check("top_k", self.top_k, int, 0, math.inf)
+        _check("min_new_tokens", self.min_new_tokens, int, 0, self.max_new_tokens or 0)
         for name in ("temperature", "guidance_scale", "repetition_penalty", "entropy_bound"):
             _check(name, getattr(self, name), float, 0, math.inf, open_below=True)
         _check("top_p", self.top_p, float, 0, 1, open_below=True)
         _check("confidence_threshold", self.confidence_threshold, float, 0, 1)
         _check("remasking", self.remasking, float, 0, 1)
+        _check("pad_token_id", self.pad_token_id, int, 0, math.inf)
         _check("seed", self.seed, int, 0, 2**63 - 1)
+        if not isinstance(self.do_sample, bool):
+            raise ValueError(f"do_sample must be True or False, got {self.do_sample!r}.")
         if self.unmasking not in UNMASKING:
             raise ValueError(f"unmasking={self.unmasking!r} does not exist; choose one of {', '.join(UNMASKING)}.")
         if self.entropy_bound is not None and self.unmasking != "entropy":
@@ -107,6 +124,16 @@ class UnmaskingOptions:
         if self.eos_token_id is None:
             return []
         return [self.eos_token_id] if isinstance(self.eos_token_id, int) else list(self.eos_token_id)
+
+    def check_tokens(self, vocab_size: int) -> None:
+        """Check that the tokens to write are in the vocabulary.
+
+        Raises:
+            ValueError: If one is not.
+        """
+        for name, tokens in (("eos_token_id", self.ends), ("fill_token_id", [self.fill_token_id])):
+            for token in tokens:
+                _check(name, token, int, 0, vocab_size - 1)
 
 
 def _check(name: str, value: Any, kind: type, low: float, high: float, *, open_below: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""A stand-in for the tests of text generation, which the archive lacks and encoders do not need."""
+"""A stand-in for the tests of text generation, which the archive lacks. `tests/test_generation.py` has our own."""
 
 
 class GenerationTesterMixin:
