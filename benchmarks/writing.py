@@ -13,7 +13,7 @@ likelihood of GPT-2, which starts from [CLS], is exact. Masked diffusion has an 
 21, and of 23.0 on OpenWebText, where it has 17.5. These are 3 to 5 % and 9 % more nats. Nie et al. (2025, "Scaling up
 Masked Diffusion Models on Text") needed 16 times the computation for the same loss. Over many epochs of the same texts,
 the gap shrinks (Prabhudesai et al., 2025).
-`infill`: the middle of a held-out sentence in its window. The encoder sees both sides, and GPT-2 the left one. Both
+`infill`: the middle of a held-out sentence in its window. The encoders see both sides, and GPT-2 the left one. All
 write the most probable tokens, and know how many.
 `steps`: gaps of 32 tokens written in 1 to 32 steps, greedily and with random order and tokens (ancestral). Perplexity
 is that of GPT-2 above, which repetitive texts lower, so the share of distinct tokens stands beside it.
@@ -200,8 +200,8 @@ def originals(gaps: list[tuple[np.ndarray, int]], size: int) -> np.ndarray:
 
 
 def infill(folder: Path, texts: Texts) -> None:
-    """Print how many gaps and tokens of sentences both models restore."""
-    encoder, decoder = load(folder, DIFFUSION), load(folder, GPT2)
+    """Print how many gaps and tokens of sentences the models restore."""
+    encoder, masked, decoder = (load(folder, kind) for kind in (DIFFUSION, MASKED, GPT2))
     mask = int(texts.tokenizer.mask_token_id or 0)
     print("\n| gap | texts | | exact | tokens | seconds |\n|---|---|---|---|---|---|")
     for size in GAPS:
@@ -210,7 +210,9 @@ def infill(folder: Path, texts: Texts) -> None:
         runs: dict[str, Callable[[], np.ndarray]] = {
             GPT2: lambda gaps=gaps, size=size: continued(decoder, gaps, size),
             DIFFUSION: lambda gaps=gaps, size=size: filled(encoder, gaps, size, mask, steps=size),
+            MASKED: lambda gaps=gaps, size=size: filled(masked, gaps, size, mask, steps=size),
             f"{DIFFUSION}, one step": lambda gaps=gaps, size=size: filled(encoder, gaps, size, mask, steps=1),
+            f"{MASKED}, one step": lambda gaps=gaps, size=size: filled(masked, gaps, size, mask, steps=1),
         }
         for name, run in runs.items():
             started = time.perf_counter()

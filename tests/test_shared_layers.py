@@ -21,6 +21,7 @@ from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, 
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.hub.card import model_card
 from sequence_encoder.tests.comparisons import assert_same
+from sequence_encoder.training import Objectives
 from sequence_encoder.training.pretraining.trainer import operations_per_token
 
 Build = Callable[..., Any]
@@ -202,9 +203,7 @@ def test_weights_are_held_saved_and_counted_once(
 def test_operations_count_weights_once_for_each_layer(shared: Build, groups: int) -> None:
     """The share of a device's peak is computed from them."""
     model = shared("bert", groups, SequenceEncoderForMaskedLM)
-    run: Any = SimpleNamespace(
-        model=SimpleNamespace(max_length=64), objectives=SimpleNamespace(mlm_probability=0.3, mlm_weight=1.0)
-    )
+    run: Any = SimpleNamespace(model=SimpleNamespace(max_length=64), objectives=Objectives(sop_weight=0.0))
     assert operations_per_token(model, run) == operations_per_token(separate(model), run)
 
 
