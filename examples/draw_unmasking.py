@@ -1,5 +1,7 @@
 """Draw how a model writes, as an animated GIF: masks are boxes, and what a step writes is coloured.
 
+A separator in the text starts a new line.
+
 python draw_unmasking.py writer "def mean(values, axis) [MASK]{24}" --output unmasking.gif
 """
 
@@ -11,7 +13,7 @@ from typing import Any
 
 import torch
 from matplotlib import font_manager
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 from transformers.generation.streamers import BaseStreamer
 
@@ -45,19 +47,21 @@ class Drafts(BaseStreamer):
 def draw(tokenizer: Any, ids: list[int], earlier: list[int]) -> Image.Image:
     """Draw a draft; tokens that the earlier one lacks are coloured."""
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans Mono"), SIZE)
-    lines = -(-len(ids) // 8) + 1
-    picture = Image.new("RGB", (WIDTH, 2 * MARGIN + lines * LEADING), PAPER)
+    # More than enough; what stays empty is cut off.
+    picture = Image.new("RGB", (WIDTH, 2 * MARGIN + len(ids) * LEADING), PAPER)
     pen = ImageDraw.Draw(picture)
     x, y = float(MARGIN), MARGIN
     for place, token in enumerate(ids):
         masked = token == tokenizer.mask_token_id
+        if token == tokenizer.sep_token_id and place < len(ids) - 1:
+            x, y = float(MARGIN), y + LEADING
         if token in tokenizer.all_special_ids and not masked:
             continue
         name = tokenizer.convert_ids_to_tokens(token)
         joined = name.startswith("##")
         text = "____" if masked else name.removeprefix("##")
         width = pen.textlength(text, font)
-        x += 0 if joined else pen.textlength(" ", font)
+        x += 0 if joined or x == MARGIN else pen.textlength(" ", font)
         if x + width > WIDTH - MARGIN:
             x, y = float(MARGIN), y + LEADING
         if masked:
@@ -66,7 +70,7 @@ def draw(tokenizer: Any, ids: list[int], earlier: list[int]) -> Image.Image:
             is_new = place >= len(earlier) or earlier[place] != token
             pen.text((x, y), text, NEW if is_new else INK, font)
         x += width
-    return picture
+    return picture.crop((0, 0, WIDTH, y + LEADING + MARGIN))
 
 
 def main() -> None:
@@ -87,6 +91,9 @@ def main() -> None:
     drafts = streamer.drafts
     frames = [draw(tokenizer, ids, before) for ids, before in zip(drafts, [drafts[0], *drafts], strict=False)]
     frames.append(draw(tokenizer, drafts[-1], drafts[-1]))
+    # Boxes are narrower than most words, so the pictures may have different heights.
+    height = max(frame.height for frame in frames)
+    frames = [ImageOps.pad(frame, (WIDTH, height), color=PAPER, centering=(0, 0)) for frame in frames]
     times = [MILLISECONDS] * (len(frames) - 1) + [AT_THE_END]
     frames[0].save(arguments.output, save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True)
     print(filled.text)
