@@ -7,9 +7,11 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, SequenceEncoderTokenizer
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.training.adaptation.recipe import adapt
 from sequence_encoder.training.adaptation.report import Results
 from sequence_encoder.training.adaptation.run import parse
@@ -115,6 +117,14 @@ def arguments(task: str, encoder: Path, output: Path, **options: Any) -> list[st
         values = value if isinstance(value, list) else [value]
         parts += [f"--{name}", *map(str, values)]
     return parts
+
+
+def refusal_of(task: str, file: str, options: dict[str, Any]) -> str:
+    """Return the error with which the command line refuses options of a task."""
+    given = [f"--{name}={value}" for name, value in options.items()]
+    with pytest.raises(UsageError) as caught:
+        parse(["--task", task, "--from", "encoder", "--train_file", file, *given])
+    return str(caught.value)
 
 
 def run(task: str, encoder: Path, output: Path, **options: Any) -> Results:

@@ -15,9 +15,8 @@ from datasets import Dataset
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.tests.adaptation_runs import FAST, run, save_encoder, write_examples
+from sequence_encoder.tests.adaptation_runs import FAST, refusal_of, run, save_encoder, write_examples
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
-from sequence_encoder.training.adaptation.run import parse
 from sequence_encoder.training.adaptation.tasks.conversation import Conversation
 
 IGNORED = -100
@@ -258,7 +257,4 @@ def test_rows_without_a_reply_are_refused(error_of: Callable[..., str], row: Row
     ],
 )
 def test_options_of_other_tasks_are_refused(options: dict[str, Any], message: str) -> None:
-    given = [f"--{name}={value}" for name, value in options.items()]
-    with pytest.raises(UsageError) as caught:
-        parse(["--task", "conversation", "--from", "encoder", "--train_file", "chats.jsonl", *given])
-    assert message in str(caught.value)
+    assert message in refusal_of("conversation", "chats.jsonl", options)

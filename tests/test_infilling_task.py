@@ -19,10 +19,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertFo
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.tests.adaptation_runs import FAST, run, save_encoder, write_examples
+from sequence_encoder.tests.adaptation_runs import FAST, refusal_of, run, save_encoder, write_examples
 from sequence_encoder.training.adaptation.draws import Draws
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
-from sequence_encoder.training.adaptation.run import parse
 from sequence_encoder.training.adaptation.tasks.infilling import Infilling
 from sequence_encoder.training.adaptation.writing_recipe import set_generation_defaults
 from sequence_encoder.training.diffusion_masking import mask_share
@@ -230,7 +229,7 @@ def test_what_a_model_generates_by_default_is_what_it_was_trained_for(task: Infi
     set_generation_defaults(model, task)
     defaults = model.generation_config
     assert (defaults.mask_token_id, defaults.pad_token_id, defaults.eos_token_id) == (4, 0, 3)
-    assert defaults.max_gap_tokens == BLOCK
+    assert (defaults.max_gap_tokens, defaults.fill_token_id) == (BLOCK, 0)
     assert (config.mask_token_id, config.cls_token_id, config.sep_token_id) == (4, 2, 3)
 
 
@@ -297,10 +296,7 @@ def test_a_missing_column_is_named(error_of: Callable[..., str]) -> None:
     ],
 )
 def test_options_of_other_tasks_are_refused(options: dict[str, Any], message: str) -> None:
-    given = [f"--{name}={value}" for name, value in options.items()]
-    with pytest.raises(UsageError) as caught:
-        parse(["--task", "infilling", "--from", "encoder", "--train_file", "texts.jsonl", *given])
-    assert message in str(caught.value)
+    assert message in refusal_of("infilling", "texts.jsonl", options)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def byte_automaton(pattern: str) -> ByteAutomaton:
 
     Raises:
         ImportError: If outlines-core is not installed.
-        ValueError: If the pattern is none of these, or only the empty set of texts matches it.
+        ValueError: If the pattern does not compile, or no text matches it.
     """
     try:
         from outlines_core import Index, Vocabulary

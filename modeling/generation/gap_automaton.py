@@ -130,8 +130,8 @@ def gap_automaton(pattern: str, texts: TokenizerTexts) -> GapAutomaton:
 def _built_automaton(pattern: str, texts: TokenTexts, limit: int) -> GapAutomaton | None:
     """Build the automaton, or return None if it has too many states."""
     matching, stripped = byte_automaton(pattern), byte_automaton(_STRIPPED_TEXT)
-    # Each state is a pair of states of the two automata. That before the first token is a state of its own, since a
-    # first token writes another text than the others.
+    # Each state is a pair of states, one of each automaton. No token leads back to the initial state: the text of a
+    # token differs there, where it is the first.
     pairs = [(1, 1)]
     number_of = np.zeros((len(matching.final), len(stripped.final)), dtype=np.int32)
     # The classes of tokens are divided by the state that each token leads to.

@@ -4,6 +4,7 @@ Shapes: L tokens, M masks, V vocabulary.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
@@ -39,6 +40,12 @@ class GapTexts:
             first: Whether the text starts with the gap.
         """
         return WordStart(place, self._not_first if first else self._not_after_space)
+
+
+@lru_cache(maxsize=4)
+def gap_texts(texts: TokenTexts) -> GapTexts:
+    """Return the `GapTexts` of a tokenizer, which takes milliseconds to make for a large vocabulary."""
+    return GapTexts(texts)
 
 
 class WordStart:

@@ -12,7 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 from .constraints import BannedTokens, BannedWords, Constraint
 from .draft import Draft
 from .gap_pattern import GapPattern, possible_gap_lengths
-from .gap_texts import GapTexts
+from .gap_texts import gap_texts
 from .templates import Gap, Template, joins_words
 from .token_texts import token_texts
 from .unmasking_options import UnmaskingOptions
@@ -124,7 +124,7 @@ class _Filler:
         processors: LogitsProcessorList | None,
     ) -> None:
         self.model, self.tokenizer, self.options, self.processors = model, tokenizer, options, processors
-        self.gap_regex, self.bad_words = gap_regex, bad_words
+        self.gap_regex = gap_regex
         texts = token_texts(tokenizer)
         writing = texts.split or texts.whole
         # What the model writes at masks that it leaves empty, if it has learned to.
@@ -136,7 +136,7 @@ class _Filler:
         self.always: list[Constraint] = [BannedTokens(banned, size)] if banned else []
         if words := [ids for word in bad_words for ids in self._spellings(word)]:
             self.always.append(BannedWords(words, size, self.empty))
-        self.gap_texts = GapTexts(writing)
+        self.gap_texts = gap_texts(writing)
 
     def _spellings(self, word: str) -> list[list[int]]:
         """Return the tokens of a word at the start of a text and after a space."""

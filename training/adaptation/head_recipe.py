@@ -280,11 +280,11 @@ class HeadRecipe:
             base_model=_of_the_hub(self.run.model.from_checkpoint),
             datasets=_of_the_hub(self.run.data.dataset_name),
             limits=[f"Trained on texts of at most {self.task.max_length} tokens; longer texts were truncated."],
-            usage=self._usage(model),
+            usage=self._usage(),
         )
         save_card(folder / "README.md", card.content)
 
-    def _usage(self, model: Any) -> str | None:
+    def _usage(self) -> str | None:
         """Return what the card adds about the use of the model, in Markdown."""
         return None
 

@@ -75,8 +75,8 @@ class WritingRecipe(HeadRecipe):
         training.hyperparameters = {**training.hyperparameters, **masks}
         return training
 
-    def _usage(self, model: Any) -> str | None:
-        return self.task.usage(self.tokenizer) if hasattr(model, "infill") else None
+    def _usage(self) -> str:
+        return self.task.usage(self.tokenizer)
 
 
 def set_generation_defaults(model: Any, task: WritingTask) -> None:

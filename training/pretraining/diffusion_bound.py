@@ -22,6 +22,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from ...data.batching import token_batches
 from ...data.packs import Pack, lengths_of
 from ...data.windows import segment_windows
+from ...modeling.text_encoding.evaluation_mode import evaluation_mode
 from ..diffusion_trainer import masked_sums
 from .objective_arguments import Objectives
 from .objectives import PretrainingCollator
@@ -178,15 +179,12 @@ def diffusion_bound(
     data = BoundWindows(windows, sum(len(text.encode()) for text in texts), seed, rates)
     collate = PretrainingCollator(tokenizer, Objectives(objective="diffusion"))
     lengths = lengths_of(windows).repeat(rates).tolist()
-    found, training = [], model.training
-    model.eval()
-    try:
+    found = []
+    with evaluation_mode(model):
         for places in token_batches(lengths, max_tokens):
             batch = {name: value.to(model.device) for name, value in collate([data[i] for i in places]).items()}
             labels, weights = batch.pop("labels"), batch.pop("label_weights")
             logits = model(**batch).logits[weights > 0]
             found.append([each.cpu() for each in masked_sums(logits, labels, weights, tokenizer.pad_token_id)])
-    finally:
-        model.train(training)
     sums, counts = (torch.cat(each) for each in zip(*found, strict=True))
     return bound_of(sums, counts, data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 # The progress of the masking probability from its initial to its final value, by the progress of the training.
 MASK_SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -73,8 +74,10 @@ class Objectives:
     )
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective={self.objective!r} does not exist; choose one of {', '.join(OBJECTIVES)}.")
+        tables: dict[str, dict[str, Any]] = {"objective": OBJECTIVES, "mlm_schedule": MASK_SCHEDULES}
+        for name, table in tables.items():
+            if (chosen := getattr(self, name)) not in table:
+                raise ValueError(f"{name}={chosen!r} does not exist; choose one of {', '.join(table)}.")
         self._check_used()
         for name in ("mlm_weight", "sop_weight"):
             if not 0 <= getattr(self, name) < math.inf:
@@ -84,10 +87,6 @@ class Objectives:
         for name in ("mlm_probability", "final_mlm_probability"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")
-        if self.mlm_schedule not in MASK_SCHEDULES:
-            raise ValueError(
-                f"mlm_schedule={self.mlm_schedule!r} does not exist; choose one of {', '.join(MASK_SCHEDULES)}."
-            )
 
     def _check_used(self) -> None:
         defaults = {each.name: each.default for each in fields(self)}
