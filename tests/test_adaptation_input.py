@@ -193,6 +193,7 @@ def test_ranking_labels_must_be_between_0_and_1(error_of: Callable[..., str]) ->
         ({"train_file": "a.csv", "num_train_epochs": -1}, "--num_train_epochs must be above 0, got -1"),
         ({"train_file": "a.csv", "learning_rate": -1}, "--learning_rate must be above 0, got -1"),
         ({"train_file": "a.csv", "per_device_train_batch_size": 0}, "--per_device_train_batch_size must be at least 1"),
+        ({"train_file": "a.csv", "prediction_loss_only": True}, "--prediction_loss_only must be False, got True"),
         ({"train_file": "a.csv", "report_to": "wandb"}, "pip install wandb"),
         (
             {"train_file": "a.csv", "from_adapter": "b"},
@@ -236,6 +237,18 @@ def test_contradictory_arguments_are_rejected(options: dict[str, Any], message: 
     with pytest.raises(UsageError) as caught:
         parse([part for name, value in given.items() for part in (f"--{name}", str(value))])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "variables", [{"ACCELERATE_USE_FSDP": "true"}, {"PARALLELISM_CONFIG_TP_SIZE": "2", "WORLD_SIZE": "2"}]
+)
+def test_a_launcher_that_shards_models_is_refused(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="adapt cannot train sharded models"):
+        parse(["--task", "ner", "--from", "somewhere", "--output_dir", str(tmp_path / "out"), "--train_file", "a.csv"])
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.txt", "no-such-folder/rows.csv"])

@@ -229,7 +229,7 @@ def test_what_a_model_generates_by_default_is_what_it_was_trained_for(task: Infi
     set_generation_defaults(model, task)
     defaults = model.generation_config
     assert (defaults.mask_token_id, defaults.pad_token_id, defaults.eos_token_id) == (4, 0, 3)
-    assert (defaults.max_gap_tokens, defaults.fill_token_id) == (BLOCK, 0)
+    assert (defaults.max_gap_tokens, defaults.fill_token_id, defaults.bad_words_ids) == (BLOCK, 0, [[1]])
     assert (config.mask_token_id, config.cls_token_id, config.sep_token_id) == (4, 2, 3)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
 from ...command_line import UsageError
 from ...command_line.options import check_least
 from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
+from ..tensor_parallel import tensor_parallel_size
 from .arguments import COMMAND_LINE, AdaptationOptions, AdaptedModelArguments
 from .examples.arguments import TaskDataArguments
 
@@ -34,11 +36,17 @@ class AdaptationArguments(AdaptationOptions, TrainingArguments):  # type: ignore
             logging_nan_inf_filter=False,
             save_only_model=False,
             load_best_model_at_end=False,
+            prediction_loss_only=False,
             resume_from_checkpoint=None,
             remove_unused_columns=True,
         )
         if self.early_stopping_patience and not (self.keep_best and self.eval_strategy != "no"):
             raise UsageError("--early_stopping_patience needs --keep_best and an --eval_strategy other than no.")
+        if self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP") or tensor_parallel_size() > 1:
+            raise UsageError(
+                "adapt cannot train sharded models, with FSDP or tensor parallelism. Use DDP, for example with "
+                "accelerate launch --config_file examples/ddp.yaml, or shard the model in a script with Trainer."
+            )
         settle_device(self)
         super().__post_init__()
         check_schedule(self)

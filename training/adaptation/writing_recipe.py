@@ -86,7 +86,9 @@ def set_generation_defaults(model: Any, task: WritingTask) -> None:
         model: The model.
         task: The task.
     """
-    options = {"mask_token_id": task.mask_id, "pad_token_id": task.pad_id, "eos_token_id": task.end_id}
+    options: dict[str, Any] = {"mask_token_id": task.mask_id, "pad_token_id": task.pad_id, "eos_token_id": task.end_id}
+    if task.unknown_id is not None:
+        options["bad_words_ids"] = [[task.unknown_id]]
     for name, value in (options | {"fill_token_id": task.pad_id, task.block_argument: task.block}).items():
         setattr(model.generation_config, name, value)
     set_special_tokens(model.config, cls=task.start_id, sep=task.end_id, mask=task.mask_id)

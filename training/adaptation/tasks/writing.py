@@ -47,6 +47,7 @@ class WritingTask(HeadTask):
         pad_id: The id of the padding token.
         start_id: The id of the token at the start of a text, or None.
         end_id: The id of the token at the end of a text.
+        unknown_id: The id of the token for unknown text, which the model does not write, or None.
     """
 
     auto_class = "AutoModelForMaskedLM"
@@ -68,6 +69,7 @@ class WritingTask(HeadTask):
         """
         end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
         starts = (tokenizer.cls_token_id, tokenizer.bos_token_id)
+        self.unknown_id: int | None = tokenizer.unk_token_id
         self.start_id = next((int(token) for token in starts if token is not None), None)
         named = {"a mask token": tokenizer.mask_token_id, "a padding token": tokenizer.pad_token_id}
         named["a separator or end-of-text token"] = end
