@@ -93,6 +93,7 @@ def model_card(
     tags: Iterable[str] = (),
     limits: Iterable[str] = (),
     usage: str | None = None,
+    task: str | None = None,
 ) -> ModelCard:
     """Render the card of a model of this package.
 
@@ -112,6 +113,7 @@ def model_card(
         tags: Further tags for the Hub's search.
         limits: Sentences about what the model must not be used for.
         usage: Markdown about the use of the loaded model and tokenizer.
+        task: The task of a pipeline, under which the Hub lists the model. Defaults to the task of the model's head.
 
     Raises:
         ValueError: If the model is not from this package, or if the Hub would reject the card.
@@ -120,7 +122,7 @@ def model_card(
     bare = not (training or name or summary or license or language or base_model or datasets or limits)
     training = training or Training()
     name = name or Path(model_id).name or type(model).__name__
-    task, has_pipeline = TASKS[auto_class]
+    task, has_pipeline = (task, True) if task else TASKS[auto_class]
     config = getattr(model.config, "encoder_config", model.config)
     loaded_from = model.config._name_or_path
     if base_model is None and loaded_from != model_id and _is_hub_repository(loaded_from):

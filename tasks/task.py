@@ -95,6 +95,7 @@ class HeadTask(ABC):
         metric_names: All metrics of the task.
         tunings: The tuning methods that the task supports.
         libraries: Optional libraries that this task needs.
+        hub_task: The task under which the Hub lists the model, or None if it is that of the head.
         label_column: The default name of the column with the labels.
         texts: The columns with the texts, set by `read`.
         label_fields: The fields of the configuration that describe the labels, set by `read`.
@@ -107,6 +108,7 @@ class HeadTask(ABC):
     metric_names: ClassVar[tuple[str, ...]]
     tunings: ClassVar[tuple[str, ...]] = TUNINGS_OF_HEADS
     libraries: ClassVar[tuple[str, ...]] = ()
+    hub_task: ClassVar[str | None] = None
     label_column: ClassVar[str] = "label"
 
     def __init__(self, data: ExampleArguments, max_length: int = 0) -> None:

@@ -203,6 +203,8 @@ def test_the_folder_replies_with_its_chat_template(encoder: Path, tmp_path: Path
     assert "model.generate(ids, max_new_tokens=16)" in usage[1]
     exec(usage[1], {"model": model, "tokenizer": tokenizer})
     assert "| block length | 8 |" in card
+    assert "pipeline_tag: text-generation" in card
+    assert 'pipeline("text-generation", model="out", trust_remote_code=True)' in card
 
 
 @pytest.fixture

@@ -281,6 +281,7 @@ class HeadRecipe:
             datasets=_of_the_hub(self.run.data.dataset_name),
             limits=[f"Trained on texts of at most {self.task.max_length} tokens; longer texts were truncated."],
             usage=self._usage(),
+            task=self.task.hub_task,
         )
         save_card(folder / "README.md", card.content)
 
@@ -290,7 +291,7 @@ class HeadRecipe:
 
     def training(self, trainer: Any) -> Training:
         """Return what the card says about the training of a trainer."""
-        training = training_of(trainer, task=CARD_TASKS[self.task.auto_class][0])
+        training = training_of(trainer, task=self._listed_as)
         # `complete` adds the metrics of all trainings.
         training.progress, training.results = None, []
         kept = next((each for each in trainer.callback_handler.callbacks if isinstance(each, BestWeights)), None)
@@ -306,8 +307,13 @@ class HeadRecipe:
         files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
         datasets = {split: Path(file).name for split, file in files.items() if file is not None}
         datasets.setdefault("train", _name(str(data.dataset_name)))
-        origin, kind = _name(self.run.model.from_checkpoint), CARD_TASKS[self.task.auto_class][0]
-        return complete(Training(**results.best.training), results, origin, datasets, kind)
+        origin = _name(self.run.model.from_checkpoint)
+        return complete(Training(**results.best.training), results, origin, datasets, self._listed_as)
+
+    @property
+    def _listed_as(self) -> str:
+        """The task under which the Hub lists the model."""
+        return self.task.hub_task or CARD_TASKS[self.task.auto_class][0]
 
     def _write_adapter(self, model: Any, folder: Path) -> None:
         """Save the adapter with its record, and its base encoder unless the Hub has exactly that encoder."""

@@ -71,6 +71,7 @@ class Conversation(WritingTask):
     """
 
     block_argument: ClassVar[str] = "block_length"
+    hub_task: ClassVar[str | None] = "text-generation"
 
     def __init__(self, data: ExampleArguments, max_length: int = 0, block: int = 32) -> None:
         super().__init__(data, max_length, block)
