@@ -1,11 +1,11 @@
 """What masked diffusion is good for: its bound, gaps, steps and encodings, beside GPT-2 and beside plain masking.
 
-    python benchmarks/writing.py FOLDER --tokens 12e6 [--part train bound infill steps probe]
+    python benchmarks/writing.py FOLDER --tokens 15e6 [--part train bound infill steps probe]
 
 An encoder with masked diffusion, one with plain masking, and transformers' GPT-2 of the same size train on the same
 batches of docstrings (`writing_models.py`), each text in windows of 128 tokens. With several `--rates`, each model is
-first trained with each of them on a tenth of the tokens, and then with the best. The folder keeps the texts and the
-models, so that the parts can run one at a time.
+first trained with each of them on a tenth of the tokens, and then with the best. `--windows N` trains on N random
+windows for many epochs. The folder keeps the texts and the models, so that the parts can run one at a time.
 
 `bound`: nats a token and bits a byte of held-out texts, over the same tokens, which include the [SEP] at the end. The
 likelihood of GPT-2, which starts from [CLS], is exact. Masked diffusion has an upper bound. In the literature, MDLM
@@ -45,6 +45,7 @@ from writing_models import (
     KINDS,
     LENGTH,
     MASKED,
+    Recipe,
     Texts,
     diffusion_bound,
     in_batches,
@@ -62,7 +63,7 @@ PARTS = ("train", "bound", "infill", "steps", "probe")
 # repetitions.
 EVALUATED, TUNED_ON, SAMPLES, REPETITIONS = 400, 100, 8, 2
 # The lengths of gaps in sentences, how many there are of each, and the tokens around them in the sentence.
-GAPS, EXAMPLES, AROUND = (4, 8, 16), 300, 4
+GAPS, EXAMPLES, AROUND = (1, 2, 4, 8), 1000, 4
 # Steps in which longer gaps are written, the tokens around them, and how many there are.
 STEPS, LONG_GAP, BESIDE, LONG_EXAMPLES = (1, 2, 4, 8, 16, 32), 32, 24, 128
 # Examples to adapt to and to test on, seeds, and characters of the shortest query.
@@ -72,18 +73,22 @@ LABELLED, SEEDS, SHORTEST = 1000, 3, 20
 def train_all(folder: Path, texts: Texts, options: argparse.Namespace) -> None:
     """Train and save the models that the folder lacks."""
     windows = texts.windows(texts.train)
+    if options.windows is not None:
+        chosen = np.random.default_rng(0).choice(len(windows), options.windows, replace=False)
+        windows = [windows[index] for index in chosen]
     # Other texts than those of the final evaluation.
     held_out = texts.windows(texts.held_out[EVALUATED : EVALUATED + TUNED_ON])
     total = sum(map(len, windows))
     print(
         f"{len(texts.train):,} texts, {total:,} tokens in {len(windows):,} windows: {options.tokens / total:.1f} epochs"
     )
-    for kind in KINDS:
+    recipe = Recipe(options.layers, options.hidden, options.muon, options.plain_share)
+    for kind in options.kinds:
         if (folder / kind / "training.json").exists():
             continue
 
         def trained(tokens: float, rate: float, kind: str = kind) -> tuple[PreTrainedModel, dict[str, float]]:
-            return train(kind, texts, windows, round(tokens), rate, options.layers, options.hidden, options.muon)
+            return train(kind, texts, windows, round(tokens), rate, recipe)
 
         # Both encoders have the rate that is best for masked diffusion.
         rates = [training_of(folder, DIFFUSION)["rate"]] if kind == MASKED else options.rates
@@ -328,15 +333,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder to keep the texts and the models in")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--tokens", type=float, default=12e6, help="number of tokens to train each model on")
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3], help="learning rates to choose from")
+    parser.add_argument("--tokens", type=float, default=15e6, help="number of tokens to train each model on")
+    parser.add_argument("--windows", type=int, help="number of windows to train on; the default is all")
+    parser.add_argument("--rates", type=float, nargs="+", default=[5e-3], help="learning rates to choose from")
     parser.add_argument("--muon", action="store_true", help="train the matrices of all models with Muon")
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="models to train")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--vocabulary", type=int, default=2048)
+    parser.add_argument(
+        "--plain_share", type=float, default=0.4, help="share of the steps of masked diffusion with plain masking"
+    )
     options = parser.parse_args()
     print_machine()
     disable_progress_bar()
-    texts = Texts(options.folder)
+    texts = Texts(options.folder, options.vocabulary)
     if "train" in options.part:
         train_all(options.folder, texts, options)
     for part, run in {"bound": bound, "infill": infill, "steps": steps_curve, "probe": probe}.items():

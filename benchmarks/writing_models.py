@@ -1,7 +1,8 @@
 """The texts and the models of `writing.py`: encoders with masked diffusion or plain masking, and GPT-2, trained alike.
 
 All models see the same batches of the same tokens in the same order, with AdamW or Muon, a warm-up and a cosine
-schedule.
+schedule. The encoder with masked diffusion first learns from plain masking, like one that `pretrain` trains and that
+`pretrain --objective diffusion --from` trains on.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from sequence_encoder.training.diffusion_masking import antithetic_rates, mask_s
 from sequence_encoder.training.optimizer import MuonWithAdamW
 from sequence_encoder.training.pretraining.objectives import Objectives, PretrainingCollator
 
-LENGTH, VOCABULARY, BATCH_TOKENS = 128, 8192, 4096
+LENGTH, BATCH_TOKENS = 128, 4096
 # Windows of similar lengths share a batch. They are sorted by length in groups of this many windows.
 GROUP = 1024
 WARMUP, WEIGHT_DECAY, BETAS, MAX_NORM = 0.05, 0.1, (0.9, 0.98), 1.0
@@ -47,9 +49,10 @@ class Texts:
 
     Args:
         folder: The folder that keeps them.
+        vocabulary: The size of the vocabulary of a new tokenizer.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, vocabulary: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.files = [folder / "train.jsonl", folder / "held-out.jsonl"]
         if not all(file.exists() for file in self.files):
@@ -63,7 +66,7 @@ class Texts:
         if not saved.exists():
             SequenceEncoderTokenizer.train_from_iterator(
                 (row["text"] for row in self.train),
-                VOCABULARY,
+                vocabulary,
                 lowercase=True,
                 model_max_length=LENGTH,
                 show_progress=False,
@@ -136,6 +139,23 @@ def left_to_right_batch(rows: list[np.ndarray], *_: Any) -> Batch:
     return {"input_ids": padded(rows, 0), "labels": padded(rows, IGNORED)}
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How the models are made and trained.
+
+    Attributes:
+        layers: The number of layers.
+        hidden: The hidden size.
+        muon: Whether to train matrices with Muon instead of AdamW.
+        plain_share: The share of the steps in which the encoder with masked diffusion learns from plain masking.
+    """
+
+    layers: int
+    hidden: int
+    muon: bool
+    plain_share: float
+
+
 def new_encoder(layers: int, hidden: int, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Create an encoder of `sequence-encoder pretrain`'s architecture, in which all layers see the whole text."""
     config = SequenceEncoderConfig.from_preset(
@@ -185,7 +205,7 @@ def halved() -> torch.autocast:
 
 
 def train(
-    kind: str, texts: Texts, windows: list[np.ndarray], tokens: int, rate: float, layers: int, hidden: int, muon: bool
+    kind: str, texts: Texts, windows: list[np.ndarray], tokens: int, rate: float, recipe: Recipe
 ) -> tuple[PreTrainedModel, dict[str, float]]:
     """Train a model.
 
@@ -195,18 +215,17 @@ def train(
         windows: The windows to train on.
         tokens: The number of tokens to train on.
         rate: The peak learning rate.
-        layers: The number of layers.
-        hidden: The hidden size.
-        muon: Whether to train matrices with Muon.
+        recipe: How to make and to train it.
 
     Returns:
         The model, and the numbers of its tokens, parameters and seconds.
     """
     set_seed(0)
     create, collate = KINDS[kind]
-    model = create(layers, hidden, texts.tokenizer).train()
+    model = create(recipe.layers, recipe.hidden, texts.tokenizer).train()
     batches, rng = plan(windows, tokens), np.random.default_rng(1)
-    if muon:
+    plain_steps = round(recipe.plain_share * len(batches)) if kind == DIFFUSION else 0
+    if recipe.muon:
         optimizer: torch.optim.Optimizer = MuonWithAdamW(model, rate, BETAS, weight_decay=WEIGHT_DECAY)
     else:
         groups: list[dict[str, Any]] = [
@@ -218,8 +237,9 @@ def train(
     seen, losses, started = 0, [], time.perf_counter()
     for step, chosen in enumerate(batches, 1):
         rows = [windows[index] for index in chosen]
+        mask = masked_batch if step <= plain_steps else collate
         with halved():
-            loss = model(**collate(rows, texts.tokenizer, rng)).loss
+            loss = model(**mask(rows, texts.tokenizer, rng)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
         optimizer.step()
