@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration import SequenceEncoderConfig
-from ..modeling import SequenceEncoderForRetrieval, SequenceEncoderModel
+from ..modeling import SequenceEncoderForMaskedLM, SequenceEncoderForRetrieval, SequenceEncoderModel
 from ..saving.whole_folders import atomic_folder, check_replaceable
 from .conversion_card import adjust_card
 from .convert import convert_and_release, convert_remote_code, our_config
@@ -91,6 +91,8 @@ def convert_checkpoint(
         difference = check_same_outputs(before, outputs_of(converted, texts))
         names = f"{original} to {type(converted).__name__}"
         print(f"Converted {names}. On sample texts, their outputs differ by at most {difference:.1e}.")
+    if isinstance(converted, SequenceEncoderForMaskedLM) and tokenizer is not None:
+        _set_special_tokens(converted.config, tokenizer)
     if heads is not None:
         print(f"The weights of {' and '.join(HEAD_FILES)} are unchanged.")
     with atomic_folder(output, force, "--force") as written:
@@ -104,6 +106,13 @@ def convert_checkpoint(
         adjust_card(written, output.resolve().name, converted)
     print(f"Saved in {output}.")
     return difference
+
+
+def _set_special_tokens(config: SequenceEncoderConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Set the special tokens that `generate` needs, and that the configurations of most families lack."""
+    for name in ("cls_token_id", "sep_token_id", "mask_token_id"):
+        if getattr(config, name) is None:
+            setattr(config, name, getattr(tokenizer, name))
 
 
 def sample_ids(config: SequenceEncoderConfig, tokenizer: PreTrainedTokenizerBase | None) -> list[torch.Tensor]:

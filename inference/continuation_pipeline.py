@@ -19,15 +19,28 @@ class ContinuationPipeline(_TextGenerationPipeline):
     returns it.
     """
 
+    def check_model_type(self, supported_models: Any) -> None:
+        """Accept models of this package, which transformers knows only with the package."""
+        if not hasattr(self.model, "infill"):
+            super().check_model_type(supported_models)
+
     def preprocess(self, *args: Any, **options: Any) -> Any:
-        """Return the tokens of a prompt without a separator at the end."""
+        """Return the tokens of a prompt without separators at the end."""
         inputs = super().preprocess(*args, **options)
         ids, separator = inputs["input_ids"], getattr(self.model.config, "sep_token_id", None)
-        if hasattr(self.model, "infill") and ids.shape[1] and int(ids[0, -1]) == separator:
+        # `generate` would remove another one, and the results would no longer start with the prompt.
+        while hasattr(self.model, "infill") and ids.shape[1] and int(ids[0, -1]) == separator:
+            ids = ids[:, :-1]
             for name in self.tokenizer.model_input_names:
                 if name in inputs:
-                    inputs[name] = inputs[name][:, :-1]
+                    inputs[name] = inputs[name][:, : ids.shape[1]]
         return inputs
+
+    def _forward(self, model_inputs: Any, **options: Any) -> Any:
+        # Configurations of converted checkpoints may not know the mask token.
+        if hasattr(self.model, "infill") and self.tokenizer.mask_token_id is not None:
+            options = {"mask_token_id": self.tokenizer.mask_token_id, **options}
+        return super()._forward(model_inputs, **options)
 
     def postprocess(self, model_outputs: Any, return_type: Any = ReturnType.FULL_TEXT, **options: Any) -> Any:
         """Return the results of transformers' pipeline, whose continuations follow their prompts."""
@@ -41,7 +54,9 @@ class ContinuationPipeline(_TextGenerationPipeline):
             text = self._continuation(sequence, ids.shape[-1], **options)
             if text is None:
                 continue
-            text = prompt + text.removeprefix(" ") if prompt[-1:].isspace() and full else prompt * full + text
+            if not prompt or (full and prompt[-1].isspace()):
+                text = text.removeprefix(" ")
+            text = prompt * full + text
             if isinstance(record["generated_text"], list):
                 record["generated_text"][-1]["content"] = text
             else:
@@ -57,10 +72,12 @@ class ContinuationPipeline(_TextGenerationPipeline):
         **_: Any,
     ) -> str | None:
         """Return what a text adds to that of its first tokens, or None if it changes that."""
+        prompt, added = sequence[:length], sequence[length:]
+        if skip_special_tokens is not False:
+            added = [token for token in added if token not in self.tokenizer.all_special_ids]
+        # With the special tokens of the prompt, since an unknown word separates words, too.
         before, whole = self.tokenizer.batch_decode(
-            [sequence[:length], sequence],
-            skip_special_tokens=skip_special_tokens is not False,
-            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+            [prompt, prompt + added], clean_up_tokenization_spaces=clean_up_tokenization_spaces
         )
         return str(whole[len(before) :]) if whole.startswith(before) else None
 

@@ -40,6 +40,9 @@ def test_a_folder_is_converted_with_all_its_files(bert_folder: Path, capsys: pyt
     assert float(printed.split("at most ")[1].split(".\n")[0]) < 1e-4
     model = AutoModelForMaskedLM.from_pretrained(target)
     assert isinstance(model, SequenceEncoderForMaskedLM)
+    names = ("cls_token_id", "sep_token_id", "mask_token_id")
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    assert [getattr(model.config, name) for name in names] == [getattr(tokenizer, name) for name in names]
     ids = AutoTokenizer.from_pretrained(target)("the model", return_tensors="pt")["input_ids"]
     expected = AutoModelForMaskedLM.from_pretrained(bert_folder)(ids).logits
     torch.testing.assert_close(model(ids).logits, expected, rtol=1e-5, atol=1e-5)

@@ -6,9 +6,11 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TextDiffusionStreamer
+from transformers.generation.streamers import BaseStreamer
 
 from sequence_encoder import SequenceEncoderForMaskedLM
 from sequence_encoder.modeling.generation import sampler
@@ -149,7 +151,9 @@ def test_arguments_that_callers_of_transformers_pass_are_taken(model: SequenceEn
     batch: Any = TOKENIZER(["one", "two"], return_tensors="pt", return_token_type_ids=True)
     outputs = dict.fromkeys(("output_scores", "output_logits", "output_attentions", "output_hidden_states"), False)
     options = {"num_beams": 1, "use_cache": True, "remove_invalid_values": True, "bad_words_ids": [[1, 0]], **outputs}
-    sequences = model.generate(**batch, **options, max_new_tokens=9)
+    # `Seq2SeqTrainer` passes the first two.
+    options |= {"labels": batch["input_ids"], "synced_gpus": False, "temperature": 0, "seed": np.int64(3)}
+    sequences = model.generate(**batch, **options, max_new_tokens=np.int64(9))
     assert torch.equal(sequences, model.generate(batch["input_ids"], max_new_tokens=9))
     for least in (9, 12):
         assert model.generate(**batch, **options, max_new_tokens=12, min_new_tokens=least).shape[1] >= 2 + least
@@ -260,6 +264,24 @@ def test_sampling_follows_the_distribution(model: SequenceEncoderForMaskedLM) ->
         assert torch.equal(model.generate(**start, max_new_tokens=9, do_sample=True, **same), greedy)
 
 
+def test_a_streamer_does_not_show_masks_that_stay_empty(model: SequenceEncoderForMaskedLM) -> None:
+    class Recorder(BaseStreamer):
+        def __init__(self) -> None:
+            self.tokens: list[int] = []
+
+        def put(self, value: torch.Tensor) -> None:
+            self.tokens += value.tolist()
+
+        def end(self) -> None:
+            pass
+
+    streamer = Recorder()
+    options = {"max_new_tokens": 9, "block_length": 3, "streamer": streamer, "return_dict_in_generate": True}
+    output = model.generate(**prompts(["one"]), **options)
+    assert output.steps[0] > len(output.sequences[0]) - 2
+    assert streamer.tokens == output.sequences[0].tolist()
+
+
 def test_a_streamer_shows_each_step(model: SequenceEncoderForMaskedLM) -> None:
     class Recorder(TextDiffusionStreamer):
         def __init__(self) -> None:
@@ -306,6 +328,8 @@ def test_a_streamer_shows_each_step(model: SequenceEncoderForMaskedLM) -> None:
         ({"generation_config": GenerationConfig(num_beams=3)}, "num_beams=3 is not supported"),
         ({"generation_config": {"steps": 1}}, r"generation_config must be a GenerationConfig, got \{'steps': 1\}"),
         ({"colour": False}, "generate has no argument colour"),
+        ({"synced_gpus": True}, "generate has no argument synced_gpus"),
+        ({"max_length": 9}, "max_length=9 is not supported; pass max_new_tokens"),
         ({"output_scores": True}, "generate has no argument output_scores"),
         (
             {"min_new_tokens": 5, "max_new_tokens": 4},

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import pipeline
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, pipeline
 
 from sequence_encoder import SequenceEncoderForMaskedLM
 from sequence_encoder.inference import InfillingPipeline
@@ -70,6 +71,14 @@ def test_banned_words_are_not_written(model: SequenceEncoderForMaskedLM) -> None
         assert not re.search("red|blue cat|small", found.text)
 
 
+def test_banned_tokens_of_the_model_are_not_written(
+    model: SequenceEncoderForMaskedLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.generation_config, "bad_words_ids", [TOKENIZER.convert_tokens_to_ids(["blue"])])
+    assert model.infill("one [MASK] cat walks.", TOKENIZER).fills == ["red"]
+    assert model.infill("one [MASK]{1,2} cat walks.", TOKENIZER, bad_words=["small"]).fills == ["red"]
+
+
 def test_masks_that_stay_empty_do_not_join_banned_words() -> None:
     options = {"do_sample": True, "temperature": 3.0, "num_return_sequences": 60, "seed": 0}
     bad_words = ["dog sleep", "red cat", "blue dog"]
@@ -95,6 +104,45 @@ def test_words_of_neighbouring_gaps_do_not_join(model: SequenceEncoderForMaskedL
     banned = ["sleep", "walk", "cat", "dog"]
     assert model.infill("two red cats walk[MASK]", TOKENIZER, bad_words=banned).text == "two red cats walk."
     assert model.infill("two red cat[MASK] walk.", TOKENIZER, gap_regex="dog").fills == ["dog"]
+
+
+def test_a_gap_before_letters_ends_with_a_space_if_the_model_reads_a_new_word(
+    model: SequenceEncoderForMaskedLM,
+) -> None:
+    found = model.infill("[MASK]cat [MASK].", TOKENIZER)
+    assert found.fills[0] in ("one ", "two ")
+    assert found.text.startswith(found.fills[0] + "cat ")
+    assert model.infill("one red [MASK]s walk.", TOKENIZER, bad_words=["cat"]).fills == ["dog"]
+    assert model.infill("[MASK]cat sleeps.", TOKENIZER, gap_regex="one").text == "onecat sleeps."
+
+
+@pytest.mark.parametrize("kind", ["unigram", "byte-level BPE"])
+@pytest.mark.parametrize("empty", [True, False])
+def test_gaps_are_filled_with_whole_characters_and_not_with_spaces(
+    kind: str, empty: bool, tiny_config: Callable[..., Any]
+) -> None:
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    if kind == "unigram":
+        words = ["▁", "▁a", "b", "猫"]
+        backend = Tokenizer(models.Unigram([(token, -1.0) for token in [*special, *words]], unk_id=3))
+        backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    else:
+        # The last ones are parts of characters.
+        words = ["Ġ", "ĠĠ", "Ġa", "b", "c", "Ã", "©", "ç"]
+        vocabulary = {token: number for number, token in enumerate([*special, *words])}
+        backend = Tokenizer(models.BPE(vocabulary, []))
+        backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(False), decoders.ByteLevel()
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    tokens = {"pad_token_id": 1, "mask_token_id": 4}
+    model = SequenceEncoderForMaskedLM(tiny_config("bert", vocab_size=len(tokenizer), **tokens))
+    options = {"do_sample": True, "temperature": 9.0, "num_return_sequences": 40, "seed": 0}
+    options["fill_token_id"] = 1 if empty else None
+    for text in ("b <mask> b", "b<mask>b", "<mask>{1,2} b"):
+        fills = [found.fills[0] for found in model.infill(text, tokenizer, **options)]
+        assert all(fill.strip() for fill in fills)
+        if "{" not in text:
+            assert "\ufffd" not in "".join(fills)
 
 
 def test_a_model_may_have_more_tokens_than_its_tokenizer(tiny_config: Callable[..., Any]) -> None:
@@ -132,10 +180,23 @@ def test_text_generation_continues_prompts_and_chats(tmp_path: Path) -> None:
     for start, text in zip(starts, found, strict=True):
         assert writing(start, add_special_tokens=False)[0]["generated_text"] == text
     assert starts[0] + writing(starts[0], return_full_text=False)[0]["generated_text"] == found[0]
+    for start in ("[SEP]", "", "unknown"):
+        result = writing(start, return_full_text=False)[0]["generated_text"]
+        ids = TOKENIZER(start or "[CLS]", add_special_tokens=bool(start), return_tensors="pt").input_ids
+        written = writing.model.generate(ids[:, : 1 + (start == "unknown")], max_new_tokens=9)
+        assert result.strip() == TOKENIZER.decode(written[0], skip_special_tokens=True), start
+        assert result.startswith(" ") == bool(start)
     writing.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
     chat = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "small"}]
     reply = writing(chat)[0]["generated_text"][-1]["content"]
     assert f"one {reply}" in SENTENCES
+
+
+def test_text_generation_needs_no_mask_token_in_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = grammar_model()
+    monkeypatch.setattr(model.config, "mask_token_id", None)
+    writing = pipeline("text-generation", model=model, tokenizer=TOKENIZER, max_new_tokens=9, do_sample=False)
+    assert writing("one")[0]["generated_text"] in SENTENCES
 
 
 WITHOUT_PACKAGE = """

@@ -3,6 +3,7 @@
 Shapes: L tokens, M masks, V vocabulary.
 """
 
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -27,19 +28,36 @@ class GapTexts:
         # At the start of a text, WordPiece marks tokens that continue a word.
         marked = [tokens[index] for index in inside if first[index] != middle[index]]
         self._not_first = torch.tensor(marked, dtype=torch.long)
+        named = dict(zip(tokens, middle, strict=True)).items()
+        self._inside_character = [token for token, text in named if 0x80 <= text[0] < 0xC0]
+        self._not_last = [token for token, text in named if not text.strip() or _ends_inside_character(text)]
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of the tokens of a gap, which can start with a space."""
         return b"".join(self._texts.get(token, b"") for token in ids).decode(errors="replace")
 
-    def word_start(self, place: int, first: bool) -> "WordStart":
+    def starts_word(self, token: int) -> bool:
+        """Return whether a token writes a space before its text."""
+        return self._texts.get(token, b"").startswith(b" ")
+
+    def word_start(self, place: int, first: bool) -> "BannedAt":
         """Return the constraint that a gap at a place starts with a new word.
 
         Args:
             place: The place of its first token.
             first: Whether the text starts with the gap.
         """
-        return WordStart(place, self._not_first if first else self._not_after_space)
+        return BannedAt([place], self._not_first if first else self._not_after_space)
+
+    def whole_text(self, start: int, ends: Sequence[int]) -> list["BannedAt"]:
+        """Return the constraints that the text of a gap consists of whole characters, and not of white space.
+
+        Args:
+            start: The place of its first token.
+            ends: The places where it may end.
+        """
+        banned = (([start], self._inside_character), (ends, self._not_last))
+        return [BannedAt(places, torch.tensor(tokens)) for places, tokens in banned if tokens]
 
 
 @lru_cache(maxsize=4)
@@ -48,20 +66,27 @@ def gap_texts(texts: TokenTexts) -> GapTexts:
     return GapTexts(texts)
 
 
-class WordStart:
-    """Demands that the token at a place starts a word.
+class BannedAt:
+    """Bans tokens at some places.
 
     Args:
-        place: The place.
-        others: The ids of all other tokens.
+        places: The places.
+        tokens: The ids of the tokens.
     """
 
     joint = False
 
-    def __init__(self, place: int, others: torch.Tensor) -> None:
-        self._place, self._others = place, others
+    def __init__(self, places: Sequence[int], tokens: torch.Tensor) -> None:
+        self._places, self._tokens = torch.tensor(places), tokens
 
     def forbid(self, row: torch.Tensor, positions: torch.Tensor, scores: torch.Tensor) -> None:
         """See `Constraint.forbid`."""
-        here = (positions == self._place).nonzero()
-        scores[here.to(scores.device), self._others.to(scores.device)] = -torch.inf
+        here = torch.isin(positions, self._places).nonzero()
+        scores[here.to(scores.device), self._tokens.to(scores.device)] = -torch.inf
+
+
+def _ends_inside_character(text: bytes) -> bool:
+    """Return whether the last character of a text in UTF-8 lacks bytes."""
+    decoder = getincrementaldecoder("utf-8")("replace")
+    decoder.decode(text)
+    return bool(decoder.getstate()[0])

@@ -216,7 +216,7 @@ class MaskedGenerationMixin(GenerationMixin):
         with evaluation_mode(model), prepacked_for(cast(nn.Module, model.model.layers), passes):
             sampler.write(drafts, (lambda: None) if shown is None else shown.update)
         if shown is not None:
-            shown.end()
+            shown.end(options.fill_token_id)
         return drafts
 
     def _drafts(
@@ -299,9 +299,10 @@ class _Shown:
         if hasattr(self.streamer, "put_draft"):
             self.streamer.put_draft(self.draft.ids[self.start :])
 
-    def end(self) -> None:
-        """Show the finished text."""
-        self.streamer.put(self.draft.ids[self.start :])
+    def end(self, fill: int | None) -> None:
+        """Show the finished text, without the token that leaves masks empty."""
+        ids = self.draft.ids[self.start :]
+        self.streamer.put(ids if fill is None else ids[~self.draft.writable[self.start :] | (ids != fill)])
         self.streamer.end()
 
 

@@ -69,8 +69,9 @@ class InfillingMixin:
         A mask token is a gap of one token, `[MASK]{5}` one of five tokens, and `[MASK]{1,8}` one of up to eight tokens,
         whose length the model chooses: after `adapt --task infilling`, it leaves masks empty; otherwise each length is
         tried, and the one with the highest score is taken, for several gaps one after another. A gap after a space
-        starts with a new word; after a letter, it continues the word or starts with a space. `[MASK]{1,}` has as many
-        tokens as the longest gaps of the training, or 16.
+        starts with a new word; after a letter, it continues the word or starts with a space. Before
+        letters that the tokenizer reads as a new word, it ends with a space. `[MASK]{1,}` has as many tokens as the
+        longest gaps of the training, or 16.
 
         Args:
             texts: A text or several texts with gaps.
@@ -106,7 +107,9 @@ class InfillingMixin:
         limit = cast(Any, self).config.max_position_embeddings
         longest = min(getattr(defaults, "max_gap_tokens", None) or _LONGEST_GAP, limit)
         templates = [Template.parse(text, tokenizer.mask_token, longest, limit) for text in given]
-        filler = _Filler(self, tokenizer, chosen, gap_regex, bad_words, logits_processor)
+        configured = (getattr(source, "bad_words_ids", None) for source in (generation_config, defaults))
+        banned: list[list[int]] = next(filter(None, configured), [])
+        filler = _Filler(self, tokenizer, chosen, gap_regex, bad_words, banned, logits_processor)
         found = filler.fill(templates, streamer)
         return found[0] if isinstance(texts, str) and len(found) == 1 else found
 
@@ -121,6 +124,7 @@ class _Filler:
         options: UnmaskingOptions,
         gap_regex: str | Sequence[str | None] | None,
         bad_words: Sequence[str],
+        bad_words_ids: Sequence[Sequence[int]],
         processors: LogitsProcessorList | None,
     ) -> None:
         self.model, self.tokenizer, self.options, self.processors = model, tokenizer, options, processors
@@ -134,7 +138,7 @@ class _Filler:
             raise ValueError(f"tokenizer has {texts.vocab_size} tokens, but the model only {size} (vocab_size).")
         banned = sorted(set(range(size)) - set(writing.tokens.tolist()) - {self.empty})
         self.always: list[Constraint] = [BannedTokens(banned, size)] if banned else []
-        if words := [ids for word in bad_words for ids in self._spellings(word)]:
+        if words := [*bad_words_ids, *(ids for word in bad_words for ids in self._spellings(word))]:
             self.always.append(BannedWords(words, size, self.empty))
         self.gap_texts = gap_texts(writing)
 
@@ -221,7 +225,10 @@ class _Filler:
             if pattern is not None:
                 empty = self.empty if gap.least < gap.most else None
                 found.append(GapPattern(pattern, self.tokenizer, start, stop, empty))
-            elif gap.first or gap.after_space:
+                continue
+            ends = range(start + gap.least - 1, stop) if self.empty is not None else [stop - 1]
+            found += self.gap_texts.whole_text(start, ends)
+            if gap.first or gap.after_space:
                 found.append(self.gap_texts.word_start(start, gap.first))
         return found
 
@@ -241,6 +248,10 @@ class _Filler:
             # A new word after another one; a pattern describes the text of its gap without this space.
             if joins_words(text, fill) and not self._pattern(number, len(pieces)):
                 fill = written
+            # WordPiece and SentencePiece read letters after a mask as a new word.
+            following = draft.ids[stop:][:1].tolist()
+            if joins_words(fill, piece) and not self._pattern(number, len(pieces)):
+                fill += " " * any(map(self.gap_texts.starts_word, following))
             fills.append(fill)
             text += fill + piece
         return Infilling(text, fills, _score(draft))

@@ -1,6 +1,7 @@
 """The options of `generate`, read from its arguments and the generation configuration of the model."""
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -22,7 +23,8 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 
 # Arguments of transformers that change nothing here: nothing is cached, and logits that are not finite are an error.
-_WITHOUT_EFFECT = ("use_cache", "remove_invalid_values")
+# `Seq2SeqTrainer` passes the labels of its batches.
+_WITHOUT_EFFECT = ("use_cache", "remove_invalid_values", "labels")
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,15 @@ class UnmaskingOptions:
             value = left.pop(name, None) if name in left else getattr(config, name, None)
             if value not in neutral:
                 raise ValueError(f"{name}={value!r} is not supported: a text that is unmasked is not written in order.")
-        # Outputs that transformers can return besides the texts.
-        off = {name for name, value in left.items() if value is False and hasattr(config, name)}
+        if "max_length" in left and "max_new_tokens" in names:
+            raise ValueError(
+                f"max_length={left['max_length']!r} is not supported; pass max_new_tokens, the number of tokens "
+                "to write after each text."
+            )
+        # Outputs that transformers can return besides the texts, and what `Seq2SeqTrainer` passes without sharding.
+        off = {
+            name for name, value in left.items() if value is False and (hasattr(config, name) or name == "synced_gpus")
+        }
         return cls(**options), {name: left[name] for name in left if name not in (*off, *_WITHOUT_EFFECT)}
 
     def __post_init__(self) -> None:
@@ -94,8 +103,10 @@ class UnmaskingOptions:
         # As in transformers, 0 disables them.
         _check("top_k", self.top_k, int, 0, math.inf)
         _check("min_new_tokens", self.min_new_tokens, int, 0, self.max_new_tokens or 0)
-        for name in ("temperature", "guidance_scale", "repetition_penalty", "entropy_bound"):
+        for name in ("guidance_scale", "repetition_penalty", "entropy_bound"):
             _check(name, getattr(self, name), float, 0, math.inf, open_below=True)
+        # Callers of transformers pass 0 with do_sample=False.
+        _check("temperature", self.temperature, float, 0, math.inf, open_below=self.do_sample is True)
         _check("top_p", self.top_p, float, 0, 1, open_below=True)
         _check("confidence_threshold", self.confidence_threshold, float, 0, 1)
         _check("remasking", self.remasking, float, 0, 1)
@@ -140,9 +151,9 @@ def _check(name: str, value: Any, kind: type, low: float, high: float, *, open_b
     """Check that an option is None, or of a type and in a range."""
     if value is None:
         return
-    numbers = int if kind is int else (int, float)
+    allowed: Any = numbers.Integral if kind is int else numbers.Real
     inside = (
-        isinstance(value, numbers)
+        isinstance(value, allowed)
         and not isinstance(value, bool)
         and (low < value if open_below else low <= value)
         and value <= high

@@ -212,6 +212,12 @@ class Conversation(WritingTask):
                 "the chat template of --from must render a conversation as its beginning with add_generation_prompt, "
                 f"followed by the reply, but it does not for {_shown(messages)}."
             )
+        if before[-1:] == [self.end_id]:
+            raise UsageError(
+                f"the chat template of --from must not end the prompt of a reply with {tokenizer.decode(self.end_id)}, "
+                "which generate removes; end it with a text such as 'assistant:' where add_generation_prompt is true. "
+                f"It does so for {_shown(messages[:-1])}."
+            )
         reply = both[len(before) :]
         return before, reply if reply[-1:] == [self.end_id] else [*reply, self.end_id]
 
