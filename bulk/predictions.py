@@ -51,11 +51,11 @@ class Predictions:
     ) -> None:
         self.classifier, self.tokenizer = classifier, private_copy(tokenizer)
         self.device_type = classifier.device.type
-        self.max_length = classifier.base_model.longest_text(tokenizer, model.max_length)
+        encoder: Any = classifier.base_model
+        self.max_length: int | None = encoder.longest_text(tokenizer, model.max_length)
         self.max_tokens, self.all_scores = model.max_tokens, options.scores
-        config = classifier.config
-        names: Any = config.id2label
-        self.labels = [str(names[index]) for index in range(config.num_labels)]
+        config: Any = classifier.config
+        self.labels = [str(config.id2label[index]) for index in range(config.num_labels)]
         self.activation, self._score = _activation(config, config.num_labels)
         self.calibration = calibration_of(classifier)
         self.coverage, self.abstain_below = options.coverage, options.abstain_below
