@@ -344,9 +344,10 @@ def test_runtimes_use_as_many_threads_as_torch(encoders: dict[str, tuple[Any, Pa
     try:
         for number in (1, 2):
             torch.set_num_threads(number)
-            (session, compiled) = (next(iter(load(encoders[to][1]).exported.runners.values())) for to in FORMATS[:2])
-            assert session.session.get_session_options().intra_op_num_threads == number
-            assert compiled.compiled_model.get_property("INFERENCE_NUM_THREADS") == number
+            loaded = (ExportedEncoder.from_pretrained(encoders[to][1], device="cpu") for to in ("onnx", "openvino"))
+            onnx, openvino = (next(iter(each.exported.runners.values())) for each in loaded)
+            assert onnx.session.get_session_options().intra_op_num_threads == number
+            assert openvino.compiled_model.get_property("INFERENCE_NUM_THREADS") == number
     finally:
         torch.set_num_threads(threads)
 
