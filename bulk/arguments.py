@@ -20,6 +20,7 @@ ENGINES = ("local", "ray")
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 PathOrName = str | os.PathLike[str]
 _DTYPES = ["auto", "float32", "bfloat16"]
+_TRUST = {"help": "Load a model that was exported as a torch program, which can run any code."}
 
 
 @dataclass
@@ -112,6 +113,7 @@ class EmbeddingArguments(VectorArguments):
             "choices": list(FORMATS),
         },
     )
+    trust_remote_code: bool = field(default=False, metadata=_TRUST)
 
 
 @dataclass
@@ -124,6 +126,7 @@ class PredictionArguments:
         coverage: The share of true labels that the sets of a calibrated model contain.
         abstain_below: The p-value of unfamiliarity below which a calibrated model has no answer.
         precision: The dtype to compute in.
+        trust_remote_code: Whether to load a torch program, which can run any code.
     """
 
     _argument_group_name = "predictions"
@@ -143,10 +146,11 @@ class PredictionArguments:
     precision: str = field(
         default="auto",
         metadata={
-            "help": "dtype to compute in; auto chooses the fastest for the device.",
+            "help": "dtype to compute in; auto chooses the fastest for the device. Exported models compute in float32.",
             "choices": _DTYPES,
         },
     )
+    trust_remote_code: bool = field(default=False, metadata=_TRUST)
 
 
 @dataclass

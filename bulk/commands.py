@@ -87,11 +87,12 @@ def embed(
         return run_on_ray(embed, parts, engine.workers)
 
     def load() -> tuple[Computation, str]:
-        device = choose_device(model.device)
         if kind is not None:
-            vectors, sentence = load_text_vectors(kind, model.model, device, options.precision)
+            vectors, sentence = load_text_vectors(kind, model.model, choose_device(model.device), options.precision)
             return ListedVectors(vectors, model, options), sentence
-        encoder, tokenizer, sentence = load_encoder(model.model, device, options.precision)
+        encoder, tokenizer, sentence = load_encoder(
+            model.model, model.device, options.precision, options.trust_remote_code
+        )
         return Vectors(encoder, tokenizer, model, options), sentence
 
     read = CorpusRows(corpus, rows)
@@ -113,7 +114,9 @@ def predict(
         return run_on_ray(predict, parts, engine.workers)
 
     def load() -> tuple[Predictions, str]:
-        classifier, tokenizer, sentence = load_classifier(model.model, choose_device(model.device), options.precision)
+        classifier, tokenizer, sentence = load_classifier(
+            model.model, model.device, options.precision, options.trust_remote_code
+        )
         return Predictions(classifier, tokenizer, model, options), sentence
 
     read = CorpusRows(corpus, rows, options.text_pair_column)

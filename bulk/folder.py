@@ -27,7 +27,7 @@ from ..saving.whole_folders import write_atomically
 from .results import Counts
 
 # What can change when a run is continued.
-_MAY_CHANGE = ("model", "output_dir", "device", "strict")
+_MAY_CHANGE = ("model", "output_dir", "device", "strict", "trust_remote_code")
 _FILES = "files of the corpus"
 
 

@@ -17,6 +17,7 @@ from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import transformer_folder
 from ..export import ExportedEncoder
+from ..export.exported_graph import ExportedHead, load_exported_head
 from ..inference import optimize_for_inference
 from ..inference.retrieval_vectors import retrieval_vectors
 from ..inference.text_vectors import DENSE, TextVectors
@@ -48,51 +49,71 @@ def choose_device(asked: str | None) -> torch.device:
     return device
 
 
-def load_encoder(name: str, device: torch.device, precision: str) -> tuple[Any, PreTrainedTokenizerBase, str]:
+def load_encoder(
+    name: str, device: str | None, precision: str, trust_remote_code: bool = False
+) -> tuple[Any, PreTrainedTokenizerBase, str]:
     """Load an encoder of this package or of a family that `convert` supports, or an exported one.
 
     Args:
         name: A folder or a Hub id.
-        device: The device to compute on.
+        device: The device to compute on; by default that of `choose_device`, or of the runtime if it is exported.
         precision: `--precision`.
+        trust_remote_code: Whether to load a torch program, which can run any code.
 
     Returns:
         The encoder, its tokenizer, and a sentence that says how it computes.
 
     Raises:
-        UsageError: If it has no tokenizer, or cannot compute in that precision.
-        ValueError: If it cannot be converted.
+        UsageError: If it has no tokenizer, or cannot compute on that device or in that precision.
+        ValueError: If it cannot be converted, or is a torch program and not trusted.
     """
     if is_exported(name):
-        if precision == "bfloat16":
-            raise UsageError("--precision bfloat16 is not possible with an exported model, which computes in float32.")
-        options = {} if device.type == "cpu" else {"device": str(device)}
+        options, sentence = _for_exported(name, device, precision, trust_remote_code)
         exported = ExportedEncoder.from_pretrained(name, **options)
-        return exported, exported.tokenizer, f"{name} is exported, and computes in float32."
+        return exported, exported.tokenizer, sentence
+    place = choose_device(device)
     folder_of(name)  # Its error names the model.
     model = load_or_convert(name, base_model=True)
-    return model, tokenizer_of(name, model), prepare(model, device, precision)
+    return model, tokenizer_of(name, model), prepare(model, place, precision)
 
 
 def load_classifier(
-    name: str, device: torch.device, precision: str
-) -> tuple[SequenceEncoderForSequenceClassification, PreTrainedTokenizerBase, str]:
+    name: str, device: str | None, precision: str, trust_remote_code: bool = False
+) -> tuple[SequenceEncoderForSequenceClassification | ExportedHead, PreTrainedTokenizerBase, str]:
     """Load a model with a head for sequence classification, as `load_encoder`.
 
     Raises:
-        UsageError: If it has no such head or no tokenizer.
-        ValueError: If it cannot be converted.
+        UsageError: If it has no such head or no tokenizer, or cannot compute on that device or in that precision.
+        ValueError: If it cannot be converted, or is a torch program and not trusted.
     """
     if is_exported(name):
-        raise UsageError(f"{name} is exported, and only embed runs exported models; pass the model before the export.")
+        options, sentence = _for_exported(name, device, precision, trust_remote_code)
+        head, tokenizer = load_exported_head(name, **options)
+        _check_head(name, head)
+        return head, tokenizer, sentence
+    place = choose_device(device)
     folder_of(name)  # Its error names the model.
     model = load_or_convert(name)
-    if not isinstance(model, SequenceEncoderForSequenceClassification):
+    _check_head(name, model)
+    return cast(Any, model), tokenizer_of(name, model), prepare(model, place, precision)
+
+
+def _for_exported(name: str, device: str | None, precision: str, trust_remote_code: bool) -> tuple[dict[str, Any], str]:
+    """Return the options that load an exported model, and a sentence that says how it computes."""
+    if precision == "bfloat16":
+        raise UsageError("--precision bfloat16 is not possible with an exported model, which computes in float32.")
+    # Without the option, the runtime chooses: it may lack the GPU that torch has.
+    options = {} if device is None else {"device": str(choose_device(device))}
+    return {"trust_remote_code": trust_remote_code, **options}, f"{name} is exported, and computes in float32."
+
+
+def _check_head(name: str, model: Any) -> None:
+    # The class of an exported model has the name of the model's.
+    if type(model).__name__ != SequenceEncoderForSequenceClassification.__name__:
         raise UsageError(
             f"{name} is a {type(model).__name__}, and has no head for sequence classification, which predictions and "
             "reranking need. For vectors, use `sequence-encoder embed`."
         )
-    return model, tokenizer_of(name, model), prepare(model, device, precision)
 
 
 def kind_of(name: str, vectors: Sequence[str] = ()) -> type[TextVectors] | None:

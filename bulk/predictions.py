@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..data.batching import token_batches
+from ..export.exported_graph import ExportedHead
 from ..modeling import SequenceEncoderForSequenceClassification
 from ..modeling.calibrated_outputs import check_refusal, labels_in_sets, with_p_values
 from ..modeling.calibration import calibration_of
@@ -32,7 +33,7 @@ class Predictions:
     """The labels and scores of texts, with the options of `predict`.
 
     Args:
-        classifier: The model.
+        classifier: The model, which may be exported.
         tokenizer: Its tokenizer.
         model: How to read texts.
         options: What to predict.
@@ -43,19 +44,19 @@ class Predictions:
 
     def __init__(
         self,
-        classifier: SequenceEncoderForSequenceClassification,
+        classifier: SequenceEncoderForSequenceClassification | ExportedHead,
         tokenizer: PreTrainedTokenizerBase,
         model: ModelArguments,
         options: PredictionArguments,
     ) -> None:
         self.classifier, self.tokenizer = classifier, private_copy(tokenizer)
         self.device_type = classifier.device.type
-        self.max_length = classifier.model.longest_text(tokenizer, model.max_length)
+        encoder: Any = classifier.base_model
+        self.max_length: int | None = encoder.longest_text(tokenizer, model.max_length)
         self.max_tokens, self.all_scores = model.max_tokens, options.scores
-        config = classifier.config
-        names: Any = config.id2label
-        self.labels = [str(names[index]) for index in range(classifier.num_labels)]
-        self.activation, self._score = _activation(config, classifier.num_labels)
+        config: Any = classifier.config
+        self.labels = [str(config.id2label[index]) for index in range(config.num_labels)]
+        self.activation, self._score = _activation(config, config.num_labels)
         self.calibration = calibration_of(classifier)
         self.coverage, self.abstain_below = options.coverage, options.abstain_below
         check_refusal(self.calibration, self.coverage, self.abstain_below)

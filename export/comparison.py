@@ -66,24 +66,6 @@ class ExportCheck:
         )
 
 
-def runtime_options(to: str, threads: int) -> dict[str, Any]:
-    """Return the options with which a runtime computes in float32, on a number of threads.
-
-    Args:
-        to: The format.
-        threads: The number of threads. Torch programs use those of torch.
-    """
-    if to == "onnx":
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        return {"session_options": options}
-    if to == "openvino":
-        return {"config": {**FORMATS[to].full_precision["config"], "INFERENCE_NUM_THREADS": threads}}
-    return {}
-
-
 @torch.no_grad()
 def compare(to: str, model: Run, exported: Run, batches: Sequence[Inputs], eight_bits: bool) -> ExportCheck:
     """Compare the outputs of both models for some batches, and their speed for the last batch.

@@ -12,16 +12,15 @@ from typing import Any, cast
 
 import torch
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
 
-from ..configuration import SequenceEncoderConfig
 from ..data.batching import token_batches
 from ..modeling.pooling import POOLINGS
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.recipe_files import read_recipe
 from ..modeling.text_encoding.text_encoding import TextEncodingMixin
+from .exported_graph import ExportedGraph
 from .graphs import VECTORS, padded_inputs
-from .loading import hub_options, load_exported, running_lock
+from .loading import hub_options, load_exported
 
 _TOKENS = "last_hidden_state"
 
@@ -37,7 +36,7 @@ class _RecipeInGraph(EmbeddingRecipe):
         return self.graph_channels
 
 
-class ExportedEncoder(TextEncodingMixin):
+class ExportedEncoder(ExportedGraph, TextEncodingMixin):
     """An encoder that `export` has saved, with its tokenizer. It runs on ONNX Runtime, OpenVINO or torch.
 
     Load one with `from_pretrained`.
@@ -52,11 +51,8 @@ class ExportedEncoder(TextEncodingMixin):
     """
 
     def __init__(self, exported: Any, tokenizer: PreTrainedTokenizerBase, recipe: EmbeddingRecipe | None) -> None:
-        self.exported, self.tokenizer, self.embedding_recipe = exported, tokenizer, recipe
-        self._running = running_lock(exported)
-        self.config: SequenceEncoderConfig = exported.config
-        (component,) = exported.components.values()
-        self._inputs = tuple(component.metadata.kwargs)
+        super().__init__(exported)
+        self.tokenizer, self.embedding_recipe = tokenizer, recipe
         outputs = self._run([[self.config.pad_token_id or 0] * 2])
         if not {_TOKENS, VECTORS} & outputs.keys():
             raise ValueError(
@@ -83,22 +79,6 @@ class ExportedEncoder(TextEncodingMixin):
         hub = hub_options(options)
         exported, tokenizer = load_exported(name, **options)
         return cls(exported, tokenizer, read_recipe(name, **hub))
-
-    def __call__(self, **inputs: torch.Tensor) -> Any:
-        """Run the graph on the outputs of a tokenizer, and return what the model returns.
-
-        Args:
-            **inputs: Tensors (B, S), such as `input_ids` and `attention_mask`.
-
-        Raises:
-            ValueError: If an input of the graph is missing.
-        """
-        # OpenVINO would compute with other values.
-        if missing := [name for name in self._inputs if name not in inputs]:
-            raise ValueError(f"The graph also needs {' and '.join(missing)}, got only {', '.join(inputs) or 'none'}.")
-        with self._running:
-            outputs = self.exported(**{name: tensor for name, tensor in inputs.items() if name in self._inputs})
-        return ModelOutput(outputs)
 
     def encode(
         self,

@@ -21,9 +21,9 @@ from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 from ..modeling.text_encoding.recipe_files import write_recipe
 from ..saving.whole_folders import atomic_folder, check_replaceable
 from .card import write_card
-from .comparison import ExportCheck, Inputs, compare, runtime_options
+from .comparison import ExportCheck, Inputs, compare
 from .graphs import exporter_of, graph_module, input_names, sample_inputs, trace
-from .loading import open_exported
+from .loading import open_exported, runtime_options
 from .quiet import quiet_exporters
 from .requirements import FORMATS, check_format
 
@@ -151,7 +151,7 @@ def _check(
 ) -> tuple[ExportCheck, dict[str, tuple[str, ...]]]:
     """Compare the saved file with the model, and return the result and the shapes of the outputs in words."""
     # The file that was just written is safe to run.
-    options = {"trust_remote_code": FORMATS[to].runs_code, **runtime_options(to, torch.get_num_threads())}
+    options = {"trust_remote_code": FORMATS[to].runs_code, **runtime_options(to)}
     exported = open_exported(folder, device="cpu", **options)
     eight_bits = any(isinstance(layer, EightBitLinear) for layer in module.modules())
     check = compare(to, module, exported, batches, eight_bits)

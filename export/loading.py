@@ -1,15 +1,14 @@
-"""Loads exported models, with the options that make them compute in float32."""
+"""Loads exported models, with the options that make them compute in float32 and on the threads of torch."""
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 import warnings
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
@@ -45,10 +44,11 @@ def load_exported(name: str | os.PathLike[str], **options: Any) -> tuple[Any, Pr
     if FORMATS[to].runs_code and not options.get("trust_remote_code"):
         raise ValueError(
             f"{name} is {FORMATS[to].title}, which can run any code when it is loaded. If you trust its author, pass "
-            "trust_remote_code=True."
+            "trust_remote_code=True (--trust_remote_code to `embed` and `predict`)."
         )
-    for key, value in FORMATS[to].full_precision.items():
-        options[key] = {**value, **(options.get(key) or {})}
+    for key, value in runtime_options(to).items():
+        given = options.get(key)
+        options[key] = {**value, **(given or {})} if isinstance(value, dict) else given or value
     return open_exported(name, **options), AutoTokenizer.from_pretrained(os.fspath(name), **hub)
 
 
@@ -67,11 +67,27 @@ def open_exported(name: str | os.PathLike[str], **options: Any) -> Any:
         return ExportedModel.from_pretrained(os.fspath(name), **options)
 
 
+def runtime_options(to: str) -> dict[str, Any]:
+    """Return the options with which a runtime computes in float32, on as many threads as torch.
+
+    Without them, runtimes start a thread for each core of the machine, also in a container with fewer.
+
+    Args:
+        to: The format. Torch programs need no options.
+    """
+    threads = torch.get_num_threads()
+    if to == "onnx":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        return {"session_options": options}
+    if to == "openvino":
+        # OpenVINO otherwise computes in bfloat16 if the processor has instructions for it.
+        return {"config": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}}
+    return {}
+
+
 def hub_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return those options that say how to download files from the Hub."""
     return {key: value for key, value in options.items() if key in _HUB_OPTIONS}
-
-
-def running_lock(exported: Any) -> AbstractContextManager[Any]:
-    """Return a context in which to run an exported model: OpenVINO rejects a request while another one runs."""
-    return threading.Lock() if exported.export_format == "openvino" else nullcontext()

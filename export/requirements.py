@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from ..command_line.extras import MissingLibraryError, require
 
@@ -22,7 +20,6 @@ class Format:
         file: The file with the graph.
         weights: The file with the weights beside it, or None if the first file contains them.
         libraries: The libraries that it needs, without torch and transformers.
-        full_precision: The options of `ExportedModel.from_pretrained` with which the runtime computes in float32.
         runs_code: Whether files can run code when they are loaded.
     """
 
@@ -32,7 +29,6 @@ class Format:
     file: str
     weights: str | None
     libraries: tuple[str, ...] = ()
-    full_precision: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     runs_code: bool = False
 
 
@@ -40,16 +36,7 @@ FORMATS = {
     "onnx": Format(
         "onnx", "ONNX", "ONNX Runtime", "model.onnx", "model.onnx.data", ("onnx", "onnxscript", "onnxruntime")
     ),
-    "openvino": Format(
-        "openvino",
-        "OpenVINO",
-        "OpenVINO",
-        "openvino_model.xml",
-        "openvino_model.bin",
-        ("openvino",),
-        # OpenVINO otherwise computes in bfloat16 if the processor has instructions for it.
-        {"config": {"INFERENCE_PRECISION_HINT": "f32"}},
-    ),
+    "openvino": Format("openvino", "OpenVINO", "OpenVINO", "openvino_model.xml", "openvino_model.bin", ("openvino",)),
     # Torch unpickles parts of the file, and evaluates expressions for sizes as Python code.
     "torch": Format("dynamo", "a torch program", "the exported program", "model.pt2", None, runs_code=True),
 }

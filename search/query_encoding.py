@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import torch
 from tqdm.auto import tqdm
 
-from ..bulk.models import kind_of, load_encoder, load_text_vectors
+from ..bulk.models import choose_device, kind_of, load_encoder, load_text_vectors
 from ..command_line import UsageError
 from ..inference.text_vectors import DENSE, DOCUMENT, QUERY, TextVectors
 
@@ -26,13 +25,13 @@ class QueryEncoding(NamedTuple):
 
 
 def load_query_encoding(
-    name: str, device: torch.device, facts: Mapping[str, Any], query_prompt: str | None
+    name: str, device: str | None, facts: Mapping[str, Any], query_prompt: str | None
 ) -> QueryEncoding:
     """Load a model for the queries of an index.
 
     Args:
         name: A folder or a Hub id.
-        device: The device to compute on.
+        device: The device to compute on; by default that of `load_encoder`.
         facts: How the vectors of the index were computed.
         query_prompt: What to put before queries; None for the prompt of the model.
 
@@ -47,7 +46,7 @@ def load_query_encoding(
         raise UsageError(f"{name} does not have {' and '.join(kinds)} vectors, as the index does.")
     if kind is None:
         return _dense(name, device, facts, query_prompt)
-    vectors, _ = load_text_vectors(kind, name, device, "auto")
+    vectors, _ = load_text_vectors(kind, name, choose_device(device), "auto")
     if [vectors.channels(each) for each in kinds] != facts["dimensions"]:
         raise UsageError(f"{name} has vectors of other sizes than those of the index.")
     return text_vectors_encoding(vectors, facts, query_prompt)
@@ -71,7 +70,7 @@ def text_vectors_encoding(vectors: TextVectors, facts: Mapping[str, Any], query_
     )
 
 
-def _dense(name: str, device: torch.device, facts: Mapping[str, Any], query_prompt: str | None) -> QueryEncoding:
+def _dense(name: str, device: str | None, facts: Mapping[str, Any], query_prompt: str | None) -> QueryEncoding:
     encoder, tokenizer, _ = load_encoder(name, device, "auto")
     options = {
         "show_progress_bar": False,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..bulk.arguments import ModelArguments, PredictionArguments
-from ..bulk.models import choose_device, load_classifier
+from ..bulk.models import load_classifier
 from ..bulk.predictions import Predictions
 from ..command_line import UsageError
 from .hit import Hit
@@ -16,7 +16,7 @@ class Reranker:
     """A cross-encoder with one score for a query and a text. Threads may share it.
 
     Args:
-        model: A folder or a Hub id of a model with a head for sequence classification.
+        model: A folder or a Hub id of a model with a head for sequence classification, also exported.
         device: The device to compute on; by default a GPU if there is one.
 
     Raises:
@@ -24,9 +24,9 @@ class Reranker:
     """
 
     def __init__(self, model: str, device: str | None = None) -> None:
-        classifier, tokenizer, _ = load_classifier(model, choose_device(device), "auto")
-        if classifier.num_labels != 1:
-            raise UsageError(f"a reranker has one label, and {model} has {classifier.num_labels}.")
+        classifier, tokenizer, _ = load_classifier(model, device, "auto")
+        if classifier.config.num_labels != 1:
+            raise UsageError(f"a reranker has one label, and {model} has {classifier.config.num_labels}.")
         self._predictions = Predictions(classifier, tokenizer, ModelArguments(model), PredictionArguments())
 
     def scores(self, query: str, texts: Sequence[str]) -> list[float]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ..bulk.formats import LANCE_COLUMNS
-from ..bulk.models import choose_device
 from ..command_line import UsageError
 from ..command_line.extras import require
 from .arguments import MODES
@@ -136,7 +135,7 @@ class SearchIndex:
         name = self._model or self.facts["model"]
         if self._model is None and os.path.isabs(name) and not os.path.isdir(name):
             raise UsageError(f"the model of the index is no longer in {name}; pass its new folder as --model.")
-        encoding = load_query_encoding(name, choose_device(self._device), self.facts, self.layout.query_prompt)
+        encoding = load_query_encoding(name, self._device, self.facts, self.layout.query_prompt)
         self._compare(name, encoding.document)
         return encoding.query
 

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 import sequence_encoder
 from sequence_encoder import SequenceEncoderConfig
 from sequence_encoder.configuration import PRESETS
-from sequence_encoder.export.comparison import compare_outputs, runtime_options
+from sequence_encoder.export.comparison import compare_outputs
 from sequence_encoder.export.graphs import exporter_of, sample_inputs, trace
+from sequence_encoder.export.loading import runtime_options
 from sequence_encoder.export.quiet import quiet_exporters
 from sequence_encoder.export.requirements import FORMATS
 
@@ -90,7 +91,7 @@ def main() -> int:
         for to in FORMATS:
             with quiet_exporters():
                 exported = trace(exporter_of(to), model, batch(model, [7, 4, 3]))
-            exported.to("cpu", **runtime_options(to, torch.get_num_threads()))
+            exported.to("cpu", **runtime_options(to))
             largest = 0.0
             for lengths in ([1], [5], [2, 1], [11, 5, 7, 1], [37] * 3, [4, 0, 2], [0, 3]):
                 for padding in PADDING:

@@ -260,7 +260,7 @@ def test_the_folder_stays_one_of_a_dense_encoder(converted: Path, tokenizer: Any
     plain, report = AutoModel.from_pretrained(converted, output_loading_info=True)
     assert type(plain) is SequenceEncoderModel
     assert not report["unexpected_keys"]
-    encoder, _, _ = load_encoder(str(converted), torch.device("cpu"), "float32")
+    encoder, _, _ = load_encoder(str(converted), "cpu", "float32")
     served = load_served_model(str(converted), "float32", "cpu")
     assert served.tasks == ("embed", "embed_sparse", "embed_all")
     rows = served.tokenize(TEXTS, truncate=True)

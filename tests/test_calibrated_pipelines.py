@@ -384,6 +384,7 @@ def test_the_server_returns_the_results_of_the_pipeline(folders: dict[str, Path]
     assert "unfamiliarity" not in ask(app, "/predict", {"inputs": TEXTS[0], "model": "plain"}).json()[0]
 
 
+@pytest.mark.since("pyarrow", "26", "writes null vectors")
 @pytest.mark.since("transformers", "5.23", "runs exported models")
 @pytest.mark.since("torch", "2.11", "has what the exporters need")
 def test_an_exported_model_keeps_its_scores_sets_and_p_values(
@@ -399,6 +400,15 @@ def test_an_exported_model_keeps_its_scores_sets_and_p_values(
     assert [each["label"] for each in exported(TEXTS, abstain_below=0.1)] == [
         each["label"] for each in pipe(TEXTS, abstain_below=0.1)
     ]
+    corpus = write_rows(tmp_path / "rows.parquet", [{"text": text} for text in TEXTS])
+    options = {"coverage": 0.95, "abstain_below": 0.1, "precision": "float32"}
+    predict_corpus(folders["calibrated"], corpus, tmp_path / "before", **options)
+    predict_corpus(tmp_path / "exported", corpus, tmp_path / "after", trust_remote_code=True, **options)
+    rows = zip(*(table_of(tmp_path / name).to_pylist() for name in ("after", "before")), strict=True)
+    for row, before in rows:
+        assert row.pop("unfamiliarity") == pytest.approx(before.pop("unfamiliarity"), abs=0.011)
+        assert (score := before.pop("score")) == row["score"] is None or row["score"] == pytest.approx(score, abs=1e-5)
+        assert {**row, "score": None} == {**before, "score": None}
     # As earlier versions exported it.
     manifest = tmp_path / "exported" / "export.json"
     manifest.write_text(manifest.read_text().replace("layer_vectors", "other"))

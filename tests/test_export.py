@@ -19,6 +19,8 @@ from transformers import pipeline
 
 from sequence_encoder import SequenceEncoderForQuestionAnswering, SequenceEncoderModel
 from sequence_encoder.__main__ import main
+from sequence_encoder.bulk.models import load_classifier
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError
 from sequence_encoder.export import ExportedEncoder, comparison, export, exported_pipeline, exporting, requirements
 from sequence_encoder.inference import QuestionAnsweringPipeline
@@ -295,6 +297,10 @@ def test_an_exported_model_says_what_it_cannot_do(
             exported.encode(["text"], **options)
     with pytest.raises(ValueError, match="'start_logits', 'end_logits'"):
         ExportedEncoder.from_pretrained(answering[1])
+    with pytest.raises(UsageError, match=r"is a SequenceEncoderModel, and has no head for .*`sequence-encoder embed`"):
+        load_classifier(str(encoders["onnx"][1]), None, "auto")
+    with pytest.raises(UsageError, match="is a SequenceEncoderForQuestionAnswering, and has no head for"):
+        load_classifier(str(answering[1]), None, "auto")
     with pytest.raises(ValueError, match="also needs attention_mask, got only input_ids"):
         ExportedEncoder.from_pretrained(encoders["openvino"][1])(input_ids=torch.tensor([[5, 6]]))
 
@@ -330,6 +336,20 @@ def test_threads_share_an_exported_encoder(encoders: dict[str, tuple[Any, Path]]
     with ThreadPoolExecutor(8) as pool:
         for found in pool.map(lambda _: exported.encode(texts, convert_to_tensor=True), range(40)):
             assert_same(found, expected, 1e-6)
+
+
+@traced
+def test_runtimes_use_as_many_threads_as_torch(encoders: dict[str, tuple[Any, Path]]) -> None:
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            loaded = (ExportedEncoder.from_pretrained(encoders[to][1], device="cpu") for to in ("onnx", "openvino"))
+            onnx, openvino = (next(iter(each.exported.runners.values())) for each in loaded)
+            assert onnx.session.get_session_options().intra_op_num_threads == number
+            assert openvino.compiled_model.get_property("INFERENCE_NUM_THREADS") == number
+    finally:
+        torch.set_num_threads(threads)
 
 
 @EXPORTERS

@@ -1,0 +1,112 @@
+"""Runs the graph of an exported model, with what pipelines and `predict` ask of a model with a head.
+
+Shapes: B batch, S sequence.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
+
+from ..configuration import SequenceEncoderConfig
+from ..modeling.calibration import Calibration, read_calibration
+from ..modeling.layer_vectors import LAYER_VECTORS
+from ..modeling.text_encoding.text_length import TextLengthMixin
+from .loading import hub_options, load_exported
+
+
+class ExportedGraph:
+    """The graph of an exported model. Threads may share it.
+
+    Args:
+        exported: The `ExportedModel` of transformers.
+    """
+
+    def __init__(self, exported: Any) -> None:
+        self.exported = exported
+        self.config: SequenceEncoderConfig = exported.config
+        (component,) = exported.components.values()
+        self._inputs = tuple(component.metadata.kwargs)
+        # OpenVINO rejects a request while another one runs.
+        is_openvino = exported.export_format == "openvino"
+        self._running: AbstractContextManager[Any] = threading.Lock() if is_openvino else nullcontext()
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Run the graph on the outputs of a tokenizer, and return what the model returns.
+
+        Args:
+            **inputs: Tensors (B, S), such as `input_ids` and `attention_mask`. Others than those of the graph are
+                ignored.
+
+        Raises:
+            ValueError: If an input of the graph is missing.
+        """
+        # OpenVINO would compute with other values.
+        if missing := [name for name in self._inputs if name not in inputs]:
+            raise ValueError(f"The graph also needs {' and '.join(missing)}, got only {', '.join(inputs) or 'none'}.")
+        with self._running:
+            return ModelOutput(self.exported(**{name: inputs[name] for name in self._inputs}))
+
+
+class ExportedHead(TextLengthMixin, ExportedGraph):
+    """An exported model with a head. The name of its class is that of the model.
+
+    Load one with `load_exported_head`.
+
+    Args:
+        exported: The `ExportedModel` of transformers.
+        calibration: Its calibration, if it has one.
+    """
+
+    def __init__(self, exported: Any, calibration: Calibration | None) -> None:
+        super().__init__(exported)
+        self.calibration = calibration
+        self.device: torch.device = exported.device
+        self.dtype: torch.dtype = exported.dtype
+
+    @property
+    def base_model(self) -> ExportedHead:
+        """The model itself, since a graph has no parts."""
+        return self
+
+    def forward(self, **inputs: Any) -> Any:
+        """Run the graph."""
+        return self(**inputs)
+
+    def can_generate(self) -> bool:
+        """Return whether the model generates text."""
+        return False
+
+    def to(self, device: Any) -> ExportedHead:
+        """Return the model, whose device was chosen when it was loaded."""
+        return self
+
+
+def load_exported_head(name: str | os.PathLike[str], **options: Any) -> tuple[ExportedHead, PreTrainedTokenizerBase]:
+    """Load an exported model with its calibration, and its tokenizer. It computes in float32.
+
+    Args:
+        name: A folder or a Hub id.
+        **options: Arguments of `transformers.exporters.ExportedModel.from_pretrained`.
+
+    Raises:
+        MissingLibraryError: If the runtime is not installed.
+        OSError: If there is no exported model.
+        ValueError: If the format is not supported, or can run code and is not trusted.
+    """
+    exported, tokenizer = load_exported(name, **options)
+    calibration = read_calibration(name, **hub_options(options))
+    (component,) = exported.components.values()
+    if calibration is not None and calibration.needs_vectors and LAYER_VECTORS not in str(component.metadata.out_spec):
+        # An earlier version has exported it.
+        calibration = replace(calibration, unfamiliarity=None)
+    # Pipelines compare the name of the class with those that the task supports.
+    kind = type(next(iter(exported.config.architectures or ["ExportedModel"])), (ExportedHead,), {})
+    return kind(exported, calibration), tokenizer
