@@ -139,37 +139,26 @@ def test_a_model_without_a_head_is_refused(encoder: Path, corpus: Path, tmp_path
 
 @pytest.mark.since("transformers", "5.23", "runs exported models")
 @pytest.mark.since("torch", "2.11", "has what the exporters need")
-@pytest.mark.parametrize(
-    ("to", "fields", "options"),
-    [
-        ("openvino", {"num_labels": 1}, {"text_pair_column": "other"}),
-        ("torch", {"num_labels": 1, "problem_type": "regression"}, {"trust_remote_code": True}),
-    ],
-)
-def test_an_exported_model_predicts_as_the_model(
-    save_classifier: Callable[..., Path],
-    corpus: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    to: str,
-    fields: dict[str, Any],
-    options: dict[str, Any],
+def test_an_exported_cross_encoder_predicts_as_the_model(
+    save_classifier: Callable[..., Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(comparison, "_MEASURED", 0.0)
-    source, exported = save_classifier(num_hidden_layers=1, **fields), tmp_path / "exported"
+    source, exported = save_classifier(num_hidden_layers=1, num_labels=1), tmp_path / "exported"
     model = SequenceEncoderForSequenceClassification.from_pretrained(source)
-    export(model, AutoTokenizer.from_pretrained(source), exported, to)
-    first = predict_corpus(**options_of(source, corpus, tmp_path / "model's", scores=True, **options))
-    runs = [options_of(exported, corpus, tmp_path / name, scores=True, **options) for name in ("whole", "out")]
+    export(model, AutoTokenizer.from_pretrained(source), exported, "openvino")
+    first = predict_corpus(**options_of(source, corpus, tmp_path / "model's", text_pair_column="other", scores=True))
+    runs = [
+        options_of(exported, corpus, tmp_path / name, text_pair_column="other", scores=True)
+        for name in ("whole", "out")
+    ]
     assert [predict_corpus(**run) for run in runs] == [first, first]
     found, expected = (table_of(tmp_path / name).to_pydict() for name in ("whole", "model's"))
     assert found["label"] == expected["label"]
     for name in ("score", "scores"):
         for ours, theirs in zip(found[name], expected[name], strict=True):
             assert ours == (None if theirs is None else pytest.approx(theirs, abs=1e-5))
-    if to == "openvino":
-        ranked = [Reranker(str(folder), "cpu").scores("the cat", WORDS) for folder in (source, exported)]
-        assert ranked[1] == pytest.approx(ranked[0], abs=1e-2)
+    ranked = [Reranker(str(folder), "cpu").scores("the cat", WORDS) for folder in (source, exported)]
+    assert ranked[1] == pytest.approx(ranked[0], abs=1e-2)
 
     (tmp_path / "out" / "shard-000001.parquet").unlink()
     predict_corpus(**runs[1])
