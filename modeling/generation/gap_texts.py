@@ -81,7 +81,7 @@ class BannedAt:
 
     def forbid(self, row: torch.Tensor, positions: torch.Tensor, scores: torch.Tensor) -> None:
         """See `Constraint.forbid`."""
-        here = torch.isin(positions, self._places).nonzero()
+        here = torch.isin(positions, self._places.to(positions.device)).nonzero()
         scores[here.to(scores.device), self._tokens.to(scores.device)] = -torch.inf
 
 

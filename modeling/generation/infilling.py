@@ -69,9 +69,9 @@ class InfillingMixin:
         A mask token is a gap of one token, `[MASK]{5}` one of five tokens, and `[MASK]{1,8}` one of up to eight tokens,
         whose length the model chooses: after `adapt --task infilling`, it leaves masks empty; otherwise each length is
         tried, and the one with the highest score is taken, for several gaps one after another. A gap after a space
-        starts with a new word; after a letter, it continues the word or starts with a space. Before
-        letters that the tokenizer reads as a new word, it ends with a space. `[MASK]{1,}` has as many tokens as the
-        longest gaps of the training, or 16.
+        starts with a new word; after a letter, it continues the word or starts with a space. Before letters that the
+        tokenizer reads as a new word, it ends with a space. `[MASK]{1,}` has as many tokens as the longest gaps of the
+        training, or 16.
 
         Args:
             texts: A text or several texts with gaps.
