@@ -39,6 +39,8 @@ ROUTES = dict.fromkeys((OURS, DEFAULT, PLAIN, SORTED), ("/embed", "inputs")) | {
 # A request has one text. With mixed lengths, one of five is a long docstring.
 MIXES = {"short": 0.0, "mixed": 0.2}
 REQUESTS = 2000
+# Seconds of requests that are not measured, after a server has waited for the others.
+SETTLING = 3
 # wrk runs this. The requests are read from a file with one body in each line.
 SCRIPT = """
 local bodies = {}
@@ -210,6 +212,7 @@ def main() -> None:
                 found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
                 for _ in range(parsed.rounds):
                     for name in names:
+                        measure(name, clients, SETTLING)
                         found[name].append(measure(name, clients, parsed.seconds))
                 print_table(f"{mix}, {clients} clients, {parsed.precision}", found)
 

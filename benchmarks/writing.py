@@ -30,7 +30,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -205,26 +205,26 @@ def originals(gaps: list[tuple[np.ndarray, int]], size: int) -> np.ndarray:
 
 
 def infill(folder: Path, texts: Texts) -> None:
-    """Print how many gaps and tokens of sentences the models restore."""
-    encoder, masked, decoder = (load(folder, kind) for kind in (DIFFUSION, MASKED, GPT2))
+    """Print how many gaps and tokens of sentences the models in the folder restore."""
+    models = {kind: load(folder, kind) for kind in KINDS if (folder / kind / "training.json").exists()}
     mask = int(texts.tokenizer.mask_token_id or 0)
     print("\n| gap | texts | | exact | tokens | seconds |\n|---|---|---|---|---|---|")
     for size in GAPS:
         gaps = sentence_gaps(texts, size)
         wanted = originals(gaps, size)
-        runs: dict[str, Callable[[], np.ndarray]] = {
-            GPT2: lambda gaps=gaps, size=size: continued(decoder, gaps, size),
-            DIFFUSION: lambda gaps=gaps, size=size: filled(encoder, gaps, size, mask, steps=size),
-            MASKED: lambda gaps=gaps, size=size: filled(masked, gaps, size, mask, steps=size),
-            f"{DIFFUSION}, one step": lambda gaps=gaps, size=size: filled(encoder, gaps, size, mask, steps=1),
-            f"{MASKED}, one step": lambda gaps=gaps, size=size: filled(masked, gaps, size, mask, steps=1),
-        }
-        for name, run in runs.items():
-            started = time.perf_counter()
-            same = run() == wanted
-            seconds = time.perf_counter() - started
-            exact = same.all(axis=1).mean()
-            print(f"| {size} | {len(gaps)} | {name} | {exact:.1%} | {same.mean():.1%} | {seconds:.1f} |", flush=True)
+        for kind, model in models.items():
+            for steps in [size] if kind == GPT2 else sorted({size, 1}, reverse=True):
+                started = time.perf_counter()
+                if kind == GPT2:
+                    same = continued(model, gaps, size) == wanted
+                else:
+                    same = filled(model, gaps, size, mask, steps=steps) == wanted
+                seconds = time.perf_counter() - started
+                exact = same.all(axis=1).mean()
+                name = f"{kind}, {steps} steps"
+                print(
+                    f"| {size} | {len(gaps)} | {name} | {exact:.1%} | {same.mean():.1%} | {seconds:.1f} |", flush=True
+                )
 
 
 def judged(decoder: PreTrainedModel, gaps: list[tuple[np.ndarray, int]], written: np.ndarray) -> tuple[float, float]:
