@@ -7,6 +7,7 @@ from typing import Any
 from accepted_skips import ACCEPTED_SKIPS
 from model_tester import EncoderTester
 from subjects import SUBJECTS, Subject, cases
+from tests.generation.test_utils import GenerationTesterMixin
 from tests.test_configuration_common import ConfigTester
 from tests.test_modeling_common import ModelTesterMixin
 from transformers import PreTrainedModel
@@ -15,17 +16,18 @@ import sequence_encoder
 from sequence_encoder.configuration import PRESETS
 
 
-class ModelTests(ModelTesterMixin):
+class ModelTests(ModelTesterMixin, GenerationTesterMixin):
     """The tests of a `subject`."""
 
     subject: Subject
-    # The masked language model writes by unmasking, and the tests of `generate` are for models that write in order.
+    # The masked language model writes by unmasking, and these tests of `generate` are for models that write in order.
     all_generative_model_classes = ()
 
     def setUp(self) -> None:
         """Create the tester, and skip what does not apply."""
         self.model_tester = EncoderTester(self.subject)
         self.all_model_classes = tuple(self.subject.classes.values())
+        self.unmasking_class = self.subject.classes["ForMaskedLM"] if self.subject.counterpart else None
         # The mixin looks for a year in the configuration's file, and takes models without one for older than 2023.
         self.test_can_init_all_missing_weights_before_2023 = self.subject.counterpart is not None
         positions = getattr(self.model_tester.get_config(), "rope_parameters", None)
