@@ -17,6 +17,7 @@ class GenerationTesterMixin:
     """Tests of a class that writes by unmasking, `unmasking_class`, unless that is None."""
 
     model_tester: Any
+    skipTest: Any
     unmasking_class: Any = None
 
     def _model_and_prompts(self) -> tuple[Any, torch.Tensor]:
