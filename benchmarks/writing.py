@@ -67,7 +67,7 @@ GAPS, EXAMPLES, AROUND = (1, 2, 4, 8), 1000, 4
 # Steps in which longer gaps are written, the tokens around them, and how many there are.
 STEPS, LONG_GAP, BESIDE, LONG_EXAMPLES = (1, 2, 4, 8, 16, 32), 32, 24, 128
 # Examples to adapt to and to test on, seeds, and characters of the shortest query.
-LABELLED, SEEDS, SHORTEST = 1000, 3, 20
+LABELLED, SEEDS, SHORTEST = 1000, 2, 20
 
 
 def train_all(folder: Path, texts: Texts, options: argparse.Namespace) -> None:

@@ -74,7 +74,8 @@ class ContinuationPipeline(_TextGenerationPipeline):
         """Return what a text adds to that of its first tokens, or None if it changes that."""
         prompt, added = sequence[:length], sequence[length:]
         if skip_special_tokens is not False:
-            added = [token for token in added if token not in self.tokenizer.all_special_ids]
+            special = {*self.tokenizer.all_special_ids}
+            added = [token for token in added if token not in special]
         # With the special tokens of the prompt, since an unknown word separates words, too.
         before, whole = self.tokenizer.batch_decode(
             [prompt, prompt + added], clean_up_tokenization_spaces=clean_up_tokenization_spaces

@@ -87,6 +87,8 @@ class BannedAt:
 
 def _ends_inside_character(text: bytes) -> bool:
     """Return whether the last character of a text in UTF-8 lacks bytes."""
+    if text.isascii():
+        return False
     decoder = getincrementaldecoder("utf-8")("replace")
     decoder.decode(text)
     return bool(decoder.getstate()[0])
