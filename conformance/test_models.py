@@ -7,20 +7,20 @@ from typing import Any
 from accepted_skips import ACCEPTED_SKIPS
 from model_tester import EncoderTester
 from subjects import SUBJECTS, Subject, cases
-from tests.generation.test_utils import GenerationTesterMixin
 from tests.test_configuration_common import ConfigTester
 from tests.test_modeling_common import ModelTesterMixin
 from transformers import PreTrainedModel
+from unmasking_tests import UnmaskingTests
 
 import sequence_encoder
 from sequence_encoder.configuration import PRESETS
 
 
-class ModelTests(ModelTesterMixin, GenerationTesterMixin):
+class ModelTests(ModelTesterMixin, UnmaskingTests):
     """The tests of a `subject`."""
 
     subject: Subject
-    # The masked language model writes by unmasking, and these tests of `generate` are for models that write in order.
+    # Transformers' tests of `generate` are for models that write in order, and the masked language model unmasks.
     all_generative_model_classes = ()
 
     def setUp(self) -> None:
