@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -25,7 +27,7 @@ from ..inference.vector_kinds import text_vectors_of
 from ..modeling import SequenceEncoderForSequenceClassification, SequenceEncoderPreTrainedModel
 from .processes import local_rank
 
-# The file that marks the folder of an exported model.
+# The file that marks an exported model.
 _EXPORTED = "export.json"
 _BLOCK = 2**22
 
@@ -129,9 +131,9 @@ def kind_of(name: str, vectors: Sequence[str] = ()) -> type[TextVectors] | None:
         ValueError: If its folder has modules that are not supported, or a kind does not exist.
     """
     is_dense = [*vectors] in ([], [DENSE])
-    if is_exported(name) and not is_dense:
+    if (exported := is_exported(name)) and not is_dense:
         raise UsageError(f"{name} is exported, and has dense vectors alone; pass the model before the export.")
-    found = None if is_exported(name) else text_vectors_of(folder_of(name))
+    found = None if exported else text_vectors_of(folder_of(name))
     if found is None:
         return None if is_dense else retrieval_vectors(vectors)
     if vectors and tuple(vectors) != found.kinds:
@@ -163,8 +165,15 @@ def load_text_vectors(
 
 
 def is_exported(name: str) -> bool:
-    """Return whether a folder holds an exported model."""
-    return (Path(name) / _EXPORTED).is_file()
+    """Return whether a folder or a repository on the Hub holds an exported model."""
+    if os.path.exists(name):
+        return (Path(name) / _EXPORTED).is_file()
+    try:
+        hf_hub_download(name, _EXPORTED)
+    except (OSError, HFValidationError):
+        # Who loads the model tells why a repository cannot be read.
+        return False
+    return True
 
 
 def tokenizer_of(name: str, model: SequenceEncoderPreTrainedModel) -> PreTrainedTokenizerBase:

@@ -146,9 +146,6 @@ class ExportedEncoder(ExportedGraph, TextEncodingMixin):
     def _run(self, ids: list[list[int]]) -> Any:
         return self(**padded_inputs(ids, self.config.pad_token_id, self._inputs))
 
-    def _result_device(self) -> torch.device:
-        return cast(torch.device, self.exported.device)
-
     def _check_finite(self, vectors: torch.Tensor, name: Callable[[int], str]) -> None:
         if not (finite := vectors.isfinite().all(dim=1)).all():
             raise ValueError(f"The vector of {name(int(finite.int().argmin()))} is not finite.")
@@ -158,7 +155,7 @@ class ExportedEncoder(ExportedGraph, TextEncodingMixin):
     ) -> torch.Tensor:
         """Return the vectors of texts in float32; zero for a text without tokens."""
         channels = self._graph_channels or self.config.hidden_size * len(modes)
-        vectors = torch.zeros(len(ids), channels, device=self._result_device())
+        vectors = torch.zeros(len(ids), channels, device=self.device)
         # The longest texts come first, so that a lack of memory shows at once.
         for batch in reversed(token_batches([len(text) for text in ids], max_tokens)):
             vectors[batch] = self.encode_batch([ids[index] for index in batch], modes, skipped).to(vectors)

@@ -32,6 +32,8 @@ class ExportedGraph:
     def __init__(self, exported: Any) -> None:
         self.exported = exported
         self.config: SequenceEncoderConfig = exported.config
+        self.device: torch.device = exported.device
+        self.dtype: torch.dtype = exported.dtype
         (component,) = exported.components.values()
         self._inputs = tuple(component.metadata.kwargs)
         # OpenVINO rejects a request while another one runs.
@@ -68,8 +70,6 @@ class ExportedHead(TextLengthMixin, ExportedGraph):
     def __init__(self, exported: Any, calibration: Calibration | None) -> None:
         super().__init__(exported)
         self.calibration = calibration
-        self.device: torch.device = exported.device
-        self.dtype: torch.dtype = exported.dtype
 
     @property
     def base_model(self) -> ExportedHead:

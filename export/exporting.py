@@ -107,7 +107,7 @@ def checked_export(
     ids = [tokenizer(text)["input_ids"][:longest] for text in SAMPLES]
     batches = [sample_inputs(model, texts, names) for texts in (ids[:1], ids, ids * _REPEATED)]
     # As `save_pretrained` does. Pipelines read it.
-    model.config.architectures = [type(model).__name__]
+    model.config.architectures = [type(encoder if pooled else model).__name__]
     with atomic_folder(Path(folder), *may_replace) as written, ExitStack() as stack:
         stack.enter_context(evaluation_mode(module))
         stack.enter_context(in_float32(model))

@@ -14,9 +14,15 @@ from ..command_line import UsageError
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of
 from ..export import ExportedEncoder
+from ..export.exported_graph import load_exported_head
 from ..inference.retrieval_vectors import retrieval_vectors
 from ..inference.text_vectors import SPARSE, TOKEN
-from ..modeling import SequenceEncoderForPreTraining, SequenceEncoderForRetrieval
+from ..modeling import (
+    SequenceEncoderForPreTraining,
+    SequenceEncoderForRetrieval,
+    SequenceEncoderForSequenceClassification,
+)
+from ..modeling.text_encoding.recipe_files import read_recipe
 from .served_model import ServedModel
 
 
@@ -64,8 +70,10 @@ def split_name(source: str) -> tuple[str, str]:
 def _load(source: str, precision: str, device: str) -> ServedModel:
     name, source = split_name(source)
     if is_exported(source):
-        exported = ExportedEncoder.from_pretrained(source, **({} if device == "auto" else {"device": device}))
-        return ServedModel(name, exported, exported.tokenizer)
+        head, tokenizer = load_exported_head(source, **({} if device == "auto" else {"device": device}))
+        is_classifier = type(head).__name__ == SequenceEncoderForSequenceClassification.__name__
+        exported = head if is_classifier else ExportedEncoder(head.exported, tokenizer, read_recipe(source))
+        return ServedModel(name, exported, tokenizer)
     place = torch.device(_best_device() if device == "auto" else device)
     if (kind := kind_of(source)) is not None:
         vectors, _ = load_text_vectors(kind, source, place, precision)

@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..export import ExportedEncoder
+from ..export.exported_graph import ExportedHead
 from ..inference.text_vectors import DENSE, DOCUMENT, QUERY, SPARSE, TOKEN, TextVectors
 from ..modeling import (
     SequenceEncoderForMaskedLM,
@@ -82,7 +83,8 @@ class ServedModel:
 
     Args:
         name: The name.
-        model: An encoder, or a model for sequence classification or masked language modelling.
+        model: An encoder or a model for sequence classification, which may be exported, or a model for masked language
+            modelling.
         tokenizer: Its tokenizer.
         vectors: What computes its sparse vectors or the vectors of its tokens, if they are not those of the encoder.
 
@@ -133,13 +135,12 @@ class ServedModel:
     @property
     def precision(self) -> str:
         """The dtype in which the model computes."""
-        return "float32" if isinstance(self.model, ExportedEncoder) else str(self.model.dtype).removeprefix("torch.")
+        return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def device(self) -> torch.device:
         """The device of the model."""
-        exported = isinstance(self.model, ExportedEncoder)
-        return cast(torch.device, self.model.exported.device if exported else self.model.device)
+        return cast(torch.device, self.model.device)
 
     @property
     def token_channels(self) -> int:
@@ -286,7 +287,8 @@ class ServedModel:
             if row.types is not None:
                 types[index, : len(row.types)] = row.types
         inputs = {"input_ids": ids, "attention_mask": mask}
-        if any(row.types is not None for row in rows):
+        # Exported models expect all inputs of their graph, and ignore others.
+        if isinstance(self.model, ExportedHead) or any(row.types is not None for row in rows):
             inputs["token_type_ids"] = types
         return {name: torch.from_numpy(array).to(self.device) for name, array in inputs.items()}
 
@@ -312,12 +314,13 @@ def _tasks_of(model: Any, vectors: TextVectors | None) -> tuple[str, ...]:
         return (EMBED,)
     if isinstance(model, SequenceEncoderModel):
         return (EMBED, EMBED_ALL)
-    if isinstance(model, SequenceEncoderForSequenceClassification):
+    # The class of an exported model has the name of the model's.
+    kind = type(model).__name__
+    if kind == SequenceEncoderForSequenceClassification.__name__:
         return (RERANK, PREDICT) if model.config.num_labels == 1 else (PREDICT,)
     if isinstance(model, SequenceEncoderForMaskedLM):
         # With a recipe, its encoder is also one for embeddings.
         return (FILL_MASK,) if model.model.embedding_recipe is None else (EMBED, EMBED_ALL, FILL_MASK)
-    kind = type(model).__name__
     if isinstance(model, SequenceEncoderPreTrainedModel):
         raise ValueError(
             f"A server cannot use a {kind}; it takes an encoder, or a model for sequence classification or masked "

@@ -32,6 +32,7 @@ from sequence_encoder.bulk import predict_corpus
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.evaluation import calibrate
 from sequence_encoder.export import comparison, export, exported_pipeline
+from sequence_encoder.export.exported_graph import load_exported_head
 from sequence_encoder.inference import QuestionAnsweringPipeline
 from sequence_encoder.serving import create_app
 from sequence_encoder.serving.served_model import ServedModel
@@ -400,8 +401,14 @@ def test_an_exported_model_keeps_its_scores_sets_and_p_values(
     assert [each["label"] for each in exported(TEXTS, abstain_below=0.1)] == [
         each["label"] for each in pipe(TEXTS, abstain_below=0.1)
     ]
+    head = load_exported_head(tmp_path / "exported", trust_remote_code=True)
+    app, options = create_app([ServedModel("exported", *head)]), {"coverage": 0.95, "abstain_below": 0.1}
+    answers = ask(app, "/predict", {"inputs": [[text] for text in TEXTS], **options}).json()
+    for (best, *_), expected in zip(answers, exported(TEXTS, **options), strict=True):
+        assert best["score"] == (pytest.approx(expected["score"], abs=1e-5) if expected["score"] else None)
+        assert {**best, "score": None} == {**expected, "score": None}
     corpus = write_rows(tmp_path / "rows.parquet", [{"text": text} for text in TEXTS])
-    options = {"coverage": 0.95, "abstain_below": 0.1, "precision": "float32"}
+    options["precision"] = "float32"
     predict_corpus(folders["calibrated"], corpus, tmp_path / "before", **options)
     predict_corpus(tmp_path / "exported", corpus, tmp_path / "after", trust_remote_code=True, **options)
     rows = zip(*(table_of(tmp_path / name).to_pylist() for name in ("after", "before")), strict=True)

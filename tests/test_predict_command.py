@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,6 @@ from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForSequenceCl
 from sequence_encoder.__main__ import main
 from sequence_encoder.bulk import predict_corpus
 from sequence_encoder.command_line import UsageError
-from sequence_encoder.command_line.extras import MissingLibraryError
-from sequence_encoder.export import comparison, export
-from sequence_encoder.search.reranking import Reranker
 from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
 from sequence_encoder.tests.corpus_runs import (
     LONG,
@@ -131,60 +127,4 @@ def test_a_column_with_the_name_of_a_result_is_refused(save_classifier: Callable
 def test_a_model_without_a_head_is_refused(encoder: Path, corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no head for sequence classification.*use `sequence-encoder embed`"):
         predict_corpus(**options_of(encoder, corpus, tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-
-
-# Exported models
-
-
-@pytest.mark.since("transformers", "5.23", "runs exported models")
-@pytest.mark.since("torch", "2.11", "has what the exporters need")
-def test_an_exported_cross_encoder_predicts_as_the_model(
-    save_classifier: Callable[..., Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(comparison, "_MEASURED", 0.0)
-    source, exported = save_classifier(num_hidden_layers=1, num_labels=1), tmp_path / "exported"
-    model = SequenceEncoderForSequenceClassification.from_pretrained(source)
-    export(model, AutoTokenizer.from_pretrained(source), exported, "openvino")
-    first = predict_corpus(**options_of(source, corpus, tmp_path / "model's", text_pair_column="other", scores=True))
-    runs = [
-        options_of(exported, corpus, tmp_path / name, text_pair_column="other", scores=True)
-        for name in ("whole", "out")
-    ]
-    assert [predict_corpus(**run) for run in runs] == [first, first]
-    found, expected = (table_of(tmp_path / name).to_pydict() for name in ("whole", "model's"))
-    assert found["label"] == expected["label"]
-    for name in ("score", "scores"):
-        for ours, theirs in zip(found[name], expected[name], strict=True):
-            assert ours == (None if theirs is None else pytest.approx(theirs, abs=1e-5))
-    ranked = [Reranker(str(folder), "cpu").scores("the cat", WORDS) for folder in (source, exported)]
-    assert ranked[1] == pytest.approx(ranked[0], abs=1e-2)
-
-    (tmp_path / "out" / "shard-000001.parquet").unlink()
-    predict_corpus(**runs[1])
-    assert_same_shards(tmp_path / "out", tmp_path / "whole")
-    config = json.loads((exported / "config.json").read_text())
-    (exported / "config.json").write_text(json.dumps({**config, "problem_type": None}))
-    with pytest.raises(UsageError, match="the files of the model have changed"):
-        predict_corpus(**runs[1])
-
-
-@pytest.mark.since("transformers", "5.23", "runs exported models")
-def test_an_exported_model_that_cannot_run_is_refused(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def predict(exported_to: str, **options: Any) -> None:
-        (tmp_path / "model").mkdir(exist_ok=True)
-        (tmp_path / "model" / "export.json").write_text(json.dumps({"export_format": exported_to}))
-        predict_corpus(**options_of(tmp_path / "model", corpus, tmp_path / "out", **options))
-
-    with pytest.raises(UsageError, match="--precision bfloat16 is not possible with an exported model"):
-        predict("openvino", precision="bfloat16")
-    with pytest.raises(UsageError, match="--device nowhere"):
-        predict("openvino", device="nowhere")
-    with pytest.raises(ValueError, match=r"can run any code when it is loaded.*--trust_remote_code"):
-        predict("dynamo")
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingLibraryError, match=r"needs onnxruntime, which is not installed.*\[export\]"):
-        predict("onnx")
     assert not (tmp_path / "out").exists()

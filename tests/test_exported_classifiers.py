@@ -1,0 +1,150 @@
+"""An exported classifier predicts, ranks and serves as the model does, from a folder and from the Hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForSequenceClassification
+from sequence_encoder.bulk import predict_corpus
+from sequence_encoder.bulk.models import is_exported, load_classifier
+from sequence_encoder.command_line import UsageError
+from sequence_encoder.command_line.extras import MissingLibraryError
+from sequence_encoder.export import comparison, export
+from sequence_encoder.search.reranking import Reranker
+from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
+from sequence_encoder.tests.corpus_runs import assert_same_shards, options_of, rows_of, table_of, write_rows
+
+# The third text of a pair is missing.
+ROWS = [{**row, "other": WORDS[number % 7] if number != 2 else None} for number, row in enumerate(rows_of())]
+pytestmark = pytest.mark.since("transformers", "5.23", "runs exported models")
+TORCH = pytest.mark.since("torch", "2.11", "has what the exporters need")
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(tmp_path_factory: pytest.TempPathFactory, randomize: Callable[..., Any]) -> tuple[Path, Path]:
+    """Save a cross-encoder, and export it to OpenVINO."""
+    folder = tmp_path_factory.mktemp("models")
+    save_encoder(folder / "encoder", cls_token_id=2, sep_token_id=3)
+    config = SequenceEncoderConfig.from_pretrained(folder / "encoder", num_hidden_layers=1, num_labels=1)
+    model = randomize(SequenceEncoderForSequenceClassification(config))
+    # The graph then has an input for segments, as that of BERT.
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer = AutoTokenizer.from_pretrained(folder / "encoder", model_max_length=12, model_input_names=inputs)
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "_MEASURED", 0.0)
+        export(model, tokenizer, folder / "exported", "openvino")
+    return folder / "model", folder / "exported"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "rows.parquet", ROWS)
+
+
+@TORCH
+@pytest.mark.since("pyarrow", "26", "writes null vectors")
+def test_an_exported_cross_encoder_predicts_as_the_model(
+    cross_encoder: tuple[Path, Path], corpus: Path, tmp_path: Path
+) -> None:
+    source, exported = cross_encoder[0], shutil.copytree(cross_encoder[1], tmp_path / "exported")
+    first = predict_corpus(**options_of(source, corpus, tmp_path / "model's", text_pair_column="other", scores=True))
+    runs = [
+        options_of(exported, corpus, tmp_path / name, text_pair_column="other", scores=True)
+        for name in ("whole", "out")
+    ]
+    assert [predict_corpus(**run) for run in runs] == [first, first]
+    found, expected = (table_of(tmp_path / name).to_pydict() for name in ("whole", "model's"))
+    assert found["label"] == expected["label"]
+    for name in ("score", "scores"):
+        for ours, theirs in zip(found[name], expected[name], strict=True):
+            assert ours == (None if theirs is None else pytest.approx(theirs, abs=1e-5))
+
+    (tmp_path / "out" / "shard-000001.parquet").unlink()
+    predict_corpus(**runs[1])
+    assert_same_shards(tmp_path / "out", tmp_path / "whole")
+    config = json.loads((exported / "config.json").read_text())
+    (exported / "config.json").write_text(json.dumps({**config, "problem_type": None}))
+    with pytest.raises(UsageError, match="the files of the model have changed"):
+        predict_corpus(**runs[1])
+
+
+@TORCH
+def test_an_exported_cross_encoder_ranks_as_the_model(cross_encoder: tuple[Path, Path]) -> None:
+    ranked = [Reranker(str(folder), "cpu").scores("the cat", WORDS) for folder in cross_encoder]
+    assert ranked[1] == pytest.approx(ranked[0], abs=1e-2)
+
+
+@TORCH
+def test_a_server_ranks_and_predicts_with_an_exported_cross_encoder(cross_encoder: tuple[Path, Path]) -> None:
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    from sequence_encoder.serving import create_app, load_served_model
+    from sequence_encoder.tests.serving_apps import ask
+
+    apps = [create_app([load_served_model(str(folder), "float32")]) for folder in cross_encoder]
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/rerank", {"query": "the cat", "texts": WORDS}),
+        ("/v1/rerank", {"query": "the cat", "documents": WORDS}),
+        ("/predict", {"inputs": [["the cat"], ["the cat", "the owl"]]}),
+        ("/predict", {"inputs": " ".join(WORDS), "truncate": True}),
+    ]
+    for path, body in requests:
+        expected, found = (ask(app, path, body) for app in apps)
+        assert found.status_code == 200, found.text
+        assert numbers_of(found.json()) == pytest.approx(numbers_of(expected.json()), abs=1e-5)
+    for app in apps:
+        app.state.service.scheduler.close()
+
+
+def numbers_of(answer: Any) -> list[float]:
+    """Return all numbers in an answer, in its order."""
+    if isinstance(answer, dict):
+        return numbers_of([value for _, value in sorted(answer.items())])
+    if isinstance(answer, list):
+        return [number for each in answer for number in numbers_of(each)]
+    return [answer] if isinstance(answer, int | float) else []
+
+
+@TORCH
+def test_an_exported_model_on_the_hub_is_recognised(
+    cross_encoder: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a download leaves it.
+    cache, commit = tmp_path / "models--me--ranker", "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(cross_encoder[1], cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert not is_exported("me/other")
+    _, _, sentence = load_classifier("me/ranker", "cpu", "auto")
+    assert sentence == "me/ranker is exported, and computes in float32."
+
+
+def test_an_exported_model_that_cannot_run_is_refused(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(exported_to: str, **options: Any) -> None:
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / "export.json").write_text(json.dumps({"export_format": exported_to}))
+        predict_corpus(**options_of(tmp_path / "model", corpus, tmp_path / "out", **options))
+
+    with pytest.raises(UsageError, match="--precision bfloat16 is not possible with an exported model"):
+        predict("openvino", precision="bfloat16")
+    with pytest.raises(UsageError, match="--device nowhere"):
+        predict("openvino", device="nowhere")
+    with pytest.raises(ValueError, match=r"can run any code when it is loaded.*--trust_remote_code"):
+        predict("dynamo")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingLibraryError, match=r"needs onnxruntime, which is not installed.*\[export\]"):
+        predict("onnx")
+    assert not (tmp_path / "out").exists()
