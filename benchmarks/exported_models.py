@@ -164,6 +164,7 @@ def compare_eight_bits() -> None:
     ours = {"float32": loaded(torch.float32), "eight bits": loaded(torch.float32)}
     print(quantize(ours["eight bits"], tokenizer, calibration))
     runs = {f"ours in torch, {name}": torch_run(model) for name, model in ours.items()}
+    runs["ours in torch, bfloat16"] = torch_run(loaded(torch.bfloat16))
     with tempfile.TemporaryDirectory() as folder:
         for name, model in ours.items():
             place = Path(folder) / name
