@@ -4,7 +4,7 @@ Times are CPU times, which do not include other processes. Set OMP_NUM_THREADS=1
 wait for others count too.
 
 python benchmarks/explanation.py [occlusion shapley integrated_gradients]
-python benchmarks/explanation.py faithfulness CLASSIFIER TEXTS.jsonl
+python benchmarks/explanation.py faithfulness CLASSIFIER TEXTS.jsonl [METHOD ...]
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def check(method: str, captum: Captum, found: list[Any]) -> None:
         torch.testing.assert_close(torch.tensor(explanation.scores), expected[1:], rtol=1e-2, atol=1e-3)
 
 
-def measure(folder: str, file: str, count: int = 500) -> None:
+def measure(folder: str, file: str, *methods: str, count: int = 500) -> None:
     """Print how faithful the explanations of a classifier are, and how often they are better than random orders."""
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     lines = Path(file).read_text(encoding="utf-8").splitlines()[:count]
@@ -136,7 +136,7 @@ def measure(folder: str, file: str, count: int = 500) -> None:
     print(f"{folder}, {len(texts)} texts")
     print(f"  {'':<32} comprehensiveness (random)  sufficiency (random)  better  seconds a text")
     for removal in ("mask", "leave_out"):
-        for method in METHODS:
+        for method in methods or METHODS:
             started = time.process_time()
             found = [each.faithfulness for each in explain(model, tokenizer, texts, method=method, removal=removal)]
             spent = (time.process_time() - started) / len(found)
@@ -150,7 +150,7 @@ def measure(folder: str, file: str, count: int = 500) -> None:
 if __name__ == "__main__":
     print_machine()
     if sys.argv[1:2] == ["faithfulness"]:
-        measure(*sys.argv[2:4])
+        measure(*sys.argv[2:])
     else:
         for each in sys.argv[1:] or ("occlusion", "shapley", "integrated_gradients"):
             compare(each)
