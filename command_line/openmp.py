@@ -10,7 +10,7 @@ from pathlib import Path
 # GNU's OpenMP spins for 300,000 turns, up to 15 ms, before a thread that waits for another one sleeps. If several
 # processes compute, the spinning keeps the processor from the threads that are waited for, at every matrix product.
 # Beside two trainings on two cores, a server answers 40 to 56 requests a second with 20,000 turns in all of them, and 9
-# to 18 without; alone, it answers 0 to 7 % fewer.
+# to 18 without; alone, it answers 7 to 9 % fewer.
 _TURNS = "20000"
 _CGROUPS = Path("/sys/fs/cgroup")
 
