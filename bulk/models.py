@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -169,11 +169,12 @@ def is_exported(name: str) -> bool:
     if os.path.exists(name):
         return (Path(name) / _EXPORTED).is_file()
     try:
-        hf_hub_download(name, _EXPORTED)
+        # Unlike the download of a single file, it does not try again for half a minute if the Hub cannot be reached.
+        folder = snapshot_download(name, allow_patterns=[_EXPORTED])
     except (OSError, HFValidationError):
         # Who loads the model tells why a repository cannot be read.
         return False
-    return True
+    return (Path(folder) / _EXPORTED).is_file()
 
 
 def tokenizer_of(name: str, model: SequenceEncoderPreTrainedModel) -> PreTrainedTokenizerBase:

@@ -53,12 +53,14 @@ class ExportedEncoder(ExportedGraph, TextEncodingMixin):
     def __init__(self, exported: Any, tokenizer: PreTrainedTokenizerBase, recipe: EmbeddingRecipe | None) -> None:
         super().__init__(exported)
         self.tokenizer, self.embedding_recipe = tokenizer, recipe
-        outputs = self._run([[self.config.pad_token_id or 0] * 2])
-        if not {_TOKENS, VECTORS} & outputs.keys():
+        # A graph for multiple choice cannot run on the single text below.
+        if not any(name in self.outputs for name in (_TOKENS, VECTORS)):
             raise ValueError(
-                f"An ExportedEncoder needs the output {_TOKENS!r} or {VECTORS!r}, and this model has "
-                f"{', '.join(map(repr, outputs))}. Run it with ExportedModel of transformers.exporters."
+                f"An ExportedEncoder needs the output {_TOKENS!r} or {VECTORS!r}, which this "
+                f"{' or '.join(self.config.architectures or ['model'])} does not have. Run it with ExportedModel of "
+                "transformers.exporters."
             )
+        outputs = self._run([[self.config.pad_token_id or 0] * 2])
         self._graph_channels: int | None = outputs[VECTORS].shape[1] if VECTORS in outputs else None
 
     @classmethod

@@ -27,6 +27,9 @@ class ExportedGraph:
 
     Args:
         exported: The `ExportedModel` of transformers.
+
+    Attributes:
+        outputs: The structure of its outputs, with their names.
     """
 
     def __init__(self, exported: Any) -> None:
@@ -36,6 +39,7 @@ class ExportedGraph:
         self.dtype: torch.dtype = exported.dtype
         (component,) = exported.components.values()
         self._inputs = tuple(component.metadata.kwargs)
+        self.outputs = str(component.metadata.out_spec)
         # OpenVINO rejects a request while another one runs.
         is_openvino = exported.export_format == "openvino"
         self._running: AbstractContextManager[Any] = threading.Lock() if is_openvino else nullcontext()
@@ -99,7 +103,7 @@ def load_exported_head(name: str | os.PathLike[str], **options: Any) -> tuple[Ex
     Raises:
         MissingLibraryError: If the runtime is not installed.
         OSError: If there is no exported model.
-        ValueError: If the format is not supported, or can run code and is not trusted.
+        ValueError: If a file cannot be read, or the format is not supported, or can run code and is not trusted.
     """
     exported, tokenizer = load_exported(name, **options)
     calibration = read_calibration(name, **hub_options(options))

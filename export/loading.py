@@ -27,15 +27,15 @@ def load_exported(name: str | os.PathLike[str], **options: Any) -> tuple[Any, Pr
 
     Raises:
         MissingLibraryError: If the runtime is not installed.
-        OSError: If there is no exported model.
-        ValueError: If the format is not supported, or can run code and is not trusted.
+        OSError: If there is no exported model, or a file is missing.
+        ValueError: If a file cannot be read, or the format is not supported, or can run code and is not trusted.
     """
     check_exporters("an exported model")
     from transformers.exporters.base import EXPORT_MANIFEST_FILE
 
     hub = hub_options(options)
     manifest = Path(cast(str, cached_file(os.fspath(name), EXPORT_MANIFEST_FILE, **hub)))
-    backend = str(json.loads(manifest.read_text(encoding="utf-8")).get("export_format"))
+    backend = _backend_of(manifest)
     found = [to for to, each in FORMATS.items() if each.backend == backend]
     if not found:
         raise ValueError(f"{name} must be exported to one of {', '.join(map(repr, FORMATS))}, and is a {backend!r}.")
@@ -49,7 +49,22 @@ def load_exported(name: str | os.PathLike[str], **options: Any) -> tuple[Any, Pr
     for key, value in runtime_options(to).items():
         given = options.get(key)
         options[key] = {**value, **(given or {})} if isinstance(value, dict) else given or value
-    return open_exported(name, **options), AutoTokenizer.from_pretrained(os.fspath(name), **hub)
+    try:
+        exported = open_exported(name, **options)
+    except (ImportError, OSError, ValueError):
+        raise
+    except Exception as error:  # Each runtime has its own.
+        raise ValueError(f"The exported model in {name} cannot be loaded: {type(error).__name__}: {error}") from error
+    if exported.config is None:
+        raise ValueError(f"The exported model in {name} has no config.json.")
+    return exported, AutoTokenizer.from_pretrained(os.fspath(name), **hub)
+
+
+def _backend_of(manifest: Path) -> str:
+    try:
+        return str(dict(json.loads(manifest.read_text(encoding="utf-8"))).get("export_format"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{manifest} must be the JSON object that `export` writes: {error}") from error
 
 
 def open_exported(name: str | os.PathLike[str], **options: Any) -> Any:

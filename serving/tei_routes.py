@@ -192,9 +192,10 @@ async def classify(service: Service, body: PredictBody, request: Request) -> lis
     rows = await service.tokenize(model, _sequences(body.inputs), body.truncate)
     found = await service.compute(request, Group(model, PREDICT), rows)
     logits = np.stack([each[0] if isinstance(each, tuple) else each for each in found])
-    several = model.model.config.problem_type == "multi_label_classification" or logits.shape[1] == 1
+    problem = model.model.config.problem_type
+    several = problem == "multi_label_classification" or logits.shape[1] == 1
     scores = likely = probabilities(logits, several)
-    if body.raw_scores:
+    if body.raw_scores or problem == "regression":
         scores = logits
     labels = model.labels
     results = [[{"score": score, "label": labels[index]} for index, score in ranking(row)] for row in scores]

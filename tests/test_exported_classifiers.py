@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForSequenceClassification
+from sequence_encoder import (
+    SequenceEncoderConfig,
+    SequenceEncoderForMultipleChoice,
+    SequenceEncoderForSequenceClassification,
+)
 from sequence_encoder.bulk import predict_corpus
 from sequence_encoder.bulk.models import is_exported, load_classifier
 from sequence_encoder.command_line import UsageError
@@ -128,6 +133,63 @@ def test_an_exported_model_on_the_hub_is_recognised(
     assert not is_exported("me/other")
     _, _, sentence = load_classifier("me/ranker", "cpu", "auto")
     assert sentence == "me/ranker is exported, and computes in float32."
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_hub_that_cannot_be_reached_is_asked_once(
+    cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if cached:
+        commit = tmp_path / "models--me--other" / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+        commit.mkdir(parents=True)
+        (commit / "config.json").write_text("{}")
+        (tmp_path / "models--me--other" / "refs").mkdir()
+        (tmp_path / "models--me--other" / "refs" / "main").write_text(commit.name)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    for name, value in [("HF_HUB_CACHE", str(tmp_path)), ("HF_HUB_OFFLINE", False), ("ENDPOINT", endpoint)]:
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    waits: list[float] = []
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waits.append)
+    assert not is_exported("me/other")
+    assert not waits
+
+
+@TORCH
+def test_a_damaged_exported_model_is_refused_with_the_reason(cross_encoder: tuple[Path, Path], tmp_path: Path) -> None:
+    def refuse(file: str, content: str | None, match: str) -> None:
+        folder = shutil.copytree(cross_encoder[1], tmp_path / f"{file}-{content}")
+        if content is None:
+            (folder / file).unlink()
+        else:
+            (folder / file).write_text(content)
+        with pytest.raises((ValueError, OSError), match=match):
+            load_classifier(str(folder), "cpu", "auto")
+
+    refuse("export.json", "no json", r"export\.json must be the JSON object that `export` writes: Expecting value")
+    refuse("export.json", "[1]", r"export\.json must be the JSON object that `export` writes")
+    refuse("export.json", '{"export_format": "openvino"}', r"cannot be loaded: KeyError: 'components'")
+    refuse("openvino_model.xml", "<net", r"openvino_model\.xml-<net cannot be loaded: RuntimeError")
+    refuse("openvino_model.xml", None, r"openvino_model\.xml")
+    refuse("config.json", None, r"has no config\.json")
+
+
+@TORCH
+def test_a_server_refuses_an_exported_model_for_multiple_choice(
+    cross_encoder: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    from sequence_encoder.serving import load_served_model
+
+    monkeypatch.setattr(comparison, "_MEASURED", 0.0)
+    tokenizer = AutoTokenizer.from_pretrained(cross_encoder[0])
+    config = SequenceEncoderConfig.from_pretrained(cross_encoder[0])
+    export(SequenceEncoderForMultipleChoice(config), tokenizer, tmp_path / "choices", "openvino")
+    with pytest.raises(ValueError, match="which this SequenceEncoderForMultipleChoice does not have"):
+        load_served_model(str(tmp_path / "choices"))
 
 
 def test_an_exported_model_that_cannot_run_is_refused(

@@ -143,6 +143,16 @@ def test_predict_returns_the_labels_of_texts_and_of_pairs(app: Any, models: dict
     )
 
 
+def test_predict_returns_the_number_of_a_regression_model(
+    app: Any, models: dict[str, ServedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"inputs": TEXTS[0], "model": "ranker"}
+    number = logits_of(models["ranker"], TEXTS[:1])[0]
+    close([ask(app, "/predict", body).json()[0]["score"]], number.sigmoid())
+    monkeypatch.setattr(models["ranker"].model.config, "problem_type", "regression")
+    close([ask(app, "/predict", body).json()[0]["score"]], number)
+
+
 @pytest.mark.parametrize("together", [1, 64])
 def test_masks_are_filled_as_by_the_pipeline(
     app: Any, models: dict[str, ServedModel], monkeypatch: pytest.MonkeyPatch, together: int
