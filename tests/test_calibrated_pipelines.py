@@ -361,6 +361,7 @@ def test_predict_writes_the_results_of_the_pipeline(
     assert {last[name] for name in ("label", "score", "labels", "unfamiliarity")} == {None}
 
 
+@pytest.mark.since("pyarrow", "26", "writes null vectors")
 def test_predict_refuses_refusals_without_a_calibration(folders: dict[str, Path], tmp_path: Path) -> None:
     corpus = write_rows(tmp_path / "rows.parquet", [{"text": text} for text in TEXTS])
     with pytest.raises(ValueError, match=r"abstain_below=0\.1 needs a calibrated model"):

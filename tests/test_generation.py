@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TextDiffusionStreamer
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
 from sequence_encoder import SequenceEncoderForMaskedLM
@@ -282,7 +282,10 @@ def test_a_streamer_does_not_show_masks_that_stay_empty(model: SequenceEncoderFo
     assert streamer.tokens == output.sequences[0].tolist()
 
 
+@pytest.mark.since("transformers", "5.11", "has TextDiffusionStreamer")
 def test_a_streamer_shows_each_step(model: SequenceEncoderForMaskedLM) -> None:
+    from transformers import TextDiffusionStreamer
+
     class Recorder(TextDiffusionStreamer):
         def __init__(self) -> None:
             super().__init__(TOKENIZER, skip_special_tokens=True)

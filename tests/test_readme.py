@@ -77,6 +77,7 @@ def blocks_of(page: Path) -> list[Block]:
     ]
 
 
+WRITERS_OF_ROWS = ("sequence-encoder embed", "sequence-encoder predict", "sequence_encoder.bulk")
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 COMMANDS = [block for block in BLOCKS if block.language == "sh"]
@@ -85,7 +86,10 @@ COMMANDS = [block for block in BLOCKS if block.language == "sh"]
 def that_run(blocks: list[Block]) -> list[object]:
     def marks(block: Block) -> list[pytest.MarkDecorator]:
         found = stand_ins_in(block.code).values()
-        return [pytest.mark.since("transformers", each.since, "has this family") for each in found if each.since]
+        needed = [pytest.mark.since("transformers", each.since, "has this family") for each in found if each.since]
+        if any(name in block.code for name in WRITERS_OF_ROWS):
+            needed.append(pytest.mark.since("pyarrow", "26", "writes null vectors"))
+        return needed
 
     return [pytest.param(block, id=block.name, marks=marks(block)) for block in blocks if block.reason is None]
 
