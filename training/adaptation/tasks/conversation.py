@@ -25,14 +25,15 @@ Messages = list[dict[str, str]]
 ROLES = ("system", "user", "assistant")
 # The roles are plain words: an encoder knows them already, while new special tokens would need new rows of the
 # embedding matrix, which LoRA does not train. The end of a turn is [SEP], which encoders know as the end of a segment.
+# The mark of what the model writes begins with a character that belongs to a token, which older transformers need.
 CHAT_TEMPLATE = (
     "{{ cls_token or bos_token or '' }}"
     "{% for message in messages %}"
-    "{{ message['role'] + ':' }}"
+    "{{ message['role'] + ': ' }}"
     "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ ' ' + message['content'] + (sep_token or eos_token) }}{% endgeneration %}"
+    "{% generation %}{{ message['content'] + (sep_token or eos_token) }}{% endgeneration %}"
     "{% else %}"
-    "{{ ' ' + message['content'] + (sep_token or eos_token) }}"
+    "{{ message['content'] + (sep_token or eos_token) }}"
     "{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
