@@ -19,7 +19,7 @@ from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import transformer_folder
 from ..export import ExportedEncoder
-from ..export.exported_graph import ExportedHead, load_exported_head
+from ..export.exported_graph import ExportedHead, is_classifier, load_exported_head
 from ..inference import optimize_for_inference
 from ..inference.retrieval_vectors import retrieval_vectors
 from ..inference.text_vectors import DENSE, TextVectors
@@ -110,8 +110,7 @@ def _for_exported(name: str, device: str | None, precision: str, trust_remote_co
 
 
 def _check_head(name: str, model: Any) -> None:
-    # The class of an exported model has the name of the model's.
-    if type(model).__name__ != SequenceEncoderForSequenceClassification.__name__:
+    if not is_classifier(model):
         raise UsageError(
             f"{name} is a {type(model).__name__}, and has no head for sequence classification, which predictions and "
             "reranking need. For vectors, use `sequence-encoder embed`."
@@ -172,7 +171,7 @@ def is_exported(name: str) -> bool:
         # Unlike the download of a single file, it does not try again for half a minute if the Hub cannot be reached.
         folder = snapshot_download(name, allow_patterns=[_EXPORTED])
     except (OSError, HFValidationError):
-        # Who loads the model tells why a repository cannot be read.
+        # Loading the model then says why the repository cannot be read.
         return False
     return (Path(folder) / _EXPORTED).is_file()
 

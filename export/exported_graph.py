@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from ..configuration import SequenceEncoderConfig
+from ..modeling import SequenceEncoderForSequenceClassification
 from ..modeling.calibration import Calibration, read_calibration
 from ..modeling.layer_vectors import LAYER_VECTORS
 from ..modeling.text_encoding.text_length import TextLengthMixin
@@ -106,11 +107,16 @@ def load_exported_head(name: str | os.PathLike[str], **options: Any) -> tuple[Ex
         ValueError: If a file cannot be read, or the format is not supported, or can run code and is not trusted.
     """
     exported, tokenizer = load_exported(name, **options)
-    calibration = read_calibration(name, **hub_options(options))
-    (component,) = exported.components.values()
-    if calibration is not None and calibration.needs_vectors and LAYER_VECTORS not in str(component.metadata.out_spec):
-        # An earlier version has exported it.
-        calibration = replace(calibration, unfamiliarity=None)
     # Pipelines compare the name of the class with those that the task supports.
     kind = type(next(iter(exported.config.architectures or ["ExportedModel"])), (ExportedHead,), {})
-    return kind(exported, calibration), tokenizer
+    head = kind(exported, read_calibration(name, **hub_options(options)))
+    if head.calibration is not None and head.calibration.needs_vectors and LAYER_VECTORS not in head.outputs:
+        # An earlier version has exported it.
+        head.calibration = replace(head.calibration, unfamiliarity=None)
+    return head, tokenizer
+
+
+def is_classifier(model: Any) -> bool:
+    """Return whether a model, which may be exported, has a head for sequence classification."""
+    kind = SequenceEncoderForSequenceClassification
+    return isinstance(model, kind) or (isinstance(model, ExportedHead) and type(model).__name__ == kind.__name__)

@@ -14,14 +14,10 @@ from ..command_line import UsageError
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of
 from ..export import ExportedEncoder
-from ..export.exported_graph import load_exported_head
+from ..export.exported_graph import is_classifier, load_exported_head
 from ..inference.retrieval_vectors import retrieval_vectors
 from ..inference.text_vectors import SPARSE, TOKEN
-from ..modeling import (
-    SequenceEncoderForPreTraining,
-    SequenceEncoderForRetrieval,
-    SequenceEncoderForSequenceClassification,
-)
+from ..modeling import SequenceEncoderForPreTraining, SequenceEncoderForRetrieval
 from ..modeling.text_encoding.recipe_files import read_recipe
 from .served_model import ServedModel
 
@@ -71,8 +67,7 @@ def _load(source: str, precision: str, device: str) -> ServedModel:
     name, source = split_name(source)
     if is_exported(source):
         head, tokenizer = load_exported_head(source, **({} if device == "auto" else {"device": device}))
-        is_classifier = type(head).__name__ == SequenceEncoderForSequenceClassification.__name__
-        exported = head if is_classifier else ExportedEncoder(head.exported, tokenizer, read_recipe(source))
+        exported = head if is_classifier(head) else ExportedEncoder(head.exported, tokenizer, read_recipe(source))
         return ServedModel(name, exported, tokenizer)
     place = torch.device(_best_device() if device == "auto" else device)
     if (kind := kind_of(source)) is not None:

@@ -15,12 +15,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..export import ExportedEncoder
-from ..export.exported_graph import ExportedHead
+from ..export.exported_graph import ExportedHead, is_classifier
 from ..inference.text_vectors import DENSE, DOCUMENT, QUERY, SPARSE, TOKEN, TextVectors
 from ..modeling import (
     SequenceEncoderForMaskedLM,
     SequenceEncoderForRetrieval,
-    SequenceEncoderForSequenceClassification,
     SequenceEncoderModel,
     SequenceEncoderPreTrainedModel,
 )
@@ -314,13 +313,12 @@ def _tasks_of(model: Any, vectors: TextVectors | None) -> tuple[str, ...]:
         return (EMBED,)
     if isinstance(model, SequenceEncoderModel):
         return (EMBED, EMBED_ALL)
-    # The class of an exported model has the name of the model's.
-    kind = type(model).__name__
-    if kind == SequenceEncoderForSequenceClassification.__name__:
+    if is_classifier(model):
         return (RERANK, PREDICT) if model.config.num_labels == 1 else (PREDICT,)
     if isinstance(model, SequenceEncoderForMaskedLM):
         # With a recipe, its encoder is also one for embeddings.
         return (FILL_MASK,) if model.model.embedding_recipe is None else (EMBED, EMBED_ALL, FILL_MASK)
+    kind = type(model).__name__
     if isinstance(model, SequenceEncoderPreTrainedModel):
         raise ValueError(
             f"A server cannot use a {kind}; it takes an encoder, or a model for sequence classification or masked "
