@@ -222,6 +222,23 @@ def test_integers_and_converted_weights_agree(build: Build, tokenizer: Any, dtyp
     assert cosine(found, converted) > 0.995
 
 
+@needs_integers
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_product_of_integers_takes_the_slow_reference(
+    build: Build, tokenizer: Any, dtype: torch.dtype, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Without AMX, oneDNN's reference takes a thousand times as long.
+    model = build().to(dtype)
+    quantize(model, tokenizer, TEXTS, target=0.99)
+    capfd.readouterr()
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        vectors(model, tokenizer)
+    products = [line for line in capfd.readouterr().out.splitlines() if ",exec,cpu,matmul," in line]
+    integers = [line for line in products if "wei:s8" in line or "wei_s8" in line]
+    assert len(integers) >= 8
+    assert not any(",ref" in line for line in integers), integers
+
+
 def test_a_text_does_not_depend_on_its_batch(build: Build, tokenizer: Any) -> None:
     model = build()
     quantize(model, tokenizer, TEXTS, target=0.99)

@@ -21,6 +21,9 @@ from ..cpu.shapes import has_onednn
 
 # The integers that stand for inputs.
 LOWEST, HIGHEST = -128, 127
+# oneDNN gets unsigned integers, which are higher by this. Without AMX, it multiplies signed inputs with its reference
+# implementation alone, which takes a thousand times as long.
+_SHIFT = 128
 
 
 def multiplies_integers() -> bool:
@@ -30,15 +33,7 @@ def multiplies_integers() -> bool:
 
 @cache
 def _has_integer_products() -> bool:
-    if not (torch.cpu._is_vnni_supported() and torch.backends.mkldnn.is_available()):
-        return False
-    one = torch.ones(1, 1, dtype=torch.int8)
-    weight = torch.ops.onednn.qlinear_prepack(one, None)
-    try:
-        _integer_product(one, weight, torch.ones(1), torch.zeros(1, dtype=torch.long), None, 1.0, 0, torch.float32)
-    except RuntimeError:
-        return False  # Older releases of torch only take unsigned inputs.
-    return True
+    return bool(torch.cpu._is_vnni_supported() and torch.backends.mkldnn.is_available())
 
 
 def _integer_product(
@@ -52,7 +47,7 @@ def _integer_product(
     dtype: torch.dtype,
     fused: tuple[str, str] = NO_ACTIVATION,
 ) -> torch.Tensor:
-    """Multiply integers (rows, K) with a packed weight, and divide the output by `scale` if `dtype` is int8."""
+    """Multiply integers (rows, K) with a packed weight, and divide the output by `scale` if `dtype` is uint8."""
     name, algorithm = fused
     output: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
         integers, 1.0, 0, weight, weight_scale, zero_points, bias, scale, offset, dtype, name, [], algorithm
@@ -152,11 +147,12 @@ class EightBitLinear(nn.Module):
         )
 
     def quantize(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the integers for inputs (rows, K), with a few more rows to limit the number of oneDNN's kernels."""
+        """Return the integers for inputs (rows, K) in uint8, with a few more rows to limit oneDNN's kernels."""
         dtype = rows.dtype
         factor, offset = self._once(dtype, lambda: ((1 / self.input_scale).to(dtype), self.input_offset.to(dtype)))
-        integers = torch.addcmul(offset, rows, factor).round_().clamp_(LOWEST, HIGHEST)
-        return pad_rows(integers.to(torch.int8))
+        integers = torch.addcmul(offset, rows, factor).round_().clamp_(LOWEST, HIGHEST).to(torch.int8)
+        # Changing the sign bit adds 128. Torch takes longer to convert to uint8.
+        return pad_rows(integers.view(torch.uint8).bitwise_xor_(_SHIFT))
 
     def product(
         self,
@@ -174,10 +170,14 @@ class EightBitLinear(nn.Module):
             following: The layer for which to quantize the output. Its inputs must be uniform.
 
         Returns:
-            (rows, N), int8 with `following`.
+            (rows, N), uint8 with `following`.
         """
         kernel = self._once("kernel", self._kernel)
-        scale, offset = (following and following.uniform_input) or (1.0, 0)
+        scale, offset = 1.0, 0
+        if following is not None:
+            assert following.uniform_input is not None
+            scale, offset = following.uniform_input
+            offset, dtype = offset + _SHIFT, torch.uint8
         return _integer_product(
             integers,
             kernel.weight,
@@ -186,7 +186,7 @@ class EightBitLinear(nn.Module):
             kernel.bias,
             scale,
             offset,
-            dtype if following is None else torch.int8,
+            dtype,
             fused or NO_ACTIVATION,
         )
 
@@ -227,15 +227,19 @@ class EightBitLinear(nn.Module):
         return weight
 
     @torch.no_grad()
-    def bias_less_offsets(self) -> torch.Tensor:
-        """Return the bias less the share that the offsets of the inputs add to the product, (N,) in float32."""
-        # Exact sums of integers: of offsets below 2^7 and weights below 2^7, for up to 2^39 channels.
-        offset = (self.weight.double() @ self.input_offset.double()) * self.weight_scale
+    def bias_less_offsets(self, shift: int = 0) -> torch.Tensor:
+        """Return the bias less the share that the offsets of the inputs add to the product, (N,) in float32.
+
+        Args:
+            shift: What is added to all integers of the inputs.
+        """
+        # Exact sums of integers: of offsets up to 2^8 and weights below 2^7, for up to 2^38 channels.
+        offset = (self.weight.double() @ (self.input_offset.double() + shift)) * self.weight_scale
         return (-offset if self.bias is None else self.bias - offset).float()
 
     def _kernel(self) -> _Kernel:
         packed = torch.ops.onednn.qlinear_prepack(self.weight.detach(), None)
-        return _Kernel(packed, torch.zeros(self.out_features, dtype=torch.long), self.bias_less_offsets())
+        return _Kernel(packed, torch.zeros(self.out_features, dtype=torch.long), self.bias_less_offsets(_SHIFT))
 
     def _uniform_input(self) -> tuple[float, int] | None:
         scale, offset = self.input_scale[0], self.input_offset[0]
