@@ -26,6 +26,7 @@ from peers import interleaved, print_machine, print_table, short_texts
 from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerBase
 
 from sequence_encoder import SequenceEncoderModel, convert
+from sequence_encoder.export import ExportedEncoder
 from sequence_encoder.export import export as export_ours
 from sequence_encoder.quantization import quantize
 
@@ -51,8 +52,8 @@ def encode(
         mask = np.zeros_like(ids)
         for row, index in enumerate(chosen):
             ids[row, : len(encoded[index])], mask[row, : len(encoded[index])] = encoded[index], 1
-        hidden = run({"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)})
-        pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+        found = run({"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)})
+        pooled = found if found.ndim == 2 else (found * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
         vectors[chosen] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
     return vectors
 
@@ -120,6 +121,32 @@ def openvino_run(path: Path, threads: int, precision: str | None) -> Run:
     return lambda inputs: compiled({name: inputs[name] for name in taken})[0]
 
 
+def exported_run(folder: Path, **options: object) -> Run:
+    """Load a model that `sequence-encoder export` has written. Its run returns vectors.
+
+    Args:
+        folder: The folder.
+        **options: Options of `ExportedEncoder.from_pretrained`.
+    """
+    encoder = ExportedEncoder.from_pretrained(folder, device="cpu", **options)
+
+    def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        lengths = inputs["attention_mask"].sum(1)
+        ids = [row[:length].tolist() for row, length in zip(inputs["input_ids"], lengths, strict=True)]
+        return encoder.encode_batch(ids, ("mean",)).numpy()
+
+    return run
+
+
+def exported_runs(folder: Path, name: str) -> dict[str, Run]:
+    """Load a model that `sequence-encoder export` has written for OpenVINO, in float32 and in bfloat16."""
+    kinds = {"float32": "f32", "bfloat16": "bf16"}
+    return {
+        f"{name}, {kind}": exported_run(folder, config={"INFERENCE_PRECISION_HINT": hint})
+        for kind, hint in kinds.items()
+    }
+
+
 def torch_run(model: torch.nn.Module) -> Run:
     """Return the run of a model in torch."""
 
@@ -149,9 +176,9 @@ def compare_orders() -> None:
             "ours in torch, float32": torch_run(loaded(torch.float32)),
             "ours in torch, bfloat16": torch_run(loaded(torch.bfloat16)),
             "BERT in ONNX Runtime": onnx_run(path, threads),
-            "ours in ONNX Runtime": onnx_run(onnx / "model.onnx", threads),
+            "ours in ONNX Runtime": exported_run(onnx),
             **{f"BERT in {name}": run for name, run in openvino_runs(path, threads).items()},
-            **{f"ours in {name}": run for name, run in openvino_runs(openvino / "openvino_model.xml", threads).items()},
+            **exported_runs(openvino, "ours in OpenVINO"),
         }
         print_orders(runs, tokenizer, texts, "BERT in ONNX Runtime")
 
@@ -170,11 +197,9 @@ def compare_eight_bits() -> None:
             place = Path(folder) / name
             export_ours(model, tokenizer, place / "onnx")
             export_ours(model, tokenizer, place / "openvino", "openvino")
-            runs[f"ours in ONNX Runtime, {name}"] = onnx_run(place / "onnx" / "model.onnx", threads)
-            xml = place / "openvino" / "openvino_model.xml"
-            runs[f"ours in OpenVINO, {name}"] = openvino_run(xml, threads, "f32")
-            also = "bfloat16" if name == "float32" else f"{name} and bfloat16"
-            runs[f"ours in OpenVINO, {also}"] = openvino_run(xml, threads, "bf16")
+            runs[f"ours in ONNX Runtime, {name}"] = exported_run(place / "onnx")
+            title = "ours in OpenVINO" if name == "float32" else f"ours in OpenVINO, {name}"
+            runs |= exported_runs(place / "openvino", title)
         bert, quantized = Path(folder) / "bert.onnx", Path(folder) / "nncf.xml"
         if is_installed("nncf"):
             export(BertModel.from_pretrained(MINILM).eval(), bert)

@@ -21,8 +21,12 @@ from ..modeling.text_encoding.text_encoding import TextEncodingMixin
 from .exported_graph import ExportedGraph
 from .graphs import VECTORS, padded_inputs
 from .loading import hub_options, load_exported
+from .similar_lengths import similar_lengths
 
 _TOKENS = "last_hidden_state"
+# For as many numbers, torch uses one thread. Its other threads would wait actively after the pooling, and slow the
+# runtime in the next batch: by a quarter with short texts.
+_ONE_THREAD = 32_768
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,13 @@ class ExportedEncoder(ExportedGraph, TextEncodingMixin):
         return vectors
 
     def encode_batch(self, ids: list[list[int]], modes: tuple[str, ...], skipped: int = 0) -> torch.Tensor:
-        """See `TextEncodingMixin.encode_batch`."""
+        """See `TextEncodingMixin.encode_batch`. Texts of similar length run together, since attention is padded."""
+        groups, places = similar_lengths([len(text) for text in ids])
+        vectors = torch.cat([self._encode_group([ids[index] for index in group], modes, skipped) for group in groups])
+        return vectors[places]
+
+    def _encode_group(self, ids: list[list[int]], modes: tuple[str, ...], skipped: int) -> torch.Tensor:
+        """Return the vectors of texts that run in one batch."""
         outputs = self._run(ids)
         if self._graph_channels is not None:
             return cast(torch.Tensor, outputs[VECTORS])
@@ -173,4 +183,5 @@ class ExportedEncoder(ExportedGraph, TextEncodingMixin):
         lengths = torch.tensor([len(text) for text in ids], device=states.device)[:, None]
         places = torch.arange(states.shape[1], device=states.device)
         token_mask = (places >= skipped) & (places < lengths)
-        return torch.cat([POOLINGS[mode](states, token_mask) for mode in modes], dim=-1)
+        channels = states.split(max(1, _ONE_THREAD // token_mask.numel()), dim=-1)
+        return torch.cat([POOLINGS[mode](part, token_mask) for mode in modes for part in channels], dim=-1)

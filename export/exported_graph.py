@@ -21,6 +21,7 @@ from ..modeling.calibration import Calibration, read_calibration
 from ..modeling.layer_vectors import LAYER_VECTORS
 from ..modeling.text_encoding.text_length import TextLengthMixin
 from .loading import hub_options, load_exported
+from .similar_lengths import similar_lengths
 
 
 class ExportedGraph:
@@ -58,8 +59,11 @@ class ExportedGraph:
         # OpenVINO would compute with other values.
         if missing := [name for name in self._inputs if name not in inputs]:
             raise ValueError(f"The graph also needs {' and '.join(missing)}, got only {', '.join(inputs) or 'none'}.")
+        return ModelOutput(self._compute({name: inputs[name] for name in self._inputs}))
+
+    def _compute(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         with self._running:
-            return ModelOutput(self.exported(**{name: inputs[name] for name in self._inputs}))
+            return self.exported(**inputs)
 
 
 class ExportedHead(TextLengthMixin, ExportedGraph):
@@ -75,6 +79,18 @@ class ExportedHead(TextLengthMixin, ExportedGraph):
     def __init__(self, exported: Any, calibration: Calibration | None) -> None:
         super().__init__(exported)
         self.calibration = calibration
+
+    def _compute(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Run the graph; for a classifier, texts of similar length in one batch."""
+        if not is_classifier(self) or "attention_mask" not in inputs:
+            return super()._compute(inputs)
+        mask = inputs["attention_mask"].cpu() != 0
+        # The number of columns up to the last token, since padding may also be on the left.
+        lengths = (mask * torch.arange(1, mask.shape[1] + 1)).amax(dim=1).clamp(min=1).tolist()
+        groups, places = similar_lengths(lengths)
+        run = super()._compute
+        parts = [run({name: each[group, : lengths[group[-1]]] for name, each in inputs.items()}) for group in groups]
+        return {name: torch.cat([part[name] for part in parts])[places] for name in parts[0]}
 
     @property
     def base_model(self) -> ExportedHead:

@@ -151,6 +151,25 @@ def test_an_exported_encoder_takes_any_size(
 
 
 @traced
+@pytest.mark.parametrize("to", FORMATS)
+def test_texts_of_similar_length_run_together(
+    encoders: dict[str, tuple[Any, Path]], to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, folder = encoders[to]
+    exported, shapes = load(folder), []
+    graph = exported.exported
+    monkeypatch.setattr(
+        exported, "exported", lambda **inputs: shapes.append(inputs["input_ids"].shape) or graph(**inputs)
+    )
+    texts = ["word " * (1 + number * 7 % 25) for number in range(60)]
+    expected = model.encode(texts, tokenizer_of(), convert_to_tensor=True)
+    assert_same(exported.encode(texts, convert_to_tensor=True), expected, 1e-5)
+    tokens = sum(map(len, tokenizer_of()(texts)["input_ids"]))
+    assert 1 < len(shapes) < 5
+    assert sum(shape.numel() for shape in shapes) < 1.5 * tokens
+
+
+@traced
 def test_masks_may_leave_out_tokens_inside_a_text(encoders: dict[str, tuple[Any, Path]], ragged: Build) -> None:
     model, folder = encoders["openvino"]
     exported = ExportedEncoder.from_pretrained(folder)

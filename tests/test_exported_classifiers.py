@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from sequence_encoder import (
@@ -23,8 +24,10 @@ from sequence_encoder.bulk.models import is_exported, load_classifier
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError
 from sequence_encoder.export import comparison, export
+from sequence_encoder.export.exported_graph import load_exported_head
 from sequence_encoder.search.reranking import Reranker
 from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
+from sequence_encoder.tests.comparisons import assert_same
 from sequence_encoder.tests.corpus_runs import assert_same_shards, options_of, rows_of, table_of, write_rows
 
 # The third text of a pair is missing.
@@ -87,6 +90,25 @@ def test_an_exported_cross_encoder_predicts_as_the_model(
 def test_an_exported_cross_encoder_ranks_as_the_model(cross_encoder: tuple[Path, Path]) -> None:
     ranked = [Reranker(str(folder), "cpu").scores("the cat", WORDS) for folder in cross_encoder]
     assert ranked[1] == pytest.approx(ranked[0], abs=1e-2)
+
+
+@TORCH
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_texts_of_similar_length_run_together(
+    cross_encoder: tuple[Path, Path], ragged: Callable[..., Any], side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = SequenceEncoderForSequenceClassification.from_pretrained(cross_encoder[0]).eval()
+    exported, _ = load_exported_head(cross_encoder[1])
+    graph, shapes = exported.exported, []
+    monkeypatch.setattr(
+        exported, "exported", lambda **inputs: shapes.append(inputs["input_ids"].shape) or graph(**inputs)
+    )
+    ids, mask = ragged([1 + number * 7 % 12 for number in range(90)], side)
+    ids %= model.config.vocab_size
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    assert_same(exported(**inputs).logits, model(**inputs).logits, 1e-5)
+    # With padding on the left, all texts end in the last column.
+    assert sum(shape.numel() for shape in shapes) < 1.5 * mask.sum() if side == "right" else len(shapes) == 1
 
 
 @TORCH
