@@ -80,11 +80,14 @@ def uninterrupted(arguments: Callable[..., list[str]], tmp_path_factory: pytest.
 def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(
     arguments: Callable[..., list[str]], uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """The run is killed twice: while it writes a checkpoint, whose folder has just appeared, and some steps later."""
-    for step, delay in ((SAVED_EVERY, 0.0), (3 * SAVED_EVERY, 0.3)):
+    """The run is killed twice: while it writes a checkpoint, whose folder has just appeared, and between two."""
+    for step, share in ((SAVED_EVERY, 0.0), (3 * SAVED_EVERY, 0.5)):
         process = start(arguments(tmp_path, resume=True))
+        wait_for(lambda step=step: newest_step(tmp_path) >= step - SAVED_EVERY)
+        before = time.monotonic()
         wait_for(lambda step=step, process=process: newest_step(tmp_path) >= step or process.poll() is not None)
-        time.sleep(delay)
+        # A fast machine would finish the run in any fixed time.
+        time.sleep(share * (time.monotonic() - before))
         process.kill()
         process.communicate()
     assert not (tmp_path / "config.json").exists()
