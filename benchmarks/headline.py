@@ -32,7 +32,8 @@ def read_speeds(results: str, heading: str, column: int) -> dict[str, int]:
         column: The column of the table, counted from 0, where column 0 holds the names.
     """
     section = results.split(f"\n## {heading}", 1)[1].split("\n## ", 1)[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    table = next(part for part in section.split("\n\n") if part.startswith("|"))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     found = ((row[0], re.match(r"[\d,]+", row[column])) for row in rows[2:])
     return {name: int(speed[0].replace(",", "")) for name, speed in found if speed}
 
