@@ -24,9 +24,11 @@ from .loading import hub_options, load_exported
 from .similar_lengths import similar_lengths
 
 _TOKENS = "last_hidden_state"
-# For as many numbers, torch uses one thread. Its other threads would wait actively after the pooling, and slow the
+# Torch pools fewer numbers than this with one thread. Its other threads would spin after the pooling, and slow the
 # runtime in the next batch: by a quarter with short texts.
 _ONE_THREAD = 32_768
+# With fewer channels at once, pooling takes longer than the threads spin.
+_LEAST_CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -183,5 +185,6 @@ class ExportedEncoder(ExportedGraph, TextEncodingMixin):
         lengths = torch.tensor([len(text) for text in ids], device=states.device)[:, None]
         places = torch.arange(states.shape[1], device=states.device)
         token_mask = (places >= skipped) & (places < lengths)
-        channels = states.split(max(1, _ONE_THREAD // token_mask.numel()), dim=-1)
-        return torch.cat([POOLINGS[mode](part, token_mask) for mode in modes for part in channels], dim=-1)
+        channels = (_ONE_THREAD - 1) // max(1, token_mask.numel())
+        parts = states.split(channels if channels >= _LEAST_CHANNELS else states.shape[-1], dim=-1)
+        return torch.cat([POOLINGS[mode](part, token_mask) for mode in modes for part in parts], dim=-1)

@@ -50,16 +50,22 @@ class ExportedGraph:
         """Run the graph on the outputs of a tokenizer, and return what the model returns.
 
         Args:
-            **inputs: Tensors (B, S), such as `input_ids` and `attention_mask`. Others than those of the graph are
-                ignored.
+            **inputs: Tensors or arrays (B, S), such as `input_ids` and `attention_mask`. Others than those of the graph
+                are ignored.
 
         Raises:
-            ValueError: If an input of the graph is missing.
+            ValueError: If an input of the graph is missing, or has another shape than the others.
         """
         # OpenVINO would compute with other values.
-        if missing := [name for name in self._inputs if name not in inputs]:
-            raise ValueError(f"The graph also needs {' and '.join(missing)}, got only {', '.join(inputs) or 'none'}.")
-        return ModelOutput(self._compute({name: inputs[name] for name in self._inputs}))
+        given = [name for name, value in inputs.items() if value is not None]
+        if missing := [name for name in self._inputs if name not in given]:
+            raise ValueError(f"The graph also needs {' and '.join(missing)}, got only {', '.join(given) or 'none'}.")
+        tensors = {name: torch.as_tensor(inputs[name]) for name in self._inputs}
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if len(set(shapes.values())) > 1:
+            found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise ValueError(f"All inputs must have the same shape, got {found}.")
+        return ModelOutput(self._compute(tensors))
 
     def _compute(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         with self._running:
@@ -81,10 +87,10 @@ class ExportedHead(TextLengthMixin, ExportedGraph):
         self.calibration = calibration
 
     def _compute(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Run the graph; for a classifier, texts of similar length in one batch."""
-        if not is_classifier(self) or "attention_mask" not in inputs:
-            return super()._compute(inputs)
+        """Run the graph. A classifier runs texts of similar length together."""
         mask = inputs["attention_mask"].cpu() != 0
+        if not (is_classifier(self) and mask.numel()):
+            return super()._compute(inputs)
         # The number of columns up to the last token, since padding may also be on the left.
         lengths = (mask * torch.arange(1, mask.shape[1] + 1)).amax(dim=1).clamp(min=1).tolist()
         groups, places = similar_lengths(lengths)

@@ -6,14 +6,14 @@ import torch
 
 # A smaller batch does not keep a processor busy, and its fixed cost is larger than that of padding.
 _LEAST_TOKENS = 256
-# How many times its tokens a batch may have with padding.
+# The most tokens of a batch with padding, relative to those without.
 _PADDED = 1.25
 
 
 def similar_lengths(lengths: list[int]) -> tuple[list[list[int]], torch.Tensor]:
     """Group the indices of texts by length, the shortest texts first.
 
-    A group ends when it has 256 tokens and the next text would pad it to more than 1.25 times its tokens.
+    A group ends when it has enough tokens and the next text would add too much padding.
 
     Args:
         lengths: The number of tokens of each text (N).

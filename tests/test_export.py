@@ -320,8 +320,12 @@ def test_an_exported_model_says_what_it_cannot_do(
         load_classifier(str(encoders["onnx"][1]), None, "auto")
     with pytest.raises(UsageError, match="is a SequenceEncoderForQuestionAnswering, and has no head for"):
         load_classifier(str(answering[1]), None, "auto")
-    with pytest.raises(ValueError, match="also needs attention_mask, got only input_ids"):
-        ExportedEncoder.from_pretrained(encoders["openvino"][1])(input_ids=torch.tensor([[5, 6]]))
+    exported, ids = ExportedEncoder.from_pretrained(encoders["openvino"][1]), torch.tensor([[5, 6]])
+    for mask in ({}, {"attention_mask": None}):
+        with pytest.raises(ValueError, match=r"also needs attention_mask, got only input_ids\."):
+            exported(input_ids=ids, **mask)
+    with pytest.raises(ValueError, match=r"same shape, got input_ids \(1, 2\), attention_mask \(1, 3\)"):
+        exported(input_ids=ids, attention_mask=torch.ones(1, 3))
 
 
 @traced
