@@ -60,7 +60,7 @@ class ExportedEncoder(ExportedGraph, TextEncodingMixin):
         super().__init__(exported)
         self.tokenizer, self.embedding_recipe = tokenizer, recipe
         # A graph for multiple choice cannot run on the single text below.
-        if not any(name in self.outputs for name in (_TOKENS, VECTORS)):
+        if not is_encoder(self):
             raise ValueError(
                 f"An ExportedEncoder needs the output {_TOKENS!r} or {VECTORS!r}, which this "
                 f"{' or '.join(self.config.architectures or ['model'])} does not have. Run it with ExportedModel of "
@@ -188,3 +188,8 @@ class ExportedEncoder(ExportedGraph, TextEncodingMixin):
         channels = (_ONE_THREAD - 1) // max(1, token_mask.numel())
         parts = states.split(channels if channels >= _LEAST_CHANNELS else states.shape[-1], dim=-1)
         return torch.cat([POOLINGS[mode](part, token_mask) for mode in modes for part in parts], dim=-1)
+
+
+def is_encoder(graph: ExportedGraph) -> bool:
+    """Return whether an exported model returns hidden states or vectors, as `ExportedEncoder` needs."""
+    return any(name in graph.outputs for name in (_TOKENS, VECTORS))

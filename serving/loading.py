@@ -14,6 +14,7 @@ from ..command_line import UsageError
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of
 from ..export import ExportedEncoder
+from ..export.exported_encoder import is_encoder
 from ..export.exported_graph import is_classifier, load_exported_head
 from ..inference.retrieval_vectors import retrieval_vectors
 from ..inference.text_vectors import SPARSE, TOKEN
@@ -67,8 +68,14 @@ def _load(source: str, precision: str, device: str) -> ServedModel:
     name, source = split_name(source)
     if is_exported(source):
         head, tokenizer = load_exported_head(source, **({} if device == "auto" else {"device": device}))
-        exported = head if is_classifier(head) else ExportedEncoder(head.exported, tokenizer, read_recipe(source))
-        return ServedModel(name, exported, tokenizer)
+        if is_classifier(head):
+            return ServedModel(name, head, tokenizer)
+        if not is_encoder(head):
+            raise ValueError(
+                f"A server cannot use an exported {type(head).__name__}; of exported models, it takes encoders and "
+                "models for sequence classification."
+            )
+        return ServedModel(name, ExportedEncoder(head.exported, tokenizer, read_recipe(source)), tokenizer)
     place = torch.device(_best_device() if device == "auto" else device)
     if (kind := kind_of(source)) is not None:
         vectors, _ = load_text_vectors(kind, source, place, precision)
