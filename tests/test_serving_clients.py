@@ -55,6 +55,13 @@ def test_openai(address: str, vectors: np.ndarray[Any, Any]) -> None:
             client.with_options(api_key="other").models.list()
 
 
+@pytest.fixture
+def _online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client of the Hub connect to this machine, whatever the environment says."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+@pytest.mark.usefixtures("_online")
 def test_the_client_of_the_hub(address: str, vectors: np.ndarray[Any, Any]) -> None:
     client = InferenceClient(address, token="key")
     np.testing.assert_allclose(client.feature_extraction(TEXTS[0]), vectors[:1], atol=2e-5)
@@ -63,6 +70,7 @@ def test_the_client_of_the_hub(address: str, vectors: np.ndarray[Any, Any]) -> N
     np.testing.assert_allclose(client.sentence_similarity(TEXTS[0], TEXTS[1:]), (vectors @ vectors[0])[1:], atol=2e-5)
 
 
+@pytest.mark.usefixtures("_online")
 @pytest.mark.parametrize("name", ["classifier", "masked"])
 def test_the_client_of_the_hub_with_a_head(models: dict[str, ServedModel], name: str) -> None:
     for address in listening(models[name]):
