@@ -172,6 +172,8 @@ class ExportedEncoder(ExportedGraph, TextEncodingMixin):
 
     def encode_batch(self, ids: list[list[int]], modes: tuple[str, ...], skipped: int = 0) -> torch.Tensor:
         """See `TextEncodingMixin.encode_batch`. Texts of similar length run together, since attention is padded."""
+        if not self.runs_groups:
+            return self._encode_group(ids, modes, skipped)
         groups, places = similar_lengths([len(text) for text in ids])
         vectors = torch.cat([self._encode_group([ids[index] for index in group], modes, skipped) for group in groups])
         return vectors[places]
@@ -186,7 +188,9 @@ class ExportedEncoder(ExportedGraph, TextEncodingMixin):
         places = torch.arange(states.shape[1], device=states.device)
         token_mask = (places >= skipped) & (places < lengths)
         channels = (_ONE_THREAD - 1) // max(1, token_mask.numel())
-        parts = states.split(channels if channels >= _LEAST_CHANNELS else states.shape[-1], dim=-1)
+        if channels < _LEAST_CHANNELS or not self.runs_groups:
+            channels = states.shape[-1]
+        parts = states.split(channels, dim=-1)
         return torch.cat([POOLINGS[mode](part, token_mask) for mode in modes for part in parts], dim=-1)
 
 

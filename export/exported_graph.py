@@ -46,6 +46,11 @@ class ExportedGraph:
         is_openvino = exported.export_format == "openvino"
         self._running: AbstractContextManager[Any] = threading.Lock() if is_openvino else nullcontext()
 
+    @property
+    def runs_groups(self) -> bool:
+        """Whether to run texts of similar length together. Such small batches do not keep a GPU busy."""
+        return self.device.type == "cpu"
+
     def __call__(self, **inputs: Any) -> Any:
         """Run the graph on the outputs of a tokenizer, and return what the model returns.
 
@@ -88,8 +93,9 @@ class ExportedHead(TextLengthMixin, ExportedGraph):
 
     def _compute(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Run the graph. A classifier runs texts of similar length together."""
-        mask = inputs["attention_mask"].cpu() != 0
-        if not (is_classifier(self) and mask.numel()):
+        # Transformers can export a model without this input.
+        mask = inputs.get("attention_mask", torch.empty(0)) != 0
+        if not (is_classifier(self) and mask.numel() and self.runs_groups):
             return super()._compute(inputs)
         # The number of columns up to the last token, since padding may also be on the left.
         lengths = (mask * torch.arange(1, mask.shape[1] + 1)).amax(dim=1).clamp(min=1).tolist()
