@@ -24,7 +24,12 @@ STEPS = 8
 resumes_several = pytest.mark.since("transformers", "5.18", "resumes runs of several CPU processes")
 # Each has a file in `examples`.
 shards_models = pytest.mark.since("accelerate", "1.10", "shards models with FSDP2 and `parallelism_config`")
-PARALLELISMS = ["ddp", pytest.param("fsdp2", marks=shards_models), pytest.param("tensor_parallel", marks=shards_models)]
+trains_sharded = pytest.mark.since("transformers", "5.21", "trains with tensor parallelism")
+PARALLELISMS = [
+    "ddp",
+    pytest.param("fsdp2", marks=shards_models),
+    pytest.param("tensor_parallel", marks=[shards_models, trains_sharded]),
+]
 
 
 @pytest.fixture(scope="module")
