@@ -25,7 +25,7 @@ from .similar_lengths import similar_lengths
 
 _TOKENS = "last_hidden_state"
 # Torch pools fewer numbers than this with one thread. Its other threads would spin after the pooling, and slow the
-# runtime in the next batch: by a quarter with short texts.
+# runtime in the next batch, by about a tenth with short texts.
 _ONE_THREAD = 32_768
 # With fewer channels at once, pooling takes longer than the threads spin.
 _LEAST_CHANNELS = 16
