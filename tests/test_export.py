@@ -27,6 +27,7 @@ from sequence_encoder.inference import QuestionAnsweringPipeline
 from sequence_encoder.modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
 from sequence_encoder.saving.whole_folders import atomic_folder
 from sequence_encoder.tests.comparisons import assert_same
+from sequence_encoder.tests.exported_runs import record_shapes
 from sequence_encoder.tests.texts import TEXTS, tokenizer_of
 
 EXPORTERS = pytest.mark.since("transformers", "5.23", "runs exported models")
@@ -156,11 +157,8 @@ def test_texts_of_similar_length_run_together(
     encoders: dict[str, tuple[Any, Path]], to: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, folder = encoders[to]
-    exported, shapes = load(folder), []
-    graph = exported.exported
-    monkeypatch.setattr(
-        exported, "exported", lambda **inputs: shapes.append(inputs["input_ids"].shape) or graph(**inputs)
-    )
+    exported = load(folder)
+    shapes = record_shapes(exported, monkeypatch)
     texts = ["word " * (1 + number * 7 % 25) for number in range(60)]
     expected = model.encode(texts, tokenizer_of(), convert_to_tensor=True)
     assert_same(exported.encode(texts, convert_to_tensor=True), expected, 1e-5)

@@ -29,6 +29,7 @@ from sequence_encoder.search.reranking import Reranker
 from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
 from sequence_encoder.tests.comparisons import assert_same
 from sequence_encoder.tests.corpus_runs import assert_same_shards, options_of, rows_of, table_of, write_rows
+from sequence_encoder.tests.exported_runs import record_shapes
 
 # The third text of a pair is missing.
 ROWS = [{**row, "other": WORDS[number % 7] if number != 2 else None} for number, row in enumerate(rows_of())]
@@ -99,10 +100,7 @@ def test_texts_of_similar_length_run_together(
 ) -> None:
     model = SequenceEncoderForSequenceClassification.from_pretrained(cross_encoder[0]).eval()
     exported, _ = load_exported_head(cross_encoder[1])
-    graph, shapes = exported.exported, []
-    monkeypatch.setattr(
-        exported, "exported", lambda **inputs: shapes.append(inputs["input_ids"].shape) or graph(**inputs)
-    )
+    shapes = record_shapes(exported, monkeypatch)
     ids, mask = ragged([1 + number * 7 % 12 for number in range(90)], side)
     ids %= model.config.vocab_size
     inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
