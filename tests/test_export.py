@@ -24,6 +24,7 @@ from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError
 from sequence_encoder.export import ExportedEncoder, comparison, export, exported_pipeline, exporting, requirements
 from sequence_encoder.inference import QuestionAnsweringPipeline
+from sequence_encoder.modeling.pooling import POOLINGS
 from sequence_encoder.modeling.text_encoding.embedding_recipe import Dense, EmbeddingRecipe, Normalize
 from sequence_encoder.saving.whole_folders import atomic_folder
 from sequence_encoder.tests.comparisons import assert_same
@@ -162,9 +163,23 @@ def test_texts_of_similar_length_run_together(
     texts = ["word " * (1 + number * 7 % 25) for number in range(60)]
     expected = model.encode(texts, tokenizer_of(), convert_to_tensor=True)
     assert_same(exported.encode(texts, convert_to_tensor=True), expected, 1e-5)
-    tokens = sum(map(len, tokenizer_of()(texts)["input_ids"]))
+    ids = tokenizer_of()(texts)["input_ids"]
     assert 1 < len(shapes) < 5
-    assert sum(shape.numel() for shape in shapes) < 1.5 * tokens
+    assert sum(shape.numel() for shape in shapes) < 1.5 * sum(map(len, ids))
+    # `encode` sorts the texts first. Others may call this method with texts in any order.
+    assert_same(exported.encode_batch(ids, model.embedding_recipe.pooling), expected, 1e-5)
+
+
+@traced
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_channels_are_pooled_in_parts(encoders: dict[str, tuple[Any, Path]], pooling: str) -> None:
+    model, folder = encoders["openvino"]
+    ids = [tokenizer_of()(" ".join(TEXTS[number % 5 :]))["input_ids"][:40] for number in range(40)]
+    # More numbers than one thread pools, and few enough for parts.
+    assert model.config.hidden_size * 40 * 40 > 32_768 > 16 * 40 * 40
+    with torch.no_grad():
+        expected = model.encode_batch(ids, (pooling,))
+    assert_same(load(folder).encode_batch(ids, (pooling,)), expected, 1e-5)
 
 
 @traced
