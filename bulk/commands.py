@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from .arguments import (
     arguments_of,
     check_libraries,
 )
+from .engine import Load, local_engine
 from .listed_vectors import ListedVectors, check_options
 from .models import choose_device, kind_of, load_classifier, load_encoder, load_text_vectors
 from .predictions import Predictions
-from .ray_engine import run_on_ray
+from .ray_engine import ray_engine, with_absolute_paths
 from .results import Computation, Counts
 from .rows import CorpusRows
 from .run import Run
@@ -79,12 +81,11 @@ def embed(
     """Run `sequence-encoder embed`, or the first part of another command. See `embed_corpus`."""
     engine = engine or EngineArguments()
     check_libraries("embed", options.format, engine.engine)
-    parts = (model, corpus, options, rows)
+    if engine.engine == "ray":
+        model, corpus = with_absolute_paths(model), with_absolute_paths(corpus)
     kind = kind_of(model.model, options.vectors or ())
     if kind is not None:
         check_options(kind, model.model, options)
-    if engine.engine == "ray":
-        return run_on_ray(embed, parts, engine.workers)
 
     def load() -> tuple[Computation, str]:
         if kind is not None:
@@ -95,8 +96,8 @@ def embed(
         )
         return Vectors(encoder, tokenizer, model, options), sentence
 
-    read = CorpusRows(corpus, rows)
-    return Run(command, parts, model.model, Path(rows.output_dir), read, options.format, load)()
+    parts = (model, corpus, options, rows)
+    return _run(command, parts, CorpusRows(corpus, rows), options.format, load, engine)
 
 
 def predict(
@@ -109,9 +110,8 @@ def predict(
     """Run `sequence-encoder predict`. See `predict_corpus`."""
     engine = engine or EngineArguments()
     check_libraries("predict", engine=engine.engine)
-    parts = (model, corpus, options, rows)
     if engine.engine == "ray":
-        return run_on_ray(predict, parts, engine.workers)
+        model, corpus = with_absolute_paths(model), with_absolute_paths(corpus)
 
     def load() -> tuple[Predictions, str]:
         classifier, tokenizer, sentence = load_classifier(
@@ -119,5 +119,15 @@ def predict(
         )
         return Predictions(classifier, tokenizer, model, options), sentence
 
-    read = CorpusRows(corpus, rows, options.text_pair_column)
-    return Run("predict", parts, model.model, Path(rows.output_dir), read, "parquet", load)()
+    parts = (model, corpus, options, rows)
+    return _run("predict", parts, CorpusRows(corpus, rows, options.text_pair_column), "parquet", load, engine)
+
+
+def _run(
+    command: str, parts: tuple[Any, ...], rows: CorpusRows, file_format: str, load: Load, engine: EngineArguments
+) -> Counts:
+    model: ModelArguments = parts[0]
+    place = local_engine
+    if engine.engine == "ray":
+        place = partial(ray_engine, workers=engine.workers, device=model.device)
+    return Run(command, parts, model.model, Path(rows.rows.output_dir), rows, file_format, load, place)()

@@ -73,7 +73,7 @@ class CorpusRows:
     """
 
     def __init__(self, corpus: TextArguments, rows: RowArguments, pair_column: str | None = None) -> None:
-        self.corpus, self.rows = corpus, rows
+        self.corpus, self.rows, self.pair_column = corpus, rows, pair_column
         self.text_columns = [corpus.text_column, *([] if pair_column is None else [pair_column])]
         self.count: int | None = None
         self.schema = pa.schema([])
@@ -81,6 +81,10 @@ class CorpusRows:
         options = {"text_column": corpus.text_column, "text_pair_column": pair_column, "id_column": rows.id_column}
         self._wanted = [(option, name) for option, name in options.items() if name is not None]
         self._wanted += [("columns", name) for name in rows.columns]
+
+    def closed(self) -> CorpusRows:
+        """Return the same rows, not open yet, for another process."""
+        return CorpusRows(self.corpus, self.rows, self.pair_column)
 
     def open(self, scratch: Path) -> None:
         """Open the corpus.

@@ -1,8 +1,7 @@
 """Runs a computation over all rows of a corpus. What is complete stays, and the next run goes on from there.
 
 A run needs no other state than which shards exist. A shard depends only on its rows and the settings, so that a run
-that was interrupted writes the same files as one that was not. While rows are computed, those before are written, and
-if a GPU computes, the next ones are read and tokenized.
+that was interrupted writes the same files as one that was not. While rows are computed, those before are written.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,14 @@ from ..command_line.counts import counted
 from ..command_line.progress_bars import hide_progress_bars
 from ..saving.scratch_folders import scratch_folder
 from ..saving.whole_folders import write_atomically
+from .engine import Engine, Load, Result, local_engine
 from .folder import OutputFolder, settings_of
 from .formats import FORMATS, Shards, ShardWriter, schema_with
 from .models import identify
 from .processes import is_mine, process_count, rank, wait_until
-from .results import Computation, Counts, Tokens
-from .rows import Chunk, CorpusRows
-from .threads import Background, read_ahead
-from .vectors import Vectors
+from .results import Counts
+from .rows import CorpusRows
+from .threads import Background
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class Run:
         rows: The rows of the corpus.
         file_format: The format of the results, one of `FORMATS`.
         load: Loads the model, and returns the computation and a sentence about it.
+        engine: Where to compute. It takes `load`, and the engine is used within its context.
     """
 
     command: str
@@ -54,7 +54,8 @@ class Run:
     output: Path
     rows: CorpusRows
     file_format: str
-    load: Callable[[], tuple[Computation, str]]
+    load: Load
+    engine: Callable[[Load], AbstractContextManager[Engine]] = local_engine
 
     def __call__(self) -> Counts:
         """Write all shards that do not exist, and return the counts of the whole corpus.
@@ -92,19 +93,22 @@ class Run:
             wait_until(folder.settings_file.exists)
         # A wrong column is reported before the model is loaded.
         self.rows.open(folder.state)
-        computation, sentence = self.load()
-        self._check_names([*(each.name for each in computation.fields), *FORMATS[self.file_format].own_columns])
-        settings |= {f"resolved {name}": value for name, value in computation.facts.items()}
-        folder.check_settings(settings)
-        if is_first:
-            print(sentence, flush=True)
-            folder.keep_settings(settings)
-        facts = {"model": self.model, **computation.facts}
-        if isinstance(computation, Vectors) and computation.precision == "int8":
-            facts["ranges"] = self._ranges(folder, computation).tolist()
-        schema = schema_with([*self.rows.schema, *computation.fields], facts)
-        shards: Shards = FORMATS[self.file_format](self.output, schema, folder.state)
-        written = self._write(shards, schema, computation, folder.state)
+        with self.engine(self.load) as engine:
+            description = engine.describe()
+            written_names = [each.name for each in description.fields]
+            self._check_names([*written_names, *FORMATS[self.file_format].own_columns])
+            settings |= {f"resolved {name}": value for name, value in description.facts.items()}
+            folder.check_settings(settings)
+            if is_first:
+                print(description.sentence, flush=True)
+                folder.keep_settings(settings)
+            facts = {"model": self.model, **description.facts}
+            ranges = self._ranges(folder, engine) if description.needs_ranges else None
+            if ranges is not None:
+                facts["ranges"] = ranges.tolist()
+            schema = schema_with([*self.rows.schema, *description.fields], facts)
+            shards: Shards = FORMATS[self.file_format](self.output, schema, folder.state)
+            written = self._write(shards, schema, engine, ranges, folder.state)
         return self._finish(folder, shards, written, time.monotonic() - started)
 
     def _check_names(self, written: list[str]) -> None:
@@ -116,19 +120,16 @@ class Run:
         if refused := [name for name in names if not FORMATS[self.file_format].can_name(name)]:
             raise UsageError(f"--columns {' '.join(refused)}: a table of LanceDB cannot have a column {remedy}")
 
-    def _ranges(self, folder: OutputFolder, vectors: Vectors) -> np.ndarray:
+    def _ranges(self, folder: OutputFolder, engine: Engine) -> np.ndarray:
         """Return the ranges of vectors in eight bits, which the first process finds in the first texts."""
         if rank() == 0 and not folder.ranges_file.exists():
             # Of a single text, least and greatest values are the same.
             chunk = next((chunk for chunk in self.rows.chunks() if chunk.good.sum() > 1), None)
             if chunk is None:
                 raise ValueError("--precision int8 needs at least two texts, to find the ranges of their vectors.")
-            with tqdm(disable=True) as silent:
-                found = vectors.find_ranges(chunk, vectors.tokenize(chunk.texts), silent)
-            write_atomically(folder.ranges_file, [json.dumps(found.tolist())])
+            write_atomically(folder.ranges_file, [json.dumps(engine.find_ranges(chunk).tolist())])
         wait_until(folder.ranges_file.exists)
-        vectors.ranges = np.array(json.loads(folder.ranges_file.read_text(encoding="utf-8")), np.float32)
-        return vectors.ranges
+        return np.array(json.loads(folder.ranges_file.read_text(encoding="utf-8")), np.float32)
 
     def _existing(self) -> set[int]:
         """Return the numbers of the shards that exist."""
@@ -138,25 +139,25 @@ class Run:
         """Return the numbers of the shards of a number of rows."""
         return set(range(-(-rows // self.rows.rows.shard_rows)))
 
-    def _write(self, shards: Shards, schema: pa.Schema, computation: Computation, state: Path) -> Counts:
+    def _write(
+        self, shards: Shards, schema: pa.Schema, engine: Engine, ranges: np.ndarray | None, state: Path
+    ) -> Counts:
         """Write the shards of this process, and return their counts."""
-        written, tokens_done, done = Counts(), 0, self._existing()
-        chunks = self.rows.chunks(lambda shard: is_mine(shard) and shard not in done)
-        tokenized: Iterator[tuple[Chunk, Tokens]] = ((chunk, _tokenize(computation, chunk)) for chunk in chunks)
+        written, tokens, done = Counts(), 0, self._existing()
         with ExitStack() as stack:
             scratch = stack.enter_context(scratch_folder(state, "incomplete-"))
             output = _Output(shards, schema, scratch, written)
-            ahead = stack.enter_context(read_ahead(tokenized)) if tokenizes_ahead(computation) else tokenized
             background = stack.enter_context(Background())
             progress = stack.enter_context(_progress_bar(self.rows, done))
             started = time.monotonic()
             stack.enter_context(_interruption(self.output))
-            for chunk, tokens in ahead:
-                columns = computation.compute(chunk, tokens, progress)
-                background.run(output.write, chunk, columns, tokens)
-                tokens_done += sum(map(len, tokens.ids))
-                progress.update(len(chunk.good) - len(tokens.ids))
-                progress.set_postfix_str(f"{tokens_done / (time.monotonic() - started):,.0f} tokens/s", refresh=False)
+            results = engine.results(
+                self.rows, state, lambda shard: is_mine(shard) and shard not in done, ranges, progress
+            )
+            for result in stack.enter_context(closing(results)):
+                background.run(output.write, result)
+                tokens += result.tokens
+                progress.set_postfix_str(f"{tokens / (time.monotonic() - started):,.0f} tokens/s", refresh=False)
             background.run(output.finish)
         return written
 
@@ -173,19 +174,6 @@ class Run:
         return counts
 
 
-def tokenizes_ahead(computation: Computation) -> bool:
-    """Return whether to tokenize the next rows while these are computed.
-
-    The threads of a CPU that computes would wait for those that tokenize.
-    """
-    return computation.device_type != "cpu"
-
-
-def _tokenize(computation: Computation, chunk: Chunk) -> Tokens:
-    # Tokenizers refuse an empty list.
-    return computation.tokenize(chunk.texts) if chunk.good.any() else Tokens({"input_ids": []}, 0)
-
-
 @contextmanager
 def _interruption(output: Path) -> Iterator[None]:
     """Say after Ctrl-C what is kept, and how to continue."""
@@ -198,19 +186,20 @@ def _interruption(output: Path) -> Iterator[None]:
 
 
 class _Output:
-    """Writes chunks, and completes shards."""
+    """Writes the results of chunks, and completes shards."""
 
     def __init__(self, shards: Shards, schema: pa.Schema, scratch: Path, written: Counts) -> None:
         self.shards, self.schema, self.scratch, self.written = shards, schema, scratch, written
         self.writer: ShardWriter | None = None
         self.counts = Counts()
 
-    def write(self, chunk: Chunk, columns: list[pa.Array], tokens: Tokens) -> None:
-        """Write a chunk, and complete its shard if it is the last one."""
+    def write(self, result: Result) -> None:
+        """Write the result of a chunk, and complete its shard if it is the last one."""
+        chunk = result.chunk
         if self.writer is None:
             self.writer = self.shards.writer(chunk.shard, self.scratch)
-        self.writer.write(pa.Table.from_arrays([*chunk.columns.columns, *columns], schema=self.schema))
-        self.counts.add(Counts(len(chunk.good), sum(map(len, tokens.ids)), tokens.truncated, chunk.bad))
+        self.writer.write(pa.Table.from_arrays([*chunk.columns.columns, *result.columns], schema=self.schema))
+        self.counts.add(Counts(len(chunk.good), result.tokens, result.truncated, chunk.bad))
         if chunk.ends_shard:
             self.finish()
 

@@ -133,7 +133,7 @@ def test_tokenizing_ahead_gives_the_same_shards_and_errors(
     model: Path, corpus: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As on a GPU.
-    monkeypatch.setattr("sequence_encoder.bulk.run.tokenizes_ahead", lambda computation: True)
+    monkeypatch.setattr("sequence_encoder.bulk.engine.tokenizes_ahead", lambda device_type: True)
     embed(model, corpus, tmp_path / "out")
     assert_same_shards(tmp_path / "out", whole)
     with pytest.raises(UsageError, match=f"row {LONG - NULL - 1} of --corpus"):
