@@ -23,7 +23,8 @@ from .engine import Load, local_engine
 from .listed_vectors import ListedVectors, check_options
 from .models import choose_device, kind_of, load_classifier, load_encoder, load_text_vectors
 from .predictions import Predictions
-from .ray_engine import ray_engine, with_absolute_paths
+from .ray_engine import ray_engine
+from .ray_workers import with_absolute_paths
 from .results import Computation, Counts
 from .rows import CorpusRows
 from .run import Run

@@ -1,19 +1,19 @@
 """Computes on a Ray cluster: Ray Data streams the chunks of a corpus through workers that hold the model.
 
-One task reads the corpus, and this process writes the results, in order, as if it had computed them. Workers share
-nothing but the model. Ray Data chooses their machines, gives the next chunk to a worker that is free, waits with
-reading while chunks pile up, and computes the chunks of a worker that has died on another.
+One task reads the corpus on the machine of the command, and the command writes the results, in order, as if it had
+computed them. Workers share nothing but the model. Ray Data chooses their machines, gives the next chunk to a worker
+that is free, stops reading while chunks pile up, and gives the chunks of a worker that has died to another.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
-import pickle
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -36,15 +36,16 @@ from .engine import (
     tokenizes_ahead,
     use_ranges,
 )
+from .messages import ERRORS, packed, unpacked
 from .processes import process_count
+from .ray_workers import Share, share_of
 from .results import Computation
 from .rows import Chunk, CorpusRows
 
 # How often a chunk may end its worker. Ray would try for ever, for example if memory never suffices.
 _ATTEMPTS = 5
-# The errors of users, which are passed on in place of a result, without the stacks of Ray.
-_ERRORS = (ValueError, OSError)
-_ITEM = "item"
+# Loggers of Ray Data, and the least that they log. The second one warns that there is no bar; that of the run is there.
+_LEVELS = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
 
 
 @contextmanager
@@ -69,19 +70,10 @@ def ray_engine(load: Load, workers: int | None, device: str | None) -> Iterator[
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(logging_level=logging.WARNING)
     try:
-        yield RayEngine(load, _share(ray.cluster_resources(), len(ray.nodes()), workers, device))
+        yield RayEngine(load, share_of(ray.nodes(), workers, device))
     finally:
         if started:
             ray.shutdown()
-
-
-@dataclass(frozen=True)
-class Share:
-    """The number of workers, and what each of them gets."""
-
-    workers: int
-    cpus: int
-    gpus: int
 
 
 class RayEngine:
@@ -104,7 +96,7 @@ class RayEngine:
 
     def find_ranges(self, chunk: Chunk) -> np.ndarray:
         """See `Engine.find_ranges`."""
-        found: np.ndarray = self._in_a_worker(_find_ranges, self.load, chunk)
+        found: np.ndarray = self._in_a_worker(_find_ranges, self.load, packed(chunk))
         return found
 
     def results(
@@ -115,11 +107,53 @@ class RayEngine:
         ranges: np.ndarray | None,
         progress: Any,
     ) -> Generator[Result]:
-        """See `Engine.results`."""
-        import ray
-        from ray.data import ActorPoolStrategy, TaskPoolStrategy
+        """See `Engine.results`.
 
-        attempts = ray.remote(num_cpus=0, max_restarts=-1)(_Attempts).remote()
+        Raises:
+            ray.exceptions.RayError: If Ray or a worker fails with an error that is not one of users.
+        """
+        import ray
+
+        with ExitStack() as stack:
+            stack.enter_context(_quiet())
+            attempts = stack.enter_context(_attempts())
+            batches = self._dataset(rows, scratch, wanted, ranges, attempts).iter_batches(
+                batch_size=None, batch_format="pyarrow"
+            )
+            failure = None
+            try:
+                for batch in batches:
+                    for item in unpacked(batch):
+                        if isinstance(item, ERRORS):
+                            raise item
+                        if isinstance(item, Result):
+                            progress.update(len(item.chunk.good))
+                            yield item
+                        elif isinstance(item, int):
+                            rows.count = item
+            except ray.exceptions.RayError as error:
+                # Its tracebacks would keep the workers, as long as anyone keeps the error.
+                failure = error.with_traceback(None)
+                failure.__context__ = None
+            finally:
+                del batches
+            if failure is not None:
+                # So do circles of objects in Ray.
+                gc.collect()
+                raise failure
+
+    def _dataset(
+        self,
+        rows: CorpusRows,
+        scratch: Path,
+        wanted: Callable[[int], bool],
+        ranges: np.ndarray | None,
+        attempts: Any,
+    ) -> Any:
+        """Return the dataset of the messages from the workers."""
+        import ray
+        from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+
         calls = 2 if tokenizes_ahead(self._device_type) else 1
         pool = ActorPoolStrategy(
             size=self.share.workers,
@@ -129,15 +163,21 @@ class RayEngine:
             enable_true_multi_threading=True,
         )
         read: Callable[..., Iterator[pa.Table]] = _read
-        with _data_context():
-            dataset = ray.data.from_items([0]).map_batches(
+        context = DataContext.get_current().copy()
+        context.execution_options.preserve_order = True
+        # Messages are not joined, so that each goes to a worker that is free.
+        context.target_max_block_size = 1
+        context.enable_progress_bars = context.print_on_execution_start = False
+        with DataContext.current(context):
+            messages = ray.data.from_items([0]).map_batches(
                 read,
                 fn_kwargs={"rows": rows.closed(), "scratch": scratch.absolute(), "wanted": wanted},
                 compute=TaskPoolStrategy(size=1),
                 # Workers may take all CPUs.
                 num_cpus=0,
+                label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()},
             )
-            dataset = dataset.map_batches(
+            return messages.map_batches(
                 _Worker,
                 fn_constructor_kwargs={"load": self.load, "ranges": ranges, "attempts": attempts},
                 batch_size=1,
@@ -146,15 +186,6 @@ class RayEngine:
                 num_cpus=self.share.cpus,
                 num_gpus=self.share.gpus,
             )
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for item in _unpacked(batch):
-                if isinstance(item, _ERRORS):
-                    raise item
-                if isinstance(item, Result):
-                    progress.update(len(item.chunk.good))
-                    yield item
-                else:
-                    rows.count = item
 
     def _in_a_worker(self, function: Callable[..., Any], *arguments: Any) -> Any:
         import ray
@@ -163,7 +194,7 @@ class RayEngine:
         try:
             return ray.get(task.remote(*arguments))
         except ray.exceptions.RayTaskError as error:
-            raise error.cause if isinstance(error.cause, _ERRORS) else error from None
+            raise error.cause if isinstance(error.cause, ERRORS) else error from None
 
 
 class _Worker:
@@ -174,22 +205,22 @@ class _Worker:
         self._computation: Computation | None = None
         self._loading, self._computing = Lock(), Lock()
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        (item,) = _unpacked(batch)
-        if isinstance(item, Chunk):
-            try:
-                item = self._result(item)
-            except _ERRORS as error:
-                item = error
-        return _packed(item)
+    def __call__(self, message: pa.Table) -> pa.Table:
+        (item,) = unpacked(message)
+        if not isinstance(item, Chunk):
+            return message
+        try:
+            return packed(self._result(item))
+        except ERRORS as error:
+            return packed(error)
 
     def _result(self, chunk: Chunk) -> Result:
         import ray
 
         if ray.get(self.attempts.add.remote(chunk.first)) > _ATTEMPTS:
             raise UsageError(
-                f"{_ATTEMPTS} workers died while they computed the rows of the corpus from {chunk.first}. If memory "
-                "was short, choose fewer --workers or a smaller --max_tokens."
+                f"{_ATTEMPTS} workers died while they computed the rows of the corpus from {chunk.first}, or the next "
+                "ones. If memory was short, choose fewer --workers or a smaller --max_tokens."
             )
         with self._loading:
             if self._computation is None:
@@ -200,26 +231,16 @@ class _Worker:
             return compute(self._computation, chunk, tokens, silent)
 
 
-class _Attempts:
-    """Counts how often workers have started to compute each chunk, and outlives them."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[int] = Counter()
-
-    def add(self, first: int) -> int:
-        self.counts[first] += 1
-        return self.counts[first]
-
-
 def _read(_: Any, rows: CorpusRows, scratch: Path, wanted: Callable[[int], bool]) -> Iterator[pa.Table]:
     """Yield the chunks of a corpus, and then the number of its rows."""
     try:
         rows.open(scratch)
         for chunk in rows.chunks(wanted):
-            yield _packed(chunk)
-        yield _packed(rows.count)
-    except _ERRORS as error:
-        yield _packed(error)
+            yield packed(chunk)
+        assert rows.count is not None
+        yield packed(rows.count)
+    except ERRORS as error:
+        yield packed(error)
 
 
 def _loaded(load: Load) -> tuple[Computation, str]:
@@ -232,60 +253,46 @@ def _describe(load: Load) -> Description:
     return describe(*_loaded(load))
 
 
-def _find_ranges(load: Load, chunk: Chunk) -> np.ndarray:
+def _find_ranges(load: Load, message: pa.Table) -> np.ndarray:
+    (chunk,) = unpacked(message)
+    assert isinstance(chunk, Chunk)
     return find_ranges(_loaded(load)[0], chunk)
 
 
 @contextmanager
-def _data_context() -> Iterator[None]:
-    """Let datasets that are made in this block keep the order, and neither join chunks nor report by themselves."""
-    from ray.data import DataContext
+def _attempts() -> Iterator[Any]:
+    """Yield an actor that counts how often workers have started to compute each chunk, and outlives them."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    # It warns that there is no bar; that of the run is there.
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    context = DataContext.get_current().copy()
-    context.execution_options.preserve_order = True
-    context.target_max_block_size = 1
-    context.enable_progress_bars = context.print_on_execution_start = False
-    with DataContext.current(context):
+    # A class of a function travels by its code, so that its process does not import this package.
+    class Attempts:
+        def __init__(self) -> None:
+            self.counts: Counter[int] = Counter()
+
+        def add(self, first: int) -> int:
+            self.counts[first] += 1
+            return self.counts[first]
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(Attempts)
+    attempts = actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote()
+    try:
+        yield attempts
+    finally:
+        ray.kill(attempts)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let Ray Data log only warnings within this block."""
+    # It sets its own levels when it is imported.
+    import_module("ray.data")
+    before = {name: logging.getLogger(name).level for name in _LEVELS}
+    for name, level in _LEVELS.items():
+        logging.getLogger(name).setLevel(level)
+    try:
         yield
-
-
-def _packed(item: Any) -> pa.Table:
-    """Return a table with a single row, so that Ray never divides or changes what it carries."""
-    return pa.table({_ITEM: pa.array([pickle.dumps(item, pickle.HIGHEST_PROTOCOL)], pa.large_binary())})
-
-
-def _unpacked(table: pa.Table) -> Iterator[Any]:
-    for value in table.column(_ITEM):
-        yield pickle.loads(value.as_buffer())
-
-
-def _share(available: dict[str, float], machines: int, workers: int | None, device: str | None) -> Share:
-    """Return the workers for the resources of a cluster.
-
-    Raises:
-        UsageError: If the cluster has too little for them.
-    """
-    gpus, cpus = int(available.get("GPU", 0)), int(available.get("CPU", 0))
-    if gpus and (device is None or device.startswith("cuda")):
-        count, most, what = workers or gpus, gpus, "GPUs"
-        share = Share(count, cpus=0, gpus=1)
-    else:
-        count, most, what = workers or machines, cpus, "CPUs"
-        # Ray limits the threads of a worker to its CPUs.
-        share = Share(count, cpus=cpus // count, gpus=0)
-    if count > most:
-        raise UsageError(f"--workers must be at most {most}, the {what} of the cluster, got {count}.")
-    return share
-
-
-def with_absolute_paths(part: Any) -> Any:
-    """Return options of a command with absolute paths, since workers may have other working folders."""
-    changed = {
-        name: str(Path(value).absolute())
-        for name in ("model", "corpus")
-        if isinstance(value := getattr(part, name, None), str) and Path(value).exists()
-    }
-    return type(part)(**{**vars(part), **changed})
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

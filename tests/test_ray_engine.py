@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -13,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from sequence_encoder.bulk.arguments import EMBED, arguments_of
+from sequence_encoder.bulk.messages import packed, unpacked
 from sequence_encoder.bulk.models import load_encoder
 from sequence_encoder.bulk.ray_engine import ray_engine
+from sequence_encoder.bulk.ray_workers import Share, share_of
 from sequence_encoder.bulk.results import Tokens
 from sequence_encoder.bulk.rows import Chunk, CorpusRows
 from sequence_encoder.bulk.run import Run
@@ -27,6 +32,7 @@ from sequence_encoder.tests.adaptation_runs import save_encoder
 from sequence_encoder.tests.corpus_runs import SHARD_ROWS, embed, options_of, rows_of, shards_in, table_of, write_rows
 
 ray: Any = pytest.importorskip("ray", reason="needs the extra ray, with which `make ray` runs this")
+pytest.importorskip("ray.data")
 
 CPUS = 2
 
@@ -84,15 +90,19 @@ def test_a_killed_worker_loses_nothing(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{"precision": "int8"}, {"format": "npy"}], ids=str)
 @pytest.mark.usefixtures("cluster")
 def test_all_formats_are_those_of_one_process(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     write_rows(tmp_path / "rows.parquet", rows_of())
     # The workers have another working folder.
     monkeypatch.chdir(tmp_path)
     outputs = [Path("local"), Path("ray")]
-    embed(model, Path("rows.parquet"), outputs[0], **options)
-    embed(model, Path("rows.parquet"), outputs[1], engine="ray", **options)
+    options = {**options, "columns": ["key", "number", "text"]}
+    embed(model, Path("*.parquet"), outputs[0], **options)
+    level = logging.getLogger("ray.data").level
+    embed(model, Path("*.parquet"), outputs[1], engine="ray", **options)
+    # The cluster of the user is as it was.
     assert ray.is_initialized()
+    assert logging.getLogger("ray.data").level == level
     names = [file.name for file in shards_in(outputs[0])]
     assert names == [file.name for file in shards_in(outputs[1])]
     for name in names:
@@ -104,40 +114,54 @@ def test_all_formats_are_those_of_one_process(
 
 
 class Deadly(Vectors):
-    """Vectors of texts that end their process in the third shard."""
+    """Vectors of texts that end their process in the third shard, or that have a fault there."""
+
+    fault = False
 
     def compute(self, chunk: Chunk, tokens: Tokens, progress: Any) -> list[Any]:
         if chunk.first == 2 * SHARD_ROWS:
+            if self.fault:
+                raise RuntimeError("a fault")
             os._exit(1)
         return super().compute(chunk, tokens, progress)
 
 
-def deadly(model: Any, options: Any) -> tuple[Vectors, str]:
+def deadly(model: Any, options: Any, fault: bool) -> tuple[Vectors, str]:
     encoder, tokenizer, sentence = load_encoder(model.model, "cpu", "float32")
-    return Deadly(encoder, tokenizer, model, options), sentence
+    found = Deadly(encoder, tokenizer, model, options)
+    found.fault = fault
+    return found, sentence
+
+
+def run_deadly(model: Path, corpus: Path, output: Path, fault: bool = False) -> None:
+    given = options_of(model, corpus, output).items()
+    *parts, _ = arguments_of(EMBED, {name: str(value) if isinstance(value, Path) else value for name, value in given})
+    Run(
+        "embed",
+        tuple(parts),
+        str(model),
+        output,
+        CorpusRows(parts[1], parts[3]),
+        "parquet",
+        partial(deadly, parts[0], parts[2], fault),
+        partial(ray_engine, workers=1, device="cpu"),
+    )()
 
 
 @pytest.mark.usefixtures("cluster")
 def test_rows_that_end_each_worker_are_given_up(model: Path, tmp_path: Path) -> None:
     corpus = write_rows(tmp_path / "rows.parquet", rows_of())
-    values = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in options_of(model, corpus, tmp_path / "out").items()
-    }
-    *parts, _ = arguments_of(EMBED, values)
-    run = Run(
-        "embed",
-        tuple(parts),
-        str(model),
-        tmp_path / "out",
-        CorpusRows(parts[1], parts[3]),
-        "parquet",
-        partial(deadly, parts[0], parts[2]),
-        partial(ray_engine, workers=1, device="cpu"),
-    )
-    with pytest.raises(UsageError, match=r"5 workers died .* the rows of the corpus from 16\. .* fewer --workers"):
-        run()
+    with pytest.raises(UsageError, match=r"5 workers died .* the rows of the corpus from 16, .* fewer --workers"):
+        run_deadly(model, corpus, tmp_path / "out")
     assert len(shards_in(tmp_path / "out")) == 2
+    with pytest.raises(ray.exceptions.RayTaskError, match="a fault") as fault:
+        run_deadly(model, corpus, tmp_path / "out", fault=True)
+    # No worker keeps the CPUs, even if someone keeps the error.
+    assert fault.value
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("CPU", 0) < CPUS and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ray.available_resources()["CPU"] == CPUS
     # The rest can be computed.
     assert embed(model, corpus, tmp_path / "out") == embed(model, corpus, tmp_path / "whole")
 
@@ -163,3 +187,37 @@ def test_mistakes_are_told_without_the_stacks_of_workers(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="--engine ray starts the workers itself; run the command without a launcher"):
         embed(model, corpus, tmp_path / "other", **on_ray)
+
+
+def test_a_message_carries_only_its_rows() -> None:
+    corpus = pa.table({"text": ["a rather long text of this file"] * 100_000, "key": [{"a": [1]}, None] * 50_000})
+    columns = pa.concat_tables([corpus.slice(first, 256) for first in range(512, 1024, 256)])
+    texts = [columns["text"].to_pylist()[1:], ["\ud800"] * 511]
+    chunk = Chunk(3, 512, True, columns, np.arange(512) > 0, texts, Counter({"null": 1}))
+    message = packed(chunk)
+    assert message.nbytes < 4 * columns.nbytes
+    (found,) = unpacked(message)
+    assert isinstance(found, Chunk)
+    assert found.columns.equals(columns)
+    assert found.good.tolist() == chunk.good.tolist()
+    assert (found.shard, found.first, found.ends_shard, found.texts, found.bad) == (3, 512, True, texts, chunk.bad)
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "device", "expected"),
+    [
+        ([{"CPU": 8.0}], None, None, Share(1, 8, 0)),
+        ([{"CPU": 8.0}], 3, None, Share(3, 2, 0)),
+        # Machines of different sizes, and one that only manages the cluster.
+        ([{"CPU": 4.0}, {"CPU": 16.0}, {}], None, None, Share(2, 8, 0)),
+        ([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], None, None, Share(2, 0, 1)),
+        ([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], None, "cpu", Share(2, 8, 0)),
+    ],
+    ids=str,
+)
+def test_workers_have_places_on_the_machines(
+    machines: list[dict[str, float]], workers: int | None, device: str | None, expected: Share
+) -> None:
+    gone = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+    nodes = [gone, *({"Alive": True, "Resources": each} for each in machines)]
+    assert share_of(nodes, workers, device) == expected

@@ -1,0 +1,118 @@
+"""Carries chunks, their results and errors between processes, as tables of Arrow with a single row.
+
+Arrow copies only the rows of a slice, where others would carry the whole file that it is a part of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import ipc
+
+from ..command_line import UsageError
+from .engine import Result
+from .rows import Chunk
+
+# The errors of users, which are passed on in place of a result.
+ERRORS = (ValueError, OSError)
+_SCHEMA = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("facts", pa.string()),
+        ("good", pa.large_binary()),
+        ("columns", pa.large_binary()),
+        ("texts", pa.large_binary()),
+        ("results", pa.large_binary()),
+    ]
+)
+
+
+def packed(item: Chunk | Result | int | Exception) -> pa.Table:
+    """Return a table for a chunk, a result, the number of all rows, or one of `ERRORS`."""
+    if isinstance(item, Chunk):
+        texts = {str(index): _encoded(column) for index, column in enumerate(item.texts)}
+        return _table("chunk", _facts_of(item), item, texts=pa.table(texts))
+    if isinstance(item, Result):
+        facts = {**_facts_of(item.chunk), "tokens": item.tokens, "truncated": item.truncated}
+        columns = {str(index): column for index, column in enumerate(item.columns)}
+        return _table("result", facts, item.chunk, results=pa.table(columns))
+    if isinstance(item, Exception):
+        # Other classes may not exist on the other side.
+        kinds = (UsageError, OSError)
+        name = next((kind.__name__ for kind in kinds if isinstance(item, kind)), ValueError.__name__)
+        return _table("error", {"error": name, "message": str(item)})
+    return _table("count", {"count": item})
+
+
+def unpacked(table: pa.Table) -> list[Chunk | Result | int | Exception]:
+    """Return what `packed` has put into each row of a table."""
+    return [_unpacked(row) for row in table.to_pylist()]
+
+
+def _unpacked(row: dict[str, Any]) -> Chunk | Result | int | Exception:
+    facts = json.loads(row["facts"])
+    if row["kind"] == "count":
+        return int(facts["count"])
+    if row["kind"] == "error":
+        kinds = {kind.__name__: kind for kind in (UsageError, OSError, ValueError)}
+        return kinds[facts["error"]](facts["message"])
+    texts = [] if row["texts"] is None else [_decoded(column) for column in _read(row["texts"]).columns]
+    chunk = Chunk(
+        facts["shard"],
+        facts["first"],
+        facts["ends_shard"],
+        _read(row["columns"]),
+        np.frombuffer(row["good"], bool),
+        texts,
+        Counter(facts["bad"]),
+    )
+    if row["kind"] == "chunk":
+        return chunk
+    columns = [column.combine_chunks() for column in _read(row["results"]).columns]
+    return Result(chunk, columns, facts["tokens"], facts["truncated"])
+
+
+def _facts_of(chunk: Chunk) -> dict[str, Any]:
+    return {"shard": chunk.shard, "first": chunk.first, "ends_shard": chunk.ends_shard, "bad": chunk.bad}
+
+
+def _table(
+    kind: str,
+    facts: dict[str, Any],
+    chunk: Chunk | None = None,
+    texts: pa.Table | None = None,
+    results: pa.Table | None = None,
+) -> pa.Table:
+    row = {
+        "kind": kind,
+        "facts": json.dumps(facts),
+        "good": None if chunk is None else chunk.good.tobytes(),
+        "columns": None if chunk is None else _written(chunk.columns),
+        "texts": None if texts is None else _written(texts),
+        "results": None if results is None else _written(results),
+    }
+    return pa.Table.from_pylist([row], schema=_SCHEMA)
+
+
+def _written(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def _read(content: bytes) -> pa.Table:
+    return ipc.open_stream(content).read_all()
+
+
+def _encoded(texts: list[str]) -> pa.Array:
+    # JSON can have halves of characters, which the tokenizer then refuses, as without Ray.
+    return pa.array([text.encode("utf-8", "surrogatepass") for text in texts], pa.large_binary())
+
+
+def _decoded(column: pa.ChunkedArray) -> list[str]:
+    return [content.decode("utf-8", "surrogatepass") for content in column.to_pylist()]
