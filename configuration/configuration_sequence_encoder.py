@@ -15,6 +15,7 @@ from ..saving.registered_pipelines import without_registered_pipelines
 from ..saving.saving import AutoMapSavingMixin
 from .architecture_checks import check_architecture, check_layer_types, check_number_of_weights, check_position_fields
 from .layer_groups import group_of_each_layer
+from .logit_calibration_field import check_logit_calibration
 from .peft_targets import register_with_peft
 from .rope_parameters import nest_by_layer_type
 from .shared_fields import CheckedConfig
@@ -157,6 +158,11 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         initializer_range (`float`, defaults to 0.02): Standard deviation of the `normal` initialisation.
         problem_type (`str`, *optional*): `single_label_classification`, `multi_label_classification` or `regression`.
             By default, the labels of the first batch decide.
+        logit_calibration (`list[dict]`, *optional*): How `SequenceEncoderForSequenceClassification` calibrates its
+            logits, as `calibrate` writes it. The steps follow each other. One with `temperature_weight`,
+            `temperature_bias` and `log_entropy_range` divides them by `softplus(temperature_weight * log(entropy) +
+            temperature_bias)`, the logarithm kept within the range; one with `scale` and `offset` applies those of
+            each label.
         pad_token_id (`int`, *optional*, defaults to 0): Id of the padding token.
         bos_token_id (`int`, *optional*): Id of the token at the beginning of a text.
         eos_token_id (`int` or `list[int]`, *optional*): Id of the token at the end of a text.
@@ -255,6 +261,7 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
 
     # Declared again: in transformers the type of this field is a string, which `@strict` skips.
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
+    logit_calibration: list[dict[str, Any]] | None = None
 
     pad_token_id: int | None = 0
     bos_token_id: int | None = None
@@ -318,7 +325,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         overrides = {name: kwargs.pop(name) for name in names & kwargs.keys()}
         labels = config_dict.get("id2label") or {}
         if "id2label" not in overrides and kwargs.get("num_labels", len(labels)) != len(labels):
-            config_dict = {**config_dict, "id2label": None, "label2id": None}
+            # The calibration belongs to the labels.
+            config_dict = {**config_dict, "id2label": None, "label2id": None, "logit_calibration": None}
         return super().from_dict(_override(config_dict, overrides), **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -393,6 +401,10 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
     def validate_positions(self) -> None:
         """Check the fields that concern positions. `@strict` calls this after construction."""
         check_position_fields(self)
+
+    def validate_logit_calibration(self) -> None:
+        """Check the calibration of the logits. `@strict` calls this after construction."""
+        check_logit_calibration(self)
 
     def validate_layer_type(self) -> None:
         """Check the layer types, in place of transformers' own check. `@strict` calls this after construction."""

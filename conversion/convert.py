@@ -57,6 +57,7 @@ _ONLY_FOR = {
     "output_embedding_size": _PREDICTING,
     "decoder_bias": _PREDICTING,
     "classifier_head": _CLASSIFYING,
+    "logit_calibration": ("ForSequenceClassification",),
     "head_act": (*_PREDICTING, *_CLASSIFYING),
     "head_bias": (*_PREDICTING, *_CLASSIFYING),
     "multi_vector_size": (),

@@ -26,13 +26,13 @@ from ..tasks import HEAD_TASKS, HeadTask
 from ..tasks.answers import Answers
 from ..tasks.arguments import ExampleArguments
 from ..tasks.example_files import place_of
-from .calibration_arguments import COVERAGES, SCALINGS
+from .calibration_arguments import AUTO, COVERAGES, SCALINGS
+from .choice_of_scaling import FITS, folds_of
 from .fitting import Fitted, ToFit, check_number, fit_classification, fit_multi_label
 from .fitting_answers import fit_answers
 from .fitting_entities import fit_entities
 from .outputs import outputs_of
 from .reliability import Answered, plot_reliability
-from .scaling import folds_of
 from .unfamiliarity import Known, choose_score, default_kind, layers_to_compare
 
 # The name of the examples in errors.
@@ -42,7 +42,7 @@ _TASKS = {"single_label_classification": "classification", "multi_label_classifi
 _MOST_EXAMPLES = 10_000
 # Fewer texts from elsewhere say too little about which score is the best.
 _LEAST_AWAY = 10
-# Tasks whose answers a vector would change, and what they find.
+# Tasks whose answers other methods would change, and what they find.
 _ONLY_TEMPERATURE = {"ner": "entities", "qa": "answers"}
 _FITS: dict[str, Callable[[ToFit], Fitted]] = {
     "classification": fit_classification,
@@ -82,14 +82,14 @@ def calibrate(
     *,
     away: Iterable[str] | None = None,
     coverages: Sequence[float] = COVERAGES,
-    scaling: str = "auto",
+    scaling: str = AUTO,
     max_length: int | None = None,
     columns: ExampleArguments | None = None,
 ) -> CalibrationReport:
     """Calibrate a model on examples that it was not trained on.
 
-    The model changes in place: the scaling of its scores becomes a part of the weights of its head, and
-    `model.calibration` has the rest. `save_pretrained` saves both.
+    The model changes in place: the scaling of its scores becomes a part of the weights of its head, or a step of
+    `config.logit_calibration`, and `model.calibration` has the rest. `save_pretrained` saves both.
 
     Args:
         model: A model for classification with one label or several, for entities, or for answers to questions.
@@ -99,8 +99,9 @@ def calibrate(
         away: Texts from elsewhere, which the score of unfamiliar texts should tell from the examples. Without them, it
             is chosen on held-out classes or, with two classes, a default that needs none.
         coverages: The shares of true labels that prediction sets should contain, the default first.
-        scaling: `temperature`, which does not change predictions; `vector`, with a scale and an offset for each label;
-            or `auto` for a temperature, unless `vector` is clearly better on held-out texts.
+        scaling: `temperature`; `adaptive`, a temperature that depends on how sure the model is of a text; `vector`,
+            with a scale and an offset for each label, the only one that can change predictions; or `auto` for the one
+            that is best on held-out texts, which `vector` must be clearly.
         max_length: The number of tokens to truncate texts to; by default the limit of the model.
         columns: The names of the columns.
 
@@ -135,7 +136,8 @@ def calibrate(
     others = None if away is None else checked_texts(away)
     task.max_length = cast(Any, model.base_model).longest_text(tokenizer, max_length) or 512
     inputs = encoded_rows(task, rows, task.encode(rows, tokenizer))
-    return calibrate_encoded(model, tokenizer, task_name, inputs, others, coverages, scaling, task.max_length)
+    methods = tuple(FITS) if scaling == AUTO else (scaling,)
+    return calibrate_encoded(model, tokenizer, task_name, inputs, others, coverages, methods, task.max_length)
 
 
 def calibrate_encoded(
@@ -145,7 +147,7 @@ def calibrate_encoded(
     rows: list[dict[str, Any]],
     away: list[str] | None = None,
     coverages: Sequence[float] = COVERAGES,
-    scaling: str = "auto",
+    methods: Sequence[str] = tuple(FITS),
     max_length: int | None = None,
 ) -> CalibrationReport:
     """Calibrate a model on examples as the task encodes them; see `calibrate`.
@@ -157,21 +159,21 @@ def calibrate_encoded(
         rows: The result of `encoded_rows`.
         away: Texts from elsewhere.
         coverages: The coverages, the default first.
-        scaling: The method of scaling, or `auto`.
+        methods: The methods of scaling to choose from. For entities and answers, it is a temperature.
         max_length: The number of tokens to truncate the texts from elsewhere to.
 
     Raises:
         UsageError: If the task does not support the method of scaling, or there are too few entities or labels.
     """
-    if scaling == "vector" and task in _ONLY_TEMPERATURE:
-        raise UsageError(f"scaling must be temperature or auto for {_ONLY_TEMPERATURE[task]}, got 'vector'.")
+    if task in _ONLY_TEMPERATURE and "temperature" not in methods:
+        raise UsageError(f"scaling must be temperature or auto for {_ONLY_TEMPERATURE[task]}, got {methods[0]!r}.")
     layer, depth = head_of(model), model.config.num_hidden_layers
     compares = away is not None or (task == "classification" and len(labels_of(model)) > 2)
     layers = layers_to_compare(depth) if compares else [default_kind(depth)[1]]
     rows, folds, examples = _choose(rows)
     outputs = outputs_of(model, tokenizer, rows, layers, "calibration examples")
     labels = labels_of(model)
-    fitted = _FITS[task](ToFit(outputs, rows, labels, folds, tuple(coverages), scaling))
+    fitted = _FITS[task](ToFit(outputs, rows, labels, folds, tuple(coverages), methods))
     others = None
     if away is not None:
         encoded = tokenizer(away, truncation=True, max_length=max_length)
@@ -190,7 +192,7 @@ def calibrate_encoded(
     if (earlier := calibration_of(model)) is not None:
         facts["earlier_scaling"] = earlier.scaling
     scaled = fitted.scaling.as_json(labels)
-    fitted.scaling.fold_into(layer)
+    fitted.scaling.apply_to(model, layer)
     model.calibration = Calibration(task, scaled, weight_digests(model), fitted.sets, unfamiliarity, facts)
     return CalibrationReport(model.calibration, fitted.before, fitted.after)
 

@@ -16,7 +16,8 @@ from ..tasks.arguments import ExampleArguments
 # The tasks of `adapt` whose models can be calibrated.
 CALIBRATED_TASKS = ("classification", "multi-label", "ner", "qa")
 COVERAGES = (0.9, 0.8, 0.95)
-SCALINGS = ("auto", "temperature", "vector")
+AUTO = "auto"
+SCALINGS = (AUTO, "temperature", "adaptive", "vector")
 
 
 @dataclass
@@ -36,10 +37,11 @@ class CalibrationArguments:
         metadata={"help": "Shares of true labels that the sets of labels should contain, the default first."},
     )
     scaling: str = field(
-        default="auto",
+        default=AUTO,
         metadata={
-            "help": "temperature keeps all predictions; vector has a scale and an offset for each label; auto chooses "
-            "vector if it is clearly better on held-out texts.",
+            "help": "temperature divides all logits by the same number, and adaptive by one that depends on how sure "
+            "the model is of a text; both keep all predictions. vector has a scale and an offset for each label. auto "
+            "chooses what is best on held-out texts.",
             "choices": list(SCALINGS),
         },
     )

@@ -13,9 +13,10 @@ import torch
 
 from ..command_line import UsageError
 from ..modeling.calibration import PredictionSets, check_coverage
+from .choice_of_scaling import choose_scaling
 from .outputs import Outputs
 from .reliability import Answered
-from .scaling import Scaling, choose_scaling, multi_label_loss, single_label_loss
+from .scaling import Scaling, multi_label_loss, single_label_loss
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ToFit:
         labels: The names of the labels.
         folds: (N,) the fold of each row. All windows of a question have the same.
         coverages: The coverages of the sets.
-        method: The method of scaling, or `auto`.
+        methods: The methods of scaling to choose from.
     """
 
     outputs: Outputs
@@ -36,7 +37,7 @@ class ToFit:
     labels: list[str]
     folds: torch.Tensor
     coverages: tuple[float, ...]
-    method: str
+    methods: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def fit_classification(given: ToFit) -> Fitted:
     def hits(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         return logits.argmax(-1) == classes
 
-    scaling, held_out = choose_scaling(logits, classes, single_label_loss, hits, folds, given.method)
+    scaling, held_out = choose_scaling(logits, classes, single_label_loss, hits, folds, given.methods)
     probabilities = held_out.softmax(-1)
     truth = torch.nn.functional.one_hot(classes, logits.shape[1]).bool()
     before, after = (Answered(each.softmax(-1).amax(-1), hits(each, classes)) for each in (logits, held_out))
@@ -95,7 +96,7 @@ def fit_multi_label(given: ToFit) -> Fitted:
     def hits(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         return ((logits > 0) == truth.bool()).float().mean(-1)
 
-    scaling, held_out = choose_scaling(logits, truth, multi_label_loss, hits, folds, given.method)
+    scaling, held_out = choose_scaling(logits, truth, multi_label_loss, hits, folds, given.methods)
     before, after = (
         Answered(each.abs().sigmoid().flatten(), ((each > 0) == truth.bool()).flatten()) for each in (logits, held_out)
     )

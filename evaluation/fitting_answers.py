@@ -18,7 +18,7 @@ from ..modeling.calibration import PredictionSets
 from ..tasks.answers import Answers
 from .fitting import Fitted, ToFit
 from .reliability import Answered
-from .scaling import Scaling, fit_confidences
+from .scaling import LinearScaling, fit_confidences
 
 # The score of an answer, 1 - its probability; its text; and whether it is right.
 Candidate = tuple[float, str, bool]
@@ -97,7 +97,7 @@ def fit_answers(given: ToFit) -> Fitted:
     # 1 if none of the candidates is right, so that no set contains a right one.
     scores = torch.tensor([min((score for score, _, right in each if right), default=1.0) for each in candidates])
     checked = _check(candidates, scores, of_question, given.coverages)
-    scaling = Scaling("temperature", scale.float().expand(2).clone(), torch.zeros(2))
+    scaling = LinearScaling("temperature", scale.float().expand(2).clone(), torch.zeros(2))
     return Fitted(scaling, _sets_of(scores, given.coverages), before, after, checked)
 
 

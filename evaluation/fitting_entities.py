@@ -16,7 +16,7 @@ from ..modeling.calibrated_entities import group_tags, kind_of, kinds_of, probab
 from ..modeling.label_checks import IGNORED
 from .fitting import Fitted, ToFit, check_number, check_sets, sets_of
 from .reliability import Answered
-from .scaling import Scaling, fit_confidences
+from .scaling import LinearScaling, fit_confidences
 
 _OUTSIDE = "O"
 
@@ -75,7 +75,7 @@ def fit_entities(given: ToFit) -> Fitted:
     truth = F.one_hot(torch.tensor([kinds.index(kind) for kind in found.truth]), len(kinds)).bool()
     sets = sets_of(probabilities, truth, coverages)
     checked = check_sets(probabilities, truth, folds, coverages, keep_best=True)
-    scaling = Scaling("temperature", scale.float().expand(len(labels)).clone(), torch.zeros(len(labels)))
+    scaling = LinearScaling("temperature", scale.float().expand(len(labels)).clone(), torch.zeros(len(labels)))
     return Fitted(scaling, sets, before, after, checked)
 
 

@@ -16,6 +16,7 @@ from ..tasks.arguments import ExampleArguments
 from .calibrating import labels_of
 from .examples import evaluated_task, read_examples
 from .predicting import predict
+from .scaling import scale_outputs
 
 _ROUNDS = 500
 _TINY = 1e-12
@@ -45,7 +46,7 @@ def matching_bias(probabilities: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def correct_label_shift(model: Any, before: Any, shares: Any) -> None:
-    """Change the bias of a classifier, so that its scores are those for other shares of the labels.
+    """Shift the logits of a classifier, so that its scores are those for other shares of the labels.
 
     That is right if only the shares of the labels have shifted, which `evaluate` tests. Save the model to keep the
     change. A calibration of the model no longer applies.
@@ -59,13 +60,13 @@ def correct_label_shift(model: Any, before: Any, shares: Any) -> None:
         ValueError: If the model or the shares are not of that kind.
     """
     there, home = (np.log(checked_shares(*each, model)) for each in (("shares", shares), ("before", before)))
-    _add_to_bias(model, there - home)
+    _shift_logits(model, there - home)
 
 
 def match_label_shares(
     model: Any, tokenizer: Any, texts: Sequence[Any], shares: Any, max_length: int | None = None
 ) -> None:
-    """Change the bias of a classifier, so that it gives each label to a given share of texts like these.
+    """Shift the logits of a classifier, so that it gives each label to a given share of texts like these.
 
     It helps where texts have shifted so that a model prefers some labels, and needs no labelled texts, only their
     shares. A few dozen labelled texts are enough to know these better than a model does. Save the model to keep the
@@ -97,10 +98,14 @@ def match_label_shares(
     ]
     (examples,) = read_examples("classification", labels, {"texts": rows}, columns)
     found = predict(model, tokenizer, examples.encode(model, tokenizer, max_length), "texts")
-    _add_to_bias(model, matching_bias(torch.stack(found.logits).double().softmax(-1).numpy(), wanted))
+    _shift_logits(model, matching_bias(torch.stack(found.logits).double().softmax(-1).numpy(), wanted))
 
 
-def _add_to_bias(model: Any, values: np.ndarray) -> None:
+def _shift_logits(model: Any, values: np.ndarray) -> None:
+    if model.config.logit_calibration:
+        # The bias comes before the calibration.
+        scale_outputs(model.config, [1.0] * len(values), values.tolist())
+        return
     bias = model.classifier.bias
     with torch.no_grad():
         bias += torch.as_tensor(values, dtype=bias.dtype, device=bias.device)

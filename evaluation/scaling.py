@@ -7,19 +7,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-FOLDS = 5
 _TINY = 1e-6
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+class Scaling(Protocol):
+    """What is done to the logits of a model."""
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """Scale logits (N, C)."""
+
+    def as_json(self, labels: list[str]) -> dict[str, Any]:
+        """Return the method and the numbers for `calibration.json`.
+
+        Args:
+            labels: The names of the classes.
+        """
+
+    def apply_to(self, model: Any, layer: nn.Linear) -> None:
+        """Change a model so that it returns scaled logits.
+
+        Args:
+            model: The model.
+            layer: Its last layer.
+        """
+
+
 @dataclass(frozen=True)
-class Scaling:
+class LinearScaling:
     """A scale and an offset for the logits of each class.
 
     Attributes:
@@ -33,22 +54,21 @@ class Scaling:
     offset: torch.Tensor
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """Scale logits (N, C)."""
+        """See `Scaling`."""
         return logits * self.scale + self.offset
 
     def as_json(self, labels: list[str]) -> dict[str, Any]:
-        """Return the numbers for `calibration.json`.
-
-        Args:
-            labels: The names of the classes.
-        """
+        """See `Scaling`."""
         if self.method == "temperature":
             return {"method": self.method, "temperature": round(1 / float(self.scale[0]), 6)}
         values = zip(labels, self.scale.tolist(), self.offset.tolist(), strict=True)
         return {"method": self.method, "scale_and_offset": {name: [a, b] for name, a, b in values}}
 
-    def fold_into(self, layer: nn.Linear) -> None:
-        """Change the weights of a layer so that it returns scaled logits."""
+    def apply_to(self, model: Any, layer: nn.Linear) -> None:
+        """See `Scaling`. The scaling becomes a part of the weights, unless another step comes between."""
+        if model.config.logit_calibration:
+            scale_outputs(model.config, self.scale.tolist(), self.offset.tolist())
+            return
         with torch.no_grad():
             layer.weight.mul_(self.scale.to(layer.weight)[:, None])
             if layer.bias is None:
@@ -56,6 +76,18 @@ class Scaling:
                     raise ValueError("The layer must have a bias for vector scaling; use temperature scaling.")
             else:
                 layer.bias.mul_(self.scale.to(layer.bias)).add_(self.offset.to(layer.bias))
+
+
+def scale_outputs(config: Any, scale: list[float], offset: list[float]) -> None:
+    """Add a scale and an offset for each class at the end of `config.logit_calibration`."""
+    *before, last = config.logit_calibration
+    if "scale" in last:
+        old = zip(last["scale"], last["offset"], scale, offset, strict=True)
+        pairs = [(first * second, shift * second + added) for first, shift, second, added in old]
+        last = {"scale": [pair[0] for pair in pairs], "offset": [pair[1] for pair in pairs]}
+        config.logit_calibration = [*before, last]
+    else:
+        config.logit_calibration = [*before, last, {"scale": scale, "offset": offset}]
 
 
 def single_label_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -77,14 +109,14 @@ def fit_scale(loss: Callable[[torch.Tensor], torch.Tensor], answers: int) -> tor
         loss: The mean loss of answers, from the logarithm of a scale.
         answers: The number of answers.
     """
-    return _minimise(lambda x: loss(x) + x.square() / answers, torch.zeros((), dtype=torch.float64)).exp()
+    return minimise(lambda x: loss(x) + x.square() / answers, torch.zeros((), dtype=torch.float64)).exp()
 
 
-def fit_temperature(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> Scaling:
+def fit_temperature(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> LinearScaling:
     """Find the temperature that minimises the loss (Guo et al., 2017). It cannot change which class is most likely."""
     scale = fit_scale(lambda x: loss(logits.double() * x.exp(), targets).mean(), len(logits)).float()
     classes = logits.shape[1]
-    return Scaling("temperature", scale.expand(classes).clone(), torch.zeros(classes))
+    return LinearScaling("temperature", scale.expand(classes).clone(), torch.zeros(classes))
 
 
 def fit_confidences(
@@ -114,7 +146,7 @@ def fit_confidences(
     return fit(torch.ones_like(folds, dtype=torch.bool)), held_out
 
 
-def fit_vector(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> Scaling:
+def fit_vector(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> LinearScaling:
     """Find a scale and an offset for each class that minimise the loss.
 
     A small penalty keeps them near the temperature, so that rare classes do not get extreme ones.
@@ -126,68 +158,11 @@ def fit_vector(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> Scali
     def objective(x: torch.Tensor) -> torch.Tensor:
         return loss(logits.double() * x[0].exp() + x[1], targets).mean() + penalty * (x - first).square().sum()
 
-    found = _minimise(objective, first)
-    return Scaling("vector", found[0].exp().float(), found[1].float())
+    found = minimise(objective, first)
+    return LinearScaling("vector", found[0].exp().float(), found[1].float())
 
 
-def folds_of(texts: int, seed: int = 0) -> torch.Tensor:
-    """Assign texts to folds at random, (N,), with almost the same number of texts in each."""
-    order = torch.randperm(texts, generator=torch.Generator().manual_seed(seed))
-    folds = torch.empty(texts, dtype=torch.long)
-    folds[order] = torch.arange(texts) % min(FOLDS, texts)
-    return folds
-
-
-def cross_scaled(
-    fit: Callable[[torch.Tensor, torch.Tensor, Loss], Scaling],
-    logits: torch.Tensor,
-    targets: torch.Tensor,
-    loss: Loss,
-    folds: torch.Tensor,
-) -> torch.Tensor:
-    """Scale the logits of each fold by a scaling that was fitted on the other folds."""
-    scaled = torch.empty_like(logits)
-    for fold in folds.unique():
-        held_out = folds == fold
-        scaled[held_out] = fit(logits[~held_out], targets[~held_out], loss)(logits[held_out])
-    return scaled
-
-
-def choose_scaling(
-    logits: torch.Tensor,
-    targets: torch.Tensor,
-    loss: Loss,
-    hits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    folds: torch.Tensor,
-    method: str = "auto",
-) -> tuple[Scaling, torch.Tensor]:
-    """Return a scaling and the cross-scaled logits.
-
-    With the method `auto`, it is a temperature, or vector scaling if that is better on held-out texts.
-    Vector scaling can change which class is most likely, so it must lower the loss by more than twice its standard
-    error, and must not make more mistakes.
-
-    Args:
-        logits: (N, C).
-        targets: (N,) or (N, C).
-        loss: `single_label_loss` or `multi_label_loss`.
-        hits: Returns how right each text is (N,), from logits and targets.
-        folds: (N,) the fold of each text.
-        method: `auto`, `temperature` or `vector`.
-    """
-    if method != "auto":
-        chosen = fit_vector if method == "vector" else fit_temperature
-        return chosen(logits, targets, loss), cross_scaled(chosen, logits, targets, loss, folds)
-    chosen, held_out = fit_temperature, cross_scaled(fit_temperature, logits, targets, loss, folds)
-    vector = cross_scaled(fit_vector, logits, targets, loss, folds)
-    gain = (loss(held_out, targets) - loss(vector, targets)).double()
-    error = gain.std() / len(gain) ** 0.5
-    if gain.mean() > 2 * error and hits(vector, targets).sum() >= hits(held_out, targets).sum():
-        chosen, held_out = fit_vector, vector
-    return chosen(logits, targets, loss), held_out
-
-
-def _minimise(objective: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor) -> torch.Tensor:
+def minimise(objective: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor) -> torch.Tensor:
     """Minimise a smooth function by L-BFGS."""
     with torch.enable_grad():
         x = start.clone().requires_grad_()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from ..modeling.calibration import Calibration
 from ..saving.calibration_files import CALIBRATION_PICTURE
 
@@ -63,6 +66,12 @@ def _sentences(calibration: Calibration) -> list[str]:
     scaling, noun, sentences = calibration.scaling, NOUNS.get(calibration.task, "labels"), []
     if scaling["method"] == "temperature":
         sentences.append(f"The logits are divided by a temperature of {scaling['temperature']:.4g}.")
+    elif scaling["method"] == "adaptive":
+        sure, unsure = (_temperature(scaling, entropy) for entropy in scaling["log_entropy_range"])
+        sentences.append(
+            f"The logits of each text are divided by a temperature of its own, from {sure:.4g} where the model is "
+            f"surest to {unsure:.4g} where it is least sure."
+        )
     else:
         sentences.append("The logits of each label have their own scale and offset.")
     for asked, found in calibration.facts["sets_on_held_out_texts"].items():
@@ -79,3 +88,7 @@ def _sentences(calibration: Calibration) -> list[str]:
             name = "the Mahalanobis distance to the mean of the examples"
         sentences.append(f"The score of unfamiliar texts is {name}{where}, {_CHOSEN[chosen['chosen_on']]}{quality}.")
     return sentences
+
+
+def _temperature(scaling: dict[str, Any], log_entropy: float) -> float:
+    return math.log1p(math.exp(scaling["temperature_weight"] * log_entropy + scaling["temperature_bias"]))

@@ -1,7 +1,8 @@
 """The calibration of a model: its prediction sets, its score of unfamiliar texts, and their files.
 
-The scaling of the scores itself is a part of the weights of the head. `calibration.json` says what it was, and
-`calibration.safetensors` has the numbers that sets and p-values are computed from.
+The scaling of the scores itself is a part of the weights of the head, or of `config.logit_calibration`.
+`calibration.json` says what it was, and `calibration.safetensors` has the numbers that sets and p-values are computed
+from.
 
 Shapes: N texts, C classes, D hidden, M calibration scores.
 """
@@ -162,7 +163,7 @@ class Calibration:
 
     Args:
         task: `classification`, `multi-label`, `ner` or `qa`.
-        scaling: The method and the numbers by which the weights of the head were scaled.
+        scaling: The method and the numbers of the scaling.
         weights: Digests of the weights that the calibration belongs to, see `weight_digests`.
         sets: The prediction sets, if there are any.
         unfamiliarity: The score of unfamiliar texts, if there is one.
@@ -325,6 +326,9 @@ def _digest(model: Any, dtype: torch.dtype) -> str | None:
     encoder = f"{model.base_model_prefix}."
     modules = dict(model.named_modules())
     digest, layers = blake2b(digest_size=8), blake2b(digest_size=8)
+    config: Any = model.config
+    if steps := config.logit_calibration:
+        digest.update(json.dumps(steps, sort_keys=True).encode())
     for name, weight in sorted(model.named_parameters()):
         if weight.is_meta or hasattr(weight, "full_tensor"):
             return None

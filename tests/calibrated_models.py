@@ -70,10 +70,21 @@ def logits_of(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
     return model(**batch).logits
 
 
-def examples_with(model: Any, tokenizer: Any, number: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Return texts whose labels are drawn from the probabilities at `TEMPERATURE`."""
+def by_temperature(logits: torch.Tensor) -> torch.Tensor:
+    """Scale logits by `TEMPERATURE`."""
+    return logits / TEMPERATURE
+
+
+def examples_with(
+    model: Any,
+    tokenizer: Any,
+    number: int,
+    seed: int = 0,
+    scaled: Callable[[torch.Tensor], torch.Tensor] = by_temperature,
+) -> list[dict[str, Any]]:
+    """Return texts whose labels are drawn from the probabilities of scaled logits."""
     texts = texts_of(HOME, number, seed)
-    probabilities = (logits_of(model, tokenizer, texts) / TEMPERATURE).softmax(-1)
+    probabilities = scaled(logits_of(model, tokenizer, texts)).softmax(-1)
     drawn = torch.multinomial(probabilities, 1, generator=torch.Generator().manual_seed(seed))[:, 0].tolist()
     names = model.config.id2label
     return [{"text": text, "label": names[index]} for text, index in zip(texts, drawn, strict=True)]

@@ -59,6 +59,11 @@ def models() -> Iterator[tuple[str, PreTrainedModel]]:
     for head in (*HEADS, "MultipleChoice"):
         model_class = getattr(sequence_encoder, f"SequenceEncoderFor{head}")
         yield head, randomised(model_class(configuration("bert", num_labels=5)))
+    adaptive = {"temperature_weight": 0.5, "temperature_bias": 1.0, "log_entropy_range": [-4.0, 0.0]}
+    linear = {"scale": [1.0, 2.0, 3.0, 2.0, 1.0], "offset": [0.0, 1.0, -1.0, 0.0, 1.0]}
+    for kind in ("single_label_classification", "multi_label_classification"):
+        config = configuration("bert", num_labels=5, problem_type=kind, logit_calibration=[adaptive, linear])
+        yield f"calibrated {kind}", randomised(sequence_encoder.SequenceEncoderForSequenceClassification(config))
 
 
 def randomised(model: PreTrainedModel) -> PreTrainedModel:

@@ -84,7 +84,8 @@ def folders(tiny_config: Build, randomize: Build, tmp_path_factory: pytest.TempP
     folders = {name: tmp_path_factory.mktemp(name) for name in ("plain", "calibrated")}
     for name, folder in folders.items():
         if name == "calibrated":
-            calibrate(model, tokenizer, examples_with(model, tokenizer, 100), away=texts_of(AWAY, 20, seed=1))
+            examples, away = examples_with(model, tokenizer, 100), texts_of(AWAY, 20, seed=1)
+            calibrate(model, tokenizer, examples, away=away, scaling="adaptive")
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return folders
@@ -276,11 +277,12 @@ def test_the_same_entities_without_the_package(tagger: Any, without_package: Bui
 ANSWERS: list[dict[str, Any]] = [{}, {"coverage": 0.95, "top_k": 3}, {"abstain_below": 0.05}]
 
 
-def test_a_vector_would_change_entities(tagger: tuple[Path, Any]) -> None:
+@pytest.mark.parametrize("scaling", ["vector", "adaptive"])
+def test_other_scalings_would_change_entities(tagger: tuple[Path, Any], scaling: str) -> None:
     model = SequenceEncoderForTokenClassification.from_pretrained(tagger[0])
     examples = [{"tokens": text.split(), "ner_tags": ["O"] * len(text.split())} for text in texts_of(HOME, 20)]
-    with pytest.raises(UsageError, match="scaling must be temperature or auto for entities, got 'vector'"):
-        calibrate(model, AutoTokenizer.from_pretrained(tagger[0]), examples, scaling="vector")
+    with pytest.raises(UsageError, match=f"scaling must be temperature or auto for entities, got '{scaling}'"):
+        calibrate(model, AutoTokenizer.from_pretrained(tagger[0]), examples, scaling=scaling)
 
 
 RUN_ANSWERS = """

@@ -54,7 +54,7 @@ def examples(before: Any, tokenizer: Any) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def calibrated(before: Any, tokenizer: Any, examples: Any) -> tuple[Any, Any]:
     model = copy.deepcopy(before)
-    return model, calibrate(model, tokenizer, examples)
+    return model, calibrate(model, tokenizer, examples, scaling="temperature")
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +86,10 @@ def test_a_model_that_is_right_on_all_examples_does_not_become_certain(
     texts = [each["text"] for each in examples[:50]]
     answers = logits_of(before, tokenizer, texts).argmax(-1).tolist()
     given = [{"text": text, "label": f"kind {answer}"} for text, answer in zip(texts, answers, strict=True)]
-    after = calibrate(copy.deepcopy(before), tokenizer, given).after.metrics()
-    # About as sure as if the next answer were a mistake.
-    assert 0.94 < after["mean_confidence"] < 0.99
+    for scaling in ("temperature", "auto"):
+        after = calibrate(copy.deepcopy(before), tokenizer, given, scaling=scaling).after.metrics()
+        # About as sure as if the next answer were a mistake.
+        assert 0.94 < after["mean_confidence"] < 0.99
 
 
 def test_the_report_has_metrics_of_answers_before_and_after(calibrated: Any, tmp_path: Path) -> None:
@@ -362,7 +363,7 @@ def test_examples_that_cannot_calibrate_are_refused(before: Any, tokenizer: Any,
         (examples, {"max_length": 0}, ["max_length", "got 0"]),
         ("text", {}, ["list of dictionaries", "number 1 is 't'"]),
         (None, {}, ["list of dictionaries", "number 1 is None"]),
-        (examples, {"scaling": "platt"}, ["scaling", "auto, temperature, vector", "'platt'"]),
+        (examples, {"scaling": "platt"}, ["scaling", "auto, temperature, adaptive, vector", "'platt'"]),
         (examples, {"coverages": [0.999]}, ["coverages=0.999", "at least 999"]),
         (spaces, {}, ["text_column", "row 30", "other than spaces"]),
         (unknown, {}, ["kind 7", "kind 0, kind 1"]),

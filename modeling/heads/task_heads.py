@@ -32,6 +32,7 @@ from ..label_checks import (
 from ..modeling_sequence_encoder import SequenceEncoderModel
 from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors
+from .logit_calibration import calibrated_logits
 from .losses import (
     multiple_choice_loss,
     question_answering_loss,
@@ -130,7 +131,7 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
             )
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.model(*inputs, needed=False, return_dict=True, **kwargs)
-        logits = self.classifier(self._before_last(text_vectors(outputs, self)))
+        logits = calibrated_logits(self.classifier(self._before_last(text_vectors(outputs, self))), self.config)
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)

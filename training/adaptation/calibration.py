@@ -10,6 +10,7 @@ import transformers
 from ...command_line import UsageError
 from ...evaluation.calibrating import CalibrationReport, calibrate_encoded, check_examples, encoded_rows
 from ...evaluation.calibration_arguments import CALIBRATED_TASKS, COVERAGES
+from ...evaluation.choice_of_scaling import KEEP_PREDICTIONS
 from .run import Adaptation
 
 # With fewer examples, calibration is not the default: the noise of the calibration outweighs what it corrects.
@@ -60,7 +61,8 @@ def calibrate_model(recipe: Any, split: str, folder: Path) -> CalibrationReport:
     """
     model = getattr(transformers, recipe.task.auto_class).from_pretrained(folder).to(recipe.run.args.device)
     rows, task = encoded_rows(recipe.task, recipe.rows[split], recipe.inputs[split]), recipe.run.model.task
-    # Vector scaling could change predictions, which the results of the run already report.
-    report = calibrate_encoded(model, recipe.tokenizer, task, rows, scaling="temperature", max_length=recipe.max_length)
+    # The results of the run already report its predictions.
+    methods, length = KEEP_PREDICTIONS, recipe.max_length
+    report = calibrate_encoded(model, recipe.tokenizer, task, rows, methods=methods, max_length=length)
     model.save_pretrained(folder)
     return report

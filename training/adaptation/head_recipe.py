@@ -137,7 +137,8 @@ class HeadRecipe:
             adapter = TaskAdapter(self.encoder, len(labels["id2label"]), asked.pooling, labels["id2label"])
             adapter.config.problem_type = labels["problem_type"]
             return adapter
-        fields = labels | self._pooling_fields
+        # A calibration of the checkpoint does not fit what is trained from it.
+        fields = {**labels, **self._pooling_fields, "logit_calibration": None}
         model_class = getattr(transformers, self.task.auto_class)
         with new_head():
             config = SequenceEncoderConfig.from_pretrained(self.checkpoint, **fields)

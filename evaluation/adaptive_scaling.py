@@ -1,0 +1,83 @@
+"""Scales the logits of each text by a temperature of its own, which depends on how sure the model is.
+
+Shapes: N texts, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..modeling.heads.logit_calibration import adaptive_temperatures, log_entropies
+from .scaling import Loss, fit_temperature, minimise, multi_label_loss
+
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class AdaptiveScaling:
+    """A temperature for each text by the entropy of its probabilities (entropy-based temperature scaling).
+
+    It cannot change which class is most likely (Balanya et al., 2024, "Adaptive temperature scaling for robust
+    calibration of deep neural networks").
+
+    Attributes:
+        weight: How much the temperature grows with the logarithm of the entropy.
+        bias: The temperature at an entropy of 1 nat, before the softplus that keeps it positive.
+        log_entropy_range: The lowest and the highest logarithm of the entropy among the calibration texts. Others get
+            the temperature of the nearest of them, since nothing is known about theirs.
+        several_labels: Whether each class is a yes or no.
+    """
+
+    weight: float
+    bias: float
+    log_entropy_range: tuple[float, float]
+    several_labels: bool
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """See `Scaling`."""
+        entropies = log_entropies(logits, self.several_labels).clamp(*self.log_entropy_range)
+        return logits / adaptive_temperatures(entropies, self.weight, self.bias)
+
+    def as_json(self, labels: list[str]) -> dict[str, Any]:
+        """See `Scaling`."""
+        return {"method": "adaptive", **self._step}
+
+    def apply_to(self, model: Any, layer: nn.Linear) -> None:
+        """See `Scaling`. No weights can express it, so that it becomes a step of `config.logit_calibration`."""
+        model.config.logit_calibration = [*(model.config.logit_calibration or []), self._step]
+
+    @property
+    def _step(self) -> dict[str, Any]:
+        return {
+            "temperature_weight": round(self.weight, _DIGITS),
+            "temperature_bias": round(self.bias, _DIGITS),
+            "log_entropy_range": [round(each, _DIGITS) for each in self.log_entropy_range],
+        }
+
+
+def fit_adaptive(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> AdaptiveScaling:
+    """Find the temperatures that minimise the loss.
+
+    As for a single temperature, a small penalty keeps them near 1.
+    """
+    several = loss is multi_label_loss
+    logits = logits.double()
+    entropies = log_entropies(logits, several)
+    center = entropies.mean()
+
+    def bias(log_temperature: torch.Tensor) -> torch.Tensor:
+        return log_temperature.exp().expm1().log()
+
+    def objective(x: torch.Tensor) -> torch.Tensor:
+        # The weight, and the logarithm of the temperature at the mean entropy, which hardly depend on each other.
+        temperatures = adaptive_temperatures(entropies - center, x[0], bias(x[1]))
+        return loss(logits / temperatures, targets).mean() + x.square().sum() / len(logits)
+
+    start = -fit_temperature(logits, targets, loss).scale[0].double().log()
+    weight, log_temperature = minimise(objective, torch.stack([torch.zeros_like(start), start]))
+    lowest_and_highest = (float(entropies.min()), float(entropies.max()))
+    return AdaptiveScaling(float(weight), float(bias(log_temperature) - weight * center), lowest_and_highest, several)
