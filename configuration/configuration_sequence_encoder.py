@@ -15,7 +15,7 @@ from ..saving.registered_pipelines import without_registered_pipelines
 from ..saving.saving import AutoMapSavingMixin
 from .architecture_checks import check_architecture, check_layer_types, check_number_of_weights, check_position_fields
 from .layer_groups import group_of_each_layer
-from .logit_calibration_field import check_logit_calibration
+from .logit_calibration_field import check_logit_calibration, keeps_calibration
 from .peft_targets import register_with_peft
 from .rope_parameters import nest_by_layer_type
 from .shared_fields import CheckedConfig
@@ -325,8 +325,9 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         overrides = {name: kwargs.pop(name) for name in names & kwargs.keys()}
         labels = config_dict.get("id2label") or {}
         if "id2label" not in overrides and kwargs.get("num_labels", len(labels)) != len(labels):
-            # The calibration belongs to the labels.
-            config_dict = {**config_dict, "id2label": None, "label2id": None, "logit_calibration": None}
+            config_dict = {**config_dict, "id2label": None, "label2id": None}
+        if not keeps_calibration(config_dict, {**kwargs, **overrides}):
+            config_dict = {**config_dict, "logit_calibration": None}
         return super().from_dict(_override(config_dict, overrides), **kwargs)
 
     def to_dict(self) -> dict[str, Any]:

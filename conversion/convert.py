@@ -376,6 +376,11 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
     except (ValueError, StrictDataclassError) as error:
         return [str(error).rstrip(".")]
     obstacles = []
+    if config.logit_calibration and head == "ForSequenceClassification":
+        return [
+            f"logit_calibration is not supported: {family.name} has no temperature for each text; use the model from "
+            "before its calibration, or calibrate that one with --scaling temperature"
+        ]
     no_pooler = head == "Model" and not has_pooler
     for name in (field.name for field in fields(config) if field.name in SequenceEncoderConfig.__annotations__):
         irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (

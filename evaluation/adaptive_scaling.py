@@ -5,12 +5,14 @@ Shapes: N texts, C classes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..command_line import UsageError
 from ..modeling.heads.logit_calibration import adaptive_temperatures, log_entropies
 from .scaling import Loss, fit_temperature, minimise, multi_label_loss
 
@@ -21,11 +23,11 @@ _DIGITS = 6
 class AdaptiveScaling:
     """A temperature for each text by the entropy of its probabilities (entropy-based temperature scaling).
 
-    It cannot change which class is most likely (Balanya et al., 2024, "Adaptive temperature scaling for robust
+    It does not change which class is most likely (Balanya et al., 2024, "Adaptive temperature scaling for robust
     calibration of deep neural networks").
 
     Attributes:
-        weight: How much the temperature grows with the logarithm of the entropy.
+        weight: How much the temperature grows with the logarithm of the entropy, at least 0.
         bias: The temperature at an entropy of 1 nat, before the softplus that keeps it positive.
         log_entropy_range: The lowest and the highest logarithm of the entropy among the calibration texts. Others get
             the temperature of the nearest of them, since nothing is known about theirs.
@@ -60,9 +62,13 @@ class AdaptiveScaling:
 
 
 def fit_adaptive(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> AdaptiveScaling:
-    """Find the temperatures that minimise the loss.
+    """Find the temperatures that minimise the loss, and that do not fall as the entropy grows.
 
-    As for a single temperature, a small penalty keeps them near 1.
+    Otherwise, a text or a label could get a lower probability than another one of which the model is less sure. As for
+    a single temperature, a small penalty keeps them near 1.
+
+    Raises:
+        UsageError: If no finite temperatures are found.
     """
     several = loss is multi_label_loss
     logits = logits.double()
@@ -70,7 +76,9 @@ def fit_adaptive(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> Ada
     center = entropies.mean()
 
     def bias(log_temperature: torch.Tensor) -> torch.Tensor:
-        return log_temperature.exp().expm1().log()
+        # The inverse of the softplus, without an overflow.
+        temperature = log_temperature.exp()
+        return temperature + (-torch.expm1(-temperature)).log()
 
     def objective(x: torch.Tensor) -> torch.Tensor:
         # The weight, and the logarithm of the temperature at the mean entropy, which hardly depend on each other.
@@ -79,5 +87,9 @@ def fit_adaptive(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> Ada
 
     start = -fit_temperature(logits, targets, loss).scale[0].double().log()
     weight, log_temperature = minimise(objective, torch.stack([torch.zeros_like(start), start]))
-    lowest_and_highest = (float(entropies.min()), float(entropies.max()))
-    return AdaptiveScaling(float(weight), float(bias(log_temperature) - weight * center), lowest_and_highest, several)
+    if weight < 0:
+        weight, log_temperature = torch.zeros_like(start), start
+    found = float(weight), float(bias(log_temperature) - weight * center)
+    if not all(map(math.isfinite, found)):
+        raise UsageError("no temperatures fit these examples; their labels, or the scores of the model, may be wrong.")
+    return AdaptiveScaling(*found, (float(entropies.min()), float(entropies.max())), several)

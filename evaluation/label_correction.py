@@ -16,7 +16,7 @@ from ..tasks.arguments import ExampleArguments
 from .calibrating import labels_of
 from .examples import evaluated_task, read_examples
 from .predicting import predict
-from .scaling import scale_outputs
+from .scaling import calibrates_logits, scale_outputs
 
 _ROUNDS = 500
 _TINY = 1e-12
@@ -102,7 +102,7 @@ def match_label_shares(
 
 
 def _shift_logits(model: Any, values: np.ndarray) -> None:
-    if model.config.logit_calibration:
+    if calibrates_logits(model):
         # The bias comes before the calibration.
         scale_outputs(model.config, [1.0] * len(values), values.tolist())
         return

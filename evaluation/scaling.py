@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..modeling import SequenceEncoderForSequenceClassification
+
 _TINY = 1e-6
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -66,7 +68,7 @@ class LinearScaling:
 
     def apply_to(self, model: Any, layer: nn.Linear) -> None:
         """See `Scaling`. The scaling becomes a part of the weights, unless another step comes between."""
-        if model.config.logit_calibration:
+        if calibrates_logits(model):
             scale_outputs(model.config, self.scale.tolist(), self.offset.tolist())
             return
         with torch.no_grad():
@@ -76,6 +78,11 @@ class LinearScaling:
                     raise ValueError("The layer must have a bias for vector scaling; use temperature scaling.")
             else:
                 layer.bias.mul_(self.scale.to(layer.bias)).add_(self.offset.to(layer.bias))
+
+
+def calibrates_logits(model: Any) -> bool:
+    """Return whether a model applies steps of `config.logit_calibration` after its last layer."""
+    return isinstance(model, SequenceEncoderForSequenceClassification) and bool(model.config.logit_calibration)
 
 
 def scale_outputs(config: Any, scale: list[float], offset: list[float]) -> None:

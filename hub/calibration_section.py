@@ -91,4 +91,6 @@ def _sentences(calibration: Calibration) -> list[str]:
 
 
 def _temperature(scaling: dict[str, Any], log_entropy: float) -> float:
-    return math.log1p(math.exp(scaling["temperature_weight"] * log_entropy + scaling["temperature_bias"]))
+    value = scaling["temperature_weight"] * log_entropy + scaling["temperature_bias"]
+    # The softplus, without an overflow.
+    return float(max(value, 0) + math.log1p(math.exp(-abs(value))))

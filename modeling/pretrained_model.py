@@ -87,6 +87,8 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             # The commit that was loaded: the cache knows which files it has.
             options = {**kwargs, "revision": getattr(model.config, "_commit_hash", None) or kwargs.get("revision")}
             options["subfolder"] = kwargs.get("subfolder") or ""
+            if not model._keeps_logit_calibration():
+                model.config.logit_calibration = None
             model.base_model.embedding_recipe = read_recipe(pretrained_model_name_or_path, **options)
             if model.base_model is not model:
                 model.calibration = read_calibration(pretrained_model_name_or_path, **options)
@@ -108,6 +110,10 @@ class SequenceEncoderPreTrainedModel(SafeModelLoadingMixin, ModelSavingMixin, Pr
             enabled: Whether to use copies; False frees them.
         """
         prepack(cast(nn.Module, self.base_model.layers), enabled)
+
+    def _keeps_logit_calibration(self) -> bool:
+        """Return whether `config.logit_calibration` belongs to the head that was loaded."""
+        return False
 
     def _write_beside(self, folder: Path, there: Path) -> None:
         if getattr(self, "hf_quantizer", None) is None and hasattr(self.config, "quantization_config"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,25 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForSequenceClassification, convert
+from sequence_encoder import (
+    SequenceEncoderConfig,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderForTokenClassification,
+    convert,
+)
+from sequence_encoder.__main__ import main
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.evaluation import calibrate, correct_label_shift
 from sequence_encoder.evaluation.adaptive_scaling import AdaptiveScaling, fit_adaptive
-from sequence_encoder.evaluation.scaling import fit_temperature, multi_label_loss, single_label_loss
+from sequence_encoder.evaluation.scaling import LinearScaling, fit_temperature, multi_label_loss, single_label_loss
 from sequence_encoder.modeling.calibration import calibration_of
 from sequence_encoder.tests.calibrated_models import (
     HOME,
@@ -107,10 +121,79 @@ def test_a_folder_keeps_it(calibrated: Any, tokenizer: Any, tmp_path: Path, dtyp
     assert calibration_of(loaded) is None
 
 
-def test_other_labels_do_not_get_it(calibrated: Any, tmp_path: Path) -> None:
-    calibrated.save_pretrained(tmp_path)
-    other = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
+def test_a_surer_label_keeps_the_higher_probability() -> None:
+    logits = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0)) * 5
+    # People are wrong about every tenth label, so that sure answers are wrong as often as others.
+    drawn = torch.bernoulli(0.1 + 0.8 * (logits > 0).float(), generator=torch.Generator().manual_seed(1))
+    found = fit_adaptive(logits, drawn, multi_label_loss)
+    assert found(logits).argmax(-1).equal(logits.argmax(-1))
+    margins = torch.linspace(0, 30, 100)
+    assert (found(margins[:, None]).diff(dim=0) > 0).all()
+
+
+def test_temperatures_beyond_all_numbers_are_refused_or_finite() -> None:
+    logits = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)) * 30
+    found = fit_adaptive(logits, logits.argmin(-1), single_label_loss)
+    assert found(logits).isfinite().all()
+    with pytest.raises(UsageError, match="no temperatures fit these examples"):
+        fit_adaptive(logits * torch.inf, logits.argmin(-1), single_label_loss)
+
+
+THREE = {"id2label": dict(enumerate("abc")), "label2id": {name: place for place, name in enumerate("abc")}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_labels": 3},
+        THREE,
+        {"num_labels": 3, **THREE},
+        {"num_labels": 1, "problem_type": "regression"},
+        {"problem_type": "multi_label_classification"},
+    ],
+    ids=str,
+)
+def test_a_head_for_something_else_does_not_get_it(calibrated: Any, tmp_path: Path, fields: dict[str, Any]) -> None:
+    model = copy.deepcopy(calibrated)
+    # Its numbers for each label fit no other head.
+    correct_label_shift(model, [0.5, 0.5], [0.8, 0.2])
+    model.save_pretrained(tmp_path)
+    other = AutoModelForSequenceClassification.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **fields)
     assert other.config.logit_calibration is None
+    same = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=2, problem_type=None)
+    assert same.config.logit_calibration == model.config.logit_calibration
+
+
+def test_a_new_head_does_not_get_it(calibrated: Any, tmp_path: Path) -> None:
+    calibrated.save_pretrained(tmp_path / "classifier")
+    config = AutoConfig.from_pretrained(tmp_path / "classifier")
+    for auto in (AutoModel, AutoModelForTokenClassification, AutoModelForQuestionAnswering):
+        loaded = auto.from_pretrained(tmp_path / "classifier", config=config)
+        assert loaded.config.logit_calibration is None
+    assert config.logit_calibration is not None
+    encoder = AutoModel.from_pretrained(tmp_path / "classifier")
+    encoder.config.logit_calibration = calibrated.config.logit_calibration
+    encoder.save_pretrained(tmp_path / "encoder")
+    with_new_head = AutoModelForSequenceClassification.from_pretrained(tmp_path / "encoder")
+    assert with_new_head.config.logit_calibration is None
+    # It would have no effect there.
+    tagger = SequenceEncoderForTokenClassification(calibrated.config)
+    LinearScaling("temperature", torch.full((2,), 0.5), torch.zeros(2)).apply_to(tagger, tagger.classifier)
+    assert tagger.config.logit_calibration == calibrated.config.logit_calibration
+
+
+def test_an_adapter_for_a_calibrated_model_is_trained_without_it(
+    calibrated: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    for part in (calibrated, tokenizer):
+        part.save_pretrained(tmp_path / "calibrated")
+    rows = examples_with(calibrated, tokenizer, 40)
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = {"train_file": tmp_path / "train.jsonl", "validation_file": tmp_path / "train.jsonl", "tuning": "lora"}
+    options |= {"from": tmp_path / "calibrated", "num_train_epochs": 1, "output_dir": tmp_path / "new"}
+    main(["adapt", "--task", "classification", *(f"--{name}={value}" for name, value in options.items())])
+    for place in ("new", "new/base"):
+        assert AutoConfig.from_pretrained(tmp_path / place).logit_calibration is None
 
 
 def test_later_calibrations_and_corrections_come_after_it(calibrated: Any, tokenizer: Any) -> None:
@@ -131,7 +214,7 @@ def test_later_calibrations_and_corrections_come_after_it(calibrated: Any, token
 
 
 def test_a_family_that_cannot_express_it_is_refused(calibrated: Any) -> None:
-    with pytest.raises(ValueError, match=r"logit_calibration=.* is not supported"):
+    with pytest.raises(ValueError, match=r"logit_calibration is not supported: .* with --scaling temperature"):
         convert(calibrated, to="bert")
     assert isinstance(convert(calibrated, to="bert", base_model=True).config.hidden_size, int)
 
@@ -145,6 +228,8 @@ def test_steps_that_make_no_sense_are_refused(tiny_config: Build) -> None:
         [{**step, "temperature_bias": float("nan")}],
         [{**step, "log_entropy_range": [0.0, -5.0]}],
         [{**step, "log_entropy_range": -5.0}],
+        [{**step, "temperature_bias": -120.0}],
+        [{**step, "temperature_weight": 10**400}],
         [step, {**one, "offset": [0.0]}],
         [{**one, "scale": [True, 1.0]}],
     ):

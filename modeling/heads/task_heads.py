@@ -92,6 +92,9 @@ class SequenceEncoderForSequenceClassification(_ClassifierModel):
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.post_init()
 
+    def _keeps_logit_calibration(self) -> bool:
+        return not getattr(self.classifier, "was_initialised", False)
+
     @can_return_tuple
     def forward(
         self,

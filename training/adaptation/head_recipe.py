@@ -122,6 +122,11 @@ class HeadRecipe:
         return not self.task.labels or self.task.follow(labels)
 
     @property
+    def _encoder_fields(self) -> dict[str, Any]:
+        """The configuration fields that replace the checkpoint's: its calibration does not fit another head."""
+        return {**self._pooling_fields, "logit_calibration": None}
+
+    @property
     def _pooling_fields(self) -> dict[str, Any]:
         """The configuration fields of the pooling, where the pooling differs from the checkpoint's configuration."""
         if self.task.auto_class.rpartition("For")[2] not in _POOLING:
@@ -137,8 +142,7 @@ class HeadRecipe:
             adapter = TaskAdapter(self.encoder, len(labels["id2label"]), asked.pooling, labels["id2label"])
             adapter.config.problem_type = labels["problem_type"]
             return adapter
-        # A calibration of the checkpoint does not fit what is trained from it.
-        fields = {**labels, **self._pooling_fields, "logit_calibration": None}
+        fields = labels | self._encoder_fields
         model_class = getattr(transformers, self.task.auto_class)
         with new_head():
             config = SequenceEncoderConfig.from_pretrained(self.checkpoint, **fields)
@@ -319,12 +323,12 @@ class HeadRecipe:
     def _write_adapter(self, model: Any, folder: Path) -> None:
         """Save the adapter with its record, and its base encoder unless the Hub has exactly that encoder."""
         adapter, base, origin = folder / "adapter", folder / "base", self.checkpoint
-        pooling = self._pooling_fields
-        if _of_the_hub(origin) is None or pooling:
+        fields, config = self._encoder_fields, SequenceEncoderConfig.from_pretrained(origin)
+        if _of_the_hub(origin) is None or any(getattr(config, name) != value for name, value in fields.items()):
             with new_head():
                 encoder = self.base_class.from_pretrained(origin, dtype="auto")
             # With these fields, the adapter's head fits without further arguments.
-            encoder.config = SequenceEncoderConfig.from_pretrained(origin, **self.task.label_fields, **pooling)
+            encoder.config = SequenceEncoderConfig.from_pretrained(origin, **self.task.label_fields, **fields)
             encoder.save_pretrained(base)
             origin = "../base"
         # When PEFT saves, it looks up the vocabulary size at this path.
