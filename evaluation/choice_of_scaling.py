@@ -17,9 +17,6 @@ Fit = Callable[[torch.Tensor, torch.Tensor, Loss], Scaling]
 FITS: dict[str, Fit] = {"temperature": fit_temperature, "adaptive": fit_adaptive, "vector": fit_vector}
 # The methods that never change which class is most likely.
 KEEP_PREDICTIONS = ("temperature", "adaptive")
-# With fewer mistakes, methods with several numbers would fit them too closely, and a model that is always right would
-# become certain.
-_LEAST_MISTAKES = 10
 
 
 def folds_of(texts: int, seed: int = 0) -> torch.Tensor:
@@ -55,9 +52,8 @@ def choose_scaling(
 ) -> tuple[Scaling, torch.Tensor]:
     """Return the best scaling of some methods, and the cross-scaled logits.
 
-    The first method is chosen, unless there are enough mistakes to fit others, and one of them lowers the loss of
-    held-out texts. A method that can change which class is most likely must lower it by more than twice the standard
-    error of the difference, and must not make more mistakes.
+    A method replaces those before it if it lowers the loss of held-out texts. One that can change which class is most
+    likely must lower it by more than twice the standard error of the difference, and must not make more mistakes.
 
     Args:
         logits: (N, C).
@@ -69,8 +65,7 @@ def choose_scaling(
     """
     chosen = FITS[methods[0]]
     best = cross_scaled(chosen, logits, targets, loss, folds)
-    enough = len(logits) - hits(logits, targets).sum() >= _LEAST_MISTAKES
-    for method in methods[1:] if enough else ():
+    for method in methods[1:]:
         scaled = cross_scaled(FITS[method], logits, targets, loss, folds)
         gain = (loss(best, targets) - loss(scaled, targets)).double()
         needed = 0.0

@@ -31,6 +31,7 @@ from sequence_encoder.evaluation import calibrate, correct_label_shift
 from sequence_encoder.evaluation.adaptive_scaling import AdaptiveScaling, fit_adaptive
 from sequence_encoder.evaluation.scaling import LinearScaling, fit_temperature, multi_label_loss, single_label_loss
 from sequence_encoder.modeling.calibration import calibration_of
+from sequence_encoder.modeling.heads.logit_calibration import calibrated_logits
 from sequence_encoder.tests.calibrated_models import (
     HOME,
     TEMPERATURE,
@@ -89,11 +90,13 @@ def test_one_temperature_is_chosen_where_it_is_better(before: Any, tokenizer: An
     torch.testing.assert_close(found(logits), logits / TEMPERATURE, rtol=0.15, atol=0.1)
 
 
-def test_surer_texts_than_those_of_the_calibration_get_the_temperature_of_the_surest(before: Any) -> None:
+def test_surer_texts_than_those_of_the_calibration_get_the_temperature_of_the_surest(tiny_config: Build) -> None:
     far = torch.tensor([[40.0, -40.0], [60.0, -60.0]])
     temperatures = far[:, 0] / TRUTH(far)[:, 0]
     assert float(temperatures[0]) == pytest.approx(float(temperatures[1]))
     assert float(temperatures[0]) == pytest.approx(torch.nn.functional.softplus(torch.tensor(4.0 - 0.8 * 5)).item())
+    step = {name: value for name, value in TRUTH.as_json([]).items() if name != "method"}
+    torch.testing.assert_close(calibrated_logits(far, tiny_config("bert", logit_calibration=[step])), TRUTH(far))
 
 
 def test_labels_of_several_per_text_have_their_own_temperatures() -> None:
@@ -177,7 +180,7 @@ def test_a_new_head_does_not_get_it(calibrated: Any, tmp_path: Path) -> None:
     with_new_head = AutoModelForSequenceClassification.from_pretrained(tmp_path / "encoder")
     assert with_new_head.config.logit_calibration is None
     # It would have no effect there.
-    tagger = SequenceEncoderForTokenClassification(calibrated.config)
+    tagger = SequenceEncoderForTokenClassification(copy.deepcopy(calibrated.config))
     LinearScaling("temperature", torch.full((2,), 0.5), torch.zeros(2)).apply_to(tagger, tagger.classifier)
     assert tagger.config.logit_calibration == calibrated.config.logit_calibration
 

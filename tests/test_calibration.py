@@ -86,7 +86,7 @@ def test_a_model_that_is_right_on_all_examples_does_not_become_certain(
     texts = [each["text"] for each in examples[:50]]
     answers = logits_of(before, tokenizer, texts).argmax(-1).tolist()
     given = [{"text": text, "label": f"kind {answer}"} for text, answer in zip(texts, answers, strict=True)]
-    for scaling in ("temperature", "auto"):
+    for scaling in ("temperature", "adaptive", "auto"):
         after = calibrate(copy.deepcopy(before), tokenizer, given, scaling=scaling).after.metrics()
         # About as sure as if the next answer were a mistake.
         assert 0.94 < after["mean_confidence"] < 0.99
