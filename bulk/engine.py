@@ -60,6 +60,23 @@ class Result:
     truncated: int
 
 
+@dataclass(frozen=True)
+class Work:
+    """What an engine computes.
+
+    Attributes:
+        rows: The corpus, which is open.
+        scratch: The folder that it was opened with.
+        wanted: Takes the number of a shard and returns whether to compute it.
+        ranges: The ranges of vectors in eight bits.
+    """
+
+    rows: CorpusRows
+    scratch: Path
+    wanted: Callable[[int], bool]
+    ranges: np.ndarray | None
+
+
 class Engine(Protocol):
     """Computes the rows of a corpus somewhere."""
 
@@ -69,21 +86,11 @@ class Engine(Protocol):
     def find_ranges(self, chunk: Chunk) -> np.ndarray:
         """See `Vectors.find_ranges`."""
 
-    def results(
-        self,
-        rows: CorpusRows,
-        scratch: Path,
-        wanted: Callable[[int], bool],
-        ranges: np.ndarray | None,
-        progress: Any,
-    ) -> Generator[Result]:
-        """Yield the results of the chunks of shards, in order, and let the corpus count all its rows.
+    def results(self, work: Work, progress: Any) -> Generator[Result]:
+        """Yield the results of chunks, in order, and let the corpus count all its rows.
 
         Args:
-            rows: The corpus, which is open.
-            scratch: The folder that it was opened with.
-            wanted: Takes the number of a shard and returns whether to compute it.
-            ranges: The ranges of vectors in eight bits.
+            work: What to compute.
             progress: The bar that counts the rows.
         """
 
@@ -112,17 +119,10 @@ class LocalEngine:
         """See `Engine.find_ranges`."""
         return find_ranges(self.computation, chunk)
 
-    def results(
-        self,
-        rows: CorpusRows,
-        scratch: Path,
-        wanted: Callable[[int], bool],
-        ranges: np.ndarray | None,
-        progress: Any,
-    ) -> Generator[Result]:
+    def results(self, work: Work, progress: Any) -> Generator[Result]:
         """See `Engine.results`."""
-        use_ranges(self.computation, ranges)
-        tokenized = ((chunk, tokenize(self.computation, chunk)) for chunk in rows.chunks(wanted))
+        use_ranges(self.computation, work.ranges)
+        tokenized = ((chunk, tokenize(self.computation, chunk)) for chunk in work.rows.chunks(work.wanted))
         ahead: AbstractContextManager[Iterator[tuple[Chunk, Tokens]]] = nullcontext(tokenized)
         if tokenizes_ahead(self.computation.device_type):
             ahead = read_ahead(tokenized)

@@ -13,8 +13,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -29,6 +29,7 @@ from .engine import (
     Engine,
     Load,
     Result,
+    Work,
     compute,
     describe,
     find_ranges,
@@ -40,7 +41,7 @@ from .messages import ERRORS, packed, unpacked
 from .processes import process_count
 from .ray_workers import Share, share_of
 from .results import Computation
-from .rows import Chunk, CorpusRows
+from .rows import Chunk
 
 # How often a chunk may end its worker. Ray would try for ever, for example if memory never suffices.
 _ATTEMPTS = 5
@@ -99,14 +100,7 @@ class RayEngine:
         found: np.ndarray = self._in_a_worker(_find_ranges, self.load, packed(chunk))
         return found
 
-    def results(
-        self,
-        rows: CorpusRows,
-        scratch: Path,
-        wanted: Callable[[int], bool],
-        ranges: np.ndarray | None,
-        progress: Any,
-    ) -> Generator[Result]:
+    def results(self, work: Work, progress: Any) -> Generator[Result]:
         """See `Engine.results`.
 
         Raises:
@@ -117,9 +111,7 @@ class RayEngine:
         with ExitStack() as stack:
             stack.enter_context(_quiet())
             attempts = stack.enter_context(_attempts())
-            batches = self._dataset(rows, scratch, wanted, ranges, attempts).iter_batches(
-                batch_size=None, batch_format="pyarrow"
-            )
+            batches = self._dataset(work, attempts).iter_batches(batch_size=None, batch_format="pyarrow")
             failure = None
             try:
                 for batch in batches:
@@ -130,7 +122,7 @@ class RayEngine:
                             progress.update(len(item.chunk.good))
                             yield item
                         elif isinstance(item, int):
-                            rows.count = item
+                            work.rows.count = item
             except ray.exceptions.RayError as error:
                 # Its tracebacks would keep the workers, as long as anyone keeps the error.
                 failure = error.with_traceback(None)
@@ -142,14 +134,7 @@ class RayEngine:
                 gc.collect()
                 raise failure
 
-    def _dataset(
-        self,
-        rows: CorpusRows,
-        scratch: Path,
-        wanted: Callable[[int], bool],
-        ranges: np.ndarray | None,
-        attempts: Any,
-    ) -> Any:
+    def _dataset(self, work: Work, attempts: Any) -> Any:
         """Return the dataset of the messages from the workers."""
         import ray
         from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
@@ -171,7 +156,7 @@ class RayEngine:
         with DataContext.current(context):
             messages = ray.data.from_items([0]).map_batches(
                 read,
-                fn_kwargs={"rows": rows.closed(), "scratch": scratch.absolute(), "wanted": wanted},
+                fn_kwargs={"work": replace(work, rows=work.rows.closed(), scratch=work.scratch.absolute())},
                 compute=TaskPoolStrategy(size=1),
                 # Workers may take all CPUs.
                 num_cpus=0,
@@ -179,7 +164,7 @@ class RayEngine:
             )
             return messages.map_batches(
                 _Worker,
-                fn_constructor_kwargs={"load": self.load, "ranges": ranges, "attempts": attempts},
+                fn_constructor_kwargs={"load": self.load, "ranges": work.ranges, "attempts": attempts},
                 batch_size=1,
                 batch_format="pyarrow",
                 compute=pool,
@@ -231,14 +216,14 @@ class _Worker:
             return compute(self._computation, chunk, tokens, silent)
 
 
-def _read(_: Any, rows: CorpusRows, scratch: Path, wanted: Callable[[int], bool]) -> Iterator[pa.Table]:
+def _read(_: Any, work: Work) -> Iterator[pa.Table]:
     """Yield the chunks of a corpus, and then the number of its rows."""
     try:
-        rows.open(scratch)
-        for chunk in rows.chunks(wanted):
+        work.rows.open(work.scratch)
+        for chunk in work.rows.chunks(work.wanted):
             yield packed(chunk)
-        assert rows.count is not None
-        yield packed(rows.count)
+        assert work.rows.count is not None
+        yield packed(work.rows.count)
     except ERRORS as error:
         yield packed(error)
 

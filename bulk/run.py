@@ -23,7 +23,7 @@ from ..command_line.counts import counted
 from ..command_line.progress_bars import hide_progress_bars
 from ..saving.scratch_folders import scratch_folder
 from ..saving.whole_folders import write_atomically
-from .engine import Engine, Load, Result, local_engine
+from .engine import Engine, Load, Result, Work, local_engine
 from .folder import OutputFolder, settings_of
 from .formats import FORMATS, Shards, ShardWriter, schema_with
 from .models import identify
@@ -151,9 +151,8 @@ class Run:
             progress = stack.enter_context(_progress_bar(self.rows, done))
             started = time.monotonic()
             stack.enter_context(_interruption(self.output))
-            results = engine.results(
-                self.rows, state, lambda shard: is_mine(shard) and shard not in done, ranges, progress
-            )
+            work = Work(self.rows, state, lambda shard: is_mine(shard) and shard not in done, ranges)
+            results = engine.results(work, progress)
             for result in stack.enter_context(closing(results)):
                 background.run(output.write, result)
                 tokens += result.tokens
