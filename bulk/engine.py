@@ -87,7 +87,7 @@ class Engine(Protocol):
         """See `Vectors.find_ranges`."""
 
     def results(self, work: Work, progress: Any) -> Generator[Result]:
-        """Yield the results of chunks, in order, and let the corpus count all its rows.
+        """Yield the results of chunks, in order. After the last one, `work.rows.count` is the number of rows.
 
         Args:
             work: What to compute.
@@ -134,7 +134,7 @@ class LocalEngine:
 def tokenizes_ahead(device_type: str) -> bool:
     """Return whether to tokenize the next rows while these are computed.
 
-    The threads of a CPU that computes would wait for those that tokenize.
+    On a CPU, the tokenizer would compete with the model for cores.
     """
     return device_type != "cpu"
 

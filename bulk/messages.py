@@ -1,6 +1,6 @@
 """Carries chunks, their results and errors between processes, as tables of Arrow with a single row.
 
-Arrow copies only the rows of a slice, where others would carry the whole file that it is a part of.
+Arrow IPC writes only the rows of a slice. Pickle would write the whole buffers behind it.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _read(content: bytes) -> pa.Table:
 
 
 def _encoded(texts: list[str]) -> pa.Array:
-    # JSON can have halves of characters, which the tokenizer then refuses, as without Ray.
+    # JSON may contain lone surrogates, which the tokenizer rejects as it does without Ray.
     return pa.array([text.encode("utf-8", "surrogatepass") for text in texts], pa.large_binary())
 
 

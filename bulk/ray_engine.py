@@ -45,7 +45,8 @@ from .rows import Chunk
 
 # How often a chunk may end its worker. Ray would try for ever, for example if memory never suffices.
 _ATTEMPTS = 5
-# Loggers of Ray Data, and the least that they log. The second one warns that there is no bar; that of the run is there.
+# The levels of Ray Data's loggers during a run. The second one would warn that Ray's progress bar is disabled; the run
+# has its own.
 _LEVELS = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
 
 
@@ -124,13 +125,13 @@ class RayEngine:
                         elif isinstance(item, int):
                             work.rows.count = item
             except ray.exceptions.RayError as error:
-                # Its tracebacks would keep the workers, as long as anyone keeps the error.
+                # The tracebacks hold references to the workers.
                 failure = error.with_traceback(None)
                 failure.__context__ = None
             finally:
                 del batches
             if failure is not None:
-                # So do circles of objects in Ray.
+                # So do reference cycles in Ray.
                 gc.collect()
                 raise failure
 

@@ -1,6 +1,6 @@
 """Checks the fields of a `SequenceEncoderConfig` that must fit each other."""
 
-# The configuration imports this module, so that the functions here cannot name its class.
+# The configuration imports this module, so that it cannot be imported here.
 import math
 from typing import Any
 

@@ -159,10 +159,10 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         problem_type (`str`, *optional*): `single_label_classification`, `multi_label_classification` or `regression`.
             By default, the labels of the first batch decide.
         logit_calibration (`list[dict]`, *optional*): How `SequenceEncoderForSequenceClassification` calibrates its
-            logits, as `calibrate` writes it. The steps follow each other. One with `temperature_weight`,
-            `temperature_bias` and `log_entropy_range` divides them by `softplus(temperature_weight * log(entropy) +
-            temperature_bias)`, the logarithm kept within the range; one with `scale` and `offset` applies those of
-            each label.
+            logits: a list of steps, applied in order, which `calibrate` writes. A step with `temperature_weight`,
+            `temperature_bias` and `log_entropy_range` divides the logits by `softplus(temperature_weight *
+            log(entropy) + temperature_bias)`, where the logarithm is clamped to the range. A step with `scale` and
+            `offset` scales and shifts the logit of each label.
         pad_token_id (`int`, *optional*, defaults to 0): Id of the padding token.
         bos_token_id (`int`, *optional*): Id of the token at the beginning of a text.
         eos_token_id (`int` or `list[int]`, *optional*): Id of the token at the end of a text.

@@ -1,6 +1,6 @@
 """The field `logit_calibration` of a `SequenceEncoderConfig`: what it holds, and which other fields it belongs to."""
 
-# The configuration imports this module, so that the functions here cannot name its class.
+# The configuration imports this module, so that it cannot be imported here.
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -60,7 +60,7 @@ def _are_temperatures(weight: float, bias: float, lowest: float, highest: float)
 
 
 def keeps_calibration(saved: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool:
-    """Return whether the calibration in a saved configuration fits the fields that override others.
+    """Return whether the calibration in a saved configuration is still valid after overrides.
 
     Args:
         saved: The fields of the configuration.

@@ -376,18 +376,20 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
     except (ValueError, StrictDataclassError) as error:
         return [str(error).rstrip(".")]
     obstacles = []
-    if config.logit_calibration and head == "ForSequenceClassification":
-        return [
-            f"logit_calibration is not supported: {family.name} has no temperature for each text; use the model from "
-            "before its calibration, or calibrate that one with --scaling temperature"
-        ]
     no_pooler = head == "Model" and not has_pooler
     for name in (field.name for field in fields(config) if field.name in SequenceEncoderConfig.__annotations__):
         irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (
             name in ("pooling", "pooler_act", "pooler_placement", "pooler_dropout") and no_pooler
         )
         irrelevant |= name == "sliding_window" and "sliding_attention" not in (config.layer_types or [])
-        if not irrelevant and getattr(config, name) != getattr(again, name):
+        if irrelevant or getattr(config, name) == getattr(again, name):
+            continue
+        if name == "logit_calibration":
+            obstacles.append(
+                f"{name} is not supported: {family.name} has one temperature for all texts; calibrate the original "
+                "model with --scaling temperature"
+            )
+        else:
             obstacles.append(
                 f"{name}={getattr(config, name)!r} is not supported: {family.name} has {getattr(again, name)!r}"
             )

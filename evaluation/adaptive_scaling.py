@@ -29,8 +29,8 @@ class AdaptiveScaling:
     Attributes:
         weight: How much the temperature grows with the logarithm of the entropy, at least 0.
         bias: The temperature at an entropy of 1 nat, before the softplus that keeps it positive.
-        log_entropy_range: The lowest and the highest logarithm of the entropy among the calibration texts. Others get
-            the temperature of the nearest of them, since nothing is known about theirs.
+        log_entropy_range: The lowest and the highest logarithm of the entropy among the calibration texts. Values
+            outside are clamped to it, since there were no examples there.
         several_labels: Whether each class is a yes or no.
     """
 
@@ -64,8 +64,8 @@ class AdaptiveScaling:
 def fit_adaptive(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> AdaptiveScaling:
     """Find the temperatures that minimise the loss, and that do not fall as the entropy grows.
 
-    Otherwise, a text or a label could get a lower probability than another one of which the model is less sure. As for
-    a single temperature, a small penalty keeps them near 1.
+    If they fell, a text that the model is more certain about could get a lower confidence than one that it is less
+    certain about. As for a single temperature, a small penalty keeps them near 1.
 
     Raises:
         UsageError: If no finite temperatures are found.

@@ -64,13 +64,18 @@ The scores of this model are calibrated on {calibration.facts["texts"]:,} exampl
 
 def _sentences(calibration: Calibration) -> list[str]:
     scaling, noun, sentences = calibration.scaling, NOUNS.get(calibration.task, "labels"), []
+    if "earlier_scaling" in calibration.facts:
+        method = calibration.facts["earlier_scaling"]["method"]
+        sentences.append(
+            f"The model had been calibrated before ({method} scaling), and this calibration follows that one."
+        )
     if scaling["method"] == "temperature":
         sentences.append(f"The logits are divided by a temperature of {scaling['temperature']:.4g}.")
     elif scaling["method"] == "adaptive":
         sure, unsure = (_temperature(scaling, entropy) for entropy in scaling["log_entropy_range"])
         sentences.append(
-            f"The logits of each text are divided by a temperature of its own, from {sure:.4g} where the model is "
-            f"surest to {unsure:.4g} where it is least sure."
+            f"The logits of each text are divided by a temperature of its own, from {sure:.4g} (most confident) to "
+            f"{unsure:.4g} (least confident)."
         )
     else:
         sentences.append("The logits of each label have their own scale and offset.")

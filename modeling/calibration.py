@@ -252,7 +252,7 @@ def calibration_of(model: Any) -> Calibration | None:
     if calibration is not None and not calibration.fits(model):
         logger.warning(
             f"The weights of this {type(model).__name__} have changed since it was calibrated, so its calibration is "
-            "ignored. Calibrate it again with `sequence-encoder calibrate`."
+            "ignored, except for the scaling of its logits. Calibrate it again with `sequence-encoder calibrate`."
         )
         return None
     return calibration
