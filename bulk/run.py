@@ -82,8 +82,20 @@ class Run:
         with hide_progress_bars():
             if is_first := rank() == 0:
                 folder.make()
-            with folder.lock() if is_first else nullcontext():
+            with folder.lock() if is_first else nullcontext(), self._interruption():
                 return self._compute(folder, settings, started)
+
+    @contextmanager
+    def _interruption(self) -> Iterator[None]:
+        """Say after Ctrl-C what is kept, and how to continue."""
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            existing = self._existing() if self.output.is_dir() else ()
+            kept = counted(len(existing), "complete shard stays", "complete shards stay")
+            raise KeyboardInterrupt(
+                f"Interrupted; {kept} in {self.output}. To continue, run the same command again."
+            ) from error
 
     def _compute(self, folder: OutputFolder, settings: dict[str, Any], started: float) -> Counts:
         is_first = rank() == 0
@@ -150,7 +162,6 @@ class Run:
             background = stack.enter_context(Background())
             progress = stack.enter_context(_progress_bar(self.rows, done))
             started = time.monotonic()
-            stack.enter_context(_interruption(self.output))
             work = Work(self.rows, state, lambda shard: is_mine(shard) and shard not in done, ranges)
             results = engine.results(work, progress)
             for result in stack.enter_context(closing(results)):
@@ -171,17 +182,6 @@ class Run:
             before = counts.rows - written.rows
             print(f"{summary(counts, self.output)} {f'This process has computed {speed}' if before else speed}.")
         return counts
-
-
-@contextmanager
-def _interruption(output: Path) -> Iterator[None]:
-    """Say after Ctrl-C what is kept, and how to continue."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(
-            f"Interrupted; complete shards stay in {output}. To continue, run the same command again."
-        ) from error
 
 
 class _Output:

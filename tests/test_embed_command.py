@@ -23,6 +23,7 @@ from transformers import AutoTokenizer
 from sequence_encoder import SequenceEncoderModel, bulk, search
 from sequence_encoder.__main__ import main
 from sequence_encoder.bulk.arguments import POOLINGS as ALLOWED_POOLINGS
+from sequence_encoder.bulk.vectors import Vectors
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError
 from sequence_encoder.data import documentation
@@ -139,6 +140,27 @@ def test_tokenizing_ahead_gives_the_same_shards_and_errors(
     with pytest.raises(UsageError, match=f"row {LONG - NULL - 1} of --corpus"):
         embed(model, write_rows(tmp_path / "rows.parquet", ROWS[NULL + 1 :]), tmp_path / "strict", strict=True)
     assert {thread.name for thread in threading.enumerate()}.isdisjoint({"read_ahead"})
+
+
+@pytest.mark.parametrize(("chunks", "kept"), [(0, "0 complete shards stay"), (3, "[123] complete shards? stays?")])
+def test_ctrl_c_says_what_is_kept(
+    model: Path, corpus: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks: int, kept: str
+) -> None:
+    computed: list[int] = []
+    original = Vectors.compute
+
+    def interrupted(self: Vectors, chunk: Any, *others: Any) -> Any:
+        if len(computed) == chunks:
+            raise KeyboardInterrupt
+        computed.append(chunk.first)
+        return original(self, chunk, *others)
+
+    monkeypatch.setattr(Vectors, "compute", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=f"^Interrupted; {kept} in .* again"):
+        embed(model, corpus, tmp_path)
+    monkeypatch.undo()
+    embed(model, corpus, tmp_path)
+    assert_same_shards(tmp_path, whole)
 
 
 def test_a_killed_run_continues_without_loss(model: Path, tmp_path: Path) -> None:
