@@ -61,6 +61,8 @@ def labelled(model: Any) -> dict[str, torch.Tensor]:
         inputs["sentence_order_label"] = torch.tensor([0, 1, -100] * 2)
     if kind in ("SequenceClassification", "MultipleChoice", "TaskAdapter"):
         inputs["labels"] = torch.randint(2, (texts,))
+    if model.config.problem_type == "multi_label_classification":
+        inputs["labels"] = torch.randint(2, (texts, 5)).float()
     if kind == "QuestionAnswering":
         inputs["start_positions"] = first = mask.argmax(dim=1)
         inputs["end_positions"] = (first + mask.sum(dim=1) - 1).clamp(min=0)

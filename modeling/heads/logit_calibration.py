@@ -28,7 +28,8 @@ def calibrated_logits(logits: torch.Tensor, config: Any) -> torch.Tensor:
             entropies = log_entropies(found, several).clamp(*step["log_entropy_range"])
             found = found / adaptive_temperatures(entropies, step["temperature_weight"], step["temperature_bias"])
         else:
-            found = found * found.new_tensor(step["scale"]) + found.new_tensor(step["offset"])
+            scale, offset = (torch.tensor(step[name], device=found.device) for name in ("scale", "offset"))
+            found = found * scale + offset
     return found.to(logits.dtype)
 
 
