@@ -19,6 +19,8 @@ from .rows import Chunk
 
 # The errors of users, which are passed on in place of a result.
 ERRORS = (ValueError, OSError)
+# The classes that they have on the other side, where others may not exist: the first one that fits.
+_CLASSES: tuple[type[Exception], ...] = (UsageError, OSError, ValueError)
 _SCHEMA = pa.schema(
     [
         ("kind", pa.string()),
@@ -41,9 +43,7 @@ def packed(item: Chunk | Result | int | Exception) -> pa.Table:
         columns = {str(index): column for index, column in enumerate(item.columns)}
         return _table("result", facts, item.chunk, results=pa.table(columns))
     if isinstance(item, Exception):
-        # Other classes may not exist on the other side.
-        kinds = (UsageError, OSError)
-        name = next((kind.__name__ for kind in kinds if isinstance(item, kind)), ValueError.__name__)
+        name = next(each.__name__ for each in _CLASSES if isinstance(item, each))
         return _table("error", {"error": name, "message": str(item)})
     return _table("count", {"count": item})
 
@@ -58,8 +58,7 @@ def _unpacked(row: dict[str, Any]) -> Chunk | Result | int | Exception:
     if row["kind"] == "count":
         return int(facts["count"])
     if row["kind"] == "error":
-        kinds = {kind.__name__: kind for kind in (UsageError, OSError, ValueError)}
-        return kinds[facts["error"]](facts["message"])
+        return next(each for each in _CLASSES if each.__name__ == facts["error"])(facts["message"])
     texts = [] if row["texts"] is None else [_decoded(column) for column in _read(row["texts"]).columns]
     chunk = Chunk(
         facts["shard"],

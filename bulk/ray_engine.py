@@ -43,7 +43,7 @@ from .ray_workers import Share, share_of
 from .results import Computation
 from .rows import Chunk
 
-# How often a chunk may end its worker. Ray would try for ever, for example if memory never suffices.
+# The number of workers that may die on the same chunk. Ray alone would retry forever.
 _ATTEMPTS = 5
 # The levels of Ray Data's loggers during a run. The second one would warn that Ray's progress bar is disabled; the run
 # has its own.

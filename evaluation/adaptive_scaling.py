@@ -1,4 +1,4 @@
-"""Scales the logits of each text by a temperature of its own, which depends on how sure the model is.
+"""Adaptive temperature scaling: each text has its own temperature, which depends on the entropy of its prediction.
 
 Shapes: N texts, C classes.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..command_line import UsageError
-from ..modeling.heads.logit_calibration import adaptive_temperatures, log_entropies
+from ..modeling.heads.logit_calibration import adaptive_temperatures, divided_by_temperatures, log_entropies
 from .scaling import Loss, fit_temperature, minimise, multi_label_loss
 
 _DIGITS = 6
@@ -21,7 +21,7 @@ _DIGITS = 6
 
 @dataclass(frozen=True)
 class AdaptiveScaling:
-    """A temperature for each text by the entropy of its probabilities (entropy-based temperature scaling).
+    """A temperature for each text, computed from the entropy of its probabilities (entropy-based temperature scaling).
 
     It does not change which class is most likely (Balanya et al., 2024, "Adaptive temperature scaling for robust
     calibration of deep neural networks").
@@ -31,7 +31,7 @@ class AdaptiveScaling:
         bias: The temperature at an entropy of 1 nat, before the softplus that keeps it positive.
         log_entropy_range: The lowest and the highest logarithm of the entropy among the calibration texts. Values
             outside are clamped to it, since there were no examples there.
-        several_labels: Whether each class is a yes or no.
+        several_labels: Whether the model is multi-label, so that each label has its own temperature.
     """
 
     weight: float
@@ -41,8 +41,7 @@ class AdaptiveScaling:
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         """See `Scaling`."""
-        entropies = log_entropies(logits, self.several_labels).clamp(*self.log_entropy_range)
-        return logits / adaptive_temperatures(entropies, self.weight, self.bias)
+        return divided_by_temperatures(logits, self._step, self.several_labels)
 
     def as_json(self, labels: list[str]) -> dict[str, Any]:
         """See `Scaling`."""

@@ -42,7 +42,7 @@ _TASKS = {"single_label_classification": "classification", "multi_label_classifi
 _MOST_EXAMPLES = 10_000
 # Fewer texts from elsewhere say too little about which score is the best.
 _LEAST_AWAY = 10
-# Tasks whose answers other methods would change, and what they find.
+# Tasks that support only a single temperature, and what they find.
 _ONLY_TEMPERATURE = {"ner": "entities", "qa": "answers"}
 _FITS: dict[str, Callable[[ToFit], Fitted]] = {
     "classification": fit_classification,
@@ -99,9 +99,9 @@ def calibrate(
         away: Texts from elsewhere, which the score of unfamiliar texts should tell from the examples. Without them, it
             is chosen on held-out classes or, with two classes, a default that needs none.
         coverages: The shares of true labels that prediction sets should contain, the default first.
-        scaling: `temperature`; `adaptive`, a temperature that depends on how sure the model is of a text; `vector`,
-            with a scale and an offset for each label, the only one that can change predictions; or `auto` for the one
-            that is best on held-out texts, which `vector` must be clearly.
+        scaling: `temperature`; `adaptive`, a temperature that depends on the entropy of each prediction; `vector`, a
+            scale and an offset for each label, the only method that can change predictions; or `auto`, which chooses
+            the method with the lowest cross-validated loss, and `vector` only if it is clearly better.
         max_length: The number of tokens to truncate texts to; by default the limit of the model.
         columns: The names of the columns.
 

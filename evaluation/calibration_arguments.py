@@ -39,9 +39,9 @@ class CalibrationArguments:
     scaling: str = field(
         default=AUTO,
         metadata={
-            "help": "temperature divides all logits by the same number, and adaptive by one that depends on how sure "
-            "the model is of a text; both keep all predictions. vector has a scale and an offset for each label. auto "
-            "chooses what is best on held-out texts.",
+            "help": "temperature divides all logits by the same number, and adaptive by one that depends on the "
+            "entropy of each prediction; neither changes a prediction. vector has a scale and an offset for each "
+            "label. auto chooses the best method by cross-validation.",
             "choices": list(SCALINGS),
         },
     )

@@ -66,15 +66,13 @@ def _sentences(calibration: Calibration) -> list[str]:
     scaling, noun, sentences = calibration.scaling, NOUNS.get(calibration.task, "labels"), []
     if "earlier_scaling" in calibration.facts:
         method = calibration.facts["earlier_scaling"]["method"]
-        sentences.append(
-            f"The model had been calibrated before ({method} scaling), and this calibration follows that one."
-        )
+        sentences.append(f"This scaling is applied on top of that of an earlier calibration ({method}).")
     if scaling["method"] == "temperature":
         sentences.append(f"The logits are divided by a temperature of {scaling['temperature']:.4g}.")
     elif scaling["method"] == "adaptive":
         sure, unsure = (_temperature(scaling, entropy) for entropy in scaling["log_entropy_range"])
         sentences.append(
-            f"The logits of each text are divided by a temperature of its own, from {sure:.4g} (most confident) to "
+            f"The logits of each text are divided by its own temperature, from {sure:.4g} (most confident) to "
             f"{unsure:.4g} (least confident)."
         )
     else:

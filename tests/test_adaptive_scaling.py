@@ -1,4 +1,4 @@
-"""Adaptive temperature scaling: a temperature for each text, which depends on how sure the model is of it."""
+"""Adaptive temperature scaling: a temperature for each text, which depends on the entropy of its prediction."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 Shapes: B batch, C classes.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,12 +26,23 @@ def calibrated_logits(logits: torch.Tensor, config: Any) -> torch.Tensor:
     found = logits.float()
     for step in config.logit_calibration:
         if "temperature_weight" in step:
-            entropies = log_entropies(found, several).clamp(*step["log_entropy_range"])
-            found = found / adaptive_temperatures(entropies, step["temperature_weight"], step["temperature_bias"])
+            found = divided_by_temperatures(found, step, several)
         else:
             scale, offset = (torch.tensor(step[name], device=found.device) for name in ("scale", "offset"))
             found = found * scale + offset
     return found.to(logits.dtype)
+
+
+def divided_by_temperatures(logits: torch.Tensor, step: Mapping[str, Any], several_labels: bool) -> torch.Tensor:
+    """Divide logits (B, C) by the temperature of each text, or of each label of a multi-label model.
+
+    Args:
+        logits: (B, C).
+        step: A step of `config.logit_calibration` with temperatures.
+        several_labels: Whether the model is multi-label.
+    """
+    entropies = log_entropies(logits, several_labels).clamp(*step["log_entropy_range"])
+    return logits / adaptive_temperatures(entropies, step["temperature_weight"], step["temperature_bias"])
 
 
 def log_entropies(logits: torch.Tensor, several_labels: bool) -> torch.Tensor:
@@ -38,7 +50,7 @@ def log_entropies(logits: torch.Tensor, several_labels: bool) -> torch.Tensor:
 
     Args:
         logits: (B, C).
-        several_labels: Whether a text can have several labels, so that each label is a yes or no.
+        several_labels: Whether the model is multi-label, so that each label is a binary decision.
 
     Returns:
         (B, 1), or (B, C) with several labels.
