@@ -13,6 +13,7 @@ import torch
 
 from ..command_line import UsageError
 from ..tasks.arguments import ExampleArguments
+from ..tasks.columns import label_of
 from .calibrating import labels_of
 from .examples import evaluated_task, read_examples
 from .predicting import predict
@@ -124,6 +125,7 @@ def checked_shares(name: str, given: Any, model: Any) -> np.ndarray:
             f"{evaluated_task(model)}."
         )
     if isinstance(given, Mapping):
+        given = {label_of(label, labels): share for label, share in given.items()}
         if set(given) != set(labels):
             raise UsageError(f"{name} must have the labels {', '.join(labels)}, got {', '.join(map(str, given))}.")
         given = [given[label] for label in labels]

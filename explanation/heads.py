@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel
 from ..modeling.text_encoding.text_pooling import pooled
+from ..tasks.columns import label_of
 from ..tokenizer.private_copy import private_copy
 from .requests import Request, Target
 from .words import Row, Word, check_tokenizer, row_of
@@ -133,6 +134,7 @@ class LabelHead(Head):
     def targets(self, request: Request, outputs: Sequence[torch.Tensor], wanted: str | None) -> list[Target]:
         """See `Head`."""
         labels = [str(self.model.config.id2label[index]) for index in range(self.model.config.num_labels)]
+        wanted = None if wanted is None else label_of(wanted, labels)
         if wanted is not None and wanted not in labels:
             raise ValueError(f"target must be one of the labels {', '.join(labels)}, got {wanted!r}.")
         index = int(outputs[0].argmax()) if wanted is None else labels.index(wanted)

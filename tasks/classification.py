@@ -18,7 +18,7 @@ from .columns import (
     check_values,
     check_varies,
     label_names,
-    label_text,
+    label_of,
     named,
     with_numbers,
 )
@@ -54,7 +54,7 @@ class Classification(HeadTask):
         check_columns(examples, columns)
         check_texts(data, examples, "text_column", self.text)
         check_texts(data, examples, "text_pair_column", self.pair)
-        examples = {split: named(rows, self.label) for split, rows in examples.items()}
+        examples = {split: named(rows, self.label, known) for split, rows in examples.items()}
         self.label_fields = {"problem_type": self.problem_type}
         return self._read_labels(examples, known)
 
@@ -67,7 +67,7 @@ class Classification(HeadTask):
 
     def _target(self, value: Any) -> Any:
         """Convert the label of a row to the model's target."""
-        return self.label_fields["label2id"][label_text(value)]
+        return self.label_fields["label2id"][label_of(value, self.labels)]
 
     def encode(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
         """See `HeadTask`. The inputs are the tokenizer's outputs and `labels`."""
@@ -136,7 +136,7 @@ class MultiLabel(Classification):
     def _target(self, value: Any) -> Any:
         target = [0.0] * len(self.labels)
         for name in self._split(value):
-            target[self.label_fields["label2id"][label_text(name)]] = 1.0
+            target[self.label_fields["label2id"][label_of(name, self.labels)]] = 1.0
         return target
 
     def metrics(self, rows: Any, inputs: Any) -> Metrics:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..command_line import UsageError
@@ -157,6 +157,32 @@ def label_text(value: Any) -> str:
     return name.partition(".")[0] if _WHOLE.fullmatch(name) else name
 
 
+def has_default_names(labels: Sequence[str]) -> bool:
+    """Return whether labels are LABEL_0, LABEL_1, …, as transformers calls outputs that nobody has named."""
+    return bool(labels) and list(labels) == [f"LABEL_{index}" for index in range(len(labels))]
+
+
+def label_of(value: Any, labels: Sequence[str] = ()) -> str:
+    """Convert a label to its name, as `label_text`, or an index to the name of that output of a model.
+
+    Args:
+        value: The label, or its index if the labels have default names, which nobody writes into files.
+        labels: The labels of the model.
+    """
+    name = label_text(value)
+    if name.isdecimal() and int(name) < len(labels) and has_default_names(labels):
+        return labels[int(name)]
+    return name
+
+
+def where_named(labels: Sequence[str]) -> str:
+    """Return the end of an error about labels that a model lacks: where it names them, and how to name them."""
+    end = " (id2label in its config.json)."
+    if has_default_names(labels):
+        end += ' Name its outputs there in their order, as in "id2label": {"0": "bad", "1": "good"}.'
+    return end
+
+
 def label_names(
     examples: Mapping[str, Any],
     column: str,
@@ -178,7 +204,10 @@ def label_names(
         UsageError: If there are fewer than two labels, or a split has a label that the training examples or the model
             lack.
     """
-    found = {split: {label_text(x) for cell in rows[column] for x in values(cell)} for split, rows in examples.items()}
+    found = {
+        split: {label_of(x, known or ()) for cell in rows[column] for x in values(cell)}
+        for split, rows in examples.items()
+    }
     names = known or sorted(found["train"], key=_order)
     if len(names) < 2:
         raise UsageError(
@@ -190,7 +219,7 @@ def label_names(
             source = "the model only has" if known else "the training examples only have"
             raise UsageError(
                 f"--label_column {column}: the {split} examples have the labels {', '.join(unseen[:5])}, but "
-                f"{source} {', '.join(names[:20])}."
+                f"{source} {', '.join(names[:20])}{where_named(known) if known else '.'}"
             )
     warn_about_case(names, column)
     return names
@@ -220,10 +249,10 @@ def names_of_numbers(feature: Any) -> list[str] | None:
     return list(feature.names) if hasattr(feature, "names") and hasattr(feature, "str2int") else None
 
 
-def named(rows: Any, column: str) -> Any:
-    """Replace class numbers in a column by their names, if the dataset has names for them."""
+def named(rows: Any, column: str, known: Sequence[str] | None = None) -> Any:
+    """Replace class numbers in a column by their names, if the dataset has names for them and the model has names."""
     names = names_of_numbers(rows.features[column])
-    if names is None:
+    if names is None or has_default_names(known or ()):
         return rows
 
     def name(value: Any) -> Any:

@@ -10,7 +10,17 @@ import numpy as np
 from ..command_line import UsageError
 from ..command_line.counts import counted
 from .classification import logits_of, majority_logits
-from .columns import check_columns, check_texts, check_values, label_names, label_text, named, warn_about_case
+from .columns import (
+    check_columns,
+    check_texts,
+    check_values,
+    label_names,
+    label_of,
+    label_text,
+    named,
+    warn_about_case,
+    where_named,
+)
 from .example_files import place_of
 from .task import Examples, HeadTask, Metrics, tokenised
 
@@ -55,7 +65,7 @@ class Entities(HeadTask):
             self._set_labels(known or [_OUTSIDE, *(f"{part}-{kind}" for kind in kinds for part in "BI")])
             return dict(examples)
         check_values(data, examples, "text_column", self.text, _is_words, "a list of words in every row")
-        examples = {split: named(rows, self.label) for split, rows in examples.items()}
+        examples = {split: named(rows, self.label, known) for split, rows in examples.items()}
         check_values(data, examples, "label_column", self.label, _is_tags, "a list of tags in every row")
         for split, rows in examples.items():
             for row, (words, tags) in enumerate(zip(rows[self.text], rows[self.label], strict=True)):
@@ -80,7 +90,7 @@ class Entities(HeadTask):
         """See `HeadTask`. The first token of each word has the word's label; the loss ignores the other tokens."""
         from ..modeling.label_checks import IGNORED
 
-        label2id = self.label_fields["label2id"]
+        label2id, names = self.label_fields["label2id"], self.labels
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
             encoded = self.cut.tokenise(
@@ -92,7 +102,7 @@ class Entities(HeadTask):
                 tags = self._tags_of_words(encoded, index, batch[self.text][index], given) if self.spans else given
                 row, before = [], None
                 for word in words:
-                    row.append(IGNORED if word is None or word == before else label2id[label_text(tags[word])])
+                    row.append(IGNORED if word is None or word == before else label2id[label_of(tags[word], names)])
                     before = word
                 labels.append(row)
                 # `answers` needs the places of the labelled words; the model does not.
@@ -249,7 +259,7 @@ def label_names_of_spans(examples: Examples, column: str, known: list[str] | Non
         if unseen := sorted(kinds - allowed):
             raise UsageError(
                 f"--label_column {column}: the {split} examples have spans with the labels {', '.join(unseen[:5])}, "
-                f"but the {source} {'does' if known else 'do'} not."
+                f"but the {source} {'does' if known else 'do'} not{where_named(known) if known else '.'}"
             )
     warn_about_case(allowed, column)
     return sorted(allowed)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .columns import has_default_names
+
 if TYPE_CHECKING:
     from transformers import BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
 
@@ -189,6 +191,8 @@ class HeadTask(ABC):
 
     def follow(self, labels: list[str]) -> bool:
         """Adopt the label order of a trained head, and return whether it has the same labels."""
+        if has_default_names(labels):
+            labels = [str(index) for index in range(len(labels))]
         if set(labels) != set(self.labels):
             return False
         self._set_labels(labels)
