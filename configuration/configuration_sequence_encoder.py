@@ -5,6 +5,7 @@
 import copy
 import difflib
 from dataclasses import fields
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -411,7 +412,8 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         """Check the layer types, in place of transformers' own check. `@strict` calls this after construction."""
         check_layer_types(self)
 
-    @property
+    # An attribute that can be assigned: transformers 5.15 to 5.20 add a rule, and their quantizers replace the plan.
+    @cached_property
     def base_model_tp_plan(self) -> dict[str, str]:  # type: ignore[override]
         """The tensor-parallel plan of the layers, which transformers reads."""
         up_proj = {"mlp": ("up_proj", "colwise"), "glu": ("gate_up_proj", "packed_colwise")}

@@ -9,9 +9,10 @@ from typing import Any, get_args, get_origin
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
-from sequence_encoder.configuration import PRESETS
+from sequence_encoder.configuration import PRESETS, TaskAdapterConfig
 
 Build = Callable[..., SequenceEncoderConfig]
 
@@ -319,3 +320,13 @@ def test_a_tokenizer_sets_the_vocabulary_and_special_tokens_of_a_preset(preset: 
     # RoBERTa's preset has these, but the tokenizer does not.
     assert config.bos_token_id is config.eos_token_id is None
     assert SequenceEncoderConfig.from_preset(preset, tokenizer=tokenizer, vocab_size=64).vocab_size == 64
+
+
+@pytest.mark.parametrize("config_class", [SequenceEncoderConfig, TaskAdapterConfig])
+def test_every_attribute_that_transformers_declares_can_be_assigned(config_class: type[PreTrainedConfig]) -> None:
+    config = config_class()
+    # Transformers 5.15 to 5.20 assign `base_model_tp_plan`; other releases assign others.
+    for name in PreTrainedConfig.__annotations__:
+        value = getattr(config, name)
+        setattr(config, name, value)
+        assert getattr(config, name) == value
