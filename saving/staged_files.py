@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ def staged(folder: str | os.PathLike[str], outdated: Callable[[str, set[str]], b
         new = scratch / "new"
         new.mkdir()
         yield new
+        restore_usual_modes(new)
         names = files_in(new)
         to_remove = {path.name for path in folder.iterdir() if path.is_file() and outdated(path.name, names)}
         replace_files(folder, new, scratch / "old", names, to_remove)
@@ -70,6 +72,17 @@ def check_parents(path: Path) -> None:
             return
         if parent.exists() or parent.is_symlink():
             raise NotADirectoryError(f"{path} cannot be written: {parent} is not a folder.")
+
+
+def restore_usual_modes(folder: Path) -> None:
+    """Let everyone read the files in a new folder who may read the folder.
+
+    safetensors creates private files, which a server that runs as another user cannot read.
+    """
+    usual = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(stat.S_IMODE(path.stat().st_mode) | usual)
 
 
 def files_in(folder: Path) -> set[str]:

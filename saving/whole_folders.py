@@ -15,7 +15,7 @@ from .finite_weights import find_non_finite_in, summarize_names
 from .model_files import is_unedited, model_files
 from .module_list import MODULE_LIST, module_paths
 from .scratch_folders import scratch_folder
-from .staged_files import check_parents, files_in, replace_files
+from .staged_files import check_parents, files_in, replace_files, restore_usual_modes
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +123,7 @@ def atomic_folder(output: Path, replace: bool, option: str) -> Iterator[Path]:
         written = scratch / "written"
         written.mkdir()
         yield written
+        restore_usual_modes(written)
         check_replaceable(output, replace, option)
         if output.exists():
             _replace_model(output, written, scratch / "replaced")

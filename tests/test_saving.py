@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderModel, SequenceEncoderTokenizer
 from sequence_encoder.saving.staged_files import staged
+from sequence_encoder.saving.whole_folders import atomic_folder
 from sequence_encoder.tests.forked_python import forked_python
 
 Build = Callable[..., Any]
@@ -67,6 +70,19 @@ def test_file_modes_are_kept(old: SequenceEncoderModel, new: SequenceEncoderMode
     (tmp_path / "config.json").chmod(0o660)
     new.save_pretrained(tmp_path)
     assert (tmp_path / "config.json").stat().st_mode & 0o777 == 0o660
+
+
+def test_a_new_folder_can_be_read_by_other_users(new: SequenceEncoderModel, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        new.save_pretrained(tmp_path / "model" / "saved")
+        with atomic_folder(tmp_path / "model" / "whole", False, "--force") as written:
+            save_file({"weight": torch.zeros(2)}, written / "adapter.safetensors")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert modes == {0o644}
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {0o755}
 
 
 def test_concurrent_saves_into_one_folder_all_finish(tmp_path: Path) -> None:
