@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 import torch
 
 from sequence_encoder import (
@@ -22,6 +24,7 @@ from sequence_encoder import (
 from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
 from sequence_encoder.serving import create_app
 from sequence_encoder.serving.served_model import ServedModel
+from sequence_encoder.tests.guides import ROOT, Block, blocks_of
 from sequence_encoder.tests.vector_folders import tiny_bert
 
 if TYPE_CHECKING:
@@ -79,6 +82,21 @@ def ask(app: Any, path: str, body: Any = None, **options: Any) -> httpx.Response
             return await client.post(path, json=body, **options)
 
     return asyncio.run(send())
+
+
+def documented_requests(language: str, route: str = "") -> list[Any]:
+    """Return the blocks of docs/serve.md with requests to a server: Python, or curl with a route."""
+    address = f"http://127.0.0.1:8080{route}"
+    blocks = [block for block in blocks_of(ROOT / "docs" / "serve.md") if block.language == language]
+    return [pytest.param(block, id=block.name) for block in blocks if address in block.code]
+
+
+def ask_as_curl(app: Any, block: Block) -> httpx.Response:
+    """Send the request of a block with one curl command to an application in this process."""
+    command, url, option, header, data, body = shlex.split(block.code.replace("\\\n", " "))
+    assert (command, option, data) == ("curl", "-H", "-d")
+    name, _, value = header.partition(": ")
+    return ask(app, url.removeprefix("http://127.0.0.1:8080"), content=body, headers={name: value})
 
 
 def listening(*models: ServedModel, **options: Any) -> Iterator[str]:

@@ -11,7 +11,6 @@ import re
 import runpy
 import shlex
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,19 +23,15 @@ from sequence_encoder.conversion.remote_code_checkpoints import REMOTE_CODE_FAMI
 from sequence_encoder.hub import save_sentence_transformer
 from sequence_encoder.tests.adaptation_runs import examples_of, save_encoder
 from sequence_encoder.tests.family_folders import FAMILIES
+from sequence_encoder.tests.guides import ROOT, Block, blocks_of
 from sequence_encoder.tests.stand_ins import stand_ins_in
 from sequence_encoder.tests.texts import TEXTS
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LIBRARIES = [f"library{number}" for number in range(10)]
 EXECUTED = ("python", "sh")
 # Blocks that show output, data or files, and the directives of Sphinx.
 SHOWN = re.compile(r"text|json|yaml|\{[\w-]+\}.*")
-FENCE = re.compile(
-    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\S[^\n]*)?\n(?P<code>.*?)^```$",
-    re.DOTALL | re.MULTILINE,
-)
 ROOMS = "bulk|configuration|data|evaluation|explanation|export|hub|inference|quantization|search|serving|training"
 PUBLIC = re.compile(rf"sequence_encoder(\.({ROOMS}))?")
 # The commands of the guides train large models on many texts. Here they train tiny ones for two steps.
@@ -46,35 +41,6 @@ TINY_MODEL = [
     *("--vocab_size", "300", "--max_length", "48", "--max_tokens", "192", "--num_proc", "1", "--report_to", "none"),
 ]
 SHORTER = {"pretrain": [*FEW_STEPS, *TINY_MODEL], "adapt": [*FEW_STEPS, "--overwrite"], "convert": ["--force"]}
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of code, with the reason why it does not run, if there is one."""
-
-    page: str
-    line: int
-    language: str
-    code: str
-    reason: str | None
-
-    @property
-    def name(self) -> str:
-        return f"{self.page}:{self.line}"
-
-
-def blocks_of(page: Path) -> list[Block]:
-    text = page.read_text(encoding="utf-8")
-    return [
-        Block(
-            str(page.relative_to(ROOT)),
-            text.count("\n", 0, found.start()) + 1,
-            found["language"] or "",
-            found["code"],
-            found["reason"],
-        )
-        for found in FENCE.finditer(text)
-    ]
 
 
 WRITERS_OF_ROWS = ("sequence-encoder embed", "sequence-encoder predict", "sequence_encoder.bulk")

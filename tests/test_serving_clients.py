@@ -19,7 +19,17 @@ from huggingface_hub import InferenceClient  # noqa: E402
 
 from sequence_encoder.serving import Limits, create_app  # noqa: E402
 from sequence_encoder.serving.served_model import ServedModel  # noqa: E402
-from sequence_encoder.tests.serving_apps import TEXTS, listening, served_models  # noqa: E402
+from sequence_encoder.tests.guides import Block  # noqa: E402
+from sequence_encoder.tests.serving_apps import (  # noqa: E402
+    TEXTS,
+    ask_as_curl,
+    documented_requests,
+    listening,
+    served_models,
+)
+
+# The name in the guide's first command.
+DOCUMENTED = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +93,31 @@ def test_the_client_of_the_hub_with_a_head(models: dict[str, ServedModel], name:
             filled = client.fill_mask(f"a {models[name].tokenizer.mask_token} dog", top_k=4)
             assert len(filled) == 4
             assert all(each.sequence.startswith("a") for each in filled)
+
+
+@pytest.mark.usefixtures("_online")
+@pytest.mark.parametrize("block", documented_requests("python"))
+def test_the_clients_of_the_guide_work_as_written(
+    models: dict[str, ServedModel], block: Block, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for needed in ("openai", "langchain_openai"):
+        if needed in block.code:
+            pytest.importorskip(needed)
+    for address in listening(ServedModel(DOCUMENTED, models["encoder"].model, models["encoder"].tokenizer)):
+        code = block.code.replace("http://127.0.0.1:8080", address)
+        exec(compile(code, block.name, "exec"), {"__name__": "__main__"})
+    assert str(models["encoder"].model.config.hidden_size) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "block", [each for route in ("embed ", "v1/") for each in documented_requests("sh", f"/{route}")]
+)
+def test_the_commands_of_the_guide_work_as_written(models: dict[str, ServedModel], block: Block) -> None:
+    app = create_app([*models.values()])
+    answer = ask_as_curl(app, block)
+    app.state.service.scheduler.close()
+    assert answer.status_code == 200, answer.text
+    assert answer.json()
 
 
 def test_langchain(address: str, vectors: np.ndarray[Any, Any]) -> None:

@@ -13,7 +13,8 @@ pytest.importorskip("lancedb", reason="needs the extra search")
 from sequence_encoder.search import SearchIndex
 from sequence_encoder.serving import create_app
 from sequence_encoder.serving.served_model import ServedModel
-from sequence_encoder.tests.serving_apps import ask, indexed, served_models
+from sequence_encoder.tests.guides import Block
+from sequence_encoder.tests.serving_apps import ask, ask_as_curl, documented_requests, indexed, served_models
 
 pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
 QUERY = "the green dog"
@@ -47,6 +48,11 @@ def test_hits_are_those_of_the_index(app: Any, index: SearchIndex, models: dict[
     assert [hit["score"] for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-4)
     assert hits[0]["text"] == expected[0].text
     assert hits[0]["fields"] == expected[0].fields
+
+
+@pytest.mark.parametrize("block", documented_requests("sh", "/search"))
+def test_the_command_of_the_guide_works_as_written(app: Any, block: Block) -> None:
+    assert len(ask_as_curl(app, block).json()["hits"]) == 3
 
 
 def test_a_ranker_of_the_server_reads_the_candidates(
