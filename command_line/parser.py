@@ -196,6 +196,23 @@ class CommandLine:
         parser.print_help()
 
 
+def as_words(options: Any, *without: str) -> list[str]:
+    """Return the words of a command line that set the options of a dataclass which differ from their defaults.
+
+    Args:
+        options: The dataclass.
+        *without: Fields to leave out.
+    """
+    words = []
+    for each in fields(options):
+        value = getattr(options, each.name)
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if each.name not in without and value != default:
+            several = value if isinstance(value, list) else () if value is True else (value,)
+            words += [f"--{each.name}", *map(str, several)]
+    return words
+
+
 def check_names(command: str, arguments: Iterable[str], known: Collection[str]) -> None:
     """Check that all options exist.
 

@@ -3,113 +3,164 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 _WIDTH, HEIGHT = 320, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 16, 8, 34
 _LINE = 14
-# Colours of the page; further lines, points and bars have other hues.
+# Colours of the page; further files have other hues.
 _COLORS = 6
 _SHOWN_LABELS = 12
 _LONGEST_NAME = 45
+# The most steps between the ticks of an axis.
+_STEPS = 5
 
 
-def reliability(bins: Sequence[Mapping[str, float]]) -> str:
+class Series(NamedTuple):
+    """What has one colour in a chart, and a line in its legend. Bars also have values, one for each label."""
+
+    name: str
+    color: str
+    values: Sequence[float] = ()
+    opacity: float = 1.0
+
+
+class _Axis(NamedTuple):
+    """An axis from one tick to another."""
+
+    low: float
+    high: float
+    step: float
+
+    @classmethod
+    def over(cls, low: float, high: float) -> _Axis:
+        """Return the axis with round ticks that contains two numbers."""
+        rough = max(high - low, 1e-6) / _STEPS
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(power * round_ for round_ in (1, 2, 5, 10) if power * round_ >= rough * (1 - 1e-9))
+        # A number that is a tick itself, but for its last digit, needs no tick beyond it.
+        return cls(step * math.floor(low / step + 1e-6), step * math.ceil(high / step - 1e-6), step)
+
+    def share(self, value: float) -> float:
+        """Return how far along the axis a value is, from 0 to 1."""
+        return (value - self.low) / (self.high - self.low)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Return the place of each tick, and its number."""
+        digits = max(0, -math.floor(math.log10(self.step) + 1e-6))
+        values = (self.low + index * self.step for index in range(round((self.high - self.low) / self.step) + 1))
+        return [(self.share(value), f"{value:.{digits}f}") for value in values]
+
+
+_SHARES = _Axis.over(0, 1)
+
+
+def colors_of(names: Sequence[str]) -> dict[str, str]:
+    """Return the colour of each name, which it has in all charts."""
+    return {
+        name: f"var(--c{index})" if index < _COLORS else f"hsl({137 * index % 360} 55% 50%)"
+        for index, name in enumerate(names)
+    }
+
+
+def reliability(bins: Sequence[Mapping[str, float]], color: str) -> str:
     """Draw the accuracy of answers over their confidence. A larger circle stands for more answers."""
     most = max(each["answers"] for each in bins)
-    marks = [_line([(0, 0), (1, 1)], "var(--faint)", dashed=True)]
+    marks = [_diagonal()]
     for each in bins:
         x, y = _place(each["confidence"], each["accuracy"])
         radius = 2 + 7 * (each["answers"] / most) ** 0.5
         said = f"{each['answers']:,.0f} answers: confidence {each['confidence']:.3f}, right {each['accuracy']:.3f}"
         marks.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="var(--c0)" fill-opacity=".7">'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{color}" fill-opacity=".7">'
             f"<title>{said}</title></circle>"
         )
-    return _chart(marks, "confidence", "right")
+    return _chart(marks, "confidence", "right", _SHARES, _SHARES)
 
 
-def curves(named: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+def curves(named: Mapping[str, Sequence[tuple[float, float]]], colors: Mapping[str, str]) -> str:
     """Draw a curve for each name."""
-    top = max(y for points in named.values() for _, y in points) or 1.0
-    marks = [_line([(x, y / top) for x, y in points], _color(index)) for index, points in enumerate(named.values())]
-    return _chart(marks, "coverage", "risk", top, names=list(named))
+    up = _Axis.over(0, max(y for points in named.values() for _, y in points) or 1.0)
+    marks = [_line([(x, up.share(y)) for x, y in points], colors[name]) for name, points in named.items()]
+    return _chart(marks, "coverage", "risk", _SHARES, up, {name: colors[name] for name in named})
 
 
-def pairs(rows: Sequence[tuple[str, float, float]]) -> str:
+def pairs(rows: Sequence[tuple[str, float, float]], colors: Mapping[str, str]) -> str:
     """Draw an estimated value over a true one for each name."""
-    low = min(min(one, other) for _, one, other in rows)
-    # The lower end of both axes, a tenth below all values.
-    low = max(0.0, low - 0.1)
-    span = 1 - low or 1.0
-    marks = [_line([(0, 0), (1, 1)], "var(--faint)", dashed=True)]
-    for index, (name, true, estimate) in enumerate(rows):
-        x, y = _place((true - low) / span, (estimate - low) / span)
+    axis = _Axis.over(max(0.0, min(min(true, estimate) for _, true, estimate in rows) - 0.05), 1)
+    marks = [_diagonal()]
+    for name, true, estimate in rows:
+        x, y = _place(axis.share(true), axis.share(estimate))
         said = html.escape(f"{name}: true {true:.3f}, estimated {estimate:.3f}")
-        marks.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{_color(index)}"><title>{said}</title></circle>')
-    return _chart(marks, "true", "estimated", 1.0, low, low, [name for name, _, _ in rows])
+        marks.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colors[name]}" fill-opacity=".8">'
+            f"<title>{said}</title></circle>"
+        )
+    return _chart(marks, "true", "estimated", axis, axis, {name: colors[name] for name, _, _ in rows})
 
 
-def bars(labels: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
+def bars(labels: Sequence[str], series: Sequence[Series]) -> str:
     """Draw bars for the first labels, one for each series."""
     labels = labels[:_SHOWN_LABELS]
-    top = max(value for values in series.values() for value in values[: len(labels)]) or 1.0
+    up = _Axis.over(0, max(value for each in series for value in each.values[: len(labels)]) or 1.0)
     step = (_WIDTH - _LEFT - _RIGHT) / len(labels)
     width = 0.8 * step / len(series)
     marks = []
-    for index, (name, values) in enumerate(series.items()):
-        for place, (label, value) in enumerate(zip(labels, values, strict=False)):
-            _, y = _place(0, value / top)
+    for index, each in enumerate(series):
+        for place, (label, value) in enumerate(zip(labels, each.values, strict=False)):
+            _, y = _place(0, up.share(value))
             x = _LEFT + place * step + 0.1 * step + index * width
-            said = html.escape(f"{label}, {name}: {value:.3f}")
+            said = html.escape(f"{label}, {each.name}: {value:.3f}")
             marks.append(
                 f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{HEIGHT - _BOTTOM - y:.1f}" '
-                f'fill="{_color(index)}"><title>{said}</title></rect>'
+                f'fill="{each.color}" fill-opacity="{each.opacity}"><title>{said}</title></rect>'
             )
     under = [
         f'<text x="{_LEFT + (place + 0.5) * step:.1f}" y="{HEIGHT - 20}" text-anchor="middle">'
         f"{html.escape(shortened(label, max(3, int(step / 7))))}</text>"
         for place, label in enumerate(labels)
     ]
-    return _frame([*_ticks(top, 0.0, vertical=True), *marks, *under], list(series))
+    return _frame([*_ticks_up(up), *marks, *under], series)
 
 
 def _chart(
     marks: Sequence[str],
-    across: str,
-    up: str,
-    top: float = 1.0,
-    bottom: float = 0.0,
-    left: float = 0.0,
-    names: Sequence[str] = (),
+    across_name: str,
+    up_name: str,
+    across: _Axis,
+    up: _Axis,
+    colors: Mapping[str, str] | None = None,
 ) -> str:
+    ticks = []
+    for share, number in across.ticks():
+        x, y = _place(share, 0)
+        ticks.append(f'<text x="{x:.1f}" y="{y + 14:.1f}" text-anchor="middle">{number}</text>')
+    middle = f"{(_TOP + HEIGHT - _BOTTOM) / 2:.0f}"
     titles = [
-        f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">{across}</text>',
-        f'<text x="10" y="{(_TOP + HEIGHT - _BOTTOM) / 2:.0f}" text-anchor="middle" '
-        f'transform="rotate(-90 10 {(_TOP + HEIGHT - _BOTTOM) / 2:.0f})">{up}</text>',
+        f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">{across_name}</text>',
+        f'<text x="10" y="{middle}" text-anchor="middle" transform="rotate(-90 10 {middle})">{up_name}</text>',
     ]
-    return _frame([*_ticks(top, bottom, vertical=True), *_ticks(1.0, left, vertical=False), *marks, *titles], names)
+    legend = [Series(name, color) for name, color in (colors or {}).items()]
+    return _frame([*_ticks_up(up), *ticks, *marks, *titles], legend)
 
 
-def _frame(parts: Sequence[str], names: Sequence[str]) -> str:
-    """Return a picture of the parts, with a legend of the names below."""
-    height = HEIGHT + _LINE * len(names)
-    legend = (_legend(index, name) for index, name in enumerate(names))
+def _frame(parts: Sequence[str], series: Sequence[Series]) -> str:
+    """Return a picture of the parts, with a legend of the series below."""
+    height = HEIGHT + _LINE * len(series)
+    legend = (_legend(index, each) for index, each in enumerate(series))
     return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img">{"".join((*parts, *legend))}</svg>'
 
 
-def _ticks(top: float, bottom: float, vertical: bool) -> list[str]:
+def _ticks_up(axis: _Axis) -> list[str]:
     found = []
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        value = f"{bottom + share * (top - bottom):.2f}"
-        x, y = _place(0, share) if vertical else _place(share, 0)
-        if vertical:
-            found.append(
-                f'<line x1="{x:.1f}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>'
-                f'<text x="{x - 4:.1f}" y="{y + 4:.1f}" text-anchor="end">{value}</text>'
-            )
-        else:
-            found.append(f'<text x="{x:.1f}" y="{y + 14:.1f}" text-anchor="middle">{value}</text>')
+    for share, number in axis.ticks():
+        x, y = _place(0, share)
+        found.append(
+            f'<line x1="{x:.1f}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>'
+            f'<text x="{x - 4:.1f}" y="{y + 4:.1f}" text-anchor="end">{number}</text>'
+        )
     return found
 
 
@@ -118,22 +169,21 @@ def _place(x: float, y: float) -> tuple[float, float]:
     return _LEFT + x * (_WIDTH - _LEFT - _RIGHT), _TOP + (1 - y) * (HEIGHT - _TOP - _BOTTOM)
 
 
-def _line(points: Sequence[tuple[float, float]], color: str, dashed: bool = False) -> str:
+def _diagonal() -> str:
+    return _line([(0, 0), (1, 1)], "var(--faint)", ' stroke-dasharray="4 4"')
+
+
+def _line(points: Sequence[tuple[float, float]], color: str, more: str = "") -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (_place(*point) for point in points))
-    dashes = ' stroke-dasharray="4 4"' if dashed else ""
-    return f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"{dashes}/>'
+    return f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"{more}/>'
 
 
-def _legend(index: int, name: str) -> str:
+def _legend(index: int, series: Series) -> str:
     y = HEIGHT + 10 + _LINE * index
     return (
-        f'<rect x="{_LEFT}" y="{y - 8}" width="9" height="9" fill="{_color(index)}"/>'
-        f'<text x="{_LEFT + 13}" y="{y}">{html.escape(shortened(name, _LONGEST_NAME))}</text>'
+        f'<rect x="{_LEFT}" y="{y - 8}" width="9" height="9" fill="{series.color}" fill-opacity="{series.opacity}"/>'
+        f'<text x="{_LEFT + 13}" y="{y}">{html.escape(shortened(series.name, _LONGEST_NAME))}</text>'
     )
-
-
-def _color(index: int) -> str:
-    return f"var(--c{index})" if index < _COLORS else f"hsl({137 * index % 360} 55% 50%)"
 
 
 def shortened(text: str, longest: int) -> str:

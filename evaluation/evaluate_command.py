@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..command_line import UsageError
+from ..command_line.parser import as_words
 from ..command_line.progress_bars import hide_progress_bars
 from ..conversion.command import SAMPLES
 from ..conversion.loading import load_or_convert
@@ -65,6 +68,7 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
             bootstrap_samples=options.bootstrap_samples,
             seed=options.seed,
         )
+    found = replace(found, command=_command(options, data))
     found.save(output, options.overwrite)
     print(found)
     if options.matched_dir is not None and options.match_file is not None:
@@ -74,6 +78,12 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
         _save_matched(model, tokenizer, texts, found, options)
     print(f"Open {(output / PAGE).resolve()} in a browser for the rest.")
     return found
+
+
+def _command(options: EvaluationArguments, data: EvaluationFiles) -> str:
+    """Return the command without what it does besides evaluating, so that it can be run again."""
+    more = as_words(options, "model", "overwrite", "matched_dir", "match_file", "label_shares")
+    return shlex.join(["sequence-encoder", "evaluate", options.model, *as_words(data), *more])
 
 
 def _save_matched(model: Any, tokenizer: Any, texts: Any, found: Evaluation, options: EvaluationArguments) -> None:

@@ -17,15 +17,13 @@ from .estimates import estimates_of
 from .examples import Examples, evaluated_task, read_examples
 from .findings import FileEvaluation, Findings
 from .judging import JUDGES, Judged
-from .label_correction import matching_bias
+from .label_correction import has_label_bias, helpful_matching, matched_answers
 from .label_shift import corrected_probabilities, label_shift
 from .metrics import auroc, confidence_sums, reliability, risk_coverage, share_sums
 from .predicting import Predictions, predict
-from .report import as_table, save_report
+from .report import as_text, save_report
 from .set_measures import measure_sets
 from .shift import input_shift
-
-_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,8 @@ class Evaluation(Findings):
     """The evaluation of a model on several files, the first of which is home. See `Findings` for its attributes."""
 
     def __str__(self) -> str:
-        """Return a table for the console."""
-        return as_table(self)
+        """Return a table for the console, and what helps."""
+        return as_text(self)
 
     def save(self, folder: Any, overwrite: bool = False) -> None:
         """Write `evaluation.json` and `report.html` into a folder.
@@ -134,7 +132,7 @@ def _evaluate_file(
         found["label_shares"] = (counts / examples.size).tolist()
     if index:
         home = mine[0]
-        found |= _away_from_home(read[0], examples, home, mine[index], samples, seed)
+        found |= _away_from_home(model, read[0], examples, home, mine[index], samples, seed)
         if home.judged.correct is not None:
             pairs = [(each[0].judged, each[index].judged) for each in others]
             found["estimates"] = estimates_of(home.judged, judged, pairs, seed)
@@ -159,7 +157,7 @@ def _with_labels(judged: Judged, samples: int, seed: int) -> dict[str, Any]:
 
 
 def _away_from_home(
-    read: Examples, examples: Examples, home: Answered, away: Answered, samples: int, seed: int
+    model: Any, read: Examples, examples: Examples, home: Answered, away: Answered, samples: int, seed: int
 ) -> dict[str, Any]:
     """Return what the comparison of a file with home says."""
     found: dict[str, Any] = {
@@ -174,10 +172,12 @@ def _away_from_home(
     if known is not None and known.ndim == 1 and before is not None and there is not None:
         shift = label_shift(before, known, there, samples, seed)
         found["label_shift"] = shift
+        if has_label_bias(model):
+            found["matching"] = helpful_matching(there, away.judged.known, shift)
         if away.judged.known is not None:
             shares = np.array(shift.maximum_likelihood)
             corrected = corrected_probabilities(there, np.array(shift.home), shares)
             found["corrected_accuracy"] = float((corrected.argmax(1) == away.judged.known).mean())
-            matched = np.log(there + _TINY) + matching_bias(there, np.array(shift.home))
-            found["matched_accuracy"] = float((matched.argmax(1) == away.judged.known).mean())
+            matched = matched_answers(there, np.array(shift.home))
+            found["matched_accuracy"] = float((matched == away.judged.known).mean())
     return found

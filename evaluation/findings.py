@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ..version import __version__
 from .estimates import PREFERRED
+from .label_correction import Matching
 from .label_shift import LabelShift
 from .metrics import Estimate
 from .shift import InputShift
@@ -35,6 +36,7 @@ class FileEvaluation:
         corrected_accuracy: The accuracy with scores that are corrected for the estimated shares of the labels.
         matched_accuracy: The accuracy if the model gives each label as often as it occurs at home.
         label_shares: The true shares of the labels.
+        matching: What the file says in favour of matching the shares of the labels, or None if nothing does.
     """
 
     name: str
@@ -55,6 +57,7 @@ class FileEvaluation:
     corrected_accuracy: float | None = None
     matched_accuracy: float | None = None
     label_shares: list[float] | None = None
+    matching: Matching | None = None
 
     @property
     def estimate(self) -> float | None:
@@ -72,6 +75,7 @@ class Findings:
         labels: The names of its labels.
         files: What was found out about each file.
         seed: The seed of the bootstrap and of the classifiers.
+        command: The command that made the evaluation, empty in Python.
         version: The version of this package.
     """
 
@@ -80,6 +84,7 @@ class Findings:
     labels: list[str]
     files: list[FileEvaluation]
     seed: int
+    command: str = ""
     version: str = __version__
 
     def __getitem__(self, name: str) -> FileEvaluation:

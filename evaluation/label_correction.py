@@ -6,6 +6,7 @@ Shapes: N texts, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,75 @@ from ..tasks.arguments import ExampleArguments
 from ..tasks.columns import label_of
 from .calibrating import labels_of
 from .examples import evaluated_task, read_examples
+from .label_shift import LabelShift
 from .predicting import predict
 from .scaling import calibrates_logits, scale_outputs
 
 _ROUNDS = 500
 _TINY = 1e-12
+# A p-value below this counts as a difference.
+LEVEL = 0.05
+# A smaller share of wrong answers is not worth counting labels.
+_LEAST_WRONG = 0.05
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What a file says in favour of matching the shares of a model's labels in it: see `match_label_shares`.
+
+    Attributes:
+        shares: (C,) the shares to match.
+        of_home: Whether these are the shares of home, rather than those that were counted in the file.
+        before: The accuracy of the model; without labels, the most that it can be if the shares are right.
+        after: The accuracy with matched shares, if the file has labels.
+    """
+
+    shares: list[float]
+    of_home: bool
+    before: float
+    after: float | None = None
+
+
+def helpful_matching(probabilities: np.ndarray, known: np.ndarray | None, shift: LabelShift) -> Matching | None:
+    """Return the matching that helps in a file, if one does.
+
+    With labels, that is the better one of the shares in the file and of those at home, if it makes significantly more
+    answers right than wrong (a sign test). Without labels, nobody knows which shares are right: matching those of home
+    may do harm. They show how many answers would be wrong if they were right.
+
+    Args:
+        probabilities: (N, C) the probabilities in the file.
+        known: (N,) the labels of the file, if it has any.
+        shift: How the file differs from home.
+    """
+    from scipy.stats import binomtest
+
+    answers, count = probabilities.argmax(1), len(shift.home)
+    if known is None:
+        given = np.bincount(answers, minlength=count) / len(answers)
+        # At least as many answers are wrong as some labels are given too often.
+        wrong = float(np.abs(given - shift.home).sum()) / 2
+        worth_saying = shift.p_value < LEVEL and wrong > _LEAST_WRONG and min(shift.home) > 0
+        return Matching(shift.home, True, 1 - wrong) if worth_saying else None
+    helpful = None
+    for of_home, shares in ((True, shift.home), (False, (np.bincount(known, minlength=count) / len(known)).tolist())):
+        # `match_label_shares` needs some texts of each label.
+        if min(shares) == 0:
+            continue
+        matched = matched_answers(probabilities, np.array(shares))
+        better, worse = (
+            ((one == known) & (other != known)).sum() for one, other in ((matched, answers), (answers, matched))
+        )
+        after = float((matched == known).mean())
+        significant = better > worse and binomtest(better, better + worse, alternative="greater").pvalue < LEVEL
+        if significant and (helpful is None or helpful.after is None or after > helpful.after):
+            helpful = Matching(shares, of_home, float((answers == known).mean()), after)
+    return helpful
+
+
+def matched_answers(probabilities: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return the answers (N,) of a model whose labels are matched to shares (C,), from its probabilities (N, C)."""
+    return (np.log(probabilities + _TINY) + matching_bias(probabilities, shares)).argmax(1)
 
 
 def matching_bias(probabilities: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -112,6 +177,11 @@ def _shift_logits(model: Any, values: np.ndarray) -> None:
         bias += torch.as_tensor(values, dtype=bias.dtype, device=bias.device)
 
 
+def has_label_bias(model: Any) -> bool:
+    """Return whether a model has a bias for each label, and gives each text one label."""
+    return evaluated_task(model) == "classification" and getattr(model.classifier, "bias", None) is not None
+
+
 def checked_shares(name: str, given: Any, model: Any) -> np.ndarray:
     """Return shares as an array (C,), in the order of the labels.
 
@@ -119,7 +189,7 @@ def checked_shares(name: str, given: Any, model: Any) -> np.ndarray:
         UsageError: If they are not shares of the labels, or the model has no such labels.
     """
     labels = labels_of(model)
-    if evaluated_task(model) != "classification" or getattr(model.classifier, "bias", None) is None:
+    if not has_label_bias(model):
         raise UsageError(
             f"model must have a classifier with a bias and one label per text, got a {type(model).__name__} for "
             f"{evaluated_task(model)}."

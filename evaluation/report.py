@@ -6,8 +6,9 @@ import dataclasses
 import html
 import json
 import math
+import shlex
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from ..command_line.counts import counted
 from ..hub.calibration_section import NOUNS
 from ..saving.whole_folders import check_writable, write_atomically
 from . import charts
-from .charts import shortened
+from .charts import Series, shortened
 from .findings import FileEvaluation, Findings
+from .label_correction import LEVEL
 
 JSON, PAGE = "evaluation.json", "report.html"
 # The metric of each task that the table shows.
@@ -30,8 +32,8 @@ _RIGHT = {
 }
 # More characters of a text would hide the others.
 _SHOWN = 500
-# A p-value below this counts as a difference.
-_LEVEL = 0.05
+# A sentence names the shares of no more labels.
+_NAMED = 4
 _ESTIMATES = {
     "thresholds_and_transport": "thresholds and transport",
     "thresholded_confidence": "thresholded confidence",
@@ -55,6 +57,16 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def as_text(evaluation: Findings) -> str:
+    """Return what the console shows: a table with a line for each file, and then what helps."""
+    advice = [
+        f"{each.name}: {advised} Run:\n  {remedy(evaluation, each)}"
+        for each in evaluation.files
+        if (advised := advice_on(evaluation, each))
+    ]
+    return "\n\n".join((as_table(evaluation), *advice))
+
+
 def as_table(evaluation: Findings) -> str:
     """Return a table for the console, with a line for each file."""
     head, *lines = table_of(evaluation)
@@ -76,6 +88,7 @@ def table_of(evaluation: Findings) -> list[list[str]]:
     if main != right:
         columns[right] = [_number(each.right.value if each.right else None) for each in evaluation.files]
     columns["estimated"] = [_number(each.estimate) for each in evaluation.files]
+    columns["matched"] = [_number(each.matching.after if each.matching else None) for each in evaluation.files]
     for name, metric in (("ECE", "expected_calibration_error"), ("Brier", "brier_score")):
         columns[name] = [
             _number(each.metrics[metric].value if metric in each.metrics else None) for each in evaluation.files
@@ -93,6 +106,43 @@ def table_of(evaluation: Findings) -> list[list[str]]:
     ]
     kept = {name: cells for name, cells in columns.items() if any(cells)}
     return [list(kept), *map(list, zip(*kept.values(), strict=True))]
+
+
+def advice_on(evaluation: Findings, each: FileEvaluation) -> str:
+    """Say in a sentence or two what would help in a file; empty if nothing is known to."""
+    if (matching := each.matching) is None:
+        return ""
+    shares = ", ".join(f"{label} {share:.3g}" for label, share in zip(evaluation.labels, matching.shares, strict=True))
+    named = f" ({shares})" if len(matching.shares) <= _NAMED else ""
+    if matching.after is None:
+        return (
+            f"The model gives the labels in other shares than at home. If those of home{named} are also right here, at "
+            f"least {1 - matching.before:.1%} of its answers are wrong. Count the labels of 50 texts, and match their "
+            "shares in place of those of home."
+        )
+    source = "at home" if matching.of_home else "in this file"
+    return (
+        f"Matching the labels to their shares {source}{named} raises the accuracy from {matching.before:.3f} to "
+        f"{matching.after:.3f}."
+    )
+
+
+def remedy(evaluation: Findings, each: FileEvaluation) -> str:
+    """Return the command that follows the advice, or for an evaluation in Python, the call."""
+    assert each.matching is not None
+    # Four digits, so that the sum of many shares is still 1.
+    shares = {label: f"{share:.4g}" for label, share in zip(evaluation.labels, each.matching.shares, strict=True)}
+    if not evaluation.command:
+        pairs = ", ".join(f"{label!r}: {share}" for label, share in shares.items())
+        return f"match_label_shares(model, tokenizer, texts, {{{pairs}}})"
+    target = f"{Path(evaluation.model).name}-for-{each.name.replace('/', '-')}"
+    given = (
+        []
+        if each.matching.of_home and each.labelled
+        else ["--label_shares", *(f"{label}={share}" for label, share in shares.items())]
+    )
+    more = ["--overwrite", "--match_file", each.name, *given, "--matched_dir", target]
+    return f"{evaluation.command} {shlex.join(more)}"
 
 
 def _first_sets(each: FileEvaluation) -> str:
@@ -140,7 +190,8 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 def as_page(evaluation: Findings) -> str:
     """Return the page, which needs neither a server nor the network. All texts of users are escaped."""
     page = (package_files(__package__) / PAGE).read_text(encoding="utf-8")
-    sections = "\n".join(_section(evaluation, each, not index) for index, each in enumerate(evaluation.files))
+    colors = charts.colors_of([each.name for each in evaluation.files])
+    sections = "\n".join(_section(evaluation, each, colors) for each in evaluation.files)
     curves = {each.name: each.risk_coverage for each in evaluation.files if each.risk_coverage}
     compared = [
         (each.name, each.right.value, each.estimate)
@@ -148,13 +199,15 @@ def as_page(evaluation: Findings) -> str:
         if each.right is not None and each.estimate is not None
     ]
     figures = [
-        _figure("Risk and coverage", "The share of errors among the most confident answers.", charts.curves(curves))
+        _figure(
+            "Risk and coverage", "The share of errors among the most confident answers.", charts.curves(curves, colors)
+        )
         if curves
         else "",
         _figure(
             "Estimated and true",
             f"The {_RIGHT[evaluation.task]}, estimated without labels and counted with them.",
-            charts.pairs(compared),
+            charts.pairs(compared, colors),
         )
         if compared
         else "",
@@ -171,40 +224,53 @@ def as_page(evaluation: Findings) -> str:
     )
 
 
-def _section(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
+def _section(evaluation: Findings, each: FileEvaluation, colors: Mapping[str, str]) -> str:
     """Return what the page says about one file."""
-    parts = [f"<h2>{_safe(each.name)}</h2>", f"<p>{_safe(in_words(evaluation, each, is_home))}</p>"]
+    home, color = evaluation.files[0].name, colors[each.name]
+    parts = [
+        f'<h2><span style="background:{color}"></span>{_safe(each.name)}</h2>',
+        f"<p>{_safe(in_words(evaluation, each, each.name == home))}</p>",
+    ]
+    if advised := advice_on(evaluation, each):
+        parts.append(f"<p><b>{_safe(advised)}</b></p><pre>{_safe(remedy(evaluation, each))}</pre>")
     figures = []
     if each.reliability:
         error = each.metrics["expected_calibration_error"].value
         figures.append(
-            _figure("Reliability", f"Expected calibration error {error:.3f}.", charts.reliability(each.reliability))
+            _figure(
+                "Reliability", f"Expected calibration error {error:.3f}.", charts.reliability(each.reliability, color)
+            )
         )
     if each.label_shift is not None:
-        bars = {"home": each.label_shift.home, "estimated": [share.value for share in each.label_shift.shares]}
+        estimated = [share.value for share in each.label_shift.shares]
+        bars = [Series("home", colors[home], each.label_shift.home), Series("estimated", color, estimated, 0.5)]
         if each.label_shares is not None:
-            bars["true"] = each.label_shares
+            bars.append(Series("true", color, each.label_shares))
         figures.append(_figure("Shares of the labels", "", charts.bars(evaluation.labels, bars)))
     parts.append(_grid(figures))
+    tables = []
     if each.metrics:
-        parts.append(_table([["metric", "value (95 %)"], *([name, str(each.metrics[name])] for name in each.metrics)]))
+        tables.append(_table([["metric", "value (95 %)"], *([name, str(each.metrics[name])] for name in each.metrics)]))
     if each.estimates:
         rows = [[_ESTIMATES[name], _number(each.estimates[name])] for name in _ESTIMATES if name in each.estimates]
         if each.right is not None:
             rows.append(["true", str(each.right)])
-        parts.append(_table([[f"{_RIGHT[evaluation.task]} without labels", "value"], *rows]))
+        tables.append(_table([[f"{_RIGHT[evaluation.task]} without labels", "value"], *rows]))
     if each.corrected_accuracy is not None and each.matched_accuracy is not None:
         rows = [
             ["for the estimated shares of the labels", _number(each.corrected_accuracy)],
             ["to give labels as often as at home", _number(each.matched_accuracy)],
         ]
-        parts.append(_table([["accuracy with a corrected bias", "value"], *rows]))
+        if each.matching is not None and not each.matching.of_home:
+            rows.append(["to give labels as often as they occur in the file", _number(each.matching.after)])
+        tables.append(_table([["accuracy with a corrected bias", "value"], *rows]))
     if each.sets:
         rows = [
             [f"{float(coverage):.0%}", _number(found.get("coverage")), f"{found['size']:.2f}"]
             for coverage, found in each.sets.items()
         ]
-        parts.append(_table([[f"sets of {NOUNS.get(evaluation.task, 'labels')}", "coverage", "mean size"], *rows]))
+        tables.append(_table([[f"sets of {NOUNS.get(evaluation.task, 'labels')}", "coverage", "mean size"], *rows]))
+    parts.append(_grid(tables))
     if (shift := each.input_shift) is not None:
         parts += [
             _texts("The texts that are the most unlike home", shift.texts),
@@ -222,15 +288,15 @@ def in_words(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:
         said.append("The other files are compared with this one.")
     if (shift := each.input_shift) is not None:
         told = f"a classifier of their vectors tells them from home with an AUROC of {shift.auroc:.3f}"
-        verdict = "The texts have shifted" if shift.p_value < _LEVEL else "No shift of the texts was found"
+        verdict = "The texts have shifted" if shift.p_value < LEVEL else "No shift of the texts was found"
         said.append(f"{verdict}: {told} (p {_equals(shift.p_value)}).")
     if (labels := each.label_shift) is not None:
-        if labels.p_value >= _LEVEL:
+        if labels.p_value >= LEVEL:
             said.append(f"No shift of the labels was found (p {_equals(labels.p_value)}).")
-        elif labels.fit >= _LEVEL:
+        elif labels.fit >= LEVEL:
             said.append(
-                f"The shares of the labels have shifted (p {_equals(labels.p_value)}), which explains the scores of "
-                f"the model (p {_equals(labels.fit)})."
+                f"The shares of the labels seem to have shifted (p {_equals(labels.p_value)}), and that alone could "
+                f"explain the scores of the model (p {_equals(labels.fit)})."
             )
         else:
             said.append(
@@ -265,6 +331,8 @@ def _grid(figures: Iterable[str]) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
+    # Word joiners keep an interval on one line, and a space that does not break keeps a percentage there.
+    rows = [[cell.replace("–", "\u2060–\u2060").replace(" %", "\u00a0%") for cell in row] for row in rows]  # noqa: RUF001 (a dash)
     head = "".join(f"<th>{_safe(cell)}</th>" for cell in rows[0])
     body = "".join(f"<tr>{''.join(f'<td>{_safe(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

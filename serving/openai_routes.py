@@ -13,7 +13,7 @@ from pydantic import Field
 from .errors import RequestError
 from .responses import Body, Items, StrictJsonRoute, Texts, as_texts, json_list, json_response, json_vectors
 from .scores import probabilities, ranking
-from .served_model import EMBED, RERANK, ServedModel
+from .served_model import EMBED, FILL_MASK, RERANK, ServedModel
 from .service import Service
 
 
@@ -57,6 +57,7 @@ def openai_routes(service: Service) -> APIRouter:
             "owned_by": "sequence-encoder",
             "tasks": model.tasks,
             "max_length": model.max_length,
+            **({"mask_token": model.tokenizer.mask_token} if FILL_MASK in model.tasks else {}),
         }
 
     @routes.get("/models")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,7 @@ def test_every_task_is_evaluated(encoder: Path, task: str) -> None:
     assert new.right is None
     assert not new.metrics
     assert (away.label_shift is not None) == (task == "classification")
-    assert str(found).count("\n") == 3
+    assert str(found).partition("\n\n")[0].count("\n") == 3
     assert evaluate(model, tokenizer, files_of(task), also=[(model, tokenizer)], bootstrap_samples=20) == found
 
 
@@ -148,7 +150,7 @@ def test_the_command_writes_a_report_that_escapes_texts(
     assert "x" * 500 not in page
     assert "<b></h2>" not in page
     assert "<i>" not in page
-    assert "<u>" not in charts.bars(["<u>"], {"<u>": [0.5]})
+    assert "<u>" not in charts.bars(["<u>"], [charts.Series("<u>", "red", [0.5])])
     assert "http" not in page.replace("http-equiv", "")
     with pytest.raises(SystemExit, match=r"report has evaluation.json and report.html; .* --overwrite"):
         main(command)
@@ -176,8 +178,66 @@ def test_the_command_writes_a_report_that_escapes_texts(
     assert not Path("other").exists()
 
 
+def test_the_advice_comes_true(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, tokenizer = model_of(encoder, "classification"), AutoTokenizer.from_pretrained(encoder)
+    files = {name: examples_of("classification", 60, seed) for seed, name in enumerate(("home", "away", "new"))}
+    # It knows the colours, but says red too often.
+    inputs = tokenizer([row["text"] for row in files["home"]], padding=True, return_tensors="pt")
+    labels = torch.tensor([COLOURS.index(row["label"]) for row in files["home"]])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
+    for _ in range(25):
+        model(**inputs, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        model.classifier.bias += torch.tensor([4.8 * (name == "red") for name in model.config.id2label.values()])
+    model.save_pretrained("model")
+    tokenizer.save_pretrained("model")
+    files["new"] = [{"text": row["text"]} for row in files["new"] if row["label"] == "red"] * 2
+    for name, rows in files.items():
+        Path(f"the {name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [f"{name}=the {name}.jsonl" for name in files]
+    main(["evaluate", "model", "--file", *command, "--bootstrap_samples", "5", "--output_dir", "report"])
+    shown = capsys.readouterr().out
+    said = re.search(r"away: (Matching .* from (\d\.\d+) to (\d\.\d+)\.) Run:\n  (.+)", shown)
+    assert said is not None
+    page = html.unescape(Path("report/report.html").read_text())
+    assert said[1] in page
+    assert said[4] in page
+    assert re.search(
+        r"new: .* at least [\d.]+% of its answers are wrong\. .*\n  .* --match_file new --label_shares", shown
+    )
+    main(shlex.split(said[4])[1:])
+    for folder, accuracy in (("model", said[2]), (shlex.split(said[4])[-1], said[3])):
+        classify = pipeline("text-classification", model=folder)
+        right = sum(classify(row["text"])[0]["label"] == row["label"] for row in files["away"])
+        assert f"{right / len(files['away']):.3f}" == accuracy
+    # Each file keeps its colour: home is only in the chart of the curves and its own section.
+    home, away = (
+        f'<h2><span style="background:{color}"></span>{name}'
+        for color, name in (("var(--c0)", "home"), ("var(--c1)", "away"))
+    )
+    section = page.partition(away)[2].partition("<h2>")[0]
+    assert home in page
+    assert set(re.findall(r'<circle [^>]*fill="([^"]+)"', section)) == {"var(--c1)"}
+    assert re.findall(r'<circle [^>]*r="5" fill="([^"]+)"', page) == ["var(--c1)"]
+
+
+@pytest.mark.parametrize(
+    ("top", "ticks"),
+    [(0.21, "0.00 0.05 0.10 0.15 0.20 0.25"), (0.63, "0.0 0.2 0.4 0.6 0.8"), (1, "0.0 0.2 0.4 0.6 0.8 1.0")],
+)
+def test_ticks_are_round(top: float, ticks: str) -> None:
+    chart = charts.curves({"file": [(0, 0), (1, top)]}, {"file": "red"})
+    assert re.findall(r'text-anchor="end">([\d.]+)<', chart) == ticks.split()
+
+
 def test_every_line_of_a_chart_has_its_colour_and_its_name_below() -> None:
-    chart = charts.curves({f"file {index}": [(0, 0), (1, 1)] for index in range(10)})
+    names = [f"file {index}" for index in range(10)]
+    chart = charts.curves({name: [(0, 0), (1, 1)] for name in names}, charts.colors_of(names))
     assert len(set(re.findall(r'stroke="([^"]+)" stroke-width', chart))) == 10
     places = [int(place) for place in re.findall(r'y="(\d+)">file', chart)]
     (height,) = map(int, re.findall(r'viewBox="0 0 \d+ (\d+)"', chart))

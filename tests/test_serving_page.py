@@ -70,13 +70,14 @@ def test_every_task_has_a_tab_that_works(page: Any) -> None:
     def tabs() -> list[str]:
         return page.get_by_role("tab").all_inner_texts()
 
-    page.get_by_role("tab", name="Similarity").wait_for()
-    assert tabs() == ["Similarity", "Search"]
+    page.get_by_role("tab", name="Compare pairs").wait_for()
+    assert tabs() == ["Compare pairs", "Sort by similarity"]
+    assert len(compute(page)) == 3
     rows = compute(page, Sentences="a dog\nit\na dog")
     assert [row[0] for row in rows] == ["1. a dog", "2. it", "3. a dog"]
     assert rows[0][1] == rows[0][3] == "1.000"
     assert rows[0][2] == rows[1][1] != "1.000"
-    page.get_by_role("tab", name="Similarity").press("ArrowRight")
+    page.get_by_role("tab", name="Compare pairs").press("ArrowRight")
     rows = compute(page, Question=TEXTS[0], Texts="\n".join(TEXTS))
     assert rows[0] == ["1.000", TEXTS[0]]
     assert len(rows) == len(TEXTS)
@@ -92,13 +93,13 @@ def test_every_task_has_a_tab_that_works(page: Any) -> None:
     assert {row[1] for row in rows} == set(TEXTS)
     assert float(rows[0][0]) >= float(rows[1][0])
     page.get_by_label("Model").select_option("sparse")
-    assert tabs() == ["Weights"]
+    assert tabs() == ["Sparse weights"]
     rows = compute(page, Texts="a dog\nit")
     assert [row[0] for row in rows] == ["a dog"] * 9 + ["it"] * 9
     assert float(rows[0][2]) >= float(rows[1][2])
     page.get_by_label("Model").select_option("masked")
-    assert len(compute(page, Text="a [MASK] dog")) == 5
-    page.get_by_label("Text with a mask").fill("<b>no mask</b>")
+    assert len(compute(page)) == 5
+    page.get_by_label("Text with [MASK]").fill("<b>no mask</b>")
     page.get_by_role("button", name="Compute").click()
     assert "has no [MASK]" in page.locator(".error").inner_text()
 
@@ -110,7 +111,7 @@ def test_an_index_has_a_tab(browser: Any, tmp_path: Path) -> None:
     index = indexed(encoder, tmp_path)
     for page in opened(browser, encoder, index=index):
         page.get_by_role("tab", name="Search the index").wait_for()
-        assert page.get_by_role("tab").all_inner_texts() == ["Search the index", "Similarity", "Search"]
+        assert page.get_by_role("tab").all_inner_texts() == ["Search the index", "Compare pairs", "Sort by similarity"]
         vector = encoder.model.encode(TEXTS[0], encoder.tokenizer, prompt_name="query")
         found = [[hit.text, str(hit.fields["n"])] for hit in index.search(TEXTS[0], 10, vector=vector)]
         assert [row[1:] for row in compute(page, Question=TEXTS[0])] == found
