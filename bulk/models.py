@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -23,12 +21,12 @@ from ..export.exported_graph import ExportedHead, is_classifier, load_exported_h
 from ..inference import optimize_for_inference
 from ..inference.retrieval_vectors import retrieval_vectors
 from ..inference.text_vectors import DENSE, TextVectors
+from ..inference.uses import use_of
 from ..inference.vector_kinds import text_vectors_of
 from ..modeling import SequenceEncoderForSequenceClassification, SequenceEncoderPreTrainedModel
+from ..saving.exported_models import is_exported
 from .processes import local_rank
 
-# The file that marks an exported model.
-_EXPORTED = "export.json"
 _BLOCK = 2**22
 
 
@@ -113,7 +111,7 @@ def _check_head(name: str, model: Any) -> None:
     if not is_classifier(model):
         raise UsageError(
             f"{name} is a {type(model).__name__}, and has no head for sequence classification, which predictions and "
-            "reranking need. For vectors, use `sequence-encoder embed`."
+            f"reranking need. {use_of(model)}"
         )
 
 
@@ -161,19 +159,6 @@ def load_text_vectors(
     model = load_or_convert(name, base_model=kind.base_model)
     vectors = kind(model, tokenizer_of(name, model), folder_of(name))
     return vectors, prepare(model, device, precision)
-
-
-def is_exported(name: str) -> bool:
-    """Return whether a folder or a repository on the Hub holds an exported model."""
-    if os.path.exists(name):
-        return (Path(name) / _EXPORTED).is_file()
-    try:
-        # Unlike the download of a single file, it does not try again for half a minute if the Hub cannot be reached.
-        folder = snapshot_download(name, allow_patterns=[_EXPORTED])
-    except (OSError, HFValidationError):
-        # Loading the model then says why the repository cannot be read.
-        return False
-    return (Path(folder) / _EXPORTED).is_file()
 
 
 def tokenizer_of(name: str, model: SequenceEncoderPreTrainedModel) -> PreTrainedTokenizerBase:

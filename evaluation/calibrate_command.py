@@ -19,8 +19,9 @@ from ..saving.calibration_files import CALIBRATION_PICTURE
 from ..saving.model_files import save_card
 from ..saving.whole_folders import atomic_folder, check_replaceable
 from ..tasks.example_files import ExampleFiles, files_of
-from .calibrating import SPLIT, CalibrationReport, calibrate, task_of
+from .calibrating import SPLIT, CalibrationReport, calibrate
 from .calibration_arguments import CalibrationArguments, CalibrationFiles
+from .examples import task_of
 
 
 def calibrate_checkpoint(options: CalibrationArguments, data: CalibrationFiles) -> CalibrationReport:
@@ -41,7 +42,7 @@ def calibrate_checkpoint(options: CalibrationArguments, data: CalibrationFiles) 
     examples = files.load()
     away = None if data.away_file is None else texts_of(data)
     model: Any = load_or_convert(options.model)
-    task_of(model)
+    task_of(model, "calibrated")
     source = folder_of(options.model)
     encoder = Path(transformer_folder(source))
     tokenizer = load_tokenizer(encoder, model)

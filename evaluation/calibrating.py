@@ -12,13 +12,9 @@ import torch
 from torch import nn
 
 from ..command_line import UsageError
-from ..command_line.counts import counted
 from ..command_line.extras import require
 from ..hub.calibration_section import summary_of
 from ..modeling import (
-    SequenceEncoderForQuestionAnswering,
-    SequenceEncoderForSequenceClassification,
-    SequenceEncoderForTokenClassification,
     SequenceEncoderPreTrainedModel,
 )
 from ..modeling.calibration import Calibration, calibration_of, weight_digests
@@ -28,6 +24,7 @@ from ..tasks.arguments import ExampleArguments
 from ..tasks.example_files import place_of
 from .calibration_arguments import AUTO, COVERAGES, SCALINGS
 from .choice_of_scaling import FITS, folds_of
+from .examples import task_of
 from .fitting import Fitted, ToFit, check_number, fit_classification, fit_multi_label
 from .fitting_answers import fit_answers
 from .fitting_entities import fit_entities
@@ -37,7 +34,6 @@ from .unfamiliarity import Known, choose_score, default_kind, layers_to_compare
 
 # The name of the examples in errors.
 SPLIT = "calibration"
-_TASKS = {"single_label_classification": "classification", "multi_label_classification": "multi-label"}
 # More examples would take longer, without telling more.
 _MOST_EXAMPLES = 10_000
 # Fewer texts from elsewhere say too little about which score is the best.
@@ -129,7 +125,7 @@ def calibrate(
         raise UsageError(f"scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}.")
     if not len(examples):
         raise UsageError("calibrate needs examples, got none.")
-    task_name = task_of(model)
+    task_name = task_of(model, "calibrated")
     task = HEAD_TASKS[task_name](columns or ExampleArguments())
     rows = task.read({SPLIT: examples}, labels_of(model))[SPLIT]
     check_examples(task_name, task, rows, coverages)
@@ -222,27 +218,6 @@ def encoded_rows(task: HeadTask, rows: Any, inputs: Any) -> list[dict[str, Any]]
         return list(inputs)
     contexts, known = list(rows[task.context]), list(rows[task.label])
     return [{**each, "context": contexts[each["row"]], "known": known[each["row"]]} for each in inputs]
-
-
-def task_of(model: Any) -> str:
-    """Return the name of the task of a model.
-
-    Raises:
-        UsageError: If models of this kind cannot be calibrated.
-    """
-    if isinstance(model, SequenceEncoderForSequenceClassification) and model.num_labels > 1:
-        kind = model.config.problem_type or "single_label_classification"
-        if kind in _TASKS:
-            return _TASKS[kind]
-    if isinstance(model, SequenceEncoderForTokenClassification):
-        return "ner"
-    if isinstance(model, SequenceEncoderForQuestionAnswering):
-        return "qa"
-    named = getattr(getattr(model, "config", None), "problem_type", None)
-    raise UsageError(
-        "model must classify texts with at least two labels, or tokens, or answer questions, to be calibrated, got a "
-        f"{type(model).__name__} with {counted(len(labels_of(model)), 'label')}{f' for {named}' if named else ''}."
-    )
 
 
 def labels_of(model: Any) -> list[str]:

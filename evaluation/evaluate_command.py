@@ -20,7 +20,7 @@ from ..saving.whole_folders import atomic_folder, check_replaceable
 from ..tasks.example_files import files_of
 from .arguments import EvaluationArguments, EvaluationFiles
 from .evaluating import Evaluation, evaluate
-from .examples import evaluated_task
+from .examples import task_of
 from .label_correction import checked_shares, match_label_shares
 from .report import PAGE, check_folder
 
@@ -51,7 +51,7 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
             assert files is not None
             examples[name] = files.load()
         model, tokenizer = _load(options.model, device)
-        if options.matched_dir is not None and evaluated_task(model) != "classification":
+        if options.matched_dir is not None and task_of(model) != "classification":
             raise UsageError(f"--matched_dir needs a classifier with one label per text, which {options.model} is not.")
         if options.shares:
             checked_shares("--label_shares", options.shares, model)
@@ -101,7 +101,7 @@ def _save_matched(model: Any, tokenizer: Any, texts: Any, found: Evaluation, opt
 def _load(name: str, device: torch.device) -> tuple[Any, Any]:
     source = folder_of(name)  # Its error names the model.
     model: Any = load_or_convert(name)
-    evaluated_task(model)
+    task_of(model)
     tokenizer = load_tokenizer(transformer_folder(source), model)
     if tokenizer is None:
         raise UsageError(f"{name} has no tokenizer.")

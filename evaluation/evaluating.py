@@ -14,7 +14,7 @@ from ..modeling.calibration import calibration_of
 from ..tasks.arguments import ExampleArguments
 from .calibrating import labels_of
 from .estimates import estimates_of
-from .examples import Examples, evaluated_task, read_examples
+from .examples import Examples, read_examples, task_of
 from .findings import FileEvaluation, Findings
 from .judging import JUDGES, Judged
 from .label_correction import has_label_bias, helpful_matching, matched_answers
@@ -89,12 +89,12 @@ def evaluate(
     require("evaluate", "datasets", "scipy", "sklearn", extra="adapt")
     if bootstrap_samples < 1:
         raise UsageError(f"bootstrap_samples must be at least 1, got {bootstrap_samples}.")
-    task_name, labels = evaluated_task(model), labels_of(model)
+    task_name, labels = task_of(model), labels_of(model)
     for other, _ in also:
-        if evaluated_task(other) != task_name or labels_of(other) != labels:
+        if task_of(other) != task_name or labels_of(other) != labels:
             raise UsageError(
                 f"the models of also must have the task {task_name} and the labels {', '.join(labels)}, in this order, "
-                f"got {evaluated_task(other)} with {', '.join(labels_of(other))}."
+                f"got {task_of(other)} with {', '.join(labels_of(other))}."
             )
     read = read_examples(task_name, labels, examples, columns)
     mine, *others = ([answers_of(each, *pair, max_length) for each in read] for pair in ((model, tokenizer), *also))

@@ -57,11 +57,15 @@ class Examples:
         return self.task.encode(self.rows, tokenizer)
 
 
-def evaluated_task(model: Any) -> str:
+def task_of(model: Any, done: str = "evaluated") -> str:
     """Return the name of the task of a model.
 
+    Args:
+        model: The model.
+        done: What is to be done with it, for the error.
+
     Raises:
-        UsageError: If models for it cannot be evaluated.
+        UsageError: If models for its task have no probabilities to evaluate or calibrate.
     """
     labels = getattr(model, "num_labels", 0)
     if isinstance(model, SequenceEncoderForSequenceClassification) and labels > 1:
@@ -72,9 +76,13 @@ def evaluated_task(model: Any) -> str:
         return "ner"
     if isinstance(model, SequenceEncoderForQuestionAnswering):
         return "qa"
+    found = type(model).__name__
+    if isinstance(model, SequenceEncoderForSequenceClassification | SequenceEncoderForTokenClassification):
+        named = model.config.problem_type
+        found += f" with {counted(labels, 'label')}{f' for {named}' if named else ''}"
     raise UsageError(
         "model must be for classification with at least two labels, for entities or for question answering to be "
-        f"evaluated, got a {type(model).__name__} with {counted(labels, 'label')}."
+        f"{done}, got a {found}. `sequence-encoder adapt --test_file` measures models for other tasks."
     )
 
 

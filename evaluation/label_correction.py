@@ -16,7 +16,7 @@ from ..command_line import UsageError
 from ..tasks.arguments import ExampleArguments
 from ..tasks.columns import label_of
 from .calibrating import labels_of
-from .examples import evaluated_task, read_examples
+from .examples import read_examples, task_of
 from .label_shift import LabelShift
 from .predicting import predict
 from .scaling import calibrates_logits, scale_outputs
@@ -179,7 +179,7 @@ def _shift_logits(model: Any, values: np.ndarray) -> None:
 
 def has_label_bias(model: Any) -> bool:
     """Return whether a model has a bias for each label, and gives each text one label."""
-    return evaluated_task(model) == "classification" and getattr(model.classifier, "bias", None) is not None
+    return task_of(model) == "classification" and getattr(model.classifier, "bias", None) is not None
 
 
 def checked_shares(name: str, given: Any, model: Any) -> np.ndarray:
@@ -192,7 +192,7 @@ def checked_shares(name: str, given: Any, model: Any) -> np.ndarray:
     if not has_label_bias(model):
         raise UsageError(
             f"model must have a classifier with a bias and one label per text, got a {type(model).__name__} for "
-            f"{evaluated_task(model)}."
+            f"{task_of(model)}."
         )
     if isinstance(given, Mapping):
         given = {label_of(label, labels): share for label, share in given.items()}

@@ -15,6 +15,7 @@ from ..modeling import (
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
     SequenceEncoderModel,
+    SequenceEncoderPreTrainedModel,
     TaskAdapter,
 )
 from .arguments import METHOD_NAMES
@@ -195,7 +196,10 @@ def head_of(model: Any) -> type[Head]:
         if isinstance(model, kind):
             return head
     names = ", ".join(kind.__name__ for kind in HEADS)
-    raise ValueError(f"model must be one of {names}, got a {type(model).__name__}; `convert` makes them of others.")
+    instead = "`convert` makes them of others"
+    if isinstance(model, SequenceEncoderPreTrainedModel):
+        instead = "explain a cross-encoder of the same pairs, from `adapt --task ranking`"
+    raise ValueError(f"model must be one of {names}, got a {type(model).__name__}; {instead}.")
 
 
 def paired(texts: str | Sequence[str], text_pairs: str | Sequence[str] | None = None) -> list[tuple[str, ...]]:

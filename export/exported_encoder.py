@@ -63,8 +63,8 @@ class ExportedEncoder(ExportedGraph, TextEncodingMixin):
         if not is_encoder(self):
             raise ValueError(
                 f"An ExportedEncoder needs the output {_TOKENS!r} or {VECTORS!r}, which this "
-                f"{' or '.join(self.config.architectures or ['model'])} does not have. Run it with ExportedModel of "
-                "transformers.exporters."
+                f"{' or '.join(self.config.architectures or ['model'])} does not have. Export its encoder, with "
+                "--pooled or pooled=True."
             )
         outputs = self._run([[self.config.pad_token_id or 0] * 2])
         self._graph_channels: int | None = outputs[VECTORS].shape[1] if VECTORS in outputs else None

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging
 
+from .exported_models import check_not_exported
 from .finite_weights import find_non_finite, summarize_names
 
 logger = logging.get_logger(__name__)
@@ -51,6 +52,18 @@ class SafeModelLoadingMixin:
                 f"The weights of {pretrained_model_name_or_path} are damaged or incomplete ({error}); copy or download "
                 "them again."
             ) from error
+        except RuntimeError as error:
+            # Transformers only logs which ones.
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise ValueError(
+                f"The weights of {pretrained_model_name_or_path} do not have the shapes of a {cls.__name__} with these "
+                "settings; pass ignore_mismatched_sizes=True for new weights, which have to be trained."
+            ) from error
+        except OSError:
+            if pretrained_model_name_or_path is not None:
+                check_not_exported(pretrained_model_name_or_path, **kwargs)
+            raise
         if names := find_non_finite(loaded[0] if isinstance(loaded, tuple) else loaded):
             logger.warning(
                 f"The weights of {pretrained_model_name_or_path} are NaN or infinite in {summarize_names(names)}, and "

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..bulk.models import is_exported, kind_of, load_text_vectors, prepare, tokenizer_of
+from ..bulk.models import kind_of, load_text_vectors, prepare, tokenizer_of
 from ..command_line import UsageError
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of
@@ -20,6 +20,7 @@ from ..inference.retrieval_vectors import retrieval_vectors
 from ..inference.text_vectors import SPARSE, TOKEN
 from ..modeling import SequenceEncoderForPreTraining, SequenceEncoderForRetrieval
 from ..modeling.text_encoding.recipe_files import read_recipe
+from ..saving.exported_models import is_exported
 from .served_model import ServedModel
 
 
@@ -73,7 +74,8 @@ def _load(source: str, precision: str, device: str) -> ServedModel:
         if not is_encoder(head):
             raise ValueError(
                 f"A server cannot use an exported {type(head).__name__}; of exported models, it takes encoders and "
-                "models for sequence classification."
+                "models for sequence classification. Serve the model that it was exported from, or use "
+                "`exported_pipeline`."
             )
         return ServedModel(name, ExportedEncoder(head.exported, tokenizer, read_recipe(source)), tokenizer)
     place = torch.device(_best_device() if device == "auto" else device)

@@ -103,7 +103,7 @@ def _encoder_of(service: Service, index: SearchIndex) -> ServedModel:
     (kind,) = index.facts.get("vectors", [DENSE])
     raise UsageError(
         f"The {kind} vectors of the index are from {index.facts['model']}, and no served model computes the same ones "
-        f"(served encoders: {names}). Serve that model, too."
+        f"(served encoders: {names}). Serve that model, too; if it has a head, make the index with an encoder."
     )
 
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from ..export import ExportedEncoder
 from ..export.exported_graph import ExportedHead, is_classifier
 from ..inference.text_vectors import DENSE, DOCUMENT, QUERY, SPARSE, TOKEN, TextVectors
+from ..inference.uses import use_of
 from ..modeling import (
     SequenceEncoderForMaskedLM,
     SequenceEncoderForRetrieval,
@@ -322,7 +323,7 @@ def _tasks_of(model: Any, vectors: TextVectors | None) -> tuple[str, ...]:
     if isinstance(model, SequenceEncoderPreTrainedModel):
         raise ValueError(
             f"A server cannot use a {kind}; it takes an encoder, or a model for sequence classification or masked "
-            "language modelling."
+            f"language modelling. {use_of(model)}"
         )
     raise ValueError(f"A server needs a SequenceEncoder, got a {kind}; convert it with `convert`.")
 

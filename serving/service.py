@@ -23,6 +23,10 @@ _SHORT = 4_000
 _CLIENT_LEFT = 499
 
 
+def _in_words(tasks: Sequence[str]) -> str:
+    return " or ".join(task.replace("_", " ") for task in tasks)
+
+
 class Service:
     """The models of a server and their queue.
 
@@ -76,8 +80,10 @@ class Service:
         for model in self.models if name is None else (self.named(name),):
             if set(tasks) & set(model.tasks):
                 return model
-        words = " or ".join(task.replace("_", " ") for task in tasks)
+        words = _in_words(tasks)
         said = f"No model of this server can {words}." if name is None else f"The model {name} cannot {words}."
+        can = ", ".join(f"{each.name} can {_in_words(each.tasks)}" for each in self.models)
+        said = f"{said} Start the server with a model that can; {can}."
         raise RequestError(400, said, "model", "model_not_supported")
 
     def prompt(self, model: ServedModel, name: str | None) -> str:

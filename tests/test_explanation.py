@@ -306,7 +306,7 @@ def test_bad_input_is_refused(built: Build, head: str, texts: list[str], options
 
 def test_models_that_cannot_be_explained_are_refused(built: Build, tiny_config: Any) -> None:
     model, tokenizer, texts = built("label")
-    with pytest.raises(ValueError, match=r"model must be one of .*, got a SequenceEncoderForMultipleChoice"):
+    with pytest.raises(ValueError, match=r"model must be one of .*, got .*MultipleChoice; explain a cross-encoder"):
         explain(SequenceEncoderForMultipleChoice(tiny_config()), tokenizer, texts)
     with torch.no_grad():
         model.classifier.weight.fill_(torch.nan)

@@ -20,11 +20,12 @@ from sequence_encoder import (
     SequenceEncoderForSequenceClassification,
 )
 from sequence_encoder.bulk import predict_corpus
-from sequence_encoder.bulk.models import is_exported, load_classifier
+from sequence_encoder.bulk.models import load_classifier
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError
 from sequence_encoder.export import comparison, export
 from sequence_encoder.export.exported_graph import load_exported_head
+from sequence_encoder.saving.exported_models import is_exported
 from sequence_encoder.search.reranking import Reranker
 from sequence_encoder.tests.adaptation_runs import WORDS, save_encoder
 from sequence_encoder.tests.comparisons import assert_same

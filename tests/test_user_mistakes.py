@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
 
 from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.__main__ import main
@@ -75,6 +75,26 @@ def test_an_unknown_checkpoint_name_is_rejected_at_once(
     assert re.search(rf"--tokenizer some/one: {expected}", message)
     arguments = command(corpus, tmp_path / "other", config_overrides=None, **{"from": "some/one"})
     assert re.search(rf"--from some/one: {expected}", error_of("pretrain", *arguments))
+
+
+def test_an_exported_model_is_rejected_with_what_can_run_it(
+    error_of: Callable[..., str], adapt_from: Callable[..., tuple[Any, ...]], tmp_path: Path
+) -> None:
+    exported = save_encoder(tmp_path / "exported")
+    (exported / "model.safetensors").unlink()
+    (exported / "export.json").write_text("{}")
+    for arguments in (adapt_from(exported), ("quantize", exported, tmp_path / "out")):
+        assert "exported is an exported model, which only `embed`," in error_of(*arguments)
+    with pytest.raises(ValueError, match=r"For anything else, use the model that it was exported from\.$"):
+        AutoModel.from_pretrained(exported)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_head_for_other_labels_is_rejected_with_the_option_that_replaces_it(tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path / "encoder")
+    AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"encoder do not have the shapes .*; pass ignore_mismatched_sizes=True"):
+        AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
 
 
 def test_pickled_weights_are_rejected_with_a_remedy(error_of: Callable[..., str], tmp_path: Path) -> None:

@@ -178,7 +178,8 @@ def test_a_server_returns_sparse_vectors(app: Callable[[str], Any], models: dict
             np.testing.assert_allclose(found, row, atol=1e-5)
     assert len(ask(app("sparse"), "/embed_sparse", {"inputs": "a dog"}).json()) == 1
     answer = ask(app("sparse"), "/embed_sparse", {"inputs": "a dog", "model": "late"})
-    assert (answer.status_code, answer.json()["error"]) == (400, "The model late cannot embed sparse.")
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("The model late cannot embed sparse. Start the server with a model that")
 
 
 def test_a_server_stops_computing_more_sparse_weights_than_it_can_send(

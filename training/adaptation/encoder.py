@@ -16,6 +16,7 @@ from ...configuration.configuration_sequence_encoder import SequenceEncoderConfi
 from ...conversion.remote_code_checkpoints import find_remote_code
 from ...conversion.sidecar_files import folder_of, read_tokenizer
 from ...conversion.source_models import FAMILIES, read_config, transformer_folder
+from ...saving.exported_models import check_not_exported
 from ..encoders import check_trainable, save_as_sequence_encoder
 from .tasks import TASKS
 
@@ -43,6 +44,7 @@ def encoder_of(
     """
     try:
         source_folder = folder_of(checkpoint)
+        check_not_exported(source_folder)
         encoder = transformer_folder(source_folder)
         named = str(checkpoint if encoder == source_folder else encoder)
         config = None if find_remote_code(named) else read_config(named)
