@@ -1,22 +1,26 @@
-"""An index of 100,000 sentences: recall and speed; and nDCG@10 by words, by vectors, by both, and with a reranker.
+"""An index of 100,000 sentences: recall and speed; nDCG@10 by words, by vectors and by both; and with a reranker.
 
-The sentences are from the documentation of the installed libraries. For nDCG@10, the first sentence of a docstring
-is a query for the rest of it. The reranker is trained on other docstrings with `sequence-encoder adapt`.
+The sentences are from the documentation of the installed libraries. For nDCG@10, the first sentence of a docstring or
+of a paragraph of Python's manual is a query for the rest of it, and the heading of a section of a package's README for
+its text. The reranker is trained on other docstrings with `sequence-encoder adapt`.
 
-    python benchmarks/search.py [--quality]
+    python benchmarks/search.py [--quality | --reranker]
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
@@ -31,6 +35,7 @@ from sequence_encoder.search.arguments import MODES
 
 ROWS, QUERIES, NEIGHBOURS = 100_000, 200, 10
 DOCUMENTS, TRAINED, NEGATIVES, SHORTEST = 4000, 1500, 3, 20
+MOST_QUERIES, LEAST_SECTION = 1000, 100
 THREADS = 8
 
 
@@ -74,18 +79,65 @@ def speed(folder: Path, model: str, docs: list[Docstring]) -> None:
         print(f"| {name} | {rate(search, queries, 1):.0f} | {rate(search, queries, THREADS):.0f} |", flush=True)
 
 
+def split(texts: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the first sentence of each text of three or more, and the rest of it."""
+    pairs = [(found[0], text[len(found[0]) :].strip()) for text in texts if len(found := sentences(text)) > 2]
+    return [(first, rest) for first, rest in pairs if len(first) > SHORTEST]
+
+
+def paragraphs() -> list[str]:
+    """Return the paragraphs of the part of Python's manual that `help` shows."""
+    found = (" ".join(text.split()) for topic in topics.values() for text in re.split(r"\n\s*\n", topic))
+    return list(dict.fromkeys(found))
+
+
+def sections() -> list[tuple[str, str]]:
+    """Return the headings of at least three words and the texts of the sections of READMEs in Markdown."""
+    found: dict[str, str] = {}
+    for each in sorted(metadata.distributions(), key=lambda each: str(each.metadata["Name"])):
+        readme = str(each.metadata.get_payload() or each.metadata["Description"] or "")
+        for heading, text in re.findall(r"(?m)^#{1,4} +(.+)\n((?:(?!#{1,4} ).*\n)+)", readme):
+            text = " ".join(text.split())
+            if len(heading.split()) > 2 and len(text) > LEAST_SECTION:
+                found.setdefault(heading.strip("# "), text)
+    return [*found.items()]
+
+
+def indexed(folder: Path, model: str, texts: Iterable[str]) -> SearchIndex:
+    """Return an index of texts."""
+    corpus = write(folder.with_suffix(".jsonl"), ({"text": text} for text in texts))
+    index_corpus(model, corpus, str(folder), max_length=128)
+    return SearchIndex(folder)
+
+
 def gain(ids: list[int], right: int) -> float:
     """Return the nDCG@10 of one query with one relevant document."""
     return 1 / float(np.log2(ids.index(right) + 2)) if right in ids else 0.0
 
 
+def mean_gain(index: SearchIndex, queries: list[tuple[int, str]], **options: Any) -> str:
+    """Return the nDCG@10 of queries, each with the number of its document, in percent."""
+    gains = [gain([hit.id for hit in index.search(query, NEIGHBOURS, **options)], right) for right, query in queries]
+    return f"{100 * statistics.mean(gains):.1f}"
+
+
 def quality(folder: Path, model: str, docs: list[Docstring]) -> None:
-    """Print the nDCG@10 of each kind of search."""
-    split = [(found[0], doc.text[len(found[0]) :].strip()) for doc in docs if len(found := sentences(doc.text)) > 2]
-    pairs = random.Random(0).sample([(first, rest) for first, rest in split if len(first) > SHORTEST], DOCUMENTS)
-    corpus = write(folder / "documents.jsonl", ({"text": rest} for _, rest in pairs))
-    index_corpus(model, corpus, str(folder / "documents"), max_length=128)
-    index = SearchIndex(folder / "documents")
+    """Print the nDCG@10 of each mode in three collections."""
+    pairs = random.Random(0).sample(split(doc.text for doc in docs), DOCUMENTS)
+    collections = {"docstrings": pairs, "Python's manual": split(paragraphs()), "READMEs": sections()}
+    rows = []
+    for number, (name, pairs) in enumerate(collections.items()):
+        index = indexed(folder / str(number), model, [text for _, text in pairs])
+        queries = list(enumerate(query for query, _ in pairs))[:MOST_QUERIES]
+        cells = [mean_gain(index, queries, mode=mode) for mode in MODES]
+        rows.append(f"| {name} | {len(pairs):,} | {len(queries):,} | {' | '.join(cells)} |")
+    print(f"\n| nDCG@10 | texts | queries | {' | '.join(MODES)} |\n|---|---|---|---|---|---|", *rows, sep="\n")
+
+
+def reranking(folder: Path, model: str, docs: list[Docstring]) -> None:
+    """Print the nDCG@10 of hybrid searches with and without a reranker."""
+    pairs = random.Random(0).sample(split(doc.text for doc in docs), DOCUMENTS)
+    index = indexed(folder / "documents", model, [text for _, text in pairs])
     examples = []
     for right, (query, text) in enumerate(pairs[:TRAINED]):
         others = [hit for hit in index.search(query, 30) if hit.id != right]
@@ -96,18 +148,16 @@ def quality(folder: Path, model: str, docs: list[Docstring]) -> None:
     options += ["--output_dir", str(folder / "reranker")]
     examples_file = write(folder / "pairs.jsonl", examples)
     main(["adapt", "--task", "ranking", "--from", model, "--train_file", examples_file, *options])
+    held_out = [(right, query) for right, (query, _) in enumerate(pairs)][TRAINED : TRAINED + QUERIES]
     reranker = Reranker(str(folder / "reranker"))
-    held_out = list(enumerate(pairs))[TRAINED : TRAINED + QUERIES]
     print("\n| search | nDCG@10 |\n|---|---|")
-    searches = {mode: {"mode": mode} for mode in MODES} | {"hybrid, reranked": {"reranker": reranker}}
-    for name, chosen in searches.items():
-        gains = [gain([hit.id for hit in index.search(query, NEIGHBOURS, **chosen)], i) for i, (query, _) in held_out]
-        print(f"| {name} | {100 * statistics.mean(gains):.1f} |", flush=True)
+    print(f"| hybrid | {mean_gain(index, held_out)} |")
+    print(f"| hybrid, reranked | {mean_gain(index, held_out, reranker=reranker)} |")
 
 
 if __name__ == "__main__":
     print_machine()
     with tempfile.TemporaryDirectory() as name:
         main(["convert", str(MINILM), f"{name}/minilm"])
-        measure = quality if "--quality" in sys.argv[1:] else speed
+        measure = {"--quality": quality, "--reranker": reranking}.get(sys.argv[-1], speed)
         measure(Path(name), f"{name}/minilm", read_documentation(show_progress=False))

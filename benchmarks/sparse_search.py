@@ -1,8 +1,8 @@
 """nDCG@10 of a sparse and a late-interaction encoder beside the dense one that they are trained from.
 
-The documents and queries are those of `search.py --quality`: the first sentence of a docstring is a query for the rest
-of it. The training pairs are from the other docstrings. all-MiniLM-L6-v2 was trained on a billion pairs, and these two
-for minutes. The table therefore shows that training works, not which kind is best.
+The documents and queries are docstrings, as in `search.py --quality`: the first sentence is a query for the rest. The
+training pairs are from the other docstrings. all-MiniLM-L6-v2 was trained on a billion pairs, and these two for
+minutes. The table therefore shows that training works, not which kind is best.
 
     python benchmarks/sparse_search.py [--steps 400] [--documents 4000]
     python benchmarks/sparse_search.py --postings
@@ -48,7 +48,7 @@ from sequence_encoder.data.windows import sentences
 from sequence_encoder.inference import unpad_inputs
 from sequence_encoder.search import SearchIndex, index_corpus
 from sequence_encoder.search.arguments import MODES
-from sequence_encoder.search.postings import Postings, PostingsRequest, write_postings
+from sequence_encoder.search.postings import Postings, write_postings
 
 HIDDEN, CHANNELS, LENGTH, BATCH, SHIFT = 384, 128, 96, 16, 4.0
 ROWS, VOCABULARY, WEIGHTS, QUERY_WEIGHTS = (10_000, 100_000, 1_000_000), 30_522, 100, 30
@@ -161,7 +161,7 @@ def measure_postings(folder: Path) -> None:
         for _ in range(QUERIES // 10):
             entries = np.unique(rng.choice(VOCABULARY, QUERY_WEIGHTS, p=chances))
             started = time.perf_counter()
-            PostingsRequest(postings, (entries, np.ones(len(entries), np.float32))).limit(NEIGHBOURS).to_arrow()
+            postings.nearest((entries, np.ones(len(entries), np.float32)), NEIGHBOURS, None)
             times.append(time.perf_counter() - started)
         cells = f"{built:.1f} s | {size / 2**20:.0f} MiB | {1000 * statistics.median(times):.1f} ms"
         print(f"| {rows:,} | {cells} |", flush=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from ..bulk.arguments import EmbeddingArguments, ModelArguments, RowArguments, VectorArguments
+from ..command_line import UsageError
 from ..command_line.extras import require
 from ..command_line.options import DEVICE, check_least
 from ..command_line.parser import CommandLine
@@ -91,6 +92,8 @@ class SearchArguments:
 
     def __post_init__(self) -> None:
         check_least(self, limit=1, candidates=1)
+        if self.rerank is not None:
+            check_candidates(self.limit, self.candidates)
 
 
 INDEX = CommandLine(
@@ -108,6 +111,19 @@ SEARCH = CommandLine(
     (SearchArguments,),
     positional=("index", "query"),
 )
+
+
+def check_candidates(limit: int, candidates: int) -> None:
+    """Check that a reranker reads all texts that a search returns.
+
+    Raises:
+        UsageError: If it does not.
+    """
+    if limit > candidates:
+        raise UsageError(
+            f"limit must be at most {candidates}, the number of candidates for the reranker, got {limit}; pass more "
+            "candidates."
+        )
 
 
 def check_libraries(purpose: str) -> None:

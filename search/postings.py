@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..command_line import UsageError
+from .ranking import Ranking
 
 _FOLDER = "postings"
 # Rows to read at once.
@@ -51,6 +51,24 @@ class Postings:
         if table.count_rows() != self.count:
             raise UsageError(f"the table in {folder} has changed since its index was made; make a new index.")
 
+    def nearest(self, vector: Any, limit: int, where: str | None) -> Ranking:
+        """Return the rows with the largest products with a vector.
+
+        Args:
+            vector: The indices and the values of the query.
+            limit: The number of rows.
+            where: A condition on the columns.
+        """
+        scores = self.scores(vector)
+        if where is not None:
+            allowed = self.table.search().where(where).select(["_rowoffset"]).to_arrow()["_rowoffset"].to_numpy()
+            kept = np.zeros_like(scores)
+            kept[allowed] = scores[allowed]
+            scores = kept
+        best = np.argsort(-scores, kind="stable")[:limit]
+        best = best[scores[best] > 0]
+        return Ranking(best, scores[best])
+
     def scores(self, vector: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """Return the products (N,) of a vector, indices and values, with those of all rows."""
         found = np.zeros(self.count, np.float32)
@@ -59,78 +77,6 @@ class Postings:
             # No row has an entry twice.
             found[self._rows[part]] += value * self._weights[part]
         return found
-
-
-class PostingsRequest:
-    """A request for the rows with the largest products with a vector, which is used as those of LanceDB.
-
-    Args:
-        postings: The inverted index.
-        vector: The indices and the values of the query.
-    """
-
-    def __init__(self, postings: Postings, vector: Any) -> None:
-        self._postings, self._vector = postings, vector
-        self._limit = 10
-        self._condition: str | None = None
-
-    def limit(self, limit: int) -> PostingsRequest:
-        """Set the number of rows."""
-        self._limit = limit
-        return self
-
-    def where(self, condition: str) -> PostingsRequest:
-        """Set a condition on the columns."""
-        self._condition = condition
-        return self
-
-    def to_arrow(self) -> pa.Table:
-        """Return the rows, the best first."""
-        table, scores = self._postings.table, self._postings.scores(self._vector)
-        if self._condition is not None:
-            allowed = table.search().where(self._condition).select(["_rowoffset"]).to_arrow()["_rowoffset"].to_numpy()
-            kept = np.zeros_like(scores)
-            kept[allowed] = scores[allowed]
-            scores = kept
-        # LanceDB returns rows in the order of the table.
-        best = np.sort(np.argsort(-scores, kind="stable")[: self._limit])
-        best = best[scores[best] > 0]
-        found = table.take_offsets(best.tolist()).with_row_id().to_arrow() if len(best) else _no_rows(table)
-        found = found.append_column("_score", pa.array(scores[best]))
-        return found.take(np.argsort(-scores[best], kind="stable"))
-
-
-class MergedRequest:
-    """A request for the rows of two other requests, merged by their ranks.
-
-    Args:
-        first: A request with an id of LanceDB for each row.
-        second: Another one.
-    """
-
-    def __init__(self, first: Any, second: Any) -> None:
-        self._requests = (first, second)
-        self._limit = 10
-
-    def limit(self, limit: int) -> MergedRequest:
-        """Set the number of rows."""
-        self._limit = limit
-        for request in self._requests:
-            request.limit(limit)
-        return self
-
-    def where(self, condition: str) -> MergedRequest:
-        """Set a condition on the columns."""
-        for request in self._requests:
-            request.where(condition)
-        return self
-
-    def to_arrow(self) -> pa.Table:
-        """Return the rows, the best first."""
-        from lancedb.rerankers import RRFReranker
-
-        first, second = (request.to_arrow() for request in self._requests)
-        return RRFReranker().rerank_hybrid("", first, second).slice(0, self._limit)
 
 
 def write_postings(folder: Path, table: Any, column: str, size: int) -> None:
@@ -178,7 +124,3 @@ def _parts(table: Any, column: str) -> Iterator[tuple[np.ndarray[Any, Any], ...]
         rows = np.repeat(np.arange(first, first + len(batch)), lengths)
         first += len(batch)
         yield rows, indices.flatten().to_numpy().astype(np.int64), values.flatten().to_numpy()
-
-
-def _no_rows(table: Any) -> pa.Table:
-    return table.schema.append(pa.field("_rowid", pa.uint64())).empty_table()

@@ -1,7 +1,7 @@
 """Searches an index by meaning, by words, or by both.
 
 By meaning, it compares the vector of the query with those of the texts. By words, it ranks the texts with BM25
-(Robertson and Zaragoza, 2009). The two lists are merged by their ranks (reciprocal rank fusion, Cormack et al., 2009).
+(Robertson and Zaragoza, 2009). The two rankings are merged by their ranks.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..bulk.formats import LANCE_COLUMNS
+import numpy as np
+
 from ..command_line import UsageError
 from ..command_line.extras import require
-from .arguments import MODES
+from .arguments import MODES, check_candidates
+from .conditions import as_expression
 from .hit import Hit
 from .layout import Layout, open_table
 from .query_encoding import load_query_encoding
+from .ranking import POOL, Ranking, exact_ranking_of, merged
 from .reranking import Reranker
 from .vector_search import vector_search
 
@@ -76,37 +79,33 @@ class SearchIndex:
             mode: One of `MODES`.
             where: A condition on the columns of the index, as in SQL: "year > 2020 AND topic = 'physics'".
             reranker: A cross-encoder that reads the query with each candidate, and puts them in a new order.
-            candidates: The number of texts for the reranker.
+            candidates: The number of texts for the reranker, at least `limit`.
             vector: The vector of the query, if it is known; otherwise the model computes it.
 
         Returns:
-            At most `limit` hits, the best first.
+            At most `limit` hits, the best first. A smaller limit returns the first of them.
 
         Raises:
             ValueError: If an argument is not allowed, or `where` is not a valid condition.
         """
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}.")
-        if where is not None and not where.strip():
-            raise ValueError(f"where must be a condition, such as 'year > 2020', got {where!r}.")
         for name, value in (("limit", limit), ("candidates", candidates)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
+        if reranker is not None:
+            check_candidates(limit, candidates)
+        condition = None if where is None else as_expression(where)
         if mode != "text" and vector is None:
             vector = self.vector(query)
-        request = self._request(mode, query, vector).limit(max(limit, candidates) if reranker else limit)
-        if where is not None:
-            request = request.where(where)
         try:
-            found = request.to_arrow()
+            found = self._rank(mode, query, vector, candidates if reranker else limit, condition)
         except (RuntimeError, ValueError, OSError) as error:
             if where is None:
                 raise
             raise ValueError(f"where={where!r} is not a valid condition: {_first_line(error)}") from error
-        # A row can have thousands of numbers, which nobody reads.
-        rows = found.drop_columns([self.vectors.column]).to_pylist()
-        hits = [self._hit(mode, row, vector) for row in rows]
-        return hits[:limit] if reranker is None else reranker.rerank(query, hits)[:limit]
+        hits = self._hits(found)
+        return hits if reranker is None else reranker.rerank(query, hits)[:limit]
 
     def vector(self, query: str) -> Any:
         """Return the vector of a query, as `embed` stores it: an array, or the indices and values of a sparse one."""
@@ -148,26 +147,37 @@ class SearchIndex:
                 f"{cosine:.2f} with that in the index. Pass the right one as --model, or make a new index."
             )
 
-    def _request(self, mode: str, query: str, vector: Any) -> Any:
-        """Return a request of LanceDB, or one that is used alike."""
+    def _rank(self, mode: str, query: str, vector: Any, limit: int, where: str | None) -> Ranking:
+        wanted = max(limit, POOL)
+        if mode == "text":
+            found = self._by_words(query, wanted, where)
+        else:
+            found = self.vectors.nearest(vector, wanted, self.layout.probes, where)
+            if mode == "hybrid":
+                found = merged(found, self._by_words(query, wanted, where))
+        return found.first(limit)
+
+    def _by_words(self, query: str, limit: int, where: str | None) -> Ranking:
         from lancedb import query as queries
 
         # Unlike a plain string, which could become another kind of query.
         make: Any = queries.MatchQuery
-        words = make(query, self.layout.text_column)
-        if mode == "text":
-            return self.table.search(words, query_type="fts")
-        probes = self.layout.probes
-        return self.vectors.nearest(vector, probes) if mode == "vector" else self.vectors.both(vector, probes, words)
+        request = self.table.search(make(query, self.layout.text_column), query_type="fts")
+        return exact_ranking_of(request if where is None else request.where(where), limit, "_score")
 
-    def _hit(self, mode: str, row: dict[str, Any], vector: Any) -> Hit:
-        if mode == "vector":
-            score = self.vectors.score(row, vector)
-        else:
-            score = float(row["_score" if mode == "text" else "_relevance_score"])
-        hidden = ("id", self.layout.text_column, *LANCE_COLUMNS)
-        fields = {name: value for name, value in row.items() if name not in hidden}
-        return Hit(row["id"], row[self.layout.text_column], score, fields)
+    def _hits(self, found: Ranking) -> list[Hit]:
+        if not len(found.rows):
+            return []
+        # A row can have thousands of numbers, which nobody reads.
+        columns = [name for name in self.table.schema.names if name != self.vectors.column]
+        # LanceDB returns rows in the order of the table.
+        places, text = np.argsort(np.argsort(found.rows)), self.layout.text_column
+        rows = self.table.take_offsets(np.sort(found.rows).tolist()).select(columns).to_arrow().to_pylist()
+        ranked = [rows[place] for place in places]
+        return [
+            Hit(row.pop("id"), row.pop(text), float(score), row)
+            for row, score in zip(ranked, found.scores, strict=True)
+        ]
 
 
 def _first_line(error: Exception) -> str:

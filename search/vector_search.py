@@ -16,7 +16,8 @@ import numpy as np
 from ..bulk.listed_vectors import COLUMNS
 from ..command_line import UsageError
 from ..inference.text_vectors import DENSE, SPARSE, TOKEN
-from .postings import MergedRequest, Postings, PostingsRequest, write_postings
+from .postings import Postings, write_postings
+from .ranking import GROWTH, POOL, Ranking, exact_ranking_of, ranking_of
 
 # An index of bits (RaBitQ, Gao and Long, 2024) takes eight channels to a byte.
 _CHANNELS = 8
@@ -26,6 +27,8 @@ _LEAST_RECALL, _PROBES = 0.97, (20, 80)
 _MEASURED, NEIGHBOURS = 100, 10
 # Of the distances of vectors that are the same.
 _TOLERANCE = 1e-6
+# How many times more candidates than rows to compare with exact vectors.
+_REFINED = 3
 # Vectors of a text that stand for a query when the recall is measured.
 _QUERY_VECTORS = 32
 
@@ -45,14 +48,15 @@ class VectorSearch(Protocol):
     def add_index(self) -> tuple[int | None, float | None]:
         """Add an index if it is faster, and return its probes and its recall; None if a search is exact."""
 
-    def nearest(self, vector: Any, probes: int | None) -> Any:
-        """Return a request for the rows whose vectors fit best."""
+    def nearest(self, vector: Any, limit: int, probes: int | None, where: str | None = None) -> Ranking:
+        """Return the rows whose vectors fit best.
 
-    def both(self, vector: Any, probes: int | None, words: Any) -> Any:
-        """Return a request for the rows of `nearest` and those with the words of a query, merged by their ranks."""
-
-    def score(self, row: dict[str, Any], vector: Any) -> float:
-        """Return how well the vectors of a row that `nearest` has found fit."""
+        Args:
+            vector: The vector of the query.
+            limit: The number of rows.
+            probes: See `add_index`.
+            where: A condition on the columns.
+        """
 
     def cosine(self, stored: Any, found: Any) -> float | None:
         """Return the cosine of what a row stores and the vector of a model; None if one of them is 0."""
@@ -67,12 +71,11 @@ class LanceSearch:
         several: Whether a row has several vectors. A row is then as near as the sum of the largest cosines of each
             vector of the query (MaxSim).
         fewest: With fewer rows, comparing all vectors is as fast as an index, and exact.
-        refined: How many times more candidates than hits to compare with exact vectors.
     """
 
-    def __init__(self, table: Any, column: str, *, several: bool, fewest: int, refined: int) -> None:
+    def __init__(self, table: Any, column: str, *, several: bool, fewest: int) -> None:
         self.table, self.column = table, column
-        self._several, self._fewest, self._refined = several, fewest, refined
+        self._several, self._fewest = several, fewest
 
     def is_whole(self) -> bool:
         """See `VectorSearch.is_whole`. There is nothing beside the table."""
@@ -94,20 +97,23 @@ class LanceSearch:
                     return probes, recall
         return probes, recall
 
-    def nearest(self, vector: Any, probes: int | None) -> Any:
-        """See `VectorSearch.nearest`."""
-        return self._with_probes(self.table.search(self._given(vector), vector_column_name=self.column), probes)
-
-    def both(self, vector: Any, probes: int | None, words: Any) -> Any:
-        """See `VectorSearch.both`."""
-        from lancedb.rerankers import RRFReranker
-
-        request = self.table.search(query_type="hybrid", vector_column_name=self.column)
-        return self._with_probes(request.vector(self._given(vector)).text(words), probes).rerank(RRFReranker())
-
-    def score(self, row: dict[str, Any], vector: Any) -> float:
-        """Return the cosine, or the sum of the largest ones. See `VectorSearch.score`."""
-        return float((len(vector) if self._several else 1) - row["_distance"])
+    def nearest(self, vector: Any, limit: int, probes: int | None, where: str | None = None) -> Ranking:
+        """Return rows with their cosines, or the sums of the largest ones. See `VectorSearch.nearest`."""
+        # LanceDB needs a vector, also of a query that has none.
+        given = vector if len(vector) else np.zeros((1, self._channels), np.float32)
+        request = self.table.search(given, vector_column_name=self.column).distance_type("cosine")
+        if where is not None:
+            request = request.where(where)
+        if probes is None:
+            found = exact_ranking_of(request.bypass_vector_index(), limit, "_distance", -1)
+        else:
+            request, size = request.nprobes(probes).refine_factor(_REFINED), POOL
+            found = ranking_of(request, size, "_distance", -1)
+            # A larger request compares more candidates, and can find other rows among the first ones.
+            while len(found.rows) == size < limit:
+                size *= GROWTH
+                found = found.followed_by(ranking_of(request, size, "_distance", -1)).first(size)
+        return Ranking(found.rows, found.scores + (len(given) if self._several else 1)).first(limit)
 
     def cosine(self, stored: Any, found: Any) -> float | None:
         """See `VectorSearch.cosine`."""
@@ -119,15 +125,6 @@ class LanceSearch:
         kind = self.table.schema.field(self.column).type
         return int((kind.value_type if self._several else kind).list_size)
 
-    def _given(self, vector: Any) -> Any:
-        """Return the vectors of a query, or one that is 0 if it has none, since LanceDB needs one."""
-        return vector if len(vector) else np.zeros((1, self._channels), np.float32)
-
-    def _with_probes(self, request: Any, probes: int | None) -> Any:
-        """Let a request look at a number of lists of the index, or at all vectors if it is None."""
-        request = request.distance_type("cosine")
-        return request.bypass_vector_index() if probes is None else request.nprobes(probes).refine_factor(self._refined)
-
     def _measure_recall(self, count: int, vectors: int, probes: int) -> float:
         """Return the share of the nearest neighbours of random rows that the index finds."""
         # Twice as many as needed, because some rows may have no vector.
@@ -137,12 +134,9 @@ class LanceSearch:
         found = 0
         for query in queries:
             vector = np.array(query[:_QUERY_VECTORS] if self._several else query, np.float32)
-            near, exact = (
-                request.select(["_distance"]).limit(NEIGHBOURS).to_arrow()["_distance"].to_numpy()
-                for request in (self.nearest(vector, probes), self.nearest(vector, None))
-            )
+            near, exact = (self.nearest(vector, NEIGHBOURS, each).scores for each in (probes, None))
             # Rows with the same text are equally near, and any of them will do.
-            found += int((near <= exact.max() + _TOLERANCE).sum())
+            found += int((near >= exact.min() - _TOLERANCE).sum())
         return found / (NEIGHBOURS * len(queries))
 
 
@@ -176,18 +170,9 @@ class SparseSearch:
         write_postings(self._folder, self.table, self.column, self._size)
         return None, None
 
-    def nearest(self, vector: Any, probes: int | None) -> Any:
-        """See `VectorSearch.nearest`."""
-        return PostingsRequest(self.postings, vector)
-
-    def both(self, vector: Any, probes: int | None, words: Any) -> Any:
-        """See `VectorSearch.both`."""
-        by_words = self.table.search(words, query_type="fts").with_row_id(True)
-        return MergedRequest(self.nearest(vector, probes), by_words)
-
-    def score(self, row: dict[str, Any], vector: Any) -> float:
-        """See `VectorSearch.score`."""
-        return float(row["_score"])
+    def nearest(self, vector: Any, limit: int, probes: int | None, where: str | None = None) -> Ranking:
+        """Return rows with the products of their vectors. See `VectorSearch.nearest`."""
+        return self.postings.nearest(vector, limit, where)
 
     def cosine(self, stored: Any, found: Any) -> float | None:
         """See `VectorSearch.cosine`."""
@@ -211,8 +196,8 @@ def vector_search(table: Any, folder: Path, facts: Mapping[str, Any]) -> VectorS
         return SparseSearch(table, column, folder, facts["dimensions"][0])
     if kind == TOKEN:
         # A text has dozens of vectors.
-        return LanceSearch(table, column, several=True, fewest=2_000, refined=30)
-    return LanceSearch(table, column, several=False, fewest=10_000, refined=10)
+        return LanceSearch(table, column, several=True, fewest=2_000)
+    return LanceSearch(table, column, several=False, fewest=10_000)
 
 
 def _cosine(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float | None:

@@ -17,6 +17,7 @@ from pydantic import Field
 from ..command_line import UsageError
 from ..inference.text_vectors import DENSE, QUERY
 from ..search import SearchIndex
+from ..search.arguments import check_candidates
 from ..search.query_encoding import text_vectors_encoding
 from ..search.search_index import LEAST_COSINE
 from .errors import RequestError
@@ -67,8 +68,10 @@ def search_routes(service: Service, index: SearchIndex) -> APIRouter:
                 (vector,) = await service.embed(request, encoder, rows, prompt, dimensions=dimensions)
             else:
                 (vector,) = await service.compute(request, Group(encoder, task, reading=QUERY), rows)
-        wanted = max(body.limit, body.candidates) if ranker else body.limit
+        wanted = body.candidates if ranker else body.limit
         try:
+            if ranker is not None:
+                check_candidates(body.limit, body.candidates)
             hits = await asyncio.to_thread(
                 index.search, body.query, wanted, mode=body.mode, where=body.where, vector=vector
             )

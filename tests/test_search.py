@@ -22,7 +22,7 @@ from sequence_encoder.command_line import UsageError
 lancedb = pytest.importorskip("lancedb", reason="needs the extra search")
 pa = pytest.importorskip("pyarrow", reason="needs the extra search")
 
-from sequence_encoder.bulk.formats import VECTORS, connect  # noqa: E402
+from sequence_encoder.bulk.formats import FACTS, VECTORS, connect  # noqa: E402
 from sequence_encoder.search import Hit, Reranker, SearchIndex, index_corpus  # noqa: E402
 from sequence_encoder.search.arguments import MODES  # noqa: E402
 from sequence_encoder.search.indexing import add_indexes  # noqa: E402
@@ -94,11 +94,45 @@ def test_both_kinds_of_search_are_merged(index: SearchIndex) -> None:
     assert set(found["hybrid"]) <= {*found["vector"], *found["text"]}
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
+    """Return an index of 360 rows, of which 300 have one of three texts and 330 one of eleven vectors."""
+    folder, random = tmp_path_factory.mktemp("many"), np.random.default_rng(0)
+    texts = [*["river stone", "river", "stone cloud"] * 100, *(f"river stone {'cloud ' * i}" for i in range(60))]
+    vectors = random.standard_normal((11, 8)).repeat(30, 0)
+    stored = np.concatenate([vectors, random.standard_normal((30, 8))]).astype(np.float32)[random.permutation(360)]
+    columns = {"id": np.arange(360), "text": texts, "n": np.arange(360) % 7}
+    table = pa.table({**columns, VECTORS: pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), 8)})
+    made = connect(folder).create_table("embeddings", table.replace_schema_metadata({FACTS: json.dumps({})}))
+    add_indexes(made, vector_search(made, folder, {}), "text", "English").write(folder)
+    return SearchIndex(folder)
+
+
+@pytest.mark.parametrize("where", [None, "n < 4"])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_first_hits_are_the_same_with_every_limit(many: SearchIndex, mode: str, where: str | None) -> None:
+    def found(limit: int) -> list[tuple[int, float]]:
+        hits = many.search("river stone", limit, mode=mode, where=where, vector=np.ones(8, np.float32))
+        return [(hit.id, hit.score) for hit in hits]
+
+    everything = found(400)
+    assert len({number for number, _ in everything}) == len(everything) > 200
+    assert everything == sorted(everything, key=lambda hit: -hit[1])
+    for limit in (1, 2, 5, 20, 99, 100, 101, 150, 230):
+        assert found(limit) == everything[:limit]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_conditions_hold_for_all_hits(index: SearchIndex, mode: str) -> None:
     hits = index.search("river stone cloud", 5, mode=mode, where="kind = 'b' AND n > 9")
     assert hits
     assert all(hit.fields["kind"] == "b" and hit.fields["n"] > 9 for hit in hits)
+
+
+def test_texts_in_conditions_may_have_every_character(index: SearchIndex) -> None:
+    hits = index.search("river", 3, where="(kind = 'a') AND kind NOT IN ('it''s; (-- a /*', ')') AND `n` > 9")
+    assert hits
+    assert all(hit.fields["kind"] == "a" and hit.fields["n"] > 9 for hit in hits)
 
 
 def test_rows_without_a_text_are_never_found(index: SearchIndex) -> None:
@@ -115,6 +149,7 @@ def test_a_reranker_reads_the_query_with_each_candidate(index: SearchIndex, mode
     )
     assert [hit.id for hit in hits] == sorted(scores, key=scores.__getitem__, reverse=True)[:4]
     assert [hit.score for hit in hits] == [scores[hit.id] for hit in hits]
+    assert index.search(query, 12, reranker=reranker, candidates=12)[:4] == hits
     assert reranker.scores(query, []) == []
     with pytest.raises(UsageError, match="has no head for sequence classification"):
         Reranker(str(models["encoder"]))
@@ -131,8 +166,8 @@ def test_threads_share_an_index(folder: Path) -> None:
 def test_the_command_prints_hits_and_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["search", str(folder), "river stone", "--limit", "2"])
     printed = capsys.readouterr().out
-    assert printed.startswith(" 1  0.0")
-    assert "\n 2  0.0" in printed
+    assert printed.startswith(" 1  0.")
+    assert "\n 2  0." in printed
     main(["search", str(folder), "--query", "river", "--limit=1", "--mode=text", "--json"])
     assert "river" in json.loads(capsys.readouterr().out)["text"]
     main(["search", str(folder), "nowhere", "--mode", "text"])
@@ -192,6 +227,13 @@ def test_an_index_of_many_vectors_finds_nearly_all_neighbours(tmp_path: Path, ch
         ({"limit": 0}, "limit must be at least 1, got 0"),
         ({"where": " "}, "where must be a condition, such as 'year > 2020', got ' '"),
         ({"where": "age > 3"}, "where='age > 3' is not a valid condition: .*No field named age"),
+        ({"where": "n = 1; AND kind = 'a'"}, "must be one condition, but .* has ';' at character 6"),
+        ({"where": "n = 1 -- AND kind = 'a'"}, "has '--' at character 7"),
+        ({"where": "n = 1 /* AND kind = 'a' */"}, r"has '/\*' at character 7"),
+        ({"where": "n = 1) OR (n = 2"}, r"has '\)' at character 6"),
+        ({"where": "n = 1 ORDER BY kind"}, "not a valid condition: .*found: ORDER"),
+        ({"where": "n > 1 LIMIT 1"}, "not a valid condition: .*found: LIMIT"),
+        ({"reranker": "model", "limit": 51}, "limit must be at most 50, the number of candidates"),
     ],
 )
 def test_bad_arguments_are_refused(index: SearchIndex, options: dict[str, Any], message: str) -> None:

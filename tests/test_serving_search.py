@@ -70,6 +70,8 @@ def test_a_ranker_of_the_server_reads_the_candidates(
     ("body", "status", "message"),
     [
         ({"query": QUERY, "where": "age > 3"}, 400, "No field named age"),
+        ({"query": QUERY, "where": "n = 1; AND n = 2"}, 400, "has ';' at character 6"),
+        ({"query": QUERY, "rerank": True, "limit": 9, "candidates": 8}, 400, "limit must be at most 8"),
         ({"query": QUERY, "mode": "fuzzy"}, 422, "mode: "),
         ({"query": QUERY, "limit": 0}, 422, "limit: "),
         ({"query": QUERY, "rerank": True, "model": "encoder"}, 400, "The model encoder cannot rerank"),

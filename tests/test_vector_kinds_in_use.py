@@ -149,12 +149,16 @@ def test_an_index_of_many_token_vectors_finds_nearly_all_neighbours(tmp_path: Pa
     lists = pa.ListArray.from_arrays(pa.array(np.arange(0, 1801, 3, dtype=np.int32)), stored)
     columns = pa.table({"id": np.arange(600), "text": ["word"] * 600, "token_embeddings": lists})
     table = lancedb.connect(str(tmp_path)).create_table("embeddings", columns)
-    search = LanceSearch(table, "token_embeddings", several=True, fewest=600, refined=30)
+    search = LanceSearch(table, "token_embeddings", several=True, fewest=600)
     layout = add_indexes(table, search, "text", "English")
     assert {index.index_type for index in table.list_indices()} == {"FTS", "IvfRq"}
     assert layout.recall >= 0.97
-    near, exact = (search.nearest(vectors[5], probes).limit(10).to_arrow() for probes in (layout.probes, None))
-    assert len({*near["id"].to_pylist()} & {*exact["id"].to_pylist()}) >= 9
+    near, exact = (search.nearest(vectors[5], 10, probes).rows for probes in (layout.probes, None))
+    assert len({*near.tolist()} & {*exact.tolist()}) >= 9
+    # The first rows of an approximate search are the same with every limit, too.
+    everything = search.nearest(vectors[5], 600, layout.probes).rows
+    for limit in (1, 20, 100, 101, 300):
+        np.testing.assert_array_equal(search.nearest(vectors[5], limit, layout.probes).rows, everything[:limit])
 
 
 @pytest.fixture(scope="module")
