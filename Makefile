@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # Which environments `make compatibility` runs the suite in: oldest, newest, or a release of transformers such as 5.12.
+# With minors, it runs tests/first_steps.py with every minor release.
 ENVIRONMENTS ?= oldest newest
 
 # Otherwise each process that a test starts would compile the package again.

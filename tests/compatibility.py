@@ -1,77 +1,33 @@
-"""Run the test suite with other versions of the dependencies, in environments under `.venv/compatibility`.
+"""Test the package with other versions of the dependencies.
 
-    python tests/compatibility.py oldest newest 5.12
+    python tests/compatibility.py oldest newest 5.12 minors
 
-`oldest` installs the lowest versions that pyproject.toml allows, `newest` the latest versions, and `5.12` that minor
-version of transformers with the latest versions of all other packages. The environment variable OLDEST_PYTHON names
-the interpreter for `oldest`; the default is the current interpreter.
+`oldest` runs the test suite with the lowest versions that pyproject.toml allows, `newest` with the latest versions, and
+`5.12` with the last patch of that release of transformers and otherwise the versions that are installed here. The
+environment variable OLDEST_PYTHON names the interpreter for `oldest`; the default is the current interpreter.
+
+`minors` runs `first_steps.py`, the first five minutes of a user, with the last patch of every minor release of
+transformers that pyproject.toml allows and the package index has.
 """
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
-import tempfile
 import time
-from importlib.metadata import requires
+from collections.abc import Callable
 from pathlib import Path
 
-from packaging.requirements import Requirement
+from environments import ROOT, make_environment, minor_releases, versions
 
-ROOT = Path(__file__).parents[1]
-EXTRAS = ("train", "dev")
-# pyarrow 26 needs NumPy 2, but does not declare it, so pip would install it beside an older NumPy.
-CONSTRAINTS_OF_OLDEST = ("pyarrow<26",)
-SHOWN = ("torch", "transformers", "tokenizers", "huggingface_hub", "accelerate", "safetensors", "datasets", "numpy")
+FIRST_STEPS = Path(__file__).with_name("first_steps.py")
 
 
-def lowest_versions() -> list[str]:
-    """Return a pin for each lower limit in pyproject.toml, from the metadata of the installed package."""
-    needed = [Requirement(line) for line in requires("sequence-encoder") or []]
-    return [
-        f"{requirement.name}=={limit.version}"
-        for requirement in needed
-        # The tools of the dev extra have no pins, so they may be newer.
-        if requirement.marker is None or requirement.marker.evaluate({"extra": "train"})
-        for limit in requirement.specifier
-        if limit.operator == ">="
-    ]
-
-
-def make_environment(name: str) -> Path:
-    """Create or update an environment with the package and the tools of its suite, and return its interpreter."""
-    folder = ROOT / ".venv" / "compatibility" / name
-    python = folder / "bin" / "python"
-    base = os.environ.get("OLDEST_PYTHON") or sys.executable if name == "oldest" else sys.executable
-    pins = {"oldest": [*lowest_versions(), *CONSTRAINTS_OF_OLDEST], "newest": []}.get(name, [f"transformers=={name}.*"])
-    if not python.exists():
-        subprocess.run([base, "-m", "venv", folder], check=True)
-        # The pip of older Pythons cannot build seqeval.
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--upgrade", "pip>=23.1"], check=True)
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-        constraints.write("\n".join(pins))
-        constraints.flush()
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
-        package = f"{ROOT}[{','.join(EXTRAS)}]"
-        # Setuptools warns of folders with the package's name in front of an editable installation; there are none.
-        quiet = {**os.environ, "PYTHONWARNINGS": "ignore:Editable installation"}
-        subprocess.run([*install, "--constraint", constraints.name, "--editable", package], check=True, env=quiet)
-    return python
-
-
-def versions(python: Path) -> str:
-    """Return the versions in an environment, in one line."""
-    code = f"""
-import platform
-from importlib.metadata import version
-print("Python " + platform.python_version(), *(f"{{name}} {{version(name)}}" for name in {SHOWN}), sep=", ")
-"""
-    return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def run_suite(python: Path) -> tuple[bool, str]:
-    """Run the suite and print its output, and return whether it passed and its last line."""
+def run_suite(python: Path) -> dict[str, str]:
+    """Run the suite and print its output, and return a row for the table of results."""
+    installed = versions(python)
+    print(installed, flush=True)
     line = ""
     workers = ["--numprocesses", "auto", "--maxprocesses", "8", "--dist", "worksteal"]
     command = [python, "-m", "pytest", "-p", "no:cacheprovider", *workers]
@@ -79,27 +35,47 @@ def run_suite(python: Path) -> tuple[bool, str]:
         assert suite.stdout is not None
         for line in suite.stdout:
             print(line, end="", flush=True)
-    return suite.returncode == 0, line.strip()
+    return {"result": "failed" if suite.returncode else "passed", "tests": line.strip(" =\n"), "versions": installed}
+
+
+def take_first_steps(python: Path) -> dict[str, str]:
+    """Take the first steps and print what failed, and return a row for the table of results."""
+    steps = subprocess.run([python, FIRST_STEPS], capture_output=True, text=True, check=False)
+    if steps.returncode:
+        print(steps.stderr, flush=True)
+    lines = steps.stdout.splitlines()
+    return {"result": "failed" if steps.returncode else "passed", **(json.loads(lines[-1]) if lines else {})}
+
+
+def run_in(name: str, run: Callable[[Path], dict[str, str]]) -> dict[str, str]:
+    """Make an environment and run something in it, and return a row for the table of results."""
+    start = time.monotonic()
+    print(f"{name}: installing", flush=True)
+    try:
+        row = run(make_environment(name))
+    except subprocess.CalledProcessError as error:
+        row = {"result": f"not installed: {error}"}
+    minutes = f"{(time.monotonic() - start) / 60:.1f}"
+    print(f"{name}: {row['result']} after {minutes} min", flush=True)
+    return {"environment": name, **row, "minutes": minutes}
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """Return a table with a column for each name in a row."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, *([row.get(name, "") for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
 def main(names: list[str]) -> int:
-    """Run the suite in each environment, print a summary, and return the number of failures."""
-    rows, failed = [], 0
-    for number, name in enumerate(names, start=1):
-        start = time.monotonic()
-        print(f"[{number}/{len(names)}] {name}: installing", flush=True)
-        try:
-            python = make_environment(name)
-            installed = versions(python)
-            print(f"[{number}/{len(names)}] {name}: {installed}", flush=True)
-            passed, line = run_suite(python)
-        except subprocess.CalledProcessError as error:
-            passed, installed, line = False, "", f"not installed: {error}"
-        failed += not passed
-        minutes = (time.monotonic() - start) / 60
-        rows.append(f"{name}: {line} ({minutes:.0f} min)\n    {installed}")
-    print("", *rows, sep="\n")
-    return failed
+    """Test in each environment, print tables of the results, and return the number of failures."""
+    suites = [run_in(name, run_suite) for name in names if name != "minors"]
+    minors = [run_in(name, take_first_steps) for name in (minor_releases() if "minors" in names else [])]
+    for rows in filter(None, (suites, minors)):
+        print("", table(rows), sep="\n")
+    return sum(row["result"] != "passed" for row in (*suites, *minors))
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ class ConnectionCut(Exception):
 
 
 @contextmanager
-def _served(respond: Callable[[Request], Answer]) -> Iterator[str]:
-    """Serve on a free port, and yield the address."""
+def _served(respond: Callable[[Request], Answer], host: str) -> Iterator[str]:
+    """Serve on a free port of this machine, and yield the address with one of the machine's names."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -109,7 +109,7 @@ def _served(respond: Callable[[Request], Answer]) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://{host}:{server.server_port}"
         server.shutdown()
         thread.join()
 
@@ -140,7 +140,8 @@ class Hub:
 
     @contextmanager
     def serve(self) -> Iterator[Hub]:
-        with _served(self._respond) as self.url, _served(self._store) as self._storage_url:
+        # Clients may take all ports of a host for the Hub, and would send their token to its storage as well.
+        with _served(self._respond, "127.0.0.1") as self.url, _served(self._store, "localhost") as self._storage_url:
             yield self
 
     def files(self, name: str, revision: str = "main") -> Mapping[str, File]:
