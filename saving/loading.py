@@ -31,8 +31,9 @@ class SafeModelLoadingMixin:
             **kwargs: Arguments of transformers' `from_pretrained`.
 
         Raises:
-            ValueError: If `use_safetensors` is False or `dtype` is not a floating dtype.
+            ValueError: If `use_safetensors` is False, `dtype` is not a floating dtype, or the model is an exported one.
             OSError: If there are no safetensors weights, they are damaged, or their index is invalid.
+            RuntimeError: If weights have other shapes than the model.
         """
         if not kwargs.setdefault("use_safetensors", True):
             raise ValueError(
@@ -53,10 +54,10 @@ class SafeModelLoadingMixin:
                 "them again."
             ) from error
         except RuntimeError as error:
-            # Transformers only logs which ones.
+            # Transformers only logs which weights, and callers expect its type of error.
             if "ignore_mismatched_sizes" not in str(error):
                 raise
-            raise ValueError(
+            raise RuntimeError(
                 f"The weights of {pretrained_model_name_or_path} do not have the shapes of a {cls.__name__} with these "
                 "settings; pass ignore_mismatched_sizes=True for new weights, which have to be trained."
             ) from error

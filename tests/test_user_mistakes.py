@@ -93,7 +93,7 @@ def test_an_exported_model_is_rejected_with_what_can_run_it(
 def test_a_head_for_other_labels_is_rejected_with_the_option_that_replaces_it(tmp_path: Path) -> None:
     folder = save_encoder(tmp_path / "encoder")
     AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).save_pretrained(folder)
-    with pytest.raises(ValueError, match=r"encoder do not have the shapes .*; pass ignore_mismatched_sizes=True"):
+    with pytest.raises(RuntimeError, match=r"encoder do not have the shapes .*; pass ignore_mismatched_sizes=True"):
         AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
 
 
