@@ -44,7 +44,7 @@ def test_continuations_are_sentences_of_the_grammar(
     starts = ["one", "two red", "two small blue dogs", "one blue cat walks"]
     # Ancestral sampling writes several tokens at once, unless it has many steps.
     steps = 100 if unmasking == "random" else None
-    options = {"unmasking": unmasking, "do_sample": do_sample, "block_length": block_length, "steps": steps, "seed": 1}
+    options = {"unmasking": unmasking, "do_sample": do_sample, "block_length": block_length, "steps": steps, "seed": 3}
     for side in ("left", "right"):
         found = texts_of(model.generate(**prompts(starts, side), max_new_tokens=10, **options))
         assert set(found) <= set(SENTENCES)
@@ -160,7 +160,7 @@ def test_arguments_that_callers_of_transformers_pass_are_taken(model: SequenceEn
 
 
 def test_remasking_keeps_the_end_of_a_text(model: SequenceEncoderForMaskedLM) -> None:
-    options = {"do_sample": True, "temperature": 1.5, "num_return_sequences": 20, "seed": 0}
+    options = {"do_sample": True, "temperature": 1.5, "num_return_sequences": 20, "seed": 3}
     found = model.generate(**prompts(["one"]), max_new_tokens=12, remasking=1.0, **options)
     assert ((found == SEP).sum(1) == 1).all()
 

@@ -64,6 +64,24 @@ def test_a_pattern_holds_for_each_gap(model: SequenceEncoderForMaskedLM) -> None
             model.infill("one [MASK] [MASK]{1,2} walks.", TOKENIZER, gap_regex=pattern)
 
 
+def test_a_seed_writes_the_same_text_wherever_it_stands(model: SequenceEncoderForMaskedLM) -> None:
+    texts = ["two [MASK]{2,4} walk.", "one [MASK] [MASK]{1,3} sleeps.", "[MASK].", "[MASK]{6} cat [MASK]{1,2}."]
+    options = {"do_sample": True, "temperature": 3.0, "seed": 5, "num_return_sequences": 2}
+    pipe = InfillingPipeline(model, TOKENIZER)
+
+    def fills(given: Any, **others: Any) -> list[list[list[str]]]:
+        return [[copy["fills"] for copy in found] for found in pipe(given, **{**options, **others})]
+
+    together = fills(texts)
+    assert fills(texts[::-1]) == together[::-1]
+    assert [fills([text])[0] for text in texts] == together
+    # More copies continue the same series, and a repeated text has its own.
+    assert fills(texts[3:], num_return_sequences=3)[0][:2] == together[3]
+    repeated = fills([texts[3]] * 3)
+    assert repeated[0] == together[3]
+    assert len({str(found) for found in repeated}) == 3
+
+
 def test_banned_words_are_not_written(model: SequenceEncoderForMaskedLM) -> None:
     for seed in range(4):
         options = {"do_sample": True, "temperature": 2.0, "seed": seed, "bad_words": ["red", "blue cat", "small"]}

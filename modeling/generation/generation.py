@@ -3,6 +3,7 @@
 Shapes: B texts, S padded length, V vocabulary.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -117,8 +118,8 @@ class MaskedGenerationMixin(GenerationMixin):
                 - `eos_token_id`: Tokens that end a continuation; by default the separator.
                 - `fill_token_id`: The token that a model writes where it leaves a mask empty, as one does that has
                   learned from `adapt --task infilling`. A continuation is returned without it.
-                - `seed`: Makes random choices repeatable, whatever the other texts of the batch are; by default they
-                  depend on torch's global seed.
+                - `seed`: Makes random choices repeatable. They depend on the seed, the text, and how often the same
+                  text precedes it in the batch; by default also on torch's global seed.
 
         Returns:
             (B, S) token ids, padded on the right behind the longest text, or an `UnmaskingOutput`.
@@ -243,9 +244,7 @@ class MaskedGenerationMixin(GenerationMixin):
         special = {token for token in (mask, *named) if token in writable}
         never_written = sorted(special - {*ends, fill})
         seed = int(torch.randint(2**62, ())) if options.seed is None else options.seed
-        # Neighbouring seeds must not give texts the same random numbers.
-        seeds = iter(np.random.SeedSequence(seed).generate_state(len(texts) * options.num_return_sequences).tolist())
-        drafts = []
+        drafts, repeated = [], Counter[tuple[int, ...]]()
         for row, (text, given, places) in enumerate(zip(texts, constraints, empty, strict=True)):
             if new and len(text) and int(text[-1]) == config.sep_token_id:
                 text = text[:-1]
@@ -266,7 +265,11 @@ class MaskedGenerationMixin(GenerationMixin):
                     fixed.append(EndTokens([fill], len(text), places))
             if options.min_new_tokens:
                 fixed.append(EndTokens(shortening, len(text) + options.min_new_tokens, start=len(text)))
-            for _ in range(options.num_return_sequences):
+            # A text keeps its seeds wherever it stands in the batch, and neighbouring seeds are independent.
+            key = tuple(text.tolist())
+            seeds = np.random.SeedSequence([seed, repeated[key], *key]).generate_state(options.num_return_sequences)
+            repeated[key] += 1
+            for own in seeds.tolist():
                 draft = Draft(
                     text,
                     mask,
@@ -275,7 +278,7 @@ class MaskedGenerationMixin(GenerationMixin):
                     steps=options.steps,
                     ends=ends,
                     constraints=fixed,
-                    seed=next(seeds),
+                    seed=own,
                 )
                 drafts.append(draft)
         return drafts
