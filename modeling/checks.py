@@ -9,6 +9,7 @@ Shapes: B batch, S sequence.
 from typing import Any
 
 import torch
+from transformers.utils.generic import is_flash_attention_requested
 from transformers.utils.import_utils import is_tracing
 
 from ..configuration.configuration_sequence_encoder import SequenceEncoderConfig
@@ -343,6 +344,38 @@ def check_needed(needed: torch.Tensor | bool, shape: tuple[int, int]) -> None:
             f"needed must be True, False or a bool tensor of shape {shape}, got {needed.dtype} of shape "
             f"{tuple(needed.shape)}."
         )
+
+
+def check_attentions(config: SequenceEncoderConfig) -> None:
+    """Check that the attention implementation can return attention weights.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    implementation = config._attn_implementation
+    if implementation not in ("eager", "sdpa"):
+        raise ValueError(
+            f"output_attentions needs attn_implementation 'sdpa' or 'eager', got {implementation!r}, which returns no "
+            "weights. Load with attn_implementation='sdpa', or call model.set_attn_implementation('sdpa')."
+        )
+
+
+def check_windows_with_gaps(config: SequenceEncoderConfig) -> None:
+    """Check that windows can count tokens inside a sequence that the mask leaves out.
+
+    Raises:
+        ValueError: If the attention implementation does not see these tokens.
+    """
+    if is_flash_attention_requested(config):
+        raise ValueError(
+            "attention_mask leaves out tokens inside a sequence. In sliding_attention layers, "
+            f"attn_implementation={config._attn_implementation!r} would not count them in its window; choose 'sdpa'."
+        )
+
+
+def on_host(tensor: Any) -> Any:
+    """Return a tensor on the host, which reads its values several times; unchanged if it has none yet, or is none."""
+    return tensor.cpu() if isinstance(tensor, torch.Tensor) and not is_tracing(tensor) else tensor
 
 
 def batch_shape(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> tuple[int, int] | None:

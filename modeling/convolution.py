@@ -53,7 +53,8 @@ class Convolution(nn.Module):
 def packed_segments(packed: PackedBatch) -> torch.Tensor:
     """Return the text of each packed token, (1, T)."""
     lengths = packed.cu_seq_lens.diff().long()
-    return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)[None]
+    texts = torch.arange(len(lengths), device=lengths.device)
+    return torch.repeat_interleave(texts, lengths, output_size=sum(packed.lengths))[None]
 
 
 def padded_segments(starts: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:

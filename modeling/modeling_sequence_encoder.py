@@ -22,6 +22,7 @@ from .attention.dispatch import POSITION_BIASES, check_takes_bias, choose_varlen
 from .attention.masks import padded_masks, real_tokens
 from .attention.packed import PackedAttention
 from .checks import (
+    check_attentions,
     check_document_index,
     check_embeddings_type,
     check_first_positions,
@@ -29,6 +30,8 @@ from .checks import (
     check_needed,
     check_offsets,
     check_positions,
+    check_windows_with_gaps,
+    on_host,
 )
 from .convolution import packed_segments, padded_segments
 from .cpu.shapes import compute_dtype, round_up_length, round_up_tokens
@@ -41,6 +44,7 @@ from .packing import (
     PackedBatch,
     RealTokens,
     has_several_per_row,
+    moved,
     offsets_from_starts,
     positions_from_documents,
     positions_from_zero,
@@ -140,36 +144,45 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         inputs = (input_ids, token_type_ids, inputs_embeds)
         token_mask = real_tokens(attention_mask)
         token_mask = None if token_mask is None else token_mask.expand(shape)
-        cu_seq_lens, seq_idx = kwargs.get("cu_seq_lens_q"), kwargs.get("seq_idx")
+        # Packing is planned on the host, which needs the lengths. On an accelerator, it would wait for each of them.
+        pads = self._needs_padding(tokens, attention_mask, kwargs)
+        device = tokens.device if pads else torch.device("cpu")
+        planned_mask = None if token_mask is None else token_mask.to(device)
+        cu_seq_lens, seq_idx = moved(kwargs.get("cu_seq_lens_q"), device), kwargs.get("seq_idx")
+        check_offsets(cu_seq_lens, kwargs.get("cu_seq_lens_k"), attention_mask, shape)
         if seq_idx is not None and cu_seq_lens is None and position_ids is None:
             check_document_index(seq_idx, attention_mask, shape)
             position_ids = positions_from_documents(seq_idx)
         if position_ids is not None:
-            position_ids = self._positions_from_zero(position_ids.expand(shape), tokens, token_mask, cu_seq_lens)
-        documents = (shape, tokens.device, token_mask, position_ids, cu_seq_lens)
+            position_ids = position_ids.expand(shape).to(device)
+            position_ids = self._positions_from_zero(position_ids, planned_mask, cu_seq_lens)
+        documents = (shape, device, planned_mask, position_ids, cu_seq_lens)
         vectors: LayerVectors | None = kwargs.pop("layer_vectors", None)
         if vectors is not None and self.config.num_hidden_layers in vectors.layers:
             needed = True
 
         packed = None
-        if not self._needs_padding(tokens, attention_mask, kwargs):
+        if not pads:
             packed = PackedBatch.from_padded(*documents)
             counts = self.position_bias is not None or "sliding_attention" in (self.config.layer_types or [])
             if (counts or self.config.conv_kernel_size) and packed.has_gaps():
                 # Windows and distances count tokens that the mask leaves out. Packing would bring others closer.
-                self._check_windows_with_gaps()
+                check_windows_with_gaps(self.config)
                 packed = None
         if packed is not None:
             several_documents = packed.several_per_row
             packed = packed.filled(round_up_tokens(sum(packed.lengths), self.dtype, tokens.device))
-            needed_tokens = self._needed_tokens(packed, needed, token_mask)
+            check_positions(self.config, packed.position_ids)
+            needed_tokens = moved(self._needed_tokens(packed, needed, planned_mask, tokens.device), tokens.device)
+            packed = packed.to(tokens.device)
             last_hidden_state = self._encode_packed(packed, needed_tokens, vectors, token_mask, *inputs, kwargs)
         else:
-            starts = sequence_starts(*documents)
+            starts = sequence_starts(*documents).to(tokens.device)
             may_restart = position_ids is not None or cu_seq_lens is not None
             several_documents = may_restart and not is_tracing(tokens) and has_several_per_row(starts)
-            position_ids = offsets_from_starts(starts) if position_ids is None else position_ids
+            position_ids = offsets_from_starts(starts) if position_ids is None else position_ids.to(tokens.device)
             position_ids = position_ids if token_mask is None else position_ids * token_mask
+            check_positions(self.config, position_ids)
             document_starts = starts if several_documents or (may_restart and is_tracing(tokens)) else None
             options = {"segments": padded_segments(starts, token_mask)} if self.config.conv_kernel_size else {}
             options = {**kwargs, **options}
@@ -195,23 +208,24 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
     ) -> tuple[int, int]:
         """Check the arguments of `forward`, set `output_attentions` in kwargs to its effective value, return (B, S)."""
         shape = check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        check_offsets(kwargs.get("cu_seq_lens_q"), kwargs.get("cu_seq_lens_k"), attention_mask, shape)
         if inputs_embeds is not None:
             check_embeddings_type(self.config, inputs_embeds, self.dtype)
         kwargs["output_attentions"] = self._requested("output_attentions", kwargs)
         if kwargs["output_attentions"]:
-            self._check_attentions()
+            check_attentions(self.config)
         check_needed(needed, shape)
         if self.position_bias is not None:
             check_takes_bias(self.config._attn_implementation)
-        if input_ids is not None and kwargs.get("cu_seq_lens_q") is None:
-            self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
+        unmasked = input_ids is not None and attention_mask is None and kwargs.get("cu_seq_lens_q") is None
+        if unmasked and self.config.pad_token_id is not None and not is_tracing(input_ids):
+            # It reads only the first and the last tokens, one by one.
+            ends = on_host(cast(torch.Tensor, input_ids)[:, :: max(1, shape[1] - 1)])
+            self.warn_if_padding_and_no_attention_mask(ends, None)
         return shape
 
     def _positions_from_zero(
         self,
         position_ids: torch.Tensor,
-        tokens: torch.Tensor,
         token_mask: torch.Tensor | None,
         cu_seq_lens: torch.Tensor | None,
     ) -> torch.Tensor:
@@ -220,7 +234,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         if not offset:
             return position_ids
         shape = (position_ids.shape[0], position_ids.shape[1])
-        starts = sequence_starts(shape, tokens.device, token_mask, position_ids, cu_seq_lens)
+        starts = sequence_starts(shape, position_ids.device, token_mask, position_ids, cu_seq_lens)
         check_first_positions(position_ids, starts, offset)
         return positions_from_zero(position_ids, starts, offset)
 
@@ -270,9 +284,13 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         return [layers[group] for group in self.config.layer_groups] if shared else layers
 
     def _needed_tokens(
-        self, packed: PackedBatch, needed: torch.Tensor | bool, token_mask: torch.Tensor | None
+        self,
+        packed: PackedBatch,
+        needed: torch.Tensor | bool,
+        token_mask: torch.Tensor | None,
+        device: torch.device,
     ) -> torch.Tensor | None:
-        """Return the indices (K,) of the packed tokens that the last layer must compute; None for all.
+        """Return the indices (K,) of the packed tokens that the last layer must compute on a device; None for all.
 
         Hooks of the model or of the last layer expect to see all tokens.
         """
@@ -284,7 +302,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             if read is None:
                 return None
             tokens = tokens | read
-        return packed.places_of(tokens, partial(round_up_tokens, dtype=self.dtype, device=tokens.device))
+        return packed.places_of(tokens, partial(round_up_tokens, dtype=self.dtype, device=device))
 
     def _choose_attention(self, hidden_states: torch.Tensor) -> type[PackedAttention]:
         dropout = self.config.attention_dropout if self.training else 0.0
@@ -292,6 +310,7 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
             self.config._attn_implementation,
             hidden_states.device,
             compute_dtype(hidden_states.dtype, hidden_states.device),
+            self.config.head_dim,
             dropout,
             self.training,
             self.position_bias,
@@ -360,7 +379,6 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         inputs_embeds: torch.Tensor | None,
     ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
         """Return the input of the first layer, and the rotations of queries and keys for each layer type."""
-        check_positions(self.config, position_ids)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         hidden_states = self.embeddings(inputs_embeds, token_type_ids, position_ids)
@@ -370,22 +388,6 @@ class SequenceEncoderModel(TextEncodingMixin, SequenceEncoderPreTrainedModel):  
         """Return whether the call, or else the configuration, requests an optional output."""
         value = kwargs.get(name)
         return bool(getattr(self.config, name, False) if value is None else value is not False)
-
-    def _check_attentions(self) -> None:
-        implementation = self.config._attn_implementation
-        if implementation not in ("eager", "sdpa"):
-            raise ValueError(
-                f"output_attentions needs attn_implementation 'sdpa' or 'eager', got {implementation!r}, which returns "
-                "no weights. Load with attn_implementation='sdpa', or call model.set_attn_implementation('sdpa')."
-            )
-
-    def _check_windows_with_gaps(self) -> None:
-        if is_flash_attention_requested(self.config):
-            raise ValueError(
-                "attention_mask leaves out tokens inside a sequence. In sliding_attention layers, "
-                f"attn_implementation={self.config._attn_implementation!r} would not count them in its window; choose "
-                "'sdpa'."
-            )
 
     def _needs_padding(
         self, tokens: torch.Tensor, attention_mask: torch.Tensor | None, kwargs: Mapping[str, Any]

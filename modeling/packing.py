@@ -8,8 +8,9 @@ Shapes: B batch, S padded length, T real tokens, N sequences, D channels.
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
+from typing import Any
 
 import torch
 from transformers.utils.import_utils import is_tracing
@@ -80,6 +81,11 @@ def _latest(index: torch.Tensor, marked: torch.Tensor, before: int) -> torch.Ten
 def has_several_per_row(starts: torch.Tensor) -> bool:
     """Return whether any row has more than one sequence, given the `starts` (B, S) of sequences."""
     return bool((starts.sum(dim=1) > 1).any())
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Return a tensor on a device, without waiting if it is an accelerator; return anything else unchanged."""
+    return value.to(device, non_blocking=device.type != "cpu") if isinstance(value, torch.Tensor) else value
 
 
 def select_tokens(packed: torch.Tensor, needed: torch.Tensor | None) -> torch.Tensor:
@@ -208,6 +214,13 @@ class PackedBatch:
             (first, count),
         )
 
+    def to(self, device: torch.device) -> "PackedBatch":
+        """Return the same plan for tokens on another device, without waiting for the copies."""
+        if device == self.position_ids.device:
+            return self
+        parts = {name: moved(getattr(self, name), device) for name in ("indices", "position_ids", "cu_seq_lens")}
+        return replace(self, **parts)
+
     @property
     def max_length(self) -> int:
         """Number of tokens in the longest sequence."""
@@ -277,7 +290,9 @@ class PackedBatch:
         """Return a plan that unpacks the same tokens to one row per sequence, (N, max_length)."""
         lengths = self.cu_seq_lens.diff().long()
         shift = torch.arange(len(self.lengths), device=lengths.device) * self.max_length - self.cu_seq_lens[:-1]
-        indices = torch.arange(sum(self.lengths), device=lengths.device) + torch.repeat_interleave(shift, lengths)
+        tokens = sum(self.lengths)
+        indices = torch.arange(tokens, device=lengths.device)
+        indices = indices + torch.repeat_interleave(shift, lengths, output_size=tokens)
         shape = (len(self.lengths), self.max_length)
         return PackedBatch(shape, indices, self.position_ids, self.cu_seq_lens, self.lengths)
 

@@ -6,7 +6,7 @@ A plain loop with the interface of the flash attention kernels replaces them, so
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +30,7 @@ from sequence_encoder.modeling.attention.per_length import EqualLengthAttention
 from sequence_encoder.modeling.attention.self_attention import SelfAttention, eager_attention_forward
 from sequence_encoder.modeling.packing import PackedBatch, offsets_from_starts, sequence_starts
 from sequence_encoder.tests.comparisons import assert_same
+from sequence_encoder.tests.simulated_gpu import device, simulated_gpu
 
 CPU = torch.device("cpu")
 LENGTHS = [3, 7, 1, 3, 11]
@@ -86,6 +87,7 @@ BACKENDS = {
     "in_rows-sdpa": (PaddedRowsAttention, "sdpa"),
     "block_mask-flex": (BlockMaskAttention, "flex_attention"),
     "offsets-flash": (FlashAttention, "reference_flash"),
+    "kernel-sdpa": (VarlenKernelAttention, "sdpa"),
 }
 
 
@@ -103,7 +105,7 @@ def packed_batch(lengths: list[int]) -> PackedBatch:
 
 
 @pytest.mark.parametrize(
-    ("implementation", "device", "backend"),
+    ("implementation", "kind", "backend"),
     [
         ("eager", "cpu", EqualLengthAttention),
         ("sdpa", "cpu", EqualLengthAttention),
@@ -119,15 +121,15 @@ def packed_batch(lengths: list[int]) -> PackedBatch:
         ("kernels-community/flash-attn2", "cpu", FlashAttention),
     ],
 )
-def test_the_backend_suits_the_implementation_and_device(
-    implementation: str | None, device: str, backend: type
-) -> None:
-    assert choose_varlen_attention(implementation, torch.device(device), torch.float32, 0.0, training=True) is backend
+def test_the_backend_suits_the_implementation_and_device(implementation: str | None, kind: str, backend: type) -> None:
+    assert choose_varlen_attention(implementation, torch.device(kind), torch.float32, 8, 0.0, training=True) is backend
 
 
 @pytest.mark.parametrize(("dtype", "dropout"), [(torch.float32, 0.0), (torch.bfloat16, 0.1)])
 def test_the_varlen_kernel_needs_half_precision_without_dropout(dtype: torch.dtype, dropout: float) -> None:
-    assert choose_varlen_attention("sdpa", torch.device("cuda"), dtype, dropout, training=True) is PaddedRowsAttention
+    assert (
+        choose_varlen_attention("sdpa", torch.device("cuda"), dtype, 8, dropout, training=True) is PaddedRowsAttention
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_the_varlen_kernel_needs_half_precision_without_dropout(dtype: torch.dty
 def test_a_cpu_uses_groups_if_the_fused_kernel_is_slow(
     implementation: str, dtype: torch.dtype, dropout: float, training: bool, backend: type
 ) -> None:
-    assert choose_varlen_attention(implementation, CPU, dtype, dropout, training) is backend
+    assert choose_varlen_attention(implementation, CPU, dtype, 8, dropout, training) is backend
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -178,16 +180,19 @@ def test_every_backend_attends_within_sequence_and_window(
             expected[first:end] = torch.einsum("hqk,khd->qhd", scores.masked_fill(far, -1e30).softmax(-1), one_v)
         expected_gradients = torch.autograd.grad((expected * weight[0]).sum(), leaves)
 
-    with running(implementation):
-        leaves = [x.clone().requires_grad_(torch.is_grad_enabled()) for x in (q, k, v)]
-        attend: PackedAttention = kind(packed)
+    on_gpu = kind is VarlenKernelAttention
+    with running(implementation), simulated_gpu(torch.float32) if on_gpu else nullcontext():
+        where = device() if on_gpu else CPU
+        weight = weight.to(where)
+        leaves = [x.to(where).clone().requires_grad_(torch.is_grad_enabled()) for x in (q, k, v)]
+        attend: PackedAttention = kind(packed.to(where))
         for _ in range(2):  # The second call uses what the first has cached.
             output = attend(module, attention, tuple(leaves), window, dropout=0.0, scaling=0.7)
-            assert_same(output[0].detach(), expected.detach())
+            assert_same(output[0].detach().cpu(), expected.detach())
         if output.requires_grad:
             found_gradients = torch.autograd.grad((output * weight).sum(), leaves)
             for found, wanted in zip(found_gradients, expected_gradients, strict=True):
-                assert_same(found, wanted)
+                assert_same(found.cpu(), wanted)
 
 
 # Flash attention does not support a position bias.
@@ -401,7 +406,7 @@ def test_the_varlen_kernel_agrees_with_the_cpu(
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("torch's kernel needs Ampere or newer")
     cuda, lengths = torch.device("cuda"), [140, 5, 270, 200, 270]
-    assert choose_varlen_attention("sdpa", cuda, torch.bfloat16, 0.0, training=False) is VarlenKernelAttention
+    assert choose_varlen_attention("sdpa", cuda, torch.bfloat16, 16, 0.0, training=False) is VarlenKernelAttention
     config = tiny_config("modernbert")
     config._attn_implementation = "sdpa"
     module = SelfAttention(config, "full_attention").eval()

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import DataCollatorWithFlattening
 
 from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.configuration import PRESETS
 from sequence_encoder.tests.comparisons import assert_same
+from sequence_encoder.tests.simulated_gpu import has_simulated_gpu, on_simulated_gpu, simulated_gpu
 
 LENGTHS = [5, 11, 1, 5, 3]
 HIDDEN = 24
@@ -31,9 +33,13 @@ MakeModel = Callable[..., SequenceEncoderModel]
 MakeBatch = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
-@pytest.fixture(params=["eager", "sdpa", "flex_attention"])
+@pytest.fixture(params=["eager", "sdpa", "flex_attention", "sdpa-on-gpu"])
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Return an attention implementation. A CPU has no backward for flex attention, and compiles it for seconds."""
+    if request.param == "sdpa-on-gpu":
+        with simulated_gpu(torch.float32):
+            yield "sdpa"
+        return
     flex = request.param == "flex_attention"
     with torch.compiler.set_stance("force_eager" if flex else "default"), torch.set_grad_enabled(not flex):
         yield request.param
@@ -47,7 +53,7 @@ def tiny_model(tiny_config: Callable[..., Any], randomize: Callable[..., Any]) -
             pytest.skip("flex attention does not support a position bias")
         model = randomize(SequenceEncoderModel(config))
         model.set_attn_implementation(backend)
-        return model
+        return on_simulated_gpu(model) if has_simulated_gpu() else model
 
     return build
 
@@ -209,7 +215,7 @@ def test_token_type_ids_and_inputs_embeds_follow_their_tokens(
     model = tiny_model("bert", backend)
     ids, mask = ragged(LENGTHS, side)
     types = torch.randint(0, 2, ids.shape, generator=torch.Generator().manual_seed(0))
-    embeds = model.embed_tokens(ids)
+    embeds = nn.functional.embedding(ids, model.embed_tokens.weight.cpu())
     for inputs in ({"input_ids": ids}, {"inputs_embeds": embeds}):
         found = model(**inputs, attention_mask=mask, token_type_ids=types, **path).last_hidden_state
         for row, real in enumerate(mask == 1):

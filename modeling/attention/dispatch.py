@@ -31,11 +31,15 @@ POSITION_BIASES: dict[str | None, Callable[[SequenceEncoderConfig], PositionBias
     "disentangled": DisentangledBias,
 }
 
+# What the kernel of `torch.nn.attention.varlen` takes.
+_VARLEN_DTYPES: tuple[torch.dtype, ...] = (torch.float16, torch.bfloat16)
+
 
 def choose_varlen_attention(
     implementation: str | None,
     device: torch.device,
     dtype: torch.dtype,
+    head_dim: int,
     dropout: float,
     training: bool,
     bias: PositionBias | None = None,
@@ -46,6 +50,7 @@ def choose_varlen_attention(
         implementation: The attention implementation, `config._attn_implementation`.
         device: The device of the hidden states.
         dtype: The dtype in which attention runs; under autocast, that of autocast.
+        head_dim: The number of channels of a head.
         dropout: The dropout probability of the attention weights; 0 in evaluation mode.
         training: Whether the model is in training mode.
         bias: The position bias of the model, which `check_takes_bias` has found the implementation to support.
@@ -62,7 +67,7 @@ def choose_varlen_attention(
     if bias is not None:
         # The biases of padded rows would need memory for the square of the longest length, for each row and head.
         return EqualLengthAttention
-    if implementation == "sdpa" and not dropout and has_varlen_kernel(device, dtype):
+    if implementation == "sdpa" and not dropout and has_varlen_kernel(device, dtype, head_dim):
         return VarlenKernelAttention
     return PaddedRowsAttention
 
@@ -81,11 +86,12 @@ def check_takes_bias(implementation: str | None) -> None:
         )
 
 
-def has_varlen_kernel(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether `torch.nn.attention.varlen` is available on this device and for this dtype, with windows."""
-    half = dtype in (torch.float16, torch.bfloat16)
+def has_varlen_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Return whether `torch.nn.attention.varlen` computes such heads on this device, with windows."""
+    # Not all GPUs can train larger heads.
+    suits = dtype in _VARLEN_DTYPES and head_dim % 8 == 0 and head_dim <= 192
     takes_windows = {"scale", "window_size"} <= _varlen_parameters()
-    return half and device.type == "cuda" and takes_windows and _is_ampere_or_newer(device.index)
+    return suits and takes_windows and _runs_varlen_kernel(device)
 
 
 @cache
@@ -99,8 +105,11 @@ def _varlen_parameters() -> frozenset[str]:
 
 
 @cache
-def _is_ampere_or_newer(index: int | None) -> bool:
-    return torch.cuda.is_available() and torch.cuda.get_device_capability(index) >= (8, 0)
+def _runs_varlen_kernel(device: torch.device) -> bool:
+    """Return whether a device is a GPU of NVIDIA, Ampere or newer. GPUs of AMD have the same type."""
+    if device.type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def flash_window(window: int | None) -> int | None:
@@ -175,7 +184,8 @@ class BlockMaskAttention(PackedAttention):
         from torch.nn.attention.flex_attention import create_block_mask
 
         lengths = self.cu_seq_lens.diff().long()
-        sequence = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths).to(device)
+        sequence = torch.arange(len(lengths), device=lengths.device)
+        sequence = torch.repeat_interleave(sequence, lengths, output_size=sum(self.lengths)).to(device)
 
         def mask_mod(_b: torch.Tensor, _h: torch.Tensor, q_idx: torch.Tensor, kv_idx: torch.Tensor) -> torch.Tensor:
             same = sequence[q_idx] == sequence[kv_idx]

@@ -105,7 +105,7 @@ class LinearBias(PositionBias):
 
     def values(self, distances: torch.Tensor) -> torch.Tensor:
         """See `PositionBias`."""
-        slopes = torch.tensor(self.slopes, dtype=torch.float32, device=distances.device)
+        slopes = torch.tensor(self.slopes, dtype=torch.float32).to(distances.device, non_blocking=True)
         return -slopes[:, None] * distances.abs()
 
 

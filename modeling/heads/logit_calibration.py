@@ -28,7 +28,9 @@ def calibrated_logits(logits: torch.Tensor, config: Any) -> torch.Tensor:
         if "temperature_weight" in step:
             found = divided_by_temperatures(found, step, several)
         else:
-            scale, offset = (torch.tensor(step[name], device=found.device) for name in ("scale", "offset"))
+            scale, offset = (
+                torch.tensor(step[name]).to(found.device, non_blocking=True) for name in ("scale", "offset")
+            )
             found = found * scale + offset
     return found.to(logits.dtype)
 

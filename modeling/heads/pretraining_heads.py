@@ -18,13 +18,14 @@ from transformers.utils.import_utils import is_tracing
 
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...saving.custom_generate import write_custom_generate
-from ..checks import batch_shape
+from ..checks import batch_shape, on_host
 from ..cpu.dropout import Dropout
 from ..forward_options import ForwardOptions
 from ..generation.generation import MaskedGenerationMixin
 from ..generation.infilling import InfillingMixin
 from ..label_checks import IGNORED, check_class_labels, check_label_weights
 from ..modeling_sequence_encoder import SequenceEncoderModel
+from ..packing import moved
 from ..pretrained_model import SequenceEncoderPreTrainedModel
 from .dense_head import HEADS, text_vectors
 from .losses import masked_lm_loss, sentence_order_loss
@@ -65,7 +66,7 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         shape: tuple[int, int] | None,
         label_weights: torch.Tensor | None = None,
     ) -> torch.Tensor | bool:
-        """Return the tokens to project to the vocabulary, as the `needed` argument of `SequenceEncoderModel`."""
+        """Return the tokens to project to the vocabulary, as the `needed` argument of the encoder, on the host."""
         limited = self.training or self.predicts_labels_only
         if labels is None or shape is None or not limited or is_tracing(labels):
             return True
@@ -87,9 +88,10 @@ class _VocabularyModel(SequenceEncoderPreTrainedModel):
         if label_weights is not None and kwargs.get("num_items_in_batch") is None:
             kwargs = {**kwargs, "num_items_in_batch": (labels != IGNORED).sum()}
         if isinstance(needed, torch.Tensor):
-            needed = needed.to(hidden_states.device)
-            hidden_states, labels = hidden_states[needed], labels.view_as(needed)[needed]
-            label_weights = None if label_weights is None else label_weights.to(needed.device).view_as(needed)[needed]
+            # Indices from the host, because a mask on an accelerator makes the host wait for the number of tokens.
+            places = moved(needed.flatten().nonzero().squeeze(1), hidden_states.device)
+            hidden_states, labels = hidden_states.flatten(0, 1)[places], labels.flatten()[places]
+            label_weights = None if label_weights is None else moved(label_weights, places.device).flatten()[places]
         if label_weights is not None:
             kwargs = {**kwargs, "label_weights": label_weights}
         logits = self.decoder(self.head(hidden_states))
@@ -153,10 +155,11 @@ class SequenceEncoderForMaskedLM(MaskedGenerationMixin, InfillingMixin, _Vocabul
         """
         label_weights = kwargs.pop("label_weights", None)
         shape = batch_shape(input_ids, inputs_embeds)
-        self._check_labels(labels, shape)
+        known = on_host(labels)
+        self._check_labels(known, shape)
         check_label_weights(label_weights, labels)
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        needed = self._needed(labels, shape, label_weights)
+        needed = self._needed(known, shape, label_weights)
         outputs = self.model(*inputs, needed=needed, return_dict=True, **kwargs)
         logits, loss = self._predict(outputs.last_hidden_state, labels, needed, kwargs, label_weights)
         return MaskedLMOutput(
@@ -233,11 +236,12 @@ class SequenceEncoderForPreTraining(_VocabularyModel):
             ValueError: If inputs or labels are invalid, or a row has several documents.
         """
         shape = batch_shape(input_ids, inputs_embeds)
-        self._check_labels(labels, shape)
+        known = on_host(labels)
+        self._check_labels(known, shape)
         if sentence_order_label is not None and shape is not None:
             check_class_labels("sentence_order_label", sentence_order_label, 2, "in order, swapped", shape[:1])
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        needed = self._needed(labels, shape) if mlm_weight or labels is None else False
+        needed = self._needed(known, shape) if mlm_weight or labels is None else False
         outputs = self.model(*inputs, needed=needed, return_dict=True, **kwargs)
         sop_logits = self.sop_classifier(self.dropout(text_vectors(outputs, self)))
         logits, mlm_loss, sop_loss = None, None, None

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...data.batching import token_batches
 from ...tokenizer.private_copy import lowercased, private_copy
 from ..cpu.prepacked import prepacked_for
+from ..packing import moved
 from ..pooling import check_pooling
 from .embedding_recipe import EmbeddingRecipe, Normalize
 from .evaluation_mode import evaluation_mode
@@ -221,7 +222,8 @@ class TextEncodingMixin(TextLengthMixin):
         with evaluation_mode(model), prepacked_for(cast(nn.Module, model.layers), tokens):
             # The longest texts come first, so that a lack of memory shows at once.
             for batch in reversed(token_batches([len(text) for text in ids], max_tokens)):
-                vectors[batch] = self.encode_batch([ids[i] for i in batch], modes, skipped).to(device, dtype)
+                found = self.encode_batch([ids[i] for i in batch], modes, skipped).to(device, dtype)
+                vectors.index_copy_(0, moved(torch.tensor(batch), device), found)
                 progress.update(len(batch))
         return vectors
 
@@ -249,9 +251,9 @@ class TextEncodingMixin(TextLengthMixin):
             needed: See `SequenceEncoderModel.forward`.
         """
         device = self._result_device()
-        row = torch.tensor(list(itertools.chain.from_iterable(ids)))[None].to(device)
-        offsets = torch.tensor([0, *itertools.accumulate(len(text) for text in ids)], dtype=torch.int32).to(device)
-        needed = needed if isinstance(needed, bool) else needed.to(device)
+        row = moved(torch.tensor(list(itertools.chain.from_iterable(ids)))[None], device)
+        # These stay on the host, where the model reads them.
+        offsets = torch.tensor([0, *itertools.accumulate(len(text) for text in ids)], dtype=torch.int32)
         packing = {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets}
         return cast(PreTrainedModel, self)(input_ids=row, needed=needed, return_dict=True, **packing)
 

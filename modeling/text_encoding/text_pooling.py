@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ..packing import moved
 from ..pooling import POOLINGS, SELECTED_TOKENS
 
 
@@ -39,7 +40,7 @@ def pooled(hidden_states: torch.Tensor, lengths: Sequence[int], modes: Sequence[
     vectors = []
     for part, (count, length) in zip(parts, runs, strict=True):
         texts = part.unflatten(0, (count, length))
-        mask = _token_mask(length, skipped).to(texts.device).expand(count, -1) if skipped else None
+        mask = moved(_token_mask(length, skipped), texts.device).expand(count, -1) if skipped else None
         vectors.append(torch.cat([POOLINGS[mode](texts, mask) for mode in modes], dim=-1))
     return torch.cat(vectors)
 
