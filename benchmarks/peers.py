@@ -52,7 +52,7 @@ def train_step(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor], halved: bool
 ) -> None:
     """Train on a batch, with autocast to bfloat16 if `halved`."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=halved):
+    with torch.autocast(batch["input_ids"].device.type, torch.bfloat16, enabled=halved):
         loss = model(**batch).loss
     loss.backward()
     optimizer.step()
