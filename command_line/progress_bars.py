@@ -1,8 +1,9 @@
-"""Hides the progress bars of libraries."""
+"""Hides the progress bars and the reports of libraries."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,3 +43,16 @@ def hide_model_bars() -> Iterator[None]:
     finally:
         if models:
             transformers_bars.enable_progress_bar()
+
+
+@contextmanager
+def new_head() -> Iterator[None]:
+    """Silence the reports of missing and unexpected weights, which a new head causes, and of deprecated calls."""
+    level = transformers_bars.get_verbosity()
+    transformers_bars.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            yield
+    finally:
+        transformers_bars.set_verbosity(level)

@@ -10,14 +10,19 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration import SequenceEncoderConfig
-from ..modeling import SequenceEncoderForMaskedLM, SequenceEncoderForRetrieval, SequenceEncoderModel
+from ..modeling import (
+    SequenceEncoderForMaskedLM,
+    SequenceEncoderForRetrieval,
+    SequenceEncoderModel,
+    SequenceEncoderPreTrainedModel,
+)
 from ..saving.whole_folders import atomic_folder, check_replaceable
 from .conversion_card import adjust_card
 from .convert import convert_and_release, convert_remote_code, our_config
 from .flag_embedding import HEAD_FILES, add_heads, heads_of, read_heads, write_heads
 from .remote_code_checkpoints import find_remote_code
 from .sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
-from .source_models import load_checkpoint, transformer_folder
+from .source_models import is_adapted, load_checkpoint, transformer_folder
 
 SAMPLES = (
     "A short text.",
@@ -83,7 +88,10 @@ def convert_checkpoint(
             f"{found.architecture} is on the Hub and is not run. The new model uses all weights, and they have the "
             "shapes that config.json states."
         )
-    if found is None or to is not None:
+    merged = to is None and isinstance(model, SequenceEncoderPreTrainedModel) and found is None and is_adapted(place)
+    if merged:
+        print(f"Loaded {original} from {source}, with the adapter in its weights.")
+    elif found is None or to is not None:
         converted = convert_and_release(model, to, base_model or heads is not None)
     if heads is not None and isinstance(converted, SequenceEncoderModel):
         converted = add_heads(converted, heads, tokenizer)

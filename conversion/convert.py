@@ -4,65 +4,30 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import fields
 from typing import Any, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from .. import modeling
 from ..configuration import SequenceEncoderConfig
-from ..modeling import SequenceEncoderForRetrieval, SequenceEncoderPreTrainedModel
+from ..modeling import SequenceEncoderForRetrieval, SequenceEncoderModel, SequenceEncoderPreTrainedModel, TaskAdapter
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.recipe_files import read_recipe, recipe_of
+from .configurations import WITH_POOLER, obstacles_to, read_config, write_config
 from .family import Family, their_class
 from .flag_embedding import HEAD_FILES, with_heads
 from .key_mapping import Heads, Rule, Tensors, to_ours, to_theirs
+from .peft_adapters import check_merged
 from .remote_code_checkpoints import REMOTE_CODE_FAMILIES, RemoteCodeCheckpoint, find_remote_code
-from .source_models import FAMILIES, find_family, load_checkpoint
+from .source_models import FAMILIES, find_family, is_adapted, load_checkpoint
+from .task_adapters import classifier_of
 
 logger = logging.get_logger(__name__)
 
 _OURS = "SequenceEncoder"
-# Fields that every configuration has under the same name.
-_COMMON = (
-    "tie_word_embeddings",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "id2label",
-    "label2id",
-    "problem_type",
-)
-# Fields that a sentence-transformers cross-encoder adds to the configuration of any model.
-_SHARED_FIELDS = ("sentence_transformers", "sbert_ce_default_activation_function")
-# Fields that only matter for models with these heads. Initialisation and special tokens matter for none.
-_WITH_POOLER = ("Model", "ForPreTraining", "ForSequenceClassification", "ForMultipleChoice")
-_PREDICTING = ("ForMaskedLM", "ForPreTraining")
-_CLASSIFYING = ("ForSequenceClassification", "ForMultipleChoice", "ForTokenClassification", "ForQuestionAnswering")
-_ONLY_FOR = {
-    "initializer": (),
-    "cls_token_id": (),
-    "sep_token_id": (),
-    "mask_token_id": (),
-    "pooling": _WITH_POOLER,
-    "pooler_act": _WITH_POOLER,
-    "pooler_placement": _WITH_POOLER,
-    "pooler_dropout": _WITH_POOLER,
-    "prediction_head": _PREDICTING,
-    "prediction_head_size": _PREDICTING,
-    "output_embedding_size": _PREDICTING,
-    "decoder_bias": _PREDICTING,
-    "classifier_head": _CLASSIFYING,
-    "logit_calibration": ("ForSequenceClassification",),
-    "head_act": (*_PREDICTING, *_CLASSIFYING),
-    "head_bias": (*_PREDICTING, *_CLASSIFYING),
-    "multi_vector_size": (),
-    "unweighted_token_ids": (),
-}
 
 
 def convert(
@@ -71,6 +36,8 @@ def convert(
     """Convert a model of another family to a SequenceEncoder with the same outputs, or convert one back.
 
     Only dropout can differ during training, because the families do not all apply it in the same places.
+
+    A `TaskAdapter` becomes a classifier, and a peft adapter in a folder or a repository is merged into its base model.
 
     If a folder or a repository has the heads of BGE-M3, `sparse_linear.pt` and `colbert_linear.pt`, the result is a
     `SequenceEncoderForRetrieval`. Other files with pickled weights are never read.
@@ -105,14 +72,23 @@ def convert(
             converted = loaded if to is None else convert_and_release(loaded, to, base_model)
         else:
             loaded = load_checkpoint(source, base_model)
-            recipe = recipe_of(loaded)
-            converted = convert_and_release(loaded, to, base_model)
+            if to is None and isinstance(loaded, SequenceEncoderPreTrainedModel) and is_adapted(source):
+                return loaded
+            return convert_loaded(loaded, source, to, base_model)
         converted = _with_recipe(converted, recipe)
         return converted if base_model else with_heads(converted, source)
     model = cast(PreTrainedModel, source.base_model) if base_model else source
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(f"The weights of this {type(model).__name__} are on the meta device; load them into memory.")
     return _with_recipe(_convert(model, to, base_model, release=False), recipe_of(model))
+
+
+def convert_loaded(
+    model: PreTrainedModel, source: str | os.PathLike[str], to: str | None = None, base_model: bool = False
+) -> PreTrainedModel:
+    """Convert the model that `load_checkpoint` has loaded, and release its weights. See `convert`."""
+    converted = _with_recipe(convert_and_release(model, to, base_model), recipe_of(model))
+    return converted if base_model else with_heads(converted, source)
 
 
 def _with_recipe(model: PreTrainedModel, recipe: EmbeddingRecipe | None) -> PreTrainedModel:
@@ -141,6 +117,8 @@ def our_config(model: PreTrainedModel) -> SequenceEncoderConfig:
     """
     if isinstance(model, SequenceEncoderPreTrainedModel):
         return model.config
+    if isinstance(model, TaskAdapter):
+        return our_config(model.encoder)
     family, head = find_family(type(model).__name__)
     config = read_config(family, head, model.config)
     if head == "Model" and getattr(model, "pooler", None) is None:
@@ -150,18 +128,32 @@ def our_config(model: PreTrainedModel) -> SequenceEncoderConfig:
 
 
 def _convert(model: PreTrainedModel, to: str | None, base_model: bool, release: bool) -> PreTrainedModel:
+    if isinstance(model, TaskAdapter):
+        model = _classifier_of(model if release else copy.deepcopy(model))
+        release = True
+        if to is None:
+            return model
     if to is None:
         return _convert_to_ours(model, release)
     return _convert_to_theirs(model, FAMILIES[to], base_model, release)
 
 
+def _classifier_of(adapter: TaskAdapter) -> PreTrainedModel:
+    """Return the classifier that computes what a `TaskAdapter` computes, and takes its weights."""
+    if isinstance(adapter.encoder, SequenceEncoderModel):
+        return classifier_of(adapter, adapter.encoder)
+    try:
+        return classifier_of(adapter, cast(SequenceEncoderModel, _convert_to_ours(adapter.encoder, release=True)))
+    except ValueError as error:
+        raise ValueError(
+            f"This TaskAdapter cannot be converted with its encoder: {error} It works as it is in Python, with "
+            "TaskAdapter.from_pretrained and pipeline('text-classification')."
+        ) from error
+
+
 def _convert_to_ours(model: PreTrainedModel, release: bool) -> PreTrainedModel:
     family, head = find_family(type(model).__name__)
-    if any(".base_layer." in name for name in model.state_dict()):
-        raise ValueError(
-            f"This {type(model).__name__} has peft adapters, which cannot be converted. Merge them with "
-            "merge_and_unload() of its PeftModel, or remove them with its unload()."
-        )
+    check_merged(model)
     config, device, constants = our_config(model), model.device, family.constants(model)
     theirs = _tensors(model, release)
     for name, constant in constants.items():
@@ -222,7 +214,7 @@ def convert_remote_code(found: RemoteCodeCheckpoint, base_model: bool = False) -
     poolers = [name for name in theirs if name.removeprefix(prefix).startswith("pooler.")]
     if head == "Model" and not poolers:
         config.pooler_act = None
-    if poolers and head not in _WITH_POOLER:
+    if poolers and head not in WITH_POOLER:
         logger.warning(f"{found.place} has a pooler that {found.architecture} does not use; the pooler is dropped.")
         theirs = {name: tensor for name, tensor in theirs.items() if name not in poolers}
     dtype = config.dtype or next((tensor.dtype for tensor in theirs.values()), torch.float32)
@@ -319,82 +311,3 @@ def _filled(model: PreTrainedModel, tensors: dict[str, torch.Tensor], device: to
     model.tie_weights()
     # Buffers are not in the weight tables. They were created on the CPU.
     return cast(Any, model).to(device).eval()
-
-
-def read_config(family: Family, head: str, config: PreTrainedConfig) -> SequenceEncoderConfig:
-    """Translate their configuration into ours.
-
-    Raises:
-        ValueError: If it has a value that ours does not support.
-    """
-    special = family.head(head, config)
-    family.check(head, config)
-    ours: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
-    ours |= {name: getattr(config, theirs) for name, theirs in family.all_fields(head).items()}
-    ours |= {**family.settings, **family.read(config)}
-    for name, only in special.settings.items():
-        if ours.get(name, only) != only:
-            raise ValueError(f"{name}={ours[name]!r} is not supported: {head} of {family.name} needs {only!r}.")
-        ours[name] = only
-    try:
-        return SequenceEncoderConfig(**ours, **_shared_fields(config), dtype=config.dtype)
-    except StrictDataclassError as error:
-        raise ValueError(f"A SequenceEncoder does not support this {type(config).__name__}. {error}") from error
-
-
-def write_config(family: Family, head: str, config: SequenceEncoderConfig) -> PreTrainedConfig:
-    """Translate our configuration into theirs. `obstacles_to` checks that nothing is lost."""
-    theirs: dict[str, Any] = {name: getattr(config, name) for name in _COMMON}
-    theirs |= {name: getattr(config, ours) for ours, name in family.all_fields(head).items()}
-    theirs |= {**family.write(config), **_shared_fields(config), "dtype": config.dtype}
-    # The two outputs for an answer are its start and its end. Some families also name the outputs of other heads.
-    outputs = 2 if head == "ForQuestionAnswering" else family.head(head, config).required.get("num_labels")
-    if outputs is not None:
-        theirs |= {"id2label": None, "label2id": None, "num_labels": outputs}
-    return cast(PreTrainedConfig, their_class(f"{family.model_prefixes[0]}Config")(**theirs))
-
-
-def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_pooler: bool) -> list[str]:
-    """List the reasons why a family cannot represent our model, each with the name of the field.
-
-    The check translates our configuration into theirs and back. A field that changes on the way has no equivalent.
-
-    Args:
-        family: The family to convert to.
-        head: The suffix of the class name, such as `ForMaskedLM`.
-        config: Our configuration.
-        has_pooler: Whether our model has a dense pooler.
-    """
-    if getattr(config, "quantization_config", None) is not None:
-        return ["its weights are quantized; convert the model from before quantization"]
-    if head not in family.heads:
-        return [f"{family.name} has no counterpart of {_OURS}{head}; it has {', '.join(family.heads)}"]
-    if "type_vocab_size" in family.fields and not (config.type_vocab_size or family.types_optional):
-        return [f"type_vocab_size=0 is not supported: {family.name} needs at least 1"]
-    try:
-        again = read_config(family, head, write_config(family, head, config))
-    except (ValueError, StrictDataclassError) as error:
-        return [str(error).rstrip(".")]
-    obstacles = []
-    no_pooler = head == "Model" and not has_pooler
-    for name in (field.name for field in fields(config) if field.name in SequenceEncoderConfig.__annotations__):
-        irrelevant = head not in _ONLY_FOR.get(name, (head,)) or (
-            name in ("pooling", "pooler_act", "pooler_placement", "pooler_dropout") and no_pooler
-        )
-        irrelevant |= name == "sliding_window" and "sliding_attention" not in (config.layer_types or [])
-        if irrelevant or getattr(config, name) == getattr(again, name):
-            continue
-        if name == "logit_calibration":
-            obstacles.append(
-                f"{name} is not supported: {family.name} has one temperature for all texts; calibrate the original "
-                "model with --scaling temperature"
-            )
-        else:
-            obstacles.append(
-                f"{name}={getattr(config, name)!r} is not supported: {family.name} has {getattr(again, name)!r}"
-            )
-    return obstacles
-
-
-def _shared_fields(config: PreTrainedConfig) -> dict[str, Any]:
-    return {name: copy.deepcopy(getattr(config, name)) for name in _SHARED_FIELDS if hasattr(config, name)}

@@ -13,9 +13,10 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from .. import modeling
-from ..configuration import SequenceEncoderConfig
-from .convert import obstacles_to, read_config
+from ..configuration import SequenceEncoderConfig, TaskAdapterConfig
+from .configurations import obstacles_to, read_config
 from .family import Family
+from .peft_adapters import find_adapter
 from .remote_code_checkpoints import RemoteCodeCheckpoint, find_remote_code
 from .sidecar_files import folder_of
 from .source_models import FAMILIES, config_fields, find_family, transformer_folder
@@ -33,11 +34,13 @@ class Inspection:
     Attributes:
         checkpoint: The folder or Hub id.
         architecture: The class of the model, such as `BertForMaskedLM`.
-        family: The name of the family; `sequence_encoder` for a model of this package; None if it is not supported.
+        family: The name of the family; `sequence_encoder` for a model of this package; `adapter`
+            for an encoder with an adapter; None if it is not supported.
         obstacle: Why the checkpoint cannot be converted with its own head; None if it can.
         heads: For each head of the family, why it cannot be converted with this configuration; None if it can. `Model`
             is the encoder without a head.
-        parameters: The number of parameters after the conversion; None if not even the encoder can be converted.
+        parameters: The number of parameters after the conversion, without the head of an adapter; None if not even the
+            encoder can be converted.
         back: The families that a SequenceEncoder can be converted to.
         remote_code: Whether the code of the model is on the Hub, so that the outputs cannot be compared.
         unknown_fields: Fields of such a model that no table contains, and that could change its outputs.
@@ -172,6 +175,10 @@ def inspect(checkpoint: str | os.PathLike[str]) -> Inspection:
         ValueError: If it is invalid.
     """
     name = os.fspath(checkpoint)
+    if (adapter := find_adapter(transformer_folder(name))) is not None:
+        base = read_checkpoint_config(transformer_folder(adapter.base))
+        obstacle = None if adapter.obstacle is None else f"it {adapter.obstacle}"
+        return _inspect_adapted(name, f"{adapter.config.get('peft_type')} adapter of {adapter.base}", base, obstacle)
     place = _place_of(name)
     fields = config_fields(place)
     if (found := find_remote_code(place, weights=False)) is not None:
@@ -182,6 +189,8 @@ def inspect(checkpoint: str | os.PathLike[str]) -> Inspection:
         obstacle = f"the model type {model_type!r} is not supported; {where}."
         return Inspection(name, architecture, None, obstacle, remote_code=bool(fields.get("auto_map")))
     config = read_checkpoint_config(place)
+    if isinstance(config, TaskAdapterConfig):
+        return _inspect_adapted(name, "TaskAdapter", config.encoder_config)
     prefix = type(config).__name__.removesuffix("Config")
     architecture = next(iter(_architectures(fields, place)), f"{prefix}Model")
     if isinstance(config, SequenceEncoderConfig):
@@ -213,6 +222,25 @@ def _architectures(fields: dict[str, Any], place: str | os.PathLike[str]) -> Ite
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
         raise ValueError(f"The configuration of {place} is not valid: architectures is {found!r}.")
     return found
+
+
+def _inspect_adapted(name: str, architecture: str, config: Any, obstacle: str | None = None) -> Inspection:
+    """Report on a model with an adapter, which becomes an ordinary model when it is converted.
+
+    Args:
+        name: The folder or Hub id.
+        architecture: What kind of adapter it is.
+        config: The configuration of the encoder.
+        obstacle: Why it cannot be converted, if the adapter is the reason.
+    """
+    if not isinstance(config, SequenceEncoderConfig):
+        prefix = type(config).__name__.removesuffix("Config")
+        try:
+            config = read_config(find_family(f"{prefix}Model")[0], "Model", config)
+        except ValueError as error:
+            obstacle = obstacle or str(error)
+    parameters = None if obstacle else _parameters("Model", config)
+    return Inspection(name, architecture, "adapter", obstacle, parameters=parameters)
 
 
 def _inspect_ours(name: str, architecture: str, config: SequenceEncoderConfig) -> Inspection:

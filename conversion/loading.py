@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from typing import cast
 
-from ..configuration import SequenceEncoderConfig
 from ..modeling import SequenceEncoderPreTrainedModel
-from .convert import convert
+from .convert import convert, convert_loaded
 from .remote_code_checkpoints import find_remote_code
-from .source_models import load_checkpoint, read_config, transformer_folder
+from .source_models import load_checkpoint, transformer_folder
 
 
 def load_or_convert(source: str, base_model: bool = False) -> SequenceEncoderPreTrainedModel:
     """Load a checkpoint of this package, or convert one of a family that `convert` supports.
+
+    A `TaskAdapter` is loaded as a classifier, and a peft adapter is merged into its base model.
 
     Args:
         source: A folder or a Hub id.
         base_model: Whether to load only the encoder.
 
     Raises:
+        MissingLibraryError: If it is a peft adapter, and peft is not installed.
         ValueError: If the checkpoint cannot be converted.
     """
     place = transformer_folder(source)
-    if find_remote_code(place) is None and isinstance(read_config(place), SequenceEncoderConfig):
-        return cast(SequenceEncoderPreTrainedModel, load_checkpoint(place, base_model))
-    return cast(SequenceEncoderPreTrainedModel, convert(source, base_model=base_model))
+    if find_remote_code(place) is not None:
+        return cast(SequenceEncoderPreTrainedModel, convert(source, base_model=base_model))
+    loaded = load_checkpoint(place, base_model)
+    if isinstance(loaded, SequenceEncoderPreTrainedModel):
+        return loaded
+    return cast(SequenceEncoderPreTrainedModel, convert_loaded(loaded, source, base_model=base_model))

@@ -22,6 +22,7 @@ from .jina_bert import JINA_BERT
 from .key_mapping import Tensors
 from .neobert import NEOBERT
 from .nomic_remote_code import NOMIC_REMOTE_CODE
+from .peft_adapters import find_adapter
 from .remote_code_family import RemoteCodeFamily
 from .source_models import config_fields, transformer_folder
 
@@ -183,6 +184,8 @@ def find_remote_code(checkpoint: str | os.PathLike[str], weights: bool = True) -
         ValueError: If `config.json` is invalid.
     """
     place = transformer_folder(checkpoint)
+    if find_adapter(place) is not None:
+        return None
     fields = config_fields(place)
     architectures, auto_map = fields.get("architectures") or [None], fields.get("auto_map") or {}
     named = architectures[0] if isinstance(architectures, list) else None

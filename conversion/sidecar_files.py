@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..saving.model_files import TOKENIZER_FILES, VOCABULARIES
 from ..saving.module_list import MODULE_LIST, module_paths
+from .peft_adapters import ADAPTER_CONFIG, find_adapter
 from .source_models import transformer_folder
 
 # Patterns of the sentence-transformers files, the card and the licence. Each module has a separate folder.
@@ -30,7 +31,9 @@ def folder_of(source: str) -> Path:
     if os.path.exists(transformer_folder(source)):
         return Path(source)
     try:
-        folder = Path(snapshot_download(source, allow_patterns=[*SIDECAR_FILES, *TOKENIZER_FILES, "config.json"]))
+        folder = Path(
+            snapshot_download(source, allow_patterns=[*SIDECAR_FILES, *TOKENIZER_FILES, "config.json", ADAPTER_CONFIG])
+        )
         if modules := module_folders(folder):
             snapshot_download(source, allow_patterns=[f"{module}/*" for module in modules])
     except RepositoryNotFoundError as error:
@@ -63,6 +66,9 @@ def copy_sidecar_files(folder: Path, encoder: Path, target: Path) -> None:
     for module in module_folders(folder):
         inside = (folder / module).rglob("*") if folder / module != encoder else encoder.glob("sentence_*_config.json")
         files += [path for path in inside if path.is_file()]
+    if find_adapter(folder) is not None:
+        # The card of an adapter says how to use it with its base model, which the new folder does not need.
+        files = [path for path in files if path.name != "README.md"]
     for path in files:
         place = target / path.relative_to(folder)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -70,13 +76,15 @@ def copy_sidecar_files(folder: Path, encoder: Path, target: Path) -> None:
 
 
 def load_tokenizer(folder: str | os.PathLike[str], model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
-    """Load the tokenizer in a folder, or return None if the folder has none.
+    """Load the tokenizer in a folder, or that of the base model of a peft adapter. Return None if there is none.
 
     Raises:
         ValueError: If the tokenizer cannot be read, or if it has ids for which the model has no embedding.
     """
     if not any((Path(folder) / name).is_file() for name in VOCABULARIES):
-        return None
+        # A peft adapter often has the tokenizer of its base model.
+        adapter = find_adapter(folder)
+        return None if adapter is None else load_tokenizer(transformer_folder(folder_of(adapter.base)), model)
     tokenizer = read_tokenizer(folder)
     largest = max(tokenizer.get_vocab().values(), default=0)
     rows = cast(Any, model.get_input_embeddings()).weight.shape[0]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import transformers
 from huggingface_hub.errors import StrictDataclassError
@@ -15,7 +16,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 from transformers.utils import logging
 
 from .. import modeling
-from ..configuration import SequenceEncoderConfig
+from ..command_line.progress_bars import new_head
+from ..configuration import SequenceEncoderConfig, TaskAdapterConfig
 from ..configuration.shared_fields import check_number_of_labels
 from ..saving.loading import check_config_file, check_dtype, check_weight_maps
 from ..saving.module_list import module_paths
@@ -33,6 +35,7 @@ from .jina_embeddings_v3 import JINA_EMBEDDINGS_V3
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .nomic_bert import NOMIC_BERT
+from .peft_adapters import PeftAdapter, find_adapter
 from .pre_norm import MEGATRON_BERT, ROBERTA_PRELAYERNORM, XLM_ROBERTA_XL
 from .rembert import REMBERT
 from .roberta import ROBERTA
@@ -53,6 +56,9 @@ FAMILIES: dict[str, Family] = {
         *(DATA2VEC_TEXT, ROBERTA_PRELAYERNORM, XLM_ROBERTA_XL, MEGATRON_BERT, ROFORMER, REMBERT, MODERNBERT),
     )
 }
+
+# The last layer of a classifier, which has a row for each label.
+_LAST_LAYER = re.compile(r"(^|\.)classifier(\.out_proj)?\.weight$")
 
 # Why families that resemble supported ones cannot be converted, by the prefix of their class names.
 _REASONS = {
@@ -93,17 +99,24 @@ def find_family(class_name: str) -> tuple[Family, str]:
 
 
 def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False) -> PreTrainedModel:
-    """Load a checkpoint in its own dtype.
+    """Load a checkpoint in its own dtype, with a peft adapter merged into its base model.
 
     Args:
         checkpoint: A folder or a Hub id.
         base_model: Whether to load only the encoder, instead of the class that the configuration names.
 
     Raises:
+        MissingLibraryError: If it is a peft adapter, and peft is not installed.
         ValueError: If the class cannot be converted, or if weights are missing or unused.
     """
     checkpoint = transformer_folder(checkpoint)
+    if (adapter := find_adapter(checkpoint)) is not None:
+        merged: Any = _load_merged(adapter)
+        return cast(PreTrainedModel, merged.base_model if base_model else merged)
     config = read_config(checkpoint)
+    if isinstance(config, TaskAdapterConfig):
+        adapted: Any = _load_all(checkpoint, modeling.TaskAdapter, False)
+        return cast(PreTrainedModel, adapted.encoder if base_model else adapted)
     architectures: Any = config.architectures or [None]
     named = architectures[0] if isinstance(architectures, list) else architectures
     if not isinstance(named, str | None):
@@ -146,6 +159,54 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
             logger.warning(f"{checkpoint} names {named} but has no weights of its head; only its encoder is loaded.")
         return model
     raise errors[0]
+
+
+def is_adapted(checkpoint: str | os.PathLike[str]) -> bool:
+    """Return whether a checkpoint is a peft adapter or a `TaskAdapter`, whose encoder may be one of this package."""
+    checkpoint = transformer_folder(checkpoint)
+    return find_adapter(checkpoint) is not None or isinstance(read_config(checkpoint), TaskAdapterConfig)
+
+
+def _load_merged(adapter: PeftAdapter) -> PreTrainedModel:
+    """Load the base model of a peft adapter with the head of the adapter, and merge the adapter into it.
+
+    Raises:
+        ValueError: If a part of the head is neither in the base model nor in the adapter.
+    """
+
+    def load(base: str, replaced: dict[str, tuple[int, ...]]) -> PreTrainedModel:
+        try:
+            place = transformer_folder(base)
+            config = read_config(place)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"The peft adapter in {adapter.folder} needs its base model {base}: {error}") from error
+        labels = [shape[0] for name, shape in replaced.items() if _LAST_LAYER.search(name)]
+        if labels and config.num_labels != labels[0]:
+            config.num_labels = labels[0]
+        if adapter.labels and len(adapter.labels) == config.num_labels:
+            config.id2label = dict(enumerate(adapter.labels))
+            config.label2id = {label: index for index, label in enumerate(adapter.labels)}
+        prefix = type(config).__name__.removesuffix("Config")
+        named = adapter.model_class or (config.architectures or ["Model"])[0]
+        named = named if named.startswith(prefix) else prefix + named
+        ours = isinstance(config, SequenceEncoderConfig)
+        if not ours:
+            find_family(named)
+        model_class = getattr(modeling if ours else transformers, named)
+        options: dict[str, Any] = {"dtype": "auto", "ignore_mismatched_sizes": True, "use_safetensors": True}
+        with new_head():
+            model, info = model_class.from_pretrained(place, config=config, output_loading_info=True, **options)
+        absent = {*info["missing_keys"], *(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])}
+        if not ours:
+            absent -= find_family(named)[0].constants(model).keys()
+        if absent := absent - set(replaced):
+            raise ValueError(
+                f"The peft adapter in {adapter.folder} cannot be merged: neither it nor its base model {base} has "
+                f"{', '.join(sorted(absent))}. Save these with the adapter (modules_to_save)."
+            )
+        return cast(PreTrainedModel, model)
+
+    return adapter.merged_into(load)
 
 
 def read_config(checkpoint: str | os.PathLike[str]) -> PreTrainedConfig:
@@ -251,7 +312,7 @@ def _load_all(
         ) from error
     model, info = loaded
     missing = set(info["missing_keys"])
-    if not isinstance(model, modeling.SequenceEncoderPreTrainedModel):
+    if not isinstance(model, modeling.SequenceEncoderPreTrainedModel | modeling.TaskAdapter):
         family, _ = find_family(model_class.__name__)
         missing -= family.constants(model).keys()
     left_over = set(info["unexpected_keys"])

@@ -235,8 +235,8 @@ def head_of(model: Any) -> nn.Linear:
     layer = getattr(model, "classifier", None) or getattr(model, "qa_outputs", None)
     if type(layer) is not nn.Linear:
         raise UsageError(
-            f"the last layer of the model must be a plain Linear to be scaled, got a {type(layer).__name__}. Merge "
-            "adapters first, and calibrate before you quantize."
+            f"the last layer of the model must be a plain Linear to be scaled, got a {type(layer).__name__}. "
+            "Calibrate before you quantize."
         )
     return layer
 

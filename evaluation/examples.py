@@ -8,6 +8,7 @@ from typing import Any
 
 from ..command_line import UsageError
 from ..command_line.counts import counted
+from ..conversion.peft_adapters import check_merged
 from ..modeling import (
     SequenceEncoderForQuestionAnswering,
     SequenceEncoderForSequenceClassification,
@@ -67,6 +68,7 @@ def task_of(model: Any, done: str = "evaluated") -> str:
     Raises:
         UsageError: If models for its task have no probabilities to evaluate or calibrate.
     """
+    check_merged(model)
     labels = getattr(model, "num_labels", 0)
     if isinstance(model, SequenceEncoderForSequenceClassification) and labels > 1:
         kind = model.config.problem_type or "single_label_classification"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from ..command_line import UsageError
 from ..command_line.counts import counted
 from ..command_line.progress_bars import hide_model_bars
-from ..configuration import TaskAdapterConfig
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import transformer_folder
-from ..modeling import TaskAdapter
 from ..saving.whole_folders import check_writable
 from .arguments import ExplainedTexts, ExplanationArguments
 from .attention_map import AttentionMap, attention_of
@@ -135,7 +132,7 @@ def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
     folder = folder_of(texts.model)  # Its error names the model.
     place = str(transformer_folder(folder))
     with hide_model_bars():
-        model: Any = TaskAdapter.from_pretrained(place) if _is_adapter(place) else load_or_convert(texts.model)
+        model: Any = load_or_convert(texts.model)
     tokenizer = load_tokenizer(place, model)
     if tokenizer is None:
         raise UsageError(f"{texts.model} has no tokenizer.")
@@ -143,11 +140,6 @@ def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
     if texts.precision != "auto":
         model.to(getattr(torch, texts.precision))
     return model.eval(), tokenizer
-
-
-def _is_adapter(folder: str) -> bool:
-    file = Path(folder) / "config.json"
-    return file.is_file() and json.loads(file.read_text("utf-8")).get("model_type") == TaskAdapterConfig.model_type
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

@@ -16,12 +16,11 @@ from ..modeling import (
     SequenceEncoderForTokenClassification,
     SequenceEncoderModel,
     SequenceEncoderPreTrainedModel,
-    TaskAdapter,
 )
 from .arguments import METHOD_NAMES
 from .explanation import Explanation
 from .faithfulness import faithfulness
-from .heads import AdapterHead, Head, LabelHead, SimilarityHead
+from .heads import Head, LabelHead, SimilarityHead
 from .methods import METHODS
 from .peft_models import without_wrapper
 from .requests import Request
@@ -35,7 +34,6 @@ HEADS: dict[type, type[Head]] = {
     SequenceEncoderForQuestionAnswering: AnswerHead,
     SequenceEncoderForMaskedLM: MaskHead,
     SequenceEncoderForPreTraining: MaskHead,
-    TaskAdapter: AdapterHead,
     SequenceEncoderModel: SimilarityHead,
 }
 # The copies of so many texts, with so many characters, are computed together. The copies of longer texts fill batches
@@ -63,8 +61,8 @@ def explain(
     The model stays as it is: in its dtype, on its device.
 
     Args:
-        model: A model of this package, with or without a head, also in a `PeftModel`. See `sequence_encoder.convert`
-            for others.
+        model: A model of this package, with or without a head, also in a `PeftModel`, or a `TaskAdapter`. See
+            `sequence_encoder.convert` for others.
         tokenizer: Its tokenizer, a fast one.
         texts: A text, or several.
         text_pairs: The second texts, for a model that reads pairs, for question answering (whose first texts are

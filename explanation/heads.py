@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from ..modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel
+from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.text_encoding.text_pooling import pooled
 from ..tasks.columns import label_of
 from ..tokenizer.private_copy import private_copy
@@ -148,25 +148,6 @@ class LabelHead(Head):
         if one_of_several and len(outputs[0]) > 1:
             return log_odds(outputs[0], index)
         return outputs[0][index]
-
-
-class AdapterHead(LabelHead):
-    """A `TaskAdapter`, whose own forward pass has no gradients for texts. The outputs are logits (C,)."""
-
-    def __init__(
-        self, model: SequenceEncoderPreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
-    ) -> None:
-        encoder = model.base_model
-        if not isinstance(encoder, SequenceEncoderModel):
-            kind = type(encoder).__name__
-            raise ValueError(f"model must be a TaskAdapter with a SequenceEncoderModel, got one with a {kind}.")
-        super().__init__(model, tokenizer, max_length)
-
-    def outputs(self, inputs: Inputs, rows: Sequence[Row]) -> Sequence[torch.Tensor]:
-        """See `Head`."""
-        hidden = self.encoder(**inputs, return_dict=True).last_hidden_state
-        vectors = self.model.pool(hidden, inputs["attention_mask"].bool())
-        return list(self.model.classifier(vectors.to(self.model.classifier.weight.dtype)).float())
 
 
 class SimilarityHead(Head):

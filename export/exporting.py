@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..conversion.command import SAMPLES, in_float32
+from ..conversion.peft_adapters import check_merged
 from ..hub.passed_on import inherited_card_fields
 from ..modeling import SequenceEncoderForMultipleChoice, SequenceEncoderModel, SequenceEncoderPreTrainedModel
 from ..modeling.calibration import calibration_of
@@ -129,6 +130,7 @@ def checked_export(
 
 
 def _check_model(model: Any) -> None:
+    check_merged(model)
     if not isinstance(model, SequenceEncoderPreTrainedModel):
         raise ValueError(f"model must be a SequenceEncoder, got a {type(model).__name__}; convert it with `convert`.")
     if model.device.type != "cpu":

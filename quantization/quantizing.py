@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..command_line.counts import counted
-from ..modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel, TaskAdapter
+from ..conversion.peft_adapters import check_merged
+from ..modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel
 from ..modeling.quantized.eight_bit_config import EightBitConfig
 from ..modeling.quantized.eight_bit_linear import EightBitLinear, multiplies_integers
 from ..modeling.quantized.eight_bit_quantizer import EightBitQuantizer
@@ -176,8 +177,7 @@ def _cosine_to_now(
 
 
 def _check(model: Any) -> None:
-    if isinstance(model, TaskAdapter):
-        raise ValueError("model must not be a TaskAdapter, which cannot be saved in eight bits.")
+    check_merged(model)
     if not isinstance(model, SequenceEncoderPreTrainedModel):
         raise ValueError(f"model must be a SequenceEncoder, got a {type(model).__name__}; convert it with `convert`.")
     if any(isinstance(module, EightBitLinear) for module in model.modules()):

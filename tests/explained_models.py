@@ -11,7 +11,6 @@ from sequence_encoder import (
     SequenceEncoderForSequenceClassification,
     SequenceEncoderForTokenClassification,
     SequenceEncoderModel,
-    TaskAdapter,
 )
 from sequence_encoder.tests.texts import tokenizer_of
 
@@ -31,7 +30,6 @@ HEADS: dict[str, tuple[type[Any], dict[str, Any], int]] = {
     "entity": (SequenceEncoderForTokenClassification, {"id2label": TAGS}, 1),
     "answer": (SequenceEncoderForQuestionAnswering, {}, 2),
     "mask": (SequenceEncoderForMaskedLM, {}, 1),
-    "adapter": (TaskAdapter, {"id2label": LABELS}, 1),
     "similarity": (SequenceEncoderModel, {}, 2),
 }
 TEXTS = ["Return the text", "of the serialised files"]
@@ -48,7 +46,4 @@ def build(
     for name, value in fields.items():
         setattr(config, name, value)
     texts = [f"{TEXTS[0]} {tokenizer.mask_token}" if head == "mask" else TEXTS[0], TEXTS[1]][:count]
-    if kind is TaskAdapter:
-        encoder = randomize(SequenceEncoderModel(config, add_pooling_layer=False))
-        return randomize(TaskAdapter(encoder, len(LABELS), "mean", LABELS)), tokenizer, texts
     return randomize(kind(config)), tokenizer, texts

@@ -17,10 +17,11 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_encoder(tmp_path_factory.mktemp("encoder"))
 
 
-def test_the_validation_examples_calibrate_the_model_by_default(encoder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tuning", ["full", "adapter"])
+def test_the_validation_examples_calibrate_the_model_by_default(encoder: Path, tmp_path: Path, tuning: str) -> None:
     files = write_examples(tmp_path, "classification", {"train": 40, "validation": 200, "test": 20})
     output = tmp_path / "calibrated"
-    results = run("classification", encoder, output, **files, max_steps=4, learning_rate=8e-3)
+    results = run("classification", encoder, output, tuning=tuning, **files, max_steps=4, learning_rate=8e-3)
     report = json.loads((output / "results.json").read_text())
     written = json.loads((output / "calibration.json").read_text())
     assert written["texts"] == 200

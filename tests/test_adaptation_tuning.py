@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from sequence_encoder import TaskAdapter
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import COUNTS, FAST, examples_of, run, save_encoder, write_examples
+from sequence_encoder.training.adaptation.encoder import encoder_of
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +52,8 @@ def test_every_tuning_method_trains_few_weights_and_keeps_the_encoder(
     assert right == pytest.approx(results.best.metrics["test"]["accuracy"], abs=0.03)
     before, after = load_file(encoder / "model.safetensors"), dict(model.state_dict())
     if tuning in ("head", "adapter"):
-        prefix = "encoder." if tuning == "adapter" else "model."
         kept = [name for name in before if not name.startswith("pooler.")]
-        assert all(torch.equal(before[name], after[prefix + name]) for name in kept)
+        assert all(torch.equal(before[name], after[f"model.{name}"]) for name in kept)
 
 
 def test_a_saved_adapter_continues_training_with_the_same_encoder(encoder: Path, tmp_path: Path) -> None:
@@ -122,7 +122,9 @@ def test_texts_are_truncated_to_the_positions_of_the_encoder(tmp_path: Path) -> 
         run("classification", folder, tmp_path / "out", max_length=24, **options)
 
 
-def test_a_frozen_encoder_that_cannot_be_converted_keeps_its_family(tmp_path: Path, bert_folder: Path) -> None:
+def test_a_frozen_encoder_that_cannot_be_converted_keeps_its_family(
+    tmp_path: Path, bert_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = transformers.SplinterConfig(
         vocab_size=90, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40
     )
@@ -133,6 +135,9 @@ def test_a_frozen_encoder_that_cannot_be_converted_keeps_its_family(tmp_path: Pa
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert isinstance(model, TaskAdapter)
     assert type(model.encoder) is transformers.SplinterModel
+    assert "The result will be a TaskAdapter" in capsys.readouterr().out
+    # A resumed run, or another process, finds the same encoder.
+    assert encoder_of(str(tmp_path / "splinter"), tmp_path / "none", True, False)[0] == str(tmp_path / "splinter")
     with pytest.raises(UsageError, match="--from"):
         run("classification", tmp_path / "splinter", tmp_path / "full", **files, num_train_epochs=2)
 

@@ -144,13 +144,5 @@ def test_text_or_file_is_needed() -> None:
         EXPLAIN.check(["model"])
 
 
-def test_an_adapter_is_explained(tiny_config: Any, randomize: Any, tmp_path: Path, capsys: Any) -> None:
-    model, tokenizer, texts = build("adapter", tiny_config, randomize)
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    main(["explain", str(tmp_path), "--text", texts[0], "--target", "good"])
-    assert f"good: log-odds {explain(model, tokenizer, texts, target='good')[0].value:.3f}" in capsys.readouterr().out
-
-
 def test_the_command_knows_all_methods() -> None:
     assert tuple(METHODS) == METHOD_NAMES

@@ -339,7 +339,7 @@ def test_other_models_are_refused(build: Build, tokenizer: Any) -> None:
     quantize(model.float(), tokenizer, TEXTS, target=0.9)
     with pytest.raises(ValueError, match="has eight bits already"):
         quantize(model, tokenizer, TEXTS)
-    with pytest.raises(ValueError, match="must not be a TaskAdapter"):
+    with pytest.raises(ValueError, match="got a TaskAdapter; convert it with `convert`"):
         quantize(TaskAdapter(build(), 2), tokenizer)
 
 

@@ -87,23 +87,6 @@ def _from_adapter(model: PreTrainedModel, folder: str, checkpoint: str) -> Any:
         raise UsageError(f"--from_adapter {folder} does not fit --from {checkpoint}: {error}") from error
 
 
-def merge_adapter(model: Any) -> Any:
-    """Merge a PEFT adapter into its model, and return the model.
-
-    PEFT 0.21 fails to unwrap a module that was trained with IA³ if it contains several layers, so it is unwrapped here.
-
-    Args:
-        model: The `PeftModel`, which can no longer be used.
-    """
-    from peft.utils import ModulesToSaveWrapper
-
-    merged = model.get_base_model()
-    for name, module in list(merged.named_modules()):
-        if isinstance(module, ModulesToSaveWrapper):
-            merged.set_submodule(name, module.modules_to_save[module.active_adapters[0]])
-    return model.merge_and_unload()
-
-
 def record_adapter(folder: Path, base: str, checkpoint: str, labels: list[str]) -> None:
     """Add the base model, the weights' digest and the labels to an adapter's folder, and remove local paths.
 

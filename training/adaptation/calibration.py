@@ -15,8 +15,8 @@ from .run import Adaptation
 
 # With fewer examples, calibration is not the default: the noise of the calibration outweighs what it corrects.
 _LEAST_EXAMPLES = 200
-# The other ways of tuning do not end in a model of this package.
-_TUNINGS = ("full", "head", "lora", "dora", "ia3")
+# Prompts are not a part of the model.
+_TUNINGS = ("full", "head", "adapter", "lora", "dora", "ia3")
 
 
 def calibration_split(run: Adaptation, task: Any, rows: dict[str, Any]) -> str | None:
@@ -51,6 +51,26 @@ def calibration_split(run: Adaptation, task: Any, rows: dict[str, Any]) -> str |
     return split
 
 
+def check_calibrated_model(run: Adaptation, recipe: Any, split: str | None) -> str | None:
+    """Return the split to calibrate on, or None if the encoder is of a family that cannot be calibrated.
+
+    Args:
+        run: The arguments of the run.
+        recipe: The recipe, which has loaded the encoder.
+        split: The result of `calibration_split`.
+
+    Raises:
+        UsageError: If the user asks for a calibration that is not possible.
+    """
+    if split is None or not recipe.is_other_family:
+        return split
+    reason = f"{run.model.from_checkpoint} cannot be converted to a model of this package"
+    if run.args.calibrate == "yes" or split == "calibration":
+        raise UsageError(f"the model cannot be calibrated on the {split} examples: {reason}.")
+    print(f"The model will not be calibrated, because {reason}.")
+    return None
+
+
 def calibrate_model(recipe: Any, split: str, folder: Path) -> CalibrationReport:
     """Calibrate the model in a folder, and save it there again.
 
@@ -60,7 +80,7 @@ def calibrate_model(recipe: Any, split: str, folder: Path) -> CalibrationReport:
         folder: The folder of the model.
     """
     model = getattr(transformers, recipe.task.auto_class).from_pretrained(folder).to(recipe.run.args.device)
-    rows, task = encoded_rows(recipe.task, recipe.rows[split], recipe.inputs[split]), recipe.run.model.task
+    rows, task = encoded_rows(recipe.task, recipe.rows[split], recipe.encoded[split]), recipe.run.model.task
     # The results of the run already report its predictions.
     methods, length = KEEP_PREDICTIONS, recipe.max_length
     report = calibrate_encoded(model, recipe.tokenizer, task, rows, methods=methods, max_length=length)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from ...command_line import UsageError
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...conversion.remote_code_checkpoints import find_remote_code
 from ...conversion.sidecar_files import folder_of, read_tokenizer
-from ...conversion.source_models import FAMILIES, read_config, transformer_folder
+from ...conversion.source_models import FAMILIES, is_adapted, read_config, transformer_folder
 from ...saving.exported_models import check_not_exported
 from ..encoders import check_trainable, save_as_sequence_encoder
 from .tasks import TASKS
@@ -47,19 +43,25 @@ def encoder_of(
         check_not_exported(source_folder)
         encoder = transformer_folder(source_folder)
         named = str(checkpoint if encoder == source_folder else encoder)
-        config = None if find_remote_code(named) else read_config(named)
+        remote = find_remote_code(named) is not None
+        # It keeps its head, as a model of this package does.
+        adapted = not remote and is_adapted(named)
+        config = None if remote or adapted else read_config(named)
         if config is not None:
             check_trainable(config)
         if config is None or config.model_type != SequenceEncoderConfig.model_type:
             try:
                 if may_write:
-                    save_as_sequence_encoder(checkpoint, folder, base_model=not with_head).save_pretrained(folder)
-                named = str(folder)
+                    base_model = not (with_head or adapted)
+                    save_as_sequence_encoder(checkpoint, folder, base_model).save_pretrained(folder)
+                if folder.exists():
+                    named = str(folder)
             except UsageError as error:
                 if config is None:
                     raise
                 if not any_family:
                     raise _with_adapter_hint(error, config) from error
+                print(f"{error} The result will be a TaskAdapter, which pipelines take, but other commands do not.")
         tokenizer = read_tokenizer(named)
         # Causal models come without a padding token. Any token will do, because the mask hides padding.
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -76,19 +78,6 @@ def _with_adapter_hint(error: UsageError, config: PreTrainedConfig) -> UsageErro
         return error
     tasks = ", ".join(name for name, task in TASKS.items() if "adapter" in task.tunings)
     return UsageError(f"{error} --tuning adapter works with an encoder of any family, for --task {tasks}.")
-
-
-@contextmanager
-def new_head() -> Iterator[None]:
-    """Silence the reports of missing and unexpected weights, which a new head causes, and of deprecated calls."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-            yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def text_length(asked: int | None, config: Any, prompts: int = 0, default: int | None = None) -> int:

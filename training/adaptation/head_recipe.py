@@ -20,7 +20,10 @@ from transformers import (
 )
 
 from ...command_line import UsageError
+from ...command_line.progress_bars import new_head
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ...conversion.peft_adapters import merge_adapter
+from ...conversion.task_adapters import classifier_of
 from ...hub.card import TASKS as CARD_TASKS
 from ...hub.card import Training, model_card
 from ...modeling.heads.losses import cross_entropy_per_label, divided_by_count
@@ -32,10 +35,10 @@ from ...tasks import HEAD_TASKS, HeadTask
 from ...tasks.task import TruncationCounts
 from ..encoders import card_fields_of, pooling_fields
 from ..hub_trainer import HubTrainer, training_of
-from .adapters import apply_tuning, check_adapter, merge_adapter, record_adapter
+from .adapters import apply_tuning, check_adapter, record_adapter
 from .callbacks import BestWeights, callbacks_of
 from .draws import CurrentEpoch, Draws
-from .encoder import new_head, text_length
+from .encoder import text_length
 from .masked_tuning import RandomMasks
 from .report import Evaluation, Results, adapter_card, complete, metrics_of
 from .run import Adaptation, AdaptationArguments
@@ -102,6 +105,7 @@ class HeadRecipe:
         for split, rows in self.rows.items():
             self.task.cut = self.cut[split] = TruncationCounts()
             self.inputs[split] = self.task.encode(rows, tokenizer)
+        self.encoded = self.inputs
         self.collator = self.task.collator(tokenizer)
         self.weights = self._class_weights()
         if self.run.model.tuning == "adapter":
@@ -120,6 +124,11 @@ class HeadRecipe:
         if self.run.model.from_adapter is not None:
             return labels == self.task.labels
         return not self.task.labels or self.task.follow(labels)
+
+    @property
+    def is_other_family(self) -> bool:
+        """Whether the encoder stays of another family, so that the model is saved as a `TaskAdapter`."""
+        return self.run.model.tuning == "adapter" and not isinstance(self.encoder, SequenceEncoderModel)
 
     @property
     def _encoder_fields(self) -> dict[str, Any]:
@@ -259,6 +268,8 @@ class HeadRecipe:
             if not tuning.can_be_merged:
                 return
             model = merge_adapter(model)
+        if self.run.model.tuning == "adapter" and not self.is_other_family:
+            model = classifier_of(model, model.encoder)
         model.save_pretrained(folder)
 
     def write_cards(self, results: Results, folder: Path) -> None:
@@ -330,6 +341,7 @@ class HeadRecipe:
             # With these fields, the adapter's head fits without further arguments.
             encoder.config = SequenceEncoderConfig.from_pretrained(origin, **self.task.label_fields, **fields)
             encoder.save_pretrained(base)
+            self.tokenizer.save_pretrained(base)
             origin = "../base"
         # When PEFT saves, it looks up the vocabulary size at this path.
         model.peft_config["default"].base_model_name_or_path = self.checkpoint

@@ -33,7 +33,7 @@ from ..hardware import peak_memory
 from ..interruptions import GracefulStop
 from .arguments import check_libraries
 from .averaging import load_average
-from .calibration import calibrate_model, calibration_split
+from .calibration import calibrate_model, calibration_split, check_calibrated_model
 from .callbacks import DivergedError
 from .encoder import encoder_of
 from .examples.loading import hold_out, load_examples, warn_about_shared_texts
@@ -115,6 +115,7 @@ def _adapt(run: Adaptation) -> Results:
             if args.should_save:
                 record_settings(run, settings)
             recipe.prepare(checkpoint, tokenizer)
+            calibrated_on = check_calibrated_model(run, recipe, calibrated_on)
         if args.process_index == 0:
             for split, cut in recipe.cut.items():
                 print(f"{split}: {counted(len(recipe.rows[split]), 'example')}; {cut.in_words(recipe.max_length)}.")

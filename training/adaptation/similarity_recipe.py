@@ -9,12 +9,13 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from ...command_line import UsageError
+from ...command_line.progress_bars import new_head
 from ...hub.card import Training
 from ...modeling.text_encoding.recipe_files import read_recipe
 from ...saving.model_files import save_card
 from ..encoders import card_fields_of
 from .callbacks import callbacks_of
-from .encoder import new_head, text_length
+from .encoder import text_length
 from .report import Evaluation, Results, metrics_of
 from .run import Adaptation, AdaptationArguments
 from .tasks import SIMILARITY_TASKS
