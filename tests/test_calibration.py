@@ -387,7 +387,7 @@ def test_models_that_cannot_be_calibrated_are_refused(
     wrapped.classifier = torch.nn.Sequential(wrapped.classifier)
     broken.classifier.weight.data[0, 0] = torch.nan
     for model, said in (
-        (one, ["tokens", "with 1 label."]),
+        (one, ["for entities", "with 1 label."]),
         (regression, ["regression"]),
         (wrapped, ["plain Linear", "Sequential"]),
         (broken, ["NaN or infinite"]),
