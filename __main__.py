@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 
 from .command_line import UsageError
+from .command_line.progress import lines_in_logs
+from .command_line.quiet import quiet_libraries
 from .version import __version__
 
 Run = Callable[[], object]
@@ -385,7 +387,8 @@ def main(arguments: list[str] | None = None, before_run: Callable[[], object] = 
     try:
         run = COMMANDS[command](arguments[1:])
         before_run()
-        run()
+        with quiet_libraries(dataset_bars=command == "pretrain"), lines_in_logs():
+            run()
     except (UsageError, OSError) as error:
         sys.exit(f"sequence-encoder {command}: {error}")
     except KeyboardInterrupt as interruption:

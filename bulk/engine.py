@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from tqdm.auto import tqdm
 
+from ..command_line.progress import Progress
 from .results import Computation, Tokens
 from .rows import Chunk, CorpusRows
 from .threads import read_ahead
@@ -153,7 +153,7 @@ def describe(computation: Computation, sentence: str) -> Description:
 def find_ranges(computation: Computation, chunk: Chunk) -> np.ndarray:
     """See `Vectors.find_ranges`."""
     assert isinstance(computation, Vectors)
-    with tqdm(disable=True) as silent:
+    with Progress("", show=False) as silent:
         return computation.find_ranges(chunk, computation.tokenize(chunk.texts), silent)
 
 

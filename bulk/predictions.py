@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..command_line.progress import Progress
 from ..data.batching import token_batches
 from ..export.exported_graph import ExportedHead
 from ..modeling import SequenceEncoderForSequenceClassification
@@ -123,7 +123,7 @@ class Predictions:
 
     def scores(self, texts: list[list[str]]) -> np.ndarray:
         """Return the scores (G, C) of the columns of texts."""
-        with tqdm(disable=True) as silent:
+        with Progress("", show=False) as silent:
             return self.activation(self._outputs(self.tokenize(texts), silent)[0]).cpu().numpy()
 
     @torch.no_grad()

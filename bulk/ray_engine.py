@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm.auto import tqdm
 
 from ..command_line import UsageError
-from ..command_line.progress_bars import hide_progress_bars
+from ..command_line.progress import Progress
+from ..command_line.quiet import quiet_libraries
 from .engine import (
     Description,
     Engine,
@@ -213,7 +213,7 @@ class _Worker:
                 self._computation, _ = _loaded(self.load)
                 use_ranges(self._computation, self.ranges)
         tokens = tokenize(self._computation, chunk)
-        with self._computing, tqdm(disable=True) as silent:
+        with self._computing, Progress("", show=False) as silent:
             return compute(self._computation, chunk, tokens, silent)
 
 
@@ -231,7 +231,7 @@ def _read(_: Any, work: Work) -> Iterator[pa.Table]:
 
 def _loaded(load: Load) -> tuple[Computation, str]:
     # Ray would print the bars of all workers.
-    with hide_progress_bars():
+    with quiet_libraries():
         return load()
 
 

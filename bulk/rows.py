@@ -20,6 +20,7 @@ from pyarrow import parquet
 from ..command_line import UsageError
 from ..data.corpus import TextArguments, check_columns, open_rows
 from ..data.corpus_files import DOCUMENTATION, find_files
+from ..data.row_estimates import estimate_rows
 from .arguments import RowArguments
 
 # Number of rows to compute together: sorting many texts by length makes full batches of similar texts.
@@ -107,7 +108,7 @@ class CorpusRows:
         self.schema = self._output_columns(first, 0).schema
 
     def total(self) -> int | None:
-        """Return the number of rows if it can be known without reading them, or else None."""
+        """Return the number of rows, an estimate for files of text, or None if it cannot be known without reading."""
         if self.corpus.corpus == DOCUMENTATION:
             return None
         source = find_files(self.corpus.corpus, "corpus")
@@ -115,7 +116,9 @@ class CorpusRows:
             split = (self._stream.info.splits or {}).get(self.corpus.split)
             return split.num_examples or None if split is not None else None
         reader, files = source
-        return sum(parquet.read_metadata(file).num_rows for file in files) if reader == "parquet" else None
+        if reader == "parquet":
+            return sum(parquet.read_metadata(file).num_rows for file in files)
+        return estimate_rows(reader, files)
 
     def chunks(self, wanted: Callable[[int], bool] = lambda shard: True) -> Iterator[Chunk]:
         """Yield the rows of shards, and count all rows.

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm.auto import tqdm
 
 from ..command_line import UsageError
 from ..command_line.counts import counted
-from ..command_line.progress_bars import hide_progress_bars
+from ..command_line.progress import Progress
 from ..saving.scratch_folders import scratch_folder
 from ..saving.whole_folders import write_atomically
 from .engine import Engine, Load, Result, Work, local_engine
@@ -79,11 +78,10 @@ class Run:
                 print(f"Finished before. {summary(counts, self.output)}")
             return counts
         started = time.monotonic()
-        with hide_progress_bars():
-            if is_first := rank() == 0:
-                folder.make()
-            with folder.lock() if is_first else nullcontext(), self._interruption():
-                return self._compute(folder, settings, started)
+        if is_first := rank() == 0:
+            folder.make()
+        with folder.lock() if is_first else nullcontext(), self._interruption():
+            return self._compute(folder, settings, started)
 
     @contextmanager
     def _interruption(self) -> Iterator[None]:
@@ -160,14 +158,14 @@ class Run:
             scratch = stack.enter_context(scratch_folder(state, "incomplete-"))
             output = _Output(shards, schema, scratch, written)
             background = stack.enter_context(Background())
-            progress = stack.enter_context(_progress_bar(self.rows, done))
+            progress = stack.enter_context(_progress(self.rows, done))
             started = time.monotonic()
             work = Work(self.rows, state, lambda shard: is_mine(shard) and shard not in done, ranges)
             results = engine.results(work, progress)
             for result in stack.enter_context(closing(results)):
                 background.run(output.write, result)
                 tokens += result.tokens
-                progress.set_postfix_str(f"{tokens / (time.monotonic() - started):,.0f} tokens/s", refresh=False)
+                progress.set_postfix_str(f"{tokens / (time.monotonic() - started):,.0f} tokens/s")
             background.run(output.finish)
         return written
 
@@ -177,10 +175,7 @@ class Run:
         for number in sorted(self._existing() & self._numbers(self.rows.count)):
             counts.add(shards.counts(number))
         if counts.rows == self.rows.count and folder.finish(counts):
-            done = f"{counted(written.rows, 'row')} and {counted(written.tokens, 'token')}"
-            speed = f"{done} in {seconds:,.1f} seconds"
-            before = counts.rows - written.rows
-            print(f"{summary(counts, self.output)} {f'This process has computed {speed}' if before else speed}.")
+            print(f"{summary(counts, self.output)} {_speed(written, counts, seconds)}")
         return counts
 
 
@@ -210,8 +205,8 @@ class _Output:
             self.writer, self.counts = None, Counts()
 
 
-def _progress_bar(rows: CorpusRows, done: set[int]) -> Any:
-    """Return a bar that counts the rows of this process, shown only by the first process and on a terminal."""
+def _progress(rows: CorpusRows, done: set[int]) -> Progress:
+    """Return the progress that counts the rows of this process, shown only by the first process."""
     size = rows.rows.shard_rows
     total = rows.total() if rank() == 0 else None
     before = sum(map(is_mine, done)) * size
@@ -219,9 +214,15 @@ def _progress_bar(rows: CorpusRows, done: set[int]) -> Any:
         shards = [min(size, total - first) for first in range(0, total, size)]
         before = sum(count for shard, count in enumerate(shards) if is_mine(shard) and shard in done)
         total = sum(count for shard, count in enumerate(shards) if is_mine(shard))
-    # With disable=None, tqdm shows the bar only on a terminal.
-    hidden = True if rank() else None
-    return tqdm(total=total, initial=before, unit="row", unit_scale=True, dynamic_ncols=True, disable=hidden)
+    return Progress("Computing", total, "row", initial=before, show=rank() == 0)
+
+
+def _speed(written: Counts, counts: Counts, seconds: float) -> str:
+    """Return how long this process took for its rows, which are all rows or, after an interruption, some of them."""
+    if counts.rows == written.rows:
+        return f"That took {seconds:,.1f} seconds."
+    done = f"{counted(written.rows, 'row')} of {counted(written.tokens, 'token')}"
+    return f"This process has computed {done} in {seconds:,.1f} seconds."
 
 
 def summary(counts: Counts, output: Path) -> str:

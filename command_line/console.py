@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, has_length
+
+from .progress import Progress, say
 
 # Number of rows for a training run without evaluations.
 _ROWS = 20
@@ -29,9 +27,9 @@ def show_table(trainer: Trainer, columns: Sequence[str]) -> None:
 
 
 class TrainingTable(ProgressCallback):
-    """A progress bar, shown only on a terminal, and a table with one row for each evaluation.
+    """The progress, and a table with one row for each evaluation.
 
-    Without evaluations, the table has about twenty rows. Rows go to standard output, the bar to standard error.
+    Without evaluations, the table has about twenty rows. Rows go to standard output, the progress to standard error.
 
     Args:
         columns: The names of logged values.
@@ -51,7 +49,7 @@ class TrainingTable(ProgressCallback):
         self.row, self.printed = {}, []
         self.current_step = self.last_step = state.global_step
         if state.is_world_process_zero:
-            self.training_bar = _bar(args, state.max_steps, initial=state.global_step, desc="Training")
+            self.training_bar = _progress(args, "Training", state.max_steps, "step", initial=state.global_step)
 
     def on_prediction_step(
         self,
@@ -63,7 +61,7 @@ class TrainingTable(ProgressCallback):
     ) -> None:
         """Advance the bar of the evaluation, which disappears when the evaluation ends."""
         if self.prediction_bar is None and state.is_world_process_zero and has_length(eval_dataloader):
-            self.prediction_bar = _bar(args, len(eval_dataloader), leave=False, desc="Evaluating")
+            self.prediction_bar = _progress(args, "Evaluating", len(eval_dataloader), "batch")
         super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
 
     def on_log(
@@ -101,31 +99,15 @@ class TrainingTable(ProgressCallback):
         if not (self.printed and all(new in ("", old) for new, old in zip(cells, self.printed, strict=True))):
             lines.append(cells)
         for line in lines:
-            tqdm.write("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
-        sys.stdout.flush()
+            say("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
         self.row, self.printed, self.last_step = {}, cells, state.global_step
 
 
-def _bar(args: TrainingArguments, total: int, **options: Any) -> Any:
-    # With disable=None, tqdm shows the bar only on a terminal.
-    return tqdm(total=total, dynamic_ncols=True, disable=args.disable_tqdm or None, **options)
+def _progress(args: TrainingArguments, description: str, total: int, unit: str, initial: int = 0) -> Any:
+    return Progress(description, total, unit, initial=initial, show=not args.disable_tqdm)
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-@contextmanager
-def without_warning(logger: str, beginning: str) -> Iterator[None]:
-    """Hide the messages of a logger that start with the given words."""
-
-    def does_not_start(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(beginning)
-
-    logging.getLogger(logger).addFilter(does_not_start)
-    try:
-        yield
-    finally:
-        logging.getLogger(logger).removeFilter(does_not_start)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..command_line.progress import Steps, say
 from ..configuration import SequenceEncoderConfig
 from ..modeling import (
     SequenceEncoderForMaskedLM,
@@ -59,6 +60,14 @@ def convert_checkpoint(
     """
     output = Path(target)
     check_replaceable(output, force, "--force", kept=Path(source))
+    with Steps("Converting", 3) as steps:
+        difference = _convert(source, output, to, base_model, force, steps)
+    print(f"Saved in {output}.")
+    return difference
+
+
+def _convert(source: str, output: Path, to: str | None, base_model: bool, force: bool, steps: Steps) -> float | None:
+    steps.begin("loading the model")
     source_folder = folder_of(source)
     encoder = Path(transformer_folder(source_folder))
     place = source if encoder == source_folder else encoder
@@ -66,7 +75,7 @@ def convert_checkpoint(
     model = load_checkpoint(place, base_model) if found is None else convert_remote_code(found, base_model)
     tokenizer = load_tokenizer(encoder, model)
     if tokenizer is None:
-        print(f"{encoder} has no tokenizer, so none is saved and the models are compared on random token ids.")
+        say(f"{encoder} has no tokenizer, so none is saved and the models are compared on random token ids.")
     config = our_config(model)
     if tokenizer is not None and config.position_offset and tokenizer.pad_token_id != config.pad_token_id:
         raise ValueError(
@@ -78,12 +87,13 @@ def convert_checkpoint(
         heads = heads_of(model)
     elif to is None and is_encoder and not base_model:
         heads = read_heads(place, config.hidden_size)
+    steps.begin("converting the weights and comparing the outputs")
     texts = sample_ids(config, tokenizer)
     before, original = outputs_of(model, texts), type(model).__name__
     converted, difference = model, None
     if found is not None:
         check_finite_outputs(before)
-        print(
+        say(
             f"Converted {found.architecture} to {original}. Their outputs could not be compared, because the code of "
             f"{found.architecture} is on the Hub and is not run. The new model uses all weights, and they have the "
             "shapes that config.json states."
@@ -98,11 +108,12 @@ def convert_checkpoint(
     if converted is not model:
         difference = check_same_outputs(before, outputs_of(converted, texts))
         names = f"{original} to {type(converted).__name__}"
-        print(f"Converted {names}. On sample texts, their outputs differ by at most {difference:.1e}.")
+        say(f"Converted {names}. On sample texts, their outputs differ by at most {difference:.1e}.")
     if isinstance(converted, SequenceEncoderForMaskedLM) and tokenizer is not None:
         _set_special_tokens(converted.config, tokenizer)
     if heads is not None:
-        print(f"The weights of {' and '.join(HEAD_FILES)} are unchanged.")
+        say(f"The weights of {' and '.join(HEAD_FILES)} are unchanged.")
+    steps.begin("writing the model")
     with atomic_folder(output, force, "--force") as written:
         place = written / encoder.relative_to(source_folder)
         converted.save_pretrained(place)
@@ -112,7 +123,6 @@ def convert_checkpoint(
             save_tokenizer(tokenizer, place, list(SAMPLES))
         copy_sidecar_files(source_folder, encoder, written)
         adjust_card(written, output.resolve().name, converted)
-    print(f"Saved in {output}.")
     return difference
 
 

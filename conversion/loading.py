@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from ..command_line.progress import Progress
 from ..modeling import SequenceEncoderPreTrainedModel
 from .convert import convert, convert_loaded
 from .remote_code_checkpoints import find_remote_code
@@ -24,9 +25,10 @@ def load_or_convert(source: str, base_model: bool = False) -> SequenceEncoderPre
         ValueError: If the checkpoint cannot be converted.
     """
     place = transformer_folder(source)
-    if find_remote_code(place) is not None:
-        return cast(SequenceEncoderPreTrainedModel, convert(source, base_model=base_model))
-    loaded = load_checkpoint(place, base_model)
-    if isinstance(loaded, SequenceEncoderPreTrainedModel):
-        return loaded
-    return cast(SequenceEncoderPreTrainedModel, convert_loaded(loaded, source, base_model=base_model))
+    with Progress("Loading the model"):
+        if find_remote_code(place) is not None:
+            return cast(SequenceEncoderPreTrainedModel, convert(source, base_model=base_model))
+        loaded = load_checkpoint(place, base_model)
+        if isinstance(loaded, SequenceEncoderPreTrainedModel):
+            return loaded
+        return cast(SequenceEncoderPreTrainedModel, convert_loaded(loaded, source, base_model=base_model))

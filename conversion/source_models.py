@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 from transformers.utils import logging
 
 from .. import modeling
-from ..command_line.progress_bars import new_head
+from ..command_line.quiet import new_head
 from ..configuration import SequenceEncoderConfig, TaskAdapterConfig
 from ..configuration.shared_fields import check_number_of_labels
 from ..saving.loading import check_config_file, check_dtype, check_weight_maps

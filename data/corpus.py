@@ -181,7 +181,7 @@ def read_files(reader: str, files: list[Path], named: str, streaming: bool = Fal
     """
     from datasets import load_dataset
 
-    from ..command_line.console import without_warning
+    from ..command_line.quiet import without_warning
 
     def load(files: list[Path], streaming: bool) -> Any:
         # `datasets` treats file names as patterns.

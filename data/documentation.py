@@ -20,9 +20,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from ..command_line import UsageError
+from ..command_line.progress import Progress, counted_by
 
 STANDARD_LIBRARY = "python"
 # Other names of a library in texts: other spellings, and its customary import aliases.
@@ -190,10 +189,10 @@ def read_documentation(
     # trees have no cycles and searching for cycles takes as long as parsing.
     workers = min(os.cpu_count() or 1, 8, len(files) // 64 + 1)
     with ProcessPoolExecutor(workers, initializer=gc.disable) as pool:
-        texts = pool.map(docstrings_of, (path for _, path in files), chunksize=64)
-        bar = tqdm(texts, total=len(files), desc="Reading documentation", unit="file", disable=not show_progress)
-        for (library, path), docs in zip(files, bar, strict=True):
-            found += [(str(path), library, text[:max_characters]) for text in docs if len(text.split()) >= min_words]
+        read = pool.map(docstrings_of, (path for _, path in files), chunksize=64)
+        progress = Progress("Reading documentation", len(files), "file", show=show_progress)
+        for (library, path), texts in zip(files, counted_by(progress, read), strict=True):
+            found += [(str(path), library, text[:max_characters]) for text in texts if len(text.split()) >= min_words]
 
     sizes = Counter(library for _, library, _ in found)
     libraries = [library for library, _ in sizes.most_common(max_libraries)]

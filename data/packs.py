@@ -18,8 +18,8 @@ from typing import Any, Generic, TypedDict, TypeVar
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
+from ..command_line.progress import Progress, counted_by
 from .windows import Window
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ class PackedWindows(Dataset[Pack]):
             raise ValueError("windows is empty: there is nothing to pack.")
         self.windows, self.max_tokens, self.seed = windows, max_tokens, seed
         order = np.random.default_rng(seed).permutation(len(lengths))
-        bar = tqdm(order, desc="Packing", unit="window", delay=2, disable=not show_progress)
+        bar = counted_by(Progress("Packing", len(order), "window", show=show_progress), order)
         # One flat array, because lists would take ten times the memory.
         self._members, ends = array("q"), array("q", [0])
         for members in pack(((int(index), int(lengths[index])) for index in bar), max_tokens):

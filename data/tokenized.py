@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ..command_line import UsageError
+from ..command_line.progress import Progress
 from .corpus import texts_of
 from .windows import segment_windows
 
@@ -37,16 +39,18 @@ def windows_of(
     # The first call changes the state of a tokenizer, and with it the fingerprint in the cache.
     tokenizer("", add_special_tokens=False)
     processes = num_proc or min(os.cpu_count() or 1, len(texts) // 1000 + 1)
-    windows = texts.map(
-        _cut,
-        batched=True,
-        batch_size=_BATCH,
-        remove_columns=texts.column_names,
-        features=Features({"input_ids": Sequence(Value("int32")), "cut": Value("int32"), "length": Value("int32")}),
-        fn_kwargs={"tokenizer": tokenizer, "max_length": max_length, "pairs": pairs},
-        num_proc=processes if processes > 1 else None,
-        desc="Tokenising",
-    )
+    # On a terminal, `datasets` shows a bar.
+    with Progress("Tokenising", show=not sys.stderr.isatty()):
+        windows = texts.map(
+            _cut,
+            batched=True,
+            batch_size=_BATCH,
+            remove_columns=texts.column_names,
+            features=Features({"input_ids": Sequence(Value("int32")), "cut": Value("int32"), "length": Value("int32")}),
+            fn_kwargs={"tokenizer": tokenizer, "max_length": max_length, "pairs": pairs},
+            num_proc=processes if processes > 1 else None,
+            desc="Tokenising",
+        )
     if not len(windows):
         raise UsageError(f"none of the {len(texts)} documents has a token, so there is nothing to train on.")
     return windows

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line import UsageError
+from ..command_line.progress import Progress
 from ..conversion.command import SAMPLES
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
@@ -59,7 +60,7 @@ def calibrate_checkpoint(options: CalibrationArguments, data: CalibrationFiles) 
         columns=data,
     )
     print(report)
-    with atomic_folder(output, options.overwrite, "--overwrite") as written:
+    with Progress("Writing the model"), atomic_folder(output, options.overwrite, "--overwrite") as written:
         model.save_pretrained(written)
         save_tokenizer(tokenizer, written, list(SAMPLES))
         copy_sidecar_files(source, encoder, written)

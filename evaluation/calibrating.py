@@ -13,6 +13,7 @@ from torch import nn
 
 from ..command_line import UsageError
 from ..command_line.extras import require
+from ..command_line.progress import Progress
 from ..hub.calibration_section import summary_of
 from ..modeling import (
     SequenceEncoderPreTrainedModel,
@@ -169,7 +170,8 @@ def calibrate_encoded(
     rows, folds, examples = _choose(rows)
     outputs = outputs_of(model, tokenizer, rows, layers, "calibration examples")
     labels = labels_of(model)
-    fitted = _FITS[task](ToFit(outputs, rows, labels, folds, tuple(coverages), methods))
+    with Progress("Fitting the calibration"):
+        fitted = _FITS[task](ToFit(outputs, rows, labels, folds, tuple(coverages), methods))
     others = None
     if away is not None:
         encoded = tokenizer(away, truncation=True, max_length=max_length)
@@ -177,7 +179,8 @@ def calibrate_encoded(
         found = outputs_of(model, tokenizer, texts, layers, "texts from elsewhere")
         others = Known(found.vectors, None if fitted.logits is None else fitted.scaling(found.stacked))
     known = Known(outputs.vectors, fitted.logits, fitted.classes)
-    unfamiliarity, chosen = choose_score(known, folds, depth, others)
+    with Progress("Choosing the score of unfamiliarity"):
+        unfamiliarity, chosen = choose_score(known, folds, depth, others)
     facts: dict[str, Any] = {
         "texts": examples,
         "metrics": {"before": fitted.before.metrics(), "after": fitted.after.metrics()},

@@ -11,7 +11,6 @@ import torch
 
 from ..command_line import UsageError
 from ..command_line.parser import as_words
-from ..command_line.progress_bars import hide_progress_bars
 from ..conversion.command import SAMPLES
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer, save_tokenizer
@@ -44,30 +43,29 @@ def evaluate_checkpoint(options: EvaluationArguments, data: EvaluationFiles) -> 
     if options.matched_dir is not None:
         check_replaceable(Path(options.matched_dir), options.overwrite, "--overwrite", kept=Path(options.model))
     device, home = _device(options.device), next(iter(data.paths))
-    with hide_progress_bars():
-        examples: dict[str, Any] = {}
-        for name in data.paths:
-            files = files_of(data, name)
-            assert files is not None
-            examples[name] = files.load()
-        model, tokenizer = _load(options.model, device)
-        if options.matched_dir is not None and task_of(model) != "classification":
-            raise UsageError(f"--matched_dir needs a classifier with one label per text, which {options.model} is not.")
-        if options.shares:
-            checked_shares("--label_shares", options.shares, model)
-        elif options.matched_dir is not None and (data.label_column or "label") not in examples[home].column_names:
-            raise UsageError(f"--matched_dir needs --label_shares, because {home} has no labels.")
-        others = [_load(name, device) for name in options.also]
-        found = evaluate(
-            model,
-            tokenizer,
-            examples,
-            also=others,
-            columns=data,
-            max_length=options.max_length,
-            bootstrap_samples=options.bootstrap_samples,
-            seed=options.seed,
-        )
+    examples: dict[str, Any] = {}
+    for name in data.paths:
+        files = files_of(data, name)
+        assert files is not None
+        examples[name] = files.load()
+    model, tokenizer = _load(options.model, device)
+    if options.matched_dir is not None and task_of(model) != "classification":
+        raise UsageError(f"--matched_dir needs a classifier with one label per text, which {options.model} is not.")
+    if options.shares:
+        checked_shares("--label_shares", options.shares, model)
+    elif options.matched_dir is not None and (data.label_column or "label") not in examples[home].column_names:
+        raise UsageError(f"--matched_dir needs --label_shares, because {home} has no labels.")
+    others = [_load(name, device) for name in options.also]
+    found = evaluate(
+        model,
+        tokenizer,
+        examples,
+        also=others,
+        columns=data,
+        max_length=options.max_length,
+        bootstrap_samples=options.bootstrap_samples,
+        seed=options.seed,
+    )
     found = replace(found, command=_command(options, data))
     found.save(output, options.overwrite)
     print(found)
@@ -89,7 +87,7 @@ def _command(options: EvaluationArguments, data: EvaluationFiles) -> str:
 def _save_matched(model: Any, tokenizer: Any, texts: Any, found: Evaluation, options: EvaluationArguments) -> None:
     """Save a copy of the model that assigns labels in the requested shares, or in the shares of the first file."""
     target = Path(str(options.matched_dir))
-    with hide_progress_bars(), atomic_folder(target, options.overwrite, "--overwrite") as written:
+    with atomic_folder(target, options.overwrite, "--overwrite") as written:
         match_label_shares(model, tokenizer, texts, options.shares or found.files[0].label_shares, options.max_length)
         # It belongs to the scores before.
         model.calibration = None

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..command_line import UsageError
 from ..command_line.extras import require
+from ..command_line.progress import Progress, counted_by
 from ..modeling.calibration import calibration_of
 from ..tasks.arguments import ExampleArguments
 from .calibrating import labels_of
@@ -98,7 +99,8 @@ def evaluate(
             )
     read = read_examples(task_name, labels, examples, columns)
     mine, *others = ([answers_of(each, *pair, max_length) for each in read] for pair in ((model, tokenizer), *also))
-    files = [_evaluate_file(model, read, mine, others, index, bootstrap_samples, seed) for index in range(len(read))]
+    indices = counted_by(Progress("Comparing the files", len(read), "file"), range(len(read)))
+    files = [_evaluate_file(model, read, mine, others, index, bootstrap_samples, seed) for index in indices]
     name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
     return Evaluation(name, task_name, labels, files, seed)
 

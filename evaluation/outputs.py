@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
+from ..command_line.progress import Progress
 from ..data.batching import token_batches
 from ..modeling.layer_vectors import LayerVectors
 from ..modeling.text_encoding.evaluation_mode import evaluation_mode
@@ -57,7 +57,7 @@ def outputs_of(
     lengths = [len(each["input_ids"]) for each in inputs]
     logits: list[Any] = [None] * len(inputs)
     vectors = {layer: torch.zeros(len(inputs), model.config.hidden_size) for layer in layers}
-    progress = tqdm(total=len(inputs), desc=f"Running on {what}", leave=False, unit="text", disable=None)
+    progress = Progress(f"Running on {what}", len(inputs), "text")
     with progress, evaluation_mode(model):
         # The longest texts come first, so that a lack of memory shows at once.
         for batch in reversed(token_batches(lengths, _MAX_TOKENS)):

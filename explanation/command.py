@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..command_line import UsageError
 from ..command_line.counts import counted
-from ..command_line.progress_bars import hide_model_bars
+from ..command_line.progress import Progress, counted_by, say
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import transformer_folder
@@ -81,17 +81,13 @@ def explain(
     }
     chosen |= {"max_length": texts.max_length, "max_tokens": texts.max_tokens}
     found: list[Explanation] = []
-    for pair, explanations, neighbours in zip(
-        pairs, iter_explain(model, tokenizer, pairs, **chosen), near, strict=True
-    ):
-        print("\n".join(pair))
+    explained = zip(pairs, iter_explain(model, tokenizer, pairs, **chosen), near, strict=True)
+    for pair, explanations, neighbours in counted_by(Progress("Explaining", len(pairs), "text"), explained):
+        lines = [*pair, *(each.table(options.top_words) for each in explanations)]
         if not explanations:
-            print("The model finds no entity to explain.")
-        for each in explanations:
-            print(each.table(options.top_words))
-        for neighbour in neighbours:
-            print(f"near: {neighbour.cosine:.3f} {neighbour.label}: {neighbour.text}")
-        print(flush=True)
+            lines.append("The model finds no entity to explain.")
+        lines += [f"near: {neighbour.cosine:.3f} {neighbour.label}: {neighbour.text}" for neighbour in neighbours]
+        say("\n".join([*lines, ""]))
         found += [replace(each, neighbours=tuple(neighbours)) for each in explanations]
     if len(found) > 1:
         better = sum(each.faithfulness is not None and each.faithfulness.better_than_random for each in found)
@@ -131,8 +127,7 @@ def _load(texts: ExplainedTexts) -> tuple[Any, PreTrainedTokenizerBase]:
         raise UsageError(f"--device {texts.device}: {str(error).partition(chr(10))[0]}") from error
     folder = folder_of(texts.model)  # Its error names the model.
     place = str(transformer_folder(folder))
-    with hide_model_bars():
-        model: Any = load_or_convert(texts.model)
+    model: Any = load_or_convert(texts.model)
     tokenizer = load_tokenizer(place, model)
     if tokenizer is None:
         raise UsageError(f"{texts.model} has no tokenizer.")

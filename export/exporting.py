@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from ..command_line.progress import Steps
 from ..conversion.command import SAMPLES, in_float32
 from ..conversion.peft_adapters import check_merged
 from ..hub.passed_on import inherited_card_fields
@@ -110,22 +111,28 @@ def checked_export(
     # As `save_pretrained` does. Pipelines read it.
     model.config.architectures = [type(encoder if pooled else model).__name__]
     with atomic_folder(Path(folder), *may_replace) as written, ExitStack() as stack:
+        steps = stack.enter_context(Steps(f"Exporting to {FORMATS[to].title}", 3))
         stack.enter_context(evaluation_mode(module))
         stack.enter_context(in_float32(model))
         stack.enter_context(torch.no_grad())
         with quiet_exporters():
-            trace(exporter, module, batches[1]).save_pretrained(written)
+            steps.begin("tracing the graph")
+            traced = trace(exporter, module, batches[1])
+            steps.begin("writing the graph")
+            traced.save_pretrained(written)
         tokenizer.save_pretrained(written)
         recipe = encoder.recipe_for() if pooled else encoder.embedding_recipe
         if model is encoder and recipe is not None:
             write_recipe(written, recipe, model.config.hidden_size)
         if not pooled and (calibration := calibration_of(model)) is not None:
             calibration.write(written)
+        steps.begin("comparing the outputs")
         check, shapes = _check(to, module, written, batches)
         dimensions = {name: tensor.dim() for name, tensor in batches[1].items()}
         if isinstance(model, SequenceEncoderForMultipleChoice):
             shapes["logits"] = ("batch", "choices")
         write_card(written, Path(folder).resolve().name, model, check, inherited, dimensions, shapes)
+        steps.close()
         yield check
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..command_line.progress import Progress
 from ..conversion.command import SAMPLES
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
@@ -42,7 +43,7 @@ def quantize_checkpoint(
         raise ValueError(f"{source} has no tokenizer, which calibration needs.")
     report = quantize(model, tokenizer, lines, target=cosine)
     print(f"Quantized {type(model).__name__}. {report}")
-    with atomic_folder(output, force, "--force") as written:
+    with Progress("Writing the model"), atomic_folder(output, force, "--force") as written:
         place = written / encoder.relative_to(source_folder)
         model.save_pretrained(place)
         save_tokenizer(tokenizer, place, list(SAMPLES))

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..command_line.counts import counted
+from ..command_line.progress import Progress, counted_by
 from ..conversion.peft_adapters import check_merged
 from ..modeling import SequenceEncoderModel, SequenceEncoderPreTrainedModel
 from ..modeling.quantized.eight_bit_config import EightBitConfig
@@ -218,10 +219,10 @@ def _fitted(
     encoder: SequenceEncoderModel, originals: dict[str, nn.Module], seen: Any, unseen: Any
 ) -> dict[str, nn.Module]:
     linear = [name for name, module in originals.items() if type(module) is nn.Linear]
-    ranges, others = record_inputs(encoder, linear, seen), record_inputs(encoder, linear, unseen)
+    with Progress("Running on the texts for calibration"):
+        ranges, others = record_inputs(encoder, linear, seen), record_inputs(encoder, linear, unseen)
     quantized: dict[str, nn.Module] = {}
-    for name in logging.tqdm(originals, desc="Quantizing", unit="layer", leave=False):
-        module = originals[name]
+    for name, module in counted_by(Progress("Quantizing", len(originals), "layer"), originals.items()):
         if isinstance(module, nn.Embedding):
             quantized[name] = fit_embedding(module)
         elif name in ranges:
@@ -246,7 +247,7 @@ def _choose(
     if found >= target:
         return found
     gains = {}
-    for name in logging.tqdm(quantized, desc="Choosing layers", unit="layer", leave=False):
+    for name in counted_by(Progress("Choosing layers", len(quantized), "layer"), quantized):
         _put(encoder, {name: originals[name]})
         gains[name] = measure()
         _put(encoder, {name: quantized[name]})

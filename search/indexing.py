@@ -12,7 +12,7 @@ from ..bulk.formats import VECTORS
 from ..bulk.listed_vectors import COLUMNS
 from ..bulk.models import kind_of
 from ..command_line import UsageError
-from ..command_line.counts import counted
+from ..command_line.progress import Progress
 from ..conversion.sidecar_files import folder_of
 from ..data.corpus import TextArguments
 from .arguments import ANY_LANGUAGE, INDEX, IndexArguments, check_libraries
@@ -66,7 +66,7 @@ def index(model: ModelArguments, corpus: TextArguments, options: IndexArguments,
     folder = Path(rows.output_dir)
     with OutputFolder(folder, "index").lock():
         layout = _complete(folder, corpus.text_column, options)
-    print(_summary(layout, folder))
+    print(_summary(layout))
     return layout
 
 
@@ -106,16 +106,18 @@ def add_indexes(
     from lancedb.index import FTS
 
     # Many small parts of a table are slow to read.
-    table.optimize()
+    with Progress("Merging the parts of the table"):
+        table.optimize()
     any_language = FTS(base_tokenizer="icu", stem=False, remove_stop_words=False)
     words = any_language if language == ANY_LANGUAGE else FTS(language=language)
-    table.create_index(text_column, config=words, replace=True)
-    probes, recall = vectors.add_index()
+    with Progress("Indexing the words"):
+        table.create_index(text_column, config=words, replace=True)
+    with Progress("Indexing the vectors"):
+        probes, recall = vectors.add_index()
     return Layout(text_column, language, query_prompt, table.count_rows(), probes, recall)
 
 
-def _summary(layout: Layout, folder: Path) -> str:
-    sentence = f"{counted(layout.rows, 'row')} can be searched in {folder}"
+def _summary(layout: Layout) -> str:
     if layout.recall is None:
-        return f"{sentence}, all vectors exactly."
-    return f"{sentence}. The index of vectors finds {layout.recall:.1%} of the {NEIGHBOURS} nearest rows."
+        return "A search compares all vectors exactly."
+    return f"The index of vectors finds {layout.recall:.1%} of the {NEIGHBOURS} nearest rows."

@@ -8,7 +8,6 @@ import shutil
 import textwrap
 from typing import Any
 
-from ..command_line.progress_bars import hide_progress_bars
 from .arguments import SearchArguments
 from .hit import Hit
 from .reranking import Reranker
@@ -23,17 +22,16 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 def search(options: SearchArguments) -> None:
     """Run `sequence-encoder search`."""
-    with hide_progress_bars():
-        index = SearchIndex(options.index, options.model, options.device)
-        reranker = None if options.rerank is None else Reranker(options.rerank, options.device)
-        hits = index.search(
-            options.query,
-            options.limit,
-            mode=options.mode,
-            where=options.where,
-            reranker=reranker,
-            candidates=options.candidates,
-        )
+    index = SearchIndex(options.index, options.model, options.device)
+    reranker = None if options.rerank is None else Reranker(options.rerank, options.device)
+    hits = index.search(
+        options.query,
+        options.limit,
+        mode=options.mode,
+        where=options.where,
+        reranker=reranker,
+        candidates=options.candidates,
+    )
     for number, hit in enumerate(hits, 1):
         print(json.dumps(vars(hit), default=str, ensure_ascii=False) if options.json else in_words(number, hit))
     if not hits and not options.json:

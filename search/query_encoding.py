@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from tqdm.auto import tqdm
-
 from ..bulk.models import choose_device, kind_of, load_encoder, load_text_vectors
 from ..command_line import UsageError
+from ..command_line.progress import Progress
 from ..inference.text_vectors import DENSE, DOCUMENT, QUERY, TextVectors
 
 
@@ -58,7 +57,7 @@ def text_vectors_encoding(vectors: TextVectors, facts: Mapping[str, Any], query_
     def encode(text: str, task: str, **options: Any) -> Any:
         # Each call creates a tokenizer, because several threads may call this.
         ids = vectors.reader(task, **options).tokenize([text])["input_ids"]
-        with tqdm(disable=True) as silent:
+        with Progress("", show=False) as silent:
             found = vectors.encode(
                 ids, task, normalize=facts["normalize"], max_tokens=1, name=lambda _: repr(text), progress=silent
             )

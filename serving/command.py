@@ -12,7 +12,6 @@ from typing import Any
 import uvicorn
 
 from ..command_line import UsageError
-from ..command_line.progress_bars import hide_model_bars
 from ..search import SearchIndex
 from .app import create_app
 from .arguments import ServeArguments
@@ -49,9 +48,8 @@ def serve(options: ServeArguments) -> None:
             listener.bind((options.host, options.port))
         except OSError as error:
             raise UsageError(f"Cannot listen on {options.host}, port {options.port}: {error.strerror}.") from error
-        with hide_model_bars():
-            index = None if options.index is None else SearchIndex(options.index)
-            models = [_load(source, options) for source in options.models]
+        index = None if options.index is None else SearchIndex(options.index)
+        models = [_load(source, options) for source in options.models]
         app = create_app(models, options.limits, api_key=options.api_key, truncate=options.truncate, index=index)
         for model in models:
             print(f"{model.name}: {', '.join(model.tasks)}, in {model.precision} on {model.device}")

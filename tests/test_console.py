@@ -1,4 +1,4 @@
-"""On the console, training prints one table, and nothing that users cannot act on."""
+"""On the console, commands print nothing that users cannot act on, and training prints one table."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from transformers.utils.logging import is_progress_bar_enabled
 
-from sequence_encoder.tests.pretraining_runs import run_here, write_corpus
+from sequence_encoder.__main__ import main
+from sequence_encoder.tests.other_families import bert
+from sequence_encoder.tests.pretraining_runs import command, run_here, write_corpus
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def warned() -> Iterator[list[str]]:
 
 
 def test_the_table_has_a_row_for_each_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_here(write_corpus(tmp_path), tmp_path / "out", max_steps=6, eval_documents=3, eval_steps=2)
+    main(["pretrain", *command(write_corpus(tmp_path), tmp_path / "out", max_steps=6, eval_documents=3, eval_steps=2)])
     captured = capsys.readouterr()
     lines = [line.split() for line in captured.out.splitlines()]
     (head,) = [place for place, line in enumerate(lines) if line[:1] == ["step"]]
@@ -56,3 +59,15 @@ def test_a_resumed_run_logs_no_warnings(tmp_path: Path, warned: list[str]) -> No
     run_here(corpus, tmp_path / "out", max_steps=4, save_steps=0.5)
     run_here(corpus, tmp_path / "out", max_steps=8, save_steps=0.5, resume=True)
     assert warned == []
+
+
+def test_loading_a_model_prints_nothing_of_transformers(
+    tmp_path: Path, warned: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bert("BertForMaskedLM").save_pretrained(tmp_path / "theirs")
+    capsys.readouterr()
+    main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours"), "--base-model"])
+    assert capsys.readouterr().err == ""
+    assert warned == []
+    # In Python, transformers shows its bars as before.
+    assert is_progress_bar_enabled()

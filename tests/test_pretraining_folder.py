@@ -167,6 +167,19 @@ def test_checkpoint_rotation_works_in_an_empty_folder(tmp_path: Path) -> None:
     rotate_checkpoints(tmp_path, 1, None)
 
 
+def test_modules_of_sentence_transformers_go_with_their_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (1, 2):
+        for name in ("config.json", "1_Pooling/config.json", "2_Normalize/config.json", "3_Dense/model.safetensors"):
+            file = tmp_path / f"checkpoint-{step}" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("{}")
+    rotate_checkpoints(tmp_path, 1, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    assert capsys.readouterr().out == ""
+
+
 def test_a_second_run_into_the_same_folder_is_rejected(corpus: Path, output: Path) -> None:
     with (
         FileLock(output / "_pretraining" / "lock", timeout=0),

@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..command_line import UsageError
-from ..command_line.console import without_warning
+from ..command_line.quiet import without_warning
 from ..saving.code_bundle import BUNDLE_FILES
 
 MARKER = "complete"
@@ -32,7 +32,9 @@ _WRITTEN = (
     *("merges.txt", "chat_template.jinja", "adapter_config.json", "adapter_model.safetensors", "README.md"),
     *(*BUNDLE_FILES, "sequence_encoder_*.py", "tokenization_sequence_encoder.py"),
     *("__pycache__", "_saving-*", "custom_generate", "ema", "best_weights*", "zero_to_fp32.py"),
-    *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling"),
+    *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
+    # The modules of sentence-transformers after the encoder.
+    *("[1-9]_Pooling", "[1-9]_Dense", "[1-9]_Normalize"),
 )
 
 

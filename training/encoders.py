@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..command_line import UsageError
+from ..command_line.progress import Progress
 from ..conversion import convert
 from ..conversion.convert import convert_remote_code
 from ..conversion.remote_code_checkpoints import find_remote_code
@@ -38,12 +39,14 @@ def save_as_sequence_encoder(checkpoint: str, folder: Path, base_model: bool) ->
         encoder = transformer_folder(source_folder)
         place = checkpoint if encoder == source_folder else encoder
         found = find_remote_code(place)
-        model = load_checkpoint(place, base_model) if found is None else convert_remote_code(found, base_model)
+        with Progress("Loading the encoder"):
+            model = load_checkpoint(place, base_model) if found is None else convert_remote_code(found, base_model)
         tokenizer = load_tokenizer(encoder, model)
         if tokenizer is None:
             raise ValueError("the checkpoint has no tokenizer.")
         check_trainable(model.config)
-        ours = model if isinstance(model, SequenceEncoderPreTrainedModel) else convert(model)
+        with Progress("Converting the encoder"):
+            ours = model if isinstance(model, SequenceEncoderPreTrainedModel) else convert(model)
     except (OSError, ValueError) as error:
         raise UsageError(f"--from {checkpoint}: {error}") from error
     ours.float().save_pretrained(folder)

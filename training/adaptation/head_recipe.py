@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import transformers
-from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -20,7 +19,8 @@ from transformers import (
 )
 
 from ...command_line import UsageError
-from ...command_line.progress_bars import new_head
+from ...command_line.progress import Progress
+from ...command_line.quiet import new_head
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...conversion.peft_adapters import merge_adapter
 from ...conversion.task_adapters import classifier_of
@@ -357,10 +357,12 @@ class HeadRecipe:
         device, parts = self.run.args.device, []
         texts = inputs.remove_columns("labels")
         loader: Any = DataLoader(texts, batch_size=self.run.args.per_device_eval_batch_size, collate_fn=self.collator)
-        for batch in tqdm(loader, desc="Encoding", leave=False, disable=self.run.args.disable_tqdm or None):
-            with self._autocast():
-                vectors = adapter.features(**{name: tensor.to(device) for name, tensor in batch.items()})
-            parts.append(vectors.float().cpu())
+        with Progress("Encoding", len(texts), "text", show=not self.run.args.disable_tqdm) as progress:
+            for batch in loader:
+                with self._autocast():
+                    vectors = adapter.features(**{name: tensor.to(device) for name, tensor in batch.items()})
+                parts.append(vectors.float().cpu())
+                progress.update(len(vectors))
         rows = {"features": torch.cat(parts).numpy(), "labels": inputs["labels"]}
         return Dataset.from_dict(rows).with_format("torch")
 

@@ -21,7 +21,7 @@ from transformers.trainer_utils import SaveStrategy
 from ...command_line import UsageError
 from ...command_line.console import show_table
 from ...command_line.counts import counted
-from ...command_line.progress_bars import hide_progress_bars
+from ...command_line.progress import Progress
 from ...evaluation.calibrate_command import add_to_card
 from ...evaluation.calibrating import CalibrationReport
 from ...saving.model_files import model_files
@@ -77,7 +77,7 @@ def adapt(run: Adaptation) -> Results:
     """
     check_libraries(run.model, run.args)
     try:
-        with hide_progress_bars(), GracefulStop().watch():
+        with GracefulStop().watch():
             return _adapt(run)
     except KeyboardInterrupt as interruption:
         raise KeyboardInterrupt(progress_of(run)) from interruption
@@ -114,7 +114,8 @@ def _adapt(run: Adaptation) -> Results:
             )
             if args.should_save:
                 record_settings(run, settings)
-            recipe.prepare(checkpoint, tokenizer)
+            with Progress("Tokenising the examples", show=args.process_index == 0 and not args.disable_tqdm):
+                recipe.prepare(checkpoint, tokenizer)
             calibrated_on = check_calibrated_model(run, recipe, calibrated_on)
         if args.process_index == 0:
             for split, cut in recipe.cut.items():

@@ -9,7 +9,8 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from ...command_line import UsageError
-from ...command_line.progress_bars import new_head
+from ...command_line.progress import Progress
+from ...command_line.quiet import new_head
 from ...hub.card import Training
 from ...modeling.text_encoding.recipe_files import read_recipe
 from ...saving.model_files import save_card
@@ -117,8 +118,9 @@ class SimilarityRecipe:
     def judge(self, trainer: Any, split: str) -> Evaluation:
         """Evaluate the model of a trainer on the pairs of a split."""
         model = trainer.accelerator.unwrap_model(trainer.model)
-        found = {f"eval_{name}": value for name, value in self.evaluators[split](model).items()}
-        return Evaluation(metrics_of(found, "eval"), self.task.answers(model, self.rows[split]))
+        with Progress(f"Evaluating on the {split} examples", show=not self.run.args.disable_tqdm):
+            found = {f"eval_{name}": value for name, value in self.evaluators[split](model).items()}
+            return Evaluation(metrics_of(found, "eval"), self.task.answers(model, self.rows[split]))
 
     def constant(self, split: str) -> dict[str, float] | None:
         """Return None, because a model that scores all pairs the same ranks nothing."""

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, IntervalStrategy, PreTrainedTokenizerBas
 
 from ...command_line import UsageError
 from ...command_line.counts import counted
-from ...command_line.progress_bars import hide_progress_bars
+from ...command_line.progress import Progress
 from ...data.corpus import load_corpus, text_of
 from ...data.packs import EvaluationWindows, PackedWindows
 from ...data.streams import PackedStream
@@ -56,7 +56,7 @@ def pretrain(run: Pretraining) -> HubTrainer:
     check_folder(run)
     stop = GracefulStop()
     try:
-        with run_lock(run), hide_progress_bars(), stop.watch():
+        with run_lock(run), stop.watch():
             trainer = prepare(run)
             planned = cast(Any, trainer.train_dataset).total // packs_per_step(run.args)
             if run.args.resume and finished_steps(run) >= planned:
@@ -127,7 +127,8 @@ def prepare_tokenizer(run: Pretraining, texts: Any) -> PreTrainedTokenizerBase:
         if checkpoint is None:
             # Reading would advance the position of the stream.
             texts = copy.deepcopy(texts) if run.corpus.streaming else texts
-            tokenizer = make_tokenizer(run.model, (text_of(item["text"]) for item in texts))
+            with Progress("Training the tokenizer"):
+                tokenizer = make_tokenizer(run.model, (text_of(item["text"]) for item in texts))
         else:
             tokenizer = save_as_sequence_encoder(checkpoint, run.scratch / "encoder", base_model=False)
         temporary = run.scratch / "tokenizer.part"

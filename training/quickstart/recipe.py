@@ -34,6 +34,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
+from ...command_line.progress import Progress, counted_by
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...data.documentation import Docstring, read_documentation, split_by_file
 from ...data.packs import EvaluationWindows, PackedWindows
@@ -102,10 +103,12 @@ def _run(arguments: QuickstartArguments, pretrained: Path, finished: Path) -> Re
     test = [doc for doc in test if doc.library in libraries]
     print(f"{len(train):,} docstrings for training and {len(test):,} held out, from {', '.join(libraries)}.")
     if source_tokenizer is None:
-        tokenizer: PreTrainedTokenizerBase = train_tokenizer(train)
-        windows, held_out = (
-            list(segment_windows((doc.text for doc in docs), tokenizer, MAX_LENGTH)) for docs in (train, test)
-        )
+        with Progress("Training the tokenizer"):
+            tokenizer: PreTrainedTokenizerBase = train_tokenizer(train)
+        with Progress("Tokenising"):
+            windows, held_out = (
+                list(segment_windows((doc.text for doc in docs), tokenizer, MAX_LENGTH)) for docs in (train, test)
+            )
         steps = arguments.pretraining_steps
         results, optimizer = Results(pretrain(windows, held_out, tokenizer, pretrained, steps, seed)), adamw
     else:
@@ -118,7 +121,8 @@ def _run(arguments: QuickstartArguments, pretrained: Path, finished: Path) -> Re
     model = cast(PreTrainedModel, trainer.model)
     model.save_pretrained(finished)
     tokenizer.save_pretrained(finished)
-    predicted = predict_in_fresh_process(finished, [doc.hidden for doc in task.test])
+    with Progress("Loading the classifier in a fresh process and predicting"):
+        predicted = predict_in_fresh_process(finished, [doc.hidden for doc in task.test])
     right = [answer == doc.library for answer, doc in zip(predicted, task.test, strict=True)]
     results.reloaded_accuracy = sum(right) / len(right)
     training = training_of(trainer, "docstrings of installed libraries")
@@ -186,7 +190,7 @@ def evaluate_pretraining(model: PreTrainedModel, batches: list[dict[str, Any]]) 
     """Return the mean loss of the masked tokens, and the accuracy of sentence order."""
     model.eval()
     sums = torch.zeros(())
-    for batch in batches:
+    for batch in counted_by(Progress("Evaluating", len(batches), "batch"), batches):
         batch = {name: x.to(model.device) if isinstance(x, torch.Tensor) else x for name, x in batch.items()}
         sums = sums + sums_of(batch, model(**batch)).cpu()
     found = means(sums)
@@ -271,7 +275,8 @@ def adapt(
     optimizer = make_optimizer(model)
     trainer = trainer_for(description, model, steps, optimizer, 16, task.encode(task.train), collate, seed)
     trainer.train()
-    metrics = trainer.evaluate(task.encode(task.test))
+    with Progress("Evaluating"):
+        metrics = trainer.evaluate(task.encode(task.test))
     return metrics["eval_accuracy"], trainer
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ...command_line.progress import Progress
 
 
 class StepBar(ProgressCallback):
@@ -24,11 +24,8 @@ class StepBar(ProgressCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the bar. In a log file, it updates rarely, because each update is a new line."""
-        interval = 0.1 if sys.stderr.isatty() else 30
-        self.training_bar = tqdm(
-            total=state.max_steps, desc=self.description, dynamic_ncols=True, mininterval=interval, maxinterval=interval
-        )
+        """Start the bar."""
+        self.training_bar: Any = Progress(self.description, state.max_steps, "step")
         self.current_step = 0
 
     def on_log(
@@ -39,6 +36,6 @@ class StepBar(ProgressCallback):
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show the latest loss next to the bar."""
+        """Show the latest loss beside the steps."""
         if self.training_bar is not None and logs and "loss" in logs:
-            self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.3f}", refresh=False)
+            self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
