@@ -19,6 +19,7 @@ from transformers import pipeline
 
 from sequence_encoder import SequenceEncoderForSequenceClassification
 from sequence_encoder.command_line import UsageError
+from sequence_encoder.command_line.quiet import quiet_libraries
 from sequence_encoder.inference import QuestionAnsweringPipeline
 from sequence_encoder.tests.adaptation_runs import (
     COUNTS,
@@ -194,7 +195,8 @@ def test_the_console_shows_a_table_instead_of_raw_logs(
 ) -> None:
     files = write_examples(tmp_path, "classification", COUNTS)
     options = {"logging_strategy": "steps", "disable_tqdm": False, **FAST, "num_train_epochs": 3, "tuning": "lora"}
-    run("classification", encoder, tmp_path / "out", **files, **options)
+    with quiet_libraries():
+        run("classification", encoder, tmp_path / "out", **files, **options)
     output, noise = capfd.readouterr()
     lines = [line.split() for line in output.splitlines()]
     assert ["step", "epoch", "loss", "eval_loss", "eval_accuracy"] in lines
