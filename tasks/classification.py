@@ -161,7 +161,7 @@ class Regression(Classification):
 
     best_metric = "spearman"
     metric_names = ("pearson", "spearman", "rmse")
-    libraries = ("scipy",)
+    libraries = ("scipy", "sklearn")
     problem_type = "regression"
 
     def _read_labels(self, examples: Examples, known: list[str] | None) -> dict[str, Any]:

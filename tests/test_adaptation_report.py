@@ -25,7 +25,7 @@ def test_remarks_on_a_card_are_whole_sentences() -> None:
     results.baselines = {"before_training": {"validation": {"accuracy": 0.5, "loss": 1.0}}}
     remarks = complete(Training(), results, "an encoder", {"train": "train.csv"}, "text-classification").remarks
     assert remarks is not None
-    assert re.findall(r"\.+(?= |$)", remarks) == [".", "."]
+    assert re.findall(r"\.+(?= |$)", remarks) == [".", ".", "."]
 
 
 def test_a_nan_metric_is_reported() -> None:

@@ -276,13 +276,12 @@ def average(run: Adaptation, recipe: Any, results: Results) -> None:
 
 
 def baselines(recipe: Any, args: AdaptationArguments) -> dict[str, dict[str, dict[str, float]]]:
-    """Compute the metrics of each split before training, and the metrics of a constant answer."""
+    """Compute the metrics of each split before training, and those of the simple baselines that the task has."""
     splits = [split for split in ("validation", "test") if split in recipe.rows]
     trainer = recipe.trainer(args)
     show_table(trainer, recipe.logged)
     before = {split: recipe.judge(trainer, split).metrics for split in splits}
-    constant = {split: found for split in splits if (found := recipe.constant(split)) is not None}
-    return {"before_training": before, **({"constant_answer": constant} if constant else {})}
+    return {"before_training": before, **recipe.baselines()}
 
 
 def search(run: Adaptation, recipe: Any) -> dict[str, Any]:

@@ -11,28 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ...hub.card import Training
 from ...saving.whole_folders import write_atomically
+from .baselines import BASELINES
 
 if TYPE_CHECKING:
     from .arguments import AdaptedModelArguments
 
 
-class _Baseline(NamedTuple):
-    """The names of a baseline on the console: in the table's header and in a sentence."""
-
-    head: str
-    in_words: str
-
-
-_BASELINES = {
-    "before_training": _Baseline("before training", "before training"),
-    "constant_answer": _Baseline("constant answer", "for always giving the same answer"),
-}
 # A picture with more labels is illegible.
 _MAX_LABELS = 40
 
@@ -86,8 +76,8 @@ class Results:
         trained: The number of trained parameters.
         found: The hyperparameters that a search found.
         trainings: One result per seed.
-        baselines: The metrics of each split before training and, for tasks that have one, the metrics of a constant
-            answer: the most frequent label, or the mean of the numbers.
+        baselines: The metrics of each split before training and, for tasks that have them, of a constant answer (the
+            most frequent label, or the mean of the numbers) and of a linear model of TF-IDF.
         metric: The metric that selects weights and models.
         labels: The names of the classes, in the order of `Result.confusion`.
         cut: How many texts and tokens of each split `--max_length` truncates.
@@ -205,11 +195,12 @@ class Results:
         sign = math.copysign(1, self.kept.score) * math.copysign(1, found[metric])
         warnings = []
         for name, splits in self.baselines.items():
-            value = splits["validation"].get(metric)
-            if value is not None and self.kept.score <= sign * value:
+            value, baseline = splits["validation"].get(metric), BASELINES[name]
+            equal = value is not None and self.kept.score == sign * value
+            if value is not None and self.kept.score <= sign * value and not (equal and baseline.may_be_equal):
                 warnings.append(
                     f"{metric} on the validation examples is {found[metric]:.4g}, compared with {value:.4g} "
-                    f"{_BASELINES[name].in_words}: the training has not helped."
+                    f"{baseline.in_words}: {baseline.advice}"
                 )
         before = self.baselines.get("before_training", {}).get("validation", {}).get("loss", math.inf)
         if found.get("loss", 0.0) > before:
@@ -222,7 +213,7 @@ class Results:
     def as_text(self) -> str:
         """Format the metrics and warnings for the console."""
         average = ["averaged"] if self.average else []
-        rows = [["", "", "trained", *average, *(_BASELINES[name].head for name in self.baselines)]]
+        rows = [["", "", "trained", *average, *(BASELINES[name].head for name in self.baselines)]]
         for split, metrics in self.spread().items():
             for name, (mean, deviation) in metrics.items():
                 several = f" ± {deviation:.4f}" if len(self.trainings) > 1 else ""
@@ -274,6 +265,13 @@ def complete(
         if name != "loss"
     ]
     remarks = [f"{warning[0].upper()}{warning[1:]}" for warning in results.warnings()]
+    compared = [
+        f"{BASELINES[name].head} {found[split][results.metric]:.4g}"
+        for name, found in results.baselines.items()
+        if results.metric in found.get(split, {})
+    ]
+    if compared:
+        remarks.append(f"Baselines, by {results.metric} on the {split} examples: {'; '.join(compared)}.")
     if len(results.trainings) > 1:
         summary = ", ".join(f"{name} {mean:.4f} ± {sd:.4f}" for name, (mean, sd) in results.spread()[split].items())
         kept = "the best of" if results.average is None else "the average of the weights of"

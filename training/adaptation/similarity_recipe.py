@@ -122,9 +122,9 @@ class SimilarityRecipe:
             found = {f"eval_{name}": value for name, value in self.evaluators[split](model).items()}
             return Evaluation(metrics_of(found, "eval"), self.task.answers(model, self.rows[split]))
 
-    def constant(self, split: str) -> dict[str, float] | None:
-        """Return None, because a model that scores all pairs the same ranks nothing."""
-        return None
+    def baselines(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Return none, because a model that scores all pairs the same ranks nothing."""
+        return {}
 
     def score(self, metrics: dict[str, float]) -> float:
         """Return the value of the metric, which is better if larger."""
