@@ -52,9 +52,10 @@ conformance: install
 	$(BIN)/python conformance/transformers_tests.py
 	$(BIN)/python -m pytest --config-file conformance/pytest.ini conformance $(ARGS)
 
-# The test suite exports only a few models.
+# The test suite exports only a few models, and tries a few of the cells of docs/what-works.md.
 exports: install
 	$(BIN)/python tests/exports.py
+	$(BIN)/python tests/what_works.py
 
 # The test suite skips its tests of JAX unless this has installed it.
 jax: install .venv/installed-jax

@@ -31,7 +31,10 @@ class InfillingPipeline(_BasePipeline):
 
     def __init__(self, model: Any, tokenizer: Any, **kwargs: Any) -> None:
         if not hasattr(model, "infill"):
-            raise ValueError(f"model must be a masked language model with infill, got a {type(model).__name__}.")
+            raise ValueError(
+                f"model must have the method infill, which a {type(model).__name__} lacks; use a "
+                "SequenceEncoderForMaskedLM that is not exported."
+            )
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)
 
     def __call__(self, inputs: str | Iterable[str], **kwargs: Any) -> Any:

@@ -199,8 +199,27 @@ def _serve() -> None:
 
         return inspect(name).as_dict()
 
+    def push_tokenizer(folder: str, name: str) -> None:
+        saved("AutoTokenizer", folder).push_to_hub(name)
+
+    def outputs_of(name: str) -> list[list[Any]]:
+        """Return the outputs of a model as our commands load it, which may be exported or an adapter of peft."""
+        from sequence_encoder.conversion.loading import load_or_convert
+        from sequence_encoder.export.exported_graph import load_exported_head
+        from sequence_encoder.saving.exported_models import is_exported
+
+        if not is_exported(name):
+            return outputs(load_or_convert(name))
+        exported = load_exported_head(name)[0]
+        shape = (1, 2, 7) if "MultipleChoice" in type(exported).__name__ else (2, 7)
+        ids = torch.arange(1, 15).reshape(shape)
+        found = exported(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=torch.zeros_like(ids))
+        return [tensor.tolist() for tensor in found.values()]
+
     served = (
         convert_and_run,
+        push_tokenizer,
+        outputs_of,
         inspect,
         push,
         save_and_push,
