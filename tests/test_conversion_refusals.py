@@ -11,7 +11,13 @@ import pytest
 import torch
 import transformers
 
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel, convert
+from sequence_encoder import (
+    SequenceEncoderConfig,
+    SequenceEncoderForMaskedLM,
+    SequenceEncoderForSequenceClassification,
+    SequenceEncoderModel,
+    convert,
+)
 from sequence_encoder.conversion import family as family_module
 from sequence_encoder.tests.other_families import (
     SIZES,
@@ -218,6 +224,15 @@ def test_converting_a_vocabulary_head_back_names_the_unsupported_field(
     ):
         with pytest.raises(ValueError, match=message):
             convert(SequenceEncoderForMaskedLM(tiny_config(to, **overrides)), to=to)
+
+
+def test_the_error_of_a_head_that_no_family_has_names_the_option_that_drops_it(
+    tiny_config: Callable[..., SequenceEncoderConfig],
+) -> None:
+    model = SequenceEncoderForSequenceClassification(tiny_config("bert", pooling="mean", pooler_act=None))
+    with pytest.raises(ValueError, match=r"pooling='mean' .*--base-model converts its encoder alone\.$"):
+        convert(model, to="bert")
+    assert type(convert(model, to="bert", base_model=True)).__name__ == "BertModel"
 
 
 def test_the_error_names_the_families_that_are_possible() -> None:
