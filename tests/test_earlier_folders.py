@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from safetensors.torch import load_file
 
 from sequence_encoder import SequenceEncoderForQuestionAnswering, SequenceEncoderForSequenceClassification
@@ -27,7 +28,13 @@ ARCHIVES = Path(__file__).with_name("earlier_folders")
 # Releases of transformers that a version did not support do not run its code.
 VERSIONS_WITH_CODE = [
     pytest.param("first_code", marks=pytest.mark.since("transformers", "5.17", "runs the first code")),
-    "prefixed_code",
+    pytest.param(
+        "prefixed_code",
+        marks=pytest.mark.skipif(
+            Version("5.15") <= Version(transformers.__version__) < Version("5.21"),
+            reason="transformers 5.15 to 5.20 assign an attribute that is read-only in this code",
+        ),
+    ),
 ]
 VERSIONS = ["without_code", "first_code", "prefixed_code"]
 TEXTS = ["a bad cab", "dab"]
