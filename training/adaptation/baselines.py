@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ...tasks import HeadTask
 
 # More examples and more words take longer, and hardly make a linear model better.
-MOST_EXAMPLES, _MOST_WORDS = 20_000, 50_000
+_MOST_EXAMPLES, _MOST_WORDS = 20_000, 50_000
 # Vectors of length 1 need less regularisation than scikit-learn's default.
 _INVERSE_REGULARISATION = 10.0
 
@@ -51,7 +51,7 @@ BASELINES = {
 
 
 def simple_baselines(
-    task: HeadTask, rows: Mapping[str, Any], inputs: Mapping[str, Any], balanced: bool
+    task: HeadTask, rows: Mapping[str, Any], inputs: Mapping[str, Any], balanced: bool, says: bool
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Compute the metrics of the baselines that need no encoder, for the splits on which models are evaluated.
 
@@ -60,6 +60,7 @@ def simple_baselines(
         rows: The examples of each split.
         inputs: The encoded examples of each split.
         balanced: Whether rare classes get more weight.
+        says: Whether to print that a baseline learns from some of the examples only.
 
     Returns:
         The metrics of each split, for each baseline that the task has.
@@ -69,6 +70,8 @@ def simple_baselines(
         "constant_answer": {split: task.constant(inputs["train"], inputs[split]) for split in splits},
         "linear_tfidf": _linear_tfidf(task, rows, inputs, splits, balanced),
     }
+    if says and outputs["linear_tfidf"] and (examples := len(rows["train"])) > _MOST_EXAMPLES:
+        print(f"The linear model of TF-IDF, a baseline, learns from {_MOST_EXAMPLES:,} of {examples:,} examples.")
     return {
         name: {split: task.metrics(rows[split], inputs[split])(found) for split, found in by_split.items() if found}
         for name, by_split in outputs.items()
@@ -81,7 +84,7 @@ def _linear_tfidf(
 ) -> dict[str, EvalPrediction | None]:
     """Return the outputs of a logistic or ridge regression on the TF-IDF of words and pairs of words.
 
-    It learns from at most `MOST_EXAMPLES` random examples. There is none for tasks other than classification and
+    It learns from at most `_MOST_EXAMPLES` random examples. There is none for tasks other than classification and
     regression of texts, and for examples without any word.
     """
     kind = getattr(task, "problem_type", None)
@@ -93,7 +96,7 @@ def _linear_tfidf(
     from transformers import EvalPrediction
 
     known = {split: np.asarray(list(inputs[split]["labels"])) for split in ("train", *splits)}
-    kept = np.random.default_rng(0).permutation(len(known["train"]))[:MOST_EXAMPLES]
+    kept = np.random.default_rng(0).permutation(len(known["train"]))[:_MOST_EXAMPLES]
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=_MOST_WORDS)
     model = LogisticRegression(C=_INVERSE_REGULARISATION, class_weight="balanced" if balanced else None, max_iter=300)
     model = {"regression": Ridge(), "multi_label_classification": OneVsRestClassifier(model)}.get(kind, model)

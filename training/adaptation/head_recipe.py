@@ -36,7 +36,7 @@ from ...tasks.task import TruncationCounts
 from ..encoders import card_fields_of, pooling_fields
 from ..hub_trainer import HubTrainer, training_of
 from .adapters import apply_tuning, check_adapter, record_adapter
-from .baselines import MOST_EXAMPLES, simple_baselines
+from .baselines import simple_baselines
 from .callbacks import BestWeights, callbacks_of
 from .draws import CurrentEpoch, Draws
 from .encoder import text_length
@@ -247,11 +247,8 @@ class HeadRecipe:
 
     def baselines(self) -> dict[str, dict[str, dict[str, float]]]:
         """Return the metrics of each split, for each baseline that the task has and that needs no encoder."""
-        found = simple_baselines(self.task, self.rows, self.inputs, self.run.args.class_weights != "none")
-        examples = len(self.rows["train"])
-        if "linear_tfidf" in found and examples > MOST_EXAMPLES and self.run.args.process_index == 0:
-            print(f"The linear model of TF-IDF, a baseline, learns from {MOST_EXAMPLES:,} of {examples:,} examples.")
-        return found
+        balanced, says = self.run.args.class_weights != "none", self.run.args.process_index == 0
+        return simple_baselines(self.task, self.rows, self.inputs, balanced, says)
 
     def score(self, metrics: dict[str, float]) -> float:
         """Return the value of the metric, negated if smaller is better."""
