@@ -17,6 +17,8 @@ from ..data.corpus import TextArguments
 
 FORMATS = ("parquet", "npy", "lance")
 ENGINES = ("local", "ray")
+# The types that a column can be copied as.
+NUMBERS = ("int", "float")
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 PathOrName = str | os.PathLike[str]
 _DTYPES = ["auto", "float32", "bfloat16"]
@@ -169,7 +171,10 @@ class RowArguments:
     )
     columns: list[str] = field(
         default_factory=list,
-        metadata={"help": "Columns to copy, such as title,url; the text too, if it is named here."},
+        metadata={
+            "help": "Columns to copy, such as title,url; the text too, if it is named here. CSV and TSV have texts; "
+            "year:int and price:float copy them as numbers."
+        },
     )
     max_characters: int = field(
         default=1_000_000, metadata={"help": "Longest text; a longer one is a bad row. It limits the memory needed."}
@@ -188,7 +193,7 @@ class RowArguments:
         # In Python, it may be a single text.
         given = [self.columns] if isinstance(self.columns, str) else self.columns
         self.columns = [name.strip() for part in given for name in part.split(",") if name.strip()]
-        names = ["id", *self.columns]
+        names = ["id", *(name for name, _ in map(name_and_type, self.columns))]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             remedy = "pass it as --id_column instead" if twice == ["id"] else "name each column once"
             raise UsageError(f"--columns: the output would have several columns named {', '.join(twice)}; {remedy}.")
@@ -238,6 +243,12 @@ PREDICT = CommandLine(
     (ModelArguments, TextArguments, PredictionArguments, RowArguments, EngineArguments),
     positional=("model",),
 )
+
+
+def name_and_type(column: str) -> tuple[str, str | None]:
+    """Return the name of a column and the type that the user asked for, such as ("year", "int") for year:int."""
+    name, _, kind = column.rpartition(":")
+    return (name, kind) if name and kind in NUMBERS else (column, None)
 
 
 def arguments_of(command: CommandLine, options: Values) -> tuple[Any, ...]:

@@ -98,7 +98,9 @@ def embed(
         return Vectors(encoder, tokenizer, model, options), sentence
 
     parts = (model, corpus, options, rows)
-    return _run(command, parts, CorpusRows(corpus, rows), options.format, load, engine)
+    # The vector of an empty text is near to all queries.
+    read = CorpusRows(corpus, rows, empty_is_bad=command == "index")
+    return _run(command, parts, read, options.format, load, engine)
 
 
 def predict(

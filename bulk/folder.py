@@ -20,8 +20,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..command_line import UsageError
-from ..data.corpus import TextArguments, commit_of
+from ..data.corpus import TextArguments
 from ..data.corpus_files import DOCUMENTATION, check_no_overlap, find_files
+from ..data.dataset_loading import commit_of
 from ..saving.staged_files import make_folder
 from ..saving.whole_folders import write_atomically
 from .results import Counts
@@ -29,6 +30,8 @@ from .results import Counts
 # What can change when a run is continued.
 _MAY_CHANGE = ("model", "output_dir", "device", "strict", "trust_remote_code")
 _FILES = "files of the corpus"
+# Earlier versions guessed the types of columns from their values.
+_READING = "reading of columns"
 
 
 class OutputFolder:
@@ -168,9 +171,20 @@ def settings_of(command: str, parts: tuple[Any, ...], identity: str) -> dict[str
     settings: dict[str, Any] = {"command": command}
     for part in parts:
         settings |= {name: value for name, value in vars(part).items() if name not in _MAY_CHANGE}
+    if _were_guessed(settings):
+        settings[_READING] = "as written"
+    for part in parts:
         if isinstance(part, TextArguments):
             settings |= _corpus_settings(part)
     return {**settings, "content of the model": identity}
+
+
+def _were_guessed(settings: Mapping[str, Any]) -> bool:
+    """Return whether earlier versions guessed the types of columns that are now read as they are written."""
+    found = None if settings["corpus"] == DOCUMENTATION else find_files(settings["corpus"], "corpus")
+    reader = None if found is None else found[0]
+    copied = {settings["id_column"], *settings["columns"]} - {None, settings["text_column"]}
+    return reader in ("csv", "tsv") or (reader == "json" and bool(copied))
 
 
 def _corpus_settings(corpus: TextArguments) -> dict[str, Any]:
@@ -191,6 +205,8 @@ def _difference(name: str, before: Any, now: Any) -> str:
         words += [f"{file} is missing" for file in before if file not in now]
         words += [f"{file} has changed" for file in now if file in before and before[file] != now[file]]
         return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+    if name == _READING:
+        return "an earlier version wrote it, which guessed the types of columns from their values"
     if name == "content of the model":
         return "the files of the model have changed"
     return f"{name} was {before!r} and is {now!r}"

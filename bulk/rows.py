@@ -18,10 +18,12 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from ..command_line import UsageError
-from ..data.corpus import TextArguments, check_columns, open_rows
+from ..data.corpus import TextArguments, open_rows
 from ..data.corpus_files import DOCUMENTATION, find_files
 from ..data.row_estimates import estimate_rows
-from .arguments import RowArguments
+from ..data.row_tables import RowTables
+from .arguments import RowArguments, name_and_type
+from .number_columns import NotANumber, as_numbers
 
 # Number of rows to compute together: sorting many texts by length makes full batches of similar texts.
 CHUNK_ROWS = 16_384
@@ -30,7 +32,7 @@ CHUNK_CHARACTERS = 2**25
 # Number of rows to read together. Shards and chunks end where such a batch ends, counted from the start of the shard.
 _BATCH_ROWS = 256
 
-NULL, NOT_TEXT, NOT_UTF8, TOO_LONG = "null", "not a text", "not valid UTF-8", "too long"
+NULL, NOT_TEXT, NOT_UTF8, TOO_LONG, EMPTY = "null", "not a text", "not valid UTF-8", "too long", "empty"
 
 
 @dataclass
@@ -67,25 +69,34 @@ class CorpusRows:
         corpus: The options that choose the corpus.
         rows: What to do with its rows.
         pair_column: The column with second texts, if there is one.
+        empty_is_bad: Whether a text without characters other than spaces is a bad row.
 
     Attributes:
         schema: The id and the copied columns, with the types of the first rows.
         count: The number of rows, once `chunks` has yielded all of them.
     """
 
-    def __init__(self, corpus: TextArguments, rows: RowArguments, pair_column: str | None = None) -> None:
-        self.corpus, self.rows, self.pair_column = corpus, rows, pair_column
+    def __init__(
+        self,
+        corpus: TextArguments,
+        rows: RowArguments,
+        pair_column: str | None = None,
+        empty_is_bad: bool = False,
+    ) -> None:
+        self.corpus, self.rows, self.pair_column, self.empty_is_bad = corpus, rows, pair_column, empty_is_bad
         self.text_columns = [corpus.text_column, *([] if pair_column is None else [pair_column])]
         self.count: int | None = None
         self.schema = pa.schema([])
         self._stream: Any = None
-        options = {"text_column": corpus.text_column, "text_pair_column": pair_column, "id_column": rows.id_column}
+        options = {"text_column": corpus.text_column, "text_pair_column": pair_column}
         self._wanted = [(option, name) for option, name in options.items() if name is not None]
-        self._wanted += [("columns", name) for name in rows.columns]
+        self._copied = [] if rows.id_column is None else [("id_column", *name_and_type(rows.id_column))]
+        self._copied += [("columns", *name_and_type(column)) for column in rows.columns]
+        self._wanted += [(option, name) for option, name, _ in self._copied]
 
     def closed(self) -> CorpusRows:
         """Return the same rows, not open yet, for another process."""
-        return CorpusRows(self.corpus, self.rows, self.pair_column)
+        return CorpusRows(self.corpus, self.rows, self.pair_column, self.empty_is_bad)
 
     def open(self, scratch: Path) -> None:
         """Open the corpus.
@@ -96,10 +107,8 @@ class CorpusRows:
         Raises:
             UsageError: If there are no rows, a column does not exist, or the text column has no texts.
         """
-        stream = open_rows(self.corpus, scratch)
-        check_columns(stream, self.corpus, self._wanted)
-        kept = dict.fromkeys(name for _, name in self._wanted)
-        self._stream = stream.select_columns(list(kept)).with_format("arrow")
+        numbers = [name for _, name, kind in self._copied if kind is not None]
+        self._stream = open_rows(self.corpus, scratch, self._wanted, varying=[*self.text_columns, *numbers])
         first = next(self._batches())
         for option, name in zip(("text_column", "text_pair_column"), self.text_columns, strict=False):
             found = first.schema.field(name).type
@@ -165,7 +174,8 @@ class CorpusRows:
             raise UsageError(f"--corpus {self.corpus.corpus} cannot be read after row {done}: {reason}") from error
 
     def _chunk(self, shard: int, first: int, ends_shard: bool, table: pa.Table) -> Chunk:
-        read = [_texts(table.column(name), self.rows.max_characters) for name in self.text_columns]
+        longest = self.rows.max_characters
+        read = [_texts(table.column(name), longest, self.empty_is_bad) for name in self.text_columns]
         good = np.array([all(isinstance(text, str) for text in row) for row in zip(*(r for r, _ in read), strict=True)])
         bad: Counter[str] = Counter()
         for index in np.flatnonzero(~good).tolist():
@@ -174,18 +184,17 @@ class CorpusRows:
             )
             bad[kind] += 1
             if self.rows.strict:
-                limit = f" (--max_characters {self.rows.max_characters})" if kind == TOO_LONG else ""
+                limit = f" (--max_characters {longest})" if kind == TOO_LONG else ""
                 raise UsageError(f"row {first + index} of --corpus {self.corpus.corpus}: its {name} is {kind}{limit}.")
         texts = [[text for text, fine in zip(found, good, strict=True) if fine] for found, _ in read]
         return Chunk(shard, first, ends_shard, self._output_columns(table, first), good, texts, bad)
 
     def _output_columns(self, table: pa.Table, first: int) -> pa.Table:
+        columns = [self._copy(table.column(name), name, kind, first) for _, name, kind in self._copied]
         if self.rows.id_column is None:
-            ids = pa.chunked_array([pa.array(np.arange(first, first + table.num_rows))])
-        else:
-            ids = _plain(table.column(self.rows.id_column))
-        columns = [ids, *(self._copied(table.column(name), name) for name in self.rows.columns)]
-        found = pa.table(columns, names=["id", *self.rows.columns])
+            columns.insert(0, pa.chunked_array([pa.array(np.arange(first, first + table.num_rows))]))
+        names = [name for option, name, _ in self._copied if option == "columns"]
+        found = pa.table(columns, names=["id", *names])
         try:
             return found.cast(self.schema or found.schema)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -194,12 +203,26 @@ class CorpusRows:
                 f"first rows: {error}"
             ) from error
 
-    def _copied(self, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    def _copy(self, column: pa.ChunkedArray, name: str, kind: str | None, first: int) -> pa.ChunkedArray:
+        if kind is not None:
+            try:
+                return pa.chunked_array([as_numbers(_values(column, {}), kind)])
+            except NotANumber as error:
+                raise UsageError(
+                    f"{self._place(first + error.index)} has {error.value!r} in the column {name}, which is no number "
+                    f"for --columns {name}:{kind}; copy it as --columns {name}, or mend the file."
+                ) from error
         if name in self.text_columns and _is_json(column.type):
             # The JSON of a text has quotes.
             texts = [value if isinstance(value, str) else None for value in _values(column, {})]
             return pa.chunked_array([pa.array(texts, pa.string())])
         return _plain(column)
+
+    def _place(self, row: int) -> str:
+        """Return the location of a row for messages."""
+        if isinstance(self._stream, RowTables):
+            return self._stream.files.place(row)
+        return f"row {row} of --corpus {self.corpus.corpus}"
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -226,7 +249,7 @@ def _characters(column: pa.ChunkedArray) -> int:
     return pc.sum(pc.binary_length(plain.cast(pa.large_string()))).as_py() or 0 if _is_text(plain.type) else 0
 
 
-def _texts(column: pa.ChunkedArray, longest: int) -> tuple[list[Any], dict[int, str]]:
+def _texts(column: pa.ChunkedArray, longest: int, empty_is_bad: bool) -> tuple[list[Any], dict[int, str]]:
     """Return the values of a column, with None for those that are not texts, and what is wrong with each of those."""
     kinds: dict[int, str] = {}
     values = _values(column, kinds)
@@ -239,6 +262,8 @@ def _texts(column: pa.ChunkedArray, longest: int) -> tuple[list[Any], dict[int, 
             kinds[index], values[index] = NOT_TEXT, None
         elif len(value) > longest:
             kinds[index], values[index] = TOO_LONG, None
+        elif empty_is_bad and not value.strip():
+            kinds[index], values[index] = EMPTY, None
     return values, kinds
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import glob
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,18 @@ from typing import Any
 from ..command_line import UsageError
 from ..command_line.options import check_least
 from .corpus_files import DOCUMENTATION, find_files
+from .dataset_loading import load_from_hub, quiet_hub, read_files
 from .documentation import read_documentation, split_by_file
-from .text_files import TextFormat, csv_header, csv_records, describe_decoding_error, encoding_of
+from .row_files import ROW_READERS, RowFiles
+from .text_files import TextFormat, encoding_of
 
 # The number of rows to read together from Parquet files.
 _BATCH_ROWS = 1024
+
+_CORPUS = {
+    "help": "File, folder or pattern such as 'texts/*.jsonl.gz' (text, JSON, Parquet, CSV, TSV, Arrow), Hub dataset, "
+    "or 'documentation' for the docstrings of the installed libraries."
+}
 
 
 @dataclass
@@ -31,13 +36,7 @@ class TextArguments:
 
     _argument_group_name = "corpus"
 
-    corpus: str = field(
-        default=DOCUMENTATION,
-        metadata={
-            "help": "File, folder or pattern such as 'texts/*.jsonl.gz' (text, JSON, Parquet, CSV, TSV, Arrow), "
-            "Hub dataset, or 'documentation' for the docstrings of the installed libraries."
-        },
-    )
+    corpus: str = field(metadata=_CORPUS)
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
     split: str = field(default="train", metadata={"help": "Split of the Hub dataset."})
     text_column: str = field(default="text", metadata={"help": "Column with the texts."})
@@ -70,6 +69,7 @@ class CorpusArguments(TextArguments):
         UsageError: If a value is not allowed.
     """
 
+    corpus: str = field(default=DOCUMENTATION, metadata=_CORPUS)
     streaming: bool = field(default=False, metadata={"help": "Read and tokenise during training; needs --max_steps."})
     shuffle_buffer: int = field(
         default=10_000, metadata={"help": "Number of documents in the shuffle buffer of a stream."}
@@ -105,9 +105,11 @@ def load_corpus(arguments: CorpusArguments, scratch: Path, seed: int) -> tuple[A
     """
     if arguments.corpus == DOCUMENTATION:
         files = write_documentation(scratch, arguments.eval_documents, seed)
-        train, *others = (_load("json", [file], arguments, streaming=False) for file in files)
+        train, *others = (
+            _texts_of_rows(_row_files("json", [file], arguments), "text", streaming=False) for file in files
+        )
         return train, next(iter(others), None)
-    texts = _keep_text_column(_open(arguments, arguments.streaming), arguments)
+    texts = _open_texts(arguments)
     count = arguments.eval_documents
     if not count:
         return texts, None
@@ -123,147 +125,109 @@ def load_corpus(arguments: CorpusArguments, scratch: Path, seed: int) -> tuple[A
     return parts["train"], parts["test"]
 
 
-def open_rows(arguments: TextArguments, scratch: Path) -> Any:
-    """Open a stream of all rows with all columns.
+def open_rows(
+    arguments: TextArguments, scratch: Path, wanted: Sequence[tuple[str, str]], varying: Sequence[str]
+) -> Any:
+    """Open a stream of some columns of all rows.
 
     Args:
         arguments: The options that choose the texts.
         scratch: A folder that keeps the documentation, so that a resumed run reads the same texts.
+        wanted: Pairs of an option and the column that it names.
+        varying: The columns whose types may differ between tables, if the format has no types for columns.
+
+    Returns:
+        A stream whose `iter(batch_size)` yields Arrow tables.
 
     Raises:
-        UsageError: If there are no such texts, or if the first row cannot be read.
+        UsageError: If there are no such texts or columns, or if the first row cannot be read.
     """
+    names = list(dict.fromkeys(name for _, name in wanted))
     if arguments.corpus == DOCUMENTATION:
-        return _load("json", write_documentation(scratch, 0, 0), arguments, streaming=True)
-    return _open(arguments, streaming=True)
+        files: RowFiles | None = _row_files("json", write_documentation(scratch, 0, 0), arguments)
+    else:
+        files = _found_row_files(arguments)
+    if files is not None:
+        check_row_columns(files, arguments, wanted)
+        # This module imports pyarrow.
+        from .row_tables import RowTables
+
+        return RowTables(files, names, varying)
+    rows = _open(arguments, streaming=True)
+    check_columns(rows, arguments, wanted)
+    return rows.select_columns(names).with_format("arrow")
+
+
+def _open_texts(arguments: CorpusArguments) -> Any:
+    """Open a dataset or a stream with the column "text" alone."""
+    wanted = [("text_column", arguments.text_column)]
+    if (files := _found_row_files(arguments)) is not None:
+        check_row_columns(files, arguments, wanted)
+        return _texts_of_rows(files, arguments.text_column, arguments.streaming)
+    texts = _open(arguments, arguments.streaming)
+    check_columns(texts, arguments, wanted)
+    texts = texts.select_columns([arguments.text_column])
+    return texts if arguments.text_column == "text" else texts.rename_column(arguments.text_column, "text")
 
 
 def _open(arguments: TextArguments, streaming: bool) -> Any:
-    """Open files or a Hub dataset."""
+    """Open files that `datasets` reads, or a Hub dataset."""
     source = find_files(arguments.corpus, "corpus")
-    if source is not None:
-        return _load(*source, arguments, streaming)
-    options = {"split": arguments.split, "streaming": streaming}
-    return load_from_hub(arguments.corpus, "corpus", arguments.dataset_config, **options)
-
-
-def _load(reader: str, files: list[Path], arguments: TextArguments, streaming: bool) -> Any:
-    named, text_format = f"--corpus {arguments.corpus}", TextFormat(arguments.encoding, arguments.delimiter)
-    options: dict[str, Any] = {"sample_by": arguments.sample_by} if reader == "text" else {}
+    if source is None:
+        options: dict[str, Any] = {"split": arguments.split, "streaming": streaming}
+        return load_from_hub(arguments.corpus, "corpus", arguments.dataset_config, **options)
+    reader, files = source
+    options = {}
+    if reader == "text":
+        options = {"sample_by": arguments.sample_by, "encoding": encoding_of(files, arguments.encoding)}
     if reader == "parquet":
         # The default is the size of the first row group, which may be huge, or zero.
         options["batch_size"] = _BATCH_ROWS
-    if reader in ("csv", "tsv"):
-        options["sep"] = text_format.delimiter or ("\t" if reader == "tsv" else ",")
-    if reader in ("text", "csv", "tsv", "json"):
-        options["encoding"] = encoding_of(files, text_format.encoding)
-    if reader == "json" and options["encoding"] in ("utf-8", "utf-8-sig"):
-        # The JSON reader skips the byte order mark itself. It validates the bytes only if the name is not its default.
-        options["encoding"] = "utf8"
-    rows = read_files({"tsv": "csv"}.get(reader, reader), files, named, streaming, **options)
-    for file in files if "sep" in options else ():
-        csv_header(file, csv_records(file, text_format.encoding, options["sep"]), options["sep"])
-    return rows
+    return read_files(reader, files, f"--corpus {arguments.corpus}", streaming, **options)
 
 
-def read_files(reader: str, files: list[Path], named: str, streaming: bool = False, **options: Any) -> Any:
-    """Read the rows of files as a dataset or a stream.
+def _found_row_files(arguments: TextArguments) -> RowFiles | None:
+    """Return the files of the corpus if they are CSV, TSV or JSON."""
+    source = find_files(arguments.corpus, "corpus")
+    return _row_files(*source, arguments) if source is not None and source[0] in ROW_READERS else None
 
-    Args:
-        reader: The name of a `datasets` reader.
-        files: The files, all in the same format.
-        named: The option and the value that the user gave, for error messages.
-        streaming: Whether to return a stream.
-        **options: Options of the reader.
 
-    Raises:
-        UsageError: If a file cannot be read. The message names the file.
-    """
-    from datasets import load_dataset
+def _row_files(reader: str, files: list[Path], arguments: TextArguments) -> RowFiles:
+    return RowFiles(reader, files, TextFormat(arguments.encoding, arguments.delimiter))
 
-    from ..command_line.quiet import without_warning
 
-    def load(files: list[Path], streaming: bool) -> Any:
-        # `datasets` treats file names as patterns.
-        names = [glob.escape(str(file)) for file in files]
-        with _uncounted():
-            return load_dataset(reader, data_files=names, split="train", streaming=streaming, **options)
+def _texts_of_rows(files: RowFiles, column: str, streaming: bool) -> Any:
+    """Return a dataset or a stream of the texts of a column."""
+    from datasets import Dataset, Features, IterableDataset, Value
+    from datasets.exceptions import DatasetGenerationError
 
-    # The errors below repeat this message and add a remedy.
-    with without_warning(f"datasets.packaged_modules.{reader}.{reader}", "Failed to "):
+    # `datasets` keeps the texts in its cache, under a name that depends on these values.
+    stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files.files]
+    options = {"reader": files.reader, "text_format": files.text_format, "column": column}
+    given = {"files": [str(file.absolute()) for file in files.files], **options}
+    features = Features({"text": Value("string")})
+    if streaming:
+        # With a list, each file is a shard, which a resumed training can skip.
+        return IterableDataset.from_generator(_texts, features, gen_kwargs=given)
+    try:
+        with quiet_hub():
+            return Dataset.from_generator(_texts, features, gen_kwargs={**given, "stats": stats})
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, UsageError):
+            raise error.__cause__ from None
+        raise
+
+
+def _texts(
+    files: list[str], reader: str, text_format: TextFormat, column: str, stats: Any = None
+) -> Iterator[dict[str, str]]:
+    """Yield the texts of a column of CSV, TSV or JSON files."""
+    rows = RowFiles(reader, [Path(file) for file in files], text_format)
+    for number, row in enumerate(rows.rows()):
         try:
-            rows = load(files, streaming)
-            if streaming:
-                next(iter(copy.deepcopy(rows)), None)
-            return rows
-        # Each reader raises its own kinds of errors.
-        except Exception as error:
-            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and error.errno:
-                raise
-            for file in files:
-                try:
-                    for _ in load([file], True):
-                        pass
-                except Exception as cause:
-                    message = describe_decoding_error(file, options["encoding"]) if "encoding" in options else None
-                    message = message or f"{file} cannot be read as {reader}: {str(cause) or type(cause).__name__}"
-                    raise UsageError(message) from error
-            raise UsageError(f"{named} cannot be read: {error.__cause__ or error}") from error
-
-
-@contextmanager
-def _uncounted() -> Iterator[None]:
-    """Keep `datasets` from sending a request to the Hub, which counts downloads, when it reads local files."""
-    from datasets import config
-
-    counted = config.HF_UPDATE_DOWNLOAD_COUNTS
-    config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    try:
-        yield
-    finally:
-        config.HF_UPDATE_DOWNLOAD_COUNTS = counted
-
-
-def load_from_hub(name: str, argument: str, config: str | None, **options: Any) -> Any:
-    """Load a dataset from the Hub.
-
-    Args:
-        name: The id of the dataset.
-        argument: The name of the option that it came from, for error messages.
-        config: The configuration of the dataset.
-        **options: Options of `datasets.load_dataset`.
-
-    Raises:
-        UsageError: If there is no such dataset, or if it cannot be loaded.
-    """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
-
-    try:
-        return load_dataset(name, config, **options)
-    except (DatasetNotFoundError, ValueError, ConnectionError) as error:
-        raise UsageError(f"--{argument} {name}: {error}") from error
-
-
-def commit_of(name: str) -> str | None:
-    """Return the newest commit of a dataset on the Hub, or None if the Hub cannot be asked."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # Connection errors are not OSErrors, but share the second base class of HfHubHTTPError.
-    failures: tuple[type[Exception], ...] = (OSError, ValueError, HfHubHTTPError.__mro__[1])
-    try:
-        return HfApi().dataset_info(name).sha
-    except failures:
-        # The dataset may be in the cache.
-        return None
-
-
-def _keep_text_column(texts: Any, arguments: CorpusArguments) -> Any:
-    """Keep only the column of the texts, and call it "text"."""
-    check_columns(texts, arguments, [("text_column", arguments.text_column)])
-    texts = texts.select_columns([arguments.text_column])
-    return texts if arguments.text_column == "text" else texts.rename_column(arguments.text_column, "text")
+            yield {"text": text_of(row.get(column))}
+        except UsageError as error:
+            raise UsageError(f"{rows.place(number)}: {error}") from error
 
 
 def check_columns(texts: Any, arguments: TextArguments, wanted: Iterable[tuple[str, str]]) -> None:
@@ -283,12 +247,24 @@ def check_columns(texts: Any, arguments: TextArguments, wanted: Iterable[tuple[s
     first = next(iter(copy.deepcopy(texts) if isinstance(texts, IterableDataset) else texts), None)
     if first is None:
         raise UsageError(f"--corpus {arguments.corpus} is empty.")
-    columns = texts.column_names or list(first)
+    _check_names(texts.column_names or list(first), f"--corpus {arguments.corpus}", wanted)
+
+
+def check_row_columns(files: RowFiles, arguments: TextArguments, wanted: Iterable[tuple[str, str]]) -> None:
+    """Check that CSV, TSV or JSON files have rows, and that each file has the columns. See `check_columns`."""
+    sampled = 0
+    for file, rows in files.samples():
+        named = f"--corpus {arguments.corpus}" if not sampled else str(file)
+        _check_names(list(dict.fromkeys(name for row in rows for name in row)), named, wanted)
+        sampled += 1
+    if not sampled:
+        raise UsageError(f"--corpus {arguments.corpus} is empty.")
+
+
+def _check_names(columns: list[str], named: str, wanted: Iterable[tuple[str, str]]) -> None:
     for option, name in wanted:
         if name not in columns:
-            raise UsageError(
-                f"--{option} {name} is not a column of --corpus {arguments.corpus}; choose one of {', '.join(columns)}."
-            )
+            raise UsageError(f"--{option} {name} is not a column of {named}; choose one of {', '.join(columns)}.")
 
 
 def texts_of(batch: Any) -> list[str]:

@@ -110,6 +110,8 @@ class PackedStream(IterableDataset[Pack]):
                 break
             place = start
             kept.append(line + "\n")
+        if _reader(place["source"]) != _reader(self.beginning):
+            raise UsageError("another version has read the stream of the interrupted run; start over with --overwrite.")
         if self.writes:
             write_atomically(self.journal, kept)
         return place
@@ -139,3 +141,9 @@ class PackedStream(IterableDataset[Pack]):
             block.append(text_of(document["text"]))
             characters += len(block[-1])
         return block
+
+
+def _reader(state: Any) -> str | None:
+    """Return what reads a stream with this state."""
+    found: str | None = state.get("examples_iterable", {}).get("type")
+    return found

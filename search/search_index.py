@@ -103,7 +103,9 @@ class SearchIndex:
         except (RuntimeError, ValueError, OSError) as error:
             if where is None:
                 raise
-            raise ValueError(f"where={where!r} is not a valid condition: {_first_line(error)}") from error
+            raise ValueError(
+                f"where={where!r} is not a valid condition: {_first_line(error)}{_advice(error)}"
+            ) from error
         hits = self._hits(found)
         return hits if reranker is None else reranker.rerank(query, hits)[:limit]
 
@@ -183,3 +185,13 @@ class SearchIndex:
 def _first_line(error: Exception) -> str:
     """Return the first line of an error of LanceDB, without the place in its source."""
     return _PLACE.sub("", str(error).partition("\n")[0])
+
+
+def _advice(error: Exception) -> str:
+    """Return what to do if a condition compares a column of texts with a number."""
+    if not re.search(r"of type 'Utf8'|Cannot coerce .*Utf8|Cannot cast string", str(error)):
+        return ""
+    return (
+        ". Put texts in quotes, as in year = '2020'. To compare numbers, index texts of a CSV file that are numbers "
+        "with --columns year:int or year:float."
+    )

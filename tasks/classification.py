@@ -62,7 +62,7 @@ class Classification(HeadTask):
         check_values(self.data, examples, "label_column", self.label, _is_label, "a label in every row")
         if known is None:
             _check_classes(self.label, list(examples["train"][self.label]))
-        self._set_labels(label_names(examples, self.label, lambda label: [label], known))
+        self._set_labels(label_names(self.data, examples, self.label, lambda label: [label], known))
         return dict(examples)
 
     def _target(self, value: Any) -> Any:
@@ -124,7 +124,7 @@ class MultiLabel(Classification):
                     f"--label_column {self.label} must contain the names of a text's labels, got a 0 or 1 for "
                     "each label."
                 )
-        self._set_labels(label_names(examples, self.label, self._split, known))
+        self._set_labels(label_names(self.data, examples, self.label, self._split, known))
         return dict(examples)
 
     def _split(self, cell: Any) -> Iterable[Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..command_line import UsageError
 from ..command_line.counts import counted
-from .example_files import place_of
+from .example_files import files_of, place_of
 
 if TYPE_CHECKING:
     from .arguments import ExampleArguments
@@ -89,13 +89,18 @@ def _shown(value: Any) -> str:
 
 
 def check_texts(data: ExampleArguments, examples: Mapping[str, Any], argument: str, column: str | None) -> None:
-    """Check that a column contains a text in every row. Without a column, there is nothing to check.
+    """Check that a column contains a text in every row, and print how many are empty. Without a column, do nothing.
 
     Raises:
         UsageError: If a row contains something else.
     """
-    if column is not None:
-        check_values(data, examples, argument, column, lambda value: isinstance(value, str), "a text in every row")
+    if column is None:
+        return
+    check_values(data, examples, argument, column, lambda value: isinstance(value, str), "a text in every row")
+    for split, rows in examples.items():
+        if empty := sum(not text.strip() for text in rows[column]):
+            verb = "is" if empty == 1 else "are"
+            print(f"--{argument} {column}: {empty:,} of the {len(rows):,} {split} texts {verb} empty.")
 
 
 def with_numbers(
@@ -184,6 +189,7 @@ def where_named(labels: Sequence[str]) -> str:
 
 
 def label_names(
+    data: ExampleArguments,
     examples: Mapping[str, Any],
     column: str,
     values: Callable[[Any], Iterable[Any]],
@@ -192,6 +198,7 @@ def label_names(
     """Collect the label names of the training examples, with numbers in numeric and words in alphabetical order.
 
     Args:
+        data: The source of the examples, for error messages.
         examples: The examples of each split.
         column: The name of the label column.
         values: A function that returns the labels in a cell.
@@ -201,9 +208,10 @@ def label_names(
         The names.
 
     Raises:
-        UsageError: If there are fewer than two labels, or a split has a label that the training examples or the model
-            lack.
+        UsageError: If there are fewer than two labels, if a split has a label that the training examples or the model
+            lack, or if it writes a label in two ways.
     """
+    check_spellings(data, examples, column, values)
     found = {
         split: {label_of(x, known or ()) for cell in rows[column] for x in values(cell)}
         for split, rows in examples.items()
@@ -223,6 +231,56 @@ def label_names(
             )
     warn_about_case(names, column)
     return names
+
+
+def check_spellings(
+    data: ExampleArguments, examples: Mapping[str, Any], column: str, values: Callable[[Any], Iterable[Any]]
+) -> None:
+    """Check that each split writes each label in one way: 1, 1.0 and "1" would become one label, as would "x" and "x ".
+
+    Two splits may write it differently, since pandas turns 1 into 1.0 in some files. This is printed.
+
+    Args:
+        data: The source of the examples.
+        examples: The examples of each split.
+        column: The name of the label column.
+        values: A function that returns the labels in a cell.
+
+    Raises:
+        UsageError: If a split writes a label in two ways. The message shows where.
+    """
+    written: dict[str, tuple[str, str, bool]] = {}
+    for split, rows in examples.items():
+        found: dict[str, tuple[str, int]] = {}
+        cells, has_types = _as_written(data, split, rows, column)
+        for row, cell in enumerate(cells):
+            for label in values(cell) if cell is not None else ():
+                name, spelling = label_text(label), repr(label)
+                before, place = found.setdefault(name, (spelling, row))
+                if spelling != before:
+                    raise UsageError(
+                        f"--label_column {column}: {place_of(data, split, place)} has {before} and "
+                        f"{place_of(data, split, row)} has {spelling}, which would become one label. Write the label "
+                        "in one way, or rename one of the two."
+                    )
+        for name, (spelling, _) in found.items():
+            other, before, had_types = written.setdefault(name, (split, spelling, has_types))
+            if spelling != before and ((has_types and had_types) or spelling.strip("'") != before.strip("'")):
+                print(
+                    f"--label_column {column}: the label {name} is {before} in the {other} examples and {spelling} in "
+                    f"the {split} examples."
+                )
+
+
+def _as_written(data: ExampleArguments, split: str, rows: Any, column: str) -> tuple[Iterable[Any], bool]:
+    """Return the cells of a column, and whether the format distinguishes numbers from texts."""
+    files = files_of(data, split)
+    if files is None or files.rows is None:
+        return rows[column], True
+    if files.reader != "json":
+        return rows[column], False
+    # The dataset has one type for all cells.
+    return (row.get(column) for row in files.rows.rows()), True
 
 
 def warn_about_case(names: Iterable[str], column: str) -> None:

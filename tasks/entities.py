@@ -12,6 +12,7 @@ from ..command_line.counts import counted
 from .classification import logits_of, majority_logits
 from .columns import (
     check_columns,
+    check_spellings,
     check_texts,
     check_values,
     label_names,
@@ -61,6 +62,7 @@ class Entities(HeadTask):
             check_values(data, examples, "label_column", self.label, _is_spans, "lists of start, end and label")
             for split, rows in examples.items():
                 self._check_spans(split, rows)
+            check_spellings(data, examples, self.label, lambda spans: (span["label"] for span in spans))
             kinds = label_names_of_spans(examples, self.label, known)
             self._set_labels(known or [_OUTSIDE, *(f"{part}-{kind}" for kind in kinds for part in "BI")])
             return dict(examples)
@@ -74,7 +76,7 @@ class Entities(HeadTask):
                         f"--label_column {self.label} must contain one tag per word; {place_of(data, split, row)} has "
                         f"{counted(len(words), 'word')} and {counted(len(tags), 'tag')}."
                     )
-        self._set_labels(label_names(examples, self.label, lambda tags: tags, known))
+        self._set_labels(label_names(self.data, examples, self.label, lambda tags: tags, known))
         return dict(examples)
 
     def _check_spans(self, split: str, rows: Any) -> None:

@@ -88,7 +88,7 @@ def test_all_supported_formats_give_the_same_rows(
         ),
         ('{"text":"a","label":1}\n\n{"text":"b","label":NaN}\n', "a.jsonl", "regression", "line 3 of a.jsonl has nan."),
         ('[{"text":"a","label":1},{"text":"b"}]', "a.json", "classification", "item 2 of a.json has None."),
-        ("text,label\na,x\n,y\n", "train.csv", "classification", "line 3 of train.csv has None."),
+        ("text,label\na,x\nb,\n", "train.csv", "classification", "line 3 of train.csv has ''."),
         ("text,label\na,x\nb,   \n", "train.csv", "classification", "line 3 of train.csv has '   '."),
         ("text,text_pair,label\na,b,0\nc,d,2\n", "train.csv", "ranking", "0 to 1; line 3 of train.csv has '2'."),
         (
@@ -186,21 +186,45 @@ def test_a_path_without_examples_is_named(read: Read) -> None:
         assert message in error_of(read, GERMAN, validation_file=source)
 
 
-def test_spellings_of_a_number_are_one_label(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_may_write_a_label_differently(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
     Path("valid.csv").write_text("text,label\na,1\nb,0\n")
-    _, task = read("text,label\na,1.0\nb,0.0\nc,1\n", validation_file="valid.csv")
+    _, task = read("text,label\na,1.0\nb,0.0\n", validation_file="valid.csv")
     assert task.labels == ["0", "1"]
-    _, task = read('{"text":"a","label":1}\n{"text":"b","label":"1"}\n{"text":"c","label":"x"}\n', "train.jsonl")
-    assert task.labels == ["1", "x"]
-    assert capsys.readouterr().out == ""
-    _, task = read("text,label\na,pos\nb,Pos \nc,pos \n")
+    shown = capsys.readouterr().out
+    assert "the label 1 is '1.0' in the train examples and '1' in the validation examples." in shown
+    _, task = read('{"text":"a","label":1}\n{"text":"b","label":0}\n', "train.jsonl", validation_file="valid.csv")
+    assert (task.labels, capsys.readouterr().out) == (["0", "1"], "")
+
+
+@pytest.mark.parametrize(
+    ("labels", "first", "second"),
+    [
+        ([1, "x", "1"], "1", "'1'"),
+        ([1, 2, 1.0], "1", "1.0"),
+        (["1.0", 2, "1"], "'1.0'", "'1'"),
+        ([True, "x", "True"], "True", "'True'"),
+        (["x", "y", "x "], "'x'", "'x '"),
+    ],
+)
+def test_labels_that_would_become_one_are_refused(read: Read, labels: list[Any], first: str, second: str) -> None:
+    lines = "".join(json.dumps({"text": "a", "label": label}) + "\n" for label in labels)
+    message = f"--label_column label: line 1 of train.jsonl has {first} and line 3 of train.jsonl has {second}, which"
+    assert message in error_of(read, lines, "train.jsonl")
+    if all(isinstance(label, str) for label in labels):
+        rows = "text,label\n" + "".join(f"a,{label}\n" for label in labels)
+        assert f"line 2 of train.csv has {first} and line 4 of train.csv has {second}" in error_of(read, rows)
+
+
+def test_labels_that_differ_in_case_are_printed(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
+    _, task = read("text,label\na,pos\nb,Pos\nc,pos\n")
     assert task.labels == ["Pos", "pos"]
     assert "Pos and pos differ only in case; they remain different labels." in capsys.readouterr().out
 
 
-def test_texts_that_look_like_numbers_are_unchanged(read: Read) -> None:
-    rows, _ = read("text,label\n007,a\n1e5,b\nNA,a\n")
-    assert [row["text"] for row in rows] == ["007", "1e5", "NA"]
+def test_texts_that_look_like_numbers_are_unchanged(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, _ = read("text,label\n007,a\n1e5,b\nNA,a\n,b\n")
+    assert [row["text"] for row in rows] == ["007", "1e5", "NA", ""]
+    assert "--text_column text: 1 of the 4 train texts is empty." in capsys.readouterr().out
 
 
 def test_an_unused_column_of_mixed_types_is_ignored(read: Read, capsys: pytest.CaptureFixture[str]) -> None:

@@ -272,6 +272,27 @@ def test_texts_among_other_values_and_names_with_underscores(models: dict[str, P
     assert [(hit.text, hit.fields) for hit in hits] == [("river\x1b[31m", {"_year": 1})]
 
 
+def test_empty_texts_are_counted_and_never_found(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "texts.csv").write_text('text\n""\nriver\n"  "\nstone\n')
+    index_corpus(models["encoder"], tmp_path / "texts.csv", tmp_path / "index")
+    assert "2 bad rows have no result (2 empty)" in capsys.readouterr().out
+    for mode in MODES:
+        texts = {hit.text for hit in SearchIndex(tmp_path / "index").search("river stone", mode=mode)}
+        assert texts == {"river", "stone"}
+
+
+def test_conditions_compare_numbers_if_the_column_has_numbers(models: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text("text,year\nriver,900\nriver,2021\n")
+    for column in ("year", "year:int"):
+        index_corpus(models["encoder"], tmp_path / "texts.csv", tmp_path / column, columns=column)
+    with pytest.raises(ValueError, match="index texts of a CSV file that are numbers with --columns year:int"):
+        SearchIndex(tmp_path / "year").search("river", where="year > 1000", mode="vector")
+    hits = SearchIndex(tmp_path / "year:int").search("river", where="year > 1000", mode="vector")
+    assert [hit.fields for hit in hits] == [{"year": 2021}]
+
+
 def test_a_terminal_gets_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "3")
     assert in_words(1, Hit("a\nb", "river\x1b[31m", 0.5, {"c": "\x1b]x"})) == " 1  0.5000  a b   ]x\n    river [31m"

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any
 
 from ....command_line import UsageError
-from ....data.corpus import load_from_hub
+from ....data.dataset_loading import load_from_hub
 from ....tasks.example_files import files_of
 from .arguments import TaskDataArguments
 

@@ -1,0 +1,204 @@
+"""Commands read ids, texts and other columns as they are written, in every format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sequence_encoder.bulk.folder import OutputFolder
+from sequence_encoder.command_line import UsageError
+from sequence_encoder.data.corpus import CorpusArguments, load_corpus
+from sequence_encoder.tests.adaptation_runs import save_encoder
+from sequence_encoder.tests.corpus_runs import embed, table_of
+
+pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
+
+# Texts that readers of CSV and JSON turn into numbers, dates or nothing.
+TEXTS = [
+    *("NA", "N/A", "null", "None", "nan", "", " ", "007", "1e5", "1_000", "TRUE", "2020-01-01", "2020-01-01T10:00:00"),
+    *(
+        "1234567890123456789",
+        "1.10",
+        "-0",
+        " a ",
+        'say "a, b"',
+        "two\r\nlines",
+        "e\u0301",
+        "\u200f\u05e9\u05dc\u05d5\u05dd",
+        "😀",
+        "a\x0bb",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(tmp_path_factory.mktemp("models") / "tiny", cls_token_id=2, sep_token_id=3)
+
+
+def csv_of(rows: list[dict[str, Any]], delimiter: str = ",") -> str:
+    cells = [list(rows[0]), *(list(row.values()) for row in rows)]
+    quoted = [['"' + str(cell).replace('"', '""') + '"' for cell in line] for line in cells]
+    return "".join(delimiter.join(line) + "\n" for line in quoted)
+
+
+def write(folder: Path, ending: str, rows: list[dict[str, Any]]) -> Path:
+    """Write rows in the format of an ending."""
+    file = folder / f"rows{ending}"
+    if ending in (".csv", ".tsv"):
+        file.write_text(csv_of(rows, "\t" if ending == ".tsv" else ","), encoding="utf-8", newline="")
+    elif ending == ".parquet":
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        parquet.write_table(pa.Table.from_pylist(rows), file)
+    elif ending == ".json":
+        file.write_text(json.dumps(rows), encoding="utf-8")
+    else:
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def copied(model: Path, file: Path, output: Path, column: str = "value", **options: Any) -> list[Any]:
+    """Return a column of what `embed` writes."""
+    embed(model, file, output, columns=[column], **options)
+    return list(table_of(output).column(column.partition(":")[0]).to_pylist())
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
+def test_ids_columns_and_texts_are_unchanged(model: Path, tmp_path: Path, ending: str) -> None:
+    rows = [{"text": text, "id": text, "value": text} for text in TEXTS]
+    counts = embed(model, write(tmp_path, ending, rows), tmp_path / "out", id_column="id", columns=["text", "value"])
+    table = table_of(tmp_path / "out")
+    for name in ("id", "text", "value"):
+        assert table.column(name).to_pylist() == TEXTS
+    assert (counts.bad, table.column("embedding").null_count) == ({}, 0)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".json"])
+def test_texts_to_train_on_are_unchanged(tmp_path: Path, ending: str, streaming: bool) -> None:
+    file = write(tmp_path, ending, [{"text": text} for text in TEXTS])
+    train, _ = load_corpus(CorpusArguments(corpus=str(file), streaming=streaming), tmp_path, 0)
+    assert [row["text"] for row in train] == TEXTS
+
+
+def test_a_value_does_not_depend_on_the_other_rows(model: Path, tmp_path: Path) -> None:
+    for number, others in enumerate((["8"], ["", "x"])):
+        values = ["007", "1234567890123456788", *others]
+        file = write(tmp_path, ".csv", [{"text": "the cat", "value": value} for value in values])
+        assert copied(model, file, tmp_path / f"out-{number}") == values
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 2**53 + 1, None], [1, 2**53 + 1, None]),
+        ([1, "1", True], ["1", '"1"', "true"]),
+        ([2**53 + 1, 0.5], ["9007199254740993", "0.5"]),
+        ([2**64, 1], ["18446744073709551616", "1"]),
+        ([1.5, True], ["1.5", "true"]),
+        ([[1], ["1"]], ["[1]", '["1"]']),
+        ([1, 2.5], [1.0, 2.5]),
+        ([{"a": 1}, {"a": 2}], [{"a": 1}, {"a": 2}]),
+    ],
+)
+def test_different_json_values_remain_different(
+    model: Path, tmp_path: Path, values: list[Any], expected: list[Any]
+) -> None:
+    file = write(tmp_path, ".jsonl", [{"text": "the cat", "value": value} for value in values])
+    assert copied(model, file, tmp_path / "out") == expected
+
+
+def test_another_type_in_a_later_row_is_an_error_that_names_the_line(model: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, ".jsonl", [{"text": "a", "value": value} for value in [1] * 300 + [1.5]])
+    with pytest.raises(UsageError, match=r"line 301 of .*rows\.jsonl has 1\.5 in the column value, .* the type int64"):
+        embed(model, file, tmp_path / "out", columns=["value"])
+    assert copied(model, file, tmp_path / "floats", "value:float")[-2:] == [1.0, 1.5]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_columns_can_be_copied_as_numbers(model: Path, tmp_path: Path, ending: str) -> None:
+    values = ["2020", " -7 ", "", "1234567890123456789"]
+    file = write(tmp_path, ending, [{"text": "the cat", "value": value} for value in values])
+    numbers = [2020, -7, None, 1234567890123456789]
+    assert copied(model, file, tmp_path / "out", "value:int") == numbers
+    embed(model, file, tmp_path / "ids", id_column="value:int")
+    assert table_of(tmp_path / "ids").column("id").to_pylist() == numbers
+    assert copied(model, write(tmp_path, ending, [{"text": "a", "value": "1e3"}]), tmp_path / "f", "value:float") == [
+        1e3
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("x", "int"),
+        ("1.5", "int"),
+        ("1_000", "int"),
+        ("\u0663", "int"),
+        ("NA", "float"),
+        ("nan", "float"),
+        ("9" * 20, "int"),
+    ],
+)
+def test_a_value_that_is_no_number_is_named_with_its_line(model: Path, tmp_path: Path, value: str, kind: str) -> None:
+    file = write(tmp_path, ".csv", [{"text": "a", "value": "1"}, {"text": "a", "value": value}])
+    with pytest.raises(UsageError, match=rf"line 3 of .*rows\.csv has '{value}' in the column value, .*value:{kind}"):
+        embed(model, file, tmp_path / "out", columns=[f"value:{kind}"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        ("text,n\na,1\nb\n", "a.csv", "line 3 of .*a.csv has 1 cells, but the header has 2"),
+        ("text,n\na,1\nb,1,2\n", "a.csv", "line 3 of .*a.csv has 3 cells, but the header has 2"),
+        ('text,n\n"a" b,1\n', "a.csv", "the row that starts on line 2 of .*a.csv is not valid CSV"),
+        (
+            '{"text": "a", "text": "b"}\n',
+            "a.jsonl",
+            "line 1 of .*a.jsonl is not valid JSON: .* several values for text",
+        ),
+        ('{"text": "\\ud83d"}\n', "a.jsonl", r"line 1 of .*a.jsonl has '\\ud83d' in the column text, half of a char"),
+        ('[{"text": "a"}, {"text": }]', "a.json", "item 2 of .*a.json is not valid JSON"),
+        ('[{"text": "a"}', "a.json", "item 2 of .*a.json is not valid JSON"),
+        ('[{"text": "a"}] x', "a.json", "there is something after the end of the list"),
+        ("[]", "a.json", "a.json is empty"),
+        ("text\n", "a.csv", "a.csv is empty"),
+    ],
+)
+def test_rows_that_cannot_be_read_are_named(model: Path, tmp_path: Path, content: str, name: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=message):
+        embed(model, tmp_path / name, tmp_path / "out")
+
+
+def test_a_long_json_list_is_read_in_parts(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sequence_encoder.data.row_files._CHARACTERS", 3)
+    rows = [{"text": f'the "cat" [{number}], {{', "value": number} for number in range(20)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows, indent=1) + "\n\n")
+    assert copied(model, tmp_path / "rows.json", tmp_path / "out") == list(range(20))
+
+
+def test_files_may_have_other_columns_but_not_lack_one(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.csv").write_text("text,value\nthe cat,1\n")
+    (tmp_path / "files" / "b.csv").write_text("more,value,text\nx,02,a dog\n")
+    assert copied(model, tmp_path / "files", tmp_path / "out") == ["1", "02"]
+    (tmp_path / "files" / "c.csv").write_text("text\nthe owl\n")
+    with pytest.raises(UsageError, match=r"--columns value is not a column of .*c\.csv; choose one of text"):
+        embed(model, tmp_path / "files", tmp_path / "more", columns=["value"])
+
+
+def test_a_folder_of_a_version_that_guessed_types_is_not_continued(model: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, ".csv", [{"text": "the cat", "value": "007"}])
+    embed(model, file, tmp_path / "out", columns=["value"])
+    settings = OutputFolder(tmp_path / "out", "embed").settings_file
+    before = json.loads(settings.read_text())
+    settings.write_text(json.dumps({name: value for name, value in before.items() if name != "reading of columns"}))
+    with pytest.raises(UsageError, match="an earlier version wrote it, which guessed the types of columns"):
+        embed(model, file, tmp_path / "out", columns=["value"])
