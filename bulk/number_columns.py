@@ -57,7 +57,8 @@ def _number(value: Any, kind: str) -> int | float | None:
     if value is None:
         return None
     number: int | float = int(value) if kind == "int" else float(value)
-    is_exact = number == value or number != number
+    # Only integers must remain exact as floats.
+    is_exact = number == value or (kind == "float" and not isinstance(value, int))
     if not is_exact or abs(number) == float("inf") or (kind == "int" and not -(2**63) <= number < 2**63):
         raise ValueError(value)
     return number

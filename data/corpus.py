@@ -149,10 +149,15 @@ def open_rows(
         files = _found_row_files(arguments)
     if files is not None:
         check_row_columns(files, arguments, wanted)
-        # This module imports pyarrow.
+        # These modules import pyarrow.
         from .row_tables import RowTables
 
         return RowTables(files, names, varying)
+    source = find_files(arguments.corpus, "corpus")
+    if source is not None and source[0] == "parquet":
+        from .parquet_schemas import check_schemas
+
+        check_schemas(source[1], wanted)
     rows = _open(arguments, streaming=True)
     check_columns(rows, arguments, wanted)
     return rows.select_columns(names).with_format("arrow")

@@ -220,7 +220,9 @@ def test_an_encoder_too_small_for_tokenizer_or_texts_is_rejected(tmp_path: Path,
 
 def test_a_damaged_corpus_is_reported_in_one_line(error_of: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('text\n"open\n')
-    assert "a.csv cannot be read as csv" in error_of("pretrain", *command(tmp_path / "a.csv", tmp_path / "run"))
+    assert "a.csv is not valid CSV: unexpected end of data" in error_of(
+        "pretrain", *command(tmp_path / "a.csv", tmp_path / "run")
+    )
 
 
 def test_a_wrong_encoding_is_reported_in_one_line(error_of: Callable[..., str], tmp_path: Path) -> None:

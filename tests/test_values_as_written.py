@@ -194,6 +194,23 @@ def test_files_may_have_other_columns_but_not_lack_one(model: Path, tmp_path: Pa
         embed(model, tmp_path / "files", tmp_path / "more", columns=["value"])
 
 
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"text": "a", "value": 1}, r"--columns value has the type int64 in .*b\.parquet, but string in .*a\.parquet"),
+        ({"text": "a"}, r"--columns value is not a column of .*b\.parquet; choose one of text"),
+        ({"text": 1, "value": "1"}, r"--text_column text has the type int64 in .*b\.parquet, but string"),
+    ],
+)
+def test_parquet_files_of_different_types_are_refused(
+    model: Path, tmp_path: Path, second: dict[str, Any], message: str
+) -> None:
+    for name, row in (("a", {"text": "the cat", "value": "1"}), ("b", second)):
+        write(tmp_path, ".parquet", [row]).rename(tmp_path / f"{name}.parquet")
+    with pytest.raises(UsageError, match=message):
+        embed(model, tmp_path / "*.parquet", tmp_path / "out", columns=["value"])
+
+
 def test_a_folder_of_a_version_that_guessed_types_is_not_continued(model: Path, tmp_path: Path) -> None:
     file = write(tmp_path, ".csv", [{"text": "the cat", "value": "007"}])
     embed(model, file, tmp_path / "out", columns=["value"])
