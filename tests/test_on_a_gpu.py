@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from sequence_encoder import (
     SequenceEncoderForMaskedLM,
+    SequenceEncoderForMultipleChoice,
     SequenceEncoderForPreTraining,
     SequenceEncoderForQuestionAnswering,
     SequenceEncoderForRetrieval,
@@ -21,6 +23,7 @@ from sequence_encoder import (
     SequenceEncoderModel,
 )
 from sequence_encoder.configuration import PRESETS
+from sequence_encoder.modeling.layer_vectors import LayerVectors
 from sequence_encoder.tests.comparisons import assert_same
 from sequence_encoder.tests.simulated_gpu import HALF, device, on_simulated_gpu, simulated_gpu, to_simulated_gpu
 
@@ -116,7 +119,8 @@ def step(model: Any, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     model.zero_grad()
     outputs = [output for output in model(**batch).values() if output is not None]
     # Question answering has the lowest number at padding.
-    sum(output.clamp(-100, 100).square().sum() for output in outputs).backward()
+    outputs = [each for output in outputs for each in (output if isinstance(output, tuple) else [output])]
+    sum(output.float().clamp(-100, 100).square().sum() for output in outputs).backward()
     return [*outputs, *(weight.grad for weight in model.parameters() if weight.grad is not None)]
 
 
@@ -180,3 +184,69 @@ def test_encode_waits_once_for_each_batch(tiny_config: MakeConfig, randomize: Ca
             found = model.encode_batch(texts, chosen)
         assert len(gpu.synchronizations) == 2, gpu.synchronizations
         assert_same(found.cpu(), expected[:, :24])
+
+
+@pytest.mark.parametrize("use", ["checkpointing", "layer_vectors", "logit_calibration", "attentions", "choices"])
+def test_other_features_agree_with_the_cpu(
+    tiny_config: MakeConfig, randomize: Callable[..., Any], ragged: MakeBatch, use: str
+) -> None:
+    config = tiny_config("modernbert", num_labels=3)
+    kind = SequenceEncoderForMultipleChoice if use == "choices" else SequenceEncoderForSequenceClassification
+    ids, mask = ragged(LENGTHS)
+    if use == "choices":
+        ids, mask = (torch.stack([each, each.roll(1, 0)], 1) for each in (ids, mask))
+    if use == "logit_calibration":
+        config.logit_calibration = [{"scale": [1.0, 2.0, 3.0], "offset": [0.5, 0.0, 1.0]}]
+    model = randomize(kind(config))
+    if use == "checkpointing":
+        model.train().gradient_checkpointing_enable({"use_reentrant": False})
+
+    def run(batch: dict[str, Any]) -> list[torch.Tensor]:
+        if use == "attentions":
+            batch["output_attentions"] = True
+        if use == "layer_vectors":
+            batch["layer_vectors"] = vectors = LayerVectors([0, 2])
+            model(**batch)
+            return [vectors[0], vectors[2]]
+        return step(model, batch)
+
+    expected = run({"input_ids": ids, "attention_mask": mask})
+    with simulated_gpu(torch.float32):
+        to_simulated_gpu(model)
+        found = run({"input_ids": ids.to(device()), "attention_mask": mask.to(device())})
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one.cpu(), other)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.__name__)
+@pytest.mark.parametrize("preset", ["bert", "modernbert"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_agree_on_a_real_gpu_and_the_host_seldom_waits(
+    tiny_config: MakeConfig,
+    randomize: Callable[..., Any],
+    ragged: MakeBatch,
+    head: type,
+    preset: str,
+    dtype: torch.dtype,
+) -> None:
+    names, _, waits = HEADS[head]
+    model = randomize(head(tiny_config(preset, num_labels=3))).train()
+    ids, mask = ragged(LENGTHS)
+    batch = {"input_ids": ids, "attention_mask": mask, **{name: LABELS[kind] for name, kind in names.items()}}
+    expected = step(model, batch)
+    model, batch = model.to("cuda", dtype), {name: tensor.cuda() for name, tensor in batch.items()}
+    step(model, batch)  # The first step compiles kernels.
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = step(model, batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one.float().cpu(), other, tolerance=1e-3 if dtype == torch.float32 else 0.1)
+    if dtype == torch.bfloat16:  # In float32, transformers reads the masks of padded rows.
+        waited = [str(warning.message) for warning in caught if "synchroniz" in str(warning.message)]
+        assert len(waited) <= waits, waited
