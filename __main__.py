@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from .command_line import UsageError
 from .command_line.progress import lines_in_logs
@@ -35,6 +36,16 @@ def _without_traceback(run: Run) -> Run:
             raise UsageError(error) from error
 
     return reporting
+
+
+@dataclass(frozen=True)
+class _WithoutModels:
+    """A command that loads no model, and so starts without torch and transformers, which take seconds to import."""
+
+    run: Run
+
+    def __call__(self) -> object:
+        return self.run()
 
 
 def quickstart(arguments: list[str]) -> Run:
@@ -306,7 +317,7 @@ def search(arguments: list[str]) -> Run:
 
         search(parsed)
 
-    return run
+    return _WithoutModels(run) if parsed.mode == "text" and parsed.rerank is None else run
 
 
 def serve(arguments: list[str]) -> Run:
@@ -386,6 +397,9 @@ def main(arguments: list[str] | None = None, before_run: Callable[[], object] = 
     command = parser.parse_args(arguments[:1]).command
     try:
         run = COMMANDS[command](arguments[1:])
+        if isinstance(run, _WithoutModels):
+            run()
+            return
         before_run()
         with quiet_libraries(dataset_bars=command == "pretrain"), lines_in_logs():
             run()

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from ..command_line import UsageError
-from ..inference.text_vectors import DENSE, DOCUMENT, SPARSE, TOKEN, TextVectors
+from ..data.vector_kinds import DENSE, DOCUMENT, SPARSE, TOKEN
 from .arguments import EmbeddingArguments, ModelArguments
 from .formats import VECTORS
 from .results import Tokens, count_truncated
 from .rows import Chunk
+
+if TYPE_CHECKING:
+    from ..inference.text_vectors import TextVectors
 
 # Rows to compute before their vectors are stored in columns. Storing a whole chunk at once would double the memory.
 _ROWS = 1024

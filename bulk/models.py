@@ -16,11 +16,12 @@ from ..command_line import UsageError
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of, load_tokenizer
 from ..conversion.source_models import transformer_folder
+from ..data.vector_kinds import DENSE
 from ..export import ExportedEncoder
 from ..export.exported_graph import ExportedHead, is_classifier, load_exported_head
 from ..inference import optimize_for_inference
 from ..inference.retrieval_vectors import retrieval_vectors
-from ..inference.text_vectors import DENSE, TextVectors
+from ..inference.text_vectors import TextVectors
 from ..inference.uses import use_of
 from ..inference.vector_kinds import text_vectors_of
 from ..modeling import SequenceEncoderForSequenceClassification, SequenceEncoderPreTrainedModel

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..data.vector_kinds import DENSE, SPARSE, TOKEN
 from ..modeling import SequenceEncoderForRetrieval
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
 from ..modeling.text_encoding.multi_encoding import weights_by_token
 from ..tokenizer.private_copy import lowercased, private_copy
-from .text_vectors import DENSE, SPARSE, TOKEN, TextVectors
+from .text_vectors import TextVectors
 
 ALL_KINDS = (DENSE, SPARSE, TOKEN)
 

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..data.vector_kinds import SPARSE
 from ..modeling import SequenceEncoderForMaskedLM
-from .text_vectors import SPARSE, TextVectors
+from .text_vectors import TextVectors
 from .vector_recipes import SparseRecipe, read_sparse_recipe
 
 # Logits of a vocabulary to compute at once, 64 MB in float32. The logits of a whole batch could take gigabytes.

@@ -21,10 +21,6 @@ from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.evaluation_mode import evaluation_mode
 from ..tokenizer.private_copy import lowercased, private_copy
 
-QUERY, DOCUMENT = "query", "document"
-# The kinds of vectors of a text: one, weights of the vocabulary, or one for each token.
-DENSE, SPARSE, TOKEN = "dense", "sparse", "token"
-
 
 class TextVectors(ABC):
     """A model that gives texts vectors of one or several kinds in one pass.

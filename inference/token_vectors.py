@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..data.vector_kinds import QUERY, TOKEN
 from ..modeling.text_encoding.embedding_recipe import Normalize
-from .text_vectors import QUERY, TOKEN, TextVectors
+from .text_vectors import TextVectors
 from .vector_recipes import TokenRecipe, read_token_recipe
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .finite_weights import find_non_finite_in, summarize_names
 from .model_files import is_unedited, model_files
 from .module_list import MODULE_LIST, module_paths
 from .scratch_folders import scratch_folder
@@ -132,6 +131,9 @@ def atomic_folder(output: Path, replace: bool, option: str) -> Iterator[Path]:
 
 
 def _replace_model(output: Path, written: Path, replaced: Path) -> None:
+    # It imports torch, which commands without a model do not need.
+    from .finite_weights import find_non_finite_in, summarize_names
+
     modules = [path for path in module_paths(written) if path]
     outdated = model_files(output, modules)
     if any(name.endswith((".safetensors", ".bin")) for name in outdated) and (names := find_non_finite_in(written)):

@@ -8,8 +8,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..command_line import UsageError
+from ..data.vector_kinds import DENSE
 from ..explanation import Neighbour
-from ..inference.text_vectors import DENSE
 from .search_index import LEAST_COSINE, SearchIndex
 
 

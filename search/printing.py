@@ -10,7 +10,6 @@ from typing import Any
 
 from .arguments import SearchArguments
 from .hit import Hit
-from .reranking import Reranker
 from .search_index import SearchIndex
 
 # The number of lines of a text to print.
@@ -23,7 +22,11 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 def search(options: SearchArguments) -> None:
     """Run `sequence-encoder search`."""
     index = SearchIndex(options.index, options.model, options.device)
-    reranker = None if options.rerank is None else Reranker(options.rerank, options.device)
+    reranker = None
+    if options.rerank is not None:
+        from .reranking import Reranker
+
+        reranker = Reranker(options.rerank, options.device)
     hits = index.search(
         options.query,
         options.limit,

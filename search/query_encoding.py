@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from ..bulk.models import choose_device, kind_of, load_encoder, load_text_vectors
 from ..command_line import UsageError
 from ..command_line.progress import Progress
-from ..inference.text_vectors import DENSE, DOCUMENT, QUERY, TextVectors
+from ..data.vector_kinds import DENSE, DOCUMENT, QUERY
+from ..inference.text_vectors import TextVectors
 
 
 class QueryEncoding(NamedTuple):

@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,10 +21,11 @@ from .arguments import MODES, check_candidates
 from .conditions import as_expression
 from .hit import Hit
 from .layout import Layout, open_table
-from .query_encoding import load_query_encoding
 from .ranking import POOL, Ranking, exact_ranking_of, merged
-from .reranking import Reranker
 from .vector_search import vector_search
+
+if TYPE_CHECKING:
+    from .reranking import Reranker
 
 # A model in eight bits or another dtype has nearly the same vectors (cosines from 0.99), another model unrelated ones.
 LEAST_COSINE = 0.9
@@ -136,6 +137,9 @@ class SearchIndex:
         name = self._model or self.facts["model"]
         if self._model is None and os.path.isabs(name) and not os.path.isdir(name):
             raise UsageError(f"the model of the index is no longer in {name}; pass its new folder as --model.")
+        # A search for words needs neither torch nor transformers, which take seconds to import.
+        from .query_encoding import load_query_encoding
+
         encoding = load_query_encoding(name, self._device, self.facts, self.layout.query_prompt)
         self._compare(name, encoding.document)
         return encoding.query

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..bulk.listed_vectors import COLUMNS
 from ..command_line import UsageError
-from ..inference.text_vectors import DENSE, SPARSE, TOKEN
+from ..data.vector_kinds import DENSE, SPARSE, TOKEN
 from .postings import Postings, write_postings
 from .ranking import GROWTH, POOL, Ranking, exact_ranking_of, ranking_of
 

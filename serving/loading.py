@@ -13,11 +13,11 @@ from ..bulk.models import kind_of, load_text_vectors, prepare, tokenizer_of
 from ..command_line import UsageError
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import folder_of
+from ..data.vector_kinds import SPARSE, TOKEN
 from ..export import ExportedEncoder
 from ..export.exported_encoder import is_encoder
 from ..export.exported_graph import is_classifier, load_exported_head
 from ..inference.retrieval_vectors import retrieval_vectors
-from ..inference.text_vectors import SPARSE, TOKEN
 from ..modeling import SequenceEncoderForPreTraining, SequenceEncoderForRetrieval
 from ..modeling.text_encoding.recipe_files import read_recipe
 from ..saving.exported_models import is_exported

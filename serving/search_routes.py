@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from ..command_line import UsageError
-from ..inference.text_vectors import DENSE, QUERY
+from ..data.vector_kinds import DENSE, QUERY
 from ..search import SearchIndex
 from ..search.arguments import check_candidates
 from ..search.query_encoding import text_vectors_encoding

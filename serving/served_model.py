@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..data.vector_kinds import DENSE, DOCUMENT, QUERY, SPARSE, TOKEN
 from ..export import ExportedEncoder
 from ..export.exported_graph import ExportedHead, is_classifier
-from ..inference.text_vectors import DENSE, DOCUMENT, QUERY, SPARSE, TOKEN, TextVectors
+from ..inference.text_vectors import TextVectors
 from ..inference.uses import use_of
 from ..modeling import (
     SequenceEncoderForMaskedLM,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from fastapi import Request
 
-from ..inference.text_vectors import DOCUMENT
+from ..data.vector_kinds import DOCUMENT
 from .errors import RequestError, too_late
 from .limits import Limits, check_different
 from .metrics import Metrics

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BeforeValidator, Field
 
-from ..inference.text_vectors import DOCUMENT, QUERY
+from ..data.vector_kinds import DOCUMENT, QUERY
 from ..modeling.calibrated_outputs import check_refusal
 from ..version import __version__
 from .errors import RequestError

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -172,6 +174,16 @@ def test_the_command_prints_hits_and_json(folder: Path, capsys: pytest.CaptureFi
     assert "river" in json.loads(capsys.readouterr().out)["text"]
     main(["search", str(folder), "nowhere", "--mode", "text"])
     assert capsys.readouterr().out == "No text fits.\n"
+
+
+def test_a_search_for_words_starts_without_torch(folder: Path) -> None:
+    program = (
+        "import sys; from sequence_encoder_cli import main; main(); print({'torch', 'transformers'} & {*sys.modules})"
+    )
+    arguments = ["search", str(folder), "river", "--limit", "1", "--mode", "text"]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert "river" in done.stdout
+    assert done.stdout.endswith("set()\n")
 
 
 def test_a_second_run_only_makes_what_is_missing(
