@@ -252,6 +252,20 @@ def test_a_text_does_not_depend_on_its_batch(build: Build, tokenizer: Any) -> No
         assert torch.equal(vectors(twin, tokenizer), together)
 
 
+@needs_integers
+def test_few_rows_round_as_many_do() -> None:
+    layer = EightBitLinear(384, 384, bias=True, outliers=16).eval()
+    with torch.no_grad():
+        layer.weight.random_(-127, 128)
+        assert layer.outlier_weight is not None
+        layer.outlier_weight.normal_()
+        layer.outlier_channels = torch.arange(16)
+        rows = torch.randn(64, 384)
+        together = layer(rows)
+        for count in (1, 2, 3, 5):
+            assert torch.equal(layer(rows[:count]), together[:count])
+
+
 def test_a_layer_has_the_formula_of_its_attributes() -> None:
     layer = EightBitLinear(12, 5, bias=True, outliers=2)
     layer.weight.data.random_(-127, 128)

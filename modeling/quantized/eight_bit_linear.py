@@ -130,9 +130,10 @@ class EightBitLinear(nn.Module):
             return output if act is None else act(output)
         rows = hidden_states.reshape(-1, self.in_features)
         fused = onednn_activation(act) if self.outlier_channels is None else None
-        output = self.product(self.quantize(rows), rows.dtype, fused)[: len(rows)]
+        output = self.product(self.quantize(rows), rows.dtype, fused)
         if self.outlier_channels is not None:
-            self.add_outliers(output, rows.index_select(1, self.outlier_channels))
+            self.add_outliers(output, pad_rows(rows.index_select(1, self.outlier_channels)))
+        output = output[: len(rows)]
         output = output if act is None or fused else act(output)
         return output.view(*hidden_states.shape[:-1], self.out_features)
 
@@ -191,7 +192,11 @@ class EightBitLinear(nn.Module):
         )
 
     def add_outliers(self, output: torch.Tensor, outliers: torch.Tensor) -> None:
-        """Add the product of the channels with outliers, (rows, C), to the output (rows, N) in place."""
+        """Add the product of the channels with outliers, (rows, C), to the output (rows, N) in place.
+
+        Both have the rows of `quantize`. With fewer, torch's product of floats rounds differently, and what rounds
+        differently here can become another integer in the next layer.
+        """
         assert self.outlier_weight is not None
         output.addmm_(outliers, self.outlier_weight.t())
 

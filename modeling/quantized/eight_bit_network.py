@@ -5,6 +5,7 @@ from torch import nn
 
 from ..cpu.eligibility import is_recorded, is_unhooked, onednn_activation
 from ..cpu.linear import fused_linear
+from ..cpu.prepacked import pad_rows
 from .eight_bit_graph import EightBitProduct
 from .eight_bit_linear import EightBitLinear
 
@@ -39,11 +40,11 @@ def _chained(up: EightBitLinear, act: nn.Module, down: EightBitLinear, hidden_st
     """
     rows = hidden_states.reshape(-1, up.in_features)
     integers = up.product(up.quantize(rows), rows.dtype, onednn_activation(act), following=down)
-    output = down.product(integers, rows.dtype, None)[: len(rows)]
+    output = down.product(integers, rows.dtype, None)
     if down.outlier_channels is not None:
-        outliers = act(nn.functional.linear(rows, *up.rows_of(down.outlier_channels, rows.dtype)))
+        outliers = act(nn.functional.linear(pad_rows(rows), *up.rows_of(down.outlier_channels, rows.dtype)))
         down.add_outliers(output, outliers)
-    return output.view(*hidden_states.shape[:-1], down.out_features)
+    return output[: len(rows)].view(*hidden_states.shape[:-1], down.out_features)
 
 
 def _chained_in_graph(
