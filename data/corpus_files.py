@@ -39,18 +39,18 @@ def find_files(source: str, argument: str) -> tuple[str, list[Path]] | None:
     if not source:
         raise UsageError(f"--{argument} must name a file or a folder, got an empty name.")
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.is_file() and _reader(file))
+        found = sorted(file for file in path.rglob("*") if file.is_file() and reader_of(file))
     elif path.exists():
         found = [path]
     elif glob.has_magic(source):
         found = sorted(Path(name) for name in glob.glob(source, recursive=True))
-    elif _reader(path) or path.is_absolute() or source.startswith(".") or source.count("/") > 1:
+    elif reader_of(path) or path.is_absolute() or source.startswith(".") or source.count("/") > 1:
         raise UsageError(f"{named}: there is no such file, folder or dataset.")
     else:
         return None
     if not found:
         raise UsageError(f"{named}: found no files ending in {', '.join(READERS)} (optionally compressed).")
-    kinds = {_reader(file) for file in found}
+    kinds = {reader_of(file) for file in found}
     if len(kinds) > 1 or None in kinds:
         endings = sorted({"".join(file.suffixes) or file.name for file in found})
         raise UsageError(
@@ -63,7 +63,8 @@ def find_files(source: str, argument: str) -> tuple[str, list[Path]] | None:
     return str(kinds.pop()), filled
 
 
-def _reader(file: Path) -> str | None:
+def reader_of(file: Path) -> str | None:
+    """Return the reader for a file by its ending, or None for other endings."""
     suffixes = [suffix for suffix in map(str.lower, file.suffixes) if suffix not in _COMPRESSED]
     return READERS.get(suffixes[-1]) if suffixes else None
 

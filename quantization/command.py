@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..command_line import UsageError
 from ..command_line.progress import Progress
 from ..conversion.command import SAMPLES
 from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
 from ..conversion.source_models import transformer_folder
+from ..data.corpus_files import reader_of
 from ..data.text_files import open_text
 from ..saving.whole_folders import atomic_folder, check_replaceable
 from .card import adjust_card
@@ -54,5 +56,7 @@ def quantize_checkpoint(
 
 
 def _lines_of(file: Path) -> list[str]:
+    if reader_of(file) not in (None, "text"):
+        raise UsageError(f"--texts {file} must be a text file with a text in each line, such as texts.txt.")
     with open_text(file) as lines:
         return [text for line in lines if (text := line.strip())]

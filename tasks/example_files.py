@@ -65,7 +65,10 @@ class ExampleFiles:
         columns: dict[str, Any] = {}
         for name in dict.fromkeys(name for row in rows for name in row):
             cells = [row.get(name) for row in rows]
+            kinds = set(map(type, cells)) - {type(None)}
             try:
+                if bool in kinds and len(kinds) > 1:
+                    raise pa.ArrowTypeError("Arrow would turn True into 1.0.")
                 columns[name] = pa.array(cells)
             except UnicodeEncodeError as error:
                 raise UsageError(files.surrogate_error(name, cells)) from error

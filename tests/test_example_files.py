@@ -215,6 +215,11 @@ def test_labels_that_would_become_one_are_refused(read: Read, labels: list[Any],
         assert f"line 2 of train.csv has {first} and line 4 of train.csv has {second}" in error_of(read, rows)
 
 
+def test_true_is_not_the_number_1(read: Read) -> None:
+    _, task = read('{"text":"a","label":1.0}\n{"text":"b","label":true}\n', "train.jsonl")
+    assert task.labels == ["1", "True"]
+
+
 def test_labels_that_differ_in_case_are_printed(read: Read, capsys: pytest.CaptureFixture[str]) -> None:
     _, task = read("text,label\na,pos\nb,Pos\nc,pos\n")
     assert task.labels == ["Pos", "pos"]

@@ -405,6 +405,8 @@ def test_the_command_writes_a_folder_with_a_card(bert_folder: Path, capsys: pyte
     assert any(isinstance(module, EightBitLinear) for module in AutoModel.from_pretrained(target).modules())
     with pytest.raises(SystemExit, match="--force"):
         main(command)
+    with pytest.raises(SystemExit, match=r"--texts texts\.csv must be a text file with a text in each line"):
+        main([*command[:3], "--texts", "texts.csv", "--force"])
     main([*command, "--force"])
 
 
