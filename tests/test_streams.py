@@ -296,6 +296,15 @@ def test_a_stream_without_text_ends_with_an_error(tokenizer: SequenceEncoderToke
         next(iter(PackedStream(stream, tokenizer, LONGEST, BUDGET)))
 
 
+def test_a_stream_that_another_reader_began_is_not_resumed(tmp_path: Path) -> None:
+    KINDS["jsonl"](tmp_path / "0.jsonl", documents()[:19])
+    journal = tmp_path / "journal"
+    source = {"examples_iterable": {"type": "RebatchedArrowExamplesIterable"}, "epoch": 0}
+    journal.write_text(json.dumps({"pack": 0, "epoch": 0, "source": source}) + "\n")
+    with pytest.raises(UsageError, match="another version has read the stream of the interrupted run"):
+        next(iter(stream_of(tmp_path, journal)))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_broken_stream_raises_an_error(tmp_path: Path, kind: str) -> None:
     for part in range(2):
