@@ -18,7 +18,7 @@ _STATES = "; "
 
 
 def write(cells: Cells, columns: list[str], page: Path = PAGE) -> None:
-    """Write the tables of a page, after its introduction.
+    """Write the table of a page, after its introduction. A row needs all of its cells.
 
     Args:
         cells: The outcomes by the name of the kind, the state and the column.
@@ -33,7 +33,7 @@ def write(cells: Cells, columns: list[str], page: Path = PAGE) -> None:
         for _, state in group:
             outcomes = [cells.get((kind, state, column)) for column in columns]
             shown = tuple("" if each is None else _shown(each, notes) for each in outcomes)
-            if any(shown):
+            if all(shown):
                 found.setdefault(shown, []).append(state)
         lines += [_line([KINDS[kind].title, _STATES.join(states), *shown]) for shown, states in found.items()]
     listed = "".join(f"{number}. {note}\n" for note, number in notes.items())
