@@ -371,11 +371,12 @@ def test_a_trained_head_keeps_its_label_order(encoder: Path, adapted: Build, tmp
     torch.testing.assert_close(after["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
 
 
-def test_only_the_first_token_of_each_word_is_labelled(encoder: Path) -> None:
+def test_only_the_first_token_of_each_word_is_labelled(encoder: Path, tmp_path: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
-    rows = Dataset.from_dict({"tokens": [["we", "redcatdog", "saw"]] * 2, "ner_tags": [["O", "B-x", "I-x"]] * 2})
-    task = HEAD_TASKS["ner"](TaskDataArguments(train_file="rows"), 64)
-    inputs = task.encode(task.read({"train": rows})["train"], tokenizer)[0]
+    rows, file = [{"tokens": ["we", "redcatdog", "saw"], "ner_tags": ["O", "B-x", "I-x"]}] * 2, tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = HEAD_TASKS["ner"](TaskDataArguments(train_file=str(file)), 64)
+    inputs = task.encode(task.read({"train": Dataset.from_list(rows)})["train"], tokenizer)[0]
     words = tokenizer([["we", "redcatdog", "saw"]], is_split_into_words=True).word_ids(0)
     assert words.count(1) > 1
     firsts = [words.index(word) for word in (0, 1, 2)]
