@@ -111,6 +111,9 @@ class Run:
             folder.check_settings(settings)
             if is_first:
                 print(description.sentence, flush=True)
+                if done := len(self._existing()):
+                    kept = counted(done, "complete shard is", "complete shards are")
+                    print(f"The run continues: {kept} in {self.output} already.", flush=True)
                 folder.keep_settings(settings)
             facts = {"model": self.model, **description.facts}
             ranges = self._ranges(folder, engine) if description.needs_ranges else None

@@ -12,7 +12,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
@@ -47,6 +47,23 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
         # The lock is released last, so that no other process removes the same files at the same time.
         _remove(folder)
         lock.close()
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Wait until no other process or thread is in such a block with the same folder, if its file system has locks.
+
+    Args:
+        folder: The folder. Nothing is written into it.
+    """
+    with ExitStack() as stack:
+        if fcntl is not None:
+            # Without locks in the file system, or a folder that can be read, others do not wait.
+            with suppress(OSError):
+                descriptor = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def _host() -> str:

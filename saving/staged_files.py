@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .scratch_folders import scratch_folder
+from .scratch_folders import locked_folder, scratch_folder
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def staged(folder: str | os.PathLike[str], outdated: Callable[[str, set[str]], b
     """Yield a folder to write into. At the end, its files move into `folder` and replace files of the same names.
 
     Writing can be slow and may fail, but all files are complete before any of them moves. Moving only renames them, and
-    a failed move is undone. If two processes save at the same time, each file comes from one of them.
+    a failed move is undone. If two processes save at the same time, one moves its files after the other.
 
     Args:
         folder: The folder for the files, which is created if it does not exist.
@@ -38,8 +38,9 @@ def staged(folder: str | os.PathLike[str], outdated: Callable[[str, set[str]], b
         yield new
         restore_usual_modes(new)
         names = files_in(new)
-        to_remove = {path.name for path in folder.iterdir() if path.is_file() and outdated(path.name, names)}
-        replace_files(folder, new, scratch / "old", names, to_remove)
+        with locked_folder(folder.absolute().parent):
+            to_remove = {path.name for path in folder.iterdir() if path.is_file() and outdated(path.name, names)}
+            replace_files(folder, new, scratch / "old", names, to_remove)
 
 
 def make_folder(folder: Path) -> None:

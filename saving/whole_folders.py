@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .model_files import is_unedited, model_files
 from .module_list import MODULE_LIST, module_paths
-from .scratch_folders import scratch_folder
+from .scratch_folders import locked_folder, scratch_folder
 from .staged_files import check_parents, files_in, replace_files, restore_usual_modes
 
 logger = logging.getLogger(__name__)
@@ -123,11 +123,12 @@ def atomic_folder(output: Path, replace: bool, option: str) -> Iterator[Path]:
         written.mkdir()
         yield written
         restore_usual_modes(written)
-        check_replaceable(output, replace, option)
-        if output.exists():
-            _replace_model(output, written, scratch / "replaced")
-        else:
-            written.rename(output)
+        with locked_folder(output.parent):
+            check_replaceable(output, replace, option)
+            if output.exists():
+                _replace_model(output, written, scratch / "replaced")
+            else:
+                written.rename(output)
 
 
 def _replace_model(output: Path, written: Path, replaced: Path) -> None:

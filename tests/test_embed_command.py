@@ -123,7 +123,9 @@ def test_a_run_writes_only_missing_shards_and_those_are_the_same(
     kept = {file.name: file.stat().st_mtime_ns for file in shards_in(tmp_path)}
     capsys.readouterr()
     counts = embed(model, corpus, tmp_path)
-    assert "This process has computed 16 rows" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"The run continues: 2 complete shards are in {tmp_path} already." in said
+    assert "This process has computed 16 rows" in said
     assert_same_shards(tmp_path, whole)
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in kept} == kept
     assert embed(model, corpus, tmp_path) == counts

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -79,6 +82,31 @@ def test_the_folder_of_a_running_save_is_kept(tmp_path: Path, save: Save) -> Non
         with save(output) as written:
             (written / "config.json").write_text('{"model_type": "bert"}')
         assert set(tmp_path.rglob("half.txt")) == before != set()
+
+
+@pytest.mark.parametrize("save", [stage, replace])
+def test_two_saves_move_their_files_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Save
+) -> None:
+    output, barrier, move = tmp_path / "model", threading.Barrier(2), Path.replace
+    output.mkdir()
+    (output / "config.json").write_text('{"model_type": "sequence_encoder"}')
+
+    def wait_for_the_other(path: Path, target: Path) -> Path:
+        # If both move files at once, the barrier opens.
+        with suppress(threading.BrokenBarrierError):
+            barrier.wait(timeout=0.1)
+        return move(path, target)
+
+    def run(number: int) -> None:
+        with save(output) as written:
+            (written / "config.json").write_text(json.dumps({"model_type": "sequence_encoder", "saved_by": number}))
+
+    monkeypatch.setattr(Path, "replace", wait_for_the_other)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(run, range(2)))
+    assert barrier.broken
+    assert names(tmp_path) == {"model"}
 
 
 def test_folders_of_another_host_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

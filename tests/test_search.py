@@ -132,7 +132,7 @@ def test_conditions_hold_for_all_hits(index: SearchIndex, mode: str) -> None:
 
 
 def test_texts_in_conditions_may_have_every_character(index: SearchIndex) -> None:
-    hits = index.search("river", 3, where="(kind = 'a') AND kind NOT IN ('it''s; (-- a /*', ')') AND `n` > 9")
+    hits = index.search("river", 3, where="(kind='a') AND kind NOT IN ('it''s; (-- a /*', '):? $$N''') AND `n`::int > 9")
     assert hits
     assert all(hit.fields["kind"] == "a" and hit.fields["n"] > 9 for hit in hits)
 
@@ -245,6 +245,10 @@ def test_an_index_of_many_vectors_finds_nearly_all_neighbours(tmp_path: Path, ch
         ({"where": "n = 1 -- AND kind = 'a'"}, "has '--' at character 7"),
         ({"where": "n = 1 /* AND kind = 'a' */"}, r"has '/\*' at character 7"),
         ({"where": "n = 1) OR (n = 2"}, r"has '\)' at character 6"),
+        ({"where": "kind = N'a'"}, "where must be complete, with texts in plain quotes, .* has 'N' at character 8"),
+        ({"where": "kind = $$a$$"}, r"has '\$' at character 8, which would start a parameter or another kind of text"),
+        ({"where": "kind IN (?)"}, r"has '\?' at character 10"),
+        ({"where": "n = :n"}, "has ':' at character 5"),
         ({"where": "n = 1 ORDER BY kind"}, "not a valid condition: .*found: ORDER"),
         ({"where": "n > 1 LIMIT 1"}, "not a valid condition: .*found: LIMIT"),
         ({"reranker": "model", "limit": 51}, "limit must be at most 50, the number of candidates"),
