@@ -49,6 +49,8 @@ def sentence_transformer(model: Model, shop: Workshop, work: Path) -> None:
 
 def cross_encoder(model: Model, shop: Workshop, work: Path) -> str:
     """`CrossEncoder`: each pair has a score for each label."""
+    if model.is_adapter:
+        raise ValueError("CrossEncoder does not load adapters; merge it with `sequence-encoder convert` first.")
     pairs = [[TEXTS[0], TEXTS[1]], [TEXTS[0], TEXTS[2]]]
     try:
         scores = np.asarray(_call(model, "scores", str(model.folder), pairs))
@@ -77,7 +79,12 @@ class Pushing:
         """Push a model and load it: the outputs are the same."""
         name = f"user/{model.folder.parent.name}-{model.folder.name}"
         folder = str(model.folder)
-        if model.state in EXPORTED or (model.folder / "adapter_config.json").is_file():
+        if model.is_adapter:
+            raise ValueError(
+                "The Hub refuses the card of an adapter whose base model is a folder; push the base model first, and "
+                "train the adapter on its Hub id, or merge it with `sequence-encoder convert`."
+            )
+        if model.state in EXPORTED:
             self.client.call("upload", folder, name)
         else:
             self.client.call("push", auto_class(model.kind), folder, name)

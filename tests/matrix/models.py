@@ -48,8 +48,21 @@ class Model:
     @cached_property
     def labels(self) -> list[str]:
         """The names of its labels."""
-        fields = json.loads((self.folder / "config.json").read_text())
+        fields = json.loads((self._configured / "config.json").read_text())
         return [fields["id2label"][index] for index in sorted(fields.get("id2label", {}), key=int)]
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the folder holds an adapter of peft."""
+        return (self.folder / "adapter_config.json").is_file()
+
+    @property
+    def _configured(self) -> Path:
+        """The folder of its configuration: that of its base model if it is an adapter."""
+        if not self.is_adapter:
+            return self.folder
+        base = json.loads((self.folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        return self.folder / base
 
 
 def auto_class(kind: Kind) -> str:
