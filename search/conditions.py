@@ -32,8 +32,8 @@ def as_expression(where: str) -> str:
     for token in _TOKENS.finditer(where):
         if token["unreadable"]:
             raise ValueError(
-                f"where must be complete, with texts in plain quotes, as in kind = 'a', but {where!r} has {token[0]!r} at "
-                f"character {token.start() + 1}, which would start a parameter or another kind of text."
+                f"where must be complete, with texts in plain quotes, as in kind = 'a', but {where!r} has {token[0]!r} "
+                f"at character {token.start() + 1}, which would start a parameter or another kind of text."
             )
         found = token["end"]
         depth += {"(": 1, ")": -1}.get(found, 0)

@@ -132,7 +132,8 @@ def test_conditions_hold_for_all_hits(index: SearchIndex, mode: str) -> None:
 
 
 def test_texts_in_conditions_may_have_every_character(index: SearchIndex) -> None:
-    hits = index.search("river", 3, where="(kind='a') AND kind NOT IN ('it''s; (-- a /*', '):? $$N''') AND `n`::int > 9")
+    where = "(kind='a') AND kind NOT IN ('it''s; (-- a /*', '):? $$N''') AND `n`::int > 9"
+    hits = index.search("river", 3, where=where)
     assert hits
     assert all(hit.fields["kind"] == "a" and hit.fields["n"] > 9 for hit in hits)
 
