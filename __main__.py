@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .command_line import UsageError
+from .command_line.full_disk import is_disk_full
 from .command_line.progress import lines_in_logs
 from .command_line.quiet import quiet_libraries
 from .version import __version__
@@ -403,11 +404,19 @@ def main(arguments: list[str] | None = None, before_run: Callable[[], object] = 
         before_run()
         with quiet_libraries(dataset_bars=command == "pretrain"), lines_in_logs():
             run()
-    except (UsageError, OSError) as error:
+    except UsageError as error:
         sys.exit(f"sequence-encoder {command}: {error}")
     except KeyboardInterrupt as interruption:
         print(f"\nsequence-encoder {command}: {str(interruption) or 'Interrupted.'}", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if is_disk_full(error):
+            reason = str(error).partition("\n")[0]
+            advice = "Free some space and run the same command again."
+            sys.exit(f"sequence-encoder {command}: The disk is full ({reason}). {advice}")
+        if isinstance(error, OSError):
+            sys.exit(f"sequence-encoder {command}: {error}")
+        raise
 
 
 if __name__ == "__main__":

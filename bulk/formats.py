@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -193,7 +193,7 @@ class NpyWriter:
     def finish(self, counts: Counts) -> None:
         """See `ShardWriter.finish`."""
         with self.temporary.open("wb") as output:
-            np.save(output, np.concatenate(self.parts))
+            write_array(output, np.concatenate(self.parts))
             _synchronize(output)
         os.replace(self.temporary, self.file)
         self.others.finish(counts)
@@ -273,6 +273,18 @@ class LanceWriter:
 
 
 FORMATS: dict[str, Any] = {"parquet": ParquetShards, "npy": NpyShards, "lance": LanceShards}
+
+
+def write_array(output: BinaryIO, array: np.ndarray) -> None:
+    """Write a NumPy array as `np.save` does, which loses the end of an array without an error if the disk is full.
+
+    Args:
+        output: The file.
+        array: An array that is contiguous in memory.
+    """
+    header = np.lib.format.header_data_from_array_1_0(array)
+    np.lib.format.write_array_header_1_0(output, header)
+    output.write(array.data)
 
 
 def _synchronize(output: Any) -> None:

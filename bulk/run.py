@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from ..command_line import UsageError
 from ..command_line.counts import counted
+from ..command_line.full_disk import is_disk_full
 from ..command_line.progress import Progress
 from ..saving.scratch_folders import scratch_folder
 from ..saving.whole_folders import write_atomically
@@ -80,20 +81,26 @@ class Run:
         started = time.monotonic()
         if is_first := rank() == 0:
             folder.make()
-        with folder.lock() if is_first else nullcontext(), self._interruption():
+        with folder.lock() if is_first else nullcontext(), self._advice():
             return self._compute(folder, settings, started)
 
     @contextmanager
-    def _interruption(self) -> Iterator[None]:
-        """Say after Ctrl-C what is kept, and how to continue."""
+    def _advice(self) -> Iterator[None]:
+        """Say after Ctrl-C, and if the disk is full, what is kept, and how to continue."""
         try:
             yield
         except KeyboardInterrupt as error:
-            existing = self._existing() if self.output.is_dir() else ()
-            kept = counted(len(existing), "complete shard stays", "complete shards stay")
-            raise KeyboardInterrupt(
-                f"Interrupted; {kept} in {self.output}. To continue, run the same command again."
+            raise KeyboardInterrupt(f"Interrupted; {self._kept()}. To continue, run the same command again.") from error
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            raise UsageError(
+                f"The disk is full; {self._kept()}. To continue, free some space and run the same command again."
             ) from error
+
+    def _kept(self) -> str:
+        existing = self._existing() if self.output.is_dir() else ()
+        return f"{counted(len(existing), 'complete shard stays', 'complete shards stay')} in {self.output}"
 
     def _compute(self, folder: OutputFolder, settings: dict[str, Any], started: float) -> Counts:
         is_first = rank() == 0

@@ -15,7 +15,8 @@ from typing import Any
 
 from ..command_line.counts import counted
 from ..hub.calibration_section import NOUNS
-from ..saving.whole_folders import check_writable, write_atomically
+from ..saving.staged_files import staged
+from ..saving.whole_folders import check_writable
 from . import charts
 from .charts import Series, shortened
 from .findings import FileEvaluation, Findings
@@ -166,9 +167,10 @@ def save_report(evaluation: Findings, folder: Any, overwrite: bool = False) -> N
     """Write the report into a folder; see `Evaluation.save`."""
     folder = Path(folder)
     check_folder(folder, overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / JSON, [as_json(evaluation)])
-    write_atomically(folder / PAGE, [as_page(evaluation)])
+    texts = {JSON: as_json(evaluation), PAGE: as_page(evaluation)}
+    with staged(folder, lambda name, new: False) as written:
+        for name, text in texts.items():
+            (written / name).write_text(text, encoding="utf-8")
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:

@@ -187,6 +187,10 @@ def _unused_name(output: Path, name: Path) -> Path:
 def write_atomically(file: Path, parts: Iterable[str]) -> None:
     """Write a text file under a temporary name, and rename it when it is complete."""
     temporary = file.with_name(f"{file.name}.part")
-    with temporary.open("w", encoding="utf-8") as writer:
-        writer.writelines(parts)
-    os.replace(temporary, file)
+    try:
+        with temporary.open("w", encoding="utf-8") as writer:
+            writer.writelines(parts)
+        os.replace(temporary, file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -8,6 +8,7 @@ Shapes: N rows.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from ..bulk.formats import write_array
 from ..command_line import UsageError
 from .ranking import Ranking
 
@@ -96,13 +98,16 @@ def write_postings(folder: Path, table: Any, column: str, size: int) -> None:
     # Searches that have the former files open keep them.
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    np.save(place / "starts.npy", starts)
-    np.save(place / "count.npy", table.count_rows())
+    for name, array in (("starts", starts), ("count", np.array(table.count_rows()))):
+        with (place / f"{name}.npy").open("wb") as output:
+            write_array(output, array)
     shape = (int(starts[-1]),)
     all_rows, all_weights = (
         np.lib.format.open_memmap(place / f"{name}.npy", "w+", kind, shape)
         for name, kind in (("rows", np.dtype(np.int32)), ("weights", np.dtype(np.float32)))
     )
+    for array in (all_rows, all_weights):
+        _allocate(Path(array.filename))
     following = starts[:-1].copy()
     for rows, indices, values in _parts(table, column):
         order = np.argsort(indices, kind="stable")
@@ -112,6 +117,17 @@ def write_postings(folder: Path, table: Any, column: str, size: int) -> None:
         following[entries] += number
     for array in (all_rows, all_weights):
         array.flush()
+
+
+def _allocate(file: Path) -> None:
+    """Take the space of a file on the disk, so that a full one is an error here, and not a signal to the process later.
+
+    Raises:
+        OSError: If there is not enough space.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with file.open("rb+") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
 def _parts(table: Any, column: str) -> Iterator[tuple[np.ndarray[Any, Any], ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import re
 import subprocess
@@ -343,3 +344,16 @@ def test_ctrl_c_ends_a_command_with_one_line(
     monkeypatch.setitem(COMMANDS, "export", lambda arguments: interrupted)
     assert exit_of("export") == 130
     assert capsys.readouterr().err == "\nsequence-encoder export: Interrupted.\n"
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("IO: No space left on device\nbacktrace")]
+)
+def test_a_full_disk_ends_a_command_with_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def write() -> NoReturn:
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "export", lambda arguments: write)
+    expected = r"export: The disk is full \(.*No space left on device\)\. Free some space and run the same command again\.$"
+    with pytest.raises(SystemExit, match=expected):
+        main(["export"])

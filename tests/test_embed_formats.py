@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from transformers import AutoTokenizer
 
 from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.bulk.arguments import check_libraries
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.command_line.extras import MissingLibraryError, is_installed
 from sequence_encoder.tests.adaptation_runs import save_encoder
 from sequence_encoder.tests.corpus_runs import LONG, NULL, assert_same_shards, embed, rows_of, table_of, write_rows
@@ -110,6 +113,22 @@ def test_a_table_of_lancedb_has_every_row_once(model: Path, corpus: Path, expect
     assert counts.rows == len(ROWS)
     assert counts.bad == {"null": 1, "too long": 1}
     assert lancedb.connect(str(tmp_path)).open_table("embeddings").to_arrow().equals(whole)
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "npy", "lance"])
+def test_a_full_disk_keeps_what_is_complete(model: Path, corpus: Path, tmp_path: Path, file_format: str) -> None:
+    """A limit on the size of files simulates it: no shard fits, but what is smaller does."""
+    if file_format == "lance":
+        pytest.importorskip("lancedb")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    try:
+        with pytest.raises(UsageError, match=f"The disk is full; 0 complete shards stay in {tmp_path}. .* run the same"):
+            embed(model, corpus, tmp_path, format=file_format, shard_rows=len(ROWS))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert embed(model, corpus, tmp_path, format=file_format, shard_rows=len(ROWS)).rows == len(ROWS)
+    assert [path.name for path in tmp_path.rglob("*") if re.match(r"incomplete-|.*\.part$", path.name)] == []
 
 
 @pytest.mark.skipif(is_installed("lancedb"), reason="LanceDB is installed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import resource
 import shlex
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,14 @@ def test_the_command_writes_a_report_that_escapes_texts(
     assert "<i>" not in page
     assert "<u>" not in charts.bars(["<u>"], [charts.Series("<u>", "red", [0.5])])
     assert "http" not in page.replace("http-equiv", "")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(page) - 1, before[1]))
+    try:
+        with pytest.raises(SystemExit, match=r"The disk is full"):
+            main([*command, "--output_dir", "full"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(Path("full").iterdir()) == []
     with pytest.raises(SystemExit, match=r"report has evaluation.json and report.html; .* --overwrite"):
         main(command)
     matched = [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +26,7 @@ from sequence_encoder.command_line import UsageError  # noqa: E402
 from sequence_encoder.search import SearchIndex, index_corpus  # noqa: E402
 from sequence_encoder.search.arguments import MODES  # noqa: E402
 from sequence_encoder.search.indexing import add_indexes  # noqa: E402
+from sequence_encoder.search.postings import write_postings  # noqa: E402
 from sequence_encoder.search.vector_search import LanceSearch  # noqa: E402
 from sequence_encoder.serving import Limits, create_app, load_served_model  # noqa: E402
 from sequence_encoder.tests.serving_apps import ask  # noqa: E402
@@ -169,6 +172,23 @@ def app(vector_folders: dict[str, Path], indexes: dict[str, SearchIndex]) -> Ite
     yield apps.__getitem__
     for each in apps.values():
         each.state.service.scheduler.close()
+
+
+def test_a_full_disk_does_not_end_the_process_that_writes_postings(
+    index_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the space, writing to memory that is mapped to a file ends a process with SIGBUS."""
+    sizes: list[int] = []
+
+    def allocate(descriptor: int, offset: int, size: int) -> None:
+        sizes.append(size)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    index = SearchIndex(index_folders["sparse"])
+    with pytest.raises(OSError, match="No space left"):
+        write_postings(tmp_path, index.table, index.vectors.column, 1000)
+    assert sizes == [(tmp_path / "postings" / "rows.npy").stat().st_size]
 
 
 def test_a_server_returns_sparse_vectors(app: Callable[[str], Any], models: dict[str, Any]) -> None:
