@@ -123,7 +123,7 @@ def test_a_full_disk_keeps_what_is_complete(model: Path, corpus: Path, tmp_path:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
     try:
-        with pytest.raises(UsageError, match=f"The disk is full; 0 complete shards stay in {tmp_path}. .* run the same"):
+        with pytest.raises(UsageError, match=f"The disk is full; 0 complete shards stay in {tmp_path}"):
             embed(model, corpus, tmp_path, format=file_format, shard_rows=len(ROWS))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
