@@ -354,6 +354,6 @@ def test_a_full_disk_ends_a_command_with_one_line(monkeypatch: pytest.MonkeyPatc
         raise error
 
     monkeypatch.setitem(COMMANDS, "export", lambda arguments: write)
-    expected = r"export: The disk is full \(.*No space left on device\)\. Free some space and run the same command again"
+    expected = r"export: The disk is full \(.*No space left on device\)\. Free some space and run the same command"
     with pytest.raises(SystemExit, match=expected):
         main(["export"])
