@@ -4,7 +4,6 @@ Importing this package registers it with the Auto classes of transformers.
 """
 
 from transformers.models.auto import modeling_auto
-from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from . import modeling
@@ -55,7 +54,6 @@ __all__ = [
 
 
 for _config_class in (SequenceEncoderConfig, TaskAdapterConfig):
-    AutoConfig.register(_config_class.model_type, _config_class)
     for _auto_class, _model_class in AUTO_CLASSES[_config_class.model_type].items():
         if _auto_class != "AutoConfig":
             getattr(modeling_auto, _auto_class).register(_config_class, getattr(modeling, _model_class))

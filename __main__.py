@@ -249,12 +249,15 @@ def inspect(arguments: list[str]) -> Run:
 
     @_without_traceback
     def run() -> None:
-        from .conversion.inspection import inspect
+        from .command_line.without_torch import without_torch
 
-        found = inspect(parsed.model)
+        with without_torch(), quiet_libraries():
+            from .conversion.inspection import inspect
+
+            found = inspect(parsed.model)
         print(json.dumps(found.as_dict(), indent=2) if parsed.json else found)
 
-    return run
+    return _WithoutModels(run)
 
 
 def embed(arguments: list[str]) -> Run:

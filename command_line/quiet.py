@@ -9,8 +9,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-# The commands check loaded weights themselves, and they cut long texts or read them in parts.
-_HIDDEN = (" LOAD REPORT", "Token indices sequence length is longer")
+# The commands check loaded weights themselves, and they cut long texts or read them in parts. A EuroBERT configuration
+# cannot go without a mask token, not even while a model is compared with that family.
+_HIDDEN = (" LOAD REPORT", "Token indices sequence length is longer", "Model config: mask_token_id must be")
 _DATASETS = "HF_DATASETS_DISABLE_PROGRESS_BARS"
 
 

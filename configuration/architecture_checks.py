@@ -6,6 +6,7 @@ from typing import Any
 
 from .disentangled_fields import check_convolution, check_disentangled
 from .layer_groups import check_number_of_groups, check_types_in_groups
+from .parameter_count import encoder_parameters
 from .rope_parameters import check_rope_parameters
 
 # Sizes beyond these fail only after minutes or with no memory left: 10**12 weights are 4 TB in float32.
@@ -24,21 +25,12 @@ def check_number_of_weights(config: Any) -> None:
     """
     if config.num_hidden_layers > _MAX_LAYERS:
         raise ValueError(f"num_hidden_layers must be at most {_MAX_LAYERS:,}, got {config.num_hidden_layers}.")
-    width, positions = config.embedding_dim, config.position_offset + config.max_position_embeddings
-    rows = config.vocab_size + config.type_vocab_size + config.task_type_vocab_size
-    rows += positions if config.position_embedding == "learned" else 0
-    matrices = {"mlp": 2, "glu": 3}[config.feed_forward]
-    # Each head of keys and values has as many channels as a head of queries. Invalid numbers are rejected later.
-    grouped = min(max(config.key_value_heads, 0), config.num_attention_heads)
-    attention = 2 * config.hidden_size + 2 * grouped * config.hidden_size // max(config.num_attention_heads, 1)
-    layer = config.hidden_size * (attention + matrices * config.intermediate_size)
-    distances = config.relative_rows * config.hidden_size if config.position_bias == "disentangled" else 0
-    # There can be more groups than layers, which `check_architecture` rejects.
-    weights = rows * width + distances + min(config.num_distinct_layers, config.num_hidden_layers) * layer
+    weights = encoder_parameters(config)
     if weights > _MAX_WEIGHTS:
         sizes = ["vocab_size", "type_vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size"]
         sizes += ["task_type_vocab_size"] if config.task_type_vocab_size else []
-        sizes += ["position_buckets", "max_relative_positions"] if distances else []
+        if config.position_bias == "disentangled":
+            sizes += ["position_buckets", "max_relative_positions"]
         given = ", ".join(f"{name}={getattr(config, name)}" for name in (*sizes, "num_hidden_layers"))
         raise ValueError(
             f"{given} need about {weights:,} weights ({weights * 4 >> 30:,} GiB in float32); at most "

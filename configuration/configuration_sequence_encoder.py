@@ -451,6 +451,13 @@ class SequenceEncoderConfig(SafeConfigLoadingMixin, AutoMapSavingMixin, CheckedC
         return self.num_attention_heads if self.num_key_value_heads is None else self.num_key_value_heads
 
     @property
+    def omits_first_attn_norm(self) -> bool:
+        """Whether the first layer has no attention norm, because `embedding_norm` has just normalised its input."""
+        alone = self.layer_groups.count(0) == 1
+        normalised = self.embedding_norm and self.embedding_dim == self.hidden_size
+        return self.norm_placement == "pre" and alone and normalised and not self.first_attn_norm
+
+    @property
     def has_down_bias(self) -> bool:
         """Whether the last layer of the feed-forward network has a bias."""
         return self.mlp_bias if self.mlp_down_bias is None else self.mlp_down_bias

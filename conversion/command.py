@@ -18,12 +18,13 @@ from ..modeling import (
     SequenceEncoderPreTrainedModel,
 )
 from ..saving.whole_folders import atomic_folder, check_replaceable
+from .checkpoints import load_checkpoint
 from .conversion_card import adjust_card
-from .convert import convert_and_release, convert_remote_code, our_config
+from .converting import convert_and_release, convert_remote_code, our_config
 from .flag_embedding import HEAD_FILES, add_heads, heads_of, read_heads, write_heads
 from .remote_code_checkpoints import find_remote_code
 from .sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
-from .source_models import is_adapted, load_checkpoint, transformer_folder
+from .source_models import is_adapted, transformer_folder
 
 SAMPLES = (
     "A short text.",

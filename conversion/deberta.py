@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from ..configuration import PRESETS
 from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, PREDICTIONS, TRUNK
 from .family import Family, Head
 from .key_mapping import CONVOLUTION, SEPARATE_QKV, Rule, module
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 _FIELDS = {name: theirs for name, theirs in FIELDS.items() if name != "classifier_dropout"} | {
     "pooler_dropout": "pooler_dropout"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from ..configuration import SequenceEncoderConfig
 from .key_mapping import Rule, for_layers, with_prefixes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Fields that have the same name in most families and in ours.
 SIZES = (

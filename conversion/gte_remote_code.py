@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from .bert import TANH, TASK_HEADS, classifier_dropout
 from .family import Family, Head
 from .gte import GTE
-from .key_mapping import SEPARATE_QKV, STACKED_QKV, Heads, Layout, Rule, Tensors, module
+from .key_mapping import SEPARATE_QKV, STACKED_QKV, Heads, Layout, Rule, Tensors, concatenated, module
 from .remote_code_family import RemoteCodeFamily, share
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _swapped(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.cat(tensor.chunk(2)[::-1])
+    return concatenated(tensor.chunk(2)[::-1])
 
 
 def _join(tensors: list[torch.Tensor], heads: Heads) -> torch.Tensor:

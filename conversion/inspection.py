@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import CONFIG_MAPPING
 
-from .. import modeling
 from ..configuration import SequenceEncoderConfig, TaskAdapterConfig
+from ..configuration.parameter_count import count_parameters
+from ..saving.auto_classes import AUTO_MODELS
 from .configurations import obstacles_to, read_config
 from .family import Family
 from .peft_adapters import find_adapter
@@ -239,13 +239,13 @@ def _inspect_adapted(name: str, architecture: str, config: Any, obstacle: str | 
             config = read_config(find_family(f"{prefix}Model")[0], "Model", config)
         except ValueError as error:
             obstacle = obstacle or str(error)
-    parameters = None if obstacle else _parameters("Model", config)
+    parameters = None if obstacle else count_parameters(config, "Model")
     return Inspection(name, architecture, "adapter", obstacle, parameters=parameters)
 
 
 def _inspect_ours(name: str, architecture: str, config: SequenceEncoderConfig) -> Inspection:
     head = architecture.removeprefix("SequenceEncoder")
-    if getattr(modeling, architecture, None) is None:
+    if architecture not in AUTO_MODELS.values():
         raise ValueError(f"{name} has the architecture {architecture!r}, which is not a model of this package.")
     has_pooler = config.pooler_act is not None
     # The command writes the heads for retrieval beside the encoder.
@@ -253,7 +253,7 @@ def _inspect_ours(name: str, architecture: str, config: SequenceEncoderConfig) -
     back = tuple(each for each, family in FAMILIES.items() if not obstacles_to(family, back_head, config, has_pooler))
     quantized = getattr(config, "quantization_config", None) is not None
     obstacle = "its weights are quantized; convert the model from before quantization" if quantized else None
-    return Inspection(name, architecture, _OURS, obstacle, parameters=_parameters(head, config), back=back)
+    return Inspection(name, architecture, _OURS, obstacle, parameters=count_parameters(config, head), back=back)
 
 
 def _inspect_remote_code(name: str, found: RemoteCodeCheckpoint) -> Inspection:
@@ -288,7 +288,7 @@ def _report(
     if head is not None:
         obstacle = heads[head]
     counted = head if head is not None and obstacle is None else "Model"
-    parameters = None if heads[counted] else _parameters(counted, read_config(family, counted, config))
+    parameters = None if heads[counted] else count_parameters(read_config(family, counted, config), counted)
     return Inspection(name, architecture, family.name, obstacle, heads, parameters, **more)
 
 
@@ -298,9 +298,3 @@ def _obstacle(family: Family, head: str, config: Any) -> str | None:
     except ValueError as error:
         return str(error)
     return None
-
-
-def _parameters(head: str, config: SequenceEncoderConfig) -> int:
-    """Count the parameters of a model, which is built without memory for its weights."""
-    with torch.device("meta"):
-        return int(getattr(modeling, f"SequenceEncoder{head}")(config).num_parameters())

@@ -7,16 +7,18 @@ table serves both directions. Shapes: D hidden size, H heads, G heads of keys an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-import torch
 from transformers.utils import logging
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.get_logger(__name__)
 
-Tensors = dict[str, torch.Tensor]
+Tensors: TypeAlias = "dict[str, torch.Tensor]"
 
 
 class Heads(NamedTuple):
@@ -34,9 +36,16 @@ class Layout:
     split: Callable[[torch.Tensor, Heads, int], list[torch.Tensor]]
 
 
+def concatenated(tensors: Sequence[torch.Tensor], axis: int = 0) -> torch.Tensor:
+    """Return `torch.cat` of tensors. The tables of the families do not import torch, so that `inspect` starts fast."""
+    import torch
+
+    return torch.cat(list(tensors), axis)
+
+
 def _heads_of_three(tensors: list[torch.Tensor], heads: Heads) -> torch.Tensor:
     """Interleave query (H·C, …), and key and value (G·C, …), into the (G·(H/G + 2)·C, …) layout of `qkv_proj`."""
-    return torch.cat([tensor.unflatten(0, (heads.keys, -1)) for tensor in tensors], dim=1).flatten(0, 1)
+    return concatenated([tensor.unflatten(0, (heads.keys, -1)) for tensor in tensors], 1).flatten(0, 1)
 
 
 def _three_of_heads(tensor: torch.Tensor, heads: Heads, count: int) -> list[torch.Tensor]:
@@ -44,7 +53,7 @@ def _three_of_heads(tensor: torch.Tensor, heads: Heads, count: int) -> list[torc
     repeats = heads.queries // heads.keys
     channels = groups.shape[1] // (repeats + 2)
     parts = groups.split([repeats * channels, channels, channels], dim=1)
-    return [part.flatten(0, 1).clone(memory_format=torch.contiguous_format) for part in parts]
+    return [part.flatten(0, 1).clone().contiguous() for part in parts]
 
 
 def _unstacked(tensor: torch.Tensor, heads: Heads) -> list[torch.Tensor]:
@@ -83,13 +92,13 @@ SEPARATE_QKV = Layout(_heads_of_three, _three_of_heads)
 SEPARATE_QKV_OF_ADJACENT_PAIRS = Layout(_half_split_heads_of_three, _three_of_adjacent_heads)
 # Several tensors, one below the other.
 STACKED = Layout(
-    lambda tensors, heads: torch.cat(tensors),
+    lambda tensors, heads: concatenated(tensors),
     lambda tensor, heads, count: [part.clone() for part in tensor.chunk(count)],
 )
 # One tensor with the queries of all heads, then the keys, then the values.
 STACKED_QKV = Layout(
     lambda tensors, heads: _heads_of_three(_unstacked(tensors[0], heads), heads),
-    lambda tensor, heads, count: [torch.cat(_three_of_heads(tensor, heads, 3))],
+    lambda tensor, heads, count: [concatenated(_three_of_heads(tensor, heads, 3))],
 )
 # A convolution over tokens, (out, in, width), which is a linear layer of the neighbours, (out, width · in).
 CONVOLUTION = Layout(
@@ -158,7 +167,7 @@ def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads
 
 def _warn_about_unused_weights(rule: Rule, tensors: list[torch.Tensor]) -> None:
     for key, tensor in zip(rule.theirs[1:], tensors[1:], strict=True):
-        if not torch.equal(tensor, tensors[0]):
+        if not tensor.equal(tensors[0]):
             logger.warning(
                 f"{key} is not converted, because the model uses {rule.theirs[0]} instead, which has different values."
             )

@@ -6,9 +6,10 @@ from typing import cast
 
 from ..command_line.progress import Progress
 from ..modeling import SequenceEncoderPreTrainedModel
-from .convert import convert, convert_loaded
+from .checkpoints import load_checkpoint
+from .converting import convert, convert_loaded
 from .remote_code_checkpoints import find_remote_code
-from .source_models import load_checkpoint, transformer_folder
+from .source_models import transformer_folder
 
 
 def load_or_convert(source: str, base_model: bool = False) -> SequenceEncoderPreTrainedModel:

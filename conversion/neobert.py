@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from .family import Family, Head
-from .key_mapping import Heads, Layout, Rule, module
+from .key_mapping import Heads, Layout, Rule, concatenated, module
 from .remote_code_family import RemoteCodeFamily
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _half_split(tensors: list[torch.Tensor], heads: Heads) -> torch.Tensor:
@@ -18,13 +19,13 @@ def _half_split(tensors: list[torch.Tensor], heads: Heads) -> torch.Tensor:
     """
     query, key, value = tensors[0].unflatten(0, (heads.queries, 3, -1)).unbind(1)
     reordered = [part.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2) for part in (query, key)]
-    return torch.stack([*reordered, value], dim=1).flatten(0, 2)
+    return concatenated([part[:, None] for part in (*reordered, value)], 1).flatten(0, 2)
 
 
 def _adjacent(tensor: torch.Tensor, heads: Heads, count: int) -> list[torch.Tensor]:
     query, key, value = tensor.unflatten(0, (heads.queries, 3, -1)).unbind(1)
     reordered = [part.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2) for part in (query, key)]
-    return [torch.stack([*reordered, value], dim=1).flatten(0, 2)]
+    return [concatenated([part[:, None] for part in (*reordered, value)], 1).flatten(0, 2)]
 
 
 _QKV_OF_ADJACENT_PAIRS = Layout(_half_split, _adjacent)

@@ -7,16 +7,17 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
-from torch import nn
-from transformers import PreTrainedModel
 
 from ..command_line.extras import require
 from ..saving.model_files import ADAPTER_RECORD
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
@@ -168,6 +169,8 @@ def check_merged(model: Any) -> None:
     Raises:
         ValueError: If it has, or is a `PeftModel` around them.
     """
+    from torch import nn
+
     if isinstance(model, nn.Module) and any(".base_layer." in name for name in model.state_dict()):
         raise ValueError(
             f"This {type(model).__name__} has peft adapters in its layers. Pass the model that merge_and_unload() of "

@@ -136,7 +136,8 @@ class RemoteCodeCheckpoint:
         parts = {rule.theirs[0].partition(".")[0] for rule in (*table.trunk, *table.layer)}
         tensors = self._read_weights()
         prefixed = any(name.startswith(prefix) for name in tensors)
-        trunk, rest = Tensors(), Tensors()
+        trunk: Tensors = {}
+        rest: Tensors = {}
         for name, tensor in tensors.items():
             inside = name.startswith(prefix) if prefixed else name.partition(".")[0] in parts
             (trunk if inside else rest)[name.removeprefix(prefix)] = tensor

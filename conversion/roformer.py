@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from .bert import ANSWERS, CLASSIFIER, FIELDS, LAYER, PREDICTIONS, REQUIRED, SETTINGS, TRUNK
 from .electra import ELECTRA_CLASSIFIER, ELECTRA_PROJECTION
 from .family import Family, Head
 from .key_mapping import SEPARATE_QKV, SEPARATE_QKV_OF_ADJACENT_PAIRS
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 _NO_POOLER = {"pooler_act": None}
 _ROTARY = {

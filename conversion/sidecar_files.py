@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..saving.model_files import TOKENIZER_FILES, VOCABULARIES
 from ..saving.module_list import MODULE_LIST, module_paths
 from .peft_adapters import ADAPTER_CONFIG, find_adapter
 from .source_models import transformer_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Patterns of the sentence-transformers files, the card and the licence. Each module has a separate folder.
 SIDECAR_FILES = (MODULE_LIST, "sentence_*_config.json", "config_sentence_transformers.json", "README.md", "LICENSE*")
@@ -100,6 +102,8 @@ def read_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
         FileNotFoundError: If there is no such folder or model.
         ValueError: If it has no tokenizer, or if the tokenizer cannot be read.
     """
+    from transformers import AutoTokenizer
+
     # Loading from the local folder saves transformers the requests to the Hub.
     folder = folder_of(os.fspath(source))
     try:
@@ -122,6 +126,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, texts: list
     Raises:
         ValueError: If it loads as a different tokenizer.
     """
+    from transformers import AutoTokenizer
+
     tokenizer.save_pretrained(folder)
     again = AutoTokenizer.from_pretrained(folder)
     if (

@@ -72,10 +72,7 @@ class PreNormLayer(EncoderLayer):
 
     def __init__(self, config: SequenceEncoderConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
-        alone = config.layer_groups.count(0) == 1
-        normalised = config.embedding_norm and config.embedding_dim == config.hidden_size
-        if layer_idx == 0 and alone and normalised and not config.first_attn_norm:
-            # `embedding_norm` has just normalised the input.
+        if layer_idx == 0 and config.omits_first_attn_norm:
             self.attn_norm = nn.Identity()
 
     def forward(

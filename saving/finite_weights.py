@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
-_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def _can_be_checked(tensor: torch.Tensor) -> bool:
+    import torch
+
+    floating = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return tensor.dtype in floating and not tensor.is_meta and tensor.numel() > 0
 
 
 def find_non_finite(model: nn.Module, state_dict: Mapping[str, torch.Tensor] | None = None) -> list[str]:
@@ -23,16 +31,16 @@ def find_non_finite(model: nn.Module, state_dict: Mapping[str, torch.Tensor] | N
         model: The model.
         state_dict: Values to check instead of those in the model.
     """
+    import torch
+    from torch import nn
+
     named = dict(model.named_parameters())
     if state_dict is not None:
         named = {name: tensor for name, tensor in state_dict.items() if name in named}  # type: ignore[misc] # no Parameter
     checked = {
         name: tensor.detach()
         for name, tensor in named.items()
-        if type(tensor) in (torch.Tensor, nn.Parameter)
-        and tensor.dtype in _FLOATING
-        and not tensor.is_meta
-        and tensor.numel()
+        if type(tensor) in (torch.Tensor, nn.Parameter) and _can_be_checked(tensor)
     }
     # `aminmax` returns NaN for a tensor with NaN, so a single pass over it suffices.
     extremes = [torch.stack(tensor.aminmax()).double().cpu() for tensor in checked.values()]
@@ -47,13 +55,14 @@ def find_non_finite_in(folder: Path) -> list[str]:
 
     Only one tensor is in memory at a time.
     """
+    import torch
+
     names = []
     for file in sorted(folder.rglob("*.safetensors")):
         with suppress(SafetensorError), safe_open(file, "pt") as weights:
             for name in weights.keys():  # noqa: SIM118 # not a dictionary
                 tensor = weights.get_tensor(name)
-                checked = tensor.dtype in _FLOATING and tensor.numel()
-                if checked and not torch.stack(tensor.aminmax()).isfinite().all():
+                if _can_be_checked(tensor) and not torch.stack(tensor.aminmax()).isfinite().all():
                     names.append(name)
     return names
 

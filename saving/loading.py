@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from safetensors import SafetensorError
 from transformers.utils import logging
 
@@ -14,6 +13,12 @@ from .exported_models import check_not_exported
 from .finite_weights import find_non_finite, summarize_names
 
 logger = logging.get_logger(__name__)
+
+# The names of the floating dtypes of torch.
+FLOATING_DTYPES = (
+    *("bfloat16", "double", "float", "float16", "float32", "float4_e2m1fn_x2", "float64", "half"),
+    *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+)
 
 
 class SafeModelLoadingMixin:
@@ -132,8 +137,9 @@ def check_dtype(name: str, dtype: Any) -> None:
     Raises:
         ValueError: If it is anything else.
     """
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+    # Without torch, which `sequence-encoder inspect` does not import.
+    floating = dtype in FLOATING_DTYPES if isinstance(dtype, str) else getattr(dtype, "is_floating_point", None) is True
+    if dtype is not None and not floating:
         raise ValueError(f"{name} must be a floating dtype of torch, such as float32 or bfloat16, got {dtype!r}.")
 
 

@@ -26,7 +26,7 @@ from transformers import (
 from sequence_encoder import SequenceEncoderForMaskedLM, convert
 from sequence_encoder.__main__ import main
 from sequence_encoder.conversion.command import check_same_outputs, outputs_of
-from sequence_encoder.conversion.convert import convert_and_release
+from sequence_encoder.conversion.converting import convert_and_release
 from sequence_encoder.tests.forked_python import forked_python
 
 POOLING = "1_Pooling/config.json"

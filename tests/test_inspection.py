@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,16 @@ import torch
 import transformers
 
 import sequence_encoder
-from sequence_encoder import SequenceEncoderConfig, SequenceEncoderForMaskedLM, SequenceEncoderModel, convert
+from sequence_encoder import (
+    SequenceEncoderConfig,
+    SequenceEncoderForMaskedLM,
+    SequenceEncoderModel,
+    TaskAdapterConfig,
+    convert,
+)
 from sequence_encoder.__main__ import main
 from sequence_encoder.conversion.inspection import Inspection, in_words, inspect
+from sequence_encoder.saving.loading import check_dtype
 from sequence_encoder.tests.hub_client import ClientError, HubClient
 from sequence_encoder.tests.hub_server import Hub
 from sequence_encoder.tests.other_families import SIZES
@@ -336,3 +345,45 @@ def test_a_hub_id_is_inspected_without_its_weights(hub: Hub, reader: HubClient, 
     assert not any(path.endswith("model.safetensors") for _, path in hub.requests)
     with pytest.raises(ClientError, match="user/nothing"):
         reader.call("inspect", "user/nothing")
+
+
+def test_the_command_says_the_same_without_torch(
+    tiny_config: Callable[..., SequenceEncoderConfig],
+    write: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The script does not import torch, which would take most of its time."""
+    monkeypatch.chdir(tmp_path)
+    for name, config in (
+        ("ours", tiny_config("modernbert", architectures=["SequenceEncoderForMaskedLM"], dtype="bfloat16")),
+        ("frozen", TaskAdapterConfig(encoder_config=transformers.BertConfig(**SIZES))),
+        ("theirs", transformers.DebertaV2Config(**SIZES, architectures=["DebertaV2ForMaskedLM"])),
+    ):
+        config.save_pretrained(name)
+    write(**MODELS["neobert"].fields).rename("remote")
+    program = f"""
+import runpy, sys
+for name in sys.argv[1:]:
+    sys.argv[1:] = ["inspect", name]
+    runpy.run_path({str(Path(sequence_encoder.__file__).parent / "sequence_encoder_cli.py")!r}, run_name="__main__")
+print([name for name in ("torch", "sequence_encoder.modeling", "tokenizers") if name in sys.modules])
+"""
+    names = ["ours", "frozen", "theirs", "remote"]
+    found = subprocess.run([sys.executable, "-c", program, *names], capture_output=True, text=True, check=True)
+    for name in names:
+        main(["inspect", name])
+    assert found.stdout == capsys.readouterr().out + "[]\n"
+    assert found.stderr == ""
+
+
+def test_every_floating_dtype_of_torch_is_allowed() -> None:
+    dtypes = {name: dtype for name, dtype in vars(torch).items() if isinstance(dtype, torch.dtype)}
+    for name, dtype in dtypes.items():
+        for given in (name, dtype):
+            if dtype.is_floating_point:
+                check_dtype("dtype", given)
+                continue
+            with pytest.raises(ValueError, match="dtype must be a floating dtype"):
+                check_dtype("dtype", given)

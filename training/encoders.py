@@ -10,10 +10,11 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ..command_line import UsageError
 from ..command_line.progress import Progress
 from ..conversion import convert
-from ..conversion.convert import convert_remote_code
+from ..conversion.checkpoints import load_checkpoint
+from ..conversion.converting import convert_remote_code
 from ..conversion.remote_code_checkpoints import find_remote_code
 from ..conversion.sidecar_files import folder_of, load_tokenizer
-from ..conversion.source_models import load_checkpoint, transformer_folder
+from ..conversion.source_models import transformer_folder
 from ..hub.passed_on import inherited_card_fields
 from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.pooling import CONFIGURABLE_POOLINGS, check_pooling

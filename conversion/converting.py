@@ -16,13 +16,14 @@ from ..configuration import SequenceEncoderConfig
 from ..modeling import SequenceEncoderForRetrieval, SequenceEncoderModel, SequenceEncoderPreTrainedModel, TaskAdapter
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.recipe_files import read_recipe, recipe_of
+from .checkpoints import load_checkpoint
 from .configurations import WITH_POOLER, obstacles_to, read_config, write_config
 from .family import Family, their_class
 from .flag_embedding import HEAD_FILES, with_heads
 from .key_mapping import Heads, Rule, Tensors, to_ours, to_theirs
 from .peft_adapters import check_merged
 from .remote_code_checkpoints import REMOTE_CODE_FAMILIES, RemoteCodeCheckpoint, find_remote_code
-from .source_models import FAMILIES, find_family, is_adapted, load_checkpoint
+from .source_models import FAMILIES, find_family, is_adapted
 from .task_adapters import classifier_of
 
 logger = logging.get_logger(__name__)

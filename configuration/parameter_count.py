@@ -1,0 +1,94 @@
+"""Counts the parameters of a model from its configuration alone, so that nothing needs torch or builds the model."""
+
+# The configuration imports this module, so that it cannot be imported here.
+from typing import Any
+
+# The heads whose encoder has a pooler. `Model` is the encoder without a head.
+_WITH_POOLER = ("Model", "ForRetrieval", "ForPreTraining", "ForSequenceClassification", "ForMultipleChoice")
+
+
+def count_parameters(config: Any, head: str) -> int:
+    """Return the number of parameters of a model.
+
+    Args:
+        config: The configuration.
+        head: The suffix of the class name, such as `ForMaskedLM`, or `Model` for the encoder without a head.
+    """
+    pooler = _linear(config.hidden_size, config.hidden_size) if config.pooler_act is not None else 0
+    return encoder_parameters(config) + (pooler if head in _WITH_POOLER else 0) + _head_parameters(config, head)
+
+
+def encoder_parameters(config: Any) -> int:
+    """Return the number of parameters of the encoder without its pooler.
+
+    The fields need not have been checked: invalid ones give a meaningless number, but no error.
+    """
+    size, width = config.hidden_size, config.embedding_dim
+    rows = config.vocab_size + config.type_vocab_size + config.task_type_vocab_size
+    if config.position_embedding == "learned":
+        rows += config.position_offset + config.max_position_embeddings
+    projects_first = config.embedding_projection == "before_norm"
+    total = rows * width
+    if config.embedding_norm:
+        total += _norm(config, size if projects_first else width)
+    if width != size:
+        total += _linear(width, size, bias=not projects_first)
+    if config.position_bias == "bucketed":
+        total += config.relative_attention_num_buckets * config.num_attention_heads
+    if config.position_bias == "disentangled":
+        total += config.relative_rows * size + (_norm(config, size) if config.norm_rel_ebd == "layer_norm" else 0)
+    # There can be more groups than layers, which `check_architecture` rejects.
+    total += min(config.num_distinct_layers, config.num_hidden_layers) * _layer_parameters(config)
+    if config.conv_kernel_size and config.num_hidden_layers:
+        total += _linear(config.conv_kernel_size * size, size) + _norm(config, size)
+    if config.norm_placement == "pre":
+        total += _norm(config, size)
+    if config.num_distinct_layers and config.omits_first_attn_norm:
+        total -= _norm(config, size)
+    return total
+
+
+def _layer_parameters(config: Any) -> int:
+    size, inner = config.hidden_size, config.intermediate_size
+    # Each head of keys and values has as many channels as a head of queries.
+    grouped = min(max(config.key_value_heads, 0), config.num_attention_heads)
+    channels = size + 2 * grouped * size // max(config.num_attention_heads, 1)
+    total = _linear(size, channels, config.attention_bias) + _linear(size, size, config.attention_bias)
+    if config.position_bias == "disentangled" and not config.share_att_key:
+        total += (config.score_terms - 1) * _linear(size, size)
+    up = {"mlp": 1, "glu": 2}[config.feed_forward] * inner
+    total += _linear(size, up, config.mlp_bias) + _linear(inner, size, config.has_down_bias)
+    return total + 2 * _norm(config, size)
+
+
+def _head_parameters(config: Any, head: str) -> int:
+    size = config.hidden_size
+    if head in ("ForMaskedLM", "ForPreTraining"):
+        dense = _dense_head(config, config.prediction_head, config.prediction_dim)
+        decoder = _linear(config.prediction_dim, config.vocab_size, config.decoder_bias)
+        tied = config.prediction_dim * config.vocab_size if config.tie_word_embeddings else 0
+        return dense + decoder - tied + (_linear(size, 2) if head == "ForPreTraining" else 0)
+    if head == "ForRetrieval":
+        return _linear(size, 1) + _linear(size, config.multi_vector_size or size)
+    if head == "Model":
+        return 0
+    outputs = {"ForQuestionAnswering": 2, "ForMultipleChoice": 1}.get(head, config.num_labels)
+    return _dense_head(config, config.classifier_head, size) + _linear(size, outputs)
+
+
+def _dense_head(config: Any, kind: str, outputs: int) -> int:
+    size, bias = config.hidden_size, config.head_bias
+    if kind == "linear":
+        return 0
+    if kind == "dense":
+        return _linear(size, outputs, bias) + _norm(config, outputs)
+    inner = config.prediction_head_size or size
+    return _linear(size, inner, bias) + _linear(inner, outputs, bias)
+
+
+def _linear(inputs: int, outputs: int, bias: bool = True) -> int:
+    return (inputs + bias) * outputs
+
+
+def _norm(config: Any, size: int) -> int:
+    return size * (2 if config.norm == "layer_norm" and config.norm_bias else 1)
