@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 # The commands check loaded weights themselves, and they cut long texts or read them in parts. A EuroBERT configuration
 # cannot go without a mask token, not even while a model is compared with that family.
@@ -59,6 +60,17 @@ def without_warning(logger: str, beginning: str) -> Iterator[None]:
         yield
     finally:
         logging.getLogger(logger).removeFilter(does_not_start)
+
+
+@contextmanager
+def without_bars_of(function: Any) -> Iterator[None]:
+    """Hide the bars that a function of a library shows with tqdm, where the library has no setting for them."""
+    module: Any = sys.modules[function.__module__]
+    tqdm, module.tqdm = module.tqdm, lambda items, *args, **options: items
+    try:
+        yield
+    finally:
+        module.tqdm = tqdm
 
 
 @contextmanager

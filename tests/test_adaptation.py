@@ -345,7 +345,9 @@ def test_the_smaller_loss_breaks_ties_between_evaluations(encoder: Path, tmp_pat
     assert "weights kept | of epoch 4" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_trained_head_keeps_its_label_order(encoder: Path, adapted: Build, tmp_path: Path) -> None:
+def test_a_trained_head_keeps_its_label_order(
+    encoder: Path, adapted: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = adapted("classification")[0]
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
     # The same model with its labels in another order.
@@ -363,9 +365,12 @@ def test_a_trained_head_keeps_its_label_order(encoder: Path, adapted: Build, tmp
     same = run("classification", tmp_path / "trained", tmp_path / "same", **files, **options)
     assert same.best.metrics["validation"]["accuracy"] > 0.9
     assert list(transformers.AutoConfig.from_pretrained(tmp_path / "same").id2label.values()) == names
+    assert "is replaced by a new one" not in capsys.readouterr().out
     # Other labels need a new head.
     files = write_examples(tmp_path, "multiple-choice", {"train": 20, "validation": 40})
     run("multiple-choice", tmp_path / "trained", tmp_path / "other", **files, **options)
+    said = f"The head of {tmp_path / 'trained'} for 3 labels is replaced by a new one"
+    assert capsys.readouterr().out.count(said) == 1
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("trained", "other"))
     assert after["classifier.weight"].shape == (1, 32)
     torch.testing.assert_close(after["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
@@ -453,11 +458,16 @@ def test_a_search_reports_the_hyperparameters_it_chose(encoder: Path, tmp_path: 
     assert f"{report['learning_rate']:g}"[:5] in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_embeddings_can_be_truncated_to_a_trained_size(encoder: Path, tmp_path: Path) -> None:
+def test_embeddings_can_be_truncated_to_a_trained_size(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from sentence_transformers import SentenceTransformer
 
     files = write_examples(tmp_path, "embedding", COUNTS)
     run("embedding", encoder, tmp_path / "out", matryoshka_dims=[32, 4], **files, **FAST)
+    # sentence-transformers chooses examples for the card, with a bar that has no setting.
+    assert "widget" not in capsys.readouterr().err
+    assert "widget:" in (tmp_path / "out" / "README.md").read_text()
     model = SentenceTransformer(str(tmp_path / "out"), truncate_dim=4)
     near, far = model.similarity(model.encode(["we saw red here cat"]), model.encode(["a red by", "a blue by"]))[0]
     assert near > far

@@ -8,6 +8,8 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ...command_line import UsageError
+from ...command_line.counts import counted
+from ...command_line.progress import say
 from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
 from ...conversion.remote_code_checkpoints import find_remote_code
 from ...conversion.sidecar_files import folder_of, read_tokenizer
@@ -16,6 +18,8 @@ from ...saving.exported_models import check_not_exported
 from ..encoders import check_trainable, save_as_sequence_encoder
 from .tasks import TASKS
 
+# Heads whose last layer has one row per label.
+CLASSIFIERS = ("SequenceClassification", "TokenClassification", "MultipleChoice")
 # Default of --max_length.
 _LENGTH = 256
 
@@ -53,6 +57,8 @@ def encoder_of(
             try:
                 if may_write:
                     base_model = not (with_head or adapted)
+                    if base_model and config is not None:
+                        say_new_head(checkpoint, config)
                     save_as_sequence_encoder(checkpoint, folder, base_model).save_pretrained(folder)
                 if folder.exists():
                     named = str(folder)
@@ -70,6 +76,19 @@ def encoder_of(
         return named, tokenizer
     except (OSError, ValueError) as error:
         raise error if isinstance(error, UsageError) else UsageError(f"--from {checkpoint}: {error}") from error
+
+
+def say_new_head(checkpoint: str, config: PreTrainedConfig) -> None:
+    """Say that the trained head of a checkpoint, if it has one, is replaced by a new one.
+
+    Args:
+        checkpoint: The folder or the Hub id, as the user gave it.
+        config: Its configuration.
+    """
+    kind = (config.architectures or [""])[0].rpartition("For")[2]
+    if kind in CLASSIFIERS:
+        labels = counted(config.num_labels, "label") if kind != "MultipleChoice" else "choices"
+        say(f"The head of {checkpoint} for {labels} is replaced by a new one, which starts from random weights.")
 
 
 def _with_adapter_hint(error: UsageError, config: PreTrainedConfig) -> UsageError:

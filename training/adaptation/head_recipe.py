@@ -39,14 +39,12 @@ from .adapters import apply_tuning, check_adapter, record_adapter
 from .baselines import simple_baselines
 from .callbacks import BestWeights, callbacks_of
 from .draws import CurrentEpoch, Draws
-from .encoder import text_length
+from .encoder import CLASSIFIERS, say_new_head, text_length
 from .masked_tuning import RandomMasks
 from .report import Evaluation, Results, adapter_card, complete, metrics_of
 from .run import Adaptation, AdaptationArguments
 from .tuning import TUNINGS
 
-# Heads whose last layer has one row per label.
-_CLASSIFIERS = ("SequenceClassification", "TokenClassification", "MultipleChoice")
 # Tuning methods that save all trained weights with the model.
 _AVERAGED = ("full", "head")
 # Heads that use one vector per text.
@@ -101,7 +99,9 @@ class HeadRecipe:
         trained = (config.architectures or [""])[0].rpartition("For")[2]
         same_head = trained == self.task.auto_class.rpartition("For")[2]
         known = [config.id2label[index] for index in sorted(config.id2label or {})]
-        self.drops_head = trained in _CLASSIFIERS and not (same_head and self._may_follow(known))
+        self.drops_head = trained in CLASSIFIERS and not (same_head and self._may_follow(known))
+        if self.drops_head and self.run.args.process_index == 0:
+            say_new_head(self.run.model.from_checkpoint, config)
         self.inputs, self.cut = {}, {}
         for split, rows in self.rows.items():
             self.task.cut = self.cut[split] = TruncationCounts()

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase, TrainingArguments,
 
 from ...command_line import UsageError
 from ...command_line.progress import Progress
-from ...command_line.quiet import new_head
+from ...command_line.quiet import new_head, without_bars_of
 from ...hub.card import Training
 from ...modeling.text_encoding.recipe_files import read_recipe
 from ...saving.model_files import save_card
@@ -89,14 +89,16 @@ class SimilarityRecipe:
         trainer_class = getattr(self.library, f"{self.task.kind}Trainer")
         try:
             own = arguments_class(**given)
-            return trainer_class(
-                model=model,
-                args=own,
-                train_dataset=self.rows["train"],
-                evaluator=self.evaluators["validation"],
-                loss=self.task.loss(model, self.run.model.matryoshka_dims),
-                callbacks=callbacks_of(own, args.keep_best, args.early_stopping_patience, resume_from),
-            )
+            # It chooses examples for the card.
+            with without_bars_of(model.model_card_data.set_widget_examples):
+                return trainer_class(
+                    model=model,
+                    args=own,
+                    train_dataset=self.rows["train"],
+                    evaluator=self.evaluators["validation"],
+                    loss=self.task.loss(model, self.run.model.matryoshka_dims),
+                    callbacks=callbacks_of(own, args.keep_best, args.early_stopping_patience, resume_from),
+                )
         except (ValueError, ImportError) as error:
             raise UsageError(error) from error
 
