@@ -57,7 +57,9 @@ def texts_of(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], dict[tuple[i
 
     def list_all(length: int) -> dict[tuple[int, ...], str]:
         if length not in known:
-            rows = list(itertools.product(tokens, repeat=length))
+            # Tokens that continue a word start no gap.
+            starting = [token for token, text in zip(tokens, alone, strict=True) if not text.startswith("##")]
+            rows = list(itertools.product(starting, *[tokens] * (length - 1)))
             texts = decode([list(row) for row in rows])
             known[length] = {row: text.removeprefix(spaces[row[0]]) for row, text in zip(rows, texts, strict=True)}
         return known[length]

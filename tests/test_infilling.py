@@ -64,6 +64,16 @@ def test_a_pattern_holds_for_each_gap(model: SequenceEncoderForMaskedLM) -> None
             model.infill("one [MASK] [MASK]{1,2} walks.", TOKENIZER, gap_regex=pattern)
 
 
+@pytest.mark.parametrize(("first", "second"), [("red", "blue"), ("blue", "red"), ("cat", "dog")])
+def test_a_pattern_holds_with_the_smallest_length_of_a_gap(
+    model: SequenceEncoderForMaskedLM, first: str, second: str
+) -> None:
+    text = "one [MASK]{2,3} walks."
+    assert model.infill(text, TOKENIZER, gap_regex=f"{first}|{second} cat").fills == [f"{second} cat"]
+    with pytest.raises(ValueError, match="No text of .*3 tokens matches the pattern 'red'"):
+        model.infill(text, TOKENIZER, gap_regex="red")
+
+
 def test_a_seed_writes_the_same_text_wherever_it_stands(model: SequenceEncoderForMaskedLM) -> None:
     texts = ["two [MASK]{2,4} walk.", "one [MASK] [MASK]{1,3} sleeps.", "[MASK].", "[MASK]{6} cat [MASK]{1,2}."]
     options = {"do_sample": True, "temperature": 3.0, "seed": 5, "num_return_sequences": 2}

@@ -28,24 +28,31 @@ class GapAutomaton:
         table: The next state (S, C) for each state and each class of tokens that are alike in all states.
         final: Whether a gap may end in each state (S,).
         class_of: The class of each token (V,).
+        fill: The class of the token that fills the gap after the text, if there is one.
     """
 
     table: npt.NDArray[np.int32]
     final: npt.NDArray[np.bool_]
     class_of: npt.NDArray[np.int64]
+    fill: int | None = None
 
-    def lengths(self, limit: int) -> list[int]:
-        """Return the numbers of tokens from 1 to a limit with which a gap can match."""
-        following = self._following()
+    def lengths(self, limit: int, least: int = 0) -> list[int]:
+        """Return the numbers of tokens from 1 to a limit with which a gap can match.
+
+        Args:
+            limit: The largest number.
+            least: The number of tokens at the start that do not fill.
+        """
+        steps = [_following(table) for table in (self._without_fill(), self.table)]
         reached = np.arange(len(self.final)) == 0
         possible = []
         for length in range(1, limit + 1):
-            reached = following[reached].any(0)
+            reached = steps[length > least][reached].any(0)
             if (reached & self.final).any():
                 possible.append(length)
         return possible
 
-    def allowed(self, tokens: Sequence[int | None]) -> dict[int, npt.NDArray[np.bool_]]:
+    def allowed(self, tokens: Sequence[int | None], least: int = 0) -> dict[int, npt.NDArray[np.bool_]]:
         """Return the allowed tokens (V,) at each mask of a gap: those with which a match stays possible.
 
         The states that the tokens on the left lead to, and those from which the tokens on the right lead to a match,
@@ -54,36 +61,47 @@ class GapAutomaton:
 
         Args:
             tokens: The tokens of the gap, with None for masks.
+            least: The number of tokens at the start that do not fill.
 
         Raises:
             ValueError: If no match is possible with these tokens.
         """
-        following = self._following()
+        tables = [self._without_fill(), self.table]
+        steps = [_following(table) for table in tables]
         classes = [_UNWRITTEN if token is None else int(self.class_of[token]) for token in tokens]
         before = [np.arange(len(self.final)) == 0]
-        for number in classes:
+        for place, number in enumerate(classes):
+            table, following = tables[place >= least], steps[place >= least]
             after = np.zeros(len(self.final) + 1, dtype=np.bool_)
-            after[self.table[before[-1], number]] = True
+            after[table[before[-1], number]] = True
             before.append(following[before[-1]].any(0) if number == _UNWRITTEN else after[:-1])
         allowed = {}
         accepting = np.append(self.final, False)
         if not (before[-1] & self.final).any():
             raise ValueError(f"no match is possible with the written tokens {[t for t in tokens if t is not None]}")
         for place in reversed(range(len(classes))):
-            number = classes[place]
+            number, table, following = classes[place], tables[place >= least], steps[place >= least]
             if number == _UNWRITTEN:
-                allowed[place] = accepting[self.table[before[place]]].any(0)[self.class_of]
+                allowed[place] = accepting[table[before[place]]].any(0)[self.class_of]
                 accepting = np.append((following & accepting[:-1]).any(1), False)
             else:
-                accepting = np.append(accepting[self.table[:, number]], False)
+                accepting = np.append(accepting[table[:, number]], False)
         return allowed
 
-    def _following(self) -> npt.NDArray[np.bool_]:
-        """Return whether a token leads from each state to each other (S, S)."""
-        states = len(self.final)
-        following = np.zeros((states, states + 1), dtype=np.bool_)
-        following[np.arange(states)[:, None], self.table] = True
-        return following[:, :states]
+    def _without_fill(self) -> npt.NDArray[np.int32]:
+        """Return the table in which the token that fills the gap leads nowhere."""
+        table = self.table.copy()
+        if self.fill is not None:
+            table[:, self.fill] = len(table)
+        return table
+
+
+def _following(table: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """Return whether a token leads from each state to each other (S, S), by the table (S, C)."""
+    states = len(table)
+    following = np.zeros((states, states + 1), dtype=np.bool_)
+    following[np.arange(states)[:, None], table] = True
+    return following[:, :states]
 
 
 def restricted_automaton(
@@ -101,7 +119,8 @@ def restricted_automaton(
         table[states, classes] = states
         class_of[fill_token] = classes
     used, class_of = np.unique(class_of, return_inverse=True)
-    return GapAutomaton(table[:, used], np.append(automaton.final, fill_token is not None), class_of)
+    fill = None if fill_token is None else int(class_of[fill_token])
+    return GapAutomaton(table[:, used], np.append(automaton.final, fill_token is not None), class_of, fill)
 
 
 @lru_cache(maxsize=16)
@@ -134,6 +153,13 @@ def _built_automaton(pattern: str, texts: TokenTexts, limit: int) -> GapAutomato
     # token differs there, where it is the first.
     pairs = [(1, 1)]
     number_of = np.zeros((len(matching.final), len(stripped.final)), dtype=np.int32)
+    # WordPiece marks tokens that continue a word, but a gap never contains the mark.
+    starting = np.array(
+        [
+            one == other or other.startswith(b" ")
+            for one, other in zip(texts.first.strings, texts.middle.strings, strict=True)
+        ]
+    )
     # The classes of tokens are divided by the state that each token leads to.
     class_of = np.zeros(len(texts.tokens), dtype=np.int64)
     steps: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]] = []
@@ -143,7 +169,10 @@ def _built_automaton(pattern: str, texts: TokenTexts, limit: int) -> GapAutomato
         state, edge = pairs[len(steps)]
         strings = texts.middle if steps else texts.first
         states, edges = matching.read(state, strings), stripped.read(edge, strings)
-        tokens = np.flatnonzero((states > 0) & (edges > 0))
+        can_read = (states > 0) & (edges > 0)
+        if not steps:
+            can_read &= starting
+        tokens = np.flatnonzero(can_read)
         states, edges = states[tokens], edges[tokens]
         new = number_of[states, edges] == 0
         for pair in sorted(set(zip(states[new].tolist(), edges[new].tolist(), strict=True))):

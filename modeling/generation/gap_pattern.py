@@ -18,9 +18,10 @@ class GapPattern:
     r"""Allows only texts of a gap that a regular expression matches in full.
 
     The text of the gap is what `tokenizer.decode` returns for its tokens, with `clean_up_tokenization_spaces=False`,
-    without the fill tokens, and without one space at the start of the first token. It never has other white space at
-    its ends. Special tokens are not allowed. Characters that are split over several tokens are not allowed where they
-    would need too many states, as with large repetitions of Unicode classes.
+    without the fill tokens, and without one space at the start of the first token. A token that only continues a word,
+    such as `##s`, is never the first one. The text never has other white space at its ends. Special tokens are not
+    allowed. Characters that are split over several tokens are not allowed where they would need too many states, as with
+    large repetitions of Unicode classes.
 
     Args:
         pattern: The expression, in the syntax of Rust's regex crate: that of `re`, without look-around,
@@ -33,6 +34,7 @@ class GapPattern:
             up the gap.
         banned_tokens: Tokens that other constraints ban everywhere, so that no match depends on them. The fill token is
             allowed nevertheless.
+        least: The number of tokens at the start of the gap that are not fill tokens.
 
     Raises:
         ImportError: If outlines-core is not installed.
@@ -50,13 +52,15 @@ class GapPattern:
         stop: int,
         fill_token: int | None = None,
         banned_tokens: Collection[int] = (),
+        least: int = 0,
     ) -> None:
         if not 0 <= start < stop:
             raise ValueError(f"A gap must have 0 <= start < stop, got start={start}, stop={stop}.")
         self._start, self._stop, self._mask = start, stop, tokenizer.mask_token_id
         self._pattern = pattern
         self._automaton = _automaton_of_gap(pattern, tokenizer, fill_token, banned_tokens)
-        possible = self._automaton.lengths(max(_MAX_LISTED_LENGTH, stop - start))
+        self._least = least
+        possible = self._automaton.lengths(max(_MAX_LISTED_LENGTH, stop - start), least)
         if stop - start not in possible:
             raise ValueError(
                 f"No text of {stop - start} tokens matches the pattern {pattern!r} without white space at its ends; "
@@ -71,17 +75,18 @@ class GapPattern:
         """
         written = row[self._start : self._stop].tolist()
         try:
-            allowed = self._automaton.allowed([None if token == self._mask else token for token in written])
+            tokens = [None if token == self._mask else token for token in written]
+            allowed = self._automaton.allowed(tokens, self._least)
         except ValueError as error:
             raise ValueError(
                 f"The gap from {self._start} to {self._stop} cannot match the pattern {self._pattern!r}: {error}."
             ) from error
         for index, place in enumerate(positions.tolist()):
             if place - self._start in allowed:
-                tokens = torch.from_numpy(allowed[place - self._start]).to(scores.device)
+                here = torch.from_numpy(allowed[place - self._start]).to(scores.device)
                 # A model can have more scores than the tokenizer has tokens.
-                scores[index, : len(tokens)].masked_fill_(~tokens[: scores.shape[1]], -torch.inf)
-                scores[index, len(tokens) :] = -torch.inf
+                scores[index, : len(here)].masked_fill_(~here[: scores.shape[1]], -torch.inf)
+                scores[index, len(here) :] = -torch.inf
 
 
 def possible_gap_lengths(

@@ -224,7 +224,7 @@ class _Filler:
             pattern = self._pattern(number, len(item.spans))
             if pattern is not None:
                 empty = self.empty if gap.least < gap.most else None
-                found.append(GapPattern(pattern, self.tokenizer, start, stop, empty))
+                found.append(GapPattern(pattern, self.tokenizer, start, stop, empty, least=gap.least))
                 continue
             ends = range(start + gap.least - 1, stop) if self.empty is not None else [stop - 1]
             found += self.gap_texts.whole_text(start, ends)
