@@ -70,7 +70,7 @@ def test_a_pattern_holds_with_the_smallest_length_of_a_gap(
 ) -> None:
     text = "one [MASK]{2,3} walks."
     assert model.infill(text, TOKENIZER, gap_regex=f"{first}|{second} cat").fills == [f"{second} cat"]
-    with pytest.raises(ValueError, match="No text of .*3 tokens matches the pattern 'red'"):
+    with pytest.raises(ValueError, match=r"No text of .*3 tokens matches the pattern 'red'"):
         model.infill(text, TOKENIZER, gap_regex="red")
 
 

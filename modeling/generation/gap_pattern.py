@@ -20,8 +20,8 @@ class GapPattern:
     The text of the gap is what `tokenizer.decode` returns for its tokens, with `clean_up_tokenization_spaces=False`,
     without the fill tokens, and without one space at the start of the first token. A token that only continues a word,
     such as `##s`, is never the first one. The text never has other white space at its ends. Special tokens are not
-    allowed. Characters that are split over several tokens are not allowed where they would need too many states, as with
-    large repetitions of Unicode classes.
+    allowed. Characters that are split over several tokens are not allowed where they would need too many states, as
+    with large repetitions of Unicode classes.
 
     Args:
         pattern: The expression, in the syntax of Rust's regex crate: that of `re`, without look-around,
