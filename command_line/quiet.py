@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-# The commands check loaded weights themselves, and they cut long texts or read them in parts. A EuroBERT configuration
-# cannot go without a mask token, not even while a model is compared with that family.
-_HIDDEN = (" LOAD REPORT", "Token indices sequence length is longer", "Model config: mask_token_id must be")
+# The commands check loaded weights themselves, they cut long texts or read them in parts, and a model may take the ids
+# of its tokenizer. A EuroBERT configuration cannot go without a mask token, not even while a model is compared with it.
+_HIDDEN = (
+    *(" LOAD REPORT", "Token indices sequence length is longer"),
+    *("The tokenizer has new PAD/BOS/EOS tokens", "Model config: mask_token_id must be"),
+)
 _DATASETS = "HF_DATASETS_DISABLE_PROGRESS_BARS"
 
 

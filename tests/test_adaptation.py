@@ -203,11 +203,12 @@ def test_a_failing_plot_does_not_lose_the_model(
     assert (tmp_path / "out" / "README.md").exists()
 
 
+@pytest.mark.parametrize("tuning", ["lora", "adapter"])
 def test_the_console_shows_a_table_instead_of_raw_logs(
-    encoder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    encoder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], tuning: str
 ) -> None:
     files = write_examples(tmp_path, "classification", COUNTS)
-    options = {"logging_strategy": "steps", "disable_tqdm": False, **FAST, "num_train_epochs": 3, "tuning": "lora"}
+    options = {"logging_strategy": "steps", "disable_tqdm": False, **FAST, "num_train_epochs": 3, "tuning": tuning}
     with quiet_libraries():
         run("classification", encoder, tmp_path / "out", **files, **options)
     output, noise = capfd.readouterr()
