@@ -106,8 +106,8 @@ def write_postings(folder: Path, table: Any, column: str, size: int) -> None:
         np.lib.format.open_memmap(place / f"{name}.npy", "w+", kind, shape)
         for name, kind in (("rows", np.dtype(np.int32)), ("weights", np.dtype(np.float32)))
     )
-    for array in (all_rows, all_weights):
-        _allocate(Path(array.filename))
+    for name in ("rows", "weights"):
+        _allocate(place / f"{name}.npy")
     following = starts[:-1].copy()
     for rows, indices, values in _parts(table, column):
         order = np.argsort(indices, kind="stable")

@@ -50,7 +50,7 @@ def sentence_transformer(model: Model, shop: Workshop, work: Path) -> None:
 def cross_encoder(model: Model, shop: Workshop, work: Path) -> str:
     """`CrossEncoder`: each pair has a score for each label."""
     if model.is_adapter:
-        raise ValueError("CrossEncoder does not load adapters; merge it with `sequence-encoder convert` first.")
+        raise ValueError("CrossEncoder does not load adapters. `sequence-encoder convert` merges all but prompts.")
     pairs = [[TEXTS[0], TEXTS[1]], [TEXTS[0], TEXTS[2]]]
     try:
         scores = np.asarray(_call(model, "scores", str(model.folder), pairs))
@@ -82,7 +82,7 @@ class Pushing:
         if model.is_adapter:
             raise ValueError(
                 "The Hub refuses the card of an adapter whose base model is a folder; push the base model first, and "
-                "train the adapter on its Hub id, or merge it with `sequence-encoder convert`."
+                "train the adapter on its Hub id."
             )
         if model.state in EXPORTED:
             self.client.call("upload", folder, name)
