@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,8 +206,11 @@ def test_a_failing_plot_does_not_lose_the_model(
 
 @pytest.mark.parametrize("tuning", ["lora", "adapter"])
 def test_the_console_shows_a_table_instead_of_raw_logs(
-    encoder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], tuning: str
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tuning: str
 ) -> None:
+    # The handler of transformers writes to the standard error of the moment when it was created.
+    for handler in transformers.utils.logging.get_logger("transformers").handlers:
+        monkeypatch.setattr(handler, "stream", sys.stderr)
     files = write_examples(tmp_path, "classification", COUNTS)
     options = {"logging_strategy": "steps", "disable_tqdm": False, **FAST, "num_train_epochs": 3, "tuning": tuning}
     with quiet_libraries():
