@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -210,7 +211,8 @@ def test_the_console_shows_a_table_instead_of_raw_logs(
 ) -> None:
     # The handler of transformers writes to the standard error of the moment when it was created.
     for handler in transformers.utils.logging.get_logger("transformers").handlers:
-        monkeypatch.setattr(handler, "stream", sys.stderr)
+        if type(handler) is logging.StreamHandler:
+            monkeypatch.setattr(handler, "stream", sys.stderr)
     files = write_examples(tmp_path, "classification", COUNTS)
     options = {"logging_strategy": "steps", "disable_tqdm": False, **FAST, "num_train_epochs": 3, "tuning": tuning}
     with quiet_libraries():
