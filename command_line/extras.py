@@ -28,8 +28,10 @@ def require(purpose: str, *libraries: str, extra: str | None = None) -> None:
     missing = [name for name in libraries if not is_installed(name)]
     if missing:
         wanted = f"'sequence-encoder[{extra}]'" if extra else " ".join(missing)
+        *rest, last = missing
+        named = f"{', '.join(rest)} and {last}" if rest else last
         raise MissingLibraryError(
-            f"{purpose} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
+            f"{purpose} needs {named}, which {'is' if len(missing) == 1 else 'are'} not installed. "
             f"Install with: pip install {wanted}"
         )
 

@@ -149,8 +149,7 @@ class CommandLine:
         names = [each.name for kind in kinds for each in fields(kind)]
         found, left_over = parser.parse_known_args(arguments, argparse.Namespace(**dict.fromkeys(names, unset)))
         if left_over and not elsewhere:
-            quotes = "; put a text with spaces in quotes" if self.positional else ""
-            raise UsageError(f"{' '.join(left_over)} does not belong to any option; options start with --{quotes}.")
+            raise UsageError(_stray(left_over, arguments))
         given = {name: _at_home(value) for name, value in vars(found).items() if value is not unset}
         for name in _takes_objects(kinds):
             if isinstance(given.get(name), str):
@@ -381,6 +380,17 @@ def _is_required(each: Field[Any]) -> bool:
 def _is_option(part: str) -> bool:
     """Return whether an argument is an option, and not a value such as -1 or a text."""
     return part.startswith("-") and part[1:2].strip(".0123456789") != "" and " " not in part.partition("=")[0]
+
+
+def _stray(left_over: list[str], arguments: list[str]) -> str:
+    """Return the error for values that belong to no option, with the option before the first of them."""
+    before = list(itertools.takewhile(lambda part: part != left_over[0], arguments))
+    options = [part for part in before if _is_option(part) and "=" not in part]
+    reason = f"{options[-1]} takes one value" if options else "options start with --"
+    return (
+        f"{' '.join(left_over)} does not belong to any option; {reason}. Put a text with spaces, or a pattern of "
+        "files, in quotes."
+    )
 
 
 def _refuse(message: str) -> None:

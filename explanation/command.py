@@ -26,8 +26,8 @@ from .neighbours import Neighbour, nearest_examples
 from .texts import read_columns
 
 _PAGE, _DATA = "explanations.html", "explanations.jsonl"
-# More pictures would take longer than the explanations.
-_PICTURES = 20
+# More pictures would take longer than the explanations, and more text would hide what the command says.
+_SHOWN = 20
 
 
 class IndexedExamples(Protocol):
@@ -82,18 +82,20 @@ def explain(
     chosen |= {"max_length": texts.max_length, "max_tokens": texts.max_tokens}
     found: list[Explanation] = []
     explained = zip(pairs, iter_explain(model, tokenizer, pairs, **chosen), near, strict=True)
+    # The console shows all explanations only if they are not saved.
     for pair, explanations, neighbours in counted_by(Progress("Explaining", len(pairs), "text"), explained):
         lines = [*pair, *(each.table(options.top_words) for each in explanations)]
         if not explanations:
             lines.append("The model finds no entity to explain.")
         lines += [f"near: {neighbour.cosine:.3f} {neighbour.label}: {neighbour.text}" for neighbour in neighbours]
-        say("\n".join([*lines, ""]))
+        if output is None or len(found) < _SHOWN:
+            say("\n".join([*lines, ""]))
         found += [replace(each, neighbours=tuple(neighbours)) for each in explanations]
     if len(found) > 1:
         better = sum(each.faithfulness is not None and each.faithfulness.better_than_random for each in found)
         print(f"{better:,} of {len(found):,} explanations are more faithful than random orders of words.")
     if output is not None:
-        read = [each for pair in pairs[:_PICTURES] for each in _read_at_once(model, pair)]
+        read = [each for pair in pairs[:_SHOWN] for each in _read_at_once(model, pair)]
         maps = (
             attention_of(model, tokenizer, *each, layer=layer, max_length=texts.max_length)
             for each in read
@@ -156,9 +158,9 @@ def _write(output: Path, found: list[Explanation], maps: Iterable[AttentionMap])
     save(found, output / _PAGE)
     for old in [*output.glob("explanation-*.png"), *output.glob("attention-*-layer-*.png")]:
         old.unlink()
-    for number, each in enumerate(found[:_PICTURES]):
+    for number, each in enumerate(found[:_SHOWN]):
         each.save(output / f"explanation-{number:02}.png")
     for number, drawn in enumerate(maps):
         drawn.save(output / f"attention-{number:02}-layer-{drawn.layer}.png")
-    rest = f", with pictures of the first {_PICTURES}" if len(found) > _PICTURES else ""
+    rest = f"; the console and the pictures show the first {_SHOWN}" if len(found) > _SHOWN else ""
     print(f"Saved {counted(len(found), 'explanation')} in {output}{rest}.")

@@ -84,6 +84,8 @@ def create_app(
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
+        if path_of(request) == "/search" and index is None:
+            error = RequestError(404, "This server has no index. Start it with --index.")
         return error_response(path_of(request), error)
 
     @app.exception_handler(RequestValidationError)

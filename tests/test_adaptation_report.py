@@ -40,6 +40,18 @@ def test_a_zero_error_is_the_best_score(before: float, warnings: int) -> None:
     assert len(results.warnings()) == warnings
 
 
+def test_a_linear_model_that_is_better_on_the_test_examples_is_reported() -> None:
+    results = Results("classification", "full", metric="accuracy")
+    metrics = {"validation": {"accuracy": 0.9}, "test": {"accuracy": 0.8}}
+    results.trainings.append(Result(0, metrics, 1.0, 0.9, {}))
+    results.baselines = {
+        "before_training": {"validation": {"accuracy": 0.5}, "test": {"accuracy": 0.5}},
+        "linear_tfidf": {"validation": {"accuracy": 0.9}, "test": {"accuracy": 0.85}},
+    }
+    (warning,) = results.warnings()
+    assert warning.startswith("accuracy on the test examples is 0.8, compared with 0.85 for a linear model of TF-IDF")
+
+
 def test_shortened_labels_stay_distinct_in_the_plot() -> None:
     labels = [f"a complaint about a parcel of kind {kind} in {place}" for kind in (1, 2) for place in ("Rome", "Oslo")]
     short = _short([*labels, "costs $5"])

@@ -229,6 +229,12 @@ def test_all_unknown_arguments_are_named_with_suggestions(arguments: tuple[str, 
     assert len(message.splitlines()) == 1
 
 
+def test_a_second_value_is_named_with_its_option() -> None:
+    command = ["embed", "minilm", "--output_dir", "vectors", "--corpus", "a.csv", "b.csv"]
+    with pytest.raises(SystemExit, match=r"b\.csv does not belong to any option; --corpus takes one value\."):
+        main(command)
+
+
 def test_arguments_are_not_abbreviated() -> None:
     assert "--learning_rate" in str(exit_of(*ADAPT, "--learning", "1"))
     assert "--base-model" in str(exit_of("convert", "a", "b", "--base"))
@@ -310,6 +316,7 @@ def test_invalid_settings_are_named(folder: Path, text: str, expected: str) -> N
         ("sentence_transformers", (*ADAPT, "--task", "ranking"), "--task ranking needs sentence_transformers"),
         ("tensorboard", (*ADAPT, "--report_to", "tensorboard"), "sequence-encoder[train]"),
         ("matplotlib", ("pretrain", "--corpus", "train.csv"), "pip install 'sequence-encoder[train]'"),
+        ("tensorboard", ("pretrain", "--corpus", "train.csv"), "pretrain: pretrain needs tensorboard,"),
     ],
 )
 def test_a_missing_library_is_reported_with_its_pip_command(

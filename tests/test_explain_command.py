@@ -146,3 +146,17 @@ def test_text_or_file_is_needed() -> None:
 
 def test_the_command_knows_all_methods() -> None:
     assert tuple(METHODS) == METHOD_NAMES
+
+
+def test_the_console_shows_some_of_many_explanations_that_are_saved(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("sequence_encoder.explanation.command._SHOWN", 1)
+    (tmp_path / "texts.csv").write_text("text\nthe first\nthe second\n")
+    main(["explain", str(folder), "--file", str(tmp_path / "texts.csv"), "--output_dir", str(tmp_path / "out")])
+    shown = capsys.readouterr().out
+    assert "the first" in shown
+    assert "the second" not in shown
+    assert "the console and the pictures show the first 1" in shown
+    assert len((tmp_path / "out" / "explanations.jsonl").read_text().splitlines()) == 2

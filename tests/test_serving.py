@@ -192,6 +192,12 @@ def test_a_server_says_what_it_serves(app: Any) -> None:
     assert "/v1/embeddings" in ask(app, "/openapi.json").json()["paths"]
 
 
+def test_a_server_without_an_index_says_how_to_get_one(app: Any) -> None:
+    answer = ask(app, "/search", {"query": "a dog"})
+    assert answer.status_code == 404
+    assert answer.json()["error"] == "This server has no index. Start it with --index."
+
+
 def test_metrics_count_requests_and_tokens(models: dict[str, ServedModel]) -> None:
     app = create_app([models["encoder"]])
     ask(app, "/embed", {"inputs": TEXTS})

@@ -195,13 +195,17 @@ class Results:
         sign = math.copysign(1, self.kept.score) * math.copysign(1, found[metric])
         warnings = []
         for name, splits in self.baselines.items():
-            value, baseline = splits["validation"].get(metric), BASELINES[name]
-            equal = value is not None and self.kept.score == sign * value
-            if value is not None and self.kept.score <= sign * value and not (equal and baseline.may_be_equal):
-                warnings.append(
-                    f"{metric} on the validation examples is {found[metric]:.4g}, compared with {value:.4g} "
-                    f"{baseline.in_words}: {baseline.advice}"
-                )
+            baseline = BASELINES[name]
+            for split, metrics in self.kept.metrics.items():
+                reached, value = metrics[metric], splits.get(split, {}).get(metric)
+                if value is None or (reached == value and baseline.may_be_equal):
+                    continue
+                if sign * reached <= sign * value:
+                    warnings.append(
+                        f"{metric} on the {split} examples is {reached:.4g}, compared with {value:.4g} "
+                        f"{baseline.in_words}: {baseline.advice}"
+                    )
+                    break  # One warning for each baseline is enough.
         before = self.baselines.get("before_training", {}).get("validation", {}).get("loss", math.inf)
         if found.get("loss", 0.0) > before:
             warnings.append(

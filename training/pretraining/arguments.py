@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ...command_line import UsageError
-from ...command_line.extras import require, require_reporters
+from ...command_line.extras import require
 from ...command_line.parser import CommandLine, check_used
 from ...data.corpus import CorpusArguments
 from .objective_arguments import OBJECTIVES, Objectives
@@ -222,8 +222,9 @@ def check_libraries(options: PretrainingOptions) -> None:
     Raises:
         MissingLibraryError: If one of them is missing.
     """
-    require("pretrain", "datasets", "matplotlib", extra="train")
-    require_reporters(options.report_to)
+    # Tensorboard is the default, so a message about `--report_to` would name an option that the user has not typed.
+    reporters = ["tensorboard"] if "tensorboard" in options.report_to else []
+    require("pretrain", "datasets", "matplotlib", *reporters, extra="train")
 
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
