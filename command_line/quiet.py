@@ -69,6 +69,9 @@ def without_warning(logger: str, beginning: str) -> Iterator[None]:
 def without_bars_of(function: Any) -> Iterator[None]:
     """Hide the bars that a function of a library shows with tqdm, where the library has no setting for them."""
     module: Any = sys.modules[function.__module__]
+    if not hasattr(module, "tqdm"):  # Not every kind of model, in every version, shows bars.
+        yield
+        return
     tqdm, module.tqdm = module.tqdm, lambda items, *args, **options: items
     try:
         yield
