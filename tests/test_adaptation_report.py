@@ -40,8 +40,15 @@ def test_a_zero_error_is_the_best_score(before: float, warnings: int) -> None:
     assert len(results.warnings()) == warnings
 
 
-def test_a_linear_model_that_is_better_on_the_test_examples_is_reported() -> None:
-    results = Results("classification", "full", metric="accuracy")
+@pytest.mark.parametrize(
+    ("tuning", "advice"),
+    [
+        ("full", "train for more epochs or from another encoder, or use the linear model."),
+        ("lora", "train for more epochs, with --tuning full or from another encoder, or use the linear model."),
+    ],
+)
+def test_a_linear_model_that_is_better_on_the_test_examples_is_reported(tuning: str, advice: str) -> None:
+    results = Results("classification", tuning, metric="accuracy")
     metrics = {"validation": {"accuracy": 0.9}, "test": {"accuracy": 0.8}}
     results.trainings.append(Result(0, metrics, 1.0, 0.9, {}))
     results.baselines = {
@@ -50,6 +57,7 @@ def test_a_linear_model_that_is_better_on_the_test_examples_is_reported() -> Non
     }
     (warning,) = results.warnings()
     assert warning.startswith("accuracy on the test examples is 0.8, compared with 0.85 for a linear model of TF-IDF")
+    assert warning.endswith(f": {advice}")
 
 
 def test_shortened_labels_stay_distinct_in_the_plot() -> None:

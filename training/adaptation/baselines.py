@@ -28,7 +28,7 @@ class Baseline(NamedTuple):
     Attributes:
         head: Its name in the table's header.
         in_words: Its name in a sentence.
-        advice: What a model that is not better means, or what to do then.
+        advice: What a model that is not better means, or what to do then. `{or_full}` stands for another tuning method.
         may_be_equal: Whether a model that is just as good gets no warning.
     """
 
@@ -44,7 +44,7 @@ BASELINES = {
     "linear_tfidf": Baseline(
         "TF-IDF, linear",
         "for a linear model of TF-IDF, which is much cheaper",
-        "train for more epochs, with --tuning full or from another encoder, or use the linear model.",
+        "train for more epochs{or_full} or from another encoder, or use the linear model.",
         may_be_equal=True,
     ),
 }

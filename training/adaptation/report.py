@@ -193,6 +193,7 @@ class Results:
             ]
         # The score is the metric, negated if smaller is better. `copysign` also works for zero.
         sign = math.copysign(1, self.kept.score) * math.copysign(1, found[metric])
+        or_full = "" if self.tuning == "full" else ", with --tuning full"
         warnings = []
         for name, splits in self.baselines.items():
             baseline = BASELINES[name]
@@ -203,7 +204,7 @@ class Results:
                 if sign * reached <= sign * value:
                     warnings.append(
                         f"{metric} on the {split} examples is {reached:.4g}, compared with {value:.4g} "
-                        f"{baseline.in_words}: {baseline.advice}"
+                        f"{baseline.in_words}: {baseline.advice.format(or_full=or_full)}"
                     )
                     break  # One warning for each baseline is enough.
         before = self.baselines.get("before_training", {}).get("validation", {}).get("loss", math.inf)
