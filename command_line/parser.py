@@ -125,23 +125,12 @@ class CommandLine:
         Raises:
             UsageError: If the name or the value of an option is not allowed.
         """
-        if arguments and not arguments[0].startswith("-"):
-            if not self.positional or Path(arguments[0]).suffix in _SETTINGS:
-                arguments = [*read_settings(Path(arguments[0])), *arguments[1:]]
-            else:
-                first = list(itertools.takewhile(lambda part: not part.startswith("-"), arguments))
-                named = zip(self.positional, first, strict=False)
-                count = min(len(first), len(self.positional))
-                arguments = [*(f"--{name}={value}" for name, value in named), *arguments[count:]]
+        arguments = self.as_options(arguments)
         options = _options(kinds)
         check_names(self.command, arguments, {**(elsewhere or {}), **options})
         typed = {options.get(part.partition("=")[0]) for part in arguments}
-        needed = [each for kind in kinds for each in fields(kind) if _is_required(each) and each.name not in typed]
-        if needed:
-            raise UsageError(
-                f"{' and '.join(map(_shown, needed))} must be given. For example: "
-                f"sequence-encoder {self.command} {self.example}"
-            )
+        if missing := [_shown(each) for each in _required(kinds) if each.name not in typed]:
+            raise UsageError(self._with_example(missing))
         parser = _hf_argument_parser()(kinds, allow_abbrev=False, add_help=False)
         parser.error = _refuse
         # `argparse` fills in defaults only for what the namespace lacks, so what is still unset was not given.
@@ -158,6 +147,36 @@ class CommandLine:
             return tuple(parser.parse_dict({**self.defaults(given), **given}, allow_extra_keys=True))
         except (ValueError, TypeError) as error:
             raise error if isinstance(error, UsageError) else UsageError(error) from error
+
+    def as_options(self, arguments: list[str]) -> list[str]:
+        """Return a command line whose first arguments, a settings file or values without a name, are options.
+
+        Args:
+            arguments: The command line after the name of the command.
+
+        Raises:
+            UsageError: If the first argument is neither an option nor a settings file, and the command takes no others.
+            OSError: If the settings file cannot be read.
+        """
+        first = list(itertools.takewhile(lambda part: not part.startswith("-"), arguments))
+        if not first:
+            return arguments
+        if Path(first[0]).suffix in _SETTINGS:
+            return [*read_settings(Path(first[0])), *arguments[1:]]
+        if not self.positional:
+            required = [_shown(each) for each in _required(self.kinds)]
+            meant = f" Did you mean --from {first[0]}?" if "--from" in required else ""
+            raise UsageError(
+                f"{first[0]} is neither an option nor a settings file, which ends in .yaml, .yml or .json.{meant} "
+                f"{self._with_example(required)}"
+            )
+        named = [f"--{name}={value}" for name, value in zip(self.positional, first, strict=False)]
+        return [*named, *arguments[len(named) :]]
+
+    def _with_example(self, needed: list[str]) -> str:
+        """Say which options must be given, with an example of the command."""
+        required = f"{' and '.join(needed)} must be given. " if needed else ""
+        return f"{required}For example: sequence-encoder {self.command} {self.example}"
 
     def _print_help(self, arguments: list[str], everything: bool) -> None:
         chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -263,11 +282,7 @@ def read_settings(file: Path) -> list[str]:
     import yaml
 
     if not file.is_file():
-        raise UsageError(
-            f"there is no file {file}. The first argument can be a YAML or JSON settings file; options start with --."
-        )
-    if file.suffix not in _SETTINGS:
-        raise UsageError(f"the settings file must end in .yaml, .yml or .json, got {file}.")
+        raise UsageError(f"there is no file {file}. The first argument can be a YAML or JSON settings file.")
     try:
         # JSON is YAML too.
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -373,8 +388,9 @@ def _shown(each: Field[Any]) -> str:
     return next(iter(each.metadata.get("aliases", ())), f"--{each.name}")
 
 
-def _is_required(each: Field[Any]) -> bool:
-    return each.default is MISSING and each.default_factory is MISSING
+def _required(kinds: Iterable[type]) -> list[Field[Any]]:
+    every = (each for kind in kinds for each in fields(kind))
+    return [each for each in every if each.default is MISSING and each.default_factory is MISSING]
 
 
 def _is_option(part: str) -> bool:

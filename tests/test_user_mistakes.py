@@ -257,6 +257,15 @@ def test_a_missing_settings_file_is_named(error_of: Callable[..., str]) -> None:
     assert "there is no file nowhere.yaml" in error_of("adapt", "nowhere.yaml")
 
 
+def test_a_value_without_its_option_is_named(error_of: Callable[..., str]) -> None:
+    error = error_of("adapt", "minilm", "adapted")
+    assert "minilm is neither an option nor a settings file" in error
+    assert "Did you mean --from minilm? --task and --from must be given. For example: " in error
+    error = error_of("pretrain", "texts.txt", "pretrained")
+    assert "texts.txt is neither an option nor a settings file" in error
+    assert "Did you mean" not in error
+
+
 @pytest.mark.parametrize("tokenizer", ["quickstart-model", ["a text"]], ids=["a name", "texts"])
 def test_encode_rejects_invalid_tokenizers(tmp_path: Path, tokenizer: Any) -> None:
     model = SequenceEncoderModel.from_pretrained(save_encoder(tmp_path))

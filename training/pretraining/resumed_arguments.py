@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 from ...command_line import UsageError
-from ...command_line.parser import read_settings
-from .arguments import SCRATCH, PretrainingOptions
+from .arguments import COMMAND_LINE, SCRATCH, PretrainingOptions
 
 # In the folder `SCRATCH`.
 FILE = "arguments.json"
@@ -48,8 +47,7 @@ def with_saved_arguments(arguments: list[str]) -> list[str]:
 
 def by_name(arguments: list[str]) -> dict[str, list[str]]:
     """Group a command line by argument. The last occurrence of an argument wins."""
-    if arguments and not arguments[0].startswith("-"):
-        arguments = [*read_settings(Path(arguments[0])), *arguments[1:]]
+    arguments = COMMAND_LINE.as_options(arguments)
     found: dict[str, list[str]] = {}
     name = ""
     for part in arguments:
