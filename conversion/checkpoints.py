@@ -42,7 +42,7 @@ def load_checkpoint(checkpoint: str | os.PathLike[str], base_model: bool = False
         ValueError: If the class cannot be converted, or if weights are missing or unused.
     """
     checkpoint = transformer_folder(checkpoint)
-    if (adapter := find_adapter(checkpoint)) is not None:
+    if (adapter := find_adapter(checkpoint, weights=True)) is not None:
         merged: Any = _load_merged(adapter)
         return cast(PreTrainedModel, merged.base_model if base_model else merged)
     config = read_config(checkpoint)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 
 from ..command_line.extras import require
 from ..saving.model_files import ADAPTER_RECORD
+from ..saving.optional_files import folder_with
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -126,37 +125,32 @@ class PeftAdapter:
         return merge_adapter(adapted)
 
 
-def find_adapter(checkpoint: str | os.PathLike[str]) -> PeftAdapter | None:
-    """Return the peft adapter in a folder or a Hub repository, or None if there is none.
+def find_adapter(checkpoint: str | os.PathLike[str], weights: bool = False) -> PeftAdapter | None:
+    """Return the peft adapter that a checkpoint is, or None for any other checkpoint.
 
     Args:
         checkpoint: A folder or a Hub id. In a folder of `sequence-encoder adapt` whose adapter cannot be merged, the
             adapter is in `adapter`.
+        weights: Whether to download its weights from the Hub, too.
 
     Raises:
         ValueError: If `adapter_config.json` is damaged, or does not name the base model.
     """
-    name = os.fspath(checkpoint)
-    if os.path.isdir(name):
-        folder, inside = Path(name), Path(name, "adapter")
-        if not (folder / "config.json").is_file() and (inside / ADAPTER_CONFIG).is_file():
-            folder = inside
-    else:
-        try:
-            # Unlike the download of a single file, it does not try again for half a minute without the Hub.
-            folder = Path(snapshot_download(name, allow_patterns=[ADAPTER_CONFIG, _WEIGHTS, ADAPTER_RECORD]))
-        except (OSError, HFValidationError):
-            # Loading the model then says why the repository cannot be read.
-            return None
+    folder = folder_with([ADAPTER_CONFIG, ADAPTER_RECORD, *([_WEIGHTS] if weights else [])], checkpoint)
+    if folder is None:
+        return None
+    inside = folder / "adapter"
+    if os.path.isdir(checkpoint) and not (folder / "config.json").is_file() and (inside / ADAPTER_CONFIG).is_file():
+        folder = inside
     if not (folder / ADAPTER_CONFIG).is_file():
         return None
     try:
         config = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
         base = config["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"The {ADAPTER_CONFIG} of {name} is damaged: {error}") from error
+        raise ValueError(f"The {ADAPTER_CONFIG} of {checkpoint} is damaged: {error}") from error
     if not isinstance(base, str) or not base:
-        raise ValueError(f"The {ADAPTER_CONFIG} of {name} names no base model in base_model_name_or_path.")
+        raise ValueError(f"The {ADAPTER_CONFIG} of {checkpoint} names no base model in base_model_name_or_path.")
     # `adapt` writes paths relative to the adapter, so that the folder can be moved.
     if (folder / base).is_dir():
         base = os.path.normpath(folder / base)

@@ -78,13 +78,15 @@ def copy_sidecar_files(folder: Path, encoder: Path, target: Path) -> None:
 
 
 def load_tokenizer(folder: str | os.PathLike[str], model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
-    """Load the tokenizer in a folder, or that of the base model of a peft adapter. Return None if there is none.
+    """Load the tokenizer in a folder. A peft adapter without one uses the tokenizer of its base model.
+
+    Returns:
+        The tokenizer, or None if the model has none.
 
     Raises:
         ValueError: If the tokenizer cannot be read, or if it has ids for which the model has no embedding.
     """
     if not any((Path(folder) / name).is_file() for name in VOCABULARIES):
-        # A peft adapter often has the tokenizer of its base model.
         adapter = find_adapter(folder)
         return None if adapter is None else load_tokenizer(transformer_folder(folder_of(adapter.base)), model)
     tokenizer = read_tokenizer(folder)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
+from .optional_files import folder_with
 
 # The file that marks an exported model.
 EXPORT_MANIFEST = "export.json"
-_HUB_OPTIONS = ("cache_dir", "local_files_only", "revision", "token")
 
 
 def is_exported(name: str | os.PathLike[str], **options: Any) -> bool:
@@ -21,16 +18,8 @@ def is_exported(name: str | os.PathLike[str], **options: Any) -> bool:
         name: The folder or the Hub id.
         **options: Arguments of `from_pretrained`, of which those for the Hub are used.
     """
-    if os.path.exists(name):
-        return (Path(name) / EXPORT_MANIFEST).is_file()
-    hub = {key: value for key, value in options.items() if key in _HUB_OPTIONS and value is not None}
-    try:
-        # Unlike the download of a single file, it does not try again for half a minute if the Hub cannot be reached.
-        folder = snapshot_download(os.fspath(name), allow_patterns=[EXPORT_MANIFEST], **hub)
-    except (OSError, HFValidationError):
-        # Loading the model then says why the repository cannot be read.
-        return False
-    return (Path(folder) / EXPORT_MANIFEST).is_file()
+    folder = folder_with([EXPORT_MANIFEST], name, **options)
+    return folder is not None and (folder / EXPORT_MANIFEST).is_file()
 
 
 def check_not_exported(name: str | os.PathLike[str], **options: Any) -> None:
