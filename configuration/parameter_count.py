@@ -4,7 +4,7 @@
 from typing import Any
 
 # The heads whose encoder has a pooler. `Model` is the encoder without a head.
-_WITH_POOLER = ("Model", "ForRetrieval", "ForPreTraining", "ForSequenceClassification", "ForMultipleChoice")
+WITH_POOLER = ("Model", "ForRetrieval", "ForPreTraining", "ForSequenceClassification", "ForMultipleChoice")
 
 
 def count_parameters(config: Any, head: str) -> int:
@@ -15,7 +15,7 @@ def count_parameters(config: Any, head: str) -> int:
         head: The suffix of the class name, such as `ForMaskedLM`, or `Model` for the encoder without a head.
     """
     pooler = _linear(config.hidden_size, config.hidden_size) if config.pooler_act is not None else 0
-    return encoder_parameters(config) + (pooler if head in _WITH_POOLER else 0) + _head_parameters(config, head)
+    return encoder_parameters(config) + (pooler if head in WITH_POOLER else 0) + _head_parameters(config, head)
 
 
 def encoder_parameters(config: Any) -> int:

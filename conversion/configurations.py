@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ..configuration import SequenceEncoderConfig
+from ..configuration.parameter_count import WITH_POOLER
 from .family import Family, their_class
 
 # Fields that every configuration has under the same name.
@@ -25,7 +26,6 @@ _COMMON = (
 # Fields that a sentence-transformers cross-encoder adds to the configuration of any model.
 _SHARED_FIELDS = ("sentence_transformers", "sbert_ce_default_activation_function")
 # Fields that only matter for models with these heads. Initialisation and special tokens matter for none.
-WITH_POOLER = ("Model", "ForPreTraining", "ForSequenceClassification", "ForMultipleChoice")
 _PREDICTING = ("ForMaskedLM", "ForPreTraining")
 _CLASSIFYING = ("ForSequenceClassification", "ForMultipleChoice", "ForTokenClassification", "ForQuestionAnswering")
 _ONLY_FOR = {

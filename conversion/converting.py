@@ -13,11 +13,12 @@ from transformers.utils import logging
 
 from .. import modeling
 from ..configuration import SequenceEncoderConfig
+from ..configuration.parameter_count import WITH_POOLER
 from ..modeling import SequenceEncoderForRetrieval, SequenceEncoderModel, SequenceEncoderPreTrainedModel, TaskAdapter
 from ..modeling.text_encoding.embedding_recipe import EmbeddingRecipe
 from ..modeling.text_encoding.recipe_files import read_recipe, recipe_of
 from .checkpoints import load_checkpoint
-from .configurations import WITH_POOLER, obstacles_to, read_config, write_config
+from .configurations import obstacles_to, read_config, write_config
 from .family import Family, their_class
 from .flag_embedding import HEAD_FILES, with_heads
 from .key_mapping import Heads, Rule, Tensors, to_ours, to_theirs

@@ -44,7 +44,6 @@ FAMILIES: dict[str, Family] = {
     )
 }
 
-
 # Why families that resemble supported ones cannot be converted, by the prefix of their class names.
 _REASONS = {
     "Esm": "token_dropout scales the embeddings of a text by its share of masked tokens, contact_head belongs to the "

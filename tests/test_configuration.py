@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from sequence_encoder import SequenceEncoderConfig, SequenceEncoderTokenizer
 from sequence_encoder.configuration import PRESETS, TaskAdapterConfig
+from sequence_encoder.saving.loading import FLOATING_DTYPES
 
 Build = Callable[..., SequenceEncoderConfig]
 
@@ -330,3 +332,10 @@ def test_every_attribute_that_transformers_declares_can_be_assigned(config_class
         value = getattr(config, name)
         setattr(config, name, value)
         assert getattr(config, name) == value
+
+
+def test_the_names_of_floating_dtypes_are_those_of_torch() -> None:
+    named = {name: dtype for name in dir(torch) if isinstance(dtype := getattr(torch, name), torch.dtype)}
+    floating = {name for name, dtype in named.items() if dtype.is_floating_point}
+    # Older releases of torch lack some.
+    assert floating == named.keys() & set(FLOATING_DTYPES)
