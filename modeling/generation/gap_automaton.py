@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -43,11 +43,11 @@ class GapAutomaton:
             limit: The largest number.
             least: The number of tokens at the start that do not fill.
         """
-        steps = [_following(table) for table in (self._without_fill(), self.table)]
         reached = np.arange(len(self.final)) == 0
         possible = []
         for length in range(1, limit + 1):
-            reached = steps[length > least][reached].any(0)
+            _, following = self._steps[length > least]
+            reached = following[reached].any(0)
             if (reached & self.final).any():
                 possible.append(length)
         return possible
@@ -66,12 +66,10 @@ class GapAutomaton:
         Raises:
             ValueError: If no match is possible with these tokens.
         """
-        tables = [self._without_fill(), self.table]
-        steps = [_following(table) for table in tables]
         classes = [_UNWRITTEN if token is None else int(self.class_of[token]) for token in tokens]
         before = [np.arange(len(self.final)) == 0]
         for place, number in enumerate(classes):
-            table, following = tables[place >= least], steps[place >= least]
+            table, following = self._steps[place >= least]
             after = np.zeros(len(self.final) + 1, dtype=np.bool_)
             after[table[before[-1], number]] = True
             before.append(following[before[-1]].any(0) if number == _UNWRITTEN else after[:-1])
@@ -80,7 +78,7 @@ class GapAutomaton:
         if not (before[-1] & self.final).any():
             raise ValueError(f"no match is possible with the written tokens {[t for t in tokens if t is not None]}")
         for place in reversed(range(len(classes))):
-            number, table, following = classes[place], tables[place >= least], steps[place >= least]
+            number, (table, following) = classes[place], self._steps[place >= least]
             if number == _UNWRITTEN:
                 allowed[place] = accepting[table[before[place]]].any(0)[self.class_of]
                 accepting = np.append((following & accepting[:-1]).any(1), False)
@@ -88,12 +86,18 @@ class GapAutomaton:
                 accepting = np.append(accepting[table[:, number]], False)
         return allowed
 
-    def _without_fill(self) -> npt.NDArray[np.int32]:
-        """Return the table in which the token that fills the gap leads nowhere."""
+    @cached_property
+    def _steps(self) -> tuple[tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]], ...]:
+        """The table in which the token that fills the gap leads nowhere, and `table`, each with `_following`.
+
+        The sampler needs them at each of its steps.
+        """
+        anywhere = (self.table, _following(self.table))
+        if self.fill is None:
+            return anywhere, anywhere
         table = self.table.copy()
-        if self.fill is not None:
-            table[:, self.fill] = len(table)
-        return table
+        table[:, self.fill] = len(table)
+        return (table, _following(table)), anywhere
 
 
 def _following(table: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
