@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
@@ -279,19 +279,8 @@ def short(dtype: torch.dtype) -> str:
 def run_tests() -> str:
     """Run the tests that need a GPU, and return the last line of pytest."""
     files = [str(file) for file in sorted((ROOT / "tests").glob("test_*.py")) if "mark.gpu" in file.read_text("utf-8")]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-m",
-        "gpu",
-        "-n",
-        "0",
-        "--durations=0",
-        "-p",
-        "no:cacheprovider",
-        *files,
-    ]
+    options = ["-m", "gpu", "--numprocesses=0", "--durations=0", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, *files]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(finished.stdout[-4000:], finished.stderr[-2000:], flush=True)
     summaries = re.findall(r"^=* ?(\d+ (?:passed|failed|skipped|error).*?) in ", finished.stdout, re.MULTILINE)
@@ -343,11 +332,6 @@ def with_section(results: str, new: str) -> str:
     return f"{before}\n{new}" + (f"{heading}{after}" if heading else "")
 
 
-def parts() -> Iterator[Callable[[Measurements], None]]:
-    """Return what to measure, the shortest and most wanted first."""
-    yield from (inference, training, masked_language_modelling, embedding, compiled)
-
-
 def main() -> None:
     """Run the tests, measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -361,7 +345,8 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp()) if arguments.tiny else results.parent
     tests = run_tests()
     run = Measurements(device, TINY if arguments.tiny else Sizes())
-    for part in parts():
+    # The shortest and most wanted first.
+    for part in (inference, training, masked_language_modelling, embedding, compiled):
         part(run)
         if run.gpu:
             torch.cuda.empty_cache()

@@ -7,8 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from types import TracebackType
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from tqdm.asyncio import tqdm_asyncio
@@ -40,7 +39,17 @@ def lines_in_logs() -> Iterator[None]:
         _commands.pop()
 
 
-class Progress:
+class _Closed(AbstractContextManager[Any]):
+    """Something that is closed at the end of its block."""
+
+    def close(self) -> None:
+        """Stop."""
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+
+class Progress(_Closed):
     """The progress of a loop, or the time that a step takes. Nothing is shown of work that is over in two seconds.
 
     Args:
@@ -84,14 +93,6 @@ class Progress:
             _running.append(self)
             # It shows that the work goes on while nothing is counted.
             threading.Thread(target=self._tick, daemon=True).start()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def update(self, count: int = 1) -> None:
         """Count units that are done."""
@@ -145,7 +146,7 @@ class Progress:
             print(self, file=sys.stderr, flush=True)
 
 
-class Steps:
+class Steps(_Closed):
     """The steps of a command, of which libraries do not say how far they have come.
 
     Args:
@@ -172,14 +173,6 @@ class Steps:
         """End the current step."""
         if self._current is not None:
             self._current.close()
-
-    def __enter__(self) -> Steps:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def counted_by(progress: Progress, items: Iterable[Item]) -> Iterator[Item]:

@@ -15,9 +15,7 @@ from ..command_line import UsageError
 from ..command_line.extras import require
 from ..command_line.progress import Progress
 from ..hub.calibration_section import summary_of
-from ..modeling import (
-    SequenceEncoderPreTrainedModel,
-)
+from ..modeling import SequenceEncoderPreTrainedModel
 from ..modeling.calibration import Calibration, calibration_of, weight_digests
 from ..tasks import HEAD_TASKS, HeadTask
 from ..tasks.answers import Answers

@@ -58,12 +58,12 @@ class Examples:
         return self.task.encode(self.rows, tokenizer)
 
 
-def task_of(model: Any, done: str = "evaluated") -> str:
+def task_of(model: Any, action: str = "evaluated") -> str:
     """Return the name of the task of a model.
 
     Args:
         model: The model.
-        done: What is to be done with it, for the error.
+        action: What the caller wants to do, as a participle for the error, such as "calibrated".
 
     Raises:
         UsageError: If models for its task have no probabilities to evaluate or calibrate.
@@ -84,7 +84,7 @@ def task_of(model: Any, done: str = "evaluated") -> str:
         found += f" with {counted(labels, 'label')}{f' for {named}' if named else ''}"
     raise UsageError(
         "model must be for classification with at least two labels, for entities or for question answering to be "
-        f"{done}, got a {found}. `sequence-encoder adapt --test_file` measures models for other tasks."
+        f"{action}, got a {found}. `sequence-encoder adapt --test_file` measures models for other tasks."
     )
 
 

@@ -36,7 +36,7 @@ class FileEvaluation:
         corrected_accuracy: The accuracy with scores that are corrected for the estimated shares of the labels.
         matched_accuracy: The accuracy if the model gives each label as often as it occurs at home.
         label_shares: The true shares of the labels.
-        matching: What the file says in favour of matching the shares of the labels, or None if nothing does.
+        matching: Why the shares of the labels should be matched, or None if they should not.
     """
 
     name: str

@@ -31,7 +31,7 @@ _LEAST_WRONG = 0.05
 
 @dataclass(frozen=True)
 class Matching:
-    """What a file says in favour of matching the shares of a model's labels in it: see `match_label_shares`.
+    """Why `match_label_shares` should be used for a file.
 
     Attributes:
         shares: (C,) the shares to match.

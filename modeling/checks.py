@@ -374,7 +374,7 @@ def check_windows_with_gaps(config: SequenceEncoderConfig) -> None:
 
 
 def on_host(tensor: Any) -> Any:
-    """Return a tensor on the host, which reads its values several times; unchanged if it has none yet, or is none."""
+    """Copy a tensor to the host once, for several checks. Return traced tensors and other values unchanged."""
     return tensor.cpu() if isinstance(tensor, torch.Tensor) and not is_tracing(tensor) else tensor
 
 

@@ -1,4 +1,4 @@
-"""A simulated GPU: tensors of a device of its own, which the CPU computes, and which refuse what a GPU refuses.
+"""Simulates a GPU: a device whose tensors the CPU computes, and which refuses what a real GPU refuses.
 
 An operation on tensors of both devices fails, as on a GPU. `synchronizations` lists the operations for which the host
 would wait for the device. torch's kernel for attention over packed sequences, which needs a GPU, is replaced by a

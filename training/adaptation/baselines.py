@@ -84,8 +84,8 @@ def _linear_tfidf(
 ) -> dict[str, EvalPrediction | None]:
     """Return the outputs of a logistic or ridge regression on the TF-IDF of words and pairs of words.
 
-    It learns from at most `_MOST_EXAMPLES` random examples. There is none for tasks other than classification and
-    regression of texts, and for examples without any word.
+    It learns from at most `_MOST_EXAMPLES` random examples. Only tasks that classify texts or predict numbers have this
+    baseline, and only if their texts contain words.
     """
     kind = getattr(task, "problem_type", None)
     if kind is None:

@@ -79,7 +79,7 @@ def encoder_of(
 
 
 def say_new_head(checkpoint: str, config: PreTrainedConfig) -> None:
-    """Say that the trained head of a checkpoint, if it has one, is replaced by a new one.
+    """Tell the user that a new head replaces the trained head of a checkpoint. Say nothing about other checkpoints.
 
     Args:
         checkpoint: The folder or the Hub id, as the user gave it.
