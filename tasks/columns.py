@@ -225,8 +225,9 @@ def label_names(
     for split, labels in found.items():
         if unseen := sorted(labels - set(names)):
             source = "the model only has" if known else "the training examples only have"
+            more = f" and {len(unseen) - 5:,} more" if len(unseen) > 5 else ""
             raise UsageError(
-                f"--label_column {column}: the {split} examples have the labels {', '.join(unseen[:5])}, but "
+                f"--label_column {column}: the {split} examples have the labels {', '.join(unseen[:5])}{more}, but "
                 f"{source} {', '.join(names[:20])}{where_named(known) if known else '.'}"
             )
     warn_about_case(names, column)

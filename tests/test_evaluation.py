@@ -270,6 +270,10 @@ OTHER = {"text": "blue cat", "label": "blue"}
             "have the labels pink, but the model only has red",
         ),
         (
+            {"home": [ROW, OTHER, *({"text": "a", "label": str(number)} for number in range(7))]},
+            "have the labels 0, 1, 2, 3, 4 and 2 more, but",
+        ),
+        (
             {"home": [ROW, OTHER, {"text": " \n", "label": "red"}]},
             r"more than spaces in every row; row 2 ",
         ),

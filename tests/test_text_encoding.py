@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from accelerate import disk_offload
@@ -166,6 +167,27 @@ def test_sentences_that_are_not_strings_are_rejected(model: SequenceEncoderModel
         model.encode(["Short.", ("a", "pair")], tokenizer)
     with pytest.raises(ValueError, match="sentences must be strings, got a NoneType"):
         model.encode(["Short.", None], tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("sentences", "message"),
+    [
+        ({"text": ["Short."]}, "got a dict; pass one of its columns"),
+        (pandas.DataFrame({"text": ["Short."]}), "got a DataFrame; pass one of its columns"),
+        (None, "got None"),
+    ],
+)
+def test_tables_and_none_are_rejected(
+    model: SequenceEncoderModel, tokenizer: Any, sentences: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"sentences must be an iterable of strings, {message}"):
+        model.encode(sentences, tokenizer)
+
+
+def test_a_column_of_a_table_is_encoded(model: SequenceEncoderModel, tokenizer: Any) -> None:
+    texts = ["Short.", "A longer text."]
+    column = pandas.DataFrame({"text": texts})["text"]
+    assert (model.encode(column, tokenizer) == model.encode(texts, tokenizer)).all()
 
 
 def test_encoding_works_in_float64_and_without_return_dict(tiny_config: Callable[..., Any], tokenizer: Any) -> None:

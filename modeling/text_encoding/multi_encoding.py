@@ -18,7 +18,7 @@ from ...data.batching import token_batches
 from ..cpu.prepacked import prepacked_for
 from .evaluation_mode import evaluation_mode
 from .multi_scores import lexical_score, multi_vector_score, similarities, weighted_scores
-from .prepared_encoding import PreparedEncoding, tokenized_chunks
+from .prepared_encoding import PreparedEncoding, check_sentences, tokenized_chunks
 from .text_encoding import TextEncodingMixin, check_numpy_dtype
 from .text_pooling import pooled
 
@@ -133,8 +133,7 @@ class MultiEncodingMixin(TextEncodingMixin):
         Raises:
             ValueError: See `encode_multi`.
         """
-        if isinstance(sentences, str):
-            raise ValueError("sentences must be an iterable of strings, got a single str; put it in a list.")
+        check_sentences(sentences)
         asked = (return_dense, return_sparse, return_colbert_vecs)
         if not any(asked):
             raise ValueError("At least one of return_dense, return_sparse and return_colbert_vecs must be True.")

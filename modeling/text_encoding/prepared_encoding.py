@@ -4,7 +4,7 @@ Shapes: N texts, D channels of the vectors.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -87,6 +87,23 @@ class PreparedEncoding:
 def count_leading_tokens(prompt_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
     """Count the tokens of a prompt that a text begins with: all of them, without a special token at the end."""
     return len(prompt_ids) - (prompt_ids[-1:] != [] and prompt_ids[-1] in tokenizer.all_special_ids)
+
+
+def check_sentences(sentences: Any) -> None:
+    """Check that texts are in an iterable, and not in a table, of which Python iterates over the names of columns.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    advice = None
+    if isinstance(sentences, str):
+        advice = "got a single str; put it in a list"
+    elif isinstance(sentences, Mapping) or hasattr(sentences, "columns"):
+        advice = f"got a {type(sentences).__name__}; pass one of its columns"
+    elif not isinstance(sentences, Iterable):
+        advice = f"got {sentences!r}"
+    if advice:
+        raise ValueError(f"sentences must be an iterable of strings, {advice}.")
 
 
 def tokenized_chunks(

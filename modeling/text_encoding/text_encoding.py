@@ -19,7 +19,7 @@ from ..packing import moved
 from ..pooling import check_pooling
 from .embedding_recipe import EmbeddingRecipe, Normalize
 from .evaluation_mode import evaluation_mode
-from .prepared_encoding import PreparedEncoding, tokenized_chunks
+from .prepared_encoding import PreparedEncoding, check_sentences, tokenized_chunks
 from .text_length import TextLengthMixin
 from .text_pooling import needed_tokens, pooled
 
@@ -113,8 +113,7 @@ class TextEncodingMixin(TextLengthMixin):
         Raises:
             ValueError: If an argument is invalid, the recipe of the folder is not supported, or a vector is not finite.
         """
-        if isinstance(sentences, str):
-            raise ValueError("sentences must be an iterable of strings, got a single str; put it in a list.")
+        check_sentences(sentences)
         prepared = self.prepare_encoding(
             tokenizer,
             pooling=pooling,
