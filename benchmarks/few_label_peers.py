@@ -86,7 +86,7 @@ def setfit(data: Labelled) -> Predict:
 
 def trainer(data: Labelled) -> Predict:
     """Fine-tune with the defaults of transformers' `Trainer`."""
-    return _fine_tuned(data, data.texts, data.labels).predict
+    return _FineTuned(data, data.texts, data.labels).predict
 
 
 def trainer_rates(data: Labelled) -> Predict:
@@ -95,8 +95,8 @@ def trainer_rates(data: Labelled) -> Predict:
 
     split = train_test_split(data.texts, data.labels, test_size=0.2, stratify=data.labels, random_state=data.seed)
     texts, held_out, labels, held_out_labels = split
-    losses = {rate: _fine_tuned(data, texts, labels, rate).loss(held_out, held_out_labels) for rate in RATES}
-    return _fine_tuned(data, data.texts, data.labels, min(losses, key=lambda rate: losses[rate])).predict
+    losses = {rate: _FineTuned(data, texts, labels, rate).loss(held_out, held_out_labels) for rate in RATES}
+    return _FineTuned(data, data.texts, data.labels, min(losses, key=lambda rate: losses[rate])).predict
 
 
 def names(data: Labelled) -> Predict:
@@ -131,7 +131,7 @@ def adapted(data: Labelled) -> Predict:
     return predict
 
 
-class _fine_tuned:
+class _FineTuned:
     """A classifier that transformers' `Trainer` has trained."""
 
     def __init__(self, data: Labelled, texts: Sequence[str], labels: Sequence[int], rate: float | None = None) -> None:

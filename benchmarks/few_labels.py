@@ -3,6 +3,7 @@
     python benchmarks/few_labels.py results.jsonl                     # everything: days of CPU
     python benchmarks/few_labels.py results.jsonl --data movies --per_class 8 --seeds 3 --tests 500
     python benchmarks/few_labels.py results.jsonl --table             # the tables of the results so far
+    python benchmarks/few_labels.py new.jsonl results.jsonl --peers adapt-full   # beside the peers of another run
 
 A cell is a set of labelled texts, a number of labels of each class, and a seed that draws them. In each cell the peers
 take turns, each in a process of its own. Each result is a line of the file, and those already there are not computed
@@ -26,12 +27,13 @@ import tempfile
 import venv
 import zipfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from labelled_texts import CACHE, DATA, TEST, LabelledTexts, download
+from peers import print_machine
 from sklearn.metrics import f1_score
 
 from sequence_encoder.training.adaptation.tuning import TUNINGS
@@ -90,23 +92,15 @@ def setfit_python() -> str:
     """Return the interpreter of SetFit's environment, and create it if needed."""
     folder = CACHE / "setfit"
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    if not python.exists():
-        venv.create(folder, symlinks=os.name != "nt")
+    if not (folder / "ready").exists():
+        venv.create(folder, clear=True, symlinks=os.name != "nt")
         ask = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
         packages = Path(subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip())
         shared = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
         (packages / "shared.pth").write_text("\n".join(shared) + "\n", encoding="utf-8")
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "--python",
-            str(python),
-            "install",
-            "--quiet",
-        ]
-        subprocess.run([*pip, "--no-deps", *SETFIT], check=True)
+        pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "install"]
+        subprocess.run([*pip, "--quiet", "--no-deps", *SETFIT], check=True)
+        (folder / "ready").touch()
     return str(python)
 
 
@@ -201,9 +195,9 @@ def key(row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("model", "data", "labels", "seed", "peer", "tests"))
 
 
-def compute_missing(file: Path, options: argparse.Namespace) -> bool:
-    """Compute the results that the file lacks, and return whether all succeeded."""
-    done = {key(row) for row in read(file)}
+def compute_missing(options: argparse.Namespace) -> bool:
+    """Compute the results that the files lack, and return whether all succeeded."""
+    done = {key(row) for row in read(options.results)}
     said, succeeded = set(), True
     cells = itertools.product(options.models, range(options.seeds), options.data, options.per_class, options.peers)
     for model, seed, name, count, peer in cells:
@@ -221,7 +215,7 @@ def compute_missing(file: Path, options: argparse.Namespace) -> bool:
             print(f"failed: {row}\n{error}", flush=True)
             succeeded = False
             continue
-        with file.open("a", encoding="utf-8") as results:
+        with options.results[0].open("a", encoding="utf-8") as results:
             results.write(json.dumps(row) + "\n")
         print(f"{model} {name} {count:>3} seed {seed} {TITLES[peer]:<26} {row['accuracy']:.3f}", flush=True)
     return succeeded
@@ -233,43 +227,87 @@ def texts(name: str) -> LabelledTexts:
     return DATA[name]()
 
 
-def read(file: Path) -> list[Row]:
+def read(files: Sequence[Path]) -> list[Row]:
     """Return the results so far."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    found = (file.read_text(encoding="utf-8").splitlines() for file in files if file.exists())
+    return [json.loads(line) for lines in found for line in lines]
 
 
 def print_tables(rows: Sequence[Row]) -> None:
-    """Print a table of each metric for each model and number of test texts."""
+    """Print a table of each metric for each model and number of test texts, and the differences of `adapt`."""
     for (model, tests), part in grouped(rows, "model", "tests").items():
         for metric, (title, scale) in METRICS.items():
             print(f"\n{title}, {model}, {tests:,} test texts, means ± standard errors over the seeds\n")
             print_table(part, metric, scale)
+        print(
+            "\nPoints of accuracy compared with peers, means (and the lowest) over the sets, and the share of the CPU\n"
+        )
+        print_differences(part)
 
 
 def print_table(rows: Sequence[Row], metric: str, scale: float) -> None:
     """Print the results of a metric, and those of `adapt` beside the best peer where higher is better."""
     peers = [peer for peer in TITLES if any(row["peer"] == peer for row in rows)]
-    ours = next((peer for peer in ADAPT if peer in peers), None)
-    compared = ours is not None and metric in ("accuracy", "macro_f1")
+    ours = next((peer for peer in ADAPT if peer in peers), "")
+    compared = bool(ours) and metric in ("accuracy", "macro_f1")
     heads = ["set", "labels per class", *(TITLES[peer] for peer in peers)]
-    heads += ["best peer", f"{TITLES[str(ours)]} - best peer"] if compared else []
+    heads += ["best peer", f"{TITLES[ours]} - best peer"] if compared else []
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    cells = grouped(rows, "data", "labels")
-    for name, count in sorted(cells, key=lambda cell: (list(DATA).index(cell[0]), list(COUNTS).index(cell[1]))):
-        values: dict[str, dict[int, float]] = defaultdict(dict)
-        for row in cells[name, count]:
-            values[row["peer"]][row["seed"]] = scale * row[metric]
+    for (name, count), cell in cells_of(rows).items():
+        values = values_of(cell, metric, scale)
         shown = [name, count, *(shown_mean(list(values[peer].values())) for peer in peers)]
         if compared:
-            means = {
-                peer: statistics.mean(values[peer].values()) for peer in peers if peer not in ADAPT and values[peer]
-            }
-            best = max(means, key=lambda peer: means[peer], default=None)
-            shown.append(TITLES[best] if best else "")
-            theirs = values[best] if best else {}
-            shared = sorted(values[str(ours)].keys() & theirs.keys())
-            shown.append(shown_mean([values[str(ours)][seed] - theirs[seed] for seed in shared], sign="+"))
+            best = best_of(values)
+            shown += [TITLES.get(best, ""), shown_mean(differences(values, ours, best), sign="+")]
         print(f"| {' | '.join(shown)} |")
+
+
+def print_differences(rows: Sequence[Row]) -> None:
+    """Print how much better each tuning is than the best peer, frozen vectors and SetFit, for each number of labels."""
+    print("| | labels per class | best peer | frozen vectors + LR | SetFit | CPU / SetFit |\n|---|---|---|---|---|---|")
+    for ours, count in itertools.product(ADAPT, COUNTS):
+        found: dict[str, list[float]] = defaultdict(list)
+        for (_, labels), cell in cells_of(rows).items():
+            values, seconds = values_of(cell, "accuracy", 100.0), values_of(cell, "cpu_seconds", 1.0)
+            if labels != count or not values[ours]:
+                continue
+            for column, peer in (("best", best_of(values)), ("frozen", "frozen"), ("setfit", "setfit")):
+                found[column] += [statistics.mean(each) for each in [differences(values, ours, peer)] if each]
+            shared = seconds[ours].keys() & seconds["setfit"].keys()
+            found["share"] += [seconds[ours][seed] / seconds["setfit"][seed] for seed in shared]
+        if found:
+            shown = [
+                f"{statistics.mean(found[each]):+.1f} ({min(found[each]):+.1f})" if found[each] else ""
+                for each in ("best", "frozen", "setfit")
+            ]
+            share = f"{statistics.mean(found['share']):.2f}" if found["share"] else ""
+            print(f"| {TITLES[ours]} | {count} | {' | '.join(shown)} | {share} |")
+
+
+def cells_of(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Return the rows of each set and number of labels, in order."""
+    found = grouped(rows, "data", "labels")
+    return {cell: found[cell] for cell in itertools.product(DATA, COUNTS) if cell in found}
+
+
+def values_of(cell: Sequence[Row], metric: str, scale: float) -> dict[str, dict[int, float]]:
+    """Return the values of a metric of each peer by seed."""
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in cell:
+        found[row["peer"]][row["seed"]] = scale * row[metric]
+    return found
+
+
+def best_of(values: Mapping[str, Mapping[int, float]]) -> str:
+    """Return the peer with the highest mean, which is not `adapt`, or an empty string."""
+    means = {peer: statistics.mean(each.values()) for peer, each in values.items() if each and peer not in ADAPT}
+    return max(means, key=lambda peer: means[peer], default="")
+
+
+def differences(values: Mapping[str, Mapping[int, float]], ours: str, theirs: str) -> list[float]:
+    """Return the differences of two peers for the seeds that both have."""
+    one, other = values.get(ours, {}), values.get(theirs, {})
+    return [one[seed] - other[seed] for seed in one if seed in other]
 
 
 def grouped(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:
@@ -291,14 +329,17 @@ def shown_mean(values: Sequence[float], sign: str = "") -> str:
 def main() -> None:
     """Compute the missing results, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="JSON Lines of the results")
+    parser.add_argument(
+        "results", type=Path, nargs="+", help="JSON Lines of results: those missing go to the first file"
+    )
     for name, choices in (("models", MODELS), ("data", DATA), ("per_class", COUNTS), ("peers", TITLES)):
         parser.add_argument(f"--{name}", nargs="+", choices=choices, default=list(choices), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tests", type=int, default=TEST, help="number of test texts")
     parser.add_argument("--table", action="store_true", help="only print the tables")
     options = parser.parse_args()
-    succeeded = options.table or compute_missing(options.results, options)
+    print_machine()
+    succeeded = options.table or compute_missing(options)
     print_tables(read(options.results))
     raise SystemExit(not succeeded)
 
