@@ -105,6 +105,16 @@ def test_an_existing_folder_is_replaced_only_with_overwrite(tmp_path: Path) -> N
         run(arguments, ())  # Before anything is read.
 
 
+def test_an_interruption_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "read_documentation", interrupt)
+    with pytest.raises(KeyboardInterrupt, match=r"nothing was saved.* Run the same command to start over"):
+        quickstart(QuickstartArguments(output_dir=str(tmp_path / "model")))
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_table_shows_the_results(finished: tuple[Results, Path, str]) -> None:
     results, output, printed = finished
     assert results.pretraining is not None

@@ -24,6 +24,7 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ...command_line import UsageError
+from ...command_line.counts import counted
 from ...data.corpus_files import check_no_overlap
 from ...data.packs import PackedWindows
 from ...saving.staged_files import make_folder
@@ -88,6 +89,11 @@ def check_folder(run: Pretraining) -> None:
     if args.resume:
         raise UsageError(f"--resume needs {file}, which does not exist; start over with --overwrite.")
     if not args.overwrite:
+        if steps := finished_steps(run):
+            raise FileExistsError(
+                f"{output} contains a run that finished after {counted(steps, 'step')}; continue it with --resume and a "
+                "larger --max_steps or --num_train_epochs, or start over with --overwrite."
+            )
         raise FileExistsError(
             f"{output} contains a model or checkpoints; continue with --resume, or start over with --overwrite."
         )

@@ -76,6 +76,7 @@ def quickstart(arguments: QuickstartArguments) -> Results:
 
     Raises:
         FileExistsError: If the output folder exists and must not be replaced. This is checked first.
+        KeyboardInterrupt: If the user interrupts the run. The message says how to go on.
         OSError: If the output folder cannot be written. This is also checked first.
         UsageError: If there are too few docstrings, or if the checkpoint cannot be used.
     """
@@ -84,8 +85,14 @@ def quickstart(arguments: QuickstartArguments) -> Results:
     may_replace = (arguments.overwrite, "--overwrite")
     source = arguments.from_checkpoint
     check_replaceable(output, *may_replace, kept=Path(source) if source else None)
-    with atomic_folder(output, *may_replace) as finished, tempfile.TemporaryDirectory() as scratch:
-        results = _run(arguments, Path(scratch), finished)
+    try:
+        with atomic_folder(output, *may_replace) as finished, tempfile.TemporaryDirectory() as scratch:
+            results = _run(arguments, Path(scratch), finished)
+    except KeyboardInterrupt as interruption:
+        raise KeyboardInterrupt(
+            "Interrupted; nothing was saved, because the quickstart has no checkpoints. Run the same command to start "
+            "over, with fewer --pretraining_steps and --adaptation_steps if it takes too long."
+        ) from interruption
     print_results(results, output, time.perf_counter() - started)
     return results
 
