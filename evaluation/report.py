@@ -116,10 +116,15 @@ def advice_on(evaluation: Findings, each: FileEvaluation) -> str:
     shares = ", ".join(f"{label} {share:.3g}" for label, share in zip(evaluation.labels, matching.shares, strict=True))
     named = f" ({shares})" if len(matching.shares) <= _NAMED else ""
     if matching.after is None:
+        too_high = (
+            f", and the estimate of {each.estimate:.3f}, which relies on the model's confidences, is too high"
+            if each.estimate is not None and each.estimate > matching.before
+            else ""
+        )
         return (
             f"The model gives the labels in other shares than at home. If those of home{named} are also right here, at "
-            f"least {1 - matching.before:.1%} of its answers are wrong. Count the labels of 50 texts, and match their "
-            "shares in place of those of home."
+            f"least {1 - matching.before:.1%} of its answers are wrong{too_high}. To find out, count the labels of 50 "
+            "texts, and match their shares in place of those of home."
         )
     source = "at home" if matching.of_home else "in this file"
     return (

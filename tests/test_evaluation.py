@@ -217,7 +217,9 @@ def test_the_advice_comes_true(
     assert said[1] in page
     assert said[4] in page
     assert re.search(
-        r"new: .* at least [\d.]+% of its answers are wrong\. .*\n  .* --match_file new --label_shares", shown
+        r"new: .* at least [\d.]+% of its answers are wrong, and the estimate of [\d.]+, which relies on the model's "
+        r"confidences, is too high\. .*\n  .* --match_file new --label_shares",
+        shown,
     )
     main(shlex.split(said[4])[1:])
     for folder, accuracy in (("model", said[2]), (shlex.split(said[4])[-1], said[3])):
