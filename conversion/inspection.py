@@ -14,11 +14,12 @@ from transformers import CONFIG_MAPPING
 from ..configuration import SequenceEncoderConfig, TaskAdapterConfig
 from ..configuration.parameter_count import count_parameters
 from ..saving.auto_classes import AUTO_MODELS
+from ..saving.module_list import MODULE_LIST
 from .configurations import obstacles_to, read_config
 from .family import Family
 from .peft_adapters import find_adapter
 from .remote_code_checkpoints import RemoteCodeCheckpoint, find_remote_code
-from .sidecar_files import folder_of
+from .sidecar_files import download
 from .source_models import FAMILIES, config_fields, find_family, transformer_folder
 from .source_models import read_config as read_checkpoint_config
 
@@ -209,10 +210,10 @@ def inspect(checkpoint: str | os.PathLike[str]) -> Inspection:
 def _place_of(name: str) -> str | os.PathLike[str]:
     """Return the folder or Hub id with the configuration of the encoder."""
     place = transformer_folder(name)
-    if os.path.isdir(name) or config_fields(place):
+    if os.path.isdir(name):
         return place
     # Older repositories of sentence-transformers have their encoder in a subfolder.
-    folder = folder_of(name)
+    folder = download(name, ["config.json", "*/config.json", MODULE_LIST])
     inside = transformer_folder(folder)
     return place if inside == folder else inside
 

@@ -32,12 +32,20 @@ def folder_of(source: str) -> Path:
     """
     if os.path.exists(transformer_folder(source)):
         return Path(source)
+    folder = download(source, [*SIDECAR_FILES, *TOKENIZER_FILES, "config.json", ADAPTER_CONFIG])
+    if modules := module_folders(folder):
+        download(source, [f"{module}/*" for module in modules])
+    return folder
+
+
+def download(source: str, patterns: list[str]) -> Path:
+    """Download the files of a Hub id that match patterns, and return their folder.
+
+    Raises:
+        FileNotFoundError: If they cannot be downloaded.
+    """
     try:
-        folder = Path(
-            snapshot_download(source, allow_patterns=[*SIDECAR_FILES, *TOKENIZER_FILES, "config.json", ADAPTER_CONFIG])
-        )
-        if modules := module_folders(folder):
-            snapshot_download(source, allow_patterns=[f"{module}/*" for module in modules])
+        return Path(snapshot_download(source, allow_patterns=patterns))
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
             f"{source} is neither a local folder nor a model on the Hub that you have access to."
@@ -47,7 +55,6 @@ def folder_of(source: str) -> Path:
         raise FileNotFoundError(
             f"{source} is not a local folder and could not be downloaded from the Hub: {reason}"
         ) from error
-    return folder
 
 
 def module_folders(folder: Path) -> list[str]:

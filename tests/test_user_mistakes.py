@@ -70,6 +70,7 @@ def test_an_unknown_checkpoint_name_is_rejected_at_once(
     expected = r"some/one is not a local folder and could not be downloaded from the Hub: .+"
     assert re.search(expected, error_of(*adapt_from("some/one")))
     assert re.search(expected, error_of("convert", "some/one", tmp_path / "ours"))
+    assert re.search(expected, error_of("inspect", "some/one"))
     corpus = write_corpus(tmp_path)
     message = error_of("pretrain", *command(corpus, tmp_path / "run", tokenizer="some/one"))
     assert re.search(rf"--tokenizer some/one: {expected}", message)

@@ -91,8 +91,8 @@ def check_folder(run: Pretraining) -> None:
     if not args.overwrite:
         if steps := finished_steps(run):
             raise FileExistsError(
-                f"{output} contains a run that finished after {counted(steps, 'step')}; continue it with --resume and a "
-                "larger --max_steps or --num_train_epochs, or start over with --overwrite."
+                f"{output} contains a run that finished after {counted(steps, 'step')}; continue it with --resume and "
+                "a larger --max_steps or --num_train_epochs, or start over with --overwrite."
             )
         raise FileExistsError(
             f"{output} contains a model or checkpoints; continue with --resume, or start over with --overwrite."
