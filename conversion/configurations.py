@@ -119,9 +119,9 @@ def obstacles_to(family: Family, head: str, config: SequenceEncoderConfig, has_p
                 "model with --scaling temperature"
             )
         else:
-            obstacles.append(
-                f"{name}={getattr(config, name)!r} is not supported: {family.name} has {getattr(again, name)!r}"
-            )
+            there = getattr(again, name)
+            advice = f"; train the head with --pooling {there}" if name == "pooling" else ""
+            obstacles.append(f"{name}={getattr(config, name)!r} is not supported: {family.name} has {there!r}{advice}")
     return obstacles
 
 

@@ -167,7 +167,7 @@ def test_an_unsupported_source_is_rejected_by_name(make: Callable[[], Any], mess
         ("deberta-v3", {"feed_forward": "glu"}, "deberta-v2", "feed_forward='glu'"),
         ("mpnet", {}, "deberta-v2", "position_bias='bucketed'.*deberta-v2 has None"),
         ("bert", {}, "roberta", "position_offset=0.*roberta has 1"),
-        ("bert", {"pooling": "mean"}, "bert", "pooling='mean'.*'cls'"),
+        ("bert", {"pooling": "mean"}, "bert", "pooling='mean'.*'cls'; train the head with --pooling cls"),
         ("modernbert", {"type_vocab_size": 2}, "modernbert", "type_vocab_size=2"),
         ("modernbert", {"embedding_norm": False}, "modernbert", "embedding_norm=False"),
         ("roberta", {}, "bert", "position_offset=2.*bert has 0"),
