@@ -33,6 +33,13 @@ def test_a_nan_metric_is_reported() -> None:
     assert "spearman on the validation examples is NaN" in warning
 
 
+@pytest.mark.parametrize(("accuracy", "warnings"), [(0.0, 1), (0.1, 0)])
+def test_a_model_that_is_never_right_is_reported(accuracy: float, warnings: int) -> None:
+    results = results_of(-2.0, nats_per_token=2.0, accuracy=accuracy)
+    results.baselines = {"before_training": {"validation": {"nats_per_token": 3.0, "accuracy": 0.0}}}
+    assert ["has not learned the task yet" in warning for warning in results.warnings()] == [True] * warnings
+
+
 @pytest.mark.parametrize(("before", "warnings"), [(1.0, 0), (0.0, 1)])
 def test_a_zero_error_is_the_best_score(before: float, warnings: int) -> None:
     results = results_of(-0.0, rmse=0.0)

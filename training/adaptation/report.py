@@ -207,6 +207,11 @@ class Results:
                         f"{baseline.in_words}: {baseline.advice.format(or_full=or_full)}"
                     )
                     break  # One warning for each baseline is enough.
+        if found.get("accuracy") == 0 and not warnings:
+            warnings.append(
+                "accuracy on the validation examples is 0: the model has not learned the task yet; train for more "
+                "epochs or with a higher --learning_rate."
+            )
         before = self.baselines.get("before_training", {}).get("validation", {}).get("loss", math.inf)
         if found.get("loss", 0.0) > before:
             warnings.append(
