@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from .progress import Progress, counted_by
+
 # The commands check loaded weights themselves, they cut long texts or read them in parts, and a model may take the ids
 # of its tokenizer. A EuroBERT configuration cannot go without a mask token, not even while a model is compared with it.
 _HIDDEN = (
@@ -105,14 +107,25 @@ def _without_model_bars() -> Iterator[None]:
 
     models, downloads = transformers_bars.is_progress_bar_enabled(), not hub_bars.are_progress_bars_disabled()
     transformers_bars.disable_progress_bar()
+    # Not every version of transformers lets others count the weights that it loads.
+    set_hook = getattr(transformers_bars, "set_tqdm_hook", lambda hook: None)
+    earlier = set_hook(_count_weights)
     if downloads:
         # transformers has disabled the bars of downloads as well.
         hub_bars.enable_progress_bars()
     try:
         yield
     finally:
+        set_hook(earlier)
         if models:
             transformers_bars.enable_progress_bar()
+
+
+def _count_weights(bar: Any, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Count the weights that transformers loads in place of its own bar."""
+    if options.get("desc") != "Loading weights" or not given:
+        return bar(*given, **options)
+    return counted_by(Progress("Loading the weights", len(given[0]), "weight"), given[0])
 
 
 @contextmanager

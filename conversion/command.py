@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..command_line.progress import Steps, say
+from ..command_line.progress import Progress, Steps, counted_by, say
 from ..configuration import SequenceEncoderConfig
 from ..modeling import (
     SequenceEncoderForMaskedLM,
@@ -165,7 +165,9 @@ def outputs_of(model: PreTrainedModel, texts: list[torch.Tensor]) -> list[tuple[
     """Return all outputs for each text, computed in float32."""
     choices = "MultipleChoice" in type(model).__name__
     with in_float32(model.eval()):
-        outputs = [model(input_ids=ids[None].expand(1, 2, -1) if choices else ids, return_dict=True) for ids in texts]
+        counted_texts = counted_by(Progress("Running the model on sample texts", len(texts), "text"), texts)
+        inputs = (ids[None].expand(1, 2, -1) if choices else ids for ids in counted_texts)
+        outputs = [model(input_ids=ids, return_dict=True) for ids in inputs]
     return [tuple(value for value in output.to_tuple() if isinstance(value, torch.Tensor)) for output in outputs]
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from transformers.utils import logging
 
+from ..command_line.progress import Progress, counted_by
+
 if TYPE_CHECKING:
     import torch
 
@@ -151,7 +153,7 @@ def to_ours(rules: Iterable[Rule], theirs: Tensors, needed: Iterable[str], heads
     needed = list(needed)
     uses = Counter(key for name in needed for key in by_name[name].theirs)
     ours: Tensors = {}
-    for name in needed:
+    for name in counted_by(Progress("Converting the weights", len(needed), "weight"), needed):
         rule = by_name[name]
         if absent := [key for key in rule.theirs if key not in theirs]:
             raise ValueError(f"The checkpoint has no {', '.join(absent)}.")
@@ -188,7 +190,7 @@ def to_theirs(rules: Iterable[Rule], ours: Tensors, heads: Heads) -> Tensors:
     if unmapped := sorted(ours.keys() - by_name.keys()):
         raise ValueError(f"The other family has no counterpart of the tensors {', '.join(unmapped)}.")
     theirs: Tensors = {}
-    for name in list(ours):
+    for name in counted_by(Progress("Converting the weights", len(ours), "weight"), list(ours)):
         rule = by_name[name]
         theirs.update(zip(rule.theirs, rule.layout.split(ours.pop(name), heads, len(rule.theirs)), strict=True))
     return theirs

@@ -177,8 +177,7 @@ def calibrate_encoded(
         found = outputs_of(model, tokenizer, texts, layers, "texts from elsewhere")
         others = Known(found.vectors, None if fitted.logits is None else fitted.scaling(found.stacked))
     known = Known(outputs.vectors, fitted.logits, fitted.classes)
-    with Progress("Choosing the score of unfamiliarity"):
-        unfamiliarity, chosen = choose_score(known, folds, depth, others)
+    unfamiliarity, chosen = choose_score(known, folds, depth, others)
     facts: dict[str, Any] = {
         "texts": examples,
         "metrics": {"before": fitted.before.metrics(), "after": fitted.after.metrics()},

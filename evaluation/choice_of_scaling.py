@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..command_line.progress import Progress, counted_by
 from .adaptive_scaling import fit_adaptive
 from .scaling import Loss, Scaling, fit_temperature, fit_vector
 
@@ -28,17 +29,17 @@ def folds_of(texts: int, seed: int = 0) -> torch.Tensor:
 
 
 def cross_scaled(
-    fit: Fit,
+    method: str,
     logits: torch.Tensor,
     targets: torch.Tensor,
     loss: Loss,
     folds: torch.Tensor,
 ) -> torch.Tensor:
-    """Scale the logits of each fold by a scaling that was fitted on the other folds."""
-    scaled = torch.empty_like(logits)
-    for fold in folds.unique():
+    """Scale the logits of each fold by a scaling that was fitted on the other folds, with a method of `FITS`."""
+    scaled, each_fold = torch.empty_like(logits), folds.unique()
+    for fold in counted_by(Progress(f"Fitting the scaling, {method}", len(each_fold), "fold"), each_fold):
         held_out = folds == fold
-        scaled[held_out] = fit(logits[~held_out], targets[~held_out], loss)(logits[held_out])
+        scaled[held_out] = FITS[method](logits[~held_out], targets[~held_out], loss)(logits[held_out])
     return scaled
 
 
@@ -63,10 +64,10 @@ def choose_scaling(
         folds: (N,) the fold of each text.
         methods: Some of `FITS`, in that order.
     """
-    chosen = FITS[methods[0]]
+    chosen = methods[0]
     best = cross_scaled(chosen, logits, targets, loss, folds)
     for method in methods[1:]:
-        scaled = cross_scaled(FITS[method], logits, targets, loss, folds)
+        scaled = cross_scaled(method, logits, targets, loss, folds)
         gain = (loss(best, targets) - loss(scaled, targets)).double()
         needed = 0.0
         if method not in KEEP_PREDICTIONS:
@@ -74,5 +75,5 @@ def choose_scaling(
                 continue
             needed = 2 * float(gain.std()) / len(gain) ** 0.5
         if gain.mean() > needed:
-            chosen, best = FITS[method], scaled
-    return chosen(logits, targets, loss), best
+            chosen, best = method, scaled
+    return FITS[chosen](logits, targets, loss), best

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ..command_line.progress import Progress, counted_by
 from ..modeling.calibration import Unfamiliarity
 
 # More neighbours would make the files large, without telling more.
@@ -99,8 +100,8 @@ def score_of(found: Unfamiliarity, texts: Known) -> torch.Tensor:
 
 def cross_scores(kind: str, layer: int | None, known: Known, folds: torch.Tensor) -> torch.Tensor:
     """Return the scores of texts (N,), each by a score that was fitted to the other folds."""
-    scores = torch.empty(len(known))
-    for fold in folds.unique():
+    scores, each_fold = torch.empty(len(known)), folds.unique()
+    for fold in counted_by(Progress("Fitting the score of unfamiliarity", len(each_fold), "fold"), each_fold):
         held_out = folds == fold
         scores[held_out] = score_of(fit_score(kind, layer, known.select(~held_out)), known.select(held_out))
     return scores
@@ -126,13 +127,14 @@ def choose_score(
     ]
     if known.logits is not None:
         candidates.append(("energy", None))
+    compared = counted_by(Progress("Choosing the score of unfamiliarity", len(candidates), "score"), candidates)
     aurocs: dict[tuple[str, int | None], float] = {}
     if away is not None:
         chosen_on = "other texts"
-        aurocs = {each: _auroc_of(each, known, folds, away) for each in candidates}
+        aurocs = {each: _auroc_of(each, known, folds, away) for each in compared}
     elif (classes := known.classes) is not None and (held_out := _classes_to_hold_out(classes)):
         chosen_on = "held-out classes"
-        for each in candidates:
+        for each in compared:
             found = []
             for index in held_out:
                 inside = classes == index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from transformers.utils.logging import is_progress_bar_enabled
 
 from sequence_encoder.__main__ import main
+from sequence_encoder.command_line import progress
 from sequence_encoder.tests.other_families import bert
 from sequence_encoder.tests.pretraining_runs import command, run_here, write_corpus
 
@@ -62,7 +64,7 @@ def test_a_resumed_run_logs_no_warnings(tmp_path: Path, warned: list[str]) -> No
 
 
 def test_loading_a_model_prints_nothing_of_transformers(
-    tmp_path: Path, warned: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, warned: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bert("BertForMaskedLM").save_pretrained(tmp_path / "theirs")
     capsys.readouterr()
@@ -71,3 +73,10 @@ def test_loading_a_model_prints_nothing_of_transformers(
     assert warned == []
     # In Python, transformers shows its bars as before.
     assert is_progress_bar_enabled()
+    # What takes long shows how much is left.
+    monkeypatch.setattr(progress, "_DELAY", 0.0)
+    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
+    main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours"), "--base-model", "--force"])
+    shown = capsys.readouterr().err
+    for counted in ("Loading the weights: ", "Converting the weights: ", "Running the model on sample texts: "):
+        assert re.search(rf"{counted}1 of \d+ \w+ \(\d+%\), 00:0\d left", shown)
