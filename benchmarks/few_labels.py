@@ -36,10 +36,11 @@ from labelled_texts import CACHE, DATA, TEST, LabelledTexts, download
 from peers import print_machine
 from sklearn.metrics import f1_score
 
+from sequence_encoder.evaluation.metrics import confidence_sums
 from sequence_encoder.training.adaptation.tuning import TUNINGS
 
 HERE = Path(__file__).parent
-LENGTH, BINS = 128, 15
+LENGTH = 128
 SETFIT = ("setfit==1.2.0", "evaluate==0.4.6")
 PEERS = {
     "tfidf": "TF-IDF + LR",
@@ -143,13 +144,12 @@ def adapt(tuning: str, folder: Path, model: Path, seed: int, labelled: bool) -> 
 def measures(probabilities: Any, known: Any) -> dict[str, float]:
     """Return the accuracy, the macro-F1 and the expected calibration error of 15 bins."""
     confidence, answers = probabilities.max(1), probabilities.argmax(1)
-    right = answers == known
-    index = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = (abs((confidence - right)[index == each].sum()) for each in np.unique(index))
+    right = (answers == known).astype(float)
+    sums = confidence_sums(confidence, right, right, np.arange(len(right)))
     return {
         "accuracy": float(right.mean()),
         "macro_f1": float(f1_score(known, answers, average="macro")),
-        "ece": float(sum(gaps) / len(known)),
+        "ece": float(sums.values()["expected_calibration_error"]),
     }
 
 
