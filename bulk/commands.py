@@ -22,7 +22,7 @@ from .arguments import (
 from .engine import Load, local_engine
 from .listed_vectors import ListedVectors, check_options
 from .models import choose_device, kind_of, load_classifier, load_encoder, load_text_vectors
-from .predictions import Predictions
+from .predictions import Predictions, stated_activation
 from .ray_engine import ray_engine
 from .ray_workers import with_absolute_paths
 from .results import Computation, Counts
@@ -120,6 +120,11 @@ def predict(
         classifier, tokenizer, sentence = load_classifier(
             model.model, model.device, options.precision, options.trust_remote_code
         )
+        if options.text_pair_column is None and stated_activation(classifier.config) is not None:
+            sentence += (
+                " It is a cross-encoder, and each text is read alone; for pairs, name the column of the second texts "
+                "with --text_pair_column."
+            )
         return Predictions(classifier, tokenizer, model, options), sentence
 
     parts = (model, corpus, options, rows)

@@ -152,14 +152,19 @@ def _padded(lists: list[list[int]], value: int) -> torch.Tensor:
     return pad_sequence([torch.tensor(each) for each in lists], batch_first=True, padding_value=value)
 
 
+def stated_activation(config: Any) -> str | None:
+    """Return the activation that the configuration of a cross-encoder states, and those of other models do not."""
+    stated = (getattr(config, "sentence_transformers", None) or {}).get("activation_fn")
+    return stated or getattr(config, "sbert_ce_default_activation_function", None)
+
+
 def _activation(config: Any, labels: int) -> tuple[Callable[[torch.Tensor], torch.Tensor], str]:
     """Return the function that makes scores of logits, and its name.
 
     A cross-encoder states it in its folder, as sentence-transformers saves it. All others have the one of transformers'
     pipeline for text classification.
     """
-    stated = (getattr(config, "sentence_transformers", None) or {}).get("activation_fn")
-    stated = stated or getattr(config, "sbert_ce_default_activation_function", None)
+    stated = stated_activation(config)
     if stated in ACTIVATIONS:
         return ACTIVATIONS[stated](), stated.rpartition(".")[2].lower()
     if config.problem_type == _REGRESSION:

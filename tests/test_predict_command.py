@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import CrossEncoder
 from transformers import AutoTokenizer, pipeline
 
@@ -87,21 +88,31 @@ def test_labels_and_scores_are_those_of_the_pipeline(
     assert counts.truncated > 0
 
 
-@pytest.mark.parametrize("activation", [None, "torch.nn.modules.linear.Identity"])
+@pytest.mark.parametrize("stated", ["nowhere", "in config.json", "as now"])
 def test_scores_of_pairs_are_those_of_a_cross_encoder(
-    save_classifier: Callable[..., Path], corpus: Path, tmp_path: Path, activation: str | None
+    save_classifier: Callable[..., Path],
+    corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    stated: str,
 ) -> None:
     model = save_classifier(num_labels=1)
-    if activation is not None:
-        # As CrossEncoder saves it.
+    if stated == "in config.json":
+        # As CrossEncoder saved it before version 6.
         file = model / "config.json"
-        stated = {"sentence_transformers": {"activation_fn": activation, "version": "5.0"}}
-        file.write_text(json.dumps({**json.loads(file.read_text()), **stated}))
+        activation = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "5.0"}
+        file.write_text(json.dumps({**json.loads(file.read_text()), "sentence_transformers": activation}))
+    elif stated == "as now":
+        CrossEncoder(str(model), device="cpu", activation_fn=torch.nn.Identity()).save_pretrained(str(model))
     counts = predict_corpus(**options_of(model, corpus, tmp_path / "out", text_pair_column="other"))
     found = table_of(tmp_path / "out").column("score").to_pylist()
     assert [number for number, score in enumerate(found) if score is None] == [2, NULL, LONG]
     assert counts.bad == {"null": 2, "too long": 1}
     pairs = [number for number in GOOD if number != 2]
+    said = capsys.readouterr().out
+    predict_corpus(**options_of(model, corpus, tmp_path / "alone"))
+    assert "--text_pair_column" not in said
+    assert ("It is a cross-encoder, and each text is read alone" in capsys.readouterr().out) == (stated != "nowhere")
     expected = CrossEncoder(str(model), device="cpu").predict([(ROWS[i]["text"], ROWS[i]["other"]) for i in pairs])
     np.testing.assert_allclose([found[number] for number in pairs], expected, rtol=1e-4, atol=1e-6)
 
