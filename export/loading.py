@@ -34,6 +34,10 @@ def load_exported(name: str | os.PathLike[str], **options: Any) -> tuple[Any, Pr
     from transformers.exporters.base import EXPORT_MANIFEST_FILE
 
     hub = hub_options(options)
+    if os.path.isdir(name) and not Path(name, options.get("subfolder") or "", EXPORT_MANIFEST_FILE).is_file():
+        raise FileNotFoundError(
+            f"{name} is not an exported model: it has no {EXPORT_MANIFEST_FILE}. Run `sequence-encoder export` first."
+        )
     manifest = Path(cast(str, cached_file(os.fspath(name), EXPORT_MANIFEST_FILE, **hub)))
     backend = _backend_of(manifest)
     found = [to for to, each in FORMATS.items() if each.backend == backend]

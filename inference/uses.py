@@ -8,7 +8,7 @@ _PREFIX = "SequenceEncoder"
 _USES = {
     "ForSequenceClassification": '`sequence-encoder predict` or pipeline("text-classification")',
     "ForTokenClassification": 'pipeline("token-classification")',
-    "ForQuestionAnswering": 'pipeline("question-answering")',
+    "ForQuestionAnswering": 'pipeline("question-answering", trust_remote_code=True)',
     "ForMultipleChoice": "AutoModelForMultipleChoice, which computes a logit for each choice",
     "ForMaskedLM": 'pipeline("fill-mask") or `infill`',
     "ForPreTraining": 'pipeline("fill-mask")',

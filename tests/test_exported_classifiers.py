@@ -198,6 +198,8 @@ def test_a_damaged_exported_model_is_refused_with_the_reason(cross_encoder: tupl
     refuse("openvino_model.xml", "<net", r"openvino_model\.xml-<net cannot be loaded: RuntimeError")
     refuse("openvino_model.xml", None, r"openvino_model\.xml")
     refuse("config.json", None, r"has no config\.json")
+    with pytest.raises(FileNotFoundError, match=r"is not an exported model: it has no export\.json"):
+        load_exported_head(cross_encoder[0])
 
 
 @TORCH
