@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -144,6 +144,7 @@ def calibrate_encoded(
     coverages: Sequence[float] = COVERAGES,
     methods: Sequence[str] = tuple(FITS),
     max_length: int | None = None,
+    logits: torch.Tensor | None = None,
 ) -> CalibrationReport:
     """Calibrate a model on examples as the task encodes them; see `calibrate`.
 
@@ -156,6 +157,8 @@ def calibrate_encoded(
         coverages: The coverages, the default first.
         methods: The methods of scaling to choose from. For entities and answers, it is a temperature.
         max_length: The number of tokens to truncate the texts from elsewhere to.
+        logits: (N, C) the logits of models like this one that were not trained on the examples, if this one was. There
+            must be at most 10,000.
 
     Raises:
         UsageError: If the task does not support the method of scaling, or there are too few entities or labels.
@@ -167,6 +170,8 @@ def calibrate_encoded(
     layers = layers_to_compare(depth) if compares else [default_kind(depth)[1]]
     rows, folds, examples = _choose(rows)
     outputs = outputs_of(model, tokenizer, rows, layers, "calibration examples")
+    if logits is not None:
+        outputs = replace(outputs, logits=list(logits))
     labels = labels_of(model)
     with Progress("Fitting the calibration"):
         fitted = _FITS[task](ToFit(outputs, rows, labels, folds, tuple(coverages), methods))

@@ -53,7 +53,7 @@ def test_few_examples_calibrate_only_on_request(encoder: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"tuning": "prompt", "calibrate": "yes"}, "--tuning must be one of full, head, .* got prompt"),
+        ({"tuning": "prompt", "calibrate": "yes"}, "--tuning must be one of auto, full, head, .* got prompt"),
         ({"calibrate": "no", "calibration_file": "train_file"}, "no effect with --calibrate no"),
         ({"task": "regression", "calibrate": "yes"}, "no effect with --task regression"),
     ],

@@ -171,13 +171,13 @@ def test_ranking_labels_must_be_between_0_and_1(error_of: Callable[..., str]) ->
     [
         (
             {"tuning": "adapter", "task": "ner"},
-            "--tuning adapter does not support --task ner; choose one of full, head",
+            "--tuning adapter does not support --task ner; choose one of auto, full, head",
         ),
         ({"tuning": "prompt", "task": "ner"}, "--tuning prompt does not support --task ner"),
         ({"tuning": "prompt", "task": "qa"}, "--tuning prompt does not support --task qa"),
         (
             {"tuning": "lora", "task": "embedding"},
-            "--tuning lora does not support --task embedding; choose one of full",
+            "--tuning lora does not support --task embedding; choose one of auto, full",
         ),
         (
             {"train_file": "a.csv", "dataset_name": "b"},
@@ -207,7 +207,7 @@ def test_ranking_labels_must_be_between_0_and_1(error_of: Callable[..., str]) ->
             {"train_file": "a.csv", "learning_rat": 3},
             "there is no option --learning_rat (did you mean --learning_rate?)",
         ),
-        ({"rank": 4}, "--rank has no effect with --tuning full; it is for --tuning lora or dora."),
+        ({"rank": 4}, "--rank has no effect with --tuning auto; it is for --tuning lora or dora."),
         ({"rank": 4, "tuning": "head"}, "--rank has no effect with --tuning head"),
         ({"rank": 4, "tuning": "lora", "from_adapter": "b"}, "--rank has no effect with --from_adapter"),
         ({"prompt_length": 4, "tuning": "lora"}, "--prompt_length has no effect with --tuning lora"),
@@ -315,13 +315,13 @@ def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["adapt", "--help"])
     help_text = " ".join(capsys.readouterr().out.split())
-    assert "Peak learning rate. (default: 0.0001)" in help_text
+    assert "Seed of the first training run. (default: 0)" in help_text
 
 
 def test_settings_are_read_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text("task: ner\nfrom: somewhere\ntrain_file: a.jsonl\nlearning_rate: 0.5\n")
-    found = parse([str(settings), "--num_train_epochs", "7"])
+    found = parse([str(settings), "--num_train_epochs", "7", "--metric_for_best_model", "f1"])
     assert (found.model.task, found.args.learning_rate, found.args.num_train_epochs) == ("ner", 0.5, 7.0)
     assert (found.args.metric_for_best_model, found.args.greater_is_better) == ("f1", True)
     settings.write_text("task: embedding\nfrom: somewhere\ntrain_file: a.jsonl\nmatryoshka_dims: 8\n")

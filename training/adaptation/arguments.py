@@ -76,7 +76,13 @@ class AdaptedModelArguments:
             "help": "Encoder to train: a folder or a Hub id.",
         }
     )
-    tuning: str = field(default="full", metadata={"help": "Weights to train.", "choices": list(TUNINGS)})
+    tuning: str = field(
+        default="auto",
+        metadata={
+            "help": "Weights to train; auto: all, if that helps.",
+            "choices": list(TUNINGS),
+        },
+    )
     from_adapter: str | None = field(default=None, metadata={"help": "Folder of a PEFT adapter to continue training."})
     pooling: str | None = field(
         default=None,
@@ -104,7 +110,7 @@ class AdaptedModelArguments:
                 raise UsageError(f"--{name} must be {allowed}, got {value}.")
         if wrong := [size for size in self.matryoshka_dims or () if size < 1]:
             raise UsageError(f"--matryoshka_dims must be at least 1, got {wrong[0]}.")
-        tunings = TASKS[self.task].tunings
+        tunings = ("auto", *TASKS[self.task].tunings)
         if self.tuning not in tunings:
             raise UsageError(
                 f"--tuning {self.tuning} does not support --task {self.task}; choose one of {', '.join(tunings)}."
@@ -124,10 +130,11 @@ class AdaptationOptions:
     output_dir: str | None = field(default="adapted", metadata={"help": "Folder to save the model in."})
     overwrite: bool = field(default=False, metadata={"help": "Replace a saved model or an interrupted run."})
     resume: bool = field(default=False, metadata={"help": "Continue an interrupted run."})
-    num_train_epochs: float = field(default=3.0, metadata={"help": "Number of epochs."})
-    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
-    per_device_train_batch_size: int = field(
-        default=32, metadata={"help": "Training batch size per device.", "metavar": "N"}
+    # `plan` sets these four from the number of examples, unless the user does.
+    num_train_epochs: float | None = field(default=None, metadata={"help": "Number of epochs (default: planned)."})
+    learning_rate: float | None = field(default=None, metadata={"help": "Peak learning rate (default: planned)."})
+    per_device_train_batch_size: int | None = field(
+        default=None, metadata={"help": "Batch size per device (default: planned).", "metavar": "N"}
     )
     class_weights: str = field(
         default="none", metadata={"help": "Class weights in the loss.", "choices": ["none", "balanced"]}
@@ -161,7 +168,9 @@ class AdaptationOptions:
         default_factory=lambda: ["none"],
         metadata={"help": "Loggers: tensorboard, trackio, codecarbon, others, or none."},
     )
-    warmup_steps: float = field(default=0.1, metadata={"help": "Warmup steps, or their share of all steps."})
+    warmup_steps: float | None = field(
+        default=None, metadata={"help": "Warmup steps, or their share of all steps (default: planned)."}
+    )
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay; norms and biases are exempt."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation batch size per device."})
     eval_strategy: str = field(
@@ -196,12 +205,13 @@ def check_libraries(model: AdaptedModelArguments, options: AdaptationOptions) ->
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults that the tuning method and the task set."""
     _check_used(given)
-    tuning, task = TUNINGS.get(given.get("tuning", "full")), TASKS.get(given.get("task", ""))
-    defaults = dict(tuning.defaults) if tuning else {}
-    metric = given.get("metric_for_best_model") or (task.best_metric if task else None)
-    if metric is not None:
-        defaults |= {"metric_for_best_model": metric, "greater_is_better": not metric.endswith(_SMALLER_IS_BETTER)}
-    return defaults
+    tuning = TUNINGS.get(given.get("tuning", "auto"))
+    return dict(tuning.defaults) if tuning else {}
+
+
+def is_better_if_greater(metric: str) -> bool:
+    """Return whether larger values of a metric are better."""
+    return not metric.endswith(_SMALLER_IS_BETTER)
 
 
 # Options that the help of a task shows only where they have an effect.
@@ -234,10 +244,10 @@ def _unused_options(given: Mapping[str, Any]) -> set[str]:
     hidden, task = {"logging_nan_inf_filter"}, given.get("task")
     if task not in TASKS:
         return hidden
-    chosen, tunings = {"tuning": "full", **given}, TASKS[task].tunings
+    chosen, tunings = {"tuning": "auto", **given}, ("auto", *TASKS[task].tunings)
     hidden |= {name for name, (other, values) in _SHOWN_WITH.items() if chosen.get(other, values[0]) not in values}
     hidden |= {f"tuning={name}" for name in TUNINGS if name not in tunings}
-    return {*hidden, *_DETAILS, *(("tuning",) if len(tunings) == 1 else ())}
+    return {*hidden, *_DETAILS, *(("tuning",) if len(tunings) == 2 else ())}
 
 
 def _check_used(given: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ Shapes: N examples, C classes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -39,6 +39,11 @@ class Baseline(NamedTuple):
 
 
 BASELINES = {
+    "linear_head": Baseline(
+        "frozen, linear",
+        "for a linear head on the frozen encoder, which the training started from",
+        may_be_equal=True,
+    ),
     "before_training": Baseline("before training", "before training"),
     "constant_answer": Baseline("constant answer", "for always giving the same answer"),
     "linear_tfidf": Baseline(
@@ -51,7 +56,12 @@ BASELINES = {
 
 
 def simple_baselines(
-    task: HeadTask, rows: Mapping[str, Any], inputs: Mapping[str, Any], balanced: bool, says: bool
+    task: HeadTask,
+    rows: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    balanced: bool,
+    says: bool,
+    folds: Sequence[Any] = (),
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Compute the metrics of the baselines that need no encoder, for the splits on which models are evaluated.
 
@@ -61,6 +71,8 @@ def simple_baselines(
         inputs: The encoded examples of each split.
         balanced: Whether rare classes get more weight.
         says: Whether to print that a baseline learns from some of the examples only.
+        folds: The indices of the training examples that each fold holds out, if the validation split consists of these
+            examples.
 
     Returns:
         The metrics of each split, for each baseline that the task has.
@@ -68,7 +80,7 @@ def simple_baselines(
     splits = [split for split in ("validation", "test") if split in rows]
     outputs: dict[str, dict[str, EvalPrediction | None]] = {
         "constant_answer": {split: task.constant(inputs["train"], inputs[split]) for split in splits},
-        "linear_tfidf": _linear_tfidf(task, rows, inputs, splits, balanced),
+        "linear_tfidf": _linear_tfidf(task, rows, inputs, splits, balanced, folds),
     }
     if says and outputs["linear_tfidf"] and (examples := len(rows["train"])) > _MOST_EXAMPLES:
         print(f"The linear model of TF-IDF, a baseline, learns from {_MOST_EXAMPLES:,} of {examples:,} examples.")
@@ -80,45 +92,73 @@ def simple_baselines(
 
 
 def _linear_tfidf(
-    task: Any, rows: Mapping[str, Any], inputs: Mapping[str, Any], splits: list[str], balanced: bool
+    task: Any,
+    rows: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    splits: list[str],
+    balanced: bool,
+    folds: Sequence[Any],
 ) -> dict[str, EvalPrediction | None]:
-    """Return the outputs of a logistic or ridge regression on the TF-IDF of words and pairs of words.
+    """Return the outputs of linear models for each split; see `_tfidf_outputs`.
 
-    It learns from at most `_MOST_EXAMPLES` random examples. Only tasks that classify texts or predict numbers have this
-    baseline, and only if their texts contain words.
+    Only tasks that classify texts or predict numbers have this baseline, and only if their texts contain words. It
+    learns from at most `_MOST_EXAMPLES` random examples.
     """
-    kind = getattr(task, "problem_type", None)
-    if kind is None:
+    if getattr(task, "problem_type", None) is None:
         return {}
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.multiclass import OneVsRestClassifier
     from transformers import EvalPrediction
 
-    known = {split: np.asarray(list(inputs[split]["labels"])) for split in ("train", *splits)}
-    kept = np.random.default_rng(0).permutation(len(known["train"]))[:_MOST_EXAMPLES]
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=_MOST_WORDS)
-    model = LogisticRegression(C=_INVERSE_REGULARISATION, class_weight="balanced" if balanced else None, max_iter=300)
-    model = {"regression": Ridge(), "multi_label_classification": OneVsRestClassifier(model)}.get(kind, model)
+    texts = {split: np.array(_texts(task, rows[split]), dtype=object) for split in ("train", *splits)}
+    labels = {split: np.asarray(list(inputs[split]["labels"])) for split in ("train", *splits)}
+    every = np.arange(len(texts["train"]))
+    kept = np.random.default_rng(0).permutation(every)[:_MOST_EXAMPLES]
+    found: dict[str, EvalPrediction | None] = {}
     with warnings.catch_warnings():
         # A model that has not converged, or a label that all or no examples have, is good enough to compare with.
         warnings.simplefilter("ignore")
         try:
-            model.fit(vectorizer.fit_transform(_texts(task, rows["train"].select(kept))), known["train"][kept])
+            for split in splits:
+                parts = [(kept, texts[split])]
+                if folds and split == "validation":
+                    parts = [(np.setdiff1d(every, fold), texts["train"][fold]) for fold in folds]
+                outputs = [
+                    _tfidf_outputs(task, texts["train"][train], labels["train"][train], others, balanced)
+                    for train, others in parts
+                ]
+                found[split] = EvalPrediction(np.concatenate(outputs), labels[split])
         except ValueError:  # no words, or only one label
             return {}
-        found: dict[str, EvalPrediction | None] = {}
-        for split in splits:
-            vectors = vectorizer.transform(_texts(task, rows[split]))
-            if kind == "regression":
-                logits = model.predict(vectors)[:, None]
-            else:
-                # (N, C), also where some classes do not occur. A label is given from a probability of 0.5.
-                logits = np.full((len(known[split]), len(task.labels)), -1.0)
-                places = model.classes_ if kind == "single_label_classification" else slice(None)
-                logits[:, places] = model.predict_proba(vectors) - 0.5
-            found[split] = EvalPrediction(logits, known[split])
     return found
+
+
+def _tfidf_outputs(task: Any, texts: Any, labels: Any, others: Any, balanced: bool) -> Any:
+    """Return the outputs (N, C) of a logistic or ridge regression on the TF-IDF of words and pairs of words.
+
+    Args:
+        task: The task.
+        texts: The texts to learn from.
+        labels: Their labels.
+        others: The N texts to judge.
+        balanced: Whether rare classes get more weight.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.multiclass import OneVsRestClassifier
+
+    kind, weights = task.problem_type, "balanced" if balanced else None
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=_MOST_WORDS)
+    logistic = LogisticRegression(C=_INVERSE_REGULARISATION, class_weight=weights, max_iter=300)
+    model = {"regression": Ridge(), "multi_label_classification": OneVsRestClassifier(logistic)}.get(kind, logistic)
+    model.fit(vectorizer.fit_transform(texts), labels)
+    vectors = vectorizer.transform(others)
+    if kind == "regression":
+        return model.predict(vectors)[:, None]
+    # (N, C), also where some classes do not occur. A label is given from a probability of 0.5.
+    logits = np.full((len(others), len(task.labels)), -1.0)
+    logits[:, model.classes_ if kind == "single_label_classification" else slice(None)] = (
+        model.predict_proba(vectors) - 0.5
+    )
+    return logits
 
 
 def _texts(task: Any, rows: Any) -> list[str]:

@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 from ...command_line import UsageError
 from ...evaluation.calibrating import CalibrationReport, calibrate_encoded, check_examples, encoded_rows
 from ...evaluation.calibration_arguments import CALIBRATED_TASKS, COVERAGES
 from ...evaluation.choice_of_scaling import KEEP_PREDICTIONS
+from .cross_validation import out_of_fold
+from .report import Results
 from .run import Adaptation
 
-# With fewer examples, calibration is not the default: the noise of the calibration outweighs what it corrects.
-_LEAST_EXAMPLES = 200
+# With fewer examples, calibration is not the default: the noise of the calibration outweighs what it corrects. Models
+# that learn from few examples are overconfident, so that less is enough if the examples are also those of the training.
+_LEAST_EXAMPLES, _LEAST_CROSS_VALIDATED = 200, 100
 # Prompts are not a part of the model.
-_TUNINGS = ("full", "head", "adapter", "lora", "dora", "ia3")
+_TUNINGS = ("auto", "full", "head", "adapter", "lora", "dora", "ia3")
 
 
-def calibration_split(run: Adaptation, task: Any, rows: dict[str, Any]) -> str | None:
+def calibration_split(run: Adaptation, task: Any, rows: dict[str, Any], cross_validated: bool) -> str | None:
     """Return the split to calibrate on, or None if the run does not calibrate.
 
     Args:
         run: The arguments of the run.
         task: The task, which has read the examples.
         rows: The examples of each split.
+        cross_validated: Whether the validation examples are training examples, judged by cross-validation.
 
     Raises:
         UsageError: If the user asks for a calibration that is not possible.
     """
     given = "calibration" in rows
+    least = _LEAST_CROSS_VALIDATED if cross_validated else _LEAST_EXAMPLES
     split = "calibration" if given else "validation"
     asked = run.args.calibrate == "yes" or given
     if run.args.calibrate == "no":
         if given:
             raise UsageError("--calibration_file has no effect with --calibrate no; leave one of them out.")
         return None
-    if run.model.task not in CALIBRATED_TASKS or (len(rows[split]) < _LEAST_EXAMPLES and not asked):
+    if run.model.task not in CALIBRATED_TASKS or (len(rows[split]) < least and not asked):
         return None
     try:
         if run.model.tuning not in _TUNINGS:
@@ -71,18 +78,25 @@ def check_calibrated_model(run: Adaptation, recipe: Any, split: str | None) -> s
     return None
 
 
-def calibrate_model(recipe: Any, split: str, folder: Path) -> CalibrationReport:
+def calibrate_model(recipe: Any, split: str, folder: Path, results: Results) -> CalibrationReport:
     """Calibrate the model in a folder, and save it there again.
 
     Args:
         recipe: The recipe, with the encoded examples.
         split: The split to calibrate on.
         folder: The folder of the model.
+        results: The results of the run, which name the tuning and the seed of the model.
     """
     model = getattr(transformers, recipe.task.auto_class).from_pretrained(folder).to(recipe.run.args.device)
     rows, task = encoded_rows(recipe.task, recipe.rows[split], recipe.encoded[split]), recipe.run.model.task
+    logits = None
+    if split in recipe.cross_validated:
+        args = copy.deepcopy(recipe.run.args)
+        args.seed = results.best.seed
+        # All folds are finished, so that nothing is trained.
+        logits = torch.from_numpy(out_of_fold(recipe.run, recipe, args).of(results.tuning)).float()
     # The results of the run already report its predictions.
-    methods, length = KEEP_PREDICTIONS, recipe.max_length
-    report = calibrate_encoded(model, recipe.tokenizer, task, rows, methods=methods, max_length=length)
+    options: dict[str, Any] = {"methods": KEEP_PREDICTIONS, "max_length": recipe.max_length, "logits": logits}
+    report = calibrate_encoded(model, recipe.tokenizer, task, rows, **options)
     model.save_pretrained(folder)
     return report

@@ -29,13 +29,14 @@ class BestWeights(TrainerCallback):
 
     Args:
         resume_from: The checkpoint that training resumes from.
+        by_loss: Whether the loss alone decides.
 
     Attributes:
         epoch: The epoch of the kept weights.
     """
 
-    def __init__(self, resume_from: Path | None = None) -> None:
-        self.resume_from = resume_from
+    def __init__(self, resume_from: Path | None = None, by_loss: bool = False) -> None:
+        self.resume_from, self.by_loss = resume_from, by_loss
         self.best: tuple[float, float] | None = None
         self.epoch: float | None = None
         self.weights: dict[str, torch.Tensor] = {}
@@ -53,6 +54,7 @@ class BestWeights(TrainerCallback):
         # A NaN metric cannot be compared.
         if value is None or math.isnan(value):
             return
+        value = 0.0 if self.by_loss else value
         score = (float(value if args.greater_is_better else -value), -float(metrics.get("eval_loss", 0.0)))
         if self.best is None or score >= self.best:
             self.best, self.epoch = score, state.epoch
@@ -148,7 +150,9 @@ class StopAtDivergence(TrainerCallback):
                 )
 
 
-def callbacks_of(args: Any, keep_best: bool, patience: int | None, resume_from: Path | None) -> list[TrainerCallback]:
+def callbacks_of(
+    args: Any, keep_best: bool, patience: int | None, resume_from: Path | None, by_loss: bool = False
+) -> list[TrainerCallback]:
     """Return the callbacks of one training, in the order in which they must be called.
 
     Args:
@@ -156,11 +160,12 @@ def callbacks_of(args: Any, keep_best: bool, patience: int | None, resume_from: 
         keep_best: Whether to restore the weights of the best evaluation at the end.
         patience: The number of evaluations without improvement after which training stops.
         resume_from: The checkpoint that training resumes from.
+        by_loss: Whether the smallest loss is the best evaluation, whatever `metric_for_best_model`.
 
     Returns:
         The callbacks.
     """
-    best: list[TrainerCallback] = [BestWeights(resume_from)] if keep_best else []
+    best: list[TrainerCallback] = [BestWeights(resume_from, by_loss)] if keep_best else []
     early: list[TrainerCallback] = [] if patience is None else [EarlyStopping(patience)]
     return [*best, StopAtDivergence(), *early, SaveAfterEvaluation(), CompleteCheckpointsCallback(args)]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 import transformers
 from transformers import (
@@ -32,21 +33,27 @@ from ...modeling.label_checks import IGNORED
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.model_files import save_card
 from ...tasks import HEAD_TASKS, HeadTask
+from ...tasks.classification import Classification
 from ...tasks.task import TruncationCounts
 from ..encoders import card_fields_of, pooling_fields
 from ..hub_trainer import HubTrainer, training_of
 from .adapters import apply_tuning, check_adapter, record_adapter
+from .arguments import is_better_if_greater
 from .baselines import simple_baselines
 from .callbacks import BestWeights, callbacks_of
 from .draws import CurrentEpoch, Draws
 from .encoder import CLASSIFIERS, say_new_head, text_length
+from .frozen_vectors import frozen_vectors
+from .linear_head import MOST_EXAMPLES, KeptHead, LinearFit, LinearHead, loss_of
 from .masked_tuning import RandomMasks
 from .report import Evaluation, Results, adapter_card, complete, metrics_of
 from .run import Adaptation, AdaptationArguments
 from .tuning import TUNINGS
 
 # Tuning methods that save all trained weights with the model.
-_AVERAGED = ("full", "head")
+_AVERAGED = ("auto", "full", "head")
+# With fewer validation examples, a share such as the accuracy is too coarse to choose weights by.
+ENOUGH_TO_CHOOSE = 200
 # Heads that use one vector per text.
 _POOLING = ("SequenceClassification", "MultipleChoice")
 
@@ -70,6 +77,12 @@ class HeadRecipe:
         self.run = run
         self.task = self._task()
         self.rows = self.task.read(examples)
+        # The held-out training examples of each fold, if models are judged by cross-validation.
+        self.folds: list[Any] = []
+        self.chosen_by_loss = run.args.metric_for_best_model is None
+        if run.args.metric_for_best_model is None:
+            metric = str(self.task.best_metric)
+            run.args.metric_for_best_model, run.args.greater_is_better = metric, is_better_if_greater(metric)
         if run.args.class_weights != "none" and run.model.task not in ("classification", "ner"):
             raise UsageError(f"--class_weights only supports classification and ner, got --task {run.model.task}.")
         if run.args.masked_tuning and run.model.tuning == "adapter":
@@ -100,6 +113,7 @@ class HeadRecipe:
         same_head = trained == self.task.auto_class.rpartition("For")[2]
         known = [config.id2label[index] for index in sorted(config.id2label or {})]
         self.drops_head = trained in CLASSIFIERS and not (same_head and self._may_follow(known))
+        self.keeps_head = same_head and not self.drops_head and self.run.model.tuning != "adapter"
         if self.drops_head and self.run.args.process_index == 0:
             say_new_head(self.run.model.from_checkpoint, config)
         self.inputs, self.cut = {}, {}
@@ -117,8 +131,33 @@ class HeadRecipe:
                 TaskAdapter(self.encoder, 1, self.run.model.pooling)
             except ValueError as error:
                 raise UsageError(f"--from {self.run.model.from_checkpoint}: {error}") from error
+        self.linear = self._linear()
+        if self.run.model.tuning == "adapter":
             self.inputs = {split: self._features(inputs) for split, inputs in self.inputs.items()}
             self.collator = default_data_collator
+
+    def _linear(self) -> LinearFit | KeptHead | None:
+        """Fit the head to frozen vectors, or keep the head of the checkpoint. Some heads start from random weights."""
+        task, asked, inputs = self.task, self.run.model, self.inputs["train"]
+        token_labels = task.auto_class == "AutoModelForTokenClassification"
+        kind = "single_label_classification" if token_labels else getattr(task, "problem_type", None)
+        # Prompts change the vectors, and a trained adapter comes with its head.
+        if kind is None or asked.tuning == "prompt" or asked.from_adapter is not None:
+            return None
+        model = self._with_head()
+        if self.keeps_head and not self.folds:
+            return None
+        if len(inputs) > MOST_EXAMPLES:
+            inputs = inputs.select(np.random.default_rng(0).permutation(len(inputs))[:MOST_EXAMPLES])
+        vectors, labels = frozen_vectors(model, inputs, self.collator, self.run.args)
+        if self.keeps_head:
+            layer = model.classifier
+            return KeptHead(vectors, LinearHead(layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy()))
+        if token_labels and len(labels) > MOST_EXAMPLES:
+            kept = np.random.default_rng(0).permutation(len(labels))[:MOST_EXAMPLES]
+            vectors, labels = vectors[kept], labels[kept]
+        with Progress("Fitting the head", show=self.run.args.process_index == 0 and not self.run.args.disable_tqdm):
+            return LinearFit(kind, vectors, labels, len(task.labels), self.run.args.class_weights != "none")
 
     def _may_follow(self, labels: list[str]) -> bool:
         """Return whether the examples have the labels of a trained head; if so, take over their order."""
@@ -143,10 +182,24 @@ class HeadRecipe:
             return {}
         return pooling_fields(self.checkpoint, self.run.model.pooling)
 
-    def model(self, seed: int) -> Any:
-        """Build the encoder with its head, prepared for the way of tuning."""
+    def model(self, seed: int, rows: Any = None) -> Any:
+        """Build the encoder with its head, prepared for the way of tuning.
+
+        Args:
+            seed: The seed of random weights.
+            rows: The training examples that the head starts from, by default all.
+        """
         # The average of weights is only a good model if all training runs start from the same ones.
         set_seed(self.run.args.seed if self.run.args.average_seeds else seed)
+        model = self._with_head()
+        if self.linear is not None:
+            head = self.linear.head(rows)
+            with torch.no_grad():
+                model.classifier.weight.copy_(torch.from_numpy(head.weight))
+                model.classifier.bias.copy_(torch.from_numpy(head.bias))
+        return model if self.run.model.tuning == "adapter" else apply_tuning(model, self.run.model, self.task.peft_task)
+
+    def _with_head(self) -> Any:
         asked, labels = self.run.model, self.task.label_fields
         if asked.tuning == "adapter":
             adapter = TaskAdapter(self.encoder, len(labels["id2label"]), asked.pooling, labels["id2label"])
@@ -156,18 +209,21 @@ class HeadRecipe:
         model_class = getattr(transformers, self.task.auto_class)
         with new_head():
             config = SequenceEncoderConfig.from_pretrained(self.checkpoint, **fields)
-            if self.drops_head:
-                model = model_class.from_config(config)
-                encoder = SequenceEncoderModel.from_pretrained(self.checkpoint, dtype=torch.float32)
-                model.base_model.load_state_dict(encoder.state_dict(), strict=False)
-            else:
-                model = model_class.from_pretrained(
+            if not self.drops_head:
+                return model_class.from_pretrained(
                     self.checkpoint, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
                 )
-            return apply_tuning(model, asked, self.task.peft_task)
+            model = model_class.from_config(config)
+            encoder = SequenceEncoderModel.from_pretrained(self.checkpoint, dtype=torch.float32)
+            model.base_model.load_state_dict(encoder.state_dict(), strict=False)
+            return model
 
     def trainer(
-        self, args: AdaptationArguments, resume_from: Path | None = None, with_model: bool = True
+        self,
+        args: AdaptationArguments,
+        resume_from: Path | None = None,
+        with_model: bool = True,
+        rows: Any = None,
     ) -> HubTrainer:
         """Build a `Trainer` for the model of one seed, or for the models of a search.
 
@@ -175,6 +231,7 @@ class HeadRecipe:
             args: The arguments of the `Trainer`.
             resume_from: The checkpoint that the training will resume from.
             with_model: Whether the `Trainer` gets a model. If not, it builds one for each trial of a search.
+            rows: The training examples to train on, by default all.
 
         Returns:
             The `Trainer`.
@@ -183,12 +240,13 @@ class HeadRecipe:
             UsageError: If `Trainer` refuses the arguments.
         """
         if with_model:
-            model: dict[str, Any] = {"model": self.model(args.seed)}
+            model: dict[str, Any] = {"model": self.model(args.seed, rows)}
         else:
             model = {"model_init": lambda trial=None: self.model(args.seed)}
+        by_loss = self.chosen_by_loss and len(self.rows["validation"]) < ENOUGH_TO_CHOOSE
         train, callbacks = (
-            self._training_inputs(args),
-            callbacks_of(args, args.keep_best, args.early_stopping_patience, resume_from),
+            self._training_inputs(args, rows),
+            callbacks_of(args, args.keep_best, args.early_stopping_patience, resume_from, by_loss),
         )
         if isinstance(train, Draws):
             callbacks.append(CurrentEpoch(train))
@@ -208,9 +266,9 @@ class HeadRecipe:
         except (ValueError, ImportError) as error:
             raise UsageError(error) from error
 
-    def _training_inputs(self, args: AdaptationArguments) -> Any:
+    def _training_inputs(self, args: AdaptationArguments, rows: Any = None) -> Any:
         """Return the training examples, which get masks as they are read if the user wants masked tuning."""
-        inputs = self.inputs["train"]
+        inputs = self.inputs["train"] if rows is None else self.inputs["train"].select(rows)
         return Draws(inputs, RandomMasks(self.tokenizer), args.seed) if self.run.args.masked_tuning else inputs
 
     @property
@@ -231,7 +289,7 @@ class HeadRecipe:
     @property
     def logged(self) -> tuple[str, ...]:
         """The logged values that the console shows as columns."""
-        return tuple(dict.fromkeys(("loss", "eval_loss", f"eval_{self.metric}")))
+        return tuple(dict.fromkeys(("loss", *(() if self.folds else ("eval_loss", f"eval_{self.metric}")))))
 
     def judge(self, trainer: Any, split: str) -> Evaluation:
         """Evaluate the model of a trainer on the examples of a split."""
@@ -240,15 +298,42 @@ class HeadRecipe:
         trainer.compute_metrics = self.task.metrics(rows, inputs)
         found = trainer.predict(inputs, metric_key_prefix="eval")
         trainer.compute_metrics = while_training
-        outputs = EvalPrediction(found.predictions, found.label_ids)
-        return Evaluation(
-            metrics_of(found.metrics, "eval"), self.task.answers(rows, inputs, outputs), self.task.confusion(outputs)
-        )
+        return self._evaluation(split, EvalPrediction(found.predictions, found.label_ids), found.metrics)
+
+    def judge_outputs(self, split: str, logits: Any) -> Evaluation:
+        """Evaluate logits (N, C) for the examples of a split."""
+        labels = np.asarray(list(self.inputs[split]["labels"]))
+        outputs = EvalPrediction(logits, labels)
+        metrics = self.task.metrics(self.rows[split], self.inputs[split])(outputs)
+        loss = loss_of(cast(Classification, self.task).problem_type, logits, labels)
+        return self._evaluation(split, outputs, {"eval_loss": loss, **{f"eval_{k}": v for k, v in metrics.items()}})
+
+    def _evaluation(self, split: str, outputs: EvalPrediction, metrics: Any) -> Evaluation:
+        rows, inputs = self.rows[split], self.inputs[split]
+        answers = self.task.answers(rows, inputs, outputs)
+        return Evaluation(metrics_of(metrics, "eval"), answers, self.task.confusion(outputs))
+
+    @property
+    def can_start_linear(self) -> bool:
+        """Whether each example has one vector, to which a head can be fitted in every fold."""
+        return isinstance(self.task, Classification)
+
+    @property
+    def cross_validated(self) -> tuple[str, ...]:
+        """The splits whose examples are training examples, judged by models that were not trained on them."""
+        return ("validation",) if self.folds else ()
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The class of each training example, or None if the task has no single class per example."""
+        if not isinstance(self.task, Classification) or self.task.problem_type != "single_label_classification":
+            return None
+        return list(map(str, self.rows["train"][self.task.label]))
 
     def baselines(self) -> dict[str, dict[str, dict[str, float]]]:
         """Return the metrics of each split, for each baseline that the task has and that needs no encoder."""
         balanced, says = self.run.args.class_weights != "none", self.run.args.process_index == 0
-        return simple_baselines(self.task, self.rows, self.inputs, balanced, says)
+        return simple_baselines(self.task, self.rows, self.inputs, balanced, says, self.folds)
 
     def score(self, metrics: dict[str, float]) -> float:
         """Return the value of the metric, negated if smaller is better."""
@@ -351,24 +436,9 @@ class HeadRecipe:
     def _features(self, inputs: Any) -> Any:
         """Encode the texts, and return their vectors in place of their tokens."""
         from datasets import Dataset
-        from torch.utils.data import DataLoader
 
-        adapter = TaskAdapter(self.encoder, 1, self.run.model.pooling)
-        device, parts = self.run.args.device, []
-        texts = inputs.remove_columns("labels")
-        loader: Any = DataLoader(texts, batch_size=self.run.args.per_device_eval_batch_size, collate_fn=self.collator)
-        with Progress("Encoding", len(texts), "text", show=not self.run.args.disable_tqdm) as progress:
-            for batch in loader:
-                with self._autocast():
-                    vectors = adapter.features(**{name: tensor.to(device) for name, tensor in batch.items()})
-                parts.append(vectors.float().cpu())
-                progress.update(len(vectors))
-        rows = {"features": torch.cat(parts).numpy(), "labels": inputs["labels"]}
-        return Dataset.from_dict(rows).with_format("torch")
-
-    def _autocast(self) -> Any:
-        args = self.run.args
-        return torch.autocast(args.device.type, torch.bfloat16, enabled=bool(args.bf16))
+        vectors, labels = frozen_vectors(self._with_head(), inputs, self.collator, self.run.args)
+        return Dataset.from_dict({"features": vectors, "labels": labels}).with_format("torch")
 
     def _class_weights(self) -> torch.Tensor | None:
         """Compute class weights (C,) that are inverse to the class frequencies, with mean 1 over the examples."""

@@ -13,8 +13,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 from transformers import PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer_utils import SaveStrategy
 
@@ -35,9 +36,11 @@ from .arguments import check_libraries
 from .averaging import load_average
 from .calibration import calibrate_model, calibration_split, check_calibrated_model
 from .callbacks import DivergedError
+from .cross_validation import folds_of, is_cross_validated, out_of_fold, prefers_linear, without_evaluation
 from .encoder import encoder_of
 from .examples.loading import hold_out, load_examples, warn_about_shared_texts
 from .head_recipe import HeadRecipe
+from .plan import PLANNED, in_words, plan_for
 from .report import Evaluation, Result, Results, errors_as_warnings, plot_confusion, write_predictions
 from .run import Adaptation, AdaptationArguments
 from .scratch import (
@@ -88,7 +91,7 @@ def _adapt(run: Adaptation) -> Results:
     may_be_finished = args.resume and (run.output / "results.json").exists()
     check_output(run, may_be_finished)
     recipe = read_examples(run)
-    calibrated_on = calibration_split(run, recipe.task, recipe.rows)
+    calibrated_on = calibration_split(run, recipe.task, recipe.rows, bool(recipe.folds))
     settings = settings_of(run, recipe.rows)
     done = may_be_finished and is_finished(run, settings)
     if not done:
@@ -139,7 +142,7 @@ def _adapt(run: Adaptation) -> Results:
                 shutil.copytree(kept, written, dirs_exist_ok=True)
                 if calibrated_on is not None:
                     with errors_as_warnings("the calibration"):
-                        calibration = calibrate_model(recipe, calibrated_on, written)
+                        calibration = calibrate_model(recipe, calibrated_on, written, results)
                         results.calibration = calibration.calibration.facts
                 for runs in run.scratch.glob("trainings/*/runs"):
                     shutil.copytree(runs, written / "runs", dirs_exist_ok=True)
@@ -185,9 +188,23 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
         kinds = {**dict.fromkeys(HEAD_TASKS, HeadRecipe), **dict.fromkeys(WRITING_TASKS, WritingRecipe)}
         recipe = kinds.get(run.model.task, SimilarityRecipe)(run, examples)
         # The recipe has read the labels before, since a rare label may be held out.
-        recipe.rows = hold_out(recipe.rows, run.data, run.args.seed)
+        classes = recipe.classes
+        if recipe.can_start_linear and is_cross_validated(run, recipe.rows):
+            train = recipe.rows["train"]
+            recipe.folds = folds_of(classes, len(train), run.args.seed)
+            recipe.rows = {**recipe.rows, "validation": train.select(np.concatenate(recipe.folds))}
+        else:
+            recipe.rows = hold_out(recipe.rows, run.data, run.args.seed, classes)
+        if recipe.can_start_linear and run.model.tuning in PLANNED:
+            planned = plan_for(len(recipe.rows["train"]), run.args.world_size)
+            planned = {name: value for name, value in planned.items() if name in run.args.planned}
+            for name, value in planned.items():
+                setattr(run.args, name, value)
+            if run.args.process_index == 0 and planned:
+                print(in_words(planned, len(recipe.rows["train"])))
         if run.args.should_save:
-            warn_about_shared_texts(recipe.rows, recipe.task.texts)
+            others = [split for split in recipe.rows if split != "train" and split not in recipe.cross_validated]
+            warn_about_shared_texts(recipe.rows, recipe.task.texts, others)
         return recipe
 
 
@@ -195,6 +212,11 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
     """Run or resume one training run, and keep its model in the scratch folder if it is the best so far."""
     folder = training_folder(run, seed)
     args = _arguments(run, folder, seed, results.found)
+    if recipe.folds:
+        args = without_evaluation(args)
+    elif recipe.linear is not None and last_complete_checkpoint(folder) is None:
+        # The model may be best before training.
+        args.eval_on_start = args.keep_best and args.eval_strategy != "no"
     if not results.baselines:
         # The baselines need a separate trainer: Accelerate would take the evaluated model as prepared for training,
         # and would not synchronise its gradients.
@@ -210,13 +232,19 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
     results.trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     started = time.perf_counter()
     try:
-        train_with_cleanup(trainer, checkpoint)
+        held_out = cross_validate(run, recipe, args, results) if recipe.folds else None
+        if results.tuning == "linear":
+            results.trained = sum(weight.numel() for weight in trainer.model.classifier.parameters())
+        else:
+            train_with_cleanup(trainer, checkpoint)
     except DivergedError:
         # It would diverge again.
         shutil.rmtree(folder, ignore_errors=True)
         raise
     seconds = time.perf_counter() - started
-    judged = {split: recipe.judge(trainer, split) for split in ("validation", "test") if split in recipe.rows}
+    judged = {} if held_out is None else {"validation": held_out}
+    splits = [split for split in ("validation", "test") if split in recipe.rows and split not in judged]
+    judged |= {split: recipe.judge(trainer, split) for split in splits}
     metrics, last = {split: found.metrics for split, found in judged.items()}, list(judged.values())[-1]
     results.metric = recipe.metric
     results.trainings.append(
@@ -242,6 +270,19 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
         for each in checkpoints_in(folder):
             shutil.rmtree(each)
     trainer.accelerator.wait_for_everyone()
+
+
+def cross_validate(run: Adaptation, recipe: Any, args: AdaptationArguments, results: Results) -> Evaluation:
+    """Judge the training on held-out examples. The first seed decides whether the linear head alone is better."""
+    found = out_of_fold(run, recipe, args)
+    if not results.choice:
+        labels = np.asarray(list(recipe.inputs["validation"]["labels"]))
+        linear, results.choice = prefers_linear(recipe.task.problem_type, found, labels)
+        results.tuning = "linear" if linear else "full"
+        if args.process_index == 0:
+            print(results.choice)
+    results.baselines["linear_head"]["validation"] = recipe.judge_outputs("validation", found.linear).metrics
+    return recipe.judge_outputs("validation", found.of(results.tuning))
 
 
 def write_model(recipe: Any, trainer: Any, folder: Path, judged: Mapping[str, Evaluation]) -> None:
@@ -277,11 +318,14 @@ def average(run: Adaptation, recipe: Any, results: Results) -> None:
 
 def baselines(recipe: Any, args: AdaptationArguments) -> dict[str, dict[str, dict[str, float]]]:
     """Compute the metrics of each split before training, and those of the simple baselines that the task has."""
-    splits = [split for split in ("validation", "test") if split in recipe.rows]
+    # The linear head is fitted to the cross-validated examples.
+    others = [split for split in ("validation", "test") if split in recipe.rows]
+    splits = [split for split in others if split not in recipe.cross_validated]
     trainer = recipe.trainer(args)
     show_table(trainer, recipe.logged)
     before = {split: recipe.judge(trainer, split).metrics for split in splits}
-    return {"before_training": before, **recipe.baselines()}
+    name = "before_training" if recipe.linear is None else "linear_head"
+    return {name: before, **recipe.baselines()}
 
 
 def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
@@ -304,7 +348,9 @@ def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
     from optuna.trial import TrialState
 
     args = run.args
-    metric, rate = str(args.metric_for_best_model or "loss").removeprefix("eval_"), args.learning_rate
+    metric = str(args.metric_for_best_model or "loss").removeprefix("eval_")
+    # `AdaptationArguments` has set them.
+    rate, epochs = cast(float, args.learning_rate), cast(float, args.num_train_epochs)
     study: dict[str, Any] = {
         "study_name": "search",
         "storage": search_storage(run),
@@ -317,7 +363,7 @@ def search(run: Adaptation, recipe: Any) -> dict[str, Any]:
     def space(trial: Any) -> dict[str, Any]:
         return {
             "learning_rate": trial.suggest_float("learning_rate", rate / 10, 10 * rate, log=True),
-            "num_train_epochs": trial.suggest_int("num_train_epochs", 1, max(2, round(2 * args.num_train_epochs))),
+            "num_train_epochs": trial.suggest_int("num_train_epochs", 1, max(2, round(2 * epochs))),
             "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32, 64]),
         }
 

@@ -85,6 +85,7 @@ class Results:
         calibration: What `calibration.json` says about the kept model, empty without a calibration.
         run: A digest of the arguments and examples that identifies a finished run.
         average: The result of the model with the averaged weights of all training runs, if there is one.
+        choice: Why `--tuning auto` trained all weights, or only the head.
     """
 
     task: str
@@ -102,6 +103,7 @@ class Results:
     calibration: dict[str, Any] = field(default_factory=dict)
     run: str = ""
     average: Result | None = None
+    choice: str = ""
 
     @property
     def kept(self) -> Result:
@@ -141,6 +143,7 @@ class Results:
         record = {
             "task": self.task,
             "tuning": self.tuning,
+            **({"choice_of_tuning": self.choice} if self.choice else {}),
             "masked_tuning": self.masked,
             "parameters": self.parameters,
             "trained_parameters": self.trained,
@@ -212,7 +215,9 @@ class Results:
                 "accuracy on the validation examples is 0: the model has not learned the task yet; train for more "
                 "epochs or with a higher --learning_rate."
             )
-        before = self.baselines.get("before_training", {}).get("validation", {}).get("loss", math.inf)
+        # Cross-validated models were compared at their best temperatures.
+        starts = [] if self.choice else [self.baselines.get(name, {}) for name in ("before_training", "linear_head")]
+        before = min((start.get("validation", {}).get("loss", math.inf) for start in starts), default=math.inf)
         if found.get("loss", 0.0) > before:
             warnings.append(
                 f"the loss on the validation examples is {found['loss']:.4g}, compared with {before:.4g} before "

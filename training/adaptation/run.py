@@ -12,8 +12,9 @@ from ...command_line import UsageError
 from ...command_line.options import check_least
 from ..arguments import check_fixed, check_schedule, check_training_arguments, settle_device
 from ..tensor_parallel import tensor_parallel_size
-from .arguments import COMMAND_LINE, AdaptationOptions, AdaptedModelArguments
+from .arguments import COMMAND_LINE, AdaptationOptions, AdaptedModelArguments, is_better_if_greater
 from .examples.arguments import TaskDataArguments
+from .plan import FALLBACK
 
 
 @dataclass
@@ -25,6 +26,12 @@ class AdaptationArguments(AdaptationOptions, TrainingArguments):  # type: ignore
     """
 
     def __post_init__(self) -> None:
+        # Options that the examples decide; see `plan`.
+        self.planned = [name for name in FALLBACK if getattr(self, name) is None]
+        for name in self.planned:
+            setattr(self, name, FALLBACK[name])
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = is_better_if_greater(self.metric_for_best_model)
         check_least(self, seeds=1, search_trials=0, early_stopping_patience=1)
         if self.average_seeds and self.seeds < 2:
             raise UsageError(f"--average_seeds needs --seeds of at least 2, got {self.seeds}.")

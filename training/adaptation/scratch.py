@@ -5,6 +5,7 @@
   settings.json    what must not change when the run is resumed; written once the encoder in `base` is complete
   base/            the encoder, if it was converted from another family
   search.db        the finished trials of a hyperparameter search
+  folds/           the outputs of finished folds for their held-out examples
   trainings/SEED/  the checkpoints and logs of a training run
   models/SEED/     the best model so far
   results.json     the results of the finished training runs
@@ -24,6 +25,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ...command_line import UsageError
+from ...command_line.counts import counted
 from ...saving.whole_folders import write_atomically
 from ..arguments import complete_settings
 from ..checkpoints import MARKER, last_complete_checkpoint, step_of
@@ -87,6 +89,7 @@ def has_progress(folder: Path) -> bool:
     return (
         (folder / _RESULTS).exists()
         or (folder / _SEARCH).exists()
+        or any(folder.glob("folds/*.json"))
         or any(folder.glob(f"trainings/*/checkpoint-*/{MARKER}"))
     )
 
@@ -103,6 +106,8 @@ def progress_of(run: Adaptation) -> str:
         )
     elif (folder / _SEARCH).exists():
         kept.append("the result of the search" if results.found else "the finished trials of the search")
+    if folds := len(list(folder.glob("folds/*.json"))):
+        kept.append(counted(folds, "finished fold"))
     for training in sorted(folder.glob("trainings/*")):
         if checkpoint := last_complete_checkpoint(training):
             kept.append(f"the training of seed {training.name} up to step {step_of(checkpoint)}")
@@ -167,6 +172,11 @@ def is_finished(run: Adaptation, settings: Mapping[str, Any]) -> bool:
 def training_folder(run: Adaptation, seed: int) -> Path:
     """Return the folder of the checkpoints and logs of a training run."""
     return run.scratch / "trainings" / str(seed)
+
+
+def fold_folder(run: Adaptation) -> Path:
+    """Return the folder of the outputs of finished folds."""
+    return run.scratch / "folds"
 
 
 def model_folder(run: Adaptation, seed: int) -> Path:

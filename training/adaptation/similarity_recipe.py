@@ -49,6 +49,12 @@ class SimilarityRecipe:
         if run.args.search_trials:
             raise UsageError(f"--search_trials does not support --task {run.model.task}.")
 
+    # Judged on a validation split; see `HeadRecipe`.
+    folds: tuple[Any, ...] = ()
+    cross_validated: tuple[str, ...] = ()
+    linear = classes = None
+    can_start_linear = False
+
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
         """Build the evaluators. The trainers tokenise the texts themselves.
 

@@ -22,8 +22,10 @@ class Tuning:
     can_be_merged: bool = True
 
 
-# The fewer weights are trained, the higher the learning rate.
+# The fewer weights are trained, the higher the learning rate. With `auto`, the model is trained like with `full`, and
+# `cross_validation` may keep the linear model that the training starts from.
 TUNINGS: dict[str, Tuning] = {
+    "auto": Tuning(),
     "full": Tuning(),
     "head": Tuning({"learning_rate": 3e-3, "num_train_epochs": 10.0}),
     "adapter": Tuning({"learning_rate": 1e-2, "num_train_epochs": 50.0}),

@@ -57,14 +57,14 @@ class WritingRecipe(HeadRecipe):
             encoded = self.task.encode(rows, tokenizer)
             self.inputs[split] = encoded if split == "train" else self.task.evaluation_rows(encoded)
         self.collator = self.task.collator(tokenizer)
-        self.drops_head, self.weights = False, None
+        self.drops_head, self.linear, self.weights = False, None, None
 
-    def _training_inputs(self, args: AdaptationArguments) -> Draws:
+    def _training_inputs(self, args: AdaptationArguments, rows: Any = None) -> Draws:
         return Draws(self.inputs["train"], self.task.training_rows, args.seed)
 
-    def model(self, seed: int) -> Any:
+    def model(self, seed: int, rows: Any = None) -> Any:
         """See `HeadRecipe`."""
-        model = super().model(seed)
+        model = super().model(seed, rows)
         set_generation_defaults(model, self.task)
         return model
 

@@ -28,13 +28,15 @@ class TaskDataArguments(ExampleArguments):
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
     validation_split: str = field(default="validation", metadata={"help": "Validation split of that dataset."})
     test_split: str = field(default="test", metadata={"help": "Test split of that dataset."})
-    validation_share: float = field(default=0.1, metadata={"help": "Share held out if there is no validation data."})
+    validation_share: float | None = field(
+        default=None, metadata={"help": "Share of the examples to hold out for validation."}
+    )
 
     def __post_init__(self) -> None:
         if (self.train_file is None) == (self.dataset_name is None):
             given = "neither" if self.train_file is None else "both"
             raise UsageError(f"exactly one of --train_file and --dataset_name is needed, got {given}.")
-        if not 0 < self.validation_share < 1:
+        if self.validation_share is not None and not 0 < self.validation_share < 1:
             raise UsageError(f"--validation_share must be between 0 and 1, got {self.validation_share}.")
         super().__post_init__()
 

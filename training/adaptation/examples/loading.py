@@ -12,6 +12,9 @@ from ....data.dataset_loading import load_from_hub
 from ....tasks.example_files import files_of
 from .arguments import TaskDataArguments
 
+# The share of the examples that is held out by default.
+_SHARE = 0.1
+
 
 def load_examples(data: TaskDataArguments) -> dict[str, Any]:
     """Load the examples of each split.
@@ -47,13 +50,16 @@ def load_examples(data: TaskDataArguments) -> dict[str, Any]:
     return examples
 
 
-def hold_out(examples: dict[str, Any], data: TaskDataArguments, seed: int) -> dict[str, Any]:
+def hold_out(
+    examples: dict[str, Any], data: TaskDataArguments, seed: int, classes: Sequence[Any] | None = None
+) -> dict[str, Any]:
     """Hold out a share of the training examples for validation, unless there is a validation split.
 
     Args:
         examples: The examples of each split.
         data: The share to hold out.
         seed: The seed of the random split.
+        classes: The class of each training example. If each class has enough, both parts have the same shares of them.
 
     Returns:
         The examples with a validation split.
@@ -65,9 +71,25 @@ def hold_out(examples: dict[str, Any], data: TaskDataArguments, seed: int) -> di
         return examples
     if len(examples["train"]) < 2:
         raise UsageError(f"at least two training examples are needed, got {len(examples['train'])}.")
-    count = min(max(1, round(data.validation_share * len(examples["train"]))), len(examples["train"]) - 1)
-    parts = examples["train"].train_test_split(test_size=count, seed=seed)
-    return {**examples, "train": parts["train"], "validation": parts["test"]}
+    share = _SHARE if data.validation_share is None else data.validation_share
+    count = min(max(1, round(share * len(examples["train"]))), len(examples["train"]) - 1)
+    train, validation = _split(examples["train"], count, seed, classes)
+    return {**examples, "train": train, "validation": validation}
+
+
+def _split(rows: Any, count: int, seed: int, classes: Sequence[Any] | None) -> tuple[Any, Any]:
+    if classes is not None:
+        from sklearn.model_selection import train_test_split
+
+        try:
+            parts = train_test_split(
+                range(len(rows)), test_size=count, random_state=seed, stratify=list(map(str, classes))
+            )
+            return rows.select(parts[0]), rows.select(parts[1])
+        except ValueError:
+            pass  # A class has a single example, or there are more classes than examples to hold out.
+    parts = rows.train_test_split(test_size=count, seed=seed)
+    return parts["train"], parts["test"]
 
 
 def fingerprint(rows: Any) -> str:
@@ -78,16 +100,17 @@ def fingerprint(rows: Any) -> str:
     return f"{len(rows):,} with the digest {digest.hexdigest()}"
 
 
-def warn_about_shared_texts(examples: Mapping[str, Any], texts: Sequence[str]) -> None:
-    """Warn how many validation, test and calibration examples have the same texts as a training example.
+def warn_about_shared_texts(examples: Mapping[str, Any], texts: Sequence[str], splits: Sequence[str]) -> None:
+    """Warn how many examples of other splits have the same texts as a training example.
 
     Args:
         examples: The examples of each split.
         texts: The columns with the texts.
+        splits: The splits to compare with the training examples.
     """
     known = set(_texts_of(examples["train"], texts))
-    for split in ("validation", "test", "calibration"):
-        if split in examples and (count := sum(row in known for row in _texts_of(examples[split], texts))):
+    for split in splits:
+        if count := sum(row in known for row in _texts_of(examples[split], texts)):
             print(
                 f"{count} of the {len(examples[split])} {split} examples have the same text as a training example: "
                 "the results will look better than they are."

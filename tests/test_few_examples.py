@@ -1,0 +1,167 @@
+"""`sequence-encoder adapt` on few examples: heads from a linear fit, cross-validation, and training on all examples."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+from sklearn.linear_model import LogisticRegression
+from transformers import Trainer
+
+from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encoder
+from sequence_encoder.training.adaptation.cross_validation import OutOfFold, folds_of, prefers_linear
+from sequence_encoder.training.adaptation.linear_head import LinearFit
+from sequence_encoder.training.adaptation.plan import plan_for
+
+# A training that cannot be clearly worse than the head that it starts from.
+SLOW: dict[str, Any] = {"num_train_epochs": 2, "learning_rate": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(tmp_path_factory.mktemp("encoder"), classifier_dropout=0.1)
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "results.json").read_text()))
+
+
+def test_every_example_is_judged_out_of_fold_and_trained_on(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes: list[int] = []
+    train = Trainer.train
+
+    def watched(self: Any, *given: Any, **options: Any) -> Any:
+        sizes.append(len(self.train_dataset))
+        return train(self, *given, **options)
+
+    monkeypatch.setattr(Trainer, "train", watched)
+    file = write(tmp_path / "train.jsonl", examples_of("classification", 60, 0))
+    run("classification", encoder, tmp_path / "out", train_file=file, **SLOW)
+    report = report_of(tmp_path / "out")
+    assert sizes == [40, 40, 40, 60]
+    assert report["tuning"] == "full"
+    assert sum(map(sum, report["confusion_matrix"]["counts"])) == 60
+    assert report["choice_of_tuning"] in capsys.readouterr().out
+    assert "60 held-out examples" in report["choice_of_tuning"]
+    assert report["baselines"].keys() == {"linear_head", "constant_answer", "linear_tfidf"}
+    transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+
+
+def test_no_model_is_judged_on_what_it_has_learned(encoder: Path, tmp_path: Path) -> None:
+    labels = random.Random(0)
+    rows = [{**row, "text": f"{row['text']} w{i}"} for i, row in enumerate(examples_of("classification", 60, 0))]
+    file = write(tmp_path / "train.jsonl", [{**row, "label": labels.choice("ab")} for row in rows])
+    run("classification", encoder, tmp_path / "out", train_file=file, num_train_epochs=4, learning_rate=1e-2)
+    report = report_of(tmp_path / "out")
+    scores = {name: found["validation"]["accuracy"] for name, found in report["baselines"].items()}
+    scores["model"] = report["metrics"]["validation"]["accuracy"]["mean"]
+    assert all(score < 0.75 for score in scores.values()), scores
+
+
+def test_an_interrupted_run_keeps_its_folds_and_ends_with_the_same_model(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 9 steps for each fold and 12 for all examples.
+    options: dict[str, Any] = {**SLOW, "num_train_epochs": 3, "per_device_train_batch_size": 16}
+    options |= {"save_strategy": "steps", "save_steps": 2}
+    options["train_file"] = write(tmp_path / "train.jsonl", examples_of("classification", 60, 0))
+    run("classification", encoder, tmp_path / "whole", **options)
+    step, steps = Trainer.training_step, Counter[int]()
+
+    def counted(self: Any, *given: Any, **others: Any) -> Any:
+        if self.state.global_step == 10 and not steps["stopped"]:
+            steps["stopped"] += 1
+            raise KeyboardInterrupt
+        steps["steps"] += 1
+        return step(self, *given, **others)
+
+    monkeypatch.setattr(Trainer, "training_step", counted)
+    with pytest.raises(KeyboardInterrupt, match="keeps 3 finished folds and the training of seed 0 up to step 10"):
+        run("classification", encoder, tmp_path / "halves", **options)
+    assert steps["steps"] == 3 * 9 + 10
+    run("classification", encoder, tmp_path / "halves", **options, resume=True)
+    assert steps["steps"] == 3 * 9 + 12
+    whole, halves = report_of(tmp_path / "whole"), report_of(tmp_path / "halves")
+    assert whole["metrics"] == halves["metrics"]
+    assert not list(tmp_path.glob(".*-adaptation"))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_linear_fit_predicts_as_scikit_learn_on_unscaled_vectors(classes: int) -> None:
+    generator = np.random.default_rng(0)
+    vectors = (3 + 5 * generator.normal(size=(90, 7))).astype(np.float32)
+    labels = (vectors[:, :classes] + generator.normal(size=(90, classes))).argmax(1)
+    fit = LinearFit("single_label_classification", vectors, labels, classes)
+    centred = vectors - vectors.mean(0)
+    scale = np.sqrt((centred**2).sum(1).mean())
+    expected = LogisticRegression(C=fit.strength, max_iter=1000).fit(centred / scale, labels)
+    logits = fit.head()(vectors)
+    found = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(found, expected.predict_proba(centred / scale), atol=1e-4)
+
+
+def test_a_linear_fit_takes_labels_that_no_example_has() -> None:
+    vectors = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    two = LinearFit("single_label_classification", vectors, (vectors[:, 0] > 0).astype(int), 3).head()
+    assert set(two(vectors).argmax(1)) == {0, 1}
+    several = np.stack([np.zeros(20), vectors[:, 0] > 0, np.ones(20)], 1)
+    found = LinearFit("multi_label_classification", vectors, several, 3).head()(vectors) > 0
+    assert (found[:, 1] == several[:, 1]).mean() > 0.9
+    assert not found[:, 0].any()
+
+
+def test_fine_tuning_is_dropped_only_if_it_is_clearly_worse() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(300) % 2
+    good = 2.0 * np.eye(2)[labels] + generator.normal(size=(300, 2))
+    noise = generator.normal(size=(300, 2))
+    kind = "single_label_classification"
+    assert prefers_linear(kind, OutOfFold(noise, good), labels)[0]
+    assert not prefers_linear(kind, OutOfFold(good, noise), labels)[0]
+    # The confidence of the same answers does not matter.
+    assert not prefers_linear(kind, OutOfFold(9 * good, good), labels)[0]
+
+
+@pytest.mark.parametrize(("count", "folds"), [(16, 2), (60, 3), (1500, 1)])
+def test_folds_have_the_classes_in_equal_shares(count: int, folds: int) -> None:
+    strata = ["a"] * (count // 4) + ["b"] * (count - count // 4)
+    found = folds_of(strata, count, 0)
+    assert len(found) == folds
+    assert folds == 1 or sorted(np.concatenate(found)) == list(range(count))
+    assert folds > 1 or len(found[0]) >= 200
+    for fold in found:
+        assert abs(Counter(strata[row] for row in fold)["a"] / len(fold) - 0.25) < 0.06
+
+
+def test_the_validation_examples_have_the_classes_in_equal_shares(encoder: Path, tmp_path: Path) -> None:
+    rows = examples_of("classification", 40, 0)
+    rows = [{**row, "label": "rare" if index < 4 else "frequent"} for index, row in enumerate(rows)]
+    file = write(tmp_path / "train.jsonl", rows)
+    options = {"validation_share": 0.5, "num_train_epochs": 1}
+    run("classification", encoder, tmp_path / "out", train_file=file, **options)
+    counts = report_of(tmp_path / "out")["confusion_matrix"]["counts"]
+    assert sorted(map(sum, counts)) == [2, 18]
+
+
+def test_few_examples_are_repeated_and_options_that_are_set_stay(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few, many = plan_for(16), plan_for(20_000)
+    assert few["num_train_epochs"] > 5 * many["num_train_epochs"]
+    assert few["warmup_steps"] == 0
+    file = write(tmp_path / "train.jsonl", examples_of("classification", 12, 0))
+    run("classification", encoder, tmp_path / "out", train_file=file, num_train_epochs=1, learning_rate=1e-3)
+    assert "Plan for 12 examples: batches of 16.\n" in capsys.readouterr().out

@@ -1,0 +1,156 @@
+"""Judges a way of training on every example by models that were not trained on it, so that the model learns from all.
+
+A validation split of a few examples says little, and is lost for the training.
+
+Shapes: N examples, C outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from ...command_line.console import show_table
+from ...command_line.counts import counted
+from ...saving.whole_folders import write_atomically
+from ..checkpoints import train_with_cleanup
+from .linear_head import loss_of
+from .plan import MANY_EXAMPLES
+from .run import Adaptation
+from .scratch import fold_folder
+
+Array = npt.NDArray[Any]
+
+# Held-out examples that are enough, and up to how many examples there are two or three folds.
+_ENOUGH, _TWO_FOLDS, _THREE_FOLDS = 200, 48, 600
+# The share of the loss of a constant answer that is no reason for a choice.
+_NO_DIFFERENCE = 0.01
+_TEMPERATURES = np.geomspace(0.1, 10, 61)
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """The outputs for held-out examples.
+
+    Attributes:
+        tuned: (N, C) those of fine-tuned models.
+        linear: (N, C) those of the linear models that they started from.
+    """
+
+    tuned: Array
+    linear: Array
+
+    def of(self, tuning: str) -> Array:
+        """Return the outputs of the models of a tuning: "linear", or any other."""
+        return self.linear if tuning == "linear" else self.tuned
+
+
+def is_cross_validated(run: Adaptation, examples: dict[str, Any]) -> bool:
+    """Return whether a run judges models by cross-validation rather than on a validation split."""
+    args = run.args
+    asked = args.search_trials or args.early_stopping_patience or args.average_seeds or run.data.validation_share
+    few = len(examples["train"]) < MANY_EXAMPLES
+    return run.model.tuning == "auto" and few and "validation" not in examples and not asked
+
+
+def folds_of(strata: list[str] | None, count: int, seed: int) -> list[Array]:
+    """Return the indices of the held-out examples of each fold. A single fold is only a part of the examples.
+
+    Args:
+        strata: The class of each example, which folds have in equal shares, or None.
+        count: The number of examples.
+        seed: The seed of the random split.
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    if strata is not None:
+        # Examples of a class follow each other, so that every k-th example is in the same fold.
+        order = order[np.argsort(np.unique(strata, return_inverse=True)[1][order], kind="stable")]
+    if count > _THREE_FOLDS:
+        step = count / max(_ENOUGH, count // 5)
+        return [np.sort(order[np.arange(0, count, step).astype(int)])]
+    folds = 2 if count <= _TWO_FOLDS else 3
+    return [np.sort(order[start::folds]) for start in range(folds)]
+
+
+def out_of_fold(run: Adaptation, recipe: Any, args: Any) -> OutOfFold:
+    """Train a model for each fold on the other examples, and return the outputs for the held-out ones.
+
+    Args:
+        run: The arguments of the run, whose scratch folder keeps the outputs of finished folds.
+        recipe: The recipe, which has prepared the examples.
+        args: The arguments of the training.
+    """
+    tuned, linear = [], []
+    for index, held_out in enumerate(recipe.folds):
+        rest = np.setdiff1d(np.arange(len(recipe.rows["train"])), held_out)
+        linear.append(recipe.linear.head(rest)(recipe.linear.vectors[held_out]))
+        file = fold_folder(run) / f"{args.seed}-{index}.json"
+        if file.exists():
+            tuned.append(np.array(json.loads(file.read_text("utf-8")), dtype=np.float32))
+            continue
+        if args.process_index == 0:
+            print(f"Fold {index + 1} of {len(recipe.folds)}: {counted(len(rest), 'example')}")
+        trainer = recipe.trainer(_of_a_fold(args, fold_folder(run)), rows=rest)
+        show_table(trainer, ("loss",))
+        train_with_cleanup(trainer, None)
+        tuned.append(trainer.predict(recipe.inputs["train"].select(held_out)).predictions)
+        if args.should_save:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, [json.dumps(tuned[-1].tolist())])
+    return OutOfFold(np.concatenate(tuned), np.concatenate(linear))
+
+
+def without_evaluation(args: Any) -> Any:
+    """Return the arguments of a training without evaluations, which keeps its last weights."""
+    args = copy.deepcopy(args)
+    args.eval_strategy, args.keep_best = IntervalStrategy.NO, False
+    return args
+
+
+def _of_a_fold(args: Any, folder: Path) -> Any:
+    """Return the arguments of a training that shows its progress, and writes nothing."""
+    args = without_evaluation(args)
+    args.output_dir, args.save_strategy, args.logging_strategy = str(folder), SaveStrategy.NO, IntervalStrategy.NO
+    return args
+
+
+def prefers_linear(problem_type: str, found: OutOfFold, labels: Array) -> tuple[bool, str]:
+    """Decide whether the linear model is better than the fine-tuned one.
+
+    Logits are compared at their best temperatures, because fine-tuned models are overconfident, which calibration
+    corrects. Fine-tuning gets the benefit of the doubt: it gains more from the examples that the folds held out.
+
+    Args:
+        problem_type: See `LinearFit`.
+        found: The outputs for held-out examples.
+        labels: Their labels.
+
+    Returns:
+        Whether it is better by more than the standard error, and a sentence with the losses.
+    """
+    losses = {name: _losses(problem_type, getattr(found, name), labels) for name in ("tuned", "linear")}
+    worse = losses["tuned"] - losses["linear"]
+    error = float(worse.std() / np.sqrt(len(worse)))
+    tuned, simple = (float(losses[name].mean()) for name in ("tuned", "linear"))
+    unlearned = loss_of(problem_type, np.zeros_like(found.tuned) + labels.mean(0), labels)
+    linear = bool(tuned - simple > max(error, _NO_DIFFERENCE * unlearned))
+    kept = "the linear head alone is kept" if linear else "all weights are trained"
+    return linear, (
+        f"Loss on {counted(len(labels), 'held-out example')}: {tuned:.3f} with all weights trained, {simple:.3f} with "
+        f"a linear head on the frozen encoder; {kept}."
+    )
+
+
+def _losses(problem_type: str, outputs: Array, labels: Array) -> Array:
+    """Return the loss of each example (N,) at the best temperature of all."""
+    temperatures = [1.0] if problem_type == "regression" else list(_TEMPERATURES)
+    best = min(temperatures, key=lambda each: loss_of(problem_type, outputs, labels, each))
+    rows = range(len(labels))
+    return np.array([loss_of(problem_type, outputs[i : i + 1], labels[i : i + 1], best) for i in rows])

@@ -1,0 +1,149 @@
+"""Fits the last layer of a model to the vectors of its frozen encoder, which takes seconds.
+
+A head that starts from this fit, instead of from random weights, keeps what the encoder knows while all weights are
+trained: linear probing, then fine-tuning (Kumar et al., 2022, arXiv:2202.10054). It is also what training must beat.
+
+Shapes: N examples, D hidden, C outputs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+# More examples take longer, and hardly make a linear model better.
+MOST_EXAMPLES = 20_000
+# Strengths of the L2 penalty to choose from, as scikit-learn's C for vectors of unit variance.
+_STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
+_MOST_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """The weights of a linear layer.
+
+    Attributes:
+        weight: (C, D).
+        bias: (C,).
+    """
+
+    weight: Array
+    bias: Array
+
+    def __call__(self, vectors: Array) -> Array:
+        """Return the outputs (N, C) for vectors (N, D)."""
+        return np.asarray(vectors @ self.weight.T + self.bias)
+
+
+@dataclass(frozen=True)
+class KeptHead:
+    """The trained head of a checkpoint, which no examples change.
+
+    Attributes:
+        vectors: See `LinearFit`.
+        kept: The head.
+    """
+
+    vectors: Array
+    kept: LinearHead
+
+    def head(self, rows: Sequence[int] | Array | None = None) -> LinearHead:
+        """Return the head, whatever the examples."""
+        return self.kept
+
+
+class LinearFit:
+    """Fits linear heads, with the strength of the penalty that cross-validation finds to be the best.
+
+    Args:
+        problem_type: `single_label_classification`, `multi_label_classification` or `regression`.
+        vectors: (N, D) the vectors of the examples.
+        labels: (N,) classes or numbers; (N, C) zeros and ones for several labels.
+        outputs: C, the number of outputs.
+        balanced: Whether rare classes get more weight.
+
+    Attributes:
+        strength: The chosen strength.
+    """
+
+    def __init__(self, problem_type: str, vectors: Array, labels: Array, outputs: int, balanced: bool = False) -> None:
+        self.kind, self.vectors, self.labels = problem_type, vectors, labels
+        self.outputs, self.balanced = outputs, balanced
+        self.strength = self._best_strength()
+
+    def head(self, rows: Sequence[int] | Array | None = None) -> LinearHead:
+        """Fit a head to some examples, by default to all of them."""
+        return self._fitted(np.arange(len(self.labels)) if rows is None else np.asarray(rows), self.strength)
+
+    def _best_strength(self) -> float:
+        """Return the strength with the smallest loss on held-out examples."""
+        from sklearn.model_selection import KFold, StratifiedKFold
+
+        rows, rarest = np.arange(len(self.labels)), len(self.labels)
+        if self.kind == "single_label_classification":
+            rarest = int(np.unique(self.labels, return_counts=True)[1].min())
+        if min(rarest, len(np.unique(self.labels, axis=0))) < 2:
+            return 1.0
+        stratified = self.kind == "single_label_classification"
+        splitter = (StratifiedKFold if stratified else KFold)(min(_MOST_FOLDS, rarest), shuffle=True, random_state=0)
+        losses = dict.fromkeys(_STRENGTHS, 0.0)
+        for fitted, held_out in splitter.split(rows, self.labels if stratified else None):
+            for strength in _STRENGTHS:
+                found = self._fitted(fitted, strength)(self.vectors[held_out])
+                losses[strength] += loss_of(self.kind, found, self.labels[held_out]) * len(held_out)
+        return min(_STRENGTHS, key=losses.__getitem__)
+
+    def _fitted(self, rows: Array, strength: float) -> LinearHead:
+        from sklearn.linear_model import LogisticRegression, Ridge
+
+        vectors, labels = self.vectors[rows], self.labels[rows]
+        centre = vectors.mean(0)
+        scale = float(np.sqrt(((vectors - centre) ** 2).sum(1).mean())) or 1.0
+        scaled = (vectors - centre) / scale
+        if self.kind == "regression":
+            model: Any = Ridge(alpha=1 / strength).fit(scaled, labels)
+            weight, bias = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
+        else:
+            weight, bias = np.zeros((self.outputs, vectors.shape[1])), np.full(self.outputs, -np.log(len(rows) + 1.0))
+            logistic = LogisticRegression(C=strength, class_weight="balanced" if self.balanced else None, max_iter=1000)
+            with warnings.catch_warnings():
+                # A fit that has not converged is good enough to start from.
+                warnings.simplefilter("ignore")
+                if self.kind == "multi_label_classification":
+                    for output in np.flatnonzero(labels.min(0) != labels.max(0)):
+                        model = logistic.fit(scaled, labels[:, output])
+                        weight[output], bias[output] = model.coef_[0], model.intercept_[0]
+                elif len(present := np.unique(labels)) > 1:
+                    model = logistic.fit(scaled, labels)
+                    if len(present) == 2:
+                        # scikit-learn fits the difference of the two.
+                        weight[present] = np.stack([-model.coef_[0], model.coef_[0]]) / 2
+                        bias[present] = np.stack([-model.intercept_[0], model.intercept_[0]]) / 2
+                    else:
+                        weight[present], bias[present] = model.coef_, model.intercept_
+        weight = weight / scale
+        return LinearHead(weight.astype(np.float32), (bias - weight @ centre).astype(np.float32))
+
+
+def loss_of(problem_type: str, outputs: Array, labels: Array, temperature: float = 1.0) -> float:
+    """Return the mean loss of outputs (N, C): the cross entropy, or for regression the squared error.
+
+    Args:
+        problem_type: See `LinearFit`.
+        outputs: (N, C).
+        labels: See `LinearFit`.
+        temperature: What logits are divided by.
+    """
+    if problem_type == "regression":
+        return float(np.mean((outputs.reshape(labels.shape) - labels) ** 2))
+    logits = outputs.astype(np.float64) / temperature
+    if problem_type == "multi_label_classification":
+        return float(np.mean(np.logaddexp(0, logits) - labels * logits))
+    return float(np.mean(np.logaddexp.reduce(logits, 1) - logits[np.arange(len(labels)), labels]))
