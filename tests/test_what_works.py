@@ -39,6 +39,12 @@ SAMPLE = (
     ("retrieval", "fresh", "push and pull"),
     ("encoder", "fresh", "index, search"),
     ("masked", "fresh", "serve: Hugging Face"),
+    ("writer", "adapt --tuning full", "evaluate"),
+    ("classifier", "adapt --tuning adapter", "evaluate"),
+    ("classifier", "adapt --tuning prompt", "predict"),
+    ("classifier", "adapt --tuning dora", "convert --to"),
+    ("classifier", "adapt --tuning ia3", "explain"),
+    ("classifier", "unmerged peft folder", "predict"),
 )
 
 

@@ -96,7 +96,15 @@ def _call(model: Model, function: str, *arguments: Any) -> Any:
     """Call a function in this process, or in one without the package for a model that was saved without it."""
     if model.state != WITHOUT_PACKAGE:
         call: Callable[..., Any] = getattr(loaded_by_libraries, function)
-        return call(*arguments)
+        try:
+            return call(*arguments)
+        except OSError as error:
+            if not model.is_adapter:
+                raise
+            raise ValueError(
+                "The library looks for the encoder of the adapter in the working folder, and not next to the adapter. "
+                "Load the adapter with peft, as its card shows."
+            ) from error
     command = [forked_python(), loaded_by_libraries.__file__, json.dumps([function, *arguments])]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
