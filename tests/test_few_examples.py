@@ -135,7 +135,7 @@ def test_fine_tuning_is_dropped_only_if_it_is_clearly_worse() -> None:
     assert not prefers_linear(kind, OutOfFold(9 * good, good), labels)[0]
 
 
-@pytest.mark.parametrize(("count", "folds"), [(16, 2), (60, 3), (1500, 1)])
+@pytest.mark.parametrize(("count", "folds"), [(16, 4), (60, 3), (1500, 1)])
 def test_folds_have_the_classes_in_equal_shares(count: int, folds: int) -> None:
     strata = ["a"] * (count // 4) + ["b"] * (count - count // 4)
     found = folds_of(strata, count, 0)
@@ -143,7 +143,7 @@ def test_folds_have_the_classes_in_equal_shares(count: int, folds: int) -> None:
     assert folds == 1 or sorted(np.concatenate(found)) == list(range(count))
     assert folds > 1 or len(found[0]) >= 200
     for fold in found:
-        assert abs(Counter(strata[row] for row in fold)["a"] / len(fold) - 0.25) < 0.06
+        assert abs(Counter(strata[row] for row in fold)["a"] / len(fold) - 0.25) < 0.1
 
 
 def test_the_validation_examples_have_the_classes_in_equal_shares(encoder: Path, tmp_path: Path) -> None:
@@ -164,4 +164,8 @@ def test_few_examples_are_repeated_and_options_that_are_set_stay(
     assert few["warmup_steps"] == 0
     file = write(tmp_path / "train.jsonl", examples_of("classification", 12, 0))
     run("classification", encoder, tmp_path / "out", train_file=file, num_train_epochs=1, learning_rate=1e-3)
-    assert "Plan for 12 examples: batches of 16.\n" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "Plan for 12 examples: batches of 16.\n" in output
+    assert "12 examples are too few to choose by" in output
+    report = report_of(tmp_path / "out")
+    assert report["metrics"]["validation"]["loss"]["mean"] == report["baselines"]["linear_head"]["validation"]["loss"]

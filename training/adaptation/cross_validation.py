@@ -28,8 +28,9 @@ from .scratch import fold_folder
 
 Array = npt.NDArray[Any]
 
-# Held-out examples that are enough, and up to how many examples there are two or three folds.
-_ENOUGH, _TWO_FOLDS, _THREE_FOLDS = 200, 48, 600
+# Held-out examples that are enough, and up to how many examples there are three folds. Fewer than the last number
+# cannot tell two ways of training apart. Fine-tuning was better in all trials of `benchmarks/few_labels.py`.
+_ENOUGH, _THREE_FOLDS, _TOO_FEW = 200, 600, 48
 # The share of the loss of a constant answer that is no reason for a choice.
 _NO_DIFFERENCE = 0.01
 _TEMPERATURES = np.geomspace(0.1, 10, 61)
@@ -40,16 +41,16 @@ class OutOfFold:
     """The outputs for held-out examples.
 
     Attributes:
-        tuned: (N, C) those of fine-tuned models.
+        tuned: (N, C) those of fine-tuned models, or None if there are too few examples.
         linear: (N, C) those of the linear models that they started from.
     """
 
-    tuned: Array
+    tuned: Array | None
     linear: Array
 
     def of(self, tuning: str) -> Array:
-        """Return the outputs of the models of a tuning: "linear", or any other."""
-        return self.linear if tuning == "linear" else self.tuned
+        """Return the outputs of the models of a tuning, "linear" or another one, as far as they are known."""
+        return self.linear if tuning == "linear" or self.tuned is None else self.tuned
 
 
 def is_cross_validated(run: Adaptation, examples: dict[str, Any]) -> bool:
@@ -75,7 +76,7 @@ def folds_of(strata: list[str] | None, count: int, seed: int) -> list[Array]:
     if count > _THREE_FOLDS:
         step = count / max(_ENOUGH, count // 5)
         return [np.sort(order[np.arange(0, count, step).astype(int)])]
-    folds = 2 if count <= _TWO_FOLDS else 3
+    folds = min(count, 4) if count < _TOO_FEW else 3
     return [np.sort(order[start::folds]) for start in range(folds)]
 
 
@@ -91,6 +92,8 @@ def out_of_fold(run: Adaptation, recipe: Any, args: Any) -> OutOfFold:
     for index, held_out in enumerate(recipe.folds):
         rest = np.setdiff1d(np.arange(len(recipe.rows["train"])), held_out)
         linear.append(recipe.linear.head(rest)(recipe.linear.vectors[held_out]))
+        if len(recipe.rows["train"]) < _TOO_FEW:
+            continue
         file = fold_folder(run) / f"{args.seed}-{index}.json"
         if file.exists():
             tuned.append(np.array(json.loads(file.read_text("utf-8")), dtype=np.float32))
@@ -104,7 +107,7 @@ def out_of_fold(run: Adaptation, recipe: Any, args: Any) -> OutOfFold:
         if args.should_save:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, [json.dumps(tuned[-1].tolist())])
-    return OutOfFold(np.concatenate(tuned), np.concatenate(linear))
+    return OutOfFold(np.concatenate(tuned) if tuned else None, np.concatenate(linear))
 
 
 def without_evaluation(args: Any) -> Any:
@@ -135,11 +138,16 @@ def prefers_linear(problem_type: str, found: OutOfFold, labels: Array) -> tuple[
     Returns:
         Whether it is better by more than the standard error, and a sentence with the losses.
     """
-    losses = {name: _losses(problem_type, getattr(found, name), labels) for name in ("tuned", "linear")}
-    worse = losses["tuned"] - losses["linear"]
+    if found.tuned is None:
+        return False, (
+            f"{counted(len(labels), 'example')} are too few to choose by, so that all weights are trained. The metrics "
+            "of the validation examples are those of a linear head on the frozen encoder."
+        )
+    losses = [_losses(problem_type, outputs, labels) for outputs in (found.tuned, found.linear)]
+    worse = losses[0] - losses[1]
     error = float(worse.std() / np.sqrt(len(worse)))
-    tuned, simple = (float(losses[name].mean()) for name in ("tuned", "linear"))
-    unlearned = loss_of(problem_type, np.zeros_like(found.tuned) + labels.mean(0), labels)
+    tuned, simple = (float(each.mean()) for each in losses)
+    unlearned = loss_of(problem_type, np.zeros_like(found.linear) + labels.mean(0), labels)
     linear = bool(tuned - simple > max(error, _NO_DIFFERENCE * unlearned))
     kept = "the linear head alone is kept" if linear else "all weights are trained"
     return linear, (

@@ -20,8 +20,9 @@ Array = npt.NDArray[Any]
 
 # More examples take longer, and hardly make a linear model better.
 MOST_EXAMPLES = 20_000
-# Strengths of the L2 penalty to choose from, as scikit-learn's C for vectors of unit variance.
-_STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
+# Strengths of the L2 penalty to choose from, as scikit-learn's C for vectors of unit variance. With fewer examples, a
+# choice would only follow the noise.
+_STRENGTHS, _DEFAULT_STRENGTH, _LEAST_TO_CHOOSE = (0.01, 0.1, 1.0, 10.0, 100.0), 1.0, 48
 _MOST_FOLDS = 5
 
 
@@ -89,8 +90,8 @@ class LinearFit:
         rows, rarest = np.arange(len(self.labels)), len(self.labels)
         if self.kind == "single_label_classification":
             rarest = int(np.unique(self.labels, return_counts=True)[1].min())
-        if min(rarest, len(np.unique(self.labels, axis=0))) < 2:
-            return 1.0
+        if len(rows) < _LEAST_TO_CHOOSE or min(rarest, len(np.unique(self.labels, axis=0))) < 2:
+            return _DEFAULT_STRENGTH
         stratified = self.kind == "single_label_classification"
         splitter = (StratifiedKFold if stratified else KFold)(min(_MOST_FOLDS, rarest), shuffle=True, random_state=0)
         losses = dict.fromkeys(_STRENGTHS, 0.0)
