@@ -368,7 +368,7 @@ import runpy, sys
 for name in sys.argv[1:]:
     sys.argv[1:] = ["inspect", name]
     runpy.run_path({str(Path(sequence_encoder.__file__).parent / "sequence_encoder_cli.py")!r}, run_name="__main__")
-print([name for name in ("torch", "sequence_encoder.modeling", "tokenizers") if name in sys.modules])
+print([name for name in ("torch", "sequence_encoder.modeling") if name in sys.modules])
 """
     names = ["ours", "frozen", "theirs", "remote"]
     found = subprocess.run([sys.executable, "-c", program, *names], capture_output=True, text=True, check=True)
