@@ -23,7 +23,7 @@ MANY_EXAMPLES = 2000
 _EPOCHS, _MOST_EPOCHS = 3.0, 20.0
 # Examples that are seen in addition to the epochs.
 _MORE = 320
-_SMALL_BATCH, _SMALL_RATE = 16, 5e-5
+_SMALL_BATCH = 16
 # With fewer steps, none can be spent on a warm-up, which starts from a learning rate of 0.
 _STEPS_TO_WARM_UP = 100
 
@@ -41,7 +41,7 @@ def plan_for(examples: int, processes: int = 1) -> dict[str, Any]:
     steps = epochs * math.ceil(examples / batch)
     return {
         "num_train_epochs": epochs,
-        "learning_rate": _SMALL_RATE if few else FALLBACK["learning_rate"],
+        "learning_rate": FALLBACK["learning_rate"],
         "per_device_train_batch_size": max(1, batch // processes) if few else batch,
         "warmup_steps": FALLBACK["warmup_steps"] if steps >= _STEPS_TO_WARM_UP else 0,
     }
