@@ -130,7 +130,7 @@ class AdaptationOptions:
     output_dir: str | None = field(default="adapted", metadata={"help": "Folder to save the model in."})
     overwrite: bool = field(default=False, metadata={"help": "Replace a saved model or an interrupted run."})
     resume: bool = field(default=False, metadata={"help": "Continue an interrupted run."})
-    # `plan` sets these four from the number of examples, unless the user does.
+    # `plan` sets these, and `warmup_steps` and `save_strategy`, from the number of examples, unless the user does.
     num_train_epochs: float | None = field(default=None, metadata={"help": "Number of epochs (default: planned)."})
     learning_rate: float | None = field(default=None, metadata={"help": "Peak learning rate (default: planned)."})
     per_device_train_batch_size: int | None = field(
@@ -176,9 +176,9 @@ class AdaptationOptions:
     eval_strategy: str = field(
         default="epoch", metadata={"help": "When to evaluate.", "choices": ["no", "steps", "epoch"]}
     )
-    save_strategy: str = field(
-        default="steps",
-        metadata={"help": "When to save a checkpoint.", "choices": ["no", "steps", "epoch"]},
+    save_strategy: str | None = field(
+        default=None,
+        metadata={"help": "When to save a checkpoint (default: planned).", "choices": ["no", "steps", "epoch"]},
     )
     save_steps: float = field(default=0.1, metadata={"help": "Steps between checkpoints, or their share of all steps."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep while training."})

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from transformers.trainer_utils import SaveStrategy
+
 # What is used where nothing is planned: for tasks whose head does not start from a linear fit, and other tunings.
 FALLBACK: dict[str, Any] = {
     "num_train_epochs": 3.0,
     "learning_rate": 1e-4,
     "per_device_train_batch_size": 32,
     "warmup_steps": 0.1,
+    "save_strategy": "steps",
 }
 # The tunings that are planned.
 PLANNED = ("auto", "full")
@@ -24,26 +27,29 @@ _EPOCHS, _MOST_EPOCHS = 3.0, 20.0
 # Examples that are seen in addition to the epochs.
 _MORE = 320
 _SMALL_BATCH = 16
-# With fewer steps, none can be spent on a warm-up, which starts from a learning rate of 0.
-_STEPS_TO_WARM_UP = 100
+# A shorter training has no step to spend on a warm-up, which starts from a learning rate of 0, and is repeated sooner
+# than it has written its checkpoints.
+_SHORT = 100
 
 
-def plan_for(examples: int, processes: int = 1) -> dict[str, Any]:
+def plan_for(examples: int, processes: int = 1, steps: float | None = None) -> dict[str, Any]:
     """Return the options for fine-tuning a model whose head starts from a linear fit.
 
     Args:
         examples: The number of training examples.
         processes: The number of processes, which share a batch.
+        steps: The number of steps that the user has set.
     """
     few = examples < MANY_EXAMPLES
     batch = _SMALL_BATCH if few else FALLBACK["per_device_train_batch_size"]
     epochs = round(min(_MOST_EPOCHS, _EPOCHS + _MORE / examples), 1)
-    steps = epochs * math.ceil(examples / batch)
+    is_short = (steps or epochs * math.ceil(examples / batch)) < _SHORT
     return {
         "num_train_epochs": epochs,
         "learning_rate": FALLBACK["learning_rate"],
         "per_device_train_batch_size": max(1, batch // processes) if few else batch,
-        "warmup_steps": FALLBACK["warmup_steps"] if steps >= _STEPS_TO_WARM_UP else 0,
+        "warmup_steps": 0 if is_short else FALLBACK["warmup_steps"],
+        "save_strategy": SaveStrategy.NO if is_short else SaveStrategy.STEPS,
     }
 
 

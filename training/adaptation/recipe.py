@@ -196,7 +196,7 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
         else:
             recipe.rows = hold_out(recipe.rows, run.data, run.args.seed, classes)
         if recipe.can_start_linear and run.model.tuning in PLANNED:
-            planned = plan_for(len(recipe.rows["train"]), run.args.world_size)
+            planned = plan_for(len(recipe.rows["train"]), run.args.world_size, steps_of(run, recipe))
             planned = {name: value for name, value in planned.items() if name in run.args.planned}
             for name, value in planned.items():
                 setattr(run.args, name, value)
@@ -206,6 +206,17 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
             others = [split for split in recipe.rows if split != "train" and split not in recipe.cross_validated]
             warn_about_shared_texts(recipe.rows, recipe.task.texts, others)
         return recipe
+
+
+def steps_of(run: Adaptation, recipe: Any) -> float | None:
+    """Return the number of steps if the user has set it or the number of epochs, else None."""
+    args = run.args
+    if args.max_steps > 0:
+        return args.max_steps
+    if "num_train_epochs" in args.planned:
+        return None
+    batch = cast(int, args.per_device_train_batch_size) * args.world_size
+    return cast(float, args.num_train_epochs) * len(recipe.rows["train"]) / batch
 
 
 def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:

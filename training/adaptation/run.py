@@ -30,6 +30,8 @@ class AdaptationArguments(AdaptationOptions, TrainingArguments):  # type: ignore
         self.planned = [name for name in FALLBACK if getattr(self, name) is None]
         for name in self.planned:
             setattr(self, name, FALLBACK[name])
+        if self.save_steps != AdaptationOptions.save_steps and "save_strategy" in self.planned:
+            self.planned.remove("save_strategy")
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = is_better_if_greater(self.metric_for_best_model)
         check_least(self, seeds=1, search_trials=0, early_stopping_patience=1)
