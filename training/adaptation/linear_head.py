@@ -24,6 +24,8 @@ MOST_EXAMPLES = 20_000
 # choice would only follow the noise.
 _STRENGTHS, _DEFAULT_STRENGTH, _LEAST_TO_CHOOSE = (0.01, 0.1, 1.0, 10.0, 100.0), 1.0, 48
 _MOST_FOLDS = 5
+# The share of the length of vectors below which they are the same.
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ class LinearFit:
 
         vectors, labels = self.vectors[rows], self.labels[rows]
         centre = vectors.mean(0)
-        scale = float(np.sqrt(((vectors - centre) ** 2).sum(1).mean())) or 1.0
+        # Differences of rounding, as between equal texts, must not look like differences.
+        scale = max(_spread(vectors - centre), _ROUNDING * _spread(vectors)) or 1.0
         scaled = (vectors - centre) / scale
         if self.kind == "regression":
             model: Any = Ridge(alpha=1 / strength).fit(scaled, labels)
@@ -131,6 +134,10 @@ class LinearFit:
                         weight[present], bias[present] = model.coef_, model.intercept_
         weight = weight / scale
         return LinearHead(weight.astype(np.float32), (bias - weight @ centre).astype(np.float32))
+
+
+def _spread(vectors: Array) -> float:
+    return float(np.sqrt((vectors**2).sum(1).mean()))
 
 
 def loss_of(problem_type: str, outputs: Array, labels: Array, temperature: float = 1.0) -> float:
