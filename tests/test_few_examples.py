@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import transformers
+from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from transformers import Trainer
 
+from sequence_encoder.command_line import UsageError
 from sequence_encoder.tests.adaptation_runs import examples_of, run, save_encoder
 from sequence_encoder.training.adaptation.cross_validation import OutOfFold, folds_of, prefers_linear
 from sequence_encoder.training.adaptation.linear_head import LinearFit
@@ -55,6 +58,7 @@ def test_every_example_is_judged_out_of_fold_and_trained_on(
     assert report["tuning"] == "full"
     assert sum(map(sum, report["confusion_matrix"]["counts"])) == 60
     assert report["choice_of_tuning"] in capsys.readouterr().out
+    assert report["choice_of_tuning"] in (tmp_path / "out" / "README.md").read_text()
     assert "60 held-out examples" in report["choice_of_tuning"]
     assert report["baselines"].keys() == {"linear_head", "constant_answer", "linear_tfidf"}
     transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
@@ -79,23 +83,55 @@ def test_an_interrupted_run_keeps_its_folds_and_ends_with_the_same_model(
     options |= {"save_strategy": "steps", "save_steps": 2}
     options["train_file"] = write(tmp_path / "train.jsonl", examples_of("classification", 60, 0))
     run("classification", encoder, tmp_path / "whole", **options)
-    step, steps = Trainer.training_step, Counter[int]()
+    step, steps = Trainer.training_step, Counter[Any]()
 
     def counted(self: Any, *given: Any, **others: Any) -> Any:
-        if self.state.global_step == 10 and not steps["stopped"]:
-            steps["stopped"] += 1
+        if (stop := (steps["steps"], self.state.global_step)) in ((28, 1), (38, 10)) and not steps[stop]:
+            steps[stop] += 1
             raise KeyboardInterrupt
         steps["steps"] += 1
         return step(self, *given, **others)
 
     monkeypatch.setattr(Trainer, "training_step", counted)
+    with pytest.raises(KeyboardInterrupt, match="keeps 3 finished folds\\. Continue"):
+        run("classification", encoder, tmp_path / "parts", **options)
     with pytest.raises(KeyboardInterrupt, match="keeps 3 finished folds and the training of seed 0 up to step 10"):
-        run("classification", encoder, tmp_path / "halves", **options)
-    assert steps["steps"] == 3 * 9 + 10
-    run("classification", encoder, tmp_path / "halves", **options, resume=True)
-    assert steps["steps"] == 3 * 9 + 12
-    whole, halves = report_of(tmp_path / "whole"), report_of(tmp_path / "halves")
-    assert whole["metrics"] == halves["metrics"]
+        run("classification", encoder, tmp_path / "parts", **options, resume=True)
+    run("classification", encoder, tmp_path / "parts", **options, resume=True)
+    assert steps["steps"] == 3 * 9 + 1 + 12
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert report_of(whole)["metrics"] == report_of(parts)["metrics"]
+    expected, found = (load_file(folder / "model.safetensors") for folder in (whole, parts))
+    torch.testing.assert_close(found, expected)
+    assert not list(tmp_path.glob(".*-adaptation"))
+
+
+def test_all_seeds_start_from_the_same_fit_and_keep_it_if_training_does_not_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With a dense layer of random weights, the fit is only good for these weights.
+    dense, train, trained = save_encoder(tmp_path / "encoder", classifier_head="dense"), Trainer.train, []
+    monkeypatch.setattr(Trainer, "train", lambda *given, **options: (trained.append(1), train(*given, **options))[1])
+    rows = examples_of("classification", 60, 0)
+    files = {f"{split}_file": write(tmp_path / f"{split}.jsonl", rows) for split in ("train", "test")}
+    run("classification", dense, tmp_path / "out", **files, seeds=2, num_train_epochs=1, learning_rate=1)
+    report = report_of(tmp_path / "out")
+    assert report["tuning"] == "linear"
+    assert len(trained) == 3
+    assert report["metrics"]["test"]["accuracy"]["values"] == [1, 1]
+
+
+def test_a_diverged_fold_leaves_no_folds_behind(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, steps = Trainer.training_step, Counter[str]()
+
+    def diverges(self: Any, *given: Any, **others: Any) -> Any:
+        steps["steps"] += 1
+        return step(self, *given, **others) * (1 if steps["steps"] < 5 else torch.nan)
+
+    monkeypatch.setattr(Trainer, "training_step", diverges)
+    file = write(tmp_path / "train.jsonl", examples_of("classification", 60, 0))
+    with pytest.raises(UsageError, match="has diverged"):
+        run("classification", encoder, tmp_path / "out", train_file=file, num_train_epochs=1)
     assert not list(tmp_path.glob(".*-adaptation"))
 
 
@@ -121,6 +157,15 @@ def test_a_linear_fit_takes_labels_that_no_example_has() -> None:
     found = LinearFit("multi_label_classification", vectors, several, 3).head()(vectors) > 0
     assert (found[:, 1] == several[:, 1]).mean() > 0.9
     assert not found[:, 0].any()
+    assert found[:, 2].all()
+    one = LinearFit("single_label_classification", vectors, np.full(20, 1), 3).head()
+    assert set(one(vectors).argmax(1)) == {1}
+
+
+def test_a_linear_fit_to_equal_vectors_has_small_weights() -> None:
+    noise = np.random.default_rng(0).normal(size=(40, 32))
+    vectors = (2 + 1e-6 * noise).astype(np.float32)
+    assert abs(LinearFit("single_label_classification", vectors, np.arange(40) // 38, 2).head().weight).max() < 1
 
 
 def test_fine_tuning_is_dropped_only_if_it_is_clearly_worse() -> None:
@@ -152,7 +197,9 @@ def test_the_validation_examples_have_the_classes_in_equal_shares(encoder: Path,
     file = write(tmp_path / "train.jsonl", rows)
     options = {"validation_share": 0.5, "num_train_epochs": 1}
     run("classification", encoder, tmp_path / "out", train_file=file, **options)
-    counts = report_of(tmp_path / "out")["confusion_matrix"]["counts"]
+    report = report_of(tmp_path / "out")
+    assert report["tuning"] == "full"
+    counts = report["confusion_matrix"]["counts"]
     assert sorted(map(sum, counts)) == [2, 18]
 
 

@@ -94,7 +94,7 @@ def calibrate_model(recipe: Any, split: str, folder: Path, results: Results) -> 
         args = copy.deepcopy(recipe.run.args)
         args.seed = results.best.seed
         # All folds are finished, so that nothing is trained.
-        logits = torch.from_numpy(out_of_fold(recipe.run, recipe, args).of(results.tuning)).float()
+        logits = torch.from_numpy(out_of_fold(recipe.run, recipe, args, results.tuning).of(results.tuning)).float()
     # The results of the run already report its predictions.
     options: dict[str, Any] = {"methods": KEEP_PREDICTIONS, "max_length": recipe.max_length, "logits": logits}
     report = calibrate_encoded(model, recipe.tokenizer, task, rows, **options)

@@ -80,19 +80,22 @@ def folds_of(strata: list[str] | None, count: int, seed: int) -> list[Array]:
     return [np.sort(order[start::folds]) for start in range(folds)]
 
 
-def out_of_fold(run: Adaptation, recipe: Any, args: Any) -> OutOfFold:
+def out_of_fold(run: Adaptation, recipe: Any, args: Any, tuning: str) -> OutOfFold:
     """Train a model for each fold on the other examples, and return the outputs for the held-out ones.
+
+    No models are trained if there are too few examples, or only the linear models are needed.
 
     Args:
         run: The arguments of the run, whose scratch folder keeps the outputs of finished folds.
         recipe: The recipe, which has prepared the examples.
         args: The arguments of the training.
+        tuning: The tuning whose outputs are needed. With `auto`, they are those of both.
     """
     tuned, linear = [], []
     for index, held_out in enumerate(recipe.folds):
         rest = np.setdiff1d(np.arange(len(recipe.rows["train"])), held_out)
         linear.append(recipe.linear.head(rest)(recipe.linear.vectors[held_out]))
-        if len(recipe.rows["train"]) < _TOO_FEW:
+        if tuning == "linear" or len(recipe.rows["train"]) < _TOO_FEW:
             continue
         file = fold_folder(run) / f"{args.seed}-{index}.json"
         if file.exists():
@@ -101,6 +104,8 @@ def out_of_fold(run: Adaptation, recipe: Any, args: Any) -> OutOfFold:
         if args.process_index == 0:
             print(f"Fold {index + 1} of {len(recipe.folds)}: {counted(len(rest), 'example')}")
         trainer = recipe.trainer(_of_a_fold(args, fold_folder(run)), rows=rest)
+        # The metrics are those of all folds together.
+        trainer.compute_metrics = None
         show_table(trainer, ("loss",))
         train_with_cleanup(trainer, None)
         tuned.append(trainer.predict(recipe.inputs["train"].select(held_out)).predictions)

@@ -88,7 +88,7 @@ def say_new_head(checkpoint: str, config: PreTrainedConfig) -> None:
     kind = (config.architectures or [""])[0].rpartition("For")[2]
     if kind in CLASSIFIERS:
         labels = counted(len(config.id2label or {}), "label") if kind != "MultipleChoice" else "choices"
-        say(f"The head of {checkpoint} for {labels} is replaced by a new one, which starts from random weights.")
+        say(f"The head of {checkpoint} for {labels} is replaced by a new one.")
 
 
 def _with_adapter_hint(error: UsageError, config: PreTrainedConfig) -> UsageError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -131,10 +132,9 @@ class HeadRecipe:
                 TaskAdapter(self.encoder, 1, self.run.model.pooling)
             except ValueError as error:
                 raise UsageError(f"--from {self.run.model.from_checkpoint}: {error}") from error
-        self.linear = self._linear()
-        if self.run.model.tuning == "adapter":
             self.inputs = {split: self._features(inputs) for split, inputs in self.inputs.items()}
             self.collator = default_data_collator
+        self.linear = self._linear()
 
     def _linear(self) -> LinearFit | KeptHead | None:
         """Fit the head to frozen vectors, or keep the head of the checkpoint. Some heads start from random weights."""
@@ -144,18 +144,24 @@ class HeadRecipe:
         # Prompts change the vectors, and a trained adapter comes with its head.
         if kind is None or asked.tuning == "prompt" or asked.from_adapter is not None:
             return None
-        model = self._with_head()
         if self.keeps_head and not self.folds:
             return None
-        if len(inputs) > MOST_EXAMPLES:
-            inputs = inputs.select(np.random.default_rng(0).permutation(len(inputs))[:MOST_EXAMPLES])
-        vectors, labels = frozen_vectors(model, inputs, self.collator, self.run.args)
+        most = MOST_EXAMPLES
+        if token_labels:
+            # All vectors of long texts would not fit into memory.
+            tokens = sum(label != IGNORED for labels in inputs["labels"] for label in labels)
+            most = math.ceil(MOST_EXAMPLES * len(inputs) / max(tokens, 1))
+        if len(inputs) > most:
+            inputs = inputs.select(np.random.default_rng(0).permutation(len(inputs))[:most])
+        if asked.tuning == "adapter":
+            vectors, labels = inputs.with_format("numpy")[:].values()
+        else:
+            set_seed(self.run.args.seed)  # as in `model`
+            model = self._with_head()
+            vectors, labels = frozen_vectors(model, inputs, self.collator, self.run.args)
         if self.keeps_head:
             layer = model.classifier
             return KeptHead(vectors, LinearHead(layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy()))
-        if token_labels and len(labels) > MOST_EXAMPLES:
-            kept = np.random.default_rng(0).permutation(len(labels))[:MOST_EXAMPLES]
-            vectors, labels = vectors[kept], labels[kept]
         with Progress("Fitting the head", show=self.run.args.process_index == 0 and not self.run.args.disable_tqdm):
             return LinearFit(kind, vectors, labels, len(task.labels), self.run.args.class_weights != "none")
 
@@ -189,8 +195,10 @@ class HeadRecipe:
             seed: The seed of random weights.
             rows: The training examples that the head starts from, by default all.
         """
-        # The average of weights is only a good model if all training runs start from the same ones.
-        set_seed(self.run.args.seed if self.run.args.average_seeds else seed)
+        # A linear fit is for the dense layers that it was made with, and the average of weights is only a good model if
+        # all training runs start from the same ones.
+        same_start = self.linear is not None or self.run.args.average_seeds
+        set_seed(self.run.args.seed if same_start else seed)
         model = self._with_head()
         if self.linear is not None:
             head = self.linear.head(rows)

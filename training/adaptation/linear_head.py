@@ -115,12 +115,14 @@ class LinearFit:
             model: Any = Ridge(alpha=1 / strength).fit(scaled, labels)
             weight, bias = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
         else:
+            # A class that no example has gets a small probability, and what all examples have a large one.
             weight, bias = np.zeros((self.outputs, vectors.shape[1])), np.full(self.outputs, -np.log(len(rows) + 1.0))
             logistic = LogisticRegression(C=strength, class_weight="balanced" if self.balanced else None, max_iter=1000)
             with warnings.catch_warnings():
                 # A fit that has not converged is good enough to start from.
                 warnings.simplefilter("ignore")
                 if self.kind == "multi_label_classification":
+                    bias[labels.min(0) > 0] *= -1
                     for output in np.flatnonzero(labels.min(0) != labels.max(0)):
                         model = logistic.fit(scaled, labels[:, output])
                         weight[output], bias[output] = model.coef_[0], model.intercept_[0]
@@ -132,6 +134,8 @@ class LinearFit:
                         bias[present] = np.stack([-model.intercept_[0], model.intercept_[0]]) / 2
                     else:
                         weight[present], bias[present] = model.coef_, model.intercept_
+                else:
+                    bias[present] = 0
         weight = weight / scale
         return LinearHead(weight.astype(np.float32), (bias - weight @ centre).astype(np.float32))
 

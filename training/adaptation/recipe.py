@@ -47,6 +47,7 @@ from .scratch import (
     average_folder,
     digest_of,
     finished,
+    fold_folder,
     is_finished,
     model_folder,
     progress_of,
@@ -125,6 +126,8 @@ def _adapt(run: Adaptation) -> Results:
                 print(f"{split}: {counted(len(recipe.rows[split]), 'example')}; {cut.in_words(recipe.max_length)}.")
         results = finished(run)
         results.run = digest_of(settings)
+        if results.tuning == "auto" and not recipe.folds:
+            results.tuning = "full"
         results.labels, results.cut = recipe.labels, {split: asdict(cut) for split, cut in recipe.cut.items()}
         if args.search_trials and not results.found:
             results.found = search(run, recipe)
@@ -235,22 +238,26 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
     if args.should_save:
         remove_incomplete(folder)
     checkpoint = last_complete_checkpoint(folder)
-    trainer = recipe.trainer(args, checkpoint)
-    show_table(trainer, recipe.logged)
     if args.process_index == 0 and args.seeds > 1:
         print(f"Seed {seed}")
-    results.parameters = sum(weight.numel() for weight in trainer.model.parameters())
-    results.trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     started = time.perf_counter()
     try:
         held_out = cross_validate(run, recipe, args, results) if recipe.folds else None
+        # A new trainer sets the random seed, so that the model does not depend on which folds an earlier run finished.
+        trainer = recipe.trainer(args, checkpoint)
+        show_table(trainer, recipe.logged)
+        weights = list(trainer.model.parameters())
+        results.parameters = sum(weight.numel() for weight in weights)
         if results.tuning == "linear":
             results.trained = sum(weight.numel() for weight in trainer.model.classifier.parameters())
         else:
+            results.trained = sum(weight.numel() for weight in weights if weight.requires_grad)
             train_with_cleanup(trainer, checkpoint)
     except DivergedError:
         # It would diverge again.
         shutil.rmtree(folder, ignore_errors=True)
+        for finished_fold in fold_folder(run).glob(f"{seed}-*"):
+            finished_fold.unlink(missing_ok=True)
         raise
     seconds = time.perf_counter() - started
     judged = {} if held_out is None else {"validation": held_out}
@@ -285,7 +292,7 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
 
 def cross_validate(run: Adaptation, recipe: Any, args: AdaptationArguments, results: Results) -> Evaluation:
     """Judge the training on held-out examples. The first seed decides whether the linear head alone is better."""
-    found = out_of_fold(run, recipe, args)
+    found = out_of_fold(run, recipe, args, results.tuning)
     if not results.choice:
         labels = np.asarray(list(recipe.inputs["validation"]["labels"]))
         linear, results.choice = prefers_linear(recipe.task.problem_type, found, labels)

@@ -279,7 +279,8 @@ def complete(
         for name, value in results.kept.metrics[split].items()
         if name != "loss"
     ]
-    remarks = [f"{warning[0].upper()}{warning[1:]}" for warning in results.warnings()]
+    remarks = [results.choice] if results.choice else []
+    remarks += [f"{warning[0].upper()}{warning[1:]}" for warning in results.warnings()]
     compared = [
         f"{BASELINES[name].head} {found[split][results.metric]:.4g}"
         for name, found in results.baselines.items()

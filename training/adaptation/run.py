@@ -32,6 +32,8 @@ class AdaptationArguments(AdaptationOptions, TrainingArguments):  # type: ignore
             setattr(self, name, FALLBACK[name])
         if self.save_steps != AdaptationOptions.save_steps and "save_strategy" in self.planned:
             self.planned.remove("save_strategy")
+        if self.max_steps > 0 and "num_train_epochs" in self.planned:
+            self.planned.remove("num_train_epochs")
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = is_better_if_greater(self.metric_for_best_model)
         check_least(self, seeds=1, search_trials=0, early_stopping_patience=1)
