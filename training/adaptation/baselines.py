@@ -45,7 +45,9 @@ BASELINES = {
         may_be_equal=True,
     ),
     "before_training": Baseline("before training", "before training"),
-    "constant_answer": Baseline("constant answer", "for always giving the same answer"),
+    "constant_answer": Baseline(
+        "constant answer", "for always giving the same answer", "the model has not learned the task."
+    ),
     "linear_tfidf": Baseline(
         "TF-IDF, linear",
         "for a linear model of TF-IDF, which is much cheaper",
