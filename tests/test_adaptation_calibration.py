@@ -48,6 +48,9 @@ def test_few_examples_calibrate_only_on_request(encoder: Path, tmp_path: Path) -
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "usual").calibration is None
     with pytest.raises(UsageError, match=r"validation examples: coverages=0\.95 needs at least 19"):
         run("multi-label", encoder, tmp_path / "refused", **options, calibrate="yes")
+    del options["validation_file"]
+    with pytest.raises(UsageError, match="calibrate yes needs at least 48 training examples"):
+        run("multi-label", encoder, tmp_path / "refused", **options, calibrate="yes")
 
 
 @pytest.mark.parametrize(

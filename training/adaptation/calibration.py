@@ -13,7 +13,7 @@ from ...command_line import UsageError
 from ...evaluation.calibrating import CalibrationReport, calibrate_encoded, check_examples, encoded_rows
 from ...evaluation.calibration_arguments import CALIBRATED_TASKS, COVERAGES
 from ...evaluation.choice_of_scaling import KEEP_PREDICTIONS
-from .cross_validation import out_of_fold
+from .cross_validation import LEAST_TO_CHOOSE, out_of_fold
 from .report import Results
 from .run import Adaptation
 
@@ -49,6 +49,11 @@ def calibration_split(run: Adaptation, task: Any, rows: dict[str, Any], cross_va
     try:
         if run.model.tuning not in _TUNINGS:
             raise UsageError(f"--tuning must be one of {', '.join(_TUNINGS)} for a calibration, got {run.model.tuning}")
+        if cross_validated and not given and (count := len(rows[split])) < LEAST_TO_CHOOSE:
+            raise UsageError(
+                f"--calibrate yes needs at least {LEAST_TO_CHOOSE} training examples or a --calibration_file, got "
+                f"{count} examples."
+            )
         check_examples(run.model.task, task, rows[split], COVERAGES, split)
     except UsageError as error:
         if asked:

@@ -28,9 +28,11 @@ from .scratch import fold_folder
 
 Array = npt.NDArray[Any]
 
-# Held-out examples that are enough, and up to how many examples there are three folds. Fewer than the last number
-# cannot tell two ways of training apart. Fine-tuning was better in all trials of `benchmarks/few_labels.py`.
-_ENOUGH, _THREE_FOLDS, _TOO_FEW = 200, 600, 48
+# Fewer examples cannot tell two ways of training apart, so that no models are trained on folds of them. Fine-tuning was
+# better in all trials of `benchmarks/few_labels.py`.
+LEAST_TO_CHOOSE = 48
+# Held-out examples that are enough, and up to how many examples there are three folds.
+_ENOUGH, _THREE_FOLDS = 200, 600
 # The share of the loss of a constant answer that is no reason for a choice.
 _NO_DIFFERENCE = 0.01
 _TEMPERATURES = np.geomspace(0.1, 10, 61)
@@ -76,7 +78,7 @@ def folds_of(strata: list[str] | None, count: int, seed: int) -> list[Array]:
     if count > _THREE_FOLDS:
         step = count / max(_ENOUGH, count // 5)
         return [np.sort(order[np.arange(0, count, step).astype(int)])]
-    folds = min(count, 4) if count < _TOO_FEW else 3
+    folds = min(count, 4) if count < LEAST_TO_CHOOSE else 3
     return [np.sort(order[start::folds]) for start in range(folds)]
 
 
@@ -95,7 +97,7 @@ def out_of_fold(run: Adaptation, recipe: Any, args: Any, tuning: str) -> OutOfFo
     for index, held_out in enumerate(recipe.folds):
         rest = np.setdiff1d(np.arange(len(recipe.rows["train"])), held_out)
         linear.append(recipe.linear.head(rest)(recipe.linear.vectors[held_out]))
-        if tuning == "linear" or len(recipe.rows["train"]) < _TOO_FEW:
+        if tuning == "linear" or len(recipe.rows["train"]) < LEAST_TO_CHOOSE:
             continue
         file = fold_folder(run) / f"{args.seed}-{index}.json"
         if file.exists():
