@@ -201,11 +201,13 @@ class HeadRecipe:
         set_seed(self.run.args.seed if same_start else seed)
         model = self._with_head()
         if self.linear is not None:
-            head = self.linear.head(rows)
-            with torch.no_grad():
-                model.classifier.weight.copy_(torch.from_numpy(head.weight))
-                model.classifier.bias.copy_(torch.from_numpy(head.bias))
+            _set_head(model, self.linear.head(rows, to_train=self.run.model.tuning != "adapter"))
         return model if self.run.model.tuning == "adapter" else apply_tuning(model, self.run.model, self.task.peft_task)
+
+    def set_linear(self, model: Any) -> None:
+        """Give a model before training the linear head that is best without training."""
+        if self.linear is not None and type(model.classifier) is torch.nn.Linear:
+            _set_head(model, self.linear.head())
 
     def _with_head(self) -> Any:
         asked, labels = self.run.model, self.task.label_fields
@@ -458,6 +460,12 @@ class HeadRecipe:
         ]
         counts = torch.bincount(torch.tensor([label for label in column if label != IGNORED]), minlength=len(names))
         return counts.sum() / (len(names) * counts.clamp(min=1))
+
+
+@torch.no_grad()
+def _set_head(model: Any, head: LinearHead) -> None:
+    model.classifier.weight.copy_(torch.from_numpy(head.weight))
+    model.classifier.bias.copy_(torch.from_numpy(head.bias))
 
 
 def weighted_loss(weights: torch.Tensor) -> Callable[..., torch.Tensor]:

@@ -57,7 +57,7 @@ class KeptHead:
     vectors: Array
     kept: LinearHead
 
-    def head(self, rows: Sequence[int] | Array | None = None) -> LinearHead:
+    def head(self, rows: Sequence[int] | Array | None = None, to_train: bool = False) -> LinearHead:
         """Return the head, whatever the examples."""
         return self.kept
 
@@ -81,9 +81,16 @@ class LinearFit:
         self.outputs, self.balanced = outputs, balanced
         self.strength = self._best_strength()
 
-    def head(self, rows: Sequence[int] | Array | None = None) -> LinearHead:
-        """Fit a head to some examples, by default to all of them."""
-        return self._fitted(np.arange(len(self.labels)) if rows is None else np.asarray(rows), self.strength)
+    def head(self, rows: Sequence[int] | Array | None = None, to_train: bool = False) -> LinearHead:
+        """Fit a head.
+
+        Args:
+            rows: The examples to fit it to, by default all.
+            to_train: Whether the head will be trained with the encoder. With a weak penalty, the loss on the examples
+                would already be near 0, so that the encoder would learn nothing from them.
+        """
+        rows = np.arange(len(self.labels)) if rows is None else np.asarray(rows)
+        return self._fitted(rows, min(self.strength, _DEFAULT_STRENGTH) if to_train else self.strength)
 
     def _best_strength(self) -> float:
         """Return the strength with the smallest loss on held-out examples."""

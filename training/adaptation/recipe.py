@@ -249,6 +249,7 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
         weights = list(trainer.model.parameters())
         results.parameters = sum(weight.numel() for weight in weights)
         if results.tuning == "linear":
+            recipe.set_linear(trainer.model)
             results.trained = sum(weight.numel() for weight in trainer.model.classifier.parameters())
         else:
             results.trained = sum(weight.numel() for weight in weights if weight.requires_grad)
@@ -341,6 +342,8 @@ def baselines(recipe: Any, args: AdaptationArguments) -> dict[str, dict[str, dic
     splits = [split for split in others if split not in recipe.cross_validated]
     trainer = recipe.trainer(args)
     show_table(trainer, recipe.logged)
+    if recipe.linear is not None:
+        recipe.set_linear(trainer.model)
     before = {split: recipe.judge(trainer, split).metrics for split in splits}
     name = "before_training" if recipe.linear is None else "linear_head"
     return {name: before, **recipe.baselines()}

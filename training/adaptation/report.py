@@ -218,7 +218,8 @@ class Results:
         # Cross-validated models were compared at their best temperatures.
         starts = [] if self.choice else [self.baselines.get(name, {}) for name in ("before_training", "linear_head")]
         before = min((start.get("validation", {}).get("loss", math.inf) for start in starts), default=math.inf)
-        if found.get("loss", 0.0) > before:
+        # A model that is more often right may be less sure of what is right, which calibration corrects.
+        if (warnings or "linear_head" not in self.baselines) and found.get("loss", 0.0) > before:
             warnings.append(
                 f"the loss on the validation examples is {found['loss']:.4g}, compared with {before:.4g} before "
                 "training; try a lower --learning_rate or fewer epochs."
