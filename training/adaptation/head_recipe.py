@@ -73,6 +73,8 @@ class HeadRecipe:
     trainer_class: type[HubTrainer] = HubTrainer
     # The class of the model that an adapter is trained on, without the weights that the adapter contains.
     base_class: type[PreTrainedModel] = SequenceEncoderModel
+    # What the user reads about the options that the number of examples decides.
+    plan = ""
 
     def __init__(self, run: Adaptation, examples: dict[str, Any]) -> None:
         self.run = run

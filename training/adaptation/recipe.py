@@ -122,6 +122,8 @@ def _adapt(run: Adaptation) -> Results:
                 recipe.prepare(checkpoint, tokenizer)
             calibrated_on = check_calibrated_model(run, recipe, calibrated_on)
         if args.process_index == 0:
+            if recipe.plan:
+                print(recipe.plan)
             for split, cut in recipe.cut.items():
                 print(f"{split}: {counted(len(recipe.rows[split]), 'example')}; {cut.in_words(recipe.max_length)}.")
         results = finished(run)
@@ -203,8 +205,7 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
             planned = {name: value for name, value in planned.items() if name in run.args.planned}
             for name, value in planned.items():
                 setattr(run.args, name, value)
-            if run.args.process_index == 0 and planned:
-                print(in_words(planned, len(recipe.rows["train"])))
+            recipe.plan = in_words(planned, len(recipe.rows["train"]))
         if run.args.should_save:
             others = [split for split in recipe.rows if split != "train" and split not in recipe.cross_validated]
             warn_about_shared_texts(recipe.rows, recipe.task.texts, others)

@@ -54,6 +54,7 @@ class SimilarityRecipe:
     cross_validated: tuple[str, ...] = ()
     linear = classes = None
     can_start_linear = False
+    plan = ""
 
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
         """Build the evaluators. The trainers tokenise the texts themselves.
