@@ -1,4 +1,4 @@
-"""Train one peer of `few_labels.py` on the labelled texts of a folder, in a process of its own, and predict.
+"""Train one peer of `few_labels.py` on the labelled texts in a folder, and predict the test texts.
 
     python benchmarks/few_label_peers.py frozen FOLDER MODEL
 

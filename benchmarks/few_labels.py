@@ -6,9 +6,9 @@
     python benchmarks/few_labels.py new.jsonl results.jsonl --peers adapt-full   # beside the peers of another run
 
 A cell is a set of labelled texts, a number of labels of each class, and a seed that draws them. In each cell the peers
-take turns, each in a process of its own. Each result is a line of the file, and those already there are not computed
-again. The seconds of CPU are those of training, with the start of the process and without the prediction of test texts.
-SetFit gets an environment of its own, which shares the installed packages.
+take turns, each in a separate process. Each result is a line of the file, and results that the file already has are not
+computed again. The CPU seconds include the start of the process and the training, but not the prediction of the test
+texts. SetFit runs in a separate environment, which shares the installed packages.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def _without_model_bars() -> Iterator[None]:
 
 
 def _count_weights(bar: Any, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Count the weights that transformers loads in place of its own bar."""
+    """Show our progress instead of the bar with which transformers counts the weights that it loads."""
     if options.get("desc") != "Loading weights" or not given:
         return bar(*given, **options)
     return counted_by(Progress("Loading the weights", len(given[0]), "weight"), given[0])

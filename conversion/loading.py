@@ -35,7 +35,7 @@ def load_or_convert(source: str, base_model: bool = False) -> SequenceEncoderPre
         loaded = load_checkpoint(place, base_model)
         if not isinstance(loaded, SequenceEncoderPreTrainedModel):
             loaded = convert_loaded(loaded, source, base_model=base_model)
-        # Since version 6, sentence-transformers states it in a file of its own.
+        # Since version 6, sentence-transformers states it in a separate file.
         folder = folder_with([SETTINGS], source)
         if folder is not None and (folder / SETTINGS).is_file():
             stated = read_json(folder / SETTINGS).get("activation_fn")

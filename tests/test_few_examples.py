@@ -154,6 +154,14 @@ def test_a_linear_fit_predicts_as_scikit_learn_on_unscaled_vectors(classes: int)
     np.testing.assert_allclose(found, expected.predict_proba(centred / scale), atol=1e-4)
 
 
+def test_noise_gets_a_strong_penalty_and_a_clear_pattern_a_weak_one() -> None:
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(200, 8)).astype(np.float32)
+    kind = "single_label_classification"
+    assert LinearFit(kind, vectors, generator.integers(0, 2, 200), 2).strength <= 0.1
+    assert LinearFit(kind, vectors, (vectors[:, 0] > 0).astype(int), 2).strength >= 10
+
+
 def test_a_linear_fit_takes_labels_that_no_example_has() -> None:
     vectors = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
     two = LinearFit("single_label_classification", vectors, (vectors[:, 0] > 0).astype(int), 3).head()

@@ -103,12 +103,19 @@ class LinearFit:
             return _DEFAULT_STRENGTH
         stratified = self.kind == "single_label_classification"
         splitter = (StratifiedKFold if stratified else KFold)(min(_MOST_FOLDS, rarest), shuffle=True, random_state=0)
-        losses = dict.fromkeys(_STRENGTHS, 0.0)
-        for fitted, held_out in splitter.split(rows, self.labels if stratified else None):
-            for strength in _STRENGTHS:
+        folds = list(splitter.split(rows, self.labels if stratified else None))
+        best, lowest = _STRENGTHS[0], np.inf
+        # The weaker the penalty, the longer a fit takes. Once the loss rises, weaker ones only overfit more.
+        for strength in _STRENGTHS:
+            loss = 0.0
+            for fitted, held_out in folds:
                 found = self._fitted(fitted, strength)(self.vectors[held_out])
-                losses[strength] += loss_of(self.kind, found, self.labels[held_out]) * len(held_out)
-        return min(_STRENGTHS, key=losses.__getitem__)
+                loss += loss_of(self.kind, found, self.labels[held_out]) * len(held_out)
+            if loss > lowest:
+                break
+            if loss < lowest:
+                best, lowest = strength, loss
+        return best
 
     def _fitted(self, rows: Array, strength: float) -> LinearHead:
         from sklearn.linear_model import LogisticRegression, Ridge
