@@ -55,7 +55,10 @@ def default_texts() -> list[str]:
 
 
 def record_inputs(
-    encoder: SequenceEncoderModel, names: Sequence[str], ids: Sequence[Sequence[int]]
+    encoder: SequenceEncoderModel,
+    names: Sequence[str],
+    ids: Sequence[Sequence[int]],
+    done: Callable[[int], None] = lambda texts: None,
 ) -> dict[str, Inputs]:
     """Run the encoder on texts, and return what each of some linear layers receives.
 
@@ -63,6 +66,7 @@ def record_inputs(
         encoder: The encoder, in evaluation mode.
         names: The names of the layers.
         ids: The token ids of each text.
+        done: It is called with the number of texts after each batch.
     """
     recorded: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     ranges: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -87,6 +91,7 @@ def record_inputs(
             stack.callback(handle.remove)
         for inputs in _batches(ids, encoder.config.pad_token_id):
             encoder(**inputs)
+            done(len(inputs["input_ids"]))
     return {name: Inputs(*ranges[name], torch.cat(recorded[name])) for name in names if name in ranges}
 
 

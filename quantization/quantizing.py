@@ -219,8 +219,8 @@ def _fitted(
     encoder: SequenceEncoderModel, originals: dict[str, nn.Module], seen: Any, unseen: Any
 ) -> dict[str, nn.Module]:
     linear = [name for name, module in originals.items() if type(module) is nn.Linear]
-    with Progress("Running on the texts for calibration"):
-        ranges, others = record_inputs(encoder, linear, seen), record_inputs(encoder, linear, unseen)
+    with Progress("Running on the texts for calibration", len(seen) + len(unseen), "text") as texts:
+        ranges, others = (record_inputs(encoder, linear, ids, texts.update) for ids in (seen, unseen))
     quantized: dict[str, nn.Module] = {}
     for name, module in counted_by(Progress("Quantizing", len(originals), "layer"), originals.items()):
         if isinstance(module, nn.Embedding):
