@@ -48,6 +48,7 @@ _NOT_USED_WITH = {
     "test_split": "train_file",
     "dataset_config_name": "train_file",
     "num_train_epochs": "max_steps",
+    "seconds": "max_steps",
 }
 # Values beyond what any encoder can use would exhaust the memory.
 _LIMITS = (
@@ -135,6 +136,10 @@ class AdaptationOptions:
     learning_rate: float | None = field(default=None, metadata={"help": "Peak learning rate (default: planned)."})
     per_device_train_batch_size: int | None = field(
         default=None, metadata={"help": "Batch size per device (default: planned).", "metavar": "N"}
+    )
+    seconds: float | None = field(
+        default=None,
+        metadata={"help": "Shorten the training so that the command takes about N seconds.", "metavar": "N"},
     )
     class_weights: str = field(
         default="none", metadata={"help": "Class weights in the loss.", "choices": ["none", "balanced"]}

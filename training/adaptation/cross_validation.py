@@ -105,7 +105,7 @@ def out_of_fold(run: Adaptation, recipe: Any, args: Any, tuning: str) -> OutOfFo
             continue
         if args.process_index == 0:
             print(f"Fold {index + 1} of {len(recipe.folds)}: {counted(len(rest), 'example')}")
-        trainer = recipe.trainer(_of_a_fold(args, fold_folder(run)), rows=rest)
+        trainer = recipe.trainer(silent(args, fold_folder(run)), rows=rest)
         # The metrics are those of all folds together.
         trainer.compute_metrics = None
         show_table(trainer, ("loss",))
@@ -124,7 +124,7 @@ def without_evaluation(args: Any) -> Any:
     return args
 
 
-def _of_a_fold(args: Any, folder: Path) -> Any:
+def silent(args: Any, folder: Path) -> Any:
     """Return the arguments of a training that shows its progress, and writes nothing."""
     args = without_evaluation(args)
     args.output_dir, args.save_strategy, args.logging_strategy = str(folder), SaveStrategy.NO, IntervalStrategy.NO

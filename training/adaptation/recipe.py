@@ -34,6 +34,7 @@ from ..hardware import peak_memory
 from ..interruptions import GracefulStop
 from .arguments import check_libraries
 from .averaging import load_average
+from .budget import keep_to_budget
 from .calibration import calibrate_model, calibration_split, check_calibrated_model
 from .callbacks import DivergedError
 from .cross_validation import folds_of, is_cross_validated, out_of_fold, prefers_linear, without_evaluation
@@ -88,7 +89,7 @@ def adapt(run: Adaptation) -> Results:
 
 
 def _adapt(run: Adaptation) -> Results:
-    args = run.args
+    args, started = run.args, time.perf_counter()
     may_be_finished = args.resume and (run.output / "results.json").exists()
     check_output(run, may_be_finished)
     recipe = read_examples(run)
@@ -134,6 +135,8 @@ def _adapt(run: Adaptation) -> Results:
         if args.search_trials and not results.found:
             results.found = search(run, recipe)
             record(run, results)
+        if args.seconds and not results.trainings:
+            keep_to_budget(run, recipe, results, started)
         trained = {result.seed for result in results.trainings}
         for seed in range(args.seed, args.seed + args.seeds):
             if seed not in trained:

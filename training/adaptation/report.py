@@ -74,7 +74,7 @@ class Results:
         masked: Whether half of the texts had masks in training.
         parameters: The number of parameters of the model.
         trained: The number of trained parameters.
-        found: The hyperparameters that a search found.
+        found: The hyperparameters that a search found, or that `--seconds` leaves time for.
         trainings: One result per seed.
         baselines: The metrics of each split before training and, for tasks that have them, of a constant answer (the
             most frequent label, or the mean of the numbers) and of a linear model of TF-IDF.

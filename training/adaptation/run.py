@@ -36,7 +36,9 @@ class AdaptationArguments(AdaptationOptions, TrainingArguments):  # type: ignore
             self.planned.remove("num_train_epochs")
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = is_better_if_greater(self.metric_for_best_model)
-        check_least(self, seeds=1, search_trials=0, early_stopping_patience=1)
+        check_least(self, seeds=1, search_trials=0, early_stopping_patience=1, seconds=1)
+        if self.seconds and self.search_trials:
+            raise UsageError("--seconds cannot bound a search; leave out --seconds or --search_trials.")
         if self.average_seeds and self.seeds < 2:
             raise UsageError(f"--average_seeds needs --seeds of at least 2, got {self.seeds}.")
         if self.seed + self.seeds > 2**32:

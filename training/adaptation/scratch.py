@@ -5,6 +5,7 @@
   settings.json    what must not change when the run is resumed; written once the encoder in `base` is complete
   base/            the encoder, if it was converted from another family
   search.db        the finished trials of a hyperparameter search
+  budget.json      how the training was shortened to `--seconds`
   folds/           the outputs of finished folds for their held-out examples
   trainings/SEED/  the checkpoints and logs of a training run
   models/SEED/     the best model so far

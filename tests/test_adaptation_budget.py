@@ -1,0 +1,85 @@
+"""`sequence-encoder adapt --seconds` shortens a training, and changes nothing else."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import Trainer
+
+from sequence_encoder.tests.adaptation_runs import FAST, refusal_of, run, save_encoder, write_examples
+from sequence_encoder.tests.comparisons import assert_same_weights
+from sequence_encoder.training.adaptation import budget
+
+COUNTS = {"train": 64, "validation": 16}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(tmp_path_factory.mktemp("encoder"), classifier_dropout=0.1)
+
+
+def found(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "results.json").read_text())["hyperparameters_found"])
+
+
+@pytest.mark.parametrize("task", ["classification", "qa", "embedding"])
+def test_a_second_shortens_a_long_training(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
+) -> None:
+    options = {**FAST, "num_train_epochs": 5_000, **write_examples(tmp_path, task, COUNTS)}
+    run(task, encoder, tmp_path / "out", **options, tuning="full", seconds=1)
+    assert 10 / 4 <= found(tmp_path / "out")["num_train_epochs"] < 5_000
+    printed = capsys.readouterr().out
+    assert "within 1 seconds." in printed or "at least 10 steps, which take more than 1 seconds." in printed
+
+
+def test_enough_time_leads_to_the_same_model_as_no_limit(encoder: Path, tmp_path: Path) -> None:
+    options = {**FAST, **write_examples(tmp_path, "classification", COUNTS)}
+    for folder, limit in (("free", {}), ("limited", {"seconds": 100_000})):
+        run("classification", encoder, tmp_path / folder, **options, **limit)
+    assert found(tmp_path / "limited") == {}
+    assert_same_weights(tmp_path / "limited", tmp_path / "free")
+
+
+def test_without_time_to_train_the_linear_head_is_kept(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(budget, "_USED", 0)
+    options = write_examples(tmp_path, "classification", {"train": 64})
+    results = run("classification", encoder, tmp_path / "out", **options, seconds=5)
+    assert results.tuning == "linear"
+    assert "5 seconds are too few to train all weights, so that the linear head alone is kept." in (
+        capsys.readouterr().out
+    )
+    assert results.trained == 3 * 32 + 3
+
+
+def test_a_resumed_run_keeps_its_number_of_epochs(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**FAST, "num_train_epochs": 5_000, **write_examples(tmp_path, "classification", COUNTS)}
+    options |= {"save_strategy": "steps", "save_steps": 2, "tuning": "full", "seconds": 1}
+    step_of_trainer = Trainer.training_step
+
+    def interrupted(self: Any, *given: Any, **others: Any) -> Any:
+        if self.state.global_step == 7:
+            signal.raise_signal(signal.SIGINT)
+        return step_of_trainer(self, *given, **others)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="up to step"):
+        patch.setattr(Trainer, "training_step", interrupted)
+        run("classification", encoder, tmp_path / "out", **options)
+    kept = json.loads((tmp_path / ".out-adaptation" / "budget.json").read_text())["found"]["num_train_epochs"]
+    monkeypatch.setattr(budget, "_measured", None)
+    run("classification", encoder, tmp_path / "out", **options, resume=True)
+    assert found(tmp_path / "out")["num_train_epochs"] == kept
+
+
+def test_a_search_cannot_be_limited() -> None:
+    assert "--seconds cannot bound a search" in refusal_of("ner", "x.jsonl", {"seconds": 60, "search_trials": 2})
+    assert "--seconds must be at least 1, got 0.5." in refusal_of("ner", "x.jsonl", {"seconds": 0.5})
+    assert "--seconds has no effect with --max_steps" in refusal_of("ner", "x.jsonl", {"seconds": 5, "max_steps": 2})

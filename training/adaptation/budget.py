@@ -1,0 +1,107 @@
+"""Shortens a training so that the command takes about as many seconds as the user allows."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from transformers import TrainerCallback
+
+from ...command_line.console import show_table
+from ...saving.whole_folders import write_atomically
+from ..checkpoints import train_with_cleanup
+from .cross_validation import LEAST_TO_CHOOSE, silent
+from .plan import plan_for
+from .report import Results
+from .run import Adaptation
+
+# The first step is not timed, because it allocates memory. Fewer than the least number of steps teach nothing.
+_TRIAL_STEPS, _LEAST_STEPS = 5, 10
+# The rest is for what is not measured, such as saving.
+_USED = 0.9
+_FILE = "budget.json"
+
+
+class _StepTimes(TrainerCallback):
+    """Notes when each step ends."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of a step."""
+        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
+
+
+def keep_to_budget(run: Adaptation, recipe: Any, results: Results, started: float) -> None:
+    """Shorten the training to what `--seconds` leaves, measured with a few steps and an evaluation.
+
+    A resumed run keeps what it measured first, since its checkpoints belong to that number of epochs.
+
+    Args:
+        run: The arguments of the run.
+        recipe: The recipe, which has prepared the examples.
+        results: The results. `found` gets the options that change. Without time for fine-tuning, `tuning` becomes
+            "linear".
+        started: When the run started, by `time.perf_counter`.
+    """
+    file = run.scratch / _FILE
+    # Every process must train for the same number of steps.
+    kept = broadcast_object_list([json.loads(file.read_text(encoding="utf-8")) if file.exists() else None])[0]
+    if kept is None:
+        kept = broadcast_object_list([_shortened(run, recipe, started)])[0]
+        if run.args.should_save:
+            write_atomically(file, [json.dumps(kept)])
+    if kept["said"] and run.args.process_index == 0:
+        print(kept["said"])
+    results.found = kept["found"]
+    if kept["linear"]:
+        results.tuning, results.choice = "linear", kept["said"]
+
+
+def _shortened(run: Adaptation, recipe: Any, started: float) -> dict[str, Any]:
+    """Return the options that change, whether only the linear head is kept, and what the user reads about it."""
+    args, examples = run.args, len(recipe.rows["train"])
+    step, evaluation = _measured(run, recipe)
+    steps = math.ceil(examples / (args.per_device_train_batch_size * args.world_size))
+    # Models of folds are trained first.
+    are_trained = recipe.folds and examples >= LEAST_TO_CHOOSE
+    shares = [1 - len(held_out) / examples for held_out in recipe.folds] if are_trained else []
+    epoch = (1 + sum(shares)) * steps * step + (evaluation if args.eval_strategy != "no" else 0)
+    # The baseline and the result are evaluated, too.
+    left = (_USED * args.seconds - (time.perf_counter() - started)) / args.seeds - 2 * evaluation
+    epochs = round(left / epoch, 2)
+    if epochs >= args.num_train_epochs:
+        return {"found": {}, "linear": False, "said": ""}
+    if epochs * steps >= _LEAST_STEPS:
+        said = f"There is time for {epochs:g} epochs within {args.seconds:g} seconds."
+    elif run.model.tuning == "auto" and recipe.can_start_linear and recipe.linear is not None:
+        said = f"{args.seconds:g} seconds are too few to train all weights, so that the linear head alone is kept."
+        return {"found": {}, "linear": True, "said": said}
+    else:
+        epochs = min(args.num_train_epochs, math.ceil(100 * _LEAST_STEPS / steps) / 100)
+        said = f"The training has at least {_LEAST_STEPS} steps, which take more than {args.seconds:g} seconds."
+    planned = plan_for(examples, args.world_size, epochs * steps)
+    shorter = {name: planned[name] for name in ("warmup_steps", "save_strategy") if name in args.planned}
+    return {"found": {"num_train_epochs": epochs, **shorter}, "linear": False, "said": said}
+
+
+def _measured(run: Adaptation, recipe: Any) -> tuple[float, float]:
+    """Return the seconds of a training step, and those of an evaluation."""
+    args = silent(run.args, run.scratch / "trial")
+    args.max_steps, args.warmup_steps, args.disable_tqdm = _TRIAL_STEPS, 0, True
+    trainer, times = recipe.trainer(args), _StepTimes()
+    show_table(trainer, ("loss",))
+    trainer.add_callback(times)
+    train_with_cleanup(trainer, None)
+    before = time.perf_counter()
+    if not recipe.folds:
+        recipe.judge(trainer, "validation")
+    return times.seconds, time.perf_counter() - before
