@@ -70,10 +70,11 @@ def test_a_resumed_run_keeps_its_number_of_epochs(
             signal.raise_signal(signal.SIGINT)
         return step_of_trainer(self, *given, **others)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="up to step"):
-        patch.setattr(Trainer, "training_step", interrupted)
+    monkeypatch.setattr(Trainer, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="up to step"):
         run("classification", encoder, tmp_path / "out", **options)
     kept = json.loads((tmp_path / ".out-adaptation" / "budget.json").read_text())["found"]["num_train_epochs"]
+    monkeypatch.setattr(Trainer, "training_step", step_of_trainer)
     monkeypatch.setattr(budget, "_measured", None)
     run("classification", encoder, tmp_path / "out", **options, resume=True)
     assert found(tmp_path / "out")["num_train_epochs"] == kept

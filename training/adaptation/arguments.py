@@ -138,8 +138,7 @@ class AdaptationOptions:
         default=None, metadata={"help": "Batch size per device (default: planned).", "metavar": "N"}
     )
     seconds: float | None = field(
-        default=None,
-        metadata={"help": "Shorten the training so that the command takes about N seconds.", "metavar": "N"},
+        default=None, metadata={"help": "Shorten the training to about N seconds in all.", "metavar": "N"}
     )
     class_weights: str = field(
         default="none", metadata={"help": "Class weights in the loss.", "choices": ["none", "balanced"]}

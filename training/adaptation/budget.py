@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from typing import Any
+from typing import Any, cast
 
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
@@ -76,7 +76,7 @@ def _shortened(run: Adaptation, recipe: Any, started: float) -> dict[str, Any]:
     shares = [1 - len(held_out) / examples for held_out in recipe.folds] if are_trained else []
     epoch = (1 + sum(shares)) * steps * step + (evaluation if args.eval_strategy != "no" else 0)
     # The baseline and the result are evaluated, too.
-    left = (_USED * args.seconds - (time.perf_counter() - started)) / args.seeds - 2 * evaluation
+    left = (_USED * cast(float, args.seconds) - (time.perf_counter() - started)) / args.seeds - 2 * evaluation
     epochs = round(left / epoch, 2)
     if epochs >= args.num_train_epochs:
         return {"found": {}, "linear": False, "said": ""}
