@@ -15,6 +15,7 @@ class ExampleArguments:
 
     Attributes:
         otherwise: What the error about a missing file adds.
+        may_lack_labels: Whether classification leaves out rows without a label, instead of refusing them.
 
     Raises:
         UsageError: If a value is not allowed.
@@ -22,6 +23,7 @@ class ExampleArguments:
 
     _argument_group_name = "examples"
     otherwise: ClassVar[str] = ""
+    may_lack_labels: ClassVar[bool] = False
 
     encoding: str | None = field(
         default=None,

@@ -6,7 +6,7 @@ Shapes: N examples, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from .columns import (
     check_texts,
     check_values,
     check_varies,
+    is_number,
     label_names,
     label_of,
     named,
@@ -59,11 +60,37 @@ class Classification(HeadTask):
         return self._read_labels(examples, known)
 
     def _read_labels(self, examples: Examples, known: list[str] | None) -> dict[str, Any]:
-        check_values(self.data, examples, "label_column", self.label, _is_label, "a label in every row")
+        labelled = self._labelled(examples, _is_label, "a label in every row")
         if known is None:
-            _check_classes(self.label, list(examples["train"][self.label]))
-        self._set_labels(label_names(self.data, examples, self.label, lambda label: [label], known))
-        return dict(examples)
+            _check_classes(self.label, list(labelled["train"][self.label]))
+        given = label_names(self.data, examples, self.label, lambda cell: [] if _is_missing(cell) else [cell], known)
+        self._set_labels(given)
+        return labelled
+
+    def _labelled(self, examples: Examples, is_allowed: Callable[[Any], bool], allowed: str) -> dict[str, Any]:
+        """Check the labels, and leave out training examples that have none yet, if the command allows that.
+
+        Raises:
+            UsageError: If a label is not allowed, or no training example has one.
+        """
+        found = dict(examples)
+        if self.data.may_lack_labels and "train" in examples:
+            cells = examples["train"][self.label]
+            if missing := sum(map(_is_missing, cells)):
+                print(
+                    f"{missing:,} of the {len(cells):,} training examples {'has' if missing == 1 else 'have'} no label "
+                    f"yet (--label_column {self.label}), and {'is' if missing == 1 else 'are'} left out."
+                )
+                # Errors name the lines of the file, so the rows are checked before any is left out.
+                train = {"train": found["train"]}
+                check_values(
+                    self.data, train, "label_column", self.label, lambda x: _is_missing(x) or is_allowed(x), allowed
+                )
+                found["train"] = found["train"].select([i for i, cell in enumerate(cells) if not _is_missing(cell)])
+                if missing == len(cells):
+                    raise UsageError(f"--label_column {self.label} is empty in all training examples.")
+        check_values(self.data, found, "label_column", self.label, is_allowed, allowed)
+        return found
 
     def _target(self, value: Any) -> Any:
         """Convert the label of a row to the model's target."""
@@ -165,7 +192,7 @@ class Regression(Classification):
     problem_type = "regression"
 
     def _read_labels(self, examples: Examples, known: list[str] | None) -> dict[str, Any]:
-        examples = with_numbers(self.data, examples, self.label)
+        examples = with_numbers(self.data, self._labelled(examples, is_number, "a number in every row"), self.label)
         if known is None:
             check_varies(examples, self.label)
         self._set_labels(known or [self.label])
@@ -263,6 +290,11 @@ def repeat_logits(logits: Any, labels: Iterable[Any]) -> EvalPrediction:
 
     known = np.asarray(list(labels))
     return EvalPrediction(np.broadcast_to(logits, (len(known), len(logits))), known)
+
+
+def _is_missing(value: Any) -> bool:
+    """Return whether a row has no label yet, as in a file that somebody fills in."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _is_labels(value: Any) -> bool:

@@ -137,6 +137,12 @@ def with_numbers(
     }
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number, or the text of one."""
+    number = _number(value)
+    return number is not None and math.isfinite(number)
+
+
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None

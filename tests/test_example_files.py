@@ -81,15 +81,20 @@ def test_all_supported_formats_give_the_same_rows(
             "a number in every row; line 6 of train.csv has 'nan'.",
         ),
         (
-            "text,label\na,0\nb,x\nc,\n",
+            "text,label\na,0\nb,x\nc,y\n",
             "train.csv",
             "regression",
             "line 3 of train.csv has 'x', line 4 of ",
         ),
         ('{"text":"a","label":1}\n\n{"text":"b","label":NaN}\n', "a.jsonl", "regression", "line 3 of a.jsonl has nan."),
-        ('[{"text":"a","label":1},{"text":"b"}]', "a.json", "classification", "item 2 of a.json has None."),
-        ("text,label\na,x\nb,\n", "train.csv", "classification", "line 3 of train.csv has ''."),
-        ("text,label\na,x\nb,   \n", "train.csv", "classification", "line 3 of train.csv has '   '."),
+        (
+            '[{"text":"a","text_pair":"b","label":1},{"text":"b","text_pair":"b"}]',
+            "a.json",
+            "ranking",
+            "item 2 of a.json has None.",
+        ),
+        ("text,text_pair,label\na,b,1\nb,c,\n", "train.csv", "ranking", "line 3 of train.csv has ''."),
+        ("text,text_pair,label\na,b,1\nb,c,   \n", "train.csv", "ranking", "line 3 of train.csv has '   '."),
         ("text,text_pair,label\na,b,0\nc,d,2\n", "train.csv", "ranking", "0 to 1; line 3 of train.csv has '2'."),
         (
             "text,label\n" + "a" * 200_000 + ",1\nb," + "c" * 999 + "\n",
@@ -105,6 +110,27 @@ def test_the_offending_row_is_named_by_its_line_number(
     assert message in error_of(read, content, name, task)
 
 
+@pytest.mark.parametrize(("task", "first", "second"), [("classification", "x", "y"), ("regression", "1", "2")])
+def test_training_examples_without_a_label_yet_are_left_out(
+    read: Read, capsys: pytest.CaptureFixture[str], task: str, first: str, second: str
+) -> None:
+    content = f"text,label\na,{first}\nb,\nc,{second}\nd,  \n"
+    assert [row["text"] for row in read(content, task=task)[0]] == ["a", "c"]
+    assert (
+        "2 of the 4 training examples have no label yet (--label_column label), and are left" in capsys.readouterr().out
+    )
+    rows = [{"text": "a", "label": first}, {"text": "b"}, {"text": "c", "label": second}]
+    assert [row["text"] for row in read(json.dumps(rows), "train.json", task)[0]] == ["a", "c"]
+    assert "label is empty in all training examples" in error_of(read, "text,label\na,\nb,\n", task=task)
+    Path("held-out.csv").write_text(content)
+    assert "line 3 of held-out.csv has ''" in error_of(read, content, task=task, validation_file="held-out.csv")
+
+
+def test_errors_name_the_lines_of_a_file_with_missing_labels(read: Read) -> None:
+    assert "line 4 of train.csv has 'x'." in error_of(read, "text,label\na,1\nb,\nc,x\n", task="regression")
+    assert "line 5 of train.csv has '1.0'" in error_of(read, "text,label\na,1\nb,\nc,y\nd,1.0\n")
+
+
 def test_errors_name_the_file_of_a_row(read: Read) -> None:
     Path("parts").mkdir()
     Path("parts/a.csv").write_text("text,label\na,1\nb,2\n")
@@ -118,9 +144,10 @@ def test_errors_name_the_file_of_a_row(read: Read) -> None:
 
 def test_parquet_rows_are_counted_from_one(read: Read, tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
-    pandas.DataFrame([{"text": "a", "label": 1.0}, {"text": "b", "label": None}]).to_parquet(tmp_path / "a.parquet")
+    rows = [{"text": "a", "text_pair": "b", "label": label} for label in (1.0, None)]
+    pandas.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
     content = (tmp_path / "a.parquet").read_bytes()
-    assert "row 2 of a.parquet has " in error_of(read, content, "a.parquet", "regression")
+    assert "row 2 of a.parquet has " in error_of(read, content, "a.parquet", "ranking")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ class TaskDataArguments(ExampleArguments):
     """
 
     otherwise = "Use --dataset_name for a dataset on the Hub."
+    may_lack_labels = True
 
     train_file: str | None = field(default=None, metadata={"help": "CSV, TSV, JSON (Lines), Parquet or Arrow."})
     validation_file: str | None = field(default=None, metadata={"help": "Examples that select the best weights."})
