@@ -324,6 +324,22 @@ def search(arguments: list[str]) -> Run:
     return _WithoutModels(run) if parsed.mode == "text" and parsed.rerank is None else run
 
 
+def choose(arguments: list[str]) -> Run:
+    """Choose the texts of a corpus that are most useful to label next, and say why."""
+    from .labelling.arguments import CHOOSE, check_output
+
+    parsed = CHOOSE.check(arguments)
+    check_output(*parsed[1:])
+
+    @_without_traceback
+    def run() -> None:
+        from .labelling.choosing import choose
+
+        choose(*parsed)
+
+    return run
+
+
 def serve(arguments: list[str]) -> Run:
     """Serve models over HTTP: vectors, ranking, classification and masks, for clients of OpenAI and TEI."""
     from .serving.arguments import read_arguments
@@ -377,6 +393,7 @@ COMMANDS: dict[str, Callable[[list[str]], Run]] = {
     "explain": explain,
     "index": index,
     "search": search,
+    "choose": choose,
     "serve": serve,
 }
 

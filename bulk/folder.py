@@ -40,10 +40,11 @@ class OutputFolder:
     Args:
         output: The folder.
         command: The command that writes it.
+        option: The option that names it.
     """
 
-    def __init__(self, output: Path, command: str) -> None:
-        self.output, self.command = output, command
+    def __init__(self, output: Path, command: str, option: str = "output_dir") -> None:
+        self.output, self.command, self.option = output, command, f"--{option}"
         self.state = output / ".sequence-encoder"
         self.settings_file, self.finished_file = self.state / "settings.json", self.state / "finished.json"
         self.ranges_file = self.state / "ranges.json"
@@ -55,12 +56,12 @@ class OutputFolder:
             UsageError: If the folder is a file, or overlaps with the corpus.
             FileExistsError: If it contains anything that this command has not written.
         """
-        check_no_overlap(self.output, corpus)
+        check_no_overlap(self.output, corpus, self.option)
         if self.output.exists() and not self.output.is_dir():
-            raise UsageError(f"--output_dir {self.output} is a file; choose a folder.")
+            raise UsageError(f"{self.option} {self.output} is a file; choose a folder.")
         if self.output.is_dir() and not self.state.is_dir() and any(self.output.iterdir()):
             raise FileExistsError(
-                f"{self.output} is not empty, and {self.command} did not write it; choose another --output_dir."
+                f"{self.output} is not empty, and {self.command} did not write it; choose another {self.option}."
             )
 
     def make(self) -> None:
@@ -72,7 +73,7 @@ class OutputFolder:
         try:
             make_folder(self.state)
         except OSError as error:
-            raise UsageError(f"--output_dir {self.output} cannot be written: {error.strerror or error}.") from error
+            raise UsageError(f"{self.option} {self.output} cannot be written: {error.strerror or error}.") from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -85,7 +86,7 @@ class OutputFolder:
         try:
             lock.acquire()
         except Timeout as error:
-            raise FileExistsError(f"Another run is writing to {self.output}; choose another --output_dir.") from error
+            raise FileExistsError(f"Another run is writing to {self.output}; choose another {self.option}.") from error
         try:
             yield
         finally:
@@ -108,7 +109,7 @@ class OutputFolder:
         before = self._read(self.settings_file)
         if before.get("command", self.command) != self.command:
             raise UsageError(
-                f"{self.output} holds results of `sequence-encoder {before['command']}`; choose another --output_dir."
+                f"{self.output} holds results of `sequence-encoder {before['command']}`; choose another {self.option}."
             )
         # The same types as after reading the file.
         now = json.loads(json.dumps(settings))
@@ -116,7 +117,7 @@ class OutputFolder:
         if changed:
             raise UsageError(
                 f"{self.output} holds results of other settings: {'; '.join(changed)}. Run the command as before to "
-                "continue, or choose another --output_dir."
+                f"continue, or choose another {self.option}."
             )
 
     def keep_settings(self, settings: Mapping[str, Any]) -> None:
@@ -157,7 +158,7 @@ class OutputFolder:
         try:
             return json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UsageError(f"{file} is damaged ({error}); choose another --output_dir.") from error
+            raise UsageError(f"{file} is damaged ({error}); choose another {self.option}.") from error
 
 
 def settings_of(command: str, parts: tuple[Any, ...], identity: str) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class Run:
         file_format: The format of the results, one of `FORMATS`.
         load: Loads the model, and returns the computation and a sentence about it.
         engine: Where to compute. It takes `load`, and the engine is used within its context.
+        option: The option that names the output.
     """
 
     command: str
@@ -56,6 +57,7 @@ class Run:
     file_format: str
     load: Load
     engine: Callable[[Load], AbstractContextManager[Engine]] = local_engine
+    option: str = "output_dir"
 
     def __call__(self) -> Counts:
         """Write all shards that do not exist, and return the counts of the whole corpus.
@@ -69,7 +71,7 @@ class Run:
         """
         if process_count() > 1 and FORMATS[self.file_format].one_process:
             raise ValueError(f"--format {self.file_format} is written by one process, got {process_count()}.")
-        folder = OutputFolder(self.output, self.command)
+        folder = OutputFolder(self.output, self.command, self.option)
         folder.check(self.rows.corpus.corpus)
         settings = settings_of(self.command, self.parts, identify(self.model))
         folder.check_settings(settings)

@@ -69,8 +69,13 @@ def reader_of(file: Path) -> str | None:
     return READERS.get(suffixes[-1]) if suffixes else None
 
 
-def check_no_overlap(output: Path, corpus: str) -> None:
-    """Check that the corpus does not include files of the output folder, and is not inside it.
+def check_no_overlap(output: Path, corpus: str, option: str = "--output_dir") -> None:
+    """Check that the corpus does not include files of the output, and is not inside it.
+
+    Args:
+        output: A file or a folder.
+        corpus: The value of `--corpus`.
+        option: The option that names the output.
 
     Raises:
         UsageError: If they overlap.
@@ -89,8 +94,8 @@ def check_no_overlap(output: Path, corpus: str) -> None:
             inside = "**" in levels or len(levels) > len(resolved.relative_to(fixed).parts)
     if inside or any(file.resolve().is_relative_to(resolved) for file in found[1]):
         raise UsageError(
-            f"--output_dir {output} and --corpus {corpus} overlap, so the run could read its own files as texts or "
-            "delete texts; choose another --output_dir."
+            f"{option} {output} and --corpus {corpus} overlap, so the run could read its own files as texts or "
+            f"delete texts; choose another {option}."
         )
 
 

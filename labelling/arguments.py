@@ -1,0 +1,90 @@
+"""The options of `sequence-encoder choose`.
+
+Nothing here imports torch, so that the command line reports mistakes at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..bulk.arguments import ModelArguments
+from ..bulk.arguments import check_libraries as check_bulk_libraries
+from ..command_line import UsageError
+from ..command_line.options import check_least
+from ..command_line.parser import AddValues, CommandLine
+from ..data.corpus import TextArguments
+from ..data.corpus_files import check_no_overlap
+
+
+@dataclass
+class ChoiceArguments:
+    """How many texts to choose, which have labels already, and where to write the choice.
+
+    Raises:
+        UsageError: If a value is not allowed.
+    """
+
+    _argument_group_name = "choice"
+
+    output_file: str = field(metadata={"help": "CSV file to write, with an empty column for the labels."})
+    count: int = field(default=50, metadata={"help": "Number of texts to choose."})
+    labelled: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Files with a column label, such as those of earlier rounds. Their texts are left out, and so are "
+            "texts that are similar to those with a label.",
+            "metavar": "FILE",
+            "action": AddValues,
+        },
+    )
+    id_column: str | None = field(
+        default=None, metadata={"help": "Column to write as id; the default is the number of the row, from 0."}
+    )
+    vectors_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for the vectors of the corpus, which an interrupted command and other rounds use again; "
+            "the default is beside --output_file."
+        },
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace --output_file if it exists."})
+
+    def __post_init__(self) -> None:
+        check_least(self, count=1)
+        if Path(self.output_file).suffix.lower() != ".csv":
+            raise UsageError(f"--output_file must end in .csv, got {self.output_file}.")
+        if any(Path(file).resolve() == Path(self.output_file).resolve() for file in self.labelled):
+            raise UsageError(f"--output_file {self.output_file} would replace labels; choose another file.")
+
+    @property
+    def vectors(self) -> Path:
+        """The folder for the vectors."""
+        file = Path(self.output_file)
+        return file.with_name(f"{file.stem}-vectors") if self.vectors_dir is None else Path(self.vectors_dir)
+
+
+CHOOSE = CommandLine(
+    "choose",
+    "Choose the texts of a corpus that are most useful to label next, and write them to a CSV file.\n"
+    "If the command is interrupted, run it again to continue.",
+    'minilm --corpus "texts/*.csv" --count 50 --output_file chosen.csv',
+    (ModelArguments, TextArguments, ChoiceArguments),
+    positional=("model",),
+)
+
+
+def check_output(corpus: TextArguments, options: ChoiceArguments) -> None:
+    """Check the libraries and the output file.
+
+    Raises:
+        MissingLibraryError: If a library is missing.
+        FileExistsError: If the file exists.
+        UsageError: If it is part of the corpus.
+    """
+    check_bulk_libraries("choose")
+    check_no_overlap(Path(options.output_file), corpus.corpus, "--output_file")
+    if Path(options.output_file).exists() and not options.overwrite:
+        raise FileExistsError(
+            f"{options.output_file} exists, and may have labels; choose another --output_file, or pass --overwrite."
+        )

@@ -1,0 +1,152 @@
+"""The command `choose` finds texts that are typical, different and uncertain, and `adapt` takes its file back."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sequence_encoder import SequenceEncoderForSequenceClassification
+from sequence_encoder.__main__ import main
+from sequence_encoder.command_line import UsageError
+from sequence_encoder.labelling import choose_texts
+from sequence_encoder.labelling.design import choose_by_design
+from sequence_encoder.tests.adaptation_runs import COLOURS, examples_of, save_encoder
+
+pytestmark = pytest.mark.since("pyarrow", "26", "writes null vectors")
+TEXTS = sorted({row["text"] for row in examples_of("classification", 60, 0)})
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(tmp_path_factory.mktemp("models") / "encoder", cls_token_id=2, sep_token_id=3)
+
+
+@pytest.fixture(scope="module")
+def classifier(encoder: Path) -> Path:
+    folder = encoder.with_name("classifier")
+    torch.manual_seed(0)
+    model = SequenceEncoderForSequenceClassification.from_pretrained(encoder, id2label=dict(enumerate(COLOURS)))
+    torch.nn.init.normal_(model.classifier.weight)
+    model.save_pretrained(folder)
+    for file in encoder.glob("tokenizer*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Return texts with ids, an empty text, and each text again in another case."""
+    file = tmp_path / "corpus.csv"
+    with file.open("w", newline="") as output:
+        writer = csv.writer(output)
+        writer.writerow(["text", "key"])
+        writer.writerows([[text, f"k{index}"] for index, text in enumerate(TEXTS)])
+        writer.writerows([[" ", "empty"], *([f" {text.upper()}", "again"] for text in TEXTS)])
+    return file
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as content:
+        return list(csv.DictReader(content))
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def clusters(*sizes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return vectors around as many directions, and the cluster of each."""
+    rng = np.random.default_rng(0)
+    kind = np.repeat(np.arange(len(sizes)), sizes)
+    return (10 * np.eye(8)[kind] + rng.normal(size=(len(kind), 8))).astype(np.float32), kind
+
+
+def test_choices_are_typical_and_different_and_avoid_what_has_a_label() -> None:
+    vectors, kind = clusters(60, 50, 40, 30)
+    none = np.zeros((0, 8), np.float32)
+    chosen, similar = choose_by_design(vectors.copy(), none, 4)
+    assert kind[chosen].tolist() == [0, 1, 2, 3]
+    assert similar.tolist() == [59, 49, 39, 29]
+    labelled = vectors[np.flatnonzero(kind == 1)[:5]]
+    chosen, similar = choose_by_design(vectors.copy(), labelled, 3)
+    assert set(kind[chosen]) == {0, 2, 3}
+    uncertainty = np.where(kind == 2, 1, 0.01)
+    chosen, _ = choose_by_design(vectors.copy(), none, 1, uncertainty)
+    assert kind[chosen].tolist() == [2]
+    everything, _ = choose_by_design(vectors.copy(), none, len(kind))
+    assert sorted(everything) == list(range(len(kind)))
+
+
+def test_each_choice_lowers_the_mean_variance_most() -> None:
+    vectors = clusters(9, 6, 3)[0]
+    chosen, _ = choose_by_design(vectors.copy(), vectors[:2].copy(), 5)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    centred = (unit - unit.mean(axis=0)).astype(np.float64)
+    centred = np.column_stack([centred / np.sqrt((centred**2).sum(axis=1).mean()), np.ones(len(centred))])
+
+    def variance(design: list[int]) -> float:
+        inverse = np.linalg.inv(np.eye(9) + centred[design].T @ centred[design])
+        return float(np.einsum("nd,de,ne->n", centred, inverse, centred).mean())
+
+    design = [0, 1]
+    for choice in chosen:
+        least = min(variance([*design, other]) for other in range(len(vectors)) if other not in design[2:])
+        design.append(int(choice))
+        assert variance(design) == pytest.approx(least, rel=1e-5)
+
+
+def test_the_command_writes_texts_once_and_continues(
+    encoder: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "chosen.csv"
+    command = ["choose", str(encoder), "--corpus", str(corpus), "--count", "7", "--id_column", "key"]
+    main([*command, "--output_file", str(file)])
+    rows = rows_of(file)
+    assert list(rows[0]) == ["id", "text", "label", "reason"]
+    assert [row["id"] for row in rows] == [f"k{TEXTS.index(row['text'])}" for row in rows]
+    assert len({row["text"] for row in rows}) == 7
+    assert {row["label"] for row in rows} == {""}
+    assert "typical of " in rows[0]["reason"]
+    before = file.read_text()
+    with pytest.raises(SystemExit, match=r"chosen.csv exists, and may have labels"):
+        main([*command, "--output_file", str(file)])
+    capsys.readouterr()
+    main([*command, "--output_file", str(file), "--overwrite"])
+    assert "Finished before" in capsys.readouterr().out
+    assert file.read_text() == before
+
+
+def test_labelled_texts_are_left_out(encoder: Path, corpus: Path, tmp_path: Path) -> None:
+    vectors = tmp_path / "vectors"
+    first = choose_texts(encoder, corpus, tmp_path / "first.csv", count=20, vectors_dir=vectors)
+    labelled = [{"text": row["text"].upper(), "label": "red" if place < 9 else ""} for place, row in enumerate(first)]
+    files = [write(tmp_path / "labelled.jsonl", labelled), write(tmp_path / "other.jsonl", [{"text": "?", "label": 1}])]
+    options = {"vectors_dir": vectors, "labelled": list(map(str, files)), "count": 100}
+    second = choose_texts(encoder, corpus, tmp_path / "second.csv", **options)
+    assert {row["text"] for row in second} == set(TEXTS) - {row["text"] for row in first}
+    bad = write(tmp_path / "texts.jsonl", [{"text": "a"}])
+    with pytest.raises(UsageError, match=r"--labelled .*texts.jsonl has no column label; it has text"):
+        choose_texts(encoder, corpus, tmp_path / "third.csv", labelled=[str(bad)])
+    with pytest.raises(UsageError, match="would replace labels"):
+        choose_texts(encoder, corpus, tmp_path / "a.csv", labelled=[str(tmp_path / "a.csv")])
+
+
+def test_a_classifier_says_between_which_labels_it_hesitates(classifier: Path, corpus: Path, tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    rows = choose_texts(classifier, corpus, tmp_path / "chosen.csv", count=5)
+    table = parquet.read_table(tmp_path / "chosen-vectors" / "shard-000000.parquet").slice(0, len(TEXTS))
+    model = SequenceEncoderForSequenceClassification.from_pretrained(classifier)
+    logits = model.classifier(torch.tensor(table.column("embedding").to_pylist()))
+    scores = torch.tensor(table.column("scores").to_pylist())
+    torch.testing.assert_close(logits.softmax(-1), scores, rtol=0.03, atol=0.03)
+    for row in rows:
+        best, second = scores[TEXTS.index(row["text"])].topk(2).indices.tolist()
+        assert f"hesitates between {COLOURS[best]} and {COLOURS[second]} (" in row["reason"]
