@@ -5,10 +5,8 @@ Shapes: N texts, D channels, C labels.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,11 +31,12 @@ from ..saving.whole_folders import check_writable, write_atomically
 from ..tasks.example_files import ExampleFiles
 from .arguments import CHOOSE, ChoiceArguments, check_output
 from .design import choose_by_design
+from .label_file import LABEL, REASON, TEXT, csv_text
 from .scored_vectors import SCORES, load_for_choosing
 
 # More texts need more memory, and hardly make a better choice: then these are random ones.
 _MOST_TEXTS = 200_000
-COLUMNS = ("id", "text", "label", "reason")
+COLUMNS = ("id", TEXT, LABEL, REASON)
 Array = npt.NDArray[Any]
 
 
@@ -82,7 +81,7 @@ def choose(model: ModelArguments, corpus: TextArguments, options: ChoiceArgument
         count = min(options.count, len(pool.rows))
         chosen, similar = choose_by_design(pool.vectors, known, count, uncertain)
     found = pool.described(chosen, similar)
-    write_atomically(Path(options.output_file), _csv_lines(found))
+    write_atomically(Path(options.output_file), [csv_text(COLUMNS, found)])
     few = ", all that have no label yet" if count < options.count else ""
     print(f"{counted(count, 'text')} to label {'is' if count == 1 else 'are'} in {options.output_file}{few}.")
     return found
@@ -219,11 +218,3 @@ def _vectors_of(texts: list[str], load: Callable[[], Any], channels: int) -> Arr
         columns = computation.compute(chunk, computation.tokenize([texts]), progress)
     names = [each.name for each in computation.fields]
     return _matrix(columns[names.index(VECTORS)])
-
-
-def _csv_lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-    output = io.StringIO()
-    writer = csv.DictWriter(output, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    yield output.getvalue()

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -185,11 +186,16 @@ def _unused_name(output: Path, name: Path) -> Path:
 
 
 def write_atomically(file: Path, parts: Iterable[str]) -> None:
-    """Write a text file under a temporary name, and rename it when it is complete."""
+    """Write a text file under a temporary name, and rename it when it is complete.
+
+    It has the permissions of the file that it replaces.
+    """
     temporary = file.with_name(f"{file.name}.part")
     try:
         with temporary.open("w", encoding="utf-8") as writer:
             writer.writelines(parts)
+        if file.exists():
+            shutil.copymode(file, temporary)
         os.replace(temporary, file)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from fastapi.routing import APIRoute
 
+    from ..labelling.label_file import LabelFile
     from ..search import SearchIndex
     from .served_model import ServedModel
 
@@ -24,6 +25,7 @@ def create_app(
     api_key: str | None = None,
     truncate: bool = False,
     index: SearchIndex | None = None,
+    labels: LabelFile | None = None,
 ) -> FastAPI:
     """Make an application that serves models to clients of OpenAI and of text-embeddings-inference.
 
@@ -34,6 +36,7 @@ def create_app(
         api_key: The key that requests must send as `Authorization: Bearer KEY`; None if they need none.
         truncate: Whether to cut texts that are too long, unless a request says otherwise.
         index: An index to search. One of the models must have computed its vectors.
+        labels: A file whose texts people label at `/label`.
 
     Returns:
         The application. `app.state.service` has its models, queue and metrics.
@@ -76,6 +79,10 @@ def create_app(
         from .search_routes import search_routes
 
         routers.append(search_routes(service, index))
+    if labels is not None:
+        from .label_routes import label_routes
+
+        routers += [page_route("/label", "label.html"), label_routes(labels)]
     for router in routers:
         app.include_router(router)
 
@@ -86,6 +93,8 @@ def create_app(
     async def http_error(request: Request, error: HTTPException) -> Response:
         if path_of(request) == "/search" and index is None:
             error = RequestError(404, "This server has no index. Start it with --index.")
+        if path_of(request) in ("/label", "/labels") and labels is None:
+            error = RequestError(404, "This server has no texts to label. Start it with --label_file.")
         return error_response(path_of(request), error)
 
     @app.exception_handler(RequestValidationError)

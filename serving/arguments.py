@@ -34,6 +34,8 @@ class ServeArguments:
         device: A device of torch, or "auto".
         truncate: Whether to cut texts that are too long, unless a request says otherwise.
         index: The folder of an index to search, or None.
+        label_file: The CSV file whose texts people label, or None.
+        label_names: The file with the names of the labels, or None.
     """
 
     models: tuple[str, ...]
@@ -45,6 +47,8 @@ class ServeArguments:
     device: str
     truncate: bool
     index: str | None
+    label_file: str | None
+    label_names: str | None
 
 
 def read_arguments(summary: str | None, arguments: list[str]) -> ServeArguments:
@@ -91,11 +95,17 @@ def read_arguments(summary: str | None, arguments: list[str]) -> ServeArguments:
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or another device; default: a GPU if any")
     parser.add_argument("--truncate", action="store_true", help="cut texts that are too long instead of refusing them")
     parser.add_argument("--index", metavar="FOLDER", help="index to search, which `sequence-encoder index` has made")
+    parser.add_argument(
+        *_forms("label_file"), metavar="FILE", help="CSV file to label in a browser, such as from `choose`"
+    )
+    parser.add_argument(*_forms("label_names"), metavar="FILE", help="text file with the name of a label in each line")
     check_names("serve", arguments, [*parser._option_string_actions])
     parsed = parser.parse_args(arguments)
     if not 0 <= parsed.port < 2**16:
         raise UsageError(f"--port must be from 0 to {2**16 - 1}, got {parsed.port}.")
     check_api_key(parsed.api_key)
+    if parsed.label_names is not None and parsed.label_file is None:
+        raise UsageError("--label_names needs --label_file.")
     limits = Limits(**{each.name: getattr(parsed, each.name) for each in fields(Limits)})
     return ServeArguments(
         tuple(parsed.models),
@@ -107,6 +117,8 @@ def read_arguments(summary: str | None, arguments: list[str]) -> ServeArguments:
         parsed.device,
         parsed.truncate,
         parsed.index,
+        parsed.label_file,
+        parsed.label_names,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 
 from ..command_line import UsageError
+from ..labelling.label_file import LabelFile
 from ..search import SearchIndex
 from .app import create_app
 from .arguments import ServeArguments
@@ -48,11 +49,16 @@ def serve(options: ServeArguments) -> None:
             listener.bind((options.host, options.port))
         except OSError as error:
             raise UsageError(f"Cannot listen on {options.host}, port {options.port}: {error.strerror}.") from error
+        labels = None if options.label_file is None else LabelFile(options.label_file, options.label_names)
         index = None if options.index is None else SearchIndex(options.index)
         models = [_load(source, options) for source in options.models]
-        app = create_app(models, options.limits, api_key=options.api_key, truncate=options.truncate, index=index)
+        app = create_app(
+            models, options.limits, api_key=options.api_key, truncate=options.truncate, index=index, labels=labels
+        )
         for model in models:
             print(f"{model.name}: {', '.join(model.tasks)}, in {model.precision} on {model.device}")
+        if labels is not None:
+            print(f"Open /label in a browser to label the {len(labels.rows):,} texts of {options.label_file}.")
         sys.setswitchinterval(_SWITCH_SECONDS)
         # A full garbage collection would visit the half a million objects of the libraries and stop all requests for
         # a third of a second, every few seconds.

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import RequestError, error_response
 from .service import Service
 
-# Routes without a key: probes have none, and the page asks for it.
-_OPEN = frozenset(("/", "/health"))
+# Routes without a key: probes have none, and the pages ask for it.
+_OPEN = frozenset(("/", "/label", "/health"))
 # Seconds in which a body must arrive. A client that never sends it would hold up the end of the server.
 _BODY_SECONDS = 60
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]

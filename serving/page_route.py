@@ -1,4 +1,4 @@
-"""The page at `/`, where people try a server in a browser."""
+"""The pages of a server: where people try it in a browser, and where they label texts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 
-def page_route() -> APIRouter:
-    """Return the route. The page loads nothing from elsewhere, and may only talk to its own server."""
+def page_route(path: str = "/", file: str = "page.html") -> APIRouter:
+    """Return the route of a page. The page loads nothing from elsewhere, and may only talk to its own server.
+
+    Args:
+        path: The path of the page.
+        file: The name of its file in this folder.
+    """
     routes = APIRouter()
-    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    page = Path(__file__).with_name(file).read_text(encoding="utf-8")
     policy = (
         f"default-src 'none'; script-src {_hash_of(page, 'script')}; style-src {_hash_of(page, 'style')}; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"}
 
-    @routes.head("/", include_in_schema=False)
-    @routes.get("/", include_in_schema=False)
+    @routes.head(path, include_in_schema=False)
+    @routes.get(path, include_in_schema=False)
     async def show() -> Response:
         return Response(page, headers=headers, media_type="text/html")
 

@@ -43,7 +43,12 @@ TINY_MODEL = [
 SHORTER = {"pretrain": [*FEW_STEPS, *TINY_MODEL], "adapt": [*FEW_STEPS, "--overwrite"], "convert": ["--force"]}
 
 
-WRITERS_OF_ROWS = ("sequence-encoder embed", "sequence-encoder predict", "sequence_encoder.bulk")
+WRITERS_OF_ROWS = (
+    "sequence-encoder choose",
+    "sequence-encoder embed",
+    "sequence-encoder predict",
+    "sequence_encoder.bulk",
+)
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 COMMANDS = [block for block in BLOCKS if block.language == "sh"]

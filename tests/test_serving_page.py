@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
+from sequence_encoder.labelling.label_file import LabelFile
 from sequence_encoder.serving import create_app, load_served_model
 from sequence_encoder.serving.served_model import ServedModel
 from sequence_encoder.tests.serving_apps import TEXTS, ask, indexed, listening, served_models
@@ -122,3 +123,47 @@ def test_the_page_loads_nothing_from_elsewhere() -> None:
     assert answer.status_code == 200
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
     assert "//" not in answer.text.replace("</", "")
+
+
+def test_texts_are_labelled_with_the_keyboard(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "chosen.csv"
+    reason = "typical of 3 similar texts"
+    file.write_text("id,text,label,reason\n" + "".join(f"{row},{text},,{reason}\n" for row, text in enumerate(TEXTS)))
+    labels = LabelFile(str(file))
+    labels.names = ["red", "green"]
+
+    def written() -> list[str]:
+        return [row["label"] for row in LabelFile(str(file)).rows]
+
+    for page in opened(browser, served_models()["classifier"], api_key="key", labels=labels):
+        page.goto(page.url + "label")
+        page.get_by_text("API key is missing").wait_for()
+        page.get_by_label("API key").fill("key")
+        page.get_by_label("API key").press("Tab")
+        page.get_by_text("Text 1 of 4, 0 labelled").wait_for()
+        assert page.locator("#text").inner_text() == TEXTS[0]
+        assert reason not in page.locator("main").inner_text()
+        # The second label is for the second text, although the first one is not saved yet.
+        page.keyboard.type("12")
+        page.get_by_text("Text 3 of 4, 2 labelled").wait_for()
+        assert written() == ["red", "green", "", ""]
+        page.get_by_text(f"Saved: green. Chosen as: {reason}. The model says ").wait_for()
+        page.keyboard.press("u")
+        page.get_by_text("Text 2 of 4, 1 labelled").wait_for()
+        assert written() == ["red", "", "", ""]
+        page.keyboard.press("s")
+        page.keyboard.press("ArrowRight")
+        page.get_by_text("Text 4 of 4, 1 labelled").wait_for()
+        page.get_by_label("New label").fill("1u")
+        page.get_by_role("button", name="Add and use").click()
+        page.get_by_text("Text 2 of 4, 2 labelled").wait_for()
+        assert written() == ["red", "", "", "1u"]
+        # Another tab has labelled this text.
+        labels.set(1, "red", "")
+        page.get_by_role("button", name="green").click()
+        page.get_by_text("This text was labelled 'red' in the meantime.").wait_for()
+        assert page.get_by_role("button", name="red").get_attribute("aria-pressed") == "true"
+        assert written() == ["red", "red", "", "1u"]
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download CSV").click()
+        assert Path(download.value.path()).read_text() == file.read_text()
