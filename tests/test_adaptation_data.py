@@ -12,7 +12,7 @@ import transformers
 from datasets import Dataset
 from transformers import pipeline
 
-from sequence_encoder.tests.adaptation_runs import FAST, examples_of, run, save_encoder
+from sequence_encoder.tests.adaptation_runs import FAST, WORDS, examples_of, run, save_encoder
 
 Build = Callable[..., Any]
 
@@ -123,6 +123,21 @@ def test_entities_are_learned_from_character_spans(encoder: Path, tmp_path: Path
     assert results.best.metrics["validation"]["f1"] > 0.9
     pipe = pipeline("token-classification", model=str(tmp_path / "out"), aggregation_strategy="first")
     assert [each["entity_group"] for each in pipe("we saw red and the dog")] == ["colour", "animal"]
+
+
+def test_the_pair_of_a_text_is_searched_among_all_pairs(encoder: Path, tmp_path: Path) -> None:
+    # Their answers are closer to the question below than its own one.
+    rows = [{"text": "a cat", "text_pair": f"which cat ? {word}"} for word in WORDS[:12]]
+    validation = tmp_path / "validation.jsonl"
+    validation.write_text(json.dumps({"text": "which cat ?", "text_pair": "owl owl owl red"}) + "\n")
+    found = []
+    for count in (2, 12):
+        train = tmp_path / f"{count}.jsonl"
+        train.write_text("".join(json.dumps(row) + "\n" for row in rows[:count]))
+        options = {"train_file": train, "validation_file": validation, "num_train_epochs": 1, "learning_rate": 1e-9}
+        results = run("embedding", encoder, tmp_path / str(count), **options)
+        found.append(results.best.metrics["validation"]["cosine_accuracy@10"])
+    assert found == [1.0, 0.0]
 
 
 def test_long_contexts_are_read_in_windows(encoder: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_remarks_on_a_card_are_whole_sentences() -> None:
     results.baselines = {"before_training": {"validation": {"accuracy": 0.5, "loss": 1.0}}}
     remarks = complete(Training(), results, "an encoder", {"train": "train.csv"}, "text-classification").remarks
     assert remarks is not None
-    assert re.findall(r"\.+(?= |$)", remarks) == [".", ".", "."]
+    assert re.findall(r"\.+(?= |$)", remarks) == ["."] * 4
 
 
 def test_a_nan_metric_is_reported() -> None:
@@ -45,6 +45,15 @@ def test_a_zero_error_is_the_best_score(before: float, warnings: int) -> None:
     results = results_of(-0.0, rmse=0.0)
     results.baselines = {"before_training": {"validation": {"rmse": before}}}
     assert len(results.warnings()) == warnings
+
+
+def test_examples_that_are_too_easy_do_not_say_that_training_was_useless() -> None:
+    results = results_of(1.0, ndcg=1.0)
+    results.baselines = {"before_training": {"validation": {"ndcg": 1.0}}}
+    (warning,) = results.warnings()
+    assert warning.startswith("ndcg on the validation examples is 1, also before training, so they do not show whether")
+    results.baselines["before_training"]["validation"]["ndcg"] = 0.99
+    assert results.warnings() == []
 
 
 @pytest.mark.parametrize(

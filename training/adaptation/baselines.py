@@ -34,7 +34,10 @@ class Baseline(NamedTuple):
 
     head: str
     in_words: str
-    advice: str = "the training has not helped."
+    advice: str = (
+        "the training has not helped. Try another --learning_rate, more epochs or more examples, or use the model "
+        "as it was."
+    )
     may_be_equal: bool = False
 
 

@@ -204,6 +204,12 @@ class Results:
                 reached, value = metrics[metric], splits.get(split, {}).get(metric)
                 if value is None or (reached == value and baseline.may_be_equal):
                     continue
+                if name == "before_training" and sign > 0 and reached == value == 1:
+                    warnings.append(
+                        f"{metric} on the {split} examples is 1, also before training, so they do not show whether "
+                        "training helps. Evaluate on more or harder examples."
+                    )
+                    break
                 if sign * reached <= sign * value:
                     warnings.append(
                         f"{metric} on the {split} examples is {reached:.4g}, compared with {value:.4g} "

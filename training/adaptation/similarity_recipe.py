@@ -69,7 +69,10 @@ class SimilarityRecipe:
         said = recipe.max_length if recipe is not None and self.task.kind == "SentenceTransformer" else None
         self.max_length = text_length(self.run.model.max_length, config, default=said)
         self.cut = {split: self.task.cut(rows, tokenizer, self.max_length) for split, rows in self.rows.items()}
-        self.evaluators = {split: self.task.evaluator(rows) for split, rows in self.rows.items() if split != "train"}
+        train = self.rows["train"]
+        self.evaluators = {
+            split: self.task.evaluator(rows, train) for split, rows in self.rows.items() if split != "train"
+        }
 
     def trainer(self, args: AdaptationArguments, resume_from: Path | None = None) -> Any:
         """Build a `Trainer` of sentence-transformers for the model of one seed.

@@ -14,6 +14,9 @@ from ....tasks.task import TruncationCounts
 if TYPE_CHECKING:
     from ..examples.arguments import TaskDataArguments
 
+# The number of texts that a text's pair is searched among. More take longer, and hardly change the order of models.
+_POOL = 5_000
+
 
 class SimilarityTask(ABC):
     """A task of sentence-transformers on pairs of texts.
@@ -97,8 +100,13 @@ class SimilarityTask(ABC):
         """Build the loss of the training."""
 
     @abstractmethod
-    def evaluator(self, rows: Any) -> Any:
-        """Build an evaluator on the examples of a split. Its `primary_metric` selects the best weights."""
+    def evaluator(self, rows: Any, others: Any) -> Any:
+        """Build an evaluator. Its `primary_metric` selects the best weights.
+
+        Args:
+            rows: The examples to evaluate on.
+            others: The training examples.
+        """
 
 
 class Embedding(SimilarityTask):
@@ -165,15 +173,20 @@ class Embedding(SimilarityTask):
             return loss
         return losses.MatryoshkaLoss(model, loss, matryoshka_dims=matryoshka_dims)
 
-    def evaluator(self, rows: Any) -> Any:
-        """See `SimilarityTask`. It computes the rank correlation with scores, or retrieval metrics without them."""
+    def evaluator(self, rows: Any, others: Any) -> Any:
+        """See `SimilarityTask`. It computes the rank correlation with scores, or retrieval metrics without them.
+
+        Without scores, the model must find the second text of a pair among those of all pairs, training pairs included.
+        Among the few texts of a small split, every model would find it.
+        """
         from sentence_transformers.sentence_transformer import evaluation
 
         if self.scored:
             return evaluation.EmbeddingSimilarityEvaluator(
                 rows["text"], rows["text_pair"], rows["label"], main_similarity="cosine", write_csv=False
             )
-        documents = {text: f"d{index}" for index, text in enumerate(dict.fromkeys(rows["text_pair"]))}
+        pool = dict.fromkeys((*rows["text_pair"], *others["text_pair"]))
+        documents = {text: f"d{index}" for index, text in enumerate(pool) if index < max(_POOL, len(rows))}
         queries = {text: f"q{index}" for index, text in enumerate(dict.fromkeys(rows["text"]))}
         relevant: dict[str, set[str]] = {}
         for text, pair in zip(rows["text"], rows["text_pair"], strict=True):
@@ -227,7 +240,7 @@ class Ranking(SimilarityTask):
 
         return losses.BinaryCrossEntropyLoss(model)
 
-    def evaluator(self, rows: Any) -> Any:
+    def evaluator(self, rows: Any, others: Any) -> Any:
         """See `SimilarityTask`. It computes average precision for labels of 0 and 1, else the rank correlation."""
         from sentence_transformers.cross_encoder import evaluation
 
