@@ -55,8 +55,11 @@ class RowFiles:
 
     def place(self, index: int) -> str:
         """Return the location of a row for messages, such as "line 3 of train.csv". `index` counts from 0."""
-        places = (f"{place} of {file}" for file in self.files for place, _ in self._read(file))
-        return next(itertools.islice(places, index, None))
+        return next(itertools.islice(self.places(), index, None))
+
+    def places(self) -> Iterator[str]:
+        """Yield the location of each row."""
+        return (f"{place} of {file}" for file in self.files for place, _ in self._read(file))
 
     def samples(self) -> Iterator[tuple[Path, list[Row]]]:
         """Yield the first rows of each file that has rows."""

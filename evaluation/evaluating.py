@@ -19,12 +19,16 @@ from .examples import Examples, read_examples, task_of
 from .findings import FileEvaluation, Findings
 from .judging import JUDGES, Judged
 from .label_correction import has_label_bias, helpful_matching, matched_answers
+from .label_errors import find_label_errors
 from .label_shift import corrected_probabilities, label_shift
 from .metrics import auroc, confidence_sums, reliability, risk_coverage, share_sums
 from .predicting import Predictions, predict
 from .report import as_text, save_report
 from .set_measures import measure_sets
 from .shift import input_shift
+
+# Its logarithm is finite.
+_TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Evaluation(Findings):
         return as_text(self)
 
     def save(self, folder: Any, overwrite: bool = False) -> None:
-        """Write `evaluation.json` and `report.html` into a folder.
+        """Write `evaluation.json`, `report.html` and, if labels look wrong, `suspicious_labels.csv` into a folder.
 
         Args:
             folder: The folder.
@@ -132,6 +136,10 @@ def _evaluate_file(
     if judged.known is not None and judged.known.ndim == 1:
         counts = np.bincount(judged.known, minlength=len(examples.task.labels))
         found["label_shares"] = (counts / examples.size).tolist()
+        # On texts that have shifted, what looks like a wrong label is more often a mistake of the model.
+        if not index and judged.probabilities is not None:
+            logits = np.log(np.maximum(judged.probabilities, _TINY))
+            found["label_errors"] = find_label_errors([logits], judged.known, examples.task.labels, examples.texts)
     if index:
         home = mine[0]
         found |= _away_from_home(model, read[0], examples, home, mine[index], samples, seed)

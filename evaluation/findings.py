@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ..version import __version__
 from .estimates import PREFERRED
 from .label_correction import Matching
+from .label_errors import LabelErrors
 from .label_shift import LabelShift
 from .metrics import Estimate
 from .shift import InputShift
@@ -37,6 +38,7 @@ class FileEvaluation:
         matched_accuracy: The accuracy if the model gives each label as often as it occurs at home.
         label_shares: The true shares of the labels.
         matching: Why the shares of the labels should be matched, or None if they should not.
+        label_errors: The labels at home that are probably wrong, for classification with one label per text.
     """
 
     name: str
@@ -58,6 +60,7 @@ class FileEvaluation:
     matched_accuracy: float | None = None
     label_shares: list[float] | None = None
     matching: Matching | None = None
+    label_errors: LabelErrors | None = None
 
     @property
     def estimate(self) -> float | None:

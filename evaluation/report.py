@@ -21,6 +21,7 @@ from . import charts
 from .charts import Series, shortened
 from .findings import FileEvaluation, Findings
 from .label_correction import LEVEL
+from .label_errors import FILE, LabelErrors, as_csv
 
 JSON, PAGE = "evaluation.json", "report.html"
 # The metric of each task that the table shows.
@@ -35,6 +36,8 @@ _RIGHT = {
 _SHOWN = 500
 # A sentence names the shares of no more labels.
 _NAMED = 4
+# The page shows no more labels that look wrong. The file has all of them.
+_DOUBTED = 50
 _ESTIMATES = {
     "thresholds_and_transport": "thresholds and transport",
     "thresholded_confidence": "thresholded confidence",
@@ -65,7 +68,14 @@ def as_text(evaluation: Findings) -> str:
         for each in evaluation.files
         if (advised := advice_on(evaluation, each))
     ]
-    return "\n\n".join((as_table(evaluation), *advice))
+    doubts = [f"{each.name}: {doubted}" for each in evaluation.files if (doubted := doubts_on(each))]
+    return "\n\n".join((as_table(evaluation), *advice, *doubts))
+
+
+def doubts_on(each: FileEvaluation) -> str:
+    """Say how many labels of a file look wrong; empty if none does."""
+    found = each.label_errors
+    return f"{found} The report has {FILE}." if found is not None and found.found else ""
 
 
 def as_table(evaluation: Findings) -> str:
@@ -173,7 +183,12 @@ def save_report(evaluation: Findings, folder: Any, overwrite: bool = False) -> N
     folder = Path(folder)
     check_folder(folder, overwrite)
     texts = {JSON: as_json(evaluation), PAGE: as_page(evaluation)}
-    with staged(folder, lambda name, new: False) as written:
+    home = evaluation.files[0]
+    if home.label_errors is not None and home.label_errors.found:
+        places = {each.index: f"row {each.index + 1} of {home.name}" for each in home.label_errors.found}
+        # A spreadsheet only takes it for UTF-8 with a byte order mark.
+        texts[FILE] = "\ufeff" + as_csv(home.label_errors, places)
+    with staged(folder, lambda name, new: name == FILE and name not in new) as written:
         for name, text in texts.items():
             (written / name).write_text(text, encoding="utf-8")
 
@@ -188,7 +203,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another --output_dir.")
     check_writable(folder / JSON)
-    if not overwrite and (there := [name for name in (JSON, PAGE) if (folder / name).exists()]):
+    if not overwrite and (there := [name for name in (JSON, PAGE, FILE) if (folder / name).exists()]):
         raise FileExistsError(
             f"{folder} has {' and '.join(there)}; choose another --output_dir, or replace the report with --overwrite."
         )
@@ -285,7 +300,21 @@ def _section(evaluation: Findings, each: FileEvaluation, colors: Mapping[str, st
             f"<p><b>Words of <bdi>{_safe(each.name)}</bdi>:</b> {_words(shift.words)}. "
             f"<b>Words of home:</b> {_words(shift.home_words)}.</p>",
         ]
+    if each.label_errors is not None and each.label_errors.found:
+        parts.append(_label_errors(each.label_errors))
     return f"<section>{''.join(parts)}</section>"
+
+
+def _label_errors(errors: LabelErrors) -> str:
+    """Return the table of the labels that look wrong."""
+    rows = [["text", "label", "more likely", "probability that the label is wrong"]]
+    rows += [
+        [shortened(each.text, _SHOWN), each.label, each.suggested, f"{each.wrong:.2f}"]
+        for each in errors.found[:_DOUBTED]
+    ]
+    more = f" Only the first {_DOUBTED} are shown." if len(errors.found) > _DOUBTED else ""
+    said = f"{errors} About {errors.share:.1%} of all labels are wrong, if errors are random.{more}"
+    return f"<details><summary>Labels that look wrong</summary><p>{_safe(said)}</p>{_table(rows)}</details>"
 
 
 def in_words(evaluation: Findings, each: FileEvaluation, is_home: bool) -> str:

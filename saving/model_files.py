@@ -46,7 +46,9 @@ _PATTERNS = re.compile(
 )
 _ADAPTER_NAMES = {"adapter_config.json", "adapter_model.safetensors", ADAPTER_RECORD}
 # Written by `adapt`.
-_BESIDE_RESULTS = ("results.json", "predictions.jsonl", "confusion_matrix.png")
+_BESIDE_RESULTS = ("results.json", "predictions.jsonl", "suspicious_labels.csv", "confusion_matrix.png")
+# Those that contain the texts of users, who may not want to publish them.
+FILES_WITH_TEXTS = {"predictions.jsonl", "suspicious_labels.csv"}
 _OLDER_ENTRY = "sequence_encoder_auto_classes.py"
 # Describes an exported model, and names its files.
 _EXPORT = "export.json"

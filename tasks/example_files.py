@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,9 +55,17 @@ class ExampleFiles:
 
     def place(self, index: int) -> str:
         """Return the location of a row for messages, such as "line 3 of train.csv". `index` counts from 0."""
+        return self.places([index])[index]
+
+    def places(self, indices: Iterable[int]) -> dict[int, str]:
+        """Return the locations of several rows, for which the files are read once."""
+        wanted = set(indices)
         if self.rows is not None:
-            return self.rows.place(index)
-        return f"row {index + 1} of {self.files[0] if len(self.files) == 1 else self.named}"
+            last = max(wanted, default=-1)
+            found = enumerate(itertools.islice(self.rows.places(), last + 1))
+            return {index: place for index, place in found if index in wanted}
+        where = self.files[0] if len(self.files) == 1 else self.named
+        return {index: f"row {index + 1} of {where}" for index in wanted}
 
     def _as_dataset(self, files: RowFiles, rows: list[Row]) -> Any:
         """Convert rows to columns. A column that mixes numbers and strings becomes a column of strings."""
@@ -100,5 +110,12 @@ def files_of(data: ExampleArguments, split: str) -> ExampleFiles | None:
 
 def place_of(data: ExampleArguments, split: str, index: int) -> str:
     """Return the location of a row of a split for messages. `index` counts from 0, as in `datasets`."""
+    return places_of(data, split, [index])[index]
+
+
+def places_of(data: ExampleArguments, split: str, indices: Iterable[int]) -> dict[int, str]:
+    """Return the locations of several rows of a split; see `place_of`."""
     files = files_of(data, split)
-    return f"row {index} (from 0) of the {split} split" if files is None else files.place(index)
+    if files is None:
+        return {index: f"row {index} (from 0) of the {split} split" for index in indices}
+    return files.places(indices)

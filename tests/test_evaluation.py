@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import re
@@ -54,6 +55,20 @@ def model_of(encoder: Path, task: str) -> Any:
     head, labels, fields = HEADS[task]
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: place for place, name in enumerate(labels)}}
     return head.from_pretrained(encoder, **names, **fields)
+
+
+def trained(encoder: Path, rows: list[dict[str, Any]], only_head: bool = False) -> tuple[Any, Any]:
+    """Return a model that has learned the colours, and its tokenizer. If only its head has, it is more or less sure."""
+    model, tokenizer = model_of(encoder, "classification"), AutoTokenizer.from_pretrained(encoder)
+    inputs = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
+    labels = torch.tensor([COLOURS.index(row["label"]) for row in rows])
+    part, rate, steps = (model.classifier, 0.05, 100) if only_head else (model, 0.005, 25)
+    optimizer = torch.optim.Adam(part.parameters(), lr=rate)
+    for _ in range(steps):
+        model(**inputs, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, tokenizer
 
 
 def files_of(task: str) -> dict[str, list[dict[str, Any]]]:
@@ -191,16 +206,9 @@ def test_the_advice_comes_true(
     encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    model, tokenizer = model_of(encoder, "classification"), AutoTokenizer.from_pretrained(encoder)
     files = {name: examples_of("classification", 60, seed) for seed, name in enumerate(("home", "away", "new"))}
+    model, tokenizer = trained(encoder, files["home"])
     # It knows the colours, but says red too often.
-    inputs = tokenizer([row["text"] for row in files["home"]], padding=True, return_tensors="pt")
-    labels = torch.tensor([COLOURS.index(row["label"]) for row in files["home"]])
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
-    for _ in range(25):
-        model(**inputs, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
     with torch.no_grad():
         model.classifier.bias += torch.tensor([4.8 * (name == "red") for name in model.config.id2label.values()])
     model.save_pretrained("model")
@@ -244,6 +252,44 @@ def test_the_advice_comes_true(
 def test_ticks_are_round(top: float, ticks: str) -> None:
     chart = charts.curves({"file": [(0, 0), (1, top)]}, {"file": "red"})
     assert re.findall(r'text-anchor="end">([\d.]+)<', chart) == ticks.split()
+
+
+def test_wrong_labels_at_home_are_listed(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, tokenizer = trained(encoder, examples_of("classification", 60, 0), only_head=True)
+    model.save_pretrained("model")
+    tokenizer.save_pretrained("model")
+    rows = examples_of("classification", 100, 1)
+    wrong = range(0, 100, 20)
+    for row in (rows[index] for index in wrong):
+        row["label"] = COLOURS[COLOURS.index(row["label"]) - 1]
+    rows[0]["text"] += " <b>"
+    for name in ("home", "away"):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["evaluate", "model", "--file", "home=home.jsonl", "away=away.jsonl", "--bootstrap_samples", "5"]
+    main([*command, "--output_dir", "report"])
+    shown = capsys.readouterr().out
+    assert "home: 5 of 100 labels look wrong, first of all " in shown
+    assert "away: 5 of" not in shown
+    with Path("report/suspicious_labels.csv").open(encoding="utf-8-sig", newline="") as file:
+        listed = list(csv.DictReader(file))
+    assert {row["place"] for row in listed} == {f"row {index + 1} of home" for index in wrong}
+    assert all(row["suggested_label"] in row["text"] and row["label"] not in row["text"] for row in listed)
+    page = Path("report/report.html").read_text()
+    assert all(html.escape(row["text"]) in page for row in listed)
+    assert "<b></" not in page
+    home, away = json.loads(Path("report/evaluation.json").read_text())["files"]
+    assert home["label_errors"]["share"] == pytest.approx(0.05, abs=0.01)
+    assert away["label_errors"] is None
+    # With the labels set right, the next report has no such file.
+    for row in listed:
+        rows[int(row["place"].split()[1]) - 1]["label"] = row["suggested_label"]
+    Path("home.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main([*command, "--output_dir", "report", "--overwrite"])
+    assert "look wrong" not in capsys.readouterr().out
+    assert not Path("report/suspicious_labels.csv").exists()
 
 
 def test_every_line_of_a_chart_has_its_colour_and_its_name_below() -> None:

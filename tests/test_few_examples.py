@@ -196,7 +196,7 @@ def test_fine_tuning_is_dropped_only_if_it_is_clearly_worse() -> None:
 @pytest.mark.parametrize(("count", "folds"), [(16, 4), (60, 3), (1500, 1)])
 def test_folds_have_the_classes_in_equal_shares(count: int, folds: int) -> None:
     strata = ["a"] * (count // 4) + ["b"] * (count - count // 4)
-    found = folds_of(strata, count, 0)
+    found = folds_of(strata, np.arange(count), 0)
     assert len(found) == folds
     assert folds == 1 or sorted(np.concatenate(found)) == list(range(count))
     assert folds > 1 or len(found[0]) >= 200
@@ -229,3 +229,15 @@ def test_few_examples_are_repeated_and_options_that_are_set_stay(
     assert "12 examples are too few to choose by" in output
     report = report_of(tmp_path / "out")
     assert report["metrics"]["validation"]["loss"]["mean"] == report["baselines"]["linear_head"]["validation"]["loss"]
+
+
+def test_equal_texts_are_in_the_same_fold() -> None:
+    texts = np.arange(60) % 20
+    for count in (None, 5):
+        folds = folds_of(["a", "b"] * 30, texts, 0, count)
+        assert sorted(np.concatenate(folds)) == list(range(60))
+        assert sum(len(set(texts[fold])) for fold in folds) == 20
+    many = folds_of(None, np.arange(1500) // 2, 0)[0]
+    assert len(set(many // 2)) == len(many) / 2 == 200
+    # Nothing else can be done if all texts are equal.
+    assert len(folds_of(None, np.zeros(8, int), 0)) == 4

@@ -104,7 +104,7 @@ def _linear_tfidf(
     balanced: bool,
     folds: Sequence[Any],
 ) -> dict[str, EvalPrediction | None]:
-    """Return the outputs of linear models for each split; see `_tfidf_outputs`.
+    """Return the outputs of linear models for each split; see `tfidf_outputs`.
 
     Only tasks that classify texts or predict numbers have this baseline, and only if their texts contain words. It
     learns from at most `_MOST_EXAMPLES` random examples.
@@ -113,7 +113,7 @@ def _linear_tfidf(
         return {}
     from transformers import EvalPrediction
 
-    texts = {split: np.array(_texts(task, rows[split]), dtype=object) for split in ("train", *splits)}
+    texts = {split: np.array(texts_of(task, rows[split]), dtype=object) for split in ("train", *splits)}
     labels = {split: np.asarray(list(inputs[split]["labels"])) for split in ("train", *splits)}
     every = np.arange(len(texts["train"]))
     kept = np.random.default_rng(0).permutation(every)[:_MOST_EXAMPLES]
@@ -127,7 +127,7 @@ def _linear_tfidf(
                 if folds and split == "validation":
                     parts = [(np.setdiff1d(every, fold), texts["train"][fold]) for fold in folds]
                 outputs = [
-                    _tfidf_outputs(task, texts["train"][train], labels["train"][train], others, balanced)
+                    tfidf_outputs(task, texts["train"][train], labels["train"][train], others, balanced)
                     for train, others in parts
                 ]
                 found[split] = EvalPrediction(np.concatenate(outputs), labels[split])
@@ -136,7 +136,7 @@ def _linear_tfidf(
     return found
 
 
-def _tfidf_outputs(task: Any, texts: Any, labels: Any, others: Any, balanced: bool) -> Any:
+def tfidf_outputs(task: Any, texts: Any, labels: Any, others: Any, balanced: bool) -> Any:
     """Return the outputs (N, C) of a logistic or ridge regression on the TF-IDF of words and pairs of words.
 
     Args:
@@ -166,6 +166,6 @@ def _tfidf_outputs(task: Any, texts: Any, labels: Any, others: Any, balanced: bo
     return logits
 
 
-def _texts(task: Any, rows: Any) -> list[str]:
+def texts_of(task: Any, rows: Any) -> list[str]:
     """Return the text of each example, with the texts of a pair one after the other."""
     return [" ".join(parts) for parts in zip(*(rows[column] for column in task.texts), strict=True)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,23 +64,30 @@ def is_cross_validated(run: Adaptation, examples: dict[str, Any]) -> bool:
     return run.model.tuning == "auto" and few and "validation" not in examples and not asked
 
 
-def folds_of(strata: list[str] | None, count: int, seed: int) -> list[Array]:
+def folds_of(strata: Sequence[Any] | Array | None, texts: Array, seed: int, folds: int | None = None) -> list[Array]:
     """Return the indices of the held-out examples of each fold. A single fold is only a part of the examples.
 
     Args:
         strata: The class of each example, which folds have in equal shares, or None.
-        count: The number of examples.
+        texts: The number of the text of each example. Examples with equal texts are in the same fold.
         seed: The seed of the random split.
+        folds: The number of folds. By default, it depends on the number of examples.
     """
-    order = np.random.default_rng(seed).permutation(count)
+    first = np.unique(texts, return_index=True)[1]
+    if len(first) < 2:
+        texts = first = np.arange(len(texts))
+    order, count = np.random.default_rng(seed).permutation(len(texts)), len(first)
+    order = order[np.isin(order, first)]
     if strata is not None:
         # Examples of a class follow each other, so that every k-th example is in the same fold.
         order = order[np.argsort(np.unique(strata, return_inverse=True)[1][order], kind="stable")]
-    if count > _THREE_FOLDS:
+    if folds is None and count > _THREE_FOLDS:
         step = count / max(_ENOUGH, count // 5)
-        return [np.sort(order[np.arange(0, count, step).astype(int)])]
-    folds = min(count, 4) if count < LEAST_TO_CHOOSE else 3
-    return [np.sort(order[start::folds]) for start in range(folds)]
+        parts = [order[np.arange(0, count, step).astype(int)]]
+    else:
+        folds = min(count, folds or (4 if count < LEAST_TO_CHOOSE else 3))
+        parts = [order[start::folds] for start in range(folds)]
+    return [np.flatnonzero(np.isin(texts, texts[part])) for part in parts]
 
 
 def out_of_fold(run: Adaptation, recipe: Any, args: Any, tuning: str) -> OutOfFold:

@@ -82,6 +82,8 @@ class HeadRecipe:
         self.rows = self.task.read(examples)
         # The held-out training examples of each fold, if models are judged by cross-validation.
         self.folds: list[Any] = []
+        # The numbers of the training examples in their source.
+        self.positions: Any = np.arange(len(self.rows["train"]))
         self.chosen_by_loss = run.args.metric_for_best_model is None
         if run.args.metric_for_best_model is None:
             metric = str(self.task.best_metric)
@@ -153,8 +155,9 @@ class HeadRecipe:
             # All vectors of long texts would not fit into memory.
             tokens = sum(label != IGNORED for labels in inputs["labels"] for label in labels)
             most = math.ceil(MOST_EXAMPLES * len(inputs) / max(tokens, 1))
-        if len(inputs) > most:
-            inputs = inputs.select(np.random.default_rng(0).permutation(len(inputs))[:most])
+        self.fitted = np.random.default_rng(0).permutation(len(inputs))[:most] if len(inputs) > most else None
+        if self.fitted is not None:
+            inputs = inputs.select(self.fitted)
         if asked.tuning == "adapter":
             vectors, labels = inputs.with_format("numpy")[:].values()
         else:

@@ -25,7 +25,8 @@ from ...command_line.counts import counted
 from ...command_line.progress import Progress
 from ...evaluation.calibrate_command import add_to_card
 from ...evaluation.calibrating import CalibrationReport
-from ...saving.model_files import model_files
+from ...evaluation.label_errors import FILE, LabelErrors
+from ...saving.model_files import FILES_WITH_TEXTS, model_files
 from ...saving.staged_files import files_in
 from ...saving.whole_folders import atomic_folder, check_replaceable
 from ..arguments import HUB_ERRORS
@@ -39,8 +40,15 @@ from .calibration import calibrate_model, calibration_split, check_calibrated_mo
 from .callbacks import DivergedError
 from .cross_validation import folds_of, is_cross_validated, out_of_fold, prefers_linear, without_evaluation
 from .encoder import encoder_of
-from .examples.loading import hold_out, load_examples, warn_about_shared_texts
+from .examples.loading import (
+    hold_out,
+    load_examples,
+    number_texts,
+    warn_about_contradictions,
+    warn_about_shared_texts,
+)
 from .head_recipe import HeadRecipe
+from .label_check import facts_of, list_label_errors
 from .plan import PLANNED, in_words, plan_for
 from .report import Evaluation, Result, Results, errors_as_warnings, plot_confusion, write_predictions
 from .run import Adaptation, AdaptationArguments
@@ -145,6 +153,7 @@ def _adapt(run: Adaptation) -> Results:
             average(run, recipe, results)
         if args.should_save:
             calibration: CalibrationReport | None = None
+            doubts: LabelErrors | None = None
             with atomic_folder(run.output, args.overwrite, "--overwrite") as written:
                 kept = average_folder(run) if results.average else model_folder(run, results.best.seed)
                 shutil.copytree(kept, written, dirs_exist_ok=True)
@@ -152,6 +161,9 @@ def _adapt(run: Adaptation) -> Results:
                     with errors_as_warnings("the calibration"):
                         calibration = calibrate_model(recipe, calibrated_on, written, results)
                         results.calibration = calibration.calibration.facts
+                with errors_as_warnings("the list of labels that look wrong"):
+                    doubts = list_label_errors(recipe, written)
+                    results.label_errors = facts_of(doubts)
                 for runs in run.scratch.glob("trainings/*/runs"):
                     shutil.copytree(runs, written / "runs", dirs_exist_ok=True)
                 (written / "results.json").write_text(results.as_json(), encoding="utf-8")
@@ -166,6 +178,8 @@ def _adapt(run: Adaptation) -> Results:
         print(results.as_text())
         if calibration is not None:
             print(calibration)
+        if doubts is not None and doubts.found:
+            print(f"{doubts} See {run.output / FILE}.")
         print(f"Saved in {run.output.resolve()}.")
         if args.push_to_hub:
             push(run, files)
@@ -197,12 +211,14 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
         recipe = kinds.get(run.model.task, SimilarityRecipe)(run, examples)
         # The recipe has read the labels before, since a rare label may be held out.
         classes = recipe.classes
+        train = recipe.rows["train"]
+        if classes is not None and run.args.should_save:
+            warn_about_contradictions(run.data, number_texts(train, recipe.task.texts), classes)
         if recipe.can_start_linear and is_cross_validated(run, recipe.rows):
-            train = recipe.rows["train"]
-            recipe.folds = folds_of(classes, len(train), run.args.seed)
+            recipe.folds = folds_of(classes, number_texts(train, recipe.task.texts), run.args.seed)
             recipe.rows = {**recipe.rows, "validation": train.select(np.concatenate(recipe.folds))}
         else:
-            recipe.rows = hold_out(recipe.rows, run.data, run.args.seed, classes)
+            recipe.rows, recipe.positions = hold_out(recipe.rows, run.data, run.args.seed, classes)
         if recipe.can_start_linear and run.model.tuning in PLANNED:
             planned = plan_for(len(recipe.rows["train"]), run.args.world_size, steps_of(run, recipe))
             planned = {name: value for name, value in planned.items() if name in run.args.planned}
@@ -417,7 +433,8 @@ def push(run: Adaptation, files: set[str]) -> None:
 
     Args:
         run: The arguments of the run.
-        files: The files that the run wrote. Other files in the folder belong to the user and are not uploaded.
+        files: The files that the run wrote. Other files in the folder belong to the user and are not uploaded, and
+            neither are those that contain texts of the user.
 
     Raises:
         UsageError: If the upload fails.
@@ -431,7 +448,7 @@ def push(run: Adaptation, files: set[str]) -> None:
         api.upload_folder(
             repo_id=repo.repo_id,
             folder_path=run.output,
-            allow_patterns=[glob.escape(name) for name in sorted(files)],
+            allow_patterns=[glob.escape(name) for name in sorted(files - FILES_WITH_TEXTS)],
             commit_message=f"Adapted to {run.model.task}",
         )
     except HUB_ERRORS as error:

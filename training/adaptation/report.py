@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ...command_line.counts import counted
 from ...hub.card import Training
 from ...saving.whole_folders import write_atomically
 from .baselines import BASELINES
@@ -86,6 +87,7 @@ class Results:
         run: A digest of the arguments and examples that identifies a finished run.
         average: The result of the model with the averaged weights of all training runs, if there is one.
         choice: Why `--tuning auto` trained all weights, or only the head.
+        label_errors: How many labels of the training examples look wrong, empty if they were not checked.
     """
 
     task: str
@@ -104,6 +106,7 @@ class Results:
     run: str = ""
     average: Result | None = None
     choice: str = ""
+    label_errors: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kept(self) -> Result:
@@ -171,6 +174,8 @@ class Results:
         }
         if self.calibration:
             record["calibration"] = self.calibration
+        if self.label_errors:
+            record["label_errors"] = self.label_errors
         if self.kept.confusion is not None:
             record["confusion_matrix"] = {
                 "split": self.reported_split,
@@ -288,6 +293,9 @@ def complete(
     ]
     remarks = [results.choice] if results.choice else []
     remarks += [f"{warning[0].upper()}{warning[1:]}" for warning in results.warnings()]
+    if results.label_errors.get("suspicious"):
+        checked = counted(results.label_errors["checked"], "label")
+        remarks.append(f"{results.label_errors['suspicious']:,} of {checked} of the training examples look wrong.")
     compared = [
         f"{BASELINES[name].head} {found[split][results.metric]:.4g}"
         for name, found in results.baselines.items()

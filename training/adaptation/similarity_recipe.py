@@ -52,7 +52,7 @@ class SimilarityRecipe:
     # Judged on a validation split; see `HeadRecipe`.
     folds: tuple[Any, ...] = ()
     cross_validated: tuple[str, ...] = ()
-    linear = classes = None
+    linear = classes = positions = None
     can_start_linear = False
     plan = ""
 

@@ -7,9 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
+import numpy as np
+
 from ....command_line import UsageError
+from ....command_line.counts import counted
 from ....data.dataset_loading import load_from_hub
-from ....tasks.example_files import files_of
+from ....tasks.example_files import files_of, places_of
 from .arguments import TaskDataArguments
 
 # The share of the examples that is held out by default.
@@ -52,7 +55,7 @@ def load_examples(data: TaskDataArguments) -> dict[str, Any]:
 
 def hold_out(
     examples: dict[str, Any], data: TaskDataArguments, seed: int, classes: Sequence[Any] | None = None
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Any]:
     """Hold out a share of the training examples for validation, unless there is a validation split.
 
     Args:
@@ -62,34 +65,35 @@ def hold_out(
         classes: The class of each training example. If each class has enough, both parts have the same shares of them.
 
     Returns:
-        The examples with a validation split.
+        The examples with a validation split, and the numbers of the training examples that are left.
 
     Raises:
         UsageError: If there are fewer than two training examples.
     """
     if "validation" in examples:
-        return examples
+        return examples, np.arange(len(examples["train"]))
     if len(examples["train"]) < 2:
         raise UsageError(f"at least two training examples are needed, got {len(examples['train'])}.")
     share = _SHARE if data.validation_share is None else data.validation_share
     count = min(max(1, round(share * len(examples["train"]))), len(examples["train"]) - 1)
-    train, validation = _split(examples["train"], count, seed, classes)
-    return {**examples, "train": train, "validation": validation}
+    rows = examples["train"]
+    train, validation = _split(len(rows), count, seed, classes)
+    return {**examples, "train": rows.select(train), "validation": rows.select(validation)}, np.asarray(train)
 
 
-def _split(rows: Any, count: int, seed: int, classes: Sequence[Any] | None) -> tuple[Any, Any]:
+def _split(examples: int, count: int, seed: int, classes: Sequence[Any] | None) -> tuple[Any, Any]:
+    """Return the numbers of the examples that are left, and of `count` that are held out."""
     if classes is not None:
         from sklearn.model_selection import train_test_split
 
         try:
-            parts = train_test_split(
-                range(len(rows)), test_size=count, random_state=seed, stratify=list(map(str, classes))
+            return tuple(
+                train_test_split(range(examples), test_size=count, random_state=seed, stratify=list(map(str, classes)))
             )
-            return rows.select(parts[0]), rows.select(parts[1])
         except ValueError:
             pass  # A class has a single example, or there are more classes than examples to hold out.
-    parts = rows.train_test_split(test_size=count, seed=seed)
-    return parts["train"], parts["test"]
+    order = np.random.default_rng(seed).permutation(examples)
+    return order[count:], order[:count]
 
 
 def fingerprint(rows: Any) -> str:
@@ -115,6 +119,39 @@ def warn_about_shared_texts(examples: Mapping[str, Any], texts: Sequence[str], s
                 f"{count} of the {len(examples[split])} {split} examples have the same text as a training example: "
                 "the results will look better than they are."
             )
+
+
+def number_texts(rows: Any, texts: Sequence[str]) -> Any:
+    """Return a number for the text of each example (N,). Equal texts have the same number.
+
+    Args:
+        rows: The examples.
+        texts: The columns with the texts.
+    """
+    numbers: dict[tuple[str, ...], int] = {}
+    return np.array([numbers.setdefault(each, len(numbers)) for each in _texts_of(rows, texts)])
+
+
+def warn_about_contradictions(data: TaskDataArguments, numbers: Any, classes: Sequence[str]) -> None:
+    """Warn how many training texts have different labels in several examples.
+
+    Args:
+        data: The source of the examples.
+        numbers: The result of `number_texts`.
+        classes: The class of each example.
+    """
+    first: dict[int, int] = {}
+    second: dict[int, int] = {}
+    for index, (number, label) in enumerate(zip(numbers.tolist(), classes, strict=True)):
+        if classes[first.setdefault(number, index)] != label:
+            second.setdefault(number, index)
+    if second:
+        number, other = next(iter(second.items()))
+        places = places_of(data, "train", [first[number], other])
+        print(
+            f"{counted(len(second), 'training text')} {'has' if len(second) == 1 else 'have'} different labels: for "
+            f"example, {classes[first[number]]} in {places[first[number]]}, and {classes[other]} in {places[other]}."
+        )
 
 
 def _texts_of(rows: Any, texts: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -1,0 +1,93 @@
+"""Lists the training examples whose labels look wrong to linear models that have not learned from them.
+
+A model that is trained on all examples learns wrong labels, too. One linear model of the vectors of the frozen encoder
+and one of words take seconds, judge every example, and make different mistakes.
+
+Shapes: N examples, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...evaluation.label_errors import FILE, LabelErrors, as_csv, find_label_errors
+from ...tasks.example_files import places_of
+from .baselines import texts_of, tfidf_outputs
+from .cross_validation import folds_of
+from .examples.loading import number_texts
+from .linear_head import LinearFit
+
+Array = npt.NDArray[Any]
+
+_FOLDS = 5
+_LEAST_PROBABILITY = 1e-4
+
+
+def list_label_errors(recipe: Any, folder: Path) -> LabelErrors | None:
+    """Find the labels that look wrong, and write them into a folder if there are any.
+
+    Args:
+        recipe: The recipe, with the examples and the linear fit to their vectors.
+        folder: The folder of the model.
+
+    Returns:
+        What was found, or None if the task or the encoder has no such models.
+    """
+    fit = recipe.linear
+    if recipe.classes is None or not isinstance(fit, LinearFit):
+        return None
+    chosen = np.arange(len(recipe.rows["train"])) if recipe.fitted is None else recipe.fitted
+    rows = recipe.rows["train"].select(chosen)
+    texts = texts_of(recipe.task, rows)
+    folds = folds_of(fit.labels, number_texts(rows, recipe.task.texts), recipe.run.args.seed, _FOLDS)
+    logits = [each for each in (_of_vectors(fit, folds), _of_words(recipe.task, texts, fit.labels, folds)) if each.size]
+    found = find_label_errors(logits, fit.labels, recipe.task.labels, texts)
+    if found.found:
+        positions = recipe.positions[chosen]
+        named = [each.index for each in found.found]
+        places = places_of(recipe.run.data, "train", positions[named].tolist())
+        table = as_csv(found, {index: places[int(positions[index])] for index in named})
+        # A spreadsheet only takes it for UTF-8 with a byte order mark.
+        (folder / FILE).write_text(table, encoding="utf-8-sig")
+    return found
+
+
+def facts_of(found: LabelErrors | None) -> dict[str, Any]:
+    """Return the numbers for `results.json`, which names no texts."""
+    if found is None:
+        return {}
+    return {"checked": found.examples, "suspicious": len(found.found), "estimated_share": round(found.share, 4)}
+
+
+def _of_vectors(fit: LinearFit, folds: list[Array]) -> Array:
+    """Return the logits (N, C) of the heads that were fitted to the vectors of the other folds."""
+    # Weights of rare classes would make them more probable than they are.
+    fit = copy.copy(fit)
+    fit.balanced = False
+    logits = np.zeros((len(fit.labels), fit.outputs))
+    for held_out in folds:
+        rest = np.setdiff1d(np.arange(len(fit.labels)), held_out)
+        logits[held_out] = fit.head(rest)(fit.vectors[held_out])
+    return logits
+
+
+def _of_words(task: Any, texts: list[str], known: Array, folds: list[Array]) -> Array:
+    """Return the same for the words of the texts; empty if there are no words, or a fold lacks all but one class."""
+    logits, as_array = np.zeros((len(known), len(task.labels))), np.array(texts, dtype=object)
+    try:
+        for held_out in folds:
+            rest = np.setdiff1d(np.arange(len(known)), held_out)
+            with warnings.catch_warnings():
+                # A model that has not converged is good enough.
+                warnings.simplefilter("ignore")
+                found = tfidf_outputs(task, as_array[rest], known[rest], as_array[held_out], balanced=False)
+            logits[held_out] = np.log(np.maximum(found + 0.5, _LEAST_PROBABILITY))
+    except ValueError:
+        return np.zeros(0)
+    return logits
