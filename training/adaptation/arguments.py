@@ -32,6 +32,7 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "block_length": ("task", ("conversation",)),
     "choice_columns": ("task", ("multiple-choice",)),
     "label_separator": ("task", ("multi-label",)),
+    "labels": ("task", ("classification",)),
     "doc_stride": ("task", ("qa",)),
     "calibrate": ("task", CALIBRATED_TASKS),
     "calibration_file": ("task", CALIBRATED_TASKS),
@@ -49,6 +50,11 @@ _NOT_USED_WITH = {
     "dataset_config_name": "train_file",
     "num_train_epochs": "max_steps",
     "seconds": "max_steps",
+    # Without labels, there is nothing to choose by.
+    "validation_file": "labels",
+    "search_trials": "labels",
+    "early_stopping_patience": "labels",
+    "text_pair_column": "labels",
 }
 # Values beyond what any encoder can use would exhaust the memory.
 _LIMITS = (

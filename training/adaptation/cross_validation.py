@@ -61,7 +61,9 @@ def is_cross_validated(run: Adaptation, examples: dict[str, Any]) -> bool:
     args = run.args
     asked = args.search_trials or args.early_stopping_patience or args.average_seeds or run.data.validation_share
     few = len(examples["train"]) < MANY_EXAMPLES
-    return run.model.tuning == "auto" and few and "validation" not in examples and not asked
+    # Without labels, the folds would only judge how well they repeat what the names found.
+    can_judge = "validation" not in examples and run.data.labels is None
+    return run.model.tuning == "auto" and few and can_judge and not asked
 
 
 def folds_of(strata: Sequence[Any] | Array | None, texts: Array, seed: int, folds: int | None = None) -> list[Array]:

@@ -119,6 +119,7 @@ class HeadRecipe:
         known = [config.id2label[index] for index in sorted(config.id2label or {})]
         self.drops_head = trained in CLASSIFIERS and not (same_head and self._may_follow(known))
         self.keeps_head = same_head and not self.drops_head and self.run.model.tuning != "adapter"
+        self.keeps_head = self.keeps_head and self.run.data.labels is None
         if self.drops_head and self.run.args.process_index == 0:
             say_new_head(self.run.model.from_checkpoint, config)
         self.inputs, self.cut = {}, {}

@@ -69,6 +69,7 @@ from .scratch import (
 )
 from .similarity_recipe import SimilarityRecipe
 from .tasks import HEAD_TASKS, WRITING_TASKS
+from .without_labels import label_by_names, temper, with_names_in_turn
 from .writing_recipe import WritingRecipe
 
 
@@ -100,7 +101,7 @@ def _adapt(run: Adaptation) -> Results:
     args, started = run.args, time.perf_counter()
     may_be_finished = args.resume and (run.output / "results.json").exists()
     check_output(run, may_be_finished)
-    recipe = read_examples(run)
+    recipe, labelling = read_examples(run), {}
     calibrated_on = calibration_split(run, recipe.task, recipe.rows, bool(recipe.folds))
     settings = settings_of(run, recipe.rows)
     done = may_be_finished and is_finished(run, settings)
@@ -127,6 +128,8 @@ def _adapt(run: Adaptation) -> Results:
             )
             if args.should_save:
                 record_settings(run, settings)
+            if run.data.labels is not None:
+                labelling = label_by_names(recipe, checkpoint, tokenizer)
             with Progress("Tokenising the examples", show=args.process_index == 0 and not args.disable_tqdm):
                 recipe.prepare(checkpoint, tokenizer)
             calibrated_on = check_calibrated_model(run, recipe, calibrated_on)
@@ -136,14 +139,14 @@ def _adapt(run: Adaptation) -> Results:
             for split, cut in recipe.cut.items():
                 print(f"{split}: {counted(len(recipe.rows[split]), 'example')}; {cut.in_words(recipe.max_length)}.")
         results = finished(run)
-        results.run = digest_of(settings)
+        results.run, results.labelling = digest_of(settings), labelling
         if results.tuning == "auto" and not recipe.folds:
-            results.tuning = "full"
+            results.tuning = "linear" if labelling else "full"
         results.labels, results.cut = recipe.labels, {split: asdict(cut) for split, cut in recipe.cut.items()}
         if args.search_trials and not results.found:
             results.found = search(run, recipe)
             record(run, results)
-        if args.seconds and not results.trainings:
+        if args.seconds and results.tuning != "linear" and not results.trainings:
             keep_to_budget(run, recipe, results, started)
         trained = {result.seed for result in results.trainings}
         for seed in range(args.seed, args.seed + args.seeds):
@@ -207,19 +210,22 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
     """Read the examples, and check everything that can be checked without an encoder."""
     with run.args.main_process_first(local=run.args.save_on_each_node, desc="reading examples"):
         examples = load_examples(run.data)
+        if run.data.labels is not None:
+            examples = with_names_in_turn(run, examples)
         kinds = {**dict.fromkeys(HEAD_TASKS, HeadRecipe), **dict.fromkeys(WRITING_TASKS, WritingRecipe)}
         recipe = kinds.get(run.model.task, SimilarityRecipe)(run, examples)
         # The recipe has read the labels before, since a rare label may be held out.
         classes = recipe.classes
         train = recipe.rows["train"]
-        if classes is not None and run.args.should_save:
+        if classes is not None and run.args.should_save and run.data.labels is None:
             warn_about_contradictions(run.data, number_texts(train, recipe.task.texts), classes)
         if recipe.can_start_linear and is_cross_validated(run, recipe.rows):
             recipe.folds = folds_of(classes, number_texts(train, recipe.task.texts), run.args.seed)
             recipe.rows = {**recipe.rows, "validation": train.select(np.concatenate(recipe.folds))}
         else:
             recipe.rows, recipe.positions = hold_out(recipe.rows, run.data, run.args.seed, classes)
-        if recipe.can_start_linear and run.model.tuning in PLANNED:
+        is_trained = run.data.labels is None or run.model.tuning == "full"
+        if recipe.can_start_linear and run.model.tuning in PLANNED and is_trained:
             planned = plan_for(len(recipe.rows["train"]), run.args.world_size, steps_of(run, recipe))
             planned = {name: value for name, value in planned.items() if name in run.args.planned}
             for name, value in planned.items():
@@ -246,7 +252,7 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
     """Run or resume one training run, and keep its model in the scratch folder if it is the best so far."""
     folder = training_folder(run, seed)
     args = _arguments(run, folder, seed, results.found)
-    if recipe.folds:
+    if recipe.folds or results.labelling:
         args = without_evaluation(args)
     elif recipe.linear is not None and last_complete_checkpoint(folder) is None:
         # The model may be best before training.
@@ -274,6 +280,8 @@ def train(run: Adaptation, recipe: Any, seed: int, results: Results) -> None:
         else:
             results.trained = sum(weight.numel() for weight in weights if weight.requires_grad)
             train_with_cleanup(trainer, checkpoint)
+        if results.labelling:
+            temper(trainer, recipe, results.labelling)
     except DivergedError:
         # It would diverge again.
         shutil.rmtree(folder, ignore_errors=True)

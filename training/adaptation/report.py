@@ -88,6 +88,8 @@ class Results:
         average: The result of the model with the averaged weights of all training runs, if there is one.
         choice: Why `--tuning auto` trained all weights, or only the head.
         label_errors: How many labels of the training examples look wrong, empty if they were not checked.
+        labelling: What is known about the labels of texts that had none. The metrics of the validation split are then
+            about these labels, and not reported.
     """
 
     task: str
@@ -107,6 +109,7 @@ class Results:
     average: Result | None = None
     choice: str = ""
     label_errors: dict[str, Any] = field(default_factory=dict)
+    labelling: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kept(self) -> Result:
@@ -122,8 +125,8 @@ class Results:
     def spread(self) -> dict[str, dict[str, tuple[float, float]]]:
         """Compute the mean and the standard deviation of each metric of each split."""
         spread: dict[str, dict[str, tuple[float, float]]] = {}
-        for split, metrics in self.trainings[0].metrics.items():
-            for name in metrics:
+        for split in self.reported_splits:
+            for name in self.trainings[0].metrics[split]:
                 values = [result.metrics[split][name] for result in self.trainings]
                 deviation = statistics.stdev(values) if len(values) > 1 else 0.0
                 spread.setdefault(split, {})[name] = (statistics.mean(values), deviation)
@@ -147,6 +150,7 @@ class Results:
             "task": self.task,
             "tuning": self.tuning,
             **({"choice_of_tuning": self.choice} if self.choice else {}),
+            **({"labelling": {**self.labelling, "repeated_by_the_model": self.repeated}} if self.labelling else {}),
             "masked_tuning": self.masked,
             "parameters": self.parameters,
             "trained_parameters": self.trained,
@@ -155,10 +159,10 @@ class Results:
             "hyperparameters_found": self.found,
             "seeds": [result.seed for result in self.trainings],
             "kept_seed": None if self.average else self.best.seed,
-            **({"average": self.average.metrics} if self.average else {}),
+            **({"average": self._reported(self.average.metrics)} if self.average else {}),
             "run": self.run,
             "texts_cut": self.cut,
-            "baselines": self.baselines,
+            "baselines": {name: self._reported(metrics) for name, metrics in self.baselines.items()},
             "warnings": self.warnings(),
             "metrics": {
                 split: {
@@ -176,7 +180,7 @@ class Results:
             record["calibration"] = self.calibration
         if self.label_errors:
             record["label_errors"] = self.label_errors
-        if self.kept.confusion is not None:
+        if self.kept.confusion is not None and self.reported_splits:
             record["confusion_matrix"] = {
                 "split": self.reported_split,
                 "labels": self.labels,
@@ -187,16 +191,32 @@ class Results:
         return json.dumps(record, indent=1)
 
     @property
+    def reported_splits(self) -> list[str]:
+        """The splits whose examples have labels that people gave."""
+        return [split for split in self.kept.metrics if split != "validation" or not self.labelling]
+
+    def _reported(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        return {split: found for split, found in metrics.items() if split in self.reported_splits}
+
+    @property
+    def repeated(self) -> float:
+        """How often the kept model gives held-out texts the labels that they got from names."""
+        return self.kept.metrics["validation"]["accuracy"]
+
+    @property
     def reported_split(self) -> str:
         """The split whose metrics are reported: test if there is one, else validation."""
         return "test" if "test" in self.kept.metrics else "validation"
 
     def warnings(self) -> list[str]:
         """Return warnings that the user should see before using the model."""
-        metric, found = self.metric, self.kept.metrics["validation"]
+        if not self.reported_splits:
+            return []
+        metric, first = self.metric, self.reported_splits[0]
+        found = self.kept.metrics[first]
         if math.isnan(found[metric]):
             return [
-                f"{metric} on the validation examples is NaN, so the quality of the model is unknown: there are too "
+                f"{metric} on the {first} examples is NaN, so the quality of the model is unknown: there are too "
                 "few examples, or all answers are the same."
             ]
         # The score is the metric, negated if smaller is better. `copysign` also works for zero.
@@ -205,7 +225,7 @@ class Results:
         warnings = []
         for name, splits in self.baselines.items():
             baseline = BASELINES[name]
-            for split, metrics in self.kept.metrics.items():
+            for split, metrics in self._reported(self.kept.metrics).items():
                 reached, value = metrics[metric], splits.get(split, {}).get(metric)
                 if value is None or (reached == value and baseline.may_be_equal):
                     continue
@@ -223,11 +243,12 @@ class Results:
                     break  # One warning for each baseline is enough.
         if found.get("accuracy") == 0 and not warnings:
             warnings.append(
-                "accuracy on the validation examples is 0: the model has not learned the task yet; train for more "
+                f"accuracy on the {first} examples is 0: the model has not learned the task yet; train for more "
                 "epochs or with a higher --learning_rate."
             )
         # Cross-validated models were compared at their best temperatures.
-        starts = [] if self.choice else [self.baselines.get(name, {}) for name in ("before_training", "linear_head")]
+        names = () if self.choice or self.labelling else ("before_training", "linear_head")
+        starts = [self.baselines.get(name, {}) for name in names]
         before = min((start.get("validation", {}).get("loss", math.inf) for start in starts), default=math.inf)
         # A model that is more often right may be less sure of what is right, which calibration corrects.
         if (warnings or "linear_head" not in self.baselines) and found.get("loss", 0.0) > before:
@@ -249,6 +270,8 @@ class Results:
                 rows.append(
                     [split, name, f"{mean:.4f}{several}", *average, *("" if x is None else f"{x:.4f}" for x in others)]
                 )
+        if not self.reported_splits:
+            rows = [[f"The model gives {self.repeated:.0%} of the held-out texts the labels that they got from names."]]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         seconds = statistics.mean(result.seconds for result in self.trainings)
@@ -272,7 +295,8 @@ def complete(
         `training`, with the metrics of the test split or, without one, the validation split.
     """
     split = results.reported_split
-    training.data = f"Adapted to {results.task} on {datasets['train']}, from {origin}."
+    without = ", without a label," if results.labelling else ""
+    training.data = f"Adapted to {results.task} on {datasets['train']}{without or ','} from {origin}."
     training.progress = None
     training.hyperparameters = {
         **training.hyperparameters,
@@ -289,9 +313,10 @@ def complete(
             metric_value=round(value, 4),
         )
         for name, value in results.kept.metrics[split].items()
-        if name != "loss"
+        if name != "loss" and results.reported_splits
     ]
-    remarks = [results.choice] if results.choice else []
+    remarks = [str(results.labelling["summary"])] if results.labelling else []
+    remarks += [results.choice] if results.choice else []
     remarks += [f"{warning[0].upper()}{warning[1:]}" for warning in results.warnings()]
     if results.label_errors.get("suspicious"):
         checked = counted(results.label_errors["checked"], "label")
@@ -299,11 +324,11 @@ def complete(
     compared = [
         f"{BASELINES[name].head} {found[split][results.metric]:.4g}"
         for name, found in results.baselines.items()
-        if results.metric in found.get(split, {})
+        if results.metric in found.get(split, {}) and results.reported_splits
     ]
     if compared:
         remarks.append(f"Baselines, by {results.metric} on the {split} examples: {'; '.join(compared)}.")
-    if len(results.trainings) > 1:
+    if len(results.trainings) > 1 and results.reported_splits:
         summary = ", ".join(f"{name} {mean:.4f} ± {sd:.4f}" for name, (mean, sd) in results.spread()[split].items())
         kept = "the best of" if results.average is None else "the average of the weights of"
         selected = "" if results.average else ", selected on the validation examples"
@@ -381,7 +406,7 @@ model = PeftModel.from_pretrained(encoder, {adapter!r})
 def plot_confusion(results: Results, file: Path) -> None:
     """Draw the confusion matrix of the kept model as a PNG, if there is one and it is small enough to read."""
     counts = results.kept.confusion
-    if counts is None or len(counts) > _MAX_LABELS:
+    if counts is None or not results.reported_splits or len(counts) > _MAX_LABELS:
         return
     from matplotlib.figure import Figure
 

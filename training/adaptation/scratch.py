@@ -6,6 +6,7 @@
   base/            the encoder, if it was converted from another family
   search.db        the finished trials of a hyperparameter search
   budget.json      how the training was shortened to `--seconds`
+  labels.json      the labels of the texts that had none
   folds/           the outputs of finished folds for their held-out examples
   trainings/SEED/  the checkpoints and logs of a training run
   models/SEED/     the best model so far
@@ -191,6 +192,11 @@ def model_folder(run: Adaptation, seed: int) -> Path:
 def average_folder(run: Adaptation) -> Path:
     """Return the folder of the model with the averaged weights."""
     return run.scratch / "models" / "average"
+
+
+def labels_file(run: Adaptation) -> Path:
+    """Return the file of the labels of texts that had none."""
+    return run.scratch / "labels.json"
 
 
 def search_storage(run: Adaptation) -> str:

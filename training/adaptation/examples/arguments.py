@@ -25,6 +25,13 @@ class TaskDataArguments(ExampleArguments):
     calibration_file: str | None = field(
         default=None, metadata={"help": "Examples to calibrate on; the default is the validation examples."}
     )
+    labels: str | None = field(
+        default=None,
+        metadata={
+            "help": "Names of the classes, if no training text has a label: one in a line, or the columns label and "
+            "description."
+        },
+    )
     dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub to use instead of files."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
     validation_split: str = field(default="validation", metadata={"help": "Validation split of that dataset."})

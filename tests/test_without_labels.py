@@ -1,0 +1,217 @@
+"""`sequence-encoder adapt --labels`: classifiers from the names of classes and texts without labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer
+
+from sequence_encoder import SequenceEncoderModel
+from sequence_encoder.command_line import UsageError
+from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
+from sequence_encoder.tests.adaptation_runs import COLOURS, examples_of, run, save_encoder
+from sequence_encoder.training.adaptation.self_training import find_classes, temperature_for
+
+FAST: dict[str, Any] = {"num_train_epochs": 2, "learning_rate": 1e-3}
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a tiny sentence encoder, in whose vectors the words of a text show."""
+    folder = save_encoder(tmp_path_factory.mktemp("encoder"))
+    model = SequenceEncoderModel.from_pretrained(folder)
+    model.embedding_recipe = EmbeddingRecipe(after=(Normalize(),))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> dict[str, Any]:
+    """Return options that name 240 texts without labels, 40 with labels to test on, and the names of the classes."""
+    names = tmp_path / "names.txt"
+    names.write_text("red\ngreen\n\nblue\n")
+    texts = [{"text": row["text"]} for row in examples_of("classification", 240, 0)]
+    return {
+        "train_file": write(tmp_path / "train.jsonl", texts),
+        "test_file": write(tmp_path / "test.jsonl", examples_of("classification", 40, 1)),
+        "labels": names,
+    }
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "results.json").read_text()))
+
+
+def test_names_alone_train_a_classifier(
+    encoder: Path, tmp_path: Path, given: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("classification", encoder, tmp_path / "out", **given)
+    report, printed = report_of(tmp_path / "out"), capsys.readouterr().out
+    assert report["metrics"]["test"]["accuracy"]["mean"] > 0.9
+    assert report["confusion_matrix"]["split"] == "test"
+    assert report["labelling"]["texts"] == 240
+    assert sum(report["labelling"]["shares"].values()) == pytest.approx(1, abs=1e-3)
+    for text in (printed, (tmp_path / "out" / "README.md").read_text()):
+        assert report["labelling"]["summary"] in text
+        assert f"Estimated accuracy: {report['labelling']['estimated_accuracy']:.0%}" in text
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert sorted(model.config.label2id) == sorted(COLOURS)
+    texts = [row["text"] for row in examples_of("classification", 240, 0)]
+    with torch.no_grad():
+        scores = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.softmax(1)
+    # The scores are no higher than the estimate allows, though the model is right about all texts.
+    assert scores.max(1).values.mean().item() == pytest.approx(report["labelling"]["estimated_accuracy"], abs=0.03)
+
+
+def test_no_metric_is_reported_on_labels_that_nobody_gave(
+    encoder: Path, tmp_path: Path, given: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    del given["test_file"]
+    run("classification", encoder, tmp_path / "out", **given, seeds=2)
+    report, card = report_of(tmp_path / "out"), (tmp_path / "out" / "README.md").read_text()
+    assert report["metrics"] == {}
+    assert not any(report["baselines"].values())
+    assert report["warnings"] == []
+    assert "confusion_matrix" not in report
+    assert not (tmp_path / "out" / "confusion_matrix.png").exists()
+    assert "model-index" not in card
+    assert "constant answer" not in capsys.readouterr().out
+
+
+def test_descriptions_say_what_names_leave_out(encoder: Path, tmp_path: Path, given: dict[str, Any]) -> None:
+    table = tmp_path / "classes.csv"
+    table.write_text('label,description\n3,"green"\n1,"red"\n2,"blue"\n')
+    rows = [
+        {**row, "label": {"red": 1, "blue": 2, "green": 3}[row["label"]]}
+        for row in examples_of("classification", 40, 1)
+    ]
+    given |= {"labels": table, "test_file": write(tmp_path / "test.jsonl", rows)}
+    run("classification", encoder, tmp_path / "out", **given)
+    report = report_of(tmp_path / "out")
+    assert report["confusion_matrix"]["labels"] == ["1", "2", "3"]
+    assert report["metrics"]["test"]["accuracy"]["mean"] > 0.9
+
+
+def test_a_resumed_run_goes_on_with_the_labels_that_it_found(
+    encoder: Path, tmp_path: Path, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given |= {**FAST, "tuning": "full", "save_strategy": "steps", "save_steps": 5}
+    run("classification", encoder, tmp_path / "whole", **given)
+    step = Trainer.training_step
+
+    def interrupted(self: Any, *parts: Any, **options: Any) -> Any:
+        if self.state.global_step == 7:
+            raise KeyboardInterrupt
+        return step(self, *parts, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="up to step 5"):
+            run("classification", encoder, tmp_path / "parts", **given)
+    monkeypatch.setattr(SequenceEncoderModel, "encode", None)
+    run("classification", encoder, tmp_path / "parts", **given, resume=True)
+    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    torch.testing.assert_close(found, expected)
+
+
+def test_an_encoder_that_does_not_compare_texts_is_refused(tmp_path: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="needs a sentence encoder"):
+        run("classification", save_encoder(tmp_path / "encoder"), tmp_path / "out", **given)
+    assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "error"),
+    [
+        ("red\n", {}, "at least two classes, got red"),
+        ("red\nblue\nred\n", {}, "every class once, but red is there 2 times"),
+        ("\n\n", {}, "at least two classes, got none"),
+        ("text,description\nred,warm\n", {"suffix": ".csv"}, "must have a column label"),
+        ("label,description\nred,warm\n,cold\n", {"suffix": ".csv"}, "row 2 has none"),
+        ("\n".join(map(str, range(200))), {}, "at least 400 training texts, got 240"),
+        ("red\nblue\n", {"test_file": None}, "the test examples have the labels green, but"),
+        ("red\nblue\n", {"tuning": "lora"}, "needs --tuning auto or full, got --tuning lora"),
+        ("red\nblue\n", {"task": "ner"}, "--labels has no effect with --task ner"),
+        ("red\nblue\n", {"validation_file": "other.csv"}, "--validation_file has no effect with --labels"),
+        ("red\nblue\n", {"calibrate": "yes", "test_file": ""}, "needs a --calibration_file"),
+    ],
+)
+def test_mistakes_are_found_before_the_encoder_is_loaded(
+    names: str, options: dict[str, Any], error: str, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    options = {**given, **options}
+    options["labels"] = tmp_path / f"classes{options.pop('suffix', '.txt')}"
+    options["labels"].write_text(names)
+    if options["test_file"] is None:
+        options["test_file"] = given["test_file"]
+    elif error != "":
+        del options["test_file"]
+    with pytest.raises(UsageError) as caught:
+        run(options.pop("task", "classification"), tmp_path / "no-encoder", tmp_path / "out", **options)
+    assert error in str(caught.value)
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_labels_are_neither_ignored_nor_mixed_with_names(tmp_path: Path, given: dict[str, Any]) -> None:
+    rows = examples_of("classification", 60, 0)
+    given["train_file"] = write(tmp_path / "train.jsonl", [*rows[:9], *({**row, "label": None} for row in rows[9:])])
+    with pytest.raises(UsageError, match=r"9 of 60 have a label\. To learn from these alone, leave out --labels"):
+        run("classification", tmp_path / "no-encoder", tmp_path / "out", **given)
+
+
+@pytest.fixture
+def corpus() -> Callable[[float], tuple[Any, ...]]:
+    """Return `corpus(share)`: vectors, tokens and labels of 600 texts, of which a share is of the first of two classes.
+
+    The names alone are often wrong. Vectors and tokens together tell almost all.
+    """
+
+    def make(share: float) -> tuple[Any, ...]:
+        rng = np.random.default_rng(0)
+        labels = (rng.random(600) > share).astype(int)
+        names = rng.normal(size=(2, 64))
+        vectors = 0.15 * names[labels] + rng.normal(size=(600, 64))
+        tokens = [[*rng.integers(20 * label, 20 * label + 20, 3), *rng.integers(40, 60, 6)] for label in labels]
+        return vectors, tokens, labels, names
+
+    return make
+
+
+@pytest.mark.parametrize("share", [0.5, 0.85])
+def test_texts_tell_more_than_names_whatever_the_shares_of_classes(
+    corpus: Callable[[float], tuple[Any, ...]], share: float
+) -> None:
+    vectors, tokens, labels, names = corpus(share)
+    found = find_classes(vectors, tokens, names, seed=0)
+    by_names, right = (float((each == labels).mean()) for each in (found.by_names, found.labels))
+    assert by_names < 0.8
+    assert right > 0.95
+    assert abs(found.estimate - right) < 0.1
+
+
+def test_the_estimate_is_low_if_names_have_nothing_to_do_with_the_texts(
+    corpus: Callable[[float], tuple[Any, ...]],
+) -> None:
+    vectors, tokens, _, names = corpus(0.5)
+    others = np.random.default_rng(1).normal(size=names.shape)
+    assert find_classes(vectors, tokens, others, seed=0).estimate < 0.6
+
+
+def test_a_temperature_sets_the_mean_confidence() -> None:
+    logits = 5 * np.random.default_rng(0).normal(size=(50, 3))
+    scaled = logits / temperature_for(logits, 0.6)
+    probabilities = np.exp(scaled) / np.exp(scaled).sum(1, keepdims=True)
+    assert probabilities.max(1).mean() == pytest.approx(0.6, abs=1e-6)
