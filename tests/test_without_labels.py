@@ -168,7 +168,7 @@ def test_mistakes_are_found_before_the_encoder_is_loaded(
 def test_labels_are_neither_ignored_nor_mixed_with_names(tmp_path: Path, given: dict[str, Any]) -> None:
     rows = examples_of("classification", 60, 0)
     given["train_file"] = write(tmp_path / "train.jsonl", [*rows[:9], *({**row, "label": None} for row in rows[9:])])
-    with pytest.raises(UsageError, match=r"9 of 60 have a label\. To learn from these alone, leave out --labels"):
+    with pytest.raises(UsageError, match=r"9 of 60 have a label\. To learn from these alone, leave out --labels;"):
         run("classification", tmp_path / "no-encoder", tmp_path / "out", **given)
 
 

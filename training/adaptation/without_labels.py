@@ -40,10 +40,10 @@ def with_names_in_turn(run: Adaptation, examples: dict[str, Any]) -> dict[str, A
     if run.model.tuning not in PLANNED:
         raise UsageError(f"--labels needs --tuning {' or '.join(PLANNED)}, got --tuning {run.model.tuning}.")
     if column in rows.column_names:
-        if given := sum(label not in (None, "") for label in rows[column]):
+        if given := sum(label is not None and bool(str(label).strip()) for label in rows[column]):
             raise UsageError(
                 f"--labels is for training examples without labels, but {given:,} of {len(rows):,} have a {column}. To "
-                f"learn from these alone, leave out --labels and the other rows; to ignore them, remove the column."
+                "learn from these alone, leave out --labels; to ignore them, remove the column."
             )
         rows = rows.remove_columns(column)
     if len(rows) < 2 * len(names):
@@ -117,7 +117,7 @@ def _facts(classes: ClassNames, labels: list[str], found: Any) -> dict[str, Any]
         f"No text has a label: the names{' and descriptions' if described else ''} of {len(labels)} classes labelled "
         f"{counted(texts, 'text')}, and what the texts have in common changed {moved:.0%} of these labels. Estimated "
         f"accuracy: {found.estimate:.0%}, the agreement of two labellings that each know half of the tokens and half "
-        "of the vectors. No label confirms it: label some texts, and give them as a --test_file, to know."
+        "of the vectors. No label confirms it: to know, label some texts, and give them as --test_file."
     )
     if missing := [name for name, size in zip(labels, sizes, strict=True) if not size]:
         summary += f" No text has the label {', '.join(missing)}: describe it in a column description, or remove it."
