@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from .judging import Judged
+from .scaling import fit_temperature, single_label_loss
 
 # The estimate that the report shows first, where it exists, and else the next one.
 PREFERRED = ("thresholds_and_transport", "thresholded_confidence")
@@ -82,15 +84,8 @@ def share_above_threshold(before: np.ndarray, after: np.ndarray, right: float) -
 
 def temperature_of(probabilities: np.ndarray, known: np.ndarray) -> float:
     """Return the temperature that gives the labels (N,) the highest likelihood, for probabilities (N, C)."""
-    from scipy.optimize import minimize_scalar
-
-    rows = np.arange(len(known))
-
-    def loss(logarithm: float) -> float:
-        scaled = with_temperature(probabilities, float(np.exp(logarithm)))
-        return -float(np.log(scaled[rows, known] + _TINY).mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+    logits = torch.from_numpy(np.log(probabilities + _TINY))
+    return 1 / float(fit_temperature(logits, torch.from_numpy(known), single_label_loss).scale[0])
 
 
 def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ...command_line.console import show_table
 from ...command_line.counts import counted
+from ...evaluation.scaling import fit_temperature, multi_label_loss, single_label_loss
 from ...saving.whole_folders import write_atomically
 from ..checkpoints import train_with_cleanup
 from .linear_head import loss_of
@@ -36,7 +38,6 @@ LEAST_TO_CHOOSE = 48
 _ENOUGH, _THREE_FOLDS = 200, 600
 # The share of the loss of a constant answer that is no reason for a choice.
 _NO_DIFFERENCE = 0.01
-_TEMPERATURES = np.geomspace(0.1, 10, 61)
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,10 @@ def prefers_linear(problem_type: str, found: OutOfFold, labels: Array) -> tuple[
 
 def _losses(problem_type: str, outputs: Array, labels: Array) -> Array:
     """Return the loss of each example (N,) at the best temperature of all."""
-    temperatures = [1.0] if problem_type == "regression" else list(_TEMPERATURES)
-    best = min(temperatures, key=lambda each: loss_of(problem_type, outputs, labels, each))
-    rows = range(len(labels))
-    return np.array([loss_of(problem_type, outputs[i : i + 1], labels[i : i + 1], best) for i in rows])
+    if problem_type == "regression":
+        return np.asarray((outputs.reshape(labels.shape) - labels) ** 2)
+    several = problem_type == "multi_label_classification"
+    loss = multi_label_loss if several else single_label_loss
+    logits, targets = torch.from_numpy(outputs).double(), torch.from_numpy(labels)
+    targets = targets.double() if several else targets.long()
+    return np.asarray(loss(fit_temperature(logits, targets, loss)(logits), targets))

@@ -25,7 +25,7 @@ from .linear_head import LinearFit
 
 Array = npt.NDArray[Any]
 
-_FOLDS = 5
+FOLDS = 5
 _LEAST_PROBABILITY = 1e-4
 
 
@@ -45,8 +45,9 @@ def list_label_errors(recipe: Any, folder: Path) -> LabelErrors | None:
     chosen = np.arange(len(recipe.rows["train"])) if recipe.fitted is None else recipe.fitted
     rows = recipe.rows["train"].select(chosen)
     texts = texts_of(recipe.task, rows)
-    folds = folds_of(fit.labels, number_texts(rows, recipe.task.texts), recipe.run.args.seed, _FOLDS)
-    logits = [each for each in (_of_vectors(fit, folds), _of_words(recipe.task, texts, fit.labels, folds)) if each.size]
+    folds = folds_of(fit.labels, number_texts(rows, recipe.task.texts), recipe.run.args.seed, FOLDS)
+    judges = logits_of_vectors(fit, folds), logits_of_words(recipe.task, texts, fit.labels, folds)
+    logits = [each for each in judges if each.size]
     found = find_label_errors(logits, fit.labels, recipe.task.labels, texts)
     if found.found:
         positions = recipe.positions[chosen]
@@ -65,7 +66,7 @@ def facts_of(found: LabelErrors | None) -> dict[str, Any]:
     return {"checked": found.examples, "suspicious": len(found.found), "estimated_share": round(found.share, 4)}
 
 
-def _of_vectors(fit: LinearFit, folds: list[Array]) -> Array:
+def logits_of_vectors(fit: LinearFit, folds: list[Array]) -> Array:
     """Return the logits (N, C) of the heads that were fitted to the vectors of the other folds."""
     # Weights of rare classes would make them more probable than they are.
     fit = copy.copy(fit)
@@ -77,7 +78,7 @@ def _of_vectors(fit: LinearFit, folds: list[Array]) -> Array:
     return logits
 
 
-def _of_words(task: Any, texts: list[str], known: Array, folds: list[Array]) -> Array:
+def logits_of_words(task: Any, texts: list[str], known: Array, folds: list[Array]) -> Array:
     """Return the same for the words of the texts; empty if there are no words, or a fold lacks all but one class."""
     logits, as_array = np.zeros((len(known), len(task.labels))), np.array(texts, dtype=object)
     try:

@@ -158,18 +158,17 @@ def _spread(vectors: Array) -> float:
     return float(np.sqrt((vectors**2).sum(1).mean()))
 
 
-def loss_of(problem_type: str, outputs: Array, labels: Array, temperature: float = 1.0) -> float:
+def loss_of(problem_type: str, outputs: Array, labels: Array) -> float:
     """Return the mean loss of outputs (N, C): the cross entropy, or for regression the squared error.
 
     Args:
         problem_type: See `LinearFit`.
         outputs: (N, C).
         labels: See `LinearFit`.
-        temperature: What logits are divided by.
     """
     if problem_type == "regression":
         return float(np.mean((outputs.reshape(labels.shape) - labels) ** 2))
-    logits = outputs.astype(np.float64) / temperature
+    logits = outputs.astype(np.float64)
     if problem_type == "multi_label_classification":
         return float(np.mean(np.logaddexp(0, logits) - labels * logits))
     return float(np.mean(np.logaddexp.reduce(logits, 1) - logits[np.arange(len(labels)), labels]))
