@@ -24,6 +24,8 @@ from ..export.exported_graph import is_classifier
 from ..saving.exported_models import is_exported
 
 SCORES = "scores"
+# The kinds of problems in which the scores of labels compete.
+_ONE_LABEL = (None, "single_label_classification")
 
 
 class ScoredVectors(Predictions):
@@ -68,7 +70,7 @@ def load_for_choosing(model: ModelArguments) -> tuple[Computation, str]:
         raise UsageError(f"{model.model} gives {' and '.join(kind.kinds)} vectors, and choose needs dense ones.")
     if not is_exported(model.model):
         found: Any = load_or_convert(model.model)
-        if is_classifier(found) and found.config.num_labels > 1 and found.config.problem_type != "regression":
+        if is_classifier(found) and found.config.num_labels > 1 and found.config.problem_type in _ONE_LABEL:
             tokenizer, sentence = tokenizer_of(model.model, found), prepare(found, choose_device(model.device), "auto")
             return ScoredVectors(found, tokenizer, model), sentence
     encoder, tokenizer, sentence = load_encoder(model.model, model.device, "auto")

@@ -89,6 +89,8 @@ def test_sigterm_finishes_a_request_that_has_begun(server: subprocess.Popen[str]
         (("--api_key", "k\n"), "--api_key must be printable ASCII text without spaces or newlines at its ends"),
         (("other/nowhere", "nowhere=other"), "different names, got nowhere, other/nowhere, nowhere. Put NAME="),
         (("name=",), "must be a folder, a Hub id or NAME=MODEL, got 'name='"),
+        (("--label_names", "names.txt"), "--label_names needs --label_file"),
+        (("--label_file", "nowhere.csv"), "nowhere.csv: there is no such file"),
         (("--device", "banana"), "The device 'banana' cannot be used: "),
         (("--host", "203.0.113.1"), "Cannot listen on 203.0.113.1, port 8080: "),
     ],
