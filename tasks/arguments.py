@@ -15,7 +15,8 @@ class ExampleArguments:
 
     Attributes:
         otherwise: What the error about a missing file adds.
-        may_lack_labels: Whether classification leaves out rows without a label, instead of refusing them.
+        may_lack_labels: Whether classification leaves out training rows without a label, instead of refusing them.
+        kept_rows: The numbers of the training rows that were kept; None if these are all.
 
     Raises:
         UsageError: If a value is not allowed.
@@ -49,6 +50,7 @@ class ExampleArguments:
         if not self.label_separator:
             raise UsageError("--label_separator must have at least one character, got an empty string.")
         TextFormat(self.encoding, self.delimiter)
+        self.kept_rows: list[int] | None = None
 
     def file_of(self, split: str) -> tuple[str, str] | None:
         """Return the option that names the file of a split, without dashes, and the file; None without a file."""

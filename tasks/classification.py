@@ -44,6 +44,7 @@ class Classification(HeadTask):
     tunings = TUNINGS_OF_TEXTS
     libraries: ClassVar[tuple[str, ...]] = ("sklearn", "matplotlib")
     problem_type = "single_label_classification"
+    _kept: list[int] | None
 
     def read(self, examples: Examples, known: list[str] | None = None) -> dict[str, Any]:
         """See `HeadTask`."""
@@ -57,7 +58,11 @@ class Classification(HeadTask):
         check_texts(data, examples, "text_pair_column", self.pair)
         examples = {split: named(rows, self.label, known) for split, rows in examples.items()}
         self.label_fields = {"problem_type": self.problem_type}
-        return self._read_labels(examples, known)
+        # Errors name the lines of the file, so all rows are read before any of them is left out.
+        self.data.kept_rows = self._kept = None
+        read = self._read_labels(examples, known)
+        self.data.kept_rows = self._kept
+        return read
 
     def _read_labels(self, examples: Examples, known: list[str] | None) -> dict[str, Any]:
         labelled = self._labelled(examples, _is_label, "a label in every row")
@@ -81,12 +86,12 @@ class Classification(HeadTask):
                     f"{missing:,} of the {len(cells):,} training examples {'has' if missing == 1 else 'have'} no label "
                     f"yet (--label_column {self.label}), and {'is' if missing == 1 else 'are'} left out."
                 )
-                # Errors name the lines of the file, so the rows are checked before any is left out.
                 train = {"train": found["train"]}
                 check_values(
                     self.data, train, "label_column", self.label, lambda x: _is_missing(x) or is_allowed(x), allowed
                 )
-                found["train"] = found["train"].select([i for i, cell in enumerate(cells) if not _is_missing(cell)])
+                self._kept = [row for row, cell in enumerate(cells) if not _is_missing(cell)]
+                found["train"] = found["train"].select(self._kept)
                 if missing == len(cells):
                     raise UsageError(f"--label_column {self.label} is empty in all training examples.")
         check_values(self.data, found, "label_column", self.label, is_allowed, allowed)

@@ -115,7 +115,10 @@ def place_of(data: ExampleArguments, split: str, index: int) -> str:
 
 def places_of(data: ExampleArguments, split: str, indices: Iterable[int]) -> dict[int, str]:
     """Return the locations of several rows of a split; see `place_of`."""
+    kept = data.kept_rows if split == "train" else None
+    rows = {index: index if kept is None else kept[index] for index in indices}
     files = files_of(data, split)
     if files is None:
-        return {index: f"row {index} (from 0) of the {split} split" for index in indices}
-    return files.places(indices)
+        return {index: f"row {row} (from 0) of the {split} split" for index, row in rows.items()}
+    places = files.places(rows.values())
+    return {index: places[row] for index, row in rows.items()}

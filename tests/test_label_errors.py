@@ -115,10 +115,11 @@ def test_equal_texts_with_different_labels_are_reported_and_share_a_fold(
     rows = examples_of("classification", 30, 0)
     rows += [{**rows[3], "label": COLOURS[COLOURS.index(rows[3]["label"]) - 1]}, rows[4]]
     file = tmp_path / "train.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # The first line has no label yet, and is left out.
+    file.write_text("".join(json.dumps(row) + "\n" for row in [{"text": "which ?"}, *rows]))
     encoder = save_encoder(tmp_path / "encoder")
     run("classification", encoder, tmp_path / "out", train_file=file, num_train_epochs=1)
     assert (
-        f"1 training text has different labels: for example, {rows[3]['label']} in line 4 of {file}, and "
-        f"{rows[30]['label']} in line 31 of {file}."
+        f"1 training text has different labels: for example, {rows[3]['label']} in line 5 of {file}, and "
+        f"{rows[30]['label']} in line 32 of {file}."
     ) in capsys.readouterr().out
