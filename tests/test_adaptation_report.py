@@ -28,6 +28,13 @@ def test_remarks_on_a_card_are_whole_sentences() -> None:
     assert re.findall(r"\.+(?= |$)", remarks) == ["."] * 4
 
 
+@pytest.mark.parametrize(("tuning", "warnings"), [("linear", 0), ("full", 1)])
+def test_a_head_that_is_kept_as_fitted_is_not_compared_with_itself(tuning: str, warnings: int) -> None:
+    results = results_of(0.580, accuracy=0.580)
+    results.tuning, results.baselines = tuning, {"linear_head": {"validation": {"accuracy": 0.582}}}
+    assert len(results.warnings()) == warnings
+
+
 def test_a_nan_metric_is_reported() -> None:
     (warning,) = results_of(math.nan, spearman=math.nan).warnings()
     assert "spearman on the validation examples is NaN" in warning
