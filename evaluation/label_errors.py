@@ -27,10 +27,12 @@ Array = npt.NDArray[np.float64]
 Classes = npt.NDArray[np.integer[Any]]
 
 FILE = "suspicious_labels.csv"
-# How much more likely, in nats, the labels must be with wrong ones among them than without: p = 0.01.
-_LEAST_GAIN = 2.7
-# With more wrong labels than right ones, nothing tells them apart.
-_MOST_WRONG = 0.5
+# How much more likely, in nats, the labels must be with wrong ones among them than without: p = 0.05.
+_LEAST_GAIN = 1.35
+# An estimate above it means that the scores say nothing about the labels.
+_MOST_WRONG = 0.4
+# The expected share of wrong labels among those that are named, and the least probability of each.
+_PRECISION, _LEAST_WRONG = 0.75, 1 / 3
 _TEMPERATURES = np.geomspace(0.05, 20, 61)
 _STEPS = 50
 # Characters of a text in a sentence.
@@ -67,7 +69,8 @@ class LabelErrors:
     Attributes:
         examples: The number of examples.
         share: The estimated share of wrong labels, including those that cannot be named; 0 if there may be none.
-        found: The examples whose labels are more probably wrong than right, the most suspicious first.
+        found: The examples whose labels are probably wrong, the most suspicious first: at most so many that three of
+            four are expected to be wrong.
     """
 
     examples: int
@@ -89,7 +92,7 @@ class LabelErrors:
 def find_label_errors(
     logits: Sequence[Array], known: Classes, labels: Sequence[str], texts: Sequence[str]
 ) -> LabelErrors:
-    """Find the examples whose labels are more probably wrong than right.
+    """Find the examples whose labels are probably wrong.
 
     Args:
         logits: For each of one or more models, (N, C) those of the examples, on which it was not trained. They need not
@@ -102,11 +105,13 @@ def find_label_errors(
     views = [_log_softmax(each / _best_fit(each, known)[0]) for each in (np.asarray(one, np.float64) for one in logits)]
     total = np.sum(views, axis=0)
     temperature, share, gain = _best_fit(total, known)
-    if gain < _LEAST_GAIN:
+    if gain < _LEAST_GAIN or share >= _MOST_WRONG:
         return LabelErrors(len(known))
     probabilities = np.exp(_log_softmax(total / temperature))
     of_labels = probabilities[np.arange(len(known)), known]
     wrong, best = _wrong(of_labels, share, total.shape[1]), probabilities.argmax(1)
+    order = np.argsort(-wrong, kind="stable")
+    expected = wrong[order].cumsum() / np.arange(1, len(order) + 1)
     found = [
         LabelError(
             int(index),
@@ -117,8 +122,8 @@ def find_label_errors(
             float(of_labels[index]),
             float(probabilities[index, best[index]]),
         )
-        for index in np.argsort(-wrong, kind="stable")
-        if wrong[index] > 0.5
+        for index in order[: int((expected >= _PRECISION).sum())]
+        if wrong[index] > _LEAST_WRONG and best[index] != known[index]
     ]
     return LabelErrors(len(known), share, found)
 
