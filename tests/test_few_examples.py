@@ -220,8 +220,12 @@ def test_few_examples_are_repeated_and_options_that_are_set_stay(
     encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few, many = plan_for(16), plan_for(20_000)
-    assert few["num_train_epochs"] > 5 * many["num_train_epochs"]
+    assert few["num_train_epochs"] > 3 * many["num_train_epochs"]
+    assert few["learning_rate"] > many["learning_rate"]
     assert few["warmup_steps"] == 0
+    random_head = plan_for(16, starts_linear=False)
+    assert random_head["num_train_epochs"] > few["num_train_epochs"]
+    assert random_head["learning_rate"] == many["learning_rate"]
     file = write(tmp_path / "train.jsonl", examples_of("classification", 12, 0))
     run("classification", encoder, tmp_path / "out", train_file=file, num_train_epochs=1, learning_rate=1e-3)
     output = capsys.readouterr().out
@@ -229,6 +233,23 @@ def test_few_examples_are_repeated_and_options_that_are_set_stay(
     assert "12 examples are too few to choose by" in output
     report = report_of(tmp_path / "out")
     assert report["metrics"]["validation"]["loss"]["mean"] == report["baselines"]["linear_head"]["validation"]["loss"]
+
+
+def test_every_task_has_a_plan_for_few_examples(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans = {"qa": "20 epochs, batches of 16, a learning rate of 0.0001", "embedding": "3 epochs, batches of 32, a"}
+    for task, plan in plans.items():
+        file = write(tmp_path / f"{task}.jsonl", examples_of(task, 13, 0))
+        run(task, encoder, tmp_path / task, train_file=file)
+        assert f"Plan for 12 examples: {plan}" in capsys.readouterr().out
+
+
+def test_wider_encoders_get_smaller_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = save_encoder(tmp_path / "wide", hidden_size=768, num_hidden_layers=1)
+    file = write(tmp_path / "train.jsonl", examples_of("qa", 13, 0))
+    run("qa", wide, tmp_path / "out", train_file=file, num_train_epochs=1)
+    assert "a learning rate of 5e-05." in capsys.readouterr().out
 
 
 def test_equal_texts_are_in_the_same_fold() -> None:

@@ -73,8 +73,6 @@ class HeadRecipe:
     trainer_class: type[HubTrainer] = HubTrainer
     # The class of the model that an adapter is trained on, without the weights that the adapter contains.
     base_class: type[PreTrainedModel] = SequenceEncoderModel
-    # What the user reads about the options that the number of examples decides.
-    plan = ""
 
     def __init__(self, run: Adaptation, examples: dict[str, Any]) -> None:
         self.run = run
@@ -111,6 +109,7 @@ class HeadRecipe:
         """
         self.checkpoint, self.tokenizer = checkpoint, tokenizer
         config = AutoConfig.from_pretrained(checkpoint)
+        self.hidden_size: int = config.hidden_size
         prompts = self.run.model.prompt_length if self.run.model.tuning == "prompt" else 0
         self.task.max_length = text_length(self.run.model.max_length, config, prompts)
         # A trained head is kept, with the order of its labels, if the examples have the same labels.

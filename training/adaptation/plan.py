@@ -7,11 +7,12 @@ all-MiniLM-L6-v2 by `benchmarks/few_labels.py`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from transformers.trainer_utils import SaveStrategy
 
-# What is used where nothing is planned: for tasks whose head does not start from a linear fit, and other tunings.
+# What is used where nothing is planned: for tunings that train few weights.
 FALLBACK: dict[str, Any] = {
     "num_train_epochs": 3.0,
     "learning_rate": 1e-4,
@@ -23,42 +24,72 @@ FALLBACK: dict[str, Any] = {
 PLANNED = ("auto", "full")
 # From this number of examples on, a part of them is enough to choose the model.
 MANY_EXAMPLES = 2000
-_EPOCHS, _MOST_EPOCHS = 3.0, 20.0
+_EPOCHS = 3.0
 # Examples that are seen in addition to the epochs.
 _MORE = 320
+# A head that starts from a linear fit needs fewer epochs, and in few steps larger ones: up to twice the learning rate.
+_MOST_EPOCHS, _MOST_LINEAR_EPOCHS, _FEW_STEPS = 20.0, 10.0, 30
 _SMALL_BATCH = 16
+# Sentence encoders forget with more, and more epochs do not make them better. Their loss needs many texts in a batch.
+_EMBEDDING_RATE = 2e-5
+# Wider encoders need smaller steps.
+_WIDTH = 384
 # A shorter training has no step to spend on a warm-up, which starts from a learning rate of 0, and is repeated sooner
 # than it has written its checkpoints.
 _SHORT = 100
 
 
-def plan_for(examples: int, processes: int = 1, steps: float | None = None) -> dict[str, Any]:
-    """Return the options for fine-tuning a model whose head starts from a linear fit.
+def plan_for(
+    examples: int,
+    processes: int = 1,
+    steps: float | None = None,
+    *,
+    starts_linear: bool = True,
+    is_embedding: bool = False,
+) -> dict[str, Any]:
+    """Return the options for training all weights.
 
     Args:
         examples: The number of training examples.
         processes: The number of processes, which share a batch.
         steps: The number of steps that the user has set.
+        starts_linear: Whether the head starts from a linear fit.
+        is_embedding: Whether the loss compares the texts of a batch.
     """
-    few = examples < MANY_EXAMPLES
+    few = examples < MANY_EXAMPLES and not is_embedding
     batch = _SMALL_BATCH if few else FALLBACK["per_device_train_batch_size"]
-    epochs = round(min(_MOST_EPOCHS, _EPOCHS + _MORE / examples), 1)
-    is_short = (steps or epochs * math.ceil(examples / batch)) < _SHORT
+    most = _MOST_LINEAR_EPOCHS if starts_linear else _MOST_EPOCHS
+    epochs = _EPOCHS if is_embedding else round(min(most, _EPOCHS + _MORE / examples), 1)
+    steps = steps or epochs * math.ceil(examples / batch)
+    rate = _EMBEDDING_RATE if is_embedding else FALLBACK["learning_rate"]
+    if starts_linear:
+        rate *= min(2.0, max(1.0, _FEW_STEPS / steps))
     return {
         "num_train_epochs": epochs,
-        "learning_rate": FALLBACK["learning_rate"],
+        "learning_rate": rate,
         "per_device_train_batch_size": max(1, batch // processes) if few else batch,
-        "warmup_steps": 0 if is_short else FALLBACK["warmup_steps"],
-        "save_strategy": SaveStrategy.NO if is_short else SaveStrategy.STEPS,
+        "warmup_steps": 0 if steps < _SHORT else FALLBACK["warmup_steps"],
+        "save_strategy": SaveStrategy.NO if steps < _SHORT else SaveStrategy.STEPS,
     }
 
 
-def in_words(planned: dict[str, Any], examples: int) -> str:
-    """Describe planned options for the console."""
+def rate_for_width(rate: float, hidden_size: int) -> float:
+    """Return the learning rate for an encoder with `hidden_size` channels."""
+    return rate * min(1.0, _WIDTH / hidden_size)
+
+
+def in_words(args: Any, planned: Iterable[str], examples: int) -> str:
+    """Describe planned options for the console.
+
+    Args:
+        args: The arguments of the training.
+        planned: The names of the options that were planned.
+        examples: The number of training examples.
+    """
     said = {
         "num_train_epochs": "{:g} epochs",
         "per_device_train_batch_size": "batches of {}",
-        "learning_rate": "a learning rate of {:g}",
+        "learning_rate": "a learning rate of {:.2g}",
     }
-    parts = [form.format(planned[name]) for name, form in said.items() if name in planned]
+    parts = [form.format(getattr(args, name)) for name, form in said.items() if name in planned]
     return f"Plan for {examples:,} examples: {', '.join(parts)}." if parts else ""

@@ -49,7 +49,7 @@ from .examples.loading import (
 )
 from .head_recipe import HeadRecipe
 from .label_check import facts_of, list_label_errors
-from .plan import PLANNED, in_words, plan_for
+from .plan import PLANNED, in_words, plan_for, rate_for_width
 from .report import Evaluation, Result, Results, errors_as_warnings, plot_confusion, write_predictions
 from .run import Adaptation, AdaptationArguments
 from .scratch import (
@@ -132,10 +132,12 @@ def _adapt(run: Adaptation) -> Results:
                 labelling = label_by_names(recipe, checkpoint, tokenizer)
             with Progress("Tokenising the examples", show=args.process_index == 0 and not args.disable_tqdm):
                 recipe.prepare(checkpoint, tokenizer)
+            if run.model.tuning in PLANNED and "learning_rate" in args.planned:
+                args.learning_rate = rate_for_width(cast(float, args.learning_rate), recipe.hidden_size)
             calibrated_on = check_calibrated_model(run, recipe, calibrated_on)
         if args.process_index == 0:
-            if recipe.plan:
-                print(recipe.plan)
+            if run.model.tuning in PLANNED and (plan := in_words(args, args.planned, len(recipe.rows["train"]))):
+                print(plan)
             for split, cut in recipe.cut.items():
                 print(f"{split}: {counted(len(recipe.rows[split]), 'example')}; {cut.in_words(recipe.max_length)}.")
         results = finished(run)
@@ -224,13 +226,19 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
             recipe.rows = {**recipe.rows, "validation": train.select(np.concatenate(recipe.folds))}
         else:
             recipe.rows, recipe.positions = hold_out(recipe.rows, run.data, run.args.seed, classes)
-        is_trained = run.data.labels is None or run.model.tuning == "full"
-        if recipe.can_start_linear and run.model.tuning in PLANNED and is_trained:
-            planned = plan_for(len(recipe.rows["train"]), run.args.world_size, steps_of(run, recipe))
-            planned = {name: value for name, value in planned.items() if name in run.args.planned}
-            for name, value in planned.items():
-                setattr(run.args, name, value)
-            recipe.plan = in_words(planned, len(recipe.rows["train"]))
+        if run.data.labels is not None and run.model.tuning == "auto":
+            # Only the head is fitted.
+            run.args.planned = []
+        elif run.model.tuning in PLANNED:
+            planned = plan_for(
+                len(recipe.rows["train"]),
+                run.args.world_size,
+                steps_of(run, recipe),
+                starts_linear=recipe.can_start_linear,
+                is_embedding=run.model.task == "embedding",
+            )
+            for name in run.args.planned:
+                setattr(run.args, name, planned[name])
         if run.args.should_save:
             others = [split for split in recipe.rows if split != "train" and split not in recipe.cross_validated]
             warn_about_shared_texts(recipe.rows, recipe.task.texts, others)

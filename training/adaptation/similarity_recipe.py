@@ -54,7 +54,6 @@ class SimilarityRecipe:
     cross_validated: tuple[str, ...] = ()
     linear = classes = positions = None
     can_start_linear = False
-    plan = ""
 
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
         """Build the evaluators. The trainers tokenise the texts themselves.
@@ -65,6 +64,7 @@ class SimilarityRecipe:
         """
         self.checkpoint = checkpoint
         config, recipe = AutoConfig.from_pretrained(checkpoint), read_recipe(checkpoint)
+        self.hidden_size: int = config.hidden_size
         # The folder's maximum length applies to single texts, while a cross-encoder reads pairs.
         said = recipe.max_length if recipe is not None and self.task.kind == "SentenceTransformer" else None
         self.max_length = text_length(self.run.model.max_length, config, default=said)

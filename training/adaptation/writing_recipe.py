@@ -49,7 +49,9 @@ class WritingRecipe(HeadRecipe):
             tokenizer: The tokenizer of the encoder.
         """
         self.checkpoint, self.tokenizer = checkpoint, tokenizer
-        self.task.max_length = text_length(self.run.model.max_length, AutoConfig.from_pretrained(checkpoint))
+        config = AutoConfig.from_pretrained(checkpoint)
+        self.hidden_size = config.hidden_size
+        self.task.max_length = text_length(self.run.model.max_length, config)
         self.task.use(tokenizer)
         self.inputs, self.cut = {}, {}
         for split, rows in self.rows.items():
