@@ -29,6 +29,8 @@ Classes = npt.NDArray[np.integer[Any]]
 FILE = "suspicious_labels.csv"
 # How much more likely, in nats, the labels must be with wrong ones among them than without: p = 0.05.
 _LEAST_GAIN = 1.35
+# With 32 examples, most of those named were right.
+_LEAST_EXAMPLES = 48
 # An estimate above it means that the scores say nothing about the labels.
 _MOST_WRONG = 0.4
 # The expected share of wrong labels among those that are named, and the least probability of each.
@@ -68,7 +70,8 @@ class LabelErrors:
 
     Attributes:
         examples: The number of examples.
-        share: The estimated share of wrong labels, including those that cannot be named; 0 if there may be none.
+        share: The estimated share of wrong labels, including those that cannot be named; 0 if there may be none, or too
+            little is known.
         found: The examples whose labels are probably wrong, the most suspicious first: at most so many that three of
             four are expected to be wrong.
     """
@@ -101,6 +104,8 @@ def find_label_errors(
         labels: The names of the classes.
         texts: The texts of the examples.
     """
+    if len(known) < _LEAST_EXAMPLES:
+        return LabelErrors(len(known))
     # What several models agree on is the sum of their log probabilities.
     views = [_log_softmax(each / _best_fit(each, known)[0]) for each in (np.asarray(one, np.float64) for one in logits)]
     total = np.sum(views, axis=0)
