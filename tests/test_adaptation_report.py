@@ -1,4 +1,4 @@
-"""The report of an adaptation: warnings, the remarks on the card, and the plot of the confusion matrix."""
+"""The report of an adaptation: warnings, and the remarks on the card."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from sequence_encoder.hub.card import Training
 from sequence_encoder.tests.adaptation_runs import run, save_encoder, write_examples
-from sequence_encoder.training.adaptation.report import Result, Results, _short, complete
+from sequence_encoder.training.adaptation.report import Result, Results, complete
 
 
 def results_of(score: float, **metrics: float) -> Results:
@@ -81,14 +81,6 @@ def test_a_linear_model_that_is_better_on_the_test_examples_is_reported(tuning: 
     (warning,) = results.warnings()
     assert warning.startswith("accuracy on the test examples is 0.8, compared with 0.85 for a linear model of TF-IDF")
     assert warning.endswith(f": {advice}")
-
-
-def test_shortened_labels_stay_distinct_in_the_plot() -> None:
-    labels = [f"a complaint about a parcel of kind {kind} in {place}" for kind in (1, 2) for place in ("Rome", "Oslo")]
-    short = _short([*labels, "costs $5"])
-    assert len(set(short)) == len(short)
-    assert max(map(len, short)) <= 28
-    assert short[-1] == r"costs \$5"
 
 
 def test_the_code_on_a_prompt_tuning_card_runs_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

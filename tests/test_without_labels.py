@@ -108,7 +108,8 @@ def test_descriptions_say_what_names_leave_out(encoder: Path, tmp_path: Path, gi
 def test_a_resumed_run_goes_on_with_the_labels_that_it_found(
     encoder: Path, tmp_path: Path, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given |= {**FAST, "tuning": "full", "save_strategy": "steps", "save_steps": 5}
+    given |= {**FAST, "tuning": "full", "save_strategy": "steps", "save_steps": 5, "labels": tmp_path / "names.csv"}
+    given["labels"].write_text("label,description\nred,\ngreen,\nblue,the sea\n")
     run("classification", encoder, tmp_path / "whole", **given)
     step = Trainer.training_step
 
@@ -122,6 +123,11 @@ def test_a_resumed_run_goes_on_with_the_labels_that_it_found(
         with pytest.raises(KeyboardInterrupt, match="up to step 5"):
             run("classification", encoder, tmp_path / "parts", **given)
     monkeypatch.setattr(SequenceEncoderModel, "encode", None)
+    described = given["labels"].read_text()
+    given["labels"].write_text(described.replace("sea", "sky"))
+    with pytest.raises(UsageError, match=r"these differ: class names \(was .*'the sea'.*, is .*'the sky'.*\)\.$"):
+        run("classification", encoder, tmp_path / "parts", **given, resume=True)
+    given["labels"].write_text(described)
     run("classification", encoder, tmp_path / "parts", **given, resume=True)
     expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     torch.testing.assert_close(found, expected)

@@ -38,6 +38,7 @@ from .averaging import load_average
 from .budget import keep_to_budget
 from .calibration import calibrate_model, calibration_split, check_calibrated_model
 from .callbacks import DivergedError
+from .confusion_plot import plot_confusion
 from .cross_validation import folds_of, is_cross_validated, out_of_fold, prefers_linear, without_evaluation
 from .encoder import encoder_of
 from .examples.loading import (
@@ -50,7 +51,7 @@ from .examples.loading import (
 from .head_recipe import HeadRecipe
 from .label_check import facts_of, list_label_errors
 from .plan import PLANNED, in_words, plan_for, rate_for_width
-from .report import Evaluation, Result, Results, errors_as_warnings, plot_confusion, write_predictions
+from .report import Evaluation, Result, Results, errors_as_warnings, write_predictions
 from .run import Adaptation, AdaptationArguments
 from .scratch import (
     average_folder,

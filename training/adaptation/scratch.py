@@ -31,6 +31,7 @@ from ...command_line.counts import counted
 from ...saving.whole_folders import write_atomically
 from ..arguments import complete_settings
 from ..checkpoints import MARKER, last_complete_checkpoint, step_of
+from .class_names import read_class_names
 from .examples.loading import fingerprint
 from .report import Results
 from .run import Adaptation
@@ -148,10 +149,12 @@ def record_settings(run: Adaptation, settings: Mapping[str, Any]) -> None:
 
 
 def settings_of(run: Adaptation, examples: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what must not change when a run is resumed: arguments, examples and the number of processes."""
+    """Return what must not change when a run is resumed: arguments, examples, names of classes, and processes."""
     given = {**dataclasses.asdict(run.model), **dataclasses.asdict(run.data), **run.args.to_dict()}
     given = {name: value for name, value in given.items() if not name.startswith(_MAY_CHANGE)}
     given |= {f"{split} examples": fingerprint(rows) for split, rows in examples.items()}
+    if run.data.labels is not None:
+        given["class names"] = read_class_names(run.data).descriptions
     given["processes"] = run.args.world_size
     return json.loads(json.dumps(given, default=str))
 
