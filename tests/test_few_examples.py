@@ -162,6 +162,13 @@ def test_noise_gets_a_strong_penalty_and_a_clear_pattern_a_weak_one() -> None:
     assert LinearFit(kind, vectors, (vectors[:, 0] > 0).astype(int), 2).strength >= 10
 
 
+def test_a_class_with_a_single_example_does_not_stop_the_choice_of_the_penalty() -> None:
+    vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    labels = (vectors[:, 0] > 0).astype(int)
+    labels[0] = 2
+    assert LinearFit("single_label_classification", vectors, labels, 3).strength >= 10
+
+
 def test_a_linear_fit_takes_labels_that_no_example_has() -> None:
     vectors = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
     two = LinearFit("single_label_classification", vectors, (vectors[:, 0] > 0).astype(int), 3).head()

@@ -96,14 +96,20 @@ class LinearFit:
         """Return the strength with the smallest loss on held-out examples."""
         from sklearn.model_selection import KFold, StratifiedKFold
 
-        rows, rarest = np.arange(len(self.labels)), len(self.labels)
+        rows = np.arange(len(self.labels))
+        # Every fold is fitted to the only example of a class.
+        judged, single, classes, most = rows, rows[:0], None, len(rows)
         if self.kind == "single_label_classification":
-            rarest = int(np.unique(self.labels, return_counts=True)[1].min())
-        if len(rows) < _LEAST_TO_CHOOSE or min(rarest, len(np.unique(self.labels, axis=0))) < 2:
+            _, inverse, counts = np.unique(self.labels, return_inverse=True, return_counts=True)
+            judged, single = rows[counts[inverse] > 1], rows[counts[inverse] == 1]
+            classes, most = self.labels[judged], int(min(counts[counts > 1], default=0))
+        if len(judged) < _LEAST_TO_CHOOSE or len(np.unique(self.labels, axis=0)) < 2:
             return _DEFAULT_STRENGTH
-        stratified = self.kind == "single_label_classification"
-        splitter = (StratifiedKFold if stratified else KFold)(min(_MOST_FOLDS, rarest), shuffle=True, random_state=0)
-        folds = list(splitter.split(rows, self.labels if stratified else None))
+        splitter = (KFold if classes is None else StratifiedKFold)(min(_MOST_FOLDS, most), shuffle=True, random_state=0)
+        folds = [
+            (np.concatenate([judged[fitted], single]), judged[held_out])
+            for fitted, held_out in splitter.split(judged, classes)
+        ]
         best, lowest = _STRENGTHS[0], np.inf
         # The weaker the penalty, the longer a fit takes. Once the loss rises, weaker ones only overfit more.
         for strength in _STRENGTHS:
