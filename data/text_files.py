@@ -1,4 +1,4 @@
-"""Decodes text files and parses CSV: encodings, byte order marks and delimiters.
+"""Decodes text files and parses and writes CSV: encodings, byte order marks and delimiters.
 
 Nothing is guessed: a file is UTF-8 unless its byte order mark or the user says otherwise.
 """
@@ -11,9 +11,10 @@ import csv
 import gzip
 import lzma
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO, TextIO, cast
 
 import fsspec
@@ -149,6 +150,16 @@ def csv_header(file: Path, records: Iterator[tuple[int, list[str]]], delimiter: 
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"{file} has several columns named {', '.join(twice)}; rename or remove all but one.")
     return names
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
+    """Return rows as the content of a CSV file."""
+    lines: list[str] = []
+    # Before Python 3.13, the writer only quotes the line ends that are in its own.
+    writer = csv.DictWriter(SimpleNamespace(write=lines.append), columns, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return "".join(f"{line[:-2]}\n" for line in lines)
 
 
 def describe_decoding_error(file: Path, encoding: str) -> str | None:

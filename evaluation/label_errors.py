@@ -12,8 +12,6 @@ Shapes: N examples, C classes.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..command_line.counts import counted
+from ..data.text_files import csv_text
 
 Array = npt.NDArray[np.float64]
 Classes = npt.NDArray[np.integer[Any]]
 
 FILE = "suspicious_labels.csv"
+_COLUMNS = ("place", "text", "label", "suggested_label", "wrong", "label_score", "suggested_score")
 # How much more likely, in nats, the labels must be with wrong ones among them than without: p = 0.05.
 _LEAST_GAIN = 1.35
 # With 32 examples, most of those named were right.
@@ -140,13 +140,11 @@ def as_csv(found: LabelErrors, places: Mapping[int, str]) -> str:
         found: The examples.
         places: Where each of them is, such as "line 3 of train.csv".
     """
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["place", "text", "label", "suggested_label", "wrong", "label_score", "suggested_score"])
+    rows = []
     for each in found.found:
-        scores = [f"{score:.3f}" for score in (each.wrong, each.label_score, each.suggested_score)]
-        writer.writerow([places[each.index], each.text, each.label, each.suggested, *scores])
-    return table.getvalue()
+        scores = (f"{score:.3f}" for score in (each.wrong, each.label_score, each.suggested_score))
+        rows.append((places[each.index], each.text, each.label, each.suggested, *scores))
+    return csv_text(_COLUMNS, [dict(zip(_COLUMNS, row, strict=True)) for row in rows])
 
 
 def _best_fit(logits: Array, known: Classes) -> tuple[float, float, float]:

@@ -26,12 +26,12 @@ from ..command_line.counts import counted
 from ..command_line.progress import Progress
 from ..data.corpus import TextArguments
 from ..data.corpus_files import find_files
-from ..data.text_files import TextFormat
+from ..data.text_files import TextFormat, csv_text
 from ..saving.whole_folders import check_writable, write_atomically
 from ..tasks.example_files import ExampleFiles
 from .arguments import CHOOSE, ChoiceArguments, check_output
 from .design import choose_by_design
-from .label_file import LABEL, REASON, TEXT, csv_text
+from .label_file import LABEL, REASON, TEXT
 from .scored_vectors import SCORES, load_for_choosing
 
 # More texts need more memory, and hardly make a better choice: then these are random ones.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..command_line import UsageError
 from ..data.row_files import RowFiles
-from ..data.text_files import TextFormat, encoding_of
+from ..data.text_files import TextFormat, csv_text, encoding_of
 from ..saving.whole_folders import check_writable, write_atomically
 
 TEXT, LABEL, REASON = "text", "label", "reason"
@@ -43,11 +40,15 @@ class LabelFile:
     def __init__(self, file: str, names: str | None = None) -> None:
         # A link stays a link.
         self._file, self._lock = Path(file).resolve(), threading.Lock()
-        self._mark = ""
+        if self._file.suffix.lower() != ".csv":
+            raise UsageError(f"--label_file must end in .csv, got {file}.")
+        if not self._file.is_file():
+            raise UsageError(f"--label_file {file}: there is no such file.")
+        self._stat = self._stat_of()
         self.rows = self._read()
         check_writable(self._file)
-        given = [] if names is None else _read_names(Path(names))
-        self.names = list(dict.fromkeys([*given, *sorted({row[LABEL] for row in self.rows} - {""})]))
+        self.names = [] if names is None else _read_names(Path(names))
+        self._add_names()
 
     def set(self, row: int, label: str, before: str) -> None:
         """Label a text, and write the file.
@@ -66,7 +67,7 @@ class LabelFile:
         if len(label) > _LONGEST_NAME or not (label.isprintable()):
             raise ValueError(f"A label has at most {_LONGEST_NAME} characters, all on one line.")
         with self._lock:
-            self._follow()
+            self._update()
             if not 0 <= row < len(self.rows):
                 raise ValueError(f"There is no row {row}; the file has {len(self.rows)} rows.")
             found = self.rows[row][LABEL]
@@ -80,27 +81,39 @@ class LabelFile:
             rows[row] = {**rows[row], LABEL: label}
             write_atomically(self._file, [self._mark, csv_text(list(rows[0]), rows)])
             self.rows, self._stat = rows, self._stat_of()
-            if label and label not in self.names:
-                self.names.append(label)
+            self._add_names()
+
+    def update(self) -> None:
+        """Read the labels that another program has written.
+
+        Raises:
+            ConflictError: If it has changed the texts.
+            UsageError: If the file cannot be read.
+            OSError: If there is no file.
+        """
+        with self._lock:
+            self._update()
 
     def content(self) -> bytes:
         """Return the file."""
         with self._lock:
             return self._file.read_bytes()
 
-    def _follow(self) -> None:
-        """Take over what another program has written."""
-        if self._stat_of() == self._stat:
+    def _update(self) -> None:
+        stat = self._stat_of()
+        if stat == self._stat:
             return
         rows = self._read()
         if [row[TEXT] for row in rows] != [row[TEXT] for row in self.rows]:
             raise ConflictError("Another program has changed the texts of the file. Start the server again.")
-        self.rows = rows
+        self.rows, self._stat = rows, stat
+        self._add_names()
+
+    def _add_names(self) -> None:
+        found = sorted({row[LABEL] for row in self.rows} - {""})
+        self.names = list(dict.fromkeys([*self.names, *found]))
 
     def _read(self) -> list[dict[str, str]]:
-        if not self._file.is_file():
-            raise UsageError(f"--label_file {self._file}: there is no such file.")
-        self._stat = self._stat_of()
         self._mark = "\ufeff" if encoding_of([self._file]) == "utf-8-sig" else ""
         rows = list(RowFiles("csv", [self._file], TextFormat()).rows())
         if not rows:
@@ -113,15 +126,6 @@ class LabelFile:
     def _stat_of(self) -> tuple[int, int, int]:
         found = os.stat(self._file)
         return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
-    """Return rows as the content of a CSV file."""
-    output = io.StringIO()
-    writer = csv.DictWriter(output, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return output.getvalue()
 
 
 def _read_names(file: Path) -> list[str]:

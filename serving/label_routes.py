@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request
@@ -30,8 +32,20 @@ def label_routes(labels: LabelFile) -> APIRouter:
     """
     routes = APIRouter(route_class=StrictJsonRoute)
 
+    async def answer(action: Callable[..., Any], *given: object) -> Any:
+        """Act on the file in a thread."""
+        try:
+            return await asyncio.to_thread(action, *given)
+        except ConflictError as error:
+            raise RequestError(409, str(error)) from error
+        except ValueError as error:
+            raise RequestError(400, str(error)) from error
+        except OSError as error:
+            raise RequestError(500, f"The file cannot be read or written: {error.strerror or error}.") from error
+
     @routes.get("/labels")
     async def show() -> Response:
+        await answer(labels.update)
         rows = [{name: row.get(name, "") for name in (TEXT, LABEL, REASON)} for row in labels.rows]
         return json_response({"rows": rows, "names": labels.names})
 
@@ -41,19 +55,12 @@ def label_routes(labels: LabelFile) -> APIRouter:
         # Browsers send some requests of other sites without asking.
         if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
             raise RequestError(403, "Only the page of this server may label texts.")
-        try:
-            await asyncio.to_thread(labels.set, body.row, body.label, body.before)
-        except ConflictError as error:
-            raise RequestError(409, str(error)) from error
-        except ValueError as error:
-            raise RequestError(400, str(error)) from error
-        except OSError as error:
-            raise RequestError(500, f"The label cannot be saved: {error.strerror or error}.") from error
+        await answer(labels.set, body.row, body.label, body.before)
         return json_response({"names": labels.names})
 
     @routes.get("/labels.csv")
     async def download() -> Response:
-        content = await asyncio.to_thread(labels.content)
+        content = await answer(labels.content)
         return Response(
             content, media_type="text/csv", headers={"Content-Disposition": 'attachment; filename="labels.csv"'}
         )

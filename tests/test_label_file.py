@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import threading
 from pathlib import Path
@@ -53,10 +54,20 @@ def test_labels_of_others_are_not_lost(file: Path) -> None:
     file.write_text(CONTENT.replace("09,e,,", "09,e,bad,"))
     labels.set(0, "good", "")
     assert [row["label"] for row in LabelFile(str(file)).rows] == ["good", "good", "bad"]
-    file.write_text("text,label\nother,\n")
-    with pytest.raises(ConflictError, match="changed the texts"):
-        labels.set(0, "bad", "good")
-    assert file.read_text() == "text,label\nother,\n"
+    for content, message in (("text,label\nother,\n", "changed the texts"), ('text,label\n"half', "not valid CSV")):
+        file.write_text(content)
+        # Once more, as somebody would who has not read the message.
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message):
+                labels.set(0, "bad", "good")
+        assert file.read_text() == content
+
+
+def test_every_text_can_be_read_again(file: Path) -> None:
+    file.write_text('text,label\n"a\rb",\n"c\r\nd",\n', newline="")
+    LabelFile(str(file)).set(0, "good", "")
+    with file.open(newline="") as content:
+        assert content.read() == 'text,label\n"a\rb",good\n"c\r\nd",\n'
 
 
 def test_labels_that_arrive_together_are_all_kept(tmp_path: Path) -> None:
@@ -85,6 +96,13 @@ def test_a_file_that_cannot_be_labelled_is_refused(file: Path, content: str, mes
         LabelFile(str(file))
 
 
+def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "chosen.csv.gz"
+    file.write_bytes(gzip.compress(CONTENT.encode()))
+    with pytest.raises(UsageError, match=r"--label_file must end in \.csv"):
+        LabelFile(str(file))
+
+
 def test_the_routes_need_the_key_and_this_site(file: Path) -> None:
     app = create_app([served_models()["encoder"]], api_key="key", labels=LabelFile(str(file)))
     key = {"Authorization": "Bearer key"}
@@ -107,5 +125,13 @@ def test_the_routes_need_the_key_and_this_site(file: Path) -> None:
     assert ask(app, "/labels", {**body, "label": "x"}, headers=key).status_code == 409
     assert ask(app, "/labels", {**body, "row": 3}, headers=key).status_code == 400
     assert ask(app, "/labels", {**body, "label": "a\nb", "before": "bad"}, headers=key).status_code == 400
+    # A reload of the page shows what another program has written.
+    file.write_text(CONTENT.replace("09,e,,", "09,e,new,"))
+    found = ask(app, "/labels", headers=key).json()
+    assert [row["label"] for row in found["rows"]] == ["", "good", "new"]
+    assert found["names"] == ["good", "bad", "new"]
+    file.unlink()
+    for path, content in (("/labels", None), ("/labels.csv", None), ("/labels", body)):
+        assert "No such file" in ask(app, path, content, headers=key).json()["error"]
     without = create_app([served_models()["encoder"]])
     assert "--label_file" in ask(without, "/labels").json()["error"]
