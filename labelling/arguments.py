@@ -54,8 +54,6 @@ class ChoiceArguments:
         check_least(self, count=1)
         if Path(self.output_file).suffix.lower() != ".csv":
             raise UsageError(f"--output_file must end in .csv, got {self.output_file}.")
-        if any(Path(file).resolve() == Path(self.output_file).resolve() for file in self.labelled):
-            raise UsageError(f"--output_file {self.output_file} would replace labels; choose another file.")
 
     @property
     def vectors(self) -> Path:

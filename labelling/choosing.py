@@ -6,7 +6,7 @@ Shapes: N texts, D channels, C labels.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -65,7 +65,7 @@ def choose(model: ModelArguments, corpus: TextArguments, options: ChoiceArgument
     """Run `sequence-encoder choose`. See `choose_texts`."""
     check_output(corpus, options)
     check_writable(Path(options.output_file))
-    labelled = _read_labelled(options.labelled, corpus)
+    labelled = _read_labelled(options, corpus)
     rows = RowArguments(str(options.vectors), id_column=options.id_column, columns=[corpus.text_column])
     read = CorpusRows(corpus, rows, empty_is_bad=True)
     load = partial(load_for_choosing, model)
@@ -74,15 +74,16 @@ def choose(model: ModelArguments, corpus: TextArguments, options: ChoiceArgument
     )
     pool = _Pool.read(options.vectors, run().rows, corpus.text_column, set(map(_key, labelled)))
     if not len(pool.rows):
-        raise UsageError(f"--corpus {corpus.corpus} has no texts that are not labelled yet.")
+        raise UsageError(f"--corpus {corpus.corpus} has no texts that are not in labelled files.")
     known = _vectors_of([text for text, label in labelled.items() if label], load, pool.vectors.shape[1])
     with Progress("Choosing"):
         uncertain = None if pool.scores is None else _margins(pool.scores)
         count = min(options.count, len(pool.rows))
         chosen, similar = choose_by_design(pool.vectors, known, count, uncertain)
     found = pool.described(chosen, similar)
-    write_atomically(Path(options.output_file), [csv_text(COLUMNS, found)])
-    few = ", all that have no label yet" if count < options.count else ""
+    # A spreadsheet only takes it for UTF-8 with a byte order mark.
+    write_atomically(Path(options.output_file), ["\ufeff", csv_text(COLUMNS, found)])
+    few = ", all that are not in labelled files" if count < options.count else ""
     print(f"{counted(count, 'text')} to label {'is' if count == 1 else 'are'} in {options.output_file}{few}.")
     return found
 
@@ -187,17 +188,19 @@ def _is_seen(text: str, seen: set[int]) -> bool:
     return len(seen) == before
 
 
-def _read_labelled(names: Iterable[str], corpus: TextArguments) -> dict[str, str]:
+def _read_labelled(options: ChoiceArguments, corpus: TextArguments) -> dict[str, str]:
     """Return the texts of labelled files, with their labels or an empty text.
 
     Raises:
-        UsageError: If a file cannot be read, or lacks a column.
+        UsageError: If a file cannot be read, lacks a column, or would be replaced.
     """
     found: dict[str, str] = {}
-    for name in names:
+    for name in options.labelled:
         source = find_files(name, "labelled")
         if source is None or source[0] == "text":
             raise UsageError(f"--labelled {name} must be a CSV, TSV, JSON, Parquet or Arrow file.")
+        if Path(options.output_file).resolve() in (file.resolve() for file in source[1]):
+            raise UsageError(f"--output_file {options.output_file} would replace labels; choose another file.")
         rows = ExampleFiles(f"--labelled {name}", *source, TextFormat(corpus.encoding, corpus.delimiter)).load()
         texts = corpus.text_column if corpus.text_column in rows.column_names else "text"
         for column in (texts, "label"):

@@ -52,7 +52,9 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def rows_of(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as content:
+    # Excel takes a file for UTF-8 by its byte order mark.
+    assert file.read_bytes().startswith(b"\xef\xbb\xbf")
+    with file.open(newline="", encoding="utf-8-sig") as content:
         return list(csv.DictReader(content))
 
 
@@ -134,8 +136,9 @@ def test_labelled_texts_are_left_out(encoder: Path, corpus: Path, tmp_path: Path
     bad = write(tmp_path / "texts.jsonl", [{"text": "a"}])
     with pytest.raises(UsageError, match=r"--labelled .*texts.jsonl has no column label; it has text"):
         choose_texts(encoder, corpus, tmp_path / "third.csv", labelled=[str(bad)])
+    texts, options = write(tmp_path / "corpus.jsonl", labelled), {"labelled": [str(tmp_path / "*.csv")]}
     with pytest.raises(UsageError, match="would replace labels"):
-        choose_texts(encoder, corpus, tmp_path / "a.csv", labelled=[str(tmp_path / "a.csv")])
+        choose_texts(encoder, texts, tmp_path / "first.csv", overwrite=True, **options)
 
 
 def test_a_classifier_says_between_which_labels_it_hesitates(classifier: Path, corpus: Path, tmp_path: Path) -> None:
