@@ -28,7 +28,7 @@ from sequence_encoder.hub.sentence_transformers import save_sentence_transformer
 from sequence_encoder.training.adaptation.arguments import AdaptedModelArguments
 from sequence_encoder.training.adaptation.encoder import encoder_of
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
-from sequence_encoder.training.adaptation.recipe import read_examples
+from sequence_encoder.training.adaptation.reading import read_examples
 from sequence_encoder.training.adaptation.run import Adaptation, AdaptationArguments
 from sequence_encoder.training.adaptation.tasks.similarity import Embedding
 from sequence_encoder.training.encoders import pooling_fields

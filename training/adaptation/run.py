@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
@@ -97,3 +99,12 @@ def parse(arguments: list[str]) -> Adaptation:
         UsageError: If a name or a value is not allowed.
     """
     return Adaptation(*COMMAND_LINE.read(arguments, (AdaptedModelArguments, TaskDataArguments, AdaptationArguments)))
+
+
+def training_arguments(run: Adaptation, folder: Path, seed: int, changed: dict[str, Any]) -> AdaptationArguments:
+    """Return the arguments of one training run, whose `Trainer` writes into `folder` and does not push."""
+    args = copy.deepcopy(run.args)
+    args.seed, args.push_to_hub, args.output_dir = seed, False, str(folder)
+    for name, value in changed.items():
+        setattr(args, name, value)
+    return args
