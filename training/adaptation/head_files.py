@@ -1,0 +1,159 @@
+"""Writes the model of a task with a head, its adapter, and their cards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...command_line.quiet import new_head
+from ...configuration.configuration_sequence_encoder import SequenceEncoderConfig
+from ...conversion.peft_adapters import merge_adapter
+from ...conversion.task_adapters import classifier_of
+from ...hub.card import TASKS as CARD_TASKS
+from ...hub.card import Training, model_card
+from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
+from ...saving.model_files import save_card
+from ...tasks import HeadTask
+from ..encoders import card_fields_of, pooling_fields
+from ..hub_trainer import training_of
+from .adapters import record_adapter
+from .callbacks import BestWeights
+from .report import Results, adapter_card, complete
+from .run import Adaptation
+from .tuning import TUNINGS
+
+# Heads that use one vector per text.
+_POOLING = ("SequenceClassification", "MultipleChoice")
+
+
+class HeadFiles:
+    """The part of `HeadRecipe` that writes a trained model with its adapter and their cards."""
+
+    run: Adaptation
+    task: HeadTask
+    tokenizer: PreTrainedTokenizerBase
+    checkpoint: str
+    base_class: type[PreTrainedModel]
+    encoder: PreTrainedModel
+
+    @property
+    def is_other_family(self) -> bool:
+        """Whether the encoder stays of another family, so that the model is saved as a `TaskAdapter`."""
+        return self.run.model.tuning == "adapter" and not isinstance(self.encoder, SequenceEncoderModel)
+
+    @property
+    def _encoder_fields(self) -> dict[str, Any]:
+        """The configuration fields that replace the checkpoint's: its calibration does not fit another head."""
+        return {**self._pooling_fields, "logit_calibration": None}
+
+    @property
+    def _pooling_fields(self) -> dict[str, Any]:
+        """The configuration fields of the pooling, where the pooling differs from the checkpoint's configuration."""
+        if self.task.auto_class.rpartition("For")[2] not in _POOLING:
+            return {}
+        return pooling_fields(self.checkpoint, self.run.model.pooling)
+
+    def write(self, trainer: Any, folder: Path) -> None:
+        """Save the model and its tokenizer, and a PEFT adapter also separately in `adapter`.
+
+        Trained prompts cannot be merged into the model. The folder then has no model besides the encoder in `base`.
+        """
+        model: Any = trainer.accelerator.unwrap_model(trainer.model)
+        tuning = TUNINGS[self.run.model.tuning]
+        self.tokenizer.save_pretrained(folder)
+        if tuning.is_peft:
+            self._write_adapter(model, folder)
+            if not tuning.can_be_merged:
+                return
+            model = merge_adapter(model)
+        if self.run.model.tuning == "adapter" and not self.is_other_family:
+            model = classifier_of(model, model.encoder)
+        model.save_pretrained(folder)
+
+    def write_cards(self, results: Results, folder: Path) -> None:
+        """Write the cards of the model and of its adapter into their folders."""
+        training, tuning = self._training(results), TUNINGS[self.run.model.tuning]
+        fields = card_fields_of(self.run.model.from_checkpoint)
+        if tuning.is_peft:
+            with_base = (folder / "base").exists()
+            # Without a merged model, the adapter's card is also the card of the whole folder.
+            for inside in (True,) if tuning.can_be_merged else (True, False):
+                card = adapter_card(
+                    self.task.auto_class, self.run.model, self.task.labels, with_base, inside, training, fields
+                )
+                save_card(folder / "adapter" / "README.md" if inside else folder / "README.md", card.content)
+            if not tuning.can_be_merged:
+                return
+        model = getattr(transformers, self.task.auto_class).from_pretrained(folder)
+        card = model_card(
+            model,
+            # The name alone, because the local path means nothing to readers of the card.
+            self.run.args.hub_model_id or self.run.output.resolve().name,
+            training,
+            **fields,
+            base_model=_of_the_hub(self.run.model.from_checkpoint),
+            datasets=_of_the_hub(self.run.data.dataset_name),
+            limits=[f"Trained on texts of at most {self.task.max_length} tokens; longer texts were truncated."],
+            usage=self._usage(),
+            task=self.task.hub_task,
+        )
+        save_card(folder / "README.md", card.content)
+
+    def _usage(self) -> str | None:
+        """Return what the card adds about the use of the model, in Markdown."""
+        return None
+
+    def training(self, trainer: Any) -> Training:
+        """Return what the card says about the training of a trainer."""
+        training = training_of(trainer, task=self._listed_as)
+        # `complete` adds the metrics of all trainings.
+        training.progress, training.results = None, []
+        kept = next((each for each in trainer.callback_handler.callbacks if isinstance(each, BestWeights)), None)
+        if kept is not None and kept.epoch is not None:
+            training.hyperparameters = {**training.hyperparameters, "weights kept": f"of epoch {kept.epoch:.4g}"}
+        if self.run.args.masked_tuning:
+            training.hyperparameters = {**training.hyperparameters, "masked tuning": "half of the texts"}
+        return training
+
+    def _training(self, results: Results) -> Training:
+        """Return what the card says about the training whose model is kept."""
+        data = self.run.data
+        files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
+        datasets = {split: Path(file).name for split, file in files.items() if file is not None}
+        datasets.setdefault("train", _name(str(data.dataset_name)))
+        origin = _name(self.run.model.from_checkpoint)
+        return complete(Training(**results.best.training), results, origin, datasets, self._listed_as)
+
+    @property
+    def _listed_as(self) -> str:
+        """The task under which the Hub lists the model."""
+        return self.task.hub_task or CARD_TASKS[self.task.auto_class][0]
+
+    def _write_adapter(self, model: Any, folder: Path) -> None:
+        """Save the adapter with its record, and its base encoder unless the Hub has exactly that encoder."""
+        adapter, base, origin = folder / "adapter", folder / "base", self.checkpoint
+        fields, config = self._encoder_fields, SequenceEncoderConfig.from_pretrained(origin)
+        if _of_the_hub(origin) is None or any(getattr(config, name) != value for name, value in fields.items()):
+            with new_head():
+                encoder = self.base_class.from_pretrained(origin, dtype="auto")
+            # With these fields, the adapter's head fits without further arguments.
+            encoder.config = SequenceEncoderConfig.from_pretrained(origin, **self.task.label_fields, **fields)
+            encoder.save_pretrained(base)
+            self.tokenizer.save_pretrained(base)
+            origin = "../base"
+        # When PEFT saves, it looks up the vocabulary size at this path.
+        model.peft_config["default"].base_model_name_or_path = self.checkpoint
+        model.save_pretrained(adapter)
+        record_adapter(adapter, origin, self.run.model.from_checkpoint, self.task.labels)
+
+
+def _of_the_hub(name: str | None) -> str | None:
+    return None if name is None or Path(name).exists() else name
+
+
+def _name(checkpoint: str) -> str:
+    """Return the display name of a checkpoint or dataset: its Hub id, or the last part of its path."""
+    return _of_the_hub(checkpoint) or Path(checkpoint).resolve().name
