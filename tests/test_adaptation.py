@@ -33,7 +33,7 @@ from sequence_encoder.tests.adaptation_runs import (
     write_examples,
 )
 from sequence_encoder.tests.forked_python import forked_python
-from sequence_encoder.training.adaptation import recipe
+from sequence_encoder.training.adaptation import recipe, training_runs
 from sequence_encoder.training.adaptation.averaging import load_average
 from sequence_encoder.training.adaptation.examples.arguments import TaskDataArguments
 from sequence_encoder.training.adaptation.tasks import HEAD_TASKS
@@ -299,7 +299,7 @@ def test_a_resumed_run_averages_the_weights_of_further_seeds_too(
     def interrupt(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe, "load_average", count)
+    monkeypatch.setattr(training_runs, "load_average", count)
     with monkeypatch.context() as patch:
         patch.setattr(recipe, "plot_confusion", interrupt)
         with pytest.raises(KeyboardInterrupt, match="Interrupted"):
