@@ -19,9 +19,9 @@ def check_least(arguments: Any, **least: int) -> None:
         **least: The smallest allowed value of each option. None is always allowed.
 
     Raises:
-        UsageError: If an option is smaller.
+        UsageError: If an option is smaller, or NaN.
     """
     for name, smallest in least.items():
         value = getattr(arguments, name)
-        if value is not None and value < smallest:
+        if value is not None and not value >= smallest:
             raise UsageError(f"--{name} must be at least {smallest}, got {value}.")

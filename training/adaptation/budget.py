@@ -70,7 +70,8 @@ def _shortened(run: Adaptation, recipe: Any, started: float) -> dict[str, Any]:
     """Return the options that change, whether only the linear head is kept, and what the user reads about it."""
     args, examples = run.args, len(recipe.rows["train"])
     step, evaluation = _measured(run, recipe)
-    steps = math.ceil(examples / (args.per_device_train_batch_size * args.world_size))
+    batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+    steps = math.ceil(examples / batch)
     # Models of folds are trained first.
     are_trained = recipe.folds and examples >= LEAST_TO_CHOOSE
     shares = [1 - len(held_out) / examples for held_out in recipe.folds] if are_trained else []
