@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import unicodedata
 from pathlib import Path
 
 from ..command_line import UsageError
@@ -13,6 +14,8 @@ from ..saving.whole_folders import check_writable, write_atomically
 
 TEXT, LABEL, REASON = "text", "label", "reason"
 _LONGEST_NAME = 200
+# Controls, line ends, and halves of characters. Some languages need invisible characters, such as joiners.
+_NOT_IN_NAMES = frozenset(("Cc", "Zl", "Zp", "Cs"))
 
 
 class ConflictError(ValueError):
@@ -64,7 +67,7 @@ class LabelFile:
             OSError: If the file cannot be written. The label is not set then.
         """
         label = label.strip()
-        if len(label) > _LONGEST_NAME or not (label.isprintable()):
+        if len(label) > _LONGEST_NAME or any(unicodedata.category(character) in _NOT_IN_NAMES for character in label):
             raise ValueError(f"A label has at most {_LONGEST_NAME} characters, all on one line.")
         with self._lock:
             self._update()

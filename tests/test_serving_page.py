@@ -164,6 +164,13 @@ def test_texts_are_labelled_with_the_keyboard(browser: Any, tmp_path: Path) -> N
         page.get_by_text("This text was labelled 'red' in the meantime.").wait_for()
         assert page.get_by_role("button", name="red").get_attribute("aria-pressed") == "true"
         assert written() == ["red", "red", "", "1u"]
+        # A button keeps the focus when the next text appears.
+        page.get_by_role("button", name="green").focus()
+        page.keyboard.press("Enter")
+        page.get_by_text("Text 3 of 4").wait_for()
+        page.keyboard.press("Enter")
+        page.get_by_text("Text 4 of 4").wait_for()
+        assert written() == ["red", "green", "green", "1u"]
         with page.expect_download() as download:
             page.get_by_role("button", name="Download CSV").click()
         assert Path(download.value.path()).read_text() == file.read_text()

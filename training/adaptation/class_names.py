@@ -16,7 +16,7 @@ from .examples.arguments import TaskDataArguments
 
 _NAME, _DESCRIPTION = "label", "description"
 # A sentence about a name is closer to texts than the name alone.
-_TEMPLATES = (*("{}", "{} text", "A text about {}.", "This text is {}.", "This text is about {}.", "The topic is {}."),)
+_TEMPLATES = ("{}", "{} text", "A text about {}.", "This text is {}.", "This text is about {}.", "The topic is {}.")
 
 
 @dataclass(frozen=True)
