@@ -130,14 +130,16 @@ def test_the_pair_of_a_text_is_searched_among_all_pairs(encoder: Path, tmp_path:
     rows = [{"text": "a cat", "text_pair": f"which cat ? {word}"} for word in WORDS[:12]]
     validation = tmp_path / "validation.jsonl"
     validation.write_text(json.dumps({"text": "which cat ?", "text_pair": "owl owl owl red"}) + "\n")
+    # Other right answers to it are not searched among.
+    answers = [{**row, "text": "which cat ?"} for row in rows]
     found = []
-    for count in (2, 12):
-        train = tmp_path / f"{count}.jsonl"
-        train.write_text("".join(json.dumps(row) + "\n" for row in rows[:count]))
+    for name, examples in {"few": rows[:2], "many": rows, "right": answers}.items():
+        train = tmp_path / f"{name}.jsonl"
+        train.write_text("".join(json.dumps(row) + "\n" for row in examples))
         options = {"train_file": train, "validation_file": validation, "num_train_epochs": 1, "learning_rate": 1e-9}
-        results = run("embedding", encoder, tmp_path / str(count), **options)
+        results = run("embedding", encoder, tmp_path / name, **options)
         found.append(results.best.metrics["validation"]["cosine_accuracy@10"])
-    assert found == [1.0, 0.0]
+    assert found == [1.0, 0.0, 1.0]
 
 
 def test_long_contexts_are_read_in_windows(encoder: Path, tmp_path: Path) -> None:

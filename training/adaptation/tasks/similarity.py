@@ -185,9 +185,11 @@ class Embedding(SimilarityTask):
             return evaluation.EmbeddingSimilarityEvaluator(
                 rows["text"], rows["text_pair"], rows["label"], main_similarity="cosine", write_csv=False
             )
-        pool = dict.fromkeys((*rows["text_pair"], *others["text_pair"]))
-        documents = {text: f"d{index}" for index, text in enumerate(pool) if index < max(_POOL, len(rows))}
         queries = {text: f"q{index}" for index, text in enumerate(dict.fromkeys(rows["text"]))}
+        # The training pairs of a text that is searched for are right, too, but have been learned.
+        pairs = zip(others["text"], others["text_pair"], strict=True)
+        pool = dict.fromkeys((*rows["text_pair"], *(pair for text, pair in pairs if text not in queries)))
+        documents = {text: f"d{index}" for index, text in enumerate(pool) if index < max(_POOL, len(rows))}
         relevant: dict[str, set[str]] = {}
         for text, pair in zip(rows["text"], rows["text_pair"], strict=True):
             relevant.setdefault(queries[text], set()).add(documents[pair])
