@@ -30,8 +30,8 @@ _MORE = 320
 # A head that starts from a linear fit needs fewer epochs, and in few steps larger ones: up to twice the learning rate.
 _MOST_EPOCHS, _MOST_LINEAR_EPOCHS, _FEW_STEPS = 20.0, 10.0, 30
 _SMALL_BATCH = 16
-# Sentence encoders forget with more, and more epochs do not make them better. Their loss needs many texts in a batch.
-_EMBEDDING_RATE = 2e-5
+# Sentence encoders forget with more, and more epochs do not make them better.
+_SENTENCE_ENCODER = 0.2
 # Wider encoders need smaller steps.
 _WIDTH = 384
 # A shorter training has no step to spend on a warm-up, which starts from a learning rate of 0, and is repeated sooner
@@ -59,9 +59,10 @@ def plan_for(
     few = examples < MANY_EXAMPLES and not is_embedding
     batch = _SMALL_BATCH if few else FALLBACK["per_device_train_batch_size"]
     most = _MOST_LINEAR_EPOCHS if starts_linear else _MOST_EPOCHS
+    # The loss of embeddings needs many texts in a batch.
     epochs = _EPOCHS if is_embedding else round(min(most, _EPOCHS + _MORE / examples), 1)
     steps = steps or epochs * math.ceil(examples / batch)
-    rate = _EMBEDDING_RATE if is_embedding else FALLBACK["learning_rate"]
+    rate = FALLBACK["learning_rate"]
     if starts_linear:
         rate *= min(2.0, max(1.0, _FEW_STEPS / steps))
     return {
@@ -73,9 +74,15 @@ def plan_for(
     }
 
 
-def rate_for_width(rate: float, hidden_size: int) -> float:
-    """Return the learning rate for an encoder with `hidden_size` channels."""
-    return rate * min(1.0, _WIDTH / hidden_size)
+def rate_for(rate: float, hidden_size: int, is_sentence_encoder: bool = False) -> float:
+    """Return the learning rate for an encoder.
+
+    Args:
+        rate: The planned learning rate.
+        hidden_size: The number of channels of the encoder.
+        is_sentence_encoder: Whether the encoder already embeds texts, and learns to embed others.
+    """
+    return rate * min(1.0, _WIDTH / hidden_size) * (_SENTENCE_ENCODER if is_sentence_encoder else 1)
 
 
 def in_words(args: Any, planned: Iterable[str], examples: int) -> str:

@@ -21,6 +21,7 @@ from ...command_line.progress import Progress
 from ...evaluation.calibrate_command import add_to_card
 from ...evaluation.calibrating import CalibrationReport
 from ...evaluation.label_errors import FILE, LabelErrors
+from ...modeling.text_encoding.recipe_files import read_recipe
 from ...saving.model_files import FILES_WITH_TEXTS, model_files
 from ...saving.staged_files import files_in
 from ...saving.whole_folders import atomic_folder, check_replaceable
@@ -33,7 +34,7 @@ from .confusion_plot import plot_confusion
 from .encoder import encoder_of
 from .hyperparameter_search import search
 from .label_check import facts_of, list_label_errors
-from .plan import PLANNED, in_words, rate_for_width
+from .plan import PLANNED, in_words, rate_for
 from .reading import read_examples
 from .report import Results, errors_as_warnings
 from .run import Adaptation
@@ -114,7 +115,8 @@ def _adapt(run: Adaptation) -> Results:
             with Progress("Tokenising the examples", show=args.process_index == 0 and not args.disable_tqdm):
                 recipe.prepare(checkpoint, tokenizer)
             if run.model.tuning in PLANNED and "learning_rate" in args.planned:
-                args.learning_rate = rate_for_width(cast(float, args.learning_rate), recipe.hidden_size)
+                knows = run.model.task == "embedding" and read_recipe(checkpoint) is not None
+                args.learning_rate = rate_for(cast(float, args.learning_rate), recipe.hidden_size, knows)
             calibrated_on = check_calibrated_model(run, recipe, calibrated_on)
         if args.process_index == 0:
             if run.model.tuning in PLANNED and (plan := in_words(args, args.planned, len(recipe.rows["train"]))):
