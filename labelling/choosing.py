@@ -74,7 +74,7 @@ def choose(model: ModelArguments, corpus: TextArguments, options: ChoiceArgument
     )
     pool = _Pool.read(options.vectors, run().rows, corpus.text_column, set(map(_key, labelled)))
     if not len(pool.rows):
-        raise UsageError(f"--corpus {corpus.corpus} has no texts that are not in labelled files.")
+        raise UsageError(f"--corpus {corpus.corpus} has no texts outside the labelled files.")
     known = _vectors_of([text for text, label in labelled.items() if label], load, pool.vectors.shape[1])
     with Progress("Choosing"):
         uncertain = None if pool.scores is None else _margins(pool.scores)
@@ -83,7 +83,8 @@ def choose(model: ModelArguments, corpus: TextArguments, options: ChoiceArgument
     found = pool.described(chosen, similar)
     # A spreadsheet only takes it for UTF-8 with a byte order mark.
     write_atomically(Path(options.output_file), ["\ufeff", csv_text(COLUMNS, found)])
-    few = ", all that are not in labelled files" if count < options.count else ""
+    others = "others outside the labelled files" if options.labelled else "others"
+    few = f"; there are no {others}" if count < options.count else ""
     print(f"{counted(count, 'text')} to label {'is' if count == 1 else 'are'} in {options.output_file}{few}.")
     return found
 
@@ -157,8 +158,8 @@ class _Pool:
                 scores = self.scores[index]
                 second, best = np.argsort(scores, kind="stable")[-2:]
                 reason = (
-                    f"the model hesitates between {self.labels[best]} and {self.labels[second]} "
-                    f"({scores[best]:.2f}, {scores[second]:.2f}); {reason}"
+                    f"the model hesitates between {self.labels[best]} ({scores[best]:.2f}) and "
+                    f"{self.labels[second]} ({scores[second]:.2f}); {reason}"
                 )
             found.append(dict(zip(COLUMNS, (row["id"], row[self.text_column], "", reason), strict=True)))
         return found

@@ -156,5 +156,6 @@ def test_a_classifier_says_between_which_labels_it_hesitates(classifier: Path, c
     )
     assert torch.corrcoef(torch.stack(odds).detach())[0, 1] > 0.9
     for row in rows:
-        best, second = scores[TEXTS.index(row["text"])].topk(2).indices.tolist()
-        assert f"hesitates between {COLOURS[best]} and {COLOURS[second]} (" in row["reason"]
+        shares, labels = scores[TEXTS.index(row["text"])].topk(2)
+        best, second = (f"{COLOURS[label]} ({share:.2f})" for label, share in zip(labels, shares, strict=True))
+        assert f"hesitates between {best} and {second}; " in row["reason"]
