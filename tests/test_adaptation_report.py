@@ -10,7 +10,8 @@ import pytest
 
 from sequence_encoder.hub.card import Training
 from sequence_encoder.tests.adaptation_runs import run, save_encoder, write_examples
-from sequence_encoder.training.adaptation.report import Result, Results, complete
+from sequence_encoder.training.adaptation.cards import complete
+from sequence_encoder.training.adaptation.report import Result, Results
 
 
 def results_of(score: float, **metrics: float) -> Results:

@@ -21,7 +21,8 @@ from ..encoders import card_fields_of, pooling_fields
 from ..hub_trainer import training_of
 from .adapters import record_adapter
 from .callbacks import BestWeights
-from .report import Results, adapter_card, complete
+from .cards import adapter_card, complete
+from .report import Results
 from .run import Adaptation
 from .tuning import TUNINGS
 

@@ -1,4 +1,4 @@
-"""The results of an adaptation: metrics, warnings, card data, and predictions."""
+"""The results of an adaptation: metrics, warnings, and predictions."""
 
 from __future__ import annotations
 
@@ -10,17 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-
-from ...command_line.counts import counted
-from ...hub.card import Training
 from ...saving.whole_folders import write_atomically
 from .baselines import BASELINES
-
-if TYPE_CHECKING:
-    from .arguments import AdaptedModelArguments
 
 
 @dataclass
@@ -274,130 +267,6 @@ class Results:
         seconds = statistics.mean(result.seconds for result in self.trainings)
         lines.append(f"{self.trained:,} of {self.parameters:,} parameters trained in {seconds:.0f} s")
         return "\n".join([*lines, *(f"Warning: {warning}" for warning in self.warnings())])
-
-
-def complete(
-    training: Training, results: Results, origin: str, datasets: Mapping[str, str], task_type: str
-) -> Training:
-    """Complete the card data of a training run with the results of the adaptation.
-
-    Args:
-        training: The data that the `Trainer` knows, which is changed in place.
-        results: The results of all training runs.
-        origin: The name of the encoder.
-        datasets: The name of the dataset of each split.
-        task_type: The Hub's name of the task.
-
-    Returns:
-        `training`, with the metrics of the test split or, without one, the validation split.
-    """
-    split = results.reported_split
-    without = ", without a label," if results.labelling else ""
-    training.data = f"Adapted to {results.task} on {datasets['train']}{without or ','} from {origin}."
-    training.progress = None
-    training.hyperparameters = {
-        **training.hyperparameters,
-        **results.found,
-        "tuning": results.tuning,
-        "trained parameters": f"{results.trained:,} of {results.parameters:,}",
-    }
-    training.results = [
-        EvalResult(
-            task_type=task_type,
-            dataset_type="local",
-            dataset_name=f"{datasets.get(split, datasets['train'])}, {split}",
-            metric_type=name,
-            metric_value=round(value, 4),
-        )
-        for name, value in results.kept.metrics[split].items()
-        if name != "loss" and results.reported_splits
-    ]
-    remarks = [str(results.labelling["summary"])] if results.labelling else []
-    remarks += [results.choice] if results.choice else []
-    remarks += [f"{warning[0].upper()}{warning[1:]}" for warning in results.warnings()]
-    if results.label_errors.get("suspicious"):
-        checked = counted(results.label_errors["checked"], "label")
-        remarks.append(f"{results.label_errors['suspicious']:,} of {checked} of the training examples look wrong.")
-    compared = [
-        f"{BASELINES[name].head} {found[split][results.metric]:.4g}"
-        for name, found in results.baselines.items()
-        if results.metric in found.get(split, {}) and results.reported_splits
-    ]
-    if compared:
-        remarks.append(f"Baselines, by {results.metric} on the {split} examples: {'; '.join(compared)}.")
-    if len(results.trainings) > 1 and results.reported_splits:
-        summary = ", ".join(f"{name} {mean:.4f} ± {sd:.4f}" for name, (mean, sd) in results.spread()[split].items())
-        kept = "the best of" if results.average is None else "the average of the weights of"
-        selected = "" if results.average else ", selected on the validation examples"
-        remarks.append(
-            f"This is {kept} {len(results.trainings)} training runs with different seeds{selected}. Mean and standard "
-            f"deviation of all: {summary}."
-        )
-    training.remarks = " ".join(remarks) or None
-    return training
-
-
-def adapter_card(
-    auto_class: str,
-    arguments: AdaptedModelArguments,
-    labels: list[str],
-    with_base: bool,
-    inside: bool,
-    training: Training,
-    fields: Mapping[str, Any],
-) -> ModelCard:
-    """Build the card of a PEFT adapter.
-
-    Args:
-        auto_class: The Auto class of the adapted model.
-        arguments: The arguments of the adaptation.
-        labels: The labels in the order of the outputs.
-        with_base: Whether the encoder is in `base`, next to the adapter's folder.
-        inside: Whether the card goes into the adapter's folder rather than its parent.
-        training: The data and results of the training.
-        fields: The fields of the encoder's card that also apply to the adapter.
-
-    Returns:
-        The card.
-    """
-    origin, adapter = "../base" if inside else "base", "." if inside else "adapter"
-    if not with_base:
-        origin = arguments.from_checkpoint
-    of_the_hub = not Path(arguments.from_checkpoint).exists()
-    data = ModelCardData(
-        library_name="peft",
-        base_model=arguments.from_checkpoint if of_the_hub else None,
-        tags=["sequence-encoder", arguments.tuning],
-        **fields,
-    )
-    options = f", id2label={dict(enumerate(labels))!r}" if labels else ""
-    subfolders = "subfolder='base' and subfolder='adapter'" if with_base else "subfolder='adapter'"
-    rows = "\n".join(f"| {result.metric_type} | {result.metric_value} |" for result in training.results)
-    return ModelCard(
-        f"""---
-{data.to_yaml()}
----
-
-# An adapter for {arguments.task}
-
-{training.data} Trained with PEFT ({arguments.tuning}).{f" {training.remarks}" if training.remarks else ""}
-
-```python
-import sequence_encoder
-from peft import PeftModel
-from transformers import {auto_class}
-
-# Paths are relative to the folder of this card. For a Hub repository, pass its name with
-# {subfolders}.
-encoder = {auto_class}.from_pretrained({origin!r}{options})
-model = PeftModel.from_pretrained(encoder, {adapter!r})
-```
-
-| metric | value |
-|---|---|
-{rows}
-"""
-    )
 
 
 @contextmanager
