@@ -72,9 +72,10 @@ def choose(model: ModelArguments, corpus: TextArguments, options: ChoiceArgument
     run = Run(
         "choose", (model, corpus, rows), model.model, options.vectors, read, "parquet", load, option="vectors_dir"
     )
+    outside = " outside the labelled files" if options.labelled else ""
     pool = _Pool.read(options.vectors, run().rows, corpus.text_column, set(map(_key, labelled)))
     if not len(pool.rows):
-        raise UsageError(f"--corpus {corpus.corpus} has no texts outside the labelled files.")
+        raise UsageError(f"--corpus {corpus.corpus} has no texts{outside}.")
     known = _vectors_of([text for text, label in labelled.items() if label], load, pool.vectors.shape[1])
     with Progress("Choosing"):
         uncertain = None if pool.scores is None else _margins(pool.scores)
@@ -83,8 +84,7 @@ def choose(model: ModelArguments, corpus: TextArguments, options: ChoiceArgument
     found = pool.described(chosen, similar)
     # A spreadsheet only takes it for UTF-8 with a byte order mark.
     write_atomically(Path(options.output_file), ["\ufeff", csv_text(COLUMNS, found)])
-    others = "others outside the labelled files" if options.labelled else "others"
-    few = f"; there are no {others}" if count < options.count else ""
+    few = f"; there are no others{outside}" if count < options.count else ""
     print(f"{counted(count, 'text')} to label {'is' if count == 1 else 'are'} in {options.output_file}{few}.")
     return found
 

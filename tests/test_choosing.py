@@ -136,6 +136,9 @@ def test_labelled_texts_are_left_out(encoder: Path, corpus: Path, tmp_path: Path
     bad = write(tmp_path / "texts.jsonl", [{"text": "a"}])
     with pytest.raises(UsageError, match=r"--labelled .*texts.jsonl has no column label; it has text"):
         choose_texts(encoder, corpus, tmp_path / "third.csv", labelled=[str(bad)])
+    blank = write(tmp_path / "blank.jsonl", [{"text": " "}])
+    with pytest.raises(UsageError, match=r"--corpus .*blank.jsonl has no texts\.$"):
+        choose_texts(encoder, blank, tmp_path / "third.csv")
     texts, options = write(tmp_path / "corpus.jsonl", labelled), {"labelled": [str(tmp_path / "*.csv")]}
     with pytest.raises(UsageError, match="would replace labels"):
         choose_texts(encoder, texts, tmp_path / "first.csv", overwrite=True, **options)
