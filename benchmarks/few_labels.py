@@ -50,7 +50,14 @@ PEERS = {
     "trainer_rates": "`Trainer`, best of 3 rates",
 }
 NO_LABELS = {"names": "vectors of names"}
-ADAPT = {f"adapt-{tuning}": f"`adapt`, {tuning}" for tuning in dict.fromkeys(("auto", *TUNINGS))}
+# What `adapt` gets in addition to a few labelled texts, as files of `LabelledTexts.write`.
+TEXTS, NAMES = ("--unlabelled_file", "unlabelled.jsonl"), ("--labels", "names.txt")
+MORE = {"adapt-texts": (TEXTS,), "adapt-texts-names": (TEXTS, NAMES)}
+ADAPT = {
+    **{f"adapt-{tuning}": f"`adapt`, {tuning}" for tuning in dict.fromkeys(("auto", *TUNINGS))},
+    "adapt-texts": "`adapt`, more texts",
+    "adapt-texts-names": "`adapt`, more texts and names",
+}
 TITLES = {**PEERS, **NO_LABELS, **ADAPT}
 # The training sets: so many labels of each class.
 COUNTS: dict[str, int | None] = {"0": 0, "8": 8, "16": 16, "64": 64, "all": None}
@@ -128,15 +135,16 @@ def work(peer: str, folder: Path, model: Path, seed: int, python: str = sys.exec
     return float(json.loads((folder / "seconds.json").read_text(encoding="utf-8")))
 
 
-def adapt(tuning: str, folder: Path, model: Path, seed: int, labelled: bool) -> float:
+def adapt(peer: str, folder: Path, model: Path, seed: int, labelled: bool) -> float:
     """Run `sequence-encoder adapt` with its defaults, predict, and return the seconds of CPU of the command."""
     output = folder / "adapted"
     examples = folder / ("train.jsonl" if labelled else "unlabelled.jsonl")
     command = [sys.executable, "-m", "sequence_encoder", "adapt", "--task", "classification", "--from", model]
-    command += ["--train_file", examples, "--tuning", tuning, "--max_length", str(LENGTH), "--seed", str(seed)]
-    command += ["--output_dir", output]
-    if not labelled:
-        command += ["--labels", folder / "names.txt"]
+    command += ["--train_file", examples, "--max_length", str(LENGTH), "--seed", str(seed), "--output_dir", output]
+    if peer not in MORE:
+        command += ["--tuning", peer.removeprefix("adapt-")]
+    for option, name in MORE.get(peer, ()) if labelled else (NAMES,):
+        command += [option, folder / name]
     seconds = run(command)
     work("adapted", folder, output, seed)
     return seconds
@@ -161,7 +169,7 @@ def compute(data: LabelledTexts, count: str, seed: int, peer: str, model: str, t
         data.write(folder, COUNTS[count], seed, tests)
         where = (folder, MODELS[model](), seed)
         if peer in ADAPT:
-            seconds = adapt(peer.removeprefix("adapt-"), *where, labelled=count != "0")
+            seconds = adapt(peer, *where, labelled=count != "0")
         else:
             seconds = work(peer, *where, setfit_python() if peer == "setfit" else sys.executable)
         probabilities = np.load(folder / "probabilities.npy")
@@ -184,6 +192,8 @@ def why_skipped(peer: str, count: str) -> str | None:
         return None if "--labels " in offered() else "adapt has no option --labels"
     if peer == "adapt-auto" and "auto" not in offered().partition("--tuning {")[2].partition("}")[0].split(","):
         return "adapt has no --tuning auto"
+    if peer in MORE and count == "all":
+        return "no text is left without a label"
     if peer not in ADAPT and (peer in NO_LABELS) != (count == "0"):
         return "it needs labels" if count == "0" else "it uses no labels"
     if peer == "setfit" and count == "all":

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -94,10 +95,30 @@ def write_examples(folder: Path, task: str, counts: dict[str, int]) -> dict[str,
     """Write JSON Lines for each split, and return the arguments that name them."""
     arguments = {}
     for number, (split, count) in enumerate(counts.items()):
-        file = folder / f"{task}-{split}.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in examples_of(task, count, number)))
-        arguments[f"{split}_file"] = str(file)
+        arguments[f"{split}_file"] = write_rows(folder / f"{task}-{split}.jsonl", examples_of(task, count, number))
     return arguments
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> str:
+    """Write JSON Lines, and return the name of the file."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def corpus_of(share: float) -> tuple[Any, ...]:
+    """Return vectors, tokens and labels of 600 texts, and vectors of the names of their two classes.
+
+    The names alone are often wrong. Vectors and tokens together tell almost all.
+
+    Args:
+        share: The share of texts of the first class.
+    """
+    rng = np.random.default_rng(0)
+    labels = (rng.random(600) > share).astype(int)
+    names = rng.normal(size=(2, 64))
+    vectors = 0.15 * names[labels] + rng.normal(size=(600, 64))
+    tokens = [[*rng.integers(20 * label, 20 * label + 20, 3), *rng.integers(40, 60, 6)] for label in labels]
+    return vectors, tokens, labels, names
 
 
 def arguments(task: str, encoder: Path, output: Path, **options: Any) -> list[str]:

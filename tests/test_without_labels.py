@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from sequence_encoder import SequenceEncoderModel
 from sequence_encoder.command_line import UsageError
 from sequence_encoder.modeling.text_encoding.embedding_recipe import EmbeddingRecipe, Normalize
-from sequence_encoder.tests.adaptation_runs import COLOURS, examples_of, run, save_encoder
+from sequence_encoder.tests.adaptation_runs import COLOURS, corpus_of, examples_of, run, save_encoder, write_rows
 from sequence_encoder.training.adaptation.self_training import find_classes, temperature_for
 
 FAST: dict[str, Any] = {"num_train_epochs": 2, "learning_rate": 1e-3}
-
-
-def write(file: Path, rows: list[dict[str, Any]]) -> str:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(file)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +38,8 @@ def given(tmp_path: Path) -> dict[str, Any]:
     names.write_text("red\ngreen\n\nblue\n")
     texts = [{"text": row["text"]} for row in examples_of("classification", 240, 0)]
     return {
-        "train_file": write(tmp_path / "train.jsonl", texts),
-        "test_file": write(tmp_path / "test.jsonl", examples_of("classification", 40, 1)),
+        "train_file": write_rows(tmp_path / "train.jsonl", texts),
+        "test_file": write_rows(tmp_path / "test.jsonl", examples_of("classification", 40, 1)),
         "labels": names,
     }
 
@@ -98,7 +92,7 @@ def test_descriptions_say_what_names_leave_out(encoder: Path, tmp_path: Path, gi
         {**row, "label": {"red": 1, "blue": 2, "green": 3}[row["label"]]}
         for row in examples_of("classification", 40, 1)
     ]
-    given |= {"labels": table, "test_file": write(tmp_path / "test.jsonl", rows)}
+    given |= {"labels": table, "test_file": write_rows(tmp_path / "test.jsonl", rows)}
     run("classification", encoder, tmp_path / "out", **given)
     report = report_of(tmp_path / "out")
     assert report["confusion_matrix"]["labels"] == ["1", "2", "3"]
@@ -173,34 +167,16 @@ def test_mistakes_are_found_before_the_encoder_is_loaded(
 
 def test_labels_are_neither_ignored_nor_mixed_with_names(tmp_path: Path, given: dict[str, Any]) -> None:
     rows = examples_of("classification", 60, 0)
-    given["train_file"] = write(tmp_path / "train.jsonl", [*rows[:9], *({**row, "label": None} for row in rows[9:])])
+    given["train_file"] = write_rows(
+        tmp_path / "train.jsonl", [*rows[:9], *({**row, "label": None} for row in rows[9:])]
+    )
     with pytest.raises(UsageError, match=r"9 of 60 have a label\. To learn from these alone, leave out --labels;"):
         run("classification", tmp_path / "no-encoder", tmp_path / "out", **given)
 
 
-@pytest.fixture
-def corpus() -> Callable[[float], tuple[Any, ...]]:
-    """Return `corpus(share)`: vectors, tokens and labels of 600 texts, of which a share is of the first of two classes.
-
-    The names alone are often wrong. Vectors and tokens together tell almost all.
-    """
-
-    def make(share: float) -> tuple[Any, ...]:
-        rng = np.random.default_rng(0)
-        labels = (rng.random(600) > share).astype(int)
-        names = rng.normal(size=(2, 64))
-        vectors = 0.15 * names[labels] + rng.normal(size=(600, 64))
-        tokens = [[*rng.integers(20 * label, 20 * label + 20, 3), *rng.integers(40, 60, 6)] for label in labels]
-        return vectors, tokens, labels, names
-
-    return make
-
-
 @pytest.mark.parametrize("share", [0.5, 0.85])
-def test_texts_tell_more_than_names_whatever_the_shares_of_classes(
-    corpus: Callable[[float], tuple[Any, ...]], share: float
-) -> None:
-    vectors, tokens, labels, names = corpus(share)
+def test_texts_tell_more_than_names_whatever_the_shares_of_classes(share: float) -> None:
+    vectors, tokens, labels, names = corpus_of(share)
     found = find_classes(vectors, tokens, names, seed=0)
     by_names, right = (float((each == labels).mean()) for each in (found.by_names, found.labels))
     assert by_names < 0.8
@@ -208,10 +184,8 @@ def test_texts_tell_more_than_names_whatever_the_shares_of_classes(
     assert abs(found.estimate - right) < 0.1
 
 
-def test_the_estimate_is_low_if_names_have_nothing_to_do_with_the_texts(
-    corpus: Callable[[float], tuple[Any, ...]],
-) -> None:
-    vectors, tokens, _, names = corpus(0.5)
+def test_the_estimate_is_low_if_names_have_nothing_to_do_with_the_texts() -> None:
+    vectors, tokens, _, names = corpus_of(0.5)
     others = np.random.default_rng(1).normal(size=names.shape)
     assert find_classes(vectors, tokens, others, seed=0).estimate < 0.6
 

@@ -33,6 +33,7 @@ _USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "choice_columns": ("task", ("multiple-choice",)),
     "label_separator": ("task", ("multi-label",)),
     "labels": ("task", ("classification",)),
+    "unlabelled_file": ("task", ("classification",)),
     "doc_stride": ("task", ("qa",)),
     "calibrate": ("task", CALIBRATED_TASKS),
     "calibration_file": ("task", CALIBRATED_TASKS),
@@ -50,12 +51,10 @@ _NOT_USED_WITH = {
     "dataset_config_name": "train_file",
     "num_train_epochs": "max_steps",
     "seconds": "max_steps",
-    # Without labels, there is nothing to choose by.
-    "validation_file": "labels",
-    "search_trials": "labels",
-    "early_stopping_patience": "labels",
     "text_pair_column": "labels",
 }
+# Without labels, there is nothing to choose by.
+_NOT_USED_WITHOUT_LABELS = ("validation_file", "search_trials", "early_stopping_patience")
 # Values beyond what any encoder can use would exhaust the memory.
 _LIMITS = (
     ("max_length", 8, 1_000_000),
@@ -273,6 +272,8 @@ def _check_used(given: Mapping[str, Any]) -> None:
             allowed = " or ".join((", ".join(values[:-1]), values[-1]) if len(values) > 1 else values)
             raise UsageError(f"--{name} has no effect with --{other} {value}; it is for --{other} {allowed}.")
     check_used(given, _NOT_USED_WITH.items())
+    if "unlabelled_file" not in given:
+        check_used(given, [(name, "labels") for name in _NOT_USED_WITHOUT_LABELS])
 
 
 _KINDS = (AdaptedModelArguments, TaskDataArguments, AdaptationOptions)

@@ -40,7 +40,7 @@ def calibration_split(run: Adaptation, task: Any, rows: dict[str, Any], cross_va
     least = _LEAST_CROSS_VALIDATED if cross_validated else _LEAST_EXAMPLES
     split = "calibration" if given else "validation"
     asked = run.args.calibrate == "yes" or given
-    if run.data.labels is not None and not given:
+    if run.data.lacks_labels and not given:
         if run.args.calibrate == "yes":
             raise UsageError("--calibrate yes needs a --calibration_file, since no other example has a label.")
         return None

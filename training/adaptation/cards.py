@@ -53,7 +53,7 @@ def complete(
         for name, value in results.kept.metrics[split].items()
         if name != "loss" and results.reported_splits
     ]
-    remarks = [str(results.labelling["summary"])] if results.labelling else []
+    remarks = [str(found["summary"]) for found in (results.labelling, results.unlabelled) if found]
     remarks += [results.choice] if results.choice else []
     remarks += [f"{warning[0].upper()}{warning[1:]}" for warning in results.warnings()]
     if results.label_errors.get("suspicious"):

@@ -47,10 +47,12 @@ class OutOfFold:
     Attributes:
         tuned: (N, C) those of fine-tuned models, or None if there are too few examples.
         linear: (N, C) those of the linear models that they started from.
+        shift: What to add to these if classes are as frequent as in the examples, (N, C) or 0.
     """
 
     tuned: Array | None
     linear: Array
+    shift: Array | float = 0.0
 
     def of(self, tuning: str) -> Array:
         """Return the outputs of the models of a tuning, "linear" or another one, as far as they are known."""
@@ -63,7 +65,7 @@ def is_cross_validated(run: Adaptation, examples: dict[str, Any]) -> bool:
     asked = args.search_trials or args.early_stopping_patience or args.average_seeds or run.data.validation_share
     few = len(examples["train"]) < MANY_EXAMPLES
     # Without labels, the folds would only judge how well they repeat what the names found.
-    can_judge = "validation" not in examples and run.data.labels is None
+    can_judge = "validation" not in examples and not run.data.lacks_labels
     return run.model.tuning == "auto" and few and can_judge and not asked
 
 
@@ -104,10 +106,12 @@ def out_of_fold(run: Adaptation, recipe: Any, args: Any, tuning: str) -> OutOfFo
         args: The arguments of the training.
         tuning: The tuning whose outputs are needed. With `auto`, they are those of both.
     """
-    tuned, linear = [], []
+    tuned, linear, shift = [], [], []
     for index, held_out in enumerate(recipe.folds):
         rest = np.setdiff1d(np.arange(len(recipe.rows["train"])), held_out)
-        linear.append(recipe.linear.head(rest)(recipe.linear.vectors[held_out]))
+        head = recipe.linear.head(rest)
+        linear.append(head(recipe.linear.vectors[held_out]))
+        shift.append(np.broadcast_to(head.shift, linear[-1].shape))
         if tuning == "linear" or len(recipe.rows["train"]) < LEAST_TO_CHOOSE:
             continue
         file = fold_folder(run) / f"{args.seed}-{index}.json"
@@ -125,7 +129,7 @@ def out_of_fold(run: Adaptation, recipe: Any, args: Any, tuning: str) -> OutOfFo
         if args.should_save:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, [json.dumps(tuned[-1].tolist())])
-    return OutOfFold(np.concatenate(tuned) if tuned else None, np.concatenate(linear))
+    return OutOfFold(np.concatenate(tuned) if tuned else None, np.concatenate(linear), np.concatenate(shift))
 
 
 def without_evaluation(args: Any) -> Any:
@@ -142,7 +146,7 @@ def silent(args: Any, folder: Path) -> Any:
     return args
 
 
-def prefers_linear(problem_type: str, found: OutOfFold, labels: Array) -> tuple[bool, str]:
+def prefers_linear(problem_type: str, found: OutOfFold, labels: Array, unlabelled: bool = False) -> tuple[bool, str]:
     """Decide whether the linear model is better than the fine-tuned one.
 
     Logits are compared at their best temperatures, because fine-tuned models are overconfident, which calibration
@@ -152,16 +156,20 @@ def prefers_linear(problem_type: str, found: OutOfFold, labels: Array) -> tuple[
         problem_type: See `LinearFit`.
         found: The outputs for held-out examples.
         labels: Their labels.
+        unlabelled: Whether the linear model also learned from unlabelled texts.
 
     Returns:
         Whether it is better by more than the standard error, and a sentence with the losses.
     """
     if found.tuned is None:
-        return False, (
-            f"{counted(len(labels), 'example')} are too few to choose by, so that all weights are trained. The metrics "
-            "of the validation examples are those of a linear head on the frozen encoder."
+        kept = (
+            "only the head is trained, on these and the unlabelled texts" if unlabelled else "all weights are trained"
         )
-    losses = [_losses(problem_type, outputs, labels) for outputs in (found.tuned, found.linear)]
+        return unlabelled, (
+            f"{counted(len(labels), 'example')} are too few to choose by, so that {kept}. The metrics of the "
+            "validation examples are those of a linear head on the frozen encoder."
+        )
+    losses = [tempered_losses(problem_type, outputs, labels) for outputs in (found.tuned, found.linear + found.shift)]
     worse = losses[0] - losses[1]
     error = float(worse.std() / np.sqrt(len(worse)))
     tuned, simple = (float(each.mean()) for each in losses)
@@ -174,7 +182,7 @@ def prefers_linear(problem_type: str, found: OutOfFold, labels: Array) -> tuple[
     )
 
 
-def _losses(problem_type: str, outputs: Array, labels: Array) -> Array:
+def tempered_losses(problem_type: str, outputs: Array, labels: Array) -> Array:
     """Return the loss of each example (N,) at the best temperature of all."""
     if problem_type == "regression":
         return np.asarray((outputs.reshape(labels.shape) - labels) ** 2)

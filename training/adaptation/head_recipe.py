@@ -72,6 +72,7 @@ class HeadRecipe(HeadFiles):
         self.rows = self.task.read(examples)
         # The held-out training examples of each fold, if models are judged by cross-validation.
         self.folds: list[Any] = []
+        self.unlabelled: Any = None  # more texts, without labels
         # The numbers of the training examples in their source.
         self.positions: Any = np.arange(len(self.rows["train"]))
         self.chosen_by_loss = run.args.metric_for_best_model is None
@@ -110,7 +111,7 @@ class HeadRecipe(HeadFiles):
         known = [config.id2label[index] for index in sorted(config.id2label or {})]
         self.drops_head = trained in CLASSIFIERS and not (same_head and self._may_follow(known))
         self.keeps_head = same_head and not self.drops_head and self.run.model.tuning != "adapter"
-        self.keeps_head = self.keeps_head and self.run.data.labels is None
+        self.keeps_head = self.keeps_head and not self.run.data.finds_labels
         if self.drops_head and self.run.args.process_index == 0:
             say_new_head(self.run.model.from_checkpoint, config)
         self.inputs, self.cut = {}, {}
@@ -130,7 +131,7 @@ class HeadRecipe(HeadFiles):
                 raise UsageError(f"--from {self.run.model.from_checkpoint}: {error}") from error
             self.inputs = {split: self._features(inputs) for split, inputs in self.inputs.items()}
             self.collator = default_data_collator
-        self.linear = self._linear()
+        self.linear: Any = self._linear()
 
     def _linear(self) -> LinearFit | KeptHead | None:
         """Fit the head to frozen vectors, or keep the head of the checkpoint. Some heads start from random weights."""
@@ -154,7 +155,7 @@ class HeadRecipe(HeadFiles):
             vectors, labels = inputs.with_format("numpy")[:].values()
         else:
             set_seed(self.run.args.seed)  # as in `model`
-            model = self._with_head()
+            model = self.with_head()
             vectors, labels = frozen_vectors(model, inputs, self.collator, self.run.args)
         if self.keeps_head:
             layer = model.classifier
@@ -179,7 +180,7 @@ class HeadRecipe(HeadFiles):
         # all training runs start from the same ones.
         same_start = self.linear is not None or self.run.args.average_seeds
         set_seed(self.run.args.seed if same_start else seed)
-        model = self._with_head()
+        model = self.with_head()
         if self.linear is not None:
             _set_head(model, self.linear.head(rows, to_train=self.run.model.tuning != "adapter"))
         return model if self.run.model.tuning == "adapter" else apply_tuning(model, self.run.model, self.task.peft_task)
@@ -189,7 +190,8 @@ class HeadRecipe(HeadFiles):
         if self.linear is not None and type(model.classifier) is torch.nn.Linear:
             _set_head(model, self.linear.head())
 
-    def _with_head(self) -> Any:
+    def with_head(self) -> Any:
+        """Build the encoder with a head, which is new unless the checkpoint has one for the same labels."""
         asked, labels = self.run.model, self.task.label_fields
         if asked.tuning == "adapter":
             adapter = TaskAdapter(self.encoder, len(labels["id2label"]), asked.pooling, labels["id2label"])
@@ -234,10 +236,8 @@ class HeadRecipe(HeadFiles):
         else:
             model = {"model_init": lambda trial=None: self.model(args.seed)}
         by_loss = self.chosen_by_loss and len(self.rows["validation"]) < ENOUGH_TO_CHOOSE
-        train, callbacks = (
-            self._training_inputs(args, rows),
-            callbacks_of(args, args.keep_best, args.early_stopping_patience, resume_from, by_loss),
-        )
+        train = self._training_inputs(args, rows)
+        callbacks = callbacks_of(args, args.keep_best, args.early_stopping_patience, resume_from, by_loss)
         if isinstance(train, Draws):
             callbacks.append(CurrentEpoch(train))
         try:
@@ -334,7 +334,7 @@ class HeadRecipe(HeadFiles):
         """Encode the texts, and return their vectors in place of their tokens."""
         from datasets import Dataset
 
-        vectors, labels = frozen_vectors(self._with_head(), inputs, self.collator, self.run.args)
+        vectors, labels = frozen_vectors(self.with_head(), inputs, self.collator, self.run.args)
         return Dataset.from_dict({"features": vectors, "labels": labels}).with_format("torch")
 
     def _class_weights(self) -> torch.Tensor | None:

@@ -39,8 +39,8 @@ def list_label_errors(recipe: Any, folder: Path) -> LabelErrors | None:
     Returns:
         What was found, or None if the task or the encoder has no such models, or nobody gave the labels.
     """
-    fit = recipe.linear
-    if recipe.classes is None or not isinstance(fit, LinearFit) or recipe.run.data.labels is not None:
+    fit = getattr(recipe.linear, "labelled", recipe.linear)
+    if recipe.classes is None or not isinstance(fit, LinearFit) or recipe.run.data.lacks_labels:
         return None
     chosen = np.arange(len(recipe.rows["train"])) if recipe.fitted is None else recipe.fitted
     rows = recipe.rows["train"].select(chosen)

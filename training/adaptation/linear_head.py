@@ -35,10 +35,12 @@ class LinearHead:
     Attributes:
         weight: (C, D).
         bias: (C,).
+        shift: What to add to the outputs if classes are as frequent as in the labelled examples, (C,) or 0.
     """
 
     weight: Array
     bias: Array
+    shift: Array | float = 0.0
 
     def __call__(self, vectors: Array) -> Array:
         """Return the outputs (N, C) for vectors (N, D)."""
@@ -71,15 +73,24 @@ class LinearFit:
         labels: (N,) classes or numbers; (N, C) zeros and ones for several labels.
         outputs: C, the number of outputs.
         balanced: Whether rare classes get more weight.
+        strength: The strength of the penalty, as scikit-learn's C. The default is to choose it.
 
     Attributes:
         strength: The chosen strength.
     """
 
-    def __init__(self, problem_type: str, vectors: Array, labels: Array, outputs: int, balanced: bool = False) -> None:
+    def __init__(
+        self,
+        problem_type: str,
+        vectors: Array,
+        labels: Array,
+        outputs: int,
+        balanced: bool = False,
+        strength: float | None = None,
+    ) -> None:
         self.kind, self.vectors, self.labels = problem_type, vectors, labels
         self.outputs, self.balanced = outputs, balanced
-        self.strength = self._best_strength()
+        self.strength = strength or self._best_strength()
 
     def head(self, rows: Sequence[int] | Array | None = None, to_train: bool = False) -> LinearHead:
         """Fit a head.

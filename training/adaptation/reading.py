@@ -13,6 +13,7 @@ from .plan import PLANNED, plan_for
 from .run import Adaptation
 from .similarity_recipe import SimilarityRecipe
 from .tasks import HEAD_TASKS, WRITING_TASKS
+from .unlabelled_texts import check_unlabelled
 from .without_labels import with_names_in_turn
 from .writing_recipe import WritingRecipe
 
@@ -21,21 +22,23 @@ def read_examples(run: Adaptation) -> HeadRecipe | SimilarityRecipe:
     """Read the examples, and check everything that can be checked without an encoder."""
     with run.args.main_process_first(local=run.args.save_on_each_node, desc="reading examples"):
         examples = load_examples(run.data)
-        if run.data.labels is not None:
+        unlabelled = examples.pop("unlabelled", None)
+        if run.data.lacks_labels:
             examples = with_names_in_turn(run, examples)
         kinds = {**dict.fromkeys(HEAD_TASKS, HeadRecipe), **dict.fromkeys(WRITING_TASKS, WritingRecipe)}
         recipe = kinds.get(run.model.task, SimilarityRecipe)(run, examples)
+        recipe.unlabelled = None if unlabelled is None else check_unlabelled(recipe, unlabelled)
         # The recipe has read the labels before, since a rare label may be held out.
         classes = recipe.classes
         train = recipe.rows["train"]
-        if classes is not None and run.args.should_save and run.data.labels is None:
+        if classes is not None and run.args.should_save and not run.data.lacks_labels:
             warn_about_contradictions(run.data, number_texts(train, recipe.task.texts), classes)
         if recipe.can_start_linear and is_cross_validated(run, recipe.rows):
             recipe.folds = folds_of(classes, number_texts(train, recipe.task.texts), run.args.seed)
             recipe.rows = {**recipe.rows, "validation": train.select(np.concatenate(recipe.folds))}
         else:
             recipe.rows, recipe.positions = hold_out(recipe.rows, run.data, run.args.seed, classes)
-        if run.data.labels is not None and run.model.tuning == "auto":
+        if run.data.lacks_labels and run.model.tuning == "auto":
             # Only the head is fitted.
             run.args.planned = []
         elif run.model.tuning in PLANNED:

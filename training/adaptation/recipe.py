@@ -52,6 +52,7 @@ from .scratch import (
 )
 from .tasks import WRITING_TASKS
 from .training_runs import average, train
+from .unlabelled_texts import learn_from_unlabelled
 from .without_labels import label_by_names
 
 
@@ -85,7 +86,7 @@ def _adapt(run: Adaptation) -> Results:
     check_output(run, may_be_finished)
     recipe, labelling = read_examples(run), {}
     calibrated_on = calibration_split(run, recipe.task, recipe.rows, bool(recipe.folds))
-    settings = settings_of(run, recipe.rows)
+    settings = settings_of(run, recipe.rows, recipe.unlabelled)
     done = may_be_finished and is_finished(run, settings)
     if not done:
         check_output(run)
@@ -110,7 +111,7 @@ def _adapt(run: Adaptation) -> Results:
             )
             if args.should_save:
                 record_settings(run, settings)
-            if run.data.labels is not None:
+            if run.data.lacks_labels:
                 labelling = label_by_names(recipe, checkpoint, tokenizer)
             with Progress("Tokenising the examples", show=args.process_index == 0 and not args.disable_tqdm):
                 recipe.prepare(checkpoint, tokenizer)
@@ -125,6 +126,7 @@ def _adapt(run: Adaptation) -> Results:
                 print(f"{split}: {counted(len(recipe.rows[split]), 'example')}; {cut.in_words(recipe.max_length)}.")
         results = finished(run)
         results.run, results.labelling = digest_of(settings), labelling
+        results.unlabelled = learn_from_unlabelled(recipe)
         if results.tuning == "auto" and not recipe.folds:
             results.tuning = "linear" if labelling else "full"
         results.labels, results.cut = recipe.labels, {split: asdict(cut) for split, cut in recipe.cut.items()}

@@ -78,6 +78,7 @@ class Results:
         label_errors: How many labels of the training examples look wrong, empty if they were not checked.
         labelling: What is known about the labels of texts that had none. The metrics of the validation split are then
             about these labels, and not reported.
+        unlabelled: Whether more texts without labels helped, empty if there were none.
     """
 
     task: str
@@ -98,6 +99,7 @@ class Results:
     choice: str = ""
     label_errors: dict[str, Any] = field(default_factory=dict)
     labelling: dict[str, Any] = field(default_factory=dict)
+    unlabelled: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kept(self) -> Result:
@@ -139,6 +141,7 @@ class Results:
             "tuning": self.tuning,
             **({"choice_of_tuning": self.choice} if self.choice else {}),
             **({"labelling": {**self.labelling, "repeated_by_the_model": self.repeated}} if self.labelling else {}),
+            **({"unlabelled": self.unlabelled} if self.unlabelled else {}),
             "masked_tuning": self.masked,
             "parameters": self.parameters,
             "trained_parameters": self.trained,

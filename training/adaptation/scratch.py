@@ -148,11 +148,13 @@ def record_settings(run: Adaptation, settings: Mapping[str, Any]) -> None:
     write_atomically(run.scratch / _SETTINGS, [json.dumps(settings, indent=1)])
 
 
-def settings_of(run: Adaptation, examples: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(run: Adaptation, examples: Mapping[str, Any], unlabelled: Any = None) -> dict[str, Any]:
     """Return what must not change when a run is resumed: arguments, examples, names of classes, and processes."""
     given = {**dataclasses.asdict(run.model), **dataclasses.asdict(run.data), **run.args.to_dict()}
     given = {name: value for name, value in given.items() if not name.startswith(_MAY_CHANGE)}
     given |= {f"{split} examples": fingerprint(rows) for split, rows in examples.items()}
+    if unlabelled is not None:
+        given["unlabelled texts"] = fingerprint(unlabelled)
     if run.data.labels is not None:
         given["class names"] = read_class_names(run.data).descriptions
     given["processes"] = run.args.world_size

@@ -1,8 +1,9 @@
-"""Finds the classes of texts from the vectors of the classes' names, and learns how each class is written.
+"""Finds the classes of texts from names or a few labels of the classes, and learns how each class is written.
 
-The names label the texts first, often wrongly. Expectation maximisation then alternates between two steps (Nigam et
-al., 2000): it learns from the labels of all texts which tokens and which vectors a class has, and labels the texts anew
-by both. It only needs the frozen vectors and the token ids of the texts, and takes seconds.
+The names, or a few labelled texts, label the others first, often wrongly. Expectation maximisation then alternates
+between two steps (Nigam et al., 2000): it learns from the labels of all texts which tokens and which vectors a class
+has, and labels the texts anew by both. It only needs the frozen vectors and the token ids of the texts, and takes
+seconds.
 
 Shapes: N texts, C classes, D channels of vectors, V tokens of the vocabulary.
 """
@@ -24,8 +25,8 @@ _ROUNDS = 12
 # The scales of the log-probabilities by similarity to the names, by tokens and by vectors. Each of the last two assumes
 # that its evidence is independent, which it is not.
 _BY_NAMES, _BY_TOKENS, _BY_VECTORS = 0.3, 1.5, 0.3
-# How much of the evidence of the names remains while classes are learned.
-_NAMES_WHILE_LEARNING = 0.5
+# How much of the evidence that the rounds start from remains while classes are learned.
+_START_WHILE_LEARNING = 0.5
 # Tokens of fewer texts, or of a larger share of them, are ignored.
 _LEAST_TEXTS, _LARGEST_SHARE = 2, 0.5
 # The number of texts that each class is assumed to have in addition, with the tokens of all texts.
@@ -67,14 +68,38 @@ def find_classes(vectors: Array, ids: Sequence[Sequence[int]], names: Array, see
         seed: The seed of the halves.
     """
     counts = _counts_of(ids)
-    labels = _learned(vectors, counts, names)
+    labels = _learned(vectors, counts, _by_names(vectors, names))
     rng, agreed = np.random.default_rng(seed), []
     for _ in range(_SPLITS):
         tokens, channels = rng.permutation(counts.shape[1]), rng.permutation(vectors.shape[1])
         halves = [(np.sort(tokens[half::2]), np.sort(channels[half::2])) for half in (0, 1)]
-        one, other = (_learned(vectors[:, those], counts[:, these], names[:, those]) for these, those in halves)
+        one, other = (
+            _learned(vectors[:, those], counts[:, these], _by_names(vectors[:, those], names[:, those]))
+            for these, those in halves
+        )
         agreed.append(float((one == other).mean()))
     return Found(labels, _by_names(vectors, names).argmax(1), max(float(np.mean(agreed)), 1 / len(names)))
+
+
+def spread_labels(
+    vectors: Array, ids: Sequence[Sequence[int]], known: Array, linear: Array, names: Array | None = None
+) -> Array:
+    """Label texts by some of them whose labels are known.
+
+    Args:
+        vectors: (N, D) the vectors of the texts, of which the first have labels.
+        ids: The token ids of the texts.
+        known: The classes of the first texts, which stay as they are.
+        linear: (N, C) the outputs of a linear model that has learned them.
+        names: (C, D) the vectors of the names of the classes, if they are known.
+
+    Returns:
+        (N,) the classes.
+    """
+    start = _log_softmax(linear.astype(np.float64))
+    if names is not None:
+        start = _log_softmax(start + _by_names(vectors, names))
+    return _learned(vectors, _counts_of(ids), start, known)
 
 
 def _by_names(vectors: Array, names: Array) -> Array:
@@ -84,14 +109,17 @@ def _by_names(vectors: Array, names: Array) -> Array:
     return _log_softmax(_BY_NAMES * (similarity - similarity.mean(0)) / (similarity.std(0) + _TINY))
 
 
-def _learned(vectors: Array, counts: Any, names: Array) -> Array:
-    """Return the classes (N,) after all rounds."""
-    by_tokens, by_vectors, start = _Tokens(counts), _Vectors(vectors), _by_names(vectors, names)
-    probabilities = np.exp(start)
+def _learned(vectors: Array, counts: Any, start: Array, known: Array | Sequence[int] = ()) -> Array:
+    """Return the classes (N,) after all rounds, which start from log-probabilities (N, C)."""
+    by_tokens, by_vectors, probabilities, few = _Tokens(counts), _Vectors(vectors), np.exp(start), len(known)
+    fixed = np.eye(start.shape[1])[np.asarray(known, dtype=np.int64)]
+    probabilities[:few] = fixed
     for _ in range(_ROUNDS):
-        shares = np.log(probabilities.mean(0) + _TINY)
-        evidence = by_tokens(probabilities) + by_vectors(probabilities) + _NAMES_WHILE_LEARNING * start
+        # Labelled examples may have been chosen by class.
+        shares = np.log(probabilities[few:].mean(0) + _TINY)
+        evidence = by_tokens(probabilities) + by_vectors(probabilities) + _START_WHILE_LEARNING * start
         probabilities = np.exp(_log_softmax(evidence + shares))
+        probabilities[:few] = fixed
     return np.asarray(probabilities.argmax(1))
 
 

@@ -52,7 +52,7 @@ class SimilarityRecipe:
     # Judged on a validation split; see `HeadRecipe`.
     folds: tuple[Any, ...] = ()
     cross_validated: tuple[str, ...] = ()
-    linear = classes = positions = None
+    linear = classes = positions = unlabelled = None
     can_start_linear = False
 
     def prepare(self, checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:

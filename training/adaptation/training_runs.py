@@ -100,7 +100,8 @@ def cross_validate(run: Adaptation, recipe: Any, args: AdaptationArguments, resu
     found = out_of_fold(run, recipe, args, results.tuning)
     if not results.choice:
         labels = np.asarray(list(recipe.inputs["validation"]["labels"]))
-        linear, results.choice = prefers_linear(recipe.task.problem_type, found, labels)
+        unlabelled = bool(results.unlabelled.get("used"))
+        linear, results.choice = prefers_linear(recipe.task.problem_type, found, labels, unlabelled)
         results.tuning = "linear" if linear else "full"
         if args.process_index == 0:
             print(results.choice)

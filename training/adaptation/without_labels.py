@@ -43,7 +43,8 @@ def with_names_in_turn(run: Adaptation, examples: dict[str, Any]) -> dict[str, A
         if given := sum(label is not None and bool(str(label).strip()) for label in rows[column]):
             raise UsageError(
                 f"--labels is for training examples without labels, but {given:,} of {len(rows):,} have a {column}. To "
-                "learn from these alone, leave out --labels; to ignore them, remove the column."
+                "learn from these alone, leave out --labels; to learn from both, give the other texts as "
+                "--unlabelled_file; to ignore the labels, remove the column."
             )
         rows = rows.remove_columns(column)
     if len(rows) < 2 * len(names):

@@ -28,9 +28,12 @@ class TaskDataArguments(ExampleArguments):
     labels: str | None = field(
         default=None,
         metadata={
-            "help": "Names of the classes, if no training text has a label: one in a line, or the columns label and "
-            "description."
+            "help": "Names of the classes, if no training text has a label, or for --unlabelled_file: one in a line, "
+            "or the columns label and description."
         },
+    )
+    unlabelled_file: str | None = field(
+        default=None, metadata={"help": "More texts, without labels, to learn from; they are used if they help."}
     )
     dataset_name: str | None = field(default=None, metadata={"help": "Dataset on the Hub to use instead of files."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
@@ -47,6 +50,16 @@ class TaskDataArguments(ExampleArguments):
         if self.validation_share is not None and not 0 < self.validation_share < 1:
             raise UsageError(f"--validation_share must be between 0 and 1, got {self.validation_share}.")
         super().__post_init__()
+
+    @property
+    def lacks_labels(self) -> bool:
+        """Whether no training text has a label."""
+        return self.labels is not None and self.unlabelled_file is None
+
+    @property
+    def finds_labels(self) -> bool:
+        """Whether some or all training texts have no label."""
+        return self.labels is not None or self.unlabelled_file is not None
 
     def file_of(self, split: str) -> tuple[str, str] | None:
         """See `ExampleArguments`."""

@@ -26,7 +26,8 @@ def load_examples(data: TaskDataArguments) -> dict[str, Any]:
         data: The source of the examples.
 
     Returns:
-        A `datasets.Dataset` for `train`, and for `validation`, `test` and `calibration` if the user gave them.
+        A `datasets.Dataset` for `train`, and for `validation`, `test`, `calibration` and `unlabelled` if the user gave
+        them.
 
     Raises:
         UsageError: If the examples cannot be read, or a split is empty.
@@ -47,7 +48,7 @@ def load_examples(data: TaskDataArguments) -> dict[str, Any]:
                 raise UsageError(f"--dataset_name {data.dataset_name} has no examples in its split {names[split]}.")
     else:
         examples = {}
-    for split in ("train", "validation", "test", "calibration"):
+    for split in ("train", "validation", "test", "calibration", "unlabelled"):
         if (files := files_of(data, split)) is not None:
             examples[split] = files.load()
     return examples
