@@ -24,7 +24,7 @@ from sequence_encoder.tests.adaptation_runs import (
 from sequence_encoder.training.adaptation.cross_validation import OutOfFold, prefers_linear
 from sequence_encoder.training.adaptation.linear_head import LinearFit
 from sequence_encoder.training.adaptation.self_training import spread_labels
-from sequence_encoder.training.adaptation.unlabelled_texts import SelfTrainedFit
+from sequence_encoder.training.adaptation.unlabelled_texts import SelfTrainedFit, clearly_lower
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +183,13 @@ def test_names_count_beside_two_labels() -> None:
         _, together, vectors, labels = fits(0.5, first_of_each(0.5, 1), swapped)
         right.append(float((together.head()(vectors).argmax(1) == labels).mean()))
     assert right[1] > max(0.75, right[0] + 0.1)
+
+
+@pytest.mark.parametrize(("gained", "clear"), [(0.1, False), (0.5, True), (-0.5, False)])
+def test_texts_must_lower_the_loss_by_more_than_the_standard_error(gained: float, clear: bool) -> None:
+    # The standard error is 0.25.
+    losses = np.tile([1.0, 3.0], 8)
+    assert clearly_lower(losses, np.full(16, 2.0 + gained)) == clear
 
 
 def test_a_choice_does_not_depend_on_how_frequent_classes_are_elsewhere() -> None:
