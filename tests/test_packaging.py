@@ -43,8 +43,12 @@ def test_every_file_of_the_package_is_built() -> None:
     folders = [ROOT.joinpath(*name.split(".")[1:]) for name in listed("packages")]
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
     files = [path for folder in folders if folder != ROOT for path in folder.iterdir() if path.is_file()]
-    data = re.findall(r'^"sequence_encoder\.(\w+)" = \["(.+)"\]$', PROJECT, re.MULTILINE)
-    assert {path for path in files if path.suffix != ".py"} == {ROOT / folder / name for folder, name in data}
+    data = {
+        ROOT / folder / name
+        for folder, names in re.findall(r'^"sequence_encoder\.(\w+)" = \[(.+)\]$', PROJECT, re.MULTILINE)
+        for name in re.findall(r'"(.+?)"', names)
+    }
+    assert {path for path in files if path.suffix != ".py"} == data
     assert [name for name in listed("sequence_encoder") if not (ROOT / name).is_file()] == []
 
 
