@@ -22,6 +22,7 @@ NUMBERS = ("int", "float")
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 PathOrName = str | os.PathLike[str]
 _DTYPES = ["auto", "float32", "bfloat16"]
+ID_COLUMN = {"help": "Column to write as id; the default is the number of the row, from 0."}
 _TRUST = {"help": "Load a model that was exported as a torch program, which can run any code."}
 
 
@@ -166,9 +167,7 @@ class RowArguments:
     _argument_group_name = "rows and output"
 
     output_dir: str = field(metadata={"help": "Folder to write. Run the same command again to continue it."})
-    id_column: str | None = field(
-        default=None, metadata={"help": "Column to write as id; the default is the number of the row, from 0."}
-    )
+    id_column: str | None = field(default=None, metadata=ID_COLUMN)
     columns: list[str] = field(
         default_factory=list,
         metadata={

@@ -104,6 +104,16 @@ def open_text(file: Path, encoding: str | None = None) -> Iterator[TextIO]:
         raise UsageError(f"{file} cannot be read: {error}") from error
 
 
+def text_lines(file: Path, encoding: str | None = None) -> list[str]:
+    """Return the lines of a text file that are not empty, without the space around them.
+
+    Raises:
+        UsageError: If the file is damaged or cannot be decoded.
+    """
+    with open_text(file, encoding) as lines:
+        return [text for line in lines if (text := line.strip())]
+
+
 def csv_records(file: Path, encoding: str | None, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the non-empty records of a CSV file, each with the number of its first line.
 

@@ -12,7 +12,7 @@ from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
 from ..conversion.source_models import transformer_folder
 from ..data.corpus_files import find_files
-from ..data.text_files import TextFormat, open_text
+from ..data.text_files import TextFormat, text_lines
 from ..hub.calibration_section import card_section
 from ..hub.card import model_card
 from ..hub.card_sections import replace_section
@@ -95,11 +95,7 @@ def texts_of(data: CalibrationFiles) -> list[str]:
     reader, files = found
     text_format = TextFormat(data.encoding, data.delimiter)
     if reader == "text":
-        texts: list[str] = []
-        for file in files:
-            with open_text(file, text_format.encoding) as lines:
-                texts += [text for line in lines if (text := line.strip())]
-        return texts
+        return [text for file in files for text in text_lines(file, text_format.encoding)]
     rows = ExampleFiles(f"--away_file {data.away_file}", reader, files, text_format).load()
     column = data.text_column or "text"
     if column not in rows.column_names:

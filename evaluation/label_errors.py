@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ..command_line.counts import counted
 from ..data.text_files import csv_text
+from .metrics import log_softmax
 
 Array = npt.NDArray[np.float64]
 Classes = npt.NDArray[np.integer[Any]]
@@ -107,12 +108,12 @@ def find_label_errors(
     if len(known) < _LEAST_EXAMPLES:
         return LabelErrors(len(known))
     # What several models agree on is the sum of their log probabilities.
-    views = [_log_softmax(each / _best_fit(each, known)[0]) for each in (np.asarray(one, np.float64) for one in logits)]
+    views = [log_softmax(each / _best_fit(each, known)[0]) for each in (np.asarray(one, np.float64) for one in logits)]
     total = np.sum(views, axis=0)
     temperature, share, gain = _best_fit(total, known)
     if gain < _LEAST_GAIN or share >= _MOST_WRONG:
         return LabelErrors(len(known))
-    probabilities = np.exp(_log_softmax(total / temperature))
+    probabilities = np.exp(log_softmax(total / temperature))
     of_labels = probabilities[np.arange(len(known)), known]
     wrong, best = _wrong(of_labels, share, total.shape[1]), probabilities.argmax(1)
     order = np.argsort(-wrong, kind="stable")
@@ -153,7 +154,7 @@ def _best_fit(logits: Array, known: Classes) -> tuple[float, float, float]:
     none = best = -np.inf
     temperature, share = 1.0, 0.0
     for each in _TEMPERATURES:
-        of_labels = np.exp(_log_softmax(logits / each)[rows, known])
+        of_labels = np.exp(log_softmax(logits / each)[rows, known])
         found = 0.1
         for _ in range(_STEPS):
             found = min(float(_wrong(of_labels, found, classes).mean()), _MOST_WRONG)
@@ -173,8 +174,3 @@ def _wrong(of_labels: Array, share: float, classes: int) -> Array:
     """Return the probability that each label is wrong, from those of the labels by the model, (N,)."""
     replaced = share * (1 - of_labels) / max(classes - 1, 1)
     return np.asarray(replaced / np.maximum(replaced + (1 - share) * of_labels, 1e-300))
-
-
-def _log_softmax(logits: Array) -> Array:
-    shifted = logits - logits.max(1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))

@@ -211,6 +211,12 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> tuple[float, l
     return float(risks.mean()), [((place + 1) / len(risks), float(risks[place])) for place in places]
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the log-probabilities (N, C) of logits (N, C)."""
+    shifted = logits - logits.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+
+
 def auroc(home: np.ndarray, away: np.ndarray) -> float:
     """Return the probability that a score of `away` is higher than one of `home`, where ties count half."""
     from scipy.stats import rankdata

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..bulk.arguments import ModelArguments
+from ..bulk.arguments import ID_COLUMN, ModelArguments
 from ..bulk.arguments import check_libraries as check_bulk_libraries
 from ..command_line import UsageError
 from ..command_line.options import check_least
@@ -38,9 +38,7 @@ class ChoiceArguments:
             "action": AddValues,
         },
     )
-    id_column: str | None = field(
-        default=None, metadata={"help": "Column to write as id; the default is the number of the row, from 0."}
-    )
+    id_column: str | None = field(default=None, metadata=ID_COLUMN)
     vectors_dir: str | None = field(
         default=None,
         metadata={

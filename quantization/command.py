@@ -11,7 +11,7 @@ from ..conversion.loading import load_or_convert
 from ..conversion.sidecar_files import copy_sidecar_files, folder_of, load_tokenizer, save_tokenizer
 from ..conversion.source_models import transformer_folder
 from ..data.corpus_files import reader_of
-from ..data.text_files import open_text
+from ..data.text_files import text_lines
 from ..saving.whole_folders import atomic_folder, check_replaceable
 from .card import adjust_card
 from .quantizing import QuantizationReport, quantize
@@ -58,5 +58,4 @@ def quantize_checkpoint(
 def _lines_of(file: Path) -> list[str]:
     if reader_of(file) not in (None, "text"):
         raise UsageError(f"--texts {file} must be a text file with a text in each line, such as texts.txt.")
-    with open_text(file) as lines:
-        return [text for line in lines if (text := line.strip())]
+    return text_lines(file)

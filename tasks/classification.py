@@ -17,6 +17,7 @@ from .columns import (
     check_texts,
     check_values,
     check_varies,
+    is_missing,
     is_number,
     label_names,
     label_of,
@@ -44,7 +45,6 @@ class Classification(HeadTask):
     tunings = TUNINGS_OF_TEXTS
     libraries: ClassVar[tuple[str, ...]] = ("sklearn", "matplotlib")
     problem_type = "single_label_classification"
-    _kept: list[int] | None
 
     def read(self, examples: Examples, known: list[str] | None = None) -> dict[str, Any]:
         """See `HeadTask`."""
@@ -58,18 +58,15 @@ class Classification(HeadTask):
         check_texts(data, examples, "text_pair_column", self.pair)
         examples = {split: named(rows, self.label, known) for split, rows in examples.items()}
         self.label_fields = {"problem_type": self.problem_type}
-        # Errors name the lines of the file, so all rows are read before any of them is left out.
-        self.data.kept_rows = self._kept = None
-        read = self._read_labels(examples, known)
-        self.data.kept_rows = self._kept
-        return read
+        # The rows of these examples, none of which is left out yet.
+        self.data.kept_rows = None
+        return self._read_labels(examples, known)
 
     def _read_labels(self, examples: Examples, known: list[str] | None) -> dict[str, Any]:
         labelled = self._labelled(examples, _is_label, "a label in every row")
         if known is None:
             _check_classes(self.label, list(labelled["train"][self.label]))
-        given = label_names(self.data, examples, self.label, lambda cell: [] if _is_missing(cell) else [cell], known)
-        self._set_labels(given)
+        self._set_labels(label_names(self.data, labelled, self.label, lambda label: [label], known))
         return labelled
 
     def _labelled(self, examples: Examples, is_allowed: Callable[[Any], bool], allowed: str) -> dict[str, Any]:
@@ -81,17 +78,18 @@ class Classification(HeadTask):
         found = dict(examples)
         if self.data.may_lack_labels and "train" in examples:
             cells = examples["train"][self.label]
-            if missing := sum(map(_is_missing, cells)):
+            if missing := sum(map(is_missing, cells)):
                 print(
                     f"{missing:,} of the {len(cells):,} training examples {'has' if missing == 1 else 'have'} no label "
                     f"yet (--label_column {self.label}), and {'is' if missing == 1 else 'are'} left out."
                 )
                 train = {"train": found["train"]}
                 check_values(
-                    self.data, train, "label_column", self.label, lambda x: _is_missing(x) or is_allowed(x), allowed
+                    self.data, train, "label_column", self.label, lambda x: is_missing(x) or is_allowed(x), allowed
                 )
-                self._kept = [row for row, cell in enumerate(cells) if not _is_missing(cell)]
-                found["train"] = found["train"].select(self._kept)
+                # From here on, errors name the lines of the rows that are left.
+                self.data.kept_rows = [row for row, cell in enumerate(cells) if not is_missing(cell)]
+                found["train"] = found["train"].select(self.data.kept_rows)
                 if missing == len(cells):
                     raise UsageError(f"--label_column {self.label} is empty in all training examples.")
         check_values(self.data, found, "label_column", self.label, is_allowed, allowed)
@@ -295,11 +293,6 @@ def repeat_logits(logits: Any, labels: Iterable[Any]) -> EvalPrediction:
 
     known = np.asarray(list(labels))
     return EvalPrediction(np.broadcast_to(logits, (len(known), len(logits))), known)
-
-
-def _is_missing(value: Any) -> bool:
-    """Return whether a row has no label yet, as in a file that somebody fills in."""
-    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _is_labels(value: Any) -> bool:

@@ -137,6 +137,11 @@ def with_numbers(
     }
 
 
+def is_missing(value: Any) -> bool:
+    """Return whether a row has no label yet, as in a file that somebody fills in."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def is_number(value: Any) -> bool:
     """Return whether a value is a finite number, or the text of one."""
     number = _number(value)

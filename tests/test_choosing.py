@@ -152,7 +152,7 @@ def test_a_classifier_says_between_which_labels_it_hesitates(classifier: Path, c
     model = SequenceEncoderForSequenceClassification.from_pretrained(classifier)
     logits = model.classifier(torch.tensor(table.column("embedding").to_pylist()))
     scores = torch.tensor(table.column("scores").to_pylist())
-    # The model computes in bfloat16 where that is fast. Each score belongs to the vector of its own text.
+    # The model may compute in bfloat16. A score in the same row as the vector of another text would be far off.
     odds = (
         (scores.log() - scores.log().mean(dim=0))[:, 0],
         (logits.log_softmax(-1) - logits.log_softmax(-1).mean(dim=0))[:, 0],

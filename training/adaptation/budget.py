@@ -26,7 +26,7 @@ _FILE = "budget.json"
 
 
 class _StepTimes(TrainerCallback):
-    """Notes when each step ends."""
+    """Records when each step ends."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...command_line import UsageError
 from ...data.corpus_files import find_files
-from ...data.text_files import TextFormat, open_text
+from ...data.text_files import TextFormat, text_lines
 from ...tasks.columns import label_text
 from ...tasks.example_files import ExampleFiles
 from .examples.arguments import TaskDataArguments
@@ -49,8 +49,7 @@ def read_class_names(data: TaskDataArguments) -> ClassNames:
         raise UsageError(f"{named}: there is no such file.")
     reader, files = found
     if reader == "text":
-        with open_text(files[0], data.encoding) as text:
-            rows: Sequence[tuple[Any, Any]] = [(line, None) for line in map(str.strip, text) if line]
+        rows: Sequence[tuple[Any, Any]] = [(line, None) for line in text_lines(files[0], data.encoding)]
     else:
         table = ExampleFiles(named, reader, files, TextFormat(data.encoding, data.delimiter)).load()
         if _NAME not in table.column_names:

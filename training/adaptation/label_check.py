@@ -22,6 +22,7 @@ from .baselines import texts_of, tfidf_outputs
 from .cross_validation import folds_of
 from .examples.loading import number_texts
 from .linear_head import LinearFit
+from .unlabelled_texts import SelfTrainedFit
 
 Array = npt.NDArray[Any]
 
@@ -39,7 +40,7 @@ def list_label_errors(recipe: Any, folder: Path) -> LabelErrors | None:
     Returns:
         What was found, or None if the task or the encoder has no such models, or nobody gave the labels.
     """
-    fit = getattr(recipe.linear, "labelled", recipe.linear)
+    fit = recipe.linear.labelled if isinstance(recipe.linear, SelfTrainedFit) else recipe.linear
     if recipe.classes is None or not isinstance(fit, LinearFit) or recipe.run.data.lacks_labels:
         return None
     chosen = np.arange(len(recipe.rows["train"])) if recipe.fitted is None else recipe.fitted

@@ -27,15 +27,16 @@ MANY_EXAMPLES = 2000
 _EPOCHS = 3.0
 # Examples that are seen in addition to the epochs.
 _MORE = 320
-# A head that starts from a linear fit needs fewer epochs, and in few steps larger ones: up to twice the learning rate.
+# A model whose head starts from a linear fit needs fewer epochs. In fewer steps, it learns as much with up to twice the
+# learning rate.
 _MOST_EPOCHS, _MOST_LINEAR_EPOCHS, _FEW_STEPS = 20.0, 10.0, 30
 _SMALL_BATCH = 16
-# Sentence encoders forget with more, and more epochs do not make them better.
+# At the full learning rate, a sentence encoder forgets what it knows. More epochs do not make it better, either.
 _SENTENCE_ENCODER = 0.2
 # Wider encoders need smaller steps.
 _WIDTH = 384
-# A shorter training has no step to spend on a warm-up, which starts from a learning rate of 0, and is repeated sooner
-# than it has written its checkpoints.
+# A shorter training cannot afford a warm-up, which starts from a learning rate of 0, and repeating it takes less time
+# than writing its checkpoints.
 _SHORT = 100
 
 

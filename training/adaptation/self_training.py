@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...evaluation.metrics import log_softmax
+
 Array = npt.NDArray[Any]
 
 # The constants were chosen with all-MiniLM-L6-v2 on three of the sets of `benchmarks/few_labels.py`. Half or twice the
@@ -96,9 +98,9 @@ def spread_labels(
     Returns:
         (N,) the classes.
     """
-    start = _log_softmax(linear.astype(np.float64))
+    start = log_softmax(linear.astype(np.float64))
     if names is not None:
-        start = _log_softmax(start + _by_names(vectors, names))
+        start = log_softmax(start + _by_names(vectors, names))
     return _learned(vectors, _counts_of(ids), start, known)
 
 
@@ -106,7 +108,7 @@ def _by_names(vectors: Array, names: Array) -> Array:
     """Return log-probabilities (N, C) by the similarity to the names."""
     similarity = _unit(vectors - vectors.mean(0)) @ _unit(names - names.mean(0)).T
     # Otherwise, the class whose name is like many texts would get most of them.
-    return _log_softmax(_BY_NAMES * (similarity - similarity.mean(0)) / (similarity.std(0) + _TINY))
+    return log_softmax(_BY_NAMES * (similarity - similarity.mean(0)) / (similarity.std(0) + _TINY))
 
 
 def _learned(vectors: Array, counts: Any, start: Array, known: Array | Sequence[int] = ()) -> Array:
@@ -118,7 +120,7 @@ def _learned(vectors: Array, counts: Any, start: Array, known: Array | Sequence[
         # Labelled examples may have been chosen by class.
         shares = np.log(probabilities[few:].mean(0) + _TINY)
         evidence = by_tokens(probabilities) + by_vectors(probabilities) + _START_WHILE_LEARNING * start
-        probabilities = np.exp(_log_softmax(evidence + shares))
+        probabilities = np.exp(log_softmax(evidence + shares))
         probabilities[:few] = fixed
     return np.asarray(probabilities.argmax(1))
 
@@ -172,7 +174,7 @@ def temperature_for(logits: Array, confidence: float) -> float:
     low, high = -7.0, 7.0
     for _ in range(50):
         middle = (low + high) / 2
-        found = float(np.exp(_log_softmax(logits / np.exp(middle))).max(1).mean())
+        found = float(np.exp(log_softmax(logits / np.exp(middle))).max(1).mean())
         low, high = (middle, high) if found > confidence else (low, middle)
     return float(np.exp((low + high) / 2))
 
@@ -183,8 +185,3 @@ def _unit(vectors: Array) -> Array:
 
 def _centred(logits: Array) -> Array:
     return np.asarray(logits - logits.mean(1, keepdims=True))
-
-
-def _log_softmax(logits: Array) -> Array:
-    shifted = logits - logits.max(1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))

@@ -20,6 +20,7 @@ from ...command_line.counts import counted
 from ...command_line.progress import Progress
 from ...modeling.modeling_sequence_encoder import SequenceEncoderModel
 from ...saving.whole_folders import write_atomically
+from ...tasks.columns import is_missing
 from .class_names import ClassNames, read_class_names
 from .plan import PLANNED
 from .run import Adaptation
@@ -40,7 +41,7 @@ def with_names_in_turn(run: Adaptation, examples: dict[str, Any]) -> dict[str, A
     if run.model.tuning not in PLANNED:
         raise UsageError(f"--labels needs --tuning {' or '.join(PLANNED)}, got --tuning {run.model.tuning}.")
     if column in rows.column_names:
-        if given := sum(label is not None and bool(str(label).strip()) for label in rows[column]):
+        if given := sum(not is_missing(label) for label in rows[column]):
             raise UsageError(
                 f"--labels is for training examples without labels, but {given:,} of {len(rows):,} have a {column}. To "
                 "learn from these alone, leave out --labels; to learn from both, give the other texts as "
