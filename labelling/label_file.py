@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..command_line import UsageError
 from ..data.row_files import RowFiles
-from ..data.text_files import TextFormat, csv_text, encoding_of
+from ..data.text_files import TextFormat, csv_text, encoding_of, text_lines
 from ..saving.whole_folders import check_writable, write_atomically
 
 TEXT, LABEL, REASON = "text", "label", "reason"
@@ -133,9 +133,9 @@ class LabelFile:
 
 def _read_names(file: Path) -> list[str]:
     try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        names = text_lines(file)
+    except OSError as error:
         raise UsageError(f"--label_names {file} cannot be read: {error}") from error
-    if not any(names):
+    if not names:
         raise UsageError(f"--label_names {file} has no names; it must have one in each line.")
-    return [name for name in names if name]
+    return names

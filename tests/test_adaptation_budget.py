@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import Trainer
 
 from sequence_encoder.tests.adaptation_runs import FAST, refusal_of, run, save_encoder, write_examples
 from sequence_encoder.tests.comparisons import assert_same_weights
@@ -65,28 +63,6 @@ def test_a_step_may_take_several_batches(encoder: Path, tmp_path: Path, monkeypa
     run("classification", encoder, tmp_path / "out", **options, tuning="full", seconds=5)
     # Two steps an epoch, and at least ten steps.
     assert found(tmp_path / "out")["num_train_epochs"] == 5
-
-
-def test_a_resumed_run_keeps_its_number_of_epochs(
-    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = {**FAST, "num_train_epochs": 5_000, **write_examples(tmp_path, "classification", COUNTS)}
-    options |= {"save_strategy": "steps", "save_steps": 2, "tuning": "full", "seconds": 1}
-    step_of_trainer = Trainer.training_step
-
-    def interrupted(self: Any, *given: Any, **others: Any) -> Any:
-        if self.state.global_step == 7:
-            signal.raise_signal(signal.SIGINT)
-        return step_of_trainer(self, *given, **others)
-
-    monkeypatch.setattr(Trainer, "training_step", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="up to step"):
-        run("classification", encoder, tmp_path / "out", **options)
-    kept = json.loads((tmp_path / ".out-adaptation" / "budget.json").read_text())["found"]["num_train_epochs"]
-    monkeypatch.setattr(Trainer, "training_step", step_of_trainer)
-    monkeypatch.setattr(budget, "_measured", None)
-    run("classification", encoder, tmp_path / "out", **options, resume=True)
-    assert found(tmp_path / "out")["num_train_epochs"] == kept
 
 
 def test_a_search_cannot_be_limited() -> None:
